@@ -1,0 +1,1 @@
+//! Fetch container images through skopeo.
