@@ -1,1 +1,17 @@
-//! Fetch container images through skopeo.
+//! Fetch container images through `skopeo experimental-image-proxy`.
+
+mod config;
+mod drain;
+mod error;
+mod protocol;
+mod proxy;
+mod sys;
+
+pub use config::{
+    AuthData, ConnectionOptions, Credentials, DEFAULT_CALL_TIMEOUT, DEFAULT_SHUTDOWN_TIMEOUT,
+    DEFAULT_STALL_TIMEOUT, ImageProxyConfig,
+};
+pub use error::{BlobError, ChildExit, ConfigError, Error, Result};
+pub use oci_spec;
+pub use protocol::{FIRST_SUPPORTED, LayerInfo, Refusal, RefusalCode, Violation, supports_method};
+pub use proxy::{Blob, BlobDriver, BlobReader, ImageProxy, OpenedImage};

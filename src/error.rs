@@ -1,0 +1,384 @@
+//! What can go wrong. A caller tells the kinds apart without reading words.
+
+use std::io;
+use std::process::ExitStatus;
+use std::sync::Arc;
+use std::time::Duration;
+
+use oci_spec::image::Digest;
+use semver::Version;
+
+use crate::protocol::{FIRST_SUPPORTED, Refusal, RefusalCode, Violation};
+
+/// A result with this library's [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Everything that a call of this library can fail with.
+///
+/// Cloning is cheap, and there is a reason for it: when the proxy dies, all
+/// that wait for it and all that come later get the same error.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The options contradict each other or can't be used. Nothing was
+    /// started.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+
+    /// The proxy's program could not be started.
+    #[error("can't start {program}")]
+    Spawn {
+        /// The program as configured.
+        program: String,
+        /// What the system says.
+        source: Arc<io::Error>,
+    },
+
+    /// The proxy speaks a protocol version that this library does not.
+    #[error(
+        "the proxy speaks protocol {found}; needed is 0.2, from {FIRST_SUPPORTED} on (skopeo 1.6 or later)"
+    )]
+    Incompatible {
+        /// The version it told.
+        found: Version,
+    },
+
+    /// The proxy is too old for this call. Nothing was sent.
+    #[error("{method} needs protocol {required} or later, this proxy speaks {found}")]
+    Unsupported {
+        /// The method's name on the wire.
+        method: &'static str,
+        /// The protocol version that brought it.
+        required: Version,
+        /// The version that the proxy speaks.
+        found: Version,
+    },
+
+    /// The call's arguments do not fit into one packet. Nothing was sent.
+    #[error("{method} with its arguments takes {bytes} bytes, more than a packet may have")]
+    TooLarge {
+        /// The method's name on the wire.
+        method: &'static str,
+        /// The packet's size.
+        bytes: usize,
+    },
+
+    /// The proxy said no. The connection is still good.
+    #[error("{method} failed")]
+    Refused {
+        /// The method's name on the wire.
+        method: &'static str,
+        /// Its words.
+        #[source]
+        refusal: Refusal,
+    },
+
+    /// The proxy broke the protocol. The connection is of no use any more.
+    #[error("the proxy broke the protocol")]
+    Protocol(#[source] Violation),
+
+    /// The proxy's process ended by itself.
+    #[error(transparent)]
+    ProxyExited(Arc<ChildExit>),
+
+    /// The other end of a connection without a process of ours went away.
+    #[error("the proxy closed the connection")]
+    Disconnected,
+
+    /// This proxy was finalized, or the runtime that drove it is gone.
+    #[error("the proxy is closed")]
+    Closed,
+
+    /// A call got no answer in time, so the connection, on which all that
+    /// follows would wait too, was given up.
+    #[error("{method} was not answered within {after:?}")]
+    CallTimeout {
+        /// The method's name on the wire.
+        method: &'static str,
+        /// How long it was waited for.
+        after: Duration,
+    },
+
+    /// A blob could not be fetched, or is not what it should be.
+    #[error("blob {digest}")]
+    Blob {
+        /// Which.
+        digest: Digest,
+        /// Why.
+        #[source]
+        source: BlobError,
+    },
+
+    /// An [`OpenedImage`](crate::OpenedImage) of another proxy.
+    #[error("the image was opened by another proxy")]
+    ForeignImage,
+
+    /// What the proxy handed out is not the document it should be.
+    #[error("the {what} can't be understood")]
+    Decode {
+        /// `"manifest"`, `"image config"` or `"layer info"`.
+        what: &'static str,
+        /// What the parser says.
+        source: Arc<serde_json::Error>,
+    },
+
+    /// The image can't be put down as it is.
+    #[error("the image can't be pulled: {0}")]
+    Image(String),
+
+    /// The operating system refused something.
+    #[error("{what}")]
+    Io {
+        /// What was tried, on what.
+        what: String,
+        /// What the system says.
+        source: Arc<io::Error>,
+    },
+}
+
+impl Error {
+    pub(crate) fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        let what = what.into();
+        move |source| Self::Io {
+            what,
+            source: Arc::new(source),
+        }
+    }
+
+    pub(crate) fn decode(what: &'static str) -> impl FnOnce(serde_json::Error) -> Self {
+        move |source| Self::Decode {
+            what,
+            source: Arc::new(source),
+        }
+    }
+
+    pub(crate) fn blob(digest: &Digest) -> impl Fn(BlobError) -> Self {
+        move |source| Self::Blob {
+            digest: digest.clone(),
+            source,
+        }
+    }
+
+    /// Trying the same again, on another proxy if this one is gone, may work.
+    ///
+    /// skopeo's own classes are narrow (429, 500 and cut bodies come as
+    /// [`RefusalCode::Other`]); this goes by them alone, where it goes by the
+    /// proxy's words at all.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Refused { refusal, .. } => refusal.code == Some(RefusalCode::Retryable),
+            Self::ProxyExited(_) | Self::Disconnected | Self::CallTimeout { .. } => true,
+            Self::Blob { source, .. } => source.is_retryable(),
+            _ => false,
+        }
+    }
+
+    /// The connection is gone: every further call on it fails the same way.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        match self {
+            Self::Protocol(_)
+            | Self::ProxyExited(_)
+            | Self::Disconnected
+            | Self::Closed
+            | Self::CallTimeout { .. } => true,
+            Self::Blob {
+                source: BlobError::Connection(source),
+                ..
+            } => source.is_closed(),
+            _ => false,
+        }
+    }
+}
+
+/// Readers of a blob get the library's error inside an [`io::Error`];
+/// [`io::Error::downcast`] takes it out again.
+impl From<Error> for io::Error {
+    fn from(error: Error) -> Self {
+        let kind = match &error {
+            Error::Blob {
+                source: BlobError::Stalled { .. },
+                ..
+            } => io::ErrorKind::TimedOut,
+            Error::Blob {
+                source: BlobError::Short { .. },
+                ..
+            } => io::ErrorKind::UnexpectedEof,
+            Error::Blob { .. } => io::ErrorKind::InvalidData,
+            _ => io::ErrorKind::Other,
+        };
+        Self::new(kind, error)
+    }
+}
+
+/// Options that can't be used. Nothing was started.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// Two options of which only one can be given.
+    #[error("{first} and {second} exclude each other: give only one of them")]
+    Conflict {
+        /// One.
+        first: &'static str,
+        /// The other.
+        second: &'static str,
+    },
+    /// An option's value can't be used.
+    #[error("{option}: {reason}")]
+    Invalid {
+        /// The option.
+        option: &'static str,
+        /// What is wrong, and what would be right.
+        reason: String,
+    },
+}
+
+/// What is wrong with a blob.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum BlobError {
+    /// The proxy, or through it the registry, said no: at once, or in the
+    /// middle.
+    #[error(transparent)]
+    Refused(Refusal),
+    /// The bytes ended early, and nobody said why.
+    #[error("ended after {read} bytes of {size}")]
+    Short {
+        /// How many came.
+        read: u64,
+        /// How many were to come.
+        size: u64,
+    },
+    /// More bytes than the descriptor says. No more than one too many was
+    /// read.
+    #[error("longer than the {size} bytes of its descriptor")]
+    TooLong {
+        /// How many were to come.
+        size: u64,
+    },
+    /// The registry announces another size than the descriptor.
+    #[error("announced with {announced} bytes, its descriptor says {size}")]
+    WrongSize {
+        /// What the proxy was told.
+        announced: u64,
+        /// How many were to come.
+        size: u64,
+    },
+    /// The right number of bytes, but not the right ones.
+    #[error("corrupt: its bytes have digest {computed}")]
+    Corrupt {
+        /// The digest of what came.
+        computed: String,
+    },
+    /// No byte came for that long while somebody was waiting to read.
+    #[error("stalled: no byte for {after:?}, after {read} in all")]
+    Stalled {
+        /// The [`stall_timeout`](crate::ImageProxyConfig::stall_timeout).
+        after: Duration,
+        /// How many bytes came before.
+        read: u64,
+    },
+    /// The digest's algorithm is not sha256, sha384 or sha512. Nothing was
+    /// fetched.
+    #[error("its digest's algorithm can't be checked (known: sha256, sha384, sha512)")]
+    UnknownAlgorithm,
+    /// The reader was dropped before all bytes were read, so that there is no
+    /// verdict.
+    #[error("its reader was dropped after {read} bytes, before the end")]
+    Abandoned {
+        /// How many were read.
+        read: u64,
+    },
+    /// The driver was awaited, and nobody read for the stall timeout.
+    #[error("nobody read from it for {after:?}, so its end can't be judged")]
+    Unread {
+        /// The [`stall_timeout`](crate::ImageProxyConfig::stall_timeout).
+        after: Duration,
+    },
+    /// The size in the descriptor is one that no transport has.
+    #[error("a size of {0} bytes can't be asked for")]
+    ImpossibleSize(u64),
+    /// The proxy itself failed while the blob was on its way.
+    #[error("its proxy failed")]
+    Connection(#[source] Box<Error>),
+    /// The pipe could not be read.
+    #[error("its pipe can't be read")]
+    Read(#[source] Arc<io::Error>),
+}
+
+impl BlobError {
+    fn is_retryable(&self) -> bool {
+        match self {
+            Self::Refused(refusal) => refusal.code == Some(RefusalCode::Retryable),
+            Self::Short { .. } | Self::Stalled { .. } | Self::Corrupt { .. } => true,
+            Self::Connection(source) => source.is_retryable(),
+            _ => false,
+        }
+    }
+}
+
+/// How the proxy's process ended, and what it said last.
+#[derive(Debug, Clone)]
+pub struct ChildExit {
+    program: String,
+    status: Option<ExitStatus>,
+    stderr: String,
+}
+
+/// How much of the last line of the proxy's stderr an error message shows.
+const SHOWN_STDERR_CHARS: usize = 300;
+
+impl ChildExit {
+    pub(crate) fn new(program: String, status: Option<ExitStatus>, stderr: String) -> Self {
+        Self {
+            program,
+            status,
+            stderr,
+        }
+    }
+
+    /// The exit status. `None` if the process was reaped by somebody else
+    /// (a program that ignores `SIGCHLD`, or waits for all its children).
+    #[must_use]
+    pub fn status(&self) -> Option<ExitStatus> {
+        self.status
+    }
+
+    /// The last 64 KiB of what it wrote to stderr.
+    #[must_use]
+    pub fn stderr(&self) -> &str {
+        &self.stderr
+    }
+
+    /// Whether it ended with status 0.
+    #[must_use]
+    pub fn success(&self) -> bool {
+        self.status.is_some_and(|status| status.success())
+    }
+}
+
+impl std::fmt::Display for ChildExit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self {
+            program,
+            status,
+            stderr,
+        } = self;
+        match status {
+            Some(status) => write!(f, "{program} ended: {status}")?,
+            None => write!(
+                f,
+                "{program} ended (its status was collected by somebody else)"
+            )?,
+        }
+        let last = stderr.lines().rev().find(|line| !line.trim().is_empty());
+        if let Some(line) = last {
+            let shown: String = line.trim().chars().take(SHOWN_STDERR_CHARS).collect();
+            write!(f, "; it last said: {shown}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for ChildExit {}

@@ -1,0 +1,17 @@
+//! The image-proxy protocol without any I/O: what may be said, what may come
+//! back, and whose turn it is. Nothing here knows tokio or nix, so tests step
+//! it by hand.
+
+mod message;
+mod reply;
+mod session;
+mod version;
+
+pub use message::LayerInfo;
+pub use reply::{Refusal, RefusalCode, Violation};
+pub use version::{FIRST_SUPPORTED, supports_method};
+
+pub(crate) use message::{Call, ImageId, MAX_PACKET, Method, PipeId};
+pub(crate) use reply::{Grant, Packet, Pipe};
+pub(crate) use session::{Rejected, Session, Waiter};
+pub(crate) use version::{is_compatible, supports};

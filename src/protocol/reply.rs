@@ -1,0 +1,552 @@
+//! Replies: what comes back, and what it must look like for each method.
+
+use std::fmt;
+
+use semver::Version;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::{ImageId, LayerInfo, Method, PipeId};
+
+/// One packet as it came from the socket, with the descriptors in it.
+#[derive(Debug)]
+pub(crate) struct Packet<F> {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) fds: Vec<F>,
+    /// The packet was longer than our buffer (`MSG_TRUNC`).
+    pub(crate) truncated: bool,
+    /// Descriptors were lost on the way (`MSG_CTRUNC`).
+    pub(crate) fds_lost: bool,
+}
+
+/// The read end of a pipe that stays open over there until `FinishPipe`.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Pipe<F> {
+    pub(crate) id: PipeId,
+    pub(crate) data: F,
+}
+
+/// What a successful reply hands over. Whoever holds it owns it.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Grant<F> {
+    Done,
+    Version(Version),
+    Image(Option<ImageId>),
+    /// The digest is that of the original manifest, before conversion.
+    Manifest {
+        digest: String,
+        pipe: Pipe<F>,
+    },
+    /// A config or layer info: held in the proxy's memory.
+    Document {
+        pipe: Pipe<F>,
+    },
+    Blob {
+        size: Option<u64>,
+        pipe: Pipe<F>,
+    },
+    RawBlob {
+        size: Option<u64>,
+        data: F,
+        error: F,
+    },
+    Layers(Vec<LayerInfo>),
+    Socket(F),
+}
+
+/// The proxy said no. The connection stays good.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Refusal {
+    /// The class that the proxy gave it, where it gives one (0.2.8 and later).
+    pub code: Option<RefusalCode>,
+    /// The proxy's own words. They come from outside: the registry's answer
+    /// can be part of them.
+    pub message: String,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.message.is_empty() {
+            f.write_str("refused without a reason")
+        } else {
+            f.write_str(&self.message)
+        }
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+/// How the proxy classes an error (`error_code` in a reply, `code` in a
+/// blob's error pipe; protocol 0.2.8 and later).
+///
+/// skopeo under-classifies: 429, 500 and a body that ends early come as
+/// [`Other`](Self::Other).
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum RefusalCode {
+    /// `EPIPE`: our end of a pipe was closed before all was written.
+    BrokenPipe,
+    /// `retryable`: connection errors and HTTP 502 to 504.
+    Retryable,
+    /// `other`: everything that the proxy does not class.
+    Other,
+    /// A code that this version of the library does not know.
+    Unknown(String),
+}
+
+impl RefusalCode {
+    /// `None` for the empty text, which stands for "not given".
+    pub(crate) fn from_wire(code: &str) -> Option<Self> {
+        Some(match code {
+            "" => return None,
+            "EPIPE" => Self::BrokenPipe,
+            "retryable" => Self::Retryable,
+            "other" => Self::Other,
+            unknown => Self::Unknown(unknown.to_owned()),
+        })
+    }
+}
+
+/// The proxy said something that the protocol does not allow here. Nothing
+/// that comes after it can be trusted, so the connection is given up.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Violation {
+    /// A packet while no call was waiting for a reply.
+    #[error("a reply that nobody asked for")]
+    Unsolicited,
+    /// Longer than the 32 KiB that a packet may have.
+    #[error("the reply to {method} was cut: it is longer than a packet may be")]
+    Truncated {
+        /// The call it answered.
+        method: &'static str,
+    },
+    /// File descriptors were lost, because this process has none left or
+    /// because there were too many.
+    #[error(
+        "file descriptors in the reply to {method} were lost (is the limit of open files reached?)"
+    )]
+    DescriptorsLost {
+        /// The call it answered.
+        method: &'static str,
+    },
+    /// Not the JSON of a reply.
+    #[error("the reply to {method} is not a reply: {reason}")]
+    Malformed {
+        /// The call it answered.
+        method: &'static str,
+        /// What the parser says.
+        reason: String,
+    },
+    /// The wrong number of file descriptors.
+    #[error("the reply to {method} came with {found} file descriptors instead of {expected}")]
+    Descriptors {
+        /// The call it answered.
+        method: &'static str,
+        /// How many the protocol wants here.
+        expected: usize,
+        /// How many there were.
+        found: usize,
+    },
+    /// A pipe id where there must be none, or none where there must be one.
+    #[error("the reply to {method} came with pipe id {found}")]
+    PipeId {
+        /// The call it answered.
+        method: &'static str,
+        /// What was there; 0 = none.
+        found: u32,
+    },
+    /// The value is not of the kind that this call returns.
+    #[error("the reply to {method} has an unusable value: {reason}")]
+    Value {
+        /// The call it answered.
+        method: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A descriptor that is not the read end of a pipe.
+    #[error("the proxy handed out a descriptor that is not a readable pipe")]
+    NotAPipe,
+}
+
+/// A reply's JSON. `error_code` is missing before 0.2.8.
+#[derive(Deserialize)]
+struct Reply {
+    success: bool,
+    #[serde(default)]
+    value: Value,
+    #[serde(default)]
+    pipeid: u32,
+    #[serde(default)]
+    error_code: String,
+    #[serde(default)]
+    error: String,
+}
+
+/// What the packet says as the reply to `method`. Descriptors that do not
+/// belong are dropped, and so closed, with the packet.
+pub(super) fn interpret<F>(
+    method: Method,
+    packet: Packet<F>,
+) -> Result<Result<Grant<F>, Refusal>, Violation> {
+    let name = method.name();
+    if packet.truncated {
+        return Err(Violation::Truncated { method: name });
+    }
+    if packet.fds_lost {
+        return Err(Violation::DescriptorsLost { method: name });
+    }
+    let reply: Reply = serde_json::from_slice(&packet.bytes).map_err(|e| Violation::Malformed {
+        method: name,
+        reason: e.to_string(),
+    })?;
+    if !reply.success {
+        let fds: [F; 0] = exactly(method, packet.fds)?;
+        drop(fds);
+        return Ok(Err(Refusal {
+            code: RefusalCode::from_wire(&reply.error_code),
+            message: reply.error,
+        }));
+    }
+    grant(method, reply, packet.fds).map(Ok)
+}
+
+fn grant<F>(method: Method, reply: Reply, fds: Vec<F>) -> Result<Grant<F>, Violation> {
+    let pipeid = reply.pipeid;
+    let pipe = |fds| {
+        let [data] = exactly(method, fds)?;
+        let id = PipeId::new(pipeid).ok_or(Violation::PipeId {
+            method: method.name(),
+            found: 0,
+        })?;
+        Ok(Pipe { id, data })
+    };
+    let no_pipe = || match pipeid {
+        0 => Ok(()),
+        found => Err(Violation::PipeId {
+            method: method.name(),
+            found,
+        }),
+    };
+    Ok(match method {
+        Method::Initialize => {
+            no_pipe()?;
+            let [] = exactly(method, fds)?;
+            Grant::Version(value(method, reply.value)?)
+        }
+        Method::OpenImage => {
+            no_pipe()?;
+            let [] = exactly(method, fds)?;
+            let image = ImageId::new(value(method, reply.value)?);
+            Grant::Image(Some(image.ok_or_else(|| bad_value(method, "image 0"))?))
+        }
+        Method::OpenImageOptional => {
+            no_pipe()?;
+            let [] = exactly(method, fds)?;
+            Grant::Image(ImageId::new(value(method, reply.value)?))
+        }
+        Method::GetManifest => Grant::Manifest {
+            digest: value(method, reply.value)?,
+            pipe: pipe(fds)?,
+        },
+        Method::GetConfig | Method::GetFullConfig | Method::GetLayerInfoPiped => {
+            Grant::Document { pipe: pipe(fds)? }
+        }
+        Method::GetBlob => Grant::Blob {
+            size: size(method, reply.value)?,
+            pipe: pipe(fds)?,
+        },
+        Method::GetRawBlob => {
+            no_pipe()?;
+            let [data, error] = exactly(method, fds)?;
+            Grant::RawBlob {
+                size: size(method, reply.value)?,
+                data,
+                error,
+            }
+        }
+        Method::GetLayerInfo => {
+            no_pipe()?;
+            let [] = exactly(method, fds)?;
+            Grant::Layers(value(method, reply.value)?)
+        }
+        Method::OpenVarlinkSocket => {
+            no_pipe()?;
+            let [socket] = exactly(method, fds)?;
+            Grant::Socket(socket)
+        }
+        Method::CloseImage | Method::FinishPipe | Method::Shutdown => {
+            no_pipe()?;
+            let [] = exactly(method, fds)?;
+            Grant::Done
+        }
+    })
+}
+
+fn exactly<F, const N: usize>(method: Method, fds: Vec<F>) -> Result<[F; N], Violation> {
+    <[F; N]>::try_from(fds).map_err(|fds| Violation::Descriptors {
+        method: method.name(),
+        expected: N,
+        found: fds.len(),
+    })
+}
+
+fn bad_value(method: Method, reason: impl fmt::Display) -> Violation {
+    Violation::Value {
+        method: method.name(),
+        reason: reason.to_string(),
+    }
+}
+
+fn value<T: DeserializeOwned>(method: Method, value: Value) -> Result<T, Violation> {
+    serde_json::from_value(value).map_err(|e| bad_value(method, e))
+}
+
+/// A blob's size: −1 stands for "not known".
+fn size(method: Method, wire: Value) -> Result<Option<u64>, Violation> {
+    let number: i64 = value(method, wire)?;
+    match u64::try_from(number) {
+        Ok(size) => Ok(Some(size)),
+        Err(_) if number == -1 => Ok(None),
+        Err(_) => Err(bad_value(method, format_args!("size {number}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn packet(json: &str, fds: &[u32]) -> Packet<u32> {
+        Packet {
+            bytes: json.into(),
+            fds: fds.to_vec(),
+            truncated: false,
+            fds_lost: false,
+        }
+    }
+
+    fn pipe(id: u32, data: u32) -> Pipe<u32> {
+        Pipe {
+            id: PipeId::new(id).expect("not zero"),
+            data,
+        }
+    }
+
+    #[test]
+    fn each_method_has_its_shape() {
+        let table = [
+            (
+                Method::Initialize,
+                r#"{"success":true,"value":"0.2.8","pipeid":0}"#,
+                vec![],
+                Grant::Version(Version::new(0, 2, 8)),
+            ),
+            (
+                Method::OpenImage,
+                r#"{"success":true,"value":1}"#,
+                vec![],
+                Grant::Image(ImageId::new(1)),
+            ),
+            (
+                Method::OpenImageOptional,
+                r#"{"success":true,"value":0}"#,
+                vec![],
+                Grant::Image(None),
+            ),
+            (
+                Method::GetManifest,
+                r#"{"success":true,"value":"sha256:x","pipeid":5}"#,
+                vec![30],
+                Grant::Manifest {
+                    digest: "sha256:x".into(),
+                    pipe: pipe(5, 30),
+                },
+            ),
+            (
+                Method::GetFullConfig,
+                r#"{"success":true,"value":null,"pipeid":5}"#,
+                vec![30],
+                Grant::Document { pipe: pipe(5, 30) },
+            ),
+            (
+                Method::GetBlob,
+                r#"{"success":true,"value":-1,"pipeid":5}"#,
+                vec![30],
+                Grant::Blob {
+                    size: None,
+                    pipe: pipe(5, 30),
+                },
+            ),
+            (
+                Method::GetRawBlob,
+                r#"{"success":true,"value":77}"#,
+                vec![30, 31],
+                Grant::RawBlob {
+                    size: Some(77),
+                    data: 30,
+                    error: 31,
+                },
+            ),
+            (
+                Method::OpenVarlinkSocket,
+                r#"{"success":true}"#,
+                vec![30],
+                Grant::Socket(30),
+            ),
+            (
+                Method::FinishPipe,
+                r#"{"success":true,"value":null,"pipeid":0,"error":""}"#,
+                vec![],
+                Grant::Done,
+            ),
+        ];
+        for (method, json, fds, expected) in table {
+            assert_eq!(
+                interpret(method, packet(json, &fds)),
+                Ok(Ok(expected)),
+                "{method}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_a_violation() {
+        let table = [
+            (Method::OpenImage, r#"{"success":true,"value":0}"#, vec![]),
+            (Method::OpenImage, r#"{"success":true,"value":"1"}"#, vec![]),
+            (Method::OpenImage, r#"{"success":true,"value":1}"#, vec![30]),
+            (
+                Method::OpenImage,
+                r#"{"success":true,"value":1,"pipeid":3}"#,
+                vec![],
+            ),
+            (
+                Method::OpenImage,
+                r#"{"success":false,"error":"no"}"#,
+                vec![30],
+            ),
+            (
+                Method::GetManifest,
+                r#"{"success":true,"value":"d","pipeid":0}"#,
+                vec![30],
+            ),
+            (
+                Method::GetManifest,
+                r#"{"success":true,"value":"d","pipeid":3}"#,
+                vec![],
+            ),
+            (
+                Method::GetBlob,
+                r#"{"success":true,"value":-2,"pipeid":3}"#,
+                vec![30],
+            ),
+            (
+                Method::GetRawBlob,
+                r#"{"success":true,"value":1}"#,
+                vec![30],
+            ),
+            (
+                Method::GetRawBlob,
+                r#"{"success":true,"value":1}"#,
+                vec![30, 31, 32],
+            ),
+            (
+                Method::GetLayerInfo,
+                r#"{"success":true,"value":[{"digest":"nonsense"}]}"#,
+                vec![],
+            ),
+            (Method::FinishPipe, "", vec![]),
+            (Method::FinishPipe, "[]", vec![]),
+            (Method::FinishPipe, r#"{"value":1}"#, vec![]),
+        ];
+        for (method, json, fds) in table {
+            assert!(
+                interpret(method, packet(json, &fds)).is_err(),
+                "{method} {json} {fds:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn truncation_flags_are_looked_at_first() {
+        let good = r#"{"success":true,"value":1}"#;
+        let cut = Packet {
+            truncated: true,
+            ..packet(good, &[])
+        };
+        assert_eq!(
+            interpret(Method::OpenImage, cut),
+            Err(Violation::Truncated {
+                method: "OpenImage"
+            })
+        );
+        let lost = Packet {
+            fds_lost: true,
+            ..packet(good, &[])
+        };
+        assert_eq!(
+            interpret(Method::OpenImage, lost),
+            Err(Violation::DescriptorsLost {
+                method: "OpenImage"
+            })
+        );
+    }
+
+    #[test]
+    fn refusals_carry_code_and_message() {
+        let refused = |json| {
+            interpret(Method::GetBlob, packet(json, &[]))
+                .expect("no violation")
+                .expect_err("refused")
+        };
+        assert_eq!(
+            refused(r#"{"success":false,"error":"gone"}"#),
+            Refusal {
+                code: None,
+                message: "gone".into()
+            }
+        );
+        let coded = refused(
+            r#"{"success":false,"error":"x","error_code":"retryable","pipeid":0,"value":null}"#,
+        );
+        assert_eq!(coded.code, Some(RefusalCode::Retryable));
+        let new = refused(r#"{"success":false,"error":"x","error_code":"quota"}"#);
+        assert_eq!(new.code, Some(RefusalCode::Unknown("quota".into())));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_and_any_number_of_descriptors_never_panic(
+            method in proptest::sample::select(Method::ALL),
+            bytes in proptest::collection::vec(any::<u8>(), 0..200),
+            fds in proptest::collection::vec(any::<u32>(), 0..8),
+            truncated: bool,
+            fds_lost: bool,
+        ) {
+            let _ = interpret(method, Packet { bytes, fds, truncated, fds_lost });
+        }
+
+        #[test]
+        fn any_wellformed_reply_never_panics(
+            method in proptest::sample::select(Method::ALL),
+            success: bool,
+            value in prop_oneof![
+                Just(Value::Null),
+                any::<i64>().prop_map(Value::from),
+                any::<f64>().prop_map(Value::from),
+                ".*".prop_map(Value::from),
+            ],
+            pipeid: u32,
+            error in ".*",
+            fds in proptest::collection::vec(any::<u32>(), 0..4),
+        ) {
+            let json = serde_json::json!({
+                "success": success, "value": value, "pipeid": pipeid, "error": error,
+            });
+            let _ = interpret(method, packet(&json.to_string(), &fds));
+        }
+    }
+}

@@ -1,0 +1,372 @@
+//! The connection's state machine: which call goes out next, and whom a reply
+//! belongs to.
+//!
+//! Replies carry no request id; they come strictly in the order of the calls.
+//! One call is on its way at a time, so that a call that gives something back
+//! (`FinishPipe`, `CloseImage`) is never behind more than one other: it
+//! overtakes all that still wait here.
+
+use std::collections::VecDeque;
+
+use semver::Version;
+
+use super::reply::interpret;
+use super::{Call, Grant, MAX_PACKET, Method, Packet, Refusal, Violation, supports};
+
+/// Somebody who waits for an answer, and may stop waiting.
+pub(crate) trait Waiter {
+    /// Nobody looks at the answer any more.
+    fn is_gone(&self) -> bool;
+}
+
+/// Why a call was not even queued.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Rejected {
+    /// The server is too old for it.
+    Unsupported { method: Method, found: Version },
+    /// It does not fit into a packet.
+    TooLarge { method: Method, bytes: usize },
+}
+
+#[derive(Debug)]
+struct Asked<W> {
+    method: Method,
+    packet: Vec<u8>,
+    waiter: W,
+}
+
+/// Generic over the waiter, and in [`receive`](Self::receive) over the
+/// descriptor, so that tests step it without a socket.
+#[derive(Debug)]
+pub(crate) struct Session<W> {
+    version: Option<Version>,
+    /// What gives something back: sent first, and whether or not anybody
+    /// waits for the answer.
+    returns: VecDeque<(Call, Option<W>)>,
+    asks: VecDeque<Asked<W>>,
+    in_flight: Option<(Method, Option<W>)>,
+}
+
+impl<W: Waiter> Session<W> {
+    pub(crate) fn new() -> Self {
+        Self {
+            version: None,
+            returns: VecDeque::new(),
+            asks: VecDeque::new(),
+            in_flight: None,
+        }
+    }
+
+    /// Queue a call that asks for something. It is dropped unsent if its
+    /// waiter is gone before its turn comes.
+    ///
+    /// Before the reply to `Initialize` has told the version, nothing is
+    /// refused for it: the handle is not given out earlier.
+    pub(crate) fn ask(&mut self, call: &Call, waiter: W) -> Result<(), (Rejected, W)> {
+        let method = call.method();
+        if let Some(found) = &self.version
+            && !supports(found, method)
+        {
+            let found = found.clone();
+            return Err((Rejected::Unsupported { method, found }, waiter));
+        }
+        let packet = call.encode();
+        if packet.len() > MAX_PACKET {
+            let bytes = packet.len();
+            return Err((Rejected::TooLarge { method, bytes }, waiter));
+        }
+        self.asks.push_back(Asked {
+            method,
+            packet,
+            waiter,
+        });
+        Ok(())
+    }
+
+    /// Queue a call that gives something back: it overtakes all that asks.
+    pub(crate) fn give_back(&mut self, call: Call, waiter: Option<W>) {
+        self.returns.push_back((call, waiter));
+    }
+
+    /// The packet to send now, if it is our turn. It counts as sent.
+    pub(crate) fn next_packet(&mut self) -> Option<Vec<u8>> {
+        if self.in_flight.is_some() {
+            return None;
+        }
+        if let Some((call, waiter)) = self.returns.pop_front() {
+            self.in_flight = Some((call.method(), waiter));
+            return Some(call.encode());
+        }
+        while let Some(Asked {
+            method,
+            packet,
+            waiter,
+        }) = self.asks.pop_front()
+        {
+            if !waiter.is_gone() {
+                self.in_flight = Some((method, Some(waiter)));
+                return Some(packet);
+            }
+        }
+        None
+    }
+
+    /// Match a packet with the call in flight: whose answer it is, and what
+    /// it is. After a violation the connection is of no use.
+    #[expect(clippy::type_complexity, reason = "an answer, and to whom it goes")]
+    pub(crate) fn receive<F>(
+        &mut self,
+        packet: Packet<F>,
+    ) -> Result<(Option<W>, Result<Grant<F>, Refusal>), Violation> {
+        let method = match &self.in_flight {
+            Some((method, _)) => *method,
+            None => return Err(Violation::Unsolicited),
+        };
+        // On a violation the waiter stays in flight, for `drain` to find.
+        let answer = interpret(method, packet)?;
+        if let Ok(Grant::Version(version)) = &answer {
+            self.version = Some(version.clone());
+        }
+        let waiter = self.in_flight.take().and_then(|(_, waiter)| waiter);
+        Ok((waiter, answer))
+    }
+
+    /// The call whose reply is awaited.
+    pub(crate) fn in_flight(&self) -> Option<Method> {
+        self.in_flight.as_ref().map(|(method, _)| *method)
+    }
+
+    /// Nothing waits to be sent or answered.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.in_flight.is_none() && self.returns.is_empty() && self.asks.is_empty()
+    }
+
+    /// Everybody who still waits, when no reply will come any more.
+    pub(crate) fn drain(&mut self) -> impl Iterator<Item = W> {
+        let in_flight = self.in_flight.take().and_then(|(_, waiter)| waiter);
+        let returns = std::mem::take(&mut self.returns);
+        let asks = std::mem::take(&mut self.asks);
+        in_flight
+            .into_iter()
+            .chain(returns.into_iter().filter_map(|(_, waiter)| waiter))
+            .chain(asks.into_iter().map(|asked| asked.waiter))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::collections::{HashMap, HashSet};
+    use std::rc::Rc;
+
+    use super::*;
+    use crate::protocol::{ImageId, PipeId};
+    use proptest::prelude::*;
+
+    #[derive(Debug, Clone)]
+    struct Caller {
+        number: usize,
+        gone: Rc<Cell<bool>>,
+    }
+
+    impl Caller {
+        fn new(number: usize) -> Self {
+            Self {
+                number,
+                gone: Rc::default(),
+            }
+        }
+    }
+
+    impl Waiter for Caller {
+        fn is_gone(&self) -> bool {
+            self.gone.get()
+        }
+    }
+
+    fn open(reference: &str) -> Call {
+        Call::OpenImage {
+            reference: reference.into(),
+        }
+    }
+
+    fn reply(json: &str) -> Packet<u32> {
+        Packet {
+            bytes: json.into(),
+            fds: vec![],
+            truncated: false,
+            fds_lost: false,
+        }
+    }
+
+    fn ready(version: &str) -> Session<Caller> {
+        let mut session = Session::new();
+        session
+            .ask(&Call::Initialize, Caller::new(0))
+            .expect("queued");
+        session.next_packet().expect("sent");
+        let json = format!(r#"{{"success":true,"value":"{version}"}}"#);
+        session.receive(reply(&json)).expect("a version");
+        session
+    }
+
+    fn sent(session: &mut Session<Caller>) -> Option<Method> {
+        session.next_packet().and_then(|_| session.in_flight())
+    }
+
+    #[test]
+    fn what_the_server_cannot_do_is_not_queued() {
+        let mut session = ready("0.2.3");
+        let call = Call::GetLayerInfo(ImageId::new(1).expect("not zero"));
+        let (rejected, _) = session.ask(&call, Caller::new(1)).expect_err("too old");
+        assert_eq!(
+            rejected,
+            Rejected::Unsupported {
+                method: Method::GetLayerInfo,
+                found: Version::new(0, 2, 3)
+            }
+        );
+        assert!(session.is_idle());
+    }
+
+    #[test]
+    fn what_does_not_fit_into_a_packet_is_not_queued() {
+        let mut session = ready("0.2.8");
+        let (rejected, _) = session
+            .ask(&open(&"x".repeat(MAX_PACKET)), Caller::new(1))
+            .expect_err("too large");
+        assert!(matches!(
+            rejected,
+            Rejected::TooLarge {
+                method: Method::OpenImage,
+                ..
+            }
+        ));
+        assert!(session.is_idle());
+    }
+
+    #[test]
+    fn finish_pipe_overtakes_queued_blobs() {
+        let mut session = ready("0.2.8");
+        session.ask(&open("a"), Caller::new(1)).expect("queued");
+        session.ask(&open("b"), Caller::new(2)).expect("queued");
+        assert_eq!(sent(&mut session), Some(Method::OpenImage));
+        session.give_back(Call::FinishPipe(PipeId::new(3).expect("not zero")), None);
+        assert_eq!(sent(&mut session), None, "one call at a time");
+        session
+            .receive(reply(r#"{"success":true,"value":1}"#))
+            .expect("an image");
+        assert_eq!(sent(&mut session), Some(Method::FinishPipe));
+        session.receive(reply(r#"{"success":true}"#)).expect("done");
+        assert_eq!(sent(&mut session), Some(Method::OpenImage));
+    }
+
+    #[test]
+    fn a_caller_who_left_is_not_sent_for() {
+        let mut session = ready("0.2.8");
+        let leaves = Caller::new(1);
+        session.ask(&open("a"), leaves.clone()).expect("queued");
+        session.ask(&open("b"), Caller::new(2)).expect("queued");
+        leaves.gone.set(true);
+        let packet = session.next_packet().expect("the other one");
+        assert!(String::from_utf8(packet).expect("text").contains("\"b\""));
+    }
+
+    #[test]
+    fn a_reply_that_nobody_asked_for_is_a_violation() {
+        let mut session = ready("0.2.8");
+        let unsolicited = session.receive(reply(r#"{"success":true}"#)).map(|_| ());
+        assert_eq!(unsolicited, Err(Violation::Unsolicited));
+    }
+
+    #[test]
+    fn after_a_violation_the_caller_is_still_answered() {
+        let mut session = ready("0.2.8");
+        session.ask(&open("a"), Caller::new(1)).expect("queued");
+        session.next_packet().expect("sent");
+        session
+            .receive(reply("nonsense"))
+            .map(|_| ())
+            .expect_err("a violation");
+        assert_eq!(session.drain().map(|c| c.number).collect::<Vec<_>>(), [1]);
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Ask,
+        GiveBack,
+        Leave(usize),
+        Send,
+        Reply(bool),
+        Nonsense,
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let step = prop_oneof![
+            4 => Just(Step::Ask),
+            2 => Just(Step::GiveBack),
+            1 => any::<usize>().prop_map(Step::Leave),
+            4 => Just(Step::Send),
+            4 => any::<bool>().prop_map(Step::Reply),
+            1 => Just(Step::Nonsense),
+        ];
+        proptest::collection::vec(step, 0..80)
+    }
+
+    proptest! {
+        /// Rule 1: whatever happens, in whatever order, each caller who stays
+        /// gets exactly one answer, the one to its own call.
+        #[test]
+        fn each_request_gets_exactly_one_answer(steps in steps()) {
+            let mut session = ready("0.2.8");
+            let mut callers: Vec<Caller> = Vec::new();
+            let mut images: HashMap<u64, usize> = HashMap::new();
+            let mut answered: HashSet<usize> = HashSet::new();
+            let mut flying: Option<u64> = None;
+            for step in steps {
+                match step {
+                    Step::Ask => {
+                        let caller = Caller::new(callers.len());
+                        callers.push(caller.clone());
+                        // The "reference" is the caller's number + 1, and so is the image.
+                        session.ask(&open(&(caller.number + 1).to_string()), caller).expect("queued");
+                    }
+                    Step::GiveBack => {
+                        let caller = Caller::new(callers.len());
+                        callers.push(caller.clone());
+                        session.give_back(Call::FinishPipe(PipeId::new(1).expect("not zero")), Some(caller));
+                    }
+                    Step::Leave(any) if !callers.is_empty() => callers[any % callers.len()].gone.set(true),
+                    Step::Send => if let Some(packet) = session.next_packet() {
+                        let json: serde_json::Value = serde_json::from_slice(&packet).expect("JSON");
+                        flying = json["args"][0].as_str().map(|n| n.parse().expect("a number"));
+                    },
+                    Step::Reply(success) if session.in_flight().is_some() => {
+                        let json = serde_json::json!({"success": success, "value": flying});
+                        let (waiter, answer) = session.receive(reply(&json.to_string())).expect("fits");
+                        let waiter = waiter.expect("all have one here");
+                        prop_assert!(answered.insert(waiter.number));
+                        if let Ok(Grant::Image(Some(image))) = answer {
+                            images.insert(image.get(), waiter.number);
+                        }
+                    }
+                    Step::Nonsense => {
+                        session.receive(reply("{")).map(|_| ()).expect_err("a violation");
+                        break;
+                    }
+                    Step::Leave(_) | Step::Reply(_) => {}
+                }
+            }
+            for waiter in session.drain() {
+                prop_assert!(answered.insert(waiter.number));
+            }
+            for caller in &callers {
+                prop_assert!(caller.gone.get() || answered.contains(&caller.number));
+            }
+            for (image, number) in images {
+                prop_assert_eq!(image, number as u64 + 1);
+            }
+            prop_assert!(session.is_idle());
+        }
+    }
+}

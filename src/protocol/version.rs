@@ -1,0 +1,100 @@
+//! What each version of the protocol can do.
+
+use semver::Version;
+
+use super::Method;
+
+/// The oldest protocol that we speak: `GetFullConfig` came with it
+/// (skopeo 1.6).
+pub const FIRST_SUPPORTED: Version = Version::new(0, 2, 3);
+
+impl Method {
+    /// The protocol version that brought this method.
+    pub(crate) fn since(self) -> Version {
+        let patch = match self {
+            Self::Initialize
+            | Self::OpenImage
+            | Self::CloseImage
+            | Self::GetManifest
+            | Self::GetBlob
+            | Self::FinishPipe
+            | Self::Shutdown => 1,
+            Self::GetConfig => 2,
+            Self::GetFullConfig => 3,
+            Self::OpenImageOptional => 4,
+            Self::GetLayerInfo => 5,
+            Self::GetLayerInfoPiped => 7,
+            Self::GetRawBlob => 8,
+            Self::OpenVarlinkSocket => 9,
+        };
+        Version::new(0, 2, patch)
+    }
+}
+
+/// Whether a server of version `found` has `method`.
+pub(crate) fn supports(found: &Version, method: Method) -> bool {
+    *found >= method.since()
+}
+
+/// Whether a proxy of protocol version `found` has the method of that name
+/// on the wire (`"GetRawBlob"`, say); `false` for a name that is not one.
+#[must_use]
+pub fn supports_method(found: &Version, name: &str) -> bool {
+    Method::ALL
+        .iter()
+        .any(|method| method.name() == name && supports(found, *method))
+}
+
+/// Whether we can talk to a server of this version at all: 0.2.3 or a later
+/// 0.2. The protocol is private to skopeo, so another major or minor version
+/// promises nothing.
+pub(crate) fn is_compatible(found: &Version) -> bool {
+    found.major == FIRST_SUPPORTED.major
+        && found.minor == FIRST_SUPPORTED.minor
+        && *found >= FIRST_SUPPORTED
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn compatible_from_0_2_3_within_0_2() {
+        let table = [
+            ("0.2.1", false),
+            ("0.2.2", false),
+            ("0.2.3", true),
+            ("0.2.8", true),
+            ("0.2.99", true),
+            ("0.1.9", false),
+            ("0.3.0", false),
+            ("1.2.3", false),
+        ];
+        for (version, expected) in table {
+            let version = version.parse().expect("a version");
+            assert_eq!(is_compatible(&version), expected, "{version}");
+        }
+    }
+
+    #[test]
+    fn methods_by_generation() {
+        let table = [
+            ("0.2.3", "GetFullConfig", true),
+            ("0.2.3", "GetLayerInfo", false),
+            ("0.2.6", "GetLayerInfo", true),
+            ("0.2.6", "GetRawBlob", false),
+            ("0.2.8", "GetRawBlob", true),
+            ("0.2.8", "OpenVarlinkSocket", false),
+            ("0.2.9", "OpenVarlinkSocket", true),
+            ("0.2.9", "Frobnicate", false),
+        ];
+        for (version, method, expected) in table {
+            let version = version.parse().expect("a version");
+            assert_eq!(
+                supports_method(&version, method),
+                expected,
+                "{version} {method}"
+            );
+        }
+    }
+}

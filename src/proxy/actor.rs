@@ -1,0 +1,449 @@
+//! The task that owns the socket. Nobody else touches it.
+//!
+//! It takes requests from the inbox and returns from theirs, sends one call at
+//! a time, matches the reply and hands the answer on. It never reads a blob's
+//! bytes, and waits for nothing but its `select!`.
+
+use std::convert::Infallible;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::child::Child;
+use super::image::{ConnectionId, OpenedImage};
+use super::message::{Answer, BlobLease, BlobPipe, Granted, MemoryPipe, PipeDebt, Request, Return};
+use super::transport::Transport;
+use crate::error::{ChildExit, Error, Result};
+use crate::protocol::{
+    Call, Grant, MAX_PACKET, Method, Packet, Pipe, Refusal, Rejected, Session, Waiter,
+};
+
+/// After the socket was closed over there, how long the news of the child's
+/// end may take to reach us.
+const EXIT_NOTICE: Duration = Duration::from_secs(2);
+
+/// What an ending may take beyond the shutdown timeout: `SIGTERM`'s grace, the
+/// kill, the reaping.
+const END_SLACK: Duration = Duration::from_secs(5);
+
+/// Whoever waits for the answer to a call.
+#[derive(Debug)]
+struct Caller(oneshot::Sender<Answer>);
+
+impl Waiter for Caller {
+    fn is_gone(&self) -> bool {
+        self.0.is_closed()
+    }
+}
+
+impl Caller {
+    /// If the caller left, the answer is dropped, and what it grants is given
+    /// back by its guards.
+    fn answer(self, answer: Answer) {
+        let _ = self.0.send(answer);
+    }
+}
+
+/// Why the actor stops serving.
+enum Ending {
+    /// All that was accepted is answered, all blobs are done with. Whoever
+    /// called `finalize` is to be told when the proxy has ended.
+    Finished(Option<oneshot::Sender<Result<()>>>),
+    /// The connection is of no use any more.
+    Failed(Failure),
+}
+
+enum Failure {
+    /// The other end closed the socket.
+    HungUp,
+    Other(Error),
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Other(error)
+    }
+}
+
+/// The call whose turn it is.
+struct Turn {
+    /// Taken out once it is sent.
+    packet: Option<Vec<u8>>,
+    deadline: Option<Instant>,
+}
+
+/// What an actor is made with.
+pub(crate) struct Setup {
+    pub(crate) connection: ConnectionId,
+    pub(crate) transport: Transport,
+    pub(crate) inbox: mpsc::Receiver<Request>,
+    pub(crate) child: Option<Child>,
+    pub(crate) fate: watch::Sender<Option<Error>>,
+    /// `None` = no limit.
+    pub(crate) call_timeout: Option<Duration>,
+    pub(crate) shutdown_timeout: Duration,
+}
+
+pub(crate) struct Actor {
+    connection: ConnectionId,
+    transport: Transport,
+    session: Session<Caller>,
+    turn: Option<Turn>,
+    inbox: mpsc::Receiver<Request>,
+    returns: mpsc::UnboundedReceiver<Return>,
+    /// Cloned into each guard, to give back with.
+    giver: mpsc::UnboundedSender<Return>,
+    /// Cloned into each open blob.
+    lease: Option<BlobLease>,
+    /// Ends when the last lease is gone. Nothing is ever sent.
+    leases: mpsc::Receiver<Infallible>,
+    child: Option<Child>,
+    /// Where handles and blobs read what became of the connection.
+    fate: watch::Sender<Option<Error>>,
+    call_timeout: Option<Duration>,
+    shutdown_timeout: Duration,
+}
+
+impl Actor {
+    pub(crate) fn new(setup: Setup) -> Self {
+        let Setup {
+            connection,
+            transport,
+            inbox,
+            child,
+            fate,
+            call_timeout,
+            shutdown_timeout,
+        } = setup;
+        let (giver, returns) = mpsc::unbounded_channel();
+        let (lease, leases) = mpsc::channel(1);
+        Self {
+            connection,
+            transport,
+            session: Session::new(),
+            turn: None,
+            inbox,
+            returns,
+            giver,
+            lease: Some(lease),
+            leases,
+            child,
+            fate,
+            call_timeout,
+            shutdown_timeout,
+        }
+    }
+
+    pub(crate) async fn run(mut self) {
+        match self.serve().await {
+            Ending::Finished(reply) => self.finish(reply).await,
+            Ending::Failed(failure) => self.fail(failure).await,
+        }
+    }
+
+    async fn serve(&mut self) -> Ending {
+        let mut buffer = vec![0; MAX_PACKET].into_boxed_slice();
+        let mut inbox_open = true;
+        let mut finalizer = None;
+        let mut patience = None;
+        loop {
+            self.next_turn();
+            if !inbox_open && self.session.is_idle() {
+                // No more blobs will be granted: the leases can run out.
+                self.lease = None;
+            }
+            let unsent = self.turn.as_ref().and_then(|turn| turn.packet.as_deref());
+            let deadline = self.turn.as_ref().and_then(|turn| turn.deadline);
+            tokio::select! {
+                // What was granted before what is new; news of the connection
+                // before that of the process, which may still have answered.
+                biased;
+                Some(returned) = self.returns.recv() => self.take_back(returned),
+                packet = self.transport.receive(&mut buffer) => {
+                    if let Err(failure) = self.take_reply(packet) {
+                        return Ending::Failed(failure);
+                    }
+                }
+                sent = send(&self.transport, unsent), if unsent.is_some() => {
+                    if sent.is_err() {
+                        return Ending::Failed(Failure::HungUp);
+                    }
+                    self.turn.as_mut().map(|turn| turn.packet.take());
+                }
+                exit = exited(&mut self.child), if self.child.is_some() => {
+                    return Ending::Failed(Failure::Other(exit_error(exit)));
+                }
+                request = self.inbox.recv(), if inbox_open => match request {
+                    Some(Request::Call { call, reply }) => self.accept(&call, Caller(reply)),
+                    Some(Request::Finalize { reply }) if finalizer.is_none() => {
+                        self.inbox.close();
+                        finalizer = Some(reply);
+                        patience = Some(Instant::now() + self.shutdown_timeout);
+                    }
+                    Some(Request::Finalize { reply }) => {
+                        let _ = reply.send(Err(Error::Closed));
+                    }
+                    None => inbox_open = false,
+                },
+                // Never a message: the last lease is gone.
+                _ = self.leases.recv(), if self.lease.is_none() => {
+                    return Ending::Finished(finalizer);
+                }
+                () = at(patience), if self.lease.is_none() && patience.is_some() => {
+                    return Ending::Finished(finalizer);
+                }
+                () = at(deadline), if deadline.is_some() => {
+                    return Ending::Failed(Failure::Other(self.timed_out()));
+                }
+            }
+        }
+    }
+
+    /// If nothing is on its way, it is the next call's turn.
+    fn next_turn(&mut self) {
+        if self.turn.is_none() {
+            self.turn = self.session.next_packet().map(|packet| Turn {
+                packet: Some(packet),
+                deadline: self.call_timeout.map(|timeout| Instant::now() + timeout),
+            });
+        }
+    }
+
+    fn accept(&mut self, call: &Call, caller: Caller) {
+        if let Err((rejected, caller)) = self.session.ask(call, caller) {
+            caller.answer(Err(rejected.into()));
+        }
+    }
+
+    fn take_back(&mut self, returned: Return) {
+        match returned {
+            Return::CloseImage { image, reply } => {
+                self.session
+                    .give_back(Call::CloseImage(image), reply.map(Caller));
+            }
+            Return::FinishPipe { pipe, reply } => {
+                self.session
+                    .give_back(Call::FinishPipe(pipe), reply.map(Caller));
+            }
+        }
+    }
+
+    fn take_reply(&mut self, packet: io::Result<Option<Packet<OwnedFd>>>) -> Result<(), Failure> {
+        let Ok(Some(packet)) = packet else {
+            return Err(Failure::HungUp);
+        };
+        // Before a violation ends it all: what is this about?
+        let method = self.session.in_flight();
+        let (caller, answer) = self.session.receive(packet).map_err(Error::Protocol)?;
+        self.turn = None;
+        let answer = match answer {
+            Ok(grant) => self.guard(grant),
+            Err(refusal) => Err(refused(method, refusal)),
+        };
+        match (caller, answer) {
+            (Some(caller), answer) => caller.answer(answer),
+            // A return that nobody asked about; the thing is gone either way.
+            (None, Err(error)) => tracing::debug!(%error, "gave something back"),
+            (None, Ok(_)) => {}
+        }
+        Ok(())
+    }
+
+    /// Put what was granted into the hands of its guard.
+    fn guard(&self, grant: Grant<OwnedFd>) -> Answer {
+        let debt = |pipe, payable| PipeDebt::new(pipe, payable, self.giver.clone());
+        let memory = |Pipe { id, data }| MemoryPipe {
+            data,
+            debt: debt(id, true),
+        };
+        // While a call is in flight the lease is there.
+        let lease = || self.lease.clone().ok_or(Error::Closed);
+        Ok(match grant {
+            Grant::Done => Granted::Done,
+            Grant::Version(version) => Granted::Version(version),
+            Grant::Image(image) => Granted::Image(
+                image.map(|id| OpenedImage::new(id, self.connection, self.giver.clone())),
+            ),
+            Grant::Manifest { digest, pipe } => Granted::Manifest {
+                digest,
+                pipe: memory(pipe),
+            },
+            Grant::Document { pipe } => Granted::Document(memory(pipe)),
+            Grant::Blob {
+                size,
+                pipe: Pipe { id, data },
+            } => Granted::Blob {
+                size,
+                pipe: BlobPipe {
+                    data,
+                    debt: debt(id, false),
+                },
+                lease: lease()?,
+            },
+            Grant::RawBlob { size, data, error } => Granted::RawBlob {
+                size,
+                data,
+                error,
+                lease: lease()?,
+            },
+            Grant::Layers(layers) => Granted::Layers(layers),
+            Grant::Socket(socket) => Granted::Socket(socket),
+        })
+    }
+
+    fn timed_out(&self) -> Error {
+        let method = self.session.in_flight().map_or("a call", Method::name);
+        Error::CallTimeout {
+            method,
+            after: self.call_timeout.unwrap_or_default(),
+        }
+    }
+
+    /// All is answered: have the proxy end, and tell how it did.
+    async fn finish(self, reply: Option<oneshot::Sender<Result<()>>>) {
+        let Self {
+            transport,
+            child,
+            fate,
+            shutdown_timeout,
+            ..
+        } = self;
+        let shutdown = Call::Shutdown.encode();
+        // It may be gone, or not reading; its end, below, tells.
+        let _ = timeout(shutdown_timeout, transport.send(&shutdown)).await;
+        let ended = match child {
+            Some(child) => {
+                drop(transport);
+                let bound = shutdown_timeout + END_SLACK;
+                match timeout(bound, child.end()).await {
+                    Ok(Some(exit)) if exit.success() => Ok(()),
+                    Ok(exit) => Err(exit_error(exit)),
+                    Err(_) => Err(Error::CallTimeout {
+                        method: "Shutdown",
+                        after: bound,
+                    }),
+                }
+            }
+            None => {
+                let mut buffer = [0; 1];
+                // Any packet or end will do: nothing is owed any more.
+                let closed = timeout(shutdown_timeout, transport.receive(&mut buffer)).await;
+                closed.map(|_| ()).map_err(|_| Error::CallTimeout {
+                    method: "Shutdown",
+                    after: shutdown_timeout,
+                })
+            }
+        };
+        fate.send_replace(Some(Error::Closed));
+        if let Some(reply) = reply {
+            // The one who asked may have left.
+            let _ = reply.send(ended);
+        }
+    }
+
+    /// Tell everybody, now and as long as somebody may ask, the same story.
+    async fn fail(self, failure: Failure) {
+        let Self {
+            transport,
+            mut session,
+            mut inbox,
+            mut returns,
+            giver,
+            lease,
+            mut leases,
+            mut child,
+            fate,
+            ..
+        } = self;
+        drop((giver, lease));
+        let error = match failure {
+            Failure::Other(error) => error,
+            Failure::HungUp => match timeout(EXIT_NOTICE, exited(&mut child)).await {
+                Ok(exit) => exit_error(exit),
+                Err(_) => Error::Disconnected,
+            },
+        };
+        tracing::debug!(%error, "the connection failed");
+        fate.send_replace(Some(error.clone()));
+        drop(transport);
+        if let Some(child) = child {
+            child.end_now();
+        }
+        for caller in session.drain() {
+            caller.answer(Err(error.clone()));
+        }
+        let mut blobs_open = true;
+        let mut inbox_open = true;
+        while inbox_open || blobs_open {
+            tokio::select! {
+                request = inbox.recv(), if inbox_open => match request {
+                    Some(Request::Call { reply, .. }) => Caller(reply).answer(Err(error.clone())),
+                    Some(Request::Finalize { reply }) => {
+                        let _ = reply.send(Err(error.clone()));
+                    }
+                    None => inbox_open = false,
+                },
+                Some(Return::CloseImage { reply, .. } | Return::FinishPipe { reply, .. }) = returns.recv() => {
+                    if let Some(reply) = reply {
+                        Caller(reply).answer(Err(error.clone()));
+                    }
+                }
+                _ = leases.recv(), if blobs_open => blobs_open = false,
+            }
+        }
+    }
+}
+
+async fn send(transport: &Transport, packet: Option<&[u8]>) -> io::Result<()> {
+    match packet {
+        Some(packet) => transport.send(packet).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Never, if there is no child.
+async fn exited(child: &mut Option<Child>) -> Option<Arc<ChildExit>> {
+    match child {
+        Some(child) => child.exited().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Never, if there is no such moment.
+async fn at(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => sleep_until(moment).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn exit_error(exit: Option<Arc<ChildExit>>) -> Error {
+    exit.map_or(Error::Disconnected, Error::ProxyExited)
+}
+
+fn refused(method: Option<Method>, refusal: Refusal) -> Error {
+    Error::Refused {
+        method: method.map_or("a call", Method::name),
+        refusal,
+    }
+}
+
+impl From<Rejected> for Error {
+    fn from(rejected: Rejected) -> Self {
+        match rejected {
+            Rejected::Unsupported { method, found } => Self::Unsupported {
+                method: method.name(),
+                required: method.since(),
+                found,
+            },
+            Rejected::TooLarge { method, bytes } => Self::TooLarge {
+                method: method.name(),
+                bytes,
+            },
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! Reader and driver: the two halves that users of containers-image-proxy know.
+
+use std::fmt;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use oci_spec::image::Digest;
+use tokio::io::{AsyncBufRead, AsyncRead, ReadBuf};
+use tokio::sync::watch;
+
+use super::stream::Stream;
+use crate::drain::buffered::Buffered;
+use crate::error::{BlobError, Error, Result};
+
+/// In place of the number of bytes read: all are, and the verdict is coming.
+const ALL_READ: u64 = u64::MAX;
+
+/// The verdict on a blob, once there is one.
+type Verdict = Option<Result<()>>;
+
+/// The reading half of a [`Blob`](super::Blob).
+#[derive(Debug)]
+pub struct BlobReader(Buffered<SharedStream>);
+
+/// The judging half of a [`Blob`](super::Blob): a future of the verdict.
+pub struct BlobDriver(Pin<Box<dyn Future<Output = Result<()>> + Send>>);
+
+impl fmt::Debug for BlobDriver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("BlobDriver").finish()
+    }
+}
+
+pub(super) fn split(stream: Stream) -> (BlobReader, BlobDriver) {
+    let (verdict, judged) = watch::channel(None);
+    let progress = Arc::new(AtomicU64::new(stream.bytes_read()));
+    let driver = drive(
+        judged,
+        Arc::clone(&progress),
+        stream.digest().clone(),
+        stream.stall_timeout(),
+    );
+    let reader = SharedStream {
+        half: Half::Reading(Box::new(stream)),
+        verdict,
+        progress,
+    };
+    (
+        BlobReader(Buffered::new(reader)),
+        BlobDriver(Box::pin(driver)),
+    )
+}
+
+/// Wait for the verdict, as long as the reader makes progress.
+async fn drive(
+    mut judged: watch::Receiver<Verdict>,
+    progress: Arc<AtomicU64>,
+    digest: Digest,
+    patience: Option<Duration>,
+) -> Result<()> {
+    let closed = || Error::blob(&digest)(BlobError::Connection(Box::new(Error::Closed)));
+    let mut seen = progress.load(Ordering::Relaxed);
+    loop {
+        let verdict = judged.wait_for(Option::is_some);
+        let verdict = match patience {
+            None => verdict.await,
+            Some(after) => match tokio::time::timeout(after, verdict).await {
+                Ok(verdict) => verdict,
+                Err(_) => {
+                    let now = progress.load(Ordering::Relaxed);
+                    if now == seen && now != ALL_READ {
+                        return Err(Error::blob(&digest)(BlobError::Unread { after }));
+                    }
+                    seen = now;
+                    continue;
+                }
+            },
+        };
+        // The sender is gone only if the runtime is.
+        return verdict
+            .ok()
+            .and_then(|verdict| verdict.clone())
+            .unwrap_or_else(|| Err(closed()));
+    }
+}
+
+enum Half {
+    Reading(Box<Stream>),
+    /// All bytes are read; a task judges them. The future is of its verdict.
+    Judging(Pin<Box<dyn Future<Output = Result<()>> + Send + Sync>>),
+    Judged(Result<()>),
+}
+
+impl fmt::Debug for Half {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Reading(stream) => f.debug_tuple("Reading").field(stream).finish(),
+            Self::Judging(_) => f.write_str("Judging"),
+            Self::Judged(verdict) => f.debug_tuple("Judged").field(verdict).finish(),
+        }
+    }
+}
+
+/// A stream whose verdict others wait for.
+///
+/// As soon as the last byte is read, a task of its own finds the verdict.
+/// Neither half has to be polled for the other to end: not the reader, which
+/// may be wrapped in a `take` that never asks it for the end; not the driver,
+/// which may be awaited only after the reader's end.
+#[derive(Debug)]
+struct SharedStream {
+    half: Half,
+    verdict: watch::Sender<Verdict>,
+    progress: Arc<AtomicU64>,
+}
+
+impl SharedStream {
+    fn judge(&mut self) {
+        self.progress.store(ALL_READ, Ordering::Relaxed);
+        let mut judged = self.verdict.subscribe();
+        let waiting = Box::pin(async move {
+            let verdict = judged.wait_for(Option::is_some).await;
+            verdict
+                .ok()
+                .and_then(|verdict| verdict.clone())
+                .unwrap_or(Err(Error::Closed))
+        });
+        if let Half::Reading(stream) = std::mem::replace(&mut self.half, Half::Judging(waiting)) {
+            let verdict = self.verdict.clone();
+            stream.runtime().clone().spawn(async move {
+                verdict.send_replace(Some(stream.finish().await));
+            });
+        }
+    }
+}
+
+impl AsyncRead for SharedStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        out: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        loop {
+            match &mut this.half {
+                Half::Reading(stream) if !stream.is_drained() => {
+                    let before = out.filled().len();
+                    let polled = stream.poll(cx, out);
+                    let drained = stream.is_drained();
+                    this.progress.store(stream.bytes_read(), Ordering::Relaxed);
+                    if drained {
+                        this.judge();
+                    }
+                    match polled {
+                        // An end, or an error, is the verdict's to tell.
+                        Poll::Ready(Ok(())) if out.filled().len() > before => {
+                            return Poll::Ready(Ok(()));
+                        }
+                        Poll::Ready(_) if drained => {}
+                        other => return other.map_err(io::Error::from),
+                    }
+                }
+                Half::Reading(_) => this.judge(),
+                Half::Judging(waiting) => {
+                    let verdict = ready!(waiting.as_mut().poll(cx));
+                    this.half = Half::Judged(verdict);
+                }
+                Half::Judged(verdict) => {
+                    return Poll::Ready(verdict.clone().map_err(io::Error::from));
+                }
+            }
+        }
+    }
+}
+
+impl Drop for SharedStream {
+    fn drop(&mut self) {
+        if let Half::Reading(stream) = &self.half {
+            let abandoned = BlobError::Abandoned {
+                read: stream.bytes_read(),
+            };
+            self.verdict
+                .send_replace(Some(Err(Error::blob(stream.digest())(abandoned))));
+        }
+    }
+}
+
+impl AsyncRead for BlobReader {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        out: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, out)
+    }
+}
+
+impl AsyncBufRead for BlobReader {
+    fn poll_fill_buf(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
+        Pin::new(&mut self.get_mut().0).poll_fill_buf(cx)
+    }
+
+    fn consume(mut self: Pin<&mut Self>, amount: usize) {
+        Pin::new(&mut self.0).consume(amount);
+    }
+}
+
+impl Future for BlobDriver {
+    type Output = Result<()>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.0.as_mut().poll(cx)
+    }
+}

@@ -1,0 +1,475 @@
+//! The verified stream of one blob's bytes, unbuffered.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use oci_spec::image::Digest;
+use serde::Deserialize;
+use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
+use tokio::net::unix::pipe::Receiver;
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio::time::{Instant, Sleep, timeout};
+
+use crate::drain::pipe;
+use crate::drain::verify::Verifier;
+use crate::error::{BlobError, Error, Result};
+use crate::protocol::{Refusal, RefusalCode, Violation};
+use crate::proxy::message::{BlobLease, BlobPipe, PipeDebt};
+
+/// After a pipe ended early without a reason, how long to wait for the news
+/// that the whole proxy has died. It is sent at the same moment, on another way.
+const DEATH_NOTICE: Duration = Duration::from_millis(500);
+
+/// More than any message in an error pipe.
+const ERROR_BYTES: u64 = 64 * 1024;
+
+/// To read what nobody wants.
+const SCRATCH_BYTES: usize = 64 * 1024;
+
+/// Where the bytes come from, and what goes with it.
+#[derive(Debug)]
+pub(in crate::proxy) struct Source {
+    // Dropped in this order: a debt is paid after its pipe is closed.
+    data: Receiver,
+    way: Way,
+}
+
+#[derive(Debug)]
+enum Way {
+    /// `GetRawBlob`: the pipe ends with the blob, and an error pipe says why.
+    Raw { error: Option<Receiver> },
+    /// `GetBlob`: the pipe ends only with `FinishPipe`, which says why.
+    Piped(PipeDebt),
+}
+
+impl Source {
+    pub(in crate::proxy) fn raw(data: OwnedFd, error: OwnedFd) -> Result<Self> {
+        let data = pipe::blob_reader(data).map_err(not_a_pipe)?;
+        let error = Some(pipe::reader(error).map_err(not_a_pipe)?);
+        Ok(Self {
+            data,
+            way: Way::Raw { error },
+        })
+    }
+
+    pub(in crate::proxy) fn piped(pipe: BlobPipe) -> Result<Self> {
+        let BlobPipe { data, debt } = pipe;
+        let data = pipe::blob_reader(data).map_err(not_a_pipe)?;
+        Ok(Self {
+            data,
+            way: Way::Piped(debt),
+        })
+    }
+}
+
+fn not_a_pipe(error: io::Error) -> Error {
+    if error.kind() == io::ErrorKind::InvalidInput {
+        Error::Protocol(Violation::NotAPipe)
+    } else {
+        Error::io("can't use the blob's pipe")(error)
+    }
+}
+
+/// What a stream is made from.
+pub(in crate::proxy) struct Opened {
+    pub(in crate::proxy) digest: Digest,
+    /// `None`: whatever comes.
+    pub(in crate::proxy) size: Option<u64>,
+    pub(in crate::proxy) announced: Option<u64>,
+    pub(in crate::proxy) source: Source,
+    /// `None`: not checked here.
+    pub(in crate::proxy) verifier: Option<Verifier>,
+    pub(in crate::proxy) stall_timeout: Option<Duration>,
+    pub(in crate::proxy) fate: watch::Receiver<Option<Error>>,
+    pub(in crate::proxy) lease: BlobLease,
+}
+
+enum State {
+    Flowing,
+    /// The bytes ended; finding out why.
+    Judging(Pin<Box<dyn Future<Output = Result<()>> + Send + Sync>>),
+    /// `Ok`: all bytes came, and were the right ones as far as checked here.
+    Ended(Result<()>),
+}
+
+impl fmt::Debug for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Flowing => f.write_str("Flowing"),
+            Self::Judging(_) => f.write_str("Judging"),
+            Self::Ended(verdict) => f.debug_tuple("Ended").field(verdict).finish(),
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Stream {
+    source: Source,
+    digest: Digest,
+    size: Option<u64>,
+    announced: Option<u64>,
+    read: u64,
+    verifier: Option<Verifier>,
+    state: State,
+    stall: Stall,
+    fate: watch::Receiver<Option<Error>>,
+    runtime: Handle,
+    _lease: BlobLease,
+}
+
+impl Stream {
+    /// Must be called within a tokio runtime, like the making of its `Source`.
+    pub(super) fn new(opened: Opened) -> Self {
+        let Opened {
+            digest,
+            size,
+            announced,
+            source,
+            verifier,
+            stall_timeout,
+            fate,
+            lease,
+        } = opened;
+        Self {
+            source,
+            digest,
+            size,
+            announced,
+            read: 0,
+            verifier,
+            state: State::Flowing,
+            stall: Stall::new(stall_timeout),
+            fate,
+            runtime: Handle::current(),
+            _lease: lease,
+        }
+    }
+
+    pub(super) fn digest(&self) -> &Digest {
+        &self.digest
+    }
+
+    pub(super) fn announced(&self) -> Option<u64> {
+        self.announced
+    }
+
+    pub(super) fn bytes_read(&self) -> u64 {
+        self.read
+    }
+
+    pub(super) fn stall_timeout(&self) -> Option<Duration> {
+        self.stall.timeout
+    }
+
+    pub(super) fn runtime(&self) -> &Handle {
+        &self.runtime
+    }
+
+    /// Nothing more will be read: all bytes are here, or it failed.
+    pub(super) fn is_drained(&self) -> bool {
+        self.size == Some(self.read) || !matches!(self.state, State::Flowing)
+    }
+
+    /// Read some bytes; nothing read means the end, and that all was right.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<Result<()>> {
+        if out.remaining() == 0 {
+            return Poll::Ready(Ok(()));
+        }
+        loop {
+            match &mut self.state {
+                State::Ended(verdict) => return Poll::Ready(verdict.clone()),
+                State::Judging(judging) => {
+                    let verdict = ready!(judging.as_mut().poll(cx));
+                    self.state = State::Ended(verdict);
+                }
+                State::Flowing if self.size == Some(self.read) => ready!(self.poll_end(cx)),
+                State::Flowing => {
+                    let wanted = self.size.map_or(u64::MAX, |size| size - self.read);
+                    let wanted = usize::try_from(wanted).unwrap_or(usize::MAX);
+                    let room = out.initialize_unfilled_to(out.remaining().min(wanted));
+                    let mut room = ReadBuf::new(room);
+                    match ready!(self.poll_pipe(cx, &mut room)) {
+                        Ok(0) => self.ended_early(),
+                        Ok(n) => {
+                            self.take(room.filled());
+                            out.advance(n);
+                            return Poll::Ready(Ok(()));
+                        }
+                        Err(error) => self.end(Err(error)),
+                    }
+                }
+            }
+        }
+    }
+
+    /// Account for bytes that came.
+    fn take(&mut self, bytes: &[u8]) {
+        self.read += bytes.len() as u64;
+        if let Some(verifier) = &mut self.verifier {
+            verifier.update(bytes);
+        }
+        if self.size == Some(self.read)
+            && let Way::Piped(debt) = &mut self.source.way
+        {
+            debt.make_payable();
+        }
+    }
+
+    /// All bytes are here. Is that all, and are they the right ones?
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if let Way::Raw { .. } = self.source.way {
+            let mut excess = [0];
+            match ready!(self.poll_pipe(cx, &mut ReadBuf::new(&mut excess))) {
+                Ok(0) => {}
+                Ok(_) => {
+                    let size = self.read;
+                    self.end(Err(BlobError::TooLong { size }));
+                    return Poll::Ready(());
+                }
+                Err(error) => {
+                    self.end(Err(error));
+                    return Poll::Ready(());
+                }
+            }
+        } else if let Way::Piped(debt) = &mut self.source.way {
+            // For the blob of no bytes. Whether more than all came, FinishPipe tells.
+            debt.make_payable();
+        }
+        let verdict = self.verifier.take().map_or(Ok(()), Verifier::finish);
+        self.end(verdict.map_err(|computed| BlobError::Corrupt { computed }));
+        Poll::Ready(())
+    }
+
+    fn end(&mut self, verdict: Result<(), BlobError>) {
+        self.state = State::Ended(verdict.map_err(Error::blob(&self.digest)));
+    }
+
+    /// The pipe ended before the size was reached, or without there being one.
+    fn ended_early(&mut self) {
+        let error = match &mut self.source.way {
+            Way::Raw { error } => error.take(),
+            Way::Piped(_) => None,
+        };
+        let expected = self.size.or(self.announced);
+        let judging = why_it_ended(
+            error,
+            self.read,
+            expected,
+            self.fate.clone(),
+            self.stall.timeout,
+        );
+        let digest = self.digest.clone();
+        let judging = async move { judging.await.map_err(Error::blob(&digest)) };
+        self.state = State::Judging(Box::pin(judging));
+    }
+
+    /// Read from the pipe, but not for ever.
+    fn poll_pipe(
+        &mut self,
+        cx: &mut Context<'_>,
+        room: &mut ReadBuf<'_>,
+    ) -> Poll<Result<usize, BlobError>> {
+        match Pin::new(&mut self.source.data).poll_read(cx, room) {
+            Poll::Ready(Ok(())) => {
+                self.stall.progressed();
+                Poll::Ready(Ok(room.filled().len()))
+            }
+            Poll::Ready(Err(error)) => Poll::Ready(Err(BlobError::Read(Arc::new(error)))),
+            Poll::Pending => {
+                let after = ready!(self.stall.poll(cx));
+                Poll::Ready(Err(BlobError::Stalled {
+                    after,
+                    read: self.read,
+                }))
+            }
+        }
+    }
+
+    /// Read and check what is left, and give the verdict.
+    pub(super) async fn finish(mut self) -> Result<()> {
+        if !matches!(self.state, State::Ended(_)) {
+            let mut scratch = vec![0; SCRATCH_BYTES];
+            while self.read_some(&mut scratch).await? > 0 {}
+        }
+        if let State::Ended(verdict) = &self.state {
+            verdict.clone()?;
+        }
+        let Self {
+            source: Source { data, way },
+            digest,
+            read,
+            runtime,
+            _lease,
+            ..
+        } = self;
+        let Way::Piped(debt) = way else {
+            return Ok(());
+        };
+        // On its own, because FinishPipe holds up the connection until the
+        // proxy has written all, and nobody may be polling us.
+        let finished = runtime.spawn(async move {
+            let verdict = finish_pipe(data, debt, read).await;
+            drop(_lease);
+            verdict
+        });
+        let verdict = finished
+            .await
+            .unwrap_or(Err(BlobError::Connection(Box::new(Error::Closed))));
+        verdict.map_err(Error::blob(&digest))
+    }
+
+    async fn read_some(&mut self, buffer: &mut [u8]) -> Result<usize> {
+        let mut room = ReadBuf::new(buffer);
+        poll_fn(|cx| self.poll(cx, &mut room)).await?;
+        Ok(room.filled().len())
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        out: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.get_mut().poll(cx, out).map_err(io::Error::from)
+    }
+}
+
+/// `FinishPipe` for a pipe out of which `size` bytes were read, while looking
+/// for one too many.
+async fn finish_pipe(mut data: Receiver, debt: PipeDebt, size: u64) -> Result<(), BlobError> {
+    let excess = async move {
+        // It ends when the proxy has finished. If a byte comes instead, the
+        // pipe is closed at once, so that the proxy does not block on more.
+        let read = data.read(&mut [0]).await;
+        drop(data);
+        matches!(read, Ok(1))
+    };
+    let paid = debt.pay();
+    tokio::pin!(excess, paid);
+    let (paid, excess) = tokio::select! {
+        excess = &mut excess => (paid.await, excess),
+        paid = &mut paid => match paid {
+            Ok(()) => (Ok(()), excess.await),
+            // The connection is gone, or more than all was written to it.
+            Err(error) => (Err(error), false),
+        }
+    };
+    match paid {
+        _ if excess => Err(BlobError::TooLong { size }),
+        Ok(()) => Ok(()),
+        Err(Error::Refused { refusal, .. }) => Err(BlobError::Refused(refusal)),
+        Err(error) => Err(BlobError::Connection(Box::new(error))),
+    }
+}
+
+/// The end of a blob's error pipe.
+#[derive(Deserialize)]
+struct ErrorPipe {
+    code: String,
+    message: String,
+}
+
+/// The pipe ended after `read` bytes: by the proxy's error, by its death, or
+/// silently. `Ok` only where no size says that more had to come.
+async fn why_it_ended(
+    error: Option<Receiver>,
+    read: u64,
+    expected: Option<u64>,
+    mut fate: watch::Receiver<Option<Error>>,
+    stall_timeout: Option<Duration>,
+) -> Result<(), BlobError> {
+    if let Some(error) = error {
+        let mut said = Vec::new();
+        let mut error = error.take(ERROR_BYTES);
+        let reading = error.read_to_end(&mut said);
+        match stall_timeout {
+            None => reading.await.map_err(|e| BlobError::Read(Arc::new(e)))?,
+            Some(after) => timeout(after, reading)
+                .await
+                .map_err(|_| BlobError::Stalled { after, read })?
+                .map_err(|e| BlobError::Read(Arc::new(e)))?,
+        };
+        if !said.is_empty() {
+            return Err(BlobError::Refused(refusal(&said)));
+        }
+    }
+    match expected {
+        Some(size) if read == size => return Ok(()),
+        None if fate.borrow().is_none() => return Ok(()),
+        _ => {}
+    }
+    let died = timeout(DEATH_NOTICE, fate.wait_for(Option::is_some)).await;
+    if let Ok(Ok(error)) = died
+        && let Some(error) = error.as_ref()
+    {
+        return Err(BlobError::Connection(Box::new(error.clone())));
+    }
+    match expected {
+        Some(size) if read > size => Err(BlobError::TooLong { size }),
+        size => Err(BlobError::Short {
+            read,
+            size: size.unwrap_or(read),
+        }),
+    }
+}
+
+fn refusal(said: &[u8]) -> Refusal {
+    match serde_json::from_slice(said) {
+        Ok(ErrorPipe { code, message }) => Refusal {
+            code: RefusalCode::from_wire(&code),
+            message,
+        },
+        // Not as it should be, but an error all the same.
+        Err(_) => Refusal {
+            code: None,
+            message: String::from_utf8_lossy(said).into_owned(),
+        },
+    }
+}
+
+/// How long nobody has sent anything while somebody waited.
+#[derive(Debug)]
+struct Stall {
+    timeout: Option<Duration>,
+    /// Made at the first wait; most blobs of a fast registry need none.
+    sleep: Option<Pin<Box<Sleep>>>,
+    waiting: bool,
+}
+
+impl Stall {
+    fn new(timeout: Option<Duration>) -> Self {
+        Self {
+            timeout,
+            sleep: None,
+            waiting: false,
+        }
+    }
+
+    fn progressed(&mut self) {
+        self.waiting = false;
+    }
+
+    /// Ready, with the timeout, once it has passed without progress.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Duration> {
+        let Some(timeout) = self.timeout else {
+            return Poll::Pending;
+        };
+        let until = || Instant::now() + timeout;
+        let sleep = self
+            .sleep
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until())));
+        if !self.waiting {
+            sleep.as_mut().reset(until());
+            self.waiting = true;
+        }
+        sleep.as_mut().poll(cx).map(|()| timeout)
+    }
+}

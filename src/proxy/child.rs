@@ -1,0 +1,311 @@
+//! The proxy's process, and the thread that keeps it.
+//!
+//! One long-lived thread starts the child and reaps it. It has to be the same
+//! one: the kernel sends the parent-death signal when the *thread* that forked
+//! ends. It waits on a pidfd, so it needs no SIGCHLD handler and steals no
+//! child of the embedding program.
+
+use std::collections::VecDeque;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::{ChildStderr, Stdio};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::{Pid, pipe2};
+use tokio::sync::{oneshot, watch};
+
+use crate::config::{ImageProxyConfig, Launch};
+use crate::error::{ChildExit, Error, Result};
+use crate::sys;
+
+/// How much of stderr is kept for messages.
+const STDERR_KEPT_BYTES: usize = 64 * 1024;
+
+/// From `SIGTERM` to `SIGKILL`.
+const TERM_GRACE: Duration = Duration::from_secs(2);
+
+/// A started child. When this is dropped, the child is told to end: it has the
+/// shutdown timeout to do so by itself (its socket is closed by then), then
+/// gets `SIGTERM` and then `SIGKILL`.
+#[derive(Debug)]
+pub(crate) struct Child {
+    /// Closing it tells the keeper; so does a byte, which also skips the wait.
+    leash: OwnedFd,
+    exit: watch::Receiver<Option<Arc<ChildExit>>>,
+}
+
+impl Child {
+    /// Start the configured program with `socket` as its stdin.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped early, the child, if already started, is ended.
+    pub(crate) async fn start(config: ImageProxyConfig, socket: OwnedFd) -> Result<Self> {
+        let (started, start) = oneshot::channel();
+        thread::Builder::new()
+            .name("longshore-child".into())
+            .spawn(move || keep(config, socket, started))
+            .map_err(Error::io("can't start the thread that keeps the proxy"))?;
+        start.await.unwrap_or(Err(Error::Closed))
+    }
+
+    /// Wait until the child has ended and is reaped. `None` if that can't be
+    /// known any more.
+    pub(crate) async fn exited(&mut self) -> Option<Arc<ChildExit>> {
+        let exit = self.exit.wait_for(Option::is_some).await.ok()?;
+        exit.clone()
+    }
+
+    /// Let it end, as dropping does, and wait until it is reaped.
+    pub(crate) async fn end(self) -> Option<Arc<ChildExit>> {
+        let Self { leash, mut exit } = self;
+        drop(leash);
+        let exit = exit.wait_for(Option::is_some).await.ok()?;
+        exit.clone()
+    }
+
+    /// End it without giving it time to do so by itself.
+    pub(crate) fn end_now(self) {
+        // If the pipe is closed, the keeper is past all this.
+        let _ = nix::unistd::write(&self.leash, &[0]);
+    }
+}
+
+/// The keeper thread, from the start to the reaping.
+fn keep(config: ImageProxyConfig, socket: OwnedFd, started: oneshot::Sender<Result<Child>>) {
+    let (child, exit, kept) = match start(config, socket) {
+        Ok(all) => all,
+        Err(error) => {
+            // Nobody waits for it: nothing to tell.
+            let _ = started.send(Err(error));
+            return;
+        }
+    };
+    // If nobody waits any more, the `Child` is dropped here, and its leash
+    // tells us to end what we have just started.
+    let _ = started.send(Ok(child));
+    let ended = kept.until_it_ends();
+    exit.send_replace(Some(Arc::new(ended)));
+}
+
+type ExitSender = watch::Sender<Option<Arc<ChildExit>>>;
+
+fn start(config: ImageProxyConfig, socket: OwnedFd) -> Result<(Child, ExitSender, Kept)> {
+    let Launch {
+        mut command,
+        program,
+        passed,
+        pass_stderr_on,
+        shutdown_timeout,
+    } = config.into_launch()?;
+    command
+        .stdin(Stdio::from(socket))
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        // Of its own, so that signals reach a wrapper's children too, and
+        // Ctrl-C at our terminal reaches only us.
+        .process_group(0);
+    sys::tie_to_parent(&mut command, &passed);
+    let spawn_failed = |source| Error::Spawn {
+        program: program.clone(),
+        source: Arc::new(source),
+    };
+    let (leash_end, leash) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)
+        .map_err(|errno| Error::io("can't make a pipe")(errno.into()))?;
+    let mut process = command.spawn().map_err(spawn_failed)?;
+    let watched = watch_process(&mut process);
+    let (pidfd, stderr) = watched.map_err(|source| {
+        // We can't keep what we can't watch. SIGKILL is sure, so is the wait.
+        let _ = process.kill();
+        let _ = process.wait();
+        Error::Spawn {
+            program: program.clone(),
+            source: Arc::new(source),
+        }
+    })?;
+    tracing::debug!(program, pid = process.id(), "started the proxy");
+    let (exit_sender, exit) = watch::channel(None);
+    let kept = Kept {
+        process,
+        program,
+        pidfd,
+        leash: Some(leash_end),
+        stderr: Some(stderr),
+        said: VecDeque::new(),
+        pass_stderr_on,
+        shutdown_timeout,
+    };
+    Ok((Child { leash, exit }, exit_sender, kept))
+}
+
+fn watch_process(process: &mut std::process::Child) -> io::Result<(OwnedFd, ChildStderr)> {
+    let pidfd = sys::pidfd_open(process_id(process))?;
+    let stderr = process.stderr.take().ok_or(io::ErrorKind::BrokenPipe)?;
+    let flags = OFlag::from_bits_retain(fcntl(&stderr, FcntlArg::F_GETFL)?);
+    fcntl(&stderr, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+    Ok((pidfd, stderr))
+}
+
+#[expect(clippy::cast_possible_wrap, reason = "pids are far below 2^31")]
+fn process_id(process: &std::process::Child) -> Pid {
+    Pid::from_raw(process.id() as i32)
+}
+
+/// How far the ending of the child has come, and when it goes on.
+#[derive(Debug, Clone, Copy)]
+enum Stage {
+    Running,
+    /// Told to end; it may do so by itself until then.
+    Asked {
+        until: Instant,
+    },
+    Terminated {
+        until: Instant,
+    },
+    Killed,
+}
+
+/// The child as its keeper thread sees it.
+#[derive(Debug)]
+struct Kept {
+    process: std::process::Child,
+    program: String,
+    pidfd: OwnedFd,
+    leash: Option<OwnedFd>,
+    stderr: Option<ChildStderr>,
+    said: VecDeque<u8>,
+    pass_stderr_on: bool,
+    shutdown_timeout: Duration,
+}
+
+impl Kept {
+    fn until_it_ends(mut self) -> ChildExit {
+        let mut stage = Stage::Running;
+        loop {
+            let [ended, wrote, pulled] = self.wait(stage);
+            if wrote {
+                self.drain_stderr();
+            }
+            if ended {
+                break;
+            }
+            stage = self.next_stage(stage, pulled);
+        }
+        // What it started must not outlive it; the group can't have been
+        // reused, for we have not reaped its leader yet.
+        self.signal(Signal::SIGKILL);
+        let status = self.process.wait().ok();
+        self.drain_stderr();
+        let said = Vec::from(self.said);
+        let exit = ChildExit::new(
+            self.program,
+            status,
+            String::from_utf8_lossy(&said).into_owned(),
+        );
+        tracing::debug!(%exit, "the proxy ended");
+        exit
+    }
+
+    /// Wait for something to happen: it ended, it wrote to stderr, the leash
+    /// was pulled or dropped. All `false` when the stage's time is up.
+    fn wait(&self, stage: Stage) -> [bool; 3] {
+        let timeout = match stage {
+            Stage::Running | Stage::Killed => PollTimeout::NONE,
+            Stage::Asked { until } | Stage::Terminated { until } => {
+                let left = until.saturating_duration_since(Instant::now());
+                // Rounded up, so as not to spin through the last millisecond.
+                let millis = left.as_millis().saturating_add(1);
+                PollTimeout::try_from(millis).unwrap_or(PollTimeout::MAX)
+            }
+        };
+        let mut fds = vec![PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN)];
+        fds.extend(
+            self.stderr
+                .as_ref()
+                .map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLIN)),
+        );
+        fds.extend(
+            self.leash
+                .as_ref()
+                .map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLIN)),
+        );
+        // An interrupted or failed poll looks as if the time were up; the
+        // clock decides.
+        let _ = poll(&mut fds, timeout);
+        let happened = |fd: Option<std::os::fd::BorrowedFd<'_>>| {
+            fd.is_some_and(|wanted| {
+                fds.iter().any(|polled| {
+                    polled.as_fd().as_raw_fd() == wanted.as_raw_fd() && polled.any() == Some(true)
+                })
+            })
+        };
+        [
+            happened(Some(self.pidfd.as_fd())),
+            happened(self.stderr.as_ref().map(AsFd::as_fd)),
+            happened(self.leash.as_ref().map(AsFd::as_fd)),
+        ]
+    }
+
+    fn next_stage(&mut self, stage: Stage, pulled: bool) -> Stage {
+        let now = Instant::now();
+        if pulled && let Some(leash) = &self.leash {
+            let hurry = matches!(nix::unistd::read(leash, &mut [0]), Ok(1));
+            if hurry {
+                self.leash = None;
+                return self.terminate(now);
+            }
+            self.leash = None;
+            return Stage::Asked {
+                until: now + self.shutdown_timeout,
+            };
+        }
+        match stage {
+            Stage::Asked { until } if now >= until => self.terminate(now),
+            Stage::Terminated { until } if now >= until => {
+                self.signal(Signal::SIGKILL);
+                Stage::Killed
+            }
+            same => same,
+        }
+    }
+
+    fn terminate(&self, now: Instant) -> Stage {
+        self.signal(Signal::SIGTERM);
+        Stage::Terminated {
+            until: now + TERM_GRACE,
+        }
+    }
+
+    fn signal(&self, signal: Signal) {
+        // It fails only if the whole group is gone, which is what we want.
+        let _ = killpg(process_id(&self.process), signal);
+    }
+
+    /// Take what is there of stderr, and keep its end.
+    fn drain_stderr(&mut self) {
+        let mut chunk = [0; 4096];
+        while let Some(stderr) = &mut self.stderr {
+            match stderr.read(&mut chunk) {
+                Ok(0) => self.stderr = None,
+                Ok(n) => {
+                    if self.pass_stderr_on {
+                        // Ours may be closed; the child's must be read all the same.
+                        let _ = io::stderr().write_all(&chunk[..n]);
+                    }
+                    self.said.extend(&chunk[..n]);
+                    let excess = self.said.len().saturating_sub(STDERR_KEPT_BYTES);
+                    self.said.drain(..excess);
+                }
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
+                Err(_) => self.stderr = None,
+            }
+        }
+    }
+}

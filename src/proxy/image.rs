@@ -1,0 +1,81 @@
+//! An image that the proxy holds open for us.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::message::Return;
+use crate::error::{Error, Result};
+use crate::protocol::ImageId;
+
+/// Tells the connections of this process apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ConnectionId(u64);
+
+impl ConnectionId {
+    pub(crate) fn next() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        Self(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+/// An image that is open in the proxy.
+///
+/// Dropping it closes it over there, in the background;
+/// [`ImageProxy::close_image`](crate::ImageProxy::close_image) does the same
+/// and tells how it went. It does not keep the proxy running.
+#[derive(Debug)]
+pub struct OpenedImage {
+    id: ImageId,
+    connection: ConnectionId,
+    closed: bool,
+    returns: mpsc::UnboundedSender<Return>,
+}
+
+impl OpenedImage {
+    pub(crate) fn new(
+        id: ImageId,
+        connection: ConnectionId,
+        returns: mpsc::UnboundedSender<Return>,
+    ) -> Self {
+        Self {
+            id,
+            connection,
+            closed: false,
+            returns,
+        }
+    }
+
+    /// Its id, if it belongs to this connection.
+    pub(crate) fn id_on(&self, connection: ConnectionId) -> Result<ImageId> {
+        if self.connection == connection {
+            Ok(self.id)
+        } else {
+            Err(Error::ForeignImage)
+        }
+    }
+
+    /// Close it; the future tells how it went, and need not be awaited.
+    pub(crate) fn close(mut self) -> impl Future<Output = Result<()>> + Send + use<> {
+        self.closed = true;
+        let (reply, answer) = oneshot::channel();
+        // A closed channel drops the reply with the message: `Closed`.
+        let _ = self.returns.send(Return::CloseImage {
+            image: self.id,
+            reply: Some(reply),
+        });
+        async { answer.await.unwrap_or(Err(Error::Closed)).map(|_| ()) }
+    }
+}
+
+impl Drop for OpenedImage {
+    fn drop(&mut self) {
+        if !self.closed {
+            // No actor, no image.
+            let _ = self.returns.send(Return::CloseImage {
+                image: self.id,
+                reply: None,
+            });
+        }
+    }
+}

@@ -1,0 +1,541 @@
+//! One skopeo: the handle, and the parts behind it.
+
+mod actor;
+mod blob;
+mod child;
+mod image;
+mod message;
+mod metadata;
+mod transport;
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+use oci_spec::image::{Descriptor, Digest, ImageConfiguration, ImageManifest};
+use semver::Version;
+use tokio::sync::{mpsc, oneshot, watch};
+use tracing::instrument;
+
+pub use self::blob::{Blob, BlobDriver, BlobReader};
+pub use self::image::OpenedImage;
+
+use self::actor::{Actor, Setup};
+use self::blob::Source;
+use self::child::Child;
+use self::image::ConnectionId;
+use self::message::{Granted, INBOX_MESSAGES, MemoryPipe, Request};
+use self::transport::Transport;
+use crate::config::{ConnectionOptions, ImageProxyConfig};
+use crate::drain::verify::Verifier;
+use crate::error::{BlobError, Error, Result};
+use crate::protocol::{Call, ImageId, LayerInfo, Method, is_compatible, supports};
+
+/// The largest number that the protocol's JSON carries exactly, 2^53 − 1.
+const MAX_SIZE: u64 = (1 << 53) - 1;
+
+/// A running image proxy.
+///
+/// A cheap handle: clone it, share it, use it from many tasks and threads at
+/// once. One task owns the connection behind it and sends the calls one after
+/// another, in the order in which they come; blobs flow beside it, each through
+/// a pipe of its own, all at the same time.
+///
+/// When the last handle and the last [`Blob`] are gone the proxy is shut down
+/// in the background. [`finalize`](Self::finalize) does that too, and tells
+/// how it went.
+///
+/// # Cancel safety
+///
+/// Each method's future may be dropped at any time. A call not yet sent is
+/// then not sent. One already sent runs to its end in the proxy, and what it
+/// grants, an image or a pipe, is given back.
+#[derive(Debug, Clone)]
+pub struct ImageProxy {
+    inbox: mpsc::Sender<Request>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    connection: ConnectionId,
+    version: Version,
+    options: ConnectionOptions,
+    fate: watch::Receiver<Option<Error>>,
+}
+
+impl ImageProxy {
+    /// Start `skopeo` from the `PATH`, with its defaults.
+    ///
+    /// # Errors
+    ///
+    /// As [`new_with_config`](Self::new_with_config).
+    pub async fn new() -> Result<Self> {
+        Self::new_with_config(ImageProxyConfig::default()).await
+    }
+
+    /// Start a proxy.
+    ///
+    /// It is started, kept and reaped by a thread of its own, dies with this
+    /// process, and belongs to the tokio runtime that this is called in.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Config`] before anything is started; [`Error::Spawn`];
+    /// [`Error::ProxyExited`] if it ends at once, with what it said;
+    /// [`Error::Incompatible`]; [`Error::CallTimeout`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped early, whatever was started is ended.
+    #[instrument(level = "debug", skip_all)]
+    pub async fn new_with_config(config: ImageProxyConfig) -> Result<Self> {
+        config.validate()?;
+        let options = config.connection.clone();
+        let (ours, theirs) = socketpair(
+            AddressFamily::Unix,
+            SockType::SeqPacket,
+            None,
+            SockFlag::SOCK_CLOEXEC,
+        )
+        .map_err(|errno| Error::io("can't make a socket pair")(errno.into()))?;
+        let start = Child::start(config, theirs);
+        let child = match limit(options.call_timeout) {
+            None => start.await?,
+            Some(after) => {
+                tokio::time::timeout(after, start)
+                    .await
+                    .map_err(|_| Error::CallTimeout {
+                        method: "the start",
+                        after,
+                    })??
+            }
+        };
+        Self::over(ours, Some(child), options).await
+    }
+
+    /// Speak to a proxy that somebody else started, over this `SOCK_SEQPACKET`
+    /// socket: for privilege separation, and for tests.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] if it is not such a socket; [`Error::Disconnected`];
+    /// [`Error::Incompatible`]; [`Error::CallTimeout`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped early, it closes the socket.
+    pub async fn connect(socket: OwnedFd, options: ConnectionOptions) -> Result<Self> {
+        Self::over(socket, None, options).await
+    }
+
+    async fn over(
+        socket: OwnedFd,
+        child: Option<Child>,
+        options: ConnectionOptions,
+    ) -> Result<Self> {
+        let transport =
+            Transport::new(socket).map_err(Error::io("can't use the proxy's socket"))?;
+        let connection = ConnectionId::next();
+        let (inbox, requests) = mpsc::channel(INBOX_MESSAGES);
+        let (fate_sender, fate) = watch::channel(None);
+        let actor = Actor::new(Setup {
+            connection,
+            transport,
+            inbox: requests,
+            child,
+            fate: fate_sender,
+            call_timeout: limit(options.call_timeout),
+            shutdown_timeout: options.shutdown_timeout,
+        });
+        tokio::spawn(actor.run());
+        let version = match ask(&inbox, &fate, Call::Initialize).await? {
+            Granted::Version(version) => version,
+            other => return Err(unexpected(&other)),
+        };
+        if !is_compatible(&version) {
+            return Err(Error::Incompatible { found: version });
+        }
+        tracing::debug!(%version, "the proxy is ready");
+        Ok(Self {
+            inbox,
+            shared: Arc::new(Shared {
+                connection,
+                version,
+                options,
+                fate,
+            }),
+        })
+    }
+
+    /// The version of the protocol that the proxy speaks.
+    #[must_use]
+    pub fn protocol_version(&self) -> &Version {
+        &self.shared.version
+    }
+
+    /// How this connection behaves.
+    #[must_use]
+    pub fn options(&self) -> &ConnectionOptions {
+        &self.shared.options
+    }
+
+    /// Open an image by its skopeo reference, such as
+    /// `docker://quay.io/fedora/fedora:latest` or `oci:DIR:TAG`. The signature
+    /// policy is checked here (skopeo 1.13 and later).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Refused`] with the registry's or the policy's reason, and those
+    /// that every call may meet: [`Error::ProxyExited`],
+    /// [`Error::Disconnected`], [`Error::Protocol`], [`Error::CallTimeout`],
+    /// [`Error::Closed`].
+    #[instrument(level = "debug", skip(self))]
+    pub async fn open_image(&self, reference: &str) -> Result<OpenedImage> {
+        match self
+            .ask(Call::OpenImage {
+                reference: reference.into(),
+            })
+            .await?
+        {
+            Granted::Image(Some(image)) => Ok(image),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Open an image, or find out that there is none of that name.
+    ///
+    /// # Errors
+    ///
+    /// As [`open_image`](Self::open_image); [`Error::Unsupported`] before
+    /// protocol 0.2.4.
+    #[instrument(level = "debug", skip(self))]
+    pub async fn open_image_optional(&self, reference: &str) -> Result<Option<OpenedImage>> {
+        match self
+            .ask(Call::OpenImageOptional {
+                reference: reference.into(),
+            })
+            .await?
+        {
+            Granted::Image(image) => Ok(image),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Close an image, and wait until that is done. To drop it does it in the
+    /// background.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ForeignImage`], and those that every call may meet. The image
+    /// is closed, or its proxy gone, in any case.
+    ///
+    /// # Cancel safety
+    ///
+    /// Once polled, the image is closed whether or not the answer is awaited.
+    pub async fn close_image(&self, image: OpenedImage) -> Result<()> {
+        image.id_on(self.shared.connection)?;
+        image.close().await
+    }
+
+    /// The image's manifest as an OCI image manifest, and the digest of the
+    /// original. See [`fetch_manifest_raw_oci`](Self::fetch_manifest_raw_oci).
+    ///
+    /// # Errors
+    ///
+    /// As there, and [`Error::Decode`].
+    pub async fn fetch_manifest(&self, image: &OpenedImage) -> Result<(String, ImageManifest)> {
+        let (digest, raw) = self.fetch_manifest_raw_oci(image).await?;
+        let manifest = serde_json::from_slice(&raw).map_err(Error::decode("manifest"))?;
+        Ok((digest, manifest))
+    }
+
+    /// The image's manifest in bytes, converted to an OCI image manifest where
+    /// it is a Docker schema 2 one, and the digest of the original.
+    ///
+    /// Of an index, the manifest for the chosen platform: the digest is that
+    /// manifest's. After a conversion it is not the hash of the bytes.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Refused`] (Docker schema 1, for one), [`Error::ForeignImage`],
+    /// and those that every call may meet.
+    pub async fn fetch_manifest_raw_oci(&self, image: &OpenedImage) -> Result<(String, Vec<u8>)> {
+        match self.ask(Call::GetManifest(self.id(image)?)).await? {
+            Granted::Manifest { digest, pipe } => Ok((digest, self.read(pipe).await?)),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// The image config, as OCI. See [`fetch_config_raw`](Self::fetch_config_raw).
+    ///
+    /// # Errors
+    ///
+    /// As there, and [`Error::Decode`].
+    pub async fn fetch_config(&self, image: &OpenedImage) -> Result<ImageConfiguration> {
+        let raw = self.fetch_config_raw(image).await?;
+        serde_json::from_slice(&raw).map_err(Error::decode("image config"))
+    }
+
+    /// The image config in bytes, written anew by the proxy as OCI: of a native
+    /// OCI image it need not be the blob that the manifest names; that one is to
+    /// be had by [`get_descriptor`](Self::get_descriptor).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Refused`], [`Error::ForeignImage`], and those that every call
+    /// may meet.
+    pub async fn fetch_config_raw(&self, image: &OpenedImage) -> Result<Vec<u8>> {
+        self.document(Call::GetFullConfig(self.id(image)?)).await
+    }
+
+    /// Only the `config` part of the image config, in bytes: the protocol's old
+    /// `GetConfig`. [`fetch_config`](Self::fetch_config) tells more.
+    ///
+    /// # Errors
+    ///
+    /// As [`fetch_config_raw`](Self::fetch_config_raw).
+    pub async fn fetch_runtime_config_raw(&self, image: &OpenedImage) -> Result<Vec<u8>> {
+        self.document(Call::GetConfig(self.id(image)?)).await
+    }
+
+    /// What can be fetched of the image's layers, in order; `None` from a proxy
+    /// that can't tell (before protocol 0.2.5). Needed for
+    /// `containers-storage:`, whose layers are not those of the manifest.
+    ///
+    /// From 0.2.7 on it comes through a pipe and can be of any size; before,
+    /// some 200 layers are too many for the packet, and break the connection.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Refused`], [`Error::ForeignImage`], [`Error::Decode`], and
+    /// those that every call may meet.
+    pub async fn get_layer_info(&self, image: &OpenedImage) -> Result<Option<Vec<LayerInfo>>> {
+        let image = self.id(image)?;
+        if self.can(Method::GetLayerInfoPiped) {
+            let raw = self.document(Call::GetLayerInfoPiped(image)).await?;
+            return serde_json::from_slice(&raw)
+                .map(Some)
+                .map_err(Error::decode("layer info"));
+        }
+        if !self.can(Method::GetLayerInfo) {
+            return Ok(None);
+        }
+        match self.ask(Call::GetLayerInfo(image)).await? {
+            Granted::Layers(layers) => Ok(Some(layers)),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Fetch a blob, checked for `size` and `digest`. See [`Blob`] for how to
+    /// read it.
+    ///
+    /// The proxy starts the blob's HTTP request inside this call. It goes by
+    /// `GetRawBlob` where the proxy has it (0.2.8), else by `GetBlob`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Blob`] with the reason if the registry refuses it or the
+    /// digest's algorithm is unknown; [`Error::ForeignImage`], and those that
+    /// every call may meet.
+    #[instrument(level = "debug", skip(self, image))]
+    pub async fn get_blob(&self, image: &OpenedImage, digest: &Digest, size: u64) -> Result<Blob> {
+        let image = self.id(image)?;
+        let wrong = Error::blob(digest);
+        let verifier = Verifier::new(digest).ok_or_else(|| wrong(BlobError::UnknownAlgorithm))?;
+        if size > MAX_SIZE {
+            return Err(wrong(BlobError::ImpossibleSize(size)));
+        }
+        let raw = self.can(Method::GetRawBlob);
+        let call = if raw {
+            Call::GetRawBlob {
+                image,
+                digest: digest.clone(),
+            }
+        } else {
+            Call::GetBlob {
+                image,
+                digest: digest.clone(),
+                size,
+            }
+        };
+        let checked_there = !raw && self.shared.options.trust_proxy_verification;
+        let verifier = (!checked_there).then_some(verifier);
+        let blob = self.open_blob(call, digest, Some(size), verifier).await?;
+        match blob.announced() {
+            Some(announced) if announced != size => {
+                Err(wrong(BlobError::WrongSize { announced, size }))
+            }
+            _ => Ok(blob),
+        }
+    }
+
+    /// Fetch the blob that a descriptor names: [`get_blob`](Self::get_blob) with
+    /// its digest and size.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub async fn get_descriptor(
+        &self,
+        image: &OpenedImage,
+        descriptor: &Descriptor,
+    ) -> Result<Blob> {
+        self.get_blob(image, descriptor.digest(), descriptor.size())
+            .await
+    }
+
+    /// Fetch a blob's bytes **without any check** of size and digest, for those
+    /// who make it themselves or do not know the size. What
+    /// [`Blob::announced`] tells comes from the registry.
+    ///
+    /// # Errors
+    ///
+    /// As [`get_blob`](Self::get_blob); [`Error::Unsupported`] before protocol
+    /// 0.2.8.
+    #[instrument(level = "debug", skip(self, image))]
+    pub async fn get_raw_blob(&self, image: &OpenedImage, digest: &Digest) -> Result<Blob> {
+        let call = Call::GetRawBlob {
+            image: self.id(image)?,
+            digest: digest.clone(),
+        };
+        self.open_blob(call, digest, None, None).await
+    }
+
+    /// A varlink socket of the proxy for this image (protocol 0.2.9). It speaks
+    /// a protocol of its own and is handed out as it is.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unsupported`] before protocol 0.2.9, [`Error::Refused`],
+    /// [`Error::ForeignImage`], and those that every call may meet.
+    pub async fn open_varlink_socket(&self, image: &OpenedImage) -> Result<OwnedFd> {
+        match self.ask(Call::OpenVarlinkSocket(self.id(image)?)).await? {
+            Granted::Socket(socket) => Ok(socket),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// End the proxy, and tell how it ended.
+    ///
+    /// What was asked before, by whichever handle, is still answered, and blobs
+    /// that are open may be read to their end, within the
+    /// [shutdown timeout](ConnectionOptions::shutdown_timeout). Then the proxy
+    /// is told to end; if it does not within the shutdown timeout, it gets
+    /// `SIGTERM` and then `SIGKILL`. Other handles get [`Error::Closed`] from
+    /// now on.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ProxyExited`] if it ended otherwise than with status 0, now or
+    /// before; [`Error::Closed`] if another handle was first; whatever made the
+    /// connection fail before.
+    ///
+    /// # Cancel safety
+    ///
+    /// Once polled to the point where it waits for the end, it goes on without
+    /// its caller.
+    pub async fn finalize(self) -> Result<()> {
+        let (reply, ended) = oneshot::channel();
+        let request = Request::Finalize { reply };
+        self.inbox
+            .send(request)
+            .await
+            .map_err(|_| fate_of(&self.shared.fate))?;
+        ended
+            .await
+            .unwrap_or_else(|_| Err(fate_of(&self.shared.fate)))
+    }
+
+    fn can(&self, method: Method) -> bool {
+        supports(&self.shared.version, method)
+    }
+
+    fn id(&self, image: &OpenedImage) -> Result<ImageId> {
+        image.id_on(self.shared.connection)
+    }
+
+    async fn ask(&self, call: Call) -> Result<Granted> {
+        ask(&self.inbox, &self.shared.fate, call).await
+    }
+
+    async fn document(&self, call: Call) -> Result<Vec<u8>> {
+        match self.ask(call).await? {
+            Granted::Document(pipe) => self.read(pipe).await,
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    async fn read(&self, pipe: MemoryPipe) -> Result<Vec<u8>> {
+        metadata::read(pipe, limit(self.shared.options.call_timeout)).await
+    }
+
+    async fn open_blob(
+        &self,
+        call: Call,
+        digest: &Digest,
+        size: Option<u64>,
+        verifier: Option<Verifier>,
+    ) -> Result<Blob> {
+        let (announced, source, lease) = match self.ask(call).await {
+            Ok(Granted::RawBlob {
+                size,
+                data,
+                error,
+                lease,
+            }) => (size, Source::raw(data, error)?, lease),
+            Ok(Granted::Blob { size, pipe, lease }) => (size, Source::piped(pipe)?, lease),
+            Ok(other) => return Err(unexpected(&other)),
+            Err(Error::Refused { refusal, .. }) => {
+                return Err(Error::blob(digest)(BlobError::Refused(refusal)));
+            }
+            Err(error) if error.is_closed() => {
+                return Err(Error::blob(digest)(BlobError::Connection(Box::new(error))));
+            }
+            Err(error) => return Err(error),
+        };
+        Ok(Blob::new(blob::Opened {
+            digest: digest.clone(),
+            size,
+            announced,
+            source,
+            verifier,
+            stall_timeout: limit(self.shared.options.stall_timeout),
+            fate: self.shared.fate.clone(),
+            lease,
+        }))
+    }
+}
+
+/// A timeout of zero is none.
+fn limit(timeout: Duration) -> Option<Duration> {
+    (!timeout.is_zero()).then_some(timeout)
+}
+
+async fn ask(
+    inbox: &mpsc::Sender<Request>,
+    fate: &watch::Receiver<Option<Error>>,
+    call: Call,
+) -> Result<Granted> {
+    let (reply, answer) = oneshot::channel();
+    inbox
+        .send(Request::Call { call, reply })
+        .await
+        .map_err(|_| fate_of(fate))?;
+    answer.await.unwrap_or_else(|_| Err(fate_of(fate)))
+}
+
+/// Why there is no answer: what the actor left word of, or just that it is gone.
+fn fate_of(fate: &watch::Receiver<Option<Error>>) -> Error {
+    fate.borrow().clone().unwrap_or(Error::Closed)
+}
+
+/// The session lets no grant through that does not fit its call, so this is
+/// never seen; it is an error rather than a panic all the same.
+fn unexpected(granted: &Granted) -> Error {
+    Error::Protocol(crate::protocol::Violation::Value {
+        method: "a call",
+        reason: format!("something else was granted: {granted:?}"),
+    })
+}

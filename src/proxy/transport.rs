@@ -1,0 +1,63 @@
+//! The SEQPACKET socket: one packet out, one packet in.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::socket::{MsgFlags, SockType, getsockopt, send, sockopt};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use crate::protocol::Packet;
+use crate::sys;
+
+#[derive(Debug)]
+pub(crate) struct Transport {
+    socket: AsyncFd<OwnedFd>,
+}
+
+impl Transport {
+    /// Must be called within a tokio runtime.
+    pub(crate) fn new(socket: OwnedFd) -> io::Result<Self> {
+        if getsockopt(&socket, sockopt::SockType)? != SockType::SeqPacket {
+            let reason = "the descriptor is not a SOCK_SEQPACKET socket";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, reason));
+        }
+        let flags = OFlag::from_bits_retain(fcntl(&socket, FcntlArg::F_GETFL)?);
+        fcntl(&socket, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+        Ok(Self {
+            socket: sys::register(socket)?,
+        })
+    }
+
+    /// Send one packet. Dropped before it is ready, it has sent nothing.
+    pub(crate) async fn send(&self, packet: &[u8]) -> io::Result<()> {
+        let sent = self.socket.async_io(Interest::WRITABLE, |socket| {
+            let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
+            Ok(send(socket.as_raw_fd(), packet, flags)?)
+        });
+        // A packet goes whole or not at all.
+        sent.await.map(|_| ())
+    }
+
+    /// Receive one packet by way of `buffer` (what is longer is cut, and
+    /// flagged); `None` when the other end is closed. Dropped before it is
+    /// ready, it has taken nothing.
+    pub(crate) async fn receive(&self, buffer: &mut [u8]) -> io::Result<Option<Packet<OwnedFd>>> {
+        let received = self
+            .socket
+            .async_io(Interest::READABLE, |socket| {
+                sys::receive(socket.as_fd(), buffer)
+            })
+            .await?;
+        if received.bytes == 0 {
+            return Ok(None);
+        }
+        Ok(Some(Packet {
+            bytes: buffer[..received.bytes].to_vec(),
+            fds: received.fds,
+            truncated: received.truncated,
+            fds_lost: received.fds_lost,
+        }))
+    }
+}

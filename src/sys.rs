@@ -1,0 +1,151 @@
+//! The only unsafe code: calls that nix lacks, or that deal in raw descriptors.
+//! Everything that leaves here is owned.
+
+#![allow(
+    unsafe_code,
+    reason = "the one module for it; each block says why it is sound"
+)]
+
+use std::io;
+use std::mem;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::libc;
+use nix::sys::prctl;
+use nix::sys::signal::Signal;
+use nix::unistd::{Pid, getppid};
+use tokio::io::unix::AsyncFd;
+
+/// The most descriptors that one message carries (Linux: `SCM_MAX_FD`), so
+/// that only our own limit of open files can make the kernel drop some.
+const MAX_FDS: usize = 253;
+
+/// What one `recvmsg` brought.
+#[derive(Debug)]
+pub(crate) struct Received {
+    pub(crate) bytes: usize,
+    pub(crate) fds: Vec<OwnedFd>,
+    pub(crate) truncated: bool,
+    pub(crate) fds_lost: bool,
+}
+
+/// Room for one control message with [`MAX_FDS`] descriptors, aligned as the
+/// kernel wants it.
+#[repr(C)]
+union ControlBuffer {
+    _align: libc::cmsghdr,
+    bytes: [u8; CONTROL_BYTES],
+}
+
+// SAFETY: CMSG_SPACE only computes.
+#[expect(clippy::cast_possible_truncation, reason = "about a kilobyte")]
+const CONTROL_BYTES: usize =
+    unsafe { libc::CMSG_SPACE((MAX_FDS * size_of::<RawFd>()) as u32) } as usize;
+
+/// Receive one packet without blocking. nix's own `recvmsg` gives no access to
+/// the descriptors of a message from which others were lost; they would stay
+/// open for ever.
+pub(crate) fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Received> {
+    let mut control = ControlBuffer {
+        bytes: [0; CONTROL_BYTES],
+    };
+    let mut iov = libc::iovec {
+        iov_base: buffer.as_mut_ptr().cast(),
+        iov_len: buffer.len(),
+    };
+    // SAFETY: all zero is a valid msghdr (no name, no buffers).
+    let mut header: libc::msghdr = unsafe { mem::zeroed() };
+    header.msg_iov = &raw mut iov;
+    header.msg_iovlen = 1;
+    header.msg_control = (&raw mut control).cast();
+    header.msg_controllen = CONTROL_BYTES as _;
+    let flags = libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT;
+    // SAFETY: the header points to buffers that outlive the call, with their true lengths.
+    let received = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header, flags) };
+    let bytes = usize::try_from(received).map_err(|_| io::Error::last_os_error())?;
+
+    let mut fds = Vec::new();
+    // SAFETY: the kernel filled in the header and the control buffer; CMSG_FIRSTHDR and
+    // CMSG_NXTHDR stay within msg_controllen, and each SCM_RIGHTS message holds as many
+    // descriptors, new in this process and ours alone, as its length says.
+    unsafe {
+        let mut message = libc::CMSG_FIRSTHDR(&raw const header);
+        while !message.is_null() {
+            if (*message).cmsg_level == libc::SOL_SOCKET && (*message).cmsg_type == libc::SCM_RIGHTS
+            {
+                let data = libc::CMSG_DATA(message);
+                #[allow(
+                    clippy::unnecessary_cast,
+                    reason = "its type differs between C libraries"
+                )]
+                let length = (*message).cmsg_len as usize - (data as usize - message as usize);
+                for index in 0..length / size_of::<RawFd>() {
+                    let fd = data.cast::<RawFd>().add(index).read_unaligned();
+                    fds.push(OwnedFd::from_raw_fd(fd));
+                }
+            }
+            message = libc::CMSG_NXTHDR(&raw const header, message);
+        }
+    }
+    Ok(Received {
+        bytes,
+        fds,
+        truncated: header.msg_flags & libc::MSG_TRUNC != 0,
+        fds_lost: header.msg_flags & libc::MSG_CTRUNC != 0,
+    })
+}
+
+/// A descriptor that becomes readable when the process ends (Linux 5.3).
+pub(crate) fn pidfd_open(pid: Pid) -> io::Result<OwnedFd> {
+    // SAFETY: no memory is passed. A result that is not negative is a new descriptor, ours alone.
+    unsafe {
+        let fd = libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0);
+        let fd = RawFd::try_from(fd).ok().filter(|fd| *fd >= 0);
+        fd.map(|fd| OwnedFd::from_raw_fd(fd))
+            .ok_or_else(io::Error::last_os_error)
+    }
+}
+
+/// Make the child die with the thread that starts it, and keep `passed` open
+/// in it under their present numbers.
+pub(crate) fn tie_to_parent(command: &mut Command, passed: &[OwnedFd]) {
+    let parent = nix::unistd::getpid();
+    let passed: Vec<RawFd> = passed.iter().map(AsRawFd::as_raw_fd).collect();
+    let in_child = move || {
+        prctl::set_pdeathsig(Signal::SIGTERM)?;
+        if getppid() != parent {
+            // The parent died before the line above took effect.
+            return Err(io::Error::from_raw_os_error(libc::ESRCH));
+        }
+        for fd in &passed {
+            // SAFETY: the parent keeps these open until after the start.
+            let result = unsafe { libc::fcntl(*fd, libc::F_SETFD, 0) };
+            if result == -1 {
+                return Err(io::Error::last_os_error());
+            }
+        }
+        Ok(())
+    };
+    // SAFETY: the closure makes only system calls that are safe between fork and exec, and
+    // allocates nothing.
+    unsafe {
+        command.pre_exec(in_child);
+    }
+}
+
+/// A second descriptor for the same file, numbered `lowest` or higher.
+pub(crate) fn duplicate_above(file: impl AsFd, lowest: RawFd) -> io::Result<OwnedFd> {
+    let fd = fcntl(file.as_fd(), FcntlArg::F_DUPFD_CLOEXEC(lowest))?;
+    // SAFETY: the descriptor is new, and ours alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Have the tokio runtime that we are in watch this descriptor, which must be
+/// non-blocking.
+pub(crate) fn register(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an OwnedFd is open, and stays the same descriptor, as long as it is owned.
+    Ok(unsafe { AsyncFd::register(fd) }?)
+}
