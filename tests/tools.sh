@@ -1,0 +1,101 @@
+#!/usr/bin/env bash
+# Installs what the tests run against, and prints the folder that holds the private part:
+#
+#   skopeo-0.2.3/skopeo  skopeo-0.2.6/skopeo  skopeo-0.2.8/skopeo   by the proxy protocol they speak
+#   crane/crane  oras/oras
+#
+# The rest comes from the system's package manager. Debian's archive has all of it; elsewhere, put
+# executables of your own at these places. $LONGSHORE_TOOLS overrides the folder. Fails unless every
+# part is there in the end: the tests must not pass without.
+set -euo pipefail
+# shellcheck source=tests/debian.sh
+. "$(dirname "${BASH_SOURCE[0]}")/debian.sh"
+
+# The Debian suites, oldest first: suite, what it is unpacked for.
+suites='bookworm skopeo
+trixie skopeo
+forky skopeo crane oras'
+
+# The private tools: wrapper, suite, question, beginning of a right answer.
+tools='skopeo-0.2.3/skopeo bookworm --version skopeo version 1.9.
+skopeo-0.2.6/skopeo trixie --version skopeo version 1.18.
+skopeo-0.2.8/skopeo forky --version skopeo version 1.2
+crane/crane forky version
+oras/oras forky version'
+
+# The private tools (of one suite, if given) that are absent, or don't answer as they should.
+missing_tools() {
+  local wrapper suite question answer output
+  while read -r wrapper suite question answer; do
+    [ "$suite" = "${1:-$suite}" ] || continue
+    if ! output=$("$LONGSHORE_TOOLS/$wrapper" "$question" 2>/dev/null </dev/null) ||
+      [[ $output != "$answer"* ]]; then
+      echo "$wrapper"
+    fi
+  done <<<"$tools"
+}
+
+# What the system should have and doesn't, by package.
+missing_packages() {
+  have skopeo || echo skopeo
+  have docker-registry || echo docker-registry
+  have umoci || echo umoci
+  have openssl || echo openssl
+  # The private skopeos read the system's policy too.
+  [ -e /etc/containers/policy.json ] || echo golang-github-containers-common
+}
+
+# Writes FOLDER/PROGRAM: it becomes SUITE's program, under the libraries and the loader it was built
+# for. It execs, and starts no process of its own: tests count processes, and signal them.
+write_wrapper() {
+  local wrapper=$LONGSHORE_TOOLS/$1 suite=$2 program=${1##*/} loader
+  loader=$(cd "$LONGSHORE_TOOLS/$suite" && find . -name 'ld-linux*.so.*' -path '*/*-linux-gnu*/*' | sed -n '1s,^\./,,p')
+  [ -n "$loader" ] || die "no dynamic loader among the packages of Debian $suite"
+  mkdir -p "${wrapper%/*}"
+  cat >"$wrapper" <<END
+#!/bin/sh
+root=\${0%/*}/../$suite
+lib=$(basename "${loader%/*}")
+exec "\$root/$loader" --library-path "\$root/lib/\$lib:\$root/usr/lib/\$lib" "\$root/usr/bin/$program" "\$@"
+END
+  chmod +x "$wrapper"
+}
+
+# The skopeos of three Debian suites next to each other, which no package manager would install.
+install_private() {
+  local suite packages wrapper of root closure
+  while read -r suite packages; do
+    suite_update "$suite"
+    [ -n "$(missing_tools "$suite")" ] || continue
+    say "unpacking $packages of Debian $suite"
+    root=$LONGSHORE_TOOLS/$suite
+    # shellcheck disable=SC2086 # several packages
+    closure=$(suite_apt "$suite" apt-get -s --no-install-recommends install $packages | awk '/^Inst/ { print $2 }')
+    # shellcheck disable=SC2086
+    suite_unpack "$suite" "$root" $closure
+    while read -r wrapper of _; do
+      [ "$of" != "$suite" ] || write_wrapper "$wrapper" "$suite"
+    done <<<"$tools"
+  done <<<"$suites"
+}
+
+install_system() {
+  say "installing $*"
+  as_root apt-get -qq update >&2
+  as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends "$@" >&2
+}
+
+lock_tools
+if [ -n "$(missing_tools)$(missing_packages)" ]; then
+  if ! have apt-get || ! have dpkg-deb; then
+    still=$(missing_packages && missing_tools)
+    die "no apt here, so can't install (into $LONGSHORE_TOOLS): ${still//$'\n'/ }"
+  fi
+  packages=$(missing_packages)
+  # shellcheck disable=SC2086 # several packages
+  [ -z "$packages" ] || install_system $packages
+  [ -z "$(missing_tools)" ] || install_private
+  still=$(missing_packages && missing_tools)
+  [ -z "$still" ] || die "still missing, or not the right version: ${still//$'\n'/ }"
+fi
+echo "$LONGSHORE_TOOLS"
