@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# Every check of the project, from the tools the tests need to the documentation.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+step() {
+  printf '\n== %s\n' "$*"
+  "$@"
+}
+
+printf '== tests/tools.sh\n'
+LONGSHORE_TOOLS=$(tests/tools.sh)
+export LONGSHORE_TOOLS
+
+step cargo fmt --all --check
+step cargo clippy --all-targets -- -D warnings
+step cargo clippy --lib --no-default-features -- -D warnings
+step cargo test
+step env RUSTDOCFLAGS="-D warnings" cargo doc --no-deps
+
+printf '\nall checks passed in %s s\n' "$SECONDS"
