@@ -126,6 +126,15 @@ pub enum Error {
     #[error("the image can't be pulled: {0}")]
     Image(String),
 
+    /// The sink, or a handler, failed in its own way.
+    #[error("{what}")]
+    Sink {
+        /// What was being done.
+        what: String,
+        /// Its own error.
+        source: Arc<dyn std::error::Error + Send + Sync>,
+    },
+
     /// The operating system refused something.
     #[error("{what}")]
     Io {

@@ -3,6 +3,8 @@
 mod config;
 mod drain;
 mod error;
+mod fetch;
+mod layout;
 mod protocol;
 mod proxy;
 mod sys;
@@ -12,6 +14,10 @@ pub use config::{
     DEFAULT_STALL_TIMEOUT, ImageProxyConfig,
 };
 pub use error::{BlobError, ChildExit, ConfigError, Error, Result};
+pub use fetch::{
+    DEFAULT_WORKERS, Event, Events, ImageContent, Layer, LayerReader, Pulled, Sink, pull, resolve,
+};
+pub use layout::OciLayout;
 pub use oci_spec;
 pub use protocol::{FIRST_SUPPORTED, LayerInfo, Refusal, RefusalCode, Violation, supports_method};
 pub use proxy::{Blob, BlobDriver, BlobReader, ImageProxy, OpenedImage};

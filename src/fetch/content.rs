@@ -1,0 +1,339 @@
+//! What an image consists of, in the form in which it can be fetched and
+//! stored.
+//!
+//! Most images are stored byte for byte as the registry has them. Two are not:
+//! a Docker schema 2 manifest comes converted to OCI, with a config that exists
+//! only in its converted form; and `containers-storage:` keeps layers
+//! uncompressed, so that its manifest's layers can't be had and those that can
+//! are written into a manifest of ours.
+
+use oci_spec::image::{Descriptor, Digest, ImageConfiguration, ImageManifest, MediaType};
+use serde_json::{Value, json};
+use tokio::io::AsyncReadExt;
+
+use crate::drain::verify::{has_digest, sha256};
+use crate::error::{Error, Result};
+use crate::protocol::LayerInfo;
+use crate::proxy::{ImageProxy, OpenedImage};
+
+/// The largest config that is read into memory: as much as skopeo itself
+/// takes (containers/image, `iolimits.MaxConfigBodySize`).
+const MAX_CONFIG_BYTES: u64 = 4 * 1024 * 1024;
+
+/// One layer of an image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Layer {
+    /// Its place, counted from the bottom, which is 0.
+    pub index: usize,
+    /// What is fetched, and stored.
+    pub descriptor: Descriptor,
+    /// The digest of the uncompressed layer, where the config tells it.
+    pub diff_id: Option<Digest>,
+}
+
+/// An image's manifest and config, and what layers to fetch for them.
+#[derive(Debug, Clone)]
+pub struct ImageContent {
+    source_digest: String,
+    manifest: Vec<u8>,
+    manifest_descriptor: Descriptor,
+    config: Vec<u8>,
+    config_descriptor: Descriptor,
+    configuration: Option<ImageConfiguration>,
+    layers: Vec<Layer>,
+    config_converted: bool,
+}
+
+impl ImageContent {
+    /// The digest of the manifest at its source, before any conversion: what
+    /// the image can be pulled by.
+    #[must_use]
+    pub fn source_digest(&self) -> &str {
+        &self.source_digest
+    }
+
+    /// The manifest in the bytes in which it is to be stored.
+    #[must_use]
+    pub fn manifest(&self) -> &[u8] {
+        &self.manifest
+    }
+
+    /// Digest, size and media type of [`manifest`](Self::manifest), and the
+    /// image's platform.
+    #[must_use]
+    pub fn manifest_descriptor(&self) -> &Descriptor {
+        &self.manifest_descriptor
+    }
+
+    /// The config in the bytes in which it is to be stored. Of an artifact
+    /// that is no image it can be anything.
+    #[must_use]
+    pub fn config(&self) -> &[u8] {
+        &self.config
+    }
+
+    /// Digest, size and media type of [`config`](Self::config).
+    #[must_use]
+    pub fn config_descriptor(&self) -> &Descriptor {
+        &self.config_descriptor
+    }
+
+    /// The config understood, if it is an image's.
+    #[must_use]
+    pub fn configuration(&self) -> Option<&ImageConfiguration> {
+        self.configuration.as_ref()
+    }
+
+    /// The layers, from the bottom up. The same blob can be there twice.
+    #[must_use]
+    pub fn layers(&self) -> &[Layer] {
+        &self.layers
+    }
+
+    /// The platform as `os/architecture[/variant]`, of an image that tells it.
+    #[must_use]
+    pub fn platform(&self) -> Option<String> {
+        let configuration = self.configuration.as_ref()?;
+        let platform = format!("{}/{}", configuration.os(), configuration.architecture());
+        Some(match configuration.variant() {
+            Some(variant) => format!("{platform}/{variant}"),
+            None => platform,
+        })
+    }
+
+    /// The config exists only as the proxy made it, not as a blob.
+    pub(crate) fn config_converted(&self) -> bool {
+        self.config_converted
+    }
+}
+
+/// Fetch manifest and config of an opened image, and find out what its layers
+/// are to be fetched by.
+///
+/// # Errors
+///
+/// What the proxy fails with; [`Error::Decode`]; [`Error::Image`] for one that
+/// can't be stored so that manifest, config and layers agree.
+///
+/// # Cancel safety
+///
+/// Nothing is kept of it.
+pub async fn resolve(
+    proxy: &ImageProxy,
+    image: &OpenedImage,
+    reference: &str,
+) -> Result<ImageContent> {
+    let (source_digest, mut raw) = proxy.fetch_manifest_raw_oci(image).await?;
+    let converted = sha256(&raw) != source_digest;
+    if reference.starts_with("containers-storage:") {
+        let layers = proxy.get_layer_info(image).await?.ok_or_else(|| {
+            let found = proxy.protocol_version();
+            Error::Image(format!(
+                "layers of containers-storage: can be had from protocol 0.2.5 on \
+                 (skopeo 1.11), this proxy speaks {found}"
+            ))
+        })?;
+        raw = with_layers(&raw, &layers)?;
+    }
+    let manifest: ImageManifest =
+        serde_json::from_slice(&raw).map_err(Error::decode("manifest"))?;
+    let config_descriptor = manifest.config().clone();
+    let config = if converted {
+        converted_config(proxy, image, &config_descriptor).await?
+    } else {
+        config_blob(proxy, image, &config_descriptor).await?
+    };
+    let configuration: Option<ImageConfiguration> = match config_descriptor.media_type() {
+        MediaType::ImageConfig => {
+            Some(serde_json::from_slice(&config).map_err(Error::decode("image config"))?)
+        }
+        _ => None,
+    };
+    let layers = layers(&manifest, configuration.as_ref());
+    let manifest_descriptor = describe(&raw, configuration.as_ref())?;
+    Ok(ImageContent {
+        source_digest,
+        manifest: raw,
+        manifest_descriptor,
+        config,
+        config_descriptor,
+        configuration,
+        layers,
+        config_converted: converted,
+    })
+}
+
+fn layers(manifest: &ImageManifest, configuration: Option<&ImageConfiguration>) -> Vec<Layer> {
+    let diff_ids = configuration
+        .map(|c| c.rootfs().diff_ids().as_slice())
+        .unwrap_or_default();
+    // Only if there is one for each can they be told apart.
+    let all = diff_ids.len() == manifest.layers().len();
+    let describe = |(index, descriptor): (usize, &Descriptor)| Layer {
+        index,
+        descriptor: descriptor.clone(),
+        diff_id: all.then(|| diff_ids[index].parse().ok()).flatten(),
+    };
+    manifest.layers().iter().enumerate().map(describe).collect()
+}
+
+fn describe(manifest: &[u8], configuration: Option<&ImageConfiguration>) -> Result<Descriptor> {
+    let digest: Digest = sha256(manifest)
+        .parse()
+        .map_err(|e| Error::Image(format!("its digest: {e}")))?;
+    let mut descriptor = Descriptor::new(MediaType::ImageManifest, manifest.len() as u64, digest);
+    if let Some(configuration) = configuration {
+        let mut platform = json!({
+            "os": configuration.os(),
+            "architecture": configuration.architecture(),
+        });
+        if let Some(variant) = configuration.variant() {
+            platform["variant"] = json!(variant);
+        }
+        let platform = serde_json::from_value(platform).map_err(Error::decode("image config"))?;
+        descriptor.set_platform(Some(platform));
+    }
+    Ok(descriptor)
+}
+
+/// The config that came out of a conversion, in just the bytes that the
+/// converted manifest names.
+async fn converted_config(
+    proxy: &ImageProxy,
+    image: &OpenedImage,
+    descriptor: &Descriptor,
+) -> Result<Vec<u8>> {
+    let config = proxy.fetch_config_raw(image).await?;
+    if !has_digest(&config, descriptor.digest()) {
+        // It was not converted after all (a manifest that is not in sha256, for one).
+        return config_blob(proxy, image, descriptor).await;
+    }
+    Ok(config)
+}
+
+async fn config_blob(
+    proxy: &ImageProxy,
+    image: &OpenedImage,
+    descriptor: &Descriptor,
+) -> Result<Vec<u8>> {
+    let size = descriptor.size();
+    if size > MAX_CONFIG_BYTES {
+        let reason = format!("its config has {size} bytes, more than {MAX_CONFIG_BYTES}");
+        return Err(Error::Image(reason));
+    }
+    let mut blob = proxy.get_descriptor(image, descriptor).await?;
+    let mut config = Vec::new();
+    if let Err(error) = blob.read_to_end(&mut config).await {
+        return Err(error
+            .downcast()
+            .unwrap_or_else(Error::io("can't read the image config")));
+    }
+    blob.finish().await?;
+    Ok(config)
+}
+
+/// The manifest with these layers instead of its own.
+fn with_layers(manifest: &[u8], layers: &[LayerInfo]) -> Result<Vec<u8>> {
+    let mut manifest: Value =
+        serde_json::from_slice(manifest).map_err(Error::decode("manifest"))?;
+    let describe = |layer: &LayerInfo| {
+        let size = u64::try_from(layer.size).map_err(|_| {
+            Error::Image(format!("the size of layer {} is not known", layer.digest))
+        })?;
+        let media_type = oci_layer_type(&layer.media_type);
+        Ok(json!({ "mediaType": media_type, "digest": layer.digest, "size": size }))
+    };
+    manifest["layers"] = layers.iter().map(describe).collect::<Result<_>>()?;
+    Ok(manifest.to_string().into_bytes())
+}
+
+/// Docker's name for an uncompressed or gzipped layer is not allowed in an OCI
+/// manifest (image-spec, `media-types.md`, "Compatibility Matrix").
+fn oci_layer_type(media_type: &MediaType) -> MediaType {
+    match media_type.as_ref() {
+        "application/vnd.docker.image.rootfs.diff.tar" => MediaType::ImageLayer,
+        "application/vnd.docker.image.rootfs.diff.tar.gzip" => MediaType::ImageLayerGzip,
+        _ => media_type.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn digest(digit: char) -> String {
+        format!("sha256:{}", digit.to_string().repeat(64))
+    }
+
+    fn manifest(layers: &[char]) -> Value {
+        let describe = |digit: &char| {
+            json!({
+                "mediaType": "application/vnd.oci.image.layer.v1.tar+gzip",
+                "digest": digest(*digit),
+                "size": 7,
+            })
+        };
+        json!({
+            "schemaVersion": 2,
+            "config": {
+                "mediaType": "application/vnd.oci.image.config.v1+json",
+                "digest": digest('c'),
+                "size": 2,
+            },
+            "layers": layers.iter().map(describe).collect::<Vec<_>>(),
+            "annotations": { "kept": "yes" },
+        })
+    }
+
+    #[test]
+    fn a_storages_layers_replace_the_manifests_and_nothing_else_changes() {
+        let info = LayerInfo {
+            digest: digest('b').parse().expect("a digest"),
+            size: 99,
+            media_type: MediaType::from("application/vnd.docker.image.rootfs.diff.tar"),
+        };
+        let raw = manifest(&['a']).to_string().into_bytes();
+        let changed: Value =
+            serde_json::from_slice(&with_layers(&raw, &[info]).expect("fine")).expect("JSON");
+        let mut expected = manifest(&['b']);
+        expected["layers"][0]["mediaType"] = json!("application/vnd.oci.image.layer.v1.tar");
+        expected["layers"][0]["size"] = json!(99);
+        assert_eq!(changed, expected);
+    }
+
+    #[test]
+    fn a_layer_of_unknown_size_is_refused() {
+        let info = LayerInfo {
+            digest: digest('b').parse().expect("a digest"),
+            size: -1,
+            media_type: MediaType::ImageLayer,
+        };
+        let raw = manifest(&['a']).to_string().into_bytes();
+        assert!(matches!(with_layers(&raw, &[info]), Err(Error::Image(_))));
+    }
+
+    #[test]
+    fn diff_ids_are_given_only_if_there_is_one_for_each_layer() {
+        let config = |diff_ids: &[char]| -> ImageConfiguration {
+            let diff_ids: Vec<_> = diff_ids.iter().map(|d| digest(*d)).collect();
+            let config = json!({
+                "architecture": "amd64",
+                "os": "linux",
+                "rootfs": { "type": "layers", "diff_ids": diff_ids },
+            });
+            serde_json::from_value(config).expect("a config")
+        };
+        let manifest: ImageManifest =
+            serde_json::from_value(manifest(&['a', 'b'])).expect("a manifest");
+        let ids = |config: &ImageConfiguration| -> Vec<_> {
+            layers(&manifest, Some(config))
+                .into_iter()
+                .map(|l| l.diff_id)
+                .collect()
+        };
+        let both = ['d', 'e'].map(|d| Some(digest(d).parse().expect("a digest")));
+        assert_eq!(ids(&config(&['d', 'e'])), both);
+        assert_eq!(ids(&config(&['d'])), [None, None]);
+    }
+}

@@ -1,0 +1,126 @@
+//! Changing an `index.json`, without losing what other tools put there.
+
+use std::io;
+
+use oci_spec::image::Descriptor;
+use serde_json::{Value, json};
+
+/// The annotation that names an image in a layout (image-spec,
+/// `annotations.md`).
+const REF_NAME: &str = "org.opencontainers.image.ref.name";
+
+pub(super) fn empty() -> Vec<u8> {
+    json!({ "schemaVersion": 2, "manifests": [] })
+        .to_string()
+        .into_bytes()
+}
+
+/// The index with this image in it. An image that had its name goes; so does
+/// the same one in an earlier entry without a name.
+pub(super) fn with_image(
+    index: &[u8],
+    image: &Descriptor,
+    tag: Option<&str>,
+) -> io::Result<Vec<u8>> {
+    let mut index: Value = serde_json::from_slice(index)?;
+    let Some(manifests) = index.get_mut("manifests").and_then(Value::as_array_mut) else {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "it has no list of manifests",
+        ));
+    };
+    let digest = image.digest().to_string();
+    let name_of = |entry: &Value| entry["annotations"][REF_NAME].as_str().map(str::to_owned);
+    manifests.retain(|entry| match (name_of(entry), tag) {
+        (Some(name), Some(tag)) => name != tag,
+        (Some(_), None) => true,
+        (None, _) => entry["digest"] != digest.as_str(),
+    });
+    let mut entry = serde_json::to_value(image)?;
+    if let Some(tag) = tag {
+        entry["annotations"][REF_NAME] = json!(tag);
+    }
+    manifests.push(entry);
+    Ok(index.to_string().into_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use oci_spec::image::{Digest, MediaType};
+
+    fn image(digit: char) -> Descriptor {
+        let digest: Digest = format!("sha256:{}", digit.to_string().repeat(64))
+            .parse()
+            .expect("a digest");
+        Descriptor::new(MediaType::ImageManifest, 7, digest)
+    }
+
+    /// Name and first digit of each entry, after adding these.
+    fn entries(start: &[u8], added: &[(char, Option<&str>)]) -> Vec<(Option<String>, char)> {
+        let mut index = start.to_vec();
+        for (digit, tag) in added {
+            index = with_image(&index, &image(*digit), *tag).expect("fine");
+        }
+        let index: Value = serde_json::from_slice(&index).expect("JSON");
+        let entry = |entry: &Value| {
+            let digest = entry["digest"].as_str().expect("a digest");
+            let name = entry["annotations"][REF_NAME].as_str().map(str::to_owned);
+            (name, digest.chars().nth(7).expect("a digit"))
+        };
+        index["manifests"]
+            .as_array()
+            .expect("a list")
+            .iter()
+            .map(entry)
+            .collect()
+    }
+
+    #[test]
+    fn names_move_and_images_stay() {
+        let named = |name: &str, digit| (Some(name.to_owned()), digit);
+        let table = [
+            (vec![('a', Some("x"))], vec![named("x", 'a')]),
+            (
+                vec![('a', Some("x")), ('b', Some("x"))],
+                vec![named("x", 'b')],
+            ),
+            (
+                vec![('a', Some("x")), ('a', Some("y"))],
+                vec![named("x", 'a'), named("y", 'a')],
+            ),
+            (vec![('a', None), ('a', None)], vec![(None, 'a')]),
+            (
+                vec![('a', None), ('b', None)],
+                vec![(None, 'a'), (None, 'b')],
+            ),
+            (vec![('a', None), ('a', Some("x"))], vec![named("x", 'a')]),
+            (
+                vec![('a', Some("x")), ('a', None)],
+                vec![named("x", 'a'), (None, 'a')],
+            ),
+        ];
+        for (added, expected) in table {
+            assert_eq!(entries(&empty(), &added), expected, "{added:?}");
+        }
+    }
+
+    #[test]
+    fn what_others_wrote_is_kept() {
+        let start = br#"{"schemaVersion":2,"manifests":[{"digest":"sha256:0","extra":1}],"x":2}"#;
+        let changed = with_image(start, &image('a'), Some("t")).expect("fine");
+        let changed: Value = serde_json::from_slice(&changed).expect("JSON");
+        assert_eq!(changed["x"], 2);
+        assert_eq!(changed["manifests"][0]["extra"], 1);
+    }
+
+    #[test]
+    fn a_damaged_index_is_an_error() {
+        for damaged in ["", "[]", "{}", r#"{"manifests":7}"#] {
+            assert!(
+                with_image(damaged.as_bytes(), &image('a'), None).is_err(),
+                "{damaged}"
+            );
+        }
+    }
+}
