@@ -1,0 +1,181 @@
+//! The faults a test can ask for: which requests they hit, and what they do to the replies.
+//!
+//! These are plain data; `fault_text` reads them from text, `sabotage` carries them out.
+
+use std::time::Duration;
+
+use super::layout::Role;
+use super::pull::Endpoint;
+
+/// A fault.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// The requests that it hits.
+    pub target: Target,
+    /// What it does to them.
+    pub kind: FaultKind,
+    /// How many requests it hits before it is over; `None` is all of them.
+    pub times: Option<u32>,
+}
+
+/// The requests that a fault hits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// Every request.
+    Any,
+    /// `/v2/`.
+    Ping,
+    /// Every manifest and index, by tag or digest.
+    Manifest,
+    /// Every blob: layers and configurations.
+    Blob,
+    /// The blob with this digest.
+    BlobDigest(String),
+    /// The layer with this number, counting from 0 and each digest once, in any of the layout's
+    /// images.
+    Layer(usize),
+    /// The configuration of any of the layout's images.
+    Config,
+}
+
+/// What a fault does to a reply.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FaultKind {
+    /// Answers with an error instead.
+    Status {
+        /// The status code.
+        code: u16,
+        /// The seconds in a `Retry-After` header.
+        retry_after: Option<u64>,
+    },
+    /// Answers 429 to those requests that come on top of so many within a second.
+    Rate {
+        /// How many requests may pass in any one second.
+        limit: usize,
+        /// The seconds in a `Retry-After` header.
+        retry_after: Option<u64>,
+    },
+    /// Redirects to the same place.
+    RedirectLoop,
+    /// Never answers at all.
+    HeadersNever,
+    /// Holds the headers back for this long.
+    LateHeaders(Duration),
+    /// Stops sending at this point of the body, and keeps the connection open.
+    Stall(Point),
+    /// Closes the connection at this point of the body, which the headers said is longer.
+    Cut(Point),
+    /// Resets the connection at this point of the body.
+    Reset(Point),
+    /// Flips the byte at an offset, by default the one in the middle.
+    Corrupt(Option<u64>),
+    /// Sends a body that is longer than the descriptor says.
+    Longer {
+        /// By how many bytes.
+        by: u64,
+        /// Whether the headers leave the length open, instead of agreeing with the body sent.
+        chunked: bool,
+    },
+    /// Sends a body that is shorter than the descriptor says.
+    Shorter {
+        /// By how many bytes.
+        by: u64,
+        /// Whether the headers leave the length open, instead of agreeing with the body sent.
+        chunked: bool,
+    },
+    /// Sends the whole body after a `Content-Length` with this value.
+    ContentLength(u64),
+    /// Sends a body that is not JSON.
+    NotJson,
+    /// Fills a manifest up with spaces to this many bytes. It stays valid, save for its digest.
+    BigManifest(u64),
+}
+
+/// A place in a body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Point {
+    /// After so many bytes.
+    Byte(u64),
+    /// In the middle.
+    Half,
+    /// Before the last byte.
+    Last,
+}
+
+impl Target {
+    /// Whether a request is hit, given what the blob it asks for is to the layout's manifests.
+    pub fn matches(&self, endpoint: &Endpoint, roles: &[Role]) -> bool {
+        match (self, endpoint) {
+            (Self::Any, _)
+            | (Self::Ping, Endpoint::Ping)
+            | (Self::Manifest, Endpoint::Manifest(_))
+            | (Self::Blob, Endpoint::Blob(_)) => true,
+            (Self::BlobDigest(wanted), Endpoint::Blob(digest)) => wanted == digest,
+            (Self::Layer(number), Endpoint::Blob(_)) => roles.contains(&Role::Layer(*number)),
+            (Self::Config, Endpoint::Blob(_)) => roles.contains(&Role::Config),
+            _ => false,
+        }
+    }
+}
+
+impl FaultKind {
+    /// Whether the fault is one of the body, and so passes by a request for the headers alone.
+    pub fn needs_body(&self) -> bool {
+        match self {
+            Self::Status { .. }
+            | Self::Rate { .. }
+            | Self::RedirectLoop
+            | Self::HeadersNever
+            | Self::LateHeaders(_) => false,
+            Self::Stall(_)
+            | Self::Cut(_)
+            | Self::Reset(_)
+            | Self::Corrupt(_)
+            | Self::Longer { .. }
+            | Self::Shorter { .. }
+            | Self::ContentLength(_)
+            | Self::NotJson
+            | Self::BigManifest(_) => true,
+        }
+    }
+}
+
+impl Point {
+    /// How many bytes come before this place in a body of `length` bytes.
+    pub fn in_body(self, length: u64) -> u64 {
+        match self {
+            Self::Byte(at) => at.min(length),
+            Self::Half => length / 2,
+            Self::Last => length.saturating_sub(1),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_target_hits_what_it_names() {
+        let blob = Endpoint::Blob("sha256:aa".to_owned());
+        let hit = |target: Target, roles: &[Role]| target.matches(&blob, roles);
+        assert!(hit(Target::Any, &[]));
+        assert!(hit(Target::Blob, &[Role::Config]));
+        assert!(hit(Target::BlobDigest("sha256:aa".to_owned()), &[]));
+        assert!(!hit(Target::BlobDigest("sha256:bb".to_owned()), &[]));
+        assert!(hit(Target::Layer(1), &[Role::Layer(0), Role::Layer(1)]));
+        assert!(!hit(Target::Layer(1), &[Role::Config]));
+        assert!(hit(Target::Config, &[Role::Config]));
+        assert!(!hit(Target::Ping, &[]));
+        assert!(!hit(Target::Manifest, &[]));
+    }
+
+    #[test]
+    fn points_lie_within_the_body() {
+        assert_eq!(Point::Byte(7).in_body(10), 7);
+        assert_eq!(Point::Byte(70).in_body(10), 10);
+        assert_eq!(Point::Half.in_body(10), 5);
+        assert_eq!(Point::Last.in_body(10), 9);
+        assert_eq!(Point::Last.in_body(0), 0);
+    }
+}
