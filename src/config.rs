@@ -355,32 +355,10 @@ impl ImageProxyConfig {
         connection: ConnectionOptions => |value| value;
     }
 
-    /// The version of the skopeo that this configuration would run, by asking
-    /// it. Starts a short-lived process and waits for it: not for an async
-    /// task's thread.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Spawn`] if it can't be run, [`ConfigError::Invalid`] if what
-    /// it prints is not a version.
-    pub fn skopeo_version(&self) -> Result<Version> {
-        let mut command = self.base_command();
-        let program = command.get_program().to_string_lossy().into_owned();
-        let output = command
-            .arg("--version")
-            .stdin(Stdio::null())
-            .output()
-            .map_err(|source| Error::Spawn {
-                program: program.clone(),
-                source: Arc::new(source),
-            })?;
-        let printed = String::from_utf8_lossy(&output.stdout);
-        parse_version(&printed).ok_or_else(|| {
-            Error::from(ConfigError::Invalid {
-                option: "skopeo_path",
-                reason: format!("{program} --version printed no version ({})", output.status),
-            })
-        })
+    /// What asks the skopeo that this configuration would run for its version.
+    #[must_use]
+    pub fn version_question(&self) -> VersionQuestion {
+        VersionQuestion(self.base_command())
     }
 
     /// Options that exclude each other are refused before anything is started.
@@ -438,7 +416,7 @@ impl ImageProxyConfig {
     pub(crate) fn into_launch(mut self) -> Result<Launch> {
         self.validate()?;
         if self.user_agent_prefix.is_some() {
-            let found = self.skopeo_version()?;
+            let found = self.version_question().ask()?;
             if found < USER_AGENT_PREFIX_SINCE {
                 return Err(Error::from(ConfigError::Invalid {
                     option: "user_agent_prefix",
@@ -532,6 +510,39 @@ impl ImageProxyConfig {
     }
 }
 
+/// Asks a skopeo for its version.
+#[derive(Debug)]
+pub struct VersionQuestion(Command);
+
+impl VersionQuestion {
+    /// Start it with `--version`, and wait for what it prints: not on an async
+    /// task's thread.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Spawn`] if it can't be run, [`ConfigError::Invalid`] if what
+    /// it prints is not a version.
+    pub fn ask(mut self) -> Result<Version> {
+        let command = &mut self.0;
+        let program = command.get_program().to_string_lossy().into_owned();
+        let output = command
+            .arg("--version")
+            .stdin(Stdio::null())
+            .output()
+            .map_err(|source| Error::Spawn {
+                program: program.clone(),
+                source: Arc::new(source),
+            })?;
+        let printed = String::from_utf8_lossy(&output.stdout);
+        parse_version(&printed).ok_or_else(|| {
+            Error::from(ConfigError::Invalid {
+                option: "skopeo_path",
+                reason: format!("{program} --version printed no version ({})", output.status),
+            })
+        })
+    }
+}
+
 /// What to start, ready to be started.
 #[derive(Debug)]
 pub(crate) struct Launch {
@@ -554,7 +565,7 @@ fn sealed(bytes: &[u8]) -> std::io::Result<OwnedFd> {
         | SealFlag::F_SEAL_GROW
         | SealFlag::F_SEAL_WRITE;
     fcntl(&file, FcntlArg::F_ADD_SEALS(seals))?;
-    Ok(crate::sys::duplicate_above(&file, FIRST_PASSED_FD)?)
+    crate::sys::duplicate_above(&file, FIRST_PASSED_FD)
 }
 
 /// What `skopeo --version` prints: `skopeo version 1.22.0`, perhaps with more

@@ -11,11 +11,12 @@ mod sys;
 
 pub use config::{
     AuthData, ConnectionOptions, Credentials, DEFAULT_CALL_TIMEOUT, DEFAULT_SHUTDOWN_TIMEOUT,
-    DEFAULT_STALL_TIMEOUT, ImageProxyConfig,
+    DEFAULT_STALL_TIMEOUT, ImageProxyConfig, VersionQuestion,
 };
 pub use error::{BlobError, ChildExit, ConfigError, Error, Result};
 pub use fetch::{
-    DEFAULT_WORKERS, Event, Events, ImageContent, Layer, LayerReader, Pulled, Sink, pull, resolve,
+    DEFAULT_WORKERS, Discard, Event, Events, ImageContent, Layer, LayerReader, Pulled, Sink, pull,
+    resolve,
 };
 pub use layout::OciLayout;
 pub use oci_spec;

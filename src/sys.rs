@@ -76,14 +76,15 @@ pub(crate) fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<R
         while !message.is_null() {
             if (*message).cmsg_level == libc::SOL_SOCKET && (*message).cmsg_type == libc::SCM_RIGHTS
             {
-                let data = libc::CMSG_DATA(message);
+                #[expect(clippy::cast_ptr_alignment, reason = "read unaligned, below")]
+                let data = libc::CMSG_DATA(message).cast::<RawFd>();
                 #[allow(
                     clippy::unnecessary_cast,
                     reason = "its type differs between C libraries"
                 )]
                 let length = (*message).cmsg_len as usize - (data as usize - message as usize);
                 for index in 0..length / size_of::<RawFd>() {
-                    let fd = data.cast::<RawFd>().add(index).read_unaligned();
+                    let fd = data.add(index).read_unaligned();
                     fds.push(OwnedFd::from_raw_fd(fd));
                 }
             }

@@ -7,10 +7,13 @@
 //! uncompressed, so that its manifest's layers can't be had and those that can
 //! are written into a manifest of ours.
 
+use std::collections::HashSet;
+
 use oci_spec::image::{Descriptor, Digest, ImageConfiguration, ImageManifest, MediaType};
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
 
+use super::{Discard, Sink};
 use crate::drain::verify::{has_digest, sha256};
 use crate::error::{Error, Result};
 use crate::protocol::LayerInfo;
@@ -42,7 +45,18 @@ pub struct ImageContent {
     config_descriptor: Descriptor,
     configuration: Option<ImageConfiguration>,
     layers: Vec<Layer>,
-    config_converted: bool,
+    config_from: ConfigFrom,
+}
+
+/// Where the config's bytes came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ConfigFrom {
+    /// It was fetched as the blob that it is.
+    Blob,
+    /// It exists only as the proxy's conversion.
+    Conversion,
+    /// The sink had it.
+    Sink,
 }
 
 impl ImageContent {
@@ -102,9 +116,17 @@ impl ImageContent {
         })
     }
 
-    /// The config exists only as the proxy made it, not as a blob.
-    pub(crate) fn config_converted(&self) -> bool {
-        self.config_converted
+    /// The layers' blobs, each once.
+    pub fn blobs(&self) -> impl Iterator<Item = &Layer> {
+        let mut seen = HashSet::new();
+        self.layers
+            .iter()
+            .filter(move |layer| seen.insert(layer.descriptor.digest()))
+    }
+
+    /// The config came over the wire as a blob of its own.
+    pub(crate) fn config_was_fetched(&self) -> bool {
+        self.config_from == ConfigFrom::Blob
     }
 }
 
@@ -124,6 +146,16 @@ pub async fn resolve(
     image: &OpenedImage,
     reference: &str,
 ) -> Result<ImageContent> {
+    resolve_with(proxy, image, reference, &Discard).await
+}
+
+/// The same, with a sink that may have the config already.
+pub(super) async fn resolve_with(
+    proxy: &ImageProxy,
+    image: &OpenedImage,
+    reference: &str,
+    sink: &impl Sink,
+) -> Result<ImageContent> {
     let (source_digest, mut raw) = proxy.fetch_manifest_raw_oci(image).await?;
     let converted = sha256(&raw) != source_digest;
     if reference.starts_with("containers-storage:") {
@@ -139,11 +171,7 @@ pub async fn resolve(
     let manifest: ImageManifest =
         serde_json::from_slice(&raw).map_err(Error::decode("manifest"))?;
     let config_descriptor = manifest.config().clone();
-    let config = if converted {
-        converted_config(proxy, image, &config_descriptor).await?
-    } else {
-        config_blob(proxy, image, &config_descriptor).await?
-    };
+    let (config, config_from) = config(proxy, image, &config_descriptor, converted, sink).await?;
     let configuration: Option<ImageConfiguration> = match config_descriptor.media_type() {
         MediaType::ImageConfig => {
             Some(serde_json::from_slice(&config).map_err(Error::decode("image config"))?)
@@ -160,7 +188,7 @@ pub async fn resolve(
         config_descriptor,
         configuration,
         layers,
-        config_converted: converted,
+        config_from,
     })
 }
 
@@ -197,19 +225,31 @@ fn describe(manifest: &[u8], configuration: Option<&ImageConfiguration>) -> Resu
     Ok(descriptor)
 }
 
-/// The config that came out of a conversion, in just the bytes that the
-/// converted manifest names.
-async fn converted_config(
+/// The config in just the bytes that the manifest names.
+async fn config(
     proxy: &ImageProxy,
     image: &OpenedImage,
     descriptor: &Descriptor,
-) -> Result<Vec<u8>> {
-    let config = proxy.fetch_config_raw(image).await?;
-    if !has_digest(&config, descriptor.digest()) {
-        // It was not converted after all (a manifest that is not in sha256, for one).
-        return config_blob(proxy, image, descriptor).await;
+    converted: bool,
+    sink: &impl Sink,
+) -> Result<(Vec<u8>, ConfigFrom)> {
+    if let Some(config) = sink.read(descriptor).await?
+        && has_digest(&config, descriptor.digest())
+    {
+        return Ok((config, ConfigFrom::Sink));
     }
-    Ok(config)
+    if converted {
+        let config = proxy.fetch_config_raw(image).await?;
+        // Otherwise it was not converted after all (a manifest whose digest is
+        // not a sha256, for one).
+        if has_digest(&config, descriptor.digest()) {
+            return Ok((config, ConfigFrom::Conversion));
+        }
+    }
+    Ok((
+        config_blob(proxy, image, descriptor).await?,
+        ConfigFrom::Blob,
+    ))
 }
 
 async fn config_blob(

@@ -8,7 +8,6 @@ mod sink;
 mod worker;
 
 use std::cmp::Reverse;
-use std::collections::HashSet;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
@@ -18,7 +17,7 @@ use tracing::instrument;
 pub use self::content::{ImageContent, Layer, resolve};
 pub use self::event::{Event, Events};
 pub use self::reader::LayerReader;
-pub use self::sink::Sink;
+pub use self::sink::{Discard, Sink};
 
 use self::worker::Worker;
 use crate::error::{Error, Result};
@@ -62,7 +61,7 @@ pub async fn pull<S: Sink>(
     events: Events,
 ) -> Result<(Arc<ImageContent>, Pulled)> {
     let image = Arc::new(proxy.open_image(reference).await?);
-    let content = Arc::new(resolve(proxy, &image, reference).await?);
+    let content = Arc::new(content::resolve_with(proxy, &image, reference, &**sink).await?);
     events
         .send(Event::ImageOpened {
             content: Arc::clone(&content),
@@ -86,8 +85,7 @@ pub async fn pull<S: Sink>(
     while let Some(done) = tasks.join_next().await {
         pulled += done.map_err(worker_died)??;
     }
-    // A config that came with the manifest did not come as a blob of its own.
-    if !content.config_converted() {
+    if content.config_was_fetched() {
         pulled.fetched_blobs += 1;
         pulled.fetched_bytes += content.config().len() as u64;
     }
@@ -98,13 +96,7 @@ pub async fn pull<S: Sink>(
 /// The queue: each blob once, the largest first, so that none of the large
 /// ones starts when all others are done.
 fn jobs(content: &ImageContent) -> Result<async_channel::Receiver<Layer>> {
-    let mut seen = HashSet::new();
-    let mut layers: Vec<Layer> = content
-        .layers()
-        .iter()
-        .filter(|layer| seen.insert(layer.descriptor.digest().clone()))
-        .cloned()
-        .collect();
+    let mut layers: Vec<Layer> = content.blobs().cloned().collect();
     layers.sort_by_key(|layer| Reverse(layer.descriptor.size()));
     let (queue, jobs) = async_channel::bounded(layers.len().max(1));
     for layer in layers {

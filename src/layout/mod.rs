@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use oci_spec::image::{Descriptor, Digest};
+use tokio::sync::OnceCell;
 
 use self::staging::{LayoutLock, Staging};
 use crate::error::{Error, Result};
@@ -34,41 +35,41 @@ const LAYOUT_VERSION: &str = "1.0.0";
 pub struct OciLayout {
     root: PathBuf,
     tag: Option<String>,
-    staging: Arc<Staging>,
+    /// Made when the first thing is to be stored.
+    staging: OnceCell<Arc<Staging>>,
 }
 
 impl OciLayout {
-    /// Open the layout in the folder `root`, or make one there if the folder
-    /// is empty or missing. `tag` names the pulled image in the index
-    /// (`org.opencontainers.image.ref.name`); another image of that name loses
-    /// it.
+    /// The layout in the folder `root`. `tag` names the pulled image in the
+    /// index (`org.opencontainers.image.ref.name`); another image of that name
+    /// loses it.
     ///
-    /// # Errors
-    ///
-    /// [`Error::Io`]; also if the folder holds something else than a layout,
-    /// which is left as it is.
-    ///
-    /// # Cancel safety
-    ///
-    /// Dropped early, it may leave an empty layout.
-    pub async fn open(root: impl Into<PathBuf>, tag: Option<String>) -> Result<Self> {
-        let root = root.into();
-        blocking(move || {
-            let what = format!("can't open the image layout {}", root.display());
-            let staging = prepare(&root).map_err(Error::io(what))?;
-            Ok(Self {
-                root,
-                tag,
-                staging: Arc::new(staging),
-            })
-        })
-        .await
+    /// Nothing is touched before the first blob is stored. Then a layout is
+    /// made there if the folder is empty or missing; if it holds something else
+    /// than a layout, it is left as it is, and the pull fails.
+    pub fn new(root: impl Into<PathBuf>, tag: Option<String>) -> Self {
+        Self {
+            root: root.into(),
+            tag,
+            staging: OnceCell::new(),
+        }
     }
 
     /// The folder.
     #[must_use]
     pub fn root(&self) -> &Path {
         &self.root
+    }
+
+    async fn staging(&self) -> Result<Arc<Staging>> {
+        let prepare = || {
+            let root = self.root.clone();
+            blocking(move || {
+                let what = format!("can't use {} as an image layout", root.display());
+                prepare(&root).map(Arc::new).map_err(Error::io(what))
+            })
+        };
+        self.staging.get_or_try_init(prepare).await.cloned()
     }
 
     fn blob_path(&self, digest: &Digest) -> PathBuf {
@@ -79,7 +80,7 @@ impl OciLayout {
     async fn put(&self, descriptor: &Descriptor, bytes: &[u8]) -> Result<()> {
         let path = self.blob_path(descriptor.digest());
         let what = format!("can't write {}", path.display());
-        let staging = Arc::clone(&self.staging);
+        let staging = self.staging().await?;
         let bytes = bytes.to_vec();
         blocking(move || {
             staging
@@ -110,10 +111,19 @@ impl Sink for OciLayout {
         .await
     }
 
+    async fn read(&self, blob: &Descriptor) -> Result<Option<Vec<u8>>> {
+        if !self.has(blob).await? {
+            return Ok(None);
+        }
+        let path = self.blob_path(blob.digest());
+        let what = format!("can't read {}", path.display());
+        blocking(move || fs::read(path).map(Some).map_err(Error::io(what))).await
+    }
+
     async fn store(&self, blob: &Descriptor, mut reader: LayerReader) -> Result<()> {
         let path = self.blob_path(blob.digest());
         let what = move || format!("can't write blob {}", path.display());
-        let staging = Arc::clone(&self.staging);
+        let staging = self.staging().await?;
         let create = blocking(move || Ok(staging.create()));
         let staged = create.await?.map_err(Error::io(what()))?;
         let staged = write::drain(&mut reader, staged)
@@ -134,7 +144,7 @@ impl Sink for OciLayout {
         self.put(image.manifest_descriptor(), image.manifest())
             .await?;
         let root = self.root.clone();
-        let staging = Arc::clone(&self.staging);
+        let staging = self.staging().await?;
         let descriptor = image.manifest_descriptor().clone();
         let tag = self.tag.clone();
         blocking(move || {

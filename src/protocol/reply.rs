@@ -203,8 +203,7 @@ pub(super) fn interpret<F>(
         reason: e.to_string(),
     })?;
     if !reply.success {
-        let fds: [F; 0] = exactly(method, packet.fds)?;
-        drop(fds);
+        let [] = exactly(method, packet.fds)?;
         return Ok(Err(Refusal {
             code: RefusalCode::from_wire(&reply.error_code),
             message: reply.error,

@@ -206,7 +206,8 @@ mod tests {
             .expect("queued");
         session.next_packet().expect("sent");
         let json = format!(r#"{{"success":true,"value":"{version}"}}"#);
-        session.receive(reply(&json)).expect("a version");
+        let (_, answer) = session.receive(reply(&json)).expect("a version");
+        answer.expect("no refusal");
         session
     }
 
@@ -253,11 +254,11 @@ mod tests {
         assert_eq!(sent(&mut session), Some(Method::OpenImage));
         session.give_back(Call::FinishPipe(PipeId::new(3).expect("not zero")), None);
         assert_eq!(sent(&mut session), None, "one call at a time");
-        session
-            .receive(reply(r#"{"success":true,"value":1}"#))
-            .expect("an image");
+        let image = session.receive(reply(r#"{"success":true,"value":1}"#));
+        assert!(matches!(image, Ok((Some(_), Ok(Grant::Image(Some(_)))))));
         assert_eq!(sent(&mut session), Some(Method::FinishPipe));
-        session.receive(reply(r#"{"success":true}"#)).expect("done");
+        let done = session.receive(reply(r#"{"success":true}"#));
+        assert_eq!(done.map(|(_, answer)| answer), Ok(Ok(Grant::Done)));
         assert_eq!(sent(&mut session), Some(Method::OpenImage));
     }
 

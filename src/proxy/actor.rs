@@ -315,28 +315,23 @@ impl Actor {
         let shutdown = Call::Shutdown.encode();
         // It may be gone, or not reading; its end, below, tells.
         let _ = timeout(shutdown_timeout, transport.send(&shutdown)).await;
-        let ended = match child {
-            Some(child) => {
-                drop(transport);
-                let bound = shutdown_timeout + END_SLACK;
-                match timeout(bound, child.end()).await {
-                    Ok(Some(exit)) if exit.success() => Ok(()),
-                    Ok(exit) => Err(exit_error(exit)),
-                    Err(_) => Err(Error::CallTimeout {
-                        method: "Shutdown",
-                        after: bound,
-                    }),
-                }
+        let too_slow = |after| Error::CallTimeout {
+            method: Method::Shutdown.name(),
+            after,
+        };
+        let ended = if let Some(child) = child {
+            drop(transport);
+            let bound = shutdown_timeout + END_SLACK;
+            match timeout(bound, child.end()).await {
+                Ok(Some(exit)) if exit.success() => Ok(()),
+                Ok(exit) => Err(exit_error(exit)),
+                Err(_) => Err(too_slow(bound)),
             }
-            None => {
-                let mut buffer = [0; 1];
-                // Any packet or end will do: nothing is owed any more.
-                let closed = timeout(shutdown_timeout, transport.receive(&mut buffer)).await;
-                closed.map(|_| ()).map_err(|_| Error::CallTimeout {
-                    method: "Shutdown",
-                    after: shutdown_timeout,
-                })
-            }
+        } else {
+            let mut buffer = [0; 1];
+            // Any packet or end will do: nothing is owed any more.
+            let closed = timeout(shutdown_timeout, transport.receive(&mut buffer)).await;
+            closed.map(drop).map_err(|_| too_slow(shutdown_timeout))
         };
         fate.send_replace(Some(Error::Closed));
         if let Some(reply) = reply {

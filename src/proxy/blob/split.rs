@@ -68,17 +68,17 @@ async fn drive(
         let verdict = judged.wait_for(Option::is_some);
         let verdict = match patience {
             None => verdict.await,
-            Some(after) => match tokio::time::timeout(after, verdict).await {
-                Ok(verdict) => verdict,
-                Err(_) => {
+            Some(after) => {
+                let Ok(verdict) = tokio::time::timeout(after, verdict).await else {
                     let now = progress.load(Ordering::Relaxed);
                     if now == seen && now != ALL_READ {
                         return Err(Error::blob(&digest)(BlobError::Unread { after }));
                     }
                     seen = now;
                     continue;
-                }
-            },
+                };
+                verdict
+            }
         };
         // The sender is gone only if the runtime is.
         return verdict

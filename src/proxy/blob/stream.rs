@@ -121,7 +121,7 @@ pub(super) struct Stream {
     stall: Stall,
     fate: watch::Receiver<Option<Error>>,
     runtime: Handle,
-    _lease: BlobLease,
+    lease: BlobLease,
 }
 
 impl Stream {
@@ -148,7 +148,7 @@ impl Stream {
             stall: Stall::new(stall_timeout),
             fate,
             runtime: Handle::current(),
-            _lease: lease,
+            lease,
         }
     }
 
@@ -306,7 +306,7 @@ impl Stream {
             digest,
             read,
             runtime,
-            _lease,
+            lease,
             ..
         } = self;
         let Way::Piped(debt) = way else {
@@ -316,7 +316,7 @@ impl Stream {
         // proxy has written all, and nobody may be polling us.
         let finished = runtime.spawn(async move {
             let verdict = finish_pipe(data, debt, read).await;
-            drop(_lease);
+            drop(lease);
             verdict
         });
         let verdict = finished

@@ -1,0 +1,419 @@
+//! The command line, and the library's configuration made from it.
+
+#![allow(
+    clippy::doc_markdown,
+    reason = "doc comments here are help texts for a terminal"
+)]
+
+use std::fs;
+use std::io::{self, Read};
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use longshore::oci_spec::distribution::Reference;
+use longshore::{ConnectionOptions, Credentials, ImageProxyConfig};
+
+use super::failure::Failure;
+
+/// Fetch container images through skopeo.
+#[derive(Debug, Parser)]
+#[command(version, arg_required_else_help = true)]
+pub(crate) struct Arguments {
+    /// Show what is going on, and what skopeo logs (RUST_LOG chooses more finely)
+    #[arg(short, long, global = true)]
+    pub(crate) verbose: bool,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Pull an image into an OCI image layout
+    Pull(PullArguments),
+    /// Show what an image is made of
+    Inspect(InspectArguments),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PullArguments {
+    /// The image: docker://HOST/NAME:TAG, oci:DIR:TAG, dir:DIR, oci-archive:FILE,
+    /// docker-archive:FILE, containers-storage:NAME
+    #[arg(value_parser = image_reference)]
+    pub(crate) image: String,
+    /// Where to: oci:DIR[:TAG], an image layout that is created or added to
+    #[arg(value_name = "DEST")]
+    pub(crate) destination: Destination,
+    /// Blobs in flight at once
+    #[arg(long, value_name = "N", default_value_t = longshore::DEFAULT_WORKERS)]
+    pub(crate) workers: NonZeroUsize,
+    /// Print one JSON object at the end, and no progress
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Print nothing but errors
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+    #[command(flatten)]
+    pub(crate) proxy: ProxyArguments,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InspectArguments {
+    /// The image, as for pull
+    #[arg(value_parser = image_reference)]
+    pub(crate) image: String,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) proxy: ProxyArguments,
+}
+
+/// What becomes an [`ImageProxyConfig`].
+#[derive(Debug, Args)]
+pub(crate) struct ProxyArguments {
+    /// The skopeo to run
+    #[arg(long, value_name = "PATH")]
+    skopeo: Option<PathBuf>,
+    /// Auth file (see containers-auth.json(5))
+    #[arg(long, value_name = "FILE", group = "auth")]
+    authfile: Option<PathBuf>,
+    /// Credentials; others can see them on the command line. "-" reads one line
+    /// USER:PASS from stdin
+    #[arg(long, value_name = "USER:PASS", group = "auth")]
+    creds: Option<String>,
+    /// A file whose first line is USER:PASS
+    #[arg(long, value_name = "FILE", group = "auth")]
+    creds_file: Option<PathBuf>,
+    /// A file with a token for the registry's token service (an identity token, as docker login
+    /// stores it)
+    #[arg(long, value_name = "FILE", group = "auth")]
+    registry_token_file: Option<PathBuf>,
+    /// Use no credentials, also none from the default auth files
+    #[arg(long, group = "auth")]
+    no_creds: bool,
+    /// Certificates (*.crt, *.cert, *.key) for the registry
+    #[arg(long, value_name = "DIR")]
+    cert_dir: Option<PathBuf>,
+    /// Demand HTTPS with a valid certificate, or don't (also plain HTTP is then tried)
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    tls_verify: Option<bool>,
+    /// Signature policy file
+    #[arg(long, value_name = "FILE", group = "trust")]
+    policy: Option<PathBuf>,
+    /// Accept images whatever the signature policy says
+    #[arg(long, group = "trust")]
+    insecure_policy: bool,
+    /// Which image of a multi-platform index (linux/arm64, linux/arm/v7); default: this machine's
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
+    platform: Option<Platform>,
+    /// Give a blob up when no byte comes for that long: 90, 90s, 2m; 0 = never
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
+    stall_timeout: Duration,
+}
+
+impl ProxyArguments {
+    /// Read what is to be read, and put it all together.
+    pub(crate) fn config(self, image: &str, verbose: bool) -> Result<ImageProxyConfig, Failure> {
+        let connection = ConnectionOptions::default().stall_timeout(self.stall_timeout);
+        let credentials = self.credentials(image)?;
+        let platform = self.platform.unwrap_or_default();
+        Ok(ImageProxyConfig {
+            authfile: self.authfile,
+            credentials,
+            auth_anonymous: self.no_creds,
+            certificate_directory: self.cert_dir,
+            insecure_skip_tls_verification: self.tls_verify.map(|verify| !verify),
+            policy: self.policy,
+            insecure_policy: self.insecure_policy,
+            os: platform.os,
+            architecture: platform.architecture,
+            variant: platform.variant,
+            debug: verbose,
+            skopeo_path: self.skopeo,
+            connection,
+            ..ImageProxyConfig::default()
+        })
+    }
+
+    fn credentials(&self, image: &str) -> Result<Option<Credentials>, Failure> {
+        if let Some(file) = &self.registry_token_file {
+            let token = first_line(&read_file(file)?).to_owned();
+            return Ok(Some(Credentials::identity_token(
+                registry_of(image)?,
+                &token,
+            )));
+        }
+        let line = match (&self.creds, &self.creds_file) {
+            (Some(dash), _) if dash == "-" => {
+                let mut text = String::new();
+                let read = io::stdin().read_to_string(&mut text);
+                read.map_err(|e| {
+                    Failure::usage(format!("can't read credentials from stdin: {e}"))
+                })?;
+                text
+            }
+            (Some(given), _) => {
+                eprintln!(
+                    "longshore: warning: --creds USER:PASS can be seen by every user of this machine; \
+                     use --creds - or --creds-file"
+                );
+                given.clone()
+            }
+            (None, Some(file)) => read_file(file)?,
+            (None, None) => return Ok(None),
+        };
+        let (user, password) = first_line(&line)
+            .split_once(':')
+            .ok_or_else(|| Failure::usage("credentials must be USER:PASS, on one line".into()))?;
+        Ok(Some(Credentials::password(
+            registry_of(image)?,
+            user,
+            password,
+        )))
+    }
+}
+
+fn read_file(path: &PathBuf) -> Result<String, Failure> {
+    fs::read_to_string(path)
+        .map_err(|e| Failure::usage(format!("can't read {}: {e}", path.display())))
+}
+
+fn first_line(text: &str) -> &str {
+    text.lines().next().unwrap_or_default()
+}
+
+/// The registry that credentials are for.
+fn registry_of(image: &str) -> Result<String, Failure> {
+    let reference = image.strip_prefix("docker://").ok_or_else(|| {
+        Failure::usage(format!(
+            "credentials are of use only for docker:// images, not for {image}"
+        ))
+    })?;
+    let reference: Reference = reference
+        .parse()
+        .map_err(|e| Failure::usage(format!("{image} is not an image reference: {e}")))?;
+    Ok(reference.registry().to_owned())
+}
+
+/// Only that it has a transport, whose name skopeo would miss less kindly.
+fn image_reference(text: &str) -> Result<String, String> {
+    match text.split_once(':') {
+        Some((transport, rest)) if !rest.is_empty() && is_transport(transport) => {
+            Ok(text.to_owned())
+        }
+        _ => Err(format!(
+            "an image is TRANSPORT:REFERENCE; did you mean docker://{text}?"
+        )),
+    }
+}
+
+/// Those of skopeo (containers-transports(5)).
+fn is_transport(name: &str) -> bool {
+    const TRANSPORTS: [&str; 10] = [
+        "atomic",
+        "containers-storage",
+        "dir",
+        "docker",
+        "docker-archive",
+        "docker-daemon",
+        "oci",
+        "oci-archive",
+        "ostree",
+        "sif",
+    ];
+    TRANSPORTS.contains(&name)
+}
+
+/// `oci:DIR[:TAG]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Destination {
+    pub(crate) folder: PathBuf,
+    pub(crate) tag: Option<String>,
+}
+
+impl FromStr for Destination {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let rest = text
+            .strip_prefix("oci:")
+            .ok_or_else(|| format!("a destination is oci:DIR[:TAG]; did you mean oci:{text}?"))?;
+        let (folder, tag) = match rest.split_once(':') {
+            Some((folder, tag)) => (folder, Some(tag)),
+            None => (rest, None),
+        };
+        if folder.is_empty() {
+            return Err("a destination is oci:DIR[:TAG], and the DIR is missing".into());
+        }
+        if let Some(tag) = tag
+            && !is_tag(tag)
+        {
+            return Err(format!(
+                "{tag:?} can't name an image in a layout: letters, digits and - . _ : @ / + are allowed"
+            ));
+        }
+        Ok(Self {
+            folder: folder.into(),
+            tag: tag.map(str::to_owned),
+        })
+    }
+}
+
+/// What the image specification allows in `org.opencontainers.image.ref.name`
+/// (annotations.md), which is also what skopeo accepts.
+fn is_tag(tag: &str) -> bool {
+    let separator = |c: char| "-._:@/+".contains(c);
+    !tag.is_empty()
+        && tag
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || separator(c))
+        && !tag.starts_with(separator)
+        && !tag.ends_with(separator)
+}
+
+/// `OS/ARCH[/VARIANT]`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Platform {
+    os: Option<String>,
+    architecture: Option<String>,
+    variant: Option<String>,
+}
+
+impl FromStr for Platform {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let parts: Vec<&str> = text.split('/').collect();
+        let (os, architecture, variant) = match parts[..] {
+            [os, architecture] => (os, architecture, None),
+            [os, architecture, variant] => (os, architecture, Some(variant)),
+            _ => return Err("a platform is OS/ARCH[/VARIANT], such as linux/arm64".into()),
+        };
+        if parts.iter().any(|part| part.is_empty()) {
+            return Err("a platform is OS/ARCH[/VARIANT], without empty parts".into());
+        }
+        Ok(Self {
+            os: Some(os.to_owned()),
+            architecture: Some(architecture.to_owned()),
+            variant: variant.map(str::to_owned),
+        })
+    }
+}
+
+/// `3`, `3s`, `2m`, `1h`, `500ms`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let unit_at = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
+    let (number, unit) = text.split_at(unit_at);
+    let wrong = || format!("{text:?} is not a duration: 90, 90s, 2m, 1h or 500ms");
+    let number: u64 = number.parse().map_err(|_| wrong())?;
+    let seconds = |factor| {
+        number
+            .checked_mul(factor)
+            .map(Duration::from_secs)
+            .ok_or_else(wrong)
+    };
+    match unit {
+        "" | "s" => seconds(1),
+        "ms" => Ok(Duration::from_millis(number)),
+        "m" => seconds(60),
+        "h" => seconds(60 * 60),
+        _ => Err(wrong()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn durations() {
+        let table = [
+            ("3", Some(Duration::from_secs(3))),
+            ("3s", Some(Duration::from_secs(3))),
+            ("2m", Some(Duration::from_secs(120))),
+            ("1h", Some(Duration::from_secs(3600))),
+            ("500ms", Some(Duration::from_millis(500))),
+            ("0", Some(Duration::ZERO)),
+            ("", None),
+            ("s", None),
+            ("-1", None),
+            ("1.5s", None),
+            ("3 s", None),
+            ("99999999999999999999", None),
+            ("18446744073709551615h", None),
+        ];
+        for (text, expected) in table {
+            assert_eq!(duration(text).ok(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn destinations() {
+        let to = |folder: &str, tag: Option<&str>| {
+            Some(Destination {
+                folder: folder.into(),
+                tag: tag.map(str::to_owned),
+            })
+        };
+        let table = [
+            ("oci:dir", to("dir", None)),
+            ("oci:/a/b:latest", to("/a/b", Some("latest"))),
+            (
+                "oci:dir:name/with:parts",
+                to("dir", Some("name/with:parts")),
+            ),
+            ("dir", None),
+            ("oci:", None),
+            ("oci::tag", None),
+            ("oci:dir:", None),
+            ("oci:dir:a b", None),
+            ("dir:x", None),
+        ];
+        for (text, expected) in table {
+            assert_eq!(text.parse().ok(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn images_need_a_transport() {
+        for good in ["docker://a/b", "oci:dir", "containers-storage:x"] {
+            assert!(image_reference(good).is_ok(), "{good}");
+        }
+        for bad in ["debian", "debian:stable", "http://a/b", "docker:", ""] {
+            assert!(image_reference(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn platforms() {
+        assert!("linux/arm64".parse::<Platform>().is_ok());
+        assert!("linux/arm/v7".parse::<Platform>().is_ok());
+        for bad in ["linux", "", "linux/", "/arm", "a/b/c/d"] {
+            assert!(bad.parse::<Platform>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn credentials_go_to_the_images_registry() {
+        let table = [
+            ("docker://127.0.0.1:5000/a/b:c", Some("127.0.0.1:5000")),
+            ("docker://quay.io/a/b", Some("quay.io")),
+            ("docker://debian", Some("docker.io")),
+            ("oci:dir", None),
+        ];
+        for (image, expected) in table {
+            assert_eq!(registry_of(image).ok().as_deref(), expected, "{image}");
+        }
+    }
+}

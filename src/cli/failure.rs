@@ -1,0 +1,150 @@
+//! Failures as the user sees them: what failed, on what, and what to do.
+
+use std::io;
+use std::process::ExitCode;
+
+use longshore::{BlobError, Error};
+
+use super::format::printable;
+
+/// The exit code for wrong usage, as clap's.
+const USAGE: u8 = 2;
+
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// The command line can't be what the user meant.
+    Usage(String),
+    Failed(anyhow::Error),
+}
+
+impl Failure {
+    pub(crate) fn usage(message: String) -> Self {
+        Self::Usage(message)
+    }
+
+    /// Say it on stderr, in one or two lines.
+    pub(crate) fn report(self) -> ExitCode {
+        match self {
+            Self::Usage(message) => {
+                eprintln!("longshore: {}", printable(&message));
+                ExitCode::from(USAGE)
+            }
+            Self::Failed(error) => {
+                eprintln!("longshore: {}", printable(&format!("{error:#}")));
+                if let Some(hint) = error.downcast_ref::<Error>().and_then(hint) {
+                    eprintln!("  {hint}");
+                }
+                ExitCode::FAILURE
+            }
+        }
+    }
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Config(error) => Self::Usage(error.to_string()),
+            error => Self::Failed(error.into()),
+        }
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+/// What the user can do about it. The registry's own words are looked at only
+/// here, where a wrong guess costs nothing.
+fn hint(error: &Error) -> Option<&'static str> {
+    match error {
+        Error::Spawn { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+            Some("install skopeo, or say where it is with --skopeo PATH")
+        }
+        Error::Incompatible { .. } | Error::Unsupported { .. } => {
+            Some("use a newer skopeo; --skopeo PATH chooses one")
+        }
+        Error::Refused { refusal, .. } => hint_for_words(&refusal.message),
+        Error::Blob { source, .. } => match source {
+            BlobError::Refused(refusal) => hint_for_words(&refusal.message),
+            BlobError::Stalled { .. } => {
+                Some("try again; --stall-timeout sets how long to wait for a byte")
+            }
+            BlobError::Corrupt { .. } | BlobError::TooLong { .. } | BlobError::WrongSize { .. } => {
+                Some("the registry, or something on the way, does not send what the manifest says")
+            }
+            BlobError::Short { .. } | BlobError::Connection(_) => {
+                Some("try again; what is complete will not be fetched again")
+            }
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+fn hint_for_words(message: &str) -> Option<&'static str> {
+    let table = [
+        (
+            "server gave HTTP response to HTTPS client",
+            "the registry speaks plain HTTP; --tls-verify=false allows it",
+        ),
+        (
+            "x509: ",
+            "--cert-dir names a folder with the registry's certificates",
+        ),
+        (
+            "unauthorized",
+            "give credentials: --authfile, --creds-file or --creds -",
+        ),
+        (
+            "authentication required",
+            "give credentials: --authfile, --creds-file or --creds -",
+        ),
+        (
+            "toomanyrequests",
+            "the registry wants you to wait, or to log in",
+        ),
+        (
+            "signature",
+            "the signature policy (--policy) decides what is accepted",
+        ),
+        (
+            "no image found in",
+            "--platform chooses another platform of the image",
+        ),
+    ];
+    table
+        .iter()
+        .find(|(words, _)| message.contains(words))
+        .map(|(_, hint)| *hint)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hints_by_the_words_of_real_skopeos() {
+        let table = [
+            (
+                "pinging container registry x: Get \"https://x/v2/\": http: server gave HTTP response to HTTPS client",
+                true,
+            ),
+            (
+                "reading manifest latest in x: unauthorized: authentication required",
+                true,
+            ),
+            ("something nobody has seen", false),
+        ];
+        for (message, hinted) in table {
+            assert_eq!(hint_for_words(message).is_some(), hinted, "{message}");
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! `longshore inspect`.
+
+use longshore::{ImageContent, ImageProxy};
+use serde::Serialize;
+use serde_json::Value;
+
+use super::args::InspectArguments;
+use super::failure::Failure;
+use super::format::{bytes, printable};
+
+/// The line that `--json` prints.
+#[derive(Debug, Serialize)]
+struct Report<'a> {
+    image: &'a str,
+    digest: &'a str,
+    platform: Option<String>,
+    created: Option<&'a str>,
+    /// The `config` part of the image config, as it is there.
+    config: Value,
+    layers: Vec<LayerReport>,
+}
+
+#[derive(Debug, Serialize)]
+struct LayerReport {
+    index: usize,
+    media_type: String,
+    size: u64,
+    digest: String,
+    diff_id: Option<String>,
+}
+
+pub(crate) async fn run(arguments: InspectArguments, verbose: bool) -> Result<(), Failure> {
+    let InspectArguments { image, json, proxy } = arguments;
+    let config = proxy.config(&image, verbose)?;
+    let proxy = ImageProxy::new_with_config(config).await?;
+    let opened = proxy.open_image(&image).await?;
+    let content = longshore::resolve(&proxy, &opened, &image).await?;
+    proxy.close_image(opened).await?;
+    proxy.finalize().await?;
+    let report = report(&image, &content);
+    if json {
+        println!(
+            "{}",
+            serde_json::to_string(&report).map_err(anyhow::Error::from)?
+        );
+    } else {
+        print(&report);
+    }
+    Ok(())
+}
+
+fn report<'a>(image: &'a str, content: &'a ImageContent) -> Report<'a> {
+    let config: Value = serde_json::from_slice(content.config()).unwrap_or_default();
+    let layer = |layer: &longshore::Layer| LayerReport {
+        index: layer.index,
+        media_type: layer.descriptor.media_type().to_string(),
+        size: layer.descriptor.size(),
+        digest: layer.descriptor.digest().to_string(),
+        diff_id: layer.diff_id.as_ref().map(ToString::to_string),
+    };
+    Report {
+        image,
+        digest: content.source_digest(),
+        platform: content.platform(),
+        created: content.configuration().and_then(|c| c.created().as_deref()),
+        config: config.get("config").cloned().unwrap_or(Value::Null),
+        layers: content.layers().iter().map(layer).collect(),
+    }
+}
+
+fn print(report: &Report<'_>) {
+    let line = |name: &str, value: &str| println!("{name:<12} {}", printable(value));
+    line("image", report.image);
+    line("digest", report.digest);
+    line(
+        "platform",
+        report.platform.as_deref().unwrap_or("(not told)"),
+    );
+    line("created", report.created.unwrap_or("(not told)"));
+    if let Some(config) = report.config.as_object() {
+        for key in [
+            "Entrypoint",
+            "Cmd",
+            "User",
+            "WorkingDir",
+            "ExposedPorts",
+            "Env",
+            "Labels",
+        ] {
+            match config.get(key) {
+                None | Some(Value::Null) => {}
+                Some(Value::String(text)) if text.is_empty() => {}
+                Some(Value::String(text)) => line(&key.to_lowercase(), text),
+                Some(value) => line(&key.to_lowercase(), &value.to_string()),
+            }
+        }
+    }
+    let total = report.layers.iter().map(|layer| layer.size).sum();
+    line(
+        "layers",
+        &format!("{}, {}", report.layers.len(), bytes(total)),
+    );
+    println!();
+    let types = report
+        .layers
+        .iter()
+        .map(|layer| layer.media_type.len())
+        .max()
+        .unwrap_or(0);
+    println!(
+        "{:>5}  {:<types$}  {:>9}  {:<71}  DIFF_ID",
+        "LAYER", "MEDIA TYPE", "SIZE", "DIGEST"
+    );
+    for LayerReport {
+        index,
+        media_type,
+        size,
+        digest,
+        diff_id,
+    } in &report.layers
+    {
+        let (media_type, size) = (printable(media_type), bytes(*size));
+        let diff_id = diff_id.as_deref().unwrap_or("-");
+        println!("{index:>5}  {media_type:<types$}  {size:>9}  {digest:<71}  {diff_id}");
+    }
+}

@@ -1,0 +1,92 @@
+//! The command: arguments in, exit code out.
+
+mod args;
+mod failure;
+mod format;
+mod inspect;
+mod progress;
+mod pull;
+
+use std::io::IsTerminal;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+use self::args::{Arguments, Command};
+use self::failure::Failure;
+
+/// As a shell reports a program that a signal ended: 128 and its number.
+const INTERRUPTED: u8 = 130;
+const TERMINATED: u8 = 143;
+
+/// How long to wait at the end for file operations that are under way.
+const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(2);
+
+pub(crate) fn main() -> ExitCode {
+    // clap itself exits: with 2 for wrong usage, with 0 for --help.
+    let arguments = Arguments::parse();
+    log_to_stderr(arguments.verbose);
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => return Failure::from(error).report(),
+    };
+    let code = runtime.block_on(async {
+        tokio::select! {
+            code = interrupted() => code,
+            done = run(arguments) => match done {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(failure) => failure.report(),
+            },
+        }
+    });
+    // What still runs is dropped, and with it what is not complete; a disk that
+    // hangs is not waited for.
+    runtime.shutdown_timeout(SHUTDOWN_PATIENCE);
+    code
+}
+
+async fn run(arguments: Arguments) -> Result<(), Failure> {
+    let Arguments { verbose, command } = arguments;
+    match command {
+        Command::Pull(arguments) => pull::run(arguments, verbose).await,
+        Command::Inspect(arguments) => inspect::run(arguments, verbose).await,
+    }
+}
+
+/// Ctrl-C, or a polite request to end.
+async fn interrupted() -> ExitCode {
+    let (Ok(mut interrupt), Ok(mut terminate)) = (
+        signal(SignalKind::interrupt()),
+        signal(SignalKind::terminate()),
+    ) else {
+        // Without handlers, the signals do what they do.
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = interrupt.recv() => {
+            eprintln!("longshore: interrupted");
+            ExitCode::from(INTERRUPTED)
+        }
+        _ = terminate.recv() => {
+            eprintln!("longshore: terminated");
+            ExitCode::from(TERMINATED)
+        }
+    }
+}
+
+/// `RUST_LOG` chooses; without it, `-v` shows debug messages of ours.
+fn log_to_stderr(verbose: bool) {
+    let filter = match EnvFilter::try_from_default_env() {
+        Ok(filter) => filter,
+        Err(_) if verbose => EnvFilter::new("longshore=debug"),
+        Err(_) => EnvFilter::new("off"),
+    };
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
+}
