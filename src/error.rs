@@ -126,14 +126,34 @@ pub enum Error {
     #[error("the image can't be pulled: {0}")]
     Image(String),
 
-    /// The sink, or a handler, failed in its own way.
-    #[error("{what}")]
-    Sink {
-        /// What was being done.
-        what: String,
-        /// Its own error.
-        source: Arc<dyn std::error::Error + Send + Sync>,
+    /// A handler or a sink failed in its own right.
+    #[error(transparent)]
+    Handler(Arc<dyn std::error::Error + Send + Sync>),
+
+    /// A handler returned, and kept the reader it was given.
+    #[error("a handler returned without dropping the reader of its layer")]
+    ReaderKept,
+
+    /// The image is not the same any more: its tag has moved, or its folder
+    /// was changed, between two openings.
+    #[error("{reference} changed while it was fetched: it was {was}, now it is {now}")]
+    ImageChanged {
+        /// The image as it was asked for.
+        reference: String,
+        /// The digest of its manifest when it was opened first.
+        was: String,
+        /// And now.
+        now: String,
     },
+
+    /// The whole took longer than its
+    /// [deadline](crate::RetryPolicy::deadline).
+    #[error("not done within the deadline")]
+    DeadlineExceeded,
+
+    /// It was [cancelled](crate::Fetcher::cancel_with).
+    #[error("cancelled")]
+    Cancelled,
 
     /// The operating system refused something.
     #[error("{what}")]
@@ -158,6 +178,15 @@ impl Error {
         move |source| Self::Decode {
             what,
             source: Arc::new(source),
+        }
+    }
+
+    /// An error of a handler or sink. One that is this library's own stays
+    /// what it is.
+    pub fn handler(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        match error.into().downcast::<Self>() {
+            Ok(ours) => *ours,
+            Err(theirs) => Self::Handler(Arc::from(theirs)),
         }
     }
 

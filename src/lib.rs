@@ -15,8 +15,9 @@ pub use config::{
 };
 pub use error::{BlobError, ChildExit, ConfigError, Error, Result};
 pub use fetch::{
-    DEFAULT_WORKERS, Discard, Event, Events, ImageContent, Layer, LayerReader, Pulled, Sink, pull,
-    resolve,
+    BlobName, DEFAULT_PROXIES_PER_HOST, DEFAULT_WORKERS, Discard, Event, EventKind, Events,
+    FetchOptions, Fetcher, Image, ImageContent, Layer, LayerReader, Proxies, Pulled, RetryPolicy,
+    Sink,
 };
 pub use layout::OciLayout;
 pub use oci_spec;

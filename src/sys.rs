@@ -6,11 +6,13 @@
     reason = "the one module for it; each block says why it is sound"
 )]
 
+use std::ffi::CStr;
 use std::io;
 use std::mem;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
+use std::sync::Arc;
 
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
@@ -112,7 +114,7 @@ pub(crate) fn pidfd_open(pid: Pid) -> io::Result<OwnedFd> {
 
 /// Make the child die with the thread that starts it, and keep `passed` open
 /// in it under their present numbers.
-pub(crate) fn tie_to_parent(command: &mut Command, passed: &[OwnedFd]) {
+pub(crate) fn tie_to_parent(command: &mut Command, passed: &[Arc<OwnedFd>]) {
     let parent = nix::unistd::getpid();
     let passed: Vec<RawFd> = passed.iter().map(AsRawFd::as_raw_fd).collect();
     let in_child = move || {
@@ -149,4 +151,44 @@ pub(crate) fn duplicate_above(file: impl AsFd, lowest: RawFd) -> io::Result<Owne
 pub(crate) fn register(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an OwnedFd is open, and stays the same descriptor, as long as it is owned.
     Ok(unsafe { AsyncFd::register(fd) }?)
+}
+
+/// Have the child see an empty, read-only folder where skopeo keeps its
+/// blob-info cache for root, in a mount namespace of its own. skopeo then keeps
+/// the cache in memory. Nothing else changes, and where it is not allowed (in
+/// most containers) nothing at all does.
+pub(crate) fn hide_system_cache(command: &mut Command) {
+    const CACHE: &CStr = c"/var/lib/containers/cache";
+    // Where skopeo would make it (containers/image, `blobinfocache`).
+    if std::fs::create_dir_all("/var/lib/containers/cache").is_err() {
+        return;
+    }
+    let in_child = || {
+        let none = std::ptr::null();
+        // SAFETY: system calls with constant, terminated strings; safe between fork and exec.
+        unsafe {
+            if libc::unshare(libc::CLONE_NEWNS) == 0
+                && libc::mount(
+                    none,
+                    c"/".as_ptr(),
+                    none,
+                    libc::MS_REC | libc::MS_PRIVATE,
+                    none.cast(),
+                ) == 0
+            {
+                libc::mount(
+                    c"none".as_ptr(),
+                    CACHE.as_ptr(),
+                    c"tmpfs".as_ptr(),
+                    libc::MS_RDONLY,
+                    none.cast(),
+                );
+            }
+        }
+        Ok(())
+    };
+    // SAFETY: as `tie_to_parent`.
+    unsafe {
+        command.pre_exec(in_child);
+    }
 }

@@ -7,14 +7,16 @@
 
 use std::fs;
 use std::io::{self, Read};
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use longshore::oci_spec::distribution::Reference;
-use longshore::{ConnectionOptions, Credentials, ImageProxyConfig};
+use longshore::{
+    ConnectionOptions, Credentials, FetchOptions, ImageProxyConfig, Proxies, RetryPolicy,
+};
 
 use super::failure::Failure;
 
@@ -40,15 +42,29 @@ pub(crate) enum Command {
 #[derive(Debug, Args)]
 pub(crate) struct PullArguments {
     /// The image: docker://HOST/NAME:TAG, oci:DIR:TAG, dir:DIR, oci-archive:FILE,
-    /// docker-archive:FILE, containers-storage:NAME
-    #[arg(value_parser = image_reference)]
-    pub(crate) image: String,
+    /// docker-archive:FILE, containers-storage:NAME. Several go into one layout, each under its
+    /// own name
+    #[arg(value_parser = image_reference, required = true, num_args = 1.., value_name = "IMAGE")]
+    pub(crate) images: Vec<String>,
     /// Where to: oci:DIR[:TAG], an image layout that is created or added to
     #[arg(value_name = "DEST")]
     pub(crate) destination: Destination,
-    /// Blobs in flight at once
+    /// Blobs in flight at once, over all proxies
     #[arg(long, value_name = "N", default_value_t = longshore::DEFAULT_WORKERS)]
-    pub(crate) workers: NonZeroUsize,
+    workers: NonZeroUsize,
+    /// How many skopeos to fetch with: auto, N, or MIN-MAX. auto takes as many as pay, at most 16 for
+    /// a registry, 2 for docker.io, whose quota counts what each of them reads
+    #[arg(long, value_name = "auto|N|MIN-MAX", default_value = "auto")]
+    proxies: Proxies,
+    /// How often to try a blob again that failed; 0 = never
+    #[arg(long, value_name = "N", default_value_t = RetryPolicy::default().retries)]
+    retries: u32,
+    /// The most bytes per second over all blobs: 500K, 10M, 1G (powers of a thousand)
+    #[arg(long, value_name = "RATE", value_parser = rate)]
+    limit_rate: Option<NonZeroU64>,
+    /// Write what happens into this file, one JSON object a line
+    #[arg(long, value_name = "FILE")]
+    pub(crate) events: Option<PathBuf>,
     /// Print one JSON object at the end, and no progress
     #[arg(long)]
     pub(crate) json: bool,
@@ -69,6 +85,21 @@ pub(crate) struct InspectArguments {
     pub(crate) json: bool,
     #[command(flatten)]
     pub(crate) proxy: ProxyArguments,
+}
+
+impl PullArguments {
+    pub(crate) fn options(&self) -> FetchOptions {
+        let retry = RetryPolicy::default().retries(self.retries);
+        let options = FetchOptions::default();
+        let options = options
+            .proxies(self.proxies)
+            .workers(self.workers)
+            .retry(retry);
+        match self.limit_rate {
+            Some(rate) => options.limit_rate(rate),
+            None => options,
+        }
+    }
 }
 
 /// What becomes an [`ImageProxyConfig`].
@@ -112,13 +143,22 @@ pub(crate) struct ProxyArguments {
     /// Give a blob up when no byte comes for that long: 90, 90s, 2m; 0 = never
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
     stall_timeout: Duration,
+    /// Give a skopeo up that does not answer for that long; 0 = never
+    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = duration)]
+    call_timeout: Duration,
 }
 
 impl ProxyArguments {
     /// Read what is to be read, and put it all together.
-    pub(crate) fn config(self, image: &str, verbose: bool) -> Result<ImageProxyConfig, Failure> {
-        let connection = ConnectionOptions::default().stall_timeout(self.stall_timeout);
-        let credentials = self.credentials(image)?;
+    pub(crate) fn config(
+        self,
+        images: &[String],
+        verbose: bool,
+    ) -> Result<ImageProxyConfig, Failure> {
+        let connection = ConnectionOptions::default()
+            .stall_timeout(self.stall_timeout)
+            .call_timeout(self.call_timeout);
+        let credentials = self.credentials(images)?;
         let platform = self.platform.unwrap_or_default();
         Ok(ImageProxyConfig {
             authfile: self.authfile,
@@ -138,11 +178,11 @@ impl ProxyArguments {
         })
     }
 
-    fn credentials(&self, image: &str) -> Result<Option<Credentials>, Failure> {
+    fn credentials(&self, images: &[String]) -> Result<Option<Credentials>, Failure> {
         if let Some(file) = &self.registry_token_file {
             let token = first_line(&read_file(file)?).to_owned();
             return Ok(Some(Credentials::identity_token(
-                registry_of(image)?,
+                common_registry(images)?,
                 &token,
             )));
         }
@@ -169,7 +209,7 @@ impl ProxyArguments {
             .split_once(':')
             .ok_or_else(|| Failure::usage("credentials must be USER:PASS, on one line".into()))?;
         Ok(Some(Credentials::password(
-            registry_of(image)?,
+            common_registry(images)?,
             user,
             password,
         )))
@@ -185,7 +225,20 @@ fn first_line(text: &str) -> &str {
     text.lines().next().unwrap_or_default()
 }
 
-/// The registry that credentials are for.
+/// The one registry that credentials are for.
+fn common_registry(images: &[String]) -> Result<String, Failure> {
+    let registries: Result<Vec<_>, _> = images.iter().map(|image| registry_of(image)).collect();
+    let mut registries = registries?;
+    registries.dedup();
+    match <[String; 1]>::try_from(registries) {
+        Ok([registry]) => Ok(registry),
+        Err(several) => Err(Failure::usage(format!(
+            "credentials are for one registry, and these are several: {}; use --authfile",
+            several.join(", ")
+        ))),
+    }
+}
+
 fn registry_of(image: &str) -> Result<String, Failure> {
     let reference = image.strip_prefix("docker://").ok_or_else(|| {
         Failure::usage(format!(
@@ -326,10 +379,45 @@ fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// `500K`, `10M`, `1G`, or bytes.
+fn rate(text: &str) -> Result<NonZeroU64, String> {
+    let unit_at = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
+    let (number, unit) = text.split_at(unit_at);
+    let factor = match unit {
+        "" => Some(1),
+        "K" | "k" => Some(1_000),
+        "M" => Some(1_000_000),
+        "G" => Some(1_000_000_000),
+        _ => None,
+    };
+    let bytes = factor.and_then(|factor| number.parse::<u64>().ok()?.checked_mul(factor));
+    bytes
+        .and_then(NonZeroU64::new)
+        .ok_or_else(|| format!("{text:?} is not a rate: bytes per second, such as 500K, 10M or 1G"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use clap::CommandFactory;
+
+    #[test]
+    fn rates() {
+        let table = [
+            ("1", Some(1)),
+            ("500K", Some(500_000)),
+            ("10M", Some(10_000_000)),
+            ("0", None),
+            ("M", None),
+            ("1.5M", None),
+            ("99999999999999G", None),
+        ];
+        for (text, expected) in table {
+            assert_eq!(rate(text).ok().map(NonZeroU64::get), expected, "{text}");
+        }
+    }
 
     #[test]
     fn the_definition_is_consistent() {

@@ -1,6 +1,6 @@
 //! `longshore inspect`.
 
-use longshore::{ImageContent, ImageProxy};
+use longshore::{FetchOptions, Fetcher, ImageContent};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -31,12 +31,10 @@ struct LayerReport {
 
 pub(crate) async fn run(arguments: InspectArguments, verbose: bool) -> Result<(), Failure> {
     let InspectArguments { image, json, proxy } = arguments;
-    let config = proxy.config(&image, verbose)?;
-    let proxy = ImageProxy::new_with_config(config).await?;
-    let opened = proxy.open_image(&image).await?;
-    let content = longshore::resolve(&proxy, &opened, &image).await?;
-    proxy.close_image(opened).await?;
-    proxy.finalize().await?;
+    let config = proxy.config(std::slice::from_ref(&image), verbose)?;
+    let fetcher = Fetcher::new(config, FetchOptions::default()).await?;
+    let opened = fetcher.open(&image).await?;
+    let content = fetcher.content(&opened).await?;
     let report = report(&image, &content);
     if json {
         println!(

@@ -1,18 +1,23 @@
-//! Progress on stderr, made from the events of a pull and nothing else.
+//! What a pull shows while it runs, made from its events and nothing else:
+//! bars on a terminal, lines elsewhere, JSON lines in a file.
 
 use std::collections::HashMap;
 use std::io::IsTerminal;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
-use longshore::Event;
 use longshore::oci_spec::image::Digest;
+use longshore::{BlobName, Event, EventKind};
+use tokio::fs::File;
+use tokio::io::{AsyncWriteExt, BufWriter};
 use tokio::sync::mpsc;
 
-use super::format::{bytes, short};
+use super::failure::Failure;
+use super::format::{bytes, printable, short};
 
-/// Events that may wait while the terminal is busy.
-const EVENTS: usize = 256;
+/// Events that may wait while the terminal or the file is busy.
+const EVENTS: usize = 1024;
 
 /// How progress is shown.
 #[derive(Debug, Clone, Copy)]
@@ -32,17 +37,43 @@ impl Style {
     }
 }
 
-/// Show events until their sender is gone.
-pub(crate) fn show(style: Style) -> (mpsc::Sender<Event>, impl Future<Output = ()>) {
-    let (sender, mut events) = mpsc::channel(EVENTS);
+/// Where to send events, and what shows them until their sender is gone.
+pub(crate) async fn show(
+    style: Style,
+    file: Option<PathBuf>,
+) -> Result<
+    (
+        mpsc::Sender<Event>,
+        impl Future<Output = Result<(), Failure>>,
+    ),
+    Failure,
+> {
+    let (sender, mut events) = mpsc::channel::<Event>(EVENTS);
+    let mut file = match file {
+        Some(path) => {
+            let created = File::create(&path).await;
+            let wrong = |e| Failure::usage(format!("can't write {}: {e}", path.display()));
+            Some(BufWriter::new(created.map_err(wrong)?))
+        }
+        None => None,
+    };
     let showing = async move {
         let mut display = Display::new(style);
         while let Some(event) = events.recv().await {
-            display.take(event);
+            if let Some(file) = &mut file {
+                let mut line = serde_json::to_vec(&event).map_err(anyhow::Error::from)?;
+                line.push(b'\n');
+                file.write_all(&line).await?;
+            }
+            display.take(event.kind);
+        }
+        if let Some(file) = &mut file {
+            file.flush().await?;
         }
         display.clear();
+        Ok(())
     };
-    (sender, showing)
+    Ok((sender, showing))
 }
 
 enum Display {
@@ -60,7 +91,7 @@ impl Display {
         }
     }
 
-    fn take(&mut self, event: Event) {
+    fn take(&mut self, event: EventKind) {
         match self {
             Self::None => {}
             Self::Lines(lines) => lines.take(event),
@@ -76,7 +107,7 @@ impl Display {
     }
 }
 
-/// A line for each blob that is done.
+/// A line for each thing that is done.
 #[derive(Default)]
 struct Lines {
     done: usize,
@@ -84,28 +115,33 @@ struct Lines {
 }
 
 impl Lines {
-    fn take(&mut self, event: Event) {
+    fn take(&mut self, event: EventKind) {
         match event {
-            Event::ImageOpened { content } => {
-                self.blobs = content.blobs().count();
-                let size = content.blobs().map(|layer| layer.descriptor.size()).sum();
-                let digest = content.source_digest();
-                eprintln!("{digest}: {} layers to store, {}", self.blobs, bytes(size));
+            EventKind::ImageOpened {
+                reference,
+                digest,
+                layers,
+                ..
+            } => {
+                let (reference, digest) = (printable(&reference), printable(&digest));
+                eprintln!("{reference}: {digest}, {layers} layers");
             }
-            Event::BlobReused { digest, size } => self.line("reused ", &digest, size),
-            Event::BlobStored { digest, size } => self.line("fetched", &digest, size),
+            EventKind::BlobQueued { .. } => self.blobs += 1,
+            EventKind::BlobReused { blob } => self.line("reused ", &blob),
+            EventKind::BlobVerified { blob, .. } => self.line("fetched", &blob),
+            EventKind::BlobRetried { blob, reason, .. } => {
+                let digest = short(blob.digest.as_ref());
+                eprintln!("        again   {digest}: {}", printable(&reason));
+            }
             _ => {}
         }
     }
 
-    fn line(&mut self, what: &str, digest: &Digest, size: u64) {
+    fn line(&mut self, what: &str, blob: &BlobName) {
         self.done += 1;
         let Self { done, blobs } = self;
-        eprintln!(
-            "[{done}/{blobs}] {what} {} {}",
-            short(digest.as_ref()),
-            bytes(size)
-        );
+        let (digest, size) = (short(blob.digest.as_ref()), bytes(blob.size));
+        eprintln!("[{done}/{blobs}] {what} {digest} {size}");
     }
 }
 
@@ -114,53 +150,74 @@ struct Bars {
     all: MultiProgress,
     total: ProgressBar,
     running: HashMap<Digest, ProgressBar>,
+    blobs: usize,
+    done: usize,
 }
+
+const TOTAL: &str = "{wide_bar:.green/dim} {bytes}/{total_bytes} {bytes_per_sec} {elapsed} {msg}";
+const BLOB: &str = "{prefix} {wide_bar} {bytes}/{total_bytes}";
 
 impl Bars {
     fn new() -> Self {
         let all = MultiProgress::new();
         let total = all.add(ProgressBar::new(0));
-        total.set_style(style(
-            "{wide_bar:.green/dim} {bytes}/{total_bytes} {bytes_per_sec} {elapsed} {msg}",
-        ));
+        total.set_style(style(TOTAL));
         total.enable_steady_tick(Duration::from_millis(200));
         Self {
             all,
             total,
             running: HashMap::new(),
+            blobs: 0,
+            done: 0,
         }
     }
 
-    fn take(&mut self, event: Event) {
+    fn take(&mut self, event: EventKind) {
         match event {
-            Event::ImageOpened { content } => {
-                let size = content.blobs().map(|layer| layer.descriptor.size()).sum();
-                self.total.set_length(size);
-                self.total
-                    .set_message(format!("{} layers", content.blobs().count()));
+            EventKind::BlobQueued { blob } => {
+                self.blobs += 1;
+                self.total.inc_length(blob.size);
+                self.count();
             }
-            Event::BlobReused { size, .. } => self.total.inc(size),
-            Event::BlobOpened { digest, size } => {
-                let bar = self.all.insert_before(&self.total, ProgressBar::new(size));
-                bar.set_style(style("{prefix} {wide_bar} {bytes}/{total_bytes}"));
-                bar.set_prefix(short(digest.as_ref()).to_owned());
-                self.running.insert(digest, bar);
+            EventKind::BlobOpened { blob, .. } => {
+                let bar = self
+                    .all
+                    .insert_before(&self.total, ProgressBar::new(blob.size));
+                bar.set_style(style(BLOB));
+                bar.set_prefix(short(blob.digest.as_ref()).to_owned());
+                self.running.insert(blob.digest, bar);
             }
-            Event::BlobBytes { digest, read } => {
-                if let Some(bar) = self.running.get(&digest) {
+            EventKind::BlobBytes { blob, read } => {
+                if let Some(bar) = self.running.get(&blob.digest) {
                     self.total.inc(read.saturating_sub(bar.position()));
                     bar.set_position(read);
                 }
             }
-            Event::BlobStored { digest, size } => {
-                if let Some(bar) = self.running.remove(&digest) {
-                    self.total.inc(size.saturating_sub(bar.position()));
-                    bar.finish_and_clear();
-                    self.all.remove(&bar);
-                }
+            EventKind::BlobReused { blob } | EventKind::BlobVerified { blob, .. } => {
+                self.end(&blob, blob.size);
+                self.done += 1;
+                self.count();
             }
+            // Its next try begins at nothing.
+            EventKind::BlobRetried { blob, .. } => self.end(&blob, 0),
             _ => {}
         }
+    }
+
+    /// Take a blob's bar away, and have that many of its bytes in the total.
+    fn end(&mut self, blob: &BlobName, bytes: u64) {
+        let shown = self.running.remove(&blob.digest).map_or(0, |bar| {
+            bar.finish_and_clear();
+            self.all.remove(&bar);
+            bar.position()
+        });
+        self.total
+            .set_position((self.total.position() + bytes).saturating_sub(shown));
+    }
+
+    fn count(&self) {
+        self.total
+            .set_message(format!("{}/{} layers", self.done, self.blobs));
     }
 }
 
@@ -175,10 +232,7 @@ mod tests {
 
     #[test]
     fn the_templates_are_right() {
-        for template in [
-            "{prefix} {wide_bar} {bytes}/{total_bytes}",
-            "{wide_bar:.green/dim} {msg}",
-        ] {
+        for template in [TOTAL, BLOB] {
             assert!(ProgressStyle::with_template(template).is_ok(), "{template}");
         }
     }

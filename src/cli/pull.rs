@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use longshore::{Events, ImageContent, ImageProxy, OciLayout, Pulled};
+use longshore::{Events, Fetcher, ImageContent, OciLayout, Pulled};
 use serde::Serialize;
 
 use super::args::PullArguments;
@@ -14,6 +14,33 @@ use super::progress::{self, Style};
 /// The line that `--json` prints.
 #[derive(Debug, Serialize)]
 struct Report {
+    /// The only image, or all of them.
+    #[serde(flatten)]
+    images: ImageReports,
+    /// Of all images' layers, each blob once.
+    bytes: u64,
+    fetched_blobs: usize,
+    fetched_bytes: u64,
+    reused_blobs: usize,
+    /// The most that were at work at once.
+    proxies: usize,
+    retries: usize,
+    elapsed_ms: u64,
+    /// In bytes; of this process, without its children.
+    peak_rss: Option<u64>,
+    protocol: String,
+    skopeo: String,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+enum ImageReports {
+    One(ImageReport),
+    Several { images: Vec<ImageReport> },
+}
+
+#[derive(Debug, Serialize)]
+struct ImageReport {
     image: String,
     /// Of the manifest at its source.
     digest: String,
@@ -21,86 +48,108 @@ struct Report {
     stored_digest: String,
     platform: Option<String>,
     layers: usize,
-    bytes: u64,
-    fetched_blobs: usize,
-    fetched_bytes: u64,
-    reused_blobs: usize,
-    elapsed_ms: u64,
-    protocol: String,
-    skopeo: String,
 }
 
 pub(crate) async fn run(arguments: PullArguments, verbose: bool) -> Result<(), Failure> {
     let started = Instant::now();
+    let options = arguments.options();
     let PullArguments {
-        image,
+        images,
         destination,
-        workers,
         json,
         quiet,
+        events,
         proxy,
+        ..
     } = arguments;
-    let (sender, showing) = progress::show(Style::choose(quiet || json));
-    let config = proxy.config(&image, verbose)?;
+    let (sender, showing) = progress::show(Style::choose(quiet || json), events).await?;
+    let config = proxy.config(&images, verbose)?;
     // Asked while the pull runs, for it takes a process.
     let question = config.version_question();
     let version = json.then(|| tokio::task::spawn_blocking(move || question.ask()));
 
     let pulling = async {
-        let proxy = ImageProxy::new_with_config(config).await?;
-        let sink = Arc::new(OciLayout::new(destination.folder, destination.tag));
-        let protocol = proxy.protocol_version().to_string();
+        // In here, so that the events end when this does.
         let events = Events::to(sender);
-        let done = longshore::pull(&proxy, &image, &sink, workers, events).await?;
-        proxy.finalize().await?;
-        Ok::<_, longshore::Error>((done, protocol))
+        let fetcher = Fetcher::new(config, options).await?.with_events(events);
+        let opened = fetcher.open_all(&images).await?;
+        let sink = Arc::new(OciLayout::new(destination.folder, destination.tag));
+        let pulled = fetcher.pull_all(&opened, &sink).await?;
+        let protocol = opened
+            .first()
+            .map(|image| image.proxy().protocol_version().to_string());
+        Ok::<_, longshore::Error>((pulled, protocol.unwrap_or_default()))
     };
-    let (pulled, ()) = tokio::join!(pulling, showing);
-    let ((content, pulled), protocol) = pulled?;
+    let (pulled, shown) = tokio::join!(pulling, showing);
+    let (pulled, protocol) = pulled?;
+    shown?;
 
     if let Some(version) = version {
         let skopeo = version.await.map_err(anyhow::Error::from)??.to_string();
-        let elapsed_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let report = report(image, &content, pulled, elapsed_ms, protocol, skopeo);
+        let report = report(&images, &pulled, started, protocol, skopeo);
         println!(
             "{}",
             serde_json::to_string(&report).map_err(anyhow::Error::from)?
         );
     } else if !quiet {
-        summarize(&image, &content, pulled, started);
+        summarize(&images, &pulled, started);
     }
     Ok(())
 }
 
 fn report(
-    image: String,
-    content: &ImageContent,
-    pulled: Pulled,
-    elapsed_ms: u64,
+    images: &[String],
+    pulled: &Pulled,
+    started: Instant,
     protocol: String,
     skopeo: String,
 ) -> Report {
-    Report {
-        image,
+    let image = |(image, content): (&String, &Arc<ImageContent>)| ImageReport {
+        image: image.clone(),
         digest: content.source_digest().to_owned(),
         stored_digest: content.manifest_descriptor().digest().to_string(),
         platform: content.platform(),
         layers: content.layers().len(),
-        bytes: content.blobs().map(|layer| layer.descriptor.size()).sum(),
+    };
+    let reports: Vec<_> = images.iter().zip(&pulled.images).map(image).collect();
+    Report {
+        images: match <[ImageReport; 1]>::try_from(reports) {
+            Ok([one]) => ImageReports::One(one),
+            Err(images) => ImageReports::Several { images },
+        },
+        bytes: pulled.bytes,
         fetched_blobs: pulled.fetched_blobs,
         fetched_bytes: pulled.fetched_bytes,
         reused_blobs: pulled.reused_blobs,
-        elapsed_ms,
+        proxies: pulled.proxies,
+        retries: pulled.retries,
+        elapsed_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+        peak_rss: peak_rss(),
         protocol,
         skopeo,
     }
 }
 
-fn summarize(image: &str, content: &ImageContent, pulled: Pulled, started: Instant) {
+/// The most memory that this process ever had resident (proc(5), `VmHWM`).
+fn peak_rss() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kibibytes: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
+    Some(kibibytes * 1024)
+}
+
+fn summarize(images: &[String], pulled: &Pulled, started: Instant) {
+    for (image, content) in images.iter().zip(&pulled.images) {
+        println!(
+            "{}: {}",
+            printable(image),
+            printable(content.source_digest())
+        );
+    }
     println!(
-        "{}: {}, {} blobs fetched ({}), {} already there, {:.1} s",
-        printable(image),
-        printable(content.source_digest()),
+        "{} blobs fetched ({}), {} already there, {:.1} s",
         pulled.fetched_blobs,
         bytes(pulled.fetched_bytes),
         pulled.reused_blobs,

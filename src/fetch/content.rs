@@ -13,7 +13,8 @@ use oci_spec::image::{Descriptor, Digest, ImageConfiguration, ImageManifest, Med
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
 
-use super::{Discard, Sink};
+use super::Sink;
+use super::options::Transport;
 use crate::drain::verify::{has_digest, sha256};
 use crate::error::{Error, Result};
 use crate::protocol::LayerInfo;
@@ -130,35 +131,43 @@ impl ImageContent {
     }
 }
 
-/// Fetch manifest and config of an opened image, and find out what its layers
-/// are to be fetched by.
-///
-/// # Errors
-///
-/// What the proxy fails with; [`Error::Decode`]; [`Error::Image`] for one that
-/// can't be stored so that manifest, config and layers agree.
-///
-/// # Cancel safety
-///
-/// Nothing is kept of it.
-pub async fn resolve(
-    proxy: &ImageProxy,
-    image: &OpenedImage,
-    reference: &str,
-) -> Result<ImageContent> {
-    resolve_with(proxy, image, reference, &Discard).await
+/// A manifest as it was fetched, and as it is to be stored.
+#[derive(Debug)]
+pub(super) struct FetchedManifest {
+    pub(super) source_digest: String,
+    /// As the proxy hands it out.
+    pub(super) raw: Vec<u8>,
+    /// With the layers that can be fetched.
+    pub(super) stored: Vec<u8>,
+    pub(super) manifest: ImageManifest,
+    /// The proxy converted it, so that its bytes do not have its digest.
+    converted: bool,
 }
 
-/// The same, with a sink that may have the config already.
-pub(super) async fn resolve_with(
+impl FetchedManifest {
+    pub(super) fn new(source_digest: String, raw: Vec<u8>) -> Result<Self> {
+        let manifest = serde_json::from_slice(&raw).map_err(Error::decode("manifest"))?;
+        let converted = sha256(&raw) != source_digest;
+        Ok(Self {
+            source_digest,
+            stored: raw.clone(),
+            raw,
+            manifest,
+            converted,
+        })
+    }
+}
+
+/// Fetch an opened image's manifest, and find out what its layers are to be
+/// fetched by.
+pub(super) async fn fetch_manifest(
     proxy: &ImageProxy,
     image: &OpenedImage,
-    reference: &str,
-    sink: &impl Sink,
-) -> Result<ImageContent> {
-    let (source_digest, mut raw) = proxy.fetch_manifest_raw_oci(image).await?;
-    let converted = sha256(&raw) != source_digest;
-    if reference.starts_with("containers-storage:") {
+    transport: Transport<'_>,
+) -> Result<FetchedManifest> {
+    let (source_digest, raw) = proxy.fetch_manifest_raw_oci(image).await?;
+    let mut fetched = FetchedManifest::new(source_digest, raw)?;
+    if transport == Transport::Storage {
         let layers = proxy.get_layer_info(image).await?.ok_or_else(|| {
             let found = proxy.protocol_version();
             Error::Image(format!(
@@ -166,23 +175,40 @@ pub(super) async fn resolve_with(
                  (skopeo 1.11), this proxy speaks {found}"
             ))
         })?;
-        raw = with_layers(&raw, &layers)?;
+        fetched.stored = with_layers(&fetched.raw, &layers)?;
+        fetched.manifest =
+            serde_json::from_slice(&fetched.stored).map_err(Error::decode("manifest"))?;
     }
-    let manifest: ImageManifest =
-        serde_json::from_slice(&raw).map_err(Error::decode("manifest"))?;
+    Ok(fetched)
+}
+
+/// Fetch the config that belongs to a manifest, unless the sink has it.
+pub(super) async fn resolve(
+    proxy: &ImageProxy,
+    image: &OpenedImage,
+    fetched: &FetchedManifest,
+    sink: &impl Sink,
+) -> Result<ImageContent> {
+    let FetchedManifest {
+        source_digest,
+        stored,
+        manifest,
+        converted,
+        ..
+    } = fetched;
     let config_descriptor = manifest.config().clone();
-    let (config, config_from) = config(proxy, image, &config_descriptor, converted, sink).await?;
+    let (config, config_from) = config(proxy, image, &config_descriptor, *converted, sink).await?;
     let configuration: Option<ImageConfiguration> = match config_descriptor.media_type() {
         MediaType::ImageConfig => {
             Some(serde_json::from_slice(&config).map_err(Error::decode("image config"))?)
         }
         _ => None,
     };
-    let layers = layers(&manifest, configuration.as_ref());
-    let manifest_descriptor = describe(&raw, configuration.as_ref())?;
+    let layers = layers(manifest, configuration.as_ref());
+    let manifest_descriptor = describe(stored, configuration.as_ref())?;
     Ok(ImageContent {
-        source_digest,
-        manifest: raw,
+        source_digest: source_digest.clone(),
+        manifest: stored.clone(),
         manifest_descriptor,
         config,
         config_descriptor,

@@ -1,123 +1,485 @@
-//! Fetching a whole image: workers eat from one queue of blobs, drain them at
-//! the same time, and put them into a sink.
+//! The fetch engine: opens images, and fetches their layers with many workers
+//! over as many proxies as pay.
 
 mod content;
 mod event;
+mod governor;
+mod image;
+mod options;
+mod rate;
 mod reader;
+mod retry;
+mod run;
 mod sink;
-mod worker;
+mod starter;
+mod unit;
 
-use std::cmp::Reverse;
-use std::num::NonZeroUsize;
+use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Instant;
 
-use tokio::task::JoinSet;
+use oci_spec::image::Digest;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
 use tracing::instrument;
 
-pub use self::content::{ImageContent, Layer, resolve};
-pub use self::event::{Event, Events};
+pub use self::content::{ImageContent, Layer};
+pub use self::event::{BlobName, Event, EventKind, Events};
+pub use self::image::Image;
+pub use self::options::{DEFAULT_PROXIES_PER_HOST, DEFAULT_WORKERS, FetchOptions, Proxies};
 pub use self::reader::LayerReader;
+pub use self::retry::RetryPolicy;
 pub use self::sink::{Discard, Sink};
 
-use self::worker::Worker;
+use self::image::{Home, SameImage};
+use self::options::Transport;
+use self::run::{Outcome, Start};
+use self::starter::Starter;
+use self::unit::Handler;
+use crate::config::ImageProxyConfig;
 use crate::error::{Error, Result};
-use crate::proxy::ImageProxy;
+use crate::proxy::{ImageProxy, OpenedImage};
 
-/// Blobs in flight at once, unless set: enough to keep a link busy while
-/// digests are computed; skopeo copies six at once.
-pub const DEFAULT_WORKERS: NonZeroUsize = NonZeroUsize::new(6).expect("six is not zero");
+/// Fetches images.
+///
+/// It starts proxies from one [`ImageProxyConfig`] as they are needed. A unit
+/// of the engine is a proxy with its workers; all units eat from one queue of
+/// blobs, the largest first. How many there are follows from what the
+/// registry's answers take ([`Proxies`]). A blob that breaks is tried again, on
+/// another proxy if there is one ([`RetryPolicy`]); a proxy that dies or hangs
+/// is replaced.
+///
+/// ```no_run
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use longshore::{FetchOptions, Fetcher, ImageProxyConfig};
+/// use tokio::io::AsyncReadExt;
+///
+/// let fetcher = Fetcher::new(ImageProxyConfig::default(), FetchOptions::default()).await?;
+/// let image = fetcher.open("docker://quay.io/fedora/fedora:latest").await?;
+/// let sizes = fetcher
+///     .for_each_layer(&image, |_layer, mut reader| async move {
+///         let mut bytes = Vec::new();
+///         reader.read_to_end(&mut bytes).await?;
+///         Ok::<_, std::io::Error>(bytes.len())
+///     })
+///     .await?;
+/// # Ok(()) }
+/// ```
+///
+/// # The blob-info cache
+///
+/// skopeo notes each blob it fetches from a registry in a database that all
+/// skopeos of a user share. Nothing in a pull reads it, and many proxies contend
+/// for its lock, so for `docker://` images they are kept off it, unless
+/// [`private_blob_info_cache`](FetchOptions::private_blob_info_cache) is turned
+/// off. For root, the child gets a mount namespace in which
+/// `/var/lib/containers/cache` is an empty read-only folder; where that is not
+/// allowed, it uses the shared one. For others, `XDG_DATA_HOME` is set to
+/// `/dev/null` in the child's environment; the credential helpers that skopeo
+/// runs inherit that, so turn it off if yours keep data there.
+#[derive(Debug, Clone)]
+pub struct Fetcher {
+    starter: Arc<Starter>,
+    options: FetchOptions,
+    events: Events,
+    cancelled: CancellationToken,
+}
 
 /// What a pull did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Pulled {
-    /// Blobs that came over the wire: layers, and the config where it is a
-    /// blob.
+    /// The images, as they are in the sink now.
+    pub images: Vec<Arc<ImageContent>>,
+    /// Of all their layers, each blob once.
+    pub bytes: u64,
+    /// Blobs that came over the wire: layers, and configs.
     pub fetched_blobs: usize,
     /// Their bytes.
     pub fetched_bytes: u64,
-    /// Blobs that the sink already had.
+    /// Layers' blobs that the sink already had.
     pub reused_blobs: usize,
+    /// How often a blob was tried again.
+    pub retries: usize,
+    /// The most proxies that were at work at once.
+    pub proxies: usize,
 }
 
-/// Pull an image into a sink, with `workers` blobs at a time over one proxy.
-///
-/// The first error ends the pull, and is the one that is reported. The image
-/// becomes visible in the sink only at the end, when all of it is there.
-///
-/// # Errors
-///
-/// What the proxy, a blob, or the sink fails with.
-///
-/// # Cancel safety
-///
-/// Dropped early, all workers are stopped, and the sink keeps what was complete.
-#[instrument(level = "debug", skip(proxy, sink, events))]
-pub async fn pull<S: Sink>(
-    proxy: &ImageProxy,
-    reference: &str,
-    sink: &Arc<S>,
-    workers: NonZeroUsize,
-    events: Events,
-) -> Result<(Arc<ImageContent>, Pulled)> {
-    let image = Arc::new(proxy.open_image(reference).await?);
-    let content = Arc::new(content::resolve_with(proxy, &image, reference, &**sink).await?);
-    events
-        .send(Event::ImageOpened {
-            content: Arc::clone(&content),
+/// One blob to fetch.
+#[derive(Debug, Clone)]
+pub(crate) struct Job {
+    /// Its place among the jobs of its run.
+    number: usize,
+    /// The image by which it is asked for.
+    image: usize,
+    layer: Layer,
+    /// How many tries have failed.
+    failed: u32,
+}
+
+impl Fetcher {
+    /// Fetch by this configuration. Each proxy is started with it, so hooks in
+    /// its [`skopeo_cmd`](ImageProxyConfig::skopeo_cmd) (`pre_exec`) do not
+    /// apply here.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Config`]; [`Error::Io`] if the credentials can't be read.
+    pub async fn new(config: ImageProxyConfig, options: FetchOptions) -> Result<Self> {
+        let private = options.private_blob_info_cache;
+        let starter = tokio::task::spawn_blocking(move || Starter::new(config, private));
+        let starter = Arc::new(starter.await.map_err(panicked)??);
+        let (events, cancelled) = (Events::none(), CancellationToken::new());
+        Ok(Self {
+            starter,
+            options,
+            events,
+            cancelled,
         })
-        .await;
+    }
 
-    let jobs = jobs(&content)?;
-    let mut tasks = JoinSet::new();
-    for _ in 0..workers.get().min(jobs.len()) {
-        let worker = Worker {
-            proxy: proxy.clone(),
-            image: Arc::clone(&image),
-            sink: Arc::clone(sink),
-            jobs: jobs.clone(),
-            events: events.clone(),
+    /// Tell what happens, there.
+    #[must_use]
+    pub fn with_events(mut self, events: Events) -> Self {
+        self.events = events;
+        self
+    }
+
+    /// End all fetches with [`Error::Cancelled`] when this token is cancelled.
+    #[must_use]
+    pub fn cancel_with(mut self, token: CancellationToken) -> Self {
+        self.cancelled = token;
+        self
+    }
+
+    /// Open an image: start a proxy, and fetch the manifest.
+    ///
+    /// # Errors
+    ///
+    /// What starting and opening fail with, after the tries that the
+    /// [`RetryPolicy`] allows.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped early, whatever was started is ended.
+    #[instrument(level = "debug", skip(self))]
+    pub async fn open(&self, reference: &str) -> Result<Image> {
+        let opening = async || {
+            let begun = Instant::now();
+            let proxy = self.starter.start(Transport::of(reference)).await?;
+            let starting = begun.elapsed();
+            open_in(proxy, reference, starting).await
         };
-        tasks.spawn(worker.run());
+        let image = self.retrying(opening).await?;
+        self.opened(&image, 0).await;
+        Ok(image)
     }
-    let mut pulled = Pulled::default();
-    // Leaving early drops the set, which stops the others.
-    while let Some(done) = tasks.join_next().await {
-        pulled += done.map_err(worker_died)??;
+
+    /// Open several images over one proxy, to be pulled together.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open), of the first that fails.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`open`](Self::open).
+    pub async fn open_all(&self, references: &[impl AsRef<str>]) -> Result<Vec<Image>> {
+        let mut images: Vec<Image> = Vec::with_capacity(references.len());
+        for (number, reference) in references.iter().enumerate() {
+            let reference = reference.as_ref();
+            let image = match images.first() {
+                None => {
+                    images.push(self.open(reference).await?);
+                    continue;
+                }
+                Some(first) => {
+                    let (proxy, starting) = (&first.proxy, first.starting);
+                    self.retrying(async || open_in(proxy.clone(), reference, starting).await)
+                        .await?
+                }
+            };
+            self.opened(&image, number).await;
+            images.push(image);
+        }
+        Ok(images)
     }
-    if content.config_was_fetched() {
-        pulled.fetched_blobs += 1;
-        pulled.fetched_bytes += content.config().len() as u64;
+
+    async fn opened(&self, image: &Image, number: usize) {
+        let event = || EventKind::ImageOpened {
+            image: number,
+            reference: image.reference().to_owned(),
+            digest: image.digest().to_owned(),
+            layers: image.manifest().layers().len(),
+        };
+        self.events.send(event).await;
     }
-    sink.commit(&content).await?;
-    Ok((content, pulled))
+
+    /// Manifest, config and layers of an open image.
+    ///
+    /// # Errors
+    ///
+    /// What fetching the config fails with; [`Error::Decode`];
+    /// [`Error::Image`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is kept of it.
+    pub async fn content(&self, image: &Image) -> Result<ImageContent> {
+        self.content_for(image, &Discard).await
+    }
+
+    async fn content_for(&self, image: &Image, sink: &impl Sink) -> Result<ImageContent> {
+        let manifest = &image.same.manifest;
+        self.retrying(async || {
+            match content::resolve(&image.proxy, &image.opened, manifest, sink).await {
+                Err(error) if error.is_closed() => {
+                    // Its proxy is gone, but not the image.
+                    let proxy = self.starter.start(image.same.transport()).await?;
+                    let opened = image.same.open_in(&proxy).await?;
+                    content::resolve(&proxy, &opened, manifest, sink).await
+                }
+                other => other,
+            }
+        })
+        .await
+    }
+
+    /// Run `handler` for each layer, many at once, each in its own task. The
+    /// results come in the order of the layers; of a blob that is there twice,
+    /// the handler gets one, and the result is cloned.
+    ///
+    /// The handler gets a reader of the layer's blob as it is stored: verified
+    /// to the end, compressed or not. If the blob breaks, the handler is run
+    /// again from the start with a fresh reader, as far as the [`RetryPolicy`]
+    /// goes; what it did before must not matter, or be undone when its future
+    /// ends. What it leaves unread is read and checked after it.
+    ///
+    /// # Errors
+    ///
+    /// The first fatal one, which stops all others at once: a blob's or a
+    /// proxy's beyond its retries, [`Error::Handler`] with the handler's own.
+    /// A blob's error is reported rather than the one it causes in the handler.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped early, all handlers are stopped.
+    pub async fn for_each_layer<T, E, Fut>(
+        &self,
+        image: &Image,
+        handler: impl Fn(Layer, LayerReader) -> Fut + Send + Sync + 'static,
+    ) -> Result<Vec<T>>
+    where
+        T: Clone + Send + 'static,
+        E: Into<Box<dyn std::error::Error + Send + Sync>>,
+        Fut: Future<Output = Result<T, E>> + Send,
+    {
+        let content = self.content(image).await?;
+        let jobs = jobs([&content]);
+        let handler = EachLayer(move |layer, reader| {
+            let work = handler(layer, reader);
+            async move { work.await.map_err(Error::handler) }
+        });
+        let outcome = self.run(&[image], jobs.clone(), handler).await?;
+        let by_digest: HashMap<&Digest, T> = jobs
+            .iter()
+            .map(|job| job.layer.descriptor.digest())
+            .zip(outcome.outputs)
+            .collect();
+        let result = |layer: &Layer| by_digest.get(layer.descriptor.digest()).cloned();
+        // Each layer has a job, and each job its output.
+        Ok(content.layers().iter().filter_map(result).collect())
+    }
+
+    /// Pull an image into a sink.
+    ///
+    /// # Errors
+    ///
+    /// As [`pull_all`](Self::pull_all).
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`pull_all`](Self::pull_all).
+    pub async fn pull<S: Sink>(&self, image: &Image, sink: &Arc<S>) -> Result<Pulled> {
+        self.pull_all(std::slice::from_ref(image), sink).await
+    }
+
+    /// Pull several images into one sink, each blob once. An image becomes
+    /// visible in the sink only when all of them are there.
+    ///
+    /// # Errors
+    ///
+    /// The first fatal one, which stops all others at once.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped early, all workers are stopped, and the sink keeps what was
+    /// complete.
+    pub async fn pull_all<S: Sink>(&self, images: &[Image], sink: &Arc<S>) -> Result<Pulled> {
+        let mut contents = Vec::with_capacity(images.len());
+        for image in images {
+            contents.push(Arc::new(self.content_for(image, &**sink).await?));
+        }
+        let jobs = jobs(contents.iter().map(|content| &**content));
+        let bytes = jobs.iter().map(|job| job.layer.descriptor.size()).sum();
+        let images: Vec<&Image> = images.iter().collect();
+        let outcome = self.run(&images, jobs, IntoSink(Arc::clone(sink))).await?;
+        for content in &contents {
+            sink.commit(content).await?;
+        }
+        let configs = contents
+            .iter()
+            .filter(|content| content.config_was_fetched());
+        let config_bytes: u64 = configs
+            .clone()
+            .map(|content| content.config().len() as u64)
+            .sum();
+        Ok(Pulled {
+            bytes,
+            fetched_blobs: outcome.fetched_blobs + configs.count(),
+            fetched_bytes: outcome.fetched_bytes + config_bytes,
+            reused_blobs: outcome.reused_blobs,
+            retries: outcome.retries,
+            proxies: outcome.proxies,
+            images: contents,
+        })
+    }
+
+    async fn run<H: Handler>(
+        &self,
+        images: &[&Image],
+        jobs: Vec<Job>,
+        handler: H,
+    ) -> Result<Outcome<H::Output>> {
+        let Some(first) = images.first() else {
+            return Ok(Outcome::empty());
+        };
+        let start = Start {
+            starter: Arc::clone(&self.starter),
+            options: &self.options,
+            events: self.events.clone(),
+            images: images.iter().map(|image| Arc::clone(&image.same)).collect(),
+            home: home(first, images),
+            opening: first.opening,
+            starting: first.starting,
+        };
+        tokio::select! {
+            outcome = run::run(start, jobs, handler) => outcome,
+            () = self.cancelled.cancelled() => Err(Error::Cancelled),
+        }
+    }
+
+    /// Try something, and again as the policy says.
+    async fn retrying<T>(&self, attempt: impl AsyncFn() -> Result<T>) -> Result<T> {
+        let mut failed = 0;
+        loop {
+            let error = match attempt().await {
+                Ok(done) => return Ok(done),
+                Err(error) => error,
+            };
+            failed += 1;
+            let Some(wait) = self.options.retry.next_try(&error, failed, fastrand::f64()) else {
+                return Err(error);
+            };
+            tracing::debug!(error = run::chain(&error), ?wait, "will try again");
+            sleep(wait).await;
+        }
+    }
 }
 
-/// The queue: each blob once, the largest first, so that none of the large
-/// ones starts when all others are done.
-fn jobs(content: &ImageContent) -> Result<async_channel::Receiver<Layer>> {
-    let mut layers: Vec<Layer> = content.blobs().cloned().collect();
-    layers.sort_by_key(|layer| Reverse(layer.descriptor.size()));
-    let (queue, jobs) = async_channel::bounded(layers.len().max(1));
-    for layer in layers {
-        // It has room for all; a queue that can't be filled can't be worked on.
-        queue.try_send(layer).map_err(|_| Error::Closed)?;
-    }
-    Ok(jobs)
+async fn open_in(
+    proxy: ImageProxy,
+    reference: &str,
+    starting: std::time::Duration,
+) -> Result<Image> {
+    let begun = Instant::now();
+    let opened: OpenedImage = proxy.open_image(reference).await?;
+    let opening = begun.elapsed();
+    let manifest = content::fetch_manifest(&proxy, &opened, Transport::of(reference)).await?;
+    let same = Arc::new(SameImage {
+        reference: reference.to_owned(),
+        manifest,
+    });
+    Ok(Image {
+        same,
+        proxy,
+        opened: Arc::new(opened),
+        opening,
+        starting,
+    })
 }
 
-/// A panic goes on in the caller; a cancelled task means that the runtime ends.
-fn worker_died(error: tokio::task::JoinError) -> Error {
+/// The first image's proxy, with all of these that it has open.
+fn home(first: &Image, images: &[&Image]) -> Home {
+    let in_first = |(_, image): &(usize, &&Image)| image.opened.is_open_in(&first.proxy);
+    let opened = images.iter().enumerate().filter(in_first);
+    Home {
+        proxy: first.proxy.clone(),
+        opened: opened
+            .map(|(number, image)| (number, Arc::clone(&image.opened)))
+            .collect(),
+    }
+}
+
+/// Each blob of these images once.
+fn jobs<'a>(images: impl IntoIterator<Item = &'a ImageContent>) -> Vec<Job> {
+    let mut seen = std::collections::HashSet::new();
+    let mut jobs = Vec::new();
+    for (image, content) in images.into_iter().enumerate() {
+        for layer in content.layers() {
+            if seen.insert(layer.descriptor.digest()) {
+                jobs.push(Job {
+                    number: jobs.len(),
+                    image,
+                    layer: layer.clone(),
+                    failed: 0,
+                });
+            }
+        }
+    }
+    jobs
+}
+
+/// A task that panicked panics on in its owner; one that was cancelled went
+/// with its runtime.
+pub(crate) fn panicked(error: tokio::task::JoinError) -> Error {
     if error.is_panic() {
         std::panic::resume_unwind(error.into_panic());
     }
     Error::Closed
 }
 
-impl std::ops::AddAssign for Pulled {
-    fn add_assign(&mut self, other: Self) {
-        self.fetched_blobs += other.fetched_blobs;
-        self.fetched_bytes += other.fetched_bytes;
-        self.reused_blobs += other.reused_blobs;
+/// A closure as a handler.
+struct EachLayer<F>(F);
+
+impl<F, T, Fut> Handler for EachLayer<F>
+where
+    F: Fn(Layer, LayerReader) -> Fut + Send + Sync + 'static,
+    T: Send + 'static,
+    Fut: Future<Output = Result<T>> + Send,
+{
+    type Output = T;
+
+    async fn skip(&self, _: &Job) -> Result<Option<T>> {
+        Ok(None)
+    }
+
+    async fn handle(&self, job: &Job, reader: LayerReader) -> Result<T> {
+        (self.0)(job.layer.clone(), reader).await
+    }
+}
+
+/// A sink as a handler.
+struct IntoSink<S>(Arc<S>);
+
+impl<S: Sink> Handler for IntoSink<S> {
+    type Output = ();
+
+    async fn skip(&self, job: &Job) -> Result<Option<()>> {
+        Ok(self.0.has(&job.layer.descriptor).await?.then_some(()))
+    }
+
+    async fn handle(&self, job: &Job, reader: LayerReader) -> Result<()> {
+        self.0.store(&job.layer.descriptor, reader).await
     }
 }

@@ -1,34 +1,67 @@
-//! The reader that a sink gets.
+//! The reader that a handler gets, and what comes back of it.
 
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncRead, ReadBuf};
+use tokio::io::{AsyncBufRead, AsyncRead, ReadBuf};
+use tokio::sync::oneshot;
 
-use super::event::{Event, Events};
-use crate::error::Result;
+use super::event::{BlobName, EventKind, Events};
+use super::rate::Share;
+use crate::error::{Error, Result};
 use crate::proxy::Blob;
 
-/// A blob on its way into a sink. Its end comes only if all bytes came and
-/// are the right ones; see [`Blob`].
+/// A layer's blob on its way into a handler or sink.
+///
+/// Its end comes only if all bytes came and are the right ones (see [`Blob`]).
+/// What is left unread when it is dropped is read and checked behind the
+/// handler's back: a handler that returns `Ok` without reading all is counted
+/// only if the whole blob is right. To give the blob up, return an error.
 #[derive(Debug)]
 pub struct LayerReader {
-    blob: Blob,
+    blob: Option<Box<Blob>>,
+    failed: Option<Error>,
+    share: Share,
     read: u64,
+    name: BlobName,
     events: Events,
+    back: Option<oneshot::Sender<Returned>>,
+}
+
+/// What became of a blob in a handler's hands.
+#[derive(Debug)]
+pub(super) enum Returned {
+    /// It was finished there, with this verdict.
+    Finished(Result<()>),
+    /// It failed while it was read.
+    Failed(Error),
+    /// It was dropped, perhaps before its end.
+    Dropped(Box<Blob>),
 }
 
 impl LayerReader {
-    pub(super) fn new(blob: Blob, events: Events) -> Self {
-        Self {
-            blob,
+    pub(super) fn new(
+        blob: Blob,
+        name: BlobName,
+        share: Share,
+        events: Events,
+    ) -> (Self, oneshot::Receiver<Returned>) {
+        let (back, returned) = oneshot::channel();
+        let reader = Self {
+            blob: Some(Box::new(blob)),
+            failed: None,
+            share,
             read: 0,
+            name,
             events,
-        }
+            back: Some(back),
+        };
+        (reader, returned)
     }
 
-    /// Read what is left, and give the verdict: [`Blob::finish`].
+    /// Read what is left, and give the verdict: [`Blob::finish`]. A sink calls
+    /// this before it lets anybody see the blob.
     ///
     /// # Errors
     ///
@@ -37,8 +70,62 @@ impl LayerReader {
     /// # Cancel safety
     ///
     /// Dropped early, the blob is given up.
-    pub async fn finish(self) -> Result<()> {
-        self.blob.finish().await
+    pub async fn finish(mut self) -> Result<()> {
+        let verdict = match (self.blob.take(), self.failed.take()) {
+            (_, Some(error)) => Err(error),
+            (Some(blob), None) => blob.finish().await,
+            (None, None) => Err(Error::Closed),
+        };
+        self.give_back(Returned::Finished(verdict.clone()));
+        verdict
+    }
+
+    fn give_back(&mut self, returned: Returned) {
+        if let Some(back) = self.back.take() {
+            // Nobody waits if the fetch was given up.
+            let _ = back.send(returned);
+        }
+    }
+
+    fn blob(&mut self) -> io::Result<Pin<&mut Box<Blob>>> {
+        self.blob
+            .as_mut()
+            .map(Pin::new)
+            .ok_or_else(|| io::ErrorKind::BrokenPipe.into())
+    }
+
+    /// Remember the library's own error: the handler may wrap or lose it.
+    fn failed(&mut self, error: io::Error) -> io::Error {
+        let ours = error
+            .get_ref()
+            .and_then(|e| e.downcast_ref::<Error>())
+            .cloned();
+        self.failed = Some(ours.unwrap_or_else(|| {
+            Error::io("can't read a blob")(io::Error::new(error.kind(), error.to_string()))
+        }));
+        error
+    }
+
+    fn took(&mut self, bytes: usize) {
+        self.share.used(bytes);
+        self.read += bytes as u64;
+        let Self {
+            name, read, events, ..
+        } = self;
+        events.try_send(|| EventKind::BlobBytes {
+            blob: name.clone(),
+            read: *read,
+        });
+    }
+}
+
+impl Drop for LayerReader {
+    fn drop(&mut self) {
+        match (self.failed.take(), self.blob.take()) {
+            (Some(error), _) => self.give_back(Returned::Failed(error)),
+            (None, Some(blob)) => self.give_back(Returned::Dropped(blob)),
+            (None, None) => {}
+        }
     }
 }
 
@@ -49,14 +136,43 @@ impl AsyncRead for LayerReader {
         out: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        let before = out.filled().len();
-        ready!(Pin::new(&mut this.blob).poll_read(cx, out))?;
-        this.read += (out.filled().len() - before) as u64;
-        let Self { blob, read, events } = this;
-        events.try_send(|| Event::BlobBytes {
-            digest: blob.digest().clone(),
-            read: *read,
-        });
-        Poll::Ready(Ok(()))
+        let allowed = ready!(this.share.poll(cx)).min(out.remaining());
+        let room = out.initialize_unfilled_to(allowed);
+        let mut room = ReadBuf::new(room);
+        let read = ready!(this.blob()?.poll_read(cx, &mut room));
+        let bytes = room.filled().len();
+        match read {
+            Ok(()) => {
+                out.advance(bytes);
+                this.took(bytes);
+                Poll::Ready(Ok(()))
+            }
+            Err(error) => Poll::Ready(Err(this.failed(error))),
+        }
+    }
+}
+
+impl AsyncBufRead for LayerReader {
+    fn poll_fill_buf(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
+        let this = self.get_mut();
+        let allowed = ready!(this.share.poll(cx));
+        // Asked twice, because a borrow that is returned can't also fail here:
+        // the second time the buffer is there.
+        if let Err(error) = ready!(this.blob()?.poll_fill_buf(cx)) {
+            return Poll::Ready(Err(this.failed(error)));
+        }
+        let Some(blob) = &mut this.blob else {
+            return Poll::Ready(Ok(&[]));
+        };
+        let filled = ready!(Pin::new(blob).poll_fill_buf(cx))?;
+        Poll::Ready(Ok(&filled[..filled.len().min(allowed)]))
+    }
+
+    fn consume(self: Pin<&mut Self>, amount: usize) {
+        let this = self.get_mut();
+        if let Some(blob) = &mut this.blob {
+            Pin::new(blob).consume(amount);
+        }
+        this.took(amount);
     }
 }

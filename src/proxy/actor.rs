@@ -152,8 +152,10 @@ impl Actor {
         let mut patience = None;
         loop {
             self.next_turn();
-            if !inbox_open && self.session.is_idle() {
-                // No more blobs will be granted: the leases can run out.
+            // When no more blobs will be granted, the leases can run out. If
+            // all handles are gone, nobody waits for what is in flight either,
+            // except for the end of a blob, which holds a lease.
+            if !inbox_open && (self.session.is_idle() || finalizer.is_none()) {
                 self.lease = None;
             }
             let unsent = self.turn.as_ref().and_then(|turn| turn.packet.as_deref());

@@ -20,7 +20,7 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::{Pid, pipe2};
 use tokio::sync::{oneshot, watch};
 
-use crate::config::{ImageProxyConfig, Launch};
+use crate::config::Launch;
 use crate::error::{ChildExit, Error, Result};
 use crate::sys;
 
@@ -41,16 +41,19 @@ pub(crate) struct Child {
 }
 
 impl Child {
-    /// Start the configured program with `socket` as its stdin.
+    /// Start a program with `socket` as its stdin. `launch` may block.
     ///
     /// # Cancel safety
     ///
     /// Dropped early, the child, if already started, is ended.
-    pub(crate) async fn start(config: ImageProxyConfig, socket: OwnedFd) -> Result<Self> {
+    pub(crate) async fn start(
+        launch: impl FnOnce() -> Result<Launch> + Send + 'static,
+        socket: OwnedFd,
+    ) -> Result<Self> {
         let (started, start) = oneshot::channel();
         thread::Builder::new()
             .name("longshore-child".into())
-            .spawn(move || keep(config, socket, started))
+            .spawn(move || keep(launch, socket, started))
             .map_err(Error::io("can't start the thread that keeps the proxy"))?;
         start.await.unwrap_or(Err(Error::Closed))
     }
@@ -78,8 +81,12 @@ impl Child {
 }
 
 /// The keeper thread, from the start to the reaping.
-fn keep(config: ImageProxyConfig, socket: OwnedFd, started: oneshot::Sender<Result<Child>>) {
-    let (child, exit, kept) = match start(config, socket) {
+fn keep(
+    launch: impl FnOnce() -> Result<Launch>,
+    socket: OwnedFd,
+    started: oneshot::Sender<Result<Child>>,
+) {
+    let (child, exit, kept) = match launch().and_then(|launch| start(launch, socket)) {
         Ok(all) => all,
         Err(error) => {
             // Nobody waits for it: nothing to tell.
@@ -96,14 +103,15 @@ fn keep(config: ImageProxyConfig, socket: OwnedFd, started: oneshot::Sender<Resu
 
 type ExitSender = watch::Sender<Option<Arc<ChildExit>>>;
 
-fn start(config: ImageProxyConfig, socket: OwnedFd) -> Result<(Child, ExitSender, Kept)> {
+fn start(launch: Launch, socket: OwnedFd) -> Result<(Child, ExitSender, Kept)> {
     let Launch {
         mut command,
         program,
         passed,
         pass_stderr_on,
         shutdown_timeout,
-    } = config.into_launch()?;
+        hide_system_cache,
+    } = launch;
     command
         .stdin(Stdio::from(socket))
         .stdout(Stdio::null())
@@ -112,6 +120,9 @@ fn start(config: ImageProxyConfig, socket: OwnedFd) -> Result<(Child, ExitSender
         // Ctrl-C at our terminal reaches only us.
         .process_group(0);
     sys::tie_to_parent(&mut command, &passed);
+    if hide_system_cache {
+        sys::hide_system_cache(&mut command);
+    }
     let spawn_failed = |source| Error::Spawn {
         program: program.clone(),
         source: Arc::new(source),

@@ -55,6 +55,11 @@ impl OpenedImage {
         }
     }
 
+    /// Whether it is open in this proxy, and not in another.
+    pub(crate) fn is_open_in(&self, proxy: &super::ImageProxy) -> bool {
+        self.id_on(proxy.shared.connection).is_ok()
+    }
+
     /// Close it; the future tells how it went, and need not be awaited.
     pub(crate) fn close(mut self) -> impl Future<Output = Result<()>> + Send + use<> {
         self.closed = true;

@@ -27,7 +27,7 @@ use self::child::Child;
 use self::image::ConnectionId;
 use self::message::{Granted, INBOX_MESSAGES, MemoryPipe, Request};
 use self::transport::Transport;
-use crate::config::{ConnectionOptions, ImageProxyConfig};
+use crate::config::{ConnectionOptions, ImageProxyConfig, Launch};
 use crate::drain::verify::Verifier;
 use crate::error::{BlobError, Error, Result};
 use crate::protocol::{Call, ImageId, LayerInfo, Method, is_compatible, supports};
@@ -93,6 +93,15 @@ impl ImageProxy {
     pub async fn new_with_config(config: ImageProxyConfig) -> Result<Self> {
         config.validate()?;
         let options = config.connection.clone();
+        let launch = move || config.into_launch();
+        Self::launch(launch, options).await
+    }
+
+    /// Start a proxy from something that may block while it is prepared.
+    pub(crate) async fn launch(
+        launch: impl FnOnce() -> Result<Launch> + Send + 'static,
+        options: ConnectionOptions,
+    ) -> Result<Self> {
         let (ours, theirs) = socketpair(
             AddressFamily::Unix,
             SockType::SeqPacket,
@@ -100,7 +109,7 @@ impl ImageProxy {
             SockFlag::SOCK_CLOEXEC,
         )
         .map_err(|errno| Error::io("can't make a socket pair")(errno.into()))?;
-        let start = Child::start(config, theirs);
+        let start = Child::start(launch, theirs);
         let child = match limit(options.call_timeout) {
             None => start.await?,
             Some(after) => {
@@ -446,6 +455,27 @@ impl ImageProxy {
         ended
             .await
             .unwrap_or_else(|_| Err(fate_of(&self.shared.fate)))
+    }
+
+    /// Ready when the connection has failed or ended, with the error that every
+    /// further call gets.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost.
+    pub async fn failed(&self) -> Error {
+        let mut fate = self.shared.fate.clone();
+        let error = fate.wait_for(Option::is_some).await;
+        error
+            .ok()
+            .and_then(|error| error.clone())
+            .unwrap_or(Error::Closed)
+    }
+
+    /// Whether dropping a blob ends its transfer in the proxy, too: those that
+    /// send raw blobs (protocol 0.2.8) notice it.
+    pub(crate) fn cancels_blobs(&self) -> bool {
+        self.can(Method::GetRawBlob)
     }
 
     fn can(&self, method: Method) -> bool {

@@ -1,0 +1,167 @@
+//! Credentials, and how they reach the child: in a sealed memory file that
+//! only it has open. They never stand on a command line or in an environment.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use zeroize::Zeroizing;
+
+use crate::error::{ConfigError, Error, Result};
+
+/// The lowest descriptor that is handed to the child besides stdin, stdout and
+/// stderr: clear of those even if this process runs with some of them closed.
+const FIRST_PASSED_FD: i32 = 10;
+
+/// A secret in memory: not shown by `Debug`, wiped when dropped.
+#[derive(Clone)]
+struct Secret(Zeroizing<Vec<u8>>);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[secret]")
+    }
+}
+
+impl From<&str> for Secret {
+    fn from(text: &str) -> Self {
+        Self(Zeroizing::new(text.as_bytes().to_vec()))
+    }
+}
+
+/// The content of an auth file (`man containers-auth.json`), from memory or
+/// from an open file or pipe. The child gets it as a sealed memory file.
+#[derive(Debug)]
+pub struct AuthData(AuthSource);
+
+impl AuthData {
+    /// Blocks until a file or pipe is read to its end.
+    pub(super) fn read(self) -> Result<Zeroizing<Vec<u8>>> {
+        match self.0 {
+            AuthSource::Bytes(secret) => Ok(secret.0),
+            AuthSource::File(mut file) => {
+                let mut bytes = Zeroizing::new(Vec::new());
+                let read = file.read_to_end(&mut bytes);
+                read.map_err(Error::io("can't read the auth data"))?;
+                Ok(bytes)
+            }
+        }
+    }
+}
+
+#[derive(Debug)]
+enum AuthSource {
+    Bytes(Secret),
+    File(File),
+}
+
+impl From<Vec<u8>> for AuthData {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self(AuthSource::Bytes(Secret(Zeroizing::new(bytes))))
+    }
+}
+
+impl From<File> for AuthData {
+    /// Read from its present position to its end when the proxy is started.
+    fn from(file: File) -> Self {
+        Self(AuthSource::File(file))
+    }
+}
+
+impl From<OwnedFd> for AuthData {
+    /// Read from its present position to its end when the proxy is started.
+    fn from(fd: OwnedFd) -> Self {
+        Self::from(File::from(fd))
+    }
+}
+
+/// Credentials for one registry. The child gets them as an auth file that is
+/// sealed and in memory only; no other registry, such as a mirror, is shown
+/// them.
+///
+/// skopeo takes a ready-made *bearer* token only on its command line, where
+/// every user of the machine can read it; that is not offered here.
+#[derive(Debug, Clone)]
+pub struct Credentials {
+    registry: String,
+    kind: CredentialKind,
+}
+
+#[derive(Debug, Clone)]
+enum CredentialKind {
+    Password { username: String, password: Secret },
+    IdentityToken(Secret),
+}
+
+impl Credentials {
+    /// User name and password for `registry` (`host` or `host:port`, or a
+    /// namespace under it).
+    pub fn password(
+        registry: impl Into<String>,
+        username: impl Into<String>,
+        password: &str,
+    ) -> Self {
+        let kind = CredentialKind::Password {
+            username: username.into(),
+            password: password.into(),
+        };
+        Self {
+            registry: registry.into(),
+            kind,
+        }
+    }
+
+    /// A token that the registry's token service takes as an OAuth 2 refresh
+    /// token: what `docker login` stores as `identitytoken`.
+    pub fn identity_token(registry: impl Into<String>, token: &str) -> Self {
+        Self {
+            registry: registry.into(),
+            kind: CredentialKind::IdentityToken(token.into()),
+        }
+    }
+
+    pub(super) fn auth_file(&self) -> Result<Zeroizing<Vec<u8>>, ConfigError> {
+        let entry = match &self.kind {
+            CredentialKind::Password { username, password } => {
+                if username.contains(':') {
+                    return Err(ConfigError::Invalid {
+                        option: "credentials",
+                        reason: "a user name can't contain ':'".into(),
+                    });
+                }
+                let plain = Zeroizing::new([username.as_bytes(), b":", &password.0].concat());
+                let encoded = Zeroizing::new(STANDARD.encode(&*plain));
+                serde_json::json!({ "auth": *encoded })
+            }
+            CredentialKind::IdentityToken(token) => {
+                let token = std::str::from_utf8(&token.0).map_err(|_| ConfigError::Invalid {
+                    option: "credentials",
+                    reason: "the token is not text".into(),
+                })?;
+                // containers/image asks for an `auth` beside the token; docker writes this one.
+                let auth = STANDARD.encode("<token>:");
+                serde_json::json!({ "auth": auth, "identitytoken": token })
+            }
+        };
+        let file = serde_json::json!({ "auths": { (self.registry.as_str()): entry } });
+        Ok(Zeroizing::new(file.to_string().into_bytes()))
+    }
+}
+
+/// A memory file with this content that nobody can change any more.
+pub(super) fn sealed(bytes: &[u8]) -> io::Result<OwnedFd> {
+    let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
+    let mut file = File::from(memfd_create("longshore-auth", flags)?);
+    file.write_all(bytes)?;
+    let seals = SealFlag::F_SEAL_SEAL
+        | SealFlag::F_SEAL_SHRINK
+        | SealFlag::F_SEAL_GROW
+        | SealFlag::F_SEAL_WRITE;
+    fcntl(&file, FcntlArg::F_ADD_SEALS(seals))?;
+    crate::sys::duplicate_above(&file, FIRST_PASSED_FD)
+}

@@ -1,0 +1,428 @@
+//! From options to a command that can be started: once, or as often as wanted.
+
+use std::ffi::OsString;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use semver::Version;
+
+use super::ImageProxyConfig;
+use super::auth::sealed;
+use crate::error::{ConfigError, Error, Result};
+
+/// The skopeo version that brought `--user-agent-prefix`.
+const USER_AGENT_PREFIX_SINCE: Version = Version::new(1, 21, 0);
+
+/// What to start, ready to be started.
+#[derive(Debug)]
+pub(crate) struct Launch {
+    pub(crate) command: Command,
+    /// The program's name, for messages.
+    pub(crate) program: String,
+    /// Files that the child keeps open under their present numbers.
+    pub(crate) passed: Vec<Arc<OwnedFd>>,
+    pub(crate) pass_stderr_on: bool,
+    pub(crate) shutdown_timeout: Duration,
+    /// Hide skopeo's system-wide blob-info cache from the child.
+    pub(crate) hide_system_cache: bool,
+}
+
+/// All that launches of one configuration have in common.
+#[derive(Debug)]
+pub(crate) struct Template {
+    /// Program, first arguments, environment and folder.
+    base: Command,
+    arguments: Vec<OsString>,
+    auth_file: Option<Arc<OwnedFd>>,
+    pass_stderr_on: bool,
+    shutdown_timeout: Duration,
+}
+
+impl ImageProxyConfig {
+    /// What can be started any number of times. Hooks in
+    /// [`skopeo_cmd`](Self#structfield.skopeo_cmd) (`pre_exec`) are lost, for a
+    /// command can't be cloned.
+    ///
+    /// Blocks: it reads [`auth_data`](Self#structfield.auth_data), and may ask
+    /// skopeo for its version.
+    pub(crate) fn into_template(mut self) -> Result<Template> {
+        self.validate()?;
+        if self.user_agent_prefix.is_some() {
+            let found = self.version_question().ask()?;
+            if found < USER_AGENT_PREFIX_SINCE {
+                return Err(Error::from(ConfigError::Invalid {
+                    option: "user_agent_prefix",
+                    reason: format!(
+                        "needs skopeo {USER_AGENT_PREFIX_SINCE} or later, this is {found}"
+                    ),
+                }));
+            }
+        }
+        let auth = match (self.auth_data.take(), &self.credentials) {
+            (Some(data), _) => Some(data.read()?),
+            (None, Some(credentials)) => Some(credentials.auth_file()?),
+            (None, None) => None,
+        };
+        let auth_file = auth
+            .map(|bytes| sealed(&bytes).map(Arc::new))
+            .transpose()
+            .map_err(Error::io("can't make a memory file for the credentials"))?;
+        Ok(Template {
+            base: self.base_command(),
+            arguments: self.arguments(auth_file.as_deref()),
+            auth_file,
+            pass_stderr_on: self.debug,
+            shutdown_timeout: self.connection.shutdown_timeout,
+        })
+    }
+
+    /// What can be started once, hooks and all. Blocks as
+    /// [`into_template`](Self::into_template).
+    pub(crate) fn into_launch(mut self) -> Result<Launch> {
+        self.validate()?;
+        let given = self.skopeo_cmd.take();
+        if let Some(given) = &given {
+            self.skopeo_cmd = Some(same_command(given));
+        }
+        let template = self.into_template()?;
+        Ok(template.launch_with(given.unwrap_or_else(|| same_command(&template.base))))
+    }
+
+    /// What asks the skopeo that this configuration would run for its version.
+    #[must_use]
+    pub fn version_question(&self) -> VersionQuestion {
+        VersionQuestion(self.base_command())
+    }
+
+    /// A fresh command like the one to be run, without our arguments.
+    fn base_command(&self) -> Command {
+        match &self.skopeo_cmd {
+            Some(given) => same_command(given),
+            None => Command::new(self.skopeo_path.as_deref().unwrap_or("skopeo".as_ref())),
+        }
+    }
+
+    fn arguments(&self, auth_file: Option<&OwnedFd>) -> Vec<OsString> {
+        let mut arguments = Vec::new();
+        // skopeo's global options stand before the subcommand.
+        if self.debug {
+            arguments.push("--debug".into());
+        }
+        if self.insecure_policy {
+            arguments.push("--insecure-policy".into());
+        }
+        let paths = [
+            ("--policy", &self.policy),
+            ("--registries-conf", &self.registries_conf),
+            ("--registries.d", &self.registries_d),
+            ("--tmpdir", &self.temporary_directory),
+        ];
+        for (option, path) in paths {
+            if let Some(path) = path {
+                arguments.extend([option.into(), path.into()]);
+            }
+        }
+        let texts = [
+            ("--override-os", &self.os),
+            ("--override-arch", &self.architecture),
+            ("--override-variant", &self.variant),
+            ("--user-agent-prefix", &self.user_agent_prefix),
+        ];
+        for (option, text) in texts {
+            if let Some(text) = text {
+                arguments.extend([option.into(), text.into()]);
+            }
+        }
+        arguments.push("experimental-image-proxy".into());
+        if self.auth_anonymous {
+            arguments.push("--no-creds".into());
+        }
+        if let Some(path) = &self.authfile {
+            arguments.extend(["--authfile".into(), path.into()]);
+        }
+        if let Some(file) = auth_file {
+            let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+            arguments.extend(["--authfile".into(), path.into()]);
+        }
+        if let Some(directory) = &self.certificate_directory {
+            arguments.extend(["--cert-dir".into(), directory.into()]);
+        }
+        for key in self.decryption_keys.iter().flatten() {
+            arguments.extend(["--decryption-key".into(), key.into()]);
+        }
+        if let Some(skip) = self.insecure_skip_tls_verification {
+            arguments.push(format!("--tls-verify={}", !skip).into());
+        }
+        arguments
+    }
+}
+
+/// The same program, arguments, environment and folder.
+fn same_command(given: &Command) -> Command {
+    let mut command = Command::new(given.get_program());
+    command.args(given.get_args());
+    for (name, value) in given.get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    if let Some(directory) = given.get_current_dir() {
+        command.current_dir(directory);
+    }
+    command
+}
+
+impl Template {
+    /// One more launch; `private_cache` keeps it off the blob-info cache that
+    /// all skopeos share.
+    pub(crate) fn launch(&self, private_cache: bool) -> Launch {
+        let mut launch = self.launch_with(same_command(&self.base));
+        if private_cache && uses_system_cache() {
+            launch.hide_system_cache = true;
+        } else if private_cache {
+            // There it can't make its folder, and so keeps the cache in memory.
+            launch.command.env("XDG_DATA_HOME", "/dev/null");
+        }
+        launch
+    }
+
+    fn launch_with(&self, mut command: Command) -> Launch {
+        command.args(&self.arguments);
+        Launch {
+            program: command.get_program().to_string_lossy().into_owned(),
+            command,
+            passed: self.auth_file.iter().cloned().collect(),
+            pass_stderr_on: self.pass_stderr_on,
+            shutdown_timeout: self.shutdown_timeout,
+            hide_system_cache: false,
+        }
+    }
+}
+
+/// Whether skopeo takes us for root (containers/image, `blobinfocache`): then
+/// its cache is below `/var/lib`, else below `XDG_DATA_HOME`.
+fn uses_system_cache() -> bool {
+    let uid = std::env::var("_CONTAINERS_ROOTLESS_UID")
+        .ok()
+        .and_then(|uid| uid.parse().ok());
+    uid.unwrap_or_else(|| nix::unistd::geteuid().as_raw()) == 0
+}
+
+/// Asks a skopeo for its version.
+#[derive(Debug)]
+pub struct VersionQuestion(Command);
+
+impl VersionQuestion {
+    /// Start it with `--version`, and wait for what it prints: not on an async
+    /// task's thread.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Spawn`] if it can't be run, [`ConfigError::Invalid`] if what
+    /// it prints is not a version.
+    pub fn ask(mut self) -> Result<Version> {
+        let command = &mut self.0;
+        let program = command.get_program().to_string_lossy().into_owned();
+        let output = command
+            .arg("--version")
+            .stdin(Stdio::null())
+            .output()
+            .map_err(|source| Error::Spawn {
+                program: program.clone(),
+                source: Arc::new(source),
+            })?;
+        let printed = String::from_utf8_lossy(&output.stdout);
+        parse_version(&printed).ok_or_else(|| {
+            Error::from(ConfigError::Invalid {
+                option: "skopeo_path",
+                reason: format!("{program} --version printed no version ({})", output.status),
+            })
+        })
+    }
+}
+
+/// What `skopeo --version` prints: `skopeo version 1.22.0`, perhaps with more
+/// behind it.
+fn parse_version(printed: &str) -> Option<Version> {
+    printed
+        .split_whitespace()
+        .find_map(|word| Version::parse(word).ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::io::{Read, Seek, Write};
+
+    use super::*;
+    use crate::Credentials;
+
+    fn arguments(config: ImageProxyConfig) -> Vec<String> {
+        let launch = config.into_launch().expect("fine");
+        launch
+            .command
+            .get_args()
+            .map(|a| a.to_string_lossy().into_owned())
+            .collect()
+    }
+
+    #[test]
+    fn options_become_arguments_where_skopeo_wants_them() {
+        let config = || ImageProxyConfig::default();
+        let table: [(ImageProxyConfig, &[&str]); 9] = [
+            (config(), &["experimental-image-proxy"]),
+            (
+                config().debug(true),
+                &["--debug", "experimental-image-proxy"],
+            ),
+            (
+                config().authfile("/a b"),
+                &["experimental-image-proxy", "--authfile", "/a b"],
+            ),
+            (
+                config().auth_anonymous(true),
+                &["experimental-image-proxy", "--no-creds"],
+            ),
+            (
+                config().insecure_skip_tls_verification(true),
+                &["experimental-image-proxy", "--tls-verify=false"],
+            ),
+            (
+                config().insecure_skip_tls_verification(false),
+                &["experimental-image-proxy", "--tls-verify=true"],
+            ),
+            (
+                config()
+                    .policy("/p")
+                    .registries_d("/d")
+                    .temporary_directory("/t"),
+                &[
+                    "--policy",
+                    "/p",
+                    "--registries.d",
+                    "/d",
+                    "--tmpdir",
+                    "/t",
+                    "experimental-image-proxy",
+                ],
+            ),
+            (
+                config().os("linux").architecture("arm").variant("v7"),
+                &[
+                    "--override-os",
+                    "linux",
+                    "--override-arch",
+                    "arm",
+                    "--override-variant",
+                    "v7",
+                    "experimental-image-proxy",
+                ],
+            ),
+            (
+                config()
+                    .certificate_directory("/c")
+                    .decryption_keys(vec!["k".to_owned()]),
+                &[
+                    "experimental-image-proxy",
+                    "--cert-dir",
+                    "/c",
+                    "--decryption-key",
+                    "k",
+                ],
+            ),
+        ];
+        for (config, expected) in table {
+            assert_eq!(arguments(config), expected);
+        }
+    }
+
+    #[test]
+    fn conflicts_name_both() {
+        let table = [
+            (
+                ImageProxyConfig::default()
+                    .authfile("/a")
+                    .auth_anonymous(true),
+                "authfile and auth_anonymous",
+            ),
+            (
+                ImageProxyConfig::default().authfile("/a").auth_data(vec![]),
+                "authfile and auth_data",
+            ),
+            (
+                ImageProxyConfig::default()
+                    .policy("/a")
+                    .insecure_policy(true),
+                "policy and insecure_policy",
+            ),
+            (
+                ImageProxyConfig::default()
+                    .skopeo_path("/a")
+                    .skopeo_cmd(Command::new("b")),
+                "skopeo_path and skopeo_cmd",
+            ),
+        ];
+        for (config, names) in table {
+            let message = config.validate().expect_err("a conflict").to_string();
+            assert!(message.starts_with(names), "{message}");
+        }
+    }
+
+    #[test]
+    fn secrets_are_in_a_sealed_file_and_nowhere_else() {
+        let credentials = Credentials::password("example.com:5000", "me", "pass-word");
+        let config = ImageProxyConfig::default().credentials(credentials);
+        assert!(!format!("{config:?}").contains("pass-word"));
+        let launch = config.into_launch().expect("fine");
+        let shown = format!("{launch:?}");
+        let encoded = "bWU6cGFzcy13b3Jk"; // me:pass-word
+        assert!(
+            !shown.contains("pass-word") && !shown.contains(encoded),
+            "{shown}"
+        );
+
+        let passed = launch.passed.into_iter().next().expect("one file");
+        let mut file = File::from(Arc::into_inner(passed).expect("not shared"));
+        let mut text = String::new();
+        file.rewind().expect("it is a file");
+        file.read_to_string(&mut text).expect("text");
+        assert_eq!(
+            text,
+            format!(r#"{{"auths":{{"example.com:5000":{{"auth":"{encoded}"}}}}}}"#)
+        );
+        file.write_all(b"x").expect_err("sealed");
+    }
+
+    #[test]
+    fn a_colon_in_a_user_name_is_refused() {
+        let credentials = Credentials::password("example.com", "a:b", "c");
+        let refused = ImageProxyConfig::default()
+            .credentials(credentials)
+            .into_launch();
+        assert!(matches!(
+            refused,
+            Err(Error::Config(ConfigError::Invalid {
+                option: "credentials",
+                ..
+            }))
+        ));
+    }
+
+    #[test]
+    fn versions_as_skopeos_print_them() {
+        let table = [
+            ("skopeo version 1.9.3\n", Some(Version::new(1, 9, 3))),
+            (
+                "skopeo version 1.22.0 commit: abc\n",
+                Some(Version::new(1, 22, 0)),
+            ),
+            ("usage: something else", None),
+        ];
+        for (printed, expected) in table {
+            assert_eq!(parse_version(printed), expected, "{printed}");
+        }
+    }
+}

@@ -1,0 +1,256 @@
+//! How the proxy is to be started: options, and what becomes of them on the
+//! child's command line.
+//!
+//! A secret never goes there, nor into the environment: it is written to a
+//! sealed memory file that only the child has open.
+
+mod auth;
+mod launch;
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+pub use self::auth::{AuthData, Credentials};
+pub use self::launch::VersionQuestion;
+
+pub(crate) use self::launch::{Launch, Template};
+
+use crate::error::ConfigError;
+
+/// Default of [`ConnectionOptions::stall_timeout`].
+pub const DEFAULT_STALL_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Default of [`ConnectionOptions::call_timeout`]: skopeo waits up to 60 s for
+/// a registry that says "too many requests", several times, inside one call.
+pub const DEFAULT_CALL_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// Default of [`ConnectionOptions::shutdown_timeout`].
+pub const DEFAULT_SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How the connection behaves, whoever started the proxy.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct ConnectionOptions {
+    /// A blob of which no byte comes for that long, while somebody waits to
+    /// read one, fails as [stalled](crate::BlobError::Stalled). 60 s unless
+    /// set; zero means never.
+    pub stall_timeout: Duration,
+
+    /// A call that is not answered for that long makes the whole connection
+    /// fail: the proxy answers in order, so all others would wait too. 300 s
+    /// unless set; zero means never.
+    ///
+    /// Opening a compressed archive unpacks it inside the call, and skopeo
+    /// sits out a registry's "too many requests" there.
+    pub call_timeout: Duration,
+
+    /// How long [`finalize`](crate::ImageProxy::finalize) waits for blobs that
+    /// are still open, and then a proxy that is told to end may take for it,
+    /// before it gets `SIGTERM` and, 2 s later, `SIGKILL`. 5 s unless set.
+    pub shutdown_timeout: Duration,
+
+    /// Leave the check of a blob's digest to proxies that make it themselves
+    /// (protocol before 0.2.8), and save the CPU time of a second one. The
+    /// bytes are then not to be trusted before
+    /// [`finish`](crate::Blob::finish) has said yes. Off unless set; newer
+    /// proxies check nothing, so there it has no effect.
+    pub trust_proxy_verification: bool,
+}
+
+impl Default for ConnectionOptions {
+    fn default() -> Self {
+        Self {
+            stall_timeout: DEFAULT_STALL_TIMEOUT,
+            call_timeout: DEFAULT_CALL_TIMEOUT,
+            shutdown_timeout: DEFAULT_SHUTDOWN_TIMEOUT,
+            trust_proxy_verification: false,
+        }
+    }
+}
+
+impl ConnectionOptions {
+    /// Set [`stall_timeout`](Self::stall_timeout).
+    #[must_use]
+    pub fn stall_timeout(mut self, timeout: Duration) -> Self {
+        self.stall_timeout = timeout;
+        self
+    }
+
+    /// Set [`call_timeout`](Self::call_timeout).
+    #[must_use]
+    pub fn call_timeout(mut self, timeout: Duration) -> Self {
+        self.call_timeout = timeout;
+        self
+    }
+
+    /// Set [`shutdown_timeout`](Self::shutdown_timeout).
+    #[must_use]
+    pub fn shutdown_timeout(mut self, timeout: Duration) -> Self {
+        self.shutdown_timeout = timeout;
+        self
+    }
+
+    /// Set [`trust_proxy_verification`](Self::trust_proxy_verification).
+    #[must_use]
+    pub fn trust_proxy_verification(mut self, trust: bool) -> Self {
+        self.trust_proxy_verification = trust;
+        self
+    }
+}
+
+macro_rules! setters {
+    ($($(#[$doc:meta])* $name:ident: $type:ty => $wrap:expr;)+) => {
+        $(
+            $(#[$doc])*
+            #[must_use]
+            pub fn $name(mut self, value: impl Into<$type>) -> Self {
+                #[allow(clippy::redundant_closure_call, reason = "one macro for plain and optional fields")]
+                { self.$name = ($wrap)(value.into()); }
+                self
+            }
+        )+
+    };
+}
+
+/// How to start the proxy. All fields are public and named as in the crate
+/// containers-image-proxy where it has them; the methods of the same names set
+/// them in a chain:
+///
+/// ```
+/// use longshore::ImageProxyConfig;
+/// let config = ImageProxyConfig::default()
+///     .insecure_skip_tls_verification(true)
+///     .architecture("arm64");
+/// ```
+#[derive(Debug, Default)]
+pub struct ImageProxyConfig {
+    /// Auth file, as `skopeo --authfile`.
+    pub authfile: Option<PathBuf>,
+    /// The content of an auth file.
+    pub auth_data: Option<AuthData>,
+    /// Credentials for one registry.
+    pub credentials: Option<Credentials>,
+    /// Use no credentials at all, not even the default auth files.
+    pub auth_anonymous: bool,
+    /// Certificates (`*.crt`, `*.cert`, `*.key`) for the registry, as
+    /// `skopeo --cert-dir`.
+    pub certificate_directory: Option<PathBuf>,
+    /// Keys for encrypted layers, passed as `--decryption-key`. No skopeo up
+    /// to 1.22 knows that option of the proxy and such a one ends at once,
+    /// saying so; builds that do exist.
+    pub decryption_keys: Option<Vec<String>>,
+    /// `Some(true)`: accept any certificate, and plain HTTP. `Some(false)`:
+    /// demand a valid one also where registries.conf says `insecure`.
+    pub insecure_skip_tls_verification: Option<bool>,
+    /// Signature policy file, as `skopeo --policy`.
+    pub policy: Option<PathBuf>,
+    /// Accept images whatever the signature policy says, as
+    /// `skopeo --insecure-policy`.
+    pub insecure_policy: bool,
+    /// Use this instead of the system's `registries.conf`.
+    pub registries_conf: Option<PathBuf>,
+    /// Use this instead of the system's `registries.d`.
+    pub registries_d: Option<PathBuf>,
+    /// Choose from an index for this operating system (`linux`).
+    pub os: Option<String>,
+    /// Choose from an index for this architecture (`amd64`, `arm64`, ...).
+    pub architecture: Option<String>,
+    /// Choose from an index for this variant (`v7`, ...).
+    pub variant: Option<String>,
+    /// Put in front of skopeo's user agent. skopeo 1.21 or later; an older
+    /// one is refused before it is started as a proxy.
+    pub user_agent_prefix: Option<String>,
+    /// Where skopeo puts temporary files (archives it unpacks).
+    pub temporary_directory: Option<PathBuf>,
+    /// Have skopeo log its debug messages, and pass its stderr on to ours. The
+    /// end of it is kept for error messages all the same.
+    pub debug: bool,
+    /// The program to run instead of `skopeo` from the `PATH`.
+    pub skopeo_path: Option<PathBuf>,
+    /// A command to which our arguments are added: `skopeo` itself with an
+    /// environment of its own, or a wrapper such as `podman unshare skopeo`.
+    /// Its stdin and stderr are ours, stdout goes nowhere. It runs in a
+    /// process group of its own, and what is left of the group when it ends
+    /// is killed. A wrapper that starts skopeo elsewhere (`systemd-run`) does
+    /// not pass on the memory file of [`auth_data`](Self::auth_data) and
+    /// [`credentials`](Self::credentials): give it an `authfile`.
+    pub skopeo_cmd: Option<Command>,
+    /// How the connection behaves.
+    pub connection: ConnectionOptions,
+}
+
+impl ImageProxyConfig {
+    setters! {
+        /// Set [`authfile`](Self#structfield.authfile).
+        authfile: PathBuf => Some;
+        /// Set [`auth_data`](Self#structfield.auth_data).
+        auth_data: AuthData => Some;
+        /// Set [`credentials`](Self#structfield.credentials).
+        credentials: Credentials => Some;
+        /// Set [`auth_anonymous`](Self#structfield.auth_anonymous).
+        auth_anonymous: bool => |value| value;
+        /// Set [`certificate_directory`](Self#structfield.certificate_directory).
+        certificate_directory: PathBuf => Some;
+        /// Set [`decryption_keys`](Self#structfield.decryption_keys).
+        decryption_keys: Vec<String> => Some;
+        /// Set [`insecure_skip_tls_verification`](Self#structfield.insecure_skip_tls_verification).
+        insecure_skip_tls_verification: bool => Some;
+        /// Set [`policy`](Self#structfield.policy).
+        policy: PathBuf => Some;
+        /// Set [`insecure_policy`](Self#structfield.insecure_policy).
+        insecure_policy: bool => |value| value;
+        /// Set [`registries_conf`](Self#structfield.registries_conf).
+        registries_conf: PathBuf => Some;
+        /// Set [`registries_d`](Self#structfield.registries_d).
+        registries_d: PathBuf => Some;
+        /// Set [`os`](Self#structfield.os).
+        os: String => Some;
+        /// Set [`architecture`](Self#structfield.architecture).
+        architecture: String => Some;
+        /// Set [`variant`](Self#structfield.variant).
+        variant: String => Some;
+        /// Set [`user_agent_prefix`](Self#structfield.user_agent_prefix).
+        user_agent_prefix: String => Some;
+        /// Set [`temporary_directory`](Self#structfield.temporary_directory).
+        temporary_directory: PathBuf => Some;
+        /// Set [`debug`](Self#structfield.debug).
+        debug: bool => |value| value;
+        /// Set [`skopeo_path`](Self#structfield.skopeo_path).
+        skopeo_path: PathBuf => Some;
+        /// Set [`skopeo_cmd`](Self#structfield.skopeo_cmd).
+        skopeo_cmd: Command => Some;
+        /// Set [`connection`](Self#structfield.connection).
+        connection: ConnectionOptions => |value| value;
+    }
+
+    /// Options that exclude each other are refused before anything is started.
+    pub(crate) fn validate(&self) -> Result<(), ConfigError> {
+        let exclusive: [&[(&'static str, bool)]; 3] = [
+            &[
+                ("authfile", self.authfile.is_some()),
+                ("auth_data", self.auth_data.is_some()),
+                ("credentials", self.credentials.is_some()),
+                ("auth_anonymous", self.auth_anonymous),
+            ],
+            &[
+                ("policy", self.policy.is_some()),
+                ("insecure_policy", self.insecure_policy),
+            ],
+            &[
+                ("skopeo_path", self.skopeo_path.is_some()),
+                ("skopeo_cmd", self.skopeo_cmd.is_some()),
+            ],
+        ];
+        for group in exclusive {
+            let mut given = group
+                .iter()
+                .filter(|(_, given)| *given)
+                .map(|(name, _)| *name);
+            if let (Some(first), Some(second)) = (given.next(), given.next()) {
+                return Err(ConfigError::Conflict { first, second });
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,183 @@
+//! How many proxies pay. Pure: it is told what happened, and when.
+//!
+//! A proxy answers one call at a time, and a call takes as long as the
+//! registry's first byte. With `n` blobs to ask for, `c` a call, and `k`
+//! proxies, the asking takes `n × c ÷ k`; each proxy costs `s` to start. The sum
+//! is least at `k = √(n × c ÷ s)`.
+
+use std::time::Duration;
+
+/// What the start of a proxy is taken to cost before one was seen, and the
+/// bounds of what is believed (a loaded machine starts them slowly, which is
+/// no reason to think that more are as dear).
+const START_COST: Duration = Duration::from_millis(15);
+const START_COST_BOUNDS: (Duration, Duration) =
+    (Duration::from_millis(8), Duration::from_millis(40));
+
+/// Calls that got that much slower than the fastest run of them say that the
+/// registry is holding us back.
+const THROTTLED: u32 = 8;
+
+/// ... if they are also that slow: quicker ones may just be busy machines.
+const THROTTLED_FROM: Duration = Duration::from_secs(1);
+
+/// A call is late if it takes that many times the usual, and at least this.
+const LATE_TIMES: u32 = 10;
+const LATE_FROM: Duration = Duration::from_millis(500);
+
+/// The part of a first impression in the moving average.
+const SMOOTHING: u32 = 4;
+
+#[derive(Debug)]
+pub(super) struct Governor {
+    min: usize,
+    max: usize,
+    start_cost: Duration,
+    /// A moving average of what calls take.
+    call_time: Option<Duration>,
+    /// The least that this average was.
+    best: Option<Duration>,
+    /// Lowered when the registry throttles; never raised again.
+    ceiling: usize,
+}
+
+impl Governor {
+    pub(super) fn new(min: usize, max: usize) -> Self {
+        Self {
+            min,
+            max,
+            start_cost: START_COST,
+            call_time: None,
+            best: None,
+            ceiling: max,
+        }
+    }
+
+    /// A first idea of what a call takes, from before there was one.
+    pub(super) fn expect_call_time(&mut self, guess: Duration) {
+        self.best.get_or_insert(guess);
+    }
+
+    /// A proxy was started in that time.
+    pub(super) fn started(&mut self, took: Duration) {
+        let (least, most) = START_COST_BOUNDS;
+        self.start_cost = took.clamp(least, most).min(self.start_cost.max(least));
+    }
+
+    /// A call was answered in that time, while `running` proxies were at work.
+    pub(super) fn answered(&mut self, took: Duration, running: usize) {
+        let average = self.call_time.map_or(took, |average| {
+            (average * (SMOOTHING - 1) + took) / SMOOTHING
+        });
+        let best = match (self.call_time, self.best) {
+            // The first real answer beats any guess.
+            (None, _) | (_, None) => average,
+            (Some(_), Some(best)) => best.min(average),
+        };
+        self.call_time = Some(average);
+        self.best = Some(best);
+        if took >= THROTTLED_FROM && took >= best * THROTTLED {
+            self.throttled(running);
+        }
+    }
+
+    /// The registry wants less of us.
+    pub(super) fn throttled(&mut self, running: usize) {
+        self.ceiling = self.ceiling.min(running.div_ceil(2)).max(self.min);
+    }
+
+    /// It does.
+    pub(super) fn is_throttled(&self) -> bool {
+        self.ceiling < self.max
+    }
+
+    /// How old a call must be to be called late.
+    pub(super) fn late_after(&self) -> Duration {
+        self.best
+            .map_or(LATE_FROM, |best| (best * LATE_TIMES).max(LATE_FROM))
+    }
+
+    /// How many proxies to run, with that many blobs still to ask for.
+    pub(super) fn wanted(&self, to_ask: usize) -> usize {
+        let best = self.best.unwrap_or_default().as_secs_f64();
+        #[expect(clippy::cast_precision_loss, reason = "a count of blobs")]
+        let pays = (to_ask as f64 * best / self.start_cost.as_secs_f64()).sqrt();
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a small root"
+        )]
+        let pays = pays as usize;
+        pays.clamp(self.min, self.ceiling.min(self.max).max(self.min))
+            .min(to_ask.max(1))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: fn(u64) -> Duration = Duration::from_millis;
+
+    fn after(calls: &[u64], max: usize) -> Governor {
+        let mut governor = Governor::new(1, max);
+        governor.started(MS(15));
+        for call in calls {
+            governor.answered(MS(*call), 1);
+        }
+        governor
+    }
+
+    #[test]
+    fn the_root_of_what_there_is_to_wait_for() {
+        let table = [
+            (vec![50], 128, 64, 20),
+            (vec![50], 8, 64, 5),
+            (vec![200], 128, 64, 41),
+            (vec![50], 128, 16, 16),
+            (vec![50], 1, 16, 1),
+            (vec![50], 0, 16, 1),
+            (vec![1], 128, 16, 2),
+            (vec![0], 400, 16, 1),
+        ];
+        for (calls, to_ask, max, expected) in table {
+            assert_eq!(
+                after(&calls, max).wanted(to_ask),
+                expected,
+                "{calls:?} {to_ask}"
+            );
+        }
+    }
+
+    #[test]
+    fn one_slow_answer_brings_no_more_proxies() {
+        let before = after(&[10, 10, 10], 64).wanted(100);
+        assert_eq!(after(&[10, 10, 10, 900], 64).wanted(100), before);
+    }
+
+    #[test]
+    fn a_throttling_registry_gets_fewer_and_never_more_again() {
+        let mut governor = after(&[50; 8], 16);
+        assert_eq!(governor.wanted(400), 16);
+        governor.answered(MS(2000), 16);
+        assert_eq!(governor.wanted(400), 8);
+        governor.answered(MS(4000), 8);
+        governor.answered(MS(4000), 4);
+        governor.answered(MS(4000), 2);
+        assert_eq!(governor.wanted(400), 1);
+        for _ in 0..50 {
+            governor.answered(MS(50), 1);
+        }
+        assert_eq!(governor.wanted(400), 1);
+    }
+
+    #[test]
+    fn a_fixed_number_is_kept_whatever_happens() {
+        let mut governor = Governor::new(4, 4);
+        assert_eq!(governor.wanted(100), 4);
+        governor.answered(MS(1), 4);
+        governor.answered(MS(60_000), 4);
+        assert_eq!(governor.wanted(100), 4);
+        assert_eq!(governor.wanted(3), 3);
+    }
+}

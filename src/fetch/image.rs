@@ -1,0 +1,146 @@
+//! An image that a [`Fetcher`](super::Fetcher) has opened.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use oci_spec::image::ImageManifest;
+
+use super::content::FetchedManifest;
+use super::options::Transport;
+use crate::error::{Error, Result};
+use crate::proxy::{ImageProxy, OpenedImage};
+
+/// An open image. It keeps the proxy that opened it; further ones open the
+/// same content, whatever happens to its tag meanwhile.
+#[derive(Debug)]
+pub struct Image {
+    pub(super) same: Arc<SameImage>,
+    pub(super) proxy: ImageProxy,
+    pub(super) opened: Arc<OpenedImage>,
+    /// What `OpenImage` took: two of the registry's answers.
+    pub(super) opening: Duration,
+    /// What the start of the proxy took.
+    pub(super) starting: Duration,
+}
+
+/// A proxy that was there before the run, with what it has open.
+#[derive(Debug, Clone)]
+pub(super) struct Home {
+    pub(super) proxy: ImageProxy,
+    /// Those of a run's images that it has open, by their number in the run.
+    pub(super) opened: Vec<(usize, Arc<OpenedImage>)>,
+}
+
+impl Image {
+    /// As it was asked for.
+    #[must_use]
+    pub fn reference(&self) -> &str {
+        &self.same.reference
+    }
+
+    /// The digest of its manifest at its source.
+    #[must_use]
+    pub fn digest(&self) -> &str {
+        &self.same.manifest.source_digest
+    }
+
+    /// Its manifest, as OCI.
+    #[must_use]
+    pub fn manifest(&self) -> &ImageManifest {
+        &self.same.manifest.manifest
+    }
+
+    /// The proxy that opened it, for whatever else is to be asked.
+    #[must_use]
+    pub fn proxy(&self) -> &ImageProxy {
+        &self.proxy
+    }
+
+    /// The image in that proxy.
+    #[must_use]
+    pub fn opened(&self) -> &OpenedImage {
+        &self.opened
+    }
+}
+
+/// What makes an image the same one in another proxy.
+#[derive(Debug)]
+pub(super) struct SameImage {
+    pub(super) reference: String,
+    pub(super) manifest: FetchedManifest,
+}
+
+impl SameImage {
+    pub(super) fn transport(&self) -> Transport<'_> {
+        Transport::of(&self.reference)
+    }
+
+    /// Open it in another proxy: by digest where the transport has digests, so
+    /// that a tag may move; compared in any case.
+    pub(super) async fn open_in(&self, proxy: &ImageProxy) -> Result<OpenedImage> {
+        let opened = match self.by_digest() {
+            None => proxy.open_image(&self.reference).await?,
+            Some(pinned) => match proxy.open_image(&pinned).await {
+                // A signature policy can allow the tag and not the digest.
+                Err(Error::Refused { .. }) => proxy.open_image(&self.reference).await?,
+                other => other?,
+            },
+        };
+        let (digest, raw) = proxy.fetch_manifest_raw_oci(&opened).await?;
+        if raw == self.manifest.raw {
+            Ok(opened)
+        } else {
+            Err(Error::ImageChanged {
+                reference: self.reference.clone(),
+                was: self.manifest.source_digest.clone(),
+                now: digest,
+            })
+        }
+    }
+
+    /// `docker://repository@digest`.
+    fn by_digest(&self) -> Option<String> {
+        let name = self.reference.strip_prefix("docker://")?;
+        let name = name.split_once('@').map_or(name, |(name, _)| name);
+        // A colon after the last slash begins a tag, before it a port.
+        let path = name.rfind('/').map_or(0, |slash| slash + 1);
+        let end = name[path..]
+            .find(':')
+            .map_or(name.len(), |colon| path + colon);
+        Some(format!(
+            "docker://{}@{}",
+            &name[..end],
+            self.manifest.source_digest
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn references_by_digest() {
+        let raw = br#"{"schemaVersion":2,"config":{"mediaType":"x","digest":"sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855","size":0},"layers":[]}"#;
+        let table = [
+            ("docker://a.b/c/d:tag", Some("docker://a.b/c/d@sha256:x")),
+            ("docker://a.b:5000/c", Some("docker://a.b:5000/c@sha256:x")),
+            (
+                "docker://a.b:5000/c:tag",
+                Some("docker://a.b:5000/c@sha256:x"),
+            ),
+            ("docker://name:tag", Some("docker://name@sha256:x")),
+            ("docker://a.b/c@sha256:y", Some("docker://a.b/c@sha256:x")),
+            ("oci:dir:tag", None),
+        ];
+        for (reference, expected) in table {
+            let manifest =
+                FetchedManifest::new("sha256:x".into(), raw.to_vec()).expect("a manifest");
+            let same = SameImage {
+                reference: reference.into(),
+                manifest,
+            };
+            assert_eq!(same.by_digest().as_deref(), expected, "{reference}");
+        }
+    }
+}

@@ -1,0 +1,264 @@
+//! How the engine fetches.
+
+use std::num::{NonZeroU64, NonZeroUsize};
+use std::str::FromStr;
+
+use super::retry::RetryPolicy;
+
+/// Blobs in flight at once over all proxies, unless set. Each has a pipe and,
+/// while it is put into a layout, half a megabyte of buffers.
+pub const DEFAULT_WORKERS: NonZeroUsize = NonZeroUsize::new(32).expect("not zero");
+
+/// The most proxies per registry host, unless set: some registries throttle
+/// clients that send more than a few dozen requests a second.
+pub const DEFAULT_PROXIES_PER_HOST: NonZeroUsize = NonZeroUsize::new(16).expect("not zero");
+
+/// The most proxies for docker.io: each reads the manifest once, and Docker
+/// Hub counts manifest reads against a quota.
+const PROXIES_FOR_DOCKER_HUB: NonZeroUsize = NonZeroUsize::new(2).expect("not zero");
+
+/// How many proxies to fetch with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Proxies {
+    /// As many as pay, judged by what the registry's answers take, within the
+    /// cap per host.
+    #[default]
+    Auto,
+    /// Just as many, if there are that many blobs. The cap per host does not
+    /// apply.
+    Fixed(NonZeroUsize),
+    /// As many as pay, within these bounds. The cap per host does not apply.
+    Range {
+        /// At least.
+        min: NonZeroUsize,
+        /// At most.
+        max: NonZeroUsize,
+    },
+}
+
+/// `auto`, `N`, or `MIN-MAX`.
+impl FromStr for Proxies {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let wrong = || format!("{text:?} is not auto, a number from 1, or MIN-MAX");
+        let number = |text: &str| text.parse::<NonZeroUsize>().map_err(|_| wrong());
+        match text.split_once('-') {
+            None if text == "auto" => Ok(Self::Auto),
+            None => Ok(Self::Fixed(number(text)?)),
+            Some((min, max)) => {
+                let (min, max) = (number(min)?, number(max)?);
+                if min > max {
+                    Err(wrong())
+                } else {
+                    Ok(Self::Range { min, max })
+                }
+            }
+        }
+    }
+}
+
+/// Options of a [`Fetcher`](super::Fetcher).
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct FetchOptions {
+    /// How many proxies. [`Proxies::Auto`] unless set.
+    pub proxies: Proxies,
+    /// The most proxies that [`Proxies::Auto`] takes for one registry host; 16
+    /// unless set, but 2 for docker.io, unless set: Docker Hub's quota counts
+    /// the manifest reads that each proxy makes.
+    pub proxies_per_host: Option<NonZeroUsize>,
+    /// Blobs in flight at once, over all proxies; 32 unless set.
+    pub workers: NonZeroUsize,
+    /// What is tried again, and how often.
+    pub retry: RetryPolicy,
+    /// Bytes per second over all blobs together; no limit unless set.
+    pub limit_rate: Option<NonZeroU64>,
+    /// Keep the children that fetch from registries off skopeo's shared
+    /// blob-info cache, for whose lock they would contend at every blob, and
+    /// which nothing in a pull reads. On unless set otherwise; see
+    /// [`Fetcher`](super::Fetcher#the-blob-info-cache) for how.
+    pub private_blob_info_cache: bool,
+}
+
+impl Default for FetchOptions {
+    fn default() -> Self {
+        Self {
+            proxies: Proxies::Auto,
+            proxies_per_host: None,
+            workers: DEFAULT_WORKERS,
+            retry: RetryPolicy::default(),
+            limit_rate: None,
+            private_blob_info_cache: true,
+        }
+    }
+}
+
+impl FetchOptions {
+    /// Set [`proxies`](Self::proxies).
+    #[must_use]
+    pub fn proxies(mut self, proxies: Proxies) -> Self {
+        self.proxies = proxies;
+        self
+    }
+
+    /// Set [`proxies_per_host`](Self::proxies_per_host).
+    #[must_use]
+    pub fn proxies_per_host(mut self, most: NonZeroUsize) -> Self {
+        self.proxies_per_host = Some(most);
+        self
+    }
+
+    /// Set [`workers`](Self::workers).
+    #[must_use]
+    pub fn workers(mut self, workers: NonZeroUsize) -> Self {
+        self.workers = workers;
+        self
+    }
+
+    /// Set [`retry`](Self::retry).
+    #[must_use]
+    pub fn retry(mut self, retry: RetryPolicy) -> Self {
+        self.retry = retry;
+        self
+    }
+
+    /// Set [`limit_rate`](Self::limit_rate).
+    #[must_use]
+    pub fn limit_rate(mut self, bytes_per_second: NonZeroU64) -> Self {
+        self.limit_rate = Some(bytes_per_second);
+        self
+    }
+
+    /// Set [`private_blob_info_cache`](Self::private_blob_info_cache).
+    #[must_use]
+    pub fn private_blob_info_cache(mut self, private: bool) -> Self {
+        self.private_blob_info_cache = private;
+        self
+    }
+
+    /// The least and the most proxies for images from these places.
+    pub(super) fn bounds(&self, sources: &[Transport<'_>]) -> (usize, usize) {
+        // An archive is unpacked by each proxy that opens it.
+        if sources.contains(&Transport::Archive) {
+            return (1, 1);
+        }
+        match self.proxies {
+            Proxies::Auto => {
+                let caps = sources.iter().map(|source| self.cap(*source));
+                (1, caps.min().unwrap_or(1))
+            }
+            Proxies::Fixed(number) => (number.get(), number.get()),
+            Proxies::Range { min, max } => (min.get(), max.get()),
+        }
+    }
+
+    fn cap(&self, transport: Transport<'_>) -> usize {
+        match transport {
+            Transport::Registry { host } => {
+                let default = match host {
+                    "docker.io" => PROXIES_FOR_DOCKER_HUB,
+                    _ => DEFAULT_PROXIES_PER_HOST,
+                };
+                self.proxies_per_host.unwrap_or(default).get()
+            }
+            Transport::Local | Transport::Storage | Transport::Archive => {
+                DEFAULT_PROXIES_PER_HOST.get()
+            }
+        }
+    }
+}
+
+/// Where an image lies, as far as it matters for fetching it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Transport<'a> {
+    /// `docker://`: has digests, and a cap per host.
+    Registry { host: &'a str },
+    /// `containers-storage:`: has layers of its own.
+    Storage,
+    /// `oci-archive:`, `docker-archive:`: unpacked at each opening.
+    Archive,
+    /// A folder, or a daemon.
+    Local,
+}
+
+impl<'a> Transport<'a> {
+    pub(super) fn of(reference: &'a str) -> Self {
+        if let Some(name) = reference.strip_prefix("docker://") {
+            return Self::Registry {
+                host: host_of(name),
+            };
+        }
+        match reference.split_once(':').map(|(transport, _)| transport) {
+            Some("containers-storage") => Self::Storage,
+            Some("oci-archive" | "docker-archive" | "sif") => Self::Archive,
+            _ => Self::Local,
+        }
+    }
+}
+
+/// The first part of a name is a host if it looks like one (the rule of
+/// distribution's reference grammar); a short name is taken for docker.io's.
+fn host_of(name: &str) -> &str {
+    match name.split_once('/') {
+        Some((first, _)) if first.contains(['.', ':']) || first == "localhost" => first,
+        _ => "docker.io",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn proxies_as_people_write_them() {
+        let n = |n| NonZeroUsize::new(n).expect("not zero");
+        let table = [
+            ("auto", Some(Proxies::Auto)),
+            ("1", Some(Proxies::Fixed(n(1)))),
+            (
+                "2-8",
+                Some(Proxies::Range {
+                    min: n(2),
+                    max: n(8),
+                }),
+            ),
+            (
+                "4-4",
+                Some(Proxies::Range {
+                    min: n(4),
+                    max: n(4),
+                }),
+            ),
+            ("0", None),
+            ("8-2", None),
+            ("-2", None),
+            ("", None),
+        ];
+        for (text, expected) in table {
+            assert_eq!(text.parse().ok(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn bounds_by_transport_and_host() {
+        let n = |n| NonZeroUsize::new(n).expect("not zero");
+        let auto = FetchOptions::default();
+        let capped = FetchOptions::default().proxies_per_host(n(4));
+        let fixed = FetchOptions::default().proxies(Proxies::Fixed(n(32)));
+        let table = [
+            (&auto, "docker://quay.io/a/b", (1, 16)),
+            (&auto, "docker://localhost/a", (1, 16)),
+            (&auto, "docker://debian", (1, 2)),
+            (&auto, "docker://docker.io/a/b", (1, 2)),
+            (&capped, "docker://docker.io/a/b", (1, 4)),
+            (&fixed, "docker://docker.io/a/b", (32, 32)),
+            (&fixed, "oci-archive:x.tar", (1, 1)),
+            (&auto, "oci:x", (1, 16)),
+        ];
+        for (options, reference, expected) in table {
+            let bounds = options.bounds(&[Transport::of(reference)]);
+            assert_eq!(bounds, expected, "{reference}");
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! A limit on bytes per second, over all blobs together.
+
+use std::num::NonZeroU64;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
+use tokio::task::AbortHandle;
+use tokio::time::{MissedTickBehavior, interval};
+
+/// How often the allowance is topped up.
+const TICK: Duration = Duration::from_millis(20);
+
+/// What is taken from it at a time: less than a pipe full, so that many blobs
+/// share evenly.
+const SLICE_BYTES: u32 = 16 * 1024;
+
+/// An allowance that a task tops up and readers take from. Its bytes are a
+/// semaphore's permits; what is not used within two ticks lapses.
+#[derive(Debug, Clone)]
+pub(super) struct Limit {
+    bytes: Arc<Semaphore>,
+    _filler: Arc<Filler>,
+}
+
+#[derive(Debug)]
+struct Filler(AbortHandle);
+
+impl Drop for Filler {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Limit {
+    /// Must be called within a tokio runtime.
+    pub(super) fn new(bytes_per_second: NonZeroU64) -> Self {
+        let bytes = Arc::new(Semaphore::new(0));
+        let filled = Arc::clone(&bytes);
+        let task = tokio::spawn(async move {
+            let mut ticks = interval(TICK);
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
+            let mut owed = 0;
+            loop {
+                ticks.tick().await;
+                // In nanosecond-bytes, so that slow rates are exact too.
+                owed += u128::from(bytes_per_second.get()) * TICK.as_nanos();
+                let due = usize::try_from(owed / 1_000_000_000).unwrap_or(usize::MAX);
+                owed %= 1_000_000_000;
+                let most = due.saturating_mul(2).max(SLICE_BYTES as usize);
+                let room = most.saturating_sub(filled.available_permits());
+                filled.add_permits(due.min(room));
+            }
+        });
+        Self {
+            bytes,
+            _filler: Arc::new(Filler(task.abort_handle())),
+        }
+    }
+}
+
+type Taking =
+    Pin<Box<dyn Future<Output = Result<OwnedSemaphorePermit, AcquireError>> + Send + Sync>>;
+
+/// One reader's share.
+#[derive(Default)]
+pub(super) struct Share {
+    limit: Option<Limit>,
+    left: usize,
+    taking: Option<Taking>,
+}
+
+impl std::fmt::Debug for Share {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Share")
+            .field("left", &self.left)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Share {
+    pub(super) fn of(limit: Option<Limit>) -> Self {
+        Self {
+            limit,
+            left: 0,
+            taking: None,
+        }
+    }
+
+    /// How many bytes may be read now; waits until there are some.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<usize> {
+        let Some(limit) = &self.limit else {
+            return Poll::Ready(usize::MAX);
+        };
+        if self.left == 0 {
+            let taking = self.taking.get_or_insert_with(|| {
+                Box::pin(Arc::clone(&limit.bytes).acquire_many_owned(SLICE_BYTES))
+            });
+            // The semaphore is never closed.
+            if let Ok(permit) = ready!(taking.as_mut().poll(cx)) {
+                permit.forget();
+            }
+            self.taking = None;
+            self.left = SLICE_BYTES as usize;
+        }
+        Poll::Ready(self.left)
+    }
+
+    pub(super) fn used(&mut self, bytes: usize) {
+        self.left = self.left.saturating_sub(bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::future::poll_fn;
+    use tokio::time::Instant;
+
+    #[tokio::test(start_paused = true)]
+    async fn two_readers_share_one_rate() {
+        let limit = Limit::new(NonZeroU64::new(1_000_000).expect("not zero"));
+        let read = |limit: Limit| async move {
+            let mut share = Share::of(Some(limit));
+            let mut left = 500_000;
+            while left > 0 {
+                let may = poll_fn(|cx| share.poll(cx)).await.min(left);
+                share.used(may);
+                left -= may;
+            }
+        };
+        let start = Instant::now();
+        tokio::join!(read(limit.clone()), read(limit));
+        let took = start.elapsed();
+        assert!((0.95..1.1).contains(&took.as_secs_f64()), "{took:?}");
+    }
+}

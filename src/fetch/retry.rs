@@ -1,0 +1,258 @@
+//! What is tried again, how often, and when.
+
+use std::time::Duration;
+
+use crate::error::{BlobError, Error};
+use crate::protocol::{Refusal, RefusalCode};
+
+/// How failures of single blobs are dealt with.
+///
+/// Tried again is what may pass: a broken or stalled transfer, a wrong digest,
+/// a proxy that died, and a refusal that is not final. skopeo classes refusals
+/// narrowly ([`RefusalCode`]), so those it calls `other`, and all of an old one,
+/// are judged by their words: refusals that a repetition can't change (not
+/// found, not allowed, certificates) are final, all others may pass.
+///
+/// A try never goes on where another broke off: its bytes come from the start,
+/// through a fresh reader.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RetryPolicy {
+    /// How often a blob is tried again after its first try; 4 unless set.
+    pub retries: u32,
+    /// The wait before the first repetition of something that the registry
+    /// refused, 250 ms unless set; doubled with each further one. What a proxy
+    /// lost is repeated at once, on another one if there is.
+    pub initial_backoff: Duration,
+    /// The longest wait; 15 s unless set.
+    pub max_backoff: Duration,
+    /// The most that the whole may take, from its start; no limit unless set.
+    pub deadline: Option<Duration>,
+}
+
+impl Default for RetryPolicy {
+    fn default() -> Self {
+        Self {
+            retries: 4,
+            initial_backoff: Duration::from_millis(250),
+            max_backoff: Duration::from_secs(15),
+            deadline: None,
+        }
+    }
+}
+
+impl RetryPolicy {
+    /// Set [`retries`](Self::retries).
+    #[must_use]
+    pub fn retries(mut self, retries: u32) -> Self {
+        self.retries = retries;
+        self
+    }
+
+    /// Set [`initial_backoff`](Self::initial_backoff).
+    #[must_use]
+    pub fn initial_backoff(mut self, wait: Duration) -> Self {
+        self.initial_backoff = wait;
+        self
+    }
+
+    /// Set [`max_backoff`](Self::max_backoff).
+    #[must_use]
+    pub fn max_backoff(mut self, wait: Duration) -> Self {
+        self.max_backoff = wait;
+        self
+    }
+
+    /// Set [`deadline`](Self::deadline).
+    #[must_use]
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = Some(deadline);
+        self
+    }
+
+    /// After `failed` tries, the last of which failed with `error`: how long to
+    /// wait before the next, or `None` to give up. `random`, from 0 to 1, keeps
+    /// many clients from coming back at the same moment.
+    pub(super) fn next_try(&self, error: &Error, failed: u32, random: f64) -> Option<Duration> {
+        if failed > self.retries || !may_pass(error) {
+            return None;
+        }
+        if is_the_proxys(error) {
+            return Some(Duration::ZERO);
+        }
+        let doubled = self
+            .initial_backoff
+            .saturating_mul(1 << (failed.saturating_sub(1)).min(20));
+        let longest = doubled.min(self.max_backoff);
+        // Between half and all of it.
+        Some(longest.mul_f64(0.5 + 0.5 * random.clamp(0.0, 1.0)))
+    }
+}
+
+/// Whether the same, tried again, may work.
+pub(super) fn may_pass(error: &Error) -> bool {
+    match error {
+        Error::Refused { refusal, .. }
+        | Error::Blob {
+            source: BlobError::Refused(refusal),
+            ..
+        } => refusal_may_pass(refusal),
+        Error::Blob {
+            source: BlobError::Connection(source),
+            ..
+        } => may_pass(source),
+        Error::Protocol(_) => true,
+        error => error.is_retryable(),
+    }
+}
+
+/// The proxy lost it, or the way to it; the registry did not refuse it.
+fn is_the_proxys(error: &Error) -> bool {
+    match error {
+        Error::Blob { source, .. } => {
+            matches!(source, BlobError::Connection(_) | BlobError::Stalled { .. })
+        }
+        error => error.is_closed(),
+    }
+}
+
+/// Words of refusals that a repetition can't change, from skopeo 1.9 to 1.22
+/// and from the error codes of the OCI distribution specification.
+const FINAL: [&str; 17] = [
+    "blob unknown",
+    "manifest unknown",
+    "name unknown",
+    "name invalid",
+    "not found",
+    "404",
+    "unauthorized",
+    "authentication required",
+    "401",
+    "denied",
+    "403",
+    "unsupported",
+    "digest invalid",
+    "x509",
+    "no such file",
+    "stopped after 10 redirects",
+    "server gave HTTP response to HTTPS client",
+];
+
+fn refusal_may_pass(refusal: &Refusal) -> bool {
+    if refusal.code == Some(RefusalCode::Retryable) {
+        return true;
+    }
+    // A digest in the message could hold any number.
+    let words = without_digests(&refusal.message);
+    !FINAL.iter().any(|word| words.contains(word))
+}
+
+fn without_digests(message: &str) -> String {
+    let is_digest = |word: &&str| {
+        let hex = word.trim_matches(|c: char| !c.is_ascii_alphanumeric());
+        hex.len() >= 32 && hex.chars().rev().take(32).all(|c| c.is_ascii_hexdigit())
+    };
+    message
+        .split(' ')
+        .filter(|word| !is_digest(word))
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(code: Option<RefusalCode>, message: &str) -> Error {
+        let refusal = Refusal {
+            code,
+            message: message.into(),
+        };
+        Error::Refused {
+            method: "GetBlob",
+            refusal,
+        }
+    }
+
+    #[test]
+    fn refusals_by_their_class_and_their_words() {
+        let digest = format!("sha256:{}404{}", "a".repeat(40), "b".repeat(21));
+        let table = [
+            (
+                "fetching blob: invalid status code from registry 500 (Internal Server Error)"
+                    .into(),
+                true,
+            ),
+            (
+                "Invalid status code returned when fetching blob 429 (Too Many Requests)".into(),
+                true,
+            ),
+            ("unexpected EOF".into(), true),
+            (
+                "read tcp 127.0.0.1:1->127.0.0.1:2: read: connection reset by peer".into(),
+                true,
+            ),
+            ("fetching blob: blob unknown to registry".into(), false),
+            (
+                "Invalid status code returned when fetching blob 404 (Not Found)".into(),
+                false,
+            ),
+            (
+                "unable to retrieve auth token: unauthorized: authentication required".into(),
+                false,
+            ),
+            (format!("fetching {digest} failed strangely"), true),
+        ];
+        for (message, expected) in table {
+            assert_eq!(
+                may_pass(&refused(Some(RefusalCode::Other), &message)),
+                expected,
+                "{message}"
+            );
+            assert_eq!(may_pass(&refused(None, &message)), expected, "{message}");
+        }
+        assert!(may_pass(&refused(
+            Some(RefusalCode::Retryable),
+            "404 in a funny place"
+        )));
+    }
+
+    #[test]
+    fn waits_double_up_to_the_longest() {
+        let policy = RetryPolicy::default().retries(9);
+        let error = refused(Some(RefusalCode::Retryable), "");
+        let wait = |failed| {
+            policy
+                .next_try(&error, failed, 1.0)
+                .map(|wait| wait.as_millis())
+        };
+        let waits: Vec<_> = (1..=10).map(wait).collect();
+        let expected = [250, 500, 1000, 2000, 4000, 8000, 15000, 15000, 15000].map(Some);
+        assert_eq!(waits[..9], expected);
+        assert_eq!(waits[9], None);
+        assert_eq!(
+            policy.next_try(&error, 1, 0.0),
+            Some(Duration::from_millis(125))
+        );
+    }
+
+    #[test]
+    fn what_a_proxy_lost_is_repeated_at_once() {
+        let policy = RetryPolicy::default();
+        let digest = format!("sha256:{}", "a".repeat(64))
+            .parse()
+            .expect("a digest");
+        let lost = BlobError::Connection(Box::new(Error::Disconnected));
+        let error = Error::blob(&digest)(lost);
+        assert_eq!(policy.next_try(&error, 1, 1.0), Some(Duration::ZERO));
+    }
+
+    #[test]
+    fn no_retries_means_none() {
+        let error = refused(Some(RefusalCode::Retryable), "");
+        assert_eq!(
+            RetryPolicy::default().retries(0).next_try(&error, 1, 1.0),
+            None
+        );
+    }
+}

@@ -1,0 +1,539 @@
+//! A run: the units, the queue, and what has become of each job. One task owns
+//! all of it; units are told by channels and tell by reports.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::task::{Id, JoinSet};
+use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until};
+
+use super::event::{EventKind, Events};
+use super::governor::Governor;
+use super::image::{Home, SameImage};
+use super::options::{FetchOptions, Transport};
+use super::rate::Limit;
+use super::retry::RetryPolicy;
+use super::starter::Starter;
+use super::unit::{Common, Failure, Handler, Report, Unit};
+use super::{Job, panicked};
+use crate::error::{BlobError, Error, Result};
+
+/// Reports that may wait while the run is busy. Units wait for room; the run
+/// never waits for a unit, so this can't lock up.
+const REPORTS: usize = 256;
+
+/// How often the run looks for calls that are late. Everything else wakes it.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// Workers of each proxy, where their number is not fixed: one asks, six
+/// drain. More would not make one process faster.
+const WORKERS_PER_PROXY: usize = 7;
+
+/// What a run starts from.
+pub(super) struct Start<'a> {
+    pub(super) starter: Arc<Starter>,
+    pub(super) options: &'a FetchOptions,
+    pub(super) events: Events,
+    pub(super) images: Vec<Arc<SameImage>>,
+    pub(super) home: Home,
+    /// What the opening of an image, and the start of a proxy, took.
+    pub(super) opening: Duration,
+    pub(super) starting: Duration,
+}
+
+/// What a run came to.
+pub(super) struct Outcome<T> {
+    /// In the order of the jobs.
+    pub(super) outputs: Vec<T>,
+    pub(super) fetched_blobs: usize,
+    pub(super) fetched_bytes: u64,
+    pub(super) reused_blobs: usize,
+    pub(super) retries: usize,
+    /// The most proxies that were at work at once.
+    pub(super) proxies: usize,
+}
+
+impl<T> Outcome<T> {
+    /// Of nothing to do.
+    pub(super) fn empty() -> Self {
+        Self {
+            outputs: Vec::new(),
+            fetched_blobs: 0,
+            fetched_bytes: 0,
+            reused_blobs: 0,
+            retries: 0,
+            proxies: 0,
+        }
+    }
+}
+
+/// Do all jobs. Dropped early, all units are stopped.
+pub(super) async fn run<H: Handler>(
+    start: Start<'_>,
+    jobs: Vec<Job>,
+    handler: H,
+) -> Result<Outcome<H::Output>> {
+    let deadline = start
+        .options
+        .retry
+        .deadline
+        .map(|most| Instant::now() + most);
+    let home = start.home.clone();
+    let (mut run, mut reports) = Run::new(start, jobs, handler);
+    run.queue_all().await?;
+    if run.is_done() {
+        return Ok(run.outcome());
+    }
+    run.start_unit(Some(home)).await;
+    run.adjust().await;
+    let mut look = interval(LOOK_EVERY);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    while !run.is_done() {
+        tokio::select! {
+            Some(report) = reports.recv() => run.take(report).await?,
+            Some(ended) = run.units.join_next_with_id() => {
+                let (id, result) = ended.map_err(panicked)?;
+                run.unit_ended(id, result).await?;
+            }
+            Some(waited) = run.waiting.join_next() => run.send(waited.map_err(panicked)?)?,
+            _ = look.tick() => {}
+            () = until(deadline) => return Err(Error::DeadlineExceeded),
+        }
+        run.adjust().await;
+    }
+    Ok(run.outcome())
+}
+
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// A unit as the run sees it.
+struct Running {
+    number: usize,
+    own_jobs: async_channel::Sender<Job>,
+    /// To take back what it leaves.
+    left_jobs: async_channel::Receiver<Job>,
+    retire: watch::Sender<bool>,
+    ready: bool,
+    /// Dropping a blob's pipes cancels it there (protocol 0.2.8).
+    cancels: bool,
+    /// When the call began that it waits for.
+    asking: Option<Instant>,
+    retired: bool,
+}
+
+impl Running {
+    fn is_late(&self, after: Duration) -> bool {
+        self.asking.is_some_and(|since| since.elapsed() > after)
+    }
+}
+
+struct Run<H: Handler> {
+    common: Arc<Common<H>>,
+    policy: RetryPolicy,
+    governor: Governor,
+    most: usize,
+    queue: async_channel::Sender<Job>,
+    /// Jobs that were given out at the start, in their order.
+    all: Vec<Job>,
+    outputs: Vec<Option<H::Output>>,
+    done: usize,
+    /// Which jobs' blobs are still to be asked for, and how many that are.
+    unasked: Vec<bool>,
+    to_ask: usize,
+    units: JoinSet<Result<()>>,
+    running: HashMap<Id, Running>,
+    started: usize,
+    /// Units that failed before they did anything, since one did something.
+    failed_starts: u32,
+    /// No new ones before.
+    start_again: Option<Instant>,
+    /// Jobs that wait for their next try.
+    waiting: JoinSet<Job>,
+    reports: mpsc::Sender<Report<H::Output>>,
+    fetched_blobs: usize,
+    fetched_bytes: u64,
+    reused_blobs: usize,
+    retries: usize,
+    proxies: usize,
+}
+
+impl<H: Handler> Run<H> {
+    fn new(
+        start: Start<'_>,
+        jobs: Vec<Job>,
+        handler: H,
+    ) -> (Self, mpsc::Receiver<Report<H::Output>>) {
+        let Start {
+            starter,
+            options,
+            events,
+            images,
+            opening,
+            starting,
+            ..
+        } = start;
+        let sources: Vec<Transport<'_>> = images.iter().map(|image| image.transport()).collect();
+        let (min, max) = options.bounds(&sources);
+        let mut governor = Governor::new(min, max);
+        governor.started(starting);
+        if matches!(sources[..], [Transport::Registry { .. }, ..]) {
+            governor.expect_call_time(call_time_from(opening));
+        }
+        let (queue, queued) = async_channel::unbounded();
+        let (reports, reported) = mpsc::channel(REPORTS);
+        let workers = options.workers.get();
+        let common = Common {
+            starter,
+            jobs: queued,
+            in_flight: Arc::new(Semaphore::new(workers)),
+            // A fixed number of proxies shares all workers between them.
+            workers: if min == max {
+                workers.div_ceil(min).max(2)
+            } else {
+                WORKERS_PER_PROXY
+            },
+            handler,
+            limit: options.limit_rate.map(Limit::new),
+            events,
+            images,
+        };
+        let run = Self {
+            common: Arc::new(common),
+            policy: options.retry.clone(),
+            governor,
+            most: max,
+            queue,
+            outputs: jobs.iter().map(|_| None).collect(),
+            done: 0,
+            unasked: vec![true; jobs.len()],
+            to_ask: jobs.len(),
+            all: jobs,
+            units: JoinSet::new(),
+            running: HashMap::new(),
+            started: 0,
+            failed_starts: 0,
+            start_again: None,
+            waiting: JoinSet::new(),
+            reports,
+            fetched_blobs: 0,
+            fetched_bytes: 0,
+            reused_blobs: 0,
+            retries: 0,
+            proxies: 0,
+        };
+        (run, reported)
+    }
+
+    /// The largest first, so that none of the large ones starts when all
+    /// others are done.
+    async fn queue_all(&mut self) -> Result<()> {
+        let mut jobs = self.all.clone();
+        jobs.sort_by_key(|job| std::cmp::Reverse(job.layer.descriptor.size()));
+        for job in &self.all {
+            self.common
+                .events
+                .send(|| EventKind::BlobQueued { blob: job.name() })
+                .await;
+        }
+        jobs.into_iter().try_for_each(|job| self.send(job))
+    }
+
+    fn send(&self, job: Job) -> Result<()> {
+        // It has no bound, and `common` holds its other end.
+        self.queue.try_send(job).map_err(|_| Error::Closed)
+    }
+
+    fn is_done(&self) -> bool {
+        self.done == self.outputs.len()
+    }
+
+    fn outcome(self) -> Outcome<H::Output> {
+        Outcome {
+            outputs: self.outputs.into_iter().flatten().collect(),
+            fetched_blobs: self.fetched_blobs,
+            fetched_bytes: self.fetched_bytes,
+            reused_blobs: self.reused_blobs,
+            retries: self.retries,
+            proxies: self.proxies,
+        }
+    }
+
+    async fn start_unit(&mut self, home: Option<Home>) {
+        let number = self.started;
+        self.started += 1;
+        let (own_jobs, left_jobs) = async_channel::unbounded();
+        let (retire, retired) = watch::channel(false);
+        let unit = Unit {
+            number,
+            common: Arc::clone(&self.common),
+            own_jobs: left_jobs.clone(),
+            retired,
+            reports: self.reports.clone(),
+        };
+        let task = self.units.spawn(unit.run(home));
+        let running = Running {
+            number,
+            own_jobs,
+            left_jobs,
+            retire,
+            ready: false,
+            cancels: false,
+            asking: None,
+            retired: false,
+        };
+        self.running.insert(task.id(), running);
+        self.proxies = self.proxies.max(self.at_work());
+        self.common
+            .events
+            .send(|| EventKind::ProxyStarted { proxy: number })
+            .await;
+    }
+
+    fn at_work(&self) -> usize {
+        self.running.values().filter(|unit| !unit.retired).count()
+    }
+
+    fn unit(&mut self, number: usize) -> Option<&mut Running> {
+        self.running.values_mut().find(|unit| unit.number == number)
+    }
+
+    async fn take(&mut self, report: Report<H::Output>) -> Result<()> {
+        match report {
+            Report::Ready {
+                unit,
+                started,
+                cancels,
+            } => {
+                if let Some(started) = started {
+                    self.governor.started(started);
+                }
+                self.failed_starts = 0;
+                if let Some(unit) = self.unit(unit) {
+                    unit.ready = true;
+                    unit.cancels = cancels;
+                }
+            }
+            Report::Asking { unit } => {
+                if let Some(unit) = self.unit(unit) {
+                    unit.asking = Some(Instant::now());
+                }
+            }
+            Report::Answered { unit, job, took } => {
+                self.mark(job, false);
+                if let Some(unit) = self.unit(unit) {
+                    unit.asking = None;
+                }
+                let running = self.at_work();
+                self.governor.answered(took, running);
+            }
+            Report::Done {
+                job,
+                output,
+                fetched,
+            } => {
+                if fetched {
+                    self.fetched_blobs += 1;
+                    self.fetched_bytes += job.layer.descriptor.size();
+                } else {
+                    self.reused_blobs += 1;
+                }
+                self.mark(job.number, false);
+                let place = &mut self.outputs[job.number];
+                self.done += usize::from(place.is_none());
+                *place = Some(output);
+            }
+            Report::Failed { unit, job, failure } => self.failed(unit, job, failure).await?,
+        }
+        Ok(())
+    }
+
+    /// A job is, or is not, still to be asked for.
+    fn mark(&mut self, job: usize, unasked: bool) {
+        let was = std::mem::replace(&mut self.unasked[job], unasked);
+        self.to_ask = self.to_ask + usize::from(unasked) - usize::from(was);
+    }
+
+    /// A try failed: another one, or the end.
+    async fn failed(&mut self, number: usize, mut job: Job, failure: Failure) -> Result<()> {
+        let error = match failure {
+            Failure::Handling(error) => return Err(error),
+            Failure::Fetching(error) => error,
+        };
+        job.failed += 1;
+        let reason = chain(&error);
+        let blob = job.name();
+        let Some(wait) = self.policy.next_try(&error, job.failed, fastrand::f64()) else {
+            self.common
+                .events
+                .send(|| EventKind::BlobFailed {
+                    blob,
+                    proxy: number,
+                    reason,
+                })
+                .await;
+            return Err(error);
+        };
+        tracing::debug!(digest = %blob.digest, proxy = number, %reason, ?wait, "will try again");
+        let failed = job.failed;
+        let event = || EventKind::BlobRetried {
+            blob,
+            proxy: number,
+            failed,
+            reason,
+            wait,
+        };
+        self.common.events.send(event).await;
+        self.retries += 1;
+        self.mark(job.number, true);
+        if let Error::Blob {
+            source: BlobError::Stalled { .. },
+            ..
+        } = &error
+        {
+            self.stalled(number);
+        }
+        if wait.is_zero() {
+            return self.send_elsewhere(number, job);
+        }
+        self.waiting.spawn(async move {
+            sleep(wait).await;
+            job
+        });
+        Ok(())
+    }
+
+    /// A proxy before 0.2.8 can't be told to give a stalled blob up: it gets no
+    /// more jobs, and is replaced.
+    fn stalled(&mut self, number: usize) {
+        if let Some(unit) = self.unit(number)
+            && !unit.cancels
+        {
+            unit.retired = true;
+            unit.retire.send_replace(true);
+        }
+    }
+
+    /// To another unit, if there is one that is ready.
+    fn send_elsewhere(&self, number: usize, job: Job) -> Result<()> {
+        let late = self.governor.late_after();
+        let elsewhere = self
+            .running
+            .values()
+            .filter(|unit| {
+                unit.number != number && unit.ready && !unit.retired && !unit.is_late(late)
+            })
+            .min_by_key(|unit| unit.own_jobs.len());
+        match elsewhere {
+            Some(unit) => unit.own_jobs.try_send(job).map_err(|_| Error::Closed),
+            None => self.send(job),
+        }
+    }
+
+    async fn unit_ended(&mut self, id: Id, result: Result<()>) -> Result<()> {
+        let Some(unit) = self.running.remove(&id) else {
+            return Ok(());
+        };
+        let proxy = unit.number;
+        let reason = result.as_ref().err().map(chain);
+        self.common
+            .events
+            .send(|| EventKind::ProxyEnded { proxy, reason })
+            .await;
+        // Nothing can be added any more: we held the only sender.
+        unit.left_jobs.close();
+        while let Ok(job) = unit.left_jobs.try_recv() {
+            self.send(job)?;
+        }
+        match result {
+            Err(error @ Error::ImageChanged { .. }) => Err(error),
+            Err(error) if !unit.ready => self.start_failed(error),
+            Err(error) => {
+                tracing::debug!(proxy, error = chain(&error), "lost a proxy");
+                Ok(())
+            }
+            Ok(()) => Ok(()),
+        }
+    }
+
+    /// One that can't be started is no loss as long as others work.
+    fn start_failed(&mut self, error: Error) -> Result<()> {
+        self.failed_starts += 1;
+        let working = self.at_work();
+        if working > 0 {
+            self.governor.throttled(working * 2);
+            return Ok(());
+        }
+        match self.policy.next_try(&error, self.failed_starts, 1.0) {
+            Some(wait) => {
+                self.start_again = Some(Instant::now() + wait);
+                Ok(())
+            }
+            None => Err(error),
+        }
+    }
+
+    /// As many units as pay. One that waits for a late answer counts for
+    /// nothing; it is made up for as long as it is late.
+    async fn adjust(&mut self) {
+        let resting = self.start_again.is_some_and(|then| Instant::now() < then);
+        if self.to_ask == 0 || resting {
+            return;
+        }
+        let late = self.governor.late_after();
+        let wanted = self.governor.wanted(self.to_ask);
+        let working = self
+            .running
+            .values()
+            .filter(|unit| !unit.retired && !unit.is_late(late));
+        let working = working.count();
+        for _ in working..wanted {
+            if self.at_work() >= self.most * 2 {
+                break;
+            }
+            self.start_unit(None).await;
+        }
+        self.retire_some(working, wanted);
+    }
+
+    /// Too many: the newest go, after what they are at.
+    fn retire_some(&mut self, working: usize, wanted: usize) {
+        if !self.governor.is_throttled() {
+            return;
+        }
+        let mut units: Vec<&mut Running> = self
+            .running
+            .values_mut()
+            .filter(|unit| !unit.retired)
+            .collect();
+        units.sort_by_key(|unit| std::cmp::Reverse(unit.number));
+        for unit in units.into_iter().take(working.saturating_sub(wanted)) {
+            unit.retired = true;
+            unit.retire.send_replace(true);
+        }
+    }
+}
+
+/// `OpenImage` waits for two answers of the registry, one after the other, and
+/// does some work of its own.
+fn call_time_from(opening: Duration) -> Duration {
+    const OWN_WORK: Duration = Duration::from_millis(6);
+    opening.saturating_sub(OWN_WORK) / 2
+}
+
+/// An error with its causes, on one line.
+pub(super) fn chain(error: &Error) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,397 @@
+//! A unit: one proxy with its workers.
+//!
+//! A proxy answers one call at a time, so its workers take turns in asking: who
+//! has the unit's **slot** takes a job, asks for its blob, and passes the slot
+//! on when the answer is there; then it drains the blob, beside the others.
+//! Nobody holds a job while waiting for the slot, so an answer that comes late
+//! holds up one blob, and the other units take the rest.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tracing::Instrument;
+
+use super::event::{BlobName, EventKind, Events};
+use super::image::{Home, SameImage};
+use super::rate::{Limit, Share};
+use super::reader::{LayerReader, Returned};
+use super::starter::Starter;
+use super::{Job, panicked};
+use crate::error::{Error, Result};
+use crate::proxy::{Blob, ImageProxy, OpenedImage};
+
+/// What is done with each blob.
+pub(super) trait Handler: Send + Sync + 'static {
+    type Output: Send + 'static;
+
+    /// What it comes to without fetching, if that will do.
+    fn skip(&self, job: &Job) -> impl Future<Output = Result<Option<Self::Output>>> + Send;
+
+    fn handle(
+        &self,
+        job: &Job,
+        reader: LayerReader,
+    ) -> impl Future<Output = Result<Self::Output>> + Send;
+}
+
+/// What all units of a run have in common, and none changes.
+pub(super) struct Common<H> {
+    pub(super) starter: Arc<Starter>,
+    pub(super) images: Vec<Arc<SameImage>>,
+    pub(super) jobs: async_channel::Receiver<Job>,
+    /// As many permits as blobs may be in flight over all units.
+    pub(super) in_flight: Arc<Semaphore>,
+    pub(super) workers: usize,
+    pub(super) handler: H,
+    pub(super) limit: Option<Limit>,
+    pub(super) events: Events,
+}
+
+/// What units tell the run.
+#[derive(Debug)]
+pub(super) enum Report<T> {
+    /// The proxy is started and has opened its image.
+    Ready {
+        unit: usize,
+        /// What the start took, if it was not started before.
+        started: Option<Duration>,
+        /// Dropping a blob's pipes cancels it there.
+        cancels: bool,
+    },
+    /// A call begins.
+    Asking { unit: usize },
+    /// It was answered, with a blob or a refusal.
+    Answered {
+        unit: usize,
+        job: usize,
+        took: Duration,
+    },
+    /// A job is done.
+    Done { job: Job, output: T, fetched: bool },
+    /// A try failed.
+    Failed {
+        unit: usize,
+        job: Job,
+        failure: Failure,
+    },
+}
+
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// The blob did not come, or not right.
+    Fetching(Error),
+    /// The handler failed in its own right.
+    Handling(Error),
+}
+
+pub(super) struct Unit<H: Handler> {
+    pub(super) number: usize,
+    pub(super) common: Arc<Common<H>>,
+    /// Jobs for this unit alone: second tries of what failed elsewhere.
+    pub(super) own_jobs: async_channel::Receiver<Job>,
+    /// Becomes `true` when it is to take no more jobs.
+    pub(super) retired: watch::Receiver<bool>,
+    pub(super) reports: mpsc::Sender<Report<H::Output>>,
+}
+
+impl<H: Handler> Unit<H> {
+    /// Work until there is nothing to do, it is retired, or its proxy fails.
+    pub(super) async fn run(self, home: Option<Home>) -> Result<()> {
+        let begun = Instant::now();
+        let (proxy, opened, started) = match home {
+            Some(Home { proxy, opened }) => (proxy, opened, None),
+            None => (self.start_proxy().await?, Vec::new(), Some(begun.elapsed())),
+        };
+        let cancels = proxy.cancels_blobs();
+        let images = self.common.images.iter().map(|_| OnceCell::new()).collect();
+        let (number, reports) = (self.number, self.reports.clone());
+        let crew = Arc::new(Crew {
+            unit: self,
+            proxy,
+            images,
+            slot: Arc::new(Semaphore::new(1)),
+        });
+        for (image, opened) in opened {
+            // The cell is new, so this can't fail.
+            let _ = crew.images[image].set(opened);
+        }
+        // Most runs are about one image; others are opened when needed.
+        crew.image(0).await?;
+        tell(
+            &reports,
+            Report::Ready {
+                unit: number,
+                started,
+                cancels,
+            },
+        )
+        .await;
+        let took = begun.elapsed();
+        crew.unit
+            .common
+            .events
+            .send(|| EventKind::ProxyReady {
+                proxy: number,
+                took,
+            })
+            .await;
+
+        let mut workers = JoinSet::new();
+        for _ in 0..crew.unit.common.workers {
+            workers.spawn(Arc::clone(&crew).work());
+        }
+        while let Some(done) = workers.join_next().await {
+            done.map_err(panicked)??;
+        }
+        Ok(())
+    }
+}
+
+impl<H: Handler> Unit<H> {
+    async fn start_proxy(&self) -> Result<ImageProxy> {
+        let transport = self.common.images[0].transport();
+        self.common.starter.start(transport).await
+    }
+}
+
+/// The run has ended if it does not listen any more; then so will we.
+async fn tell<T>(reports: &mpsc::Sender<Report<T>>, report: Report<T>) {
+    let _ = reports.send(report).await;
+}
+
+/// A unit at work.
+struct Crew<H: Handler> {
+    unit: Unit<H>,
+    proxy: ImageProxy,
+    images: Vec<OnceCell<Arc<OpenedImage>>>,
+    /// One permit: whoever has it may ask the proxy.
+    slot: Arc<Semaphore>,
+}
+
+impl<H: Handler> Crew<H> {
+    /// One worker. `Err` means that the proxy is of no more use.
+    async fn work(self: Arc<Self>) -> Result<()> {
+        loop {
+            let (slot, job) = tokio::select! {
+                biased;
+                () = self.retired() => return Ok(()),
+                error = self.proxy.failed() => return Err(error),
+                turn = self.turn() => match turn {
+                    Some(turn) => turn,
+                    None => return Ok(()),
+                }
+            };
+            let span = tracing::debug_span!(
+                "fetch",
+                image = self.unit.common.images[job.image].reference,
+                digest = %job.layer.descriptor.digest(),
+                proxy = self.unit.number,
+            );
+            self.fetch(job, slot).instrument(span).await?;
+        }
+    }
+
+    /// The slot, and a job. `None` if there will be no more jobs.
+    ///
+    /// # Cancel safety
+    ///
+    /// No job is lost: one is taken only when this is ready.
+    async fn turn(&self) -> Option<(OwnedSemaphorePermit, Job)> {
+        let slot = Arc::clone(&self.slot).acquire_owned().await.ok()?;
+        let job = tokio::select! {
+            biased;
+            Ok(job) = self.unit.own_jobs.recv() => job,
+            Ok(job) = self.unit.common.jobs.recv() => job,
+            else => return None,
+        };
+        Some((slot, job))
+    }
+
+    /// Ready when this unit is to take no more jobs, or the run is over.
+    async fn retired(&self) {
+        let mut retired = self.unit.retired.clone();
+        let _ = retired.wait_for(|retired| *retired).await;
+    }
+
+    async fn fetch(&self, job: Job, slot: OwnedSemaphorePermit) -> Result<()> {
+        let common = &self.unit.common;
+        match common.handler.skip(&job).await {
+            Ok(None) => {}
+            Ok(Some(output)) => {
+                let blob = job.name();
+                common.events.send(|| EventKind::BlobReused { blob }).await;
+                self.tell(Report::Done {
+                    job,
+                    output,
+                    fetched: false,
+                })
+                .await;
+                return Ok(());
+            }
+            Err(error) => {
+                self.failed(job, Failure::Handling(error)).await;
+                return Ok(());
+            }
+        }
+        let Ok(_in_flight) = Arc::clone(&common.in_flight).acquire_owned().await else {
+            return Ok(());
+        };
+        let image = match self.image(job.image).await {
+            Ok(image) => image,
+            Err(error) => {
+                self.failed(job, Failure::Fetching(error.clone())).await;
+                return Err(error);
+            }
+        };
+        let Some(asked) = self.ask(image, &job, slot).await else {
+            let after = self.proxy.options().stall_timeout;
+            let late = Error::CallTimeout {
+                method: "GetBlob",
+                after,
+            };
+            self.failed(job, Failure::Fetching(late)).await;
+            return Ok(());
+        };
+        match asked {
+            Ok(blob) => match self.handle(&job, blob).await {
+                Ok(output) => {
+                    let (blob, proxy) = (job.name(), self.unit.number);
+                    common
+                        .events
+                        .send(|| EventKind::BlobVerified { blob, proxy })
+                        .await;
+                    self.tell(Report::Done {
+                        job,
+                        output,
+                        fetched: true,
+                    })
+                    .await;
+                    Ok(())
+                }
+                Err(failure) => {
+                    let lost = failure.proxy_lost();
+                    self.failed(job, failure).await;
+                    lost.map_or(Ok(()), Err)
+                }
+            },
+            Err(error) => {
+                let failure = Failure::Fetching(error);
+                let lost = failure.proxy_lost();
+                self.failed(job, failure).await;
+                lost.map_or(Ok(()), Err)
+            }
+        }
+    }
+
+    /// Ask for the blob, and pass the slot on when there is an answer. `None`
+    /// if there is none within the stall timeout: then the slot stays with the
+    /// call, until it is answered after all.
+    async fn ask(
+        &self,
+        image: Arc<OpenedImage>,
+        job: &Job,
+        slot: OwnedSemaphorePermit,
+    ) -> Option<Result<Blob>> {
+        let unit = self.unit.number;
+        self.tell(Report::Asking { unit }).await;
+        let begun = Instant::now();
+        let (proxy, descriptor) = (self.proxy.clone(), job.layer.descriptor.clone());
+        let mut asking = Box::pin(async move { proxy.get_descriptor(&image, &descriptor).await });
+        let patience = self.proxy.options().stall_timeout;
+        let answer = if patience.is_zero() {
+            asking.await
+        } else if let Ok(answer) = timeout(patience, &mut asking).await {
+            answer
+        } else {
+            let mut retired = self.unit.retired.clone();
+            tokio::spawn(async move {
+                tokio::select! {
+                    late = asking => drop(late),
+                    // Or the run is over.
+                    _ = retired.wait_for(|retired| *retired) => {}
+                }
+                drop(slot);
+            });
+            return None;
+        };
+        drop(slot);
+        let took = begun.elapsed();
+        self.tell(Report::Answered {
+            unit,
+            job: job.number,
+            took,
+        })
+        .await;
+        if answer.is_ok() {
+            let blob = job.name();
+            let opened = || EventKind::BlobOpened {
+                blob,
+                proxy: unit,
+                took,
+            };
+            self.unit.common.events.send(opened).await;
+        }
+        Some(answer)
+    }
+
+    /// Have the blob handled, and find out whose fault it is if that fails.
+    async fn handle(&self, job: &Job, blob: Blob) -> Result<H::Output, Failure> {
+        let common = &self.unit.common;
+        let share = Share::of(common.limit.clone());
+        let (reader, mut returned) =
+            LayerReader::new(blob, job.name(), share, common.events.clone());
+        let handled = common.handler.handle(job, reader).await;
+        match (handled, returned.try_recv()) {
+            // A blob that failed makes its handler fail, or should.
+            (_, Ok(Returned::Failed(error) | Returned::Finished(Err(error)))) => {
+                Err(Failure::Fetching(error))
+            }
+            (Err(error), _) => Err(Failure::Handling(error)),
+            (Ok(output), Ok(Returned::Finished(Ok(())))) => Ok(output),
+            (Ok(output), Ok(Returned::Dropped(blob))) => {
+                blob.finish().await.map_err(Failure::Fetching)?;
+                Ok(output)
+            }
+            (Ok(_), Err(_)) => Err(Failure::Handling(Error::ReaderKept)),
+        }
+    }
+
+    /// The image in our proxy, opened when it is first needed.
+    async fn image(&self, number: usize) -> Result<Arc<OpenedImage>> {
+        let same = &self.unit.common.images[number];
+        let open = || async { same.open_in(&self.proxy).await.map(Arc::new) };
+        self.images[number].get_or_try_init(open).await.cloned()
+    }
+
+    async fn failed(&self, job: Job, failure: Failure) {
+        self.tell(Report::Failed {
+            unit: self.unit.number,
+            job,
+            failure,
+        })
+        .await;
+    }
+
+    async fn tell(&self, report: Report<H::Output>) {
+        tell(&self.unit.reports, report).await;
+    }
+}
+
+impl Failure {
+    /// The error with which the proxy is lost, if it is.
+    fn proxy_lost(&self) -> Option<Error> {
+        match self {
+            Self::Fetching(error) if error.is_closed() => Some(error.clone()),
+            _ => None,
+        }
+    }
+}
+
+impl Job {
+    pub(super) fn name(&self) -> BlobName {
+        BlobName::of(self.image, &self.layer)
+    }
+}
