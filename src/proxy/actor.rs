@@ -359,6 +359,8 @@ impl Actor {
         drop((giver, lease));
         let error = match failure {
             Failure::Other(error) => error,
+            // There is no process of ours whose end could explain it.
+            Failure::HungUp if child.is_none() => Error::Disconnected,
             Failure::HungUp => match timeout(EXIT_NOTICE, exited(&mut child)).await {
                 Ok(exit) => exit_error(exit),
                 Err(_) => Error::Disconnected,
