@@ -25,6 +25,8 @@ use crate::proxy::message::{BlobLease, BlobPipe, PipeDebt};
 
 /// After a pipe ended early without a reason, how long to wait for the news
 /// that the whole proxy has died. It is sent at the same moment, on another way.
+/// A raw blob whose size nobody knows costs this wait; there is nothing else to
+/// tell its end from the proxy's.
 const DEATH_NOTICE: Duration = Duration::from_millis(500);
 
 /// More than any message in an error pipe.
@@ -401,11 +403,11 @@ async fn why_it_ended(
             return Err(BlobError::Refused(refusal(&said)));
         }
     }
-    match expected {
-        Some(size) if read == size => return Ok(()),
-        None if fate.borrow().is_none() => return Ok(()),
-        _ => {}
+    if expected == Some(read) {
+        return Ok(());
     }
+    // Also where no size is known: a proxy that dies ends both pipes just as
+    // one that has sent all.
     let died = timeout(DEATH_NOTICE, fate.wait_for(Option::is_some)).await;
     if let Ok(Ok(error)) = died
         && let Some(error) = error.as_ref()
@@ -413,11 +415,9 @@ async fn why_it_ended(
         return Err(BlobError::Connection(Box::new(error.clone())));
     }
     match expected {
+        None => Ok(()),
         Some(size) if read > size => Err(BlobError::TooLong { size }),
-        size => Err(BlobError::Short {
-            read,
-            size: size.unwrap_or(read),
-        }),
+        Some(size) => Err(BlobError::Short { read, size }),
     }
 }
 
