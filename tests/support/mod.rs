@@ -5,6 +5,7 @@
 pub(crate) mod image;
 pub(crate) mod leaks;
 pub(crate) mod peer;
+pub(crate) mod stage;
 
 use std::future::Future;
 use std::time::Duration;
