@@ -44,11 +44,15 @@ pub(super) fn split(stream: Stream) -> (BlobReader, BlobDriver) {
         stream.digest().clone(),
         stream.stall_timeout(),
     );
-    let reader = SharedStream {
+    let mut reader = SharedStream {
         half: Half::Reading(Box::new(stream)),
         verdict,
         progress,
     };
+    if reader.is_drained() {
+        // A blob of no bytes: its reader may never be asked for any.
+        reader.judge();
+    }
     (
         BlobReader(Buffered::new(reader)),
         BlobDriver(Box::pin(driver)),
@@ -119,6 +123,10 @@ struct SharedStream {
 }
 
 impl SharedStream {
+    fn is_drained(&self) -> bool {
+        matches!(&self.half, Half::Reading(stream) if stream.is_drained())
+    }
+
     fn judge(&mut self) {
         self.progress.store(ALL_READ, Ordering::Relaxed);
         let mut judged = self.verdict.subscribe();
