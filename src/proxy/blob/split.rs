@@ -164,11 +164,13 @@ impl AsyncRead for SharedStream {
                         this.judge();
                     }
                     match polled {
-                        // An end, or an error, is the verdict's to tell.
                         Poll::Ready(Ok(())) if out.filled().len() > before => {
                             return Poll::Ready(Ok(()));
                         }
-                        Poll::Ready(_) if drained => {}
+                        // An end, or an error, is the verdict's to tell. If it
+                        // is pending, what wakes the stream wakes from now on
+                        // the task that judges it, and not us.
+                        _ if drained => {}
                         other => return other.map_err(io::Error::from),
                     }
                 }
