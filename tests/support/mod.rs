@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
+pub(crate) mod honest;
 pub(crate) mod image;
 pub(crate) mod leaks;
 pub(crate) mod peer;
