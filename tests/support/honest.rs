@@ -16,6 +16,9 @@ use super::peer::{Peer, PipeEnd};
 /// What is being written into a pipe that `FinishPipe` is to close.
 type Writing = JoinHandle<(Sender, io::Result<()>)>;
 
+const NO_IMAGE: &str = "invalid imageid";
+const NO_PIPE: &str = "no active pipe";
+
 pub(crate) struct Honest {
     peer: Peer,
     version: String,
@@ -23,6 +26,7 @@ pub(crate) struct Honest {
     open: HashMap<u64, TestImage>,
     opened: u64,
     pipes: HashMap<u32, Writing>,
+    unknown: Vec<String>,
 }
 
 impl Honest {
@@ -43,6 +47,7 @@ impl Honest {
             open: HashMap::new(),
             opened: 0,
             pipes: HashMap::new(),
+            unknown: Vec::new(),
         };
         (socket, tokio::spawn(server.serve()))
     }
@@ -68,19 +73,23 @@ impl Honest {
                 Err(format!("Unknown method: {}", call.method))
             };
             if let Err(reason) = outcome {
+                if [NO_IMAGE, NO_PIPE].contains(&&*reason) {
+                    self.unknown.push(format!("{call:?}"));
+                }
                 self.peer.refuse(&reason).await;
             }
         }
         Leftover {
             images: self.open.len(),
             pipes: self.pipes.len(),
+            unknown: self.unknown,
         }
     }
 
     async fn answer(&mut self, method: &str, args: &Value) -> Result<(), String> {
         let image = |server: &Self| {
             let found = args[0].as_u64().and_then(|id| server.open.get(&id));
-            found.cloned().ok_or("invalid imageid".to_owned())
+            found.cloned().ok_or(NO_IMAGE.to_owned())
         };
         match method {
             "Initialize" => self.peer.reply(json!(self.version)).await,
@@ -137,7 +146,7 @@ impl Honest {
             }
             "FinishPipe" => {
                 let id = u32::try_from(args[0].as_u64().unwrap()).unwrap();
-                let writing = self.pipes.remove(&id).ok_or("no active pipe")?;
+                let writing = self.pipes.remove(&id).ok_or(NO_PIPE)?;
                 // As skopeo does: nobody else is served until all is written.
                 let (pipe, written) = writing.await.unwrap();
                 drop(pipe);
@@ -164,12 +173,15 @@ impl Honest {
 pub(crate) struct Leftover {
     pub(crate) images: usize,
     pub(crate) pipes: usize,
+    /// Calls with an image or a pipe that was not open: given back twice, say.
+    pub(crate) unknown: Vec<String>,
 }
 
 impl Leftover {
     pub(crate) const NOTHING: Self = Self {
         images: 0,
         pipes: 0,
+        unknown: Vec::new(),
     };
 }
 
