@@ -19,7 +19,7 @@ use super::message::{Answer, BlobLease, BlobPipe, Granted, MemoryPipe, PipeDebt,
 use super::transport::Transport;
 use crate::error::{ChildExit, Error, Result};
 use crate::protocol::{
-    Call, Grant, MAX_PACKET, Method, Packet, Pipe, Refusal, Rejected, Session, Waiter,
+    Call, Grant, MAX_PACKET, Method, Packet, Pipe, Refusal, Rejected, Session, Violation, Waiter,
 };
 
 /// After the socket was closed over there, how long the news of the child's
@@ -238,6 +238,10 @@ impl Actor {
         let Ok(Some(packet)) = packet else {
             return Err(Failure::HungUp);
         };
+        if self.turn.as_ref().is_some_and(|turn| turn.packet.is_some()) {
+            // It can't be the reply to a call that is not sent yet.
+            return Err(Error::Protocol(Violation::Unsolicited).into());
+        }
         // Before a violation ends it all: what is this about?
         let method = self.session.in_flight();
         let (caller, answer) = self.session.receive(packet).map_err(Error::Protocol)?;
