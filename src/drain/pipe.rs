@@ -3,13 +3,23 @@
 use std::io;
 use std::os::fd::OwnedFd;
 
-use nix::fcntl::{FcntlArg, fcntl};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::stat::{SFlag, fstat};
 use tokio::net::unix::pipe::Receiver;
 
 /// What we ask the kernel to hold for a blob. A pipe starts with 64 KiB; from
 /// 256 KiB on, a reader gets two to five times as many bytes a second, and
 /// 1 MiB brings no more.
 const BLOB_PIPE_BYTES: i32 = 256 * 1024;
+
+/// Whether this is a pipe's read end.
+pub(crate) fn is_readable(fd: &OwnedFd) -> bool {
+    let is_pipe = fstat(fd).is_ok_and(|stat| {
+        SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT == SFlag::S_IFIFO
+    });
+    let flags = fcntl(fd, FcntlArg::F_GETFL).map(OFlag::from_bits_retain);
+    is_pipe && flags.is_ok_and(|flags| flags & OFlag::O_ACCMODE != OFlag::O_WRONLY)
+}
 
 /// A non-blocking reader of this pipe. `Err` if it is no pipe's read end.
 pub(crate) fn reader(fd: OwnedFd) -> io::Result<Receiver> {

@@ -55,6 +55,20 @@ pub(crate) enum Grant<F> {
     Socket(F),
 }
 
+impl<F> Grant<F> {
+    /// The descriptors that have to be pipes to read from.
+    pub(crate) fn pipes(&self) -> impl Iterator<Item = &F> {
+        let pipes = match self {
+            Self::Manifest { pipe, .. } | Self::Document { pipe } | Self::Blob { pipe, .. } => {
+                [Some(&pipe.data), None]
+            }
+            Self::RawBlob { data, error, .. } => [Some(data), Some(error)],
+            _ => [None, None],
+        };
+        pipes.into_iter().flatten()
+    }
+}
+
 /// The proxy said no. The connection stays good.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]

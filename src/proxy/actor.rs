@@ -17,6 +17,7 @@ use super::child::Child;
 use super::image::{ConnectionId, OpenedImage};
 use super::message::{Answer, BlobLease, BlobPipe, Granted, MemoryPipe, PipeDebt, Request, Return};
 use super::transport::Transport;
+use crate::drain::pipe;
 use crate::error::{ChildExit, Error, Result};
 use crate::protocol::{
     Call, Grant, MAX_PACKET, Method, Packet, Pipe, Refusal, Rejected, Session, Violation, Waiter,
@@ -246,6 +247,15 @@ impl Actor {
         let method = self.session.in_flight();
         let (caller, answer) = self.session.receive(packet).map_err(Error::Protocol)?;
         self.turn = None;
+        if let Ok(grant) = &answer
+            && !grant.pipes().all(pipe::is_readable)
+        {
+            let error = Error::Protocol(Violation::NotAPipe);
+            if let Some(caller) = caller {
+                caller.answer(Err(error.clone()));
+            }
+            return Err(error.into());
+        }
         let answer = match answer {
             Ok(grant) => self.guard(grant),
             Err(refusal) => Err(refused(method, refusal)),
