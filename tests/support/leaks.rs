@@ -32,13 +32,19 @@ pub(crate) fn run_single(test: impl Future<Output = ()>) {
 }
 
 fn on(builder: &mut Builder, test: impl Future<Output = ()>) {
+    run_without(|| {
+        let runtime = builder.worker_threads(2).enable_all().build().unwrap();
+        watch(&runtime, test);
+    });
+}
+
+/// The same for a test that makes and ends its runtimes itself.
+pub(crate) fn run_without(test: impl FnOnce()) {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     // tokio's signal pipe stays for the life of the process, once it is made.
     drop(Builder::new_current_thread().enable_all().build().unwrap());
     let without_runtime = Snapshot::take();
-    let runtime = builder.worker_threads(2).enable_all().build().unwrap();
-    watch(&runtime, test);
-    drop(runtime);
+    test();
     let deadline = Instant::now() + TAIL;
     while let Some(more) = Snapshot::take().more_than(&without_runtime) {
         assert!(Instant::now() < deadline, "left after the runtime: {more}");

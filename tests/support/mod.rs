@@ -2,11 +2,14 @@
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
+pub(crate) mod docker_registry;
 pub(crate) mod honest;
 pub(crate) mod image;
 pub(crate) mod leaks;
 pub(crate) mod peer;
+pub(crate) mod process;
 pub(crate) mod stage;
+pub(crate) mod tools;
 
 use std::future::Future;
 use std::time::Duration;

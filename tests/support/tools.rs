@@ -1,0 +1,66 @@
+//! The programs that the tests run, as `tests/tools.sh` installs them.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use longshore::ImageProxyConfig;
+
+/// The protocol versions of which there is a real skopeo.
+pub(crate) const SKOPEOS: [&str; 3] = ["0.2.3", "0.2.6", "0.2.8"];
+
+fn folder() -> PathBuf {
+    if let Some(folder) = std::env::var_os("LONGSHORE_TOOLS") {
+        return folder.into();
+    }
+    let home = std::env::var_os("HOME").expect("$HOME or $LONGSHORE_TOOLS must be set");
+    Path::new(&home).join(".cache/longshore/tools")
+}
+
+/// The skopeo that speaks this protocol version.
+pub(crate) fn skopeo(protocol: &str) -> PathBuf {
+    let program = folder().join(format!("skopeo-{protocol}/skopeo"));
+    assert!(
+        program.exists(),
+        "{} is missing: run `bash tests/tools.sh`",
+        program.display()
+    );
+    program
+}
+
+/// A program that the system has to have.
+pub(crate) fn system(program: &str) -> PathBuf {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .map(|folder| folder.join(program))
+        .find(|candidate| candidate.exists())
+        .unwrap_or_else(|| panic!("{program} is missing: run `bash tests/tools.sh`"))
+}
+
+/// A proxy of this protocol version.
+pub(crate) fn config(protocol: &str) -> ImageProxyConfig {
+    ImageProxyConfig::default()
+        .skopeo_path(skopeo(protocol))
+        .insecure_policy(true)
+}
+
+/// A proxy started by way of this shell script, which finds the real one, of
+/// protocol 0.2.8, in `$skopeo`, and its arguments in `"$@"`.
+pub(crate) fn scripted(script: &str) -> ImageProxyConfig {
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", script, "sh"])
+        .env("skopeo", skopeo("0.2.8"));
+    ImageProxyConfig::default()
+        .skopeo_cmd(command)
+        .insecure_policy(true)
+}
+
+/// Run a program to its successful end.
+pub(crate) fn succeed(command: &mut Command) {
+    let output = command.output().unwrap();
+    assert!(
+        output.status.success(),
+        "{command:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
