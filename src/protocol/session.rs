@@ -136,9 +136,13 @@ impl<W: Waiter> Session<W> {
         self.in_flight.as_ref().map(|(method, _)| *method)
     }
 
-    /// Nothing waits to be sent or answered.
+    /// Nothing waits to be sent, and nobody to be answered.
     pub(crate) fn is_idle(&self) -> bool {
-        self.in_flight.is_none() && self.returns.is_empty() && self.asks.is_empty()
+        let unwatched = |waiter: &Option<W>| waiter.as_ref().is_some_and(Waiter::is_gone);
+        let awaited = self.in_flight.as_ref().map(|(_, waiter)| waiter);
+        awaited.is_none_or(unwatched)
+            && self.returns.is_empty()
+            && self.asks.iter().all(|asked| asked.waiter.is_gone())
     }
 
     /// Everybody who still waits, when no reply will come any more.

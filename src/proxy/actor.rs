@@ -153,9 +153,11 @@ impl Actor {
         let mut patience = None;
         loop {
             self.next_turn();
-            // When no more blobs will be granted, the leases can run out. If
-            // all handles are gone, nobody waits for what is in flight either,
-            // except for the end of a blob, which holds a lease.
+            // When no more blobs will be granted to anybody, the leases can run
+            // out. A call in flight whose caller gave it up could stall until
+            // its timeout; it is not waited for. If all handles are gone, nobody
+            // waits for what is in flight, except for the end of a blob, which
+            // holds a lease.
             if !inbox_open && (self.session.is_idle() || finalizer.is_none()) {
                 self.lease = None;
             }
@@ -276,7 +278,7 @@ impl Actor {
             data,
             debt: debt(id, true),
         };
-        // While a call is in flight the lease is there.
+        // While somebody waits for an answer the lease is there.
         let lease = || self.lease.clone().ok_or(Error::Closed);
         Ok(match grant {
             Grant::Done => Granted::Done,
