@@ -160,15 +160,27 @@ fn a_child_that_hangs_is_ended_when_its_last_handle_is_dropped() {
 #[test]
 fn a_stalled_call_that_nobody_waits_for_keeps_no_proxy_alive() {
     run(async {
-        let (_silent, reference) = silent_registry();
-        let config = tools::config("0.2.8").connection(hasty());
+        let config = scripted(&format!("{HELLO} exec sleep 1000")).connection(hasty());
         let proxy = ImageProxy::new_with_config(config).await.unwrap();
         let pid = only_child();
         let waited = Duration::from_millis(50);
-        let open = tokio::time::timeout(waited, proxy.open_image(&reference));
+        let open = tokio::time::timeout(waited, proxy.open_image("x:"));
         assert!(open.await.is_err(), "answered");
         drop(proxy);
         gone(pid).await;
+    });
+}
+
+#[test]
+fn a_stalled_call_that_nobody_waits_for_does_not_hold_finalize_up() {
+    run(async {
+        let config = scripted(&format!("{HELLO} exec sleep 1000")).connection(hasty());
+        let proxy = ImageProxy::new_with_config(config).await.unwrap();
+        let waited = Duration::from_millis(50);
+        let open = tokio::time::timeout(waited, proxy.open_image("x:"));
+        assert!(open.await.is_err(), "answered");
+        let error = soon(proxy.finalize()).await.unwrap_err();
+        assert!(matches!(error, Error::ProxyExited(_)), "{error:?}");
     });
 }
 
