@@ -72,6 +72,10 @@ impl DockerRegistry {
         panic!("docker-registry does not start");
     }
 
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
     /// `127.0.0.1:PORT`
     pub(crate) fn host(&self) -> String {
         format!("127.0.0.1:{}", self.port)

@@ -6,6 +6,7 @@ pub(crate) mod docker_registry;
 pub(crate) mod honest;
 pub(crate) mod image;
 pub(crate) mod leaks;
+pub(crate) mod log;
 pub(crate) mod peer;
 pub(crate) mod process;
 pub(crate) mod stage;

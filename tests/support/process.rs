@@ -19,7 +19,13 @@ pub(crate) fn children(parent: u32) -> Vec<u32> {
 
 /// The only child of this process.
 pub(crate) fn only_child() -> u32 {
-    let all = children(std::process::id());
+    only_child_besides(0)
+}
+
+/// The only child of this process besides that one.
+pub(crate) fn only_child_besides(other: u32) -> u32 {
+    let mut all = children(std::process::id());
+    all.retain(|pid| *pid != other);
     assert_eq!(all.len(), 1, "{all:?}");
     all[0]
 }
