@@ -16,27 +16,27 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
 /// How a consumer comes to the verdict.
 #[derive(Debug, Clone, Copy)]
 enum Reading {
-    ToTheEndThenFinish,
-    OnlyFinish,
+    ToTheEnd,
+    Unread,
     /// Exactly its bytes, without ever seeing the end.
-    TakeThenFinish(u64),
+    JustItsBytes(u64),
 }
 
 impl Reading {
     fn all(size: usize) -> [Self; 3] {
         [
-            Self::ToTheEndThenFinish,
-            Self::OnlyFinish,
-            Self::TakeThenFinish(size as u64),
+            Self::ToTheEnd,
+            Self::Unread,
+            Self::JustItsBytes(size as u64),
         ]
     }
 
     /// The bytes read, and the verdict.
     async fn verdict(self, mut blob: Blob) -> Result<Vec<u8>, Error> {
         let bytes = match self {
-            Self::ToTheEndThenFinish => read_all(&mut blob).await?,
-            Self::OnlyFinish => Vec::new(),
-            Self::TakeThenFinish(size) => read_all(&mut (&mut blob).take(size)).await?,
+            Self::ToTheEnd => read_all(&mut blob).await?,
+            Self::Unread => Vec::new(),
+            Self::JustItsBytes(size) => read_all(&mut (&mut blob).take(size)).await?,
         };
         soon(blob.finish()).await?;
         Ok(bytes)
@@ -77,7 +77,7 @@ fn a_good_blob_is_read_whole() {
                 judged(way, &content, &content, None, |verdict, reading| {
                     let bytes = verdict.unwrap();
                     match reading {
-                        Reading::OnlyFinish => assert!(bytes.is_empty()),
+                        Reading::Unread => assert!(bytes.is_empty()),
                         _ => assert!(bytes == content, "{way:?} {size}"),
                     }
                 })
@@ -255,7 +255,7 @@ fn an_unannounced_size_is_that_of_the_descriptor() {
             let blob = blob.unwrap();
             assert_eq!(blob.announced(), None);
             flow.write(b"content").await;
-            let reading = Reading::ToTheEndThenFinish.verdict(blob);
+            let reading = Reading::ToTheEnd.verdict(blob);
             let (verdict, ()) = tokio::join!(reading, flow.end(&mut stage.peer, None));
             assert_eq!(verdict.unwrap(), b"content");
             stage.end().await;

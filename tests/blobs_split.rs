@@ -52,11 +52,11 @@ async fn consumed<T>(
         driver,
         mut flow,
     } = split(way, wanted).await;
-    let send = async {
+    let serve = async {
         flow.write(sent).await;
         flow.end(&mut stage.peer, None).await;
     };
-    let (result, ()) = tokio::join!(soon(consume(reader, driver)), send);
+    let (result, ()) = tokio::join!(soon(consume(reader, driver)), serve);
     stage.end().await;
     result
 }

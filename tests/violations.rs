@@ -69,10 +69,9 @@ impl Ask {
     /// A value that is right for it.
     fn value(self) -> Value {
         match self {
-            Self::Open | Self::OpenOptional => json!(7),
             Self::Manifest => json!("sha256:x"),
             Self::Config | Self::Close => Value::Null,
-            Self::Blob | Self::RawBlob => json!(7),
+            Self::Open | Self::OpenOptional | Self::Blob | Self::RawBlob => json!(7),
         }
     }
 

@@ -56,7 +56,7 @@ impl Subscriber for Recorder {
 
     fn event(&self, event: &Event<'_>) {
         note("event", event.metadata().name(), |fields| {
-            event.record(fields)
+            event.record(fields);
         });
     }
 
