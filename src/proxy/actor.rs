@@ -155,12 +155,13 @@ impl Actor {
             self.next_turn();
             // When no more blobs will be granted to anybody, the leases can run
             // out. A call in flight whose caller gave it up could stall until
-            // its timeout; it is not waited for. If all handles are gone, nobody
-            // waits for what is in flight, except for the end of a blob, which
-            // holds a lease.
-            if !inbox_open && (self.session.is_idle() || finalizer.is_none()) {
+            // its timeout; it is not waited for. If all handles are gone, what
+            // is still to be given back is not waited for long, either.
+            let impatient = finalizer.is_none() && patience.is_some_and(|p| Instant::now() >= p);
+            if !inbox_open && (self.session.is_idle() || impatient) {
                 self.lease = None;
             }
+            let ending = self.lease.is_none();
             let unsent = self.turn.as_ref().and_then(|turn| turn.packet.as_deref());
             let deadline = self.turn.as_ref().and_then(|turn| turn.deadline);
             tokio::select! {
@@ -192,15 +193,19 @@ impl Actor {
                     Some(Request::Finalize { reply }) => {
                         let _ = reply.send(Err(Error::Closed));
                     }
-                    None => inbox_open = false,
+                    None => {
+                        inbox_open = false;
+                        patience.get_or_insert(Instant::now() + self.shutdown_timeout);
+                    }
                 },
                 // Never a message: the last lease is gone.
-                _ = self.leases.recv(), if self.lease.is_none() => {
+                _ = self.leases.recv(), if ending => return Ending::Finished(finalizer),
+                // `finalize` does not wait for open blobs any longer.
+                () = at(patience), if ending && finalizer.is_some() => {
                     return Ending::Finished(finalizer);
                 }
-                () = at(patience), if self.lease.is_none() && patience.is_some() => {
-                    return Ending::Finished(finalizer);
-                }
+                // Nobody is left but those who hold open blobs.
+                () = at(patience), if !ending && !inbox_open && finalizer.is_none() => {}
                 () = at(deadline), if deadline.is_some() => {
                     return Ending::Failed(Failure::Other(self.timed_out()));
                 }
