@@ -337,6 +337,23 @@ pub enum BlobError {
     /// The size in the descriptor is one that no transport has.
     #[error("a size of {0} bytes can't be asked for")]
     ImpossibleSize(u64),
+    /// The layer's compressed bytes are right, but they can't be decompressed.
+    #[error("can't be decompressed")]
+    Decompress(#[source] Arc<io::Error>),
+    /// The layer decompresses to more than its compressed size allows for.
+    #[error("decompresses to more than {limit} bytes")]
+    Expands {
+        /// The bound, from [`FetchOptions::max_expansion`](crate::FetchOptions::max_expansion).
+        limit: u64,
+    },
+    /// The layer's compressed bytes are right, but not what they decompress to.
+    #[error("decompresses to {computed}, the image config says {diff_id}")]
+    WrongDiffId {
+        /// The digest of what came out.
+        computed: String,
+        /// What the config says.
+        diff_id: Digest,
+    },
     /// The proxy itself failed while the blob was on its way.
     #[error("its proxy failed")]
     Connection(#[source] Box<Error>),

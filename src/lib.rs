@@ -14,6 +14,8 @@ pub use config::{
     DEFAULT_STALL_TIMEOUT, ImageProxyConfig, VersionQuestion,
 };
 pub use error::{BlobError, ChildExit, ConfigError, Error, Result};
+#[cfg(feature = "decompress")]
+pub use fetch::UncompressedReader;
 pub use fetch::{
     BlobName, DEFAULT_PROXIES_PER_HOST, DEFAULT_WORKERS, Discard, Event, EventKind, Events,
     FetchOptions, Fetcher, Image, ImageContent, Layer, LayerReader, Proxies, Pulled, RetryPolicy,

@@ -2,6 +2,8 @@
 //! over as many proxies as pay.
 
 mod content;
+#[cfg(feature = "decompress")]
+mod decompress;
 mod event;
 mod governor;
 mod image;
@@ -24,6 +26,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::instrument;
 
 pub use self::content::{ImageContent, Layer};
+#[cfg(feature = "decompress")]
+pub use self::decompress::UncompressedReader;
 pub use self::event::{BlobName, Event, EventKind, Events};
 pub use self::image::Image;
 pub use self::options::{DEFAULT_PROXIES_PER_HOST, DEFAULT_WORKERS, FetchOptions, Proxies};

@@ -13,6 +13,9 @@ pub const DEFAULT_WORKERS: NonZeroUsize = NonZeroUsize::new(32).expect("not zero
 /// clients that send more than a few dozen requests a second.
 pub const DEFAULT_PROXIES_PER_HOST: NonZeroUsize = NonZeroUsize::new(16).expect("not zero");
 
+/// More than gzip can do.
+const DEFAULT_MAX_EXPANSION: NonZeroU64 = NonZeroU64::new(1100).expect("not zero");
+
 /// The most proxies for docker.io: each reads the manifest once, and Docker
 /// Hub counts manifest reads against a quota.
 const PROXIES_FOR_DOCKER_HUB: NonZeroUsize = NonZeroUsize::new(2).expect("not zero");
@@ -74,6 +77,10 @@ pub struct FetchOptions {
     pub retry: RetryPolicy,
     /// Bytes per second over all blobs together; no limit unless set.
     pub limit_rate: Option<NonZeroU64>,
+    /// How many times its compressed size a layer may have when it is
+    /// decompressed; 1,100 unless set: gzip does at most 1,032, zstd could do
+    /// far more.
+    pub max_expansion: NonZeroU64,
     /// Keep the children that fetch from registries off skopeo's shared
     /// blob-info cache, for whose lock they would contend at every blob, and
     /// which nothing in a pull reads. On unless set otherwise; see
@@ -89,6 +96,7 @@ impl Default for FetchOptions {
             workers: DEFAULT_WORKERS,
             retry: RetryPolicy::default(),
             limit_rate: None,
+            max_expansion: DEFAULT_MAX_EXPANSION,
             private_blob_info_cache: true,
         }
     }
@@ -127,6 +135,13 @@ impl FetchOptions {
     #[must_use]
     pub fn limit_rate(mut self, bytes_per_second: NonZeroU64) -> Self {
         self.limit_rate = Some(bytes_per_second);
+        self
+    }
+
+    /// Set [`max_expansion`](Self::max_expansion).
+    #[must_use]
+    pub fn max_expansion(mut self, times: NonZeroU64) -> Self {
+        self.max_expansion = times;
         self
     }
 

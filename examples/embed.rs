@@ -1,0 +1,40 @@
+//! Embed the engine: a checksum of each layer, computed while they come, all at once.
+//! `cargo run --example embed -- docker://quay.io/fedora/fedora:latest`
+
+use anyhow::Context;
+use longshore::{FetchOptions, Fetcher, ImageProxyConfig};
+use tokio::io::AsyncReadExt;
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let mut arguments = std::env::args().skip(1);
+    let reference = arguments.next().context("which image?")?;
+    // A second argument "insecure" allows plain HTTP, as of a registry on this machine.
+    let insecure = arguments.next().is_some_and(|word| word == "insecure");
+    let config = ImageProxyConfig::default().insecure_skip_tls_verification(insecure);
+
+    let fetcher = Fetcher::new(config, FetchOptions::default()).await?;
+    let image = fetcher.open(&reference).await?;
+    let checksums = fetcher
+        .for_each_layer(&image, |_layer, mut reader| async move {
+            // Many of these run at once, each in a task of its own. The end of a
+            // reader comes only if size and digest were right; a layer that breaks
+            // off is handed to us again, from its start.
+            let (mut buffer, mut sum) = (vec![0; 64 * 1024], 0_u32);
+            loop {
+                match reader.read(&mut buffer).await? {
+                    0 => return Ok::<_, std::io::Error>(sum),
+                    n => {
+                        sum = buffer[..n]
+                            .iter()
+                            .fold(sum, |sum, b| sum.rotate_left(1) ^ u32::from(*b))
+                    }
+                }
+            }
+        })
+        .await?;
+    for (layer, sum) in image.manifest().layers().iter().zip(checksums) {
+        println!("{} {sum:08x}", layer.digest());
+    }
+    Ok(())
+}

@@ -1,0 +1,40 @@
+//! List the files in all layers of an image, without storing any of it.
+//!
+//! `cargo run --example list_files -- docker://quay.io/fedora/fedora:latest`
+
+use anyhow::Context;
+use longshore::{FetchOptions, Fetcher, ImageProxyConfig};
+use tokio_util::io::SyncIoBridge;
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let mut arguments = std::env::args().skip(1);
+    let reference = arguments.next().context("which image?")?;
+    // A second argument "insecure" allows plain HTTP, as of a registry on this machine.
+    let insecure = arguments.next().is_some_and(|word| word == "insecure");
+    let config = ImageProxyConfig::default().insecure_skip_tls_verification(insecure);
+
+    let fetcher = Fetcher::new(config, FetchOptions::default()).await?;
+    let image = fetcher.open(&reference).await?;
+    let listings = fetcher
+        .for_each_layer_uncompressed(&image, |_layer, reader| async move {
+            // The tar library reads synchronously, so it gets a thread for blocking work.
+            let bridge = SyncIoBridge::new(reader);
+            tokio::task::spawn_blocking(move || {
+                let mut paths = Vec::new();
+                for entry in tar::Archive::new(bridge).entries()? {
+                    paths.push(entry?.path()?.into_owned());
+                }
+                Ok::<_, anyhow::Error>(paths)
+            })
+            .await?
+        })
+        .await?;
+    for (layer, paths) in image.manifest().layers().iter().zip(listings) {
+        println!("{}", layer.digest());
+        for path in paths {
+            println!("    {}", path.display());
+        }
+    }
+    Ok(())
+}

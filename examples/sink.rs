@@ -1,0 +1,68 @@
+//! A sink of one's own: pull an image into flat files, one a layer.
+//!
+//! `cargo run --example sink -- docker://quay.io/fedora/fedora:latest FOLDER`
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Context;
+use longshore::oci_spec::image::Descriptor;
+use longshore::{Error, FetchOptions, Fetcher, ImageContent, ImageProxyConfig, LayerReader, Sink};
+use tokio::fs::{self, File};
+
+/// `FOLDER/DIGEST` for each layer, and `FOLDER/manifest.json` at the end.
+struct Flat(PathBuf);
+
+impl Flat {
+    fn path(&self, blob: &Descriptor) -> PathBuf {
+        self.0.join(blob.digest().digest())
+    }
+}
+
+impl Sink for Flat {
+    async fn has(&self, blob: &Descriptor) -> longshore::Result<bool> {
+        let found = fs::metadata(self.path(blob)).await;
+        Ok(found.is_ok_and(|found| found.len() == blob.size()))
+    }
+
+    async fn store(&self, blob: &Descriptor, mut reader: LayerReader) -> longshore::Result<()> {
+        let partial = self.path(blob).with_extension("partial");
+        let mut file = File::create(&partial).await.map_err(Error::handler)?;
+        tokio::io::copy(&mut reader, &mut file)
+            .await
+            .map_err(Error::handler)?;
+        file.sync_all().await.map_err(Error::handler)?;
+        // The verdict first, then the name under which others find it.
+        reader.finish().await?;
+        fs::rename(&partial, self.path(blob))
+            .await
+            .map_err(Error::handler)
+    }
+
+    async fn commit(&self, image: &ImageContent) -> longshore::Result<()> {
+        let path = self.0.join("manifest.json");
+        fs::write(path, image.manifest())
+            .await
+            .map_err(Error::handler)
+    }
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let mut arguments = std::env::args().skip(1);
+    let reference = arguments.next().context("which image?")?;
+    let folder = PathBuf::from(arguments.next().context("into which folder?")?);
+    // A third argument "insecure" allows plain HTTP, as of a registry on this machine.
+    let insecure = arguments.next().is_some_and(|word| word == "insecure");
+    fs::create_dir_all(&folder).await?;
+
+    let config = ImageProxyConfig::default().insecure_skip_tls_verification(insecure);
+    let fetcher = Fetcher::new(config, FetchOptions::default()).await?;
+    let image = fetcher.open(&reference).await?;
+    let pulled = fetcher.pull(&image, &Arc::new(Flat(folder))).await?;
+    println!(
+        "{} blobs, {} bytes",
+        pulled.fetched_blobs, pulled.fetched_bytes
+    );
+    Ok(())
+}

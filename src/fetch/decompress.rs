@@ -1,0 +1,237 @@
+//! Layers without their compression, checked against the image config as well.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use async_compression::tokio::bufread::{GzipDecoder, ZstdDecoder};
+use oci_spec::image::Digest;
+use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
+use tokio::sync::oneshot;
+
+use super::{Fetcher, Image, Layer, LayerReader};
+use crate::drain::verify::Verifier;
+use crate::error::{BlobError, Error, Result};
+
+/// What the small files in a layer may take beyond the bound on its expansion:
+/// a tar archive of nothing has ten kilobytes.
+const SMALL_BYTES: u64 = 1024 * 1024;
+
+/// To read what nobody wants.
+const SCRATCH_BYTES: usize = 64 * 1024;
+
+impl Fetcher {
+    /// As [`for_each_layer`](Self::for_each_layer), with readers that decompress:
+    /// gzip of any number of members, zstd of any number of frames, or nothing,
+    /// as the layer's first bytes say.
+    ///
+    /// The end of such a reader comes only if the compressed bytes have the
+    /// manifest's digest *and* the decompressed ones the config's `diff_id`
+    /// (where there is one). A layer that expands beyond
+    /// [`max_expansion`](crate::FetchOptions::max_expansion) is given up.
+    ///
+    /// # Errors
+    ///
+    /// As there; [`BlobError::Decompress`], [`BlobError::Expands`],
+    /// [`BlobError::WrongDiffId`].
+    ///
+    /// # Cancel safety
+    ///
+    /// As there.
+    pub async fn for_each_layer_uncompressed<T, E, Fut>(
+        &self,
+        image: &Image,
+        handler: impl Fn(Layer, UncompressedReader) -> Fut + Send + Sync + 'static,
+    ) -> Result<Vec<T>>
+    where
+        T: Clone + Send + 'static,
+        E: Into<Box<dyn std::error::Error + Send + Sync>>,
+        Fut: Future<Output = Result<T, E>> + Send,
+    {
+        let max_expansion = self.options.max_expansion.get();
+        let handler = Arc::new(handler);
+        self.for_each_layer(image, move |layer, reader| {
+            let handler = Arc::clone(&handler);
+            async move {
+                let (reader, mut left) =
+                    UncompressedReader::new(reader, &layer, max_expansion).await?;
+                let output = handler(layer, reader).await.map_err(Error::handler)?;
+                let mut rest = left.try_recv().map_err(|_| Error::ReaderKept)?;
+                rest.read_to_end().await?;
+                Ok::<_, Error>(output)
+            }
+        })
+        .await
+    }
+}
+
+/// A layer on its way into a handler, decompressed. What is left unread when it
+/// is dropped is read and checked behind the handler's back.
+#[derive(Debug)]
+pub struct UncompressedReader {
+    inner: Option<Inner>,
+    back: Option<oneshot::Sender<Inner>>,
+}
+
+struct Inner {
+    decoder: Box<dyn AsyncRead + Send + Unpin>,
+    digest: Digest,
+    diff_id: Option<Digest>,
+    verifier: Option<Verifier>,
+    read: u64,
+    limit: u64,
+    ended: Option<Result<()>>,
+}
+
+impl std::fmt::Debug for Inner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Inner")
+            .field("digest", &self.digest)
+            .finish_non_exhaustive()
+    }
+}
+
+impl UncompressedReader {
+    async fn new(
+        reader: LayerReader,
+        layer: &Layer,
+        max_expansion: u64,
+    ) -> Result<(Self, oneshot::Receiver<Inner>)> {
+        let digest = layer.descriptor.digest().clone();
+        let size = layer.descriptor.size();
+        let decoder = decoder(reader)
+            .await
+            .map_err(|error| read_error(error, &digest))?;
+        let inner = Inner {
+            decoder,
+            digest,
+            verifier: layer.diff_id.as_ref().and_then(Verifier::new),
+            diff_id: layer.diff_id.clone(),
+            read: 0,
+            limit: size
+                .saturating_mul(max_expansion)
+                .saturating_add(SMALL_BYTES),
+            ended: None,
+        };
+        let (back, left) = oneshot::channel();
+        Ok((
+            Self {
+                inner: Some(inner),
+                back: Some(back),
+            },
+            left,
+        ))
+    }
+}
+
+impl Drop for UncompressedReader {
+    fn drop(&mut self) {
+        if let (Some(inner), Some(back)) = (self.inner.take(), self.back.take()) {
+            // Nobody waits if the fetch was given up.
+            let _ = back.send(inner);
+        }
+    }
+}
+
+/// The decoder that the first bytes call for.
+async fn decoder(mut reader: LayerReader) -> io::Result<Box<dyn AsyncRead + Send + Unpin>> {
+    const GZIP: [u8; 2] = [0x1f, 0x8b];
+    const ZSTD: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
+    /// A zstd frame to be skipped; stargz and others begin with one.
+    const SKIPPED: [u8; 3] = [0x2a, 0x4d, 0x18];
+
+    let mut magic = [0; 4];
+    let mut length = 0;
+    while length < magic.len() {
+        match reader.read(&mut magic[length..]).await? {
+            0 => break,
+            n => length += n,
+        }
+    }
+    let magic = &magic[..length];
+    let skipped = magic.len() == 4 && magic[0] & 0xf0 == 0x50 && magic[1..] == SKIPPED;
+    let whole = io::Cursor::new(magic.to_vec()).chain(reader);
+    Ok(if magic.starts_with(&GZIP) {
+        let mut decoder = GzipDecoder::new(whole);
+        decoder.multiple_members(true);
+        Box::new(decoder)
+    } else if magic == ZSTD || skipped {
+        let mut decoder = ZstdDecoder::new(whole);
+        decoder.multiple_members(true);
+        Box::new(decoder)
+    } else {
+        Box::new(whole)
+    })
+}
+
+/// The library's own error stays what it is; any other is the decoder's.
+fn read_error(error: io::Error, digest: &Digest) -> Error {
+    error
+        .downcast()
+        .unwrap_or_else(|error| Error::blob(digest)(BlobError::Decompress(Arc::new(error))))
+}
+
+impl Inner {
+    fn poll(&mut self, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<Result<()>> {
+        if let Some(verdict) = &self.ended {
+            return Poll::Ready(verdict.clone());
+        }
+        let before = out.filled().len();
+        let verdict = match ready!(Pin::new(&mut self.decoder).poll_read(cx, out)) {
+            Err(error) => Err(read_error(error, &self.digest)),
+            Ok(()) if out.filled().len() > before => {
+                let bytes = &out.filled()[before..];
+                self.read += bytes.len() as u64;
+                if let Some(verifier) = &mut self.verifier {
+                    verifier.update(bytes);
+                }
+                if self.read <= self.limit {
+                    return Poll::Ready(Ok(()));
+                }
+                let limit = self.limit;
+                Err(Error::blob(&self.digest)(BlobError::Expands { limit }))
+            }
+            Ok(()) => self.at_the_end(),
+        };
+        self.ended = Some(verdict.clone());
+        Poll::Ready(verdict)
+    }
+
+    fn at_the_end(&mut self) -> Result<()> {
+        match (self.verifier.take().map(Verifier::finish), &self.diff_id) {
+            (Some(Err(computed)), Some(diff_id)) => {
+                let diff_id = diff_id.clone();
+                Err(Error::blob(&self.digest)(BlobError::WrongDiffId {
+                    computed,
+                    diff_id,
+                }))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    async fn read_to_end(&mut self) -> Result<()> {
+        let mut scratch = vec![0; SCRATCH_BYTES];
+        loop {
+            let mut room = ReadBuf::new(&mut scratch);
+            std::future::poll_fn(|cx| self.poll(cx, &mut room)).await?;
+            if room.filled().is_empty() {
+                return Ok(());
+            }
+        }
+    }
+}
+
+impl AsyncRead for UncompressedReader {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        out: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match &mut self.inner {
+            Some(inner) if out.remaining() > 0 => inner.poll(cx, out).map_err(io::Error::from),
+            _ => Poll::Ready(Ok(())),
+        }
+    }
+}
