@@ -21,16 +21,12 @@ async fn main() -> anyhow::Result<()> {
             // reader comes only if size and digest were right; a layer that breaks
             // off is handed to us again, from its start.
             let (mut buffer, mut sum) = (vec![0; 64 * 1024], 0_u32);
-            loop {
-                match reader.read(&mut buffer).await? {
-                    0 => return Ok::<_, std::io::Error>(sum),
-                    n => {
-                        sum = buffer[..n]
-                            .iter()
-                            .fold(sum, |sum, b| sum.rotate_left(1) ^ u32::from(*b))
-                    }
+            while let n @ 1.. = reader.read(&mut buffer).await? {
+                for byte in &buffer[..n] {
+                    sum = sum.rotate_left(1) ^ u32::from(*byte);
                 }
             }
+            Ok::<_, std::io::Error>(sum)
         })
         .await?;
     for (layer, sum) in image.manifest().layers().iter().zip(checksums) {
