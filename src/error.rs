@@ -312,7 +312,7 @@ pub enum BlobError {
     /// No byte came for that long while somebody was waiting to read.
     #[error("stalled: no byte for {after:?}, after {read} in all")]
     Stalled {
-        /// The [`stall_timeout`](crate::ImageProxyConfig::stall_timeout).
+        /// The [`stall_timeout`](crate::ConnectionOptions::stall_timeout).
         after: Duration,
         /// How many bytes came before.
         read: u64,
@@ -331,7 +331,7 @@ pub enum BlobError {
     /// The driver was awaited, and nobody read for the stall timeout.
     #[error("nobody read from it for {after:?}, so its end can't be judged")]
     Unread {
-        /// The [`stall_timeout`](crate::ImageProxyConfig::stall_timeout).
+        /// The [`stall_timeout`](crate::ConnectionOptions::stall_timeout).
         after: Duration,
     },
     /// The size in the descriptor is one that no transport has.

@@ -8,7 +8,7 @@ use crate::error::Result;
 /// A place that an image is pulled into.
 ///
 /// Several blobs are stored at the same time, from several tasks. A sink with
-/// errors of its own wraps them in [`Error::Sink`](crate::Error::Sink).
+/// errors of its own wraps them by [`Error::handler`](crate::Error::handler).
 pub trait Sink: Send + Sync + 'static {
     /// Whether this blob is there already, whole, so that it need not be
     /// fetched.
