@@ -15,7 +15,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use longshore::oci_spec::distribution::Reference;
 use longshore::{
-    ConnectionOptions, Credentials, FetchOptions, ImageProxyConfig, Proxies, RetryPolicy,
+    ConnectionOptions, Credentials, FetchOptions, ImageProxyConfig, OciLayout, Proxies, RetryPolicy,
 };
 
 use super::failure::Failure;
@@ -49,6 +49,10 @@ pub(crate) struct PullArguments {
     /// Where to: oci:DIR[:TAG], an image layout that is created or added to
     #[arg(value_name = "DEST")]
     pub(crate) destination: Destination,
+    /// Which image of a multi-platform index (linux/arm64, linux/arm/v7), or all of them, with the
+    /// index; default: this machine's
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]|all")]
+    pub(crate) platform: Option<PlatformChoice>,
     /// Blobs in flight at once, over all proxies
     #[arg(long, value_name = "N", default_value_t = longshore::DEFAULT_WORKERS)]
     workers: NonZeroUsize,
@@ -80,6 +84,9 @@ pub(crate) struct InspectArguments {
     /// The image, as for pull
     #[arg(value_parser = image_reference)]
     pub(crate) image: String,
+    /// Which image of a multi-platform index (linux/arm64, linux/arm/v7); default: this machine's
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
+    pub(crate) platform: Option<Platform>,
     /// Print one JSON object
     #[arg(long)]
     pub(crate) json: bool,
@@ -137,9 +144,6 @@ pub(crate) struct ProxyArguments {
     /// Accept images whatever the signature policy says
     #[arg(long, group = "trust")]
     insecure_policy: bool,
-    /// Which image of a multi-platform index (linux/arm64, linux/arm/v7); default: this machine's
-    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
-    platform: Option<Platform>,
     /// Give a blob up when no byte comes for that long: 90, 90s, 2m; 0 = never
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
     stall_timeout: Duration,
@@ -153,13 +157,14 @@ impl ProxyArguments {
     pub(crate) fn config(
         self,
         images: &[String],
+        platform: Option<Platform>,
         verbose: bool,
     ) -> Result<ImageProxyConfig, Failure> {
         let connection = ConnectionOptions::default()
             .stall_timeout(self.stall_timeout)
             .call_timeout(self.call_timeout);
         let credentials = self.credentials(images)?;
-        let platform = self.platform.unwrap_or_default();
+        let platform = platform.unwrap_or_default();
         Ok(ImageProxyConfig {
             authfile: self.authfile,
             credentials,
@@ -302,7 +307,7 @@ impl FromStr for Destination {
             return Err("a destination is oci:DIR[:TAG], and the DIR is missing".into());
         }
         if let Some(tag) = tag
-            && !is_tag(tag)
+            && !OciLayout::can_name(tag)
         {
             return Err(format!(
                 "{tag:?} can't name an image in a layout: letters, digits and - . _ : @ / + are allowed"
@@ -313,18 +318,6 @@ impl FromStr for Destination {
             tag: tag.map(str::to_owned),
         })
     }
-}
-
-/// What the image specification allows in `org.opencontainers.image.ref.name`
-/// (annotations.md), which is also what skopeo accepts.
-fn is_tag(tag: &str) -> bool {
-    let separator = |c: char| "-._:@/+".contains(c);
-    !tag.is_empty()
-        && tag
-            .chars()
-            .all(|c| c.is_ascii_alphanumeric() || separator(c))
-        && !tag.starts_with(separator)
-        && !tag.ends_with(separator)
 }
 
 /// `OS/ARCH[/VARIANT]`.
@@ -353,6 +346,24 @@ impl FromStr for Platform {
             architecture: Some(architecture.to_owned()),
             variant: variant.map(str::to_owned),
         })
+    }
+}
+
+/// One platform, or `all`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum PlatformChoice {
+    All,
+    One(Platform),
+}
+
+impl FromStr for PlatformChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "all" => Ok(Self::All),
+            _ => text.parse().map(Self::One),
+        }
     }
 }
 

@@ -30,8 +30,13 @@ struct LayerReport {
 }
 
 pub(crate) async fn run(arguments: InspectArguments, verbose: bool) -> Result<(), Failure> {
-    let InspectArguments { image, json, proxy } = arguments;
-    let config = proxy.config(std::slice::from_ref(&image), verbose)?;
+    let InspectArguments {
+        image,
+        platform,
+        json,
+        proxy,
+    } = arguments;
+    let config = proxy.config(std::slice::from_ref(&image), platform, verbose)?;
     let fetcher = Fetcher::new(config, FetchOptions::default()).await?;
     let opened = fetcher.open(&image).await?;
     let content = fetcher.content(&opened).await?;

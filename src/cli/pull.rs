@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use longshore::{Events, Fetcher, ImageContent, OciLayout, Pulled};
+use longshore::{Events, Fetcher, Image, ImageContent, OciLayout, Pulled};
 use serde::Serialize;
 
-use super::args::PullArguments;
+use super::args::{Destination, PlatformChoice, PullArguments};
 use super::failure::Failure;
 use super::format::{bytes, printable};
 use super::progress::{self, Style};
@@ -56,6 +56,7 @@ pub(crate) async fn run(arguments: PullArguments, verbose: bool) -> Result<(), F
     let PullArguments {
         images,
         destination,
+        platform,
         json,
         quiet,
         events,
@@ -63,7 +64,17 @@ pub(crate) async fn run(arguments: PullArguments, verbose: bool) -> Result<(), F
         ..
     } = arguments;
     let (sender, showing) = progress::show(Style::choose(quiet || json), events).await?;
-    let config = proxy.config(&images, verbose)?;
+    let (all, platform) = match platform {
+        Some(PlatformChoice::All) => (true, None),
+        Some(PlatformChoice::One(platform)) => (false, Some(platform)),
+        None => (false, None),
+    };
+    if images.len() > 1 && (all || destination.tag.is_some()) {
+        let reason = "several images go into oci:DIR, each under its own name, without a TAG \
+                      and one platform each";
+        return Err(Failure::usage(reason.into()));
+    }
+    let config = proxy.config(&images, platform, verbose)?;
     // Asked while the pull runs, for it takes a process.
     let question = config.version_question();
     let version = json.then(|| tokio::task::spawn_blocking(move || question.ask()));
@@ -72,13 +83,7 @@ pub(crate) async fn run(arguments: PullArguments, verbose: bool) -> Result<(), F
         // In here, so that the events end when this does.
         let events = Events::to(sender);
         let fetcher = Fetcher::new(config, options).await?.with_events(events);
-        let opened = fetcher.open_all(&images).await?;
-        let sink = Arc::new(OciLayout::new(destination.folder, destination.tag));
-        let pulled = fetcher.pull_all(&opened, &sink).await?;
-        let protocol = opened
-            .first()
-            .map(|image| image.proxy().protocol_version().to_string());
-        Ok::<_, longshore::Error>((pulled, protocol.unwrap_or_default()))
+        pull(&fetcher, &images, all, destination).await
     };
     let (pulled, shown) = tokio::join!(pulling, showing);
     let (pulled, protocol) = pulled?;
@@ -86,32 +91,57 @@ pub(crate) async fn run(arguments: PullArguments, verbose: bool) -> Result<(), F
 
     if let Some(version) = version {
         let skopeo = version.await.map_err(anyhow::Error::from)??.to_string();
-        let report = report(&images, &pulled, started, protocol, skopeo);
+        let report = report(&pulled, started, protocol, skopeo);
         println!(
             "{}",
             serde_json::to_string(&report).map_err(anyhow::Error::from)?
         );
     } else if !quiet {
-        summarize(&images, &pulled, started);
+        summarize(&pulled, started);
     }
     Ok(())
 }
 
-fn report(
+/// Pull, and tell which protocol the proxies spoke.
+async fn pull(
+    fetcher: &Fetcher,
     images: &[String],
-    pulled: &Pulled,
-    started: Instant,
-    protocol: String,
-    skopeo: String,
-) -> Report {
-    let image = |(image, content): (&String, &Arc<ImageContent>)| ImageReport {
-        image: image.clone(),
+    all_platforms: bool,
+    destination: Destination,
+) -> longshore::Result<(Pulled, String)> {
+    let Destination { folder, tag } = destination;
+    let version = |images: &[Image]| {
+        let proxy = images.first().map(Image::proxy);
+        proxy.map_or_else(String::new, |proxy| proxy.protocol_version().to_string())
+    };
+    match images {
+        [image] if all_platforms => {
+            let index = fetcher.open_index(image).await?;
+            let layout = Arc::new(OciLayout::new(folder, tag));
+            let pulled = fetcher.pull_index(&index, &layout).await?;
+            Ok((pulled, version(index.images())))
+        }
+        images => {
+            let opened = fetcher.open_all(images).await?;
+            let layout = Arc::new(match images {
+                [_] => OciLayout::new(folder, tag),
+                _ => OciLayout::named_by_reference(folder),
+            });
+            let pulled = fetcher.pull_all(&opened, &layout).await?;
+            Ok((pulled, version(&opened)))
+        }
+    }
+}
+
+fn report(pulled: &Pulled, started: Instant, protocol: String, skopeo: String) -> Report {
+    let image = |content: &Arc<ImageContent>| ImageReport {
+        image: content.reference().to_owned(),
         digest: content.source_digest().to_owned(),
         stored_digest: content.manifest_descriptor().digest().to_string(),
         platform: content.platform(),
         layers: content.layers().len(),
     };
-    let reports: Vec<_> = images.iter().zip(&pulled.images).map(image).collect();
+    let reports: Vec<_> = pulled.images.iter().map(image).collect();
     Report {
         images: match <[ImageReport; 1]>::try_from(reports) {
             Ok([one]) => ImageReports::One(one),
@@ -140,13 +170,10 @@ fn peak_rss() -> Option<u64> {
     Some(kibibytes * 1024)
 }
 
-fn summarize(images: &[String], pulled: &Pulled, started: Instant) {
-    for (image, content) in images.iter().zip(&pulled.images) {
-        println!(
-            "{}: {}",
-            printable(image),
-            printable(content.source_digest())
-        );
+fn summarize(pulled: &Pulled, started: Instant) {
+    for content in &pulled.images {
+        let (image, digest) = (content.reference(), content.source_digest());
+        println!("{}: {}", printable(image), printable(digest));
     }
     println!(
         "{} blobs fetched ({}), {} already there, {:.1} s",

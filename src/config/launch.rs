@@ -34,7 +34,10 @@ pub(crate) struct Launch {
 pub(crate) struct Template {
     /// Program, first arguments, environment and folder.
     base: Command,
-    arguments: Vec<OsString>,
+    /// Before the subcommand, and after it.
+    global: Vec<OsString>,
+    registry: Vec<OsString>,
+    decryption_keys: Vec<String>,
     auth_file: Option<Arc<OwnedFd>>,
     pass_stderr_on: bool,
     shutdown_timeout: Duration,
@@ -71,7 +74,9 @@ impl ImageProxyConfig {
             .map_err(Error::io("can't make a memory file for the credentials"))?;
         Ok(Template {
             base: self.base_command(),
-            arguments: self.arguments(auth_file.as_deref()),
+            global: self.global_arguments(),
+            registry: self.registry_arguments(auth_file.as_deref()),
+            decryption_keys: self.decryption_keys.take().unwrap_or_default(),
             auth_file,
             pass_stderr_on: self.debug,
             shutdown_timeout: self.connection.shutdown_timeout,
@@ -104,9 +109,9 @@ impl ImageProxyConfig {
         }
     }
 
-    fn arguments(&self, auth_file: Option<&OwnedFd>) -> Vec<OsString> {
+    /// skopeo's global options, which stand before the subcommand.
+    fn global_arguments(&self) -> Vec<OsString> {
         let mut arguments = Vec::new();
-        // skopeo's global options stand before the subcommand.
         if self.debug {
             arguments.push("--debug".into());
         }
@@ -135,7 +140,12 @@ impl ImageProxyConfig {
                 arguments.extend([option.into(), text.into()]);
             }
         }
-        arguments.push("experimental-image-proxy".into());
+        arguments
+    }
+
+    /// Those about the source of images, which stand after it.
+    fn registry_arguments(&self, auth_file: Option<&OwnedFd>) -> Vec<OsString> {
+        let mut arguments = Vec::new();
         if self.auth_anonymous {
             arguments.push("--no-creds".into());
         }
@@ -148,9 +158,6 @@ impl ImageProxyConfig {
         }
         if let Some(directory) = &self.certificate_directory {
             arguments.extend(["--cert-dir".into(), directory.into()]);
-        }
-        for key in self.decryption_keys.iter().flatten() {
-            arguments.extend(["--decryption-key".into(), key.into()]);
         }
         if let Some(skip) = self.insecure_skip_tls_verification {
             arguments.push(format!("--tls-verify={}", !skip).into());
@@ -189,8 +196,26 @@ impl Template {
         launch
     }
 
+    /// `skopeo inspect --raw`, which prints a manifest or index as it is.
+    pub(crate) fn launch_inspect(&self, reference: &str) -> Launch {
+        let mut command = same_command(&self.base);
+        command.args(&self.global).args(["inspect", "--raw"]);
+        command.args(&self.registry).arg(reference);
+        self.launch_command(command)
+    }
+
     fn launch_with(&self, mut command: Command) -> Launch {
-        command.args(&self.arguments);
+        command
+            .args(&self.global)
+            .arg("experimental-image-proxy")
+            .args(&self.registry);
+        for key in &self.decryption_keys {
+            command.args(["--decryption-key", key]);
+        }
+        self.launch_command(command)
+    }
+
+    fn launch_command(&self, command: Command) -> Launch {
         Launch {
             program: command.get_program().to_string_lossy().into_owned(),
             command,

@@ -39,6 +39,7 @@ pub struct Layer {
 /// An image's manifest and config, and what layers to fetch for them.
 #[derive(Debug, Clone)]
 pub struct ImageContent {
+    reference: String,
     source_digest: String,
     manifest: Vec<u8>,
     manifest_descriptor: Descriptor,
@@ -61,6 +62,12 @@ enum ConfigFrom {
 }
 
 impl ImageContent {
+    /// The image as it was asked for.
+    #[must_use]
+    pub fn reference(&self) -> &str {
+        &self.reference
+    }
+
     /// The digest of the manifest at its source, before any conversion: what
     /// the image can be pulled by.
     #[must_use]
@@ -186,6 +193,7 @@ pub(super) async fn fetch_manifest(
 pub(super) async fn resolve(
     proxy: &ImageProxy,
     image: &OpenedImage,
+    reference: &str,
     fetched: &FetchedManifest,
     sink: &impl Sink,
 ) -> Result<ImageContent> {
@@ -207,6 +215,7 @@ pub(super) async fn resolve(
     let layers = layers(manifest, configuration.as_ref());
     let manifest_descriptor = describe(stored, configuration.as_ref())?;
     Ok(ImageContent {
+        reference: reference.to_owned(),
         source_digest: source_digest.clone(),
         manifest: stored.clone(),
         manifest_descriptor,

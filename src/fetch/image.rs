@@ -78,7 +78,7 @@ impl SameImage {
     /// Open it in another proxy: by digest where the transport has digests, so
     /// that a tag may move; compared in any case.
     pub(super) async fn open_in(&self, proxy: &ImageProxy) -> Result<OpenedImage> {
-        let opened = match self.by_digest() {
+        let opened = match by_digest(&self.reference, &self.manifest.source_digest) {
             None => proxy.open_image(&self.reference).await?,
             Some(pinned) => match proxy.open_image(&pinned).await {
                 // A signature policy can allow the tag and not the digest.
@@ -97,22 +97,18 @@ impl SameImage {
             })
         }
     }
+}
 
-    /// `docker://repository@digest`.
-    fn by_digest(&self) -> Option<String> {
-        let name = self.reference.strip_prefix("docker://")?;
-        let name = name.split_once('@').map_or(name, |(name, _)| name);
-        // A colon after the last slash begins a tag, before it a port.
-        let path = name.rfind('/').map_or(0, |slash| slash + 1);
-        let end = name[path..]
-            .find(':')
-            .map_or(name.len(), |colon| path + colon);
-        Some(format!(
-            "docker://{}@{}",
-            &name[..end],
-            self.manifest.source_digest
-        ))
-    }
+/// `docker://repository@digest`, of a reference to an image at a registry.
+pub(super) fn by_digest(reference: &str, digest: &str) -> Option<String> {
+    let name = reference.strip_prefix("docker://")?;
+    let name = name.split_once('@').map_or(name, |(name, _)| name);
+    // A colon after the last slash begins a tag, before it a port.
+    let path = name.rfind('/').map_or(0, |slash| slash + 1);
+    let end = name[path..]
+        .find(':')
+        .map_or(name.len(), |colon| path + colon);
+    Some(format!("docker://{}@{digest}", &name[..end]))
 }
 
 #[cfg(test)]
@@ -121,7 +117,6 @@ mod tests {
 
     #[test]
     fn references_by_digest() {
-        let raw = br#"{"schemaVersion":2,"config":{"mediaType":"x","digest":"sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855","size":0},"layers":[]}"#;
         let table = [
             ("docker://a.b/c/d:tag", Some("docker://a.b/c/d@sha256:x")),
             ("docker://a.b:5000/c", Some("docker://a.b:5000/c@sha256:x")),
@@ -134,13 +129,8 @@ mod tests {
             ("oci:dir:tag", None),
         ];
         for (reference, expected) in table {
-            let manifest =
-                FetchedManifest::new("sha256:x".into(), raw.to_vec()).expect("a manifest");
-            let same = SameImage {
-                reference: reference.into(),
-                manifest,
-            };
-            assert_eq!(same.by_digest().as_deref(), expected, "{reference}");
+            let pinned = by_digest(reference, "sha256:x");
+            assert_eq!(pinned.as_deref(), expected, "{reference}");
         }
     }
 }

@@ -7,6 +7,7 @@ mod decompress;
 mod event;
 mod governor;
 mod image;
+mod index;
 mod options;
 mod rate;
 mod reader;
@@ -30,6 +31,7 @@ pub use self::content::{ImageContent, Layer};
 pub use self::decompress::UncompressedReader;
 pub use self::event::{BlobName, Event, EventKind, Events};
 pub use self::image::Image;
+pub use self::index::{Index, IndexContent};
 pub use self::options::{DEFAULT_PROXIES_PER_HOST, DEFAULT_WORKERS, FetchOptions, Proxies};
 pub use self::reader::LayerReader;
 pub use self::retry::RetryPolicy;
@@ -236,12 +238,13 @@ impl Fetcher {
     async fn content_for(&self, image: &Image, sink: &impl Sink) -> Result<ImageContent> {
         let manifest = &image.same.manifest;
         self.retrying(async || {
-            match content::resolve(&image.proxy, &image.opened, manifest, sink).await {
+            let reference = image.reference();
+            match content::resolve(&image.proxy, &image.opened, reference, manifest, sink).await {
                 Err(error) if error.is_closed() => {
                     // Its proxy is gone, but not the image.
                     let proxy = self.starter.start(image.same.transport()).await?;
                     let opened = image.same.open_in(&proxy).await?;
-                    content::resolve(&proxy, &opened, manifest, sink).await
+                    content::resolve(&proxy, &opened, reference, manifest, sink).await
                 }
                 other => other,
             }
@@ -320,6 +323,31 @@ impl Fetcher {
     /// Dropped early, all workers are stopped, and the sink keeps what was
     /// complete.
     pub async fn pull_all<S: Sink>(&self, images: &[Image], sink: &Arc<S>) -> Result<Pulled> {
+        let pulled = self.pull_blobs(images, sink).await?;
+        for content in &pulled.images {
+            sink.commit(content).await?;
+        }
+        Ok(pulled)
+    }
+
+    /// Pull all images of an index, and the index.
+    ///
+    /// # Errors
+    ///
+    /// As [`pull_all`](Self::pull_all); [`Error::Image`] if the sink takes no
+    /// index.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`pull_all`](Self::pull_all).
+    pub async fn pull_index<S: Sink>(&self, index: &Index, sink: &Arc<S>) -> Result<Pulled> {
+        let pulled = self.pull_blobs(index.images(), sink).await?;
+        let content = IndexContent::new(index, &pulled.images)?;
+        sink.commit_index(&content, &pulled.images).await?;
+        Ok(pulled)
+    }
+
+    async fn pull_blobs<S: Sink>(&self, images: &[Image], sink: &Arc<S>) -> Result<Pulled> {
         let mut contents = Vec::with_capacity(images.len());
         for image in images {
             contents.push(Arc::new(self.content_for(image, &**sink).await?));
@@ -328,9 +356,6 @@ impl Fetcher {
         let bytes = jobs.iter().map(|job| job.layer.descriptor.size()).sum();
         let images: Vec<&Image> = images.iter().collect();
         let outcome = self.run(&images, jobs, IntoSink(Arc::clone(sink))).await?;
-        for content in &contents {
-            sink.commit(content).await?;
-        }
         let configs = contents
             .iter()
             .filter(|content| content.config_was_fetched());

@@ -1,9 +1,11 @@
 //! Where a pulled image goes.
 
+use std::sync::Arc;
+
 use oci_spec::image::Descriptor;
 
-use super::{ImageContent, LayerReader};
-use crate::error::Result;
+use super::{ImageContent, IndexContent, LayerReader};
+use crate::error::{Error, Result};
 
 /// A place that an image is pulled into.
 ///
@@ -35,6 +37,18 @@ pub trait Sink: Send + Sync + 'static {
     /// All layers of the image are there: store its config and its manifest,
     /// and let others see the image.
     fn commit(&self, image: &ImageContent) -> impl Future<Output = Result<()>> + Send;
+
+    /// All layers of all these images are there: store their configs and
+    /// manifests, and the index, and let others see it. A sink that has no
+    /// place for an index refuses it, which is what it does unless overridden.
+    fn commit_index(
+        &self,
+        index: &IndexContent,
+        images: &[Arc<ImageContent>],
+    ) -> impl Future<Output = Result<()>> + Send {
+        let _ = (index, images);
+        async { Err(Error::Image("this sink takes no index".into())) }
+    }
 }
 
 /// Reads and verifies all, and keeps nothing: to measure, or to warm a mirror.
@@ -51,6 +65,10 @@ impl Sink for Discard {
     }
 
     async fn commit(&self, _: &ImageContent) -> Result<()> {
+        Ok(())
+    }
+
+    async fn commit_index(&self, _: &IndexContent, _: &[Arc<ImageContent>]) -> Result<()> {
         Ok(())
     }
 }

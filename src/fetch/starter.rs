@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::options::Transport;
 use crate::config::{ConnectionOptions, ImageProxyConfig, Template};
 use crate::error::Result;
-use crate::proxy::ImageProxy;
+use crate::proxy::{ImageProxy, output};
 
 #[derive(Debug)]
 pub(super) struct Starter {
@@ -24,6 +24,13 @@ impl Starter {
             connection,
             private_cache,
         })
+    }
+
+    /// The manifest or index of this name, as it is at its source.
+    pub(super) async fn inspect(&self, reference: &str) -> Result<Vec<u8>> {
+        let patience = self.connection.call_timeout;
+        let launch = self.template.launch_inspect(reference);
+        output(launch, (!patience.is_zero()).then_some(patience)).await
     }
 
     /// Start a proxy for images of this kind.

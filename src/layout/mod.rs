@@ -21,7 +21,29 @@ use tokio::sync::OnceCell;
 
 use self::staging::{LayoutLock, Staging};
 use crate::error::{Error, Result};
-use crate::fetch::{ImageContent, LayerReader, Sink};
+use crate::fetch::{ImageContent, IndexContent, LayerReader, Sink};
+
+/// What images are called in the index.
+#[derive(Debug)]
+enum Names {
+    Given(Option<String>),
+    References,
+}
+
+impl Names {
+    fn name_of(&self, reference: &str) -> Option<String> {
+        match self {
+            Self::Given(tag) => tag.clone(),
+            Self::References => {
+                let name = reference
+                    .split_once(':')
+                    .map_or(reference, |(_, name)| name);
+                let name = name.trim_start_matches('/');
+                OciLayout::can_name(name).then(|| name.to_owned())
+            }
+        }
+    }
+}
 
 /// The only layout version there is (image-spec, `image-layout.md`).
 const LAYOUT_VERSION: &str = "1.0.0";
@@ -34,7 +56,7 @@ const LAYOUT_VERSION: &str = "1.0.0";
 #[derive(Debug)]
 pub struct OciLayout {
     root: PathBuf,
-    tag: Option<String>,
+    names: Names,
     /// Made when the first thing is to be stored.
     staging: OnceCell<Arc<Staging>>,
 }
@@ -50,9 +72,33 @@ impl OciLayout {
     pub fn new(root: impl Into<PathBuf>, tag: Option<String>) -> Self {
         Self {
             root: root.into(),
-            tag,
+            names: Names::Given(tag),
             staging: OnceCell::new(),
         }
+    }
+
+    /// The same for several images, each of which is named by its reference:
+    /// `docker://quay.io/a/b:c` by `quay.io/a/b:c`.
+    pub fn named_by_reference(root: impl Into<PathBuf>) -> Self {
+        Self {
+            root: root.into(),
+            names: Names::References,
+            staging: OnceCell::new(),
+        }
+    }
+
+    /// Whether this can name an image in a layout: the image specification
+    /// (annotations.md, `org.opencontainers.image.ref.name`) allows letters and
+    /// digits, with `-._:@/+` between them.
+    #[must_use]
+    pub fn can_name(tag: &str) -> bool {
+        let separator = |c: char| "-._:@/+".contains(c);
+        !tag.is_empty()
+            && tag
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || separator(c))
+            && !tag.starts_with(separator)
+            && !tag.ends_with(separator)
     }
 
     /// The folder.
@@ -140,13 +186,33 @@ impl Sink for OciLayout {
     }
 
     async fn commit(&self, image: &ImageContent) -> Result<()> {
+        self.put_documents(image).await?;
+        self.name(image.manifest_descriptor().clone(), image.reference())
+            .await
+    }
+
+    async fn commit_index(&self, index: &IndexContent, images: &[Arc<ImageContent>]) -> Result<()> {
+        for image in images {
+            self.put_documents(image).await?;
+        }
+        self.put(index.descriptor(), index.raw()).await?;
+        self.name(index.descriptor().clone(), index.reference())
+            .await
+    }
+}
+
+impl OciLayout {
+    async fn put_documents(&self, image: &ImageContent) -> Result<()> {
         self.put(image.config_descriptor(), image.config()).await?;
         self.put(image.manifest_descriptor(), image.manifest())
-            .await?;
+            .await
+    }
+
+    /// Let others see this manifest or index, all of which is there.
+    async fn name(&self, descriptor: Descriptor, reference: &str) -> Result<()> {
         let root = self.root.clone();
         let staging = self.staging().await?;
-        let descriptor = image.manifest_descriptor().clone();
-        let tag = self.tag.clone();
+        let tag = self.names.name_of(reference);
         blocking(move || {
             let path = root.join("index.json");
             let what = format!("can't update {}", path.display());

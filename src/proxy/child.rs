@@ -41,19 +41,20 @@ pub(crate) struct Child {
 }
 
 impl Child {
-    /// Start a program with `socket` as its stdin. `launch` may block.
+    /// Start a program. `launch` may block.
     ///
     /// # Cancel safety
     ///
     /// Dropped early, the child, if already started, is ended.
     pub(crate) async fn start(
         launch: impl FnOnce() -> Result<Launch> + Send + 'static,
-        socket: OwnedFd,
+        stdin: Stdio,
+        stdout: Stdio,
     ) -> Result<Self> {
         let (started, start) = oneshot::channel();
         thread::Builder::new()
             .name("longshore-child".into())
-            .spawn(move || keep(launch, socket, started))
+            .spawn(move || keep(launch, [stdin, stdout], started))
             .map_err(Error::io("can't start the thread that keeps the proxy"))?;
         start.await.unwrap_or(Err(Error::Closed))
     }
@@ -83,10 +84,10 @@ impl Child {
 /// The keeper thread, from the start to the reaping.
 fn keep(
     launch: impl FnOnce() -> Result<Launch>,
-    socket: OwnedFd,
+    stdio: [Stdio; 2],
     started: oneshot::Sender<Result<Child>>,
 ) {
-    let (child, exit, kept) = match launch().and_then(|launch| start(launch, socket)) {
+    let (child, exit, kept) = match launch().and_then(|launch| start(launch, stdio)) {
         Ok(all) => all,
         Err(error) => {
             // Nobody waits for it: nothing to tell.
@@ -103,7 +104,7 @@ fn keep(
 
 type ExitSender = watch::Sender<Option<Arc<ChildExit>>>;
 
-fn start(launch: Launch, socket: OwnedFd) -> Result<(Child, ExitSender, Kept)> {
+fn start(launch: Launch, [stdin, stdout]: [Stdio; 2]) -> Result<(Child, ExitSender, Kept)> {
     let Launch {
         mut command,
         program,
@@ -113,8 +114,8 @@ fn start(launch: Launch, socket: OwnedFd) -> Result<(Child, ExitSender, Kept)> {
         hide_system_cache,
     } = launch;
     command
-        .stdin(Stdio::from(socket))
-        .stdout(Stdio::null())
+        .stdin(stdin)
+        .stdout(stdout)
         .stderr(Stdio::piped())
         // Of its own, so that signals reach a wrapper's children too, and
         // Ctrl-C at our terminal reaches only us.

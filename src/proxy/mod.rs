@@ -6,9 +6,11 @@ mod child;
 mod image;
 mod message;
 mod metadata;
+mod output;
 mod transport;
 
 use std::os::fd::OwnedFd;
+use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +22,8 @@ use tracing::instrument;
 
 pub use self::blob::{Blob, BlobDriver, BlobReader};
 pub use self::image::OpenedImage;
+
+pub(crate) use self::output::output;
 
 use self::actor::{Actor, Setup};
 use self::blob::Source;
@@ -109,7 +113,7 @@ impl ImageProxy {
             SockFlag::SOCK_CLOEXEC,
         )
         .map_err(|errno| Error::io("can't make a socket pair")(errno.into()))?;
-        let start = Child::start(launch, theirs);
+        let start = Child::start(launch, Stdio::from(theirs), Stdio::null());
         let child = match limit(options.call_timeout) {
             None => start.await?,
             Some(after) => {

@@ -1,0 +1,57 @@
+//! What a program prints, when it is run once and ends by itself: kept as a
+//! proxy is.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use nix::fcntl::OFlag;
+use nix::unistd::pipe2;
+use tokio::io::AsyncReadExt;
+use tokio::time::timeout;
+
+use super::child::Child;
+use crate::config::Launch;
+use crate::drain::pipe;
+use crate::error::{Error, Result};
+
+/// The most that it may print: as large as skopeo takes a manifest to be
+/// (containers/image, `iolimits.MaxManifestBodySize`).
+const MAX_BYTES: u64 = 4 * 1024 * 1024;
+
+/// Run it to its end, and give what it printed.
+///
+/// # Cancel safety
+///
+/// Dropped early, the program is ended.
+pub(crate) async fn output(launch: Launch, patience: Option<Duration>) -> Result<Vec<u8>> {
+    let what = launch.program.clone();
+    let cant_read = || Error::io(format!("can't read what {what} prints"));
+    let (ours, theirs) = pipe2(OFlag::O_CLOEXEC).map_err(|errno| cant_read()(errno.into()))?;
+    let mut child = Child::start(|| Ok(launch), Stdio::null(), Stdio::from(theirs)).await?;
+    let reader = pipe::reader(ours).map_err(cant_read())?;
+    let run = async {
+        let mut printed = Vec::new();
+        let read = reader.take(MAX_BYTES + 1).read_to_end(&mut printed).await;
+        read.map_err(cant_read())?;
+        if printed.len() as u64 > MAX_BYTES {
+            return Err(Error::Image(format!(
+                "{what} printed more than {MAX_BYTES} bytes"
+            )));
+        }
+        match child.exited().await {
+            Some(exit) if exit.success() => Ok(printed),
+            Some(exit) => Err(Error::ProxyExited(exit)),
+            None => Err(Error::Closed),
+        }
+    };
+    match patience {
+        None => run.await,
+        Some(after) => {
+            let late = |_| Error::CallTimeout {
+                method: "skopeo inspect",
+                after,
+            };
+            timeout(after, run).await.map_err(late)?
+        }
+    }
+}
