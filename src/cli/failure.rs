@@ -22,6 +22,14 @@ impl Failure {
         Self::Usage(message)
     }
 
+    /// Tells what could not be done with which image.
+    pub(crate) fn on(what: &'static str, image: &str) -> impl FnOnce(Error) -> Self {
+        move |error| match Self::from(error) {
+            Self::Failed(error) => Self::Failed(error.context(format!("can't {what} {image}"))),
+            usage @ Self::Usage(_) => usage,
+        }
+    }
+
     /// Say it on stderr, in one or two lines.
     pub(crate) fn report(self) -> ExitCode {
         match self {
@@ -129,6 +137,24 @@ fn hint_for_words(message: &str) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_error_about_an_image_keeps_its_hint() {
+        let stalled = BlobError::Stalled {
+            after: std::time::Duration::from_secs(1),
+            read: 7,
+        };
+        let digest = format!("sha256:{}", "0".repeat(64));
+        let error = Error::Blob {
+            digest: digest.parse().expect("a digest"),
+            source: stalled,
+        };
+        let Failure::Failed(error) = Failure::on("pull", "docker://a/b")(error) else {
+            panic!("a stalled blob is no wrong usage");
+        };
+        assert!(format!("{error:#}").starts_with("can't pull docker://a/b: blob sha256:000"));
+        assert!(error.downcast_ref::<Error>().and_then(hint).is_some());
+    }
 
     #[test]
     fn hints_by_the_words_of_real_skopeos() {

@@ -1,6 +1,6 @@
 //! `longshore inspect`.
 
-use longshore::{FetchOptions, Fetcher, ImageContent};
+use longshore::{FetchOptions, Fetcher, ImageContent, ImageProxyConfig};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -37,9 +37,9 @@ pub(crate) async fn run(arguments: InspectArguments, verbose: bool) -> Result<()
         proxy,
     } = arguments;
     let config = proxy.config(std::slice::from_ref(&image), platform, verbose)?;
-    let fetcher = Fetcher::new(config, FetchOptions::default()).await?;
-    let opened = fetcher.open(&image).await?;
-    let content = fetcher.content(&opened).await?;
+    let content = content(config, &image)
+        .await
+        .map_err(Failure::on("inspect", &image))?;
     let report = report(&image, &content);
     if json {
         println!(
@@ -50,6 +50,12 @@ pub(crate) async fn run(arguments: InspectArguments, verbose: bool) -> Result<()
         print(&report);
     }
     Ok(())
+}
+
+async fn content(config: ImageProxyConfig, image: &str) -> longshore::Result<ImageContent> {
+    let fetcher = Fetcher::new(config, FetchOptions::default()).await?;
+    let opened = fetcher.open(image).await?;
+    fetcher.content(&opened).await
 }
 
 fn report<'a>(image: &'a str, content: &'a ImageContent) -> Report<'a> {

@@ -86,7 +86,7 @@ pub(crate) async fn run(arguments: PullArguments, verbose: bool) -> Result<(), F
         pull(&fetcher, &images, all, destination).await
     };
     let (pulled, shown) = tokio::join!(pulling, showing);
-    let (pulled, protocol) = pulled?;
+    let (pulled, protocol) = pulled.map_err(Failure::on("pull", &images.join(", ")))?;
     shown?;
 
     if let Some(version) = version {
