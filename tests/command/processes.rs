@@ -1,0 +1,55 @@
+//! Processes, as `/proc` shows them.
+
+use std::fs;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// The variable that marks all processes that come from one run.
+pub(crate) const MARK: &str = "LONGSHORE_TEST_RUN";
+
+/// A process that runs: a zombie has no environment any more.
+#[derive(Debug, Clone)]
+pub(crate) struct Process {
+    pub(crate) pid: u32,
+    /// The arguments, each followed by a NUL byte.
+    pub(crate) cmdline: String,
+    pub(crate) environ: String,
+}
+
+impl Process {
+    /// The skopeo that serves, in contrast to one that is asked for its
+    /// version, and to the shell that becomes it.
+    pub(crate) fn is_proxy(&self) -> bool {
+        self.cmdline.contains("\0experimental-image-proxy\0")
+            && !self.cmdline.starts_with("/bin/sh\0")
+    }
+}
+
+/// The running processes with this mark.
+pub(crate) fn marked(mark: &str) -> Vec<Process> {
+    let wanted = format!("{MARK}={mark}\0");
+    let entries = fs::read_dir("/proc").unwrap();
+    let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    pids.filter_map(read)
+        .filter(|process| process.environ.contains(&wanted))
+        .collect()
+}
+
+fn read(pid: u32) -> Option<Process> {
+    // They come and go; the bytes of those that are ours are UTF-8.
+    let text = |name: &str| {
+        let bytes = fs::read(format!("/proc/{pid}/{name}")).ok()?;
+        Some(String::from_utf8_lossy(&bytes).into_owned())
+    };
+    Some(Process {
+        pid,
+        cmdline: text("cmdline")?,
+        environ: text("environ")?,
+    })
+}
+
+#[track_caller]
+pub(crate) fn signal(pid: u32, signal: Signal) {
+    kill(Pid::from_raw(pid.cast_signed()), signal).unwrap();
+}
