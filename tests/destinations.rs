@@ -1,6 +1,10 @@
 //! Where an image can be pulled to, and what is left alone.
 
-#![allow(clippy::unwrap_used, reason = "a test may fail this way")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test may fail this way"
+)]
 
 mod command;
 

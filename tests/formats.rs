@@ -1,36 +1,30 @@
 //! Images of all sorts, from everywhere: what is stored is valid, and is what
 //! was there.
 
-#![allow(clippy::unwrap_used, reason = "a test may fail this way")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test may fail this way"
+)]
 
 mod command;
 
 use std::fs;
 use std::io::Read;
-use std::process::Command;
 
 use flate2::read::GzDecoder;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use command::layout::hash;
 use command::registry::format::Compression;
 use command::registry::image::write_index;
 use command::{
-    ImageBuilder, Layout, Scratch, Served, Skopeo, assert_skopeo_accepts, newest_skopeo,
-    skopeo_copy, skopeos, small_image, tools,
+    ImageBuilder, Layout, Scratch, Served, assert_skopeo_accepts, newest_skopeo, skopeo_copy,
+    skopeo_inspect, skopeos, small_image,
 };
 
 const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const OCI_LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
-
-/// `skopeo inspect` with these options.
-#[track_caller]
-fn inspect(skopeo: &Skopeo, options: &[&str], image: &str) -> Value {
-    let mut command = Command::new(&skopeo.path);
-    command.args(["inspect", "--tls-verify=false"]);
-    let output = tools::succeed(command.args(options).arg(image));
-    serde_json::from_slice(&output.stdout).unwrap()
-}
 
 fn sha256(bytes: &[u8]) -> String {
     format!("sha256:{}", hash("sha256", bytes))
@@ -75,7 +69,7 @@ fn a_docker_image_is_stored_as_an_oci_image() {
             assert_eq!(layer["mediaType"], format!("{OCI_LAYER}+gzip"));
         }
         assert_skopeo_accepts(&skopeo, &layout.tagged("v1"));
-        let shown = inspect(&skopeo, &[], &layout.tagged("v1"));
+        let shown = skopeo_inspect(&skopeo, &[], &layout.tagged("v1"));
         assert_eq!(shown["Labels"]["kept"], "yes");
         assert_eq!(shown["Digest"], report["stored_digest"]);
 
@@ -115,7 +109,7 @@ fn the_platform_that_was_asked_for_is_taken_out_of_an_index() {
                 layout.tags()["oci"],
                 written.images[number].manifest_digest.to_string()
             );
-            let copied = inspect(&skopeo, &["--raw"], &layout.tagged("oci"));
+            let copied = skopeo_inspect(&skopeo, &["--raw"], &layout.tagged("oci"));
             assert_eq!(copied["mediaType"], OCI_MANIFEST);
         }
     }
@@ -236,7 +230,7 @@ fn a_layer_may_go_by_its_sha512() {
         assert!(layout.has(&digest));
         layout.assert_valid();
         // It could not copy that: it names what it writes by sha256 alone.
-        let shown = inspect(&skopeo, &[], &layout.tagged("v1"));
+        let shown = skopeo_inspect(&skopeo, &[], &layout.tagged("v1"));
         assert_eq!(shown["Layers"], json!([digest]));
         served.take_blob_gets();
         pull().run().succeeded();

@@ -1,7 +1,11 @@
 //! A layout stays valid, whatever happens to the pulls into it, and what was
 //! complete is not fetched again.
 
-#![allow(clippy::unwrap_used, reason = "a test may fail this way")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test may fail this way"
+)]
 
 mod command;
 

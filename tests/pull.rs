@@ -1,7 +1,11 @@
 //! What `longshore pull` fetches, what it does not fetch again, and what it
 //! says about it.
 
-#![allow(clippy::unwrap_used, reason = "a test may fail this way")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test may fail this way"
+)]
 
 mod command;
 

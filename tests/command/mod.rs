@@ -7,10 +7,10 @@
     reason = "each test binary uses a part of it"
 )]
 
-#[path = "../support/docker_registry.rs"]
 pub(crate) mod docker_registry;
 pub(crate) mod layout;
 pub(crate) mod processes;
+pub(crate) mod programs;
 #[path = "../../examples/registry/mod.rs"]
 pub(crate) mod registry;
 pub(crate) mod run;
@@ -19,13 +19,13 @@ pub(crate) mod served;
 pub(crate) mod tools;
 
 pub(crate) use self::layout::Layout;
+pub(crate) use self::programs::{
+    Skopeo, assert_skopeo_accepts, newest_skopeo, output_of, skopeo_copy, skopeo_inspect, skopeos,
+};
 pub(crate) use self::registry::image::ImageBuilder;
 pub(crate) use self::run::{Longshore, Run, Running, Scratch};
 pub(crate) use self::served::Served;
-pub(crate) use self::tools::{Skopeo, newest_skopeo, skopeos};
 
-use std::path::Path;
-use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -50,25 +50,4 @@ pub(crate) fn small_image(seed: u64) -> ImageBuilder {
     (0..3).fold(ImageBuilder::new(), |image, layer| {
         image.layer_random(10_000 * (layer + 1), 10 * seed + layer)
     })
-}
-
-/// `skopeo copy`, which reads each blob and compares its digest.
-#[track_caller]
-pub(crate) fn skopeo_copy(skopeo: &Skopeo, from: &str, to: &str) {
-    let mut command = Command::new(&skopeo.path);
-    command.args(["copy", "--quiet", "--src-tls-verify=false"]);
-    command.args(["--dest-tls-verify=false", from, to]);
-    tools::succeed(&mut command);
-}
-
-/// Have skopeo read the image.
-#[track_caller]
-pub(crate) fn assert_skopeo_accepts(skopeo: &Skopeo, image: &str) {
-    let folder = tempfile::tempdir().unwrap();
-    skopeo_copy(skopeo, image, &format!("dir:{}", folder.path().display()));
-    assert_manifest_in(folder.path());
-}
-
-fn assert_manifest_in(folder: &Path) {
-    assert!(folder.join("manifest.json").is_file());
 }
