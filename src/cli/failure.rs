@@ -69,6 +69,11 @@ impl From<io::Error> for Failure {
     }
 }
 
+const TRY_AGAIN: &str = "try again; what is complete will not be fetched again";
+const NOT_THERE: &str = "the registry does not have it, or not all of it: are name and tag right?";
+const REGISTRY_FAILED: &str = "the registry has trouble; try again later";
+const NOT_REACHED: &str = "is the registry's name right, and does it run?";
+
 /// What the user can do about it. The registry's own words are looked at only
 /// here, where a wrong guess costs nothing.
 fn hint(error: &Error) -> Option<&'static str> {
@@ -88,9 +93,7 @@ fn hint(error: &Error) -> Option<&'static str> {
             BlobError::Corrupt { .. } | BlobError::TooLong { .. } | BlobError::WrongSize { .. } => {
                 Some("the registry, or something on the way, does not send what the manifest says")
             }
-            BlobError::Short { .. } | BlobError::Connection(_) => {
-                Some("try again; what is complete will not be fetched again")
-            }
+            BlobError::Short { .. } | BlobError::Connection(_) => Some(TRY_AGAIN),
             _ => None,
         },
         _ => None,
@@ -115,6 +118,14 @@ fn hint_for_words(message: &str) -> Option<&'static str> {
             "authentication required",
             "give credentials: --authfile, --creds-file or --creds -",
         ),
+        ("manifest unknown", NOT_THERE),
+        ("name unknown", NOT_THERE),
+        ("blob unknown", NOT_THERE),
+        ("404 (Not Found)", NOT_THERE),
+        (
+            "denied",
+            "the image may not exist, or need credentials: --authfile, --creds-file or --creds -",
+        ),
         (
             "toomanyrequests",
             "the registry wants you to wait, or to log in",
@@ -123,6 +134,12 @@ fn hint_for_words(message: &str) -> Option<&'static str> {
             "signature",
             "the signature policy (--policy) decides what is accepted",
         ),
+        ("unexpected EOF", TRY_AGAIN),
+        ("connection reset", TRY_AGAIN),
+        ("unexpected HTTP status: 5", REGISTRY_FAILED),
+        ("status code from registry 5", REGISTRY_FAILED),
+        ("connection refused", NOT_REACHED),
+        ("no such host", NOT_REACHED),
         (
             "no image found in",
             "--platform chooses another platform of the image",
@@ -165,6 +182,15 @@ mod tests {
             ),
             (
                 "reading manifest latest in x: unauthorized: authentication required",
+                true,
+            ),
+            ("reading manifest v1 in x: manifest unknown", true),
+            (
+                "Error fetching blob: invalid status code from registry 404 (Not Found)",
+                true,
+            ),
+            (
+                "pinging container registry x: Get \"http://x/v2/\": dial tcp: connect: connection refused",
                 true,
             ),
             ("something nobody has seen", false),
