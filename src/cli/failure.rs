@@ -71,6 +71,8 @@ impl From<io::Error> for Failure {
 
 const TRY_AGAIN: &str = "try again; what is complete will not be fetched again";
 const NOT_THERE: &str = "the registry does not have it, or not all of it: are name and tag right?";
+const DENIED: &str =
+    "the image may not exist, or need credentials: --authfile, --creds-file or --creds -";
 const REGISTRY_FAILED: &str = "the registry has trouble; try again later";
 const NOT_REACHED: &str = "is the registry's name right, and does it run?";
 
@@ -122,10 +124,8 @@ fn hint_for_words(message: &str) -> Option<&'static str> {
         ("name unknown", NOT_THERE),
         ("blob unknown", NOT_THERE),
         ("404 (Not Found)", NOT_THERE),
-        (
-            "denied",
-            "the image may not exist, or need credentials: --authfile, --creds-file or --creds -",
-        ),
+        ("denied", DENIED),
+        ("403 (Forbidden)", DENIED),
         (
             "toomanyrequests",
             "the registry wants you to wait, or to log in",
