@@ -1,145 +1,143 @@
-//! A real registry on a loopback port.
+//! A real `docker-registry` of a test's own, on a free port of the loopback
+//! interface.
 
-use std::fs;
-use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::cell::Cell;
+use std::fs::{self, File};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::thread;
 use std::time::{Duration, Instant};
 
-use serde_json::json;
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::BOUND;
-use super::image::TestImage;
-use super::tools;
+use super::{processes, tools};
 
-/// Who may enter a registry made by [`DockerRegistry::locked`].
-pub(crate) const USER: &str = "somebody";
-/// With this.
-pub(crate) const PASSWORD: &str = "correct-horse-battery";
-/// `htpasswd -nbB somebody correct-horse-battery`
-const HTPASSWD: &str = "somebody:$2y$05$nTADvIhu5cVKCMKA5Fzj3unWtJRfPJCtcf7zz/PJbisoigcS/ABFu\n";
+/// How long it may take to start.
+const START: Duration = Duration::from_secs(30);
 
-/// A running `docker-registry`, killed when dropped.
 #[derive(Debug)]
 pub(crate) struct DockerRegistry {
     process: Child,
-    port: u16,
+    address: String,
     folder: TempDir,
-    locked: bool,
+    seen: Cell<usize>,
 }
 
 impl DockerRegistry {
-    pub(crate) fn open() -> Self {
-        Self::start(false)
+    /// One that asks for no credentials.
+    pub(crate) fn start() -> Self {
+        Self::with_auth(|_| Value::Null)
     }
 
-    /// One that asks for user name and password.
-    pub(crate) fn locked() -> Self {
-        Self::start(true)
+    /// One that asks for a user and password of this line of a password file,
+    /// as `htpasswd -B` prints it.
+    pub(crate) fn with_password(htpasswd: &str) -> Self {
+        Self::with_auth(|folder| {
+            let file = folder.join("htpasswd");
+            fs::write(&file, htpasswd).unwrap();
+            json!({ "htpasswd": { "realm": "test", "path": file } })
+        })
     }
 
-    fn start(locked: bool) -> Self {
-        let program = tools::system("docker-registry");
-        // Between finding a free port and using it, somebody else may take it.
-        for _ in 0..10 {
-            let folder = tempfile::tempdir().unwrap();
-            let port = free_port();
-            let config = configuration(folder.path(), port, locked);
-            let mut process = Command::new(&program)
-                .arg("serve")
-                .arg(config)
-                .stdin(Stdio::null())
-                .stdout(Stdio::null())
-                .stderr(Stdio::null())
-                .spawn()
-                .unwrap();
-            let deadline = Instant::now() + BOUND;
-            while process.try_wait().unwrap().is_none() {
-                if answers(port) {
-                    return Self {
-                        process,
-                        port,
-                        folder,
-                        locked,
-                    };
-                }
-                assert!(Instant::now() < deadline, "docker-registry does not answer");
-                std::thread::sleep(Duration::from_millis(10));
+    fn with_auth(auth: impl FnOnce(&Path) -> Value) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        let mut config = json!({
+            "version": 0.1,
+            "log": { "level": "info", "formatter": "json" },
+            "storage": { "filesystem": { "rootdirectory": path("storage") } },
+            "http": { "addr": "127.0.0.1:0", "secret": "of no use here" },
+        });
+        let auth = auth(folder.path());
+        if !auth.is_null() {
+            config["auth"] = auth;
+        }
+        // JSON is YAML.
+        fs::write(path("config.yml"), config.to_string()).unwrap();
+        let process = Command::new(tools::system("docker-registry"))
+            .arg("serve")
+            .arg(path("config.yml"))
+            .stdin(Stdio::null())
+            .stdout(File::create(path("access.log")).unwrap())
+            .stderr(File::create(path("log")).unwrap())
+            .spawn()
+            .unwrap();
+        let mut registry = Self {
+            process,
+            address: String::new(),
+            folder,
+            seen: Cell::new(0),
+        };
+        registry.address = registry.wait_for_address();
+        registry
+    }
+
+    /// Its host and port.
+    pub(crate) fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Let it answer nothing until it is to go on.
+    pub(crate) fn pause(&self) {
+        processes::signal(self.process.id(), Signal::SIGSTOP);
+    }
+
+    pub(crate) fn go_on(&self) {
+        processes::signal(self.process.id(), Signal::SIGCONT);
+    }
+
+    /// What to call an image of it, for skopeo.
+    pub(crate) fn reference(&self, name_and_tag: &str) -> String {
+        format!("docker://{}/{name_and_tag}", self.address)
+    }
+
+    /// The digests of the blobs that were asked for since the last time, in
+    /// order.
+    pub(crate) fn take_blob_gets(&self) -> Vec<String> {
+        let log = fs::read_to_string(self.folder.path().join("access.log")).unwrap();
+        let gets: Vec<_> = log.lines().filter_map(blob_get).collect();
+        gets[self.seen.replace(gets.len())..].to_vec()
+    }
+
+    /// It says where it listens when it does.
+    fn wait_for_address(&mut self) -> String {
+        let deadline = Instant::now() + START;
+        loop {
+            let log = fs::read_to_string(self.folder.path().join("log")).unwrap();
+            let address = log.lines().find_map(|line| {
+                let line: Value = serde_json::from_str(line).ok()?;
+                let address = line["msg"].as_str()?.strip_prefix("listening on ")?;
+                Some(address.to_owned())
+            });
+            if let Some(address) = address {
+                return address;
             }
+            let ended = self.process.try_wait().unwrap();
+            assert!(
+                ended.is_none() && Instant::now() < deadline,
+                "docker-registry does not listen ({ended:?}): {log}"
+            );
+            thread::sleep(Duration::from_millis(5));
         }
-        panic!("docker-registry does not start");
     }
+}
 
-    pub(crate) fn pid(&self) -> u32 {
-        self.process.id()
-    }
-
-    /// `127.0.0.1:PORT`
-    pub(crate) fn host(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
-    }
-
-    /// Put an image there, and return skopeo's name for it.
-    pub(crate) fn push(&self, image: &TestImage, name: &str) -> String {
-        let layout = self.folder.path().join(format!("layout-{name}"));
-        image.write_layout(&layout, "it");
-        let reference = format!("docker://{}/{name}:latest", self.host());
-        let mut copy = Command::new(tools::skopeo("0.2.8"));
-        copy.args([
-            "--insecure-policy",
-            "copy",
-            "--quiet",
-            "--dest-tls-verify=false",
-        ]);
-        if self.locked {
-            copy.args(["--dest-creds", &format!("{USER}:{PASSWORD}")]);
-        }
-        copy.arg(format!("oci:{}:it", layout.display()));
-        tools::succeed(copy.arg(&reference));
-        reference
-    }
+/// The digest in a line of its access log, such as
+/// `127.0.0.1 - - [date] "GET /v2/image/blobs/sha256:00 HTTP/1.1" 200 7 "" ""`.
+fn blob_get(line: &str) -> Option<String> {
+    let (_, request) = line.split_once("\"GET ")?;
+    let (path, rest) = request.split_once(' ')?;
+    let (_, digest) = path.split_once("/blobs/")?;
+    // Refused for want of credentials, it is asked for again.
+    (!rest.contains("\" 401 ")).then(|| digest.to_owned())
 }
 
 impl Drop for DockerRegistry {
     fn drop(&mut self) {
+        // It can't fail: the process is ours and not reaped yet.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
-}
-
-fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
-}
-
-/// YAML is a superset of JSON.
-fn configuration(folder: &Path, port: u16, locked: bool) -> std::path::PathBuf {
-    let mut config = json!({
-        "version": "0.1",
-        "log": { "level": "error" },
-        "storage": { "filesystem": { "rootdirectory": folder.join("data") } },
-        "http": { "addr": format!("127.0.0.1:{port}") },
-    });
-    if locked {
-        let users = folder.join("htpasswd");
-        fs::write(&users, HTPASSWD).unwrap();
-        config["auth"] = json!({ "htpasswd": { "realm": "tests", "path": users } });
-    }
-    let file = folder.join("config.yml");
-    fs::write(&file, config.to_string()).unwrap();
-    file
-}
-
-fn answers(port: u16) -> bool {
-    let answer = || -> std::io::Result<bool> {
-        let mut stream = TcpStream::connect(("127.0.0.1", port))?;
-        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-        stream.write_all(b"GET /v2/ HTTP/1.0\r\n\r\n")?;
-        let mut start = [0; 5];
-        stream.read_exact(&mut start)?;
-        Ok(&start == b"HTTP/")
-    };
-    answer().unwrap_or(false)
 }

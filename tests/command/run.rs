@@ -162,6 +162,13 @@ impl Running {
         self.process.id()
     }
 
+    /// The command itself, as others see it.
+    pub(crate) fn process(&self) -> Process {
+        let marked = processes::marked(&self.mark).into_iter();
+        let pid = self.pid();
+        marked.into_iter().find(|found| found.pid == pid).unwrap()
+    }
+
     /// Where its temporary files and the user's settings would be.
     pub(crate) fn folder(&self) -> &Path {
         &self.folder
