@@ -10,6 +10,7 @@
 mod command;
 
 use std::fs;
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::Command;
 
@@ -279,4 +280,21 @@ fn inspect_takes_the_same_credentials() {
             assert_hidden(&run.stderr, "stderr");
         }
     }
+}
+
+#[test]
+fn reading_a_password_can_be_interrupted() {
+    let scratch = Scratch::new();
+    let mut pull = scratch
+        .pull(&newest_skopeo(), "docker://127.0.0.1:1/a", "oci:image")
+        .args(["--creds", "-"])
+        .env("RUST_LOG", "longshore=debug")
+        .input("tester:not-a-whole-line")
+        .start();
+    pull.gate("it reads the password", |pull| {
+        pull.stderr().contains("reading credentials from stdin")
+    });
+    pull.signal(Signal::SIGINT);
+    let run = pull.end();
+    assert_eq!(run.status.signal(), Some(Signal::SIGINT as i32), "{run}");
 }

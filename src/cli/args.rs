@@ -6,7 +6,7 @@
 )]
 
 use std::fs;
-use std::io::{self, Read};
+use std::io;
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -37,6 +37,32 @@ pub(crate) enum Command {
     Pull(PullArguments),
     /// Show what an image is made of
     Inspect(InspectArguments),
+}
+
+impl Command {
+    /// How skopeo is to be run, with the credentials, for which this may wait.
+    pub(crate) fn proxy_config(&self, verbose: bool) -> Result<ImageProxyConfig, Failure> {
+        match self {
+            Self::Pull(PullArguments {
+                images,
+                platform,
+                proxy,
+                ..
+            }) => {
+                let platform = match platform {
+                    Some(PlatformChoice::One(platform)) => Some(platform),
+                    Some(PlatformChoice::All) | None => None,
+                };
+                proxy.config(images, platform, verbose)
+            }
+            Self::Inspect(InspectArguments {
+                image,
+                platform,
+                proxy,
+                ..
+            }) => proxy.config(std::slice::from_ref(image), platform.as_ref(), verbose),
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -76,7 +102,7 @@ pub(crate) struct PullArguments {
     #[arg(short, long)]
     pub(crate) quiet: bool,
     #[command(flatten)]
-    pub(crate) proxy: ProxyArguments,
+    proxy: ProxyArguments,
 }
 
 #[derive(Debug, Args)]
@@ -91,7 +117,7 @@ pub(crate) struct InspectArguments {
     #[arg(long)]
     pub(crate) json: bool,
     #[command(flatten)]
-    pub(crate) proxy: ProxyArguments,
+    proxy: ProxyArguments,
 }
 
 impl PullArguments {
@@ -154,30 +180,29 @@ pub(crate) struct ProxyArguments {
 
 impl ProxyArguments {
     /// Read what is to be read, and put it all together.
-    pub(crate) fn config(
-        self,
+    fn config(
+        &self,
         images: &[String],
-        platform: Option<Platform>,
+        platform: Option<&Platform>,
         verbose: bool,
     ) -> Result<ImageProxyConfig, Failure> {
         let connection = ConnectionOptions::default()
             .stall_timeout(self.stall_timeout)
             .call_timeout(self.call_timeout);
-        let credentials = self.credentials(images)?;
-        let platform = platform.unwrap_or_default();
+        let platform = platform.cloned().unwrap_or_default();
         Ok(ImageProxyConfig {
-            authfile: self.authfile,
-            credentials,
+            authfile: self.authfile.clone(),
+            credentials: self.credentials(images)?,
             auth_anonymous: self.no_creds,
-            certificate_directory: self.cert_dir,
+            certificate_directory: self.cert_dir.clone(),
             insecure_skip_tls_verification: self.tls_verify.map(|verify| !verify),
-            policy: self.policy,
+            policy: self.policy.clone(),
             insecure_policy: self.insecure_policy,
             os: platform.os,
             architecture: platform.architecture,
             variant: platform.variant,
             debug: verbose,
-            skopeo_path: self.skopeo,
+            skopeo_path: self.skopeo.clone(),
             connection,
             ..ImageProxyConfig::default()
         })
@@ -193,8 +218,9 @@ impl ProxyArguments {
         }
         let line = match (&self.creds, &self.creds_file) {
             (Some(dash), _) if dash == "-" => {
+                tracing::debug!("reading credentials from stdin");
                 let mut text = String::new();
-                let read = io::stdin().read_to_string(&mut text);
+                let read = io::stdin().read_line(&mut text);
                 read.map_err(|e| {
                     Failure::usage(format!("can't read credentials from stdin: {e}"))
                 })?;

@@ -29,14 +29,11 @@ struct LayerReport {
     diff_id: Option<String>,
 }
 
-pub(crate) async fn run(arguments: InspectArguments, verbose: bool) -> Result<(), Failure> {
-    let InspectArguments {
-        image,
-        platform,
-        json,
-        proxy,
-    } = arguments;
-    let config = proxy.config(std::slice::from_ref(&image), platform, verbose)?;
+pub(crate) async fn run(
+    arguments: InspectArguments,
+    config: ImageProxyConfig,
+) -> Result<(), Failure> {
+    let InspectArguments { image, json, .. } = arguments;
     let content = content(config, &image)
         .await
         .map_err(Failure::on("inspect", &image))?;

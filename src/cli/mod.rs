@@ -12,6 +12,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
+use longshore::ImageProxyConfig;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -27,8 +28,14 @@ const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(2);
 
 pub(crate) fn main() -> ExitCode {
     // clap itself exits: with 2 for wrong usage, with 0 for --help.
-    let arguments = Arguments::parse();
-    log_to_stderr(arguments.verbose);
+    let Arguments { verbose, command } = Arguments::parse();
+    log_to_stderr(verbose);
+    // While Ctrl-C still ends the process at once: this may wait for somebody
+    // to type a password.
+    let config = match command.proxy_config(verbose) {
+        Ok(config) => config,
+        Err(failure) => return failure.report(),
+    };
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => return Failure::from(error).report(),
@@ -36,7 +43,7 @@ pub(crate) fn main() -> ExitCode {
     let code = runtime.block_on(async {
         tokio::select! {
             code = interrupted() => code,
-            done = run(arguments) => match done {
+            done = run(command, config) => match done {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(failure) => failure.report(),
             },
@@ -48,11 +55,10 @@ pub(crate) fn main() -> ExitCode {
     code
 }
 
-async fn run(arguments: Arguments) -> Result<(), Failure> {
-    let Arguments { verbose, command } = arguments;
+async fn run(command: Command, config: ImageProxyConfig) -> Result<(), Failure> {
     match command {
-        Command::Pull(arguments) => pull::run(arguments, verbose).await,
-        Command::Inspect(arguments) => inspect::run(arguments, verbose).await,
+        Command::Pull(arguments) => pull::run(arguments, config).await,
+        Command::Inspect(arguments) => inspect::run(arguments, config).await,
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use longshore::{Events, Fetcher, Image, ImageContent, OciLayout, Pulled};
+use longshore::{Events, Fetcher, Image, ImageContent, ImageProxyConfig, OciLayout, Pulled};
 use serde::Serialize;
 
 use super::args::{Destination, PlatformChoice, PullArguments};
@@ -50,7 +50,7 @@ struct ImageReport {
     layers: usize,
 }
 
-pub(crate) async fn run(arguments: PullArguments, verbose: bool) -> Result<(), Failure> {
+pub(crate) async fn run(arguments: PullArguments, config: ImageProxyConfig) -> Result<(), Failure> {
     let started = Instant::now();
     let options = arguments.options();
     let PullArguments {
@@ -60,21 +60,15 @@ pub(crate) async fn run(arguments: PullArguments, verbose: bool) -> Result<(), F
         json,
         quiet,
         events,
-        proxy,
         ..
     } = arguments;
     let (sender, showing) = progress::show(Style::choose(quiet || json), events).await?;
-    let (all, platform) = match platform {
-        Some(PlatformChoice::All) => (true, None),
-        Some(PlatformChoice::One(platform)) => (false, Some(platform)),
-        None => (false, None),
-    };
+    let all = platform == Some(PlatformChoice::All);
     if images.len() > 1 && (all || destination.tag.is_some()) {
         let reason = "several images go into oci:DIR, each under its own name, without a TAG \
                       and one platform each";
         return Err(Failure::usage(reason.into()));
     }
-    let config = proxy.config(&images, platform, verbose)?;
     // Asked while the pull runs, for it takes a process.
     let question = config.version_question();
     let version = json.then(|| tokio::task::spawn_blocking(move || question.ask()));

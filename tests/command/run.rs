@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::sys::signal::Signal;
@@ -102,7 +102,7 @@ impl Longshore {
         self
     }
 
-    /// What it reads from stdin.
+    /// What it reads from stdin, which stays open, as a terminal does.
     pub(crate) fn input(mut self, text: &str) -> Self {
         self.input = Some(text.to_owned());
         self
@@ -123,11 +123,12 @@ impl Longshore {
             command.stdin(Stdio::piped());
         }
         let mut process = command.spawn().unwrap();
-        if let Some(input) = input {
-            let mut stdin = process.stdin.take().unwrap();
+        let mut stdin = process.stdin.take();
+        if let (Some(stdin), Some(input)) = (&mut stdin, input) {
             stdin.write_all(input.as_bytes()).unwrap();
         }
         Running {
+            _stdin: stdin,
             what: format!("{command:?}"),
             process,
             mark,
@@ -155,6 +156,7 @@ pub(crate) struct Running {
     process: Child,
     mark: String,
     folder: PathBuf,
+    _stdin: Option<ChildStdin>,
 }
 
 impl Running {
@@ -190,6 +192,11 @@ impl Running {
             found.is_some()
         });
         found.unwrap()
+    }
+
+    /// What it has said so far.
+    pub(crate) fn stderr(&self) -> String {
+        fs::read_to_string(self.folder.join("stderr")).unwrap()
     }
 
     /// Wait for something to happen while it runs.
