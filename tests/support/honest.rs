@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use longshore::{ConnectionOptions, ImageProxy, supports_method};
 use serde_json::{Value, json};
@@ -12,6 +14,7 @@ use tokio::task::JoinHandle;
 
 use super::image::TestImage;
 use super::peer::{Peer, PipeEnd};
+use super::soon;
 
 /// What is being written into a pipe that `FinishPipe` is to close.
 type Writing = JoinHandle<(Sender, io::Result<()>)>;
@@ -26,17 +29,15 @@ pub(crate) struct Honest {
     open: HashMap<u64, TestImage>,
     opened: u64,
     pipes: HashMap<u32, Writing>,
+    unfinished: Arc<AtomicUsize>,
     unknown: Vec<String>,
 }
 
 impl Honest {
-    /// Serve these images by name until the other end shuts down; the task
-    /// ends with what was left open.
-    pub(crate) fn spawn(
-        version: &str,
-        images: &[(&str, &TestImage)],
-    ) -> (OwnedFd, JoinHandle<Leftover>) {
+    /// Serve these images by name until the other end shuts down.
+    pub(crate) fn spawn(version: &str, images: &[(&str, &TestImage)]) -> (OwnedFd, Serving) {
         let (peer, socket) = Peer::pair();
+        let unfinished = Arc::new(AtomicUsize::new(0));
         let server = Self {
             peer,
             version: version.to_owned(),
@@ -47,15 +48,17 @@ impl Honest {
             open: HashMap::new(),
             opened: 0,
             pipes: HashMap::new(),
+            unfinished: Arc::clone(&unfinished),
             unknown: Vec::new(),
         };
-        (socket, tokio::spawn(server.serve()))
+        let task = tokio::spawn(server.serve());
+        (socket, Serving { task, unfinished })
     }
 
     pub(crate) async fn connected(
         version: &str,
         images: &[(&str, &TestImage)],
-    ) -> (ImageProxy, JoinHandle<Leftover>) {
+    ) -> (ImageProxy, Serving) {
         let (socket, server) = Self::spawn(version, images);
         let proxy = ImageProxy::connect(socket, ConnectionOptions::default()).await;
         (proxy.unwrap(), server)
@@ -78,6 +81,7 @@ impl Honest {
                 }
                 self.peer.refuse(&reason).await;
             }
+            self.unfinished.store(self.pipes.len(), Ordering::Relaxed);
         }
         Leftover {
             images: self.open.len(),
@@ -165,6 +169,24 @@ impl Honest {
             (data, written)
         });
         self.pipes.insert(id, writing);
+    }
+}
+
+/// A proxy that serves.
+pub(crate) struct Serving {
+    task: JoinHandle<Leftover>,
+    unfinished: Arc<AtomicUsize>,
+}
+
+impl Serving {
+    /// What was left open, once it has ended.
+    pub(crate) async fn ended(self) -> Leftover {
+        soon(self.task).await.unwrap()
+    }
+
+    /// How many pipes wait for their `FinishPipe`.
+    pub(crate) fn unfinished(&self) -> usize {
+        self.unfinished.load(Ordering::Relaxed)
     }
 }
 

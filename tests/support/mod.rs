@@ -19,7 +19,7 @@ use longshore::oci_spec::image::Digest;
 use sha2::{Digest as _, Sha256, Sha384, Sha512};
 
 /// A bound for what must happen at some time: only a failing test reaches it.
-pub(crate) const BOUND: Duration = Duration::from_secs(30);
+pub(crate) const BOUND: Duration = Duration::from_secs(60);
 
 /// The future's output, within [`BOUND`].
 #[track_caller]
