@@ -54,7 +54,7 @@ fn two_thousand_blobs_are_open_at_once_and_all_are_read() {
                 assert_eq!(length.unwrap(), layer.bytes.len());
             }
             drop((opened, proxy));
-            assert_eq!(server.await.unwrap(), Leftover::NOTHING, "{way:?}");
+            assert_eq!(server.ended().await, Leftover::NOTHING, "{way:?}");
         });
     }
 }

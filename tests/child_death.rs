@@ -228,8 +228,8 @@ fn a_wrapper_that_is_killed_takes_its_skopeo_with_it() {
         let skopeo = children(wrapper);
         assert_eq!(skopeo.len(), 1);
         kill_now(wrapper);
-        assert_killed(soon(proxy.open_image("oci:nowhere")).await.unwrap_err());
         gone(skopeo[0]).await;
+        assert_killed(soon(proxy.open_image("oci:nowhere")).await.unwrap_err());
     });
 }
 
@@ -242,6 +242,26 @@ fn a_wrapper_is_finalized_in_order() {
         let skopeo = children(only_child())[0];
         soon(proxy.finalize()).await.unwrap();
         assert!(!is_alive(skopeo));
+    });
+}
+
+#[test]
+fn a_proxy_killed_while_it_is_finalized_is_told_as_killed() {
+    run(async {
+        let hello = r#"dd bs=65536 count=1 >/dev/null 2>&1; printf '{"success":true,"value":"0.2.8"}' >&0;"#;
+        let script = format!("{hello} exec sleep 1000");
+        let proxy = ImageProxy::new_with_config(scripted(&script))
+            .await
+            .unwrap();
+        let finalizing = tokio::spawn(proxy.clone().finalize());
+        // From the moment on that finalize has come through.
+        eventually(|| {
+            let asked = futures_util::FutureExt::now_or_never(proxy.open_image("x:"));
+            matches!(asked, Some(Err(Error::Closed)))
+        })
+        .await;
+        kill_now(only_child());
+        assert_killed(soon(finalizing).await.unwrap().unwrap_err());
     });
 }
 

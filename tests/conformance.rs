@@ -201,7 +201,7 @@ impl Subject<'_> {
         let foreign = other.close_image(two).await.unwrap_err();
         assert!(matches!(foreign, Error::ForeignImage), "{foreign:?}");
         drop(other);
-        assert_eq!(server.await.unwrap(), Leftover::NOTHING);
+        assert_eq!(server.ended().await, Leftover::NOTHING);
     }
 }
 
@@ -224,7 +224,7 @@ fn the_scripted_proxy_conforms_in_every_version() {
                 tells_absence: true,
             };
             subject.conforms().await;
-            let left = server.await.unwrap();
+            let left = server.ended().await;
             assert_eq!((left.images, left.unknown.len()), (0, 0), "{left:?}");
         });
     }
