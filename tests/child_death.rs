@@ -15,7 +15,7 @@ use support::image::TestImage;
 use support::leaks::run;
 use support::process::{children, gone, is_alive, kill_now, only_child, silent_registry};
 use support::stage::{read_all, wrong};
-use support::tools::{self, SKOPEOS, scripted};
+use support::tools::{self, HELLO, SKOPEOS, scripted};
 use support::{eventually, soon};
 use tokio::io::AsyncReadExt;
 
@@ -234,6 +234,25 @@ fn a_wrapper_that_is_killed_takes_its_skopeo_with_it() {
 }
 
 #[test]
+fn what_a_wrapper_left_in_the_background_is_killed() {
+    run(async {
+        for finalize in [false, true] {
+            let config = scripted(r#"sleep 1000 & exec "$skopeo" "$@""#);
+            let proxy = ImageProxy::new_with_config(config).await.unwrap();
+            let skopeo = only_child();
+            let left = children(skopeo);
+            assert_eq!(left.len(), 1);
+            if finalize {
+                soon(proxy.finalize()).await.unwrap();
+            } else {
+                kill_now(skopeo);
+            }
+            gone(left[0]).await;
+        }
+    });
+}
+
+#[test]
 fn a_wrapper_is_finalized_in_order() {
     run(async {
         let proxy = ImageProxy::new_with_config(scripted(WRAPPER))
@@ -248,8 +267,7 @@ fn a_wrapper_is_finalized_in_order() {
 #[test]
 fn a_proxy_killed_while_it_is_finalized_is_told_as_killed() {
     run(async {
-        let hello = r#"dd bs=65536 count=1 >/dev/null 2>&1; printf '{"success":true,"value":"0.2.8"}' >&0;"#;
-        let script = format!("{hello} exec sleep 1000");
+        let script = format!("{HELLO} exec sleep 1000");
         let proxy = ImageProxy::new_with_config(scripted(&script))
             .await
             .unwrap();
@@ -306,14 +324,12 @@ fn helper_that_is_killed() {
     let config = if wrapped {
         scripted(WRAPPER)
     } else {
-        tools::config("0.2.8")
+        // It does not see that its socket is closed.
+        scripted(&format!("{HELLO} exec sleep 1000"))
     };
     tokio::runtime::Runtime::new().unwrap().block_on(async {
-        let (_silent, reference) = silent_registry();
-        let proxy = ImageProxy::new_with_config(config).await.unwrap();
+        let _proxy = ImageProxy::new_with_config(config).await.unwrap();
         println!("READY {}", only_child());
-        // In a call, so that it does not look at its socket.
-        let _ = proxy.open_image(&reference).await;
         std::future::pending::<()>().await;
     });
 }

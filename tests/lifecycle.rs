@@ -16,12 +16,8 @@ use support::leaks::{run, run_without};
 use support::peer::{Flow, Peer, Way};
 use support::process::{gone, only_child, silent_registry};
 use support::stage::{Stage, read_all};
-use support::tools::{self, SKOPEOS, scripted};
+use support::tools::{self, HELLO, SKOPEOS, scripted};
 use support::{sha256, soon};
-
-/// Says hello as a proxy of protocol 0.2.8, as far as `dd` and `printf` can.
-const HELLO: &str =
-    r#"dd bs=65536 count=1 >/dev/null 2>&1; printf '{"success":true,"value":"0.2.8"}' >&0;"#;
 
 fn hasty() -> ConnectionOptions {
     ConnectionOptions::default().shutdown_timeout(Duration::from_millis(100))
