@@ -42,6 +42,8 @@ pub(crate) fn main() -> ExitCode {
     };
     let code = runtime.block_on(async {
         tokio::select! {
+            // Its handlers must be there before there is something to interrupt.
+            biased;
             code = interrupted() => code,
             done = run(command, config) => match done {
                 Ok(()) => ExitCode::SUCCESS,

@@ -180,6 +180,9 @@ pub enum Violation {
         /// What is wrong with it.
         reason: String,
     },
+    /// `FinishPipe` was answered, and the pipe does not end.
+    #[error("the proxy says that a pipe is finished, and keeps it open")]
+    Unfinished,
     /// A descriptor that is not the read end of a pipe.
     #[error("the proxy handed out a descriptor that is not a readable pipe")]
     NotAPipe,

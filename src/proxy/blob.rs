@@ -30,6 +30,9 @@ use crate::error::Result;
 /// Many blobs of one proxy can be open and read at the same time. Dropping one
 /// early cancels it; the connection stays good.
 ///
+/// A proxy before 0.2.8 may have more than the right bytes; only `finish` tells
+/// [that](crate::BlobError::TooLong).
+///
 /// There are two exceptions to "the end means verified", both asked for:
 /// [`trust_proxy_verification`](crate::ConnectionOptions::trust_proxy_verification),
 /// where only `finish` tells, and [`get_raw_blob`](crate::ImageProxy::get_raw_blob),

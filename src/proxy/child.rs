@@ -27,6 +27,10 @@ use crate::sys;
 /// How much of stderr is kept for messages.
 const STDERR_KEPT_BYTES: usize = 64 * 1024;
 
+/// How many chunks of stderr are read before looking at everything else again:
+/// more than a pipe holds.
+const CHUNKS_PER_TURN: usize = 32;
+
 /// From `SIGTERM` to `SIGKILL`.
 const TERM_GRACE: Duration = Duration::from_secs(2);
 
@@ -299,10 +303,14 @@ impl Kept {
         let _ = killpg(process_id(&self.process), signal);
     }
 
-    /// Take what is there of stderr, and keep its end.
+    /// Take what is there of stderr, and keep its end. A child that writes
+    /// without end must not keep us from the rest.
     fn drain_stderr(&mut self) {
         let mut chunk = [0; 4096];
-        while let Some(stderr) = &mut self.stderr {
+        for _ in 0..CHUNKS_PER_TURN {
+            let Some(stderr) = &mut self.stderr else {
+                return;
+            };
             match stderr.read(&mut chunk) {
                 Ok(0) => self.stderr = None,
                 Ok(n) => {

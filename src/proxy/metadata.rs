@@ -10,6 +10,10 @@ use crate::drain::pipe;
 use crate::error::{Error, Result};
 use crate::protocol::Violation;
 
+/// How long the rest of a document may take after the proxy has said that all
+/// of it is written: it is in the pipe.
+const AFTER_FINISH: Duration = Duration::from_secs(10);
+
 /// Read the document while `FinishPipe` is under way: the pipe ends only
 /// there, and a large document does not fit into the pipe.
 ///
@@ -19,26 +23,28 @@ use crate::protocol::Violation;
 /// # Cancel safety
 ///
 /// Dropped early, the task ends by itself within the call timeout.
-pub(super) async fn read(pipe: MemoryPipe, call_timeout: Option<Duration>) -> Result<Vec<u8>> {
+pub(super) async fn read(pipe: MemoryPipe) -> Result<Vec<u8>> {
     let MemoryPipe { data, debt } = pipe;
     let mut reader = pipe::reader(data).map_err(|_| Error::Protocol(Violation::NotAPipe))?;
     let task = tokio::spawn(async move {
         let mut document = Vec::new();
-        let paid = debt.pay();
-        let read = async {
+        let reading = async {
             let read = reader.read_to_end(&mut document).await;
             read.map_err(Error::io("can't read what the proxy hands out"))
         };
-        let both = async { tokio::try_join!(paid, read) };
-        match call_timeout {
-            None => both.await?,
-            Some(after) => timeout(after, both)
-                .await
-                .map_err(|_| Error::CallTimeout {
-                    method: "FinishPipe",
-                    after,
-                })??,
-        };
+        let paying = debt.pay();
+        tokio::pin!(reading, paying);
+        tokio::select! {
+            read = &mut reading => {
+                read?;
+                paying.await?;
+            }
+            paid = &mut paying => {
+                paid?;
+                // The proxy says that it has closed its end.
+                timeout(AFTER_FINISH, reading).await.map_err(|_| Error::Protocol(Violation::Unfinished))??;
+            }
+        }
         Ok(document)
     });
     task.await.unwrap_or(Err(Error::Closed))

@@ -217,7 +217,9 @@ impl ImageProxy {
         }
     }
 
-    /// Open an image, or find out that there is none of that name.
+    /// Open an image, or find out that there is none of that name. What counts
+    /// as absent is the proxy's to say: skopeo 1.18 gives an error for a tag
+    /// that is missing in an `oci:` layout, 1.22 says absent.
     ///
     /// # Errors
     ///
@@ -432,9 +434,9 @@ impl ImageProxy {
 
     /// End the proxy, and tell how it ended.
     ///
-    /// What was asked before, by whichever handle, is still answered, and blobs
-    /// that are open may be read to their end, within the
-    /// [shutdown timeout](ConnectionOptions::shutdown_timeout). Then the proxy
+    /// What was asked before, by whichever handle, is still answered (within the
+    /// call timeout, as ever), and blobs that are open may be read to their end,
+    /// within the [shutdown timeout](ConnectionOptions::shutdown_timeout). Then the proxy
     /// is told to end; if it does not within the shutdown timeout, it gets
     /// `SIGTERM` and then `SIGKILL`. Other handles get [`Error::Closed`] from
     /// now on.
@@ -502,7 +504,7 @@ impl ImageProxy {
     }
 
     async fn read(&self, pipe: MemoryPipe) -> Result<Vec<u8>> {
-        metadata::read(pipe, limit(self.shared.options.call_timeout)).await
+        metadata::read(pipe).await
     }
 
     async fn open_blob(

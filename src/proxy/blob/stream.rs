@@ -128,7 +128,11 @@ pub(super) struct Stream {
 
 impl Stream {
     /// Must be called within a tokio runtime, like the making of its `Source`.
-    pub(super) fn new(opened: Opened) -> Self {
+    pub(super) fn new(mut opened: Opened) -> Self {
+        if let (Some(0), Way::Piped(debt)) = (opened.size, &mut opened.source.way) {
+            // Of no bytes, all are read.
+            debt.make_payable();
+        }
         let Opened {
             digest,
             size,
@@ -240,9 +244,6 @@ impl Stream {
                     return Poll::Ready(());
                 }
             }
-        } else if let Way::Piped(debt) = &mut self.source.way {
-            // For the blob of no bytes. Whether more than all came, FinishPipe tells.
-            debt.make_payable();
         }
         let verdict = self.verifier.take().map_or(Ok(()), Verifier::finish);
         self.end(verdict.map_err(|computed| BlobError::Corrupt { computed }));
