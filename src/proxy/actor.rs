@@ -389,12 +389,13 @@ impl Actor {
         };
         tracing::debug!(%error, "the connection failed");
         fate.send_replace(Some(error.clone()));
-        drop(transport);
-        if let Some(child) = child {
-            child.end_now();
-        }
         for caller in session.drain() {
             caller.answer(Err(error.clone()));
+        }
+        // One that hangs in a call still sends what it was sending before.
+        let mut sending = Some((transport, child));
+        if !matches!(error, Error::CallTimeout { .. }) {
+            give_up(sending.take());
         }
         let mut blobs_open = true;
         let mut inbox_open = true;
@@ -412,8 +413,20 @@ impl Actor {
                         Caller(reply).answer(Err(error.clone()));
                     }
                 }
-                _ = leases.recv(), if blobs_open => blobs_open = false,
+                _ = leases.recv(), if blobs_open => {
+                    blobs_open = false;
+                    give_up(sending.take());
+                }
             }
+        }
+    }
+}
+
+fn give_up(proxy: Option<(Transport, Option<Child>)>) {
+    if let Some((transport, child)) = proxy {
+        drop(transport);
+        if let Some(child) = child {
+            child.end_now();
         }
     }
 }
