@@ -60,8 +60,8 @@ pub use error::{BlobError, ChildExit, ConfigError, Error, Result};
 pub use fetch::UncompressedReader;
 pub use fetch::{
     BlobName, DEFAULT_PROXIES_PER_HOST, DEFAULT_WORKERS, Discard, Event, EventKind, Events,
-    FetchOptions, Fetcher, Image, ImageContent, Index, IndexContent, Layer, LayerReader, Proxies,
-    Pulled, RetryPolicy, Sink,
+    FetchOptions, Fetcher, Image, ImageContent, Index, IndexContent, Layer, LayerReader,
+    LayerStream, OrderedReader, Proxies, Pulled, RetryPolicy, Sink,
 };
 pub use layout::OciLayout;
 pub use oci_spec;

@@ -7,8 +7,6 @@
 //! uncompressed, so that its manifest's layers can't be had and those that can
 //! are written into a manifest of ours.
 
-use std::collections::HashSet;
-
 use oci_spec::image::{Descriptor, Digest, ImageConfiguration, ImageManifest, MediaType};
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
@@ -124,14 +122,6 @@ impl ImageContent {
         })
     }
 
-    /// The layers' blobs, each once.
-    pub fn blobs(&self) -> impl Iterator<Item = &Layer> {
-        let mut seen = HashSet::new();
-        self.layers
-            .iter()
-            .filter(move |layer| seen.insert(layer.descriptor.digest()))
-    }
-
     /// The config came over the wire as a blob of its own.
     pub(crate) fn config_was_fetched(&self) -> bool {
         self.config_from == ConfigFrom::Blob
@@ -227,7 +217,10 @@ pub(super) async fn resolve(
     })
 }
 
-fn layers(manifest: &ImageManifest, configuration: Option<&ImageConfiguration>) -> Vec<Layer> {
+pub(super) fn layers(
+    manifest: &ImageManifest,
+    configuration: Option<&ImageConfiguration>,
+) -> Vec<Layer> {
     let diff_ids = configuration
         .map(|c| c.rootfs().diff_ids().as_slice())
         .unwrap_or_default();

@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use oci_spec::image::ImageManifest;
 
-use super::content::FetchedManifest;
+use super::content::{FetchedManifest, Layer, layers};
 use super::options::Transport;
 use crate::error::{Error, Result};
 use crate::proxy::{ImageProxy, OpenedImage};
 
 /// An open image. It keeps the proxy that opened it; further ones open the
 /// same content, whatever happens to its tag meanwhile.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Image {
     pub(super) same: Arc<SameImage>,
     pub(super) proxy: ImageProxy,
@@ -48,6 +48,12 @@ impl Image {
     #[must_use]
     pub fn manifest(&self) -> &ImageManifest {
         &self.same.manifest.manifest
+    }
+
+    /// Its layers, without what only its config tells: their `diff_id`s.
+    #[must_use]
+    pub fn layers(&self) -> Vec<Layer> {
+        layers(self.manifest(), None)
     }
 
     /// The proxy that opened it, for whatever else is to be asked.

@@ -9,6 +9,7 @@ mod governor;
 mod image;
 mod index;
 mod options;
+mod ordered;
 mod rate;
 mod reader;
 mod retry;
@@ -33,13 +34,14 @@ pub use self::event::{BlobName, Event, EventKind, Events};
 pub use self::image::Image;
 pub use self::index::{Index, IndexContent};
 pub use self::options::{DEFAULT_PROXIES_PER_HOST, DEFAULT_WORKERS, FetchOptions, Proxies};
+pub use self::ordered::{LayerStream, OrderedReader};
 pub use self::reader::LayerReader;
 pub use self::retry::RetryPolicy;
 pub use self::sink::{Discard, Sink};
 
 use self::image::{Home, SameImage};
 use self::options::Transport;
-use self::run::{Outcome, Start};
+use self::run::{Order, Outcome, Start};
 use self::starter::Starter;
 use self::unit::Handler;
 use crate::config::ImageProxyConfig;
@@ -282,12 +284,14 @@ impl Fetcher {
         Fut: Future<Output = Result<T, E>> + Send,
     {
         let content = self.content(image).await?;
-        let jobs = jobs([&content]);
+        let jobs = jobs([content.layers()]);
         let handler = EachLayer(move |layer, reader| {
             let work = handler(layer, reader);
             async move { work.await.map_err(Error::handler) }
         });
-        let outcome = self.run(&[image], jobs.clone(), handler).await?;
+        let outcome = self
+            .run(&[image], jobs.clone(), Order::Largest, handler)
+            .await?;
         let by_digest: HashMap<&Digest, T> = jobs
             .iter()
             .map(|job| job.layer.descriptor.digest())
@@ -348,14 +352,20 @@ impl Fetcher {
     }
 
     async fn pull_blobs<S: Sink>(&self, images: &[Image], sink: &Arc<S>) -> Result<Pulled> {
-        let mut contents = Vec::with_capacity(images.len());
-        for image in images {
-            contents.push(Arc::new(self.content_for(image, &**sink).await?));
-        }
-        let jobs = jobs(contents.iter().map(|content| &**content));
+        let layers: Vec<Vec<Layer>> = images.iter().map(Image::layers).collect();
+        let jobs = jobs(layers.iter().map(Vec::as_slice));
         let bytes = jobs.iter().map(|job| job.layer.descriptor.size()).sum();
+        // The configs come beside the layers: no layer has to wait for them.
+        let contents = async {
+            let mut contents = Vec::with_capacity(images.len());
+            for image in images {
+                contents.push(Arc::new(self.content_for(image, &**sink).await?));
+            }
+            Ok(contents)
+        };
         let images: Vec<&Image> = images.iter().collect();
-        let outcome = self.run(&images, jobs, IntoSink(Arc::clone(sink))).await?;
+        let run = self.run(&images, jobs, Order::Largest, IntoSink(Arc::clone(sink)));
+        let (contents, outcome) = tokio::try_join!(contents, run)?;
         let configs = contents
             .iter()
             .filter(|content| content.config_was_fetched());
@@ -378,6 +388,7 @@ impl Fetcher {
         &self,
         images: &[&Image],
         jobs: Vec<Job>,
+        order: Order,
         handler: H,
     ) -> Result<Outcome<H::Output>> {
         let Some(first) = images.first() else {
@@ -391,6 +402,7 @@ impl Fetcher {
             home: home(first, images),
             opening: first.opening,
             starting: first.starting,
+            order,
         };
         tokio::select! {
             outcome = run::run(start, jobs, handler) => outcome,
@@ -451,11 +463,11 @@ fn home(first: &Image, images: &[&Image]) -> Home {
 }
 
 /// Each blob of these images once.
-fn jobs<'a>(images: impl IntoIterator<Item = &'a ImageContent>) -> Vec<Job> {
+fn jobs<'a>(images: impl IntoIterator<Item = &'a [Layer]>) -> Vec<Job> {
     let mut seen = std::collections::HashSet::new();
     let mut jobs = Vec::new();
-    for (image, content) in images.into_iter().enumerate() {
-        for layer in content.layers() {
+    for (image, layers) in images.into_iter().enumerate() {
+        for layer in layers {
             if seen.insert(layer.descriptor.digest()) {
                 jobs.push(Job {
                     number: jobs.len(),

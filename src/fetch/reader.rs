@@ -71,13 +71,28 @@ impl LayerReader {
     ///
     /// Dropped early, the blob is given up.
     pub async fn finish(mut self) -> Result<()> {
-        let verdict = match (self.blob.take(), self.failed.take()) {
+        let verdict = self.verdict().await;
+        self.give_back(Returned::Finished(verdict.clone()));
+        verdict
+    }
+
+    /// As [`finish`](Self::finish), but if the verdict is bad it is the caller's
+    /// alone, and the blob is not tried again.
+    pub(super) async fn finish_for_good(mut self) -> Result<()> {
+        let verdict = self.verdict().await;
+        match &verdict {
+            Ok(()) => self.give_back(Returned::Finished(Ok(()))),
+            Err(_) => self.back = None,
+        }
+        verdict
+    }
+
+    async fn verdict(&mut self) -> Result<()> {
+        match (self.blob.take(), self.failed.take()) {
             (_, Some(error)) => Err(error),
             (Some(blob), None) => blob.finish().await,
             (None, None) => Err(Error::Closed),
-        };
-        self.give_back(Returned::Finished(verdict.clone()));
-        verdict
+        }
     }
 
     fn give_back(&mut self, returned: Returned) {

@@ -41,6 +41,21 @@ pub(super) struct Start<'a> {
     /// What the opening of an image, and the start of a proxy, took.
     pub(super) opening: Duration,
     pub(super) starting: Duration,
+    pub(super) order: Order,
+}
+
+/// In which order the jobs are given out.
+#[derive(Debug)]
+pub(super) enum Order {
+    /// The largest first, so that none of the large ones starts when all others
+    /// are done.
+    Largest,
+    /// As they come, and only those whose number is below `end`, which grows;
+    /// at most `ahead` besides the one that is due.
+    Window {
+        end: watch::Receiver<usize>,
+        ahead: usize,
+    },
 }
 
 /// What a run came to.
@@ -82,7 +97,8 @@ pub(super) async fn run<H: Handler>(
         .map(|most| Instant::now() + most);
     let home = start.home.clone();
     let (mut run, mut reports) = Run::new(start, jobs, handler);
-    run.queue_all().await?;
+    run.announce().await;
+    run.give_out()?;
     if run.is_done() {
         return Ok(run.outcome());
     }
@@ -98,6 +114,7 @@ pub(super) async fn run<H: Handler>(
                 run.unit_ended(id, result).await?;
             }
             Some(waited) = run.waiting.join_next() => run.send(waited.map_err(panicked)?)?,
+            () = window_moves(&mut run.order, !run.held.is_empty()) => run.give_out()?,
             _ = look.tick() => {}
             () = until(deadline) => return Err(Error::DeadlineExceeded),
         }
@@ -110,6 +127,19 @@ async fn until(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => sleep_until(deadline.into()).await,
         None => std::future::pending().await,
+    }
+}
+
+/// Ready when the window has moved, if anything waits for that.
+async fn window_moves(order: &mut Order, held: bool) {
+    match order {
+        Order::Window { end, .. } if held => {
+            if end.changed().await.is_err() {
+                // Nobody asks for more; what is out goes on.
+                std::future::pending::<()>().await;
+            }
+        }
+        _ => std::future::pending().await,
     }
 }
 
@@ -140,8 +170,9 @@ struct Run<H: Handler> {
     governor: Governor,
     most: usize,
     queue: async_channel::Sender<Job>,
-    /// Jobs that were given out at the start, in their order.
-    all: Vec<Job>,
+    order: Order,
+    /// Jobs that are not given out yet, the next one last.
+    held: Vec<Job>,
     outputs: Vec<Option<H::Output>>,
     done: usize,
     /// Which jobs' blobs are still to be asked for, and how many that are.
@@ -177,10 +208,16 @@ impl<H: Handler> Run<H> {
             images,
             opening,
             starting,
+            order,
             ..
         } = start;
         let sources: Vec<Transport<'_>> = images.iter().map(|image| image.transport()).collect();
         let (min, max) = options.bounds(&sources);
+        let (min, max) = match &order {
+            Order::Largest => (min, max),
+            // More could not be at work.
+            Order::Window { ahead, .. } => (min.min(ahead + 1), max.min(ahead + 1)),
+        };
         let mut governor = Governor::new(min, max);
         governor.started(starting);
         if matches!(sources[..], [Transport::Registry { .. }, ..]) {
@@ -188,17 +225,22 @@ impl<H: Handler> Run<H> {
         }
         let (queue, queued) = async_channel::unbounded();
         let (reports, reported) = mpsc::channel(REPORTS);
-        let workers = options.workers.get();
+        let (workers, workers_per_unit) = match &order {
+            // Each job of the window can be waiting for its turn, and one more
+            // be tried again.
+            Order::Window { ahead, .. } => (jobs.len(), ahead + 2),
+            // A fixed number of proxies shares all workers between them.
+            Order::Largest if min == max => {
+                let workers = options.workers.get();
+                (workers, workers.div_ceil(min).max(2))
+            }
+            Order::Largest => (options.workers.get(), WORKERS_PER_PROXY),
+        };
         let common = Common {
             starter,
             jobs: queued,
             in_flight: Arc::new(Semaphore::new(workers)),
-            // A fixed number of proxies shares all workers between them.
-            workers: if min == max {
-                workers.div_ceil(min).max(2)
-            } else {
-                WORKERS_PER_PROXY
-            },
+            workers: workers_per_unit,
             handler,
             limit: options.limit_rate.map(Limit::new),
             events,
@@ -214,7 +256,8 @@ impl<H: Handler> Run<H> {
             done: 0,
             unasked: vec![true; jobs.len()],
             to_ask: jobs.len(),
-            all: jobs,
+            order,
+            held: jobs,
             units: JoinSet::new(),
             running: HashMap::new(),
             started: 0,
@@ -231,18 +274,31 @@ impl<H: Handler> Run<H> {
         (run, reported)
     }
 
-    /// The largest first, so that none of the large ones starts when all
-    /// others are done.
-    async fn queue_all(&mut self) -> Result<()> {
-        let mut jobs = self.all.clone();
-        jobs.sort_by_key(|job| std::cmp::Reverse(job.layer.descriptor.size()));
-        for job in &self.all {
+    /// Tell about all jobs, and bring them into their order.
+    async fn announce(&mut self) {
+        for job in &self.held {
+            let blob = job.name();
             self.common
                 .events
-                .send(|| EventKind::BlobQueued { blob: job.name() })
+                .send(|| EventKind::BlobQueued { blob })
                 .await;
         }
-        jobs.into_iter().try_for_each(|job| self.send(job))
+        self.held.reverse();
+        if let Order::Largest = self.order {
+            self.held.sort_by_key(|job| job.layer.descriptor.size());
+        }
+    }
+
+    /// Give out what may be given out now.
+    fn give_out(&mut self) -> Result<()> {
+        let end = match &mut self.order {
+            Order::Largest => usize::MAX,
+            Order::Window { end, .. } => *end.borrow_and_update(),
+        };
+        while let Some(job) = self.held.pop_if(|job| job.number < end) {
+            self.send(job)?;
+        }
+        Ok(())
     }
 
     fn send(&self, job: Job) -> Result<()> {

@@ -1,0 +1,217 @@
+//! Layers one after another, in their order, with the next ones already on
+//! their way.
+
+use std::collections::HashMap;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncBufRead, AsyncRead, ReadBuf};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+
+use super::run::Order;
+use super::unit::Handler;
+use super::{Fetcher, Image, Job, Layer, LayerReader, jobs, panicked};
+use crate::error::{Error, Result};
+
+impl Fetcher {
+    /// The layers of an image in their order, for those who must take them so.
+    ///
+    /// While one is read, up to `ahead` of the following ones are opened, over as
+    /// many proxies as pay, and wait in their pipes, with up to 256 KiB each. A
+    /// layer that is there twice is fetched twice.
+    ///
+    /// A layer that fails before it is handed out is tried again, as the
+    /// [`RetryPolicy`](super::RetryPolicy) says. One that breaks while it is read
+    /// is not, for its reader has had a part of it: that ends the stream.
+    ///
+    /// # Errors
+    ///
+    /// As [`content`](Self::content). What becomes of the layers is told by the
+    /// stream.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the stream ends the fetch.
+    pub async fn layers(&self, image: &Image, ahead: usize) -> Result<LayerStream> {
+        let content = self.content(image).await?;
+        // Each layer is a job, also where the blob is the same.
+        let jobs: Vec<Job> = content
+            .layers()
+            .iter()
+            .flat_map(|layer| jobs([std::slice::from_ref(layer)]))
+            .enumerate()
+            .map(|(number, job)| Job { number, ..job })
+            .collect();
+        let (hand_out, handed_out) = mpsc::channel(jobs.len().max(1));
+        let (window, end) = watch::channel(0);
+        let (fetcher, image, count) = (self.clone(), image.clone(), jobs.len());
+        let run = tokio::spawn(async move {
+            let order = Order::Window { end, ahead };
+            fetcher
+                .run(&[&image], jobs, order, HandOut(hand_out))
+                .await
+                .map(drop)
+        });
+        Ok(LayerStream {
+            next: 0,
+            count,
+            ahead,
+            window,
+            handed_out,
+            early: HashMap::new(),
+            run: Some(run),
+        })
+    }
+}
+
+/// Layers in their order.
+#[derive(Debug)]
+pub struct LayerStream {
+    next: usize,
+    count: usize,
+    ahead: usize,
+    window: watch::Sender<usize>,
+    handed_out: mpsc::Receiver<HandedOut>,
+    /// Those that were ready before their turn.
+    early: HashMap<usize, HandedOut>,
+    run: Option<JoinHandle<Result<()>>>,
+}
+
+#[derive(Debug)]
+struct HandedOut {
+    number: usize,
+    layer: Layer,
+    reader: OrderedReader,
+}
+
+impl LayerStream {
+    /// The next layer; `None` after the last. To ask for it, drop the reader of
+    /// the one before: what that left unread is read and checked now.
+    ///
+    /// # Errors
+    ///
+    /// The first fatal one of any layer. After it there is nothing more.
+    ///
+    /// # Cancel safety
+    ///
+    /// No layer is lost.
+    pub async fn next(&mut self) -> Option<Result<(Layer, OrderedReader)>> {
+        if self.next == self.count {
+            // The last ones may still turn out to be wrong.
+            return match self.ended().await? {
+                Ok(()) => None,
+                Err(error) => Some(Err(error)),
+            };
+        }
+        self.window.send_replace(self.next + self.ahead + 1);
+        loop {
+            if let Some(due) = self.early.remove(&self.next) {
+                self.next += 1;
+                return Some(Ok((due.layer, due.reader)));
+            }
+            if let Some(out) = self.handed_out.recv().await {
+                self.early.insert(out.number, out);
+            } else {
+                let ended = self.ended().await?;
+                self.next = self.count;
+                return Some(Err(ended.err().unwrap_or(Error::Closed)));
+            }
+        }
+    }
+
+    /// How the run ended; told once.
+    async fn ended(&mut self) -> Option<Result<()>> {
+        let run = self.run.as_mut()?;
+        let ended = run.await;
+        self.run = None;
+        Some(ended.map_err(panicked).and_then(|ended| ended))
+    }
+}
+
+impl Drop for LayerStream {
+    fn drop(&mut self) {
+        if let Some(run) = &self.run {
+            run.abort();
+        }
+    }
+}
+
+/// Hands each reader out, and waits until it is dropped.
+struct HandOut(mpsc::Sender<HandedOut>);
+
+impl Handler for HandOut {
+    type Output = ();
+
+    async fn skip(&self, _: &Job) -> Result<Option<()>> {
+        Ok(None)
+    }
+
+    async fn handle(&self, job: &Job, reader: LayerReader) -> Result<()> {
+        let (done, dropped) = oneshot::channel();
+        let reader = OrderedReader {
+            reader: Some(reader),
+            done: Some(done),
+        };
+        let out = HandedOut {
+            number: job.number,
+            layer: job.layer.clone(),
+            reader,
+        };
+        self.0.send(out).await.map_err(|_| Error::Cancelled)?;
+        match dropped.await {
+            // Whatever is wrong with it, its reader may have had a part of it.
+            Ok(reader) => reader.finish_for_good().await,
+            Err(_) => Err(Error::Cancelled),
+        }
+    }
+}
+
+/// A layer's blob, read in its turn. As a [`LayerReader`], its end comes only if
+/// all bytes came and are the right ones.
+#[derive(Debug)]
+pub struct OrderedReader {
+    reader: Option<LayerReader>,
+    done: Option<oneshot::Sender<LayerReader>>,
+}
+
+impl Drop for OrderedReader {
+    fn drop(&mut self) {
+        if let (Some(reader), Some(done)) = (self.reader.take(), self.done.take()) {
+            // Nobody waits if the stream is gone.
+            let _ = done.send(reader);
+        }
+    }
+}
+
+impl OrderedReader {
+    fn reader(&mut self) -> io::Result<Pin<&mut LayerReader>> {
+        self.reader
+            .as_mut()
+            .map(Pin::new)
+            .ok_or_else(|| io::ErrorKind::BrokenPipe.into())
+    }
+}
+
+impl AsyncRead for OrderedReader {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        out: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.get_mut().reader()?.poll_read(cx, out)
+    }
+}
+
+impl AsyncBufRead for OrderedReader {
+    fn poll_fill_buf(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
+        self.get_mut().reader()?.poll_fill_buf(cx)
+    }
+
+    fn consume(self: Pin<&mut Self>, amount: usize) {
+        if let Ok(reader) = self.get_mut().reader() {
+            reader.consume(amount);
+        }
+    }
+}
