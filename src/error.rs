@@ -181,11 +181,19 @@ impl Error {
         }
     }
 
-    /// An error of a handler or sink. One that is this library's own stays
-    /// what it is.
+    /// An error of a handler or sink. One that is this library's own, perhaps in
+    /// an [`io::Error`] as a reader gave it, stays what it is.
     pub fn handler(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
-        match error.into().downcast::<Self>() {
-            Ok(ours) => *ours,
+        let error = match error.into().downcast::<Self>() {
+            Ok(ours) => return *ours,
+            Err(error) => error,
+        };
+        match error
+            .downcast::<io::Error>()
+            .map(|error| error.downcast::<Self>())
+        {
+            Ok(Ok(ours)) => ours,
+            Ok(Err(theirs)) => Self::Handler(Arc::new(theirs)),
             Err(theirs) => Self::Handler(Arc::from(theirs)),
         }
     }

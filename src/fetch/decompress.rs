@@ -56,10 +56,23 @@ impl Fetcher {
             async move {
                 let (reader, mut left) =
                     UncompressedReader::new(reader, &layer, max_expansion).await?;
-                let output = handler(layer, reader).await.map_err(Error::handler)?;
-                let mut rest = left.try_recv().map_err(|_| Error::ReaderKept)?;
-                rest.read_to_end().await?;
-                Ok::<_, Error>(output)
+                let handled = handler(layer, reader).await.map_err(Error::handler);
+                match (handled, left.try_recv()) {
+                    // A layer that failed makes its handler fail, or should.
+                    (
+                        _,
+                        Ok(Inner {
+                            ended: Some(Err(error)),
+                            ..
+                        }),
+                    ) => Err(error),
+                    (Err(error), _) => Err(error),
+                    (Ok(output), Ok(mut rest)) => {
+                        rest.read_to_end().await?;
+                        Ok(output)
+                    }
+                    (Ok(_), Err(_)) => Err(Error::ReaderKept),
+                }
             }
         })
         .await

@@ -113,9 +113,18 @@ impl Layout {
                 assert_eq!(hash, name, "a blob is not what its name says");
             }
         }
-        for entry in list(&self.index()["manifests"]) {
+        self.assert_index_whole(&self.index());
+    }
+
+    #[track_caller]
+    fn assert_index_whole(&self, index: &Value) {
+        for entry in list(&index["manifests"]) {
             self.assert_whole(entry);
             let manifest = self.json(&text(&entry["digest"]));
+            if manifest["manifests"].is_array() {
+                self.assert_index_whole(&manifest);
+                continue;
+            }
             self.assert_whole(&manifest["config"]);
             list(&manifest["layers"]).for_each(|layer| self.assert_whole(layer));
         }
