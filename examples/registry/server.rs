@@ -164,22 +164,32 @@ async fn accept(listener: TcpListener, service: Arc<Service>) {
     }
 }
 
-/// Serves one connection to its end. A client that leaves, or sends nonsense, is no error of the
-/// registry's: its connection is closed.
+/// Serves one connection to its end. A client that leaves is no error of the registry's. One that
+/// sends nonsense, as by trying TLS, is told so, and its connection is closed.
 async fn serve(stream: TcpStream, service: Arc<Service>) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let mut connection = Connection::new(stream);
-    while let Some(request) = read_request(&mut connection).await? {
+    loop {
+        let request = match read_request(&mut connection).await {
+            Ok(Some(request)) => request,
+            Ok(None) => return Ok(()),
+            Err(error) => {
+                if error.kind() == io::ErrorKind::InvalidData {
+                    let reply = Reply::error(400, "UNSUPPORTED", &error.to_string());
+                    reply.send(&mut connection, false, None).await?;
+                }
+                return Err(error);
+            }
+        };
         let reply = service.answer(&request).await;
         let bandwidth = service.options.bandwidth;
         let reusable = reply
             .send(&mut connection, request.is_head(), bandwidth)
             .await?;
         if !(reusable && request.keep_alive) {
-            break;
+            return Ok(());
         }
     }
-    Ok(())
 }
 
 /// What the connections share.

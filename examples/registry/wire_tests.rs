@@ -242,6 +242,23 @@ async fn the_log_has_every_request() -> io::Result<()> {
     Ok(())
 }
 
+/// A client that tries TLS first, as most do, must see at once that there is none: crane takes a
+/// connection that is closed without a word for a passing trouble, and tries again later.
+#[tokio::test]
+async fn nonsense_is_answered() -> io::Result<()> {
+    let fixture = Fixture::start()?;
+    for nonsense in [
+        "\u{16}\u{3}\u{1}\n",
+        "GET /v2/\r\n",
+        "GET / HTTP/1.1\r\nx\r\n",
+    ] {
+        let answer = fixture.send(nonsense).await?;
+        assert!(answer.head.starts_with("HTTP/1.1 400 "), "{nonsense:?}");
+        assert_eq!(answer.end, End::Closed, "{nonsense:?}");
+    }
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_bearer_token_takes_a_password() -> io::Result<()> {
     let fixture = Fixture::start_with(Options {
