@@ -1,0 +1,211 @@
+//! Who takes part, with which settings, and how each is started.
+
+use std::fmt;
+use std::num::NonZeroU32;
+use std::path::Path;
+use std::process::Command;
+use std::str::FromStr;
+
+use crate::tools::Tools;
+use crate::workload::TAG;
+
+/// A way to pull an image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Contestant {
+    /// `longshore[:PROXIES[:WORKERS]]`
+    Longshore {
+        proxies: Option<String>,
+        workers: Option<NonZeroU32>,
+    },
+    /// `skopeo[:PARALLEL]`, its `copy` command.
+    Skopeo(Option<NonZeroU32>),
+    /// `crane`
+    Crane,
+    /// `oras[:CONCURRENCY]`
+    Oras(Option<NonZeroU32>),
+    /// `cip:LAYERS[:raw]`, the crate containers-image-proxy.
+    Cip { layers: NonZeroU32, raw: bool },
+}
+
+impl Contestant {
+    /// Whether it is longshore, which has its own way with skopeo's cache.
+    pub(crate) fn is_ours(&self) -> bool {
+        matches!(self, Self::Longshore { .. })
+    }
+
+    /// The command that pulls `image`, without a transport in front, into an OCI layout.
+    pub(crate) fn command(&self, tools: &Tools, image: &str, layout: &Path) -> Command {
+        let image_with_transport = format!("docker://{image}");
+        let tagged_layout = format!("{}:{TAG}", layout.display());
+        match self {
+            Self::Longshore { proxies, workers } => {
+                let mut command = Command::new(&tools.longshore);
+                command
+                    .args(["pull", "--quiet", "--insecure-policy", "--tls-verify=false"])
+                    .arg("--skopeo")
+                    .arg(&tools.skopeo);
+                option(&mut command, "--proxies", proxies.as_ref());
+                option(&mut command, "--workers", workers.as_ref());
+                command
+                    .arg(image_with_transport)
+                    .arg(format!("oci:{tagged_layout}"));
+                command
+            }
+            Self::Skopeo(parallel) => {
+                let mut command = Command::new(&tools.skopeo);
+                command.args(["--insecure-policy", "copy", "--quiet"]);
+                command.arg("--src-tls-verify=false");
+                option(&mut command, "--image-parallel-copies", parallel.as_ref());
+                command
+                    .arg(image_with_transport)
+                    .arg(format!("oci:{tagged_layout}"));
+                command
+            }
+            Self::Crane => {
+                let mut command = Command::new(&tools.crane);
+                command.args(["pull", "--insecure", "--format=oci", image]);
+                command.arg(layout);
+                command
+            }
+            Self::Oras(concurrency) => {
+                let mut command = Command::new(&tools.oras);
+                command.args(["copy", "--no-tty", "--from-plain-http", "--to-oci-layout"]);
+                option(&mut command, "--concurrency", concurrency.as_ref());
+                command.args([image, &tagged_layout]);
+                command
+            }
+            Self::Cip { layers, raw } => {
+                let mut command = Command::new(&tools.cip);
+                command.arg("--skopeo").arg(&tools.skopeo);
+                option(&mut command, "--layers", Some(layers));
+                if *raw {
+                    command.arg("--raw");
+                }
+                command.arg(image_with_transport).arg(layout);
+                command
+            }
+        }
+    }
+
+    /// What it is, for those who read the tables.
+    pub(crate) fn explanation(&self) -> String {
+        match self {
+            Self::Longshore { proxies, workers } => {
+                let proxies = proxies.as_ref();
+                let proxies = proxies.map_or(String::new(), |n| format!(" --proxies {n}"));
+                let workers = workers.map_or(String::new(), |n| format!(" --workers {n}"));
+                format!("longshore pull{proxies}{workers}")
+            }
+            Self::Skopeo(None) => "skopeo copy".into(),
+            Self::Skopeo(Some(n)) => format!("skopeo copy --image-parallel-copies {n}"),
+            Self::Crane => "crane pull --format=oci".into(),
+            Self::Oras(None) => "oras copy --to-oci-layout".into(),
+            Self::Oras(Some(n)) => format!("oras copy --to-oci-layout --concurrency {n}"),
+            Self::Cip { layers, raw } => {
+                let call = if *raw { "get_raw_blob" } else { "get_blob" };
+                let noun = if layers.get() == 1 { "layer" } else { "layers" };
+                format!("containers-image-proxy, {layers} {noun} at once with {call}")
+            }
+        }
+    }
+}
+
+fn option(command: &mut Command, name: &str, value: Option<&impl ToString>) {
+    if let Some(value) = value {
+        command.arg(name).arg(value.to_string());
+    }
+}
+
+impl FromStr for Contestant {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let parts: Vec<&str> = text.split(':').collect();
+        let number = |text: &str| {
+            let parsed: Result<NonZeroU32, _> = text.parse();
+            parsed.map_err(|_| format!("{text:?} is not a number above 0"))
+        };
+        Ok(match parts[..] {
+            ["longshore"] => Self::Longshore {
+                proxies: None,
+                workers: None,
+            },
+            ["longshore", proxies] => Self::Longshore {
+                proxies: Some(proxies.to_owned()),
+                workers: None,
+            },
+            ["longshore", proxies, workers] => Self::Longshore {
+                proxies: Some(proxies.to_owned()),
+                workers: Some(number(workers)?),
+            },
+            ["skopeo"] => Self::Skopeo(None),
+            ["skopeo", parallel] => Self::Skopeo(Some(number(parallel)?)),
+            ["crane"] => Self::Crane,
+            ["oras"] => Self::Oras(None),
+            ["oras", concurrency] => Self::Oras(Some(number(concurrency)?)),
+            ["cip", layers] => Self::Cip {
+                layers: number(layers)?,
+                raw: false,
+            },
+            ["cip", layers, "raw"] => Self::Cip {
+                layers: number(layers)?,
+                raw: true,
+            },
+            _ => {
+                return Err(format!(
+                    "{text:?} is none of longshore[:PROXIES[:WORKERS]], skopeo[:PARALLEL], crane, \
+                     oras[:CONCURRENCY], cip:LAYERS[:raw]"
+                ));
+            }
+        })
+    }
+}
+
+impl fmt::Display for Contestant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Longshore { proxies, workers } => {
+                f.write_str("longshore")?;
+                if let Some(proxies) = proxies {
+                    write!(f, ":{proxies}")?;
+                }
+                workers.map_or(Ok(()), |workers| write!(f, ":{workers}"))
+            }
+            Self::Skopeo(None) => f.write_str("skopeo"),
+            Self::Skopeo(Some(parallel)) => write!(f, "skopeo:{parallel}"),
+            Self::Crane => f.write_str("crane"),
+            Self::Oras(None) => f.write_str("oras"),
+            Self::Oras(Some(concurrency)) => write!(f, "oras:{concurrency}"),
+            Self::Cip { layers, raw } => {
+                write!(f, "cip:{layers}{}", if *raw { ":raw" } else { "" })
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_contestant_is_written_as_it_is_read() {
+        for text in [
+            "longshore",
+            "longshore:1-64",
+            "longshore:auto:32",
+            "skopeo",
+            "skopeo:16",
+            "crane",
+            "oras",
+            "oras:16",
+            "cip:1",
+            "cip:16:raw",
+        ] {
+            let parsed: Result<Contestant, _> = text.parse();
+            assert_eq!(parsed.map(|parsed| parsed.to_string()), Ok(text.into()));
+        }
+        for text in ["", "docker", "skopeo:x", "oras:0", "cip", "cip:3:cooked"] {
+            assert!(text.parse::<Contestant>().is_err(), "{text:?}");
+        }
+    }
+}

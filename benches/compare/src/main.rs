@@ -1,0 +1,202 @@
+//! Compares `longshore` with other ways to pull an image: the same images from the same registries
+//! on the loopback interface, in turn, several times, each result checked.
+//!
+//! How to run it, and what is measured: see `README.md` in this folder.
+
+#![allow(
+    clippy::doc_markdown,
+    reason = "doc comments of options are help texts for a terminal"
+)]
+
+mod chart;
+mod check;
+mod contestant;
+#[path = "../../../examples/registry/mod.rs"]
+mod images;
+mod machine;
+mod measure;
+mod registry;
+mod results;
+mod run;
+mod table;
+mod targets;
+mod tools;
+mod workload;
+
+use std::fs;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::atomic::Ordering;
+
+use anyhow::Context;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use contestant::Contestant;
+use results::Report;
+use tools::Tools;
+use workload::Workload;
+
+/// The protocol of the newest skopeo that the tests have.
+const NEWEST_SKOPEO: &str = "0.2.8";
+
+/// Compares longshore with other ways to pull an image.
+#[derive(Debug, Parser)]
+#[command(name = "compare", args_conflicts_with_subcommands = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Option<Subcommands>,
+    #[command(flatten)]
+    run: Run,
+    #[command(flatten)]
+    output: Output,
+}
+
+#[derive(Debug, Subcommand)]
+enum Subcommands {
+    /// Make tables of figures that were kept with --json
+    Show {
+        /// Files with figures; several count as one
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Say which of the project's targets are reached, by figures that were kept with --json
+    Targets {
+        /// Files with figures; several count as one
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+    },
+}
+
+#[derive(Debug, Args)]
+struct Run {
+    /// What to pull: A to F, or COUNTxSIZE, such as 40x5M
+    #[arg(long, value_delimiter = ',', default_value = "A,B,C,D,E,F")]
+    workloads: Vec<Workload>,
+    /// The test registry's times to the first byte, in milliseconds
+    #[arg(
+        long,
+        value_name = "MS",
+        value_delimiter = ',',
+        default_value = "0,10,50,200"
+    )]
+    ttfb: Vec<u64>,
+    /// The registries to pull from
+    #[arg(long, value_delimiter = ',', default_value = "test")]
+    registry: Vec<RegistryKind>,
+    /// Who takes part: longshore[:PROXIES[:WORKERS]], skopeo[:PARALLEL], crane,
+    /// oras[:CONCURRENCY], cip:LAYERS[:raw]; by default all of them, or what --proxies says
+    #[arg(long, value_delimiter = ',')]
+    contestants: Vec<Contestant>,
+    /// Let longshore take part with each of these numbers of proxies, such as 1,2,4,auto,1-64
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    proxies: Vec<String>,
+    /// How often each contestant pulls each image from each registry
+    #[arg(long, value_name = "N", default_value = "5")]
+    runs: NonZeroUsize,
+    /// The skopeo for everybody, by the protocol it speaks: 0.2.3, 0.2.6 or 0.2.8
+    #[arg(long, value_name = "PROTOCOL", default_value = NEWEST_SKOPEO)]
+    skopeo: String,
+    /// Keep skopeo's blob-info cache in memory for the others, too, as longshore does; by default
+    /// it is where skopeo has it, on disk
+    #[arg(long)]
+    memory_cache: bool,
+    /// Kill a contestant that takes so many seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 300)]
+    timeout: u64,
+    /// Images of a few layers and a few megabytes
+    #[arg(long)]
+    tiny: bool,
+    /// The folder for images and results, best in memory; by default a new one
+    #[arg(long, value_name = "DIR")]
+    work: Option<PathBuf>,
+    /// Keep the images and the last results
+    #[arg(long)]
+    keep: bool,
+    /// Keep the raw figures in a file, which is written anew whenever a registry is done with
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct Output {
+    /// The contestant that ratios are to
+    #[arg(long, value_name = "CONTESTANT")]
+    against: Option<String>,
+    /// Draw the medians
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum RegistryKind {
+    /// The test registry, at each --ttfb
+    Test,
+    /// docker-registry
+    Docker,
+}
+
+fn main() -> ExitCode {
+    start(Arguments::parse()).unwrap_or_else(|error| {
+        eprintln!("compare: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn start(arguments: Arguments) -> anyhow::Result<ExitCode> {
+    match arguments.command {
+        None => compare(&arguments.run, &arguments.output),
+        Some(Subcommands::Show { files, output }) => {
+            output.print(&Report::read(&files)?)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Some(Subcommands::Targets { files }) => {
+            print!("{}", targets::markdown(&Report::read(&files)?));
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+/// Measures, and prints the figures. Any contestant's failure is ours in the end.
+fn compare(run: &Run, output: &Output) -> anyhow::Result<ExitCode> {
+    ctrlc::set_handler(|| measure::INTERRUPTED.store(true, Ordering::Relaxed))?;
+    let tools = Tools::prepare(&run.skopeo)?;
+    measure::adopt_orphans()?;
+    let report = run.measure(&tools)?;
+    output.print(&report)?;
+    let failures = report.samples.iter().filter(|s| s.failure.is_some());
+    Ok(match failures.count() {
+        0 => ExitCode::SUCCESS,
+        count => {
+            eprintln!("compare: {count} pulls failed");
+            ExitCode::FAILURE
+        }
+    })
+}
+
+impl Output {
+    fn print(&self, report: &Report) -> anyhow::Result<()> {
+        let against = self.against.as_deref();
+        let against = against.or_else(|| report.names().find(|name| *name == "longshore"));
+        let against = against.or_else(|| report.names().next());
+        print!("{}", table::markdown(report, against.unwrap_or("nobody")));
+        if let Some(file) = &self.svg {
+            fs::write(file, chart::svg(report))
+                .with_context(|| format!("can't write {}", file.display()))?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+}

@@ -1,0 +1,234 @@
+//! Running one program to its end, and what that took.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{Read, Seek};
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use nix::errno::Errno;
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::time::TimeVal;
+use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::unistd::Pid;
+
+/// Set when the user wants all this to end.
+pub(crate) static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// How often to look at the memory of what runs.
+const SAMPLING: Duration = Duration::from_millis(20);
+/// How long processes may outlive the program that started them.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// What a program's run took.
+#[derive(Clone, Debug)]
+pub(crate) struct Measured {
+    /// From before it was started until it had ended.
+    pub(crate) wall: Duration,
+    /// Of the program and all its descendants, in user and kernel mode.
+    pub(crate) cpu: Duration,
+    /// The largest resident set of the program itself, without its children, in bytes. What it
+    /// grows in its last 20 ms may be missing; `None` if it did not live that long.
+    pub(crate) peak_rss: Option<u64>,
+    /// How many descendants had to be killed after it had ended.
+    pub(crate) left_behind: usize,
+    /// What went wrong.
+    pub(crate) failure: Option<String>,
+}
+
+/// Makes this process the one that orphans come to, so that their use of the processor counts.
+pub(crate) fn adopt_orphans() -> anyhow::Result<()> {
+    nix::sys::prctl::set_child_subreaper(true).context("can't adopt orphans")
+}
+
+/// Ends this program if the user wants that.
+pub(crate) fn stop_if_interrupted() -> anyhow::Result<()> {
+    if INTERRUPTED.load(Ordering::Relaxed) {
+        bail!("interrupted");
+    }
+    Ok(())
+}
+
+/// Runs a program to its end, or kills it after `timeout`.
+///
+/// # Errors
+///
+/// If it can't be started. That it fails is no error, but something to be measured.
+pub(crate) fn run(command: &mut Command, timeout: Duration) -> anyhow::Result<Measured> {
+    let mut complaints = tempfile::tempfile().context("no file for the standard error")?;
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(complaints.try_clone()?);
+    let others = children();
+    let cpu_before = cpu_of_children()?;
+
+    let start = Instant::now();
+    let mut child = command
+        .spawn()
+        .with_context(|| format!("can't run {}", command.get_program().display()))?;
+    let (stop, stopped) = channel();
+    let pid = child.id();
+    let watcher = thread::spawn(move || watch(pid, start + timeout, &stopped));
+    let status = child.wait().context("can't wait for a child")?;
+    let wall = start.elapsed();
+    drop(stop);
+
+    let Ok((peak_rss, killed)) = watcher.join() else {
+        bail!("the watching thread panicked");
+    };
+    let left_behind = reap_orphans(&others);
+    let cpu = cpu_of_children()?.saturating_sub(cpu_before);
+    stop_if_interrupted()?;
+    let failure = if killed {
+        Some(format!("not done after {} s", timeout.as_secs()))
+    } else if status.success() {
+        None
+    } else {
+        complaints.rewind()?;
+        let mut text = Vec::new();
+        complaints.read_to_end(&mut text)?;
+        Some(describe(status, &String::from_utf8_lossy(&text)))
+    };
+    Ok(Measured {
+        wall,
+        cpu,
+        peak_rss,
+        left_behind,
+        failure,
+    })
+}
+
+/// Until a child has ended, notes its memory, and kills it when it's time. Returns its peak, and
+/// whether it was killed.
+fn watch(pid: u32, deadline: Instant, ended: &Receiver<()>) -> (Option<u64>, bool) {
+    let mut peak = None;
+    let mut killed = false;
+    while ended.recv_timeout(SAMPLING) == Err(RecvTimeoutError::Timeout) {
+        peak = peak.max(peak_rss(pid));
+        let late = Instant::now() > deadline || INTERRUPTED.load(Ordering::Relaxed);
+        if late && !killed {
+            // It can only fail if the child has just ended.
+            let _ = kill_process(pid);
+            killed = true;
+        }
+    }
+    (peak, killed)
+}
+
+fn kill_process(pid: u32) -> Result<(), Errno> {
+    let pid = i32::try_from(pid).map_err(|_| Errno::ESRCH)?;
+    kill(Pid::from_raw(pid), Signal::SIGKILL)
+}
+
+/// The kernel's own record of the most memory a process has had, in bytes.
+fn peak_rss(pid: u32) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kilobytes * 1024)
+}
+
+/// This process's children. Where the kernel doesn't tell, none.
+fn children() -> BTreeSet<u32> {
+    let mut found = BTreeSet::new();
+    let Ok(threads) = fs::read_dir("/proc/self/task") else {
+        return found;
+    };
+    for thread in threads.flatten() {
+        let list = fs::read_to_string(thread.path().join("children")).unwrap_or_default();
+        found.extend(
+            list.split_whitespace()
+                .filter_map(|pid| pid.parse::<u32>().ok()),
+        );
+    }
+    found
+}
+
+/// Waits for what a program has left running, and kills it after a while. Returns how many
+/// processes had to be killed.
+fn reap_orphans(others: &BTreeSet<u32>) -> usize {
+    let deadline = Instant::now() + GRACE;
+    let mut killed = BTreeSet::new();
+    loop {
+        // Those that end may bring new ones, their own children.
+        let orphans: Vec<u32> = children().difference(others).copied().collect();
+        if orphans.is_empty() {
+            return killed.len();
+        }
+        for pid in orphans {
+            if let Ok(raw) = i32::try_from(pid) {
+                // Whatever the answer is, the next look shows whether it is still there.
+                let _ = waitpid(Pid::from_raw(raw), Some(WaitPidFlag::WNOHANG));
+            }
+            if Instant::now() > deadline && kill_process(pid).is_ok() {
+                killed.insert(pid);
+            }
+        }
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// What all children have used that have been waited for, and theirs.
+fn cpu_of_children() -> anyhow::Result<Duration> {
+    let usage = getrusage(UsageWho::RUSAGE_CHILDREN)?;
+    let duration = |time: TimeVal| -> anyhow::Result<Duration> {
+        let microseconds = u64::try_from(time.tv_usec())?;
+        let seconds = Duration::from_secs(u64::try_from(time.tv_sec())?);
+        Ok(seconds + Duration::from_micros(microseconds))
+    };
+    Ok(duration(usage.user_time())? + duration(usage.system_time())?)
+}
+
+fn describe(status: ExitStatus, complaints: &str) -> String {
+    const LONGEST: usize = 300;
+    let last = complaints
+        .lines()
+        .rev()
+        .find(|line| !line.trim().is_empty());
+    let last: String = last
+        .unwrap_or("without a word")
+        .chars()
+        .take(LONGEST)
+        .collect();
+    format!("{status}: {}", last.trim())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(30);
+
+    fn shell(script: &str, timeout: Duration) -> Measured {
+        run(Command::new("sh").args(["-c", script]), timeout).unwrap()
+    }
+
+    #[test]
+    fn a_failure_is_told_in_the_programs_own_words() {
+        let measured = shell("echo one >&2; echo two >&2; exit 3", LONG);
+        assert_eq!(measured.failure.as_deref(), Some("exit status: 3: two"));
+        assert_eq!(shell("true", LONG).failure, None);
+    }
+
+    #[test]
+    fn a_program_that_does_not_end_is_killed() {
+        let measured = shell("exec sleep 60", Duration::from_millis(100));
+        assert!(measured.failure.is_some());
+        assert!(measured.wall < LONG);
+    }
+
+    #[test]
+    fn time_and_memory_are_measured() {
+        let measured = shell("sleep 0.2", LONG);
+        assert!(measured.wall >= Duration::from_millis(200));
+        assert!(measured.peak_rss.is_some_and(|bytes| bytes > 100_000));
+    }
+}

@@ -1,0 +1,255 @@
+//! The raw figures, as they are kept in a file, and what is calculated from them.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::Context;
+use serde::{Deserialize, Serialize};
+
+/// All that one run of the program has measured.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Report {
+    /// The arguments that it was started with.
+    pub(crate) command: Vec<String>,
+    /// The seconds since 1970 when it was started.
+    pub(crate) started: u64,
+    /// What it ran on.
+    pub(crate) machine: Vec<String>,
+    /// Who took part.
+    pub(crate) versions: Vec<String>,
+    /// Each contestant's name in the tables, and what it is.
+    pub(crate) contestants: Vec<(String, String)>,
+    /// The figures.
+    pub(crate) samples: Vec<Sample>,
+}
+
+/// One pull.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Sample {
+    /// What was pulled, and from where.
+    #[serde(flatten)]
+    pub(crate) case: Case,
+    /// By whom.
+    pub(crate) contestant: String,
+    /// In which round, counting from 0.
+    pub(crate) round: usize,
+    /// From start to end, in seconds.
+    pub(crate) wall: f64,
+    /// What it and its descendants had of the processors, in seconds.
+    pub(crate) cpu: f64,
+    /// The peak of its own memory, in bytes.
+    pub(crate) peak_rss: Option<u64>,
+    /// How many processes it left running.
+    pub(crate) left_behind: usize,
+    /// Why this is no valid figure.
+    pub(crate) failure: Option<String>,
+}
+
+/// What is comparable.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Case {
+    /// Its letter, or `COUNTxSIZE`.
+    pub(crate) workload: String,
+    /// What it consists of.
+    pub(crate) description: String,
+    /// The registry: `50 ms` for the test registry, or `docker-registry`.
+    pub(crate) registry: String,
+    /// The protocol that the skopeo speaks.
+    pub(crate) skopeo: String,
+}
+
+/// One contestant's valid samples in one case.
+#[derive(Clone, Debug)]
+pub(crate) struct Summary {
+    /// Seconds.
+    pub(crate) wall: Spread,
+    /// Seconds.
+    pub(crate) cpu: Spread,
+    /// Bytes.
+    pub(crate) peak_rss: Option<Spread>,
+}
+
+/// What is said about several figures.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Spread {
+    /// The middle one, or the mean of the two in the middle.
+    pub(crate) median: f64,
+    /// The least.
+    pub(crate) min: f64,
+    /// The greatest.
+    pub(crate) max: f64,
+}
+
+impl Report {
+    /// Reads a report, or several as if they were one.
+    pub(crate) fn read(files: &[impl AsRef<Path>]) -> anyhow::Result<Self> {
+        let mut all = Self::default();
+        for file in files {
+            let file = file.as_ref();
+            let text = fs::read(file).with_context(|| format!("can't read {}", file.display()))?;
+            let report: Self = serde_json::from_slice(&text)
+                .with_context(|| format!("{} is not a report", file.display()))?;
+            all.merge(report);
+        }
+        Ok(all)
+    }
+
+    /// Writes it into a file.
+    pub(crate) fn write(&self, file: &Path) -> anyhow::Result<()> {
+        let mut text = serde_json::to_string_pretty(self)?;
+        text.push('\n');
+        fs::write(file, text).with_context(|| format!("can't write {}", file.display()))
+    }
+
+    fn merge(&mut self, other: Self) {
+        if self.samples.is_empty() {
+            *self = other;
+            return;
+        }
+        self.command.push("+".into());
+        self.command.extend(other.command);
+        merge_list(&mut self.machine, other.machine);
+        merge_list(&mut self.versions, other.versions);
+        merge_list(&mut self.contestants, other.contestants);
+        self.samples.extend(other.samples);
+    }
+
+    /// The cases, in the order in which they were measured.
+    pub(crate) fn cases(&self) -> Vec<&Case> {
+        let mut cases: Vec<&Case> = Vec::new();
+        for sample in &self.samples {
+            if !cases.contains(&&sample.case) {
+                cases.push(&sample.case);
+            }
+        }
+        cases
+    }
+
+    /// All samples of a contestant in a case, the failed ones, too.
+    pub(crate) fn samples_of<'a>(
+        &'a self,
+        case: &'a Case,
+        contestant: &'a str,
+    ) -> impl Iterator<Item = &'a Sample> {
+        let of_case = self
+            .samples
+            .iter()
+            .filter(move |sample| sample.case == *case);
+        of_case.filter(move |sample| sample.contestant == contestant)
+    }
+
+    /// What a contestant has achieved in a case; `None` without a valid sample.
+    pub(crate) fn summary(&self, case: &Case, contestant: &str) -> Option<Summary> {
+        let valid: Vec<&Sample> = self
+            .samples_of(case, contestant)
+            .filter(|sample| sample.failure.is_none())
+            .collect();
+        #[allow(clippy::cast_precision_loss, reason = "no process is that large")]
+        let sizes = valid.iter().filter_map(|sample| sample.peak_rss);
+        #[allow(clippy::cast_precision_loss, reason = "no process is that large")]
+        let sizes = sizes.map(|bytes| bytes as f64).collect();
+        Some(Summary {
+            wall: Spread::of(valid.iter().map(|sample| sample.wall).collect())?,
+            cpu: Spread::of(valid.iter().map(|sample| sample.cpu).collect())?,
+            peak_rss: Spread::of(sizes),
+        })
+    }
+
+    /// The names of the contestants.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.contestants.iter().map(|(name, _)| name.as_str())
+    }
+}
+
+fn merge_list<T: PartialEq>(ours: &mut Vec<T>, others: Vec<T>) {
+    for item in others {
+        if !ours.contains(&item) {
+            ours.push(item);
+        }
+    }
+}
+
+impl Spread {
+    /// Of no figures, there is none.
+    pub(crate) fn of(mut figures: Vec<f64>) -> Option<Self> {
+        figures.sort_by(f64::total_cmp);
+        let (min, max) = (*figures.first()?, *figures.last()?);
+        let middle = figures.len() / 2;
+        let median = if figures.len() % 2 == 1 {
+            figures[middle]
+        } else {
+            f64::midpoint(figures[middle - 1], figures[middle])
+        };
+        Some(Self { median, min, max })
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    pub(crate) fn case(workload: &str, registry: &str) -> Case {
+        Case {
+            workload: workload.into(),
+            description: format!("{workload}: some layers"),
+            registry: registry.into(),
+            skopeo: "0.2.8".into(),
+        }
+    }
+
+    /// A report in which each contestant has pulled the case in these times.
+    pub(crate) fn report(case: &Case, times: &[(&str, &[f64])]) -> Report {
+        let mut report = Report::default();
+        for (name, times) in times {
+            report
+                .contestants
+                .push(((*name).into(), "a program".into()));
+            for (round, wall) in times.iter().enumerate() {
+                report.samples.push(Sample {
+                    case: case.clone(),
+                    contestant: (*name).into(),
+                    round,
+                    wall: *wall,
+                    cpu: wall / 2.0,
+                    peak_rss: Some(10 << 20),
+                    left_behind: 0,
+                    failure: None,
+                });
+            }
+        }
+        report
+    }
+
+    #[test]
+    fn a_spread_has_the_median_in_it() {
+        let spread = |figures: &[f64]| Spread::of(figures.to_vec());
+        let of = |median, min, max| Some(Spread { median, min, max });
+        assert_eq!(spread(&[]), None);
+        assert_eq!(spread(&[3.0, 1.0, 2.0]), of(2.0, 1.0, 3.0));
+        assert_eq!(spread(&[4.0, 1.0, 2.0, 3.0]), of(2.5, 1.0, 4.0));
+    }
+
+    #[test]
+    fn a_failed_run_has_no_part_in_the_median() {
+        let case = case("B", "50 ms");
+        let mut report = report(&case, &[("crane", &[1.0, 2.0, 30.0])]);
+        report.samples[2].failure = Some("no".into());
+        let summary = report.summary(&case, "crane");
+        assert_eq!(summary.map(|summary| summary.wall.median), Some(1.5));
+        assert_eq!(report.samples_of(&case, "crane").count(), 3);
+    }
+
+    #[test]
+    fn a_report_survives_its_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("report.json");
+        let case = case("B", "50 ms");
+        report(&case, &[("crane", &[1.0, 2.0])])
+            .write(&file)
+            .unwrap();
+        let read = Report::read(&[&file, &file]).unwrap();
+        assert_eq!(read.samples.len(), 4);
+        assert_eq!(read.contestants.len(), 1);
+        assert_eq!(read.cases(), [&case]);
+    }
+}

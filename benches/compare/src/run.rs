@@ -1,0 +1,241 @@
+//! The order of everything: workload by workload, registry by registry, round by round.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, bail};
+use tempfile::TempDir;
+
+use crate::check::check;
+use crate::contestant::Contestant;
+use crate::registry::Kind;
+use crate::results::{Case, Report, Sample};
+use crate::table::name_of;
+use crate::tools::Tools;
+use crate::workload::Made;
+use crate::{RegistryKind, Run, machine, measure};
+
+/// Where things are in memory on every Linux.
+const MEMORY: &str = "/dev/shm";
+
+/// The folder for everything that is large.
+#[derive(Debug)]
+struct Work {
+    folder: PathBuf,
+    /// Removes it when dropped.
+    guard: Option<TempDir>,
+}
+
+/// What is the same for all pulls of an image from a registry.
+#[derive(Debug)]
+struct Stage<'a> {
+    case: Case,
+    made: &'a Made,
+    /// The image's name at the registry.
+    image: String,
+    tools: &'a Tools,
+    /// Where the pulled image goes.
+    destination: PathBuf,
+}
+
+impl Work {
+    fn new(run: &Run) -> anyhow::Result<Self> {
+        let parent = match &run.work {
+            Some(folder) => folder.clone(),
+            None if Path::new(MEMORY).is_dir() => MEMORY.into(),
+            None => bail!("no {MEMORY} here: say with --work where to keep the images"),
+        };
+        fs::create_dir_all(&parent)?;
+        let guard = TempDir::with_prefix_in("compare-", parent).context("no work folder")?;
+        if run.keep {
+            let folder = guard.keep();
+            eprintln!("compare: everything is kept in {}", folder.display());
+            let guard = None;
+            return Ok(Self { folder, guard });
+        }
+        Ok(Self {
+            folder: guard.path().to_owned(),
+            guard: Some(guard),
+        })
+    }
+
+    /// Removes it, and says so if that fails.
+    fn remove(self) -> anyhow::Result<()> {
+        let removed = self.guard.map_or(Ok(()), TempDir::close);
+        removed.context("can't remove the work folder")
+    }
+}
+
+impl Run {
+    /// Has every contestant pull everything.
+    pub(crate) fn measure(&self, tools: &Tools) -> anyhow::Result<Report> {
+        let work = Work::new(self)?;
+        let contestants = self.contestants();
+        let mut report = Report {
+            command: std::env::args().skip(1).collect(),
+            started: SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs(),
+            machine: machine::describe(&work.folder)?,
+            versions: tools.versions(),
+            contestants: contestants
+                .iter()
+                .map(|contestant| (contestant.to_string(), contestant.explanation()))
+                .collect(),
+            samples: Vec::new(),
+        };
+        for workload in &self.workloads {
+            eprintln!("compare: making workload {workload}");
+            let made = workload.make(&work.folder, tools, self.tiny)?;
+            for kind in self.kinds() {
+                let registry = kind.start(&made, &work.folder, tools)?;
+                let stage = Stage {
+                    case: Case {
+                        workload: workload.to_string(),
+                        description: made.description.clone(),
+                        registry: kind.to_string(),
+                        skopeo: self.skopeo.clone(),
+                    },
+                    made: &made,
+                    image: registry.image(),
+                    tools,
+                    destination: work.folder.join("pulled"),
+                };
+                for round in 0..self.runs.get() {
+                    for contestant in in_turn(&contestants, round) {
+                        report.samples.push(self.pull(&stage, contestant, round)?);
+                    }
+                }
+                if let Some(file) = &self.json {
+                    report.write(file)?;
+                }
+            }
+            if !self.keep {
+                fs::remove_dir_all(&made.layout)?;
+            }
+        }
+        work.remove()?;
+        Ok(report)
+    }
+
+    /// Has one contestant pull the image once.
+    fn pull(
+        &self,
+        stage: &Stage<'_>,
+        contestant: &Contestant,
+        round: usize,
+    ) -> anyhow::Result<Sample> {
+        if stage.destination.exists() {
+            fs::remove_dir_all(&stage.destination)?;
+        }
+        let mut command = contestant.command(stage.tools, &stage.image, &stage.destination);
+        if self.memory_cache && !contestant.is_ours() {
+            // Not taken for root, skopeo wants its cache in a folder that can't be made.
+            command.env("_CONTAINERS_ROOTLESS_UID", "1000");
+            command.env("XDG_DATA_HOME", "/dev/null");
+        }
+        let measured = measure::run(&mut command, Duration::from_secs(self.timeout))?;
+        let failure = measured.failure.or_else(|| {
+            let wrong = check(&stage.destination, stage.made).err()?;
+            Some(format!("wrong result: {wrong:#}"))
+        });
+        let wall = measured.wall.as_secs_f64();
+        eprintln!(
+            "compare: {}, round {}, {contestant}: {}",
+            name_of(&stage.case),
+            round + 1,
+            failure.clone().unwrap_or_else(|| format!("{wall:.3} s"))
+        );
+        Ok(Sample {
+            case: stage.case.clone(),
+            contestant: contestant.to_string(),
+            round,
+            wall,
+            cpu: measured.cpu.as_secs_f64(),
+            peak_rss: measured.peak_rss,
+            left_behind: measured.left_behind,
+            failure,
+        })
+    }
+
+    fn kinds(&self) -> Vec<Kind> {
+        let mut kinds = Vec::new();
+        for kind in &self.registry {
+            match kind {
+                RegistryKind::Test => {
+                    kinds.extend(self.ttfb.iter().map(|ttfb| Kind::Test { ttfb: *ttfb }));
+                }
+                RegistryKind::Docker => kinds.push(Kind::Docker),
+            }
+        }
+        kinds
+    }
+
+    /// Those that are named, each once.
+    fn contestants(&self) -> Vec<Contestant> {
+        let with_proxies = self.proxies.iter().map(|proxies| Contestant::Longshore {
+            proxies: Some(proxies.clone()),
+            workers: None,
+        });
+        let named = self.contestants.iter().cloned().chain(with_proxies);
+        let mut contestants: Vec<Contestant> = Vec::new();
+        for contestant in named {
+            if !contestants.contains(&contestant) {
+                contestants.push(contestant);
+            }
+        }
+        if contestants.is_empty() {
+            return everybody();
+        }
+        contestants
+    }
+}
+
+/// Each at its default and at what suits it best.
+fn everybody() -> Vec<Contestant> {
+    let names = [
+        "longshore",
+        "skopeo",
+        "skopeo:16",
+        "crane",
+        "oras",
+        "oras:16",
+        "cip:1",
+        "cip:6",
+        "cip:16:raw",
+    ];
+    names.iter().filter_map(|name| name.parse().ok()).collect()
+}
+
+/// All of them, begun with another one in each round, and every other round the other way round, so
+/// that none always runs after the same one.
+fn in_turn(contestants: &[Contestant], round: usize) -> Vec<&Contestant> {
+    let mut order: Vec<&Contestant> = contestants.iter().collect();
+    let length = order.len();
+    order.rotate_left(round % length);
+    if round % 2 == 1 {
+        order.reverse();
+    }
+    order
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everybody_is_somebody() {
+        assert_eq!(everybody().len(), 9);
+    }
+
+    #[test]
+    fn the_order_changes_from_round_to_round() {
+        let contestants = ["crane", "oras", "skopeo"].map(|name| name.parse().unwrap());
+        let order = |round| -> Vec<String> {
+            let order = in_turn(&contestants, round);
+            order.into_iter().map(Contestant::to_string).collect()
+        };
+        assert_eq!(order(0), ["crane", "oras", "skopeo"]);
+        assert_eq!(order(1), ["crane", "skopeo", "oras"]);
+        assert_eq!(order(2), ["skopeo", "crane", "oras"]);
+    }
+}

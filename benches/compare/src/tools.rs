@@ -1,0 +1,181 @@
+//! The programs that take part, and their versions.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, bail};
+use flate2::read::GzDecoder;
+use serde_json::Value;
+
+/// Where the programs are.
+#[derive(Clone, Debug)]
+pub(crate) struct Tools {
+    /// Longshore's repository.
+    pub(crate) repository: PathBuf,
+    /// The command that all this is about.
+    pub(crate) longshore: PathBuf,
+    /// The test registry.
+    pub(crate) registry: PathBuf,
+    /// Our small program around containers-image-proxy.
+    pub(crate) cip: PathBuf,
+    /// The skopeo that everybody uses.
+    pub(crate) skopeo: PathBuf,
+    /// go-containerregistry's command.
+    pub(crate) crane: PathBuf,
+    /// The ORAS project's command.
+    pub(crate) oras: PathBuf,
+}
+
+impl Tools {
+    /// Builds what is ours, and installs what is not. `skopeo` is the version of the protocol that
+    /// the skopeo speaks.
+    pub(crate) fn prepare(skopeo: &str) -> anyhow::Result<Self> {
+        let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let repository = here
+            .ancestors()
+            .nth(2)
+            .context("not in the repository")?
+            .to_owned();
+        let ours = build(
+            &repository,
+            &["--bin", "longshore", "--example", "registry"],
+        )?;
+        let cip = build(here, &["--bin", "cip"])?;
+        let script = repository.join("tests/tools.sh");
+        let folder = PathBuf::from(stdout_of(Command::new(script).stderr(Stdio::inherit()))?);
+        let skopeo = folder.join(format!("skopeo-{skopeo}/skopeo"));
+        if !skopeo.is_file() {
+            bail!("there is no {}", skopeo.display());
+        }
+        Ok(Self {
+            longshore: pick(&ours, "longshore")?,
+            registry: pick(&ours, "registry")?,
+            cip: pick(&cip, "cip")?,
+            skopeo,
+            crane: folder.join("crane/crane"),
+            oras: folder.join("oras/oras"),
+            repository,
+        })
+    }
+
+    /// Name and version of each program.
+    pub(crate) fn versions(&self) -> Vec<String> {
+        let ask = |program: &Path, question: &str| {
+            let answer = stdout_of(Command::new(program).arg(question).stderr(Stdio::null()));
+            answer.map_or_else(
+                |_| "of unknown version".into(),
+                |text| first_line(&text).to_owned(),
+            )
+        };
+        let commit = stdout_of(
+            Command::new("git")
+                .arg("-C")
+                .arg(&self.repository)
+                .args(["describe", "--always", "--dirty"])
+                .stderr(Stdio::null()),
+        )
+        .unwrap_or_else(|_| "unknown".into());
+        let oras = ask(&self.oras, "version");
+        vec![
+            format!("{} (commit {commit})", ask(&self.longshore, "--version")),
+            ask(&self.skopeo, "--version"),
+            format!("crane {}", self.crane_version()),
+            format!("oras {}", oras.trim_start_matches("Version:").trim()),
+            format!("containers-image-proxy {}", cip_version()),
+            ask(Path::new("docker-registry"), "--version"),
+            ask(Path::new("rustc"), "--version"),
+        ]
+    }
+
+    /// Distributions build it without its version, but say it in the package's change log.
+    fn crane_version(&self) -> String {
+        if let Ok(version) = stdout_of(
+            Command::new(&self.crane)
+                .arg("version")
+                .stderr(Stdio::null()),
+        ) && version.starts_with(|c: char| c.is_ascii_digit() || c == 'v')
+        {
+            return version;
+        }
+        self.crane_package()
+            .unwrap_or_else(|| "of unknown version".into())
+    }
+
+    fn crane_package(&self) -> Option<String> {
+        let folder = self.crane.parent()?.parent()?;
+        let log = File::open(folder.join("forky/usr/share/doc/crane/changelog.Debian.gz")).ok()?;
+        let mut line = String::new();
+        BufReader::new(GzDecoder::new(log))
+            .read_line(&mut line)
+            .ok()?;
+        let version = line.split_once('(')?.1.split_once(')')?.0;
+        Some(format!("{version} (Debian)"))
+    }
+}
+
+/// That of the crate which is compiled into `cip`.
+fn cip_version() -> &'static str {
+    let lock = include_str!("../Cargo.lock");
+    let entry = lock.split_once("name = \"containers-image-proxy\"\nversion = \"");
+    entry
+        .and_then(|(_, rest)| rest.split('"').next())
+        .unwrap_or("of unknown version")
+}
+
+/// Has cargo build in release mode, and returns the executables that come out.
+fn build(package: &Path, what: &[&str]) -> anyhow::Result<Vec<PathBuf>> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let messages = stdout_of(
+        Command::new(cargo)
+            .args(["build", "--release", "--locked", "--quiet"])
+            .arg("--message-format=json-render-diagnostics")
+            .args(what)
+            .current_dir(package)
+            .stderr(Stdio::inherit()),
+    )?;
+    let executables = messages.lines().filter_map(|line| {
+        let message: Value = serde_json::from_str(line).ok()?;
+        message["executable"].as_str().map(PathBuf::from)
+    });
+    Ok(executables.collect())
+}
+
+fn pick(executables: &[PathBuf], name: &str) -> anyhow::Result<PathBuf> {
+    let found = executables.iter().find(|path| path.ends_with(name));
+    found
+        .cloned()
+        .with_context(|| format!("cargo says nothing of an executable named {name}"))
+}
+
+/// What a program prints, without the white space around it; an error if it fails.
+pub(crate) fn stdout_of(command: &mut Command) -> anyhow::Result<String> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let output = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .output()
+        .with_context(|| format!("can't run {program}"))?;
+    // `output` would otherwise keep what went wrong to itself.
+    if !output.status.success() {
+        let complaint = String::from_utf8_lossy(&output.stderr);
+        bail!("{program} failed, {}: {}", output.status, complaint.trim());
+    }
+    let text = String::from_utf8_lossy(&output.stdout);
+    Ok(text.trim().to_owned())
+}
+
+fn first_line(text: &str) -> &str {
+    text.lines().next().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_version_of_the_crate_is_known() {
+        assert_eq!(cip_version(), "0.11.2");
+    }
+}
