@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# Keeps benches/compare from rotting: checks it, and has it pull a tiny image.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/compare"
+
+# One profile for all, so that the peers' dependencies are built once.
+cargo fmt --check
+cargo clippy --release --locked --all-targets -- -D warnings
+cargo test --release --locked
+cargo run --release --locked -- --tiny --runs 1 --workloads B --ttfb 10 \
+  --contestants longshore,skopeo,cip:16:raw
