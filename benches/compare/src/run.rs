@@ -90,7 +90,8 @@ impl Run {
                 let registry = kind.start(&made, &work.folder, tools)?;
                 let stage = Stage {
                     case: Case {
-                        workload: workload.to_string(),
+                        // No figure of a small image passes for that of the real one.
+                        workload: format!("{workload}{}", if self.tiny { " (tiny)" } else { "" }),
                         description: made.description.clone(),
                         registry: kind.to_string(),
                         skopeo: self.skopeo.clone(),
