@@ -56,23 +56,15 @@ impl Fetcher {
             async move {
                 let (reader, mut left) =
                     UncompressedReader::new(reader, &layer, max_expansion).await?;
-                let handled = handler(layer, reader).await.map_err(Error::handler);
-                match (handled, left.try_recv()) {
-                    // A layer that failed makes its handler fail, or should.
-                    (
-                        _,
-                        Ok(Inner {
-                            ended: Some(Err(error)),
-                            ..
-                        }),
-                    ) => Err(error),
-                    (Err(error), _) => Err(error),
-                    (Ok(output), Ok(mut rest)) => {
-                        rest.read_to_end().await?;
-                        Ok(output)
-                    }
-                    (Ok(_), Err(_)) => Err(Error::ReaderKept),
+                let output = handler(layer, reader).await.map_err(Error::handler);
+                let left = left.try_recv().ok();
+                // A layer that failed makes its handler fail, or should.
+                if let Some(Err(error)) = left.as_ref().and_then(|left| left.ended.clone()) {
+                    return Err(error);
                 }
+                let output = output?;
+                left.ok_or(Error::ReaderKept)?.read_to_end().await?;
+                Ok(output)
             }
         })
         .await
