@@ -63,7 +63,7 @@ fn blob_error(error: Error) -> BlobError {
 #[tokio::test]
 async fn gzip_of_one_member_and_of_several_and_plain_tar() {
     let folder = tempfile::tempdir().unwrap();
-    let (one, two) = (tar(&[1; 100_000]), tar(b"two"));
+    let (one, two) = (tar(&vec![1; 100_000]), tar(b"two"));
     let (left, right) = two.split_at(700);
     let image = ImageBuilder::new()
         .layer_tar_gz(gzip(&one))
@@ -81,7 +81,7 @@ async fn gzip_of_one_member_and_of_several_and_plain_tar() {
 #[tokio::test]
 async fn zstd_as_skopeo_makes_it_also_in_chunks() {
     let folder = tempfile::tempdir().unwrap();
-    let (plain, one) = (folder.path().join("plain"), tar(&[7; 300_000]));
+    let (plain, one) = (folder.path().join("plain"), tar(&vec![7; 300_000]));
     ImageBuilder::new()
         .layer_tar_gz(gzip(&one))
         .write(&plain, "v1")
@@ -113,7 +113,7 @@ async fn zstd_as_skopeo_makes_it_also_in_chunks() {
 async fn what_is_left_unread_is_decompressed_and_checked() {
     let folder = tempfile::tempdir().unwrap();
     // The diff_id of such a layer is the digest of its compressed bytes.
-    let image = ImageBuilder::new().layer_blob(GZIP, gzip(&tar(&[1; 500_000])));
+    let image = ImageBuilder::new().layer_blob(GZIP, gzip(&tar(&vec![1; 500_000])));
     image.write(folder.path(), "v1").unwrap();
     for most in [0, 1000, u64::MAX] {
         let error = layers(folder.path(), FetchOptions::default(), most)
@@ -142,7 +142,7 @@ async fn what_expands_too_much_is_given_up() {
 #[tokio::test]
 async fn bytes_that_are_right_and_no_gzip_after_all_are_told() {
     let folder = tempfile::tempdir().unwrap();
-    let mut broken = gzip(&tar(&[3; 100_000]));
+    let mut broken = gzip(&tar(&vec![3; 100_000]));
     broken.truncate(broken.len() - 20);
     ImageBuilder::new()
         .layer_blob(GZIP, broken)
