@@ -322,17 +322,17 @@ impl Stream {
         // On its own, because FinishPipe holds up the connection until the
         // proxy has written all, and nobody may be polling us.
         let finished = runtime.spawn(async move {
-            let verdict = match finish_pipe(data, debt, read).await {
+            match finish_pipe(data, debt, read).await {
                 // All bytes are here and right; only the proxy's opinion is not.
                 Err(BlobError::Connection(_)) if verified => Ok(()),
                 verdict => verdict,
-            };
-            drop(lease);
-            verdict
+            }
         });
         let verdict = finished
             .await
             .unwrap_or(Err(BlobError::Connection(Box::new(Error::Closed))));
+        // Held here, so that once nobody waits, the proxy need not stay.
+        drop(lease);
         verdict.map_err(Error::blob(&digest))
     }
 
