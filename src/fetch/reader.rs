@@ -1,16 +1,22 @@
 //! The reader that a handler gets, and what comes back of it.
 
 use std::io;
+use std::mem;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
-use tokio::io::{AsyncBufRead, AsyncRead, ReadBuf};
+use tokio::io::{AsyncBufRead, AsyncRead, AsyncReadExt, ReadBuf};
 use tokio::sync::oneshot;
+use tokio::time::timeout;
 
 use super::event::{BlobName, EventKind, Events};
 use super::rate::Share;
-use crate::error::{Error, Result};
+use crate::error::{BlobError, Error, Result};
 use crate::proxy::Blob;
+
+/// To read what a handler does not want.
+const SCRATCH_BYTES: usize = 64 * 1024;
 
 /// A layer's blob on its way into a handler or sink.
 ///
@@ -26,6 +32,8 @@ pub struct LayerReader {
     read: u64,
     name: BlobName,
     events: Events,
+    /// How long the proxy may take for its verdict; zero is for ever.
+    patience: Duration,
     back: Option<oneshot::Sender<Returned>>,
 }
 
@@ -36,8 +44,8 @@ pub(super) enum Returned {
     Finished(Result<()>),
     /// It failed while it was read.
     Failed(Error),
-    /// It was dropped, perhaps before its end.
-    Dropped(Box<Blob>),
+    /// It was dropped, perhaps before its end: this reads the rest.
+    Dropped(Box<LayerReader>),
 }
 
 impl LayerReader {
@@ -46,6 +54,7 @@ impl LayerReader {
         name: BlobName,
         share: Share,
         events: Events,
+        patience: Duration,
     ) -> (Self, oneshot::Receiver<Returned>) {
         let (back, returned) = oneshot::channel();
         let reader = Self {
@@ -55,6 +64,7 @@ impl LayerReader {
             read: 0,
             name,
             events,
+            patience,
             back: Some(back),
         };
         (reader, returned)
@@ -69,7 +79,7 @@ impl LayerReader {
     ///
     /// # Cancel safety
     ///
-    /// Dropped early, the blob is given up.
+    /// Dropped early, it is as if the reader was dropped.
     pub async fn finish(mut self) -> Result<()> {
         let verdict = self.verdict().await;
         self.give_back(Returned::Finished(verdict.clone()));
@@ -88,11 +98,47 @@ impl LayerReader {
     }
 
     async fn verdict(&mut self) -> Result<()> {
-        match (self.blob.take(), self.failed.take()) {
-            (_, Some(error)) => Err(error),
-            (Some(blob), None) => blob.finish().await,
-            (None, None) => Err(Error::Closed),
+        // Through this reader, so that the rest is counted and limited, too.
+        let mut scratch = Vec::new();
+        loop {
+            scratch.clear();
+            scratch.reserve(SCRATCH_BYTES);
+            match self.read_buf(&mut scratch).await {
+                Ok(0) | Err(_) => break,
+                Ok(_) => {}
+            }
         }
+        if let Some(error) = self.failed.take() {
+            return Err(error);
+        }
+        let blob = self.blob.take().ok_or(Error::Closed)?;
+        let finished = blob.finish();
+        if self.patience.is_zero() {
+            return finished.await;
+        }
+        // Before protocol 0.2.8 this takes a call, which may have to wait for
+        // another one's late answer.
+        timeout(self.patience, finished).await.unwrap_or_else(|_| {
+            let stalled = BlobError::Stalled {
+                after: self.patience,
+                read: self.read,
+            };
+            Err(Error::blob(&self.name.digest)(stalled))
+        })
+    }
+
+    /// What is left of this reader when its handler is done with it.
+    fn rest(&mut self, blob: Box<Blob>) -> Box<Self> {
+        Box::new(Self {
+            blob: Some(blob),
+            failed: None,
+            share: mem::take(&mut self.share),
+            read: self.read,
+            name: self.name.clone(),
+            events: self.events.clone(),
+            patience: self.patience,
+            back: None,
+        })
     }
 
     fn give_back(&mut self, returned: Returned) {
@@ -138,7 +184,11 @@ impl Drop for LayerReader {
     fn drop(&mut self) {
         match (self.failed.take(), self.blob.take()) {
             (Some(error), _) => self.give_back(Returned::Failed(error)),
-            (None, Some(blob)) => self.give_back(Returned::Dropped(blob)),
+            (None, Some(blob)) if self.back.is_some() => {
+                let rest = self.rest(blob);
+                self.give_back(Returned::Dropped(rest));
+            }
+            (None, Some(_)) => {}
             (None, None) => {}
         }
     }

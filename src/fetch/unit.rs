@@ -341,8 +341,9 @@ impl<H: Handler> Crew<H> {
     async fn handle(&self, job: &Job, blob: Blob) -> Result<H::Output, Failure> {
         let common = &self.unit.common;
         let share = Share::of(common.limit.clone());
+        let patience = self.proxy.options().stall_timeout;
         let (reader, mut returned) =
-            LayerReader::new(blob, job.name(), share, common.events.clone());
+            LayerReader::new(blob, job.name(), share, common.events.clone(), patience);
         let handled = common.handler.handle(job, reader).await;
         match (handled, returned.try_recv()) {
             // A blob that failed makes its handler fail, or should.
@@ -351,8 +352,8 @@ impl<H: Handler> Crew<H> {
             }
             (Err(error), _) => Err(Failure::Handling(error)),
             (Ok(output), Ok(Returned::Finished(Ok(())))) => Ok(output),
-            (Ok(output), Ok(Returned::Dropped(blob))) => {
-                blob.finish().await.map_err(Failure::Fetching)?;
+            (Ok(output), Ok(Returned::Dropped(rest))) => {
+                rest.finish().await.map_err(Failure::Fetching)?;
                 Ok(output)
             }
             (Ok(_), Err(_)) => Err(Failure::Handling(Error::ReaderKept)),
