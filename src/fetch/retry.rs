@@ -80,12 +80,17 @@ impl RetryPolicy {
         if is_the_proxys(error) {
             return Some(Duration::ZERO);
         }
+        // Between half and all of it.
+        let part = 0.5 + 0.5 * random.clamp(0.0, 1.0);
+        Some(self.backoff(failed).mul_f64(part))
+    }
+
+    /// The longest wait after that many failures.
+    pub(super) fn backoff(&self, failed: u32) -> Duration {
         let doubled = self
             .initial_backoff
             .saturating_mul(1 << (failed.saturating_sub(1)).min(20));
-        let longest = doubled.min(self.max_backoff);
-        // Between half and all of it.
-        Some(longest.mul_f64(0.5 + 0.5 * random.clamp(0.0, 1.0)))
+        doubled.min(self.max_backoff)
     }
 }
 

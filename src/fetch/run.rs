@@ -115,7 +115,7 @@ pub(super) async fn run<H: Handler>(
             }
             Some(waited) = run.waiting.join_next() => run.send(waited.map_err(panicked)?)?,
             () = window_moves(&mut run.order, !run.held.is_empty()) => run.give_out()?,
-            _ = look.tick() => {}
+            _ = look.tick() => run.take_back()?,
             () = until(deadline) => return Err(Error::DeadlineExceeded),
         }
         run.adjust().await;
@@ -156,9 +156,17 @@ struct Running {
     /// When the call began that it waits for.
     asking: Option<Instant>,
     retired: bool,
+    /// Why it was retired, if it was not for being too many.
+    sick: Option<String>,
 }
 
 impl Running {
+    /// Have it end what it is at, and then end.
+    fn retire(&mut self) {
+        self.retired = true;
+        self.retire.send_replace(true);
+    }
+
     fn is_late(&self, after: Duration) -> bool {
         self.asking.is_some_and(|since| since.elapsed() > after)
     }
@@ -181,8 +189,11 @@ struct Run<H: Handler> {
     units: JoinSet<Result<()>>,
     running: HashMap<Id, Running>,
     started: usize,
-    /// Units that failed before they did anything, since one did something.
+    /// How often units failed before they did anything, since one did
+    /// something; those that were started together count once.
     failed_starts: u32,
+    /// Units from this number on were started after the last such failure.
+    started_since: usize,
     /// No new ones before.
     start_again: Option<Instant>,
     /// Jobs that wait for their next try.
@@ -262,6 +273,7 @@ impl<H: Handler> Run<H> {
             running: HashMap::new(),
             started: 0,
             failed_starts: 0,
+            started_since: 0,
             start_again: None,
             waiting: JoinSet::new(),
             reports,
@@ -343,6 +355,7 @@ impl<H: Handler> Run<H> {
             cancels: false,
             asking: None,
             retired: false,
+            sick: None,
         };
         self.running.insert(task.id(), running);
         self.proxies = self.proxies.max(self.at_work());
@@ -418,9 +431,10 @@ impl<H: Handler> Run<H> {
 
     /// A try failed: another one, or the end.
     async fn failed(&mut self, number: usize, mut job: Job, failure: Failure) -> Result<()> {
+        let unanswered = matches!(failure, Failure::Unanswered(_));
         let error = match failure {
             Failure::Handling(error) => return Err(error),
-            Failure::Fetching(error) => error,
+            Failure::Fetching(error) | Failure::Unanswered(error) => error,
         };
         job.failed += 1;
         let reason = chain(&error);
@@ -438,6 +452,15 @@ impl<H: Handler> Run<H> {
         };
         tracing::debug!(digest = %blob.digest, proxy = number, %reason, ?wait, "will try again");
         let failed = job.failed;
+        self.retries += 1;
+        self.mark(job.number, true);
+        if let Error::Blob {
+            source: BlobError::Stalled { .. },
+            ..
+        } = &error
+        {
+            self.stalled(number, unanswered, &reason)?;
+        }
         let event = || EventKind::BlobRetried {
             blob,
             proxy: number,
@@ -446,15 +469,6 @@ impl<H: Handler> Run<H> {
             wait,
         };
         self.common.events.send(event).await;
-        self.retries += 1;
-        self.mark(job.number, true);
-        if let Error::Blob {
-            source: BlobError::Stalled { .. },
-            ..
-        } = &error
-        {
-            self.stalled(number);
-        }
         if wait.is_zero() {
             return self.send_elsewhere(number, job);
         }
@@ -465,15 +479,29 @@ impl<H: Handler> Run<H> {
         Ok(())
     }
 
-    /// A proxy before 0.2.8 can't be told to give a stalled blob up: it gets no
-    /// more jobs, and is replaced.
-    fn stalled(&mut self, number: usize) {
+    /// A proxy that does not answer can't be asked for more, and one before
+    /// 0.2.8 can't be told to give a stalled blob up: it gets no more jobs, and
+    /// is replaced.
+    fn stalled(&mut self, number: usize, unanswered: bool, reason: &str) -> Result<()> {
         if let Some(unit) = self.unit(number)
-            && !unit.cancels
+            && (unanswered || !unit.cancels)
         {
-            unit.retired = true;
-            unit.retire.send_replace(true);
+            unit.sick.get_or_insert_with(|| reason.to_owned());
+            unit.retire();
         }
+        self.take_back()
+    }
+
+    /// What waits for a unit that may not get to it goes to whoever is free.
+    fn take_back(&self) -> Result<()> {
+        let late = self.governor.late_after();
+        let stuck = |unit: &&Running| unit.retired || unit.is_late(late);
+        for unit in self.running.values().filter(stuck) {
+            while let Ok(job) = unit.left_jobs.try_recv() {
+                self.send(job)?;
+            }
+        }
+        Ok(())
     }
 
     /// To another unit, if there is one that is ready.
@@ -497,7 +525,7 @@ impl<H: Handler> Run<H> {
             return Ok(());
         };
         let proxy = unit.number;
-        let reason = result.as_ref().err().map(chain);
+        let reason = result.as_ref().err().map(chain).or(unit.sick);
         self.common
             .events
             .send(|| EventKind::ProxyEnded { proxy, reason })
@@ -509,7 +537,7 @@ impl<H: Handler> Run<H> {
         }
         match result {
             Err(error @ Error::ImageChanged { .. }) => Err(error),
-            Err(error) if !unit.ready => self.start_failed(error),
+            Err(error) if !unit.ready => self.start_failed(proxy, error),
             Err(error) => {
                 tracing::debug!(proxy, error = chain(&error), "lost a proxy");
                 Ok(())
@@ -518,19 +546,22 @@ impl<H: Handler> Run<H> {
         }
     }
 
-    /// One that can't be started is no loss as long as others work.
-    fn start_failed(&mut self, error: Error) -> Result<()> {
-        self.failed_starts += 1;
+    /// One that can't be started is no loss as long as others work; but the
+    /// next start waits, or one that always fails would be started for ever.
+    fn start_failed(&mut self, number: usize, error: Error) -> Result<()> {
+        if number >= self.started_since {
+            self.failed_starts += 1;
+            self.started_since = self.started;
+            let wait = self.policy.backoff(self.failed_starts);
+            self.start_again = Some(Instant::now() + wait);
+        }
         let working = self.at_work();
         if working > 0 {
             self.governor.throttled(working * 2);
             return Ok(());
         }
         match self.policy.next_try(&error, self.failed_starts, 1.0) {
-            Some(wait) => {
-                self.start_again = Some(Instant::now() + wait);
-                Ok(())
-            }
+            Some(_) => Ok(()),
             None => Err(error),
         }
     }
@@ -570,8 +601,7 @@ impl<H: Handler> Run<H> {
             .collect();
         units.sort_by_key(|unit| std::cmp::Reverse(unit.number));
         for unit in units.into_iter().take(working.saturating_sub(wanted)) {
-            unit.retired = true;
-            unit.retire.send_replace(true);
+            unit.retire();
         }
     }
 }

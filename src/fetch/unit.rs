@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use super::event::{BlobName, EventKind, Events};
@@ -20,7 +21,7 @@ use super::rate::{Limit, Share};
 use super::reader::{LayerReader, Returned};
 use super::starter::Starter;
 use super::{Job, panicked};
-use crate::error::{Error, Result};
+use crate::error::{BlobError, Error, Result};
 use crate::proxy::{Blob, ImageProxy, OpenedImage};
 
 /// What is done with each blob.
@@ -83,6 +84,9 @@ pub(super) enum Report<T> {
 pub(super) enum Failure {
     /// The blob did not come, or not right.
     Fetching(Error),
+    /// The proxy was asked for it, and has not answered yet: it can't be asked
+    /// for anything else.
+    Unanswered(Error),
     /// The handler failed in its own right.
     Handling(Error),
 }
@@ -113,6 +117,7 @@ impl<H: Handler> Unit<H> {
             proxy,
             images,
             slot: Arc::new(Semaphore::new(1)),
+            broken: CancellationToken::new(),
         });
         for (image, opened) in opened {
             // The cell is new, so this can't fail.
@@ -143,10 +148,17 @@ impl<H: Handler> Unit<H> {
         for _ in 0..crew.unit.common.workers {
             workers.spawn(Arc::clone(&crew).work());
         }
+        let mut ended = Ok(());
         while let Some(done) = workers.join_next().await {
-            done.map_err(panicked)??;
+            let done = done.map_err(panicked)?;
+            if done.is_err() && ended.is_ok() {
+                // The others end what they are at: whoever has a job tells
+                // what became of it.
+                crew.broken.cancel();
+                ended = done;
+            }
         }
-        Ok(())
+        ended
     }
 }
 
@@ -169,6 +181,8 @@ struct Crew<H: Handler> {
     images: Vec<OnceCell<Arc<OpenedImage>>>,
     /// One permit: whoever has it may ask the proxy.
     slot: Arc<Semaphore>,
+    /// The proxy is of no more use: no more jobs.
+    broken: CancellationToken,
 }
 
 impl<H: Handler> Crew<H> {
@@ -178,6 +192,7 @@ impl<H: Handler> Crew<H> {
             let (slot, job) = tokio::select! {
                 biased;
                 () = self.retired() => return Ok(()),
+                () = self.broken.cancelled() => return Ok(()),
                 error = self.proxy.failed() => return Err(error),
                 turn = self.turn() => match turn {
                     Some(turn) => turn,
@@ -248,11 +263,9 @@ impl<H: Handler> Crew<H> {
         };
         let Some(asked) = self.ask(image, &job, slot).await else {
             let after = self.proxy.options().stall_timeout;
-            let late = Error::CallTimeout {
-                method: "GetBlob",
-                after,
-            };
-            self.failed(job, Failure::Fetching(late)).await;
+            let stalled = BlobError::Stalled { after, read: 0 };
+            let stalled = Error::blob(job.layer.descriptor.digest())(stalled);
+            self.failed(job, Failure::Unanswered(stalled)).await;
             return Ok(());
         };
         match asked {
