@@ -336,6 +336,11 @@ impl<H: Handler> Run<H> {
     async fn start_unit(&mut self, home: Option<Home>) {
         let number = self.started;
         self.started += 1;
+        // Before anything that it tells itself.
+        self.common
+            .events
+            .send(|| EventKind::ProxyStarted { proxy: number })
+            .await;
         let (own_jobs, left_jobs) = async_channel::unbounded();
         let (retire, retired) = watch::channel(false);
         let unit = Unit {
@@ -359,10 +364,6 @@ impl<H: Handler> Run<H> {
         };
         self.running.insert(task.id(), running);
         self.proxies = self.proxies.max(self.at_work());
-        self.common
-            .events
-            .send(|| EventKind::ProxyStarted { proxy: number })
-            .await;
     }
 
     fn at_work(&self) -> usize {
