@@ -188,8 +188,7 @@ impl Drop for LayerReader {
                 let rest = self.rest(blob);
                 self.give_back(Returned::Dropped(rest));
             }
-            (None, Some(_)) => {}
-            (None, None) => {}
+            (None, _) => {}
         }
     }
 }
