@@ -1,0 +1,201 @@
+//! Images of all kinds and from everywhere are pulled right, as skopeo's own digest checks show.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "it is a test")]
+
+mod engine;
+#[path = "../examples/registry/mod.rs"]
+mod registry;
+mod support;
+
+use std::path::Path;
+use std::process::Command;
+
+use engine::{Served, Told, chain, config, options, pull, random};
+use longshore::Pulled;
+use registry::format::Compression;
+use registry::image::write_index;
+use registry::server::{Options, Registry};
+use serde_json::Value;
+use support::leaks::run;
+use support::sha256;
+use support::tools::{self, SKOPEOS};
+
+/// The skopeo of the system can start itself again, which some things need.
+fn skopeo_copy(arguments: &[&str]) {
+    let mut copy = Command::new(tools::system("skopeo"));
+    copy.args(["--insecure-policy", "copy", "--quiet"]);
+    tools::succeed(copy.args(arguments));
+}
+
+/// The pull succeeded, and skopeo can copy all of what it left, whose digests it checks.
+#[track_caller]
+fn right(told: &Told) -> &Pulled {
+    let pulled = match &told.result {
+        Ok(pulled) => pulled,
+        Err(error) => panic!("{}", chain(error)),
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let from = format!("oci:{}:latest", told.target.path().display());
+    skopeo_copy(&[&from, &format!("dir:{}", folder.path().display())]);
+    let manifest = std::fs::read(folder.path().join("manifest.json")).unwrap();
+    let content = &pulled.images[0];
+    assert_eq!(manifest, content.manifest());
+    let stored = content.manifest_descriptor();
+    assert_eq!(sha256(&manifest), *stored.digest());
+    let manifest: Value = serde_json::from_slice(&manifest).unwrap();
+    assert_eq!(
+        manifest["layers"].as_array().unwrap().len(),
+        content.layers().len()
+    );
+    pulled
+}
+
+#[test]
+fn a_docker_schema_2_image_is_stored_as_oci() {
+    for protocol in SKOPEOS {
+        run(async {
+            let image = random(4, 10_000, 0).docker_schema2();
+            let served = Served::with(Options::default(), &image);
+            let told = pull(config(protocol), options(), &served.reference()).await;
+            let content = &right(&told).images[0];
+            let source = served.image.manifest_digest.as_ref();
+            assert_eq!(content.source_digest(), source, "{protocol}");
+            let stored = content.manifest_descriptor();
+            assert_ne!(stored.digest().as_ref(), source, "{protocol}");
+            let manifest: Value = serde_json::from_slice(content.manifest()).unwrap();
+            let layer = &manifest["layers"][0]["mediaType"];
+            let expected = "application/vnd.oci.image.layer.v1.tar+gzip";
+            assert_eq!(layer, expected, "{protocol}");
+        });
+    }
+}
+
+#[test]
+fn of_an_index_the_image_for_the_platform_is_taken() {
+    for protocol in SKOPEOS {
+        run(async {
+            let layout = tempfile::tempdir().unwrap();
+            let images = [("amd64", 0), ("arm64", 100)].map(|(architecture, seed)| {
+                random(3, 10_000, seed).platform("linux", architecture)
+            });
+            let index = write_index(layout.path(), "latest", &images).unwrap();
+            let registry = Registry::start(layout.path(), Options::default()).unwrap();
+            for (architecture, image) in ["amd64", "arm64"].into_iter().zip(&index.images) {
+                let mut config = config(protocol);
+                config.os = Some("linux".into());
+                config.architecture = Some(architecture.into());
+                let told = pull(config, options(), &registry.reference("latest")).await;
+                let content = &right(&told).images[0];
+                let expected = format!("linux/{architecture}");
+                assert_eq!(content.platform(), Some(expected), "{protocol}");
+                let digest = image.manifest_digest.as_ref();
+                assert_eq!(content.source_digest(), digest, "{protocol}");
+            }
+        });
+    }
+}
+
+#[test]
+fn zstd_layers_are_stored_as_they_are() {
+    let folder = tempfile::tempdir().unwrap();
+    let (plain, zstd) = (folder.path().join("plain"), folder.path().join("zstd"));
+    let image = random(3, 50_000, 0).compression(Compression::None);
+    image.write(&plain, "latest").unwrap();
+    skopeo_copy(&[
+        "--dest-compress-format=zstd",
+        &format!("oci:{}:latest", plain.display()),
+        &format!("oci:{}:latest", zstd.display()),
+    ]);
+    for protocol in SKOPEOS {
+        run(async {
+            let registry = Registry::start(&zstd, Options::default()).unwrap();
+            let told = pull(config(protocol), options(), &registry.reference("latest")).await;
+            let content = &right(&told).images[0];
+            assert_eq!(content.layers().len(), 3, "{protocol}");
+            for layer in content.layers() {
+                let kind = layer.descriptor.media_type().to_string();
+                let expected = "application/vnd.oci.image.layer.v1.tar+zstd";
+                assert_eq!(kind, expected, "{protocol}");
+                assert!(layer.diff_id.is_some(), "{protocol}");
+            }
+        });
+    }
+}
+
+#[test]
+fn an_image_of_400_layers() {
+    let image = random(400, 100, 0);
+    for protocol in SKOPEOS {
+        run(async {
+            let served = Served::with(Options::default(), &image);
+            let told = pull(config(protocol), options(), &served.reference()).await;
+            assert_eq!(right(&told).fetched_blobs, 401, "{protocol}");
+            assert!((0..400).all(|layer| served.gets(layer) == 1), "{protocol}");
+        });
+    }
+}
+
+#[test]
+fn folders_of_all_kinds() {
+    let folder = tempfile::tempdir().unwrap();
+    let (oci, dir) = (folder.path().join("oci"), folder.path().join("dir"));
+    let image = random(5, 10_000, 0).write(&oci, "latest").unwrap();
+    let oci = format!("oci:{}:latest", oci.display());
+    let dir = format!("dir:{}", dir.display());
+    skopeo_copy(&[&oci, &dir]);
+    for reference in [&oci, &dir] {
+        for protocol in SKOPEOS {
+            run(async {
+                let told = pull(config(protocol), options(), reference).await;
+                let content = &right(&told).images[0];
+                let digest = image.manifest_digest.as_ref();
+                assert_eq!(content.source_digest(), digest, "{reference} {protocol}");
+            });
+        }
+    }
+}
+
+/// A storage of its own (which takes root, or a user namespace to run this in), with one image of three layers in it.
+fn storage(folder: &Path) -> String {
+    let layout = folder.join("layout");
+    random(3, 50_000, 0).write(&layout, "latest").unwrap();
+    let (root, run) = (folder.join("root"), folder.join("run"));
+    let name = format!(
+        "containers-storage:[vfs@{}+{}]localhost/test:latest",
+        root.display(),
+        run.display()
+    );
+    skopeo_copy(&[&format!("oci:{}:latest", layout.display()), &name]);
+    name
+}
+
+#[test]
+fn layers_of_a_storage_come_uncompressed() {
+    let folder = tempfile::tempdir().unwrap();
+    let reference = storage(folder.path());
+    for protocol in ["0.2.6", "0.2.8"] {
+        run(async {
+            let told = pull(config(protocol), options(), &reference).await;
+            let content = &right(&told).images[0];
+            assert_eq!(content.layers().len(), 3, "{protocol}");
+            for layer in content.layers() {
+                let kind = layer.descriptor.media_type().to_string();
+                let expected = "application/vnd.oci.image.layer.v1.tar";
+                assert_eq!(kind, expected, "{protocol}");
+                let digest = layer.descriptor.digest();
+                assert_eq!(layer.diff_id.as_ref(), Some(digest), "{protocol}");
+            }
+        });
+    }
+}
+
+#[test]
+fn a_storage_takes_a_proxy_that_tells_its_layers() {
+    let folder = tempfile::tempdir().unwrap();
+    let reference = storage(folder.path());
+    run(async {
+        let told = pull(config("0.2.3"), options(), &reference).await;
+        let error = chain(told.wrong());
+        assert!(error.contains("0.2.5"), "{error}");
+    });
+}
