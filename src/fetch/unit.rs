@@ -354,9 +354,9 @@ impl<H: Handler> Crew<H> {
     async fn handle(&self, job: &Job, blob: Blob) -> Result<H::Output, Failure> {
         let common = &self.unit.common;
         let share = Share::of(common.limit.clone());
-        let patience = self.proxy.options().stall_timeout;
+        let (name, events) = (job.name(), common.events.clone());
         let (reader, mut returned) =
-            LayerReader::new(blob, job.name(), share, common.events.clone(), patience);
+            LayerReader::new(blob, name, share, events, self.proxy.options());
         let handled = common.handler.handle(job, reader).await;
         match (handled, returned.try_recv()) {
             // A blob that failed makes its handler fail, or should.
