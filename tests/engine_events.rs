@@ -17,6 +17,7 @@ use engine::{
     Served, Told, complete, config, discard, faults, impatient, options, proxies, pull, random,
     within,
 };
+use longshore::oci_spec::image::Descriptor;
 use longshore::{EventKind, Fetcher, OciLayout};
 use registry::server::{Options, Registry};
 use serde_json::Value;
@@ -88,7 +89,7 @@ fn a_pull_is_told_from_its_beginning_to_its_end() {
             // The config is a blob too, of which there are no events.
             assert_eq!(pulled.fetched_blobs, blobs.len() + 1);
             assert_eq!((pulled.reused_blobs, pulled.retries), (0, 0));
-            let layers: u64 = served.image.layers.iter().map(|layer| layer.size()).sum();
+            let layers: u64 = served.image.layers.iter().map(Descriptor::size).sum();
             assert_eq!(pulled.bytes, layers);
             let config = pulled.images[0].config().len() as u64;
             assert_eq!(pulled.fetched_bytes, layers + config);

@@ -276,7 +276,7 @@ fn dropping_the_future_stops_all() {
             let served = Served::new(6, 100_000);
             let begun = Arc::new(Notify::new());
             let endless = endless(&begun);
-            let fetching = for_each(protocol, options(), &served, endless);
+            let fetching = Box::pin(for_each(protocol, options(), &served, endless));
             within(async {
                 tokio::select! {
                     result = fetching => panic!("{result:?}"),
@@ -303,7 +303,7 @@ fn the_token_stops_all() {
                 begun.notified().await;
                 token.cancel();
             };
-            let fetching = fetcher.for_each_layer(&image, endless(&begun));
+            let fetching = Box::pin(fetcher.for_each_layer(&image, endless(&begun)));
             let (result, ()) = within(async { tokio::join!(fetching, cancelling) }).await;
             assert!(matches!(result, Err(Error::Cancelled)), "{result:?}");
         });

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use longshore::oci_spec::image::Digest;
+use longshore::oci_spec::image::{Descriptor, Digest};
 use longshore::{
     BlobError, ConnectionOptions, Discard, Event, EventKind, Events, FetchOptions, Fetcher,
     ImageProxyConfig, OciLayout, Proxies, Pulled, Result, RetryPolicy,
@@ -139,13 +139,14 @@ pub(crate) async fn pull_watched(
 ) -> Told {
     let target = tempfile::tempdir().unwrap();
     let (sender, mut receiver) = mpsc::channel(1024);
-    let pulling = async {
+    // Boxed, because it is large.
+    let pulling = Box::pin(async {
         let fetcher = Fetcher::new(config, options).await?;
         let fetcher = fetcher.with_events(Events::to(sender));
         let image = fetcher.open(reference).await?;
         let sink = OciLayout::new(target.path(), Some("latest".into()));
         fetcher.pull(&image, &Arc::new(sink)).await
-    };
+    });
     let watching = async {
         let mut events: Vec<Event> = Vec::new();
         while let Some(event) = receiver.recv().await {
@@ -168,12 +169,12 @@ pub(crate) async fn discard(
     options: FetchOptions,
     reference: &str,
 ) -> Result<Pulled> {
-    within(async {
+    let pulling = async {
         let fetcher = Fetcher::new(config, options).await?;
         let image = fetcher.open(reference).await?;
         fetcher.pull(&image, &Arc::new(Discard)).await
-    })
-    .await
+    };
+    within(Box::pin(pulling)).await
 }
 
 /// The future's output, within [`BOUND`].
@@ -251,7 +252,7 @@ impl Told {
 /// Each of the image's blobs is in the layout, and is what its name says.
 #[track_caller]
 pub(crate) fn complete(layout: &Path, image: &Written) {
-    let layers = image.layers.iter().map(|layer| layer.digest());
+    let layers = image.layers.iter().map(Descriptor::digest);
     for digest in layers.chain([&image.config_digest, &image.manifest_digest]) {
         let path = layout.join("blobs/sha256").join(digest.digest());
         let bytes = fs::read(&path).unwrap_or_else(|e| panic!("{digest}: {e}"));
