@@ -122,13 +122,17 @@ fn what_is_there_already_is_told_as_reused() {
         let fetcher = Fetcher::new(config("0.2.8"), options()).await.unwrap();
         let image = fetcher.open(&served.reference()).await.unwrap();
         let sink = || Arc::new(OciLayout::new(target.path(), Some("x".into())));
-        within(fetcher.pull(&image, &sink())).await.unwrap();
+        within(Box::pin(fetcher.pull(&image, &sink())))
+            .await
+            .unwrap();
         let gone = target
             .path()
             .join("blobs/sha256")
             .join(served.digest(3).digest());
         std::fs::remove_file(gone).unwrap();
-        let again = within(fetcher.pull(&image, &sink())).await.unwrap();
+        let again = within(Box::pin(fetcher.pull(&image, &sink())))
+            .await
+            .unwrap();
         assert_eq!((again.fetched_blobs, again.reused_blobs), (1, 4));
         assert_eq!(again.fetched_bytes, served.image.layers[3].size());
         complete(target.path(), &served.image);
@@ -196,7 +200,9 @@ fn images_pulled_together_share_their_blobs_and_a_layout() {
             let names = [registry.reference("one"), registry.reference("two")];
             let images = within(fetcher.open_all(&names)).await.unwrap();
             let sink = Arc::new(OciLayout::new(target.path(), None));
-            let pulled = within(fetcher.pull_all(&images, &sink)).await.unwrap();
+            let pulled = within(Box::pin(fetcher.pull_all(&images, &sink)))
+                .await
+                .unwrap();
             assert_eq!(pulled.fetched_blobs, 6 + 2, "{protocol}");
             assert_eq!(pulled.images.len(), 2, "{protocol}");
             for image in [&one, &two] {
