@@ -15,7 +15,10 @@ use std::os::unix::fs::PermissionsExt;
 use nix::sys::signal::Signal;
 
 use command::processes;
-use command::{ImageBuilder, Scratch, Served, Skopeo, newest_skopeo, skopeos, small_image};
+use command::registry::image::Written;
+use command::{
+    ImageBuilder, Layout, Running, Scratch, Served, Skopeo, newest_skopeo, skopeos, small_image,
+};
 
 /// A program of ours in the place of skopeo.
 fn script(scratch: &Scratch, lines: &str) -> Skopeo {
@@ -145,36 +148,73 @@ fn a_silent_program_can_be_interrupted() {
     assert_eq!(pull.end().failed(130), "longshore: interrupted\n");
 }
 
-#[test]
-fn a_skopeo_killed_in_the_middle_is_told_with_the_blob() {
+/// An image of which one layer can be held back: the last, and largest.
+fn image_to_hold() -> (Served, Written, String) {
     let image = small_image(1).layer_random(2_000_000, 11);
     let (served, image) = Served::image("v1", &image);
-    let [others @ .., held] = &image.layers[..] else {
-        panic!("it has layers")
-    };
-    let stall = format!("blob@{}:stall=half", held.digest());
+    let held = image.layers.last().unwrap().digest().to_string();
+    (served, image, held)
+}
+
+/// Wait until only that layer is on its way.
+#[track_caller]
+fn wait_for_the_held(pull: &mut Running, image: &Written, layout: &Layout) {
+    pull.gate("only one layer is on its way", |_| {
+        let [others @ .., _] = &image.layers[..] else {
+            return false;
+        };
+        others.iter().all(|layer| layout.has(layer.digest())) && layout.is_written_to(500_000)
+    });
+}
+
+#[track_caller]
+fn kill_all_proxies(pull: &mut Running) {
+    for proxy in pull.proxies() {
+        processes::signal(proxy.pid, Signal::SIGKILL);
+    }
+}
+
+#[test]
+fn a_skopeo_killed_in_the_middle_is_told_with_the_blob() {
+    let (served, image, held) = image_to_hold();
     for skopeo in skopeos() {
-        served.faults(&[&stall]);
+        served.faults(&[&format!("blob@{held}:stall=half")]);
         let scratch = Scratch::new();
         let layout = scratch.layout("image");
         let pull = || scratch.pull(&skopeo, &served.reference("v1"), &layout.tagged("v1"));
-        let mut running = pull().start();
-        running.gate("only one layer is on its way", |_| {
-            others.iter().all(|layer| layout.has(layer.digest())) && layout.is_written_to(500_000)
-        });
-        processes::signal(running.proxy().pid, Signal::SIGKILL);
+        let mut running = pull().args(["--retries", "0"]).start();
+        wait_for_the_held(&mut running, &image, &layout);
+        kill_all_proxies(&mut running);
         let said = running.end().failed(1);
         let last: Vec<_> = said.lines().rev().take(2).collect();
-        let blob = format!("blob {}", held.digest());
         assert!(last[1].contains("can't pull docker://"), "{said}");
-        assert!(last[1].contains(&blob), "{said}");
+        assert!(last[1].contains(&format!("blob {held}")), "{said}");
         assert!(last[1].contains("signal: 9"), "{said}");
         assert!(last[0].contains("try again"), "{said}");
         layout.assert_valid();
         assert_eq!(layout.strangers(), [""; 0]);
 
         served.faults(&[]);
-        assert_eq!(pull().report()["reused_blobs"], others.len());
+        assert_eq!(pull().report()["reused_blobs"], image.layers.len() - 1);
+        layout.assert_valid();
+    }
+}
+
+#[test]
+fn a_skopeo_killed_in_the_middle_is_replaced() {
+    let (served, image, held) = image_to_hold();
+    for skopeo in skopeos() {
+        served.faults(&[&format!("blob@{held}:stall=half")]);
+        let scratch = Scratch::new();
+        let layout = scratch.layout("image");
+        let pull = scratch.pull(&skopeo, &served.reference("v1"), &layout.tagged("v1"));
+        let mut running = pull.arg("--json").start();
+        wait_for_the_held(&mut running, &image, &layout);
+        served.faults(&[]);
+        kill_all_proxies(&mut running);
+        let report = running.end().report();
+        assert_eq!(report["fetched_blobs"], image.layers.len() + 1);
+        assert!(report["retries"].as_u64() > Some(0), "{report}");
         layout.assert_valid();
     }
 }
@@ -188,11 +228,12 @@ fn a_skopeo_killed_while_the_registry_keeps_it_waiting_is_told() {
         let before = served.registry.manifest_gets();
         let mut pull = scratch
             .pull(&skopeo, &served.reference("v1"), "oci:image")
+            .args(["--retries", "0"])
             .start();
         pull.gate("it waits for the manifest", |_| {
             served.registry.manifest_gets() > before
         });
-        processes::signal(pull.proxy().pid, Signal::SIGKILL);
+        kill_all_proxies(&mut pull);
         let said = pull.end().failed(1);
         assert!(said.contains("signal: 9"), "{said}");
     }

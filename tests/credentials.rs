@@ -146,7 +146,9 @@ fn assert_files_hide_all(folder: &Path) {
 /// While it goes on: the proxy, the command itself, and its files.
 #[track_caller]
 fn assert_run_hides_all(running: &mut Running, named_on_our_command_line: bool) {
-    assert_process_hides_all(&running.proxy(), "skopeo");
+    for proxy in running.proxies() {
+        assert_process_hides_all(&proxy, "skopeo");
+    }
     let ours = running.process();
     if named_on_our_command_line {
         assert!(ours.cmdline.contains(PASSWORD), "the user put it there");

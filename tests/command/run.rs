@@ -181,17 +181,16 @@ impl Running {
         processes::signal(self.pid(), signal);
     }
 
-    /// Wait until its skopeo runs.
+    /// Wait until a skopeo of it runs: there may be several.
     #[track_caller]
-    pub(crate) fn proxy(&mut self) -> Process {
-        let mut found = None;
-        self.gate("its skopeo runs", |run| {
-            found = processes::marked(&run.mark)
-                .into_iter()
-                .find(Process::is_proxy);
-            found.is_some()
+    pub(crate) fn proxies(&mut self) -> Vec<Process> {
+        let mut found = Vec::new();
+        self.gate("a skopeo of it runs", |run| {
+            found = processes::marked(&run.mark);
+            found.retain(Process::is_proxy);
+            !found.is_empty()
         });
-        found.unwrap()
+        found
     }
 
     /// What it has said so far.
