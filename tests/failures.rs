@@ -18,7 +18,7 @@ use serde_json::json;
 use command::registry::image::Written;
 use command::{Scratch, Served, Skopeo, newest_skopeo, skopeos, small_image};
 
-/// A pull under one fault, and what it says, which must be one line of what
+/// A pull under one fault, which tries nothing twice, and what it says, which must be one line of what
 /// failed and perhaps one of what to do.
 #[track_caller]
 fn failing_pull(skopeo: &Skopeo, served: &Served, fault: &str, options: &[&str]) -> String {
@@ -28,7 +28,7 @@ fn failing_pull(skopeo: &Skopeo, served: &Served, fault: &str, options: &[&str])
     let image = served.reference("v1");
     let pull = scratch.pull(skopeo, &image, &layout.tagged("v1"));
     let said = pull
-        .arg("--quiet")
+        .args(["--quiet", "--retries", "0"])
         .args(options.iter().copied())
         .run()
         .failed(1);
@@ -217,8 +217,9 @@ fn a_registry_that_is_not_there_is_told() {
     for skopeo in skopeos() {
         let scratch = Scratch::new();
         let layout = scratch.layout("image");
+        let pull = scratch.pull(&skopeo, &image, &layout.tagged("v1"));
         for run in [
-            scratch.pull(&skopeo, &image, &layout.tagged("v1")),
+            pull.args(["--retries", "0"]),
             scratch.inspect(&skopeo, &image),
         ] {
             let said = run.run().failed(1);
@@ -299,6 +300,7 @@ fn the_others_are_stopped_when_one_blob_fails() {
         let layout = scratch.layout("image");
         let said = scratch
             .pull(&skopeo, &served.reference("v1"), &layout.tagged("v1"))
+            .args(["--retries", "0"])
             .run()
             .failed(1);
         assert!(said.contains("corrupt"), "{said}");
@@ -314,7 +316,7 @@ fn json_says_nothing_when_the_pull_failed() {
     let scratch = Scratch::new();
     let said = scratch
         .pull(&newest_skopeo(), &served.reference("v1"), "oci:image")
-        .arg("--json")
+        .args(["--json", "--retries", "0"])
         .run()
         .failed(1);
     assert!(said.contains("corrupt"), "{said}");

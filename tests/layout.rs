@@ -184,7 +184,10 @@ fn a_pull_that_fails_leaves_the_layout_with_what_it_had() {
             let blob = format!("blob@{}:{fault}", last.digest());
             served.faults(&[&blob]);
             // An old skopeo says nothing of a blob that ends early.
-            pull("bad").args(["--stall-timeout", "1"]).run().failed(1);
+            pull("bad")
+                .args(["--stall-timeout", "1", "--retries", "0"])
+                .run()
+                .failed(1);
             layout.assert_valid();
             assert_eq!(layout.entries(), before, "{fault}");
             assert_eq!(layout.strangers(), [""; 0], "{fault}");
