@@ -8,6 +8,7 @@ mod event;
 mod governor;
 mod image;
 mod index;
+mod ledger;
 mod options;
 mod ordered;
 mod rate;
@@ -40,8 +41,9 @@ pub use self::retry::RetryPolicy;
 pub use self::sink::{Discard, Sink};
 
 use self::image::{Home, SameImage};
+use self::ledger::Order;
 use self::options::Transport;
-use self::run::{Order, Outcome, Start};
+use self::run::Start;
 use self::starter::Starter;
 use self::unit::Handler;
 use crate::config::ImageProxyConfig;
@@ -94,7 +96,7 @@ pub struct Fetcher {
 }
 
 /// What a pull did.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct Pulled {
     /// The images, as they are in the sink now.
@@ -289,13 +291,13 @@ impl Fetcher {
             let work = handler(layer, reader);
             async move { work.await.map_err(Error::handler) }
         });
-        let outcome = self
+        let (outputs, _) = self
             .run(&[image], jobs.clone(), Order::Largest, handler)
             .await?;
         let by_digest: HashMap<&Digest, T> = jobs
             .iter()
             .map(|job| job.layer.descriptor.digest())
-            .zip(outcome.outputs)
+            .zip(outputs)
             .collect();
         let result = |layer: &Layer| by_digest.get(layer.descriptor.digest()).cloned();
         // Each layer has a job, and each job its output.
@@ -365,7 +367,7 @@ impl Fetcher {
         };
         let images: Vec<&Image> = images.iter().collect();
         let run = self.run(&images, jobs, Order::Largest, IntoSink(Arc::clone(sink)));
-        let (contents, outcome) = tokio::try_join!(contents, run)?;
+        let (contents, (_, pulled)) = tokio::try_join!(contents, run)?;
         let configs = contents
             .iter()
             .filter(|content| content.config_was_fetched());
@@ -375,12 +377,10 @@ impl Fetcher {
             .sum();
         Ok(Pulled {
             bytes,
-            fetched_blobs: outcome.fetched_blobs + configs.count(),
-            fetched_bytes: outcome.fetched_bytes + config_bytes,
-            reused_blobs: outcome.reused_blobs,
-            retries: outcome.retries,
-            proxies: outcome.proxies,
+            fetched_blobs: pulled.fetched_blobs + configs.count(),
+            fetched_bytes: pulled.fetched_bytes + config_bytes,
             images: contents,
+            ..pulled
         })
     }
 
@@ -390,9 +390,9 @@ impl Fetcher {
         jobs: Vec<Job>,
         order: Order,
         handler: H,
-    ) -> Result<Outcome<H::Output>> {
+    ) -> Result<(Vec<H::Output>, Pulled)> {
         let Some(first) = images.first() else {
-            return Ok(Outcome::empty());
+            return Ok((Vec::new(), Pulled::default()));
         };
         let start = Start {
             starter: Arc::clone(&self.starter),

@@ -10,7 +10,7 @@ use tokio::io::{AsyncBufRead, AsyncRead, ReadBuf};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
-use super::run::Order;
+use super::ledger::Order;
 use super::unit::Handler;
 use super::{Fetcher, Image, Job, Layer, LayerReader, jobs, panicked};
 use crate::error::{Error, Result};

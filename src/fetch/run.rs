@@ -12,12 +12,13 @@ use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until};
 use super::event::{EventKind, Events};
 use super::governor::Governor;
 use super::image::{Home, SameImage};
+use super::ledger::{Ledger, Order};
 use super::options::{FetchOptions, Transport};
 use super::rate::Limit;
 use super::retry::RetryPolicy;
 use super::starter::Starter;
 use super::unit::{Common, Failure, Handler, Report, Unit};
-use super::{Job, panicked};
+use super::{Job, Pulled, panicked};
 use crate::error::{BlobError, Error, Result};
 
 /// Reports that may wait while the run is busy. Units wait for room; the run
@@ -44,69 +45,32 @@ pub(super) struct Start<'a> {
     pub(super) order: Order,
 }
 
-/// In which order the jobs are given out.
-#[derive(Debug)]
-pub(super) enum Order {
-    /// The largest first, so that none of the large ones starts when all others
-    /// are done.
-    Largest,
-    /// As they come, and only those whose number is below `end`, which grows;
-    /// at most `ahead` besides the one that is due.
-    Window {
-        end: watch::Receiver<usize>,
-        ahead: usize,
-    },
-}
-
-/// What a run came to.
-pub(super) struct Outcome<T> {
-    /// In the order of the jobs.
-    pub(super) outputs: Vec<T>,
-    pub(super) fetched_blobs: usize,
-    pub(super) fetched_bytes: u64,
-    pub(super) reused_blobs: usize,
-    pub(super) retries: usize,
-    /// The most proxies that were at work at once.
-    pub(super) proxies: usize,
-}
-
-impl<T> Outcome<T> {
-    /// Of nothing to do.
-    pub(super) fn empty() -> Self {
-        Self {
-            outputs: Vec::new(),
-            fetched_blobs: 0,
-            fetched_bytes: 0,
-            reused_blobs: 0,
-            retries: 0,
-            proxies: 0,
-        }
-    }
-}
-
 /// Do all jobs. Dropped early, all units are stopped.
 pub(super) async fn run<H: Handler>(
     start: Start<'_>,
     jobs: Vec<Job>,
     handler: H,
-) -> Result<Outcome<H::Output>> {
+) -> Result<(Vec<H::Output>, Pulled)> {
     let deadline = start
         .options
         .retry
         .deadline
         .map(|most| Instant::now() + most);
     let home = start.home.clone();
+    for job in &jobs {
+        let queued = || EventKind::BlobQueued { blob: job.name() };
+        start.events.send(queued).await;
+    }
     let (mut run, mut reports) = Run::new(start, jobs, handler);
-    run.announce().await;
     run.give_out()?;
-    if run.is_done() {
-        return Ok(run.outcome());
+    if run.ledger.is_done() {
+        return Ok(run.close());
     }
     run.start_unit(Some(home)).await;
     run.adjust().await;
     let mut look = interval(LOOK_EVERY);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    while !run.is_done() {
+    while !run.ledger.is_done() {
         tokio::select! {
             Some(report) = reports.recv() => run.take(report).await?,
             Some(ended) = run.units.join_next_with_id() => {
@@ -114,32 +78,19 @@ pub(super) async fn run<H: Handler>(
                 run.unit_ended(id, result).await?;
             }
             Some(waited) = run.waiting.join_next() => run.send(waited.map_err(panicked)?)?,
-            () = window_moves(&mut run.order, !run.held.is_empty()) => run.give_out()?,
+            () = run.ledger.more() => run.give_out()?,
             _ = look.tick() => run.take_back()?,
             () = until(deadline) => return Err(Error::DeadlineExceeded),
         }
         run.adjust().await;
     }
-    Ok(run.outcome())
+    Ok(run.close())
 }
 
 async fn until(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => sleep_until(deadline.into()).await,
         None => std::future::pending().await,
-    }
-}
-
-/// Ready when the window has moved, if anything waits for that.
-async fn window_moves(order: &mut Order, held: bool) {
-    match order {
-        Order::Window { end, .. } if held => {
-            if end.changed().await.is_err() {
-                // Nobody asks for more; what is out goes on.
-                std::future::pending::<()>().await;
-            }
-        }
-        _ => std::future::pending().await,
     }
 }
 
@@ -178,14 +129,7 @@ struct Run<H: Handler> {
     governor: Governor,
     most: usize,
     queue: async_channel::Sender<Job>,
-    order: Order,
-    /// Jobs that are not given out yet, the next one last.
-    held: Vec<Job>,
-    outputs: Vec<Option<H::Output>>,
-    done: usize,
-    /// Which jobs' blobs are still to be asked for, and how many that are.
-    unasked: Vec<bool>,
-    to_ask: usize,
+    ledger: Ledger<H::Output>,
     units: JoinSet<Result<()>>,
     running: HashMap<Id, Running>,
     started: usize,
@@ -199,9 +143,6 @@ struct Run<H: Handler> {
     /// Jobs that wait for their next try.
     waiting: JoinSet<Job>,
     reports: mpsc::Sender<Report<H::Output>>,
-    fetched_blobs: usize,
-    fetched_bytes: u64,
-    reused_blobs: usize,
     retries: usize,
     proxies: usize,
 }
@@ -263,12 +204,7 @@ impl<H: Handler> Run<H> {
             governor,
             most: max,
             queue,
-            outputs: jobs.iter().map(|_| None).collect(),
-            done: 0,
-            unasked: vec![true; jobs.len()],
-            to_ask: jobs.len(),
-            order,
-            held: jobs,
+            ledger: Ledger::new(jobs, order),
             units: JoinSet::new(),
             running: HashMap::new(),
             started: 0,
@@ -277,37 +213,15 @@ impl<H: Handler> Run<H> {
             start_again: None,
             waiting: JoinSet::new(),
             reports,
-            fetched_blobs: 0,
-            fetched_bytes: 0,
-            reused_blobs: 0,
             retries: 0,
             proxies: 0,
         };
         (run, reported)
     }
 
-    /// Tell about all jobs, and bring them into their order.
-    async fn announce(&mut self) {
-        for job in &self.held {
-            let blob = job.name();
-            self.common
-                .events
-                .send(|| EventKind::BlobQueued { blob })
-                .await;
-        }
-        self.held.reverse();
-        if let Order::Largest = self.order {
-            self.held.sort_by_key(|job| job.layer.descriptor.size());
-        }
-    }
-
     /// Give out what may be given out now.
     fn give_out(&mut self) -> Result<()> {
-        let end = match &mut self.order {
-            Order::Largest => usize::MAX,
-            Order::Window { end, .. } => *end.borrow_and_update(),
-        };
-        while let Some(job) = self.held.pop_if(|job| job.number < end) {
+        while let Some(job) = self.ledger.next() {
             self.send(job)?;
         }
         Ok(())
@@ -318,19 +232,19 @@ impl<H: Handler> Run<H> {
         self.queue.try_send(job).map_err(|_| Error::Closed)
     }
 
-    fn is_done(&self) -> bool {
-        self.done == self.outputs.len()
-    }
-
-    fn outcome(self) -> Outcome<H::Output> {
-        Outcome {
-            outputs: self.outputs.into_iter().flatten().collect(),
-            fetched_blobs: self.fetched_blobs,
-            fetched_bytes: self.fetched_bytes,
-            reused_blobs: self.reused_blobs,
-            retries: self.retries,
-            proxies: self.proxies,
-        }
+    fn close(self) -> (Vec<H::Output>, Pulled) {
+        let (outputs, pulled) = self.ledger.close();
+        let Self {
+            retries, proxies, ..
+        } = self;
+        (
+            outputs,
+            Pulled {
+                retries,
+                proxies,
+                ..pulled
+            },
+        )
     }
 
     async fn start_unit(&mut self, home: Option<Home>) {
@@ -396,7 +310,7 @@ impl<H: Handler> Run<H> {
                 }
             }
             Report::Answered { unit, job, took } => {
-                self.mark(job, false);
+                self.ledger.answered(job);
                 if let Some(unit) = self.unit(unit) {
                     unit.asking = None;
                 }
@@ -408,26 +322,11 @@ impl<H: Handler> Run<H> {
                 output,
                 fetched,
             } => {
-                if fetched {
-                    self.fetched_blobs += 1;
-                    self.fetched_bytes += job.layer.descriptor.size();
-                } else {
-                    self.reused_blobs += 1;
-                }
-                self.mark(job.number, false);
-                let place = &mut self.outputs[job.number];
-                self.done += usize::from(place.is_none());
-                *place = Some(output);
+                self.ledger.done(&job, output, fetched);
             }
             Report::Failed { unit, job, failure } => self.failed(unit, job, failure).await?,
         }
         Ok(())
-    }
-
-    /// A job is, or is not, still to be asked for.
-    fn mark(&mut self, job: usize, unasked: bool) {
-        let was = std::mem::replace(&mut self.unasked[job], unasked);
-        self.to_ask = self.to_ask + usize::from(unasked) - usize::from(was);
     }
 
     /// A try failed: another one, or the end.
@@ -454,7 +353,7 @@ impl<H: Handler> Run<H> {
         tracing::debug!(digest = %blob.digest, proxy = number, %reason, ?wait, "will try again");
         let failed = job.failed;
         self.retries += 1;
-        self.mark(job.number, true);
+        self.ledger.again(job.number);
         if let Error::Blob {
             source: BlobError::Stalled { .. },
             ..
@@ -571,11 +470,12 @@ impl<H: Handler> Run<H> {
     /// nothing; it is made up for as long as it is late.
     async fn adjust(&mut self) {
         let resting = self.start_again.is_some_and(|then| Instant::now() < then);
-        if self.to_ask == 0 || resting {
+        let to_ask = self.ledger.to_ask();
+        if to_ask == 0 || resting {
             return;
         }
         let late = self.governor.late_after();
-        let wanted = self.governor.wanted(self.to_ask);
+        let wanted = self.governor.wanted(to_ask);
         let working = self
             .running
             .values()

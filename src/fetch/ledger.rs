@@ -1,0 +1,211 @@
+//! What has become of each job. Pure: who does them is the run's affair.
+
+use tokio::sync::watch;
+
+use super::{Job, Pulled};
+
+/// In which order the jobs are given out.
+#[derive(Debug)]
+pub(super) enum Order {
+    /// The largest first, so that none of the large ones starts when all others
+    /// are done.
+    Largest,
+    /// As they come, and only those whose number is below `end`, which grows;
+    /// at most `ahead` besides the one that is due.
+    Window {
+        end: watch::Receiver<usize>,
+        ahead: usize,
+    },
+}
+
+#[derive(Debug)]
+pub(super) struct Ledger<T> {
+    order: Order,
+    /// Jobs that are not given out yet, the next one last.
+    held: Vec<Job>,
+    outputs: Vec<Option<T>>,
+    done: usize,
+    /// Which jobs' blobs are still to be asked for, and how many that are.
+    unasked: Vec<bool>,
+    to_ask: usize,
+    fetched_blobs: usize,
+    fetched_bytes: u64,
+    reused_blobs: usize,
+}
+
+impl<T> Ledger<T> {
+    /// The jobs are numbered by their place.
+    pub(super) fn new(jobs: Vec<Job>, order: Order) -> Self {
+        let count = jobs.len();
+        let mut held = jobs;
+        held.reverse();
+        if let Order::Largest = order {
+            held.sort_by_key(|job| job.layer.descriptor.size());
+        }
+        Self {
+            order,
+            held,
+            outputs: std::iter::repeat_with(|| None).take(count).collect(),
+            done: 0,
+            unasked: vec![true; count],
+            to_ask: count,
+            fetched_blobs: 0,
+            fetched_bytes: 0,
+            reused_blobs: 0,
+        }
+    }
+
+    /// The next job that may be given out now.
+    pub(super) fn next(&mut self) -> Option<Job> {
+        let end = match &mut self.order {
+            Order::Largest => usize::MAX,
+            Order::Window { end, .. } => *end.borrow_and_update(),
+        };
+        self.held.pop_if(|job| job.number < end)
+    }
+
+    /// Ready when more may be given out than before.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost.
+    pub(super) async fn more(&mut self) {
+        match &mut self.order {
+            Order::Window { end, .. } if !self.held.is_empty() => {
+                if end.changed().await.is_err() {
+                    // Nobody asks for more; what is out goes on.
+                    std::future::pending::<()>().await;
+                }
+            }
+            _ => std::future::pending().await,
+        }
+    }
+
+    /// How many blobs are still to be asked for, given out or not.
+    pub(super) fn to_ask(&self) -> usize {
+        self.to_ask
+    }
+
+    /// A job's blob was asked for, and there was an answer.
+    pub(super) fn answered(&mut self, job: usize) {
+        self.mark(job, false);
+    }
+
+    /// It will be asked for again.
+    pub(super) fn again(&mut self, job: usize) {
+        self.mark(job, true);
+    }
+
+    fn mark(&mut self, job: usize, unasked: bool) {
+        let was = std::mem::replace(&mut self.unasked[job], unasked);
+        self.to_ask = self.to_ask + usize::from(unasked) - usize::from(was);
+    }
+
+    /// A job is done; without fetching, if its output was there already.
+    pub(super) fn done(&mut self, job: &Job, output: T, fetched: bool) {
+        self.mark(job.number, false);
+        let place = &mut self.outputs[job.number];
+        if place.replace(output).is_some() {
+            return;
+        }
+        self.done += 1;
+        if fetched {
+            self.fetched_blobs += 1;
+            self.fetched_bytes += job.layer.descriptor.size();
+        } else {
+            self.reused_blobs += 1;
+        }
+    }
+
+    pub(super) fn is_done(&self) -> bool {
+        self.done == self.outputs.len()
+    }
+
+    /// All outputs, in the order of the jobs, and what was fetched for them.
+    pub(super) fn close(self) -> (Vec<T>, Pulled) {
+        let pulled = Pulled {
+            fetched_blobs: self.fetched_blobs,
+            fetched_bytes: self.fetched_bytes,
+            reused_blobs: self.reused_blobs,
+            ..Pulled::default()
+        };
+        (self.outputs.into_iter().flatten().collect(), pulled)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use oci_spec::image::{Descriptor, Digest, MediaType};
+
+    use crate::fetch::Layer;
+
+    fn jobs(sizes: &[u64]) -> Vec<Job> {
+        let job = |(number, size): (usize, &u64)| {
+            let digest: Digest = format!("sha256:{number:064x}").parse().expect("a digest");
+            let descriptor = Descriptor::new(MediaType::ImageLayer, *size, digest);
+            let layer = Layer {
+                index: number,
+                descriptor,
+                diff_id: None,
+            };
+            Job {
+                number,
+                image: 0,
+                layer,
+                failed: 0,
+            }
+        };
+        sizes.iter().enumerate().map(job).collect()
+    }
+
+    fn given_out(ledger: &mut Ledger<()>) -> Vec<usize> {
+        std::iter::from_fn(|| ledger.next())
+            .map(|job| job.number)
+            .collect()
+    }
+
+    #[test]
+    fn the_largest_first() {
+        let mut ledger = Ledger::new(jobs(&[5, 9, 1, 9]), Order::Largest);
+        assert_eq!(given_out(&mut ledger), [1, 3, 0, 2]);
+    }
+
+    #[test]
+    fn a_window_gives_out_no_further_than_it_reaches() {
+        let (window, end) = watch::channel(2);
+        let mut ledger = Ledger::new(jobs(&[5, 9, 1, 9]), Order::Window { end, ahead: 1 });
+        assert_eq!(given_out(&mut ledger), [0, 1]);
+        window.send_replace(3);
+        assert_eq!(given_out(&mut ledger), [2]);
+    }
+
+    #[test]
+    fn what_is_asked_for_again_counts_again_and_once() {
+        let all = jobs(&[1, 2]);
+        let mut ledger = Ledger::new(all.clone(), Order::Largest);
+        assert_eq!(ledger.to_ask(), 2);
+        ledger.answered(0);
+        ledger.answered(0);
+        assert_eq!(ledger.to_ask(), 1);
+        ledger.again(0);
+        ledger.again(0);
+        assert_eq!(ledger.to_ask(), 2);
+        ledger.done(&all[0], 'a', true);
+        ledger.done(&all[0], 'b', true);
+        assert!(!ledger.is_done());
+        ledger.done(&all[1], 'c', false);
+        assert!(ledger.is_done());
+        assert_eq!(ledger.to_ask(), 0);
+        let (outputs, pulled) = ledger.close();
+        assert_eq!(outputs, ['b', 'c']);
+        assert_eq!(
+            (
+                pulled.fetched_blobs,
+                pulled.fetched_bytes,
+                pulled.reused_blobs
+            ),
+            (1, 1, 1)
+        );
+    }
+}
