@@ -19,7 +19,7 @@ use command::docker_registry::DockerRegistry;
 use command::registry::image::Written;
 use command::{
     ImageBuilder, Scratch, Served, assert_skopeo_accepts, newest_skopeo, skopeo_copy, skopeos,
-    small_image,
+    small_image, sorted,
 };
 
 /// The digests of an image's blobs, in order: all that a first pull asks for.
@@ -32,11 +32,6 @@ fn blobs(image: &Written) -> Vec<String> {
 
 fn size(layers: &[Descriptor]) -> u64 {
     layers.iter().map(Descriptor::size).sum()
-}
-
-fn sorted(mut digests: Vec<String>) -> Vec<String> {
-    digests.sort();
-    digests
 }
 
 #[test]

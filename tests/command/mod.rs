@@ -51,3 +51,9 @@ pub(crate) fn small_image(seed: u64) -> ImageBuilder {
         image.layer_random(10_000 * (layer + 1), 10 * seed + layer)
     })
 }
+
+/// For what comes in no certain order.
+pub(crate) fn sorted(mut digests: Vec<String>) -> Vec<String> {
+    digests.sort();
+    digests
+}
