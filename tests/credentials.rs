@@ -19,7 +19,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-use command::docker_registry::DockerRegistry;
+use command::docker_registry::RegistryProcess;
 use command::processes::Process;
 use command::registry::auth::Auth;
 use command::registry::server::Options;
@@ -37,8 +37,8 @@ const REFRESH_TOKEN: &str = "refresh-me-9Zw4";
 const BEARER_TOKEN: &str = "bearer-of-news-3Xv1";
 
 /// A registry with one image, which demands the password.
-fn locked_registry() -> (DockerRegistry, String) {
-    let registry = DockerRegistry::with_password(HTPASSWD);
+fn locked_registry() -> (RegistryProcess, String) {
+    let registry = RegistryProcess::with_password(HTPASSWD);
     let scratch = Scratch::new();
     let made = scratch.layout("made");
     small_image(1).write(made.folder(), "v1").unwrap();
@@ -55,7 +55,7 @@ fn user_and_password() -> String {
 }
 
 /// Write an auth file for the registry, as `skopeo login` does.
-fn write_auth_file(path: &Path, registry: &DockerRegistry) {
+fn write_auth_file(path: &Path, registry: &RegistryProcess) {
     let auth = BASE64.encode(user_and_password());
     let file = json!({ "auths": { registry.address(): { "auth": auth } } });
     fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -81,7 +81,7 @@ impl Way {
     ];
 
     /// The pull with the password given this way.
-    fn give(self, pull: Longshore, scratch: &Scratch, registry: &DockerRegistry) -> Longshore {
+    fn give(self, pull: Longshore, scratch: &Scratch, registry: &RegistryProcess) -> Longshore {
         let file = scratch.path("given/containers/auth.json");
         let name = file.to_str().unwrap();
         match self {

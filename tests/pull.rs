@@ -15,7 +15,7 @@ use std::fs;
 use longshore::oci_spec::image::Descriptor;
 use serde_json::{Value, json};
 
-use command::docker_registry::DockerRegistry;
+use command::docker_registry::RegistryProcess;
 use command::registry::image::Written;
 use command::{
     ImageBuilder, Scratch, Served, assert_skopeo_accepts, newest_skopeo, skopeo_copy, skopeos,
@@ -62,7 +62,7 @@ fn an_image_is_pulled_once() {
 fn an_image_is_pulled_once_from_docker_registry() {
     let scratch = Scratch::new();
     let image = small_image(2).write(scratch.path("made"), "v1").unwrap();
-    let registry = DockerRegistry::start();
+    let registry = RegistryProcess::start();
     let reference = registry.reference("a/b:v1");
     let made = scratch.layout("made").tagged("v1");
     skopeo_copy(&newest_skopeo(), &made, &reference);

@@ -16,7 +16,7 @@ use std::thread;
 
 use serde_json::Value;
 
-use command::docker_registry::DockerRegistry;
+use command::docker_registry::RegistryProcess;
 use command::programs::{crane, oras, umoci};
 use command::registry::image::Written;
 use command::{
@@ -94,7 +94,7 @@ fn a_real_image_arrives_through_each_skopeo_and_is_accepted_by_all() {
     let scratch = Scratch::new();
     let made = scratch.layout("made");
     let image = real_image(&made);
-    let registry = DockerRegistry::start();
+    let registry = RegistryProcess::start();
     let reference = registry.reference("real/image:v1");
     skopeo_copy(&newest_skopeo(), &made.tagged("v1"), &reference);
     registry.take_blob_gets();

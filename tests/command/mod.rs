@@ -7,6 +7,7 @@
     reason = "each test binary uses a part of it"
 )]
 
+#[path = "../support/registry_process.rs"]
 pub(crate) mod docker_registry;
 pub(crate) mod layout;
 pub(crate) mod processes;

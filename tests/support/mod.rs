@@ -9,6 +9,7 @@ pub(crate) mod leaks;
 pub(crate) mod log;
 pub(crate) mod peer;
 pub(crate) mod process;
+pub(crate) mod registry_process;
 pub(crate) mod stage;
 pub(crate) mod tools;
 

@@ -8,24 +8,25 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::{processes, tools};
+use super::tools;
 
 /// How long it may take to start.
 const START: Duration = Duration::from_secs(30);
 
 #[derive(Debug)]
-pub(crate) struct DockerRegistry {
+pub(crate) struct RegistryProcess {
     process: Child,
     address: String,
     folder: TempDir,
     seen: Cell<usize>,
 }
 
-impl DockerRegistry {
+impl RegistryProcess {
     /// One that asks for no credentials.
     pub(crate) fn start() -> Self {
         Self::with_auth(|_| Value::Null)
@@ -81,11 +82,24 @@ impl DockerRegistry {
 
     /// Let it answer nothing until it is to go on.
     pub(crate) fn pause(&self) {
-        processes::signal(self.process.id(), Signal::SIGSTOP);
+        self.signal(Signal::SIGSTOP);
     }
 
     pub(crate) fn go_on(&self) {
-        processes::signal(self.process.id(), Signal::SIGCONT);
+        self.signal(Signal::SIGCONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.pid().cast_signed()), signal).unwrap();
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// A folder of its own, gone when it is.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
     }
 
     /// What to call an image of it, for skopeo.
@@ -134,7 +148,7 @@ fn blob_get(line: &str) -> Option<String> {
     (!rest.contains("\" 401 ")).then(|| digest.to_owned())
 }
 
-impl Drop for DockerRegistry {
+impl Drop for RegistryProcess {
     fn drop(&mut self) {
         // It can't fail: the process is ours and not reaped yet.
         let _ = self.process.kill();
