@@ -11,13 +11,17 @@ mod support;
 use std::time::{Duration, Instant};
 
 use engine::{Served, Told, blob_error, chain, config, impatient, options, pull, retries};
-use futures_util::future::join_all;
+use futures_util::{StreamExt, stream};
 use longshore::{BlobError, EventKind, FetchOptions, ImageProxyConfig};
 use support::leaks::run;
 use support::tools::SKOPEOS;
 
 const LAYERS: u64 = 6;
 const SIZE: u64 = 100_000;
+
+/// Pulls at the same time: with more of them a small machine takes so long for
+/// each that the impatient ones lose patience without reason.
+const AT_ONCE: usize = 6;
 
 /// A pull from a registry of its own.
 struct Case {
@@ -54,7 +58,7 @@ async fn pull_with_each(
             })
         })
     });
-    join_all(cases).await
+    stream::iter(cases).buffered(AT_ONCE).collect().await
 }
 
 /// Whether this skopeo asks itself for the rest of a blob whose transfer breaks off (once, of blobs
@@ -311,7 +315,11 @@ fn a_registry_that_throttles_is_no_failure() {
                 (protocol, served, told)
             })
         });
-        for (protocol, served, told) in join_all(pulls).await {
+        for (protocol, served, told) in stream::iter(pulls)
+            .buffered(AT_ONCE)
+            .collect::<Vec<_>>()
+            .await
+        {
             told.right(&served);
             // A "no" is answered by waiting, not by more proxies.
             let requests = served.registry.requests().len();

@@ -154,8 +154,9 @@ struct Bars {
     done: usize,
 }
 
-const TOTAL: &str = "{wide_bar:.green/dim} {bytes}/{total_bytes} {bytes_per_sec} {elapsed} {msg}";
-const BLOB: &str = "{prefix} {wide_bar} {bytes}/{total_bytes}";
+const TOTAL: &str = "{wide_bar:.green/dim} {decimal_bytes}/{decimal_total_bytes} \
+                     {decimal_bytes_per_sec} {elapsed} {msg}";
+const BLOB: &str = "{prefix} {wide_bar} {decimal_bytes}/{decimal_total_bytes}";
 
 impl Bars {
     fn new() -> Self {

@@ -29,7 +29,8 @@ struct Report {
     /// In bytes; of this process, without its children.
     peak_rss: Option<u64>,
     protocol: String,
-    skopeo: String,
+    /// None if it does not tell.
+    skopeo: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -84,7 +85,8 @@ pub(crate) async fn run(arguments: PullArguments, config: ImageProxyConfig) -> R
     shown?;
 
     if let Some(version) = version {
-        let skopeo = version.await.map_err(anyhow::Error::from)??.to_string();
+        let version = version.await.map_err(anyhow::Error::from)?;
+        let skopeo = version.ok().map(|version| version.to_string());
         let report = report(&pulled, started, protocol, skopeo);
         println!(
             "{}",
@@ -127,7 +129,7 @@ async fn pull(
     }
 }
 
-fn report(pulled: &Pulled, started: Instant, protocol: String, skopeo: String) -> Report {
+fn report(pulled: &Pulled, started: Instant, protocol: String, skopeo: Option<String>) -> Report {
     let image = |content: &Arc<ImageContent>| ImageReport {
         image: content.reference().to_owned(),
         digest: content.source_digest().to_owned(),
