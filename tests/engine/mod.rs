@@ -147,15 +147,18 @@ pub(crate) async fn pull_watched(
         let sink = OciLayout::new(target.path(), Some("latest".into()));
         fetcher.pull(&image, &Arc::new(sink)).await
     });
+    let mut events: Vec<Event> = Vec::new();
     let watching = async {
-        let mut events: Vec<Event> = Vec::new();
         while let Some(event) = receiver.recv().await {
             watch(&event.kind);
             events.push(event);
         }
-        events
     };
-    let (result, events) = within(async { tokio::join!(pulling, watching) }).await;
+    let both = Box::pin(async { tokio::join!(pulling, watching) });
+    let Ok((result, ())) = tokio::time::timeout(BOUND, both).await else {
+        let told = without_bytes(&events);
+        panic!("still at work after {BOUND:?}: {told:#?}");
+    };
     Told {
         result,
         events,
@@ -213,10 +216,7 @@ impl Told {
 
     /// What it told, but for the byte counts.
     pub(crate) fn without_bytes(&self) -> Vec<&EventKind> {
-        let kinds = self.events.iter().map(|event| &event.kind);
-        kinds
-            .filter(|kind| !matches!(kind, EventKind::BlobBytes { .. }))
-            .collect()
+        without_bytes(&self.events)
     }
 
     pub(crate) fn count(&self, wanted: impl Fn(&EventKind) -> bool) -> usize {
@@ -247,6 +247,13 @@ impl Told {
         })
         .collect()
     }
+}
+
+fn without_bytes(events: &[Event]) -> Vec<&EventKind> {
+    let kinds = events.iter().map(|event| &event.kind);
+    kinds
+        .filter(|kind| !matches!(kind, EventKind::BlobBytes { .. }))
+        .collect()
 }
 
 /// Each of the image's blobs is in the layout, and is what its name says.
