@@ -10,11 +10,12 @@
 use oci_spec::image::{Descriptor, Digest, ImageConfiguration, ImageManifest, MediaType};
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
+use tokio::time::timeout;
 
 use super::Sink;
 use super::options::Transport;
 use crate::drain::verify::{has_digest, sha256};
-use crate::error::{Error, Result};
+use crate::error::{BlobError, Error, Result};
 use crate::protocol::LayerInfo;
 use crate::proxy::{ImageProxy, OpenedImage};
 
@@ -267,7 +268,8 @@ async fn config(
         return Ok((config, ConfigFrom::Sink));
     }
     if converted {
-        let config = proxy.fetch_config_raw(image).await?;
+        let asking = proxy.fetch_config_raw(image);
+        let config = answered(proxy, descriptor, asking).await?;
         // Otherwise it was not converted after all (a manifest whose digest is
         // not a sha256, for one).
         if has_digest(&config, descriptor.digest()) {
@@ -290,15 +292,38 @@ async fn config_blob(
         let reason = format!("its config has {size} bytes, more than {MAX_CONFIG_BYTES}");
         return Err(Error::Image(reason));
     }
-    let mut blob = proxy.get_descriptor(image, descriptor).await?;
+    let asking = proxy.get_descriptor(image, descriptor);
+    let mut blob = answered(proxy, descriptor, asking).await?;
     let mut config = Vec::new();
     if let Err(error) = blob.read_to_end(&mut config).await {
         return Err(error
             .downcast()
             .unwrap_or_else(Error::io("can't read the image config")));
     }
-    blob.finish().await?;
-    Ok(config)
+    match answered(proxy, descriptor, blob.finish()).await {
+        Err(Error::Blob {
+            source: BlobError::Stalled { .. },
+            ..
+        }) if has_digest(&config, descriptor.digest()) => Ok(config),
+        verdict => verdict.map(|()| config),
+    }
+}
+
+/// What is asked about the config, unless the proxy does not answer within the
+/// stall timeout: then another one may.
+async fn answered<T>(
+    proxy: &ImageProxy,
+    config: &Descriptor,
+    asking: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    let after = proxy.options().stall_timeout;
+    if after.is_zero() {
+        return asking.await;
+    }
+    timeout(after, asking).await.unwrap_or_else(|_| {
+        let stalled = BlobError::Stalled { after, read: 0 };
+        Err(Error::blob(config.digest())(stalled))
+    })
 }
 
 /// The manifest with these layers instead of its own.

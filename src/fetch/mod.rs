@@ -244,11 +244,15 @@ impl Fetcher {
         self.retrying(async || {
             let reference = image.reference();
             match content::resolve(&image.proxy, &image.opened, reference, manifest, sink).await {
-                Err(error) if error.is_closed() => {
-                    // Its proxy is gone, but not the image.
-                    let proxy = self.starter.start(image.same.transport()).await?;
-                    let opened = image.same.open_in(&proxy).await?;
-                    content::resolve(&proxy, &opened, reference, manifest, sink).await
+                Err(error) if retry::is_the_proxys(&error) => {
+                    // Its proxy is gone, or hangs, but not the image.
+                    // Boxed, for it is rare, and large.
+                    Box::pin(async {
+                        let proxy = self.starter.start(image.same.transport()).await?;
+                        let opened = image.same.open_in(&proxy).await?;
+                        content::resolve(&proxy, &opened, reference, manifest, sink).await
+                    })
+                    .await
                 }
                 other => other,
             }

@@ -112,7 +112,7 @@ pub(super) fn may_pass(error: &Error) -> bool {
 }
 
 /// The proxy lost it, or the way to it; the registry did not refuse it.
-fn is_the_proxys(error: &Error) -> bool {
+pub(super) fn is_the_proxys(error: &Error) -> bool {
     match error {
         Error::Blob { source, .. } => {
             matches!(source, BlobError::Connection(_) | BlobError::Stalled { .. })
