@@ -133,22 +133,39 @@ fn blobs_whose_first_transfers_are_all_cut_are_fetched_again() {
 }
 
 #[test]
+fn transfers_that_break_are_begun_again() {
+    run(async {
+        let faults = [
+            "blob#1:reset=half*3",
+            "blob#1:reset=0*2",
+            "blob#1:cut=half*3",
+            "blob#1:chunked-shorter=10*1",
+            "config:cut=half*2",
+            "config:stall=half*1",
+            "config:headers-never*1",
+        ];
+        for case in pull_with_each(impatient, options(), &faults).await {
+            let pulled = case.told.right(&case.served);
+            let Case {
+                protocol, fault, ..
+            } = case;
+            assert_eq!(pulled.fetched_blobs, 7, "{protocol} {fault}");
+        }
+    });
+}
+
+#[test]
 fn what_passes_is_sat_out_and_disturbs_no_other_blob() {
     run(async {
         let faults = [
             "blob#1:status=500*2",
             "blob#1:status=503*2",
-            "blob#1:reset=half*3",
-            "blob#1:reset=0*2",
-            "blob#1:cut=half*3",
             "blob#1:corrupt*1",
-            "blob#1:chunked-shorter=10*1",
             "config:status=500*2",
-            "config:cut=half*2",
             "config:corrupt*1",
             "manifest:status=500*1",
         ];
-        for case in pull_with_each(impatient, options(), &faults).await {
+        for case in pull_with_each(config, options(), &faults).await {
             let Case {
                 protocol,
                 fault,

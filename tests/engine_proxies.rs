@@ -224,7 +224,7 @@ fn a_folder_that_changes_between_two_openings_is_an_error() {
             move_tag(folder.path());
             // None of the layers is ever done.
             let handler = |_: Layer, _reader: LayerReader| pending::<Result<(), Error>>();
-            let error = within(fetcher.for_each_layer(&image, handler)).await;
+            let error = within(Box::pin(fetcher.for_each_layer(&image, handler))).await;
             match error.unwrap_err() {
                 Error::ImageChanged { was, now, .. } => {
                     assert_eq!(was, first.manifest_digest.as_ref());
