@@ -243,10 +243,12 @@ impl Fetcher {
         let manifest = &image.same.manifest;
         self.retrying(async || {
             let reference = image.reference();
-            match content::resolve(&image.proxy, &image.opened, reference, manifest, sink).await {
+            // Boxed, here and below, so that pulls are no larger than they must be.
+            let resolving =
+                content::resolve(&image.proxy, &image.opened, reference, manifest, sink);
+            match Box::pin(resolving).await {
                 Err(error) if retry::is_the_proxys(&error) => {
                     // Its proxy is gone, or hangs, but not the image.
-                    // Boxed, for it is rare, and large.
                     Box::pin(async {
                         let proxy = self.starter.start(image.same.transport()).await?;
                         let opened = image.same.open_in(&proxy).await?;
