@@ -7,9 +7,11 @@
 )]
 
 use std::ffi::CStr;
+use std::fs::DirBuilder;
 use std::io;
 use std::mem;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::sync::Arc;
@@ -159,8 +161,12 @@ pub(crate) fn register(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
 /// most containers) nothing at all does.
 pub(crate) fn hide_system_cache(command: &mut Command) {
     const CACHE: &CStr = c"/var/lib/containers/cache";
-    // Where skopeo would make it (containers/image, `blobinfocache`).
-    if std::fs::create_dir_all("/var/lib/containers/cache").is_err() {
+    // As skopeo would make it (containers/image, `blobinfocache`).
+    let made = DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create("/var/lib/containers/cache");
+    if made.is_err() {
         return;
     }
     let in_child = || {

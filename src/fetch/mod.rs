@@ -155,7 +155,7 @@ impl Fetcher {
         self
     }
 
-    /// End all fetches with [`Error::Cancelled`] when this token is cancelled.
+    /// End everything, also openings, with [`Error::Cancelled`] when this token is cancelled.
     #[must_use]
     pub fn cancel_with(mut self, token: CancellationToken) -> Self {
         self.cancelled = token;
@@ -416,8 +416,15 @@ impl Fetcher {
         }
     }
 
-    /// Try something, and again as the policy says.
+    /// Try something, and again as the policy says, until it is cancelled.
     async fn retrying<T>(&self, attempt: impl AsyncFn() -> Result<T>) -> Result<T> {
+        tokio::select! {
+            done = self.retrying_on(attempt) => done,
+            () = self.cancelled.cancelled() => Err(Error::Cancelled),
+        }
+    }
+
+    async fn retrying_on<T>(&self, attempt: impl AsyncFn() -> Result<T>) -> Result<T> {
         let mut failed = 0;
         loop {
             let error = match attempt().await {
