@@ -326,6 +326,20 @@ fn the_deadline_stops_all() {
 }
 
 #[test]
+fn the_deadline_ends_an_opening_too() {
+    for protocol in SKOPEOS {
+        run(async {
+            let served = Served::new(3, 1000).faults(&["manifest:headers-never"]);
+            let policy = retries(1000).deadline(Duration::from_secs(1));
+            let fetcher = Fetcher::new(config(protocol), options().retry(policy));
+            let fetcher = fetcher.await.unwrap();
+            let error = within(fetcher.open(&served.reference())).await;
+            assert!(matches!(error, Err(Error::DeadlineExceeded)), "{error:?}");
+        });
+    }
+}
+
+#[test]
 fn a_handler_that_panics_does_so_in_its_caller() {
     run(async {
         let served = Served::new(4, 1000);

@@ -14,11 +14,15 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use engine::{Served, Told, config, options, proxies, pull, pull_watched, random, within};
+use engine::{
+    Served, Told, complete, config, options, proxies, pull, pull_watched, random, within,
+};
+use longshore::oci_spec::image::{Descriptor, Digest, MediaType};
 use longshore::{ConnectionOptions, Error, EventKind, Fetcher, Layer, LayerReader, Proxies};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use registry::server::Options;
+use registry::store::Store;
 use support::leaks::run;
 use support::process::children;
 use support::sha256;
@@ -249,16 +253,86 @@ fn a_tag_that_moves_at_a_registry_changes_nothing() {
                 }
             };
             let reference = served.reference();
-            let told = pull_watched(config(protocol), proxies(3), &reference, move_once).await;
+            let options = proxies(3).start_ahead(false);
+            let told = pull_watched(config(protocol), options, &reference, move_once).await;
             told.right(&served);
-            let requests = served.registry.requests();
-            let manifests = requests.iter().filter_map(|request| {
-                let get = request.method == "GET";
-                request.path.split_once("/manifests/").filter(|_| get)
-            });
-            let names: Vec<&str> = manifests.map(|(_, name)| name).collect();
             let digest = served.image.manifest_digest.as_ref();
-            assert_eq!(names, ["latest", digest, digest], "{protocol}");
+            assert_eq!(opened_as(&served), ["latest", digest, digest], "{protocol}");
+        });
+    }
+}
+
+/// By which names manifests were read.
+fn opened_as(served: &Served) -> Vec<String> {
+    let requests = served.registry.requests();
+    let manifests = requests.iter().filter_map(|request| {
+        let get = request.method == "GET";
+        request.path.split_once("/manifests/").filter(|_| get)
+    });
+    manifests.map(|(_, name)| name.to_owned()).collect()
+}
+
+#[test]
+fn proxies_started_ahead_open_the_image_while_the_first_one_waits() {
+    for protocol in SKOPEOS {
+        run(async {
+            let served = Served::slow(12, 20_000, slow_options());
+            let told = pull(config(protocol), proxies(3), &served.reference()).await;
+            assert_eq!(told.right(&served).proxies, 3, "{protocol}");
+            assert_eq!(opened_as(&served), ["latest"; 3], "{protocol}");
+        });
+    }
+}
+
+fn set_tag(layout: &Path, manifest: &Digest) {
+    let blob = layout.join("blobs/sha256").join(manifest.digest());
+    let size = std::fs::metadata(blob).unwrap().len();
+    let manifest = Descriptor::new(MediaType::ImageManifest, size, manifest.clone());
+    let store = Store::open(layout).unwrap();
+    store.tag(&manifest, "latest").unwrap();
+}
+
+#[test]
+fn a_tag_that_moves_while_proxies_are_started_ahead_changes_nothing() {
+    for protocol in SKOPEOS {
+        run(async {
+            let served = Served::slow(12, 20_000, slow_options());
+            let other = random(5, 1000, 1000).write(served.layout.path(), "other");
+            let others = other.unwrap();
+            // Whatever each proxy finds, all go by what the first one found.
+            let moving = async {
+                let mut flips = [served.image.clone(), others.clone()].into_iter().cycle();
+                loop {
+                    let image = flips.next().unwrap();
+                    set_tag(served.layout.path(), &image.manifest_digest);
+                    tokio::time::sleep(Duration::from_millis(3)).await;
+                }
+            };
+            let reference = served.reference();
+            let pulling = Box::pin(pull(config(protocol), proxies(6), &reference));
+            let told = tokio::select! {
+                told = pulling => told,
+                never = moving => never,
+            };
+            let pulled = told.result.as_ref().unwrap();
+            let digest = pulled.images[0].source_digest();
+            let image = [&served.image, &others]
+                .into_iter()
+                .find(|image| image.manifest_digest.as_ref() == digest);
+            complete(told.target.path(), image.unwrap());
+        });
+    }
+}
+
+#[test]
+fn an_image_that_is_only_opened_takes_what_was_started_ahead_with_it() {
+    for protocol in SKOPEOS {
+        run(async {
+            let served = Served::slow(12, 20_000, slow_options());
+            let fetcher = Fetcher::new(config(protocol), proxies(6)).await.unwrap();
+            let image = fetcher.open(&served.reference()).await.unwrap();
+            assert_eq!(children(std::process::id()).len(), 6, "{protocol}");
+            drop(image);
         });
     }
 }

@@ -50,7 +50,7 @@ pub(crate) async fn run(
 }
 
 async fn content(config: ImageProxyConfig, image: &str) -> longshore::Result<ImageContent> {
-    let fetcher = Fetcher::new(config, FetchOptions::default()).await?;
+    let fetcher = Fetcher::new(config, FetchOptions::default().start_ahead(false)).await?;
     let opened = fetcher.open(image).await?;
     fetcher.content(&opened).await
 }

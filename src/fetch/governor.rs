@@ -10,7 +10,7 @@ use std::time::Duration;
 /// What the start of a proxy is taken to cost before one was seen, and the
 /// bounds of what is believed (a loaded machine starts them slowly, which is
 /// no reason to think that more are as dear).
-const START_COST: Duration = Duration::from_millis(15);
+pub(super) const START_COST: Duration = Duration::from_millis(15);
 const START_COST_BOUNDS: (Duration, Duration) =
     (Duration::from_millis(8), Duration::from_millis(40));
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use oci_spec::image::ImageManifest;
 
+use super::ahead::Spares;
 use super::content::{FetchedManifest, Layer, layers};
 use super::options::Transport;
 use crate::error::{Error, Result};
@@ -21,6 +22,8 @@ pub struct Image {
     pub(super) opening: Duration,
     /// What the start of the proxy took.
     pub(super) starting: Duration,
+    /// Proxies that were started meanwhile.
+    pub(super) spares: Spares,
 }
 
 /// A proxy that was there before the run, with what it has open.
@@ -92,9 +95,31 @@ impl SameImage {
                 other => other?,
             },
         };
-        let (digest, raw) = proxy.fetch_manifest_raw_oci(&opened).await?;
+        self.compare(proxy, &opened).await?;
+        Ok(opened)
+    }
+
+    /// What was opened there by name: the same content, also if the tag had
+    /// moved.
+    pub(super) async fn settle_in(
+        &self,
+        proxy: &ImageProxy,
+        opened: OpenedImage,
+    ) -> Result<OpenedImage> {
+        match self.compare(proxy, &opened).await {
+            Ok(()) => Ok(opened),
+            Err(Error::ImageChanged { .. }) => {
+                drop(opened);
+                self.open_in(proxy).await
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn compare(&self, proxy: &ImageProxy, opened: &OpenedImage) -> Result<()> {
+        let (digest, raw) = proxy.fetch_manifest_raw_oci(opened).await?;
         if raw == self.manifest.raw {
-            Ok(opened)
+            Ok(())
         } else {
             Err(Error::ImageChanged {
                 reference: self.reference.clone(),

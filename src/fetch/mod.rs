@@ -1,6 +1,7 @@
 //! The fetch engine: opens images, and fetches their layers with many workers
 //! over as many proxies as pay.
 
+mod ahead;
 mod content;
 #[cfg(feature = "decompress")]
 mod decompress;
@@ -40,9 +41,11 @@ pub use self::reader::LayerReader;
 pub use self::retry::RetryPolicy;
 pub use self::sink::{Discard, Sink};
 
+use self::ahead::{Spares, while_opening};
 use self::image::{Home, SameImage};
 use self::ledger::Order;
 use self::options::Transport;
+use self::retry::passed;
 use self::run::Start;
 use self::starter::Starter;
 use self::unit::Handler;
@@ -162,7 +165,10 @@ impl Fetcher {
         self
     }
 
-    /// Open an image: start a proxy, and fetch the manifest.
+    /// Open an image: start a proxy, and fetch the manifest. While the registry
+    /// lets that wait, further proxies are started
+    /// ([`start_ahead`](FetchOptions::start_ahead)); those that the image's
+    /// first pull does not need end with it, or with the [`Image`].
     ///
     /// # Errors
     ///
@@ -178,7 +184,10 @@ impl Fetcher {
             let begun = Instant::now();
             let proxy = self.starter.start(Transport::of(reference)).await?;
             let starting = begun.elapsed();
-            open_in(proxy, reference, starting).await
+            let opening = open_in(proxy, reference, starting);
+            let bounds = self.options.ahead(Transport::of(reference));
+            let (image, spares) = while_opening(opening, &self.starter, reference, bounds).await?;
+            Ok(Image { spares, ..image })
         };
         let image = self.retrying(opening).await?;
         self.opened(&image, 0).await;
@@ -408,6 +417,7 @@ impl Fetcher {
             home: home(first, images),
             opening: first.opening,
             starting: first.starting,
+            spares: first.spares.clone(),
             order,
         };
         tokio::select! {
@@ -416,10 +426,12 @@ impl Fetcher {
         }
     }
 
-    /// Try something, and again as the policy says, until it is cancelled.
+    /// Try something, and again as the policy says, until its deadline, or until
+    /// it is cancelled.
     async fn retrying<T>(&self, attempt: impl AsyncFn() -> Result<T>) -> Result<T> {
         tokio::select! {
             done = self.retrying_on(attempt) => done,
+            () = passed(self.options.retry.ends()) => Err(Error::DeadlineExceeded),
             () = self.cancelled.cancelled() => Err(Error::Cancelled),
         }
     }
@@ -460,6 +472,7 @@ async fn open_in(
         opened: Arc::new(opened),
         opening,
         starting,
+        spares: Spares::none(),
     })
 }
 

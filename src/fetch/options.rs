@@ -16,8 +16,10 @@ pub const DEFAULT_PROXIES_PER_HOST: NonZeroUsize = NonZeroUsize::new(16).expect(
 /// More than gzip can do.
 const DEFAULT_MAX_EXPANSION: NonZeroU64 = NonZeroU64::new(1100).expect("not zero");
 
-/// The most proxies for docker.io: each reads the manifest once, and Docker
-/// Hub counts manifest reads against a quota.
+const DOCKER_HUB: &str = "docker.io";
+
+/// The most proxies for Docker Hub: each reads the manifest once, and it
+/// counts manifest reads against a quota.
 const PROXIES_FOR_DOCKER_HUB: NonZeroUsize = NonZeroUsize::new(2).expect("not zero");
 
 /// How many proxies to fetch with.
@@ -67,9 +69,10 @@ impl FromStr for Proxies {
 pub struct FetchOptions {
     /// How many proxies. [`Proxies::Auto`] unless set.
     pub proxies: Proxies,
-    /// The most proxies that [`Proxies::Auto`] takes for one registry host; 16
-    /// unless set, but 2 for docker.io, unless set: Docker Hub's quota counts
-    /// the manifest reads that each proxy makes.
+    /// The most proxies that [`Proxies::Auto`] takes for one registry host in one
+    /// pull; 16 unless set, but 2 for docker.io, unless set: Docker Hub's quota
+    /// counts the manifest reads that each proxy makes. Pulls that run at the
+    /// same time count apart.
     pub proxies_per_host: Option<NonZeroUsize>,
     /// Blobs in flight at once, over all proxies; 32 unless set.
     pub workers: NonZeroUsize,
@@ -81,6 +84,12 @@ pub struct FetchOptions {
     /// decompressed; 1,100 unless set: gzip does at most 1,032, zstd could do
     /// far more.
     pub max_expansion: NonZeroU64,
+    /// Start further proxies while the first one waits for the registry to open
+    /// an image; each opens it, too, which reads its manifest once more. On
+    /// unless set otherwise; turn it off where most images that are opened are
+    /// not pulled. For docker.io, whose quota counts those reads,
+    /// [`Proxies::Auto`] does not do it.
+    pub start_ahead: bool,
     /// Keep the children that fetch from registries off skopeo's shared
     /// blob-info cache, for whose lock they would contend at every blob, and
     /// which nothing in a pull reads. On unless set otherwise; see
@@ -97,6 +106,7 @@ impl Default for FetchOptions {
             retry: RetryPolicy::default(),
             limit_rate: None,
             max_expansion: DEFAULT_MAX_EXPANSION,
+            start_ahead: true,
             private_blob_info_cache: true,
         }
     }
@@ -145,6 +155,13 @@ impl FetchOptions {
         self
     }
 
+    /// Set [`start_ahead`](Self::start_ahead).
+    #[must_use]
+    pub fn start_ahead(mut self, ahead: bool) -> Self {
+        self.start_ahead = ahead;
+        self
+    }
+
     /// Set [`private_blob_info_cache`](Self::private_blob_info_cache).
     #[must_use]
     pub fn private_blob_info_cache(mut self, private: bool) -> Self {
@@ -168,11 +185,26 @@ impl FetchOptions {
         }
     }
 
+    /// How many proxies to start besides the first one while an image from there
+    /// is being opened: at least, and at most.
+    pub(super) fn ahead(&self, source: Transport<'_>) -> (usize, usize) {
+        let counted = matches!(source, Transport::Registry { host: DOCKER_HUB })
+            && self.proxies == Proxies::Auto
+            && self.proxies_per_host.is_none();
+        match source {
+            Transport::Registry { .. } if self.start_ahead && !counted => {
+                let (least, most) = self.bounds(&[source]);
+                (least - 1, most - 1)
+            }
+            _ => (0, 0),
+        }
+    }
+
     fn cap(&self, transport: Transport<'_>) -> usize {
         match transport {
             Transport::Registry { host } => {
                 let default = match host {
-                    "docker.io" => PROXIES_FOR_DOCKER_HUB,
+                    DOCKER_HUB => PROXIES_FOR_DOCKER_HUB,
                     _ => DEFAULT_PROXIES_PER_HOST,
                 };
                 self.proxies_per_host.unwrap_or(default).get()
@@ -217,7 +249,7 @@ impl<'a> Transport<'a> {
 fn host_of(name: &str) -> &str {
     match name.split_once('/') {
         Some((first, _)) if first.contains(['.', ':']) || first == "localhost" => first,
-        _ => "docker.io",
+        _ => DOCKER_HUB,
     }
 }
 
@@ -274,6 +306,28 @@ mod tests {
         for (options, reference, expected) in table {
             let bounds = options.bounds(&[Transport::of(reference)]);
             assert_eq!(bounds, expected, "{reference}");
+        }
+    }
+
+    #[test]
+    fn only_a_registry_without_a_quota_on_manifests_is_worth_starting_ahead_for() {
+        let n = |n| NonZeroUsize::new(n).expect("not zero");
+        let auto = FetchOptions::default();
+        let capped = FetchOptions::default().proxies_per_host(n(4));
+        let fixed = FetchOptions::default().proxies(Proxies::Fixed(n(8)));
+        let never = FetchOptions::default().start_ahead(false);
+        let table = [
+            (&auto, "docker://quay.io/a/b", (0, 15)),
+            (&auto, "docker://debian", (0, 0)),
+            (&auto, "oci:x", (0, 0)),
+            (&auto, "oci-archive:x.tar", (0, 0)),
+            (&capped, "docker://debian", (0, 3)),
+            (&fixed, "docker://debian", (7, 7)),
+            (&never, "docker://quay.io/a/b", (0, 0)),
+        ];
+        for (options, reference, expected) in table {
+            let ahead = options.ahead(Transport::of(reference));
+            assert_eq!(ahead, expected, "{reference}");
         }
     }
 }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tokio::time::{Instant, sleep_until};
+
 use crate::error::{BlobError, Error};
 use crate::protocol::{Refusal, RefusalCode};
 
@@ -26,7 +28,8 @@ pub struct RetryPolicy {
     pub initial_backoff: Duration,
     /// The longest wait; 15 s unless set.
     pub max_backoff: Duration,
-    /// The most that the whole may take, from its start; no limit unless set.
+    /// The most that an opening may take with all its repetitions, and the most
+    /// that a pull of open images may, each from its start; no limit unless set.
     pub deadline: Option<Duration>,
 }
 
@@ -85,12 +88,25 @@ impl RetryPolicy {
         Some(self.backoff(failed).mul_f64(part))
     }
 
+    /// When something that starts now must have ended.
+    pub(super) fn ends(&self) -> Option<Instant> {
+        self.deadline.map(|most| Instant::now() + most)
+    }
+
     /// The longest wait after that many failures.
     pub(super) fn backoff(&self, failed: u32) -> Duration {
         let doubled = self
             .initial_backoff
             .saturating_mul(1 << (failed.saturating_sub(1)).min(20));
         doubled.min(self.max_backoff)
+    }
+}
+
+/// Ready at this moment; never, if there is none.
+pub(super) async fn passed(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -7,17 +7,18 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::{Id, JoinSet};
-use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until};
+use tokio::time::{MissedTickBehavior, interval, sleep};
 
+use super::ahead::Spares;
 use super::event::{EventKind, Events};
 use super::governor::Governor;
 use super::image::{Home, SameImage};
 use super::ledger::{Ledger, Order};
 use super::options::{FetchOptions, Transport};
 use super::rate::Limit;
-use super::retry::RetryPolicy;
+use super::retry::{RetryPolicy, passed};
 use super::starter::Starter;
-use super::unit::{Common, Failure, Handler, Report, Unit};
+use super::unit::{Beginning, Common, Failure, Handler, Report, Unit};
 use super::{Job, Pulled, panicked};
 use crate::error::{BlobError, Error, Result};
 
@@ -42,6 +43,8 @@ pub(super) struct Start<'a> {
     /// What the opening of an image, and the start of a proxy, took.
     pub(super) opening: Duration,
     pub(super) starting: Duration,
+    /// Proxies that have opened the first image, or are about to.
+    pub(super) spares: Spares,
     pub(super) order: Order,
 }
 
@@ -51,12 +54,8 @@ pub(super) async fn run<H: Handler>(
     jobs: Vec<Job>,
     handler: H,
 ) -> Result<(Vec<H::Output>, Pulled)> {
-    let deadline = start
-        .options
-        .retry
-        .deadline
-        .map(|most| Instant::now() + most);
-    let home = start.home.clone();
+    let deadline = start.options.retry.ends();
+    let (home, spares) = (start.home.clone(), start.spares.clone());
     for job in &jobs {
         let queued = || EventKind::BlobQueued { blob: job.name() };
         start.events.send(queued).await;
@@ -66,7 +65,8 @@ pub(super) async fn run<H: Handler>(
     if run.ledger.is_done() {
         return Ok(run.close());
     }
-    run.start_unit(Some(home)).await;
+    run.start_unit(Beginning::Home(home)).await;
+    run.employ(&spares).await;
     run.adjust().await;
     let mut look = interval(LOOK_EVERY);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -80,18 +80,11 @@ pub(super) async fn run<H: Handler>(
             Some(waited) = run.waiting.join_next() => run.send(waited.map_err(panicked)?)?,
             () = run.ledger.more() => run.give_out()?,
             _ = look.tick() => run.take_back()?,
-            () = until(deadline) => return Err(Error::DeadlineExceeded),
+            () = passed(deadline) => return Err(Error::DeadlineExceeded),
         }
         run.adjust().await;
     }
     Ok(run.close())
-}
-
-async fn until(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => sleep_until(deadline.into()).await,
-        None => std::future::pending().await,
-    }
 }
 
 /// A unit as the run sees it.
@@ -128,6 +121,8 @@ struct Run<H: Handler> {
     policy: RetryPolicy,
     governor: Governor,
     most: usize,
+    /// The same, with those that wait for a late answer.
+    most_with_late: usize,
     queue: async_channel::Sender<Job>,
     ledger: Ledger<H::Output>,
     units: JoinSet<Result<()>>,
@@ -203,6 +198,8 @@ impl<H: Handler> Run<H> {
             policy: options.retry.clone(),
             governor,
             most: max,
+            // A fixed number is one also while calls are late.
+            most_with_late: if min == max { max } else { max * 2 },
             queue,
             ledger: Ledger::new(jobs, order),
             units: JoinSet::new(),
@@ -247,7 +244,18 @@ impl<H: Handler> Run<H> {
         )
     }
 
-    async fn start_unit(&mut self, home: Option<Home>) {
+    /// Spares cost nothing more, so all are put to work that find some.
+    async fn employ(&mut self, spares: &Spares) {
+        let most = self.ledger.to_ask().min(self.most);
+        while self.at_work() < most
+            && let Some(spare) = spares.take()
+        {
+            self.start_unit(Beginning::Spare(spare)).await;
+        }
+        spares.end();
+    }
+
+    async fn start_unit(&mut self, beginning: Beginning) {
         let number = self.started;
         self.started += 1;
         // Before anything that it tells itself.
@@ -264,7 +272,7 @@ impl<H: Handler> Run<H> {
             retired,
             reports: self.reports.clone(),
         };
-        let task = self.units.spawn(unit.run(home));
+        let task = self.units.spawn(unit.run(beginning));
         let running = Running {
             number,
             own_jobs,
@@ -482,10 +490,10 @@ impl<H: Handler> Run<H> {
             .filter(|unit| !unit.retired && !unit.is_late(late));
         let working = working.count();
         for _ in working..wanted {
-            if self.at_work() >= self.most * 2 {
+            if self.at_work() >= self.most_with_late {
                 break;
             }
-            self.start_unit(None).await;
+            self.start_unit(Beginning::New).await;
         }
         self.retire_some(working, wanted);
     }

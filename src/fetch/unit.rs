@@ -15,6 +15,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
+use super::ahead::{Opened, Spare};
 use super::event::{BlobName, EventKind, Events};
 use super::image::{Home, SameImage};
 use super::rate::{Limit, Share};
@@ -91,6 +92,17 @@ pub(super) enum Failure {
     Handling(Error),
 }
 
+/// What a unit starts from.
+#[derive(Debug)]
+pub(super) enum Beginning {
+    /// A proxy that was there before the run.
+    Home(Home),
+    /// One that was started while the image was opened.
+    Spare(Spare),
+    /// Nothing yet.
+    New,
+}
+
 pub(super) struct Unit<H: Handler> {
     pub(super) number: usize,
     pub(super) common: Arc<Common<H>>,
@@ -103,11 +115,20 @@ pub(super) struct Unit<H: Handler> {
 
 impl<H: Handler> Unit<H> {
     /// Work until there is nothing to do, it is retired, or its proxy fails.
-    pub(super) async fn run(self, home: Option<Home>) -> Result<()> {
+    pub(super) async fn run(self, beginning: Beginning) -> Result<()> {
         let begun = Instant::now();
-        let (proxy, opened, started) = match home {
-            Some(Home { proxy, opened }) => (proxy, opened, None),
-            None => (self.start_proxy().await?, Vec::new(), Some(begun.elapsed())),
+        let (proxy, opened, started) = match beginning {
+            Beginning::Home(Home { proxy, opened }) => (proxy, opened, None),
+            Beginning::Spare(spare) => {
+                let Opened {
+                    proxy,
+                    image,
+                    starting,
+                } = spare.opened().await?;
+                let image = self.common.images[0].settle_in(&proxy, image).await?;
+                (proxy, vec![(0, Arc::new(image))], Some(starting))
+            }
+            Beginning::New => (self.start_proxy().await?, Vec::new(), Some(begun.elapsed())),
         };
         let cancels = proxy.cancels_blobs();
         let images = self.common.images.iter().map(|_| OnceCell::new()).collect();

@@ -1,0 +1,108 @@
+//! Proxies that are started before anybody knows whether they pay.
+//!
+//! While the first opening of an image waits for the registry, the processors
+//! have nothing to do, and the wait itself says that answers are slow, which is
+//! what further proxies help against. So each time the wait has grown by what a
+//! proxy costs, one more is started, and opens the image, too: what is spent on
+//! them is never more than what was waited. A registry that answers at once
+//! brings none.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+
+use super::governor::START_COST;
+use super::options::Transport;
+use super::panicked;
+use super::starter::Starter;
+use crate::error::{Error, Result};
+use crate::proxy::{ImageProxy, OpenedImage};
+
+/// A proxy that has opened the image, or is about to. Dropped, it is ended.
+#[derive(Debug)]
+pub(super) struct Spare(JoinSet<Result<Opened>>);
+
+impl Spare {
+    fn start(starter: Arc<Starter>, reference: String) -> Self {
+        let mut starting = JoinSet::new();
+        starting.spawn(open(starter, reference));
+        Self(starting)
+    }
+
+    pub(super) async fn opened(mut self) -> Result<Opened> {
+        // There is one task, until it is asked for here.
+        let opened = self.0.join_next().await.ok_or(Error::Closed)?;
+        opened.map_err(panicked)?
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Opened {
+    pub(super) proxy: ImageProxy,
+    pub(super) image: OpenedImage,
+    /// What the start of the proxy took.
+    pub(super) starting: Duration,
+}
+
+/// The spares of an image, each for whoever takes it first. With the last
+/// clone, those that nobody took end.
+#[derive(Debug, Clone)]
+pub(super) struct Spares(async_channel::Receiver<Spare>);
+
+impl Spares {
+    pub(super) fn none() -> Self {
+        Self(async_channel::bounded(1).1)
+    }
+
+    pub(super) fn take(&self) -> Option<Spare> {
+        self.0.try_recv().ok()
+    }
+
+    /// End those that nobody took.
+    pub(super) fn end(&self) {
+        while let Some(spare) = self.take() {
+            drop(spare);
+        }
+    }
+}
+
+/// Do `opening`, and start spares while it takes time: `least` of them at once,
+/// and up to `most` in the end.
+pub(super) async fn while_opening<T>(
+    opening: impl Future<Output = Result<T>>,
+    starter: &Arc<Starter>,
+    reference: &str,
+    (least, most): (usize, usize),
+) -> Result<(T, Spares)> {
+    let (spare, spares) = async_channel::unbounded();
+    let starting = async {
+        for number in 0..most {
+            if number >= least {
+                sleep(START_COST).await;
+            }
+            let next = Spare::start(Arc::clone(starter), reference.to_owned());
+            // It has no bound, and its other end is below.
+            let _ = spare.try_send(next);
+        }
+        std::future::pending().await
+    };
+    tokio::select! {
+        biased;
+        opened = opening => Ok((opened?, Spares(spares))),
+        never = starting => never,
+    }
+}
+
+async fn open(starter: Arc<Starter>, reference: String) -> Result<Opened> {
+    let begun = Instant::now();
+    let proxy = starter.start(Transport::of(&reference)).await?;
+    let starting = begun.elapsed();
+    let image = proxy.open_image(&reference).await?;
+    Ok(Opened {
+        proxy,
+        image,
+        starting,
+    })
+}
