@@ -155,27 +155,56 @@ fn folders_of_all_kinds() {
     }
 }
 
-/// A storage of its own (which takes root, or a user namespace to run this in), with one image of three layers in it.
-fn storage(folder: &Path) -> String {
-    let layout = folder.join("layout");
-    random(3, 50_000, 0).write(&layout, "latest").unwrap();
+/// The name of an image in a storage of its own in this folder (which takes root, or a user namespace to run this in).
+fn in_storage(folder: &Path) -> String {
     let (root, run) = (folder.join("root"), folder.join("run"));
-    let name = format!(
+    format!(
         "containers-storage:[vfs@{}+{}]localhost/test:latest",
         root.display(),
         run.display()
-    );
+    )
+}
+
+/// A storage with one image of three layers in it.
+fn storage(folder: &Path) -> String {
+    let layout = folder.join("layout");
+    random(3, 50_000, 0).write(&layout, "latest").unwrap();
+    let name = in_storage(folder);
     skopeo_copy(&[&format!("oci:{}:latest", layout.display()), &name]);
     name
 }
 
+/// The same, made by buildah, layer by layer.
+fn built_storage(folder: &Path) -> String {
+    let buildah = |arguments: &[&str]| {
+        let mut command = Command::new(tools::system("buildah"));
+        command.arg("--root").arg(folder.join("root"));
+        command.arg("--runroot").arg(folder.join("run"));
+        command.args(["--storage-driver", "vfs"]).args(arguments);
+        tools::succeed(&mut command);
+    };
+    let mut base = "scratch";
+    for number in 0..3 {
+        let file = folder.join(format!("file-{number}"));
+        std::fs::write(&file, format!("{number}").repeat(10_000)).unwrap();
+        buildah(&["from", "--pull-never", "--name", "working", base]);
+        buildah(&["add", "--quiet", "working", file.to_str().unwrap(), "/"]);
+        base = "localhost/test:latest";
+        buildah(&["commit", "--quiet", "--rm", "working", base]);
+    }
+    in_storage(folder)
+}
+
 #[test]
 fn layers_of_a_storage_come_uncompressed() {
-    let folder = tempfile::tempdir().unwrap();
-    let reference = storage(folder.path());
-    for protocol in ["0.2.6", "0.2.8"] {
+    let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let references = [storage(folders[0].path()), built_storage(folders[1].path())];
+    for (reference, protocol) in references
+        .iter()
+        .flat_map(|reference| ["0.2.6", "0.2.8"].map(|protocol| (reference, protocol)))
+    {
         run(async {
-            let told = pull(config(protocol), options(), &reference).await;
+            let told = pull(config(protocol), options(), reference).await;
             let content = &right(&told).images[0];
             assert_eq!(content.layers().len(), 3, "{protocol}");
             for layer in content.layers() {

@@ -41,6 +41,7 @@ missing_packages() {
   have docker-registry || echo docker-registry
   have umoci || echo umoci
   have openssl || echo openssl
+  have buildah || echo buildah
   # The private skopeos read the system's policy too.
   [ -e /etc/containers/policy.json ] || echo golang-github-containers-common
 }
