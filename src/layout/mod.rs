@@ -6,20 +6,25 @@
 //! processes, do not disturb each other: each has a staging folder of its own,
 //! and a lock on the layout itself is held for the moments in which the index
 //! changes.
+//!
+//! A layout may come from somebody else, so nothing in it is followed out of it:
+//! what should be a folder or a file and is a symbolic link is refused, and a
+//! blob that is one is fetched, and replaced.
 
+mod folder;
 mod index;
 mod staging;
 mod write;
 
-use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use oci_spec::image::{Descriptor, Digest};
 use tokio::sync::OnceCell;
 
-use self::staging::{LayoutLock, Staging};
+use self::folder::Folder;
+use self::staging::{LayoutLock, Staging, is_staging};
 use crate::error::{Error, Result};
 use crate::fetch::{ImageContent, IndexContent, LayerReader, Sink};
 
@@ -47,6 +52,15 @@ impl Names {
 
 /// The only layout version there is (image-spec, `image-layout.md`).
 const LAYOUT_VERSION: &str = "1.0.0";
+
+const MARKER: &str = "oci-layout";
+const INDEX: &str = "index.json";
+const BLOBS: &str = "blobs";
+
+/// The largest marker that is read; it has 30 bytes.
+const MAX_MARKER_BYTES: u64 = 4 * 1024;
+/// The largest index that is added to: one of some hundred thousand images.
+const MAX_INDEX_BYTES: u64 = 64 * 1024 * 1024;
 
 /// An OCI image layout to pull into, created or added to.
 ///
@@ -119,58 +133,72 @@ impl OciLayout {
     }
 
     fn blob_path(&self, digest: &Digest) -> PathBuf {
-        self.root.join(blob_name(digest))
+        let folder = self.root.join(BLOBS).join(digest.algorithm().as_ref());
+        folder.join(digest.digest())
+    }
+
+    /// Look at a blob in its folder, off this thread. Before anything is
+    /// stored, there may be no layout yet.
+    async fn in_blob_folder<T: Send + 'static>(
+        &self,
+        blob: &Descriptor,
+        look: impl FnOnce(&Folder, &str) -> io::Result<Option<T>> + Send + 'static,
+    ) -> Result<Option<T>> {
+        let what = format!("can't read {}", self.blob_path(blob.digest()).display());
+        let root = self.root.clone();
+        let digest = blob.digest().clone();
+        blocking(move || {
+            let looked = Folder::at(&root)
+                .and_then(|root| root.open(BLOBS)?.open(digest.algorithm().as_ref()))
+                .and_then(|folder| look(&folder, digest.digest()));
+            match looked {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+                other => other.map_err(Error::io(what)),
+            }
+        })
+        .await
     }
 
     /// Store a document that is in memory, under its digest.
     async fn put(&self, descriptor: &Descriptor, bytes: &[u8]) -> Result<()> {
-        let path = self.blob_path(descriptor.digest());
-        let what = format!("can't write {}", path.display());
+        let digest = descriptor.digest().clone();
+        let what = format!("can't write {}", self.blob_path(&digest).display());
         let staging = self.staging().await?;
         let bytes = bytes.to_vec();
         blocking(move || {
-            staging
-                .publish_bytes(&bytes, &path)
-                .map_err(Error::io(what))
+            let put = || {
+                let mut staged = staging.create()?;
+                staged.file.write_all(&bytes)?;
+                staging.publish_blob(staged, &digest)
+            };
+            put().map_err(Error::io(what))
         })
         .await
     }
 }
 
-/// A blob's place within a layout. A digest's text can't lead elsewhere: it
-/// has no slash, and one colon.
-fn blob_name(digest: &Digest) -> PathBuf {
-    ["blobs", digest.algorithm().as_ref(), digest.digest()]
-        .iter()
-        .collect()
-}
-
 impl Sink for OciLayout {
     async fn has(&self, blob: &Descriptor) -> Result<bool> {
-        let path = self.blob_path(blob.digest());
-        let size = blob.size();
-        blocking(move || match fs::symlink_metadata(&path) {
-            Ok(found) => Ok(found.is_file() && found.len() == size),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
-            Err(e) => Err(Error::io(format!("can't look at {}", path.display()))(e)),
-        })
-        .await
+        let size = self.in_blob_folder(blob, |folder, name| folder.size_of(name));
+        Ok(size.await? == Some(blob.size()))
     }
 
     async fn read(&self, blob: &Descriptor) -> Result<Option<Vec<u8>>> {
         if !self.has(blob).await? {
             return Ok(None);
         }
-        let path = self.blob_path(blob.digest());
-        let what = format!("can't read {}", path.display());
-        blocking(move || fs::read(path).map(Some).map_err(Error::io(what))).await
+        let size = blob.size();
+        self.in_blob_folder(blob, move |folder, name| folder.read(name, size))
+            .await
     }
 
     async fn store(&self, blob: &Descriptor, mut reader: LayerReader) -> Result<()> {
-        let path = self.blob_path(blob.digest());
+        let digest = blob.digest().clone();
+        let path = self.blob_path(&digest);
         let what = move || format!("can't write blob {}", path.display());
         let staging = self.staging().await?;
-        let create = blocking(move || Ok(staging.create()));
+        let creating = Arc::clone(&staging);
+        let create = blocking(move || Ok(creating.create()));
         let staged = create.await?.map_err(Error::io(what()))?;
         let staged = write::drain(&mut reader, staged)
             .await
@@ -181,8 +209,11 @@ impl Sink for OciLayout {
                 write::Failed::Write(error) => Error::io(what())(error),
             })?;
         reader.finish().await?;
-        let path = self.blob_path(blob.digest());
-        blocking(move || staged.publish(&path).map_err(Error::io(what()))).await
+        blocking(move || {
+            let published = staging.publish_blob(staged, &digest);
+            published.map_err(Error::io(what()))
+        })
+        .await
     }
 
     async fn commit(&self, image: &ImageContent) -> Result<()> {
@@ -210,19 +241,20 @@ impl OciLayout {
 
     /// Let others see this manifest or index, all of which is there.
     async fn name(&self, descriptor: Descriptor, reference: &str) -> Result<()> {
-        let root = self.root.clone();
+        let what = format!("can't update {}", self.root.join(INDEX).display());
         let staging = self.staging().await?;
         let tag = self.names.name_of(reference);
         blocking(move || {
-            let path = root.join("index.json");
-            let what = format!("can't update {}", path.display());
             let update = || {
+                // Their bytes are on disk; now their names, and then what names them.
                 staging.sync_blobs()?;
-                let _lock = LayoutLock::take(&root)?;
-                let old = fs::read(&path)?;
+                let root = staging.root();
+                let _lock = LayoutLock::take(root)?;
+                let old = root.read(INDEX, MAX_INDEX_BYTES)?;
+                let old = old.ok_or(io::ErrorKind::NotFound)?;
                 let new = index::with_image(&old, &descriptor, tag.as_deref())?;
-                staging.publish_bytes(&new, &path)?;
-                staging::sync_folder(&root)
+                staging.publish_file(&new, INDEX)?;
+                root.sync()
             };
             update().map_err(Error::io(what))
         })
@@ -233,37 +265,25 @@ impl OciLayout {
 /// Make sure that there is a layout, sweep what dead pulls left in it, and make
 /// room for ours.
 fn prepare(root: &Path) -> io::Result<Staging> {
-    fs::create_dir_all(root)?;
-    let lock = LayoutLock::take(root)?;
-    let marker = root.join("oci-layout");
-    let fresh = match fs::read(&marker) {
-        Ok(found) => {
-            check_version(&found)?;
-            false
-        }
-        Err(e) if e.kind() == io::ErrorKind::NotFound => true,
-        Err(e) => return Err(e),
-    };
-    staging::sweep(root)?;
-    if fresh && !holds_at_most(root, &["blobs", "index.json"])? {
-        let reason = "the folder is neither empty nor an OCI image layout";
-        return Err(io::Error::new(io::ErrorKind::AlreadyExists, reason));
+    let root = Folder::make_at(root)?;
+    let lock = LayoutLock::take(&root)?;
+    let marker = root.read(MARKER, MAX_MARKER_BYTES)?;
+    let fresh = marker.is_none();
+    match marker {
+        Some(found) => check_version(&found)?,
+        None => only_a_layouts_beginning(&root)?,
     }
+    staging::sweep(&root)?;
+    root.open_or_make(BLOBS)?.open_or_make("sha256")?;
+    let no_index = root.read(INDEX, MAX_INDEX_BYTES)?.is_none();
     let staging = Staging::new(root)?;
-    for algorithm in ["sha256", "sha384", "sha512"] {
-        let folder = root.join("blobs").join(algorithm);
-        if algorithm == "sha256" || folder.is_dir() {
-            fs::create_dir_all(folder)?;
-        }
-    }
-    let index = root.join("index.json");
-    if !index.exists() {
-        staging.publish_bytes(&index::empty(), &index)?;
+    if no_index {
+        staging.publish_file(&index::empty(), INDEX)?;
     }
     if fresh {
         let content = serde_json::json!({ "imageLayoutVersion": LAYOUT_VERSION }).to_string();
-        staging.publish_bytes(content.as_bytes(), &marker)?;
-        staging::sync_folder(root)?;
+        staging.publish_file(content.as_bytes(), MARKER)?;
+        staging.root().sync()?;
     }
     drop(lock);
     Ok(staging)
@@ -281,14 +301,18 @@ fn check_version(marker: &[u8]) -> io::Result<()> {
     }
 }
 
-fn holds_at_most(folder: &Path, names: &[&str]) -> io::Result<bool> {
-    for entry in fs::read_dir(folder)? {
-        let name = entry?.file_name();
-        if !names.iter().any(|known| name == *known) {
-            return Ok(false);
-        }
+/// Without its marker, this is an empty folder, or what a killed pull has made
+/// of one.
+fn only_a_layouts_beginning(root: &Folder) -> io::Result<()> {
+    let names = root.names()?;
+    if names
+        .iter()
+        .all(|name| name == BLOBS || name == INDEX || is_staging(name))
+    {
+        return Ok(());
     }
-    Ok(true)
+    let reason = "the folder is neither empty nor an OCI image layout";
+    Err(io::Error::new(io::ErrorKind::AlreadyExists, reason))
 }
 
 /// Run something that may wait for a disk where that does no harm.

@@ -1,19 +1,29 @@
 //! Where files lie until they are complete: a folder within the layout, one a
 //! pull, locked as long as that pull lives.
 
-use std::fs::{self, File};
+use std::ffi::OsStr;
+use std::fs::File;
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
+use nix::sys::stat::Mode;
+use oci_spec::image::Digest;
 
-/// How staging folders are called. They begin with a dot, as other tools' do,
-/// so that nobody takes them for part of the layout.
+use super::folder::Folder;
+
+/// How staging folders are called, before the numbers of a process and of its
+/// folder. They begin with a dot, as other tools' do, so that nobody takes them
+/// for part of the layout.
 const PREFIX: &str = ".longshore-";
+
+/// Nobody else has business in them.
+const STAGING_MODE: Mode = Mode::from_bits_truncate(0o700);
 
 /// How long to wait for another process that changes the layout: it takes
 /// milliseconds, or has hung.
@@ -23,13 +33,13 @@ const LOCK_RETRY: Duration = Duration::from_millis(5);
 /// Held while the index is changed, or staging folders come and go. The kernel
 /// releases it when its holder dies.
 #[derive(Debug)]
-pub(super) struct LayoutLock(#[expect(dead_code, reason = "held, not used")] Flock<File>);
+pub(super) struct LayoutLock(#[expect(dead_code, reason = "held, not used")] Flock<OwnedFd>);
 
 impl LayoutLock {
     /// May wait for others, but not for ever.
-    pub(super) fn take(root: &Path) -> io::Result<Self> {
+    pub(super) fn take(root: &Folder) -> io::Result<Self> {
         let until = Instant::now() + LOCK_PATIENCE;
-        let mut folder = File::open(root)?;
+        let mut folder = root.reopen()?;
         loop {
             match Flock::lock(folder, FlockArg::LockExclusiveNonblock) {
                 Ok(lock) => return Ok(Self(lock)),
@@ -47,96 +57,135 @@ impl LayoutLock {
     }
 }
 
+/// Whether a staging folder could be called like that.
+pub(super) fn is_staging(name: &OsStr) -> bool {
+    let number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    name.to_str()
+        .and_then(|name| name.strip_prefix(PREFIX))
+        .and_then(|numbers| numbers.split_once('-'))
+        .is_some_and(|(process, folder)| number(process) && number(folder))
+}
+
 /// Remove what pulls that died have left. Call it with the layout locked.
-pub(super) fn sweep(root: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(root)? {
-        let entry = entry?;
-        let ours = entry.file_name().to_string_lossy().starts_with(PREFIX);
-        if !ours || !entry.file_type()?.is_dir() {
-            continue;
-        }
-        let folder = File::open(entry.path())?;
-        if Flock::lock(folder, FlockArg::LockExclusiveNonblock).is_ok() {
-            tracing::debug!(folder = %entry.path().display(), "sweeping what a dead pull left");
-            fs::remove_dir_all(entry.path())?;
+///
+/// What can't be removed (another user's, or gone meanwhile: the living remove
+/// theirs without that lock) is left, for it is in nobody's way.
+pub(super) fn sweep(root: &Folder) -> io::Result<()> {
+    for name in root.names()?.iter().filter(|name| is_staging(name)) {
+        match sweep_one(root, name) {
+            Ok(true) => tracing::debug!(folder = %name.display(), "swept what a dead pull left"),
+            Ok(false) => {}
+            Err(error) => {
+                tracing::debug!(folder = %name.display(), %error, "can't sweep what a pull left");
+            }
         }
     }
     Ok(())
 }
 
-/// Make renames in this folder durable.
-pub(super) fn sync_folder(folder: &Path) -> io::Result<()> {
-    File::open(folder)?.sync_all()
+/// `false`: it belongs to a pull that lives.
+fn sweep_one(root: &Folder, name: &OsStr) -> io::Result<bool> {
+    let folder = root.open(name)?;
+    let Ok(_lock) = Flock::lock(folder.reopen()?, FlockArg::LockExclusiveNonblock) else {
+        return Ok(false);
+    };
+    remove(root, name, &folder)?;
+    Ok(true)
+}
+
+/// A staging folder holds plain files only.
+fn remove(root: &Folder, name: &OsStr, folder: &Folder) -> io::Result<()> {
+    for file in folder.names()? {
+        folder.remove_file(file)?;
+    }
+    root.remove_empty_folder(name)
 }
 
 /// A staging folder. Dropped, it is removed with all that is still in it.
 #[derive(Debug)]
 pub(super) struct Staging {
-    root: PathBuf,
-    folder: PathBuf,
+    root: Folder,
+    name: String,
+    folder: Arc<Folder>,
     files: AtomicU64,
-    _lock: Flock<File>,
+    _lock: Flock<OwnedFd>,
 }
 
 impl Staging {
     /// Make one. Call it with the layout locked.
-    pub(super) fn new(root: &Path) -> io::Result<Self> {
+    pub(super) fn new(root: Folder) -> io::Result<Self> {
         let process = std::process::id();
         // Others of this process may have theirs here.
         let mut number = 0_u64;
-        let folder = loop {
-            let folder = root.join(format!("{PREFIX}{process}-{number}"));
-            match fs::create_dir(&folder) {
-                Ok(()) => break folder,
+        let name = loop {
+            let name = format!("{PREFIX}{process}-{number}");
+            match root.make_new(&name, STAGING_MODE) {
+                Ok(()) => break name,
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => number += 1,
                 Err(e) => return Err(e),
             }
         };
-        let opened = File::open(&folder)?;
-        let lock = Flock::lock(opened, FlockArg::LockExclusiveNonblock).map_err(|(_, e)| e)?;
+        let folder = root.open(&name)?;
+        let lock = Flock::lock(folder.reopen()?, FlockArg::LockExclusiveNonblock);
         Ok(Self {
-            root: root.to_owned(),
-            folder,
+            root,
+            name,
+            folder: Arc::new(folder),
             files: AtomicU64::new(0),
-            _lock: lock,
+            _lock: lock.map_err(|(_, e)| e)?,
         })
+    }
+
+    /// The layout that it is in.
+    pub(super) fn root(&self) -> &Folder {
+        &self.root
     }
 
     /// A new file in it.
     pub(super) fn create(&self) -> io::Result<Staged> {
-        let number = self.files.fetch_add(1, Ordering::Relaxed);
-        let path = self.folder.join(number.to_string());
-        let file = File::create_new(&path)?;
-        Ok(Staged {
-            file,
-            path: StagedPath(path),
-        })
+        let name = self.files.fetch_add(1, Ordering::Relaxed).to_string();
+        let file = self.folder.create(&name)?;
+        let name = StagedName {
+            folder: Arc::clone(&self.folder),
+            name,
+        };
+        Ok(Staged { file, name })
     }
 
-    /// Put these bytes at `target`, durably and in one step.
-    pub(super) fn publish_bytes(&self, bytes: &[u8], target: &Path) -> io::Result<()> {
+    /// Put these bytes into a file of the layout's own folder, durably but for
+    /// its name, and in one step.
+    pub(super) fn publish_file(&self, bytes: &[u8], name: &str) -> io::Result<()> {
         let mut staged = self.create()?;
         staged.file.write_all(bytes)?;
-        staged.publish(target)
+        staged.publish(&self.root, name)
+    }
+
+    /// Give a complete blob its name.
+    pub(super) fn publish_blob(&self, staged: Staged, digest: &Digest) -> io::Result<()> {
+        // Its folder may be missing: of an algorithm that is new to the layout.
+        let blobs = self.root.open_or_make("blobs")?;
+        let folder = blobs.open_or_make(digest.algorithm().as_ref())?;
+        staged.publish(&folder, digest.digest())
     }
 
     /// Make the names of all blobs durable.
     pub(super) fn sync_blobs(&self) -> io::Result<()> {
-        let blobs = self.root.join("blobs");
-        for algorithm in fs::read_dir(&blobs)? {
-            let algorithm = algorithm?;
-            if algorithm.file_type()?.is_dir() {
-                sync_folder(&algorithm.path())?;
+        let blobs = self.root.open("blobs")?;
+        for algorithm in blobs.names()? {
+            // Whatever else somebody has put there is not ours to sync.
+            if let Ok(folder) = blobs.open(&algorithm) {
+                folder.sync()?;
             }
         }
-        sync_folder(&blobs)
+        blobs.sync()?;
+        self.root.sync()
     }
 }
 
 impl Drop for Staging {
     fn drop(&mut self) {
         // What can't be removed now is swept by the next pull.
-        let _ = fs::remove_dir_all(&self.folder);
+        let _ = remove(&self.root, self.name.as_ref(), &self.folder);
     }
 }
 
@@ -144,57 +193,107 @@ impl Drop for Staging {
 #[derive(Debug)]
 pub(super) struct Staged {
     pub(super) file: File,
-    path: StagedPath,
+    name: StagedName,
 }
 
 #[derive(Debug)]
-struct StagedPath(PathBuf);
+struct StagedName {
+    folder: Arc<Folder>,
+    name: String,
+}
 
-impl Drop for StagedPath {
+impl Drop for StagedName {
     fn drop(&mut self) {
         // Published, it is not there any more; otherwise its folder goes too.
-        let _ = fs::remove_file(&self.0);
+        let _ = self.folder.remove_file(&self.name);
     }
 }
 
 impl Staged {
     /// It is complete: make it durable, and give it its name.
-    pub(super) fn publish(self, target: &Path) -> io::Result<()> {
+    fn publish(self, folder: &Folder, name: &str) -> io::Result<()> {
         self.file.sync_data()?;
-        if let Some(folder) = target.parent() {
-            // For an algorithm that the layout has not seen before.
-            fs::create_dir_all(folder)?;
-        }
-        fs::rename(&self.path.0, target)
+        let Self { name: staged, .. } = self;
+        staged.folder.move_to(&staged.name, folder, name)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
+
+    fn root() -> (tempfile::TempDir, impl Fn() -> Folder) {
+        let root = tempfile::tempdir().expect("a folder");
+        let path = root.path().to_owned();
+        (root, move || Folder::at(&path).expect("it is there"))
+    }
 
     #[test]
     fn sweeping_spares_the_living() {
-        let root = tempfile::tempdir().expect("a folder");
-        let living = Staging::new(root.path()).expect("staging");
-        let dead = root.path().join(".longshore-1-0");
+        let (path, root) = root();
+        let living = Staging::new(root()).expect("staging");
+        let dead = path.path().join(".longshore-1-0");
         fs::create_dir(&dead).expect("a folder");
         fs::write(dead.join("0"), "half a blob").expect("a file");
-        sweep(root.path()).expect("swept");
+        sweep(&root()).expect("swept");
         assert!(!dead.exists());
-        assert!(living.folder.exists());
+        assert!(path.path().join(&living.name).exists());
         drop(living);
-        assert_eq!(fs::read_dir(root.path()).expect("a folder").count(), 0);
+        assert_eq!(root().names().expect("a list").len(), 0);
+    }
+
+    #[test]
+    fn sweeping_takes_nothing_that_is_not_staging() {
+        let (path, root) = root();
+        let names = [
+            ".longshore-1",
+            ".longshore-1-x",
+            ".longshore--1",
+            ".other",
+            "mine",
+        ];
+        for name in names {
+            fs::create_dir(path.path().join(name)).expect("a folder");
+        }
+        let outside = tempfile::tempdir().expect("a folder");
+        fs::write(outside.path().join("0"), "somebody's").expect("a file");
+        let link = path.path().join(".longshore-1-0");
+        std::os::unix::fs::symlink(outside.path(), link).expect("a link");
+        sweep(&root()).expect("swept");
+        assert_eq!(root().names().expect("a list").len(), names.len() + 1);
+        assert!(outside.path().join("0").exists());
+    }
+
+    #[test]
+    fn a_link_of_its_name_is_not_worked_in() {
+        let (path, root) = root();
+        let outside = tempfile::tempdir().expect("a folder");
+        let link = format!("{PREFIX}{}-0", std::process::id());
+        std::os::unix::fs::symlink(outside.path(), path.path().join(link)).expect("a link");
+        let staging = Staging::new(root()).expect("staging");
+        let _staged = staging.create().expect("a file");
+        assert!(staging.name.ends_with("-1"), "{staging:?}");
+        assert_eq!(fs::read_dir(outside.path()).expect("a folder").count(), 0);
+    }
+
+    #[test]
+    fn what_is_gone_when_it_is_swept_is_no_error() {
+        let (_path, root) = root();
+        let gone = sweep_one(&root(), ".longshore-1-0".as_ref());
+        assert_eq!(gone.expect_err("gone").kind(), io::ErrorKind::NotFound);
+        sweep(&root()).expect("nothing to sweep");
     }
 
     #[test]
     fn what_is_not_published_is_gone() {
-        let root = tempfile::tempdir().expect("a folder");
-        let staging = Staging::new(root.path()).expect("staging");
+        let (path, root) = root();
+        let staging = Staging::new(root()).expect("staging");
         let staged = staging.create().expect("a file");
-        let path = staged.path.0.clone();
-        assert!(path.exists());
+        let file = path.path().join(&staging.name).join(&staged.name.name);
+        assert!(file.exists());
         drop(staged);
-        assert!(!path.exists());
+        assert!(!file.exists());
     }
 }

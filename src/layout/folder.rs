@@ -1,0 +1,272 @@
+//! An open folder in which everything is called by a plain name: without paths,
+//! no symbolic link can lead out of it.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use nix::dir::Dir;
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, open, openat, renameat};
+use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat, mkdirat};
+use nix::unistd::{UnlinkatFlags, fsync, unlinkat};
+
+/// What others may see (image layouts are shared), under the user's umask.
+const FILE_MODE: Mode = Mode::from_bits_truncate(0o644);
+pub(super) const FOLDER_MODE: Mode = Mode::from_bits_truncate(0o755);
+
+const FOLDER_FLAGS: OFlag = OFlag::O_RDONLY
+    .union(OFlag::O_DIRECTORY)
+    .union(OFlag::O_CLOEXEC);
+
+#[derive(Debug)]
+pub(super) struct Folder(OwnedFd);
+
+impl Folder {
+    /// The folder at a path of the user's own, whose links are followed.
+    pub(super) fn at(path: &Path) -> io::Result<Self> {
+        Ok(Self(open(path, FOLDER_FLAGS, Mode::empty())?))
+    }
+
+    /// The same, made if it is not there, and durably so.
+    pub(super) fn make_at(path: &Path) -> io::Result<Self> {
+        match (Self::at(path), path.parent(), path.file_name()) {
+            (Err(e), Some(parent), Some(name)) if e.kind() == io::ErrorKind::NotFound => {
+                let here = parent.as_os_str().is_empty();
+                let parent = Self::make_at(if here { ".".as_ref() } else { parent })?;
+                parent.make(name, FOLDER_MODE)?;
+                parent.sync()?;
+                Self::at(path)
+            }
+            (found, ..) => found,
+        }
+    }
+
+    /// The folder of that name in it.
+    pub(super) fn open(&self, name: impl AsRef<OsStr>) -> io::Result<Self> {
+        let name = plain(name.as_ref())?;
+        let flags = FOLDER_FLAGS | OFlag::O_NOFOLLOW;
+        match openat(&self.0, name, flags, Mode::empty()) {
+            Ok(folder) => Ok(Self(folder)),
+            Err(Errno::ENOTDIR | Errno::ELOOP) => Err(self.is_no(name, "folder")),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// The same, made if it is not there.
+    pub(super) fn open_or_make(&self, name: impl AsRef<OsStr>) -> io::Result<Self> {
+        let name = name.as_ref();
+        match self.open(name) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                self.make(name, FOLDER_MODE)?;
+                self.open(name)
+            }
+            other => other,
+        }
+    }
+
+    /// Make a folder in it. That somebody else was faster is no error.
+    fn make(&self, name: &OsStr, mode: Mode) -> io::Result<()> {
+        match self.make_new(name, mode) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            other => other,
+        }
+    }
+
+    pub(super) fn make_new(&self, name: impl AsRef<OsStr>, mode: Mode) -> io::Result<()> {
+        Ok(mkdirat(&self.0, plain(name.as_ref())?, mode)?)
+    }
+
+    /// A second descriptor of it, to be locked.
+    pub(super) fn reopen(&self) -> io::Result<OwnedFd> {
+        Ok(openat(&self.0, ".", FOLDER_FLAGS, Mode::empty())?)
+    }
+
+    /// What is in it.
+    pub(super) fn names(&self) -> io::Result<Vec<OsString>> {
+        let mut names = Vec::new();
+        for entry in Dir::from_fd(self.reopen()?)?.iter() {
+            let entry = entry?;
+            let name = OsStr::from_bytes(entry.file_name().to_bytes());
+            if name != "." && name != ".." {
+                names.push(name.to_owned());
+            }
+        }
+        Ok(names)
+    }
+
+    /// The size of a file in it, if there is one, and it is a plain file.
+    pub(super) fn size_of(&self, name: impl AsRef<OsStr>) -> io::Result<Option<u64>> {
+        match self.stat(plain(name.as_ref())?) {
+            Ok(found) if kind(&found) == SFlag::S_IFREG => {
+                Ok(Some(u64::try_from(found.st_size).unwrap_or(0)))
+            }
+            Ok(_) | Err(Errno::ENOENT) => Ok(None),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// The content of a file in it, if there is one of that name: a plain one,
+    /// of at most `max` bytes.
+    pub(super) fn read(&self, name: impl AsRef<OsStr>, max: u64) -> io::Result<Option<Vec<u8>>> {
+        let name = plain(name.as_ref())?;
+        // Of a named pipe, nobody waits for the other end.
+        let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+        let file = match openat(&self.0, name, flags, Mode::empty()) {
+            Ok(file) => file,
+            Err(Errno::ENOENT) => return Ok(None),
+            Err(Errno::ELOOP) => return Err(self.is_no(name, "plain file")),
+            Err(e) => return Err(e.into()),
+        };
+        if kind(&fstat(&file)?) != SFlag::S_IFREG {
+            return Err(self.is_no(name, "plain file"));
+        }
+        let mut bytes = Vec::new();
+        let read = File::from(file).take(max + 1).read_to_end(&mut bytes)?;
+        if read as u64 > max {
+            let reason = format!("{} has more than {max} bytes", name.display());
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, reason));
+        }
+        Ok(Some(bytes))
+    }
+
+    /// A new file in it.
+    pub(super) fn create(&self, name: impl AsRef<OsStr>) -> io::Result<File> {
+        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
+        let file = openat(&self.0, plain(name.as_ref())?, flags, FILE_MODE)?;
+        Ok(file.into())
+    }
+
+    /// Give a file of it a new name elsewhere. What has that name loses it,
+    /// also if it is a link.
+    pub(super) fn move_to(&self, name: &str, there: &Self, new_name: &str) -> io::Result<()> {
+        let (name, new_name) = (plain(name.as_ref())?, plain(new_name.as_ref())?);
+        Ok(renameat(&self.0, name, &there.0, new_name)?)
+    }
+
+    pub(super) fn remove_file(&self, name: impl AsRef<OsStr>) -> io::Result<()> {
+        let name = plain(name.as_ref())?;
+        Ok(unlinkat(&self.0, name, UnlinkatFlags::NoRemoveDir)?)
+    }
+
+    pub(super) fn remove_empty_folder(&self, name: impl AsRef<OsStr>) -> io::Result<()> {
+        let name = plain(name.as_ref())?;
+        Ok(unlinkat(&self.0, name, UnlinkatFlags::RemoveDir)?)
+    }
+
+    /// Make the names in it durable.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        Ok(fsync(&self.0)?)
+    }
+
+    fn stat(&self, name: &OsStr) -> nix::Result<FileStat> {
+        fstatat(&self.0, name, AtFlags::AT_SYMLINK_NOFOLLOW)
+    }
+
+    fn is_no(&self, name: &OsStr, expected: &str) -> io::Error {
+        let found = self.stat(name);
+        let link = found.is_ok_and(|found| kind(&found) == SFlag::S_IFLNK);
+        let name = name.display();
+        let reason = if link {
+            format!("{name} is a symbolic link; links within a layout are not followed")
+        } else {
+            format!("{name} is no {expected}")
+        };
+        io::Error::new(io::ErrorKind::InvalidInput, reason)
+    }
+}
+
+fn kind(found: &FileStat) -> SFlag {
+    SFlag::from_bits_truncate(found.st_mode & SFlag::S_IFMT.bits())
+}
+
+/// A name, and not a path.
+fn plain(name: &OsStr) -> io::Result<&OsStr> {
+    let path = name.is_empty() || name == "." || name == ".." || name.as_bytes().contains(&b'/');
+    if path {
+        let reason = format!("{} is not a plain name", name.display());
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, reason));
+    }
+    Ok(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    /// A folder with a file and a folder in it, and links to such outside.
+    fn folder() -> (tempfile::TempDir, Folder) {
+        let all = tempfile::tempdir().expect("a folder");
+        let inside = all.path().join("inside");
+        for folder in [all.path(), &inside] {
+            fs::create_dir_all(folder.join("folder")).expect("a folder");
+            fs::write(folder.join("file"), "seven b").expect("a file");
+        }
+        symlink("../folder", inside.join("link-to-folder")).expect("a link");
+        symlink("../file", inside.join("link-to-file")).expect("a link");
+        symlink("nowhere", inside.join("dangling")).expect("a link");
+        let folder = Folder::at(&inside).expect("it is there");
+        (all, folder)
+    }
+
+    #[test]
+    fn links_are_not_followed() {
+        let (_all, folder) = folder();
+        folder.open("folder").expect("a folder");
+        assert_eq!(folder.size_of("file").expect("there"), Some(7));
+        for link in ["link-to-folder", "link-to-file", "dangling"] {
+            let words = format!("{link} is a symbolic link");
+            let refused = [
+                folder.open(link).expect_err(link),
+                folder.open_or_make(link).expect_err(link),
+                folder.read(link, 100).expect_err(link),
+            ];
+            for error in refused {
+                assert!(error.to_string().starts_with(&words), "{error}");
+            }
+            assert_eq!(folder.size_of(link).expect("looked"), None);
+            folder.create(link).expect_err(link);
+        }
+    }
+
+    #[test]
+    fn what_is_no_folder_or_file_is_told_and_not_waited_for() {
+        let (all, folder) = folder();
+        let pipe = all.path().join("inside/pipe");
+        nix::unistd::mkfifo(&pipe, Mode::S_IRWXU).expect("a pipe");
+        for name in ["pipe", "folder"] {
+            let error = folder.read(name, 100).expect_err(name);
+            assert_eq!(error.to_string(), format!("{name} is no plain file"));
+        }
+        let error = folder.open("file").expect_err("a file");
+        assert_eq!(error.to_string(), "file is no folder");
+    }
+
+    #[test]
+    fn paths_are_not_names() {
+        let (_all, folder) = folder();
+        for path in ["", ".", "..", "../file", "/etc/passwd", "folder/x"] {
+            folder.open(path).expect_err(path);
+            folder.read(path, 100).expect_err(path);
+            folder.size_of(path).expect_err(path);
+            folder.create(path).expect_err(path);
+            folder.move_to("file", &folder, path).expect_err(path);
+            folder.remove_file(path).expect_err(path);
+        }
+    }
+
+    #[test]
+    fn no_more_is_read_than_allowed() {
+        let (_all, folder) = folder();
+        let read = folder.read("file", 7).expect("as many as allowed");
+        assert_eq!(read.as_deref(), Some(&b"seven b"[..]));
+        folder.read("file", 6).expect_err("one too many");
+        assert_eq!(folder.read("nothing", 6).expect("looked"), None);
+    }
+}
