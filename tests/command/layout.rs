@@ -33,6 +33,11 @@ impl Layout {
         format!("oci:{}:{tag}", self.folder.display())
     }
 
+    /// Whether it has become one.
+    pub(crate) fn is_there(&self) -> bool {
+        self.folder.join("oci-layout").exists()
+    }
+
     pub(crate) fn blob(&self, digest: impl AsRef<str>) -> PathBuf {
         let (algorithm, hex) = digest.as_ref().split_once(':').unwrap();
         self.folder.join("blobs").join(algorithm).join(hex)

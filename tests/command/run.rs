@@ -171,6 +171,10 @@ impl Running {
         marked.into_iter().find(|found| found.pid == pid).unwrap()
     }
 
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.process.try_wait().unwrap().is_some()
+    }
+
     /// Where its temporary files and the user's settings would be.
     pub(crate) fn folder(&self) -> &Path {
         &self.folder
@@ -327,9 +331,12 @@ impl Run {
         self.stderr
     }
 
-    /// It was killed.
+    pub(crate) fn was_killed(&self) -> bool {
+        self.status.signal() == Some(Signal::SIGKILL as i32)
+    }
+
     #[track_caller]
     pub(crate) fn killed(&self) {
-        assert_eq!(self.status.signal(), Some(Signal::SIGKILL as i32), "{self}");
+        assert!(self.was_killed(), "{self}");
     }
 }
