@@ -25,6 +25,9 @@ use command::{ImageBuilder, Layout, Running, Scratch, Served, Skopeo, newest_sko
 
 const KILLS: usize = 40;
 
+/// How many pulls are watched before others are killed: any one may be held up.
+const LIVES: usize = 3;
+
 /// So that fetching takes a good part of a pull's life.
 const BYTES_PER_SECOND: u64 = 10_000_000;
 
@@ -178,9 +181,15 @@ impl Source {
         }
     }
 
+    /// The shortest of several.
+    fn lifetime(&self, scenario: &Scenario) -> (Duration, Duration) {
+        let lives = (0..LIVES).map(|_| self.one_lifetime(scenario));
+        lives.min().unwrap()
+    }
+
     /// How long such a pull lives, and how long after it has stored its last
     /// layer.
-    fn lifetime(&self, scenario: &Scenario) -> (Duration, Duration) {
+    fn one_lifetime(&self, scenario: &Scenario) -> (Duration, Duration) {
         let scratch = Scratch::new();
         let layout = self.layout(&scratch, scenario, "clean");
         let tags = scenario.pulls.concat();

@@ -42,6 +42,10 @@ missing_packages() {
   have umoci || echo umoci
   have openssl || echo openssl
   have buildah || echo buildah
+  have strace || echo strace
+  # Signing, in the tests, and verifying, in skopeo.
+  have gpg || echo gpg
+  have gpg-agent || echo gpg-agent
   # The private skopeos read the system's policy too.
   [ -e /etc/containers/policy.json ] || echo golang-github-containers-common
 }

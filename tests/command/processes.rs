@@ -24,6 +24,12 @@ impl Process {
         self.cmdline.contains("\0experimental-image-proxy\0")
             && !self.cmdline.starts_with("/bin/sh\0")
     }
+
+    /// What gpg leaves behind when skopeo has it verify: a daemon, which ends
+    /// when it notices, within a minute, that its folder is gone.
+    pub(crate) fn is_gpg_agent(&self) -> bool {
+        self.cmdline.starts_with("gpg-agent\0")
+    }
 }
 
 /// The running processes with this mark.

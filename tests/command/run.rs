@@ -13,7 +13,7 @@ use tempfile::TempDir;
 
 use super::layout::Layout;
 use super::processes::{self, MARK, Process};
-use super::{Skopeo, eventually};
+use super::{Skopeo, eventually, tools};
 
 /// A folder that holds all that the runs of a test write.
 #[derive(Debug)]
@@ -105,6 +105,26 @@ impl Longshore {
     /// What it reads from stdin, which stays open, as a terminal does.
     pub(crate) fn input(mut self, text: &str) -> Self {
         self.input = Some(text.to_owned());
+        self
+    }
+
+    /// Have strace write down these system calls of it and of what it starts.
+    pub(crate) fn traced(mut self, file: &Path, calls: &str) -> Self {
+        let mut strace = Command::new(tools::system("strace"));
+        strace
+            .args(["-f", "-y", "-qq", "--seccomp-bpf", "-e"])
+            .args([&format!("trace={calls}"), "-e", "signal=none", "-o"])
+            .args([file, Path::new(self.command.get_program())])
+            .args(self.command.get_args())
+            .current_dir(self.command.get_current_dir().unwrap())
+            .stdin(Stdio::null());
+        for (name, value) in self.command.get_envs() {
+            match value {
+                Some(value) => strace.env(name, value),
+                None => strace.env_remove(name),
+            };
+        }
+        self.command = strace;
         self
     }
 
@@ -235,10 +255,20 @@ impl Running {
         });
         let run = self.told(status.unwrap());
         eventually(&format!("the end of all processes of {run}"), || {
-            processes::marked(&self.mark).is_empty()
+            let mut left = processes::marked(&self.mark);
+            for agent in left.extract_if(.., |process| process.is_gpg_agent()) {
+                processes::signal(agent.pid, Signal::SIGKILL);
+            }
+            left.is_empty()
         });
         let temporary = fs::read_dir(self.folder.join("tmp")).unwrap();
-        let temporary: Vec<_> = temporary.map(|entry| entry.unwrap().path()).collect();
+        let temporary = temporary.map(|entry| entry.unwrap().path());
+        // A skopeo that is ended while gpg verifies for it has no time to remove this.
+        let gpgs = |path: &PathBuf| {
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            name.starts_with("containers-ephemeral-gpg-")
+        };
+        let temporary: Vec<_> = temporary.filter(|path| !gpgs(path)).collect();
         assert_eq!(temporary, Vec::<PathBuf>::new(), "left by {run}");
         run
     }
