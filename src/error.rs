@@ -46,7 +46,7 @@ pub enum Error {
     /// The proxy is too old for this call. Nothing was sent.
     #[error("{method} needs protocol {required} or later, this proxy speaks {found}")]
     Unsupported {
-        /// The method's name on the wire.
+        /// The method's name on the wire, or what else it does not do.
         method: &'static str,
         /// The protocol version that brought it.
         required: Version,

@@ -143,7 +143,9 @@ pub struct ImageProxyConfig {
     /// `Some(true)`: accept any certificate, and plain HTTP. `Some(false)`:
     /// demand a valid one also where registries.conf says `insecure`.
     pub insecure_skip_tls_verification: Option<bool>,
-    /// Signature policy file, as `skopeo --policy`.
+    /// Signature policy file, as `skopeo --policy`. A proxy older than protocol
+    /// 0.2.6 (skopeo 1.13) checks none, neither this, which is then an error, nor
+    /// the system's, which is passed over.
     pub policy: Option<PathBuf>,
     /// Accept images whatever the signature policy says, as
     /// `skopeo --insecure-policy`.

@@ -11,6 +11,7 @@ use crate::proxy::{ImageProxy, output};
 pub(super) struct Starter {
     template: Arc<Template>,
     connection: ConnectionOptions,
+    has_policy: bool,
     private_cache: bool,
 }
 
@@ -18,10 +19,12 @@ impl Starter {
     /// Blocks, if the configuration has something to be read.
     pub(super) fn new(config: ImageProxyConfig, private_cache: bool) -> Result<Self> {
         let connection = config.connection.clone();
+        let has_policy = config.policy.is_some();
         let template = Arc::new(config.into_template()?);
         Ok(Self {
             template,
             connection,
+            has_policy,
             private_cache,
         })
     }
@@ -41,6 +44,7 @@ impl Starter {
         ImageProxy::launch(
             move || Ok(template.launch(private)),
             self.connection.clone(),
+            self.has_policy,
         )
         .await
     }

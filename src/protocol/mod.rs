@@ -14,4 +14,4 @@ pub use version::{FIRST_SUPPORTED, supports_method};
 pub(crate) use message::{Call, ImageId, MAX_PACKET, Method, PipeId};
 pub(crate) use reply::{Grant, Packet, Pipe};
 pub(crate) use session::{Rejected, Session, Waiter};
-pub(crate) use version::{is_compatible, supports};
+pub(crate) use version::{CHECKS_POLICY_SINCE, is_compatible, supports};

@@ -8,6 +8,10 @@ use super::Method;
 /// (skopeo 1.6).
 pub const FIRST_SUPPORTED: Version = Version::new(0, 2, 3);
 
+/// The oldest protocol whose server checks the signature policy when it opens
+/// an image (skopeo 1.13; before, `--policy` is taken, and passed over).
+pub(crate) const CHECKS_POLICY_SINCE: Version = Version::new(0, 2, 6);
+
 impl Method {
     /// The protocol version that brought this method.
     pub(crate) fn since(self) -> Version {

@@ -34,7 +34,9 @@ use self::transport::Transport;
 use crate::config::{ConnectionOptions, ImageProxyConfig, Launch};
 use crate::drain::verify::Verifier;
 use crate::error::{BlobError, Error, Result};
-use crate::protocol::{Call, ImageId, LayerInfo, Method, is_compatible, supports};
+use crate::protocol::{
+    CHECKS_POLICY_SINCE, Call, ImageId, LayerInfo, Method, is_compatible, supports,
+};
 
 /// The largest number that the protocol's JSON carries exactly, 2^53 − 1.
 const MAX_SIZE: u64 = (1 << 53) - 1;
@@ -88,7 +90,9 @@ impl ImageProxy {
     ///
     /// [`Error::Config`] before anything is started; [`Error::Spawn`];
     /// [`Error::ProxyExited`] if it ends at once, with what it said;
-    /// [`Error::Incompatible`]; [`Error::CallTimeout`].
+    /// [`Error::Incompatible`]; [`Error::CallTimeout`]; [`Error::Unsupported`]
+    /// if the options name a [`policy`](ImageProxyConfig::policy), which this
+    /// proxy does not check.
     ///
     /// # Cancel safety
     ///
@@ -97,14 +101,17 @@ impl ImageProxy {
     pub async fn new_with_config(config: ImageProxyConfig) -> Result<Self> {
         config.validate()?;
         let options = config.connection.clone();
+        let has_policy = config.policy.is_some();
         let launch = move || config.into_launch();
-        Self::launch(launch, options).await
+        Self::launch(launch, options, has_policy).await
     }
 
-    /// Start a proxy from something that may block while it is prepared.
+    /// Start a proxy from something that may block while it is prepared. A policy
+    /// that was named, and would not be checked, is an error.
     pub(crate) async fn launch(
         launch: impl FnOnce() -> Result<Launch> + Send + 'static,
         options: ConnectionOptions,
+        has_policy: bool,
     ) -> Result<Self> {
         let (ours, theirs) = socketpair(
             AddressFamily::Unix,
@@ -125,7 +132,16 @@ impl ImageProxy {
                     })??
             }
         };
-        Self::over(ours, Some(child), options).await
+        let proxy = Self::over(ours, Some(child), options).await?;
+        let found = proxy.protocol_version();
+        if has_policy && *found < CHECKS_POLICY_SINCE {
+            return Err(Error::Unsupported {
+                method: "a signature policy",
+                required: CHECKS_POLICY_SINCE,
+                found: found.clone(),
+            });
+        }
+        Ok(proxy)
     }
 
     /// Speak to a proxy that somebody else started, over this `SOCK_SEQPACKET`
