@@ -73,6 +73,7 @@ const TRY_AGAIN: &str = "try again; what is complete will not be fetched again";
 const NOT_THERE: &str = "the registry does not have it, or not all of it: are name and tag right?";
 const DENIED: &str =
     "the image may not exist, or need credentials: --authfile, --creds-file or --creds -";
+const POLICY: &str = "the signature policy (--policy) decides what is accepted";
 const REGISTRY_FAILED: &str = "the registry has trouble; try again later";
 const NOT_REACHED: &str = "is the registry's name right, and does it run?";
 
@@ -130,10 +131,8 @@ fn hint_for_words(message: &str) -> Option<&'static str> {
             "toomanyrequests",
             "the registry wants you to wait, or to log in",
         ),
-        (
-            "signature",
-            "the signature policy (--policy) decides what is accepted",
-        ),
+        ("ignature", POLICY),
+        ("rejected by policy", POLICY),
         ("unexpected EOF", TRY_AGAIN),
         ("connection reset", TRY_AGAIN),
         ("unexpected HTTP status: 5", REGISTRY_FAILED),

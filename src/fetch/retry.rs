@@ -138,8 +138,9 @@ pub(super) fn is_the_proxys(error: &Error) -> bool {
 }
 
 /// Words of refusals that a repetition can't change, from skopeo 1.9 to 1.22
-/// and from the error codes of the OCI distribution specification.
-const FINAL: [&str; 17] = [
+/// and from the error codes of the OCI distribution specification; the last ones
+/// are a signature policy's.
+const FINAL: [&str; 25] = [
     "blob unknown",
     "manifest unknown",
     "name unknown",
@@ -157,6 +158,14 @@ const FINAL: [&str; 17] = [
     "no such file",
     "stopped after 10 redirects",
     "server gave HTTP response to HTTPS client",
+    "signature was required",
+    "signatures were accepted",
+    "ignature for identity",
+    "ignature for digest",
+    "ignature by key",
+    "nvalid GPG signature",
+    "signature verification failed",
+    "rejected by policy",
 ];
 
 fn refusal_may_pass(refusal: &Refusal) -> bool {
@@ -222,6 +231,15 @@ mod tests {
                 "unable to retrieve auth token: unauthorized: authentication required".into(),
                 false,
             ),
+            (
+                "A signature was required, but no signature exists".into(),
+                false,
+            ),
+            (
+                "Running image docker://a/b:c is rejected by policy.".into(),
+                false,
+            ),
+            ("reading signature from http://a/b: status 503".into(), true),
             (format!("fetching {digest} failed strangely"), true),
         ];
         for (message, expected) in table {
