@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -257,7 +258,8 @@ impl Running {
         eventually(&format!("the end of all processes of {run}"), || {
             let mut left = processes::marked(&self.mark);
             for agent in left.extract_if(.., |process| process.is_gpg_agent()) {
-                processes::signal(agent.pid, Signal::SIGKILL);
+                // It may have noticed by now.
+                let _ = kill(Pid::from_raw(agent.pid.cast_signed()), Signal::SIGKILL);
             }
             left.is_empty()
         });
