@@ -129,18 +129,49 @@ fn a_pulled_image_is_inspected_like_its_source() {
 
 #[test]
 fn an_images_words_cant_control_the_terminal() {
-    let nasty = "\u{1b}[2J\u{1b}]0;title\u{7}\u{9b}31mred\r\nlayers 0";
+    let nasty = "\u{1b}[2J\u{1b}]0;title\u{7}\u{9b}31mred\u{7f}\r\nlayers 0\u{202e}";
     let image = small_image(7)
         .label("nasty", nasty)
+        .layer_blob(format!("x/{nasty}"), "layer")
         .created("1970-01-01T00:00:00Z");
     let (served, _) = Served::image("v1", &image);
     let scratch = Scratch::new();
-    let inspect = || scratch.inspect(&newest_skopeo(), &served.reference("v1"));
+    let skopeo = newest_skopeo();
+    let inspect = || scratch.inspect(&skopeo, &served.reference("v1"));
+    let pull = |name: &str| {
+        let dest = scratch.layout(name).tagged("v1");
+        scratch.pull(&skopeo, &served.reference("v1"), &dest)
+    };
+    for run in [
+        inspect(),
+        inspect().arg("--json"),
+        pull("a"),
+        pull("b").arg("--json"),
+        pull("c").arg("-v").env("RUST_LOG", "trace"),
+    ] {
+        let run = run.run().succeeded();
+        for said in [&run.stdout, &run.stderr] {
+            let control = |c: char| c.is_control() && !"\n\t".contains(c);
+            let control = said.chars().find(|c| control(*c));
+            assert_eq!(control, None, "{said:?}");
+            assert!(!said.contains("\nlayers 0"), "{said:?}");
+        }
+    }
     let run = inspect().run().succeeded();
-    let control = run.stdout.chars().find(|c| c.is_control() && *c != '\n');
-    assert_eq!(control, None, "{:?}", run.stdout);
+    assert!(!run.stdout.contains('\u{202e}'), "{run}");
     let report = inspect().report();
     assert_eq!(report["config"]["Labels"]["nasty"], nasty);
+}
+
+#[test]
+fn a_media_type_without_end_widens_no_other_line() {
+    let image = small_image(9).layer_blob(format!("x/{}", "x".repeat(100_000)), "layer");
+    let (served, _) = Served::image("v1", &image);
+    let scratch = Scratch::new();
+    let inspect = scratch.inspect(&newest_skopeo(), &served.reference("v1"));
+    let run = inspect.run().succeeded();
+    let long = run.stdout.lines().filter(|line| line.len() > 1000).count();
+    assert_eq!(long, 1);
 }
 
 #[test]

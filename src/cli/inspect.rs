@@ -6,7 +6,10 @@ use serde_json::Value;
 
 use super::args::InspectArguments;
 use super::failure::Failure;
-use super::format::{bytes, printable};
+use super::format::{bytes, json_line, printable};
+
+/// As wide as the column of media types gets.
+const WIDEST_TYPE: usize = 60;
 
 /// The line that `--json` prints.
 #[derive(Debug, Serialize)]
@@ -39,10 +42,7 @@ pub(crate) async fn run(
         .map_err(Failure::on("inspect", &image))?;
     let report = report(&image, &content);
     if json {
-        println!(
-            "{}",
-            serde_json::to_string(&report).map_err(anyhow::Error::from)?
-        );
+        println!("{}", json_line(&report).map_err(anyhow::Error::from)?);
     } else {
         print(&report);
     }
@@ -101,18 +101,16 @@ fn print(report: &Report<'_>) {
             }
         }
     }
-    let total = report.layers.iter().map(|layer| layer.size).sum();
+    let sizes = report.layers.iter().map(|layer| layer.size);
+    let total = sizes.fold(0, u64::saturating_add);
     line(
         "layers",
         &format!("{}, {}", report.layers.len(), bytes(total)),
     );
     println!();
-    let types = report
-        .layers
-        .iter()
-        .map(|layer| layer.media_type.len())
-        .max()
-        .unwrap_or(0);
+    let types = report.layers.iter().map(|layer| layer.media_type.len());
+    // A longer one moves what follows it in its own line, and no other.
+    let types = types.max().unwrap_or(0).min(WIDEST_TYPE);
     println!(
         "{:>5}  {:<types$}  {:>9}  {:<71}  DIFF_ID",
         "LAYER", "MEDIA TYPE", "SIZE", "DIGEST"

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::args::{Destination, PlatformChoice, PullArguments};
 use super::failure::Failure;
-use super::format::{bytes, printable};
+use super::format::{bytes, json_line, printable};
 use super::progress::{self, Style};
 
 /// The line that `--json` prints.
@@ -88,10 +88,7 @@ pub(crate) async fn run(arguments: PullArguments, config: ImageProxyConfig) -> R
         let version = version.await.map_err(anyhow::Error::from)?;
         let skopeo = version.ok().map(|version| version.to_string());
         let report = report(&pulled, started, protocol, skopeo);
-        println!(
-            "{}",
-            serde_json::to_string(&report).map_err(anyhow::Error::from)?
-        );
+        println!("{}", json_line(&report).map_err(anyhow::Error::from)?);
     } else if !quiet {
         summarize(&pulled, started);
     }

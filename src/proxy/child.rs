@@ -168,6 +168,22 @@ fn watch_process(process: &mut std::process::Child) -> io::Result<(OwnedFd, Chil
     Ok((pidfd, stderr))
 }
 
+/// What a program says, without what could control a terminal: it may quote
+/// what a registry has told it.
+fn harmless(said: &[u8]) -> String {
+    let said = String::from_utf8_lossy(said);
+    let harmless = |c: char| !c.is_control() || c == '\n' || c == '\t';
+    said.chars()
+        .map(|c| {
+            if harmless(c) {
+                c
+            } else {
+                char::REPLACEMENT_CHARACTER
+            }
+        })
+        .collect()
+}
+
 #[expect(clippy::cast_possible_wrap, reason = "pids are far below 2^31")]
 fn process_id(process: &std::process::Child) -> Pid {
     Pid::from_raw(process.id() as i32)
@@ -316,7 +332,7 @@ impl Kept {
                 Ok(n) => {
                     if self.pass_stderr_on {
                         // Ours may be closed; the child's must be read all the same.
-                        let _ = io::stderr().write_all(&chunk[..n]);
+                        let _ = io::stderr().write_all(harmless(&chunk[..n]).as_bytes());
                     }
                     self.said.extend(&chunk[..n]);
                     let excess = self.said.len().saturating_sub(STDERR_KEPT_BYTES);
