@@ -45,12 +45,12 @@ fn calls(trace: &str) -> Vec<Call> {
     for (number, line) in trace.lines().enumerate() {
         let (thread, call) = line.split_once(' ').unwrap();
         let call = call.trim_start();
-        let (began, call) = if let Some(begun) = call.strip_suffix(" <unfinished ...>") {
-            unfinished.insert(thread, (number, begun));
+        let (began, call) = if let Some(first) = call.strip_suffix(" <unfinished ...>") {
+            unfinished.insert(thread, (number, first));
             continue;
         } else if call.starts_with("<... ") {
-            let (began, begun) = unfinished.remove(thread).unwrap();
-            (began, format!("{begun}{}", call.split_once('>').unwrap().1))
+            let (line, first) = unfinished.remove(thread).unwrap();
+            (line, format!("{first}{}", call.split_once('>').unwrap().1))
         } else {
             (number, call.to_owned())
         };
@@ -136,8 +136,7 @@ fn bytes_reach_the_disk_before_names_and_names_before_the_index() {
         synced(from, 0, rename.began);
     }
     let (.., named) = renames()
-        .filter(|(_, to, _)| **to == root.join("index.json"))
-        .next_back()
+        .rfind(|(_, to, _)| **to == root.join("index.json"))
         .unwrap();
     let blobs = renames().filter(|(_, to, _)| to.starts_with(root.join("blobs")));
     let blobs: Vec<_> = blobs.collect();

@@ -12,11 +12,12 @@ mod command;
 use std::collections::BTreeSet;
 use std::fs;
 
-use longshore::oci_spec::image::Descriptor;
+use longshore::oci_spec::image::{Descriptor, MediaType};
 use serde_json::{Value, json};
 
 use command::docker_registry::RegistryProcess;
 use command::registry::image::Written;
+use command::registry::store::Store;
 use command::{
     ImageBuilder, Scratch, Served, assert_skopeo_accepts, newest_skopeo, skopeo_copy, skopeos,
     small_image, sorted,
@@ -387,4 +388,54 @@ fn what_other_tools_put_into_an_index_stays() {
     assert_eq!(index["annotations"]["example.kept"], "yes");
     assert!(layout.tags().keys().eq(["copied", "pulled"]));
     layout.assert_valid();
+}
+
+fn serve_manifest(served: &Served, manifest: &Value, tag: &str) {
+    let store = Store::open(served.folder.path()).unwrap();
+    let blob = store.put(manifest.to_string().as_bytes()).unwrap();
+    let manifest = Descriptor::new(MediaType::ImageManifest, blob.size, blob.digest);
+    store.tag(&manifest, tag).unwrap();
+}
+
+#[test]
+fn a_config_as_large_as_a_layer_is_not_read_out_of_the_layout() {
+    let large = small_image(90).layer_random(5_000_000, 900);
+    let (served, image) = Served::image("v1", &large);
+    let layer = image.layers.last().unwrap();
+    let manifest = json!({
+        "schemaVersion": 2,
+        "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "config": { "mediaType": "application/x", "digest": layer.digest(), "size": layer.size() },
+        "layers": [],
+    });
+    serve_manifest(&served, &manifest, "config");
+
+    let scratch = Scratch::new();
+    let layout = scratch.layout("image");
+    let pull = |tag: &str| {
+        let dest = layout.tagged(tag);
+        scratch.pull(&newest_skopeo(), &served.reference(tag), &dest)
+    };
+    pull("v1").run().succeeded();
+    let said = pull("config").run().failed(1);
+    assert!(said.contains("its config has 5"), "{said}");
+}
+
+#[test]
+fn sizes_beyond_the_world_are_refused() {
+    let (served, image) = Served::image("v1", &small_image(91));
+    let layout = command::Layout::new(served.folder.path().to_owned());
+    let mut manifest = layout.json(image.manifest_digest.as_ref());
+    for layer in manifest["layers"].as_array_mut().unwrap() {
+        layer["size"] = json!(i64::MAX);
+    }
+    serve_manifest(&served, &manifest, "huge");
+    for skopeo in skopeos() {
+        let scratch = Scratch::new();
+        let dest = scratch.layout("image").tagged("v1");
+        let image = served.reference("huge");
+        let said = scratch.pull(&skopeo, &image, &dest).run().failed(1);
+        assert!(said.contains("bytes can't be asked for"), "{said}");
+        scratch.inspect(&skopeo, &image).run().succeeded();
+    }
 }

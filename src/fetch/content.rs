@@ -262,6 +262,12 @@ async fn config(
     converted: bool,
     sink: &impl Sink,
 ) -> Result<(Vec<u8>, ConfigFrom)> {
+    let size = descriptor.size();
+    if size > MAX_CONFIG_BYTES {
+        // Also of a sink's: its blob of that digest may be any layer.
+        let reason = format!("its config has {size} bytes, more than {MAX_CONFIG_BYTES}");
+        return Err(Error::Image(reason));
+    }
     if let Some(config) = sink.read(descriptor).await?
         && has_digest(&config, descriptor.digest())
     {
@@ -287,11 +293,6 @@ async fn config_blob(
     image: &OpenedImage,
     descriptor: &Descriptor,
 ) -> Result<Vec<u8>> {
-    let size = descriptor.size();
-    if size > MAX_CONFIG_BYTES {
-        let reason = format!("its config has {size} bytes, more than {MAX_CONFIG_BYTES}");
-        return Err(Error::Image(reason));
-    }
     let asking = proxy.get_descriptor(image, descriptor);
     let mut blob = answered(proxy, descriptor, asking).await?;
     let mut config = Vec::new();

@@ -371,7 +371,9 @@ impl Fetcher {
     async fn pull_blobs<S: Sink>(&self, images: &[Image], sink: &Arc<S>) -> Result<Pulled> {
         let layers: Vec<Vec<Layer>> = images.iter().map(Image::layers).collect();
         let jobs = jobs(layers.iter().map(Vec::as_slice));
-        let bytes = jobs.iter().map(|job| job.layer.descriptor.size()).sum();
+        // What a manifest says may be more than there is in the world.
+        let sizes = jobs.iter().map(|job| job.layer.descriptor.size());
+        let bytes = sizes.fold(0, u64::saturating_add);
         // The configs come beside the layers: no layer has to wait for them.
         let contents = async {
             let mut contents = Vec::with_capacity(images.len());
