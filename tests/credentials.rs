@@ -9,7 +9,8 @@
 
 mod command;
 
-use std::fs;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::Command;
@@ -119,7 +120,12 @@ fn assert_hidden(text: &str, place: &str) {
         BASE64.encode(format!("{USER}:{REFRESH_TOKEN}")),
     ];
     for secret in secrets.iter().chain(&encoded) {
-        assert!(!text.contains(secret), "{place} shows {secret}: {text}");
+        // Of a memory, only what is around it.
+        if let Some(at) = text.find(secret) {
+            let around: String = text[..at].chars().rev().take(300).collect();
+            let around: String = around.chars().rev().collect();
+            panic!("{place} shows {secret} after {around:?}");
+        }
     }
 }
 
@@ -143,20 +149,46 @@ fn assert_files_hide_all(folder: &Path) {
     }
 }
 
-/// While it goes on: the proxy, the command itself, and its files.
+/// While it goes on: the proxies and whatever else it has started, the command
+/// itself with its memory, and its files.
 #[track_caller]
 fn assert_run_hides_all(running: &mut Running, named_on_our_command_line: bool) {
-    for proxy in running.proxies() {
-        assert_process_hides_all(&proxy, "skopeo");
-    }
+    running.proxies();
     let ours = running.process();
+    for child in running.processes() {
+        if child.pid != ours.pid {
+            assert_process_hides_all(&child, "a child");
+        }
+    }
     if named_on_our_command_line {
         assert!(ours.cmdline.contains(PASSWORD), "the user put it there");
         assert_hidden(&ours.environ, "our environment");
     } else {
         assert_process_hides_all(&ours, "longshore");
+        assert_memory_hides_all(ours.pid);
     }
     assert_files_hide_all(running.folder());
+}
+
+/// What a core dump would hold: everything that can be written to, which the
+/// process has not mapped from a file. Skopeo has the secrets by now, so that
+/// not one copy need be left.
+#[track_caller]
+fn assert_memory_hides_all(pid: u32) {
+    let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
+    let memory = File::open(format!("/proc/{pid}/mem")).unwrap();
+    let mut looked_at = 0;
+    for line in maps.lines().filter(|line| line.contains(" rw")) {
+        let (start, end) = line.split(' ').next().unwrap().split_once('-').unwrap();
+        let address = |hex| u64::from_str_radix(hex, 16).unwrap();
+        let mut bytes = vec![0; usize::try_from(address(end) - address(start)).unwrap()];
+        // A part may have been given back meanwhile.
+        if memory.read_exact_at(&mut bytes, address(start)).is_ok() {
+            looked_at += bytes.len();
+            assert_hidden(&String::from_utf8_lossy(&bytes), &format!("memory: {line}"));
+        }
+    }
+    assert!(looked_at > 100_000, "{looked_at} bytes of memory were seen");
 }
 
 /// One that says as much as it can.
@@ -190,6 +222,30 @@ fn a_password_opens_the_registry_and_is_seen_nowhere() {
             layout.assert_valid();
             assert_files_hide_all(layout.folder());
         }
+    }
+}
+
+#[test]
+fn with_many_proxies_none_of_them_shows_it_nor_do_events_and_report() {
+    let (registry, image) = locked_registry();
+    for skopeo in skopeos() {
+        let scratch = Scratch::new();
+        let layout = scratch.layout("image");
+        let pull = verbose_pull(&scratch, &skopeo, &image, &layout);
+        let events = scratch.path("events");
+        let pull = pull.args(["--proxies", "8", "--json"]);
+        let pull = pull.args(["--events", events.to_str().unwrap()]);
+        registry.pause();
+        let mut running = Way::Stdin.give(pull, &scratch, &registry).start();
+        assert_run_hides_all(&mut running, false);
+        registry.go_on();
+        let run = running.end();
+        assert_hidden(&run.stdout, "the report");
+        assert_hidden(&run.stderr, "stderr");
+        run.report();
+        let events = fs::read_to_string(events).unwrap();
+        assert!(events.contains("proxy_started"), "{events}");
+        assert_hidden(&events, "the events");
     }
 }
 

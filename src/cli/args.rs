@@ -5,8 +5,6 @@
     reason = "doc comments here are help texts for a terminal"
 )]
 
-use std::fs;
-use std::io;
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -19,6 +17,7 @@ use longshore::{
 };
 
 use super::failure::Failure;
+use super::secret;
 
 /// Fetch container images through skopeo.
 #[derive(Debug, Parser)]
@@ -210,33 +209,26 @@ impl ProxyArguments {
 
     fn credentials(&self, images: &[String]) -> Result<Option<Credentials>, Failure> {
         if let Some(file) = &self.registry_token_file {
-            let token = first_line(&read_file(file)?).to_owned();
-            return Ok(Some(Credentials::identity_token(
-                common_registry(images)?,
-                &token,
-            )));
+            let token = secret::first_line_of(file)?;
+            let registry = common_registry(images)?;
+            return Ok(Some(Credentials::identity_token(registry, &token)));
         }
         let line = match (&self.creds, &self.creds_file) {
             (Some(dash), _) if dash == "-" => {
                 tracing::debug!("reading credentials from stdin");
-                let mut text = String::new();
-                let read = io::stdin().read_line(&mut text);
-                read.map_err(|e| {
-                    Failure::usage(format!("can't read credentials from stdin: {e}"))
-                })?;
-                text
+                secret::line_from_stdin()?
             }
             (Some(given), _) => {
                 eprintln!(
                     "longshore: warning: --creds USER:PASS can be seen by every user of this machine; \
                      use --creds - or --creds-file"
                 );
-                given.clone()
+                given.clone().into()
             }
-            (None, Some(file)) => read_file(file)?,
+            (None, Some(file)) => secret::first_line_of(file)?,
             (None, None) => return Ok(None),
         };
-        let (user, password) = first_line(&line)
+        let (user, password) = line
             .split_once(':')
             .ok_or_else(|| Failure::usage("credentials must be USER:PASS, on one line".into()))?;
         Ok(Some(Credentials::password(
@@ -245,15 +237,6 @@ impl ProxyArguments {
             password,
         )))
     }
-}
-
-fn read_file(path: &PathBuf) -> Result<String, Failure> {
-    fs::read_to_string(path)
-        .map_err(|e| Failure::usage(format!("can't read {}: {e}", path.display())))
-}
-
-fn first_line(text: &str) -> &str {
-    text.lines().next().unwrap_or_default()
 }
 
 /// The one registry that credentials are for.

@@ -6,6 +6,7 @@ mod format;
 mod inspect;
 mod progress;
 mod pull;
+mod secret;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;

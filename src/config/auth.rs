@@ -1,6 +1,7 @@
 //! Credentials, and how they reach the child: in a sealed memory file that
 //! only it has open. They never stand on a command line or in an environment.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -10,6 +11,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
+use serde::Serialize;
 use zeroize::Zeroizing;
 
 use crate::error::{ConfigError, Error, Result};
@@ -17,6 +19,9 @@ use crate::error::{ConfigError, Error, Result};
 /// The lowest descriptor that is handed to the child besides stdin, stdout and
 /// stderr: clear of those even if this process runs with some of them closed.
 const FIRST_PASSED_FD: i32 = 10;
+
+/// The largest auth file that is taken from a file or pipe.
+const MAX_AUTH_BYTES: usize = 1024 * 1024;
 
 /// A secret in memory: not shown by `Debug`, wiped when dropped.
 #[derive(Clone)]
@@ -44,10 +49,17 @@ impl AuthData {
     pub(super) fn read(self) -> Result<Zeroizing<Vec<u8>>> {
         match self.0 {
             AuthSource::Bytes(secret) => Ok(secret.0),
-            AuthSource::File(mut file) => {
-                let mut bytes = Zeroizing::new(Vec::new());
-                let read = file.read_to_end(&mut bytes);
+            AuthSource::File(file) => {
+                // Room for all of it: a vector that grows leaves copies behind.
+                let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_AUTH_BYTES + 1));
+                let read = file.take(MAX_AUTH_BYTES as u64 + 1).read_to_end(&mut bytes);
                 read.map_err(Error::io("can't read the auth data"))?;
+                if bytes.len() > MAX_AUTH_BYTES {
+                    return Err(Error::from(ConfigError::Invalid {
+                        option: "auth_data",
+                        reason: format!("an auth file has at most {MAX_AUTH_BYTES} bytes"),
+                    }));
+                }
                 Ok(bytes)
             }
         }
@@ -125,32 +137,53 @@ impl Credentials {
         }
     }
 
+    /// Nothing of it is left in memory but the result.
     pub(super) fn auth_file(&self) -> Result<Zeroizing<Vec<u8>>, ConfigError> {
-        let entry = match &self.kind {
+        let invalid = |reason: &str| ConfigError::Invalid {
+            option: "credentials",
+            reason: reason.into(),
+        };
+        let (auth, identitytoken) = match &self.kind {
             CredentialKind::Password { username, password } => {
                 if username.contains(':') {
-                    return Err(ConfigError::Invalid {
-                        option: "credentials",
-                        reason: "a user name can't contain ':'".into(),
-                    });
+                    return Err(invalid("a user name can't contain ':'"));
                 }
                 let plain = Zeroizing::new([username.as_bytes(), b":", &password.0].concat());
-                let encoded = Zeroizing::new(STANDARD.encode(&*plain));
-                serde_json::json!({ "auth": *encoded })
+                (Zeroizing::new(STANDARD.encode(&*plain)), None)
             }
             CredentialKind::IdentityToken(token) => {
-                let token = std::str::from_utf8(&token.0).map_err(|_| ConfigError::Invalid {
-                    option: "credentials",
-                    reason: "the token is not text".into(),
-                })?;
+                let token = std::str::from_utf8(&token.0);
+                let token = token.map_err(|_| invalid("the token is not text"))?;
                 // containers/image asks for an `auth` beside the token; docker writes this one.
-                let auth = STANDARD.encode("<token>:");
-                serde_json::json!({ "auth": auth, "identitytoken": token })
+                (Zeroizing::new(STANDARD.encode("<token>:")), Some(token))
             }
         };
-        let file = serde_json::json!({ "auths": { (self.registry.as_str()): entry } });
-        Ok(Zeroizing::new(file.to_string().into_bytes()))
+        let entry = AuthEntry {
+            auth: &auth,
+            identitytoken,
+        };
+        let auths = BTreeMap::from([(self.registry.as_str(), entry)]);
+        // Written as it is, and into room for all of it: no copies. One character
+        // becomes six at most.
+        let length = self.registry.len() + auth.len() + identitytoken.map_or(0, str::len);
+        let mut file = Zeroizing::new(Vec::with_capacity(6 * length + 100));
+        serde_json::to_writer(&mut *file, &AuthFile { auths })
+            .map_err(|e| invalid(&e.to_string()))?;
+        Ok(file)
     }
+}
+
+/// `containers-auth.json(5)`.
+#[derive(Serialize)]
+struct AuthFile<'a> {
+    auths: BTreeMap<&'a str, AuthEntry<'a>>,
+}
+
+#[derive(Serialize)]
+struct AuthEntry<'a> {
+    auth: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    identitytoken: Option<&'a str>,
 }
 
 /// A memory file with this content that nobody can change any more.

@@ -206,6 +206,11 @@ impl Running {
         processes::signal(self.pid(), signal);
     }
 
+    /// All that run of it and of what it has started.
+    pub(crate) fn processes(&self) -> Vec<Process> {
+        processes::marked(&self.mark)
+    }
+
     /// Wait until a skopeo of it runs: there may be several.
     #[track_caller]
     pub(crate) fn proxies(&mut self) -> Vec<Process> {

@@ -1,0 +1,78 @@
+//! Reading secrets so that no copy of them stays in memory.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use zeroize::Zeroizing;
+
+use super::failure::Failure;
+
+/// The longest line that is taken for a password or a token.
+const MAX_BYTES: usize = 64 * 1024;
+
+/// The first line of a file, without its end.
+pub(crate) fn first_line_of(path: &Path) -> Result<Zeroizing<String>, Failure> {
+    let read = File::open(path).and_then(first_line);
+    read.map_err(|e| Failure::usage(format!("can't read {}: {e}", path.display())))
+}
+
+/// The next line of stdin, without its end. What follows it is left there, and
+/// the standard library's buffer, which lives as long as we do, is passed by.
+pub(crate) fn line_from_stdin() -> Result<Zeroizing<String>, Failure> {
+    let stdin = io::stdin().as_fd().try_clone_to_owned();
+    let read = stdin.map(File::from).and_then(first_line);
+    read.map_err(|e| Failure::usage(format!("can't read credentials from stdin: {e}")))
+}
+
+fn first_line(mut from: impl Read) -> io::Result<Zeroizing<String>> {
+    // All its room at once: a vector that grows leaves copies behind.
+    let mut line = Zeroizing::new(Vec::with_capacity(MAX_BYTES));
+    let mut byte = [0];
+    while read_one(&mut from, &mut byte)? && byte != *b"\n" {
+        if line.len() == MAX_BYTES {
+            let reason = format!("its first line has more than {MAX_BYTES} bytes");
+            return Err(io::Error::new(io::ErrorKind::InvalidData, reason));
+        }
+        line.push(byte[0]);
+    }
+    if line.last() == Some(&b'\r') {
+        line.pop();
+    }
+    let text = std::str::from_utf8(&line).map_err(io::Error::other)?;
+    Ok(Zeroizing::new(text.to_owned()))
+}
+
+/// `false` at the end.
+fn read_one(from: &mut impl Read, byte: &mut [u8; 1]) -> io::Result<bool> {
+    loop {
+        match from.read(byte) {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            read => return Ok(read? == 1),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_ends_where_lines_end() {
+        let table = [
+            ("a:b\nc", "a:b"),
+            ("a:b\r\nc", "a:b"),
+            ("a:b", "a:b"),
+            ("", ""),
+        ];
+        for (text, line) in table {
+            assert_eq!(*first_line(text.as_bytes()).expect("text"), line);
+        }
+    }
+
+    #[test]
+    fn a_line_without_end_is_an_error() {
+        first_line(io::repeat(b'a')).expect_err("too long");
+    }
+}
