@@ -122,6 +122,15 @@ pub enum Error {
         source: Arc<serde_json::Error>,
     },
 
+    /// A manifest, config or layer info that is longer than
+    /// [`max_document_bytes`](crate::ConnectionOptions::max_document_bytes).
+    /// The connection is still good.
+    #[error("a document of the image has more than {max} bytes")]
+    DocumentTooLong {
+        /// The bound.
+        max: u64,
+    },
+
     /// The image can't be put down as it is.
     #[error("the image can't be pulled: {0}")]
     Image(String),

@@ -52,8 +52,8 @@ mod proxy;
 mod sys;
 
 pub use config::{
-    AuthData, ConnectionOptions, Credentials, DEFAULT_CALL_TIMEOUT, DEFAULT_SHUTDOWN_TIMEOUT,
-    DEFAULT_STALL_TIMEOUT, ImageProxyConfig, VersionQuestion,
+    AuthData, ConnectionOptions, Credentials, DEFAULT_CALL_TIMEOUT, DEFAULT_MAX_DOCUMENT_BYTES,
+    DEFAULT_SHUTDOWN_TIMEOUT, DEFAULT_STALL_TIMEOUT, ImageProxyConfig, VersionQuestion,
 };
 pub use error::{BlobError, ChildExit, ConfigError, Error, Result};
 #[cfg(feature = "decompress")]

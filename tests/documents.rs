@@ -7,7 +7,7 @@ mod support;
 
 use std::task::{Context, Waker};
 
-use longshore::Error;
+use longshore::{ConnectionOptions, Error, ImageProxy};
 use serde_json::{Value, json};
 use support::honest::{Honest, Leftover};
 use support::image::TestImage;
@@ -46,6 +46,25 @@ fn a_large_manifest_comes_while_other_calls_are_queued() {
             soon(other).await.unwrap();
         }
         drop((opened, proxy));
+        assert_eq!(server.ended().await, Leftover::NOTHING);
+    });
+}
+
+#[test]
+fn a_document_without_end_is_given_up_and_the_connection_goes_on() {
+    run(async {
+        let image = with_large_manifest();
+        let options = ConnectionOptions::default().max_document_bytes(MANIFEST as u64 - 1);
+        let (socket, server) = Honest::spawn("0.2.8", &[("x:", &image)]);
+        let proxy = ImageProxy::connect(socket, options).await.unwrap();
+        let opened = proxy.open_image("x:").await.unwrap();
+        let error = soon(proxy.fetch_manifest_raw_oci(&opened)).await;
+        let error = error.unwrap_err();
+        assert!(matches!(error, Error::DocumentTooLong { .. }), "{error:?}");
+        assert!(!error.is_closed() && !error.is_retryable());
+        soon(proxy.open_image("other:")).await.unwrap_err();
+        soon(proxy.close_image(opened)).await.unwrap();
+        drop(proxy);
         assert_eq!(server.ended().await, Leftover::NOTHING);
     });
 }

@@ -28,6 +28,10 @@ pub const DEFAULT_CALL_TIMEOUT: Duration = Duration::from_secs(300);
 /// Default of [`ConnectionOptions::shutdown_timeout`].
 pub const DEFAULT_SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Default of [`ConnectionOptions::max_document_bytes`]: what skopeo itself takes
+/// from a registry (containers/image, `iolimits`).
+pub const DEFAULT_MAX_DOCUMENT_BYTES: u64 = 4 * 1024 * 1024;
+
 /// How the connection behaves, whoever started the proxy.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
@@ -50,6 +54,10 @@ pub struct ConnectionOptions {
     /// before it gets `SIGTERM` and, 2 s later, `SIGKILL`. 5 s unless set.
     pub shutdown_timeout: Duration,
 
+    /// The longest manifest, config or layer info that is read into memory, in
+    /// bytes; 4 MiB unless set. Blobs, which are streamed, have no such bound.
+    pub max_document_bytes: u64,
+
     /// Leave the check of a blob's digest to proxies that make it themselves
     /// (protocol before 0.2.8), and save the CPU time of a second one. The
     /// bytes are then not to be trusted before
@@ -64,6 +72,7 @@ impl Default for ConnectionOptions {
             stall_timeout: DEFAULT_STALL_TIMEOUT,
             call_timeout: DEFAULT_CALL_TIMEOUT,
             shutdown_timeout: DEFAULT_SHUTDOWN_TIMEOUT,
+            max_document_bytes: DEFAULT_MAX_DOCUMENT_BYTES,
             trust_proxy_verification: false,
         }
     }
@@ -88,6 +97,13 @@ impl ConnectionOptions {
     #[must_use]
     pub fn shutdown_timeout(mut self, timeout: Duration) -> Self {
         self.shutdown_timeout = timeout;
+        self
+    }
+
+    /// Set [`max_document_bytes`](Self::max_document_bytes).
+    #[must_use]
+    pub fn max_document_bytes(mut self, bytes: u64) -> Self {
+        self.max_document_bytes = bytes;
         self
     }
 

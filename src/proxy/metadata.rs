@@ -14,7 +14,7 @@ use crate::protocol::Violation;
 /// of it is written: it is in the pipe.
 const AFTER_FINISH: Duration = Duration::from_secs(10);
 
-/// Read the document while `FinishPipe` is under way: the pipe ends only
+/// Read the document, of at most `max` bytes, while `FinishPipe` is under way: the pipe ends only
 /// there, and a large document does not fit into the pipe.
 ///
 /// This is a task of its own. `FinishPipe` holds up the whole connection until
@@ -23,14 +23,19 @@ const AFTER_FINISH: Duration = Duration::from_secs(10);
 /// # Cancel safety
 ///
 /// Dropped early, the task ends by itself within the call timeout.
-pub(super) async fn read(pipe: MemoryPipe) -> Result<Vec<u8>> {
+pub(super) async fn read(pipe: MemoryPipe, max: u64) -> Result<Vec<u8>> {
     let MemoryPipe { data, debt } = pipe;
-    let mut reader = pipe::reader(data).map_err(|_| Error::Protocol(Violation::NotAPipe))?;
+    let reader = pipe::reader(data).map_err(|_| Error::Protocol(Violation::NotAPipe))?;
+    let mut reader = reader.take(max.saturating_add(1));
     let task = tokio::spawn(async move {
         let mut document = Vec::new();
         let reading = async {
             let read = reader.read_to_end(&mut document).await;
-            read.map_err(Error::io("can't read what the proxy hands out"))
+            let read = read.map_err(Error::io("can't read what the proxy hands out"))?;
+            if read as u64 > max {
+                return Err(Error::DocumentTooLong { max });
+            }
+            Ok(())
         };
         let paying = debt.pay();
         tokio::pin!(reading, paying);

@@ -520,7 +520,7 @@ impl ImageProxy {
     }
 
     async fn read(&self, pipe: MemoryPipe) -> Result<Vec<u8>> {
-        metadata::read(pipe).await
+        metadata::read(pipe, self.shared.options.max_document_bytes).await
     }
 
     async fn open_blob(
