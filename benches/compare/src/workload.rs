@@ -136,10 +136,14 @@ fn random_layers(sizes: &[u64]) -> ImageBuilder {
     numbered.fold(start, |image, (size, seed)| image.layer_random(*size, seed))
 }
 
-/// The layers of `tests/real-image.sh`, in their order.
+/// The layers of `tests/real-image.sh --large`, or some of the small ones, in their order.
 fn real_layers(tools: &Tools, tiny: bool) -> anyhow::Result<ImageBuilder> {
     let script = tools.repository.join("tests/real-image.sh");
-    let folder = stdout_of(Command::new(script).stderr(Stdio::inherit()))?;
+    let mut making = Command::new(script);
+    if !tiny {
+        making.arg("--large");
+    }
+    let folder = stdout_of(making.stderr(Stdio::inherit()))?;
     let mut files = Vec::new();
     for entry in Path::new(&folder).read_dir().context("no real layers")? {
         files.push(entry?.path());
