@@ -16,6 +16,10 @@ step cargo fmt --all --check
 step cargo clippy --all-targets -- -D warnings
 step cargo clippy --lib --no-default-features -- -D warnings
 step cargo test
+step cargo run --release --example soak -- --minutes 1 \
+  --skopeo "$LONGSHORE_TOOLS/skopeo-0.2.3/skopeo" \
+  --skopeo "$LONGSHORE_TOOLS/skopeo-0.2.6/skopeo" \
+  --skopeo "$LONGSHORE_TOOLS/skopeo-0.2.8/skopeo"
 step env RUSTDOCFLAGS="-D warnings" cargo doc --no-deps
 
 printf '\nall checks passed in %s s\n' "$SECONDS"

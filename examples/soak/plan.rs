@@ -1,0 +1,183 @@
+//! What a pull is to be like: drawn at random, the same for the same seed.
+
+use std::num::{NonZeroU64, NonZeroUsize};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use fastrand::Rng;
+use longshore::{ConnectionOptions, FetchOptions, ImageProxyConfig, Proxies, RetryPolicy};
+use nix::sys::signal::Signal;
+
+use super::faults::{CASES, Case};
+
+/// Pulls at once in a round.
+const MOST_PULLS: usize = 6;
+
+/// Tries after the first: more than all that can befall a blob which is to come in the end.
+const RETRIES: u32 = 8;
+
+/// The moments of kills and cancellations: most pulls are over by then.
+const MOMENTS: Duration = Duration::from_millis(1200);
+
+/// Some pulls at the same time, and what befalls their proxies.
+#[derive(Debug)]
+pub(crate) struct Round {
+    pub(crate) pulls: Vec<Plan>,
+    /// When, counted from the start, some child gets which signal.
+    pub(crate) signals: Vec<(Duration, Signal)>,
+}
+
+/// One pull.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    pub(crate) case: Case,
+    /// The fault, with the layer in place.
+    pub(crate) fault: String,
+    /// Which of the images.
+    pub(crate) image: usize,
+    pub(crate) skopeo: PathBuf,
+    pub(crate) into: Into,
+    pub(crate) cancel: Option<Cancel>,
+    pub(crate) options: FetchOptions,
+    pub(crate) patience: Duration,
+}
+
+/// What is done with the blobs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Into {
+    Layout,
+    Discard,
+    /// A handler that computes digests of its own.
+    Handler,
+}
+
+/// How a pull is given up.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Cancel {
+    /// By its token.
+    Told(Duration),
+    /// By dropping its future.
+    Dropped(Duration),
+}
+
+impl Round {
+    /// `layers` tells how many each image has.
+    pub(crate) fn draw(
+        rng: &mut Rng,
+        skopeos: &[PathBuf],
+        layers: &[usize],
+        patience: Duration,
+    ) -> Self {
+        let killed = rng.u8(..3) == 0;
+        let signals = (0..if killed { rng.usize(1..=3) } else { 0 })
+            .map(|_| (moment(rng), signal(rng)))
+            .collect();
+        let pulls = (0..rng.usize(1..=MOST_PULLS))
+            .map(|_| Plan::draw(rng, skopeos, layers, patience, killed))
+            .collect();
+        Self { pulls, signals }
+    }
+}
+
+impl Plan {
+    fn draw(
+        rng: &mut Rng,
+        skopeos: &[PathBuf],
+        layers: &[usize],
+        patience: Duration,
+        killed: bool,
+    ) -> Self {
+        let case = loop {
+            let case = CASES[rng.usize(..CASES.len())];
+            // With few tries, a killed proxy could be the reason of a failure.
+            if !(killed && case.slow) {
+                break case;
+            }
+        };
+        let image = rng.usize(..layers.len());
+        let layer = rng.usize(..layers[image]);
+        Self {
+            case,
+            fault: case.fault.replace("#N", &format!("#{layer}")),
+            image,
+            skopeo: skopeos[rng.usize(..skopeos.len())].clone(),
+            into: [Into::Layout, Into::Layout, Into::Discard, Into::Handler][rng.usize(..4)],
+            cancel: cancel(rng),
+            options: options(rng, if case.slow { 1 } else { RETRIES }),
+            patience,
+        }
+    }
+
+    /// The same, with nothing in its way.
+    pub(crate) fn undisturbed(&self) -> Self {
+        Self {
+            case: CASES[0],
+            fault: String::new(),
+            cancel: None,
+            skopeo: self.skopeo.clone(),
+            options: self.options.clone().retry(retries(RETRIES)),
+            ..*self
+        }
+    }
+
+    pub(crate) fn config(&self) -> ImageProxyConfig {
+        ImageProxyConfig::default()
+            .skopeo_path(self.skopeo.clone())
+            .insecure_policy(true)
+            .insecure_skip_tls_verification(true)
+            .connection(
+                ConnectionOptions::default()
+                    .stall_timeout(self.patience)
+                    .call_timeout(self.patience * 2),
+            )
+    }
+}
+
+fn options(rng: &mut Rng, tries: u32) -> FetchOptions {
+    let number = |number| NonZeroUsize::new(number).unwrap_or(NonZeroUsize::MIN);
+    let proxies = match rng.u8(..4) {
+        0 | 1 => Proxies::Auto,
+        2 => Proxies::Fixed(number(rng.usize(1..=6))),
+        _ => Proxies::Range {
+            min: number(rng.usize(1..=2)),
+            max: number(rng.usize(2..=8)),
+        },
+    };
+    let options = FetchOptions::default()
+        .proxies(proxies)
+        .workers(number([1, 2, 8, 32][rng.usize(..4)]))
+        .private_blob_info_cache(rng.bool())
+        .retry(retries(tries));
+    match NonZeroU64::new(rng.u64(2_000_000..20_000_000)) {
+        Some(rate) if rng.u8(..5) == 0 => options.limit_rate(rate),
+        _ => options,
+    }
+}
+
+fn retries(number: u32) -> RetryPolicy {
+    RetryPolicy::default()
+        .retries(number)
+        .initial_backoff(Duration::from_millis(20))
+        .max_backoff(Duration::from_millis(500))
+}
+
+fn cancel(rng: &mut Rng) -> Option<Cancel> {
+    match rng.u8(..10) {
+        0 => Some(Cancel::Told(moment(rng))),
+        1 => Some(Cancel::Dropped(moment(rng))),
+        _ => None,
+    }
+}
+
+fn signal(rng: &mut Rng) -> Signal {
+    match rng.u8(..6) {
+        0 => Signal::SIGTERM,
+        // It hangs, and holds on to all that it has.
+        1 => Signal::SIGSTOP,
+        _ => Signal::SIGKILL,
+    }
+}
+
+fn moment(rng: &mut Rng) -> Duration {
+    MOMENTS.mul_f64(rng.f64())
+}
