@@ -79,3 +79,33 @@ fn list_files_lists_what_is_in_the_layers() {
             >= image.layers.len()
     );
 }
+
+#[test]
+fn load_tells_what_it_took() {
+    let skopeo = newest_skopeo().path;
+    let mut load = example("load");
+    load.args(["--blobs", "30", "--size", "10K", "--workers", "8", "--json"]);
+    let printed = output_of(load.arg("--skopeo").arg(skopeo));
+    let report: serde_json::Value = serde_json::from_slice(&printed).unwrap();
+    // And the config.
+    assert_eq!(report["blobs"], 31);
+    assert_eq!(report["retries"], 0);
+    for histogram in ["open_ms", "first_byte_ms", "drain_ms"] {
+        assert_eq!(report[histogram]["count"], 30, "{histogram}: {report}");
+    }
+    assert!(report["peak_memory_kib"].as_u64() > Some(0), "{report}");
+}
+
+/// A real run takes minutes; this one ends after its first round.
+#[test]
+fn soak_ends_with_its_tables() {
+    let skopeo = newest_skopeo().path;
+    let mut soak = example("soak");
+    soak.args(["--minutes", "0.001", "--seed", "1"]);
+    let printed = output_of(soak.arg("--skopeo").arg(skopeo));
+    let printed = String::from_utf8(printed).unwrap();
+    assert!(printed.starts_with("seed 1\n"), "{printed}");
+    assert!(printed.contains("| **all** |"), "{printed}");
+    assert!(printed.contains("at rest, 1 times"), "{printed}");
+    assert!(printed.ends_with("all is well\n"), "{printed}");
+}

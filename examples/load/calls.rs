@@ -1,0 +1,90 @@
+//! How long calls take, from what the library tells `tracing` of each.
+
+use std::fmt;
+use std::mem;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tracing::field::{Field, Visit};
+use tracing::span::{Attributes, Id, Record};
+use tracing::subscriber::set_global_default;
+use tracing::{Event, Metadata, Subscriber};
+
+use super::times::Durations;
+
+/// Of all calls to all proxies.
+#[derive(Debug, Default)]
+pub(crate) struct Calls {
+    /// In the actor's inbox and queue.
+    pub(crate) queued: Durations,
+    /// From the sending to the answer.
+    pub(crate) round_trip: Durations,
+}
+
+/// Where they are noted.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Noted(Arc<Mutex<Calls>>);
+
+impl Noted {
+    pub(crate) fn take(&self) -> Calls {
+        mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Note the calls of this process from now on.
+pub(crate) fn record() -> anyhow::Result<Noted> {
+    let noted = Noted::default();
+    set_global_default(Recorder(noted.clone()))?;
+    Ok(noted)
+}
+
+#[derive(Debug)]
+struct Recorder(Noted);
+
+impl Subscriber for Recorder {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.is_event() && metadata.fields().field(QUEUED).is_some()
+    }
+
+    fn event(&self, event: &Event<'_>) {
+        let mut call = Call::default();
+        event.record(&mut call);
+        let mut calls = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
+        calls.queued.add(call.queued);
+        calls.round_trip.add(call.answered);
+    }
+
+    // There are no spans among what is enabled.
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+    fn enter(&self, _: &Id) {}
+
+    fn exit(&self, _: &Id) {}
+}
+
+const QUEUED: &str = "queued_us";
+const ANSWERED: &str = "answered_us";
+
+#[derive(Default)]
+struct Call {
+    queued: Duration,
+    answered: Duration,
+}
+
+impl Visit for Call {
+    fn record_u64(&mut self, field: &Field, micros: u64) {
+        match field.name() {
+            QUEUED => self.queued = Duration::from_micros(micros),
+            ANSWERED => self.answered = Duration::from_micros(micros),
+            _ => {}
+        }
+    }
+
+    fn record_debug(&mut self, _: &Field, _: &dyn fmt::Debug) {}
+}
