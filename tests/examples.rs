@@ -93,6 +93,10 @@ fn load_tells_what_it_took() {
     for histogram in ["open_ms", "first_byte_ms", "drain_ms"] {
         assert_eq!(report[histogram]["count"], 30, "{histogram}: {report}");
     }
+    for histogram in ["actor_queue_ms", "round_trip_ms"] {
+        // Blobs, and what comes before.
+        assert!(report[histogram]["count"].as_u64() > Some(30), "{report}");
+    }
     assert!(report["peak_memory_kib"].as_u64() > Some(0), "{report}");
 }
 

@@ -78,10 +78,11 @@ struct Call {
 }
 
 impl Visit for Call {
-    fn record_u64(&mut self, field: &Field, micros: u64) {
+    fn record_u128(&mut self, field: &Field, micros: u128) {
+        let time = Duration::from_micros(u64::try_from(micros).unwrap_or(u64::MAX));
         match field.name() {
-            QUEUED => self.queued = Duration::from_micros(micros),
-            ANSWERED => self.answered = Duration::from_micros(micros),
+            QUEUED => self.queued = time,
+            ANSWERED => self.answered = time,
             _ => {}
         }
     }

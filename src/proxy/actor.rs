@@ -33,19 +33,27 @@ const END_SLACK: Duration = Duration::from_secs(5);
 
 /// Whoever waits for the answer to a call.
 #[derive(Debug)]
-struct Caller(oneshot::Sender<Answer>);
+struct Caller {
+    reply: oneshot::Sender<Answer>,
+    asked: Instant,
+}
 
 impl Waiter for Caller {
     fn is_gone(&self) -> bool {
-        self.0.is_closed()
+        self.reply.is_closed()
     }
 }
 
 impl Caller {
+    fn now(reply: oneshot::Sender<Answer>) -> Self {
+        let asked = Instant::now();
+        Self { reply, asked }
+    }
+
     /// If the caller left, the answer is dropped, and what it grants is given
     /// back by its guards.
     fn answer(self, answer: Answer) {
-        let _ = self.0.send(answer);
+        let _ = self.reply.send(answer);
     }
 }
 
@@ -74,6 +82,7 @@ impl From<Error> for Failure {
 struct Turn {
     /// Taken out once it is sent.
     packet: Option<Vec<u8>>,
+    begun: Instant,
     deadline: Option<Instant>,
 }
 
@@ -184,7 +193,9 @@ impl Actor {
                     return Ending::Failed(Failure::Other(exit_error(exit)));
                 }
                 request = self.inbox.recv(), if inbox_open => match request {
-                    Some(Request::Call { call, reply }) => self.accept(&call, Caller(reply)),
+                    Some(Request::Call { call, reply, asked }) => {
+                        self.accept(&call, Caller { reply, asked });
+                    }
                     Some(Request::Finalize { reply }) if finalizer.is_none() => {
                         self.inbox.close();
                         finalizer = Some(reply);
@@ -216,9 +227,13 @@ impl Actor {
     /// If nothing is on its way, it is the next call's turn.
     fn next_turn(&mut self) {
         if self.turn.is_none() {
-            self.turn = self.session.next_packet().map(|packet| Turn {
-                packet: Some(packet),
-                deadline: self.call_timeout.map(|timeout| Instant::now() + timeout),
+            self.turn = self.session.next_packet().map(|packet| {
+                let begun = Instant::now();
+                Turn {
+                    packet: Some(packet),
+                    begun,
+                    deadline: self.call_timeout.map(|timeout| begun + timeout),
+                }
             });
         }
     }
@@ -233,11 +248,11 @@ impl Actor {
         match returned {
             Return::CloseImage { image, reply } => {
                 self.session
-                    .give_back(Call::CloseImage(image), reply.map(Caller));
+                    .give_back(Call::CloseImage(image), reply.map(Caller::now));
             }
             Return::FinishPipe { pipe, reply } => {
                 self.session
-                    .give_back(Call::FinishPipe(pipe), reply.map(Caller));
+                    .give_back(Call::FinishPipe(pipe), reply.map(Caller::now));
             }
         }
     }
@@ -253,7 +268,14 @@ impl Actor {
         // Before a violation ends it all: what is this about?
         let method = self.session.in_flight();
         let (caller, answer) = self.session.receive(packet).map_err(Error::Protocol)?;
-        self.turn = None;
+        if let (Some(turn), Some(caller)) = (self.turn.take(), &caller) {
+            tracing::trace!(
+                method = method.map(Method::name),
+                queued_us = turn.begun.duration_since(caller.asked).as_micros(),
+                answered_us = turn.begun.elapsed().as_micros(),
+                "answered"
+            );
+        }
         if let Ok(grant) = &answer
             && !grant.pipes().all(pipe::is_readable)
         {
@@ -402,7 +424,9 @@ impl Actor {
         while inbox_open || blobs_open {
             tokio::select! {
                 request = inbox.recv(), if inbox_open => match request {
-                    Some(Request::Call { reply, .. }) => Caller(reply).answer(Err(error.clone())),
+                    Some(Request::Call { reply, asked, .. }) => {
+                        Caller { reply, asked }.answer(Err(error.clone()));
+                    }
                     Some(Request::Finalize { reply }) => {
                         let _ = reply.send(Err(error.clone()));
                     }
@@ -410,7 +434,7 @@ impl Actor {
                 },
                 Some(Return::CloseImage { reply, .. } | Return::FinishPipe { reply, .. }) = returns.recv() => {
                     if let Some(reply) = reply {
-                        Caller(reply).answer(Err(error.clone()));
+                        Caller::now(reply).answer(Err(error.clone()));
                     }
                 }
                 _ = leases.recv(), if blobs_open => {

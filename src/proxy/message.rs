@@ -11,6 +11,7 @@ use std::os::fd::OwnedFd;
 
 use semver::Version;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 use super::image::OpenedImage;
 use crate::error::{Error, Result};
@@ -30,6 +31,8 @@ pub(crate) enum Request {
     Call {
         call: Call,
         reply: oneshot::Sender<Answer>,
+        /// When, to tell what it waited for.
+        asked: Instant,
     },
     /// Answer what is accepted, then end the proxy.
     Finalize { reply: oneshot::Sender<Result<()>> },

@@ -18,6 +18,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use oci_spec::image::{Descriptor, Digest, ImageConfiguration, ImageManifest};
 use semver::Version;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
 use tracing::instrument;
 
 pub use self::blob::{Blob, BlobDriver, BlobReader};
@@ -571,8 +572,9 @@ async fn ask(
     call: Call,
 ) -> Result<Granted> {
     let (reply, answer) = oneshot::channel();
+    let asked = Instant::now();
     inbox
-        .send(Request::Call { call, reply })
+        .send(Request::Call { call, reply, asked })
         .await
         .map_err(|_| fate_of(fate))?;
     answer.await.unwrap_or_else(|_| Err(fate_of(fate)))
