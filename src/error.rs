@@ -122,13 +122,16 @@ pub enum Error {
         source: Arc<serde_json::Error>,
     },
 
-    /// A manifest, config or layer info that is longer than
-    /// [`max_document_bytes`](crate::ConnectionOptions::max_document_bytes).
-    /// The connection is still good.
-    #[error("a document of the image has more than {max} bytes")]
-    DocumentTooLong {
-        /// The bound.
-        max: u64,
+    /// A document has more bytes than
+    /// [`max_document_bytes`](crate::ConnectionOptions::max_document_bytes)
+    /// allows. The connection is still good, and no more than one byte too many
+    /// was read.
+    #[error("the {what} has more than {limit} bytes")]
+    DocumentTooLarge {
+        /// `"manifest"`, `"index"`, `"image config"` or `"layer info"`.
+        what: &'static str,
+        /// How many are allowed.
+        limit: u64,
     },
 
     /// The image can't be put down as it is.

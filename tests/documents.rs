@@ -7,7 +7,7 @@ mod support;
 
 use std::task::{Context, Waker};
 
-use longshore::{ConnectionOptions, Error, ImageProxy};
+use longshore::{ConnectionOptions, Error};
 use serde_json::{Value, json};
 use support::honest::{Honest, Leftover};
 use support::image::TestImage;
@@ -237,6 +237,59 @@ fn layer_info_comes_by_what_the_version_has() {
             assert_eq!(layers.is_some(), method.is_some(), "{version}");
             assert!(layers.is_none_or(|layers| layers[0].size == -1));
             peer.end_with(proxy, vec![image]).await;
+        }
+    });
+}
+
+#[test]
+fn a_document_over_the_bound_is_given_up_and_leaves_nothing_open() {
+    const LIMIT: u64 = 1000;
+    run(async {
+        for (method, what) in [
+            ("GetManifest", "manifest"),
+            ("GetFullConfig", "image config"),
+            ("GetConfig", "image config"),
+            ("GetLayerInfoPiped", "layer info"),
+        ] {
+            // All in the pipe at once, and more than it holds.
+            for (bytes, fits) in [(1000, true), (1001, false), (MANIFEST, false)] {
+                let options = ConnectionOptions::default().max_document_bytes(LIMIT);
+                let (mut peer, proxy) = Peer::connected_with("0.2.8", options).await;
+                let (image, ()) = tokio::join!(proxy.open_image("x:"), peer.opens(1));
+                let image = image.unwrap();
+                let ask = async {
+                    match method {
+                        "GetManifest" => proxy.fetch_manifest_raw_oci(&image).await.map(drop),
+                        "GetFullConfig" => proxy.fetch_config_raw(&image).await.map(drop),
+                        "GetConfig" => proxy.fetch_runtime_config_raw(&image).await.map(drop),
+                        _ => proxy.get_layer_info(&image).await.map(drop),
+                    }
+                };
+                let (document, ()) = tokio::join!(soon(ask), async {
+                    peer.call(method).await;
+                    let PipeEnd { id, mut data } = peer.grant_pipe(json!("sha256:x")).await;
+                    // As skopeo does: the writer ends, then the pipe is finished.
+                    let written = soon(data.write_all(&vec![b' '; bytes])).await;
+                    assert!(written.is_ok() || !fits, "{written:?}");
+                    drop(data);
+                    peer.expect("FinishPipe", json!([id])).await;
+                    match written {
+                        Ok(()) => peer.reply(Value::Null).await,
+                        Err(error) => peer.refuse(&error.to_string()).await,
+                    }
+                });
+                match document {
+                    // Spaces are no layer info.
+                    Ok(()) | Err(Error::Decode { .. }) => assert!(fits, "{method}"),
+                    Err(Error::DocumentTooLarge { what: told, limit }) => {
+                        assert!(!fits, "{method}");
+                        assert_eq!((told, limit), (what, LIMIT), "{method}");
+                    }
+                    Err(other) => panic!("{method}: {other:?}"),
+                }
+                peer.fence(&proxy).await;
+                peer.end_with(proxy, vec![image]).await;
+            }
         }
     });
 }

@@ -11,7 +11,7 @@ use std::path::Path;
 use std::process::Command;
 
 use engine::{Served, Told, chain, config, options, pull, random};
-use longshore::Pulled;
+use longshore::{ConnectionOptions, Error, Fetcher, Pulled};
 use registry::format::Compression;
 use registry::image::write_index;
 use registry::server::{Options, Registry};
@@ -226,5 +226,33 @@ fn a_storage_takes_a_proxy_that_tells_its_layers() {
         let told = pull(config("0.2.3"), options(), &reference).await;
         let error = chain(told.wrong());
         assert!(error.contains("0.2.5"), "{error}");
+    });
+}
+
+#[test]
+fn documents_over_the_bound_are_refused_by_name() {
+    run(async {
+        let layout = tempfile::tempdir().unwrap();
+        let image = random(1, 1000, 20).label("long", &"x".repeat(5000));
+        image.write(layout.path(), "latest").unwrap();
+        write_index(layout.path(), "index", &[image]).unwrap();
+        let registry = Registry::start(layout.path(), Options::default()).unwrap();
+        for protocol in SKOPEOS {
+            for (limit, wanted) in [(10, "manifest"), (2000, "image config")] {
+                let mut config = config(protocol);
+                config.connection = ConnectionOptions::default().max_document_bytes(limit);
+                let told = pull(config, options(), &registry.reference("latest")).await;
+                let Error::DocumentTooLarge { what, limit: told } = told.wrong() else {
+                    panic!("{protocol}: {}", chain(told.wrong()));
+                };
+                assert_eq!((*what, *told), (wanted, limit), "{protocol}");
+            }
+            let mut config = config(protocol);
+            config.connection = ConnectionOptions::default().max_document_bytes(10);
+            let fetcher = Fetcher::new(config, options()).await.unwrap();
+            let index = fetcher.open_index(&registry.reference("index")).await;
+            let error = index.unwrap_err();
+            assert_eq!(error.to_string(), "the index has more than 10 bytes");
+        }
     });
 }

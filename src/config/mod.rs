@@ -28,8 +28,10 @@ pub const DEFAULT_CALL_TIMEOUT: Duration = Duration::from_secs(300);
 /// Default of [`ConnectionOptions::shutdown_timeout`].
 pub const DEFAULT_SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Default of [`ConnectionOptions::max_document_bytes`]: what skopeo itself takes
-/// from a registry (containers/image, `iolimits`).
+/// Default of [`ConnectionOptions::max_document_bytes`]: as much as skopeo takes
+/// of a manifest or a config (containers/image, `iolimits.MaxManifestBodySize`
+/// and `MaxConfigBodySize`), and as registries are asked to accept (OCI
+/// distribution-spec, "Pushing Manifests").
 pub const DEFAULT_MAX_DOCUMENT_BYTES: u64 = 4 * 1024 * 1024;
 
 /// How the connection behaves, whoever started the proxy.
@@ -54,8 +56,10 @@ pub struct ConnectionOptions {
     /// before it gets `SIGTERM` and, 2 s later, `SIGKILL`. 5 s unless set.
     pub shutdown_timeout: Duration,
 
-    /// The longest manifest, config or layer info that is read into memory, in
-    /// bytes; 4 MiB unless set. Blobs, which are streamed, have no such bound.
+    /// A manifest, index, image config or layer info of more bytes than that
+    /// fails as [too large](crate::Error::DocumentTooLarge), for documents are
+    /// read into memory whole. 4 MiB unless set, which is as much as skopeo
+    /// itself takes from a registry; [`u64::MAX`] means no bound of ours.
     pub max_document_bytes: u64,
 
     /// Leave the check of a blob's digest to proxies that make it themselves

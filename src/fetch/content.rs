@@ -19,10 +19,6 @@ use crate::error::{BlobError, Error, Result};
 use crate::protocol::LayerInfo;
 use crate::proxy::{ImageProxy, OpenedImage};
 
-/// The largest config that is read into memory: as much as skopeo itself
-/// takes (containers/image, `iolimits.MaxConfigBodySize`).
-const MAX_CONFIG_BYTES: u64 = 4 * 1024 * 1024;
-
 /// One layer of an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -262,11 +258,10 @@ async fn config(
     converted: bool,
     sink: &impl Sink,
 ) -> Result<(Vec<u8>, ConfigFrom)> {
-    let size = descriptor.size();
-    if size > MAX_CONFIG_BYTES {
-        // Also of a sink's: its blob of that digest may be any layer.
-        let reason = format!("its config has {size} bytes, more than {MAX_CONFIG_BYTES}");
-        return Err(Error::Image(reason));
+    let limit = proxy.options().max_document_bytes;
+    if descriptor.size() > limit {
+        let what = "image config";
+        return Err(Error::DocumentTooLarge { what, limit });
     }
     if let Some(config) = sink.read(descriptor).await?
         && has_digest(&config, descriptor.digest())

@@ -33,7 +33,13 @@ impl Starter {
     pub(super) async fn inspect(&self, reference: &str) -> Result<Vec<u8>> {
         let patience = self.connection.call_timeout;
         let launch = self.template.launch_inspect(reference);
-        output(launch, (!patience.is_zero()).then_some(patience)).await
+        output(
+            launch,
+            (!patience.is_zero()).then_some(patience),
+            "index",
+            self.connection.max_document_bytes,
+        )
+        .await
     }
 
     /// Start a proxy for images of this kind.

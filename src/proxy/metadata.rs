@@ -17,40 +17,44 @@ const AFTER_FINISH: Duration = Duration::from_secs(10);
 /// Read the document, of at most `max` bytes, while `FinishPipe` is under way: the pipe ends only
 /// there, and a large document does not fit into the pipe.
 ///
+/// One of more than `limit` bytes, which `what` names, is given up: with its read
+/// end closed, the proxy's writer ends at once, and so does `FinishPipe`.
+///
 /// This is a task of its own. `FinishPipe` holds up the whole connection until
 /// the pipe is drained, so draining must not depend on somebody polling us.
 ///
 /// # Cancel safety
 ///
 /// Dropped early, the task ends by itself within the call timeout.
-pub(super) async fn read(pipe: MemoryPipe, max: u64) -> Result<Vec<u8>> {
+pub(super) async fn read(pipe: MemoryPipe, what: &'static str, limit: u64) -> Result<Vec<u8>> {
     let MemoryPipe { data, debt } = pipe;
     let reader = pipe::reader(data).map_err(|_| Error::Protocol(Violation::NotAPipe))?;
-    let mut reader = reader.take(max.saturating_add(1));
     let task = tokio::spawn(async move {
-        let mut document = Vec::new();
-        let reading = async {
-            let read = reader.read_to_end(&mut document).await;
-            let read = read.map_err(Error::io("can't read what the proxy hands out"))?;
-            if read as u64 > max {
-                return Err(Error::DocumentTooLong { max });
+        let reading = async move {
+            let mut document = Vec::new();
+            let mut bounded = reader.take(limit.saturating_add(1));
+            let read = bounded.read_to_end(&mut document).await;
+            read.map_err(Error::io("can't read what the proxy hands out"))?;
+            if document.len() as u64 > limit {
+                return Err(Error::DocumentTooLarge { what, limit });
             }
-            Ok(())
+            Ok(document)
         };
         let paying = debt.pay();
         tokio::pin!(reading, paying);
         tokio::select! {
             read = &mut reading => {
-                read?;
-                paying.await?;
+                // The read end is closed by now, so this can't block.
+                let paid = paying.await;
+                read.and_then(|document| paid.map(|()| document))
             }
             paid = &mut paying => {
                 paid?;
                 // The proxy says that it has closed its end.
-                timeout(AFTER_FINISH, reading).await.map_err(|_| Error::Protocol(Violation::Unfinished))??;
+                let rest = timeout(AFTER_FINISH, reading).await;
+                rest.unwrap_or(Err(Error::Protocol(Violation::Unfinished)))
             }
         }
-        Ok(document)
     });
     task.await.unwrap_or(Err(Error::Closed))
 }

@@ -291,11 +291,12 @@ impl ImageProxy {
     ///
     /// # Errors
     ///
-    /// [`Error::Refused`] (Docker schema 1, for one), [`Error::ForeignImage`],
-    /// and those that every call may meet.
+    /// [`Error::Refused`] (Docker schema 1, for one),
+    /// [`Error::DocumentTooLarge`], [`Error::ForeignImage`], and those that
+    /// every call may meet.
     pub async fn fetch_manifest_raw_oci(&self, image: &OpenedImage) -> Result<(String, Vec<u8>)> {
         match self.ask(Call::GetManifest(self.id(image)?)).await? {
-            Granted::Manifest { digest, pipe } => Ok((digest, self.read(pipe).await?)),
+            Granted::Manifest { digest, pipe } => Ok((digest, self.read(pipe, "manifest").await?)),
             other => Err(unexpected(&other)),
         }
     }
@@ -316,10 +317,11 @@ impl ImageProxy {
     ///
     /// # Errors
     ///
-    /// [`Error::Refused`], [`Error::ForeignImage`], and those that every call
-    /// may meet.
+    /// [`Error::Refused`], [`Error::DocumentTooLarge`],
+    /// [`Error::ForeignImage`], and those that every call may meet.
     pub async fn fetch_config_raw(&self, image: &OpenedImage) -> Result<Vec<u8>> {
-        self.document(Call::GetFullConfig(self.id(image)?)).await
+        self.document(Call::GetFullConfig(self.id(image)?), "image config")
+            .await
     }
 
     /// Only the `config` part of the image config, in bytes: the protocol's old
@@ -329,7 +331,8 @@ impl ImageProxy {
     ///
     /// As [`fetch_config_raw`](Self::fetch_config_raw).
     pub async fn fetch_runtime_config_raw(&self, image: &OpenedImage) -> Result<Vec<u8>> {
-        self.document(Call::GetConfig(self.id(image)?)).await
+        self.document(Call::GetConfig(self.id(image)?), "image config")
+            .await
     }
 
     /// What can be fetched of the image's layers, in order; `None` from a proxy
@@ -341,12 +344,13 @@ impl ImageProxy {
     ///
     /// # Errors
     ///
-    /// [`Error::Refused`], [`Error::ForeignImage`], [`Error::Decode`], and
-    /// those that every call may meet.
+    /// [`Error::Refused`], [`Error::DocumentTooLarge`], [`Error::Decode`],
+    /// [`Error::ForeignImage`], and those that every call may meet.
     pub async fn get_layer_info(&self, image: &OpenedImage) -> Result<Option<Vec<LayerInfo>>> {
         let image = self.id(image)?;
         if self.can(Method::GetLayerInfoPiped) {
-            let raw = self.document(Call::GetLayerInfoPiped(image)).await?;
+            let call = Call::GetLayerInfoPiped(image);
+            let raw = self.document(call, "layer info").await?;
             return serde_json::from_slice(&raw)
                 .map(Some)
                 .map_err(Error::decode("layer info"));
@@ -513,15 +517,15 @@ impl ImageProxy {
         ask(&self.inbox, &self.shared.fate, call).await
     }
 
-    async fn document(&self, call: Call) -> Result<Vec<u8>> {
+    async fn document(&self, call: Call, what: &'static str) -> Result<Vec<u8>> {
         match self.ask(call).await? {
-            Granted::Document(pipe) => self.read(pipe).await,
+            Granted::Document(pipe) => self.read(pipe, what).await,
             other => Err(unexpected(&other)),
         }
     }
 
-    async fn read(&self, pipe: MemoryPipe) -> Result<Vec<u8>> {
-        metadata::read(pipe, self.shared.options.max_document_bytes).await
+    async fn read(&self, pipe: MemoryPipe, what: &'static str) -> Result<Vec<u8>> {
+        metadata::read(pipe, what, self.shared.options.max_document_bytes).await
     }
 
     async fn open_blob(

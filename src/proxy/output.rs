@@ -14,29 +14,30 @@ use crate::config::Launch;
 use crate::drain::pipe;
 use crate::error::{Error, Result};
 
-/// The most that it may print: as large as skopeo takes a manifest to be
-/// (containers/image, `iolimits.MaxManifestBodySize`).
-const MAX_BYTES: u64 = 4 * 1024 * 1024;
-
-/// Run it to its end, and give what it printed.
+/// Run it to its end, and give what it printed: a document of no more than
+/// `limit` bytes, which `what` is to name in an error.
 ///
 /// # Cancel safety
 ///
 /// Dropped early, the program is ended.
-pub(crate) async fn output(launch: Launch, patience: Option<Duration>) -> Result<Vec<u8>> {
-    let what = launch.program.clone();
-    let cant_read = || Error::io(format!("can't read what {what} prints"));
+pub(crate) async fn output(
+    launch: Launch,
+    patience: Option<Duration>,
+    what: &'static str,
+    limit: u64,
+) -> Result<Vec<u8>> {
+    let program = launch.program.clone();
+    let cant_read = || Error::io(format!("can't read what {program} prints"));
     let (ours, theirs) = pipe2(OFlag::O_CLOEXEC).map_err(|errno| cant_read()(errno.into()))?;
     let mut child = Child::start(|| Ok(launch), Stdio::null(), Stdio::from(theirs)).await?;
     let reader = pipe::reader(ours).map_err(cant_read())?;
     let run = async {
         let mut printed = Vec::new();
-        let read = reader.take(MAX_BYTES + 1).read_to_end(&mut printed).await;
+        let mut bounded = reader.take(limit.saturating_add(1));
+        let read = bounded.read_to_end(&mut printed).await;
         read.map_err(cant_read())?;
-        if printed.len() as u64 > MAX_BYTES {
-            return Err(Error::Image(format!(
-                "{what} printed more than {MAX_BYTES} bytes"
-            )));
+        if printed.len() as u64 > limit {
+            return Err(Error::DocumentTooLarge { what, limit });
         }
         match child.exited().await {
             Some(exit) if exit.success() => Ok(printed),
