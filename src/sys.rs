@@ -116,11 +116,15 @@ pub(crate) fn pidfd_open(pid: Pid) -> io::Result<OwnedFd> {
 
 /// Make the child die with the thread that starts it, and keep `passed` open
 /// in it under their present numbers.
+///
+/// By `SIGKILL`, for one that is stopped, or ignores `SIGTERM`, would outlive us,
+/// and nobody would be left to see to it. A skopeo that listens has ended before:
+/// its socket is closed.
 pub(crate) fn tie_to_parent(command: &mut Command, passed: &[Arc<OwnedFd>]) {
     let parent = nix::unistd::getpid();
     let passed: Vec<RawFd> = passed.iter().map(AsRawFd::as_raw_fd).collect();
     let in_child = move || {
-        prctl::set_pdeathsig(Signal::SIGTERM)?;
+        prctl::set_pdeathsig(Signal::SIGKILL)?;
         if getppid() != parent {
             // The parent died before the line above took effect.
             return Err(io::Error::from_raw_os_error(libc::ESRCH));

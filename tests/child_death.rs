@@ -324,8 +324,8 @@ fn helper_that_is_killed() {
     let config = if wrapped {
         scripted(WRAPPER)
     } else {
-        // It does not see that its socket is closed.
-        scripted(&format!("{HELLO} exec sleep 1000"))
+        // It does not see that its socket is closed, and does not want to end.
+        scripted(&format!("{HELLO} trap '' TERM; exec sleep 1000"))
     };
     tokio::runtime::Runtime::new().unwrap().block_on(async {
         let _proxy = ImageProxy::new_with_config(config).await.unwrap();
