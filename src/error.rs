@@ -386,7 +386,11 @@ impl BlobError {
     fn is_retryable(&self) -> bool {
         match self {
             Self::Refused(refusal) => refusal.code == Some(RefusalCode::Retryable),
-            Self::Short { .. } | Self::Stalled { .. } | Self::Corrupt { .. } => true,
+            Self::Short { .. }
+            | Self::TooLong { .. }
+            | Self::WrongSize { .. }
+            | Self::Stalled { .. }
+            | Self::Corrupt { .. } => true,
             Self::Connection(source) => source.is_retryable(),
             _ => false,
         }

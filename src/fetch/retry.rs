@@ -9,8 +9,9 @@ use crate::protocol::{Refusal, RefusalCode};
 
 /// How failures of single blobs are dealt with.
 ///
-/// Tried again is what may pass: a broken or stalled transfer, a wrong digest,
-/// a proxy that died, and a refusal that is not final. skopeo classes refusals
+/// Tried again is what may pass: a broken or stalled transfer, other bytes than
+/// the descriptor's (something on the way may answer in the registry's place:
+/// a gateway's error page, a cache's half of a blob), a proxy that died, and a refusal that is not final. skopeo classes refusals
 /// narrowly ([`RefusalCode`]), so those it calls `other`, and all of an old one,
 /// are judged by their words: refusals that a repetition can't change (not
 /// found, not allowed, certificates) are final, all others may pass.
@@ -254,6 +255,33 @@ mod tests {
             Some(RefusalCode::Retryable),
             "404 in a funny place"
         )));
+    }
+
+    #[test]
+    fn other_bytes_than_the_descriptors_may_pass() {
+        let digest = format!("sha256:{}", "a".repeat(64))
+            .parse()
+            .expect("a digest");
+        let wrong = [
+            BlobError::Short { read: 1, size: 2 },
+            BlobError::TooLong { size: 2 },
+            BlobError::WrongSize {
+                announced: 1,
+                size: 2,
+            },
+            BlobError::Corrupt {
+                computed: String::new(),
+            },
+        ];
+        for error in wrong {
+            assert!(may_pass(&Error::blob(&digest)(error)));
+        }
+        for error in [
+            BlobError::UnknownAlgorithm,
+            BlobError::ImpossibleSize(1 << 60),
+        ] {
+            assert!(!may_pass(&Error::blob(&digest)(error)));
+        }
     }
 
     #[test]
