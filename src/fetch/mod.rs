@@ -5,6 +5,7 @@ mod ahead;
 mod content;
 #[cfg(feature = "decompress")]
 mod decompress;
+mod descriptors;
 mod event;
 mod governor;
 mod image;

@@ -74,7 +74,9 @@ pub struct FetchOptions {
     /// counts the manifest reads that each proxy makes. Pulls that run at the
     /// same time count apart.
     pub proxies_per_host: Option<NonZeroUsize>,
-    /// Blobs in flight at once, over all proxies; 32 unless set.
+    /// Blobs in flight at once, over all proxies; 32 unless set. Fewer where the
+    /// limit of open files (`RLIMIT_NOFILE`) leaves no room for them, and then
+    /// [`Proxies::Auto`] takes fewer proxies, too.
     pub workers: NonZeroUsize,
     /// What is tried again, and how often.
     pub retry: RetryPolicy,

@@ -10,6 +10,7 @@ use tokio::task::{Id, JoinSet};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use super::ahead::Spares;
+use super::descriptors::Room;
 use super::event::{EventKind, Events};
 use super::governor::Governor;
 use super::image::{Home, SameImage};
@@ -160,8 +161,9 @@ impl<H: Handler> Run<H> {
         } = start;
         let sources: Vec<Transport<'_>> = images.iter().map(|image| image.transport()).collect();
         let (min, max) = options.bounds(&sources);
+        let room = Room::now();
         let (min, max) = match &order {
-            Order::Largest => (min, max),
+            Order::Largest => (min, max.min(room.proxies).max(min)),
             // More could not be at work.
             Order::Window { ahead, .. } => (min.min(ahead + 1), max.min(ahead + 1)),
         };
@@ -172,6 +174,7 @@ impl<H: Handler> Run<H> {
         }
         let (queue, queued) = async_channel::unbounded();
         let (reports, reported) = mpsc::channel(REPORTS);
+        let room = room.blobs_beside(max);
         let (workers, workers_per_unit) = match &order {
             // Each job of the window can be waiting for its turn, and one more
             // be tried again.
@@ -179,9 +182,9 @@ impl<H: Handler> Run<H> {
             // A fixed number of proxies shares all workers between them.
             Order::Largest if min == max => {
                 let workers = options.workers.get();
-                (workers, workers.div_ceil(min).max(2))
+                (workers.min(room), workers.div_ceil(min).max(2))
             }
-            Order::Largest => (options.workers.get(), WORKERS_PER_PROXY),
+            Order::Largest => (options.workers.get().min(room), WORKERS_PER_PROXY),
         };
         let common = Common {
             starter,
