@@ -133,6 +133,10 @@ fn hint_for_words(message: &str) -> Option<&'static str> {
         ),
         ("ignature", POLICY),
         ("rejected by policy", POLICY),
+        (
+            "too many requests",
+            "the registry wants you to wait, or to log in",
+        ),
         ("unexpected EOF", TRY_AGAIN),
         ("connection reset", TRY_AGAIN),
         ("unexpected HTTP status: 5", REGISTRY_FAILED),
