@@ -139,20 +139,16 @@ pub(super) fn is_the_proxys(error: &Error) -> bool {
 }
 
 /// Words of refusals that a repetition can't change, from skopeo 1.9 to 1.22
-/// and from the error codes of the OCI distribution specification; the last ones
-/// are a signature policy's.
-const FINAL: [&str; 25] = [
+/// and from the error codes of the OCI distribution specification.
+const FINAL: [&str; 22] = [
     "blob unknown",
     "manifest unknown",
     "name unknown",
     "name invalid",
     "not found",
-    "404",
     "unauthorized",
     "authentication required",
-    "401",
     "denied",
-    "403",
     "unsupported",
     "digest invalid",
     "x509",
@@ -169,25 +165,26 @@ const FINAL: [&str; 25] = [
     "rejected by policy",
 ];
 
+/// The same as status codes.
+const FINAL_CODES: [&str; 3] = ["401", "403", "404"];
+
 fn refusal_may_pass(refusal: &Refusal) -> bool {
     if refusal.code == Some(RefusalCode::Retryable) {
         return true;
     }
-    // A digest in the message could hold any number.
-    let words = without_digests(&refusal.message);
-    !FINAL.iter().any(|word| words.contains(word))
-}
-
-fn without_digests(message: &str) -> String {
-    let is_digest = |word: &&str| {
-        let hex = word.trim_matches(|c: char| !c.is_ascii_alphanumeric());
-        hex.len() >= 32 && hex.chars().rev().take(32).all(|c| c.is_ascii_hexdigit())
-    };
-    message
+    // An image can be called anything, so a path says nothing; and a port or a
+    // digest can hold any number, so a code is a whole word.
+    let words: Vec<&str> = refusal
+        .message
         .split(' ')
-        .filter(|word| !is_digest(word))
-        .collect::<Vec<_>>()
-        .join(" ")
+        .filter(|word| !word.contains('/'))
+        .collect();
+    let code = |word: &&str| {
+        let word = word.trim_matches(|c: char| !c.is_ascii_alphanumeric());
+        FINAL_CODES.contains(&word)
+    };
+    let text = words.join(" ");
+    !words.iter().any(code) && !FINAL.iter().any(|known| text.contains(known))
 }
 
 #[cfg(test)]
@@ -242,6 +239,25 @@ mod tests {
             ),
             ("reading signature from http://a/b: status 503".into(), true),
             (format!("fetching {digest} failed strangely"), true),
+            (
+                "reading manifest v1 in 127.0.0.1:40177/image: received unexpected HTTP status: \
+                 500 Internal Server Error"
+                    .into(),
+                true,
+            ),
+            (
+                "dial tcp 127.0.0.1:40412: connect: connection refused".into(),
+                true,
+            ),
+            (
+                "reading manifest v1 in quay.io/denied/unauthorized: unexpected EOF".into(),
+                true,
+            ),
+            (
+                "Error fetching blob: invalid status code from registry 403 (Forbidden)".into(),
+                false,
+            ),
+            ("requesting it: status: 401".into(), false),
         ];
         for (message, expected) in table {
             assert_eq!(
