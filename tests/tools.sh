@@ -43,6 +43,7 @@ missing_packages() {
   have openssl || echo openssl
   have buildah || echo buildah
   have strace || echo strace
+  have faketime || echo faketime
   # Signing, in the tests, and verifying, in skopeo.
   have gpg || echo gpg
   have gpg-agent || echo gpg-agent

@@ -103,6 +103,32 @@ impl Longshore {
         self
     }
 
+    /// Run by this program, which must become it (`prlimit`, `setpriv`, a shell's
+    /// `exec`): these are its name and its arguments.
+    pub(crate) fn under<'a>(
+        mut self,
+        program: &str,
+        args: impl IntoIterator<Item = &'a str>,
+    ) -> Self {
+        let mut command = Command::new(program);
+        command
+            .args(args)
+            .arg(self.command.get_program())
+            .args(self.command.get_args())
+            .stdin(Stdio::null());
+        if let Some(folder) = self.command.get_current_dir() {
+            command.current_dir(folder);
+        }
+        for (name, value) in self.command.get_envs() {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        self.command = command;
+        self
+    }
+
     /// What it reads from stdin, which stays open, as a terminal does.
     pub(crate) fn input(mut self, text: &str) -> Self {
         self.input = Some(text.to_owned());
@@ -216,10 +242,16 @@ impl Running {
     pub(crate) fn proxies(&mut self) -> Vec<Process> {
         let mut found = Vec::new();
         self.gate("a skopeo of it runs", |run| {
-            found = processes::marked(&run.mark);
-            found.retain(Process::is_proxy);
+            found = run.living_proxies();
             !found.is_empty()
         });
+        found
+    }
+
+    /// Those skopeos of it that run now.
+    pub(crate) fn living_proxies(&self) -> Vec<Process> {
+        let mut found = processes::marked(&self.mark);
+        found.retain(Process::is_proxy);
         found
     }
 

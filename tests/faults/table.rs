@@ -1,0 +1,378 @@
+//! The faults, and what each should come to.
+
+use nix::sys::signal::Signal;
+
+use super::cell::Fault;
+use super::outcome::Bound::{Backoff, Calls, Grace, None as Nothing, Server, Skopeo, Stalls};
+use super::outcome::Outcome::{self, Interrupted, Killed};
+use super::outcome::{Bound, Retries};
+use super::{documents, elsewhere, machine, processes, words};
+
+/// Faults of a kind.
+pub(crate) struct Section {
+    pub(crate) name: &'static str,
+    pub(crate) about: &'static str,
+    pub(crate) faults: Vec<Fault>,
+}
+
+fn right(retries: usize) -> Outcome {
+    Outcome::Right(Retries::Exactly(retries))
+}
+
+fn wrong(retries: usize, words: &'static str) -> Outcome {
+    Outcome::Wrong(Retries::Exactly(retries), words)
+}
+
+/// One whose bytes don't come.
+const STALLED: &str = "stalled: no byte for 4s";
+
+/// With all three.
+fn all(outcome: Outcome) -> [Outcome; 3] {
+    [outcome; 3]
+}
+
+/// With the oldest, and with the others.
+fn until_0_2_6(old: Outcome, new: Outcome) -> [Outcome; 3] {
+    [old, new, new]
+}
+
+/// With the older two, and with the newest.
+fn until_0_2_8(old: Outcome, new: Outcome) -> [Outcome; 3] {
+    [old, old, new]
+}
+
+/// The registry's, told as `registry --fault` takes it. It is to be tried again as
+/// often as this option says.
+fn registry(fault: &str, retries: &'static str, bound: Bound, outcomes: [Outcome; 3]) -> Fault {
+    let parsed = fault.parse().unwrap();
+    let name = words::explained(&[parsed]);
+    Fault::new(name, bound, outcomes)
+        .fault(fault)
+        .options(&["--retries", retries])
+}
+
+pub(crate) fn sections() -> Vec<Section> {
+    vec![
+        Section {
+            name: "The registry can't be reached",
+            about: "What a repetition can't change is not tried again.",
+            faults: unreachable(),
+        },
+        Section {
+            name: "The registry refuses",
+            about: "Once and twice mean the first requests for it; without, it is always so. The layer is one of three.",
+            faults: refusing(),
+        },
+        Section {
+            name: "Answers come late, or never",
+            about: "Nothing is waited for without a bound. (The stall timeout of a blob also holds for the answer to its request.)",
+            faults: late(),
+        },
+        Section {
+            name: "Bodies are not what they should be",
+            about: "skopeo from protocol 0.2.6 on asks itself for the rest of a transfer that breaks off. Before 0.2.8 it does not tell that one did: the bytes stop.",
+            faults: bodies(),
+        },
+        Section {
+            name: "Documents are hostile",
+            about: "The registry serves them as they are.",
+            faults: hostile(),
+        },
+        Section {
+            name: "Our own machine",
+            about: "Disks are small tmpfs that the test mounts, so this takes root.",
+            faults: own_machine(),
+        },
+        Section {
+            name: "Processes and clocks",
+            about: "What depends on the moment is done at several random ones.",
+            faults: process(),
+        },
+    ]
+}
+
+fn unreachable() -> Vec<Fault> {
+    vec![
+        Fault::new(
+            "nobody listens",
+            Backoff,
+            all(wrong(1, "connection refused")),
+        )
+        .options(&["--retries", "1"])
+        .before(elsewhere::refused),
+        Fault::new("no such name", Backoff, all(wrong(1, "no such host")))
+            .options(&["--retries", "1"])
+            .before(elsewhere::no_such_name),
+        Fault::new(
+            "plain HTTP, `--tls-verify=true`",
+            Nothing,
+            all(wrong(0, "server gave HTTP response to HTTPS client")),
+        )
+        .options(&["--retries", "1"])
+        .before(elsewhere::plain_http),
+        Fault::new(
+            "a self-signed certificate",
+            Nothing,
+            all(wrong(0, "x509: certificate signed by unknown authority")),
+        )
+        .options(&["--retries", "1"])
+        .before(elsewhere::self_signed),
+    ]
+}
+
+#[rustfmt::skip] // A table: a line each.
+fn refusing() -> Vec<Fault> {
+    vec![
+        registry("ping:status=401", "1", Nothing, all(right(0))),
+        registry("manifest:status=401", "1", Nothing, all(wrong(0, "unauthorized"))),
+        registry("blob#1:status=401", "1", Nothing, all(wrong(0, "unauthorized"))),
+        registry("manifest:status=403", "1", Nothing, all(wrong(0, "denied"))),
+        registry("blob#1:status=403", "1", Nothing, until_0_2_6(wrong(0, "403 (Forbidden)"), wrong(0, "denied"))),
+        registry("manifest:status=404", "1", Nothing, all(wrong(0, "name unknown"))),
+        registry("blob#1:status=404", "1", Nothing, until_0_2_6(wrong(0, "404 (Not Found)"), wrong(0, "name unknown"))),
+        registry("blob#1:status=429*1", "1", Skopeo(2), all(right(0))),
+        registry("blob#1:status=429", "1", Stalls(2), all(wrong(1, STALLED))),
+        registry("blob#1:status=429", "0", Skopeo(30), until_0_2_6(wrong(0, "too many requests to registry"), wrong(0, "toomanyrequests"))),
+        registry("blob#1:status=429,retry-after=1*2", "1", Skopeo(2), all(right(0))),
+        registry("blob#1:status=429,retry-after=30*1", "1", Stalls(1), all(right(1))),
+        registry("manifest:status=429,retry-after=1*1", "1", Skopeo(1), all(right(0))),
+        registry("manifest:status=429", "1", Calls(2), all(wrong(1, "OpenImage was not answered within 5s"))),
+        registry("ping:status=500*1", "1", Backoff, all(right(1))),
+        registry("manifest:status=500*1", "1", Backoff, all(right(1))),
+        registry("manifest:status=500", "2", Backoff, all(wrong(2, "received unexpected HTTP status: 500"))),
+        registry("manifest:status=502*2", "2", Backoff, all(right(2))),
+        registry("manifest:status=503", "1", Backoff, all(wrong(1, "received unexpected HTTP status: 503"))),
+        registry("config:status=500*1", "1", Backoff, all(right(1))),
+        registry("blob#1:status=500*2", "2", Backoff, all(right(2))),
+        registry("blob#1:status=500", "2", Backoff, until_0_2_6(wrong(2, "invalid status code from registry 500"), wrong(2, "received unexpected HTTP status: 500"))),
+        registry("blob#1:status=502*1", "1", Backoff, all(right(1))),
+        registry("blob#1:status=502", "1", Backoff, until_0_2_6(wrong(1, "invalid status code from registry 502"), wrong(1, "received unexpected HTTP status: 502"))),
+        registry("blob#1:status=503*2", "2", Backoff, all(right(2))),
+        registry("blob#1:status=503", "1", Backoff, until_0_2_6(wrong(1, "invalid status code from registry 503"), wrong(1, "received unexpected HTTP status: 503"))),
+        registry("manifest:redirect-loop", "1", Nothing, all(wrong(0, "stopped after 10 redirects"))),
+        registry("blob#1:redirect-loop", "1", Nothing, all(wrong(0, "stopped after 10 redirects"))),
+    ]
+}
+
+#[rustfmt::skip] // A table: a line each.
+fn late() -> Vec<Fault> {
+    vec![
+        registry("any:ttfb=300ms", "0", Server(4), all(right(0))),
+        registry("blob#1:ttfb=60s*1", "1", Stalls(1), all(right(1))),
+        registry("blob#1:headers-never*1", "1", Stalls(1), all(right(1))),
+        registry("blob#1:headers-never", "1", Stalls(2), all(wrong(1, "stalled: no byte for 4s, after 0 in all"))),
+        registry("config:headers-never*1", "1", Stalls(2), all(right(1))),
+        registry("ping:headers-never*1", "1", Calls(1), all(right(1))),
+        registry("manifest:headers-never*1", "1", Calls(1), all(right(1))),
+        registry("manifest:headers-never", "1", Calls(2), all(wrong(1, "OpenImage was not answered within 5s"))),
+        registry("manifest:stall=half*1", "1", Calls(1), all(right(1))),
+        registry("blob#1:stall=0*1", "1", Stalls(1), all(right(1))),
+        registry("blob#1:stall=0", "1", Stalls(2), all(wrong(1, "stalled: no byte for 4s, after 0 in all"))),
+        registry("blob#1:stall=half*1", "1", Stalls(1), all(right(1))),
+        registry("blob#1:stall=half", "1", Stalls(2), all(wrong(1, STALLED))),
+        registry("blob#1:stall=last*1", "1", Stalls(1), all(right(1))),
+        registry("blob#1:stall=last", "1", Stalls(2), all(wrong(1, STALLED))),
+        registry("config:stall=half*1", "1", Stalls(1), all(right(0))),
+    ]
+}
+
+#[rustfmt::skip] // A table: a line each.
+fn bodies() -> Vec<Fault> {
+    vec![
+        registry("manifest:cut=half*1", "1", Backoff, all(right(1))),
+        registry("manifest:cut=half", "1", Backoff, all(wrong(1, "unexpected EOF"))),
+        registry("blob#1:cut=0*1", "1", Stalls(1), until_0_2_6(right(1), right(0))),
+        registry("blob#1:cut=half*1", "1", Stalls(1), until_0_2_6(right(1), right(0))),
+        registry("blob#1:cut=last*1", "1", Stalls(1), until_0_2_6(right(1), right(0))),
+        registry("blob#1:cut=half", "1", Stalls(2), until_0_2_8(wrong(1, STALLED), wrong(1, "unexpected EOF"))),
+        registry("blob#1:reset=half*1", "1", Stalls(1), until_0_2_6(right(1), right(0))),
+        registry("blob#1:reset=half", "1", Stalls(2), until_0_2_8(wrong(1, STALLED), wrong(1, "connection reset"))),
+        registry("manifest:reset=half*1", "1", Backoff, all(right(1))),
+        registry("blob#1:corrupt*1", "1", Backoff, all(right(1))),
+        registry("blob#1:corrupt", "2", Backoff, all(wrong(2, "corrupt: its bytes have digest"))),
+        registry("config:corrupt*1", "1", Backoff, all(right(1))),
+        registry("blob#1:shorter=1*1", "1", Backoff, all(right(1))),
+        registry("blob#1:shorter=1", "1", Backoff, all(wrong(1, "announced with 22038 bytes"))),
+        registry("blob#1:longer=1*1", "1", Backoff, all(right(1))),
+        registry("blob#1:longer=1", "1", Backoff, all(wrong(1, "announced with 22040 bytes"))),
+        registry("blob#1:chunked-shorter=1*1", "1", Stalls(1), all(right(1))),
+        registry("blob#1:chunked-shorter=1", "1", Stalls(2), until_0_2_8(wrong(1, STALLED), wrong(1, "ended after 22038 bytes of 22039"))),
+        registry("blob#1:chunked-longer=1*1", "1", Backoff, all(right(1))),
+        registry("blob#1:chunked-longer=1", "1", Backoff, all(wrong(1, "longer than the 22039 bytes of its descriptor"))),
+        registry("blob#1:content-length=7*1", "1", Backoff, all(right(1))),
+        registry("blob#1:content-length=7", "1", Backoff, all(wrong(1, "announced with 7 bytes"))),
+        registry("blob#1:content-length=1G", "1", Backoff, all(wrong(1, "announced with 1073741824 bytes"))),
+        registry("config:content-length=7*1", "1", Backoff, all(right(1))),
+    ]
+}
+
+#[rustfmt::skip] // A table: a line each.
+fn hostile() -> Vec<Fault> {
+    let document = |name: &str, image, outcomes| {
+        Fault::new(name, Nothing, outcomes)
+            .image(image)
+            .options(&["--retries", "0"])
+    };
+    vec![
+        registry("manifest:big-manifest=100M", "0", Nothing, all(wrong(0, "exceeded maximum allowed size of 4194304 bytes"))),
+        registry("manifest:not-json", "0", Nothing, all(wrong(0, "GetManifest failed: invalid character"))),
+        document("10,000 layers", documents::ten_thousand_layers, all(right(0))),
+        document("no layers", documents::no_layers, all(right(0))),
+        document("a layer of 0 bytes", documents::empty_layer, all(right(0))),
+        document("a layer that is not there", documents::layer_is_missing, until_0_2_6(wrong(0, "404 (Not Found)"), wrong(0, "blob unknown"))),
+        document("a layer with a digest of an unknown algorithm", documents::layer_of_unknown_algorithm, all(wrong(0, "its digest's algorithm can't be checked"))),
+        document("a layer's digest is `sha256:../../x`", documents::layer_digest_is_a_path, all(wrong(0, "Invalid encoded value ../../x"))),
+        document("the config's digest is `sha256:../../x`", documents::config_digest_is_a_path, all(wrong(0, "Invalid encoded value ../../x"))),
+        document("a layer's size is -1", documents::negative_layer_size, all(wrong(0, "invalid value: integer"))),
+        document("a layer's size is 2^63", documents::enormous_layer_size, all(wrong(0, "cannot unmarshal number 9223372036854775808"))),
+        document("a layer's size is 2^53 - 1", documents::large_layer_size, all(wrong(0, "its descriptor says 9007199254740991"))),
+        document("the config's size is -1", documents::negative_config_size, all(wrong(0, "invalid value: integer"))),
+        document("the config's size is 2^63", documents::enormous_config_size, all(wrong(0, "cannot unmarshal number 9223372036854775808"))),
+        document("a config of 5 MiB", documents::config_over_the_bound, all(wrong(0, "the image config has more than 4194304 bytes"))),
+        document("the config is not JSON", documents::config_is_no_json, all(wrong(0, "the image config can't be understood"))),
+        document("no config", documents::manifest_without_config, all(wrong(0, "missing field"))),
+        document("a layer of unknown media type", documents::unknown_layer_type, all(right(0))),
+        document("a config of unknown media type", documents::unknown_config_type, all(right(0))),
+        document("a manifest of unknown media type", documents::unknown_manifest_type, all(wrong(0, "GetManifest failed: unsupported schema version"))),
+    ]
+}
+
+fn own_machine() -> Vec<Fault> {
+    vec![
+        Fault::new(
+            "the disk is full; another image is there, and stays",
+            Nothing,
+            all(wrong(0, "No space left on device")),
+        )
+        .image(machine::larger_image)
+        .before(machine::full_disk)
+        .after(machine::the_first_image_is_still_there),
+        Fault::new(
+            "no file may have more than 512 KiB (`RLIMIT_FSIZE`)",
+            Nothing,
+            all(wrong(0, "File too large")),
+        )
+        .image(machine::larger_image)
+        .before(machine::small_files),
+        Fault::new(
+            "the layout's file system is read-only",
+            Nothing,
+            all(wrong(0, "Read-only file system")),
+        )
+        .before(machine::read_only_layout),
+        Fault::new(
+            "the layout is a file",
+            Nothing,
+            all(wrong(0, "as an image layout: ")),
+        )
+        .before(machine::layout_is_a_file),
+        Fault::new(
+            "temporary files are on another file system",
+            Nothing,
+            all(right(0)),
+        )
+        .before(machine::two_file_systems),
+        Fault::new(
+            "there is no folder for temporary files",
+            Nothing,
+            all(right(0)),
+        )
+        .before(machine::no_temporary_folder),
+        Fault::new(
+            "home and caches can't be written to",
+            Nothing,
+            all(right(0)),
+        )
+        .before(machine::no_cache),
+        Fault::new("64 descriptors at most, 40 layers", Nothing, all(right(0)))
+            .image(machine::forty_layers)
+            .before(machine::few_descriptors),
+        Fault::new(
+            "pipes can't be made larger (`pipe-user-pages-soft`)",
+            Nothing,
+            all(right(0)),
+        )
+        .image(machine::larger_image)
+        .before(machine::no_pipe_pages)
+        .after(machine::the_pipes_kept_their_size),
+    ]
+}
+
+fn process() -> Vec<Fault> {
+    let endless = |name: &str, outcome| {
+        Fault::new(name, Grace, all(outcome))
+            .fault("blob#2:headers-never")
+            .repeats(3)
+    };
+    let late = |name: &str, bound, outcomes| {
+        Fault::new(name, bound, outcomes)
+            .fault("blob#2:ttfb=3s*1")
+            .options(&["--retries", "3"])
+    };
+    vec![
+        endless("`SIGINT` to us", Interrupted(Signal::SIGINT)).during(processes::interrupt_us),
+        endless("`SIGTERM` to us", Interrupted(Signal::SIGTERM)).during(processes::terminate_us),
+        endless("`SIGKILL` to us", Killed).during(processes::kill_us),
+        Fault::new(
+            "`SIGKILL` to skopeo",
+            Nothing,
+            all(Outcome::Right(Retries::Any)),
+        )
+        .fault("any:ttfb=50ms")
+        .options(&["--retries", "3"])
+        .repeats(3)
+        .during(processes::kill_skopeo_at_a_random_moment),
+        late(
+            "`SIGKILL` to skopeo while it asks for a blob",
+            Nothing,
+            all(Outcome::Right(Retries::Some)),
+        )
+        .during(processes::kill_skopeo_at_a_blob),
+        late(
+            "`SIGSTOP` to skopeo while it asks for a blob",
+            Stalls(1),
+            all(Outcome::Right(Retries::Some)),
+        )
+        .during(processes::stop_skopeo_at_a_blob),
+        Fault::new(
+            "`SIGSTOP` to skopeo while it asks for the manifest",
+            Calls(1),
+            all(right(1)),
+        )
+        .fault("manifest:ttfb=3s*1")
+        .options(&["--retries", "1"])
+        .during(processes::stop_skopeo_at_the_manifest),
+        late(
+            "`SIGSTOP` to skopeo, then `SIGINT` to us",
+            Grace,
+            all(Interrupted(Signal::SIGINT)),
+        )
+        .during(processes::stop_skopeo_and_interrupt_us),
+        late(
+            "`SIGSTOP` to skopeo, then `SIGKILL` to us",
+            Grace,
+            all(Killed),
+        )
+        .during(processes::stop_skopeo_and_kill_us),
+        Fault::new(
+            "our clock jumps 400 days ahead while a blob is stalled",
+            Stalls(1),
+            all(right(1)),
+        )
+        .fault("blob#1:stall=half*1")
+        .options(&["--retries", "1"])
+        .before(machine::a_clock_of_its_own)
+        .during(machine::clock_jumps_forward)
+        .after(machine::the_clock_did_jump),
+        Fault::new(
+            "our clock jumps 400 days back while a blob is stalled",
+            Stalls(1),
+            all(right(1)),
+        )
+        .fault("blob#1:stall=half*1")
+        .options(&["--retries", "1"])
+        .before(machine::a_clock_of_its_own)
+        .during(machine::clock_jumps_back)
+        .after(machine::the_clock_did_jump),
+    ]
+}
