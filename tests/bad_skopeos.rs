@@ -136,10 +136,13 @@ fn a_program_that_speaks_something_else_is_told() {
 }
 
 #[test]
-fn a_silent_program_can_be_interrupted() {
+fn a_silent_program_that_does_not_want_to_end_can_be_interrupted() {
     let scratch = Scratch::new();
     let started = scratch.path("started");
-    let lines = format!("echo > {}; exec sleep 1000", started.display());
+    let lines = format!(
+        "trap '' TERM; echo > {}; exec sleep 1000",
+        started.display()
+    );
     let mut pull = scratch
         .pull(&script(&scratch, &lines), "oci:somewhere:v1", "oci:image")
         .start();
