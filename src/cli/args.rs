@@ -39,6 +39,18 @@ pub(crate) enum Command {
 }
 
 impl Command {
+    /// Whether skopeo unpacks what it is asked for into a temporary folder.
+    pub(crate) fn unpacks(&self) -> bool {
+        let images = match self {
+            Self::Pull(PullArguments { images, .. }) => images.as_slice(),
+            Self::Inspect(InspectArguments { image, .. }) => std::slice::from_ref(image),
+        };
+        let is_archive = |image: &String| {
+            image.starts_with("oci-archive:") || image.starts_with("docker-archive:")
+        };
+        images.iter().any(is_archive)
+    }
+
     /// How skopeo is to be run, with the credentials, for which this may wait.
     pub(crate) fn proxy_config(&self, verbose: bool) -> Result<ImageProxyConfig, Failure> {
         match self {

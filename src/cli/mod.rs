@@ -10,10 +10,12 @@ mod secret;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use clap::Parser;
 use longshore::ImageProxyConfig;
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -27,6 +29,10 @@ const TERMINATED: u8 = 143;
 /// How long to wait at the end for file operations that are under way.
 const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(2);
 
+/// How long to wait for skopeos that have unpacked an archive. They remove it when
+/// they end, but die when we do; those that don't end get `SIGTERM` within that.
+const CLEANING_PATIENCE: Duration = Duration::from_secs(10);
+
 pub(crate) fn main() -> ExitCode {
     // clap itself exits: with 2 for wrong usage, with 0 for --help.
     let Arguments { verbose, command } = Arguments::parse();
@@ -37,6 +43,7 @@ pub(crate) fn main() -> ExitCode {
         Ok(config) => config,
         Err(failure) => return failure.report(),
     };
+    let unpacks = command.unpacks();
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => return Failure::from(error).report(),
@@ -55,7 +62,19 @@ pub(crate) fn main() -> ExitCode {
     // What still runs is dropped, and with it what is not complete; a disk that
     // hangs is not waited for.
     runtime.shutdown_timeout(SHUTDOWN_PATIENCE);
+    if unpacks {
+        wait_for_children(CLEANING_PATIENCE);
+    }
     code
+}
+
+/// Wait until all are reaped, by the threads that started them.
+fn wait_for_children(patience: Duration) {
+    let deadline = Instant::now() + patience;
+    let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    while waitid(Id::All, look).is_ok() && Instant::now() < deadline {
+        thread::sleep(Duration::from_millis(5));
+    }
 }
 
 async fn run(command: Command, config: ImageProxyConfig) -> Result<(), Failure> {

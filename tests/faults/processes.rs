@@ -1,13 +1,15 @@
 //! Signals, to us and to skopeo.
 
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use super::cell::Cell;
-use crate::command::Running;
+use super::cell::{Cell, Guard};
 use crate::command::processes::signal;
+use crate::command::{ImageBuilder, Longshore, Run, Running, newest_skopeo, skopeo_copy};
 
 /// A pull of the small image takes less, most of the time.
 const MOMENTS: u64 = 400;
@@ -74,6 +76,45 @@ fn wait_for_blob(cell: &Cell, running: &mut Running) {
     running.gate("the blob is asked for", |_| {
         cell.served.registry.blob_gets(largest) > 0
     });
+}
+
+/// The image is in an archive, which skopeo unpacks into `/var/tmp`: here a
+/// folder of the test's.
+pub(crate) fn from_an_archive(cell: &Cell, _: Longshore) -> (Longshore, Guard) {
+    let (source, archive) = (cell.scratch.path("source"), cell.scratch.path("archive"));
+    let image = ImageBuilder::new().layer_random(10_000_000, 3);
+    image.write(&source, "v1").unwrap();
+    let archive = format!("oci-archive:{}:v1", archive.display());
+    let source = format!("oci:{}:v1", source.display());
+    skopeo_copy(&newest_skopeo(), &source, &archive);
+    let unpacked = unpacked(cell);
+    fs::create_dir(&unpacked).unwrap();
+    let script = r#"mount --bind "$0" /var/tmp && exec "$@""#;
+    let under = ["--mount", "sh", "-c", script, unpacked.to_str().unwrap()];
+    (
+        cell.pull_from(&archive).under("unshare", under),
+        Box::new(()),
+    )
+}
+
+fn unpacked(cell: &Cell) -> PathBuf {
+    cell.scratch.path("unpacked")
+}
+
+fn is_empty(folder: &Path) -> bool {
+    fs::read_dir(folder).unwrap().next().is_none()
+}
+
+pub(crate) fn interrupt_us_while_unpacking(cell: &Cell, running: &mut Running) {
+    let unpacked = unpacked(cell);
+    running.gate("the archive is being unpacked", |_| !is_empty(&unpacked));
+    running.signal(Signal::SIGINT);
+}
+
+/// The skopeo of protocol 0.2.3 does not see to that.
+pub(crate) fn what_was_unpacked_is_removed(cell: &Cell, run: &Run) {
+    let removed = is_empty(&unpacked(cell));
+    assert_eq!(removed, cell.skopeo.protocol != "0.2.3", "{run}");
 }
 
 fn to_skopeo(running: &mut Running, what: Signal) {

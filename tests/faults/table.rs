@@ -312,6 +312,15 @@ fn process() -> Vec<Fault> {
     vec![
         endless("`SIGINT` to us", Interrupted(Signal::SIGINT)).during(processes::interrupt_us),
         endless("`SIGTERM` to us", Interrupted(Signal::SIGTERM)).during(processes::terminate_us),
+        Fault::new(
+            "`SIGINT` to us while skopeo unpacks an archive (which the one of 0.2.3 leaves behind)",
+            Grace,
+            all(Interrupted(Signal::SIGINT)),
+        )
+        .options(&["--limit-rate", "5M"])
+        .before(processes::from_an_archive)
+        .during(processes::interrupt_us_while_unpacking)
+        .after(processes::what_was_unpacked_is_removed),
         endless("`SIGKILL` to us", Killed).during(processes::kill_us),
         Fault::new(
             "`SIGKILL` to skopeo",
