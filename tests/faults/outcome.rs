@@ -79,7 +79,12 @@ impl Outcome {
         let fits = match self {
             Self::Right(retries) => run.status.success() && retries.include(seen),
             Self::Wrong(retries, words) => {
-                run.status.code() == Some(1) && retries.include(seen) && last.contains(words)
+                // In a line, and perhaps another one of what to do.
+                run.status.code() == Some(1)
+                    && retries.include(seen)
+                    && last.starts_with("longshore: can't pull ")
+                    && last.lines().count() <= 2
+                    && last.contains(words)
             }
             Self::Interrupted(signal) => {
                 let code = 128 + signal as i32;
