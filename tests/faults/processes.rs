@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::Duration;
 
-use nix::sys::signal::Signal;
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use super::cell::{Cell, Guard};
-use crate::command::processes::signal;
 use crate::command::{ImageBuilder, Longshore, Run, Running, newest_skopeo, skopeo_copy};
 
 /// A pull of the small image takes less, most of the time.
@@ -48,9 +49,14 @@ pub(crate) fn kill_skopeo_at_a_random_moment(_: &Cell, running: &mut Running) {
     random_moment();
     // There may be none yet, or no more.
     for proxy in running.living_proxies() {
-        let pid = nix::unistd::Pid::from_raw(proxy.pid.cast_signed());
-        let _ = nix::sys::signal::kill(pid, Signal::SIGKILL);
+        send(proxy.pid, Signal::SIGKILL);
     }
+}
+
+/// It may just have ended, for want of work.
+fn send(pid: u32, what: Signal) {
+    let sent = kill(Pid::from_raw(pid.cast_signed()), what);
+    assert!(matches!(sent, Ok(()) | Err(Errno::ESRCH)), "{sent:?}");
 }
 
 pub(crate) fn kill_skopeo_at_a_blob(cell: &Cell, running: &mut Running) {
@@ -119,6 +125,6 @@ pub(crate) fn what_was_unpacked_is_removed(cell: &Cell, run: &Run) {
 
 fn to_skopeo(running: &mut Running, what: Signal) {
     for proxy in running.proxies() {
-        signal(proxy.pid, what);
+        send(proxy.pid, what);
     }
 }

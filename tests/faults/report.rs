@@ -35,7 +35,7 @@ fn document(sections: &[Section], seen: &[String]) -> String {
          Written by `cargo test --test faults`, which has each of these faults with each of three real skopeos, \
          by the protocol that they speak, and fails if one comes to something else. \
          `longshore pull` is run with a stall timeout of {} s or a call timeout of {} s where the fault is to meet it, \
-         and the rest with generous ones.\n\n\
+         and else with generous ones; with `--proxies 1` where all proxies would meet the fault.\n\n\
          In each of these, whatever the outcome: nothing panics; no process and no temporary file is left; \
          each blob in the layout has the digest that is its name; what the index names is whole; \
          a pull that fails has not named its image, one that succeeds has the registry's manifest. \

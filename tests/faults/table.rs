@@ -23,6 +23,10 @@ fn wrong(retries: usize, words: &'static str) -> Outcome {
     Outcome::Wrong(Retries::Exactly(retries), words)
 }
 
+/// Proxies that are started ahead ask for ping and manifest, too: which of them a
+/// fault hits would be a matter of chance.
+const ONE_PROXY: [&str; 2] = ["--proxies", "1"];
+
 /// One whose bytes don't come.
 const STALLED: &str = "stalled: no byte for 4s";
 
@@ -46,9 +50,12 @@ fn until_0_2_8(old: Outcome, new: Outcome) -> [Outcome; 3] {
 fn registry(fault: &str, retries: &'static str, bound: Bound, outcomes: [Outcome; 3]) -> Fault {
     let parsed = fault.parse().unwrap();
     let name = words::explained(&[parsed]);
+    let of_all_proxies = fault.starts_with("ping:") || fault.starts_with("manifest:");
+    let one = if of_all_proxies { &ONE_PROXY[..] } else { &[] };
     Fault::new(name, bound, outcomes)
         .fault(fault)
         .options(&["--retries", retries])
+        .options(one)
 }
 
 pub(crate) fn sections() -> Vec<Section> {
@@ -349,6 +356,7 @@ fn process() -> Vec<Fault> {
             all(right(1)),
         )
         .fault("manifest:ttfb=3s*1")
+        .options(&ONE_PROXY)
         .options(&["--retries", "1"])
         .during(processes::stop_skopeo_at_the_manifest),
         late(
