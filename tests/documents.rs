@@ -7,7 +7,7 @@ mod support;
 
 use std::task::{Context, Waker};
 
-use longshore::{ConnectionOptions, Error};
+use longshore::{ConnectionOptions, Error, ImageProxy};
 use serde_json::{Value, json};
 use support::honest::{Honest, Leftover};
 use support::image::TestImage;
@@ -60,7 +60,7 @@ fn a_document_without_end_is_given_up_and_the_connection_goes_on() {
         let opened = proxy.open_image("x:").await.unwrap();
         let error = soon(proxy.fetch_manifest_raw_oci(&opened)).await;
         let error = error.unwrap_err();
-        assert!(matches!(error, Error::DocumentTooLong { .. }), "{error:?}");
+        assert!(matches!(error, Error::DocumentTooLarge { .. }), "{error:?}");
         assert!(!error.is_closed() && !error.is_retryable());
         soon(proxy.open_image("other:")).await.unwrap_err();
         soon(proxy.close_image(opened)).await.unwrap();

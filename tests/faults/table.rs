@@ -270,7 +270,7 @@ fn own_machine() -> Vec<Fault> {
         Fault::new(
             "the layout is a file",
             Nothing,
-            all(wrong(0, "as an image layout: ")),
+            all(wrong(0, "Not a directory")),
         )
         .before(machine::layout_is_a_file),
         Fault::new(
