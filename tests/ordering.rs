@@ -134,6 +134,25 @@ fn close_image_overtakes_queued_requests() {
 }
 
 #[test]
+fn what_a_caller_who_left_is_granted_goes_back_before_queued_requests() {
+    run_single(async {
+        let (mut peer, proxy) = Peer::connected("0.2.8").await;
+        let leaves = opening(&proxy, "a:").await;
+        let second = opening(&proxy, "b:").await;
+        peer.expect("OpenImage", json!(["a:"])).await;
+        leaves.abort();
+        assert!(leaves.await.unwrap_err().is_cancelled());
+        peer.reply(json!(5)).await;
+        peer.expect("CloseImage", json!([5])).await;
+        peer.reply(Value::Null).await;
+        peer.expect("OpenImage", json!(["b:"])).await;
+        peer.refuse("no").await;
+        second.await.unwrap().unwrap_err();
+        peer.end(proxy).await;
+    });
+}
+
+#[test]
 fn a_queued_request_of_a_caller_who_left_is_never_sent() {
     run_single(async {
         let (mut peer, proxy) = Peer::connected("0.2.8").await;

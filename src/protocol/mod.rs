@@ -2,6 +2,7 @@
 //! back, and whose turn it is. Nothing here knows tokio or nix, so tests step
 //! it by hand.
 
+mod debt;
 mod message;
 mod reply;
 mod session;
@@ -11,7 +12,8 @@ pub use message::LayerInfo;
 pub use reply::{Refusal, RefusalCode, Violation};
 pub use version::{FIRST_SUPPORTED, supports_method};
 
+pub(crate) use debt::Debt;
 pub(crate) use message::{Call, ImageId, MAX_PACKET, Method, PipeId};
 pub(crate) use reply::{Grant, Packet, Pipe};
-pub(crate) use session::{Rejected, Session, Waiter};
+pub(crate) use session::{Rejected, Session, Turn, Waiter};
 pub(crate) use version::{CHECKS_POLICY_SINCE, is_compatible, supports};

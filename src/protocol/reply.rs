@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::{ImageId, LayerInfo, Method, PipeId};
+use super::{Debt, ImageId, LayerInfo, Method, PipeId};
 
 /// One packet as it came from the socket, with the descriptors in it.
 #[derive(Debug)]
@@ -23,8 +23,8 @@ pub(crate) struct Packet<F> {
 /// The read end of a pipe that stays open over there until `FinishPipe`.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Pipe<F> {
-    pub(crate) id: PipeId,
     pub(crate) data: F,
+    pub(crate) debt: Debt,
 }
 
 /// What a successful reply hands over. Whoever holds it owns it.
@@ -231,13 +231,14 @@ pub(super) fn interpret<F>(
 
 fn grant<F>(method: Method, reply: Reply, fds: Vec<F>) -> Result<Grant<F>, Violation> {
     let pipeid = reply.pipeid;
-    let pipe = |fds| {
+    let pipe = |fds, debt: fn(PipeId) -> Debt| {
         let [data] = exactly(method, fds)?;
         let id = PipeId::new(pipeid).ok_or(Violation::PipeId {
             method: method.name(),
             found: 0,
         })?;
-        Ok(Pipe { id, data })
+        let debt = debt(id);
+        Ok(Pipe { data, debt })
     };
     let no_pipe = || match pipeid {
         0 => Ok(()),
@@ -265,14 +266,14 @@ fn grant<F>(method: Method, reply: Reply, fds: Vec<F>) -> Result<Grant<F>, Viola
         }
         Method::GetManifest => Grant::Manifest {
             digest: value(method, reply.value)?,
-            pipe: pipe(fds)?,
+            pipe: pipe(fds, Debt::memory_pipe)?,
         },
-        Method::GetConfig | Method::GetFullConfig | Method::GetLayerInfoPiped => {
-            Grant::Document { pipe: pipe(fds)? }
-        }
+        Method::GetConfig | Method::GetFullConfig | Method::GetLayerInfoPiped => Grant::Document {
+            pipe: pipe(fds, Debt::memory_pipe)?,
+        },
         Method::GetBlob => Grant::Blob {
             size: size(method, reply.value)?,
-            pipe: pipe(fds)?,
+            pipe: pipe(fds, Debt::blob_pipe)?,
         },
         Method::GetRawBlob => {
             no_pipe()?;
@@ -344,11 +345,8 @@ mod tests {
         }
     }
 
-    fn pipe(id: u32, data: u32) -> Pipe<u32> {
-        Pipe {
-            id: PipeId::new(id).expect("not zero"),
-            data,
-        }
+    fn pipe_id(id: u32) -> PipeId {
+        PipeId::new(id).expect("not zero")
     }
 
     #[test]
@@ -378,14 +376,22 @@ mod tests {
                 vec![30],
                 Grant::Manifest {
                     digest: "sha256:x".into(),
-                    pipe: pipe(5, 30),
+                    pipe: Pipe {
+                        data: 30,
+                        debt: Debt::memory_pipe(pipe_id(5)),
+                    },
                 },
             ),
             (
                 Method::GetFullConfig,
                 r#"{"success":true,"value":null,"pipeid":5}"#,
                 vec![30],
-                Grant::Document { pipe: pipe(5, 30) },
+                Grant::Document {
+                    pipe: Pipe {
+                        data: 30,
+                        debt: Debt::memory_pipe(pipe_id(5)),
+                    },
+                },
             ),
             (
                 Method::GetBlob,
@@ -393,7 +399,10 @@ mod tests {
                 vec![30],
                 Grant::Blob {
                     size: None,
-                    pipe: pipe(5, 30),
+                    pipe: Pipe {
+                        data: 30,
+                        debt: Debt::blob_pipe(pipe_id(5)),
+                    },
                 },
             ),
             (

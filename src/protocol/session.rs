@@ -28,11 +28,12 @@ pub(crate) enum Rejected {
     TooLarge { method: Method, bytes: usize },
 }
 
+/// A call that waits for its turn.
 #[derive(Debug)]
-struct Asked<W> {
+struct Queued<W> {
     method: Method,
     packet: Vec<u8>,
-    waiter: W,
+    waiter: Option<W>,
 }
 
 /// Generic over the waiter, and in [`receive`](Self::receive) over the
@@ -42,8 +43,9 @@ pub(crate) struct Session<W> {
     version: Option<Version>,
     /// What gives something back: sent first, and whether or not anybody
     /// waits for the answer.
-    returns: VecDeque<(Call, Option<W>)>,
-    asks: VecDeque<Asked<W>>,
+    returns: VecDeque<Queued<W>>,
+    /// What asks for something: sent if somebody waits for the answer.
+    asks: VecDeque<Queued<W>>,
     in_flight: Option<(Method, Option<W>)>,
 }
 
@@ -75,40 +77,40 @@ impl<W: Waiter> Session<W> {
             let bytes = packet.len();
             return Err((Rejected::TooLarge { method, bytes }, waiter));
         }
-        self.asks.push_back(Asked {
+        self.asks.push_back(Queued {
             method,
             packet,
-            waiter,
+            waiter: Some(waiter),
         });
         Ok(())
     }
 
     /// Queue a call that gives something back: it overtakes all that asks.
-    pub(crate) fn give_back(&mut self, call: Call, waiter: Option<W>) {
-        self.returns.push_back((call, waiter));
+    pub(crate) fn give_back(&mut self, call: &Call, waiter: Option<W>) {
+        self.returns.push_back(Queued {
+            method: call.method(),
+            packet: call.encode(),
+            waiter,
+        });
     }
 
-    /// The packet to send now, if it is our turn. It counts as sent.
-    pub(crate) fn next_packet(&mut self) -> Option<Vec<u8>> {
+    /// Whose turn it is to be sent. Until it is, another may overtake it, and
+    /// its waiter may leave: ask again whenever something has happened.
+    pub(crate) fn turn(&mut self) -> Option<Turn<'_, W>> {
         if self.in_flight.is_some() {
             return None;
         }
-        if let Some((call, waiter)) = self.returns.pop_front() {
-            self.in_flight = Some((call.method(), waiter));
-            return Some(call.encode());
+        let left = |asked: &Queued<W>| asked.waiter.as_ref().is_none_or(Waiter::is_gone);
+        while self.asks.front().is_some_and(left) {
+            self.asks.pop_front();
         }
-        while let Some(Asked {
-            method,
-            packet,
-            waiter,
-        }) = self.asks.pop_front()
-        {
-            if !waiter.is_gone() {
-                self.in_flight = Some((method, Some(waiter)));
-                return Some(packet);
-            }
-        }
-        None
+        let queue = if self.returns.is_empty() {
+            &mut self.asks
+        } else {
+            &mut self.returns
+        };
+        let in_flight = &mut self.in_flight;
+        (!queue.is_empty()).then_some(Turn { queue, in_flight })
     }
 
     /// Match a packet with the call in flight: whose answer it is, and what
@@ -117,6 +119,7 @@ impl<W: Waiter> Session<W> {
     pub(crate) fn receive<F>(
         &mut self,
         packet: Packet<F>,
+        is_pipe: impl Fn(&F) -> bool,
     ) -> Result<(Option<W>, Result<Grant<F>, Refusal>), Violation> {
         let method = match &self.in_flight {
             Some((method, _)) => *method,
@@ -124,8 +127,10 @@ impl<W: Waiter> Session<W> {
         };
         // On a violation the waiter stays in flight, for `drain` to find.
         let answer = interpret(method, packet)?;
-        if let Ok(Grant::Version(version)) = &answer {
-            self.version = Some(version.clone());
+        match &answer {
+            Ok(grant) if !grant.pipes().all(is_pipe) => return Err(Violation::NotAPipe),
+            Ok(Grant::Version(version)) => self.version = Some(version.clone()),
+            _ => {}
         }
         let waiter = self.in_flight.take().and_then(|(_, waiter)| waiter);
         Ok((waiter, answer))
@@ -138,11 +143,11 @@ impl<W: Waiter> Session<W> {
 
     /// Nothing waits to be sent, and nobody to be answered.
     pub(crate) fn is_idle(&self) -> bool {
-        let unwatched = |waiter: &Option<W>| waiter.as_ref().is_some_and(Waiter::is_gone);
+        let left = |waiter: &Option<W>| waiter.as_ref().is_some_and(Waiter::is_gone);
         let awaited = self.in_flight.as_ref().map(|(_, waiter)| waiter);
-        awaited.is_none_or(unwatched)
+        awaited.is_none_or(left)
             && self.returns.is_empty()
-            && self.asks.iter().all(|asked| asked.waiter.is_gone())
+            && self.asks.iter().all(|asked| left(&asked.waiter))
     }
 
     /// Everybody who still waits, when no reply will come any more.
@@ -150,10 +155,31 @@ impl<W: Waiter> Session<W> {
         let in_flight = self.in_flight.take().and_then(|(_, waiter)| waiter);
         let returns = std::mem::take(&mut self.returns);
         let asks = std::mem::take(&mut self.asks);
+        let queued = returns.into_iter().chain(asks);
         in_flight
             .into_iter()
-            .chain(returns.into_iter().filter_map(|(_, waiter)| waiter))
-            .chain(asks.into_iter().map(|asked| asked.waiter))
+            .chain(queued.filter_map(|queued| queued.waiter))
+    }
+}
+
+/// The call whose turn it is.
+#[derive(Debug)]
+pub(crate) struct Turn<'s, W> {
+    /// It is the first one here.
+    queue: &'s mut VecDeque<Queued<W>>,
+    in_flight: &'s mut Option<(Method, Option<W>)>,
+}
+
+impl<W> Turn<'_, W> {
+    /// What to send.
+    pub(crate) fn packet(&self) -> &[u8] {
+        self.queue.front().map_or(&[], |queued| &queued.packet)
+    }
+
+    /// It is sent; the next reply is the one to it.
+    pub(crate) fn sent(self) {
+        let sent = self.queue.pop_front();
+        *self.in_flight = sent.map(|queued| (queued.method, queued.waiter));
     }
 }
 
@@ -208,15 +234,31 @@ mod tests {
         session
             .ask(&Call::Initialize, Caller::new(0))
             .expect("queued");
-        session.next_packet().expect("sent");
+        sent(&mut session).expect("sent");
         let json = format!(r#"{{"success":true,"value":"{version}"}}"#);
-        let (_, answer) = session.receive(reply(&json)).expect("a version");
+        let (_, answer) = receive(&mut session, &json).expect("a version");
         answer.expect("no refusal");
         session
     }
 
+    /// Send what is next, if it is our turn.
+    fn send(session: &mut Session<Caller>) -> Option<Vec<u8>> {
+        let turn = session.turn()?;
+        let packet = turn.packet().to_vec();
+        turn.sent();
+        Some(packet)
+    }
+
     fn sent(session: &mut Session<Caller>) -> Option<Method> {
-        session.next_packet().and_then(|_| session.in_flight())
+        send(session).and_then(|_| session.in_flight())
+    }
+
+    #[expect(clippy::type_complexity, reason = "as `Session::receive`")]
+    fn receive(
+        session: &mut Session<Caller>,
+        json: &str,
+    ) -> Result<(Option<Caller>, Result<Grant<u32>, Refusal>), Violation> {
+        session.receive(reply(json), |_| true)
     }
 
     #[test]
@@ -256,12 +298,12 @@ mod tests {
         session.ask(&open("a"), Caller::new(1)).expect("queued");
         session.ask(&open("b"), Caller::new(2)).expect("queued");
         assert_eq!(sent(&mut session), Some(Method::OpenImage));
-        session.give_back(Call::FinishPipe(PipeId::new(3).expect("not zero")), None);
+        session.give_back(&Call::FinishPipe(PipeId::new(3).expect("not zero")), None);
         assert_eq!(sent(&mut session), None, "one call at a time");
-        let image = session.receive(reply(r#"{"success":true,"value":1}"#));
+        let image = receive(&mut session, r#"{"success":true,"value":1}"#);
         assert!(matches!(image, Ok((Some(_), Ok(Grant::Image(Some(_)))))));
         assert_eq!(sent(&mut session), Some(Method::FinishPipe));
-        let done = session.receive(reply(r#"{"success":true}"#));
+        let done = receive(&mut session, r#"{"success":true}"#);
         assert_eq!(done.map(|(_, answer)| answer), Ok(Ok(Grant::Done)));
         assert_eq!(sent(&mut session), Some(Method::OpenImage));
     }
@@ -273,14 +315,14 @@ mod tests {
         session.ask(&open("a"), leaves.clone()).expect("queued");
         session.ask(&open("b"), Caller::new(2)).expect("queued");
         leaves.gone.set(true);
-        let packet = session.next_packet().expect("the other one");
+        let packet = send(&mut session).expect("the other one");
         assert!(String::from_utf8(packet).expect("text").contains("\"b\""));
     }
 
     #[test]
     fn a_reply_that_nobody_asked_for_is_a_violation() {
         let mut session = ready("0.2.8");
-        let unsolicited = session.receive(reply(r#"{"success":true}"#)).map(|_| ());
+        let unsolicited = receive(&mut session, r#"{"success":true}"#).map(|_| ());
         assert_eq!(unsolicited, Err(Violation::Unsolicited));
     }
 
@@ -288,9 +330,8 @@ mod tests {
     fn after_a_violation_the_caller_is_still_answered() {
         let mut session = ready("0.2.8");
         session.ask(&open("a"), Caller::new(1)).expect("queued");
-        session.next_packet().expect("sent");
-        session
-            .receive(reply("nonsense"))
+        sent(&mut session).expect("sent");
+        receive(&mut session, "nonsense")
             .map(|_| ())
             .expect_err("a violation");
         assert_eq!(session.drain().map(|c| c.number).collect::<Vec<_>>(), [1]);
@@ -339,16 +380,16 @@ mod tests {
                     Step::GiveBack => {
                         let caller = Caller::new(callers.len());
                         callers.push(caller.clone());
-                        session.give_back(Call::FinishPipe(PipeId::new(1).expect("not zero")), Some(caller));
+                        session.give_back(&Call::FinishPipe(PipeId::new(1).expect("not zero")), Some(caller));
                     }
                     Step::Leave(any) if !callers.is_empty() => callers[any % callers.len()].gone.set(true),
-                    Step::Send => if let Some(packet) = session.next_packet() {
+                    Step::Send => if let Some(packet) = send(&mut session) {
                         let json: serde_json::Value = serde_json::from_slice(&packet).expect("JSON");
                         flying = json["args"][0].as_str().map(|n| n.parse().expect("a number"));
                     },
                     Step::Reply(success) if session.in_flight().is_some() => {
                         let json = serde_json::json!({"success": success, "value": flying});
-                        let (waiter, answer) = session.receive(reply(&json.to_string())).expect("fits");
+                        let (waiter, answer) = receive(&mut session, &json.to_string()).expect("fits");
                         let waiter = waiter.expect("all have one here");
                         prop_assert!(answered.insert(waiter.number));
                         if let Ok(Grant::Image(Some(image))) = answer {
@@ -356,7 +397,7 @@ mod tests {
                         }
                     }
                     Step::Nonsense => {
-                        session.receive(reply("{")).map(|_| ()).expect_err("a violation");
+                        receive(&mut session, "{").map(|_| ()).expect_err("a violation");
                         break;
                     }
                     Step::Leave(_) | Step::Reply(_) => {}

@@ -15,12 +15,12 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::child::Child;
 use super::image::{ConnectionId, OpenedImage};
-use super::message::{Answer, BlobLease, BlobPipe, Granted, MemoryPipe, PipeDebt, Request, Return};
+use super::message::{Answer, BlobLease, Granted, HeldPipe, Owed, Request, Return};
 use super::transport::Transport;
 use crate::drain::pipe;
 use crate::error::{ChildExit, Error, Result};
 use crate::protocol::{
-    Call, Grant, MAX_PACKET, Method, Packet, Pipe, Refusal, Rejected, Session, Violation, Waiter,
+    Call, Grant, MAX_PACKET, Method, Packet, Pipe, Refusal, Rejected, Session, Turn, Waiter,
 };
 
 /// After the socket was closed over there, how long the news of the child's
@@ -78,14 +78,6 @@ impl From<Error> for Failure {
     }
 }
 
-/// The call whose turn it is.
-struct Turn {
-    /// Taken out once it is sent.
-    packet: Option<Vec<u8>>,
-    begun: Instant,
-    deadline: Option<Instant>,
-}
-
 /// What an actor is made with.
 pub(crate) struct Setup {
     pub(crate) connection: ConnectionId,
@@ -102,7 +94,8 @@ pub(crate) struct Actor {
     connection: ConnectionId,
     transport: Transport,
     session: Session<Caller>,
-    turn: Option<Turn>,
+    /// Since when it is the turn of the call in flight or to be sent.
+    turn_began: Option<Instant>,
     inbox: mpsc::Receiver<Request>,
     returns: mpsc::UnboundedReceiver<Return>,
     /// Cloned into each guard, to give back with.
@@ -135,7 +128,7 @@ impl Actor {
             connection,
             transport,
             session: Session::new(),
-            turn: None,
+            turn_began: None,
             inbox,
             returns,
             giver,
@@ -161,7 +154,6 @@ impl Actor {
         let mut finalizer = None;
         let mut patience = None;
         loop {
-            self.next_turn();
             // When no more blobs will be granted to anybody, the leases can run
             // out. A call in flight whose caller gave it up could stall until
             // its timeout; it is not waited for. If all handles are gone, what
@@ -171,23 +163,34 @@ impl Actor {
                 self.lease = None;
             }
             let ending = self.lease.is_none();
-            let unsent = self.turn.as_ref().and_then(|turn| turn.packet.as_deref());
-            let deadline = self.turn.as_ref().and_then(|turn| turn.deadline);
+            let awaiting = self.session.in_flight().is_some();
+            let turn = self.session.turn();
+            if !awaiting && turn.is_none() {
+                self.turn_began = None;
+            }
+            let began = (awaiting || turn.is_some())
+                .then(|| *self.turn_began.get_or_insert_with(Instant::now));
+            let deadline = began.and_then(|began| Some(began + self.call_timeout?));
             tokio::select! {
-                // What was granted before what is new; news of the connection
-                // before that of the process, which may still have answered.
+                // What is given back before anything is sent; news of the
+                // connection before that of the process, which may still have
+                // answered.
                 biased;
-                Some(returned) = self.returns.recv() => self.take_back(returned),
+                Some(Return { call, reply }) = self.returns.recv() => {
+                    self.session.give_back(&call, reply.map(Caller::now));
+                }
                 packet = self.transport.receive(&mut buffer) => {
                     if let Err(failure) = self.take_reply(packet) {
                         return Ending::Failed(failure);
                     }
                 }
-                sent = send(&self.transport, unsent), if unsent.is_some() => {
+                sent = send(&self.transport, turn.as_ref()), if turn.is_some() => {
                     if sent.is_err() {
                         return Ending::Failed(Failure::HungUp);
                     }
-                    self.turn.as_mut().map(|turn| turn.packet.take());
+                    if let Some(turn) = turn {
+                        turn.sent();
+                    }
                 }
                 exit = exited(&mut self.child), if self.child.is_some() => {
                     return Ending::Failed(Failure::Other(exit_error(exit)));
@@ -224,36 +227,9 @@ impl Actor {
         }
     }
 
-    /// If nothing is on its way, it is the next call's turn.
-    fn next_turn(&mut self) {
-        if self.turn.is_none() {
-            self.turn = self.session.next_packet().map(|packet| {
-                let begun = Instant::now();
-                Turn {
-                    packet: Some(packet),
-                    begun,
-                    deadline: self.call_timeout.map(|timeout| begun + timeout),
-                }
-            });
-        }
-    }
-
     fn accept(&mut self, call: &Call, caller: Caller) {
         if let Err((rejected, caller)) = self.session.ask(call, caller) {
             caller.answer(Err(rejected.into()));
-        }
-    }
-
-    fn take_back(&mut self, returned: Return) {
-        match returned {
-            Return::CloseImage { image, reply } => {
-                self.session
-                    .give_back(Call::CloseImage(image), reply.map(Caller::now));
-            }
-            Return::FinishPipe { pipe, reply } => {
-                self.session
-                    .give_back(Call::FinishPipe(pipe), reply.map(Caller::now));
-            }
         }
     }
 
@@ -261,29 +237,17 @@ impl Actor {
         let Ok(Some(packet)) = packet else {
             return Err(Failure::HungUp);
         };
-        if self.turn.as_ref().is_some_and(|turn| turn.packet.is_some()) {
-            // It can't be the reply to a call that is not sent yet.
-            return Err(Error::Protocol(Violation::Unsolicited).into());
-        }
         // Before a violation ends it all: what is this about?
         let method = self.session.in_flight();
-        let (caller, answer) = self.session.receive(packet).map_err(Error::Protocol)?;
-        if let (Some(turn), Some(caller)) = (self.turn.take(), &caller) {
+        let received = self.session.receive(packet, pipe::is_readable);
+        let (caller, answer) = received.map_err(Error::Protocol)?;
+        if let (Some(begun), Some(caller)) = (self.turn_began.take(), &caller) {
             tracing::trace!(
                 method = method.map(Method::name),
-                queued_us = turn.begun.duration_since(caller.asked).as_micros(),
-                answered_us = turn.begun.elapsed().as_micros(),
+                queued_us = begun.duration_since(caller.asked).as_micros(),
+                answered_us = begun.elapsed().as_micros(),
                 "answered"
             );
-        }
-        if let Ok(grant) = &answer
-            && !grant.pipes().all(pipe::is_readable)
-        {
-            let error = Error::Protocol(Violation::NotAPipe);
-            if let Some(caller) = caller {
-                caller.answer(Err(error.clone()));
-            }
-            return Err(error.into());
         }
         let answer = match answer {
             Ok(grant) => self.guard(grant),
@@ -300,10 +264,9 @@ impl Actor {
 
     /// Put what was granted into the hands of its guard.
     fn guard(&self, grant: Grant<OwnedFd>) -> Answer {
-        let debt = |pipe, payable| PipeDebt::new(pipe, payable, self.giver.clone());
-        let memory = |Pipe { id, data }| MemoryPipe {
+        let held = |Pipe { data, debt }| HeldPipe {
             data,
-            debt: debt(id, true),
+            debt: Owed::new(debt, self.giver.clone()),
         };
         // While somebody waits for an answer the lease is there.
         let lease = || self.lease.clone().ok_or(Error::Closed);
@@ -315,18 +278,12 @@ impl Actor {
             ),
             Grant::Manifest { digest, pipe } => Granted::Manifest {
                 digest,
-                pipe: memory(pipe),
+                pipe: held(pipe),
             },
-            Grant::Document { pipe } => Granted::Document(memory(pipe)),
-            Grant::Blob {
+            Grant::Document { pipe } => Granted::Document(held(pipe)),
+            Grant::Blob { size, pipe } => Granted::Blob {
                 size,
-                pipe: Pipe { id, data },
-            } => Granted::Blob {
-                size,
-                pipe: BlobPipe {
-                    data,
-                    debt: debt(id, false),
-                },
+                pipe: held(pipe),
                 lease: lease()?,
             },
             Grant::RawBlob { size, data, error } => Granted::RawBlob {
@@ -432,7 +389,7 @@ impl Actor {
                     }
                     None => inbox_open = false,
                 },
-                Some(Return::CloseImage { reply, .. } | Return::FinishPipe { reply, .. }) = returns.recv() => {
+                Some(Return { reply, .. }) = returns.recv() => {
                     if let Some(reply) = reply {
                         Caller::now(reply).answer(Err(error.clone()));
                     }
@@ -455,9 +412,9 @@ fn give_up(proxy: Option<(Transport, Option<Child>)>) {
     }
 }
 
-async fn send(transport: &Transport, packet: Option<&[u8]>) -> io::Result<()> {
-    match packet {
-        Some(packet) => transport.send(packet).await,
+async fn send(transport: &Transport, turn: Option<&Turn<'_, Caller>>) -> io::Result<()> {
+    match turn {
+        Some(turn) => transport.send(turn.packet()).await,
         None => std::future::pending().await,
     }
 }

@@ -2,11 +2,11 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
-use super::message::Return;
+use super::message::{Owed, Return};
 use crate::error::{Error, Result};
-use crate::protocol::ImageId;
+use crate::protocol::{Debt, ImageId};
 
 /// Tells the connections of this process apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,8 +28,8 @@ impl ConnectionId {
 pub struct OpenedImage {
     id: ImageId,
     connection: ConnectionId,
-    closed: bool,
-    returns: mpsc::UnboundedSender<Return>,
+    /// Closes it.
+    debt: Owed,
 }
 
 impl OpenedImage {
@@ -41,8 +41,7 @@ impl OpenedImage {
         Self {
             id,
             connection,
-            closed: false,
-            returns,
+            debt: Owed::new(Debt::Image(id), returns),
         }
     }
 
@@ -61,26 +60,7 @@ impl OpenedImage {
     }
 
     /// Close it; the future tells how it went, and need not be awaited.
-    pub(crate) fn close(mut self) -> impl Future<Output = Result<()>> + Send + use<> {
-        self.closed = true;
-        let (reply, answer) = oneshot::channel();
-        // A closed channel drops the reply with the message: `Closed`.
-        let _ = self.returns.send(Return::CloseImage {
-            image: self.id,
-            reply: Some(reply),
-        });
-        async { answer.await.unwrap_or(Err(Error::Closed)).map(|_| ()) }
-    }
-}
-
-impl Drop for OpenedImage {
-    fn drop(&mut self) {
-        if !self.closed {
-            // No actor, no image.
-            let _ = self.returns.send(Return::CloseImage {
-                image: self.id,
-                reply: None,
-            });
-        }
+    pub(crate) fn close(self) -> impl Future<Output = Result<()>> + Send + use<> {
+        self.debt.pay()
     }
 }

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::image::OpenedImage;
 use crate::error::{Error, Result};
-use crate::protocol::{Call, ImageId, LayerInfo, PipeId};
+use crate::protocol::{Call, Debt, LayerInfo};
 
 /// Room in the inbox. The actor empties it into its own queue at once, so
 /// this only smooths bursts; what bounds that queue is that a caller waits for
@@ -38,19 +38,11 @@ pub(crate) enum Request {
     Finalize { reply: oneshot::Sender<Result<()>> },
 }
 
-/// What is given back.
+/// What is given back: the payment of a [`Debt`].
 #[derive(Debug)]
-pub(crate) enum Return {
-    CloseImage {
-        image: ImageId,
-        reply: Option<oneshot::Sender<Answer>>,
-    },
-    /// Only for a pipe that is drained, or filled from memory and closed or
-    /// being drained: anything else would block the connection.
-    FinishPipe {
-        pipe: PipeId,
-        reply: Option<oneshot::Sender<Answer>>,
-    },
+pub(crate) struct Return {
+    pub(crate) call: Call,
+    pub(crate) reply: Option<oneshot::Sender<Answer>>,
 }
 
 /// A granted thing, in the hands of a guard that gives it back when dropped:
@@ -62,12 +54,12 @@ pub(crate) enum Granted {
     Image(Option<OpenedImage>),
     Manifest {
         digest: String,
-        pipe: MemoryPipe,
+        pipe: HeldPipe,
     },
-    Document(MemoryPipe),
+    Document(HeldPipe),
     Blob {
         size: Option<u64>,
-        pipe: BlobPipe,
+        pipe: HeldPipe,
         lease: BlobLease,
     },
     RawBlob {
@@ -83,76 +75,64 @@ pub(crate) enum Granted {
 /// Held as long as a blob is open: `finalize` waits until all are gone.
 pub(crate) type BlobLease = mpsc::Sender<std::convert::Infallible>;
 
-/// A pipe that the proxy fills from memory.
+/// A pipe that ends only with `FinishPipe`.
 ///
-/// Dropped, it closes the read end first and then has the pipe finished; the
-/// proxy's writer ends with `EPIPE` at once, so this never blocks.
+/// Dropped, it closes the read end first, and is finished then if that can't
+/// block.
 #[derive(Debug)]
-pub(crate) struct MemoryPipe {
+pub(crate) struct HeldPipe {
     pub(crate) data: OwnedFd,
-    pub(crate) debt: PipeDebt,
+    pub(crate) debt: Owed,
 }
 
-/// A pipe that the proxy fills from the network.
+/// A debt in the hands of a guard: dropped, it pays what is payable, and
+/// writes off the rest.
 #[derive(Debug)]
-pub(crate) struct BlobPipe {
-    pub(crate) data: OwnedFd,
-    pub(crate) debt: PipeDebt,
-}
-
-/// The `FinishPipe` that a pipe still needs.
-///
-/// Dropped while [payable](Self::make_payable), it pays itself. Dropped before,
-/// it is written off: the proxy then keeps one descriptor until it ends, which
-/// is little against a connection that blocks.
-#[derive(Debug)]
-pub(crate) struct PipeDebt {
-    pipe: Option<PipeId>,
-    payable: bool,
+pub(crate) struct Owed {
+    debt: Option<Debt>,
     returns: mpsc::UnboundedSender<Return>,
 }
 
-impl PipeDebt {
-    pub(crate) fn new(pipe: PipeId, payable: bool, returns: mpsc::UnboundedSender<Return>) -> Self {
-        Self {
-            pipe: Some(pipe),
-            payable,
-            returns,
-        }
+impl Owed {
+    pub(crate) fn new(debt: Debt, returns: mpsc::UnboundedSender<Return>) -> Self {
+        let debt = Some(debt);
+        Self { debt, returns }
     }
 
     /// The pipe is drained: from now on `FinishPipe` can't block.
     pub(crate) fn make_payable(&mut self) {
-        self.payable = true;
+        if let Some(debt) = &mut self.debt {
+            debt.make_payable();
+        }
     }
 
-    /// Send `FinishPipe`; the answer is the proxy's verdict.
+    /// Give it back; the answer is the proxy's verdict.
     ///
     /// # Cancel safety
     ///
     /// Once called, it is sent whether or not the answer is awaited.
     pub(crate) fn pay(mut self) -> impl Future<Output = Result<()>> + Send + use<> {
         let (reply, answer) = oneshot::channel();
-        if let Some(pipe) = self.pipe.take() {
-            // A closed channel drops the reply with the message: `Closed`.
-            let _ = self.returns.send(Return::FinishPipe {
-                pipe,
-                reply: Some(reply),
-            });
-        }
+        self.settle(Some(reply));
+        // Without an actor, the reply was dropped with the message.
         async { answer.await.unwrap_or(Err(Error::Closed)).map(|_| ()) }
+    }
+
+    fn settle(&mut self, reply: Option<oneshot::Sender<Answer>>) {
+        let Some(debt) = self.debt.take() else {
+            return;
+        };
+        if let Some(call) = debt.payment() {
+            // No actor, no debt.
+            let _ = self.returns.send(Return { call, reply });
+        } else {
+            tracing::debug!(?debt, "left unfinished");
+        }
     }
 }
 
-impl Drop for PipeDebt {
+impl Drop for Owed {
     fn drop(&mut self) {
-        match self.pipe.take() {
-            Some(pipe) if self.payable => {
-                // No actor, no debt.
-                let _ = self.returns.send(Return::FinishPipe { pipe, reply: None });
-            }
-            Some(pipe) => tracing::debug!(pipe = pipe.get(), "left a pipe unfinished"),
-            None => {}
-        }
+        self.settle(None);
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::io::AsyncReadExt;
 use tokio::time::timeout;
 
-use super::message::MemoryPipe;
+use super::message::HeldPipe;
 use crate::drain::pipe;
 use crate::error::{Error, Result};
 use crate::protocol::Violation;
@@ -26,8 +26,8 @@ const AFTER_FINISH: Duration = Duration::from_secs(10);
 /// # Cancel safety
 ///
 /// Dropped early, the task ends by itself within the call timeout.
-pub(super) async fn read(pipe: MemoryPipe, what: &'static str, limit: u64) -> Result<Vec<u8>> {
-    let MemoryPipe { data, debt } = pipe;
+pub(super) async fn read(pipe: HeldPipe, what: &'static str, limit: u64) -> Result<Vec<u8>> {
+    let HeldPipe { data, debt } = pipe;
     let reader = pipe::reader(data).map_err(|_| Error::Protocol(Violation::NotAPipe))?;
     let task = tokio::spawn(async move {
         let reading = async move {

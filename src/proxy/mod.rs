@@ -30,7 +30,7 @@ use self::actor::{Actor, Setup};
 use self::blob::Source;
 use self::child::Child;
 use self::image::ConnectionId;
-use self::message::{Granted, INBOX_MESSAGES, MemoryPipe, Request};
+use self::message::{Granted, HeldPipe, INBOX_MESSAGES, Request};
 use self::transport::Transport;
 use crate::config::{ConnectionOptions, ImageProxyConfig, Launch};
 use crate::drain::verify::Verifier;
@@ -524,7 +524,7 @@ impl ImageProxy {
         }
     }
 
-    async fn read(&self, pipe: MemoryPipe, what: &'static str) -> Result<Vec<u8>> {
+    async fn read(&self, pipe: HeldPipe, what: &'static str) -> Result<Vec<u8>> {
         metadata::read(pipe, what, self.shared.options.max_document_bytes).await
     }
 

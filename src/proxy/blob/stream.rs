@@ -21,7 +21,7 @@ use crate::drain::pipe;
 use crate::drain::verify::Verifier;
 use crate::error::{BlobError, Error, Result};
 use crate::protocol::{Refusal, RefusalCode, Violation};
-use crate::proxy::message::{BlobLease, BlobPipe, PipeDebt};
+use crate::proxy::message::{BlobLease, HeldPipe, Owed};
 
 /// After a pipe ended early without a reason, how long to wait for the news
 /// that the whole proxy has died. It is sent at the same moment, on another way.
@@ -48,7 +48,7 @@ enum Way {
     /// `GetRawBlob`: the pipe ends with the blob, and an error pipe says why.
     Raw { error: Option<Receiver> },
     /// `GetBlob`: the pipe ends only with `FinishPipe`, which says why.
-    Piped(PipeDebt),
+    Piped(Owed),
 }
 
 impl Source {
@@ -61,8 +61,8 @@ impl Source {
         })
     }
 
-    pub(in crate::proxy) fn piped(pipe: BlobPipe) -> Result<Self> {
-        let BlobPipe { data, debt } = pipe;
+    pub(in crate::proxy) fn piped(pipe: HeldPipe) -> Result<Self> {
+        let HeldPipe { data, debt } = pipe;
         let data = pipe::blob_reader(data).map_err(not_a_pipe)?;
         Ok(Self {
             data,
@@ -355,7 +355,7 @@ impl AsyncRead for Stream {
 
 /// `FinishPipe` for a pipe out of which `size` bytes were read, while looking
 /// for one too many.
-async fn finish_pipe(mut data: Receiver, debt: PipeDebt, size: u64) -> Result<(), BlobError> {
+async fn finish_pipe(mut data: Receiver, debt: Owed, size: u64) -> Result<(), BlobError> {
     let excess = async move {
         // It ends when the proxy has finished. If a byte comes instead, the
         // pipe is closed at once, so that the proxy does not block on more.
