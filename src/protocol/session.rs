@@ -30,6 +30,7 @@ pub(crate) enum Rejected {
 
 /// A call that waits for its turn.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 struct Queued<W> {
     method: Method,
     packet: Vec<u8>,
@@ -39,6 +40,7 @@ struct Queued<W> {
 /// Generic over the waiter, and in [`receive`](Self::receive) over the
 /// descriptor, so that tests step it without a socket.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub(crate) struct Session<W> {
     version: Option<Version>,
     /// What gives something back: sent first, and whether or not anybody
@@ -182,6 +184,9 @@ impl<W> Turn<'_, W> {
         *self.in_flight = sent.map(|queued| (queued.method, queued.waiter));
     }
 }
+
+#[cfg(test)]
+mod explore;
 
 #[cfg(test)]
 mod tests {

@@ -1,0 +1,55 @@
+//! What has to hold.
+
+/// What holds in every state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Rule {
+    /// Each accepted request is answered exactly once, and to its own caller.
+    OneAnswer,
+    /// Each descriptor is in somebody's hands or closed; each image and each
+    /// pipe of the server is in somebody's hands, on its way back, or written
+    /// off.
+    NothingLost,
+    /// What is given back is still there, and in nobody's hands any more.
+    GivenBackOnce,
+    /// `FinishPipe` only for a pipe that is drained or filled from memory.
+    OnlyDrainedIsFinished,
+    /// Nothing that asks goes out before something that gives back.
+    ReturnsFirst,
+    /// No request is sent whose caller has left.
+    LeaversAreNotSentFor,
+    /// After a violation of the protocol nothing goes on.
+    ViolationEnds,
+    /// As long as somebody waits, something can happen; if the server is
+    /// stalled, a timeout.
+    NoDeadlock,
+}
+
+impl Rule {
+    pub(super) const ALL: [Self; 8] = [
+        Self::OneAnswer,
+        Self::NothingLost,
+        Self::GivenBackOnce,
+        Self::OnlyDrainedIsFinished,
+        Self::ReturnsFirst,
+        Self::LeaversAreNotSentFor,
+        Self::ViolationEnds,
+        Self::NoDeadlock,
+    ];
+}
+
+#[derive(Debug)]
+pub(super) struct Offence {
+    pub(super) rule: Rule,
+    pub(super) what: String,
+}
+
+pub(super) type Checked = Result<(), Offence>;
+
+pub(super) fn hold(rule: Rule, holds: bool, what: impl FnOnce() -> String) -> Checked {
+    if holds {
+        Ok(())
+    } else {
+        let what = what();
+        Err(Offence { rule, what })
+    }
+}

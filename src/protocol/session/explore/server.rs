@@ -1,0 +1,277 @@
+//! The server, as far as the session can see it.
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::rule::{Offence, Rule};
+use super::world::{CALLERS, Want};
+use crate::protocol::{Method, Packet};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Answer {
+    Yes,
+    No,
+    // From here on the protocol is broken.
+    NoWithDescriptor,
+    OneDescriptorTooMany,
+    OneDescriptorTooFew,
+    NotAPipe,
+    NoPipeId,
+    Truncated,
+    DescriptorsLost,
+    Nonsense,
+}
+
+impl Answer {
+    const ALL: [Self; 10] = [
+        Self::Yes,
+        Self::No,
+        Self::NoWithDescriptor,
+        Self::OneDescriptorTooMany,
+        Self::OneDescriptorTooFew,
+        Self::NotAPipe,
+        Self::NoPipeId,
+        Self::Truncated,
+        Self::DescriptorsLost,
+        Self::Nonsense,
+    ];
+
+    /// Whether this call can be answered so.
+    fn is_possible(self, call: Received) -> bool {
+        let (fds, piped) = call.shape();
+        match self {
+            Self::OneDescriptorTooFew | Self::NotAPipe => fds > 0,
+            Self::NoPipeId => piped,
+            _ => true,
+        }
+    }
+}
+
+/// A descriptor in a packet.
+#[derive(Debug)]
+pub(super) struct Fd {
+    pub(super) is_pipe: bool,
+    /// How many are open, of those in the same packet.
+    open: Rc<Cell<usize>>,
+}
+
+impl Fd {
+    pub(super) fn many(count: usize, is_pipe: bool, open: &Rc<Cell<usize>>) -> Vec<Self> {
+        let new = || {
+            open.set(open.get() + 1);
+            let open = Rc::clone(open);
+            Self { is_pipe, open }
+        };
+        std::iter::repeat_with(new).take(count).collect()
+    }
+
+    /// Have a copy of it that nobody knows of.
+    pub(super) fn keep(&self) {
+        self.open.set(self.open.get() + 1);
+    }
+}
+
+impl Drop for Fd {
+    fn drop(&mut self) {
+        self.open.set(self.open.get() - 1);
+    }
+}
+
+/// A pipe of which the server keeps an end.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ServerPipe {
+    pub(super) owner: usize,
+    /// Filled from memory, for a manifest.
+    pub(super) memory: bool,
+    pub(super) drained: bool,
+    /// Ours was closed before all was read, and it will never be finished.
+    pub(super) written_off: bool,
+}
+
+/// A call as the server has got it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Received {
+    pub(super) method: Method,
+    pub(super) caller: usize,
+    pub(super) want: Want,
+    /// Of the image or pipe, if it is about one that is there already.
+    pub(super) id: usize,
+}
+
+impl Received {
+    /// How many descriptors are granted to it, and whether a pipe id.
+    pub(super) fn shape(self) -> (usize, bool) {
+        match self.want {
+            Want::Open | Want::Document | Want::Finish | Want::Close => (0, false),
+            Want::Manifest | Want::Piped => (1, true),
+            Want::Raw => (2, false),
+        }
+    }
+
+    pub(super) fn asks(self) -> bool {
+        !matches!(self.want, Want::Document | Want::Finish | Want::Close)
+    }
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Server {
+    /// By their ids, which are used again at once: an open image's owner.
+    pub(super) images: [Option<usize>; CALLERS],
+    pub(super) pipes: [Option<ServerPipe>; 2 * CALLERS],
+    pub(super) call: Option<Received>,
+}
+
+impl Server {
+    pub(super) fn new() -> Self {
+        Self {
+            images: [None; CALLERS],
+            pipes: [None; 2 * CALLERS],
+            call: None,
+        }
+    }
+
+    /// Read a packet.
+    pub(super) fn understand(&self, packet: &[u8]) -> Result<Received, Offence> {
+        let (method, argument) = parse(packet);
+        let unknown = || Offence {
+            rule: Rule::GivenBackOnce,
+            what: format!("{method} of what is not there"),
+        };
+        let id = argument;
+        let image = || self.images[id - 1].ok_or_else(unknown);
+        let (caller, want) = match method {
+            Method::OpenImage => (argument, Want::Open),
+            Method::GetManifest => (image()?, Want::Manifest),
+            Method::GetRawBlob => (image()?, Want::Raw),
+            Method::GetBlob => (image()?, Want::Piped),
+            Method::CloseImage => (image()?, Want::Close),
+            Method::FinishPipe => {
+                let pipe = self.pipes[id - 1].ok_or_else(unknown)?;
+                let want = if pipe.memory {
+                    Want::Document
+                } else {
+                    Want::Finish
+                };
+                (pipe.owner, want)
+            }
+            other => unreachable!("nobody calls {other}"),
+        };
+        Ok(Received {
+            method,
+            caller,
+            want,
+            id,
+        })
+    }
+
+    /// `FinishPipe` waits until the pipe is drained, or our end closed. One
+    /// filled from memory is being drained by a task, or was closed.
+    pub(super) fn can_answer(&self, call: Received) -> bool {
+        call.method != Method::FinishPipe
+            || self.pipes[call.id - 1].is_none_or(|pipe| pipe.memory || pipe.drained)
+    }
+
+    /// What it may say now to the call that it has got.
+    pub(super) fn answers(&self) -> impl Iterator<Item = Answer> {
+        let call = self.call.filter(|call| self.can_answer(*call));
+        let answers = Answer::ALL.into_iter();
+        answers.filter(move |answer| call.is_some_and(|call| answer.is_possible(call)))
+    }
+
+    /// Say it. `open` counts the descriptors that go with it.
+    pub(super) fn answer(
+        &mut self,
+        call: Received,
+        answer: Answer,
+        open: &Rc<Cell<usize>>,
+    ) -> Packet<Fd> {
+        self.call = None;
+        // What is given back is gone, also if that failed.
+        match call.method {
+            Method::CloseImage => self.images[call.id - 1] = None,
+            Method::FinishPipe => self.pipes[call.id - 1] = None,
+            _ => {}
+        }
+        let (mut fds, mut text) = if matches!(answer, Answer::No | Answer::NoWithDescriptor) {
+            (0, r#"{"success":false,"error":"no"}"#.to_owned())
+        } else {
+            let (fds, piped) = call.shape();
+            let value = self.grant(call);
+            let pipe = if piped && answer != Answer::NoPipeId {
+                self.pipe(call)
+            } else {
+                0
+            };
+            (
+                fds,
+                format!(r#"{{"success":true,"value":{value},"pipeid":{pipe}}}"#),
+            )
+        };
+        match answer {
+            Answer::NoWithDescriptor | Answer::OneDescriptorTooMany => fds += 1,
+            Answer::OneDescriptorTooFew => fds -= 1,
+            Answer::Nonsense => text.truncate(7),
+            _ => {}
+        }
+        Packet {
+            truncated: answer == Answer::Truncated,
+            fds_lost: answer == Answer::DescriptorsLost,
+            ..packet(text, Fd::many(fds, answer != Answer::NotAPipe, open))
+        }
+    }
+
+    /// The value that says yes.
+    fn grant(&mut self, call: Received) -> String {
+        match call.want {
+            Want::Open => put(&mut self.images, call.caller).to_string(),
+            Want::Manifest => r#""sha256:m""#.to_owned(),
+            Want::Raw | Want::Piped => "1".to_owned(),
+            Want::Document | Want::Finish | Want::Close => "null".to_owned(),
+        }
+    }
+
+    /// A new pipe's number.
+    fn pipe(&mut self, call: Received) -> usize {
+        let pipe = ServerPipe {
+            owner: call.caller,
+            memory: call.want == Want::Manifest,
+            drained: false,
+            written_off: false,
+        };
+        put(&mut self.pipes, pipe)
+    }
+}
+
+/// Takes the first free place, and gives its id; there is no id 0.
+fn put<T>(places: &mut [Option<T>], new: T) -> usize {
+    let free = places.iter().position(Option::is_none).expect("room");
+    places[free] = Some(new);
+    free + 1
+}
+
+pub(super) fn packet(text: String, fds: Vec<Fd>) -> Packet<Fd> {
+    Packet {
+        bytes: text.into_bytes(),
+        fds,
+        truncated: false,
+        fds_lost: false,
+    }
+}
+
+/// A packet's method and first argument: a number, or a text that is one.
+pub(super) fn parse(packet: &[u8]) -> (Method, usize) {
+    #[derive(Deserialize)]
+    struct Wire<'a> {
+        method: &'a str,
+        args: Vec<Value>,
+    }
+    let Wire { method, args } = serde_json::from_slice(packet).expect("a call");
+    let mut methods = Method::ALL.iter().copied();
+    let method = methods.find(|known| known.name() == method);
+    let number = args[0].as_u64().map(|number| number as usize);
+    let number = number.or_else(|| args[0].as_str()?.parse().ok());
+    (method.expect("a method"), number.expect("an argument"))
+}

@@ -1,0 +1,140 @@
+//! The rules that are about states, and what tells one state from another.
+
+use super::machine::Ticket;
+use super::rule::{Checked, Rule, hold};
+use super::server::parse;
+use super::world::{Blob, Doing, Phase, World, debt_id, ticket};
+use crate::protocol::{Debt, Method};
+
+impl World {
+    /// Hold the state against the rules that are about states.
+    pub(super) fn check(&self) -> Checked {
+        let mut somebody_waits = false;
+        for (c, caller) in self.callers.iter().enumerate() {
+            let Doing::Waiting(want) = caller.doing else {
+                continue;
+            };
+            somebody_waits = true;
+            let will_be_answered = self
+                .machine
+                .tickets()
+                .filter(|t| *t == ticket(c, want))
+                .count();
+            hold(Rule::OneAnswer, will_be_answered == 1, || {
+                format!("{c} waits for {want:?} and gets {will_be_answered} answers")
+            })?;
+        }
+        if self.phase != Phase::Serving {
+            return Ok(());
+        }
+        for (id, owner) in self.server.images.iter().enumerate() {
+            let Some(owner) = *owner else { continue };
+            let image = self.callers[owner].image;
+            let held = image.is_some_and(|image| debt_id(image) == id + 1);
+            self.is_owned_once(held, Method::CloseImage, id + 1)?;
+        }
+        for (id, pipe) in self.server.pipes.iter().enumerate() {
+            let Some(pipe) = *pipe else { continue };
+            let blob = self.callers[pipe.owner].blob;
+            let held = matches!(blob, Some(Blob::Piped(debt)) if debt_id(debt) == id + 1);
+            self.is_owned_once(held || pipe.written_off, Method::FinishPipe, id + 1)?;
+        }
+        let call = self.server.call;
+        let answerable = call.is_some_and(|call| self.server.can_answer(call));
+        // The server may answer, and it may stall: both lead on.
+        let goes_on = self.can_send || (answerable && self.machine.times_out());
+        hold(Rule::NoDeadlock, !somebody_waits || goes_on, || {
+            "somebody waits, and nothing can happen".into()
+        })
+    }
+
+    /// It is in somebody's hands, or this call is on its way.
+    fn is_owned_once(&self, held: bool, method: Method, id: usize) -> Checked {
+        let queued = self
+            .machine
+            .queued()
+            .filter(|queued| queued.method == method);
+        let queued = queued.filter(|queued| parse(&queued.packet).1 == id);
+        let call = self.server.call;
+        let under_way = call.is_some_and(|call| call.method == method && call.id == id);
+        let owners = usize::from(held) + usize::from(under_way) + queued.count();
+        hold(Rule::NothingLost, owners > 0, || {
+            format!("{method} {id} is owed, and by nobody")
+        })?;
+        hold(Rule::GivenBackOnce, owners == 1, || {
+            format!("{method} {id} is owed {owners} times")
+        })
+    }
+}
+
+impl World {
+    /// What tells this state from others. The callers are interchangeable, and
+    /// the server's numbers are told by whom they belong to: so this is what
+    /// each caller has and has queued, with the places in the queue, in any
+    /// fixed order.
+    pub(super) fn signature(&self) -> Vec<u8> {
+        if self.phase != Phase::Serving {
+            // Nothing more happens.
+            return vec![self.phase as u8];
+        }
+        let mut parts = [0, 1, 2].map(|c| self.part(c));
+        let in_flight = self.machine.session.in_flight.as_ref();
+        if let (Some(call), Some((_, ticket))) = (self.server.call, in_flight) {
+            parts[call.caller].extend([0, call.want as u8, waiting(*ticket)]);
+        }
+        for (place, queued) in self.machine.queued().enumerate() {
+            let of = |ticket: Ticket| (ticket.caller, ticket.want);
+            let of_call = || {
+                self.server
+                    .understand(&queued.packet)
+                    .ok()
+                    .map(|call| (call.caller, call.want))
+            };
+            if let Some((caller, want)) = queued.waiter.map(of).or_else(of_call) {
+                parts[caller].extend([1 + place as u8, want as u8, waiting(queued.waiter)]);
+            }
+        }
+        parts.sort_unstable();
+        parts.join(&u8::MAX)
+    }
+
+    fn part(&self, c: usize) -> Vec<u8> {
+        let caller = &self.callers[c];
+        let mut part = Vec::with_capacity(16);
+        part.extend(match caller.doing {
+            Doing::Nothing => [0, 0],
+            Doing::Waiting(want) => [1, want as u8],
+            Doing::Done => [2, 0],
+            Doing::Left => [3, 0],
+        });
+        part.push(match caller.blob {
+            None => 0,
+            Some(Blob::Raw) => 1,
+            Some(Blob::Piped(Debt::Pipe { payable: true, .. })) => 2,
+            Some(Blob::Piped(_)) => 3,
+        });
+        part.push(u8::from(caller.image.is_some()));
+        part.push(u8::from(caller.had_manifest));
+        part.push(u8::from(caller.had_blob));
+        part.push(u8::from(self.server.images.contains(&Some(c))));
+        for memory in [true, false] {
+            let mut pipes = self.server.pipes.iter().flatten();
+            let pipe = pipes.find(|pipe| pipe.owner == c && pipe.memory == memory);
+            part.push(match pipe {
+                None => 0,
+                Some(pipe) if pipe.written_off => 1,
+                Some(pipe) if pipe.drained => 2,
+                Some(_) => 3,
+            });
+        }
+        part
+    }
+}
+
+fn waiting(ticket: Option<Ticket>) -> u8 {
+    match ticket {
+        None => 0,
+        Some(Ticket { gone: false, .. }) => 1,
+        Some(Ticket { gone: true, .. }) => 2,
+    }
+}
