@@ -82,6 +82,15 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        #[test]
+        fn whatever_comes_from_outside_can_be_printed(text in proptest::prelude::any::<String>()) {
+            let shown = printable(&text);
+            assert_eq!(shown.chars().count(), text.chars().count());
+            assert!(!shown.contains(|c: char| c.is_control() || turns_the_order(c)), "{shown:?}");
+        }
+    }
+
     #[test]
     fn nothing_from_outside_reaches_the_terminal_as_control() {
         assert_eq!(printable("a\x1b[31mb\nc"), "a\u{fffd}[31mb c");

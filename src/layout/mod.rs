@@ -325,3 +325,34 @@ async fn blocking<T: Send + 'static>(
         Err(_) => Err(Error::Closed),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Component;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_blobs_name_leads_nowhere_else(text in "[a-z0-9+._/-]{0,12}:[a-zA-Z0-9=._/:-]{0,80}|\\PC*") {
+            if let Ok(digest) = text.parse::<Digest>() {
+                let layout = OciLayout::new("", None);
+                let name = layout.blob_path(&digest);
+                let parts: Vec<_> = name.components().collect();
+                prop_assert_eq!(parts.len(), 3, "{:?}", name);
+                prop_assert!(parts.iter().all(|part| matches!(part, Component::Normal(_))), "{name:?}");
+            }
+        }
+
+        #[test]
+        fn a_name_for_the_index_is_one_that_the_specification_allows(text in "\\PC*") {
+            let names = Names::References;
+            if let Some(name) = names.name_of(&text) {
+                prop_assert!(OciLayout::can_name(&name));
+                prop_assert!(text.ends_with(&name));
+            }
+        }
+    }
+}
