@@ -15,7 +15,10 @@ export LONGSHORE_TOOLS
 step cargo fmt --all --check
 step cargo clippy --all-targets -- -D warnings
 step cargo clippy --lib --no-default-features -- -D warnings
+step cargo fmt --manifest-path fuzz/Cargo.toml --check
 step cargo test
+# Each fuzz target for some seconds, with the crates that are compiled already.
+step cargo test --manifest-path fuzz/Cargo.toml --target-dir target --locked
 step cargo run --release --example soak -- --minutes 1 \
   --skopeo "$LONGSHORE_TOOLS/skopeo-0.2.3/skopeo" \
   --skopeo "$LONGSHORE_TOOLS/skopeo-0.2.6/skopeo" \

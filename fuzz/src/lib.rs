@@ -1,0 +1,152 @@
+//! What the fuzz targets share: an image whose every part is made up, the
+//! program that serves it, and looking at what became of a folder.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+use longshore::{FetchOptions, Fetcher, ImageProxyConfig, OciLayout, Pulled, RetryPolicy};
+use sha2::{Digest, Sha256};
+use tempfile::TempDir;
+
+/// More than any case takes that does not hang.
+pub const BOUND: Duration = Duration::from_secs(30);
+
+/// How long each target runs by itself in the ordinary tests.
+pub const SOME_TIME: Duration = Duration::from_secs(3);
+
+/// The sha256 digest as text.
+#[must_use]
+pub fn digest(bytes: &[u8]) -> String {
+    let start = String::from("sha256:");
+    let hash = Sha256::digest(bytes);
+    hash.iter()
+        .fold(start, |text, byte| format!("{text}{byte:02x}"))
+}
+
+/// A folder with what the server serves (`served`), a layout to pull into, and
+/// what is none of the pull's business.
+#[derive(Debug)]
+pub struct Place {
+    folder: TempDir,
+    program: PathBuf,
+}
+
+impl Place {
+    /// An empty one. `program` is where `files-as-skopeo` is.
+    ///
+    /// # Panics
+    ///
+    /// If there is no room for it.
+    #[must_use]
+    pub fn new(program: &str) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        fs::create_dir(folder.path().join("served")).expect("a folder");
+        let program = program.into();
+        Self { folder, program }
+    }
+
+    /// The layout, which need not be there yet.
+    #[must_use]
+    pub fn layout(&self) -> PathBuf {
+        self.folder.path().join("layout")
+    }
+
+    /// What is beside the layout.
+    #[must_use]
+    pub fn outside(&self) -> PathBuf {
+        self.folder.path().join("outside")
+    }
+
+    /// What is beside the layout and what is served.
+    #[must_use]
+    pub fn names(&self) -> Vec<String> {
+        let entries = tree(self.folder.path());
+        let top = entries.keys().filter(|name| !name.contains('/'));
+        top.cloned().collect()
+    }
+
+    /// Serve these bytes under this name.
+    ///
+    /// # Panics
+    ///
+    /// If it can't be written.
+    pub fn serve(&self, name: &str, bytes: &[u8]) {
+        fs::write(self.folder.path().join("served").join(name), bytes).expect("written");
+    }
+
+    /// Pull what is served under this reference.
+    ///
+    /// # Errors
+    ///
+    /// As the pull.
+    ///
+    /// # Panics
+    ///
+    /// If it hangs, or the runtime can't be made.
+    pub fn pull(&self, reference: &str, index: bool) -> longshore::Result<Pulled> {
+        let mut command = Command::new(&self.program);
+        command.env("FILES_AS_SKOPEO", self.folder.path().join("served"));
+        let config = ImageProxyConfig::default().skopeo_cmd(command);
+        let options = FetchOptions::default().retry(RetryPolicy::default().retries(0));
+        let layout = Arc::new(OciLayout::new(self.layout(), Some("new".into())));
+        let pull = async {
+            let fetcher = Fetcher::new(config, options).await?;
+            if index {
+                let index = fetcher.open_index(reference).await?;
+                fetcher.pull_index(&index, &layout).await
+            } else {
+                let image = fetcher.open(reference).await?;
+                fetcher.pull(&image, &layout).await
+            }
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = { runtime }.enable_all().build().expect("a runtime");
+        runtime
+            .block_on(async { tokio::time::timeout(BOUND, pull).await })
+            .expect("it hangs")
+    }
+}
+
+/// What lies at a path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Thing {
+    /// With its content.
+    File(Vec<u8>),
+    /// With what it points to.
+    Link(PathBuf),
+    /// A folder.
+    Folder,
+    /// A named pipe or the like.
+    Other,
+}
+
+/// All that is in a folder, by path.
+#[must_use]
+pub fn tree(folder: &Path) -> BTreeMap<String, Thing> {
+    let mut found = BTreeMap::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(next) = folders.pop() {
+        for entry in fs::read_dir(next).into_iter().flatten().flatten() {
+            let path = entry.path();
+            let kind = entry.file_type();
+            let thing = match kind {
+                Ok(kind) if kind.is_symlink() => {
+                    Thing::Link(fs::read_link(&path).unwrap_or_default())
+                }
+                Ok(kind) if kind.is_dir() => {
+                    folders.push(path.clone());
+                    Thing::Folder
+                }
+                Ok(kind) if kind.is_file() => Thing::File(fs::read(&path).unwrap_or_default()),
+                _ => Thing::Other,
+            };
+            let name = path.strip_prefix(folder).unwrap_or(&path);
+            found.insert(name.display().to_string(), thing);
+        }
+    }
+    found
+}

@@ -1,0 +1,63 @@
+//! Names that users and registries make up.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "it is a test")]
+
+#[expect(dead_code, reason = "a part of it is used here")]
+#[path = "../../tests/support/peer.rs"]
+mod peer;
+
+use std::future::Future;
+
+use bolero::check;
+use longshore::{Error, OciLayout, Proxies};
+use longshore_fuzz::{BOUND, SOME_TIME};
+use peer::Peer;
+use serde_json::json;
+use tokio::runtime::Builder;
+
+async fn soon<F: Future>(future: F) -> F::Output {
+    let ended = tokio::time::timeout(1000 * BOUND, future).await;
+    ended.expect("it hangs")
+}
+
+/// A reference reaches the proxy as it is, or is too long, and can do nothing
+/// to the packet that it is in; what a layout takes as a name is harmless.
+#[test]
+fn references() {
+    check!()
+        .with_type::<String>()
+        .with_test_time(SOME_TIME)
+        .for_each(|text| {
+            let runtime = Builder::new_current_thread()
+                .enable_all()
+                .start_paused(true)
+                .build();
+            runtime.unwrap().block_on(open(text));
+            if OciLayout::can_name(text) {
+                assert!(text.is_ascii() && !text.starts_with('/'));
+                assert!(!text.contains(|c: char| c.is_control() || c == ' '));
+            }
+            let _ = text.parse::<Proxies>();
+        });
+}
+
+async fn open(reference: &str) {
+    let (mut peer, proxy) = Peer::connected("0.2.8").await;
+    let opened = proxy.open_image(reference);
+    let serve = async {
+        let call = peer.next().await.expect("a call");
+        assert_eq!(call.method, "OpenImage");
+        assert_eq!(call.args, json!([reference]));
+        peer.refuse("no").await;
+    };
+    tokio::select! {
+        biased;
+        error = opened => {
+            // Answered before anything was sent.
+            let error = error.unwrap_err();
+            assert!(matches!(error, Error::TooLarge { .. } | Error::Refused { .. }), "{error:?}");
+        }
+        () = async { serve.await; std::future::pending().await } => {}
+    }
+    drop(proxy);
+}

@@ -1,0 +1,314 @@
+//! A proxy that says anything, with any descriptors, in answer to any call.
+//!
+//! Nothing panics or hangs; what is wrong is an error; after the connection
+//! has failed every call fails; a blob comes to its end only with the right
+//! bytes; and no descriptor stays open.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "it is a test")]
+
+#[expect(dead_code, reason = "a part of it is used here")]
+#[path = "../../tests/support/peer.rs"]
+mod peer;
+
+use std::fs::File;
+use std::future::Future;
+use std::os::fd::OwnedFd;
+
+use bolero::{TypeGenerator, check};
+use longshore::{ConnectionOptions, Error, ImageProxy, OpenedImage, Violation};
+use longshore_fuzz::{BOUND, SOME_TIME, digest};
+use peer::{Peer, pipe};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::unix::pipe::Sender;
+use tokio::runtime::Builder;
+
+const CONTENT: &[u8] = b"the content";
+
+#[derive(Debug, TypeGenerator)]
+struct Case {
+    new: bool,
+    calls: Vec<Call>,
+    says: Vec<Say>,
+}
+
+#[derive(Debug, TypeGenerator)]
+enum Call {
+    Open,
+    OpenOptional,
+    Manifest,
+    Config,
+    RuntimeConfig,
+    Layers,
+    Blob {
+        size: Option<u64>,
+        leave: Option<u8>,
+    },
+    RawBlob,
+    Socket,
+    Close,
+}
+
+/// What the proxy says to a call.
+#[derive(Debug, TypeGenerator)]
+enum Say {
+    /// What belongs there, with this in the pipe.
+    Right {
+        right_bytes: bool,
+        bytes: Vec<u8>,
+        announced: Option<i64>,
+        error: Vec<u8>,
+    },
+    No {
+        error: String,
+    },
+    Json {
+        success: bool,
+        value: Something,
+        pipe: u32,
+        fds: Vec<Descriptor>,
+    },
+    Bytes {
+        bytes: Vec<u8>,
+        fds: Vec<Descriptor>,
+    },
+    Twice,
+    Nothing,
+}
+
+#[derive(Debug, TypeGenerator)]
+enum Something {
+    Null,
+    Number(i64),
+    Text(String),
+    List(Vec<i64>),
+}
+
+#[derive(Debug, TypeGenerator)]
+enum Descriptor {
+    Pipe,
+    WrongEnd,
+    File,
+}
+
+impl Descriptor {
+    fn make(&self) -> OwnedFd {
+        match self {
+            Self::Pipe => pipe().0,
+            Self::WrongEnd => nix::unistd::pipe().unwrap().1,
+            Self::File => File::open("/dev/null").unwrap().into(),
+        }
+    }
+}
+
+impl Something {
+    fn json(&self) -> Value {
+        match self {
+            Self::Null => Value::Null,
+            Self::Number(number) => json!(number),
+            Self::Text(text) => json!(text),
+            Self::List(numbers) => json!(numbers),
+        }
+    }
+}
+
+/// Within a time that only passes if nothing else happens.
+async fn soon<F: Future>(future: F) -> F::Output {
+    let ended = tokio::time::timeout(1000 * BOUND, future).await;
+    ended.expect("it hangs")
+}
+
+#[test]
+fn replies() {
+    // What tokio makes once for the process stays.
+    drop(Builder::new_current_thread().enable_all().build().unwrap());
+    check!()
+        .with_type::<Case>()
+        .with_test_time(SOME_TIME)
+        .for_each(|case| {
+            let before = descriptors();
+            // Waits that nothing else will end take no time.
+            let runtime = Builder::new_current_thread()
+                .enable_all()
+                .start_paused(true)
+                .build();
+            runtime.unwrap().block_on(play(case));
+            assert_eq!(descriptors(), before, "descriptors stay open");
+        });
+}
+
+async fn play(case: &Case) {
+    let (mut peer, socket) = Peer::pair();
+    peer.lenient();
+    let version = if case.new { "0.2.8" } else { "0.2.6" };
+    let (connected, ()) = tokio::join!(
+        ImageProxy::connect(socket, ConnectionOptions::default()),
+        async {
+            peer.next().await;
+            peer.reply(json!(version)).await;
+        }
+    );
+    let proxy = connected.unwrap();
+    let (image, ()) = tokio::join!(proxy.open_image("x:"), peer.opens(1));
+    let image = image.unwrap();
+    let says = tokio::spawn(say(peer, &case.says));
+    let mut failed = false;
+    for call in &case.calls {
+        let outcome = soon(ask(call, &proxy, &image)).await;
+        assert!(outcome.is_err() || !failed, "{call:?} after the end");
+        // A pipe that is finished and does not end is told only to its reader;
+        // the connection goes on.
+        let unfinished = Error::Protocol(Violation::Unfinished).to_string();
+        failed |= outcome.is_err_and(|e| e.is_closed() && e.to_string() != unfinished);
+    }
+    drop(image);
+    let _ = soon(proxy.finalize()).await;
+    says.abort();
+    let _ = says.await;
+}
+
+async fn ask(call: &Call, proxy: &ImageProxy, image: &OpenedImage) -> longshore::Result<()> {
+    let wanted = digest(CONTENT).parse().unwrap();
+    match call {
+        Call::Open => proxy.open_image("y:").await.map(drop),
+        Call::OpenOptional => proxy.open_image_optional("y:").await.map(drop),
+        Call::Manifest => proxy.fetch_manifest(image).await.map(drop),
+        Call::Config => proxy.fetch_config(image).await.map(drop),
+        Call::RuntimeConfig => proxy.fetch_runtime_config_raw(image).await.map(drop),
+        Call::Layers => proxy.get_layer_info(image).await.map(drop),
+        Call::Blob { size, leave } => {
+            let size = size.unwrap_or(CONTENT.len() as u64);
+            let mut blob = proxy.get_blob(image, &wanted, size).await?;
+            if let Some(leave) = leave {
+                let mut some = vec![0; usize::from(*leave)];
+                let read = blob.read(&mut some).await;
+                return read.map(drop).map_err(|error| error.downcast().unwrap());
+            }
+            let mut bytes = Vec::new();
+            match blob.read_to_end(&mut bytes).await {
+                Ok(_) => assert_eq!(bytes, CONTENT, "wrong bytes came to their end"),
+                Err(error) => return Err(error.downcast().unwrap()),
+            }
+            blob.finish().await
+        }
+        Call::RawBlob => {
+            let mut blob = proxy.get_raw_blob(image, &wanted).await?;
+            let read = blob.read_to_end(&mut Vec::new()).await;
+            read.map_err(|error| error.downcast::<Error>().unwrap())?;
+            blob.finish().await
+        }
+        Call::Socket => proxy.open_varlink_socket(image).await.map(drop),
+        Call::Close => {
+            let opened = proxy.open_image("z:").await?;
+            proxy.close_image(opened).await
+        }
+    }
+}
+
+/// Answer call after call, and hang up in the end.
+fn say(mut peer: Peer, says: &[Say]) -> impl Future<Output = ()> + use<> {
+    let mut packets = Vec::new();
+    for say in says {
+        packets.push(match say {
+            Say::Right {
+                right_bytes,
+                bytes,
+                announced,
+                error,
+            } => {
+                let bytes = if *right_bytes {
+                    CONTENT.to_vec()
+                } else {
+                    bytes.clone()
+                };
+                Answer::Right {
+                    announced: announced.unwrap_or_else(|| bytes.len().try_into().unwrap()),
+                    bytes,
+                    error: error.clone(),
+                }
+            }
+            Say::No { error } => Answer::Packet(
+                json!({ "success": false, "error": error })
+                    .to_string()
+                    .into_bytes(),
+                Vec::new(),
+            ),
+            Say::Json {
+                success,
+                value,
+                pipe,
+                fds,
+            } => Answer::Packet(
+                json!({ "success": success, "value": value.json(), "pipeid": pipe })
+                    .to_string()
+                    .into_bytes(),
+                fds.iter().map(Descriptor::make).collect(),
+            ),
+            Say::Bytes { bytes, fds } => {
+                Answer::Packet(bytes.clone(), fds.iter().map(Descriptor::make).collect())
+            }
+            Say::Twice => Answer::Packet(br#"{"success":true}"#.to_vec(), Vec::new()),
+            Say::Nothing => Answer::Nothing,
+        });
+    }
+    async move {
+        let mut open: Option<Sender> = None;
+        for answer in packets {
+            let Some(call) = peer.next().await else {
+                return;
+            };
+            match answer {
+                Answer::Packet(bytes, fds) => {
+                    // More than the kernel lets through, and the empty packet, are refused here.
+                    let fds = &fds[..fds.len().min(200)];
+                    peer.send(&bytes, fds).await;
+                }
+                Answer::Nothing => return std::future::pending().await,
+                Answer::Right {
+                    bytes,
+                    announced,
+                    error,
+                } => match &*call.method {
+                    "OpenImage" | "OpenImageOptional" => peer.reply(json!(2)).await,
+                    "GetRawBlob" => {
+                        let mut ends = peer.grant_raw(announced).await;
+                        let _ = ends.data.write_all(&bytes).await;
+                        let _ = ends.error.write_all(&error).await;
+                    }
+                    "GetManifest" | "GetConfig" | "GetFullConfig" | "GetLayerInfoPiped"
+                    | "GetBlob" => {
+                        let value = match &*call.method {
+                            "GetManifest" => json!("sha256:x"),
+                            "GetBlob" => json!(announced),
+                            _ => Value::Null,
+                        };
+                        let mut end = peer.grant_pipe(value).await;
+                        let _ = end.data.write_all(&bytes).await;
+                        open = Some(end.data);
+                    }
+                    "GetLayerInfo" => peer.reply(json!([])).await,
+                    "FinishPipe" => {
+                        open = None;
+                        peer.reply(Value::Null).await;
+                    }
+                    _ => peer.reply(Value::Null).await,
+                },
+            }
+        }
+        drop(open);
+    }
+}
+
+enum Answer {
+    Right {
+        bytes: Vec<u8>,
+        announced: i64,
+        error: Vec<u8>,
+    },
+    Packet(Vec<u8>, Vec<OwnedFd>),
+    Nothing,
+}
+
+fn descriptors() -> usize {
+    std::fs::read_dir("/proc/self/fd").unwrap().count()
+}
