@@ -292,6 +292,37 @@ fn images() {
         });
 }
 
+#[test]
+fn sizes_whose_sum_is_no_number() {
+    let part = |digest, size| Part {
+        digest,
+        size,
+        media_type: MediaType::Gzip,
+    };
+    let parts = vec![
+        part(Name::Config, Size::Huge),
+        part(Name::Blob(0), Size::Right),
+    ];
+    let empty = || Document::Bytes(Vec::new());
+    let case = Case {
+        transport: Transport::Other,
+        converted: false,
+        manifest: Document::Plausible {
+            parts,
+            replaced: None,
+        },
+        config: empty(),
+        layers: empty(),
+        blobs: Vec::new(),
+        lies: false,
+    };
+    let place = Place::new(env!("CARGO_BIN_EXE_files-as-skopeo"));
+    case.serve(&place);
+    place
+        .pull("oci:a:b", false)
+        .expect_err("an impossible size");
+}
+
 /// The descriptors in the index.
 fn named(layout: &std::collections::BTreeMap<String, Thing>) -> Vec<Value> {
     let Some(Thing::File(index)) = layout.get("index.json") else {

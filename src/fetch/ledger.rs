@@ -111,7 +111,8 @@ impl<T> Ledger<T> {
         self.done += 1;
         if fetched {
             self.fetched_blobs += 1;
-            self.fetched_bytes += job.layer.descriptor.size();
+            let size = job.layer.descriptor.size();
+            self.fetched_bytes = self.fetched_bytes.saturating_add(size);
         } else {
             self.reused_blobs += 1;
         }
