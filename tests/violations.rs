@@ -378,3 +378,33 @@ fn a_second_reply_is_not_taken_for_that_to_a_call_not_yet_sent() {
         peer.expect_close().await;
     });
 }
+
+#[test]
+fn a_pipe_that_is_said_to_be_finished_and_does_not_end() {
+    run_single(async {
+        let Stage {
+            proxy,
+            image,
+            mut peer,
+            ..
+        } = Stage::new(Way::Raw).await;
+        let keeps_it_open = async {
+            peer.expect("GetFullConfig", json!([1])).await;
+            let kept = peer.grant_pipe(Value::Null).await;
+            peer.expect("FinishPipe", json!([kept.id])).await;
+            peer.reply(Value::Null).await;
+            // What is left to do now is waiting.
+            tokio::time::pause();
+            std::future::pending::<()>().await;
+        };
+        let error = tokio::select! {
+            config = proxy.fetch_config_raw(&image) => config.unwrap_err(),
+            () = keeps_it_open => unreachable!(),
+        };
+        tokio::time::resume();
+        assert_eq!(violation(error), Violation::Unfinished);
+        let later = soon(proxy.open_image("x:")).await.unwrap_err();
+        assert_eq!(violation(later), Violation::Unfinished);
+        peer.lenient();
+    });
+}

@@ -176,9 +176,14 @@ impl Actor {
                 // connection before that of the process, which may still have
                 // answered.
                 biased;
-                Some(Return { call, reply }) = self.returns.recv() => {
-                    self.session.give_back(&call, reply.map(Caller::now));
-                }
+                Some(returned) = self.returns.recv() => match returned {
+                    Return::Payment { call, reply } => {
+                        self.session.give_back(&call, reply.map(Caller::now));
+                    }
+                    Return::Violation(violation) => {
+                        return Ending::Failed(Failure::Other(Error::Protocol(violation)));
+                    }
+                },
                 packet = self.transport.receive(&mut buffer) => {
                     if let Err(failure) = self.take_reply(packet) {
                         return Ending::Failed(failure);
@@ -389,8 +394,8 @@ impl Actor {
                     }
                     None => inbox_open = false,
                 },
-                Some(Return { reply, .. }) = returns.recv() => {
-                    if let Some(reply) = reply {
+                Some(returned) = returns.recv() => {
+                    if let Return::Payment { reply: Some(reply), .. } = returned {
                         Caller::now(reply).answer(Err(error.clone()));
                     }
                 }

@@ -60,7 +60,7 @@ impl OpenedImage {
     }
 
     /// Close it; the future tells how it went, and need not be awaited.
-    pub(crate) fn close(self) -> impl Future<Output = Result<()>> + Send + use<> {
+    pub(crate) fn close(mut self) -> impl Future<Output = Result<()>> + Send + use<> {
         self.debt.pay()
     }
 }

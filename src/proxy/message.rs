@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::image::OpenedImage;
 use crate::error::{Error, Result};
-use crate::protocol::{Call, Debt, LayerInfo};
+use crate::protocol::{Call, Debt, LayerInfo, Violation};
 
 /// Room in the inbox. The actor empties it into its own queue at once, so
 /// this only smooths bursts; what bounds that queue is that a caller waits for
@@ -38,11 +38,16 @@ pub(crate) enum Request {
     Finalize { reply: oneshot::Sender<Result<()>> },
 }
 
-/// What is given back: the payment of a [`Debt`].
+/// What is given back, or told, by those who hold what was granted.
 #[derive(Debug)]
-pub(crate) struct Return {
-    pub(crate) call: Call,
-    pub(crate) reply: Option<oneshot::Sender<Answer>>,
+pub(crate) enum Return {
+    /// A [`Debt`] is paid.
+    Payment {
+        call: Call,
+        reply: Option<oneshot::Sender<Answer>>,
+    },
+    /// The proxy broke the protocol where only the reader of a pipe could see it.
+    Violation(Violation),
 }
 
 /// A granted thing, in the hands of a guard that gives it back when dropped:
@@ -111,11 +116,17 @@ impl Owed {
     /// # Cancel safety
     ///
     /// Once called, it is sent whether or not the answer is awaited.
-    pub(crate) fn pay(mut self) -> impl Future<Output = Result<()>> + Send + use<> {
+    pub(crate) fn pay(&mut self) -> impl Future<Output = Result<()>> + Send + use<> {
         let (reply, answer) = oneshot::channel();
         self.settle(Some(reply));
         // Without an actor, the reply was dropped with the message.
         async { answer.await.unwrap_or(Err(Error::Closed)).map(|_| ()) }
+    }
+
+    /// End the connection: the proxy broke the protocol with the pipe.
+    pub(crate) fn accuse(&self, violation: Violation) -> Error {
+        let _ = self.returns.send(Return::Violation(violation.clone()));
+        Error::Protocol(violation)
     }
 
     fn settle(&mut self, reply: Option<oneshot::Sender<Answer>>) {
@@ -124,7 +135,7 @@ impl Owed {
         };
         if let Some(call) = debt.payment() {
             // No actor, no debt.
-            let _ = self.returns.send(Return { call, reply });
+            let _ = self.returns.send(Return::Payment { call, reply });
         } else {
             tracing::debug!(?debt, "left unfinished");
         }

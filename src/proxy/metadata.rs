@@ -14,8 +14,8 @@ use crate::protocol::Violation;
 /// of it is written: it is in the pipe.
 const AFTER_FINISH: Duration = Duration::from_secs(10);
 
-/// Read the document, of at most `max` bytes, while `FinishPipe` is under way: the pipe ends only
-/// there, and a large document does not fit into the pipe.
+/// Read the document while `FinishPipe` is under way: the pipe ends only there, and
+/// a large document does not fit into the pipe.
 ///
 /// One of more than `limit` bytes, which `what` names, is given up: with its read
 /// end closed, the proxy's writer ends at once, and so does `FinishPipe`.
@@ -27,7 +27,7 @@ const AFTER_FINISH: Duration = Duration::from_secs(10);
 ///
 /// Dropped early, the task ends by itself within the call timeout.
 pub(super) async fn read(pipe: HeldPipe, what: &'static str, limit: u64) -> Result<Vec<u8>> {
-    let HeldPipe { data, debt } = pipe;
+    let HeldPipe { data, mut debt } = pipe;
     let reader = pipe::reader(data).map_err(|_| Error::Protocol(Violation::NotAPipe))?;
     let task = tokio::spawn(async move {
         let reading = async move {
@@ -52,7 +52,7 @@ pub(super) async fn read(pipe: HeldPipe, what: &'static str, limit: u64) -> Resu
                 paid?;
                 // The proxy says that it has closed its end.
                 let rest = timeout(AFTER_FINISH, reading).await;
-                rest.unwrap_or(Err(Error::Protocol(Violation::Unfinished)))
+                rest.unwrap_or_else(|_| Err(debt.accuse(Violation::Unfinished)))
             }
         }
     });

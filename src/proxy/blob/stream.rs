@@ -355,7 +355,7 @@ impl AsyncRead for Stream {
 
 /// `FinishPipe` for a pipe out of which `size` bytes were read, while looking
 /// for one too many.
-async fn finish_pipe(mut data: Receiver, debt: Owed, size: u64) -> Result<(), BlobError> {
+async fn finish_pipe(mut data: Receiver, mut debt: Owed, size: u64) -> Result<(), BlobError> {
     let excess = async move {
         // It ends when the proxy has finished. If a byte comes instead, the
         // pipe is closed at once, so that the proxy does not block on more.
