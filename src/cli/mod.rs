@@ -29,8 +29,9 @@ const TERMINATED: u8 = 143;
 /// How long to wait at the end for file operations that are under way.
 const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(2);
 
-/// How long to wait for skopeos that have unpacked an archive. They remove it when
-/// they end, but die when we do; those that don't end get `SIGTERM` within that.
+/// How long to wait for skopeos that may have a temporary folder. They remove it
+/// when they end, but die when we do; those that don't end get `SIGTERM` within
+/// that.
 const CLEANING_PATIENCE: Duration = Duration::from_secs(10);
 
 pub(crate) fn main() -> ExitCode {
@@ -43,7 +44,7 @@ pub(crate) fn main() -> ExitCode {
         Ok(config) => config,
         Err(failure) => return failure.report(),
     };
-    let unpacks = command.unpacks();
+    let untidy = command.takes_temporary_folders();
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => return Failure::from(error).report(),
@@ -62,7 +63,7 @@ pub(crate) fn main() -> ExitCode {
     // What still runs is dropped, and with it what is not complete; a disk that
     // hangs is not waited for.
     runtime.shutdown_timeout(SHUTDOWN_PATIENCE);
-    if unpacks {
+    if untidy {
         wait_for_children(CLEANING_PATIENCE);
     }
     code

@@ -30,8 +30,9 @@ const REPORTS: usize = 256;
 /// How often the run looks for calls that are late. Everything else wakes it.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
-/// Workers of each proxy, where their number is not fixed: one asks, six
-/// drain. More would not make one process faster.
+/// Workers of each proxy, where the number of proxies is not fixed: one asks, six
+/// drain. More would not make one process faster, and there are more only if all
+/// workers could not be at work otherwise.
 const WORKERS_PER_PROXY: usize = 7;
 
 /// What a run starts from.
@@ -184,7 +185,10 @@ impl<H: Handler> Run<H> {
                 let workers = options.workers.get();
                 (workers.min(room), workers.div_ceil(min).max(2))
             }
-            Order::Largest => (options.workers.get().min(room), WORKERS_PER_PROXY),
+            Order::Largest => {
+                let workers = options.workers.get().min(room);
+                (workers, WORKERS_PER_PROXY.max(workers.div_ceil(max)))
+            }
         };
         let common = Common {
             starter,

@@ -26,7 +26,7 @@ impl Process {
     }
 
     /// What gpg leaves behind when skopeo has it verify: a daemon, which ends
-    /// when it notices, within a minute, that its folder is gone.
+    /// by itself when it notices that its folder is gone.
     pub(crate) fn is_gpg_agent(&self) -> bool {
         self.cmdline.starts_with("gpg-agent\0")
     }

@@ -295,20 +295,18 @@ impl Running {
         eventually(&format!("the end of all processes of {run}"), || {
             let mut left = processes::marked(&self.mark);
             for agent in left.extract_if(.., |process| process.is_gpg_agent()) {
-                // It may have noticed by now.
+                // It may have ended by now.
                 let _ = kill(Pid::from_raw(agent.pid.cast_signed()), Signal::SIGKILL);
             }
             left.is_empty()
         });
         let temporary = fs::read_dir(self.folder.join("tmp")).unwrap();
         let temporary = temporary.map(|entry| entry.unwrap().path());
-        // A skopeo that is ended while gpg verifies for it has no time to remove this.
-        let gpgs = |path: &PathBuf| {
-            let name = path.file_name().unwrap().to_string_lossy().into_owned();
-            name.starts_with("containers-ephemeral-gpg-")
-        };
-        let temporary: Vec<_> = temporary.filter(|path| !gpgs(path)).collect();
-        assert_eq!(temporary, Vec::<PathBuf>::new(), "left by {run}");
+        assert_eq!(
+            temporary.collect::<Vec<_>>(),
+            Vec::<PathBuf>::new(),
+            "left by {run}"
+        );
         run
     }
 
