@@ -418,7 +418,10 @@ fn a_config_as_large_as_a_layer_is_not_read_out_of_the_layout() {
     };
     pull("v1").run().succeeded();
     let said = pull("config").run().failed(1);
-    assert!(said.contains("the image config has more than 4194304 bytes"), "{said}");
+    assert!(
+        said.contains("the image config has more than 4194304 bytes"),
+        "{said}"
+    );
 }
 
 #[test]

@@ -5,7 +5,7 @@
 //! proxies, the asking takes `n × c ÷ k`; each proxy costs `s` to start. The sum
 //! is least at `k = √(n × c ÷ s)`.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What the start of a proxy is taken to cost before one was seen, and the
 /// bounds of what is believed (a loaded machine starts them slowly, which is
@@ -20,6 +20,11 @@ const THROTTLED: u32 = 8;
 
 /// ... if they are also that slow: quicker ones may just be busy machines.
 const THROTTLED_FROM: Duration = Duration::from_secs(1);
+
+/// How few proxies a registry that throttles gets: while one waits as long as it
+/// was told to, the other asks. (At ten requests a second, two were a tenth
+/// faster than one.)
+const FEWEST: usize = 2;
 
 /// A call is late if it takes that many times the usual, and at least this.
 const LATE_TIMES: u32 = 10;
@@ -39,6 +44,8 @@ pub(super) struct Governor {
     best: Option<Duration>,
     /// Lowered when the registry throttles; never raised again.
     ceiling: usize,
+    /// When many proxies last waited for late answers.
+    slowed: Option<Instant>,
 }
 
 impl Governor {
@@ -50,6 +57,7 @@ impl Governor {
             call_time: None,
             best: None,
             ceiling: max,
+            slowed: None,
         }
     }
 
@@ -70,20 +78,35 @@ impl Governor {
             (average * (SMOOTHING - 1) + took) / SMOOTHING
         });
         let best = match (self.call_time, self.best) {
-            // The first real answer beats any guess.
-            (None, _) | (_, None) => average,
-            (Some(_), Some(best)) => best.min(average),
+            // The first real answer beats any guess, unless it was held back.
+            (None, Some(guess)) if !is_held_back(took, guess) => average,
+            (_, None) => average,
+            (_, Some(best)) => best.min(average),
         };
         self.call_time = Some(average);
         self.best = Some(best);
-        if took >= THROTTLED_FROM && took >= best * THROTTLED {
+        if is_held_back(took, best) {
+            self.throttled(running);
+        }
+    }
+
+    /// Many of the `running` proxies wait for late answers. Counted at most once
+    /// in the time that a throttled call takes: it takes a while to be seen
+    /// whether fewer are better.
+    pub(super) fn slowed(&mut self, running: usize, now: Instant) {
+        if self
+            .slowed
+            .is_none_or(|then| now.duration_since(then) >= THROTTLED_FROM)
+        {
+            self.slowed = Some(now);
             self.throttled(running);
         }
     }
 
     /// The registry wants less of us.
     pub(super) fn throttled(&mut self, running: usize) {
-        self.ceiling = self.ceiling.min(running.div_ceil(2)).max(self.min);
+        let fewer = running.div_ceil(2).max(FEWEST).max(self.min);
+        self.ceiling = self.ceiling.min(fewer);
     }
 
     /// It does.
@@ -111,6 +134,10 @@ impl Governor {
         pays.clamp(self.min, self.ceiling.min(self.max).max(self.min))
             .min(to_ask.max(1))
     }
+}
+
+fn is_held_back(took: Duration, usual: Duration) -> bool {
+    took >= THROTTLED_FROM && took >= usual * THROTTLED
 }
 
 #[cfg(test)]
@@ -164,11 +191,30 @@ mod tests {
         governor.answered(MS(4000), 8);
         governor.answered(MS(4000), 4);
         governor.answered(MS(4000), 2);
-        assert_eq!(governor.wanted(400), 1);
+        assert_eq!(governor.wanted(400), FEWEST);
         for _ in 0..50 {
             governor.answered(MS(50), 1);
         }
-        assert_eq!(governor.wanted(400), 1);
+        assert_eq!(governor.wanted(400), FEWEST);
+    }
+
+    #[test]
+    fn a_first_answer_that_was_held_back_is_not_taken_for_the_usual() {
+        let mut governor = Governor::new(1, 16);
+        governor.expect_call_time(MS(50));
+        governor.answered(MS(2100), 16);
+        assert_eq!(governor.wanted(400), 8);
+    }
+
+    #[test]
+    fn many_late_answers_count_once_in_a_while() {
+        let mut governor = after(&[50; 8], 16);
+        let now = Instant::now();
+        governor.slowed(16, now);
+        governor.slowed(8, now + MS(100));
+        assert_eq!(governor.wanted(400), 8);
+        governor.slowed(8, now + THROTTLED_FROM);
+        assert_eq!(governor.wanted(400), 4);
     }
 
     #[test]

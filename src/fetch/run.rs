@@ -35,6 +35,10 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// workers could not be at work otherwise.
 const WORKERS_PER_PROXY: usize = 7;
 
+/// If more than one in so many units waits for a late answer, it is not their
+/// fault.
+const MANY_LATE: usize = 4;
+
 /// What a run starts from.
 pub(super) struct Start<'a> {
     pub(super) starter: Arc<Starter>,
@@ -99,7 +103,7 @@ struct Running {
     ready: bool,
     /// Dropping a blob's pipes cancels it there (protocol 0.2.8).
     cancels: bool,
-    /// When the call began that it waits for.
+    /// When the call began, or the start, that it waits for.
     asking: Option<Instant>,
     retired: bool,
     /// Why it was retired, if it was not for being too many.
@@ -287,7 +291,7 @@ impl<H: Handler> Run<H> {
             retire,
             ready: false,
             cancels: false,
-            asking: None,
+            asking: Some(Instant::now()),
             retired: false,
             sick: None,
         };
@@ -316,6 +320,7 @@ impl<H: Handler> Run<H> {
                 self.failed_starts = 0;
                 if let Some(unit) = self.unit(unit) {
                     unit.ready = true;
+                    unit.asking = None;
                     unit.cancels = cancels;
                 }
             }
@@ -481,8 +486,9 @@ impl<H: Handler> Run<H> {
         }
     }
 
-    /// As many units as pay. One that waits for a late answer counts for
-    /// nothing; it is made up for as long as it is late.
+    /// As many units as pay. A few that wait for a late answer count for nothing;
+    /// they are made up for as long as they are late. If many do, or the registry
+    /// throttles, more units would make it slower.
     async fn adjust(&mut self) {
         let resting = self.start_again.is_some_and(|then| Instant::now() < then);
         let to_ask = self.ledger.to_ask();
@@ -490,12 +496,19 @@ impl<H: Handler> Run<H> {
             return;
         }
         let late = self.governor.late_after();
+        let at_work = self.at_work();
+        let units = self.running.values().filter(|unit| !unit.retired);
+        let late = units.filter(|unit| unit.is_late(late)).count();
+        let many = late > (at_work / MANY_LATE).max(1);
+        if many {
+            self.governor.slowed(at_work, Instant::now());
+        }
+        let working = if many || self.governor.is_throttled() {
+            at_work
+        } else {
+            at_work - late
+        };
         let wanted = self.governor.wanted(to_ask);
-        let working = self
-            .running
-            .values()
-            .filter(|unit| !unit.retired && !unit.is_late(late));
-        let working = working.count();
         for _ in working..wanted {
             if self.at_work() >= self.most_with_late {
                 break;

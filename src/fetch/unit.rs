@@ -117,18 +117,12 @@ impl<H: Handler> Unit<H> {
     /// Work until there is nothing to do, it is retired, or its proxy fails.
     pub(super) async fn run(self, beginning: Beginning) -> Result<()> {
         let begun = Instant::now();
-        let (proxy, opened, started) = match beginning {
-            Beginning::Home(Home { proxy, opened }) => (proxy, opened, None),
-            Beginning::Spare(spare) => {
-                let Opened {
-                    proxy,
-                    image,
-                    starting,
-                } = spare.opened().await?;
-                let image = self.common.images[0].settle_in(&proxy, image).await?;
-                (proxy, vec![(0, Arc::new(image))], Some(starting))
-            }
-            Beginning::New => (self.start_proxy().await?, Vec::new(), Some(begun.elapsed())),
+        let mut retired = self.retired.clone();
+        let (Home { proxy, opened }, started) = tokio::select! {
+            biased;
+            // Not needed any more before it could do anything.
+            _ = retired.wait_for(|retired| *retired) => return Ok(()),
+            begun = self.begin(beginning) => begun?,
         };
         let cancels = proxy.cancels_blobs();
         let images = self.common.images.iter().map(|_| OnceCell::new()).collect();
@@ -144,8 +138,6 @@ impl<H: Handler> Unit<H> {
             // The cell is new, so this can't fail.
             let _ = crew.images[image].set(opened);
         }
-        // Most runs are about one image; others are opened when needed.
-        crew.image(0).await?;
         tell(
             &reports,
             Report::Ready {
@@ -184,9 +176,32 @@ impl<H: Handler> Unit<H> {
 }
 
 impl<H: Handler> Unit<H> {
-    async fn start_proxy(&self) -> Result<ImageProxy> {
-        let transport = self.common.images[0].transport();
-        self.common.starter.start(transport).await
+    /// A proxy that has opened the first image, and what its start took if it was
+    /// not started before the run. Most runs are about one image; others are
+    /// opened when needed.
+    async fn begin(&self, beginning: Beginning) -> Result<(Home, Option<Duration>)> {
+        let first = &self.common.images[0];
+        let (proxy, image, starting) = match beginning {
+            Beginning::Home(home) => return Ok((home, None)),
+            Beginning::Spare(spare) => {
+                let Opened {
+                    proxy,
+                    image,
+                    starting,
+                } = spare.opened().await?;
+                let image = first.settle_in(&proxy, image).await?;
+                (proxy, image, starting)
+            }
+            Beginning::New => {
+                let begun = Instant::now();
+                let proxy = self.common.starter.start(first.transport()).await?;
+                let starting = begun.elapsed();
+                let image = first.open_in(&proxy).await?;
+                (proxy, image, starting)
+            }
+        };
+        let opened = vec![(0, Arc::new(image))];
+        Ok((Home { proxy, opened }, Some(starting)))
     }
 }
 
