@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use longshore::oci_spec::image::Descriptor;
-use longshore::{Discard, Error, Event, EventKind, Events, Fetcher, OciLayout};
+use longshore::{BlobError, Discard, Error, Event, EventKind, Events, Fetcher, OciLayout};
 use tokio::io::AsyncReadExt;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
@@ -173,6 +173,10 @@ async fn attempt(plan: &Plan, images: &Images, layout: &Path) -> anyhow::Result<
         Ok(Pulled::Failed(error)) => match (plan.case.end, error) {
             (_, Error::Cancelled) if plan.cancel.is_some() => outcome.ended = Ended::Cancelled,
             (End::Failed(expected), error) if expected(&error) => outcome.ended = Ended::Failed,
+            // A signal can hit the proxy of the last try.
+            (End::Failed(_), error) if outcome.told.lost > 0 && is_the_proxys(&error) => {
+                outcome.ended = Ended::Failed;
+            }
             (_, error) => {
                 let error = anyhow::Error::from(error);
                 outcome.problems.push(format!("it failed: {error:#}"));
@@ -183,6 +187,16 @@ async fn attempt(plan: &Plan, images: &Images, layout: &Path) -> anyhow::Result<
         outcome.ended = Ended::Wrong;
     }
     Ok(outcome)
+}
+
+/// It is a proxy that was lost or stopped, not the fault.
+fn is_the_proxys(error: &Error) -> bool {
+    match error {
+        Error::Blob { source, .. } => {
+            matches!(source, BlobError::Stalled { .. } | BlobError::Connection(_))
+        }
+        error => error.is_closed(),
+    }
 }
 
 enum Pulled {
