@@ -23,7 +23,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use registry::server::Options;
 use registry::store::Store;
-use support::leaks::run;
+use support::leaks::{prepare, run};
 use support::process::children;
 use support::sha256;
 use support::tools::{self, SKOPEOS};
@@ -195,7 +195,7 @@ fn an_archive_stays_on_one_proxy() {
         let mut copy = Command::new(tools::skopeo("0.2.8"));
         copy.args(["--insecure-policy", "copy", "--quiet"]);
         copy.arg(format!("oci:{}:latest", folder.path().display()));
-        tools::succeed(copy.arg(&archive));
+        prepare(|| tools::succeed(copy.arg(&archive)));
         for protocol in SKOPEOS {
             run(async {
                 let told = pull(config(protocol), proxies(4), &archive).await;

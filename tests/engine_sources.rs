@@ -16,7 +16,7 @@ use registry::format::Compression;
 use registry::image::write_index;
 use registry::server::{Options, Registry};
 use serde_json::Value;
-use support::leaks::run;
+use support::leaks::{prepare, run};
 use support::sha256;
 use support::tools::{self, SKOPEOS};
 
@@ -101,11 +101,13 @@ fn zstd_layers_are_stored_as_they_are() {
     let (plain, zstd) = (folder.path().join("plain"), folder.path().join("zstd"));
     let image = random(3, 50_000, 0).compression(Compression::None);
     image.write(&plain, "latest").unwrap();
-    skopeo_copy(&[
-        "--dest-compress-format=zstd",
-        &format!("oci:{}:latest", plain.display()),
-        &format!("oci:{}:latest", zstd.display()),
-    ]);
+    prepare(|| {
+        skopeo_copy(&[
+            "--dest-compress-format=zstd",
+            &format!("oci:{}:latest", plain.display()),
+            &format!("oci:{}:latest", zstd.display()),
+        ]);
+    });
     for protocol in SKOPEOS {
         run(async {
             let registry = Registry::start(&zstd, Options::default()).unwrap();
@@ -142,7 +144,7 @@ fn folders_of_all_kinds() {
     let image = random(5, 10_000, 0).write(&oci, "latest").unwrap();
     let oci = format!("oci:{}:latest", oci.display());
     let dir = format!("dir:{}", dir.display());
-    skopeo_copy(&[&oci, &dir]);
+    prepare(|| skopeo_copy(&[&oci, &dir]));
     for reference in [&oci, &dir] {
         for protocol in SKOPEOS {
             run(async {
@@ -198,7 +200,7 @@ fn built_storage(folder: &Path) -> String {
 #[test]
 fn layers_of_a_storage_come_uncompressed() {
     let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
-    let references = [storage(folders[0].path()), built_storage(folders[1].path())];
+    let references = prepare(|| [storage(folders[0].path()), built_storage(folders[1].path())]);
     for (reference, protocol) in references
         .iter()
         .flat_map(|reference| ["0.2.6", "0.2.8"].map(|protocol| (reference, protocol)))
@@ -221,7 +223,7 @@ fn layers_of_a_storage_come_uncompressed() {
 #[test]
 fn a_storage_takes_a_proxy_that_tells_its_layers() {
     let folder = tempfile::tempdir().unwrap();
-    let reference = storage(folder.path());
+    let reference = prepare(|| storage(folder.path()));
     run(async {
         let told = pull(config("0.2.3"), options(), &reference).await;
         let error = chain(told.wrong());

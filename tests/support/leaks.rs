@@ -52,6 +52,13 @@ pub(crate) fn run_without(test: impl FnOnce()) {
     }
 }
 
+/// Do what a test needs before it runs, and takes other programs: a test that
+/// runs would count their processes and pipes as its own.
+pub(crate) fn prepare<T>(work: impl FnOnce() -> T) -> T {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    work()
+}
+
 fn watch(runtime: &Runtime, test: impl Future<Output = ()>) {
     let before = Snapshot::take();
     runtime.block_on(async {
