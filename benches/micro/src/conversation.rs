@@ -92,7 +92,9 @@ fn round_trip(
         truncated: false,
         fds_lost: false,
     };
-    let (_, answer) = session.receive(packet, |_| true).map_err(io::Error::other)?;
+    let (_, answer) = session
+        .receive(packet, |_| true)
+        .map_err(io::Error::other)?;
     black_box(answer.map_err(io::Error::other)?);
     Ok(())
 }
