@@ -5,7 +5,7 @@
 //! nothing. **Returns** carries what is given back: images and pipes that the
 //! proxy holds for us. It is unbounded, because `Drop` can't wait, and can't
 //! grow without bound, because each message gives back one thing that was
-//! granted before.
+//! granted before, or ends the connection.
 
 use std::os::fd::OwnedFd;
 
