@@ -6,6 +6,8 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncBufRead, AsyncRead, ReadBuf};
 
+use super::aligned::AlignedBuffer;
+
 /// Enough to make a system call worth its while.
 const BUFFER_BYTES: usize = 64 * 1024;
 
@@ -15,7 +17,7 @@ const BUFFER_BYTES: usize = 64 * 1024;
 #[derive(Debug)]
 pub(crate) struct Buffered<R> {
     inner: R,
-    buffer: Vec<u8>,
+    buffer: Option<AlignedBuffer>,
     /// What is not yet consumed of `buffer`: from here ...
     start: usize,
     /// ... to here.
@@ -26,7 +28,7 @@ impl<R> Buffered<R> {
     pub(crate) fn new(inner: R) -> Self {
         Self {
             inner,
-            buffer: Vec::new(),
+            buffer: None,
             start: 0,
             end: 0,
         }
@@ -47,10 +49,10 @@ impl<R: AsyncRead + Unpin> AsyncRead for Buffered<R> {
         cx: &mut Context<'_>,
         out: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.start == self.end {
-            return Pin::new(&mut self.inner).poll_read(cx, out);
-        }
-        let unread = &self.buffer[self.start..self.end];
+        let unread = match &self.buffer {
+            Some(buffer) if self.start < self.end => &buffer[self.start..self.end],
+            _ => return Pin::new(&mut self.inner).poll_read(cx, out),
+        };
         let n = unread.len().min(out.remaining());
         out.put_slice(&unread[..n]);
         self.start += n;
@@ -66,8 +68,8 @@ impl<R: AsyncRead + Unpin> AsyncBufRead for Buffered<R> {
             start,
             end,
         } = self.get_mut();
+        let buffer = buffer.get_or_insert_with(|| AlignedBuffer::new(BUFFER_BYTES));
         if start == end {
-            buffer.resize(BUFFER_BYTES, 0);
             let mut read = ReadBuf::new(buffer);
             ready!(Pin::new(inner).poll_read(cx, &mut read))?;
             (*start, *end) = (0, read.filled().len());

@@ -2,12 +2,14 @@
 //!
 //! While the first opening of an image waits for the registry, the processors
 //! have nothing to do, and the wait itself says that answers are slow, which is
-//! what further proxies help against. So each time the wait has grown by what a
-//! proxy costs, one more is started, and opens the image, too: what is spent on
-//! them is never more than what was waited. A registry that answers at once
-//! brings none.
+//! what further proxies help against. So each time the processors together have
+//! waited as long as a proxy costs, one more is started, and opens the image,
+//! too: what is spent on them is never more than what was waited. A registry that
+//! answers at once brings none.
 
+use std::num::NonZeroUsize;
 use std::sync::Arc;
+use std::thread::available_parallelism;
 use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
@@ -19,6 +21,10 @@ use super::panicked;
 use super::starter::Starter;
 use crate::error::{Error, Result};
 use crate::proxy::{ImageProxy, OpenedImage};
+
+/// More than so many proxies are not started at a time, so that an answer within
+/// few milliseconds brings none on any machine.
+const MOST_AT_A_TIME: usize = 4;
 
 /// A proxy that has opened the image, or is about to. Dropped, it is ended.
 #[derive(Debug)]
@@ -77,10 +83,11 @@ pub(super) async fn while_opening<T>(
     (least, most): (usize, usize),
 ) -> Result<(T, Spares)> {
     let (spare, spares) = async_channel::unbounded();
+    let every = START_COST / at_a_time();
     let starting = async {
         for number in 0..most {
             if number >= least {
-                sleep(START_COST).await;
+                sleep(every).await;
             }
             let next = Spare::start(Arc::clone(starter), reference.to_owned());
             // It has no bound, and its other end is below.
@@ -93,6 +100,13 @@ pub(super) async fn while_opening<T>(
         opened = opening => Ok((opened?, Spares(spares))),
         never = starting => never,
     }
+}
+
+/// How many start at a time: one on each processor that we may use.
+fn at_a_time() -> u32 {
+    let processors = available_parallelism().map_or(1, NonZeroUsize::get);
+    // Both are small.
+    u32::try_from(processors.min(MOST_AT_A_TIME)).unwrap_or(1)
 }
 
 async fn open(starter: Arc<Starter>, reference: String) -> Result<Opened> {

@@ -13,6 +13,7 @@ use tokio::time::timeout;
 use super::event::{BlobName, EventKind, Events};
 use super::rate::Share;
 use crate::config::ConnectionOptions;
+use crate::drain::aligned::AlignedBuffer;
 use crate::error::{BlobError, Error, Result};
 use crate::proxy::Blob;
 
@@ -103,15 +104,8 @@ impl LayerReader {
 
     async fn verdict(&mut self) -> Result<()> {
         // Through this reader, so that the rest is counted and limited, too.
-        let mut scratch = Vec::new();
-        loop {
-            scratch.clear();
-            scratch.reserve(SCRATCH_BYTES);
-            match self.read_buf(&mut scratch).await {
-                Ok(0) | Err(_) => break,
-                Ok(_) => {}
-            }
-        }
+        let mut scratch = AlignedBuffer::new(SCRATCH_BYTES);
+        while matches!(self.read(&mut scratch).await, Ok(1..)) {}
         if let Some(error) = self.failed.take() {
             return Err(error);
         }

@@ -17,6 +17,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::{Instant, Sleep, timeout};
 
+use crate::drain::aligned::AlignedBuffer;
 use crate::drain::pipe;
 use crate::drain::verify::Verifier;
 use crate::error::{BlobError, Error, Result};
@@ -301,7 +302,7 @@ impl Stream {
     /// Read and check what is left, and give the verdict.
     pub(super) async fn finish(mut self) -> Result<()> {
         if !matches!(self.state, State::Ended(_)) {
-            let mut scratch = vec![0; SCRATCH_BYTES];
+            let mut scratch = AlignedBuffer::new(SCRATCH_BYTES);
             while self.read_some(&mut scratch).await? > 0 {}
         }
         if let State::Ended(verdict) = &self.state {

@@ -1,0 +1,64 @@
+//! Memory that the kernel copies into quickly.
+
+use std::ops::{Deref, DerefMut};
+
+/// A cache line of every processor we know of that has `rep movsb` for large
+/// copies.
+const ALIGNMENT: usize = 64;
+
+/// A buffer of zeros that begins at a cache line.
+///
+/// Where glibc's own large allocations begin, 16 bytes into a page, AMD's Zen
+/// takes three times as long to copy a pipe's pages (0.27 s instead of 0.09 s
+/// for 512 MiB, Linux 6.18): `rep movsb` is slow there whenever the destination
+/// is a few bytes further into its page than the source, which is at 0.
+///
+/// Memory is taken from the system only as far as it is written to.
+#[derive(Debug)]
+pub(crate) struct AlignedBuffer {
+    memory: Vec<u8>,
+    start: usize,
+    length: usize,
+}
+
+impl AlignedBuffer {
+    pub(crate) fn new(length: usize) -> Self {
+        let memory = vec![0; length + ALIGNMENT - 1];
+        let start = memory.as_ptr().align_offset(ALIGNMENT);
+        Self {
+            memory,
+            start,
+            length,
+        }
+    }
+}
+
+impl Deref for AlignedBuffer {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.memory[self.start..][..self.length]
+    }
+}
+
+impl DerefMut for AlignedBuffer {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        &mut self.memory[self.start..][..self.length]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_begins_at_a_cache_line_whatever_its_length() {
+        for length in [0, 1, 63, 64, 65, 64 * 1024, 256 * 1024] {
+            let mut buffer = AlignedBuffer::new(length);
+            assert_eq!(buffer.as_ptr().addr() % ALIGNMENT, 0);
+            assert_eq!(buffer.len(), length);
+            buffer.fill(1);
+            assert!(buffer.iter().all(|byte| *byte == 1));
+        }
+    }
+}
