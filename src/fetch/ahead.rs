@@ -111,7 +111,7 @@ fn at_a_time() -> u32 {
 
 async fn open(starter: Arc<Starter>, reference: String) -> Result<Opened> {
     let begun = Instant::now();
-    let proxy = starter.start(Transport::of(&reference)).await?;
+    let proxy = starter.start_further(Transport::of(&reference)).await?;
     let starting = begun.elapsed();
     let image = proxy.open_image(&reference).await?;
     Ok(Opened {

@@ -308,7 +308,7 @@ impl Fetcher {
             async move { work.await.map_err(Error::handler) }
         });
         let (outputs, _) = self
-            .run(&[image], jobs.clone(), Order::Largest, handler)
+            .run(&[image], jobs.clone(), Order::Largest, None, handler)
             .await?;
         let by_digest: HashMap<&Digest, T> = jobs
             .iter()
@@ -375,16 +375,22 @@ impl Fetcher {
         // What a manifest says may be more than there is in the world.
         let sizes = jobs.iter().map(|job| job.layer.descriptor.size());
         let bytes = sizes.fold(0, u64::saturating_add);
-        // The configs come beside the layers: no layer has to wait for them.
+        // The configs come beside the layers: no layer has to wait for them. Where
+        // there are further proxies, they begin with the largest.
+        let free = CancellationToken::new();
+        let first_config = free.clone().drop_guard();
         let contents = async {
             let mut contents = Vec::with_capacity(images.len());
+            let mut asking = Some(first_config);
             for image in images {
                 contents.push(Arc::new(self.content_for(image, &**sink).await?));
+                asking.take();
             }
             Ok(contents)
         };
         let images: Vec<&Image> = images.iter().collect();
-        let run = self.run(&images, jobs, Order::Largest, IntoSink(Arc::clone(sink)));
+        let handler = IntoSink(Arc::clone(sink));
+        let run = self.run(&images, jobs, Order::Largest, Some(free), handler);
         let (contents, (_, pulled)) = tokio::try_join!(contents, run)?;
         let configs = contents
             .iter()
@@ -407,6 +413,7 @@ impl Fetcher {
         images: &[&Image],
         jobs: Vec<Job>,
         order: Order,
+        free: Option<CancellationToken>,
         handler: H,
     ) -> Result<(Vec<H::Output>, Pulled)> {
         let Some(first) = images.first() else {
@@ -417,7 +424,7 @@ impl Fetcher {
             options: &self.options,
             events: self.events.clone(),
             images: images.iter().map(|image| Arc::clone(&image.same)).collect(),
-            home: home(first, images),
+            home: home(first, images, free),
             opening: first.opening,
             starting: first.starting,
             spares: first.spares.clone(),
@@ -480,7 +487,7 @@ async fn open_in(
 }
 
 /// The first image's proxy, with all of these that it has open.
-fn home(first: &Image, images: &[&Image]) -> Home {
+fn home(first: &Image, images: &[&Image], free: Option<CancellationToken>) -> Home {
     let in_first = |(_, image): &(usize, &&Image)| image.opened.is_open_in(&first.proxy);
     let opened = images.iter().enumerate().filter(in_first);
     Home {
@@ -488,6 +495,7 @@ fn home(first: &Image, images: &[&Image]) -> Home {
         opened: opened
             .map(|(number, image)| (number, Arc::clone(&image.opened)))
             .collect(),
+        free,
     }
 }
 

@@ -19,7 +19,7 @@ impl Fetcher {
     /// The layers of an image in their order, for those who must take them so.
     ///
     /// While one is read, up to `ahead` of the following ones are opened, over as
-    /// many proxies as pay, and wait in their pipes, with up to 256 KiB each. A
+    /// many proxies as pay, and wait in their pipes, with up to 512 KiB each. A
     /// layer that is there twice is fetched twice.
     ///
     /// A layer that fails before it is handed out is tried again, as the
@@ -50,7 +50,7 @@ impl Fetcher {
         let run = tokio::spawn(async move {
             let order = Order::Window { end, ahead };
             fetcher
-                .run(&[&image], jobs, order, HandOut(hand_out))
+                .run(&[&image], jobs, order, None, HandOut(hand_out))
                 .await
                 .map(drop)
         });

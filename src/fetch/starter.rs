@@ -1,11 +1,19 @@
 //! Starting proxies, as many as wanted, from one configuration.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::options::Transport;
 use crate::config::{ConnectionOptions, ImageProxyConfig, Template};
 use crate::error::Result;
 use crate::proxy::{ImageProxy, output};
+
+/// How long a further proxy of a registry may go on with the call that it is at,
+/// once nobody waits for it. What skopeo has to clean up (gpg's folder, where a
+/// policy asks for signatures) is a matter of milliseconds; what takes longer is a
+/// wait for the registry, and each request to one that throttles is taken from those
+/// who still work.
+const FURTHER_SHUTDOWN_TIMEOUT: Duration = Duration::from_millis(500);
 
 #[derive(Debug)]
 pub(super) struct Starter {
@@ -42,16 +50,31 @@ impl Starter {
         .await
     }
 
+    /// Start one more proxy for images that another one has opened already. When it
+    /// is not needed any more, it does not go on asking the registry for long.
+    pub(super) async fn start_further(&self, transport: Transport<'_>) -> Result<ImageProxy> {
+        let mut connection = self.connection.clone();
+        if matches!(transport, Transport::Registry { .. }) {
+            let timeout = connection.shutdown_timeout.min(FURTHER_SHUTDOWN_TIMEOUT);
+            connection.shutdown_timeout = timeout;
+        }
+        self.launch(transport, connection).await
+    }
+
     /// Start a proxy for images of this kind.
     pub(super) async fn start(&self, transport: Transport<'_>) -> Result<ImageProxy> {
+        self.launch(transport, self.connection.clone()).await
+    }
+
+    async fn launch(
+        &self,
+        transport: Transport<'_>,
+        connection: ConnectionOptions,
+    ) -> Result<ImageProxy> {
         let template = Arc::clone(&self.template);
         // Elsewhere, what hides the cache could also hide a storage.
         let private = self.private_cache && matches!(transport, Transport::Registry { .. });
-        ImageProxy::launch(
-            move || Ok(template.launch(private)),
-            self.connection.clone(),
-            self.has_policy,
-        )
-        .await
+        let launch = move || Ok(template.launch(private));
+        ImageProxy::launch(launch, connection, self.has_policy).await
     }
 }

@@ -103,6 +103,10 @@ pub(super) enum Beginning {
     New,
 }
 
+/// A proxy, the images that it has open, and what its start took, if it was not
+/// started before the run.
+type Begun = (ImageProxy, Vec<(usize, Arc<OpenedImage>)>, Option<Duration>);
+
 pub(super) struct Unit<H: Handler> {
     pub(super) number: usize,
     pub(super) common: Arc<Common<H>>,
@@ -118,7 +122,7 @@ impl<H: Handler> Unit<H> {
     pub(super) async fn run(self, beginning: Beginning) -> Result<()> {
         let begun = Instant::now();
         let mut retired = self.retired.clone();
-        let (Home { proxy, opened }, started) = tokio::select! {
+        let (proxy, opened, started) = tokio::select! {
             biased;
             // Not needed any more before it could do anything.
             _ = retired.wait_for(|retired| *retired) => return Ok(()),
@@ -176,13 +180,22 @@ impl<H: Handler> Unit<H> {
 }
 
 impl<H: Handler> Unit<H> {
-    /// A proxy that has opened the first image, and what its start took if it was
-    /// not started before the run. Most runs are about one image; others are
-    /// opened when needed.
-    async fn begin(&self, beginning: Beginning) -> Result<(Home, Option<Duration>)> {
+    /// A proxy that has opened the first image. Most runs are about one image;
+    /// others are opened when needed.
+    async fn begin(&self, beginning: Beginning) -> Result<Begun> {
         let first = &self.common.images[0];
         let (proxy, image, starting) = match beginning {
-            Beginning::Home(home) => return Ok((home, None)),
+            Beginning::Home(home) => {
+                let Home {
+                    proxy,
+                    opened,
+                    free,
+                } = home;
+                if let Some(free) = free {
+                    free.cancelled().await;
+                }
+                return Ok((proxy, opened, None));
+            }
             Beginning::Spare(spare) => {
                 let Opened {
                     proxy,
@@ -194,14 +207,14 @@ impl<H: Handler> Unit<H> {
             }
             Beginning::New => {
                 let begun = Instant::now();
-                let proxy = self.common.starter.start(first.transport()).await?;
+                let proxy = self.common.starter.start_further(first.transport()).await?;
                 let starting = begun.elapsed();
                 let image = first.open_in(&proxy).await?;
                 (proxy, image, starting)
             }
         };
         let opened = vec![(0, Arc::new(image))];
-        Ok((Home { proxy, opened }, Some(starting)))
+        Ok((proxy, opened, Some(starting)))
     }
 }
 

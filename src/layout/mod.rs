@@ -73,6 +73,8 @@ pub struct OciLayout {
     names: Names,
     /// Made when the first thing is to be stored.
     staging: OnceCell<Arc<Staging>>,
+    /// Cloned for each blob that is being stored, to count them.
+    stored: Arc<()>,
 }
 
 impl OciLayout {
@@ -88,6 +90,7 @@ impl OciLayout {
             root: root.into(),
             names: Names::Given(tag),
             staging: OnceCell::new(),
+            stored: Arc::new(()),
         }
     }
 
@@ -98,6 +101,7 @@ impl OciLayout {
             root: root.into(),
             names: Names::References,
             staging: OnceCell::new(),
+            stored: Arc::new(()),
         }
     }
 
@@ -192,28 +196,19 @@ impl Sink for OciLayout {
             .await
     }
 
-    async fn store(&self, blob: &Descriptor, mut reader: LayerReader) -> Result<()> {
+    async fn store(&self, blob: &Descriptor, reader: LayerReader) -> Result<()> {
         let digest = blob.digest().clone();
-        let path = self.blob_path(&digest);
-        let what = move || format!("can't write blob {}", path.display());
         let staging = self.staging().await?;
-        let creating = Arc::clone(&staging);
-        let create = blocking(move || Ok(creating.create()));
-        let staged = create.await?.map_err(Error::io(what()))?;
-        let staged = write::drain(&mut reader, staged)
-            .await
-            .map_err(|failed| match failed {
-                write::Failed::Read(error) => error
-                    .downcast()
-                    .unwrap_or_else(Error::io("can't read a blob")),
-                write::Failed::Write(error) => Error::io(what())(error),
-            })?;
-        reader.finish().await?;
-        blocking(move || {
-            let published = staging.publish_blob(staged, &digest);
-            published.map_err(Error::io(what()))
+        let counted = Arc::clone(&self.stored);
+        let chunk_bytes = write::chunk_bytes(blob.size(), Arc::strong_count(&counted) - 1);
+        let writing = write::store(reader, staging, digest.clone(), chunk_bytes);
+        writing.await.map_err(|failed| match failed {
+            write::Failed::Fetch(error) => error,
+            write::Failed::Write(error) => {
+                let path = self.blob_path(&digest);
+                Error::io(format!("can't write blob {}", path.display()))(error)
+            }
         })
-        .await
     }
 
     async fn commit(&self, image: &ImageContent) -> Result<()> {

@@ -1,71 +1,125 @@
-//! From a reader into a file.
+//! From a reader into a blob's file.
 
 use std::io::{self, Write};
 use std::mem;
+use std::sync::Arc;
 
+use oci_spec::image::Digest;
 use tokio::io::AsyncReadExt;
 use tokio::task::{self, JoinHandle};
 
-use super::staging::Staged;
+use super::staging::{Staged, Staging};
 use crate::drain::aligned::AlignedBuffer;
+use crate::error::Error;
 use crate::fetch::LayerReader;
 
-/// As much as the pipe holds: one write for one pipe full.
-const CHUNK_BYTES: usize = 256 * 1024;
+/// How large chunks are. A write takes a hand-over to another thread and back,
+/// so the more at once, the better: 512 KiB instead of 256 KiB are 7 to 14 %
+/// more blobs a second, 1 MiB brings no more, 64 KiB cost a fifth.
+const CHUNK_BYTES: (usize, usize) = (128 * 1024, 512 * 1024);
+
+/// What the chunks of all blobs are to take together, as far as the least size
+/// allows.
+const BUFFERED_BYTES: usize = 8 * 1024 * 1024;
 
 /// Which side failed.
 #[derive(Debug)]
 pub(super) enum Failed {
-    Read(io::Error),
+    Fetch(Error),
     Write(io::Error),
 }
 
-/// Write the whole of `reader` to the file. A disk can make a write wait, so
-/// each one goes to a thread for such things, and the next bytes are read and
-/// hashed meanwhile: two buffers take turns.
-pub(super) async fn drain(reader: &mut LayerReader, staged: Staged) -> Result<Staged, Failed> {
-    let mut buffer = AlignedBuffer::new(CHUNK_BYTES);
-    let mut pending = Pending::Idle(staged, AlignedBuffer::new(CHUNK_BYTES));
+/// How large the chunks of one more blob of `size` bytes should be, the `stored`th
+/// of those that are stored at this time. Each has two, or one that has room for
+/// all of it, and for what comes too much.
+pub(super) fn chunk_bytes(size: u64, stored: usize) -> usize {
+    let (least, most) = CHUNK_BYTES;
+    let share = (BUFFERED_BYTES / 2 / stored.max(1)).clamp(least, most);
+    usize::try_from(size).map_or(share, |size| share.min(size.saturating_add(1)))
+}
+
+/// Write a blob, and give it its name if it is the right one.
+///
+/// A disk can make a write wait, so each one goes to a thread for such things,
+/// and the next bytes are read and hashed meanwhile: two buffers take turns. The
+/// file is made with the first write, and named with the last.
+pub(super) async fn store(
+    mut reader: LayerReader,
+    staging: Arc<Staging>,
+    digest: Digest,
+    chunk_bytes: usize,
+) -> Result<(), Failed> {
+    let mut buffer = AlignedBuffer::new(chunk_bytes);
+    let mut writing: Option<JoinHandle<io::Result<(Staged, AlignedBuffer)>>> = None;
     loop {
-        let filled = fill(reader, &mut buffer).await.map_err(Failed::Read)?;
-        let (staged, written) = pending.done().await.map_err(Failed::Write)?;
-        if filled == 0 {
-            return Ok(staged);
+        let filled = fill(&mut reader, &mut buffer).await?;
+        let (file, free) = match writing.take() {
+            Some(writing) => joined(writing).await.map(|(f, b)| (Some(f), Some(b)))?,
+            None => (None, None),
+        };
+        let staging = Arc::clone(&staging);
+        if filled < buffer.len() {
+            reader.finish().await.map_err(Failed::Fetch)?;
+            let last = task::spawn_blocking(move || {
+                let mut staged = file.map_or_else(|| staging.create(), Ok)?;
+                staged.file.write_all(&buffer[..filled])?;
+                staging.publish_blob(staged, &digest)
+            });
+            return joined(last).await;
         }
-        pending = Pending::write(staged, mem::replace(&mut buffer, written), filled);
+        let free = free.unwrap_or_else(|| AlignedBuffer::new(chunk_bytes));
+        let full = mem::replace(&mut buffer, free);
+        writing = Some(task::spawn_blocking(move || {
+            let mut staged = file.map_or_else(|| staging.create(), Ok)?;
+            staged.file.write_all(&full)?;
+            Ok((staged, full))
+        }));
     }
 }
 
 /// As many bytes as there is room for, or as there are.
-async fn fill(reader: &mut LayerReader, buffer: &mut [u8]) -> io::Result<usize> {
+async fn fill(reader: &mut LayerReader, buffer: &mut [u8]) -> Result<usize, Failed> {
     let mut filled = 0;
     while filled < buffer.len() {
-        match reader.read(&mut buffer[filled..]).await? {
-            0 => break,
-            read => filled += read,
+        match reader.read(&mut buffer[filled..]).await {
+            Ok(0) => break,
+            Ok(read) => filled += read,
+            Err(error) => return Err(Failed::Fetch(fetching(error))),
         }
     }
     Ok(filled)
 }
 
-/// The file and the other buffer: here, or away being written.
-enum Pending {
-    Idle(Staged, AlignedBuffer),
-    Writing(JoinHandle<io::Result<(Staged, AlignedBuffer)>>),
+fn fetching(error: io::Error) -> Error {
+    error
+        .downcast()
+        .unwrap_or_else(Error::io("can't read a blob"))
 }
 
-impl Pending {
-    fn write(mut staged: Staged, buffer: AlignedBuffer, filled: usize) -> Self {
-        Self::Writing(task::spawn_blocking(move || {
-            staged.file.write_all(&buffer[..filled])?;
-            Ok((staged, buffer))
-        }))
-    }
+async fn joined<T>(task: JoinHandle<io::Result<T>>) -> Result<T, Failed> {
+    let done = task.await.unwrap_or_else(|e| Err(io::Error::other(e)));
+    done.map_err(Failed::Write)
+}
 
-    async fn done(self) -> io::Result<(Staged, AlignedBuffer)> {
-        match self {
-            Self::Idle(staged, buffer) => Ok((staged, buffer)),
-            Self::Writing(task) => task.await.map_err(io::Error::other)?,
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn few_blobs_get_large_chunks_and_many_share_what_there_is() {
+        const KIB: usize = 1024;
+        let table = [
+            (0, 512),
+            (1, 512),
+            (8, 512),
+            (16, 256),
+            (32, 128),
+            (512, 128),
+        ];
+        for (stored, expected) in table {
+            assert_eq!(chunk_bytes(u64::MAX, stored), expected * KIB, "{stored}");
         }
+        assert_eq!(chunk_bytes(1000, 1), 1001);
+        assert_eq!(chunk_bytes(0, 512), 1);
     }
 }
