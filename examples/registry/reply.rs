@@ -287,7 +287,7 @@ async fn send_file(socket: &TcpStream, file: &File, length: u64) -> io::Result<(
         let send = || Ok(sendfile64(socket, file, None, clip(left, CHUNK))?);
         match socket.async_io(Interest::WRITABLE, send).await? {
             0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-            sent => left -= sent as u64,
+            count => left -= count as u64,
         }
     }
     Ok(())

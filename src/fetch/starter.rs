@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::options::Transport;
-use crate::config::{ConnectionOptions, ImageProxyConfig, Template};
+use crate::config::{ConnectionOptions, ImageProxyConfig, Launch, Template};
 use crate::error::Result;
 use crate::proxy::{ImageProxy, output};
 
@@ -13,7 +13,7 @@ use crate::proxy::{ImageProxy, output};
 /// policy asks for signatures) is a matter of milliseconds; what takes longer is a
 /// wait for the registry, and each request to one that throttles is taken from those
 /// who still work.
-const FURTHER_SHUTDOWN_TIMEOUT: Duration = Duration::from_millis(500);
+const FURTHER_SHUTDOWN_TIMEOUT: Duration = Duration::from_millis(100);
 
 #[derive(Debug)]
 pub(super) struct Starter {
@@ -74,7 +74,13 @@ impl Starter {
         let template = Arc::clone(&self.template);
         // Elsewhere, what hides the cache could also hide a storage.
         let private = self.private_cache && matches!(transport, Transport::Registry { .. });
-        let launch = move || Ok(template.launch(private));
+        let shutdown_timeout = connection.shutdown_timeout;
+        let launch = move || {
+            Ok(Launch {
+                shutdown_timeout,
+                ..template.launch(private)
+            })
+        };
         ImageProxy::launch(launch, connection, self.has_policy).await
     }
 }
