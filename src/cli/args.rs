@@ -5,7 +5,6 @@
     reason = "doc comments here are help texts for a terminal"
 )]
 
-use std::io::ErrorKind;
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -40,19 +39,16 @@ pub(crate) enum Command {
 }
 
 impl Command {
-    /// Whether skopeo makes temporary folders for what it is asked for: to unpack
-    /// an archive, or to have gpg verify a signature.
-    pub(crate) fn takes_temporary_folders(&self) -> bool {
-        let (images, proxy) = match self {
-            Self::Pull(PullArguments { images, proxy, .. }) => (images.as_slice(), proxy),
-            Self::Inspect(InspectArguments { image, proxy, .. }) => {
-                (std::slice::from_ref(image), proxy)
-            }
+    /// Whether skopeo makes temporary folders for what it is asked for.
+    pub(crate) fn unpacks_archives(&self) -> bool {
+        let images = match self {
+            Self::Pull(PullArguments { images, .. }) => images.as_slice(),
+            Self::Inspect(InspectArguments { image, .. }) => std::slice::from_ref(image),
         };
         let is_archive = |image: &String| {
             image.starts_with("oci-archive:") || image.starts_with("docker-archive:")
         };
-        images.iter().any(is_archive) || proxy.may_ask_gpg()
+        images.iter().any(is_archive)
     }
 
     /// How skopeo is to be run, with the credentials, for which this may wait.
@@ -194,20 +190,6 @@ pub(crate) struct ProxyArguments {
 }
 
 impl ProxyArguments {
-    /// Whether the signature policy has keys of gpg (containers-policy.json(5),
-    /// also for where it lies).
-    fn may_ask_gpg(&self) -> bool {
-        let home = std::env::home_dir().map(|home| home.join(".config/containers/policy.json"));
-        let system = PathBuf::from("/etc/containers/policy.json");
-        let policy = match &self.policy {
-            Some(named) => std::fs::read_to_string(named),
-            None => home
-                .map_or(Err(ErrorKind::NotFound.into()), std::fs::read_to_string)
-                .or_else(|_| std::fs::read_to_string(system)),
-        };
-        !self.insecure_policy && policy.is_ok_and(|policy| policy.contains("\"signedBy\""))
-    }
-
     /// Read what is to be read, and put it all together.
     fn config(
         &self,

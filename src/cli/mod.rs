@@ -44,7 +44,7 @@ pub(crate) fn main() -> ExitCode {
         Ok(config) => config,
         Err(failure) => return failure.report(),
     };
-    let untidy = command.takes_temporary_folders();
+    let untidy = command.unpacks_archives() || config.may_ask_gpg();
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => return Failure::from(error).report(),

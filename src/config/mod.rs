@@ -6,6 +6,7 @@
 
 mod auth;
 mod launch;
+mod policy;
 
 use std::path::PathBuf;
 use std::process::Command;

@@ -9,10 +9,9 @@ use crate::error::Result;
 use crate::proxy::{ImageProxy, output};
 
 /// How long a further proxy of a registry may go on with the call that it is at,
-/// once nobody waits for it. What skopeo has to clean up (gpg's folder, where a
-/// policy asks for signatures) is a matter of milliseconds; what takes longer is a
-/// wait for the registry, and each request to one that throttles is taken from those
-/// who still work.
+/// once nobody waits for it. It has nothing to clean up, unless a policy has it ask
+/// gpg, and each request to a registry that throttles is taken from those who still
+/// work.
 const FURTHER_SHUTDOWN_TIMEOUT: Duration = Duration::from_millis(100);
 
 #[derive(Debug)]
@@ -20,6 +19,7 @@ pub(super) struct Starter {
     template: Arc<Template>,
     connection: ConnectionOptions,
     has_policy: bool,
+    may_ask_gpg: bool,
     private_cache: bool,
 }
 
@@ -28,11 +28,13 @@ impl Starter {
     pub(super) fn new(config: ImageProxyConfig, private_cache: bool) -> Result<Self> {
         let connection = config.connection.clone();
         let has_policy = config.policy.is_some();
+        let may_ask_gpg = config.may_ask_gpg();
         let template = Arc::new(config.into_template()?);
         Ok(Self {
             template,
             connection,
             has_policy,
+            may_ask_gpg,
             private_cache,
         })
     }
@@ -54,7 +56,7 @@ impl Starter {
     /// is not needed any more, it does not go on asking the registry for long.
     pub(super) async fn start_further(&self, transport: Transport<'_>) -> Result<ImageProxy> {
         let mut connection = self.connection.clone();
-        if matches!(transport, Transport::Registry { .. }) {
+        if !self.may_ask_gpg && matches!(transport, Transport::Registry { .. }) {
             let timeout = connection.shutdown_timeout.min(FURTHER_SHUTDOWN_TIMEOUT);
             connection.shutdown_timeout = timeout;
         }
