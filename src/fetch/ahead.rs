@@ -15,12 +15,14 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use super::governor::START_COST;
 use super::options::Transport;
 use super::panicked;
 use super::starter::Starter;
 use crate::error::{Error, Result};
 use crate::proxy::{ImageProxy, OpenedImage};
+
+/// What the start of a proxy is taken to cost.
+const START_COST: Duration = Duration::from_millis(15);
 
 /// More than so many proxies are not started at a time, so that an answer within
 /// few milliseconds brings none on any machine.
