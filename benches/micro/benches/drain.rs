@@ -6,6 +6,10 @@
 
 #![allow(missing_docs, reason = "criterion's macros make public functions")]
 
+#[path = "../../../src/drain/aligned.rs"]
+#[allow(unused_imports, reason = "its tests, which a benchmark does not run")]
+mod aligned;
+
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
@@ -14,6 +18,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use aligned::AlignedBuffer;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use longshore::{ConnectionOptions, ImageProxy};
 use longshore_micro::{full_pipe, process_cpu_time, proxy};
@@ -27,10 +32,12 @@ use tokio::runtime::{Builder, Runtime};
 const BYTES: usize = 64 << 20;
 
 const KIB: usize = 1024;
-const ROOMS: [usize; 3] = [64 * KIB, 256 * KIB, 1024 * KIB];
+const ROOMS: [usize; 3] = [64 * KIB, 512 * KIB, 1024 * KIB];
 
 /// As the library's.
-const BUFFER_BYTES: usize = 256 * KIB;
+const BUFFER_BYTES: usize = 512 * KIB;
+
+const PAGE: usize = 4096;
 
 type Digest = [u8; 32];
 
@@ -38,11 +45,12 @@ type Digest = [u8; 32];
 /// one.
 type Strategy = fn(&File, &File, usize) -> io::Result<Option<Digest>>;
 
-const STRATEGIES: [(&str, Strategy); 7] = [
+const STRATEGIES: [(&str, Strategy); 8] = [
     ("copy, no digest", copy),
     ("splice, no digest", splice_only),
     ("read, hash", read_hash),
     ("read, hash, write", read_hash_write),
+    ("read 16 bytes into a page, hash, write", read_askew),
     ("splice, read back, hash", splice_read_back),
     ("splice, map, hash", splice_map),
     ("tee, splice, read, hash", tee_splice),
@@ -77,9 +85,22 @@ fn read_hash_write(pipe: &File, file: &File, _: usize) -> io::Result<Option<Dige
     Ok(Some(hasher.finalize().into()))
 }
 
+/// The same, with the buffer where glibc has large ones begin.
+fn read_askew(mut pipe: &File, mut file: &File, _: usize) -> io::Result<Option<Digest>> {
+    let mut hasher = Sha256::new();
+    let mut memory = AlignedBuffer::new(BUFFER_BYTES + 2 * PAGE);
+    let start = memory.as_ptr().align_offset(PAGE) + 16;
+    let buffer = &mut memory[start..][..BUFFER_BYTES];
+    while let count @ 1.. = pipe.read(buffer)? {
+        hasher.update(&buffer[..count]);
+        file.write_all(&buffer[..count])?;
+    }
+    Ok(Some(hasher.finalize().into()))
+}
+
 fn splice_read_back(pipe: &File, file: &File, room: usize) -> io::Result<Option<Digest>> {
     let mut hasher = Sha256::new();
-    let mut buffer = vec![0; room];
+    let mut buffer = AlignedBuffer::new(room);
     splice_each(pipe, file, room, |at, count| {
         let bytes = &mut buffer[..count];
         file.read_exact_at(bytes, at)?;
@@ -107,7 +128,7 @@ fn tee_splice(pipe: &File, file: &File, room: usize) -> io::Result<Option<Digest
     fcntl(&twin, FcntlArg::F_SETPIPE_SZ(size))?;
     let mut twin = File::from(twin);
     let mut hasher = Sha256::new();
-    let mut buffer = vec![0; room];
+    let mut buffer = AlignedBuffer::new(room);
     loop {
         let count = tee(pipe, &twin_writer, room, SpliceFFlags::empty())?;
         if count == 0 {
@@ -124,7 +145,7 @@ fn tee_splice(pipe: &File, file: &File, room: usize) -> io::Result<Option<Digest
 }
 
 fn read_each(mut pipe: &File, mut each: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
-    let mut buffer = vec![0; BUFFER_BYTES];
+    let mut buffer = AlignedBuffer::new(BUFFER_BYTES);
     while let count @ 1.. = pipe.read(&mut buffer)? {
         each(&buffer[..count])?;
     }
@@ -157,24 +178,25 @@ async fn through_the_library(proxy: &ImageProxy, digest: &str, file: File) -> io
     let image = proxy.open_image("x:").await.map_err(failed)?;
     let blob = proxy.get_blob(&image, &digest, BYTES as u64).await;
     let mut blob = blob.map_err(failed)?;
-    let mut filling = Vec::with_capacity(BUFFER_BYTES);
-    let idle = (file, Vec::with_capacity(BUFFER_BYTES));
+    let mut filling = AlignedBuffer::new(BUFFER_BYTES);
+    let idle = (file, AlignedBuffer::new(BUFFER_BYTES));
     let mut writing = tokio::task::spawn_blocking(move || Ok::<_, io::Error>(idle));
     loop {
-        filling.clear();
-        while filling.len() < BUFFER_BYTES {
-            if blob.read_buf(&mut filling).await? == 0 {
-                break;
+        let mut filled = 0;
+        while filled < BUFFER_BYTES {
+            match blob.read(&mut filling[filled..]).await? {
+                0 => break,
+                count => filled += count,
             }
         }
         let (mut file, written) = writing.await.map_err(io::Error::other)??;
-        if filling.is_empty() {
+        if filled == 0 {
             blob.finish().await.map_err(failed)?;
             return Ok(file);
         }
         let full = std::mem::replace(&mut filling, written);
         writing = tokio::task::spawn_blocking(move || {
-            file.write_all(&full)?;
+            file.write_all(&full[..filled])?;
             Ok((file, full))
         });
     }
