@@ -168,7 +168,7 @@ fn late() -> Vec<Fault> {
         registry("blob#1:ttfb=60s*1", "1", Stalls(1), all(right(1))),
         registry("blob#1:headers-never*1", "1", Stalls(1), all(right(1))),
         registry("blob#1:headers-never", "1", Stalls(2), all(wrong(1, "stalled: no byte for 4s, after 0 in all"))),
-        registry("config:headers-never*1", "1", Stalls(2), all(right(1))),
+        registry("config:headers-never*1", "1", Stalls(1), all(right(0))),
         registry("ping:headers-never*1", "1", Calls(1), all(right(1))),
         registry("manifest:headers-never*1", "1", Calls(1), all(right(1))),
         registry("manifest:headers-never", "1", Calls(2), all(wrong(1, "OpenImage was not answered within 5s"))),
