@@ -47,6 +47,8 @@ pub(super) struct Governor {
     best: Option<Duration>,
     /// Lowered when the registry throttles; never raised again.
     ceiling: usize,
+    /// It does, also where the ceiling could not be lowered.
+    throttled: bool,
     /// When many proxies last waited for late answers.
     slowed: Option<Instant>,
 }
@@ -60,6 +62,7 @@ impl Governor {
             call_time: None,
             best: None,
             ceiling: max,
+            throttled: false,
             slowed: None,
         }
     }
@@ -111,11 +114,12 @@ impl Governor {
     pub(super) fn throttled(&mut self, running: usize) {
         let fewer = running.div_ceil(2).max(FEWEST).max(self.min);
         self.ceiling = self.ceiling.min(fewer);
+        self.throttled = true;
     }
 
     /// It does.
     pub(super) fn is_throttled(&self) -> bool {
-        self.ceiling < self.max
+        self.throttled
     }
 
     /// How old a call must be to be called late.
@@ -219,6 +223,15 @@ mod tests {
         assert_eq!(governor.wanted(400), 8);
         governor.slowed(8, now + THROTTLED_FROM);
         assert_eq!(governor.wanted(400), 4);
+    }
+
+    #[test]
+    fn a_registry_throttles_also_those_who_have_no_more_than_the_fewest() {
+        let mut governor = after(&[50; 8], 2);
+        assert!(!governor.is_throttled());
+        governor.answered(MS(2000), 2);
+        assert!(governor.is_throttled());
+        assert_eq!(governor.wanted(400), 2);
     }
 
     #[test]
