@@ -26,7 +26,7 @@ use tokio::sync::OnceCell;
 use self::folder::Folder;
 use self::staging::{LayoutLock, Staging, is_staging};
 use crate::error::{Error, Result};
-use crate::fetch::{ImageContent, IndexContent, LayerReader, Sink};
+use crate::fetch::{ImageContent, IndexContent, LayerReader, Sink, panicked};
 
 /// What images are called in the index.
 #[derive(Debug)]
@@ -314,11 +314,8 @@ fn only_a_layouts_beginning(root: &Folder) -> io::Result<()> {
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(done) => done,
-        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-        Err(_) => Err(Error::Closed),
-    }
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|error| Err(panicked(error)))
 }
 
 #[cfg(test)]
