@@ -39,7 +39,7 @@ pub(crate) enum Command {
 }
 
 impl Command {
-    /// Whether skopeo makes temporary folders for what it is asked for.
+    /// Whether skopeo unpacks an archive for it, into a temporary folder.
     pub(crate) fn unpacks_archives(&self) -> bool {
         let images = match self {
             Self::Pull(PullArguments { images, .. }) => images.as_slice(),

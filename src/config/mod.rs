@@ -55,6 +55,10 @@ pub struct ConnectionOptions {
     /// How long [`finalize`](crate::ImageProxy::finalize) waits for blobs that
     /// are still open, and then a proxy that is told to end may take for it,
     /// before it gets `SIGTERM` and, 2 s later, `SIGKILL`. 5 s unless set.
+    ///
+    /// The proxies that a [`Fetcher`](crate::Fetcher) adds to the one that opened
+    /// an image at a registry get 100 ms at most, unless the policy
+    /// [may have them ask gpg](crate::ImageProxyConfig::may_ask_gpg).
     pub shutdown_timeout: Duration,
 
     /// A manifest, index, image config or layer info of more bytes than that

@@ -5,7 +5,7 @@
 //! what further proxies help against. So each time the processors together have
 //! waited as long as a proxy costs, one more is started, and opens the image,
 //! too: what is spent on them is never more than what was waited. A registry that
-//! answers at once brings none.
+//! answers at once brings none, or one.
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -25,7 +25,7 @@ use crate::proxy::{ImageProxy, OpenedImage};
 const START_COST: Duration = Duration::from_millis(15);
 
 /// More than so many proxies are not started at a time, so that an answer within
-/// few milliseconds brings none on any machine.
+/// few milliseconds brings no crowd, however many processors there are.
 const MOST_AT_A_TIME: usize = 4;
 
 /// A proxy that has opened the image, or is about to. Dropped, it is ended.
