@@ -408,3 +408,33 @@ fn a_pipe_that_is_said_to_be_finished_and_does_not_end() {
         peer.lenient();
     });
 }
+
+#[test]
+fn a_blobs_pipe_that_is_said_to_be_finished_and_does_not_end() {
+    run_single(async {
+        let mut stage = Stage::new(Way::Piped).await;
+        let wanted = sha256(b"content");
+        let (blob, mut flow) = stage.get(&wanted, 7, 7).await;
+        flow.write(b"content").await;
+        let Stage {
+            proxy, mut peer, ..
+        } = stage;
+        let keeps_it_open = async {
+            peer.call("FinishPipe").await;
+            peer.reply(Value::Null).await;
+            // What is left to do now is waiting.
+            tokio::time::pause();
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            // All bytes are here and right, whatever the proxy does then.
+            finished = blob.unwrap().finish() => finished.unwrap(),
+            () = keeps_it_open => unreachable!(),
+        }
+        tokio::time::resume();
+        let later = soon(proxy.open_image("x:")).await.unwrap_err();
+        assert_eq!(violation(later), Violation::Unfinished);
+        drop(flow);
+        peer.lenient();
+    });
+}

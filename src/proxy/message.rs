@@ -8,10 +8,11 @@
 //! granted before, or ends the connection.
 
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use semver::Version;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::image::OpenedImage;
 use crate::error::{Error, Result};
@@ -90,6 +91,10 @@ pub(crate) struct HeldPipe {
     pub(crate) debt: Owed,
 }
 
+/// How long the rest of a pipe may take after the proxy has said that all of it
+/// is written: it is there already.
+const AFTER_FINISH: Duration = Duration::from_secs(10);
+
 /// A debt in the hands of a guard: dropped, it pays what is payable, and
 /// writes off the rest.
 #[derive(Debug)]
@@ -123,10 +128,14 @@ impl Owed {
         async { answer.await.unwrap_or(Err(Error::Closed)).map(|_| ()) }
     }
 
-    /// End the connection: the proxy broke the protocol with the pipe.
-    pub(crate) fn accuse(&self, violation: Violation) -> Error {
-        let _ = self.returns.send(Return::Violation(violation.clone()));
-        Error::Protocol(violation)
+    /// Read what is left in a pipe that is paid for. The proxy says that it has
+    /// closed its end: if that is not so, the connection ends.
+    pub(crate) async fn end_of<T>(&self, reading: impl Future<Output = T>) -> Result<T> {
+        timeout(AFTER_FINISH, reading).await.map_err(|_| {
+            let violation = Violation::Unfinished;
+            let _ = self.returns.send(Return::Violation(violation.clone()));
+            Error::Protocol(violation)
+        })
     }
 
     fn settle(&mut self, reply: Option<oneshot::Sender<Answer>>) {

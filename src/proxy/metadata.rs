@@ -1,18 +1,11 @@
 //! Manifests, configs and layer info: whole documents from the proxy's memory.
 
-use std::time::Duration;
-
 use tokio::io::AsyncReadExt;
-use tokio::time::timeout;
 
 use super::message::HeldPipe;
 use crate::drain::pipe;
 use crate::error::{Error, Result};
 use crate::protocol::Violation;
-
-/// How long the rest of a document may take after the proxy has said that all
-/// of it is written: it is in the pipe.
-const AFTER_FINISH: Duration = Duration::from_secs(10);
 
 /// Read the document while `FinishPipe` is under way: the pipe ends only there, and
 /// a large document does not fit into the pipe.
@@ -50,9 +43,7 @@ pub(super) async fn read(pipe: HeldPipe, what: &'static str, limit: u64) -> Resu
             }
             paid = &mut paying => {
                 paid?;
-                // The proxy says that it has closed its end.
-                let rest = timeout(AFTER_FINISH, reading).await;
-                rest.unwrap_or_else(|_| Err(debt.accuse(Violation::Unfinished)))
+                debt.end_of(reading).await?
             }
         }
     });

@@ -369,7 +369,10 @@ async fn finish_pipe(mut data: Receiver, mut debt: Owed, size: u64) -> Result<()
     let (paid, excess) = tokio::select! {
         excess = &mut excess => (paid.await, excess),
         paid = &mut paid => match paid {
-            Ok(()) => (Ok(()), excess.await),
+            Ok(()) => match debt.end_of(excess).await {
+                Ok(excess) => (Ok(()), excess),
+                Err(error) => (Err(error), false),
+            },
             // The connection is gone, or more than all was written to it.
             Err(error) => (Err(error), false),
         }
