@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::thread::available_parallelism;
 use std::time::{Duration, Instant};
 
+use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
@@ -30,19 +31,60 @@ const MOST_AT_A_TIME: usize = 4;
 
 /// A proxy that has opened the image, or is about to. Dropped, it is ended.
 #[derive(Debug)]
-pub(super) struct Spare(JoinSet<Result<Opened>>);
+pub(super) struct Spare {
+    /// One task, until it has ended.
+    opening: JoinSet<Result<Opened>>,
+    opened: Option<Result<Opened>>,
+}
 
 impl Spare {
     fn start(starter: Arc<Starter>, reference: String) -> Self {
-        let mut starting = JoinSet::new();
-        starting.spawn(open(starter, reference));
-        Self(starting)
+        let mut opening = JoinSet::new();
+        opening.spawn(open(starter, reference));
+        Self {
+            opening,
+            opened: None,
+        }
     }
 
-    pub(super) async fn opened(mut self) -> Result<Opened> {
-        // There is one task, until it is asked for here.
-        let opened = self.0.join_next().await.ok_or(Error::Closed)?;
-        opened.map_err(panicked)?
+    /// Wait until it has opened the image.
+    ///
+    /// # Cancel safety
+    ///
+    /// It goes on opening.
+    pub(super) async fn opened(&mut self) -> Result<&Opened> {
+        if let Some(ended) = self.opening.join_next().await {
+            self.opened = Some(ended.map_err(panicked)?);
+        }
+        match &self.opened {
+            Some(opened) => opened.as_ref().map_err(Clone::clone),
+            None => Err(Error::Closed),
+        }
+    }
+
+    /// Lend it to somebody who gives it back.
+    pub(super) fn lend(self) -> (Lent, oneshot::Receiver<Self>) {
+        let (back, given_back) = oneshot::channel();
+        (Lent { spare: self, back }, given_back)
+    }
+
+    pub(super) async fn into_opened(mut self) -> Result<Opened> {
+        self.opened().await?;
+        self.opened.unwrap_or(Err(Error::Closed))
+    }
+}
+
+/// A spare in the hands of somebody who asks it for something else first.
+#[derive(Debug)]
+pub(super) struct Lent {
+    pub(super) spare: Spare,
+    back: oneshot::Sender<Spare>,
+}
+
+impl Lent {
+    pub(super) fn give_back(self) {
+        // If nobody wants it any more, it is ended.
+        let _ = self.back.send(self.spare);
     }
 }
 

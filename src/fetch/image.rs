@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use oci_spec::image::ImageManifest;
-use tokio_util::sync::CancellationToken;
 
 use super::ahead::Spares;
 use super::content::{FetchedManifest, Layer, layers};
@@ -33,9 +32,6 @@ pub(super) struct Home {
     pub(super) proxy: ImageProxy,
     /// Those of a run's images that it has open, by their number in the run.
     pub(super) opened: Vec<(usize, Arc<OpenedImage>)>,
-    /// Cancelled when it can be asked, if not at once: until then it is asked for a
-    /// config, and the largest layer had better be asked for elsewhere.
-    pub(super) free: Option<CancellationToken>,
 }
 
 impl Image {

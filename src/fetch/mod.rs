@@ -26,7 +26,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use oci_spec::image::Digest;
-use tokio::time::sleep;
+use tokio::sync::oneshot;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::instrument;
 
@@ -42,7 +43,7 @@ pub use self::reader::LayerReader;
 pub use self::retry::RetryPolicy;
 pub use self::sink::{Discard, Sink};
 
-use self::ahead::{Spares, while_opening};
+use self::ahead::{Lent, Opened, Spare, Spares, while_opening};
 use self::image::{Home, SameImage};
 use self::ledger::Order;
 use self::options::Transport;
@@ -375,22 +376,22 @@ impl Fetcher {
         // What a manifest says may be more than there is in the world.
         let sizes = jobs.iter().map(|job| job.layer.descriptor.size());
         let bytes = sizes.fold(0, u64::saturating_add);
-        // The configs come beside the layers: no layer has to wait for them. Where
-        // there are further proxies, they begin with the largest.
-        let free = CancellationToken::new();
-        let first_config = free.clone().drop_guard();
+        // The configs come beside the layers: no layer has to wait for them.
+        let (mut lent, given_back) = self.lend_spare(images, &**sink).await?.unzip();
         let contents = async {
             let mut contents = Vec::with_capacity(images.len());
-            let mut asking = Some(first_config);
             for image in images {
-                contents.push(Arc::new(self.content_for(image, &**sink).await?));
-                asking.take();
+                let content = match lent.take() {
+                    Some(lent) => self.content_by(lent, image, &**sink).await?,
+                    None => self.content_for(image, &**sink).await?,
+                };
+                contents.push(Arc::new(content));
             }
             Ok(contents)
         };
         let images: Vec<&Image> = images.iter().collect();
         let handler = IntoSink(Arc::clone(sink));
-        let run = self.run(&images, jobs, Order::Largest, Some(free), handler);
+        let run = self.run(&images, jobs, Order::Largest, given_back, handler);
         let (contents, (_, pulled)) = tokio::try_join!(contents, run)?;
         let configs = contents
             .iter()
@@ -408,12 +409,56 @@ impl Fetcher {
         })
     }
 
+    /// A spare to ask for the first image's config, so that the first proxy can begin
+    /// with the largest layer, and where the run gets it after that. None, if there
+    /// is no spare, or nothing to ask.
+    async fn lend_spare(
+        &self,
+        images: &[Image],
+        sink: &impl Sink,
+    ) -> Result<Option<(Lent, oneshot::Receiver<Spare>)>> {
+        match images.first() {
+            Some(first) if !sink.has(first.manifest().config()).await? => {
+                Ok(first.spares.take().map(Spare::lend))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// As [`content_for`](Self::content_for), but ask that spare, if it has opened the
+    /// image within the time that the first proxy took for it, and can tell.
+    async fn content_by(
+        &self,
+        mut lent: Lent,
+        image: &Image,
+        sink: &impl Sink,
+    ) -> Result<ImageContent> {
+        let opened = timeout(image.opening, lent.spare.opened()).await;
+        let resolved = if let Ok(Ok(Opened {
+            proxy,
+            image: opened,
+            ..
+        })) = opened
+        {
+            let (reference, manifest) = (image.reference(), &image.same.manifest);
+            let resolving = content::resolve(proxy, opened, reference, manifest, sink);
+            Some(Box::pin(resolving).await)
+        } else {
+            None
+        };
+        lent.give_back();
+        if let Some(Ok(content)) = resolved {
+            return Ok(content);
+        }
+        self.content_for(image, sink).await
+    }
+
     async fn run<H: Handler>(
         &self,
         images: &[&Image],
         jobs: Vec<Job>,
         order: Order,
-        free: Option<CancellationToken>,
+        lent: Option<oneshot::Receiver<Spare>>,
         handler: H,
     ) -> Result<(Vec<H::Output>, Pulled)> {
         let Some(first) = images.first() else {
@@ -424,10 +469,11 @@ impl Fetcher {
             options: &self.options,
             events: self.events.clone(),
             images: images.iter().map(|image| Arc::clone(&image.same)).collect(),
-            home: home(first, images, free),
+            home: home(first, images),
             opening: first.opening,
             starting: first.starting,
             spares: first.spares.clone(),
+            lent,
             order,
         };
         tokio::select! {
@@ -487,7 +533,7 @@ async fn open_in(
 }
 
 /// The first image's proxy, with all of these that it has open.
-fn home(first: &Image, images: &[&Image], free: Option<CancellationToken>) -> Home {
+fn home(first: &Image, images: &[&Image]) -> Home {
     let in_first = |(_, image): &(usize, &&Image)| image.opened.is_open_in(&first.proxy);
     let opened = images.iter().enumerate().filter(in_first);
     Home {
@@ -495,7 +541,6 @@ fn home(first: &Image, images: &[&Image], free: Option<CancellationToken>) -> Ho
         opened: opened
             .map(|(number, image)| (number, Arc::clone(&image.opened)))
             .collect(),
-        free,
     }
 }
 

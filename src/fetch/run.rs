@@ -5,11 +5,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::{Id, JoinSet};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
-use super::ahead::Spares;
+use super::ahead::{Spare, Spares};
 use super::descriptors::Room;
 use super::event::{EventKind, Events};
 use super::governor::Governor;
@@ -52,16 +52,19 @@ pub(super) struct Start<'a> {
     pub(super) starting: Duration,
     /// Proxies that have opened the first image, or are about to.
     pub(super) spares: Spares,
+    /// One of them, that is asked for a config before.
+    pub(super) lent: Option<oneshot::Receiver<Spare>>,
     pub(super) order: Order,
 }
 
 /// Do all jobs. Dropped early, all units are stopped.
 pub(super) async fn run<H: Handler>(
-    start: Start<'_>,
+    mut start: Start<'_>,
     jobs: Vec<Job>,
     handler: H,
 ) -> Result<(Vec<H::Output>, Pulled)> {
     let deadline = start.options.retry.ends();
+    let lent = start.lent.take();
     let (home, spares) = (start.home.clone(), start.spares.clone());
     for job in &jobs {
         let queued = || EventKind::BlobQueued { blob: job.name() };
@@ -73,7 +76,7 @@ pub(super) async fn run<H: Handler>(
         return Ok(run.close());
     }
     run.start_unit(Beginning::Home(home)).await;
-    run.employ(&spares).await;
+    run.employ(lent, &spares).await;
     run.adjust().await;
     let mut look = interval(LOOK_EVERY);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -257,8 +260,13 @@ impl<H: Handler> Run<H> {
     }
 
     /// Spares cost nothing more, so all are put to work that find some.
-    async fn employ(&mut self, spares: &Spares) {
+    async fn employ(&mut self, lent: Option<oneshot::Receiver<Spare>>, spares: &Spares) {
         let most = self.ledger.to_ask().min(self.most);
+        if self.at_work() < most
+            && let Some(lent) = lent
+        {
+            self.start_unit(Beginning::Lent(lent)).await;
+        }
         while self.at_work() < most
             && let Some(spare) = spares.take()
         {

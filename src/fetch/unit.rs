@@ -9,7 +9,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -99,6 +99,8 @@ pub(super) enum Beginning {
     Home(Home),
     /// One that was started while the image was opened.
     Spare(Spare),
+    /// Another such, that is asked for something else before.
+    Lent(oneshot::Receiver<Spare>),
     /// Nothing yet.
     New,
 }
@@ -185,25 +187,11 @@ impl<H: Handler> Unit<H> {
     async fn begin(&self, beginning: Beginning) -> Result<Begun> {
         let first = &self.common.images[0];
         let (proxy, image, starting) = match beginning {
-            Beginning::Home(home) => {
-                let Home {
-                    proxy,
-                    opened,
-                    free,
-                } = home;
-                if let Some(free) = free {
-                    free.cancelled().await;
-                }
-                return Ok((proxy, opened, None));
-            }
-            Beginning::Spare(spare) => {
-                let Opened {
-                    proxy,
-                    image,
-                    starting,
-                } = spare.opened().await?;
-                let image = first.settle_in(&proxy, image).await?;
-                (proxy, image, starting)
+            Beginning::Home(Home { proxy, opened }) => return Ok((proxy, opened, None)),
+            Beginning::Spare(spare) => self.begin_with(spare).await?,
+            Beginning::Lent(back) => {
+                let spare = back.await.map_err(|_| Error::Closed)?;
+                self.begin_with(spare).await?
             }
             Beginning::New => {
                 let begun = Instant::now();
@@ -215,6 +203,16 @@ impl<H: Handler> Unit<H> {
         };
         let opened = vec![(0, Arc::new(image))];
         Ok((proxy, opened, Some(starting)))
+    }
+
+    async fn begin_with(&self, spare: Spare) -> Result<(ImageProxy, OpenedImage, Duration)> {
+        let Opened {
+            proxy,
+            image,
+            starting,
+        } = spare.into_opened().await?;
+        let image = self.common.images[0].settle_in(&proxy, image).await?;
+        Ok((proxy, image, starting))
     }
 }
 
