@@ -2,7 +2,9 @@
 //! all of it; units are told by channels and tell by reports.
 
 use std::collections::HashMap;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
+use std::thread::available_parallelism;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
@@ -30,11 +32,12 @@ const REPORTS: usize = 256;
 /// How often the run looks for calls that are late. Everything else wakes it.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
-/// Workers of each proxy, where the number of proxies is not fixed: one asks, three
-/// drain. More pipes at a time do not make one process faster (seven were 2 to 5 %
-/// slower, for what flows through them does not stay in the processor's cache), and
-/// there are more only if all workers could not be at work otherwise.
-const WORKERS_PER_PROXY: usize = 4;
+/// Workers of each proxy for each processor, where the number of proxies is not fixed.
+/// On two processors one asks and three drain; seven were 2 to 5 % slower, for what
+/// flows through so many pipes does not stay in the processors' caches. Where not
+/// processors but the network or the handlers make all of them slow, there will be
+/// further proxies ([`Run::is_starved`]).
+const WORKERS_PER_PROCESSOR: usize = 2;
 
 /// If more than one in so many units waits for a late answer, it is not their
 /// fault.
@@ -138,6 +141,8 @@ struct Run<H: Handler> {
     units: JoinSet<Result<()>>,
     running: HashMap<Id, Running>,
     started: usize,
+    /// When a unit was last started, or asked for a blob.
+    active: Instant,
     /// How often units failed before they did anything, since one did
     /// something; those that were started together count once.
     failed_starts: u32,
@@ -195,7 +200,7 @@ impl<H: Handler> Run<H> {
             }
             Order::Largest => {
                 let workers = options.workers.get().min(room);
-                (workers, WORKERS_PER_PROXY.max(workers.div_ceil(max)))
+                (workers, usual_workers().max(workers.div_ceil(max)))
             }
         };
         let common = Common {
@@ -220,6 +225,7 @@ impl<H: Handler> Run<H> {
             units: JoinSet::new(),
             running: HashMap::new(),
             started: 0,
+            active: Instant::now(),
             failed_starts: 0,
             started_since: 0,
             start_again: None,
@@ -278,6 +284,7 @@ impl<H: Handler> Run<H> {
     async fn start_unit(&mut self, beginning: Beginning) {
         let number = self.started;
         self.started += 1;
+        self.active = Instant::now();
         // Before anything that it tells itself.
         self.common
             .events
@@ -334,6 +341,7 @@ impl<H: Handler> Run<H> {
                 }
             }
             Report::Asking { unit } => {
+                self.active = Instant::now();
                 if let Some(unit) = self.unit(unit) {
                     unit.asking = Some(Instant::now());
                 }
@@ -525,6 +533,22 @@ impl<H: Handler> Run<H> {
             self.start_unit(Beginning::New).await;
         }
         self.retire_some(working, wanted);
+        if self.is_starved() {
+            self.start_unit(Beginning::New).await;
+        }
+    }
+
+    /// Blobs wait, and nobody asks for them, because all workers have been at work for
+    /// long: slow transfers, or slow handlers. A limit of the rate makes all slow, and
+    /// more workers do not help.
+    fn is_starved(&self) -> bool {
+        let asking = |unit: &Running| !unit.retired && unit.asking.is_some();
+        !self.common.jobs.is_empty()
+            && self.common.limit.is_none()
+            && !self.governor.is_throttled()
+            && self.at_work() < self.most
+            && self.active.elapsed() >= self.governor.late_after()
+            && !self.running.values().any(asking)
     }
 
     /// Too many: the newest go, after what they are at.
@@ -542,6 +566,12 @@ impl<H: Handler> Run<H> {
             unit.retire();
         }
     }
+}
+
+/// How many workers a proxy has.
+fn usual_workers() -> usize {
+    let processors = available_parallelism().map_or(1, NonZeroUsize::get);
+    WORKERS_PER_PROCESSOR * processors.max(2)
 }
 
 /// `OpenImage` waits for two answers of the registry, one after the other, and
