@@ -10,11 +10,11 @@
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::thread::available_parallelism;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep_until};
 
 use super::options::Transport;
 use super::panicked;
@@ -129,9 +129,12 @@ pub(super) async fn while_opening<T>(
     let (spare, spares) = async_channel::unbounded();
     let every = START_COST / at_a_time();
     let starting = async {
+        // From one moment on, for sleeps last a millisecond longer than they should.
+        let mut next = Instant::now();
         for number in 0..most {
             if number >= least {
-                sleep(every).await;
+                next += every;
+                sleep_until(next).await;
             }
             let next = Spare::start(Arc::clone(starter), reference.to_owned());
             // It has no bound, and its other end is below.

@@ -1,15 +1,23 @@
 //! What has become of each job. Pure: who does them is the run's affair.
 
+use std::collections::VecDeque;
+
 use tokio::sync::watch;
 
 use super::{Job, Pulled};
 
+/// How many small blobs follow a large one.
+const SMALL_PER_LARGE: usize = 2;
+
 /// In which order the jobs are given out.
 #[derive(Debug)]
 pub(super) enum Order {
-    /// The largest first, so that none of the large ones starts when all others
-    /// are done.
-    Largest,
+    /// Large and small ones in turn, the largest and the smallest first: while the
+    /// bytes of large ones keep the processors busy, answers for small ones are
+    /// waited for, and the largest do not begin when all others are done. (The
+    /// largest first, then the next, did the one after the other: 400 layers at
+    /// 50 ms took 8 % longer, 85 real ones 3 %.)
+    Mixed,
     /// As they come, and only those whose number is below `end`, which grows;
     /// at most `ahead` besides the one that is due.
     Window {
@@ -37,11 +45,11 @@ impl<T> Ledger<T> {
     /// The jobs are numbered by their place.
     pub(super) fn new(jobs: Vec<Job>, order: Order) -> Self {
         let count = jobs.len();
-        let mut held = jobs;
+        let mut held = match order {
+            Order::Mixed => mixed(jobs),
+            Order::Window { .. } => jobs,
+        };
         held.reverse();
-        if let Order::Largest = order {
-            held.sort_by_key(|job| job.layer.descriptor.size());
-        }
         Self {
             order,
             held,
@@ -58,7 +66,7 @@ impl<T> Ledger<T> {
     /// The next job that may be given out now.
     pub(super) fn next(&mut self) -> Option<Job> {
         let end = match &mut self.order {
-            Order::Largest => usize::MAX,
+            Order::Mixed => usize::MAX,
             Order::Window { end, .. } => *end.borrow_and_update(),
         };
         self.held.pop_if(|job| job.number < end)
@@ -134,6 +142,17 @@ impl<T> Ledger<T> {
     }
 }
 
+fn mixed(mut jobs: Vec<Job>) -> Vec<Job> {
+    jobs.sort_by_key(|job| std::cmp::Reverse(job.layer.descriptor.size()));
+    let mut left = VecDeque::from(jobs);
+    let mut mixed = Vec::with_capacity(left.len());
+    while let Some(large) = left.pop_front() {
+        mixed.push(large);
+        mixed.extend((0..SMALL_PER_LARGE).map_while(|_| left.pop_back()));
+    }
+    mixed
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -167,9 +186,17 @@ mod tests {
     }
 
     #[test]
-    fn the_largest_first() {
-        let mut ledger = Ledger::new(jobs(&[5, 9, 1, 9]), Order::Largest);
-        assert_eq!(given_out(&mut ledger), [1, 3, 0, 2]);
+    fn large_ones_and_small_ones_in_turn() {
+        let table: [(&[u64], &[usize]); 4] = [
+            (&[], &[]),
+            (&[5, 9], &[1, 0]),
+            (&[5, 9, 1, 9], &[1, 2, 0, 3]),
+            (&[1, 2, 3, 4, 5, 6, 7], &[6, 0, 1, 5, 2, 3, 4]),
+        ];
+        for (sizes, expected) in table {
+            let mut ledger = Ledger::new(jobs(sizes), Order::Mixed);
+            assert_eq!(given_out(&mut ledger), expected, "{sizes:?}");
+        }
     }
 
     #[test]
@@ -184,7 +211,7 @@ mod tests {
     #[test]
     fn what_is_asked_for_again_counts_again_and_once() {
         let all = jobs(&[1, 2]);
-        let mut ledger = Ledger::new(all.clone(), Order::Largest);
+        let mut ledger = Ledger::new(all.clone(), Order::Mixed);
         assert_eq!(ledger.to_ask(), 2);
         ledger.answered(0);
         ledger.answered(0);

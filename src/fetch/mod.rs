@@ -59,7 +59,7 @@ use crate::proxy::{ImageProxy, OpenedImage};
 ///
 /// It starts proxies from one [`ImageProxyConfig`] as they are needed. A unit
 /// of the engine is a proxy with its workers; all units eat from one queue of
-/// blobs, the largest first. How many there are follows from what the
+/// blobs, large and small ones in turn. How many there are follows from what the
 /// registry's answers take ([`Proxies`]). A blob that breaks is tried again, on
 /// another proxy if there is one ([`RetryPolicy`]); a proxy that dies or hangs
 /// is replaced.
@@ -309,7 +309,7 @@ impl Fetcher {
             async move { work.await.map_err(Error::handler) }
         });
         let (outputs, _) = self
-            .run(&[image], jobs.clone(), Order::Largest, None, handler)
+            .run(&[image], jobs.clone(), Order::Mixed, None, handler)
             .await?;
         let by_digest: HashMap<&Digest, T> = jobs
             .iter()
@@ -391,7 +391,7 @@ impl Fetcher {
         };
         let images: Vec<&Image> = images.iter().collect();
         let handler = IntoSink(Arc::clone(sink));
-        let run = self.run(&images, jobs, Order::Largest, given_back, handler);
+        let run = self.run(&images, jobs, Order::Mixed, given_back, handler);
         let (contents, (_, pulled)) = tokio::try_join!(contents, run)?;
         let configs = contents
             .iter()

@@ -177,7 +177,7 @@ impl<H: Handler> Run<H> {
         let (min, max) = options.bounds(&sources);
         let room = Room::now();
         let (min, max) = match &order {
-            Order::Largest => (min, max.min(room.proxies).max(min)),
+            Order::Mixed => (min, max.min(room.proxies).max(min)),
             // More could not be at work.
             Order::Window { ahead, .. } => (min.min(ahead + 1), max.min(ahead + 1)),
         };
@@ -194,11 +194,11 @@ impl<H: Handler> Run<H> {
             // be tried again.
             Order::Window { ahead, .. } => (jobs.len(), ahead + 2),
             // A fixed number of proxies shares all workers between them.
-            Order::Largest if min == max => {
+            Order::Mixed if min == max => {
                 let workers = options.workers.get();
                 (workers.min(room), workers.div_ceil(min).max(2))
             }
-            Order::Largest => {
+            Order::Mixed => {
                 let workers = options.workers.get().min(room);
                 (workers, usual_workers().max(workers.div_ceil(max)))
             }
