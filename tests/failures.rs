@@ -16,7 +16,7 @@ use std::thread;
 use serde_json::json;
 
 use command::registry::image::Written;
-use command::{Scratch, Served, Skopeo, newest_skopeo, skopeos, small_image};
+use command::{ImageBuilder, Scratch, Served, Skopeo, newest_skopeo, skopeos, small_image};
 
 /// A pull under one fault, which tries nothing twice, and what it says, which must be one line of what
 /// failed and perhaps one of what to do.
@@ -73,6 +73,30 @@ fn a_wrong_blob_is_refused() {
                 assert_says(&said, &fault, words);
                 assert!(said.contains(&format!("blob {digest}")), "{said}");
             }
+        }
+    }
+}
+
+/// It is written in several chunks, and hashed where it is written.
+#[test]
+fn a_wrong_byte_anywhere_in_a_large_blob_is_found() {
+    let image = ImageBuilder::new().layer_random(2_000_000, 7);
+    let (served, image) = Served::image("v1", &image);
+    let size = image.layers[0].size();
+    let last = size - 1;
+    for skopeo in skopeos() {
+        for at in [0, 512 * 1024 - 1, 512 * 1024, 1_500_000, last] {
+            let fault = format!("blob#0:corrupt={at}");
+            let said = failing_pull(&skopeo, &served, &fault);
+            assert_says(&said, &fault, &["corrupt: its bytes have digest"]);
+        }
+        for (kind, words) in [
+            ("shorter=1", &["bytes, its descriptor says"][..]),
+            ("chunked-longer=1", &["longer than", "orrupted blob"]),
+        ] {
+            let fault = format!("blob#0:{kind}");
+            let said = failing_pull(&skopeo, &served, &fault);
+            assert_says(&said, &fault, words);
         }
     }
 }

@@ -38,6 +38,10 @@ impl<R> Buffered<R> {
         &self.inner
     }
 
+    pub(crate) fn get_mut(&mut self) -> &mut R {
+        &mut self.inner
+    }
+
     pub(crate) fn into_inner(self) -> R {
         self.inner
     }

@@ -14,6 +14,7 @@ use super::event::{BlobName, EventKind, Events};
 use super::rate::Share;
 use crate::config::ConnectionOptions;
 use crate::drain::aligned::AlignedBuffer;
+use crate::drain::verify::Verifier;
 use crate::error::{BlobError, Error, Result};
 use crate::proxy::Blob;
 
@@ -100,6 +101,20 @@ impl LayerReader {
             Err(_) => self.back = None,
         }
         verdict
+    }
+
+    /// For a sink that hashes what it reads itself, every byte of it: until the
+    /// verifier is given back, the end of reading comes without a verdict. `None` if
+    /// something was read already, or there is nothing to check.
+    pub(crate) fn lend_verifier(&mut self) -> Option<Verifier> {
+        self.blob.as_mut()?.lend_verifier()
+    }
+
+    /// Before [`finish`](Self::finish), which otherwise fails.
+    pub(crate) fn give_back_verifier(&mut self, verifier: Verifier) {
+        if let Some(blob) = &mut self.blob {
+            blob.give_back_verifier(verifier);
+        }
     }
 
     async fn verdict(&mut self) -> Result<()> {

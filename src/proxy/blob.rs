@@ -16,6 +16,7 @@ pub(super) use self::stream::{Opened, Source};
 
 use self::stream::Stream;
 use crate::drain::buffered::Buffered;
+use crate::drain::verify::Verifier;
 use crate::error::Result;
 
 /// A blob that the proxy is sending.
@@ -71,6 +72,15 @@ impl Blob {
     /// Dropped early, the blob is given up, as by dropping it.
     pub async fn finish(self) -> Result<()> {
         self.0.into_inner().finish().await
+    }
+
+    /// See [`Stream::lend_verifier`].
+    pub(crate) fn lend_verifier(&mut self) -> Option<Verifier> {
+        self.0.get_mut().lend_verifier()
+    }
+
+    pub(crate) fn give_back_verifier(&mut self, verifier: Verifier) {
+        self.0.get_mut().give_back_verifier(verifier);
     }
 
     /// Split it into a reader and a driver, for code written that way (the

@@ -120,6 +120,8 @@ pub(super) struct Stream {
     announced: Option<u64>,
     read: u64,
     verifier: Option<Verifier>,
+    /// Somebody else has the verifier.
+    lent: bool,
     /// The digest was checked here.
     verified: bool,
     state: State,
@@ -154,6 +156,7 @@ impl Stream {
             read: 0,
             verified: verifier.is_some(),
             verifier,
+            lent: false,
             state: State::Flowing,
             stall: Stall::new(stall_timeout),
             fate,
@@ -182,6 +185,23 @@ impl Stream {
         &self.runtime
     }
 
+    /// Let somebody else hash all that is read. Until the verifier is given back, the
+    /// end comes after the last byte, and says nothing. `None` if something was read,
+    /// if it is not known where the end is, or nothing is checked.
+    pub(super) fn lend_verifier(&mut self) -> Option<Verifier> {
+        if self.read > 0 || self.size.is_none() {
+            return None;
+        }
+        let verifier = self.verifier.take();
+        self.lent = verifier.is_some();
+        verifier
+    }
+
+    pub(super) fn give_back_verifier(&mut self, verifier: Verifier) {
+        self.verifier = Some(verifier);
+        self.lent = false;
+    }
+
     /// Nothing more will be read: all bytes are here, or it failed.
     pub(super) fn is_drained(&self) -> bool {
         self.size == Some(self.read) || !matches!(self.state, State::Flowing)
@@ -199,7 +219,12 @@ impl Stream {
                     let verdict = ready!(judging.as_mut().poll(cx));
                     self.state = State::Ended(verdict);
                 }
-                State::Flowing if self.size == Some(self.read) => ready!(self.poll_end(cx)),
+                State::Flowing if self.size == Some(self.read) => {
+                    if self.lent {
+                        return Poll::Ready(Ok(()));
+                    }
+                    ready!(self.poll_end(cx));
+                }
                 State::Flowing => {
                     let wanted = self.size.map_or(u64::MAX, |size| size - self.read);
                     let wanted = usize::try_from(wanted).unwrap_or(usize::MAX);
@@ -301,6 +326,11 @@ impl Stream {
 
     /// Read and check what is left, and give the verdict.
     pub(super) async fn finish(mut self) -> Result<()> {
+        if self.lent {
+            return Err(Error::blob(&self.digest)(BlobError::Abandoned {
+                read: self.read,
+            }));
+        }
         if !matches!(self.state, State::Ended(_)) {
             let mut scratch = AlignedBuffer::new(SCRATCH_BYTES);
             while self.read_some(&mut scratch).await? > 0 {}
