@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use oci_spec::image::ImageManifest;
+use tokio_util::sync::CancellationToken;
 
 use super::ahead::Spares;
 use super::content::{FetchedManifest, Layer, layers};
@@ -32,6 +33,8 @@ pub(super) struct Home {
     pub(super) proxy: ImageProxy,
     /// Those of a run's images that it has open, by their number in the run.
     pub(super) opened: Vec<(usize, Arc<OpenedImage>)>,
+    /// Cancelled when it can be asked for layers, if not at once.
+    pub(super) free: Option<CancellationToken>,
 }
 
 impl Image {

@@ -132,6 +132,16 @@ pub(crate) struct Job {
     failed: u32,
 }
 
+/// Who is asked for the first config, before it is asked for layers: a layer would
+/// have to wait for that answer.
+enum Busy {
+    Nobody,
+    /// The first proxy, until this is cancelled.
+    Home(CancellationToken),
+    /// A spare, until it comes from here.
+    Spare(oneshot::Receiver<Spare>),
+}
+
 impl Fetcher {
     /// Fetch by this configuration. Each proxy is started with it, so hooks in
     /// its [`skopeo_cmd`](ImageProxyConfig::skopeo_cmd) (`pre_exec`) do not
@@ -309,7 +319,7 @@ impl Fetcher {
             async move { work.await.map_err(Error::handler) }
         });
         let (outputs, _) = self
-            .run(&[image], jobs.clone(), Order::Mixed, None, handler)
+            .run(&[image], jobs.clone(), Order::Mixed, Busy::Nobody, handler)
             .await?;
         let by_digest: HashMap<&Digest, T> = jobs
             .iter()
@@ -378,6 +388,9 @@ impl Fetcher {
         let bytes = sizes.fold(0, u64::saturating_add);
         // The configs come beside the layers: no layer has to wait for them.
         let (mut lent, given_back) = self.lend_spare(images, &**sink).await?.unzip();
+        let free = CancellationToken::new();
+        let mut asking = Some(free.clone().drop_guard());
+        let busy = given_back.map_or(Busy::Home(free), Busy::Spare);
         let contents = async {
             let mut contents = Vec::with_capacity(images.len());
             for image in images {
@@ -386,12 +399,13 @@ impl Fetcher {
                     None => self.content_for(image, &**sink).await?,
                 };
                 contents.push(Arc::new(content));
+                asking.take();
             }
             Ok(contents)
         };
         let images: Vec<&Image> = images.iter().collect();
         let handler = IntoSink(Arc::clone(sink));
-        let run = self.run(&images, jobs, Order::Mixed, given_back, handler);
+        let run = self.run(&images, jobs, Order::Mixed, busy, handler);
         let (contents, (_, pulled)) = tokio::try_join!(contents, run)?;
         let configs = contents
             .iter()
@@ -458,18 +472,23 @@ impl Fetcher {
         images: &[&Image],
         jobs: Vec<Job>,
         order: Order,
-        lent: Option<oneshot::Receiver<Spare>>,
+        busy: Busy,
         handler: H,
     ) -> Result<(Vec<H::Output>, Pulled)> {
         let Some(first) = images.first() else {
             return Ok((Vec::new(), Pulled::default()));
+        };
+        let (free, lent) = match busy {
+            Busy::Nobody => (None, None),
+            Busy::Home(free) => (Some(free), None),
+            Busy::Spare(given_back) => (None, Some(given_back)),
         };
         let start = Start {
             starter: Arc::clone(&self.starter),
             options: &self.options,
             events: self.events.clone(),
             images: images.iter().map(|image| Arc::clone(&image.same)).collect(),
-            home: home(first, images),
+            home: home(first, images, free),
             opening: first.opening,
             starting: first.starting,
             spares: first.spares.clone(),
@@ -533,7 +552,7 @@ async fn open_in(
 }
 
 /// The first image's proxy, with all of these that it has open.
-fn home(first: &Image, images: &[&Image]) -> Home {
+fn home(first: &Image, images: &[&Image], free: Option<CancellationToken>) -> Home {
     let in_first = |(_, image): &(usize, &&Image)| image.opened.is_open_in(&first.proxy);
     let opened = images.iter().enumerate().filter(in_first);
     Home {
@@ -541,6 +560,7 @@ fn home(first: &Image, images: &[&Image]) -> Home {
         opened: opened
             .map(|(number, image)| (number, Arc::clone(&image.opened)))
             .collect(),
+        free,
     }
 }
 

@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 
 use super::ledger::Order;
 use super::unit::Handler;
-use super::{Fetcher, Image, Job, Layer, LayerReader, jobs, panicked};
+use super::{Busy, Fetcher, Image, Job, Layer, LayerReader, jobs, panicked};
 use crate::error::{Error, Result};
 
 impl Fetcher {
@@ -50,7 +50,7 @@ impl Fetcher {
         let run = tokio::spawn(async move {
             let order = Order::Window { end, ahead };
             fetcher
-                .run(&[&image], jobs, order, None, HandOut(hand_out))
+                .run(&[&image], jobs, order, Busy::Nobody, HandOut(hand_out))
                 .await
                 .map(drop)
         });

@@ -187,7 +187,12 @@ impl<H: Handler> Unit<H> {
     async fn begin(&self, beginning: Beginning) -> Result<Begun> {
         let first = &self.common.images[0];
         let (proxy, image, starting) = match beginning {
-            Beginning::Home(Home { proxy, opened }) => return Ok((proxy, opened, None)),
+            Beginning::Home(home) => {
+                if let Some(free) = home.free {
+                    free.cancelled().await;
+                }
+                return Ok((home.proxy, home.opened, None));
+            }
             Beginning::Spare(spare) => self.begin_with(spare).await?,
             Beginning::Lent(back) => {
                 let spare = back.await.map_err(|_| Error::Closed)?;
