@@ -23,7 +23,7 @@ mod unit;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use oci_spec::image::Digest;
 use tokio::sync::oneshot;
@@ -43,7 +43,7 @@ pub use self::reader::LayerReader;
 pub use self::retry::RetryPolicy;
 pub use self::sink::{Discard, Sink};
 
-use self::ahead::{Lent, Opened, Spare, Spares, while_opening};
+use self::ahead::{Lent, Spare, Spares, while_opening};
 use self::image::{Home, SameImage};
 use self::ledger::Order;
 use self::options::Transport;
@@ -131,6 +131,11 @@ pub(crate) struct Job {
     /// How many tries have failed.
     failed: u32,
 }
+
+/// How long a spare may take to open the image before the first proxy is asked for
+/// the config after all. It was started when that one had not opened it yet, so a
+/// spare that takes longer hangs.
+const SPARE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Who is asked for the first config, before it is asked for layers: a layer would
 /// have to wait for that answer.
@@ -261,12 +266,22 @@ impl Fetcher {
     }
 
     async fn content_for(&self, image: &Image, sink: &impl Sink) -> Result<ImageContent> {
+        let asked = (&image.proxy, &*image.opened);
+        self.content_from(asked, image, sink).await
+    }
+
+    /// Ask this proxy, in which the image is open.
+    async fn content_from(
+        &self,
+        (proxy, opened): (&ImageProxy, &OpenedImage),
+        image: &Image,
+        sink: &impl Sink,
+    ) -> Result<ImageContent> {
         let manifest = &image.same.manifest;
         self.retrying(async || {
             let reference = image.reference();
             // Boxed, here and below, so that pulls are no larger than they must be.
-            let resolving =
-                content::resolve(&image.proxy, &image.opened, reference, manifest, sink);
+            let resolving = content::resolve(proxy, opened, reference, manifest, sink);
             match Box::pin(resolving).await {
                 Err(error) if retry::is_the_proxys(&error) => {
                     // Its proxy is gone, or hangs, but not the image.
@@ -439,32 +454,25 @@ impl Fetcher {
         }
     }
 
-    /// As [`content_for`](Self::content_for), but ask that spare, if it has opened the
-    /// image within the time that the first proxy took for it, and can tell.
+    /// As [`content_for`](Self::content_for), but ask that spare, unless it can't open
+    /// the image.
     async fn content_by(
         &self,
         mut lent: Lent,
         image: &Image,
         sink: &impl Sink,
     ) -> Result<ImageContent> {
-        let opened = timeout(image.opening, lent.spare.opened()).await;
-        let resolved = if let Ok(Ok(Opened {
-            proxy,
-            image: opened,
-            ..
-        })) = opened
-        {
-            let (reference, manifest) = (image.reference(), &image.same.manifest);
-            let resolving = content::resolve(proxy, opened, reference, manifest, sink);
-            Some(Box::pin(resolving).await)
-        } else {
-            None
+        let opened = timeout(SPARE_PATIENCE, lent.spare.opened()).await;
+        let asked = match &opened {
+            Ok(Ok(spare)) => Some((&spare.proxy, &spare.image)),
+            _ => None,
+        };
+        let content = match asked {
+            Some(asked) => self.content_from(asked, image, sink).await,
+            None => self.content_for(image, sink).await,
         };
         lent.give_back();
-        if let Some(Ok(content)) = resolved {
-            return Ok(content);
-        }
-        self.content_for(image, sink).await
+        content
     }
 
     async fn run<H: Handler>(
@@ -528,11 +536,7 @@ impl Fetcher {
     }
 }
 
-async fn open_in(
-    proxy: ImageProxy,
-    reference: &str,
-    starting: std::time::Duration,
-) -> Result<Image> {
+async fn open_in(proxy: ImageProxy, reference: &str, starting: Duration) -> Result<Image> {
     let begun = Instant::now();
     let opened: OpenedImage = proxy.open_image(reference).await?;
     let opening = begun.elapsed();
