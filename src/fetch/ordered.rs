@@ -10,9 +10,10 @@ use tokio::io::{AsyncBufRead, AsyncRead, ReadBuf};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
+use super::configs::Busy;
 use super::ledger::Order;
 use super::unit::Handler;
-use super::{Busy, Fetcher, Image, Job, Layer, LayerReader, jobs, panicked};
+use super::{Fetcher, Image, Job, Layer, LayerReader, jobs, panicked};
 use crate::error::{Error, Result};
 
 impl Fetcher {
@@ -50,7 +51,7 @@ impl Fetcher {
         let run = tokio::spawn(async move {
             let order = Order::Window { end, ahead };
             fetcher
-                .run(&[&image], jobs, order, Busy::Nobody, HandOut(hand_out))
+                .run(&[&image], jobs, order, Busy::default(), HandOut(hand_out))
                 .await
                 .map(drop)
         });

@@ -538,12 +538,13 @@ impl<H: Handler> Run<H> {
         }
     }
 
-    /// Blobs wait, and nobody asks for them, because all workers have been at work for
-    /// long: slow transfers, or slow handlers. A limit of the rate makes all slow, and
-    /// more workers do not help.
+    /// Blobs wait, and nobody asks for them, because all workers of all units have been
+    /// at work for long, and more blobs may be in flight: slow transfers, or slow
+    /// handlers. A limit of the rate makes all slow, and more workers do not help.
     fn is_starved(&self) -> bool {
         let asking = |unit: &Running| !unit.retired && unit.asking.is_some();
         !self.common.jobs.is_empty()
+            && self.common.in_flight.available_permits() > 0
             && self.common.limit.is_none()
             && !self.governor.is_throttled()
             && self.at_work() < self.most
