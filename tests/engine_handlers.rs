@@ -16,14 +16,16 @@ use std::time::{Duration, Instant};
 
 use engine::{Served, blob_error, config, impatient, options, random, retries, within};
 use futures_util::FutureExt;
-use longshore::{BlobError, Error, FetchOptions, Fetcher, Layer, LayerReader, Result};
+use longshore::{
+    BlobError, Error, EventKind, Events, FetchOptions, Fetcher, Layer, LayerReader, Result,
+};
 use registry::format::Compression;
 use registry::server::Options;
 use support::leaks::run;
 use support::sha256;
 use support::tools::SKOPEOS;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt};
-use tokio::sync::{Barrier, Notify};
+use tokio::sync::{Barrier, Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
 /// Each layer of an image through this handler.
@@ -100,6 +102,33 @@ fn many_handlers_run_at_once() {
         options.workers = NonZeroUsize::new(many).unwrap();
         let results = for_each("0.2.8", options, &served, handler).await;
         assert_eq!(results.unwrap().len(), many);
+    });
+}
+
+#[test]
+fn slow_handlers_bring_no_proxies_that_could_not_work() {
+    run(async {
+        let served = Served::new(10, 50_000);
+        let (sender, mut receiver) = mpsc::channel(10_000);
+        let mut options = options();
+        options.start_ahead = false;
+        options.workers = NonZeroUsize::new(2).unwrap();
+        let fetcher = Fetcher::new(impatient("0.2.8"), options).await.unwrap();
+        let fetcher = fetcher.with_events(Events::to(sender));
+        let image = fetcher.open(&served.reference()).await.unwrap();
+        // Longer than workers may all be at work before there is another proxy.
+        let slow = |layer, reader| async move {
+            tokio::time::sleep(Duration::from_millis(700)).await;
+            read_all(layer, reader).await
+        };
+        let results = within(fetcher.for_each_layer(&image, slow)).await;
+        assert_eq!(results.unwrap().len(), 10);
+        let mut proxies = 0;
+        while let Ok(event) = receiver.try_recv() {
+            proxies += usize::from(matches!(event.kind, EventKind::ProxyStarted { .. }));
+        }
+        // One, but on a machine so busy that answers are slow.
+        assert!(proxies <= 3, "{proxies}");
     });
 }
 

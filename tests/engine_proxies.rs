@@ -15,7 +15,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use engine::{
-    Served, Told, complete, config, options, proxies, pull, pull_watched, random, within,
+    Served, Told, complete, config, impatient, options, proxies, pull, pull_watched, random, within,
 };
 use longshore::oci_spec::image::{Descriptor, Digest, MediaType};
 use longshore::{ConnectionOptions, Error, EventKind, Fetcher, Layer, LayerReader, Proxies};
@@ -281,6 +281,24 @@ fn proxies_started_ahead_open_the_image_while_the_first_one_waits() {
             let told = pull(config(protocol), proxies(3), &served.reference()).await;
             assert_eq!(told.right(&served).proxies, 3, "{protocol}");
             assert_eq!(opened_as(&served), ["latest"; 3], "{protocol}");
+        });
+    }
+}
+
+/// A spare is asked for it, and for no layer before it has answered.
+#[test]
+fn a_config_that_is_never_answered_holds_up_no_layer() {
+    for protocol in SKOPEOS {
+        run(async {
+            let served =
+                Served::slow(6, 20_000, slow_options()).faults(&["config:headers-never*1"]);
+            let told = pull(impatient(protocol), proxies(2), &served.reference()).await;
+            assert_eq!(told.right(&served).retries, 0, "{protocol}");
+            let asked_the_spare = told
+                .events
+                .iter()
+                .any(|event| matches!(event.kind, EventKind::BlobOpened { proxy: 1, .. }));
+            assert!(!asked_the_spare, "{protocol}: {:#?}", told.events);
         });
     }
 }
