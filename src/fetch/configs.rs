@@ -42,8 +42,8 @@ impl Fetcher {
     ///
     /// # Errors
     ///
-    /// What fetching the config fails with; [`Error::Decode`];
-    /// [`Error::Image`].
+    /// What fetching the config fails with; [`Error::Decode`](crate::Error::Decode);
+    /// [`Error::Image`](crate::Error::Image).
     ///
     /// # Cancel safety
     ///

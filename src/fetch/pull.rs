@@ -40,7 +40,7 @@ impl Fetcher {
     ///
     /// The handler gets a reader of the layer's blob as it is stored: verified
     /// to the end, compressed or not. If the blob breaks, the handler is run
-    /// again from the start with a fresh reader, as far as the [`RetryPolicy`]
+    /// again from the start with a fresh reader, as far as the [`RetryPolicy`](super::RetryPolicy)
     /// goes; what it did before must not matter, or be undone when its future
     /// ends. What it leaves unread is read and checked after it.
     ///
