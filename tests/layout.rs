@@ -32,8 +32,8 @@ fn image_to_hold(seed: u64) -> ImageBuilder {
         .layer_random(10_000, seed + 2)
 }
 
-/// A pull of such an image that has stored all other layers, and has some of
-/// this one, of which no more is going to come.
+/// A pull of such an image that has asked for the config and stored all other
+/// layers, and has some of this one, of which no more is going to come.
 #[track_caller]
 fn held(
     scratch: &Scratch,
@@ -43,13 +43,15 @@ fn held(
     layout: &Layout,
 ) -> Running {
     served.faults(&["blob#1:stall=half"]);
+    let configs = || served.registry.blob_gets(&image.config_digest);
+    let before = configs();
     let pull = scratch.pull(skopeo, &served.reference("v1"), &layout.tagged("v1"));
     let mut pull = pull.start();
     pull.gate("all but one layer are stored, and that one in part", |_| {
         let others = [&image.layers[0], &image.layers[2]];
         others.iter().all(|layer| layout.has(layer.digest()))
             && layout.is_written_to(1_000_000)
-            && served.registry.blob_gets(image.layers[HELD].digest()) > 0
+            && configs() > before
     });
     served.faults(&[]);
     served.take_blob_gets();
