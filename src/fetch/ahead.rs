@@ -7,29 +7,19 @@
 //! too: what is spent on them is never more than what was waited. A registry that
 //! answers at once brings none, or one.
 
-use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::thread::available_parallelism;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
 use super::options::Transport;
+use super::pace::Pace;
 use super::panicked;
 use super::starter::Starter;
 use crate::error::{Error, Result};
 use crate::proxy::{ImageProxy, OpenedImage};
-
-/// What a proxy is taken to cost until it has opened an image: skopeo 1.22 takes 15 ms
-/// of a processor for that, and 21 ms where there are 400 layers. With less, spares are
-/// in the way of the first proxy.
-const START_COST: Duration = Duration::from_millis(20);
-
-/// More than so many proxies are not started at a time, so that an answer within
-/// few milliseconds brings no crowd, however many processors there are.
-const MOST_AT_A_TIME: usize = 4;
 
 /// A proxy that has opened the image, or is about to. Dropped, it is ended.
 #[derive(Debug)]
@@ -120,24 +110,20 @@ impl Spares {
     }
 }
 
-/// Do `opening`, and start spares while it takes time: `least` of them at once,
-/// and up to `most` in the end.
+/// Do `opening`, and start up to that many spares while it takes time.
 pub(super) async fn while_opening<T>(
     opening: impl Future<Output = Result<T>>,
     starter: &Arc<Starter>,
     reference: &str,
-    (least, most): (usize, usize),
+    most: usize,
 ) -> Result<(T, Spares)> {
     let (spare, spares) = async_channel::unbounded();
-    let every = START_COST / at_a_time();
     let starting = async {
-        // From one moment on, for sleeps last a millisecond longer than they should.
-        let mut next = Instant::now();
-        for number in 0..most {
-            if number >= least {
-                next += every;
-                sleep_until(next).await;
-            }
+        let mut pace = Pace::from_now();
+        for _ in 0..most {
+            // The first one is being started already.
+            pace.started();
+            pace.due().await;
             let next = Spare::start(Arc::clone(starter), reference.to_owned());
             // It has no bound, and its other end is below.
             let _ = spare.try_send(next);
@@ -149,13 +135,6 @@ pub(super) async fn while_opening<T>(
         opened = opening => Ok((opened?, Spares(spares))),
         never = starting => never,
     }
-}
-
-/// How many start at a time: one on each processor that we may use.
-fn at_a_time() -> u32 {
-    let processors = available_parallelism().map_or(1, NonZeroUsize::get);
-    // Both are small.
-    u32::try_from(processors.min(MOST_AT_A_TIME)).unwrap_or(1)
 }
 
 async fn open(starter: Arc<Starter>, reference: String) -> Result<Opened> {

@@ -26,6 +26,14 @@ pub(super) enum Order {
     },
 }
 
+/// How many blobs are still to be asked for, given out or not, and their bytes. (A
+/// manifest may say anything of sizes: their sum may be more than a `u64` holds.)
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct ToAsk {
+    pub(super) blobs: usize,
+    pub(super) bytes: u128,
+}
+
 #[derive(Debug)]
 pub(super) struct Ledger<T> {
     order: Order,
@@ -33,9 +41,10 @@ pub(super) struct Ledger<T> {
     held: Vec<Job>,
     outputs: Vec<Option<T>>,
     done: usize,
-    /// Which jobs' blobs are still to be asked for, and how many that are.
+    /// The jobs' sizes, and which of their blobs are still to be asked for.
+    sizes: Vec<u64>,
     unasked: Vec<bool>,
-    to_ask: usize,
+    to_ask: ToAsk,
     fetched_blobs: usize,
     fetched_bytes: u64,
     reused_blobs: usize,
@@ -45,6 +54,11 @@ impl<T> Ledger<T> {
     /// The jobs are numbered by their place.
     pub(super) fn new(jobs: Vec<Job>, order: Order) -> Self {
         let count = jobs.len();
+        let sizes: Vec<u64> = jobs.iter().map(|job| job.layer.descriptor.size()).collect();
+        let to_ask = ToAsk {
+            blobs: count,
+            bytes: sizes.iter().copied().map(u128::from).sum(),
+        };
         let mut held = match order {
             Order::Mixed => mixed(jobs),
             Order::Window { .. } => jobs,
@@ -55,8 +69,9 @@ impl<T> Ledger<T> {
             held,
             outputs: std::iter::repeat_with(|| None).take(count).collect(),
             done: 0,
+            sizes,
             unasked: vec![true; count],
-            to_ask: count,
+            to_ask,
             fetched_blobs: 0,
             fetched_bytes: 0,
             reused_blobs: 0,
@@ -89,8 +104,7 @@ impl<T> Ledger<T> {
         }
     }
 
-    /// How many blobs are still to be asked for, given out or not.
-    pub(super) fn to_ask(&self) -> usize {
+    pub(super) fn to_ask(&self) -> ToAsk {
         self.to_ask
     }
 
@@ -106,7 +120,12 @@ impl<T> Ledger<T> {
 
     fn mark(&mut self, job: usize, unasked: bool) {
         let was = std::mem::replace(&mut self.unasked[job], unasked);
-        self.to_ask = self.to_ask + usize::from(unasked) - usize::from(was);
+        let (ToAsk { blobs, bytes }, size) = (&mut self.to_ask, u128::from(self.sizes[job]));
+        match (was, unasked) {
+            (true, false) => (*blobs, *bytes) = (*blobs - 1, *bytes - size),
+            (false, true) => (*blobs, *bytes) = (*blobs + 1, *bytes + size),
+            (true, true) | (false, false) => {}
+        }
     }
 
     /// A job is done; without fetching, if its output was there already.
@@ -212,19 +231,20 @@ mod tests {
     fn what_is_asked_for_again_counts_again_and_once() {
         let all = jobs(&[1, 2]);
         let mut ledger = Ledger::new(all.clone(), Order::Mixed);
-        assert_eq!(ledger.to_ask(), 2);
+        let both = ToAsk { blobs: 2, bytes: 3 };
+        assert_eq!(ledger.to_ask(), both);
         ledger.answered(0);
         ledger.answered(0);
-        assert_eq!(ledger.to_ask(), 1);
+        assert_eq!(ledger.to_ask(), ToAsk { blobs: 1, bytes: 2 });
         ledger.again(0);
         ledger.again(0);
-        assert_eq!(ledger.to_ask(), 2);
+        assert_eq!(ledger.to_ask(), both);
         ledger.done(&all[0], 'a', true);
         ledger.done(&all[0], 'b', true);
         assert!(!ledger.is_done());
         ledger.done(&all[1], 'c', false);
         assert!(ledger.is_done());
-        assert_eq!(ledger.to_ask(), 0);
+        assert_eq!(ledger.to_ask(), ToAsk::default());
         let (outputs, pulled) = ledger.close();
         assert_eq!(outputs, ['b', 'c']);
         assert_eq!(

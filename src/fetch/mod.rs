@@ -14,6 +14,7 @@ mod index;
 mod ledger;
 mod options;
 mod ordered;
+mod pace;
 mod pull;
 mod rate;
 mod reader;
@@ -169,8 +170,8 @@ impl Fetcher {
             let proxy = self.starter.start(Transport::of(reference)).await?;
             let starting = begun.elapsed();
             let opening = open_in(proxy, reference, starting);
-            let bounds = self.options.ahead(Transport::of(reference));
-            let (image, spares) = while_opening(opening, &self.starter, reference, bounds).await?;
+            let most = self.options.ahead(Transport::of(reference));
+            let (image, spares) = while_opening(opening, &self.starter, reference, most).await?;
             Ok(Image { spares, ..image })
         };
         let image = self.retrying(opening).await?;

@@ -25,15 +25,16 @@ const PROXIES_FOR_DOCKER_HUB: NonZeroUsize = NonZeroUsize::new(2).expect("not ze
 /// How many proxies to fetch with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Proxies {
-    /// As many as pay, judged by what the registry's answers take, within the
-    /// cap per host; and one more whenever all workers have been at work for half a
+    /// As many as pay, judged by what the registry's answers take and by how much there
+    /// is to fetch, within the cap per host and no more than workers; and one more whenever all workers have been at work for half a
     /// second while blobs wait, be it slow transfers or slow handlers.
     #[default]
     Auto,
     /// Just as many, if there are that many blobs. The cap per host does not
     /// apply.
     Fixed(NonZeroUsize),
-    /// As many as pay, within these bounds. The cap per host does not apply.
+    /// As many as pay, within these bounds, and no more than workers. The cap per host
+    /// does not apply.
     Range {
         /// At least.
         min: NonZeroUsize,
@@ -178,28 +179,30 @@ impl FetchOptions {
         if sources.contains(&Transport::Archive) {
             return (1, 1);
         }
-        match self.proxies {
+        let (min, max) = match self.proxies {
             Proxies::Auto => {
                 let caps = sources.iter().map(|source| self.cap(*source));
                 (1, caps.min().unwrap_or(1))
             }
             Proxies::Fixed(number) => (number.get(), number.get()),
             Proxies::Range { min, max } => (min.get(), max.get()),
-        }
+        };
+        // Who waits for a blob in flight is one of the workers.
+        (min, max.min(self.workers.get()).max(min))
     }
 
-    /// How many proxies to start besides the first one while an image from there
-    /// is being opened: at least, and at most.
-    pub(super) fn ahead(&self, source: Transport<'_>) -> (usize, usize) {
+    /// How many proxies to start besides the first one, at most, while an image from
+    /// there is being opened.
+    pub(super) fn ahead(&self, source: Transport<'_>) -> usize {
         let counted = matches!(source, Transport::Registry { host: DOCKER_HUB })
             && self.proxies == Proxies::Auto
             && self.proxies_per_host.is_none();
         match source {
             Transport::Registry { .. } if self.start_ahead && !counted => {
-                let (least, most) = self.bounds(&[source]);
-                (least - 1, most - 1)
+                let (_, most) = self.bounds(&[source]);
+                most - 1
             }
-            _ => (0, 0),
+            _ => 0,
         }
     }
 
@@ -295,14 +298,22 @@ mod tests {
         let n = |n| NonZeroUsize::new(n).expect("not zero");
         let auto = FetchOptions::default();
         let capped = FetchOptions::default().proxies_per_host(n(4));
-        let fixed = FetchOptions::default().proxies(Proxies::Fixed(n(32)));
+        let fixed = FetchOptions::default().proxies(Proxies::Fixed(n(64)));
+        let range = Proxies::Range {
+            min: n(1),
+            max: n(64),
+        };
+        let range = FetchOptions::default().proxies(range);
+        let workers = FetchOptions::default().workers(n(8));
         let table = [
             (&auto, "docker://quay.io/a/b", (1, 16)),
             (&auto, "docker://localhost/a", (1, 16)),
             (&auto, "docker://debian", (1, 2)),
             (&auto, "docker://docker.io/a/b", (1, 2)),
             (&capped, "docker://docker.io/a/b", (1, 4)),
-            (&fixed, "docker://docker.io/a/b", (32, 32)),
+            (&fixed, "docker://docker.io/a/b", (64, 64)),
+            (&range, "docker://quay.io/a/b", (1, 32)),
+            (&workers, "docker://quay.io/a/b", (1, 8)),
             (&fixed, "oci-archive:x.tar", (1, 1)),
             (&auto, "oci:x", (1, 16)),
         ];
@@ -320,13 +331,13 @@ mod tests {
         let fixed = FetchOptions::default().proxies(Proxies::Fixed(n(8)));
         let never = FetchOptions::default().start_ahead(false);
         let table = [
-            (&auto, "docker://quay.io/a/b", (0, 15)),
-            (&auto, "docker://debian", (0, 0)),
-            (&auto, "oci:x", (0, 0)),
-            (&auto, "oci-archive:x.tar", (0, 0)),
-            (&capped, "docker://debian", (0, 3)),
-            (&fixed, "docker://debian", (7, 7)),
-            (&never, "docker://quay.io/a/b", (0, 0)),
+            (&auto, "docker://quay.io/a/b", 15),
+            (&auto, "docker://debian", 0),
+            (&auto, "oci:x", 0),
+            (&auto, "oci-archive:x.tar", 0),
+            (&capped, "docker://debian", 3),
+            (&fixed, "docker://debian", 7),
+            (&never, "docker://quay.io/a/b", 0),
         ];
         for (options, reference, expected) in table {
             let ahead = options.ahead(Transport::of(reference));

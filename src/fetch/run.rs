@@ -18,6 +18,7 @@ use super::governor::Governor;
 use super::image::{Home, SameImage};
 use super::ledger::{Ledger, Order};
 use super::options::{FetchOptions, Transport};
+use super::pace::{Pace, at_a_time};
 use super::rate::Limit;
 use super::retry::{RetryPolicy, passed};
 use super::starter::Starter;
@@ -93,6 +94,7 @@ pub(super) async fn run<H: Handler>(
             Some(waited) = run.waiting.join_next() => run.send(waited.map_err(panicked)?)?,
             () = run.ledger.more() => run.give_out()?,
             _ = look.tick() => run.take_back()?,
+            () = run.pace.due(), if run.held_back => {}
             () = passed(deadline) => return Err(Error::DeadlineExceeded),
         }
         run.adjust().await;
@@ -150,6 +152,9 @@ struct Run<H: Handler> {
     started_since: usize,
     /// No new ones before.
     start_again: Option<Instant>,
+    pace: Pace,
+    /// More are wanted than it allows yet.
+    held_back: bool,
     /// Jobs that wait for their next try.
     waiting: JoinSet<Job>,
     reports: mpsc::Sender<Report<H::Output>>,
@@ -181,7 +186,7 @@ impl<H: Handler> Run<H> {
             // More could not be at work.
             Order::Window { ahead, .. } => (min.min(ahead + 1), max.min(ahead + 1)),
         };
-        let mut governor = Governor::new(min, max);
+        let mut governor = Governor::new(min, max, at_a_time());
         governor.started(starting);
         if matches!(sources[..], [Transport::Registry { .. }, ..]) {
             governor.expect_call_time(call_time_from(opening));
@@ -229,6 +234,8 @@ impl<H: Handler> Run<H> {
             failed_starts: 0,
             started_since: 0,
             start_again: None,
+            pace: Pace::from_now(),
+            held_back: false,
             waiting: JoinSet::new(),
             reports,
             retries: 0,
@@ -267,7 +274,7 @@ impl<H: Handler> Run<H> {
 
     /// Spares cost nothing more, so all are put to work that find some.
     async fn employ(&mut self, lent: Option<oneshot::Receiver<Spare>>, spares: &Spares) {
-        let most = self.ledger.to_ask().min(self.most);
+        let most = self.ledger.to_ask().blobs.min(self.most);
         if self.at_work() < most
             && let Some(lent) = lent
         {
@@ -509,7 +516,8 @@ impl<H: Handler> Run<H> {
     async fn adjust(&mut self) {
         let resting = self.start_again.is_some_and(|then| Instant::now() < then);
         let to_ask = self.ledger.to_ask();
-        if to_ask == 0 || resting {
+        self.held_back = false;
+        if to_ask.blobs == 0 || resting {
             return;
         }
         let late = self.governor.late_after();
@@ -530,6 +538,11 @@ impl<H: Handler> Run<H> {
             if self.at_work() >= self.most_with_late {
                 break;
             }
+            if !self.pace.is_due() {
+                self.held_back = true;
+                break;
+            }
+            self.pace.started();
             self.start_unit(Beginning::New).await;
         }
         self.retire_some(working, wanted);
