@@ -16,7 +16,7 @@ suites='bookworm skopeo
 trixie skopeo
 forky skopeo crane oras'
 
-# The private tools: wrapper, suite, question, beginning of a right answer.
+# The private tools: program, suite, question, beginning of a right answer.
 tools='skopeo-0.2.3/skopeo bookworm --version skopeo version 1.9.
 skopeo-0.2.6/skopeo trixie --version skopeo version 1.18.
 skopeo-0.2.8/skopeo forky --version skopeo version 1.2
@@ -25,12 +25,12 @@ oras/oras forky version'
 
 # The private tools (of one suite, if given) that are absent, or don't answer as they should.
 missing_tools() {
-  local wrapper suite question answer output
-  while read -r wrapper suite question answer; do
+  local program suite question answer output
+  while read -r program suite question answer; do
     [ "$suite" = "${1:-$suite}" ] || continue
-    if ! output=$("$LONGSHORE_TOOLS/$wrapper" "$question" 2>/dev/null </dev/null) ||
+    if ! output=$("$LONGSHORE_TOOLS/$program" "$question" 2>/dev/null </dev/null) ||
       [[ $output != "$answer"* ]]; then
-      echo "$wrapper"
+      echo "$program"
     fi
   done <<<"$tools"
 }
@@ -44,6 +44,8 @@ missing_packages() {
   have buildah || echo buildah
   have strace || echo strace
   have faketime || echo faketime
+  # To make the private tools of.
+  have patchelf || [ -z "$(missing_tools)" ] || echo patchelf
   # Signing, in the tests, and verifying, in skopeo.
   have gpg || echo gpg
   have gpg-agent || echo gpg-agent
@@ -51,25 +53,25 @@ missing_packages() {
   [ -e /etc/containers/policy.json ] || echo golang-github-containers-common
 }
 
-# Writes FOLDER/PROGRAM: it becomes SUITE's program, under the libraries and the loader it was built
-# for. It execs, and starts no process of its own: tests count processes, and signal them.
-write_wrapper() {
-  local wrapper=$LONGSHORE_TOOLS/$1 suite=$2 program=${1##*/} loader
-  loader=$(cd "$LONGSHORE_TOOLS/$suite" && find . -name 'ld-linux*.so.*' -path '*/*-linux-gnu*/*' | sed -n '1s,^\./,,p')
-  [ -n "$loader" ] || die "no dynamic loader among the packages of Debian $suite"
-  mkdir -p "${wrapper%/*}"
-  cat >"$wrapper" <<END
-#!/bin/sh
-root=\${0%/*}/../$suite
-lib=$(basename "${loader%/*}")
-exec "\$root/$loader" --library-path "\$root/lib/\$lib:\$root/usr/lib/\$lib" "\$root/usr/bin/$program" "\$@"
-END
-  chmod +x "$wrapper"
+# put_program FOLDER/PROGRAM SUITE
+# Puts SUITE's program there, with that suite's loader and libraries written into it, so that it is
+# started as if it had been installed. A wrapper would add two milliseconds to each start, a fifth
+# of what skopeo takes, and benches/compare would charge them to whoever starts several.
+put_program() {
+  local place=$LONGSHORE_TOOLS/$1 root=$LONGSHORE_TOOLS/$2 loader lib
+  loader=$(cd "$root" && find . -name 'ld-linux*.so.*' -path '*/*-linux-gnu*/*' | sed -n '1s,^\./,,p')
+  [ -n "$loader" ] || die "no dynamic loader among the packages of Debian $2"
+  lib=$(basename "${loader%/*}")
+  mkdir -p "${place%/*}"
+  cp "$root/usr/bin/${1##*/}" "$place.new"
+  patchelf --set-interpreter "$root/$loader" \
+    --force-rpath --set-rpath "$root/lib/$lib:$root/usr/lib/$lib" "$place.new"
+  mv "$place.new" "$place"
 }
 
 # The skopeos of three Debian suites next to each other, which no package manager would install.
 install_private() {
-  local suite packages wrapper of root closure
+  local suite packages program of root closure
   while read -r suite packages; do
     suite_update "$suite"
     [ -n "$(missing_tools "$suite")" ] || continue
@@ -79,8 +81,8 @@ install_private() {
     closure=$(suite_apt "$suite" apt-get -s --no-install-recommends install $packages | awk '/^Inst/ { print $2 }')
     # shellcheck disable=SC2086
     suite_unpack "$suite" "$root" $closure
-    while read -r wrapper of _; do
-      [ "$of" != "$suite" ] || write_wrapper "$wrapper" "$suite"
+    while read -r program of _; do
+      [ "$of" != "$suite" ] || put_program "$program" "$suite"
     done <<<"$tools"
   done <<<"$suites"
 }
