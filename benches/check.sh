@@ -8,7 +8,9 @@ cargo clippy --locked --all-targets -- -D warnings
 
 cd ../compare
 
-# One profile for all, so that the peers' dependencies are built once.
+# One profile for all, so that the peers' dependencies are built once, and the project's folder, for
+# what is compiled there already.
+export CARGO_TARGET_DIR=$PWD/../../target
 cargo fmt --check
 cargo clippy --release --locked --all-targets -- -D warnings
 cargo test --release --locked
