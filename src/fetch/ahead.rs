@@ -121,7 +121,7 @@ pub(super) async fn while_opening<T>(
     let starting = async {
         let mut pace = Pace::from_now();
         for _ in 0..most {
-            // The first one is being started already.
+            // The one before was started just now.
             pace.started();
             pace.due().await;
             let next = Spare::start(Arc::clone(starter), reference.to_owned());

@@ -26,8 +26,9 @@ const PROXIES_FOR_DOCKER_HUB: NonZeroUsize = NonZeroUsize::new(2).expect("not ze
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Proxies {
     /// As many as pay, judged by what the registry's answers take and by how much there
-    /// is to fetch, within the cap per host and no more than workers; and one more whenever all workers have been at work for half a
-    /// second while blobs wait, be it slow transfers or slow handlers.
+    /// is to fetch, within the cap per host and no more than workers; and one more
+    /// whenever all workers have been at work for half a second while blobs wait, be it
+    /// slow transfers or slow handlers.
     #[default]
     Auto,
     /// Just as many, if there are that many blobs. The cap per host does not
