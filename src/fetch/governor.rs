@@ -48,7 +48,7 @@ const SMOOTHING: u32 = 4;
 pub(super) struct Governor {
     min: usize,
     max: usize,
-    /// How many share the work.
+    /// How many are taken to share the work.
     processors: u32,
     /// Of one more proxy: the least that was seen.
     cost: Duration,

@@ -8,6 +8,7 @@ mod content;
 mod decompress;
 mod descriptors;
 mod event;
+mod fleet;
 mod governor;
 mod image;
 mod index;

@@ -1,7 +1,6 @@
 //! A run: the units, the queue, and what has become of each job. One task owns
 //! all of it; units are told by channels and tell by reports.
 
-use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::thread::available_parallelism;
@@ -14,6 +13,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 use super::ahead::{Spare, Spares};
 use super::descriptors::Room;
 use super::event::{EventKind, Events};
+use super::fleet::{Fleet, Running};
 use super::governor::Governor;
 use super::image::{Home, SameImage};
 use super::ledger::{Ledger, Order};
@@ -102,35 +102,6 @@ pub(super) async fn run<H: Handler>(
     Ok(run.close())
 }
 
-/// A unit as the run sees it.
-struct Running {
-    number: usize,
-    own_jobs: async_channel::Sender<Job>,
-    /// To take back what it leaves.
-    left_jobs: async_channel::Receiver<Job>,
-    retire: watch::Sender<bool>,
-    ready: bool,
-    /// Dropping a blob's pipes cancels it there (protocol 0.2.8).
-    cancels: bool,
-    /// When the call began, or the start, that it waits for.
-    asking: Option<Instant>,
-    retired: bool,
-    /// Why it was retired, if it was not for being too many.
-    sick: Option<String>,
-}
-
-impl Running {
-    /// Have it end what it is at, and then end.
-    fn retire(&mut self) {
-        self.retired = true;
-        self.retire.send_replace(true);
-    }
-
-    fn is_late(&self, after: Duration) -> bool {
-        self.asking.is_some_and(|since| since.elapsed() > after)
-    }
-}
-
 struct Run<H: Handler> {
     common: Arc<Common<H>>,
     policy: RetryPolicy,
@@ -141,7 +112,7 @@ struct Run<H: Handler> {
     queue: async_channel::Sender<Job>,
     ledger: Ledger<H::Output>,
     units: JoinSet<Result<()>>,
-    running: HashMap<Id, Running>,
+    fleet: Fleet,
     started: usize,
     /// When a unit was last started, or asked for a blob.
     active: Instant,
@@ -228,7 +199,7 @@ impl<H: Handler> Run<H> {
             queue,
             ledger: Ledger::new(jobs, order),
             units: JoinSet::new(),
-            running: HashMap::new(),
+            fleet: Fleet::default(),
             started: 0,
             active: Instant::now(),
             failed_starts: 0,
@@ -275,12 +246,12 @@ impl<H: Handler> Run<H> {
     /// Spares cost nothing more, so all are put to work that find some.
     async fn employ(&mut self, lent: Option<oneshot::Receiver<Spare>>, spares: &Spares) {
         let most = self.ledger.to_ask().blobs.min(self.most);
-        if self.at_work() < most
+        if self.fleet.at_work() < most
             && let Some(lent) = lent
         {
             self.start_unit(Beginning::Lent(lent)).await;
         }
-        while self.at_work() < most
+        while self.fleet.at_work() < most
             && let Some(spare) = spares.take()
         {
             self.start_unit(Beginning::Spare(spare)).await;
@@ -307,27 +278,9 @@ impl<H: Handler> Run<H> {
             reports: self.reports.clone(),
         };
         let task = self.units.spawn(unit.run(beginning));
-        let running = Running {
-            number,
-            own_jobs,
-            left_jobs,
-            retire,
-            ready: false,
-            cancels: false,
-            asking: Some(Instant::now()),
-            retired: false,
-            sick: None,
-        };
-        self.running.insert(task.id(), running);
-        self.proxies = self.proxies.max(self.at_work());
-    }
-
-    fn at_work(&self) -> usize {
-        self.running.values().filter(|unit| !unit.retired).count()
-    }
-
-    fn unit(&mut self, number: usize) -> Option<&mut Running> {
-        self.running.values_mut().find(|unit| unit.number == number)
+        let running = Running::new(number, (own_jobs, left_jobs), retire);
+        self.fleet.add(task.id(), running);
+        self.proxies = self.proxies.max(self.fleet.at_work());
     }
 
     async fn take(&mut self, report: Report<H::Output>) -> Result<()> {
@@ -341,7 +294,7 @@ impl<H: Handler> Run<H> {
                     self.governor.started(started);
                 }
                 self.failed_starts = 0;
-                if let Some(unit) = self.unit(unit) {
+                if let Some(unit) = self.fleet.unit(unit) {
                     unit.ready = true;
                     unit.asking = None;
                     unit.cancels = cancels;
@@ -349,16 +302,16 @@ impl<H: Handler> Run<H> {
             }
             Report::Asking { unit } => {
                 self.active = Instant::now();
-                if let Some(unit) = self.unit(unit) {
+                if let Some(unit) = self.fleet.unit(unit) {
                     unit.asking = Some(Instant::now());
                 }
             }
             Report::Answered { unit, job, took } => {
                 self.ledger.answered(job);
-                if let Some(unit) = self.unit(unit) {
+                if let Some(unit) = self.fleet.unit(unit) {
                     unit.asking = None;
                 }
-                let running = self.at_work();
+                let running = self.fleet.at_work();
                 self.governor.answered(took, running);
             }
             Report::Done {
@@ -427,7 +380,7 @@ impl<H: Handler> Run<H> {
     /// 0.2.8 can't be told to give a stalled blob up: it gets no more jobs, and
     /// is replaced.
     fn stalled(&mut self, number: usize, unanswered: bool, reason: &str) -> Result<()> {
-        if let Some(unit) = self.unit(number)
+        if let Some(unit) = self.fleet.unit(number)
             && (unanswered || !unit.cancels)
         {
             unit.sick.get_or_insert_with(|| reason.to_owned());
@@ -439,8 +392,7 @@ impl<H: Handler> Run<H> {
     /// What waits for a unit that may not get to it goes to whoever is free.
     fn take_back(&self) -> Result<()> {
         let late = self.governor.late_after();
-        let stuck = |unit: &&Running| unit.retired || unit.is_late(late);
-        for unit in self.running.values().filter(stuck) {
+        for unit in self.fleet.stuck(late) {
             while let Ok(job) = unit.left_jobs.try_recv() {
                 self.send(job)?;
             }
@@ -451,21 +403,14 @@ impl<H: Handler> Run<H> {
     /// To another unit, if there is one that is ready.
     fn send_elsewhere(&self, number: usize, job: Job) -> Result<()> {
         let late = self.governor.late_after();
-        let elsewhere = self
-            .running
-            .values()
-            .filter(|unit| {
-                unit.number != number && unit.ready && !unit.retired && !unit.is_late(late)
-            })
-            .min_by_key(|unit| unit.own_jobs.len());
-        match elsewhere {
+        match self.fleet.another(number, late) {
             Some(unit) => unit.own_jobs.try_send(job).map_err(|_| Error::Closed),
             None => self.send(job),
         }
     }
 
     async fn unit_ended(&mut self, id: Id, result: Result<()>) -> Result<()> {
-        let Some(unit) = self.running.remove(&id) else {
+        let Some(unit) = self.fleet.remove(id) else {
             return Ok(());
         };
         let proxy = unit.number;
@@ -499,7 +444,7 @@ impl<H: Handler> Run<H> {
             let wait = self.policy.backoff(self.failed_starts);
             self.start_again = Some(Instant::now() + wait);
         }
-        let working = self.at_work();
+        let working = self.fleet.at_work();
         if working > 0 {
             self.governor.throttled(working * 2);
             return Ok(());
@@ -520,10 +465,8 @@ impl<H: Handler> Run<H> {
         if to_ask.blobs == 0 || resting {
             return;
         }
-        let late = self.governor.late_after();
-        let at_work = self.at_work();
-        let units = self.running.values().filter(|unit| !unit.retired);
-        let late = units.filter(|unit| unit.is_late(late)).count();
+        let at_work = self.fleet.at_work();
+        let late = self.fleet.late(self.governor.late_after());
         let many = late > (at_work / MANY_LATE).max(1);
         if many {
             self.governor.slowed(at_work, Instant::now());
@@ -535,7 +478,7 @@ impl<H: Handler> Run<H> {
         };
         let wanted = self.governor.wanted(to_ask);
         for _ in working..wanted {
-            if self.at_work() >= self.most_with_late {
+            if self.fleet.at_work() >= self.most_with_late {
                 break;
             }
             if !self.pace.is_due() {
@@ -545,7 +488,9 @@ impl<H: Handler> Run<H> {
             self.pace.started();
             self.start_unit(Beginning::New).await;
         }
-        self.retire_some(working, wanted);
+        if self.governor.is_throttled() {
+            self.fleet.retire_newest(working.saturating_sub(wanted));
+        }
         if self.is_starved() {
             self.start_unit(Beginning::New).await;
         }
@@ -555,30 +500,13 @@ impl<H: Handler> Run<H> {
     /// at work for long, and more blobs may be in flight: slow transfers, or slow
     /// handlers. A limit of the rate makes all slow, and more workers do not help.
     fn is_starved(&self) -> bool {
-        let asking = |unit: &Running| !unit.retired && unit.asking.is_some();
         !self.common.jobs.is_empty()
             && self.common.in_flight.available_permits() > 0
             && self.common.limit.is_none()
             && !self.governor.is_throttled()
-            && self.at_work() < self.most
+            && self.fleet.at_work() < self.most
             && self.active.elapsed() >= self.governor.late_after()
-            && !self.running.values().any(asking)
-    }
-
-    /// Too many: the newest go, after what they are at.
-    fn retire_some(&mut self, working: usize, wanted: usize) {
-        if !self.governor.is_throttled() {
-            return;
-        }
-        let mut units: Vec<&mut Running> = self
-            .running
-            .values_mut()
-            .filter(|unit| !unit.retired)
-            .collect();
-        units.sort_by_key(|unit| std::cmp::Reverse(unit.number));
-        for unit in units.into_iter().take(working.saturating_sub(wanted)) {
-            unit.retire();
-        }
+            && !self.fleet.is_asking()
     }
 }
 
