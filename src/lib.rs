@@ -46,6 +46,9 @@ mod config;
 mod drain;
 mod error;
 mod fetch;
+#[cfg(feature = "unstable-internals")]
+#[doc(hidden)]
+pub mod internals;
 mod layout;
 mod protocol;
 mod proxy;

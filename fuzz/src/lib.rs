@@ -1,6 +1,8 @@
 //! What the fuzz targets share: an image whose every part is made up, the
 //! program that serves it, and looking at what became of a folder.
 
+#![allow(clippy::expect_used, reason = "what fails here is a test")]
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};

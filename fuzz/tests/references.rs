@@ -2,23 +2,12 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "it is a test")]
 
-#[expect(dead_code, reason = "a part of it is used here")]
-#[path = "../../tests/support/peer.rs"]
-mod peer;
-
-use std::future::Future;
-
 use bolero::check;
 use longshore::{Error, OciLayout, Proxies};
-use longshore_fuzz::{BOUND, SOME_TIME};
-use peer::Peer;
+use longshore_fuzz::SOME_TIME;
 use serde_json::json;
+use test_support::peer::Peer;
 use tokio::runtime::Builder;
-
-async fn soon<F: Future>(future: F) -> F::Output {
-    let ended = tokio::time::timeout(1000 * BOUND, future).await;
-    ended.expect("it hangs")
-}
 
 /// A reference reaches the proxy as it is, or is too long, and can do nothing
 /// to the packet that it is in; what a layout takes as a name is harmless.

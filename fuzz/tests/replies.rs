@@ -6,19 +6,15 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "it is a test")]
 
-#[expect(dead_code, reason = "a part of it is used here")]
-#[path = "../../tests/support/peer.rs"]
-mod peer;
-
 use std::fs::File;
 use std::future::Future;
 use std::os::fd::OwnedFd;
 
 use bolero::{TypeGenerator, check};
-use longshore::{ConnectionOptions, Error, ImageProxy, OpenedImage, Violation};
+use longshore::{ConnectionOptions, Error, ImageProxy, OpenedImage};
 use longshore_fuzz::{BOUND, SOME_TIME, digest};
-use peer::{Peer, pipe};
 use serde_json::{Value, json};
+use test_support::peer::{Peer, pipe};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::pipe::Sender;
 use tokio::runtime::Builder;

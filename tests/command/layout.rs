@@ -1,170 +1,309 @@
-//! An image layout as a pull leaves it.
+//! A layout stays valid, whatever happens to the pulls into it, and what was
+//! complete is not fetched again.
 
-use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use serde_json::{Value, json};
-use sha2::{Digest as _, Sha256, Sha512};
+use nix::sys::signal::Signal;
 
-/// An OCI image layout, or where one is going to be.
-#[derive(Debug, Clone)]
-pub(crate) struct Layout {
-    folder: PathBuf,
+use crate::harness::{
+    ImageBuilder, Layout, Running, Scratch, Served, Skopeo, assert_skopeo_accepts, newest_skopeo,
+    skopeos, small_image, sorted,
+};
+use test_registry::image::Written;
+use test_registry::server::Options;
+
+/// The layer that a held pull waits for: the largest, so that a part of it gets
+/// through all buffers into a file.
+const HELD: usize = 1;
+
+fn image_to_hold(seed: u64) -> ImageBuilder {
+    ImageBuilder::new()
+        .layer_random(20_000, seed)
+        .layer_random(4_000_000, seed + 1)
+        .layer_random(10_000, seed + 2)
 }
 
-impl Layout {
-    pub(crate) fn new(folder: PathBuf) -> Self {
-        Self { folder }
-    }
+/// A pull of such an image that has asked for the config and stored all other
+/// layers, and has some of this one, of which no more is going to come.
+#[track_caller]
+fn held(
+    scratch: &Scratch,
+    skopeo: &Skopeo,
+    served: &Served,
+    image: &Written,
+    layout: &Layout,
+) -> Running {
+    served.faults(&["blob#1:stall=half"]);
+    let configs = || served.registry.blob_gets(&image.config_digest);
+    let before = configs();
+    let pull = scratch.pull(skopeo, &served.reference("v1"), &layout.tagged("v1"));
+    let mut pull = pull.start();
+    pull.gate("all but one layer are stored, and that one in part", |_| {
+        let others = [&image.layers[0], &image.layers[2]];
+        others.iter().all(|layer| layout.has(layer.digest()))
+            && layout.is_written_to(1_000_000)
+            && configs() > before
+    });
+    served.faults(&[]);
+    served.take_blob_gets();
+    pull
+}
 
-    pub(crate) fn folder(&self) -> &Path {
-        &self.folder
-    }
+/// The blobs that a pull fetches of which all but one layer is there. The
+/// config comes again: it is stored with the manifest, at the end.
+fn missing(image: &Written) -> Vec<String> {
+    let missing = [&image.config_digest, image.layers[HELD].digest()];
+    sorted(missing.map(ToString::to_string).to_vec())
+}
 
-    /// `oci:DIR`.
-    pub(crate) fn all(&self) -> String {
-        format!("oci:{}", self.folder.display())
-    }
+#[test]
+fn a_killed_pull_leaves_a_valid_layout_and_the_next_one_goes_on() {
+    let (served, image) = Served::image("v1", &image_to_hold(10));
+    let earlier = served.add("earlier", &small_image(1));
+    for skopeo in skopeos() {
+        let scratch = Scratch::new();
+        let layout = scratch.layout("image");
+        let pull = |tag: &str| scratch.pull(&skopeo, &served.reference(tag), &layout.tagged(tag));
+        pull("earlier").run().succeeded();
 
-    /// `oci:DIR:TAG`.
-    pub(crate) fn tagged(&self, tag: &str) -> String {
-        format!("oci:{}:{tag}", self.folder.display())
-    }
+        let killed = held(&scratch, &skopeo, &served, &image, &layout);
+        killed.signal(Signal::SIGKILL);
+        killed.end_by_force().killed();
+        assert_eq!(layout.staging().len(), 1, "there is something to sweep");
+        layout.assert_valid();
+        assert!(!layout.has(image.layers[HELD].digest()));
+        assert_eq!(
+            layout.entries(),
+            [(
+                Some("earlier".to_owned()),
+                earlier.manifest_digest.to_string()
+            )]
+        );
+        assert_skopeo_accepts(&skopeo, &layout.tagged("earlier"));
 
-    /// Whether it has become one.
-    pub(crate) fn is_there(&self) -> bool {
-        self.folder.join("oci-layout").exists()
+        let report = pull("v1").report();
+        assert_eq!(
+            sorted(served.take_blob_gets()),
+            missing(&image),
+            "{skopeo:?}"
+        );
+        assert_eq!(report["reused_blobs"], 2);
+        assert_eq!(layout.strangers(), [""; 0]);
+        layout.assert_valid();
+        assert!(layout.tags().keys().eq(["earlier", "v1"]));
+        assert_skopeo_accepts(&skopeo, &layout.tagged("v1"));
     }
+}
 
-    pub(crate) fn blob(&self, digest: impl AsRef<str>) -> PathBuf {
-        let (algorithm, hex) = digest.as_ref().split_once(':').unwrap();
-        self.folder.join("blobs").join(algorithm).join(hex)
+#[test]
+fn a_pull_killed_before_there_was_an_image_leaves_a_valid_layout() {
+    let (served, image) = Served::image("v1", &image_to_hold(20));
+    let scratch = Scratch::new();
+    let layout = scratch.layout("image");
+    let skopeo = newest_skopeo();
+    let killed = held(&scratch, &skopeo, &served, &image, &layout);
+    killed.signal(Signal::SIGKILL);
+    killed.end_by_force().killed();
+    layout.assert_valid();
+    assert_eq!(layout.entries(), []);
+    scratch
+        .pull(&skopeo, &served.reference("v1"), &layout.tagged("v1"))
+        .run()
+        .succeeded();
+    layout.assert_valid();
+}
+
+#[test]
+fn an_interrupted_pull_leaves_nothing_but_what_was_complete() {
+    let (served, image) = Served::image("v1", &image_to_hold(30));
+    for skopeo in skopeos() {
+        for (signal, code, word) in [
+            (Signal::SIGINT, 130, "interrupted"),
+            (Signal::SIGTERM, 143, "terminated"),
+        ] {
+            let scratch = Scratch::new();
+            let layout = scratch.layout("image");
+            let pull = held(&scratch, &skopeo, &served, &image, &layout);
+            pull.signal(signal);
+            let said = pull.end().failed(code);
+            let last = said.lines().last();
+            assert_eq!(last, Some(format!("longshore: {word}").as_str()), "{said}");
+            assert_eq!(layout.strangers(), [""; 0]);
+            layout.assert_valid();
+
+            scratch
+                .pull(&skopeo, &served.reference("v1"), &layout.tagged("v1"))
+                .run()
+                .succeeded();
+            assert_eq!(
+                sorted(served.take_blob_gets()),
+                missing(&image),
+                "{skopeo:?}"
+            );
+            layout.assert_valid();
+        }
     }
+}
 
-    pub(crate) fn has(&self, digest: impl AsRef<str>) -> bool {
-        self.blob(digest).exists()
-    }
-
-    pub(crate) fn json(&self, digest: &str) -> Value {
-        serde_json::from_slice(&fs::read(self.blob(digest)).unwrap()).unwrap()
-    }
-
-    /// Each entry of the index: its tag, if it has one, and its digest.
-    pub(crate) fn entries(&self) -> Vec<(Option<String>, String)> {
-        let entry = |entry: &Value| {
-            let tag = &entry["annotations"]["org.opencontainers.image.ref.name"];
-            (tag.as_str().map(str::to_owned), text(&entry["digest"]))
-        };
-        list(&self.index()["manifests"]).map(entry).collect()
-    }
-
-    /// The digests of the images, by tag.
-    pub(crate) fn tags(&self) -> BTreeMap<String, String> {
-        let entries = self.entries().into_iter();
-        entries
-            .filter_map(|(tag, digest)| Some((tag?, digest)))
-            .collect()
-    }
-
-    /// The manifest of a tag.
-    #[track_caller]
-    pub(crate) fn manifest(&self, tag: &str) -> Value {
-        self.json(&self.tags()[tag])
-    }
-
-    fn index(&self) -> Value {
-        let index = fs::read(self.folder.join("index.json")).unwrap();
-        serde_json::from_slice(&index).unwrap()
-    }
-
-    /// What is in it besides what belongs into a layout.
-    pub(crate) fn strangers(&self) -> Vec<String> {
-        names(&self.folder)
-            .filter(|name| !["blobs", "index.json", "oci-layout"].contains(&name.as_str()))
-            .collect()
-    }
-
-    /// Folders that a pull works in, or has left.
-    pub(crate) fn staging(&self) -> Vec<PathBuf> {
-        let staging = |name: &String| name.starts_with(".longshore-");
-        let found = names(&self.folder).filter(staging);
-        found.map(|name| self.folder.join(name)).collect()
-    }
-
-    /// Whether a pull is writing a blob: a file of at least so many bytes that
-    /// has not got its name.
-    pub(crate) fn is_written_to(&self, bytes: u64) -> bool {
-        let files = self.staging().into_iter().flat_map(|staging| {
-            let files = fs::read_dir(staging).into_iter().flatten();
-            files.filter_map(|file| file.ok()?.metadata().ok())
+#[test]
+fn an_interrupted_first_request_leaves_nothing() {
+    let (served, _) = Served::image("v1", &small_image(2));
+    served.faults(&["manifest:headers-never"]);
+    for skopeo in skopeos() {
+        let scratch = Scratch::new();
+        let layout = scratch.layout("image");
+        let before = served.registry.manifest_gets();
+        let mut pull = scratch
+            .pull(&skopeo, &served.reference("v1"), &layout.tagged("v1"))
+            .start();
+        pull.gate("it waits for the manifest", |_| {
+            served.registry.manifest_gets() > before
         });
-        files.into_iter().any(|file| file.len() >= bytes)
-    }
-
-    /// Everything that the index names is there, and whole, and every blob is
-    /// what its name says. Damaged blobs would not be found by what names them
-    /// alone: a killed pull's blobs have no manifest yet.
-    #[track_caller]
-    pub(crate) fn assert_valid(&self) {
-        let marker = fs::read(self.folder.join("oci-layout")).unwrap();
-        let marker: Value = serde_json::from_slice(&marker).unwrap();
-        assert_eq!(marker, json!({ "imageLayoutVersion": "1.0.0" }));
-        for algorithm in names(&self.folder.join("blobs")) {
-            for name in names(&self.folder.join("blobs").join(&algorithm)) {
-                let path = self.folder.join("blobs").join(&algorithm).join(&name);
-                let hash = hash(&algorithm, &fs::read(path).unwrap());
-                assert_eq!(hash, name, "a blob is not what its name says");
-            }
-        }
-        self.assert_index_whole(&self.index());
-    }
-
-    #[track_caller]
-    fn assert_index_whole(&self, index: &Value) {
-        for entry in list(&index["manifests"]) {
-            self.assert_whole(entry);
-            let manifest = self.json(&text(&entry["digest"]));
-            if manifest["manifests"].is_array() {
-                self.assert_index_whole(&manifest);
-                continue;
-            }
-            self.assert_whole(&manifest["config"]);
-            list(&manifest["layers"]).for_each(|layer| self.assert_whole(layer));
-        }
-    }
-
-    #[track_caller]
-    fn assert_whole(&self, descriptor: &Value) {
-        let path = self.blob(text(&descriptor["digest"]));
-        let found = fs::metadata(&path).map(|found| found.len()).ok();
-        assert_eq!(found, descriptor["size"].as_u64(), "{descriptor}");
+        pull.signal(Signal::SIGINT);
+        assert_eq!(pull.end().failed(130), "longshore: interrupted\n");
+        assert!(!layout.folder().exists());
     }
 }
 
-/// The digest of these bytes, without the algorithm's name.
-pub(crate) fn hash(algorithm: &str, bytes: &[u8]) -> String {
-    let digest = match algorithm {
-        "sha256" => Sha256::digest(bytes).to_vec(),
-        "sha512" => Sha512::digest(bytes).to_vec(),
-        other => panic!("no test uses {other}"),
+#[test]
+fn a_pull_that_fails_leaves_the_layout_with_what_it_had() {
+    let (served, _) = Served::image("good", &small_image(3));
+    let shared = small_image(3).layer_random(50_000, 44);
+    let bad = served.add("bad", &shared);
+    let [.., last] = &bad.layers[..] else {
+        panic!("it has layers")
     };
-    digest.iter().fold(String::new(), |mut hex, byte| {
-        write!(hex, "{byte:02x}").unwrap();
-        hex
-    })
+    for skopeo in skopeos() {
+        let scratch = Scratch::new();
+        let layout = scratch.layout("image");
+        let pull = |tag: &str| scratch.pull(&skopeo, &served.reference(tag), &layout.tagged(tag));
+        served.faults(&[]);
+        pull("good").run().succeeded();
+        let before = layout.entries();
+        for fault in ["corrupt", "cut=half", "shorter=1", "longer=1", "status=404"] {
+            let blob = format!("blob@{}:{fault}", last.digest());
+            served.faults(&[&blob]);
+            // An old skopeo says nothing of a blob that ends early.
+            pull("bad")
+                .args(["--stall-timeout", "1", "--retries", "0"])
+                .run()
+                .failed(1);
+            layout.assert_valid();
+            assert_eq!(layout.entries(), before, "{fault}");
+            assert_eq!(layout.strangers(), [""; 0], "{fault}");
+            assert!(!layout.has(last.digest()), "{fault}");
+        }
+        served.faults(&[]);
+        pull("bad").run().succeeded();
+        layout.assert_valid();
+        assert!(layout.tags().keys().eq(["bad", "good"]));
+    }
 }
 
-fn names(folder: &Path) -> impl Iterator<Item = String> {
-    let entries = fs::read_dir(folder).into_iter().flatten();
-    entries.map(|entry| entry.unwrap().file_name().into_string().unwrap())
+#[test]
+fn the_working_folder_of_a_living_pull_is_not_swept_by_another() {
+    // So slow that the first pull is certainly stopped in the middle.
+    let slow = Served::with(Options {
+        bandwidth: Some(2_000_000),
+        ..Options::default()
+    });
+    slow.add("slow", &image_to_hold(50));
+    let (quick, _) = Served::image("quick", &small_image(4));
+    let skopeo = newest_skopeo();
+    let scratch = Scratch::new();
+    let layout = scratch.layout("images");
+    let mut first = scratch
+        .pull(&skopeo, &slow.reference("slow"), &layout.tagged("slow"))
+        .start();
+    first.gate("it is writing a layer", |_| layout.is_written_to(300_000));
+    first.signal(Signal::SIGSTOP);
+    let working: Vec<PathBuf> = layout.staging();
+    assert_eq!(working.len(), 1);
+
+    scratch
+        .pull(&skopeo, &quick.reference("quick"), &layout.tagged("quick"))
+        .run()
+        .succeeded();
+    assert_eq!(layout.staging(), working);
+    layout.assert_valid();
+
+    first.signal(Signal::SIGCONT);
+    first.end().succeeded();
+    layout.assert_valid();
+    assert_eq!(layout.strangers(), [""; 0]);
+    assert!(layout.tags().keys().eq(["quick", "slow"]));
+    assert_skopeo_accepts(&skopeo, &layout.tagged("slow"));
 }
 
-fn list(value: &Value) -> impl Iterator<Item = &Value> {
-    value.as_array().unwrap().iter()
+#[test]
+fn working_folders_of_dead_pulls_are_swept_and_others_are_not() {
+    let (served, _) = Served::image("v1", &small_image(5));
+    let scratch = Scratch::new();
+    let layout = scratch.layout("image");
+    let pull = || {
+        let reference = served.reference("v1");
+        scratch.pull(&newest_skopeo(), &reference, &layout.tagged("v1"))
+    };
+    pull().run().succeeded();
+    for name in [".longshore-1-0", ".longshore-99999999-7", ".other", "mine"] {
+        let folder = layout.folder().join(name);
+        fs::create_dir(&folder).unwrap();
+        fs::write(folder.join("0"), "half a blob").unwrap();
+    }
+    pull().run().succeeded();
+    let mut left = layout.strangers();
+    left.sort();
+    assert_eq!(left, [".other", "mine"]);
+    layout.assert_valid();
 }
 
-fn text(value: &Value) -> String {
-    value.as_str().unwrap().to_owned()
+#[test]
+fn pulls_into_one_layout_at_once_all_succeed() {
+    const PULLS: u64 = 5;
+    let served = Served::start();
+    let shared = small_image(6);
+    let tag = |number| format!("v{number}");
+    for number in 0..PULLS {
+        let image = shared.clone().layer_random(30_000, 60 + number);
+        served.add(&tag(number), &image);
+    }
+    for skopeo in skopeos() {
+        let scratch = Scratch::new();
+        let layout = scratch.layout("images");
+        let pulls = (0..PULLS).map(|number| {
+            let (image, dest) = (served.reference(&tag(number)), layout.tagged(&tag(number)));
+            scratch.pull(&skopeo, &image, &dest).start()
+        });
+        let pulls: Vec<_> = pulls.collect();
+        for pull in pulls {
+            pull.end().succeeded();
+        }
+        layout.assert_valid();
+        assert_eq!(layout.strangers(), [""; 0]);
+        let tags: Vec<_> = (0..PULLS).map(tag).collect();
+        assert!(layout.tags().keys().eq(&tags));
+        for tag in tags {
+            assert_skopeo_accepts(&skopeo, &layout.tagged(&tag));
+        }
+    }
+}
+
+#[test]
+fn pulls_of_one_image_into_one_layout_at_once_all_succeed() {
+    let (served, image) = Served::image("v1", &small_image(7));
+    let scratch = Scratch::new();
+    let layout = scratch.layout("image");
+    let pull = || {
+        let reference = served.reference("v1");
+        scratch.pull(&newest_skopeo(), &reference, &layout.tagged("v1"))
+    };
+    let pulls: Vec<_> = (0..5).map(|_| pull().start()).collect();
+    for pull in pulls {
+        pull.end().succeeded();
+    }
+    layout.assert_valid();
+    let entry = (Some("v1".to_owned()), image.manifest_digest.to_string());
+    assert_eq!(layout.entries(), [entry]);
+    assert_eq!(layout.strangers(), [""; 0]);
 }

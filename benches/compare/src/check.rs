@@ -60,8 +60,8 @@ fn check_blob(layout: &Path, digest: &str, size: Option<u64>) -> anyhow::Result<
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::images::image::ImageBuilder;
     use crate::workload::Blob;
+    use test_registry::image::ImageBuilder;
 
     #[test]
     fn a_layout_must_have_every_blob_with_its_bytes() {

@@ -11,8 +11,6 @@
 mod chart;
 mod check;
 mod contestant;
-#[path = "../../../examples/registry/mod.rs"]
-mod images;
 mod machine;
 mod measure;
 mod registry;

@@ -38,11 +38,13 @@ impl Tools {
             .nth(2)
             .context("not in the repository")?
             .to_owned();
-        let ours = build(
-            &repository,
-            &["--bin", "longshore", "--example", "registry"],
-        )?;
-        let cip = build(here, &["--bin", "cip"])?;
+        // Apart from `cip`, whose dependencies would add features to what is measured.
+        let ours = [
+            ["-p", "longshore", "--bin", "longshore"],
+            ["-p", "test-registry", "--bin", "registry"],
+        ];
+        let ours = build(&repository, ours.as_flattened())?;
+        let cip = build(&repository, &["-p", "longshore-compare", "--bin", "cip"])?;
         let script = repository.join("tests/tools.sh");
         let folder = PathBuf::from(stdout_of(Command::new(script).stderr(Stdio::inherit()))?);
         let skopeo = folder.join(format!("skopeo-{skopeo}/skopeo"));
@@ -117,7 +119,7 @@ impl Tools {
 
 /// That of the crate which is compiled into `cip`.
 fn cip_version() -> &'static str {
-    let lock = include_str!("../Cargo.lock");
+    let lock = include_str!("../../../Cargo.lock");
     let entry = lock.split_once("name = \"containers-image-proxy\"\nversion = \"");
     entry
         .and_then(|(_, rest)| rest.split('"').next())
@@ -125,14 +127,14 @@ fn cip_version() -> &'static str {
 }
 
 /// Has cargo build in release mode, and returns the executables that come out.
-fn build(package: &Path, what: &[&str]) -> anyhow::Result<Vec<PathBuf>> {
+fn build(repository: &Path, what: &[&str]) -> anyhow::Result<Vec<PathBuf>> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let messages = stdout_of(
         Command::new(cargo)
             .args(["build", "--release", "--locked", "--quiet"])
             .arg("--message-format=json-render-diagnostics")
             .args(what)
-            .current_dir(package)
+            .current_dir(repository)
             .stderr(Stdio::inherit()),
     )?;
     let executables = messages.lines().filter_map(|line| {

@@ -7,9 +7,9 @@ use std::str::FromStr;
 
 use anyhow::{Context, bail};
 
-use crate::images::image::ImageBuilder;
-use crate::images::units::parse_size;
 use crate::tools::{Tools, stdout_of};
+use test_registry::image::ImageBuilder;
+use test_registry::units::parse_size;
 
 /// The tag of every image.
 pub(crate) const TAG: &str = "latest";

@@ -4,11 +4,8 @@
 //!
 //! The file is in `/dev/shm`, or in the folder that `$BENCH_FOLDER` names.
 
+#![allow(clippy::expect_used, reason = "a benchmark may fail this way")]
 #![allow(missing_docs, reason = "criterion's macros make public functions")]
-
-#[path = "../../../src/drain/aligned.rs"]
-#[allow(unused_imports, reason = "its tests, which a benchmark does not run")]
-mod aligned;
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -18,8 +15,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use aligned::AlignedBuffer;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use longshore::internals::ReadBuffer;
 use longshore::{ConnectionOptions, ImageProxy};
 use longshore_micro::{full_pipe, process_cpu_time, proxy};
 use memmap2::{Mmap, MmapOptions};
@@ -88,7 +85,7 @@ fn read_hash_write(pipe: &File, file: &File, _: usize) -> io::Result<Option<Dige
 /// The same, with the buffer where glibc has large ones begin.
 fn read_askew(mut pipe: &File, mut file: &File, _: usize) -> io::Result<Option<Digest>> {
     let mut hasher = Sha256::new();
-    let mut memory = AlignedBuffer::new(BUFFER_BYTES + 2 * PAGE);
+    let mut memory = ReadBuffer::new(BUFFER_BYTES + 2 * PAGE);
     let start = memory.as_ptr().align_offset(PAGE) + 16;
     let buffer = &mut memory[start..][..BUFFER_BYTES];
     while let count @ 1.. = pipe.read(buffer)? {
@@ -100,7 +97,7 @@ fn read_askew(mut pipe: &File, mut file: &File, _: usize) -> io::Result<Option<D
 
 fn splice_read_back(pipe: &File, file: &File, room: usize) -> io::Result<Option<Digest>> {
     let mut hasher = Sha256::new();
-    let mut buffer = AlignedBuffer::new(room);
+    let mut buffer = ReadBuffer::new(room);
     splice_each(pipe, file, room, |at, count| {
         let bytes = &mut buffer[..count];
         file.read_exact_at(bytes, at)?;
@@ -128,7 +125,7 @@ fn tee_splice(pipe: &File, file: &File, room: usize) -> io::Result<Option<Digest
     fcntl(&twin, FcntlArg::F_SETPIPE_SZ(size))?;
     let mut twin = File::from(twin);
     let mut hasher = Sha256::new();
-    let mut buffer = AlignedBuffer::new(room);
+    let mut buffer = ReadBuffer::new(room);
     loop {
         let count = tee(pipe, &twin_writer, room, SpliceFFlags::empty())?;
         if count == 0 {
@@ -145,7 +142,7 @@ fn tee_splice(pipe: &File, file: &File, room: usize) -> io::Result<Option<Digest
 }
 
 fn read_each(mut pipe: &File, mut each: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
-    let mut buffer = AlignedBuffer::new(BUFFER_BYTES);
+    let mut buffer = ReadBuffer::new(BUFFER_BYTES);
     while let count @ 1.. = pipe.read(&mut buffer)? {
         each(&buffer[..count])?;
     }
@@ -178,8 +175,8 @@ async fn through_the_library(proxy: &ImageProxy, digest: &str, file: File) -> io
     let image = proxy.open_image("x:").await.map_err(failed)?;
     let blob = proxy.get_blob(&image, &digest, BYTES as u64).await;
     let mut blob = blob.map_err(failed)?;
-    let mut filling = AlignedBuffer::new(BUFFER_BYTES);
-    let idle = (file, AlignedBuffer::new(BUFFER_BYTES));
+    let mut filling = ReadBuffer::new(BUFFER_BYTES);
+    let idle = (file, ReadBuffer::new(BUFFER_BYTES));
     let mut writing = tokio::task::spawn_blocking(move || Ok::<_, io::Error>(idle));
     loop {
         let mut filled = 0;

@@ -1,9 +1,10 @@
 //! What a call costs besides its way: to encode it, and to understand the reply.
 
+#![allow(clippy::expect_used, reason = "a benchmark may fail this way")]
 #![allow(missing_docs, reason = "criterion's macros make public functions")]
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use longshore_micro::conversation::Conversation;
+use longshore::internals::Conversation;
 
 fn protocol(c: &mut Criterion) {
     let mut conversation = Conversation::new().expect("a conversation");

@@ -1,5 +1,6 @@
 //! A cheap request's way through the actor, against a bare loop that sends and receives.
 
+#![allow(clippy::expect_used, reason = "a benchmark may fail this way")]
 #![allow(missing_docs, reason = "criterion's macros make public functions")]
 
 use std::os::fd::AsRawFd;

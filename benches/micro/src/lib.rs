@@ -1,17 +1,6 @@
 //! What the micro-benchmarks measure against: a proxy that answers at once, a pipe that is always
 //! full, and CPU clocks.
 
-pub mod conversation;
-#[path = "../../../src/protocol/mod.rs"]
-#[allow(
-    dead_code,
-    unused_imports,
-    unreachable_pub,
-    rustdoc::broken_intra_doc_links,
-    reason = "of the library's"
-)]
-mod protocol;
-
 use std::fs::File;
 use std::io::{self, IoSlice, Write};
 use std::os::fd::{AsRawFd, OwnedFd};

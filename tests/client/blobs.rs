@@ -1,0 +1,408 @@
+//! What becomes of a blob, by both ways: right ones are read whole, each kind
+//! of wrong one is an error of its own, and none is a success or a hang.
+
+use longshore::oci_spec::image::Digest;
+use longshore::{Blob, BlobError, Error, RefusalCode};
+use test_support::leaks::run;
+use test_support::peer::Way;
+use test_support::stage::{Stage, read_all, wrong};
+use test_support::{digest, noise, sha256, sha384, sha512, soon};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
+
+/// How a consumer comes to the verdict.
+#[derive(Debug, Clone, Copy)]
+enum Reading {
+    ToTheEnd,
+    Unread,
+    /// Exactly its bytes, without ever seeing the end.
+    JustItsBytes(u64),
+}
+
+impl Reading {
+    fn all(size: usize) -> [Self; 3] {
+        [
+            Self::ToTheEnd,
+            Self::Unread,
+            Self::JustItsBytes(size as u64),
+        ]
+    }
+
+    /// The bytes read, and the verdict.
+    async fn verdict(self, mut blob: Blob) -> Result<Vec<u8>, Error> {
+        let bytes = match self {
+            Self::ToTheEnd => read_all(&mut blob).await?,
+            Self::Unread => Vec::new(),
+            Self::JustItsBytes(size) => read_all(&mut (&mut blob).take(size)).await?,
+        };
+        soon(blob.finish()).await?;
+        Ok(bytes)
+    }
+}
+
+/// Ask for a blob with the digest of `wanted`, send `sent` instead and end
+/// it with `error`; expect this verdict by each reading.
+async fn judged(
+    way: Way,
+    wanted: &[u8],
+    sent: &[u8],
+    error: Option<&str>,
+    expect: impl Fn(Result<Vec<u8>, Error>, Reading),
+) {
+    for reading in Reading::all(wanted.len()) {
+        let mut stage = Stage::impatient(way).await;
+        let digest = sha256(wanted);
+        let size = wanted.len() as u64;
+        let (blob, mut flow) = stage.get(&digest, size, size.cast_signed()).await;
+        let write = async {
+            // The reader may close its end before all is written.
+            let _ = flow.data.write_all(sent).await;
+            flow.end(&mut stage.peer, error).await;
+        };
+        let (verdict, ()) = tokio::join!(reading.verdict(blob.unwrap()), write);
+        expect(verdict, reading);
+        stage.end().await;
+    }
+}
+
+#[test]
+fn a_good_blob_is_read_whole() {
+    run(async {
+        for way in Way::BOTH {
+            for size in [1, 1000, 3 << 20] {
+                let content = noise(size, 1);
+                judged(way, &content, &content, None, |verdict, reading| {
+                    let bytes = verdict.unwrap();
+                    match reading {
+                        Reading::Unread => assert!(bytes.is_empty()),
+                        _ => assert!(bytes == content, "{way:?} {size}"),
+                    }
+                })
+                .await;
+            }
+        }
+    });
+}
+
+#[test]
+fn a_blob_of_no_bytes_is_good() {
+    run(async {
+        for way in Way::BOTH {
+            judged(way, b"", b"", None, |verdict, _| {
+                assert_eq!(verdict.unwrap(), b"");
+            })
+            .await;
+        }
+    });
+}
+
+#[test]
+fn corrupt_bytes_are_told_with_their_digest() {
+    run(async {
+        let wanted = noise(1000, 1);
+        let mut sent = wanted.clone();
+        sent[999] ^= 1;
+        for way in Way::BOTH {
+            judged(way, &wanted, &sent, None, |verdict, _| {
+                let BlobError::Corrupt { computed } = wrong(verdict.unwrap_err()) else {
+                    panic!("not corrupt");
+                };
+                assert_eq!(computed, sha256(&sent).to_string());
+            })
+            .await;
+        }
+    });
+}
+
+#[test]
+fn a_byte_too_many_and_a_mebibyte_too_many_are_too_long() {
+    run(async {
+        for excess in [1, 1 << 20] {
+            let sent = noise(1000 + excess, 1);
+            for way in Way::BOTH {
+                judged(way, &sent[..1000], &sent, None, |verdict, _| {
+                    let error = wrong(verdict.unwrap_err());
+                    assert!(
+                        matches!(error, BlobError::TooLong { size: 1000 }),
+                        "{error:?}"
+                    );
+                })
+                .await;
+            }
+        }
+    });
+}
+
+#[test]
+fn a_proxy_that_finds_the_blob_too_long_too_does_not_hide_that_it_is() {
+    run(async {
+        let sent = noise(2 << 20, 1);
+        let error = Some("write |1: broken pipe");
+        judged(Way::Piped, &sent[..1000], &sent, error, |verdict, _| {
+            let error = wrong(verdict.unwrap_err());
+            assert!(
+                matches!(error, BlobError::TooLong { size: 1000 }),
+                "{error:?}"
+            );
+        })
+        .await;
+    });
+}
+
+#[test]
+fn fewer_bytes_than_promised_are_short_and_no_success() {
+    run(async {
+        let wanted = noise(1000, 1);
+        for length in [0, 999] {
+            judged(Way::Raw, &wanted, &wanted[..length], None, |verdict, _| {
+                let error = wrong(verdict.unwrap_err());
+                let BlobError::Short { read, size: 1000 } = error else {
+                    panic!("{error:?}");
+                };
+                assert_eq!(read, length as u64);
+            })
+            .await;
+        }
+    });
+}
+
+#[test]
+fn a_blob_that_breaks_off_silently_is_stalled() {
+    run(async {
+        let wanted = noise(1000, 1);
+        for way in Way::BOTH {
+            for length in [0, 999] {
+                for reading in Reading::all(1000) {
+                    let mut stage = Stage::impatient(way).await;
+                    let (blob, mut flow) = stage.get(&sha256(&wanted), 1000, 1000).await;
+                    flow.write(&wanted[..length]).await;
+                    let error = wrong(reading.verdict(blob.unwrap()).await.unwrap_err());
+                    let BlobError::Stalled { read, .. } = error else {
+                        panic!("{error:?}");
+                    };
+                    assert_eq!(read, length as u64);
+                    // Not finished: that would hold up the connection.
+                    stage.end().await;
+                    drop(flow);
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn all_bytes_without_an_end_are_stalled_on_the_raw_way() {
+    run(async {
+        let mut stage = Stage::impatient(Way::Raw).await;
+        let (blob, mut flow) = stage.get(&sha256(b"content"), 7, 7).await;
+        flow.write(b"content").await;
+        let error = wrong(soon(blob.unwrap().finish()).await.unwrap_err());
+        assert!(
+            matches!(error, BlobError::Stalled { read: 7, .. }),
+            "{error:?}"
+        );
+        stage.end().await;
+    });
+}
+
+#[test]
+fn a_slow_blob_that_makes_progress_is_not_stalled() {
+    run(async {
+        for way in Way::BOTH {
+            let mut stage = Stage::impatient(way).await;
+            let content = noise(64, 1);
+            let (blob, mut flow) = stage.get(&sha256(&content), 64, 64).await;
+            let mut blob = blob.unwrap();
+            let mut read = Vec::new();
+            for byte in &content {
+                flow.write(&[*byte]).await;
+                read.push(soon(blob.read_u8()).await.unwrap());
+            }
+            let (verdict, ()) = tokio::join!(soon(blob.finish()), flow.end(&mut stage.peer, None));
+            verdict.unwrap();
+            assert_eq!(read, content);
+            stage.end().await;
+        }
+    });
+}
+
+#[test]
+fn a_wrong_announced_size_is_refused_before_a_byte_is_read() {
+    run(async {
+        for way in Way::BOTH {
+            let mut stage = Stage::new(way).await;
+            let (blob, flow) = stage.get(&sha256(b"content"), 7, 8).await;
+            let error = wrong(blob.unwrap_err());
+            let BlobError::WrongSize { announced, size } = error else {
+                panic!("{error:?}");
+            };
+            assert_eq!((announced, size), (8, 7));
+            stage.end().await;
+            drop(flow);
+        }
+    });
+}
+
+#[test]
+fn an_unannounced_size_is_that_of_the_descriptor() {
+    run(async {
+        for way in Way::BOTH {
+            let mut stage = Stage::new(way).await;
+            let (blob, mut flow) = stage.get(&sha256(b"content"), 7, -1).await;
+            let blob = blob.unwrap();
+            assert_eq!(blob.announced(), None);
+            flow.write(b"content").await;
+            let reading = Reading::ToTheEnd.verdict(blob);
+            let (verdict, ()) = tokio::join!(reading, flow.end(&mut stage.peer, None));
+            assert_eq!(verdict.unwrap(), b"content");
+            stage.end().await;
+        }
+    });
+}
+
+#[test]
+fn a_refusal_at_once_names_the_blob_and_leaves_the_connection_good() {
+    run(async {
+        for way in Way::BOTH {
+            let mut stage = Stage::new(way).await;
+            let wanted = sha256(b"content");
+            let (blob, ()) = tokio::join!(stage.proxy.get_blob(&stage.image, &wanted, 7), async {
+                stage.peer.next().await.unwrap();
+                stage.peer.refuse_as("retryable", "no such blob").await;
+            });
+            let error = blob.unwrap_err();
+            assert!(error.is_retryable() && !error.is_closed(), "{error:?}");
+            assert!(error.to_string().contains(wanted.digest()), "{error}");
+            let BlobError::Refused(refusal) = wrong(error) else {
+                panic!("not refused");
+            };
+            assert_eq!(refusal.message, "no such blob");
+            assert_eq!(refusal.code, Some(RefusalCode::Retryable));
+            stage.end().await;
+        }
+    });
+}
+
+#[test]
+fn a_refusal_in_the_middle_is_told_by_the_error_pipe() {
+    run(async {
+        let table = [
+            (
+                r#"{"code":"retryable","message":"cut"}"#,
+                Some(RefusalCode::Retryable),
+                "cut",
+            ),
+            ("not JSON", None, "not JSON"),
+            (r#"{"code":7}"#, None, r#"{"code":7}"#),
+        ];
+        for (said, code, message) in table {
+            for written in [0, 3] {
+                for reading in Reading::all(7) {
+                    let mut stage = Stage::new(Way::Raw).await;
+                    let (blob, mut flow) = stage.get(&sha256(b"content"), 7, 7).await;
+                    flow.write(&b"content"[..written]).await;
+                    flow.error_pipe().write_all(said.as_bytes()).await.unwrap();
+                    drop(flow);
+                    let error = wrong(reading.verdict(blob.unwrap()).await.unwrap_err());
+                    let BlobError::Refused(refusal) = error else {
+                        panic!("{error:?}");
+                    };
+                    assert_eq!(refusal.code, code);
+                    assert_eq!(refusal.message, message);
+                    stage.end().await;
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn what_the_proxy_finds_in_the_end_is_told_by_finish() {
+    run(async {
+        let content = noise(1000, 1);
+        let error = Some("it was wrong, says the proxy");
+        judged(Way::Piped, &content, &content, error, |verdict, _| {
+            let BlobError::Refused(refusal) = wrong(verdict.unwrap_err()) else {
+                panic!("not refused");
+            };
+            assert_eq!(refusal.message, "it was wrong, says the proxy");
+        })
+        .await;
+    });
+}
+
+#[test]
+fn each_known_digest_algorithm_is_checked() {
+    run(async {
+        let hash: [fn(&[u8]) -> Digest; 3] = [sha256, sha384, sha512];
+        for way in Way::BOTH {
+            for hash in hash {
+                for (sent, good) in [(b"content", true), (b"c0ntent", false)] {
+                    let mut stage = Stage::new(way).await;
+                    let (blob, mut flow) = stage.get(&hash(b"content"), 7, 7).await;
+                    flow.write(sent).await;
+                    let (verdict, ()) = tokio::join!(
+                        soon(blob.unwrap().finish()),
+                        flow.end(&mut stage.peer, None)
+                    );
+                    match verdict {
+                        Ok(()) => assert!(good),
+                        Err(error) => {
+                            assert!(!good);
+                            let error = wrong(error);
+                            assert!(
+                                matches!(&error, BlobError::Corrupt { computed }
+                                if *computed == hash(sent).to_string()),
+                                "{error:?}"
+                            );
+                        }
+                    }
+                    stage.end().await;
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn an_unknown_algorithm_or_an_impossible_size_is_not_even_asked_for() {
+    run(async {
+        for way in Way::BOTH {
+            let stage = Stage::new(way).await;
+            let blake = digest(&format!("blake3:{}", "a".repeat(64)));
+            let blob = stage.proxy.get_blob(&stage.image, &blake, 1).await;
+            let error = wrong(blob.unwrap_err());
+            assert!(matches!(error, BlobError::UnknownAlgorithm), "{error:?}");
+            let blob = stage
+                .proxy
+                .get_blob(&stage.image, &sha256(b""), 1 << 53)
+                .await;
+            let error = wrong(blob.unwrap_err());
+            assert!(matches!(error, BlobError::ImpossibleSize(_)), "{error:?}");
+            stage.end().await;
+        }
+    });
+}
+
+#[test]
+fn a_blob_is_read_by_lines_as_well() {
+    run(async {
+        for way in Way::BOTH {
+            let mut stage = Stage::new(way).await;
+            let (blob, mut flow) = stage.get(&sha256(b"one\ntwo\nthree"), 13, 13).await;
+            flow.write(b"one\ntwo\nthree").await;
+            let read = async {
+                let mut blob = blob.unwrap();
+                let mut lines = Vec::new();
+                let mut line = String::new();
+                while soon(blob.read_line(&mut line)).await.unwrap() > 0 {
+                    lines.push(std::mem::take(&mut line));
+                }
+                soon(blob.finish()).await.unwrap();
+                lines
+            };
+            let (lines, ()) = tokio::join!(read, flow.end(&mut stage.peer, None));
+            assert_eq!(lines, ["one\n", "two\n", "three"]);
+            stage.end().await;
+        }
+    });
+}

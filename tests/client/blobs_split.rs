@@ -1,0 +1,336 @@
+//! Reader and driver of a blob: in whatever order they are used, both tell the
+//! verdict, and neither waits for the other to be polled.
+
+use longshore::{BlobDriver, BlobError, BlobReader};
+use test_support::leaks::run;
+use test_support::peer::{Flow, Way};
+use test_support::stage::{Stage, inner, read_all, wrong};
+use test_support::{noise, sha256, soon};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt};
+
+/// More than fits into a pipe.
+const SIZE: usize = 1_000_000;
+
+/// A stage with a blob of this content split, all of it being written.
+struct Split {
+    stage: Stage,
+    reader: BlobReader,
+    driver: BlobDriver,
+    flow: Flow,
+}
+
+async fn split(way: Way, wanted: &[u8]) -> Split {
+    split_on(Stage::impatient(way).await, wanted).await
+}
+
+async fn split_on(mut stage: Stage, wanted: &[u8]) -> Split {
+    let size = wanted.len() as u64;
+    let (blob, flow) = stage.get(&sha256(wanted), size, size.cast_signed()).await;
+    let (reader, driver) = blob.unwrap().split();
+    Split {
+        stage,
+        reader,
+        driver,
+        flow,
+    }
+}
+
+/// Send `sent` and end it, while `consume` uses the halves.
+async fn consumed<T>(
+    way: Way,
+    wanted: &[u8],
+    sent: &[u8],
+    consume: impl AsyncFnOnce(BlobReader, BlobDriver) -> T,
+) -> T {
+    let Split {
+        mut stage,
+        reader,
+        driver,
+        mut flow,
+    } = split(way, wanted).await;
+    let serve = async {
+        flow.write(sent).await;
+        flow.end(&mut stage.peer, None).await;
+    };
+    let (result, ()) = tokio::join!(soon(consume(reader, driver)), serve);
+    stage.end().await;
+    result
+}
+
+#[test]
+fn reader_first_then_driver() {
+    run(async {
+        let content = noise(SIZE, 1);
+        for way in Way::BOTH {
+            let read = consumed(way, &content, &content, async |mut reader, driver| {
+                let read = read_all(&mut reader).await.unwrap();
+                drop(reader);
+                driver.await.unwrap();
+                read
+            })
+            .await;
+            assert!(read == content);
+        }
+    });
+}
+
+#[test]
+fn driver_in_a_task_and_reader_here() {
+    run(async {
+        let content = noise(SIZE, 1);
+        for way in Way::BOTH {
+            let read = consumed(way, &content, &content, async |mut reader, driver| {
+                let driver = tokio::spawn(driver);
+                let read = read_all(&mut reader).await.unwrap();
+                driver.await.unwrap().unwrap();
+                read
+            })
+            .await;
+            assert!(read == content);
+        }
+    });
+}
+
+#[test]
+fn reader_in_a_task_and_the_driver_awaited_first() {
+    run(async {
+        let content = noise(SIZE, 1);
+        for way in Way::BOTH {
+            let read = consumed(way, &content, &content, async |mut reader, driver| {
+                let read = tokio::spawn(async move { read_all(&mut reader).await });
+                driver.await.unwrap();
+                read.await.unwrap().unwrap()
+            })
+            .await;
+            assert!(read == content);
+        }
+    });
+}
+
+#[test]
+fn joined() {
+    run(async {
+        let content = noise(SIZE, 1);
+        for way in Way::BOTH {
+            let read = consumed(way, &content, &content, async |mut reader, driver| {
+                let (read, verdict) = tokio::join!(read_all(&mut reader), driver);
+                verdict.unwrap();
+                read.unwrap()
+            })
+            .await;
+            assert!(read == content);
+        }
+    });
+}
+
+#[test]
+fn a_driver_that_is_dropped_unpolled_keeps_the_reader_from_nothing() {
+    run(async {
+        let content = noise(SIZE, 1);
+        for way in Way::BOTH {
+            let read = consumed(way, &content, &content, async |mut reader, driver| {
+                drop(driver);
+                read_all(&mut reader).await.unwrap()
+            })
+            .await;
+            assert!(read == content);
+        }
+    });
+}
+
+#[test]
+fn a_reader_kept_alive_after_taking_exactly_its_bytes_holds_up_no_driver() {
+    run(async {
+        for size in [0, 1, SIZE] {
+            let content = noise(size, 1);
+            for way in Way::BOTH {
+                let read = consumed(way, &content, &content, async |reader, driver| {
+                    let mut taking = reader.take(size as u64);
+                    let read = read_all(&mut taking).await.unwrap();
+                    driver.await.unwrap();
+                    drop(taking);
+                    read
+                })
+                .await;
+                assert!(read == content, "{way:?} {size}");
+            }
+        }
+    });
+}
+
+#[test]
+fn a_reader_dropped_after_exactly_its_bytes_has_abandoned_nothing() {
+    run(async {
+        for size in [0, 1, SIZE] {
+            let content = noise(size, 1);
+            for way in Way::BOTH {
+                consumed(way, &content, &content, async |reader, driver| {
+                    read_all(&mut reader.take(size as u64)).await.unwrap();
+                    driver.await.unwrap();
+                })
+                .await;
+            }
+        }
+    });
+}
+
+#[test]
+fn both_halves_tell_that_the_bytes_are_wrong() {
+    run(async {
+        let content = noise(SIZE, 1);
+        let mut corrupt = content.clone();
+        corrupt[SIZE / 2] ^= 1;
+        for way in Way::BOTH {
+            let (read, verdict) = consumed(way, &content, &corrupt, async |mut reader, driver| {
+                tokio::join!(read_all(&mut reader), driver)
+            })
+            .await;
+            let read = wrong(read.unwrap_err());
+            assert!(matches!(read, BlobError::Corrupt { .. }), "{read:?}");
+            let verdict = wrong(verdict.unwrap_err());
+            assert!(matches!(verdict, BlobError::Corrupt { .. }), "{verdict:?}");
+        }
+    });
+}
+
+#[test]
+fn both_halves_tell_that_a_byte_is_too_many() {
+    run(async {
+        let long = noise(1001, 1);
+        for way in Way::BOTH {
+            let (read, verdict) =
+                consumed(way, &long[..1000], &long, async |mut reader, driver| {
+                    tokio::join!(read_all(&mut reader), driver)
+                })
+                .await;
+            for error in [read.unwrap_err(), verdict.unwrap_err()] {
+                let error = wrong(error);
+                assert!(
+                    matches!(error, BlobError::TooLong { size: 1000 }),
+                    "{error:?}"
+                );
+            }
+        }
+    });
+}
+
+#[test]
+fn both_halves_tell_that_it_stalled() {
+    run(async {
+        for way in Way::BOTH {
+            let Split {
+                stage,
+                mut reader,
+                driver,
+                mut flow,
+            } = split(way, b"content").await;
+            flow.write(b"con").await;
+            let (read, verdict) = soon(async { tokio::join!(read_all(&mut reader), driver) }).await;
+            let read = wrong(read.unwrap_err());
+            assert!(
+                matches!(read, BlobError::Stalled { read: 3, .. }),
+                "{read:?}"
+            );
+            let verdict = wrong(verdict.unwrap_err());
+            assert!(
+                matches!(
+                    verdict,
+                    BlobError::Stalled { .. } | BlobError::Unread { .. }
+                ),
+                "{verdict:?}"
+            );
+            drop(reader);
+            stage.end().await;
+        }
+    });
+}
+
+#[test]
+fn a_reader_dropped_early_is_told_by_the_driver() {
+    run(async {
+        for way in Way::BOTH {
+            for count in [0, 3] {
+                let Split {
+                    stage,
+                    mut reader,
+                    driver,
+                    mut flow,
+                } = split(way, b"content").await;
+                flow.write(b"content").await;
+                soon(reader.read_exact(&mut vec![0; count])).await.unwrap();
+                drop(reader);
+                let error = wrong(soon(driver).await.unwrap_err());
+                let BlobError::Abandoned { read } = error else {
+                    panic!("{error:?}");
+                };
+                assert_eq!(read, count as u64);
+                stage.end().await;
+            }
+        }
+    });
+}
+
+#[test]
+fn a_driver_awaited_while_nobody_reads_ends_as_unread() {
+    run(async {
+        for way in Way::BOTH {
+            let Split {
+                stage,
+                reader,
+                driver,
+                mut flow,
+            } = split(way, b"content").await;
+            flow.write(b"content").await;
+            let error = wrong(soon(driver).await.unwrap_err());
+            assert!(matches!(error, BlobError::Unread { .. }), "{error:?}");
+            drop(reader);
+            stage.end().await;
+        }
+    });
+}
+
+#[test]
+fn a_reader_reads_by_lines_as_well() {
+    run(async {
+        for way in Way::BOTH {
+            let lines = consumed(way, b"one\ntwo", b"one\ntwo", async |reader, driver| {
+                let mut lines = reader.lines();
+                let mut all = Vec::new();
+                while let Some(line) = lines.next_line().await.unwrap() {
+                    all.push(line);
+                }
+                driver.await.unwrap();
+                all
+            })
+            .await;
+            assert_eq!(lines, ["one", "two"]);
+        }
+    });
+}
+
+#[test]
+fn a_reader_alone_learns_that_the_blob_broke_off() {
+    run(async {
+        for error in [None, Some("cut")] {
+            let Split {
+                mut stage,
+                mut reader,
+                driver,
+                mut flow,
+            } = split_on(Stage::new(Way::Raw).await, b"content").await;
+            flow.write(b"con").await;
+            // In a task without any timer, which would wake it by the way.
+            let reading = tokio::spawn(async move { reader.read_to_end(&mut Vec::new()).await });
+            flow.end(&mut stage.peer, error).await;
+            let read = wrong(inner(soon(reading).await.unwrap().unwrap_err()));
+            let driven = wrong(soon(driver).await.unwrap_err());
+            for found in [read, driven] {
+                match error {
+                    None => assert!(matches!(found, BlobError::Short { .. }), "{found:?}"),
+                    Some(_) => assert!(matches!(found, BlobError::Refused(_)), "{found:?}"),
+                }
+            }
+            stage.end().await;
+        }
+    });
+}

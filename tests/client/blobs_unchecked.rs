@@ -1,0 +1,227 @@
+//! Blobs that are not, or not only, checked here, because somebody asked for
+//! that; and blobs whose proxy goes away.
+
+use longshore::{Blob, BlobError, ConnectionOptions, Error};
+use serde_json::json;
+use test_support::leaks::run;
+use test_support::peer::{Peer, Way};
+use test_support::stage::{STALL, Stage, read_all, wrong};
+use test_support::{noise, sha256, soon};
+use tokio::io::AsyncWriteExt;
+
+fn trusting() -> ConnectionOptions {
+    ConnectionOptions::default().trust_proxy_verification(true)
+}
+
+#[test]
+fn a_trusted_proxy_checks_the_digest_and_finish_tells() {
+    run(async {
+        for error in [None, Some("Corrupted blob")] {
+            let mut stage = Stage::with(Way::Piped, trusting()).await;
+            let (blob, mut flow) = stage.get(&sha256(b"content"), 7, 7).await;
+            flow.write(b"c0ntent").await;
+            let mut blob = blob.unwrap();
+            assert_eq!(read_all(&mut blob).await.unwrap(), b"c0ntent");
+            let (verdict, ()) = tokio::join!(soon(blob.finish()), flow.end(&mut stage.peer, error));
+            match error {
+                None => verdict.unwrap(),
+                Some(words) => {
+                    let BlobError::Refused(refusal) = wrong(verdict.unwrap_err()) else {
+                        panic!("not refused");
+                    };
+                    assert_eq!(refusal.message, words);
+                }
+            }
+            stage.end().await;
+        }
+    });
+}
+
+#[test]
+fn a_proxy_that_checks_nothing_is_not_trusted() {
+    run(async {
+        let mut stage = Stage::with(Way::Raw, trusting()).await;
+        let (blob, mut flow) = stage.get(&sha256(b"content"), 7, 7).await;
+        flow.write(b"c0ntent").await;
+        flow.end(&mut stage.peer, None).await;
+        let error = wrong(soon(blob.unwrap().finish()).await.unwrap_err());
+        assert!(matches!(error, BlobError::Corrupt { .. }), "{error:?}");
+        stage.end().await;
+    });
+}
+
+/// A raw blob of this announced size, of which `sent` comes.
+async fn raw(announced: i64, sent: &[u8], error: Option<&str>) -> Result<Vec<u8>, BlobError> {
+    let options = ConnectionOptions::default().stall_timeout(STALL);
+    let Stage {
+        image,
+        proxy,
+        mut peer,
+        ..
+    } = Stage::with(Way::Raw, options).await;
+    let wanted = sha256(b"something else");
+    let (blob, mut ends) = tokio::join!(proxy.get_raw_blob(&image, &wanted), async {
+        peer.expect("GetRawBlob", json!([1, wanted.to_string()]))
+            .await;
+        peer.grant_raw(announced).await
+    });
+    let mut blob: Blob = blob.unwrap();
+    assert_eq!(blob.announced(), u64::try_from(announced).ok());
+    ends.data.write_all(sent).await.unwrap();
+    if let Some(error) = error {
+        ends.error.write_all(error.as_bytes()).await.unwrap();
+    }
+    drop(ends);
+    let verdict = match read_all(&mut blob).await {
+        Ok(bytes) => soon(blob.finish()).await.map(|()| bytes),
+        Err(error) => {
+            drop(blob);
+            Err(error)
+        }
+    };
+    peer.fence(&proxy).await;
+    peer.end_with(proxy, vec![image]).await;
+    verdict.map_err(wrong)
+}
+
+#[test]
+fn a_raw_blob_is_whatever_comes() {
+    run(async {
+        for announced in [7, -1] {
+            assert_eq!(raw(announced, b"content", None).await.unwrap(), b"content");
+        }
+        assert_eq!(raw(-1, b"", None).await.unwrap(), b"");
+    });
+}
+
+#[test]
+fn a_raw_blob_is_held_to_the_size_it_was_announced_with() {
+    run(async {
+        let error = raw(8, b"content", None).await.unwrap_err();
+        assert!(
+            matches!(error, BlobError::Short { read: 7, size: 8 }),
+            "{error:?}"
+        );
+        let error = raw(6, b"content", None).await.unwrap_err();
+        assert!(matches!(error, BlobError::TooLong { size: 6 }), "{error:?}");
+    });
+}
+
+#[test]
+fn an_error_of_a_raw_blob_is_told_whatever_came() {
+    run(async {
+        for announced in [7, -1] {
+            let said = r#"{"code":"other","message":"boom"}"#;
+            let error = raw(announced, b"content", Some(said)).await.unwrap_err();
+            assert!(
+                matches!(&error, BlobError::Refused(r) if r.message == "boom"),
+                "{error:?}"
+            );
+        }
+    });
+}
+
+#[test]
+fn a_raw_blob_needs_protocol_0_2_8() {
+    run(async {
+        let stage = Stage::new(Way::Piped).await;
+        let blob = stage.proxy.get_raw_blob(&stage.image, &sha256(b"")).await;
+        let error = blob.unwrap_err();
+        assert!(
+            matches!(
+                error,
+                Error::Unsupported {
+                    method: "GetRawBlob",
+                    ..
+                }
+            ),
+            "{error:?}"
+        );
+        stage.end().await;
+    });
+}
+
+#[test]
+fn a_proxy_that_goes_away_in_the_middle_is_told_as_that() {
+    run(async {
+        for way in Way::BOTH {
+            for read_some in [false, true] {
+                let content = noise(100_000, 1);
+                let mut stage = Stage::new(way).await;
+                let (blob, mut flow) = stage.get(&sha256(&content), 100_000, 100_000).await;
+                let mut blob = blob.unwrap();
+                if read_some {
+                    flow.write(&content[..1000]).await;
+                }
+                let Stage {
+                    image,
+                    proxy,
+                    mut peer,
+                    ..
+                } = stage;
+                peer.lenient();
+                drop((peer, flow));
+                let error = read_all(&mut blob).await.unwrap_err();
+                assert!(error.is_closed() && error.is_retryable(), "{error:?}");
+                let BlobError::Connection(source) = wrong(error) else {
+                    panic!("{way:?}: not told that it was the proxy");
+                };
+                assert!(matches!(*source, Error::Disconnected), "{source:?}");
+                let again = wrong(soon(blob.finish()).await.unwrap_err());
+                assert!(matches!(again, BlobError::Connection(_)), "{again:?}");
+                let later = proxy.close_image(image).await.unwrap_err();
+                assert!(matches!(later, Error::Disconnected), "{later:?}");
+            }
+        }
+    });
+}
+
+#[test]
+fn a_raw_blob_of_unknown_size_whose_proxy_goes_away_is_no_success() {
+    run(async {
+        // Whether the pipe or the socket is seen to end first is a race.
+        for round in 0..50 {
+            let (mut peer, proxy) = Peer::connected("0.2.8").await;
+            let (image, ()) = tokio::join!(proxy.open_image("x:"), peer.opens(1));
+            let image = image.unwrap();
+            let wanted = sha256(b"content");
+            let (blob, mut ends) = tokio::join!(proxy.get_raw_blob(&image, &wanted), async {
+                peer.call("GetRawBlob").await;
+                peer.grant_raw(-1).await
+            });
+            let mut blob = blob.unwrap();
+            ends.data.write_all(b"con").await.unwrap();
+            peer.lenient();
+            drop(ends);
+            if round % 2 == 0 {
+                // The news of the end comes a little later than the pipe's.
+                tokio::task::yield_now().await;
+            }
+            drop(peer);
+            let error = read_all(&mut blob).await.unwrap_err();
+            let error = wrong(error);
+            assert!(matches!(error, BlobError::Connection(_)), "{error:?}");
+        }
+    });
+}
+
+#[test]
+fn a_blob_that_has_all_its_bytes_is_good_though_its_proxy_is_gone() {
+    run(async {
+        let mut stage = Stage::new(Way::Raw).await;
+        let (blob, mut flow) = stage.get(&sha256(b"content"), 7, 7).await;
+        flow.write(b"content").await;
+        let Stage {
+            image,
+            proxy,
+            mut peer,
+            ..
+        } = stage;
+        peer.lenient();
+        drop((peer, flow));
+        let mut blob = blob.unwrap();
+        assert_eq!(read_all(&mut blob).await.unwrap(), b"content");
+        soon(blob.finish()).await.unwrap();
+        drop((image, proxy));
+    });
+}

@@ -1,0 +1,331 @@
+//! A proxy that dies: all who wait, all who come later and all blobs on their
+//! way tell the same story. And it dies with us.
+
+use std::io::{BufRead, BufReader};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use longshore::{BlobError, ChildExit, ConnectionOptions, Error, ImageProxy, ImageProxyConfig};
+use test_support::image::TestImage;
+use test_support::leaks::run;
+use test_support::process::{children, gone, is_alive, kill_now, only_child, silent_registry};
+use test_support::stage::{read_all, wrong};
+use test_support::tools::{self, HELLO, SKOPEOS, scripted};
+use test_support::{eventually, soon};
+use tokio::io::AsyncReadExt;
+
+/// Starts skopeo as a child of its own, and does not become it.
+const WRAPPER: &str = r#""$skopeo" "$@"; exit $?"#;
+
+#[track_caller]
+fn exit(error: Error) -> std::sync::Arc<ChildExit> {
+    assert!(error.is_closed() && error.is_retryable(), "{error:?}");
+    match error {
+        Error::ProxyExited(exit) => exit,
+        Error::Blob {
+            source: BlobError::Connection(source),
+            ..
+        } => exit_of(*source),
+        other => panic!("not about the process: {other:?}"),
+    }
+}
+
+#[track_caller]
+fn exit_of(error: Error) -> std::sync::Arc<ChildExit> {
+    match error {
+        Error::ProxyExited(exit) => exit,
+        other => panic!("not about the process: {other:?}"),
+    }
+}
+
+#[track_caller]
+fn assert_killed(error: Error) {
+    let exit = exit(error);
+    assert_eq!(exit.status().unwrap().signal(), Some(9), "{exit}");
+    assert!(!exit.success());
+}
+
+#[test]
+fn a_pending_call_queued_ones_and_later_ones_tell_that_the_proxy_was_killed() {
+    run(async {
+        for protocol in SKOPEOS {
+            let (_silent, reference) = silent_registry();
+            let config = tools::config(protocol);
+            let proxy = ImageProxy::new_with_config(config).await.unwrap();
+            let calls: Vec<_> = (0..3)
+                .map(|_| {
+                    let (proxy, reference) = (proxy.clone(), reference.clone());
+                    tokio::spawn(async move { proxy.open_image(&reference).await.unwrap_err() })
+                })
+                .collect();
+            tokio::task::yield_now().await;
+            kill_now(only_child());
+            for call in calls {
+                assert_killed(soon(call).await.unwrap());
+            }
+            assert_killed(soon(proxy.open_image(&reference)).await.unwrap_err());
+            assert_killed(soon(proxy.finalize()).await.unwrap_err());
+        }
+    });
+}
+
+#[test]
+fn a_blob_on_its_way_tells_that_the_proxy_was_killed() {
+    run(async {
+        let folder = tempfile::tempdir().unwrap();
+        // More than a pipe and skopeo's own buffers hold.
+        let test = TestImage::with_layers(&[4 << 20]);
+        test.write_layout(folder.path(), "it");
+        let reference = format!("oci:{}:it", folder.path().display());
+        let layer = &test.layers[0];
+        for protocol in SKOPEOS {
+            for split in [false, true] {
+                let config = tools::config(protocol);
+                let proxy = ImageProxy::new_with_config(config).await.unwrap();
+                let image = soon(proxy.open_image(&reference)).await.unwrap();
+                let blob = soon(proxy.get_blob(&image, &layer.digest, layer.size())).await;
+                let mut blob = blob.unwrap();
+                blob.read_exact(&mut [0; 1000]).await.unwrap();
+                kill_now(only_child());
+                if split {
+                    let (mut reader, driver) = blob.split();
+                    assert_killed(read_all(&mut reader).await.unwrap_err());
+                    assert_killed(soon(driver).await.unwrap_err());
+                } else {
+                    assert_killed(read_all(&mut blob).await.unwrap_err());
+                    assert_killed(soon(blob.finish()).await.unwrap_err());
+                }
+                assert_killed(soon(proxy.fetch_manifest(&image)).await.unwrap_err());
+                assert_killed(soon(proxy.close_image(image)).await.unwrap_err());
+            }
+        }
+    });
+}
+
+#[test]
+fn a_raw_blob_of_which_no_size_is_wanted_tells_it_too() {
+    run(async {
+        let folder = tempfile::tempdir().unwrap();
+        let test = TestImage::with_layers(&[4 << 20]);
+        test.write_layout(folder.path(), "it");
+        let reference = format!("oci:{}:it", folder.path().display());
+        let proxy = ImageProxy::new_with_config(tools::config("0.2.8"))
+            .await
+            .unwrap();
+        let image = soon(proxy.open_image(&reference)).await.unwrap();
+        let blob = soon(proxy.get_raw_blob(&image, &test.layers[0].digest)).await;
+        kill_now(only_child());
+        assert_killed(wrong_or_closed(
+            read_all(&mut blob.unwrap()).await.unwrap_err(),
+        ));
+    });
+}
+
+/// The error within the blob's.
+fn wrong_or_closed(error: Error) -> Error {
+    match wrong(error) {
+        BlobError::Connection(source) => *source,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn the_end_of_stderr_is_told() {
+    run(async {
+        let config = scripted(r#"echo first >&2; echo last words >&2; exec "$skopeo" "$@""#);
+        let proxy = ImageProxy::new_with_config(config).await.unwrap();
+        kill_now(only_child());
+        let error = soon(proxy.open_image("oci:nowhere")).await.unwrap_err();
+        let shown = error.to_string();
+        let exit = exit(error);
+        assert_eq!(exit.stderr(), "first\nlast words\n");
+        assert!(
+            shown.contains("last words") && !shown.contains("first"),
+            "{shown}"
+        );
+    });
+}
+
+#[test]
+fn a_child_that_exits_at_once_is_told_with_what_it_said() {
+    run(async {
+        for status in [0, 3] {
+            let script = format!("echo no such option >&2; exit {status}");
+            let error = ImageProxy::new_with_config(scripted(&script))
+                .await
+                .unwrap_err();
+            let exit = exit(error);
+            assert_eq!(exit.status().unwrap().code(), Some(status));
+            assert_eq!(exit.stderr(), "no such option\n");
+        }
+    });
+}
+
+#[test]
+fn a_real_skopeo_that_refuses_its_options_is_told_with_what_it_said() {
+    run(async {
+        for protocol in SKOPEOS {
+            let config = tools::config(protocol).decryption_keys(vec!["key".to_owned()]);
+            let exit = exit(ImageProxy::new_with_config(config).await.unwrap_err());
+            assert!(exit.stderr().contains("decryption-key"), "{exit}");
+            assert!(!exit.success());
+        }
+    });
+}
+
+#[test]
+fn a_program_that_is_not_there_is_named() {
+    run(async {
+        let config = ImageProxyConfig::default().skopeo_path("/nowhere/skopeo");
+        let error = ImageProxy::new_with_config(config).await.unwrap_err();
+        assert!(
+            matches!(&error, Error::Spawn { program, .. } if program == "/nowhere/skopeo"),
+            "{error:?}"
+        );
+    });
+}
+
+#[test]
+fn a_child_that_writes_megabytes_to_stderr_is_not_held_up() {
+    run(async {
+        // Before the first answer, and in one long line.
+        let script =
+            r#"head -c 4000000 /dev/zero | tr '\0' x >&2; echo end >&2; exec "$skopeo" "$@""#;
+        let proxy = soon(ImageProxy::new_with_config(scripted(script)))
+            .await
+            .unwrap();
+        kill_now(only_child());
+        let exit = exit(soon(proxy.open_image("oci:nowhere")).await.unwrap_err());
+        assert!(exit.stderr().ends_with("xxxend\n"));
+        assert_eq!(exit.stderr().len(), 64 * 1024);
+    });
+}
+
+#[test]
+fn a_child_that_never_stops_writing_to_stderr_can_be_ended() {
+    run(async {
+        let options = ConnectionOptions::default().shutdown_timeout(Duration::from_millis(100));
+        // Several, so that there is always something to read.
+        let noise = "for i in 1 2 3 4 5 6 7 8; do (trap '' TERM; exec cat /dev/zero >&2) & done;";
+        let config = scripted(&format!(r#"{noise} exec "$skopeo" "$@""#)).connection(options);
+        let proxy = soon(ImageProxy::new_with_config(config)).await.unwrap();
+        soon(proxy.finalize()).await.unwrap();
+    });
+}
+
+#[test]
+fn a_wrapper_that_is_killed_takes_its_skopeo_with_it() {
+    run(async {
+        let proxy = ImageProxy::new_with_config(scripted(WRAPPER))
+            .await
+            .unwrap();
+        let wrapper = only_child();
+        let skopeo = children(wrapper);
+        assert_eq!(skopeo.len(), 1);
+        kill_now(wrapper);
+        gone(skopeo[0]).await;
+        assert_killed(soon(proxy.open_image("oci:nowhere")).await.unwrap_err());
+    });
+}
+
+#[test]
+fn what_a_wrapper_left_in_the_background_is_killed() {
+    run(async {
+        for finalize in [false, true] {
+            let config = scripted(r#"sleep 1000 & exec "$skopeo" "$@""#);
+            let proxy = ImageProxy::new_with_config(config).await.unwrap();
+            let skopeo = only_child();
+            let left = children(skopeo);
+            assert_eq!(left.len(), 1);
+            if finalize {
+                soon(proxy.finalize()).await.unwrap();
+            } else {
+                kill_now(skopeo);
+            }
+            gone(left[0]).await;
+        }
+    });
+}
+
+#[test]
+fn a_wrapper_is_finalized_in_order() {
+    run(async {
+        let proxy = ImageProxy::new_with_config(scripted(WRAPPER))
+            .await
+            .unwrap();
+        let skopeo = children(only_child())[0];
+        soon(proxy.finalize()).await.unwrap();
+        assert!(!is_alive(skopeo));
+    });
+}
+
+#[test]
+fn a_proxy_killed_while_it_is_finalized_is_told_as_killed() {
+    run(async {
+        let script = format!("{HELLO} exec sleep 1000");
+        let proxy = ImageProxy::new_with_config(scripted(&script))
+            .await
+            .unwrap();
+        let finalizing = tokio::spawn(proxy.clone().finalize());
+        // From the moment on that finalize has come through.
+        eventually(|| {
+            let asked = futures_util::FutureExt::now_or_never(proxy.open_image("x:"));
+            matches!(asked, Some(Err(Error::Closed)))
+        })
+        .await;
+        kill_now(only_child());
+        assert_killed(soon(finalizing).await.unwrap().unwrap_err());
+    });
+}
+
+/// A process that starts a proxy and is then killed: this test binary, as
+/// [`helper_that_is_killed`] alone.
+async fn killed_with_its_starter(wrapped: bool) {
+    let mut helper = Command::new(std::env::current_exe().unwrap())
+        .args([
+            "--exact",
+            "helper_that_is_killed",
+            "--ignored",
+            "--nocapture",
+        ])
+        .env("LONGSHORE_TEST_WRAPPED", if wrapped { "yes" } else { "no" })
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(helper.stdout.take().unwrap()).lines();
+    let ready = lines.find_map(|line| Some(line.ok()?.split_once("READY ")?.1.to_owned()));
+    let child: u32 = ready.unwrap().trim().parse().unwrap();
+    let mut all = vec![child];
+    all.extend(children(child));
+    assert_eq!(all.len(), if wrapped { 2 } else { 1 });
+    assert!(all.iter().all(|pid| is_alive(*pid)));
+    helper.kill().unwrap();
+    helper.wait().unwrap();
+    eventually(|| all.iter().all(|pid| !is_alive(*pid))).await;
+}
+
+#[test]
+fn the_proxy_dies_with_the_process_that_started_it() {
+    run(async {
+        killed_with_its_starter(false).await;
+        killed_with_its_starter(true).await;
+    });
+}
+
+#[test]
+#[ignore = "it is started, and killed, by another test"]
+fn helper_that_is_killed() {
+    let wrapped = std::env::var("LONGSHORE_TEST_WRAPPED").unwrap() == "yes";
+    let config = if wrapped {
+        scripted(WRAPPER)
+    } else {
+        // It does not see that its socket is closed, and does not want to end.
+        scripted(&format!("{HELLO} trap '' TERM; exec sleep 1000"))
+    };
+    tokio::runtime::Runtime::new().unwrap().block_on(async {
+        let _proxy = ImageProxy::new_with_config(config).await.unwrap();
+        println!("READY {}", only_child());
+        std::future::pending::<()>().await;
+    });
+}

@@ -1,0 +1,267 @@
+//! What every proxy has to do, one suite over all of them: the scripted one,
+//! and each real skopeo with a layout on disk and with a real registry.
+
+use longshore::oci_spec::image::{Digest, ImageManifest};
+use longshore::{BlobError, Error, ImageProxy, ImageProxyConfig, OpenedImage, supports_method};
+use semver::Version;
+use test_support::docker_registry::DockerRegistry;
+use test_support::honest::{Honest, Leftover};
+use test_support::image::TestImage;
+use test_support::leaks::run;
+use test_support::stage::{read_all, wrong};
+use test_support::tools::{self, SKOPEOS};
+use test_support::{sha256, soon};
+
+/// A proxy to be tested, and what it has.
+struct Subject<'a> {
+    proxy: ImageProxy,
+    protocol: &'a str,
+    image: &'a TestImage,
+    reference: &'a str,
+    /// A name of the same kind with nothing behind it.
+    missing: &'a str,
+    /// Whether `OpenImageOptional` tells the absence of `missing`. skopeo 1.18
+    /// does not of a layout: there it is an error like others.
+    tells_absence: bool,
+}
+
+impl Subject<'_> {
+    fn can(&self, method: &str) -> bool {
+        supports_method(&self.protocol.parse::<Version>().unwrap(), method)
+    }
+
+    async fn open(&self) -> OpenedImage {
+        soon(self.proxy.open_image(self.reference)).await.unwrap()
+    }
+
+    /// The whole suite.
+    async fn conforms(self) {
+        assert_eq!(self.proxy.protocol_version().to_string(), self.protocol);
+        self.opens_what_is_there().await;
+        self.hands_out_documents().await;
+        self.hands_out_blobs().await;
+        self.refuses_unknown_blobs().await;
+        self.keeps_images_apart().await;
+        soon(self.proxy.finalize()).await.unwrap();
+    }
+
+    async fn opens_what_is_there(&self) {
+        let Self {
+            proxy,
+            reference,
+            missing,
+            ..
+        } = self;
+        let refused = soon(proxy.open_image(missing)).await.unwrap_err();
+        assert!(
+            matches!(&refused, Error::Refused { method: "OpenImage", refusal } if !refusal.message.is_empty()),
+            "{refused:?}"
+        );
+        assert!(!refused.is_closed());
+        let found = soon(proxy.open_image_optional(reference)).await;
+        let absent = soon(proxy.open_image_optional(missing)).await;
+        if self.can("OpenImageOptional") {
+            soon(proxy.close_image(found.unwrap().unwrap()))
+                .await
+                .unwrap();
+            if self.tells_absence {
+                assert!(absent.unwrap().is_none());
+            } else {
+                assert!(matches!(absent, Err(Error::Refused { .. })), "{absent:?}");
+            }
+        } else {
+            for gated in [found, absent] {
+                assert!(matches!(gated, Err(Error::Unsupported { .. })), "{gated:?}");
+            }
+        }
+    }
+
+    async fn hands_out_documents(&self) {
+        let Self {
+            proxy, image: test, ..
+        } = self;
+        let image = self.open().await;
+        let (digest, raw) = soon(proxy.fetch_manifest_raw_oci(&image)).await.unwrap();
+        assert_eq!(digest, test.manifest.digest.to_string());
+        assert_eq!(raw, test.manifest.bytes);
+        let (digest, manifest): (_, ImageManifest) =
+            soon(proxy.fetch_manifest(&image)).await.unwrap();
+        assert_eq!(digest, test.manifest.digest.to_string());
+        let layers: Vec<_> = manifest
+            .layers()
+            .iter()
+            .map(|layer| layer.digest().clone())
+            .collect();
+        let expected: Vec<Digest> = test.layers.iter().map(|l| l.digest.clone()).collect();
+        assert_eq!(layers, expected);
+
+        let config = soon(proxy.fetch_config(&image)).await.unwrap();
+        assert_eq!(config.rootfs().diff_ids().len(), test.layers.len());
+        let raw = soon(proxy.fetch_config_raw(&image)).await.unwrap();
+        let raw: serde_json::Value = serde_json::from_slice(&raw).unwrap();
+        assert_eq!(raw["config"]["Labels"]["test"], "longshore");
+        let part = soon(proxy.fetch_runtime_config_raw(&image)).await.unwrap();
+        let part: serde_json::Value = serde_json::from_slice(&part).unwrap();
+        assert_eq!(part["Cmd"][0], "/data");
+
+        let info = soon(proxy.get_layer_info(&image)).await.unwrap();
+        assert_eq!(info.is_some(), self.can("GetLayerInfo"));
+        for (info, layer) in info.iter().flatten().zip(&test.layers) {
+            assert_eq!(info.digest, layer.digest);
+            assert_eq!(info.size.cast_unsigned(), layer.size());
+            assert_eq!(info.media_type.to_string(), layer.media_type);
+        }
+        assert!(info.is_none_or(|info| info.len() == test.layers.len()));
+        if !self.can("OpenVarlinkSocket") {
+            let gated = proxy.open_varlink_socket(&image).await.unwrap_err();
+            assert!(matches!(gated, Error::Unsupported { .. }), "{gated:?}");
+        }
+    }
+
+    async fn hands_out_blobs(&self) {
+        let Self {
+            proxy, image: test, ..
+        } = self;
+        let image = self.open().await;
+        for wanted in test.layers.iter().chain([&test.config]) {
+            let get = || proxy.get_blob(&image, &wanted.digest, wanted.size());
+            // Read to the end, then judged.
+            let mut blob = soon(get()).await.unwrap();
+            assert_eq!(blob.digest(), &wanted.digest);
+            assert!(read_all(&mut blob).await.unwrap() == wanted.bytes);
+            soon(blob.finish()).await.unwrap();
+            // Only judged.
+            soon(soon(get()).await.unwrap().finish()).await.unwrap();
+            // Reader and driver.
+            let (mut reader, driver) = soon(get()).await.unwrap().split();
+            let (read, verdict) = soon(async { tokio::join!(read_all(&mut reader), driver) }).await;
+            assert!(read.unwrap() == wanted.bytes);
+            verdict.unwrap();
+            // Given up: the connection stays good.
+            drop(soon(get()).await.unwrap());
+            // All at once, read in the order of asking.
+            let mut blobs = Vec::new();
+            for _ in 0..4 {
+                blobs.push(soon(get()).await.unwrap());
+            }
+            for blob in blobs {
+                soon(blob.finish()).await.unwrap();
+            }
+            // Without any check.
+            let raw = soon(proxy.get_raw_blob(&image, &wanted.digest)).await;
+            if self.can("GetRawBlob") {
+                assert!(read_all(&mut raw.unwrap()).await.unwrap() == wanted.bytes);
+            } else {
+                assert!(matches!(raw, Err(Error::Unsupported { .. })), "{raw:?}");
+            }
+            // With another size than it has.
+            let short = soon(proxy.get_blob(&image, &wanted.digest, wanted.size() - 1)).await;
+            let verdict = match short {
+                Ok(blob) => soon(blob.finish()).await,
+                Err(error) => Err(error),
+            };
+            let error = wrong(verdict.unwrap_err());
+            assert!(
+                matches!(
+                    error,
+                    BlobError::WrongSize { .. } | BlobError::Refused(_) | BlobError::Corrupt { .. }
+                ),
+                "{error:?}"
+            );
+        }
+    }
+
+    async fn refuses_unknown_blobs(&self) {
+        let image = self.open().await;
+        let unknown = sha256(b"nobody has this");
+        let error = soon(self.proxy.get_blob(&image, &unknown, 15)).await;
+        let error = match error {
+            Ok(blob) => soon(blob.finish()).await.unwrap_err(),
+            Err(error) => error,
+        };
+        assert!(!error.is_closed());
+        assert!(error.to_string().contains(unknown.digest()), "{error}");
+        let error = wrong(error);
+        assert!(matches!(error, BlobError::Refused(_)), "{error:?}");
+    }
+
+    async fn keeps_images_apart(&self) {
+        let Self { proxy, .. } = self;
+        let (one, two) = (self.open().await, self.open().await);
+        soon(proxy.close_image(one)).await.unwrap();
+        soon(proxy.fetch_manifest(&two)).await.unwrap();
+        // Another proxy has images of the same numbers.
+        let (other, server) = Honest::connected("0.2.8", &[]).await;
+        let foreign = other.fetch_manifest(&two).await.unwrap_err();
+        assert!(matches!(foreign, Error::ForeignImage), "{foreign:?}");
+        let foreign = other.close_image(two).await.unwrap_err();
+        assert!(matches!(foreign, Error::ForeignImage), "{foreign:?}");
+        drop(other);
+        assert_eq!(server.ended().await, Leftover::NOTHING);
+    }
+}
+
+fn image() -> TestImage {
+    TestImage::with_layers(&[10, 100_000, 1_000_000])
+}
+
+#[test]
+fn the_scripted_proxy_conforms_in_every_version() {
+    for protocol in ["0.2.3", "0.2.4", "0.2.5", "0.2.6", "0.2.7", "0.2.8"] {
+        run(async {
+            let test = image();
+            let (proxy, server) = Honest::connected(protocol, &[("memory:x", &test)]).await;
+            let subject = Subject {
+                proxy,
+                protocol,
+                image: &test,
+                reference: "memory:x",
+                missing: "memory:y",
+                tells_absence: true,
+            };
+            subject.conforms().await;
+            let left = server.ended().await;
+            assert_eq!((left.images, left.unknown.len()), (0, 0), "{left:?}");
+        });
+    }
+}
+
+async fn real(config: ImageProxyConfig, protocol: &str, reference: &str, missing: &str) {
+    let test = image();
+    let subject = Subject {
+        proxy: ImageProxy::new_with_config(config).await.unwrap(),
+        protocol,
+        image: &test,
+        reference,
+        missing,
+        tells_absence: reference.starts_with("docker:") || protocol != "0.2.6",
+    };
+    subject.conforms().await;
+}
+
+#[test]
+fn each_skopeo_conforms_with_a_layout() {
+    for protocol in SKOPEOS {
+        run(async {
+            let folder = tempfile::tempdir().unwrap();
+            image().write_layout(folder.path(), "it");
+            let name = folder.path().display();
+            let reference = format!("oci:{name}:it");
+            let missing = format!("oci:{name}:not");
+            real(tools::config(protocol), protocol, &reference, &missing).await;
+        });
+    }
+}
+
+#[test]
+fn each_skopeo_conforms_with_a_registry() {
+    for protocol in SKOPEOS {
+        run(async {
+            let registry = DockerRegistry::open();
+            let reference = registry.push(&image(), "app");
+            let missing = format!("docker://{}/app:not", registry.host());
+            let config = tools::config(protocol).insecure_skip_tls_verification(true);
+            real(config, protocol, &reference, &missing).await;
+        });
+    }
+}

@@ -1,0 +1,291 @@
+//! Manifests, configs and layer info: whole documents from the proxy's memory,
+//! through pipes that end only with `FinishPipe`.
+
+use std::task::{Context, Waker};
+
+use longshore::{ConnectionOptions, Error, ImageProxy};
+use serde_json::{Value, json};
+use test_support::honest::{Honest, Leftover};
+use test_support::image::TestImage;
+use test_support::leaks::{run, run_single};
+use test_support::peer::{Peer, PipeEnd, Way};
+use test_support::stage::Stage;
+use test_support::{noise, soon};
+use tokio::io::AsyncWriteExt;
+
+/// Many times what a pipe holds.
+const MANIFEST: usize = 4 << 20;
+
+/// An image with a manifest of [`MANIFEST`] bytes, which need not be JSON.
+fn with_large_manifest() -> TestImage {
+    let mut image = TestImage::with_layers(&[]);
+    image.manifest.bytes = noise(MANIFEST, 1);
+    image
+}
+
+#[test]
+fn a_large_manifest_comes_while_other_calls_are_queued() {
+    run(async {
+        let image = with_large_manifest();
+        let (proxy, server) = Honest::connected("0.2.8", &[("x:", &image)]).await;
+        let opened = proxy.open_image("x:").await.unwrap();
+        let others: Vec<_> = (0..50)
+            .map(|_| {
+                let proxy = proxy.clone();
+                tokio::spawn(async move { proxy.open_image("other:").await.unwrap_err() })
+            })
+            .collect();
+        let (digest, bytes) = soon(proxy.fetch_manifest_raw_oci(&opened)).await.unwrap();
+        assert_eq!(digest, image.manifest.digest.to_string());
+        assert!(bytes == image.manifest.bytes);
+        for other in others {
+            soon(other).await.unwrap();
+        }
+        drop((opened, proxy));
+        assert_eq!(server.ended().await, Leftover::NOTHING);
+    });
+}
+
+#[test]
+fn a_document_without_end_is_given_up_and_the_connection_goes_on() {
+    run(async {
+        let image = with_large_manifest();
+        let options = ConnectionOptions::default().max_document_bytes(MANIFEST as u64 - 1);
+        let (socket, server) = Honest::spawn("0.2.8", &[("x:", &image)]);
+        let proxy = ImageProxy::connect(socket, options).await.unwrap();
+        let opened = proxy.open_image("x:").await.unwrap();
+        let error = soon(proxy.fetch_manifest_raw_oci(&opened)).await;
+        let error = error.unwrap_err();
+        assert!(matches!(error, Error::DocumentTooLarge { .. }), "{error:?}");
+        assert!(!error.is_closed() && !error.is_retryable());
+        soon(proxy.open_image("other:")).await.unwrap_err();
+        soon(proxy.close_image(opened)).await.unwrap();
+        drop(proxy);
+        assert_eq!(server.ended().await, Leftover::NOTHING);
+    });
+}
+
+#[test]
+fn a_document_whose_future_is_polled_no_further_holds_up_no_other_call() {
+    // On one thread nothing happens between a poll and the next but what the
+    // other call makes happen.
+    run_single(async {
+        let image = with_large_manifest();
+        let (proxy, server) = Honest::connected("0.2.8", &[("x:", &image)]).await;
+        let opened = proxy.open_image("x:").await.unwrap();
+        let mut polls = 0;
+        let bytes = {
+            let mut manifest = Box::pin(proxy.fetch_manifest_raw_oci(&opened));
+            loop {
+                let mut cx = Context::from_waker(Waker::noop());
+                if let std::task::Poll::Ready(manifest) = manifest.as_mut().poll(&mut cx) {
+                    break manifest.unwrap().1;
+                }
+                polls += 1;
+                let other = soon(proxy.open_image("other:")).await;
+                assert!(matches!(other.unwrap_err(), Error::Refused { .. }));
+            }
+        };
+        assert!(polls > 1);
+        assert!(bytes == image.manifest.bytes);
+        drop((opened, proxy));
+        assert_eq!(server.ended().await, Leftover::NOTHING);
+    });
+}
+
+#[test]
+fn a_document_given_up_at_any_point_is_finished_over_there() {
+    run_single(async {
+        let image = with_large_manifest();
+        for polls in 0..10 {
+            let (proxy, server) = Honest::connected("0.2.8", &[("x:", &image)]).await;
+            let opened = proxy.open_image("x:").await.unwrap();
+            let mut manifest = Box::pin(proxy.fetch_manifest_raw_oci(&opened));
+            for _ in 0..polls {
+                let mut cx = Context::from_waker(Waker::noop());
+                if manifest.as_mut().poll(&mut cx).is_ready() {
+                    break;
+                }
+                soon(proxy.open_image("other:")).await.unwrap_err();
+            }
+            drop(manifest);
+            soon(proxy.open_image("other:")).await.unwrap_err();
+            soon(proxy.close_image(opened)).await.unwrap();
+            drop(proxy);
+            assert_eq!(server.ended().await, Leftover::NOTHING, "{polls} polls");
+        }
+    });
+}
+
+#[test]
+fn a_refusal_to_finish_is_an_error_though_all_bytes_came() {
+    run(async {
+        let mut stage = Stage::new(Way::Raw).await;
+        let (config, ()) = tokio::join!(soon(stage.proxy.fetch_config_raw(&stage.image)), async {
+            stage.peer.expect("GetFullConfig", json!([1])).await;
+            let PipeEnd { id, mut data } = stage.peer.grant_pipe(Value::Null).await;
+            data.write_all(b"{}").await.unwrap();
+            drop(data);
+            stage.peer.expect("FinishPipe", json!([id])).await;
+            stage.peer.refuse("it broke").await;
+        });
+        let error = config.unwrap_err();
+        assert!(
+            matches!(&error, Error::Refused { method: "FinishPipe", refusal } if refusal.message == "it broke"),
+            "{error:?}"
+        );
+        stage.end().await;
+    });
+}
+
+#[test]
+fn a_proxy_that_goes_away_in_the_middle_of_a_document_is_told() {
+    run(async {
+        let Stage {
+            image,
+            proxy,
+            mut peer,
+            ..
+        } = Stage::new(Way::Raw).await;
+        let (manifest, ()) = tokio::join!(soon(proxy.fetch_manifest_raw_oci(&image)), async {
+            peer.call("GetManifest").await;
+            let PipeEnd { id, mut data } = peer.grant_pipe(json!("sha256:x")).await;
+            data.write_all(b"{").await.unwrap();
+            peer.expect("FinishPipe", json!([id])).await;
+            drop((data, peer));
+        });
+        let error = manifest.unwrap_err();
+        assert!(matches!(error, Error::Disconnected), "{error:?}");
+    });
+}
+
+#[test]
+fn what_is_not_the_document_it_should_be_is_told_with_its_name() {
+    run(async {
+        let mut stage = Stage::new(Way::Raw).await;
+        let Stage {
+            image, proxy, peer, ..
+        } = &mut stage;
+        let (manifest, ()) = tokio::join!(soon(proxy.fetch_manifest(image)), async {
+            peer.call("GetManifest").await;
+            peer.document(json!("sha256:x"), b"[1]").await;
+        });
+        assert!(matches!(
+            manifest,
+            Err(Error::Decode {
+                what: "manifest",
+                ..
+            })
+        ));
+        let (config, ()) = tokio::join!(soon(proxy.fetch_config(image)), async {
+            peer.call("GetFullConfig").await;
+            peer.document(Value::Null, b"[1]").await;
+        });
+        assert!(matches!(
+            config,
+            Err(Error::Decode {
+                what: "image config",
+                ..
+            })
+        ));
+        let (layers, ()) = tokio::join!(soon(proxy.get_layer_info(image)), async {
+            peer.call("GetLayerInfoPiped").await;
+            peer.document(Value::Null, b"{}").await;
+        });
+        assert!(matches!(
+            layers,
+            Err(Error::Decode {
+                what: "layer info",
+                ..
+            })
+        ));
+        stage.end().await;
+    });
+}
+
+#[test]
+fn layer_info_comes_by_what_the_version_has() {
+    run(async {
+        let layer = json!([{ "digest": format!("sha256:{}", "a".repeat(64)), "size": -1, "media_type": "x/y" }]);
+        for (version, method) in [
+            ("0.2.4", None),
+            ("0.2.6", Some("GetLayerInfo")),
+            ("0.2.7", Some("GetLayerInfoPiped")),
+        ] {
+            let (mut peer, proxy) = Peer::connected(version).await;
+            let (image, ()) = tokio::join!(proxy.open_image("x:"), peer.opens(1));
+            let image = image.unwrap();
+            let (layers, ()) = tokio::join!(soon(proxy.get_layer_info(&image)), async {
+                match method {
+                    None => {}
+                    Some("GetLayerInfo") => {
+                        peer.expect("GetLayerInfo", json!([1])).await;
+                        peer.reply(layer.clone()).await;
+                    }
+                    Some(method) => {
+                        peer.expect(method, json!([1])).await;
+                        peer.document(Value::Null, layer.to_string().as_bytes())
+                            .await;
+                    }
+                }
+            });
+            let layers = layers.unwrap();
+            assert_eq!(layers.is_some(), method.is_some(), "{version}");
+            assert!(layers.is_none_or(|layers| layers[0].size == -1));
+            peer.end_with(proxy, vec![image]).await;
+        }
+    });
+}
+
+#[test]
+fn a_document_over_the_bound_is_given_up_and_leaves_nothing_open() {
+    const LIMIT: u64 = 1000;
+    run(async {
+        for (method, what) in [
+            ("GetManifest", "manifest"),
+            ("GetFullConfig", "image config"),
+            ("GetConfig", "image config"),
+            ("GetLayerInfoPiped", "layer info"),
+        ] {
+            // All in the pipe at once, and more than it holds.
+            for (bytes, fits) in [(1000, true), (1001, false), (MANIFEST, false)] {
+                let options = ConnectionOptions::default().max_document_bytes(LIMIT);
+                let (mut peer, proxy) = Peer::connected_with("0.2.8", options).await;
+                let (image, ()) = tokio::join!(proxy.open_image("x:"), peer.opens(1));
+                let image = image.unwrap();
+                let ask = async {
+                    match method {
+                        "GetManifest" => proxy.fetch_manifest_raw_oci(&image).await.map(drop),
+                        "GetFullConfig" => proxy.fetch_config_raw(&image).await.map(drop),
+                        "GetConfig" => proxy.fetch_runtime_config_raw(&image).await.map(drop),
+                        _ => proxy.get_layer_info(&image).await.map(drop),
+                    }
+                };
+                let (document, ()) = tokio::join!(soon(ask), async {
+                    peer.call(method).await;
+                    let PipeEnd { id, mut data } = peer.grant_pipe(json!("sha256:x")).await;
+                    // As skopeo does: the writer ends, then the pipe is finished.
+                    let written = soon(data.write_all(&vec![b' '; bytes])).await;
+                    assert!(written.is_ok() || !fits, "{written:?}");
+                    drop(data);
+                    peer.expect("FinishPipe", json!([id])).await;
+                    match written {
+                        Ok(()) => peer.reply(Value::Null).await,
+                        Err(error) => peer.refuse(&error.to_string()).await,
+                    }
+                });
+                match document {
+                    // Spaces are no layer info.
+                    Ok(()) | Err(Error::Decode { .. }) => assert!(fits, "{method}"),
+                    Err(Error::DocumentTooLarge { what: told, limit }) => {
+                        assert!(!fits, "{method}");
+                        assert_eq!((told, limit), (what, LIMIT), "{method}");
+                    }
+                    Err(other) => panic!("{method}: {other:?}"),
+                }
+                peer.fence(&proxy).await;
+                peer.end_with(proxy, vec![image]).await;
+            }
+        }
+    });
+}

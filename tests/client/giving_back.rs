@@ -1,0 +1,234 @@
+//! What was granted is given back: an image nobody holds is closed, a drained
+//! pipe is finished exactly once, one that is not drained never.
+
+use std::task::{Context, Waker};
+
+use serde_json::{Value, json};
+use test_support::leaks::{run, run_single};
+use test_support::peer::{Flow, Peer, PipeEnd, Way};
+use test_support::stage::{Stage, read_all};
+use test_support::{sha256, soon};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+/// The reader of this pipe is closed: sooner or later a write fails.
+async fn expect_broken(pipe: &mut tokio::net::unix::pipe::Sender) {
+    let broken = soon(async {
+        loop {
+            if let Err(error) = pipe.write_all(&[0; 4096]).await {
+                break error;
+            }
+        }
+    });
+    assert_eq!(broken.await.kind(), std::io::ErrorKind::BrokenPipe);
+}
+
+#[test]
+fn an_image_opened_for_a_caller_who_left_is_closed() {
+    run(async {
+        let (mut peer, proxy) = Peer::connected("0.2.8").await;
+        let leaver = {
+            let proxy = proxy.clone();
+            tokio::spawn(async move { proxy.open_image("x:").await })
+        };
+        peer.expect("OpenImage", json!(["x:"])).await;
+        leaver.abort();
+        assert!(leaver.await.unwrap_err().is_cancelled());
+        peer.reply(json!(17)).await;
+        peer.expect("CloseImage", json!([17])).await;
+        peer.reply(Value::Null).await;
+        peer.fence(&proxy).await;
+        peer.end(proxy).await;
+    });
+}
+
+#[test]
+fn a_blob_granted_to_a_caller_who_left_is_closed_and_never_finished() {
+    run(async {
+        for way in Way::BOTH {
+            let Stage {
+                image,
+                proxy,
+                mut peer,
+                ..
+            } = Stage::new(way).await;
+            let wanted = sha256(b"content");
+            let mut asking = Box::pin(proxy.get_blob(&image, &wanted, 7));
+            tokio::select! {
+                biased;
+                _ = &mut asking => panic!("not answered yet"),
+                call = peer.next() => assert!(call.unwrap().method.starts_with("Get")),
+            }
+            drop(asking);
+            let mut data = match way {
+                Way::Piped => peer.grant_pipe(json!(7)).await.data,
+                Way::Raw => peer.grant_raw(7).await.data,
+            };
+            expect_broken(&mut data).await;
+            peer.fence(&proxy).await;
+            peer.end_with(proxy, vec![image]).await;
+        }
+    });
+}
+
+#[test]
+fn a_blob_dropped_before_all_is_read_is_closed_and_never_finished() {
+    run(async {
+        for way in Way::BOTH {
+            for read in [0, 1, 6] {
+                let mut stage = Stage::new(way).await;
+                let (blob, mut flow) = stage.get(&sha256(b"content"), 7, 7).await;
+                flow.write(b"content").await;
+                let mut blob = blob.unwrap();
+                blob.read_exact(&mut vec![0; read]).await.unwrap();
+                drop(blob);
+                expect_broken(&mut flow.data).await;
+                stage.end().await;
+            }
+        }
+    });
+}
+
+#[test]
+fn a_drained_blob_dropped_without_finish_is_finished_once() {
+    run(async {
+        for to_the_end in [false, true] {
+            let mut stage = Stage::new(Way::Piped).await;
+            let (blob, mut flow) = stage.get(&sha256(b"content"), 7, 7).await;
+            flow.write(b"content").await;
+            let mut blob = blob.unwrap();
+            if to_the_end {
+                read_all(&mut blob).await.unwrap();
+            } else {
+                blob.read_exact(&mut [0; 7]).await.unwrap();
+            }
+            drop(blob);
+            flow.end(&mut stage.peer, None).await;
+            stage.end().await;
+        }
+    });
+}
+
+#[test]
+fn a_finish_dropped_while_it_waits_finishes_once() {
+    run_single(async {
+        for polls in 0..4 {
+            let mut stage = Stage::new(Way::Piped).await;
+            let (blob, mut flow) = stage.get(&sha256(b"content"), 7, 7).await;
+            flow.write(b"content").await;
+            let mut blob = blob.unwrap();
+            read_all(&mut blob).await.unwrap();
+            let mut finishing = Box::pin(blob.finish());
+            for _ in 0..polls {
+                let mut cx = Context::from_waker(Waker::noop());
+                assert!(finishing.as_mut().poll(&mut cx).is_pending());
+                for _ in 0..100 {
+                    tokio::task::yield_now().await;
+                }
+            }
+            drop(finishing);
+            flow.end(&mut stage.peer, None).await;
+            stage.end().await;
+        }
+    });
+}
+
+#[test]
+fn a_corrupt_blob_is_finished_once_all_the_same() {
+    run(async {
+        let mut stage = Stage::new(Way::Piped).await;
+        let (blob, mut flow) = stage.get(&sha256(b"content"), 7, 7).await;
+        flow.write(b"c0ntent").await;
+        let mut blob = blob.unwrap();
+        read_all(&mut blob).await.unwrap_err();
+        drop(blob);
+        flow.end(&mut stage.peer, None).await;
+        stage.end().await;
+    });
+}
+
+#[test]
+fn a_manifest_for_a_caller_who_left_is_closed_first_and_finished_then() {
+    run(async {
+        let Stage {
+            image,
+            proxy,
+            mut peer,
+            ..
+        } = Stage::new(Way::Raw).await;
+        let mut asking = Box::pin(proxy.fetch_manifest(&image));
+        tokio::select! {
+            biased;
+            _ = &mut asking => panic!("not answered yet"),
+            call = peer.next() => assert_eq!(call.unwrap().method, "GetManifest"),
+        }
+        drop(asking);
+        let PipeEnd { id, mut data } = peer.grant_pipe(json!("sha256:x")).await;
+        peer.expect("FinishPipe", json!([id])).await;
+        // So the proxy's writer, whatever the size, can't block.
+        expect_broken(&mut data).await;
+        peer.refuse("write |1: broken pipe").await;
+        peer.fence(&proxy).await;
+        peer.end_with(proxy, vec![image]).await;
+    });
+}
+
+#[test]
+fn close_image_that_is_polled_once_closes_the_image() {
+    run_single(async {
+        let Stage {
+            image,
+            proxy,
+            mut peer,
+            ..
+        } = Stage::new(Way::Raw).await;
+        let mut closing = Box::pin(proxy.close_image(image));
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(closing.as_mut().poll(&mut cx).is_pending());
+        drop(closing);
+        peer.expect("CloseImage", json!([1])).await;
+        peer.reply(Value::Null).await;
+        peer.fence(&proxy).await;
+        peer.end(proxy).await;
+    });
+}
+
+#[test]
+fn an_image_of_another_proxy_is_refused_and_closed_where_it_belongs() {
+    run(async {
+        let Stage {
+            image,
+            proxy,
+            mut peer,
+            ..
+        } = Stage::new(Way::Raw).await;
+        let (other_peer, other) = Peer::connected("0.2.8").await;
+        let refused = other.fetch_manifest(&image).await.unwrap_err();
+        assert!(
+            matches!(refused, longshore::Error::ForeignImage),
+            "{refused:?}"
+        );
+        let refused = other.close_image(image).await.unwrap_err();
+        assert!(
+            matches!(refused, longshore::Error::ForeignImage),
+            "{refused:?}"
+        );
+        peer.expect("CloseImage", json!([1])).await;
+        peer.reply(Value::Null).await;
+        peer.end(proxy).await;
+        other_peer.end(other).await;
+    });
+}
+
+/// `Flow` without its blob: the pipe stays open over there.
+#[test]
+fn a_blob_of_the_wrong_size_is_closed_and_never_finished() {
+    run(async {
+        for way in Way::BOTH {
+            let mut stage = Stage::new(way).await;
+            let (blob, mut flow): (_, Flow) = stage.get(&sha256(b"content"), 7, 8).await;
+            drop(blob.unwrap_err());
+            expect_broken(&mut flow.data).await;
+            stage.end().await;
+        }
+    });
+}

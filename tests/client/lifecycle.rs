@@ -1,0 +1,350 @@
+//! The proxy's life: how it starts, how it is ended, and that nothing of it
+//! stays. (Each test of this crate must leave no process and no thread; see
+//! `test_support::leaks`.)
+
+use std::os::unix::process::ExitStatusExt;
+use std::time::Duration;
+
+use longshore::{ConnectionOptions, Error, ImageProxy};
+use nix::sys::signal::Signal;
+use serde_json::json;
+use test_support::leaks::{run, run_without};
+use test_support::peer::{Flow, Peer, Way};
+use test_support::process::{gone, only_child, silent_registry};
+use test_support::stage::{Stage, read_all};
+use test_support::tools::{self, HELLO, SKOPEOS, scripted};
+use test_support::{sha256, soon};
+
+fn hasty() -> ConnectionOptions {
+    ConnectionOptions::default().shutdown_timeout(Duration::from_millis(100))
+}
+
+#[test]
+fn finalize_ends_a_real_proxy_in_order() {
+    run(async {
+        for protocol in SKOPEOS {
+            let proxy = ImageProxy::new_with_config(tools::config(protocol))
+                .await
+                .unwrap();
+            assert_eq!(proxy.protocol_version().to_string(), protocol);
+            let pid = only_child();
+            let other = proxy.clone();
+            soon(proxy.finalize()).await.unwrap();
+            assert!(!test_support::process::is_alive(pid));
+            let closed = other.open_image("oci:nowhere").await.unwrap_err();
+            assert!(matches!(closed, Error::Closed), "{closed:?}");
+            let closed = soon(other.finalize()).await.unwrap_err();
+            assert!(matches!(closed, Error::Closed), "{closed:?}");
+        }
+    });
+}
+
+#[test]
+fn what_was_asked_before_finalize_is_answered() {
+    run(async {
+        let (mut peer, proxy) = Peer::connected("0.2.8").await;
+        let other = proxy.clone();
+        let asking = tokio::spawn(async move { other.open_image("x:").await });
+        peer.expect("OpenImage", json!(["x:"])).await;
+        let finalizing = tokio::spawn(proxy.finalize());
+        peer.reply(json!(1)).await;
+        let image = soon(asking).await.unwrap().unwrap();
+        peer.expect("Shutdown", json!([])).await;
+        drop(peer);
+        soon(finalizing).await.unwrap().unwrap();
+        drop(image);
+    });
+}
+
+#[test]
+fn blobs_open_at_finalize_may_be_read_to_their_end() {
+    run(async {
+        for way in Way::BOTH {
+            let mut stage = Stage::new(way).await;
+            let (blob, mut flow) = stage.get(&sha256(b"content"), 7, 7).await;
+            let mut blob = blob.unwrap();
+            let Stage {
+                image,
+                proxy,
+                mut peer,
+                ..
+            } = stage;
+            let other = proxy.clone();
+            let finalizing = tokio::spawn(proxy.finalize());
+            test_support::eventually(|| {
+                // From the moment on that finalize has come through.
+                let asked = futures_util::FutureExt::now_or_never(other.fetch_config(&image));
+                matches!(asked, Some(Err(Error::Closed)))
+            })
+            .await;
+            flow.write(b"content").await;
+            let (read, ()) = tokio::join!(
+                async {
+                    let read = read_all(&mut blob).await.unwrap();
+                    soon(blob.finish()).await.unwrap();
+                    read
+                },
+                flow.end(&mut peer, None)
+            );
+            assert_eq!(read, b"content");
+            peer.expect("Shutdown", json!([])).await;
+            peer.lenient();
+            drop(peer);
+            soon(finalizing).await.unwrap().unwrap();
+            drop(image);
+        }
+    });
+}
+
+#[test]
+fn a_blob_kept_open_holds_finalize_up_no_longer_than_the_shutdown_timeout() {
+    run(async {
+        let mut stage = Stage::with(Way::Piped, hasty()).await;
+        let (blob, flow): (_, Flow) = stage.get(&sha256(b"content"), 7, 7).await;
+        let Stage {
+            image,
+            proxy,
+            mut peer,
+            ..
+        } = stage;
+        let finalizing = tokio::spawn(proxy.finalize());
+        peer.expect("Shutdown", json!([])).await;
+        drop((peer, flow));
+        soon(finalizing).await.unwrap().unwrap();
+        drop((image, blob));
+    });
+}
+
+#[test]
+fn finalize_of_a_proxy_that_is_gone_tells_that() {
+    run(async {
+        let (peer, proxy) = Peer::connected("0.2.8").await;
+        drop(peer);
+        let error = soon(proxy.finalize()).await.unwrap_err();
+        assert!(matches!(error, Error::Disconnected), "{error:?}");
+    });
+}
+
+#[test]
+fn a_child_that_ignores_shutdown_is_terminated_and_then_killed() {
+    let table = [("", Signal::SIGTERM), ("trap '' TERM;", Signal::SIGKILL)];
+    for (trap, signal) in table {
+        run(async move {
+            let config = scripted(&format!("{HELLO} {trap} exec sleep 1000")).connection(hasty());
+            let proxy = ImageProxy::new_with_config(config).await.unwrap();
+            let error = soon(proxy.finalize()).await.unwrap_err();
+            let Error::ProxyExited(exit) = error else {
+                panic!("{error:?}");
+            };
+            assert_eq!(exit.status().unwrap().signal(), Some(signal as i32));
+        });
+    }
+}
+
+#[test]
+fn a_child_that_hangs_is_ended_when_its_last_handle_is_dropped() {
+    run(async {
+        let config = scripted(&format!("{HELLO} exec sleep 1000")).connection(hasty());
+        drop(ImageProxy::new_with_config(config).await.unwrap());
+    });
+}
+
+#[test]
+fn a_stalled_call_that_nobody_waits_for_keeps_no_proxy_alive() {
+    run(async {
+        let config = scripted(&format!("{HELLO} exec sleep 1000")).connection(hasty());
+        let proxy = ImageProxy::new_with_config(config).await.unwrap();
+        let pid = only_child();
+        let waited = Duration::from_millis(50);
+        let open = tokio::time::timeout(waited, proxy.open_image("x:"));
+        assert!(open.await.is_err(), "answered");
+        drop(proxy);
+        gone(pid).await;
+    });
+}
+
+#[test]
+fn a_stalled_call_that_nobody_waits_for_does_not_hold_finalize_up() {
+    run(async {
+        let config = scripted(&format!("{HELLO} exec sleep 1000")).connection(hasty());
+        let proxy = ImageProxy::new_with_config(config).await.unwrap();
+        let waited = Duration::from_millis(50);
+        let open = tokio::time::timeout(waited, proxy.open_image("x:"));
+        assert!(open.await.is_err(), "answered");
+        let error = soon(proxy.finalize()).await.unwrap_err();
+        assert!(matches!(error, Error::ProxyExited(_)), "{error:?}");
+    });
+}
+
+#[test]
+fn a_call_that_is_not_answered_in_time_gives_the_connection_up() {
+    run(async {
+        let (_silent, reference) = silent_registry();
+        let timeout = Duration::from_millis(300);
+        let config = tools::config("0.2.8").connection(hasty().call_timeout(timeout));
+        let proxy = ImageProxy::new_with_config(config).await.unwrap();
+        let pid = only_child();
+        let behind = {
+            let proxy = proxy.clone();
+            let reference = reference.clone();
+            tokio::spawn(async move { proxy.open_image(&reference).await.unwrap_err() })
+        };
+        let error = soon(proxy.open_image(&reference)).await.unwrap_err();
+        for error in [error, soon(behind).await.unwrap()] {
+            assert!(
+                matches!(error, Error::CallTimeout { method: "OpenImage", after } if after == timeout),
+                "{error:?}"
+            );
+        }
+        gone(pid).await;
+    });
+}
+
+#[test]
+fn dropping_the_runtime_during_a_stalled_call_ends_the_proxy() {
+    run_without(|| {
+        let (_silent, reference) = silent_registry();
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let proxy = runtime.block_on(async {
+            let config = tools::config("0.2.8").connection(hasty());
+            let proxy = ImageProxy::new_with_config(config).await.unwrap();
+            let asking = proxy.clone();
+            tokio::spawn(async move { asking.open_image(&reference).await });
+            tokio::task::yield_now().await;
+            proxy
+        });
+        drop(runtime);
+        let later = tokio::runtime::Runtime::new().unwrap();
+        let error = later.block_on(soon(proxy.open_image("x:"))).unwrap_err();
+        assert!(matches!(error, Error::Closed), "{error:?}");
+    });
+}
+
+#[test]
+fn the_proxy_outlives_the_thread_that_asked_for_it() {
+    run(async {
+        let runtime = tokio::runtime::Handle::current();
+        let start = move || {
+            let start = ImageProxy::new_with_config(tools::config("0.2.8"));
+            runtime.block_on(start).unwrap()
+        };
+        let proxy = tokio::task::spawn_blocking(|| std::thread::spawn(start).join().unwrap())
+            .await
+            .unwrap();
+        let refused = soon(proxy.open_image("oci:nowhere")).await.unwrap_err();
+        assert!(matches!(refused, Error::Refused { .. }), "{refused:?}");
+        soon(proxy.finalize()).await.unwrap();
+    });
+}
+
+#[test]
+fn a_start_given_up_at_any_point_leaves_nothing() {
+    run(async {
+        for polls in 0..30 {
+            let config = tools::config("0.2.8").connection(hasty());
+            let mut start = Box::pin(ImageProxy::new_with_config(config));
+            for _ in 0..polls {
+                let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+                if start.as_mut().poll(&mut cx).is_ready() {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        }
+    });
+}
+
+#[test]
+fn incompatible_versions_are_refused_and_shut_down() {
+    run(async {
+        for version in ["0.2.2", "0.3.0", "1.0.0"] {
+            let (mut peer, socket) = Peer::pair();
+            let (proxy, ()) = tokio::join!(
+                soon(ImageProxy::connect(socket, ConnectionOptions::default())),
+                async {
+                    peer.expect("Initialize", json!([])).await;
+                    peer.reply(json!(version)).await;
+                    peer.expect("Shutdown", json!([])).await;
+                }
+            );
+            let error = proxy.unwrap_err();
+            assert!(
+                matches!(&error, Error::Incompatible { found } if found.to_string() == version),
+                "{error:?}"
+            );
+        }
+    });
+}
+
+#[test]
+fn what_the_version_does_not_have_is_not_sent() {
+    run(async {
+        let (mut peer, proxy) = Peer::connected("0.2.3").await;
+        let (image, ()) = tokio::join!(proxy.open_image("x:"), peer.opens(1));
+        let image = image.unwrap();
+        let unsupported = [
+            proxy.open_image_optional("x:").await.unwrap_err(),
+            proxy.get_raw_blob(&image, &sha256(b"")).await.unwrap_err(),
+            proxy.open_varlink_socket(&image).await.unwrap_err(),
+        ];
+        let methods = ["OpenImageOptional", "GetRawBlob", "OpenVarlinkSocket"];
+        let required = ["0.2.4", "0.2.8", "0.2.9"];
+        for (index, error) in unsupported.into_iter().enumerate() {
+            let Error::Unsupported {
+                method,
+                required: since,
+                found,
+            } = error
+            else {
+                panic!("{error:?}");
+            };
+            assert_eq!(
+                (method, &*since.to_string()),
+                (methods[index], required[index])
+            );
+            assert_eq!(found.to_string(), "0.2.3");
+        }
+        assert_eq!(proxy.get_layer_info(&image).await.unwrap(), None);
+        peer.fence(&proxy).await;
+        peer.end_with(proxy, vec![image]).await;
+    });
+}
+
+#[test]
+fn a_socket_of_another_kind_is_refused() {
+    run(async {
+        let (ours, _theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        let error = ImageProxy::connect(ours.into(), ConnectionOptions::default()).await;
+        assert!(matches!(error, Err(Error::Io { .. })), "{error:?}");
+        let null = std::fs::File::open("/dev/null").unwrap();
+        let error = ImageProxy::connect(null.into(), ConnectionOptions::default()).await;
+        assert!(matches!(error, Err(Error::Io { .. })), "{error:?}");
+    });
+}
+
+#[test]
+fn close_image_tells_how_it_went() {
+    run(async {
+        let Stage {
+            image,
+            proxy,
+            mut peer,
+            ..
+        } = Stage::new(Way::Raw).await;
+        let (closed, ()) = tokio::join!(soon(proxy.close_image(image)), async {
+            peer.expect("CloseImage", json!([1])).await;
+            peer.refuse("it sticks").await;
+        });
+        assert!(
+            matches!(
+                closed,
+                Err(Error::Refused {
+                    method: "CloseImage",
+                    ..
+                })
+            ),
+            "{closed:?}"
+        );
+        peer.end(proxy).await;
+    });
+}

@@ -1,0 +1,436 @@
+//! A proxy that breaks the protocol: each kind is told by a type of its own,
+//! to all who wait and all who come later, and nothing it sent stays open.
+
+use std::os::fd::OwnedFd;
+
+use longshore::{BlobError, Error, ImageProxy, OpenedImage, Violation};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use serde_json::{Value, json};
+use test_support::leaks::{descriptors, run, run_single};
+use test_support::peer::{Peer, Way, pipe};
+use test_support::stage::Stage;
+use test_support::{sha256, soon};
+
+/// What a call can fail with, one for each kind of answer.
+#[derive(Debug, Clone, Copy)]
+enum Ask {
+    Open,
+    OpenOptional,
+    Manifest,
+    Config,
+    Blob,
+    RawBlob,
+    Close,
+}
+
+impl Ask {
+    const ALL: [Self; 7] = [
+        Self::Open,
+        Self::OpenOptional,
+        Self::Manifest,
+        Self::Config,
+        Self::Blob,
+        Self::RawBlob,
+        Self::Close,
+    ];
+
+    fn way(self) -> Way {
+        match self {
+            Self::Blob => Way::Piped,
+            _ => Way::Raw,
+        }
+    }
+
+    fn method(self) -> &'static str {
+        match self {
+            Self::Open => "OpenImage",
+            Self::OpenOptional => "OpenImageOptional",
+            Self::Manifest => "GetManifest",
+            Self::Config => "GetFullConfig",
+            Self::Blob => "GetBlob",
+            Self::RawBlob => "GetRawBlob",
+            Self::Close => "CloseImage",
+        }
+    }
+
+    /// How many descriptors and whether a pipe id its answer has.
+    fn shape(self) -> (usize, bool) {
+        match self {
+            Self::Open | Self::OpenOptional | Self::Close => (0, false),
+            Self::Manifest | Self::Config | Self::Blob => (1, true),
+            Self::RawBlob => (2, false),
+        }
+    }
+
+    /// A value that is right for it.
+    fn value(self) -> Value {
+        match self {
+            Self::Manifest => json!("sha256:x"),
+            Self::Config | Self::Close => Value::Null,
+            Self::Open | Self::OpenOptional | Self::Blob | Self::RawBlob => json!(7),
+        }
+    }
+
+    async fn error(self, proxy: &ImageProxy, image: OpenedImage) -> Error {
+        let wanted = sha256(b"content");
+        match self {
+            Self::Open => proxy.open_image("x:").await.unwrap_err(),
+            Self::OpenOptional => proxy.open_image_optional("x:").await.unwrap_err(),
+            Self::Manifest => proxy.fetch_manifest(&image).await.unwrap_err(),
+            Self::Config => proxy.fetch_config(&image).await.unwrap_err(),
+            Self::Blob | Self::RawBlob => proxy.get_blob(&image, &wanted, 7).await.unwrap_err(),
+            Self::Close => proxy.close_image(image).await.unwrap_err(),
+        }
+    }
+}
+
+/// The violation, also where a blob could not be had because of it.
+#[track_caller]
+fn violation(error: Error) -> Violation {
+    assert!(error.is_closed() && !error.is_retryable(), "{error:?}");
+    match error {
+        Error::Protocol(violation) => violation,
+        Error::Blob {
+            source: BlobError::Connection(source),
+            ..
+        } => violation(*source),
+        other => panic!("not a violation: {other:?}"),
+    }
+}
+
+/// Answer `ask` with what `answer` sends. The one who asked, those who wait
+/// behind it and those who come later are all told the same.
+async fn broken_by(ask: Ask, answer: impl AsyncFnOnce(&mut Peer)) -> Violation {
+    let Stage {
+        image,
+        proxy,
+        mut peer,
+        ..
+    } = Stage::new(ask.way()).await;
+    let serve = async {
+        assert_eq!(peer.next().await.unwrap().method, ask.method());
+        let waiting = {
+            let proxy = proxy.clone();
+            tokio::spawn(async move { proxy.open_image("behind:").await.unwrap_err() })
+        };
+        for _ in 0..20 {
+            tokio::task::yield_now().await;
+        }
+        answer(&mut peer).await;
+        soon(waiting).await.unwrap()
+    };
+    let (error, waiting) = tokio::join!(soon(ask.error(&proxy, image)), serve);
+    let told = violation(error);
+    assert_eq!(violation(waiting), told);
+    let later = soon(proxy.open_image("later:")).await.unwrap_err();
+    assert_eq!(violation(later), told);
+    let finalized = soon(proxy.finalize()).await.unwrap_err();
+    assert_eq!(violation(finalized), told);
+    peer.expect_close().await;
+    told
+}
+
+fn pipes(count: usize) -> Vec<OwnedFd> {
+    (0..count).map(|_| pipe().0).collect()
+}
+
+#[test]
+fn the_wrong_number_of_descriptors() {
+    run(async {
+        for ask in Ask::ALL {
+            let (expected, piped) = ask.shape();
+            for found in (0..4).filter(|found| *found != expected) {
+                let told = broken_by(ask, async |peer| {
+                    let id = if piped { 5 } else { 0 };
+                    peer.reply_with(ask.value(), id, &pipes(found)).await;
+                })
+                .await;
+                let method = ask.method();
+                assert_eq!(
+                    told,
+                    Violation::Descriptors {
+                        method,
+                        expected,
+                        found
+                    }
+                );
+            }
+        }
+    });
+}
+
+#[test]
+fn a_pipe_id_where_none_belongs_and_none_where_one_does() {
+    run(async {
+        for ask in Ask::ALL {
+            let (count, piped) = ask.shape();
+            let id = if piped { 0 } else { 5 };
+            let told = broken_by(ask, async |peer| {
+                peer.reply_with(ask.value(), id, &pipes(count)).await;
+            })
+            .await;
+            let method = ask.method();
+            assert_eq!(told, Violation::PipeId { method, found: id });
+        }
+    });
+}
+
+#[test]
+fn descriptors_with_a_refusal() {
+    run(async {
+        let told = broken_by(Ask::Manifest, async |peer| {
+            let no = json!({ "success": false, "error": "no" });
+            peer.send(no.to_string().as_bytes(), &pipes(1)).await;
+        })
+        .await;
+        assert!(
+            matches!(
+                told,
+                Violation::Descriptors {
+                    expected: 0,
+                    found: 1,
+                    ..
+                }
+            ),
+            "{told:?}"
+        );
+    });
+}
+
+#[test]
+fn a_value_of_another_kind() {
+    run(async {
+        let table = [
+            (Ask::Open, json!(0)),
+            (Ask::Open, json!(-1)),
+            (Ask::Open, json!("one")),
+            (Ask::OpenOptional, Value::Null),
+            (Ask::Manifest, json!(3)),
+            (Ask::Blob, json!(-2)),
+            (Ask::RawBlob, json!("7")),
+        ];
+        for (ask, value) in table {
+            let (count, piped) = ask.shape();
+            let told = broken_by(ask, async |peer| {
+                let id = if piped { 5 } else { 0 };
+                peer.reply_with(value, id, &pipes(count)).await;
+            })
+            .await;
+            assert!(
+                matches!(told, Violation::Value { method, .. } if method == ask.method()),
+                "{told:?}"
+            );
+        }
+    });
+}
+
+#[test]
+fn what_is_no_reply() {
+    run(async {
+        let table: [&[u8]; 5] = [b"nonsense", b"{", b"[]", b"{}", b"\xff\xfe\0"];
+        for bytes in table {
+            for fds in [0, 2] {
+                let told = broken_by(Ask::RawBlob, async |peer| {
+                    peer.send(bytes, &pipes(fds)).await;
+                })
+                .await;
+                assert!(
+                    matches!(
+                        told,
+                        Violation::Malformed {
+                            method: "GetRawBlob",
+                            ..
+                        }
+                    ),
+                    "{told:?}"
+                );
+            }
+        }
+    });
+}
+
+#[test]
+fn a_reply_longer_than_a_packet() {
+    run(async {
+        let told = broken_by(Ask::RawBlob, async |peer| {
+            let mut reply = json!({ "success": true, "value": 7 }).to_string();
+            reply.push_str(&" ".repeat(32 * 1024));
+            peer.send(reply.as_bytes(), &pipes(2)).await;
+        })
+        .await;
+        assert_eq!(
+            told,
+            Violation::Truncated {
+                method: "GetRawBlob"
+            }
+        );
+    });
+}
+
+#[test]
+fn descriptors_that_the_kernel_could_not_deliver() {
+    // The limit is the whole process's; `run` lets no other test of this
+    // binary run meanwhile.
+    run_single(async {
+        let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+        let told = broken_by(Ask::RawBlob, async |peer| {
+            let fds = pipes(2);
+            let highest = descriptors()
+                .iter()
+                .filter_map(|fd| fd.split(' ').next()?.parse::<u64>().ok())
+                .max()
+                .unwrap();
+            // As if this process had no descriptor left.
+            setrlimit(Resource::RLIMIT_NOFILE, 1.min(highest), hard).unwrap();
+            peer.reply_with(json!(7), 0, &fds).await;
+        })
+        .await;
+        setrlimit(Resource::RLIMIT_NOFILE, soft, hard).unwrap();
+        assert_eq!(
+            told,
+            Violation::DescriptorsLost {
+                method: "GetRawBlob"
+            }
+        );
+    });
+}
+
+#[test]
+fn a_descriptor_that_is_no_pipe() {
+    run(async {
+        for ask in [Ask::Manifest, Ask::Config, Ask::Blob, Ask::RawBlob] {
+            let (count, piped) = ask.shape();
+            for wrong in 0..count {
+                let told = broken_by(ask, async |peer| {
+                    let mut fds = pipes(count);
+                    fds[wrong] = std::fs::File::open("/dev/null").unwrap().into();
+                    let id = if piped { 5 } else { 0 };
+                    peer.reply_with(ask.value(), id, &fds).await;
+                })
+                .await;
+                assert_eq!(told, Violation::NotAPipe, "{ask:?}");
+            }
+        }
+    });
+}
+
+#[test]
+fn the_writing_end_of_a_pipe_is_no_pipe_to_read_from() {
+    run(async {
+        let told = broken_by(Ask::Manifest, async |peer| {
+            let (_read, write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).unwrap();
+            peer.reply_with(json!("sha256:x"), 5, &[write]).await;
+        })
+        .await;
+        assert_eq!(told, Violation::NotAPipe);
+    });
+}
+
+#[test]
+fn a_reply_that_nobody_asked_for() {
+    run(async {
+        let (peer, proxy) = Peer::connected("0.2.8").await;
+        peer.reply(Value::Null).await;
+        let gone = soon(async {
+            loop {
+                // Until the news is there, calls may still go out.
+                tokio::select! {
+                    error = proxy.open_image("x:") => break error.unwrap_err(),
+                    () = tokio::time::sleep(std::time::Duration::from_millis(50)) => {}
+                }
+            }
+        });
+        assert_eq!(violation(gone.await), Violation::Unsolicited);
+        let mut peer = peer;
+        peer.lenient();
+    });
+}
+
+#[test]
+fn a_second_reply_is_not_taken_for_that_to_a_call_not_yet_sent() {
+    run_single(async {
+        let (mut peer, proxy) = Peer::connected("0.2.8").await;
+        let tasks: Vec<_> = ["a:", "b:"]
+            .map(|reference| {
+                let proxy = proxy.clone();
+                tokio::spawn(async move { proxy.open_image(reference).await })
+            })
+            .into();
+        peer.expect("OpenImage", json!(["a:"])).await;
+        // "b:" is queued by now. Both replies are there before the actor runs.
+        let yes = json!({ "success": true, "value": 3 }).to_string();
+        peer.send(yes.as_bytes(), &[]).await;
+        peer.send(yes.as_bytes(), &[]).await;
+        let mut results = Vec::new();
+        for task in tasks {
+            results.push(soon(task).await.unwrap());
+        }
+        let second = results
+            .pop()
+            .unwrap()
+            .expect_err("answered without being sent");
+        assert_eq!(violation(second), Violation::Unsolicited);
+        results.pop().unwrap().unwrap();
+        peer.expect_close().await;
+    });
+}
+
+#[test]
+fn a_pipe_that_is_said_to_be_finished_and_does_not_end() {
+    run_single(async {
+        let Stage {
+            proxy,
+            image,
+            mut peer,
+            ..
+        } = Stage::new(Way::Raw).await;
+        let keeps_it_open = async {
+            peer.expect("GetFullConfig", json!([1])).await;
+            let kept = peer.grant_pipe(Value::Null).await;
+            peer.expect("FinishPipe", json!([kept.id])).await;
+            peer.reply(Value::Null).await;
+            // What is left to do now is waiting.
+            tokio::time::pause();
+            std::future::pending::<()>().await;
+        };
+        let error = tokio::select! {
+            config = proxy.fetch_config_raw(&image) => config.unwrap_err(),
+            () = keeps_it_open => unreachable!(),
+        };
+        tokio::time::resume();
+        assert_eq!(violation(error), Violation::Unfinished);
+        let later = soon(proxy.open_image("x:")).await.unwrap_err();
+        assert_eq!(violation(later), Violation::Unfinished);
+        peer.lenient();
+    });
+}
+
+#[test]
+fn a_blobs_pipe_that_is_said_to_be_finished_and_does_not_end() {
+    run_single(async {
+        let mut stage = Stage::new(Way::Piped).await;
+        let wanted = sha256(b"content");
+        let (blob, mut flow) = stage.get(&wanted, 7, 7).await;
+        flow.write(b"content").await;
+        let Stage {
+            proxy, mut peer, ..
+        } = stage;
+        let keeps_it_open = async {
+            peer.call("FinishPipe").await;
+            peer.reply(Value::Null).await;
+            // What is left to do now is waiting.
+            tokio::time::pause();
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            // All bytes are here and right, whatever the proxy does then.
+            finished = blob.unwrap().finish() => finished.unwrap(),
+            () = keeps_it_open => unreachable!(),
+        }
+        tokio::time::resume();
+        let later = soon(proxy.open_image("x:")).await.unwrap_err();
+        assert_eq!(violation(later), Violation::Unfinished);
+        drop(flow);
+        peer.lenient();
+    });
+}

@@ -1,0 +1,254 @@
+//! A skopeo that is missing, too old, something else, or dies: the command
+//! says which and what became of it, and does not wait for ever.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use nix::sys::signal::Signal;
+
+use crate::harness::processes;
+use crate::harness::{
+    ImageBuilder, Layout, Running, Scratch, Served, Skopeo, newest_skopeo, skopeos, small_image,
+};
+use test_registry::image::Written;
+
+/// A program of ours in the place of skopeo.
+fn script(scratch: &Scratch, lines: &str) -> Skopeo {
+    let path = scratch.path("skopeo");
+    fs::write(&path, format!("#!/bin/sh\n{lines}\n")).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    Skopeo {
+        protocol: "none",
+        path,
+    }
+}
+
+/// What a pull with this script says, which fails with code 1.
+#[track_caller]
+fn said_with(lines: &str) -> String {
+    let scratch = Scratch::new();
+    let skopeo = script(&scratch, lines);
+    let said = scratch
+        .pull(&skopeo, "oci:somewhere:v1", "oci:image:v1")
+        .run()
+        .failed(1);
+    assert!(said.starts_with("longshore: can't pull oci:somewhere:v1: "));
+    assert!(said.lines().count() <= 2, "{said}");
+    assert!(!scratch.path("image").exists());
+    said
+}
+
+#[test]
+fn a_missing_skopeo_is_told_with_what_to_do() {
+    let scratch = Scratch::new();
+    let said = scratch
+        .longshore()
+        .args(["pull", "--skopeo", "/nowhere/skopeo"])
+        .args(["oci:somewhere:v1", "oci:image"])
+        .run()
+        .failed(1);
+    assert!(said.contains("can't start /nowhere/skopeo"), "{said}");
+    assert!(said.contains("install skopeo"), "{said}");
+
+    let said = scratch
+        .longshore()
+        .env("PATH", "/nowhere")
+        .args(["inspect", "oci:somewhere:v1"])
+        .run()
+        .failed(1);
+    assert!(said.contains("can't start skopeo"), "{said}");
+    assert!(said.contains("--skopeo PATH"), "{said}");
+}
+
+#[test]
+fn a_file_that_is_no_program_is_told() {
+    let scratch = Scratch::new();
+    let skopeo = script(&scratch, "exit");
+    fs::set_permissions(&skopeo.path, fs::Permissions::from_mode(0o644)).unwrap();
+    let said = scratch
+        .pull(&skopeo, "oci:somewhere:v1", "oci:image")
+        .run()
+        .failed(1);
+    assert!(said.contains("can't start"), "{said}");
+    assert!(said.contains("ermission"), "{said}");
+}
+
+#[test]
+fn a_skopeo_that_knows_no_proxy_is_told_with_its_words() {
+    let said = said_with("echo 'unknown command \"experimental-image-proxy\"' >&2; exit 125");
+    assert!(said.contains("exit status: 125"), "{said}");
+    assert!(said.contains("unknown command"), "{said}");
+}
+
+#[test]
+fn a_program_that_ends_silently_is_told() {
+    for (lines, words) in [
+        ("exit 0", "exit status: 0"),
+        ("exit 3", "exit status: 3"),
+        ("kill -SEGV $$", "signal: 11"),
+        ("exec 0<&-; exit 4", "exit status: 4"),
+    ] {
+        let said = said_with(lines);
+        assert!(said.contains(words), "{lines}: {said}");
+    }
+}
+
+#[test]
+fn a_dying_skopeos_words_cant_control_the_terminal() {
+    let said = said_with(r"printf 'first\n\033[2J\007bad\n' >&2; exit 1");
+    assert!(said.contains("bad"), "{said}");
+    let control = said.chars().find(|c| c.is_control() && *c != '\n');
+    assert_eq!(control, None, "{said:?}");
+}
+
+/// Waits for the first request, and answers it with this packet.
+fn answering(packet: &str) -> String {
+    format!("dd bs=65536 count=1 of=/dev/null 2>/dev/null; printf '%s' '{packet}' >&0; exec cat")
+}
+
+#[test]
+fn a_protocol_that_is_too_old_or_too_new_is_told_with_what_to_do() {
+    for version in ["0.1.0", "0.2.1", "0.3.0", "1.0.0"] {
+        let packet = format!(r#"{{"success":true,"value":"{version}","pipeid":0,"error":""}}"#);
+        let said = said_with(&answering(&packet));
+        assert!(said.contains(version), "{said}");
+        assert!(said.contains("use a newer skopeo"), "{said}");
+    }
+}
+
+#[test]
+fn a_program_that_speaks_something_else_is_told() {
+    for packet in [
+        "hello",
+        "{}",
+        r#"{"success":true,"value":7,"pipeid":0,"error":""}"#,
+    ] {
+        said_with(&answering(packet));
+    }
+}
+
+#[test]
+fn a_silent_program_that_does_not_want_to_end_can_be_interrupted() {
+    let scratch = Scratch::new();
+    let started = scratch.path("started");
+    let lines = format!(
+        "trap '' TERM; echo > {}; exec sleep 1000",
+        started.display()
+    );
+    let mut pull = scratch
+        .pull(&script(&scratch, &lines), "oci:somewhere:v1", "oci:image")
+        .start();
+    pull.gate("the program runs", |_| started.exists());
+    pull.signal(Signal::SIGINT);
+    assert_eq!(pull.end().failed(130), "longshore: interrupted\n");
+}
+
+/// An image of which one layer can be held back: the last, and largest.
+fn image_to_hold() -> (Served, Written, String) {
+    let image = small_image(1).layer_random(2_000_000, 11);
+    let (served, image) = Served::image("v1", &image);
+    let held = image.layers.last().unwrap().digest().to_string();
+    (served, image, held)
+}
+
+/// Wait until only that layer is on its way.
+#[track_caller]
+fn wait_for_the_held(pull: &mut Running, image: &Written, layout: &Layout) {
+    pull.gate("only one layer is on its way", |_| {
+        let [others @ .., _] = &image.layers[..] else {
+            return false;
+        };
+        others.iter().all(|layer| layout.has(layer.digest())) && layout.is_written_to(500_000)
+    });
+}
+
+#[track_caller]
+fn kill_all_proxies(pull: &mut Running) {
+    for proxy in pull.proxies() {
+        processes::signal(proxy.pid, Signal::SIGKILL);
+    }
+}
+
+#[test]
+fn a_skopeo_killed_in_the_middle_is_told_with_the_blob() {
+    let (served, image, held) = image_to_hold();
+    for skopeo in skopeos() {
+        served.faults(&[&format!("blob@{held}:stall=half")]);
+        let scratch = Scratch::new();
+        let layout = scratch.layout("image");
+        let pull = || scratch.pull(&skopeo, &served.reference("v1"), &layout.tagged("v1"));
+        let mut running = pull().args(["--retries", "0"]).start();
+        wait_for_the_held(&mut running, &image, &layout);
+        kill_all_proxies(&mut running);
+        let said = running.end().failed(1);
+        let last: Vec<_> = said.lines().rev().take(2).collect();
+        assert!(last[1].contains("can't pull docker://"), "{said}");
+        assert!(last[1].contains(&format!("blob {held}")), "{said}");
+        assert!(last[1].contains("signal: 9"), "{said}");
+        assert!(last[0].contains("try again"), "{said}");
+        layout.assert_valid();
+        assert_eq!(layout.strangers(), [""; 0]);
+
+        served.faults(&[]);
+        assert_eq!(pull().report()["reused_blobs"], image.layers.len() - 1);
+        layout.assert_valid();
+    }
+}
+
+#[test]
+fn a_skopeo_killed_in_the_middle_is_replaced() {
+    let (served, image, held) = image_to_hold();
+    for skopeo in skopeos() {
+        served.faults(&[&format!("blob@{held}:stall=half")]);
+        let scratch = Scratch::new();
+        let layout = scratch.layout("image");
+        let pull = scratch.pull(&skopeo, &served.reference("v1"), &layout.tagged("v1"));
+        let mut running = pull.arg("--json").start();
+        wait_for_the_held(&mut running, &image, &layout);
+        served.faults(&[]);
+        kill_all_proxies(&mut running);
+        let report = running.end().report();
+        assert_eq!(report["fetched_blobs"], image.layers.len() + 1);
+        assert!(report["retries"].as_u64() > Some(0), "{report}");
+        layout.assert_valid();
+    }
+}
+
+#[test]
+fn a_skopeo_killed_while_the_registry_keeps_it_waiting_is_told() {
+    let (served, _) = Served::image("v1", &ImageBuilder::new());
+    served.faults(&["manifest:headers-never"]);
+    for skopeo in skopeos() {
+        let scratch = Scratch::new();
+        let before = served.registry.manifest_gets();
+        let mut pull = scratch
+            .pull(&skopeo, &served.reference("v1"), "oci:image")
+            .args(["--retries", "0"])
+            .start();
+        pull.gate("it waits for the manifest", |_| {
+            served.registry.manifest_gets() > before
+        });
+        kill_all_proxies(&mut pull);
+        let said = pull.end().failed(1);
+        assert!(said.contains("signal: 9"), "{said}");
+    }
+}
+
+#[test]
+fn a_skopeo_that_does_not_tell_its_version_is_reported_without() {
+    let (served, _) = Served::image("v1", &small_image(2));
+    let scratch = Scratch::new();
+    let real = newest_skopeo().path;
+    let lines = format!(
+        "[ \"$1\" != --version ] || exit 0; exec {} \"$@\"",
+        real.display()
+    );
+    let report = scratch
+        .pull(
+            &script(&scratch, &lines),
+            &served.reference("v1"),
+            "oci:image",
+        )
+        .report();
+    assert!(report["skopeo"].is_null(), "{report}");
+}

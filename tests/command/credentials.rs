@@ -1,0 +1,350 @@
+//! Every way of giving credentials works, and with none of them can others on
+//! the machine see a secret.
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::Command;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use nix::sys::signal::Signal;
+use serde_json::json;
+
+use crate::harness::processes::Process;
+use crate::harness::{
+    Layout, Longshore, Running, Scratch, Served, Skopeo, newest_skopeo, output_of, skopeos,
+    small_image,
+};
+use test_registry::auth::Auth;
+use test_registry::server::Options;
+use test_support::registry_process::RegistryProcess;
+
+const USER: &str = "tester";
+const PASSWORD: &str = "sesame-7Kq2-street";
+/// `htpasswd -nbBC 5 tester sesame-7Kq2-street`
+const HTPASSWD: &str = "tester:$2y$05$xHJdpxi6DQWxdG1OPz7Equ.KIXoukKXxJwc4cXn4DZUlWswYFZ2GK\n";
+
+const REFRESH_TOKEN: &str = "refresh-me-9Zw4";
+const BEARER_TOKEN: &str = "bearer-of-news-3Xv1";
+
+/// A registry with one image, which demands the password.
+fn locked_registry() -> (RegistryProcess, String) {
+    let registry = RegistryProcess::with_password(HTPASSWD);
+    let scratch = Scratch::new();
+    let made = scratch.layout("made");
+    small_image(1).write(made.folder(), "v1").unwrap();
+    let reference = registry.reference("private/image:v1");
+    let mut copy = Command::new(newest_skopeo().path);
+    copy.args(["copy", "--quiet", "--dest-tls-verify=false"]);
+    copy.args(["--dest-creds", &user_and_password()]);
+    output_of(copy.args([&made.tagged("v1"), &reference]));
+    (registry, reference)
+}
+
+fn user_and_password() -> String {
+    format!("{USER}:{PASSWORD}")
+}
+
+/// Write an auth file for the registry, as `skopeo login` does.
+fn write_auth_file(path: &Path, registry: &RegistryProcess) {
+    let auth = BASE64.encode(user_and_password());
+    let file = json!({ "auths": { registry.address(): { "auth": auth } } });
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, file.to_string()).unwrap();
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Argument,
+    Stdin,
+    File,
+    AuthFile,
+    DefaultAuthFile,
+}
+
+impl Way {
+    const ALL: [Self; 5] = [
+        Self::Argument,
+        Self::Stdin,
+        Self::File,
+        Self::AuthFile,
+        Self::DefaultAuthFile,
+    ];
+
+    /// The pull with the password given this way.
+    fn give(self, pull: Longshore, scratch: &Scratch, registry: &RegistryProcess) -> Longshore {
+        let file = scratch.path("given/containers/auth.json");
+        let name = file.to_str().unwrap();
+        match self {
+            Self::Argument => pull.args(["--creds", &user_and_password()]),
+            Self::Stdin => {
+                let input = format!("{}\n", user_and_password());
+                pull.args(["--creds", "-"]).input(&input)
+            }
+            Self::File => {
+                fs::create_dir_all(file.parent().unwrap()).unwrap();
+                fs::write(&file, user_and_password()).unwrap();
+                pull.args(["--creds-file", name])
+            }
+            Self::AuthFile => {
+                write_auth_file(&file, registry);
+                pull.args(["--authfile", name])
+            }
+            Self::DefaultAuthFile => {
+                write_auth_file(&file, registry);
+                let runtime = scratch.path("given");
+                pull.env("XDG_RUNTIME_DIR", runtime.to_str().unwrap())
+            }
+        }
+    }
+}
+
+/// In no form in which it is used.
+#[track_caller]
+fn assert_hidden(text: &str, place: &str) {
+    let secrets = [PASSWORD, REFRESH_TOKEN, BEARER_TOKEN].map(str::to_owned);
+    let encoded = [
+        BASE64.encode(user_and_password()),
+        BASE64.encode(PASSWORD),
+        BASE64.encode(REFRESH_TOKEN),
+        BASE64.encode(format!("{USER}:{REFRESH_TOKEN}")),
+    ];
+    for secret in secrets.iter().chain(&encoded) {
+        // Of a memory, only what is around it.
+        if let Some(at) = text.find(secret) {
+            let around: String = text[..at].chars().rev().take(300).collect();
+            let around: String = around.chars().rev().collect();
+            panic!("{place} shows {secret} after {around:?}");
+        }
+    }
+}
+
+#[track_caller]
+fn assert_process_hides_all(process: &Process, name: &str) {
+    assert!(!process.cmdline.is_empty());
+    assert_hidden(&process.cmdline, &format!("the command line of {name}"));
+    assert_hidden(&process.environ, &format!("the environment of {name}"));
+}
+
+/// Nothing that the run writes, in its temporary and other folders.
+fn assert_files_hide_all(folder: &Path) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            assert_files_hide_all(&path);
+        } else {
+            let text = String::from_utf8_lossy(&fs::read(&path).unwrap()).into_owned();
+            assert_hidden(&text, &path.display().to_string());
+        }
+    }
+}
+
+/// While it goes on: the proxies and whatever else it has started, the command
+/// itself with its memory, and its files.
+#[track_caller]
+fn assert_run_hides_all(running: &mut Running, named_on_our_command_line: bool) {
+    running.proxies();
+    let ours = running.process();
+    for child in running.processes() {
+        if child.pid != ours.pid {
+            assert_process_hides_all(&child, "a child");
+        }
+    }
+    if named_on_our_command_line {
+        assert!(ours.cmdline.contains(PASSWORD), "the user put it there");
+        assert_hidden(&ours.environ, "our environment");
+    } else {
+        assert_process_hides_all(&ours, "longshore");
+        assert_memory_hides_all(ours.pid);
+    }
+    assert_files_hide_all(running.folder());
+}
+
+/// What a core dump would hold: everything that can be written to, which the
+/// process has not mapped from a file. Skopeo has the secrets by now, so that
+/// not one copy need be left.
+#[track_caller]
+fn assert_memory_hides_all(pid: u32) {
+    let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
+    let memory = File::open(format!("/proc/{pid}/mem")).unwrap();
+    let mut looked_at = 0;
+    for line in maps.lines().filter(|line| line.contains(" rw")) {
+        let (start, end) = line.split(' ').next().unwrap().split_once('-').unwrap();
+        let address = |hex| u64::from_str_radix(hex, 16).unwrap();
+        let mut bytes = vec![0; usize::try_from(address(end) - address(start)).unwrap()];
+        // A part may have been given back meanwhile.
+        if memory.read_exact_at(&mut bytes, address(start)).is_ok() {
+            looked_at += bytes.len();
+            assert_hidden(&String::from_utf8_lossy(&bytes), &format!("memory: {line}"));
+        }
+    }
+    assert!(looked_at > 100_000, "{looked_at} bytes of memory were seen");
+}
+
+/// One that says as much as it can.
+fn verbose_pull(scratch: &Scratch, skopeo: &Skopeo, image: &str, layout: &Layout) -> Longshore {
+    scratch
+        .pull(skopeo, image, &layout.tagged("v1"))
+        .arg("-v")
+        .env("RUST_LOG", "trace")
+}
+
+#[test]
+fn a_password_opens_the_registry_and_is_seen_nowhere() {
+    let (registry, image) = locked_registry();
+    for skopeo in skopeos() {
+        for way in Way::ALL {
+            let scratch = Scratch::new();
+            let layout = scratch.layout("image");
+            let pull = verbose_pull(&scratch, &skopeo, &image, &layout);
+            registry.pause();
+            let mut running = way.give(pull, &scratch, &registry).start();
+            assert_run_hides_all(&mut running, way == Way::Argument);
+            registry.go_on();
+
+            let run = running.end().succeeded();
+            assert_hidden(&run.stdout, "stdout");
+            assert_hidden(&run.stderr, "stderr");
+            assert!(run.stderr.contains("DEBUG longshore"), "{run}");
+            assert!(run.stderr.contains("level=debug"), "{run}");
+            let warned = run.stderr.contains("warning: --creds");
+            assert_eq!(warned, way == Way::Argument, "{run}");
+            layout.assert_valid();
+            assert_files_hide_all(layout.folder());
+        }
+    }
+}
+
+#[test]
+fn with_many_proxies_none_of_them_shows_it_nor_do_events_and_report() {
+    let (registry, image) = locked_registry();
+    for skopeo in skopeos() {
+        let scratch = Scratch::new();
+        let layout = scratch.layout("image");
+        let pull = verbose_pull(&scratch, &skopeo, &image, &layout);
+        let events = scratch.path("events");
+        let pull = pull.args(["--proxies", "8", "--json"]);
+        let pull = pull.args(["--events", events.to_str().unwrap()]);
+        registry.pause();
+        let mut running = Way::Stdin.give(pull, &scratch, &registry).start();
+        assert_run_hides_all(&mut running, false);
+        registry.go_on();
+        let run = running.end();
+        assert_hidden(&run.stdout, "the report");
+        assert_hidden(&run.stderr, "stderr");
+        run.report();
+        let events = fs::read_to_string(events).unwrap();
+        assert!(events.contains("proxy_started"), "{events}");
+        assert_hidden(&events, "the events");
+    }
+}
+
+#[test]
+fn an_identity_token_opens_the_registry_and_is_seen_nowhere() {
+    let served = Served::with(Options {
+        auth: Auth {
+            basic: Some((USER.to_owned(), PASSWORD.to_owned())),
+            bearer: Some(BEARER_TOKEN.to_owned()),
+            refresh_token: Some(REFRESH_TOKEN.to_owned()),
+        },
+        ..Options::default()
+    });
+    let image = served.add("v1", &small_image(2));
+    let first = image.layers[0].digest();
+    for skopeo in skopeos() {
+        let scratch = Scratch::new();
+        let layout = scratch.layout("image");
+        let token = scratch.path("token");
+        fs::write(&token, format!("{REFRESH_TOKEN}\n")).unwrap();
+        let pull = || {
+            verbose_pull(&scratch, &skopeo, &served.reference("v1"), &layout)
+                .args(["--registry-token-file", token.to_str().unwrap()])
+        };
+
+        served.faults(&["blob#0:stall=half"]);
+        let before = served.registry.blob_gets(first);
+        let mut running = pull().start();
+        running.gate("it has got in, and fetches a layer", |_| {
+            served.registry.blob_gets(first) > before
+        });
+        assert_run_hides_all(&mut running, false);
+        running.signal(Signal::SIGINT);
+        assert_hidden(&running.end().failed(130), "stderr");
+
+        served.faults(&[]);
+        let run = pull().run().succeeded();
+        assert_hidden(&run.stdout, "stdout");
+        assert_hidden(&run.stderr, "stderr");
+        layout.assert_valid();
+    }
+}
+
+#[test]
+fn without_credentials_the_registry_stays_closed() {
+    let (registry, image) = locked_registry();
+    for skopeo in skopeos() {
+        let scratch = Scratch::new();
+        let layout = scratch.layout("image");
+        let pull = || scratch.pull(&skopeo, &image, &layout.tagged("v1"));
+        let none = pull();
+        // There are some, which are not to be used.
+        let unused = Way::DefaultAuthFile.give(pull().arg("--no-creds"), &scratch, &registry);
+        for run in [none, unused] {
+            let said = run.run().failed(1);
+            assert!(said.contains(&image), "{said}");
+            assert!(said.contains("authentication required"), "{said}");
+            assert!(said.contains("give credentials: --authfile"), "{said}");
+            assert!(!layout.folder().exists());
+        }
+    }
+}
+
+#[test]
+fn a_wrong_password_is_told_and_not_shown() {
+    let (_registry, image) = locked_registry();
+    for skopeo in skopeos() {
+        let scratch = Scratch::new();
+        let layout = scratch.layout("image");
+        let said = scratch
+            .pull(&skopeo, &image, &layout.tagged("v1"))
+            .args(["--creds", "-"])
+            .input("tester:not-the-password\n")
+            .run()
+            .failed(1);
+        assert!(said.contains("give credentials"), "{said}");
+        assert!(!said.contains("not-the-password"), "{said}");
+    }
+}
+
+#[test]
+fn inspect_takes_the_same_credentials() {
+    let (registry, image) = locked_registry();
+    for skopeo in skopeos() {
+        for way in Way::ALL {
+            let scratch = Scratch::new();
+            let inspect = scratch.inspect(&skopeo, &image);
+            let run = way.give(inspect, &scratch, &registry).run().succeeded();
+            assert!(run.stdout.contains("linux/amd64"), "{run}");
+            assert_hidden(&run.stderr, "stderr");
+        }
+    }
+}
+
+#[test]
+fn reading_a_password_can_be_interrupted() {
+    let scratch = Scratch::new();
+    let mut pull = scratch
+        .pull(&newest_skopeo(), "docker://127.0.0.1:1/a", "oci:image")
+        .args(["--creds", "-"])
+        .env("RUST_LOG", "longshore=debug")
+        .input("tester:not-a-whole-line")
+        .start();
+    pull.gate("it reads the password", |pull| {
+        pull.stderr().contains("reading credentials from stdin")
+    });
+    pull.signal(Signal::SIGINT);
+    let run = pull.end();
+    assert_eq!(run.status.signal(), Some(Signal::SIGINT as i32), "{run}");
+}

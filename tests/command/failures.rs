@@ -1,0 +1,283 @@
+//! What a registry can do wrong: the command ends with code 1, says on which
+//! image and blob and what to do, and leaves nothing behind.
+
+use std::io::{self, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::thread;
+
+use serde_json::json;
+
+use crate::harness::{ImageBuilder, Scratch, Served, Skopeo, newest_skopeo, skopeos, small_image};
+use test_registry::image::Written;
+
+/// A pull under one fault, which tries nothing twice, and what it says, which must be one line of what
+/// failed and perhaps one of what to do.
+#[track_caller]
+fn failing_pull(skopeo: &Skopeo, served: &Served, fault: &str) -> String {
+    served.faults(&[fault]);
+    let scratch = Scratch::new();
+    let layout = scratch.layout("image");
+    let image = served.reference("v1");
+    let pull = scratch.pull(skopeo, &image, &layout.tagged("v1"));
+    let said = pull.args(["--quiet", "--retries", "0"]).run().failed(1);
+    assert!(said.lines().count() <= 2, "{fault}: {said}");
+    let start = format!("longshore: can't pull {image}: ");
+    assert!(said.starts_with(&start), "{fault}: {said}");
+    if layout.folder().exists() {
+        layout.assert_valid();
+        assert_eq!(layout.entries(), []);
+    }
+    said
+}
+
+/// It says one of these things, and a second line if there is something to do.
+#[track_caller]
+fn assert_says(said: &str, fault: &str, any_of: &[&str]) {
+    let found = any_of.iter().any(|words| said.contains(words));
+    assert!(found, "{fault}: not one of {any_of:?} in {said}");
+    assert_eq!(said.lines().count(), 2, "{fault} has no hint: {said}");
+}
+
+fn served() -> (Served, Written) {
+    Served::image("v1", &small_image(1))
+}
+
+#[test]
+fn a_wrong_blob_is_refused() {
+    let (served, image) = served();
+    let cases = [
+        ("corrupt", &["corrupt: its bytes have digest"][..]),
+        ("corrupt=0", &["corrupt: its bytes have digest"]),
+        ("shorter=1", &["bytes, its descriptor says"]),
+        ("longer=1", &["bytes, its descriptor says"]),
+        ("content-length=7", &["announced with 7 bytes"]),
+        // An old skopeo may be the first to say so.
+        ("chunked-longer=1", &["longer than", "orrupted blob"]),
+    ];
+    for skopeo in skopeos() {
+        for (kind, words) in cases {
+            for (target, digest) in [
+                ("blob#1", image.layers[1].digest()),
+                ("config", &image.config_digest),
+            ] {
+                let fault = format!("{target}:{kind}");
+                let said = failing_pull(&skopeo, &served, &fault);
+                assert_says(&said, &fault, words);
+                assert!(said.contains(&format!("blob {digest}")), "{said}");
+            }
+        }
+    }
+}
+
+/// It is written in several chunks, and hashed where it is written.
+#[test]
+fn a_wrong_byte_anywhere_in_a_large_blob_is_found() {
+    let image = ImageBuilder::new().layer_random(2_000_000, 7);
+    let (served, image) = Served::image("v1", &image);
+    let size = image.layers[0].size();
+    let last = size - 1;
+    for skopeo in skopeos() {
+        for at in [0, 512 * 1024 - 1, 512 * 1024, 1_500_000, last] {
+            let fault = format!("blob#0:corrupt={at}");
+            let said = failing_pull(&skopeo, &served, &fault);
+            assert_says(&said, &fault, &["corrupt: its bytes have digest"]);
+        }
+        for (kind, words) in [
+            ("shorter=1", &["bytes, its descriptor says"][..]),
+            ("chunked-longer=1", &["longer than", "orrupted blob"]),
+        ] {
+            let fault = format!("blob#0:{kind}");
+            let said = failing_pull(&skopeo, &served, &fault);
+            assert_says(&said, &fault, words);
+        }
+    }
+}
+
+#[test]
+fn a_refused_blob_is_told() {
+    let (served, image) = served();
+    let cases = [
+        ("status=401", &["unauthorized"][..]),
+        ("status=403", &["denied", "403"]),
+        ("status=404", &["unknown", "404"]),
+        ("status=500", &["500"]),
+    ];
+    for skopeo in skopeos() {
+        for (kind, words) in cases {
+            let fault = format!("blob#2:{kind}");
+            let said = failing_pull(&skopeo, &served, &fault);
+            assert_says(&said, &fault, words);
+            let blob = format!("blob {}", image.layers[2].digest());
+            assert!(said.contains(&blob), "{said}");
+        }
+    }
+}
+
+#[test]
+fn a_manifest_that_cant_be_had_is_told() {
+    let (served, _) = served();
+    let cases = [
+        ("manifest:status=401", &["unauthorized"][..]),
+        ("manifest:status=403", &["denied"]),
+        ("manifest:status=404", &["unknown"]),
+        ("manifest:status=500", &["500"]),
+        ("ping:status=500", &["500"]),
+        ("manifest:cut=half", &["unexpected EOF"]),
+    ];
+    for skopeo in skopeos() {
+        for (fault, words) in cases {
+            let said = failing_pull(&skopeo, &served, fault);
+            assert!(said.contains("OpenImage failed"), "{fault}: {said}");
+            assert_says(&said, fault, words);
+        }
+    }
+}
+
+#[test]
+fn a_manifest_that_is_none_is_refused() {
+    let (served, _) = served();
+    for skopeo in skopeos() {
+        for fault in [
+            "manifest:not-json",
+            "manifest:big-manifest=5M",
+            "manifest:redirect-loop",
+        ] {
+            failing_pull(&skopeo, &served, fault);
+        }
+    }
+}
+
+#[test]
+fn an_image_that_is_not_there_is_told() {
+    let (served, _) = served();
+    served.faults(&[]);
+    for skopeo in skopeos() {
+        let scratch = Scratch::new();
+        let layout = scratch.layout("image");
+        let said = scratch
+            .pull(&skopeo, &served.reference("v2"), &layout.tagged("v2"))
+            .run()
+            .failed(1);
+        assert_says(&said, "no such tag", &["manifest unknown"]);
+        assert!(!layout.folder().exists());
+
+        let said = scratch
+            .pull(&skopeo, "oci:nowhere:v2", &layout.tagged("v2"))
+            .run()
+            .failed(1);
+        assert!(said.contains("can't pull oci:nowhere:v2: "), "{said}");
+        assert!(!layout.folder().exists());
+    }
+}
+
+#[test]
+fn a_registry_that_is_not_there_is_told() {
+    let gone = TcpListener::bind("127.0.0.1:0").unwrap().local_addr();
+    let image = format!("docker://{}/a/b:c", gone.unwrap());
+    for skopeo in skopeos() {
+        let scratch = Scratch::new();
+        let layout = scratch.layout("image");
+        let pull = scratch.pull(&skopeo, &image, &layout.tagged("v1"));
+        for run in [
+            pull.args(["--retries", "0"]),
+            scratch.inspect(&skopeo, &image),
+        ] {
+            let said = run.run().failed(1);
+            assert_says(&said, "gone", &["connection refused"]);
+            assert!(said.contains(&image), "{said}");
+        }
+        assert!(!layout.folder().exists());
+    }
+}
+
+/// A server that lets everybody in, and then has only this error to tell.
+fn server_that_says(message: &str) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let error = json!({ "errors": [{ "code": "DENIED", "message": message }] });
+    let answer = move |mut stream: TcpStream| -> io::Result<()> {
+        let mut request = [0; 4096];
+        let length = stream.read(&mut request)?;
+        let (status, body) = if request[..length].starts_with(b"GET /v2/ ") {
+            ("200 OK", "{}".to_owned())
+        } else {
+            ("403 Forbidden", error.to_string())
+        };
+        let length = body.len();
+        write!(
+            stream,
+            "HTTP/1.1 {status}\r\nContent-Type: application/json\r\n\
+             Connection: close\r\nContent-Length: {length}\r\n\r\n{body}",
+        )
+    };
+    // It lives as long as the process, and whoever hangs up early is no matter.
+    thread::spawn(move || listener.incoming().flatten().map(answer).all(|_| true));
+    format!("docker://{address}/a/b:c")
+}
+
+#[test]
+fn plain_http_must_be_asked_for() {
+    let image = server_that_says("not read");
+    for skopeo in skopeos() {
+        let scratch = Scratch::new();
+        let pull = scratch.longshore().args(["pull", &image, "oci:image"]);
+        let said = pull
+            .args(["--skopeo", skopeo.path.to_str().unwrap()])
+            .run()
+            .failed(1);
+        assert_says(&said, "HTTP", &["server gave HTTP response to HTTPS"]);
+        assert!(said.contains("--tls-verify=false"), "{said}");
+    }
+}
+
+#[test]
+fn a_registrys_words_cant_control_the_terminal() {
+    let image = server_that_says("go\u{1b}[2J\u{1b}]0;title\u{7}\u{9b}31m away\r\nlongshore: fine");
+    for skopeo in skopeos() {
+        let scratch = Scratch::new();
+        for run in [
+            scratch.pull(&skopeo, &image, "oci:image"),
+            scratch.inspect(&skopeo, &image),
+        ] {
+            let said = run.run().failed(1);
+            assert!(said.contains("go"), "{said}");
+            let control = said.chars().find(|c| c.is_control() && *c != '\n');
+            assert_eq!(control, None, "{said:?}");
+            assert!(said.lines().count() <= 2, "{said:?}");
+            assert!(!said.contains("\nlongshore"), "{said:?}");
+        }
+    }
+}
+
+#[test]
+fn the_others_are_stopped_when_one_blob_fails() {
+    let (served, image) = served();
+    let stalled = format!("blob@{}:stall=half", image.layers[0].digest());
+    let corrupt = format!("blob@{}:corrupt", image.layers[1].digest());
+    for skopeo in skopeos() {
+        served.faults(&[&stalled, &corrupt]);
+        let scratch = Scratch::new();
+        let layout = scratch.layout("image");
+        let said = scratch
+            .pull(&skopeo, &served.reference("v1"), &layout.tagged("v1"))
+            .args(["--retries", "0"])
+            .run()
+            .failed(1);
+        assert!(said.contains("corrupt"), "{said}");
+        layout.assert_valid();
+        assert_eq!(layout.strangers(), [""; 0]);
+    }
+}
+
+#[test]
+fn json_says_nothing_when_the_pull_failed() {
+    let (served, _) = served();
+    served.faults(&["blob#0:corrupt"]);
+    let scratch = Scratch::new();
+    let said = scratch
+        .pull(&newest_skopeo(), &served.reference("v1"), "oci:image")
+        .args(["--json", "--retries", "0"])
+        .run()
+        .failed(1);
+    assert!(said.contains("corrupt"), "{said}");
+}

@@ -1,0 +1,264 @@
+//! What our own machine denies: space, descriptors, pipe buffers, folders, a steady clock.
+
+use std::fs;
+use std::io::{BufRead, BufReader, PipeReader, PipeWriter};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
+
+use super::cell::{Cell, Guard};
+use crate::harness::{ImageBuilder, Longshore, Run, Running, Served};
+use test_support::tools;
+
+/// A small file system. Dropped, it is gone.
+struct Disk(PathBuf);
+
+impl Disk {
+    #[track_caller]
+    fn mount(folder: &Path, options: &str) -> Self {
+        fs::create_dir_all(folder).unwrap();
+        let mut mount = Command::new("mount");
+        mount
+            .args(["-t", "tmpfs", "-o", options, "tmpfs"])
+            .arg(folder);
+        let output = mount.output().unwrap();
+        assert!(
+            output.status.success(),
+            "these tests mount small disks, which takes root with CAP_SYS_ADMIN: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Self(folder.to_owned())
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let unmounted = Command::new("umount").arg(&self.0).status();
+        if !std::thread::panicking() {
+            assert!(unmounted.unwrap().success());
+        }
+    }
+}
+
+/// An image of 3 MB.
+pub(crate) fn larger_image(served: &Served) {
+    let image = (0..3).fold(ImageBuilder::new(), |image, layer| {
+        image.layer_random(1_000_000, 40 + layer)
+    });
+    served.add("v1", &image);
+    served.add("small", &crate::harness::small_image(5));
+}
+
+/// The disk has room for one of the images, and not for the other one, too.
+pub(crate) fn full_disk(cell: &Cell, pull: Longshore) -> (Longshore, Guard) {
+    let disk = Disk::mount(cell.layout.folder(), "size=1m");
+    let small = cell.served.reference("small");
+    cell.scratch
+        .pull(&cell.skopeo, &small, &cell.layout.tagged("small"))
+        .run()
+        .succeeded();
+    (pull, Box::new(disk))
+}
+
+pub(crate) fn the_first_image_is_still_there(cell: &Cell, _: &Run) {
+    assert!(cell.layout.tags().keys().eq(["small"]));
+}
+
+/// No file may have more than 512 KiB.
+pub(crate) fn small_files(_: &Cell, pull: Longshore) -> (Longshore, Guard) {
+    // Without the signal, which would end it as it would end any program.
+    let script = r#"trap "" XFSZ; ulimit -f 1024; exec "$@""#;
+    (pull.under("sh", ["-c", script, "sh"]), Box::new(()))
+}
+
+pub(crate) fn read_only_layout(cell: &Cell, pull: Longshore) -> (Longshore, Guard) {
+    (
+        pull,
+        Box::new(Disk::mount(cell.layout.folder(), "ro,size=1m")),
+    )
+}
+
+pub(crate) fn layout_is_a_file(cell: &Cell, pull: Longshore) -> (Longshore, Guard) {
+    fs::write(cell.layout.folder(), "").unwrap();
+    (pull, Box::new(()))
+}
+
+/// The folder for temporary files is on another file system than the layout.
+pub(crate) fn two_file_systems(cell: &Cell, pull: Longshore) -> (Longshore, Guard) {
+    let temporary = cell.scratch.path("elsewhere");
+    let disk = Disk::mount(&temporary, "size=1m");
+    (
+        pull.env("TMPDIR", temporary.to_str().unwrap()),
+        Box::new(disk),
+    )
+}
+
+pub(crate) fn no_temporary_folder(_: &Cell, pull: Longshore) -> (Longshore, Guard) {
+    (pull.env("TMPDIR", "/dev/null/tmp"), Box::new(()))
+}
+
+/// Neither home nor caches can be written to. (What skopeo has for root, it does
+/// not see in any pull.)
+pub(crate) fn no_cache(cell: &Cell, pull: Longshore) -> (Longshore, Guard) {
+    let home = cell.scratch.path("home");
+    let disk = Disk::mount(&home, "ro,size=1m");
+    let home = home.to_str().unwrap();
+    let variables = ["HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME", "XDG_RUNTIME_DIR"];
+    let pull = variables
+        .into_iter()
+        .fold(pull, |pull, name| pull.env(name, home));
+    (pull, Box::new(disk))
+}
+
+pub(crate) fn forty_layers(served: &Served) {
+    let image = (0..40).fold(ImageBuilder::new(), |image, layer| {
+        image.layer_random(20_000, 70 + layer)
+    });
+    served.add("v1", &image);
+}
+
+pub(crate) fn few_descriptors(_: &Cell, pull: Longshore) -> (Longshore, Guard) {
+    (
+        pull.under("prlimit", ["--nofile=64:64", "--"]),
+        Box::new(()),
+    )
+}
+
+/// An ordinary user that has so many pipe pages that pipes can't be made larger
+/// any more, and new ones get two pages (pipe(7), `pipe-user-pages-soft`). They
+/// count for each user, so it is one that nobody else is. Programs and folders
+/// here are root's, so it may go everywhere.
+const LIKE_AN_ORDINARY_USER: [&str; 7] = [
+    "--reuid=54321",
+    "--regid=54321",
+    "--clear-groups",
+    "--inh-caps=-all,+dac_override",
+    "--ambient-caps=-all,+dac_override",
+    "--no-new-privs",
+    "--",
+];
+
+pub(crate) fn no_pipe_pages(_: &Cell, pull: Longshore) -> (Longshore, Guard) {
+    // One for all pulls. It ends when its stdin is closed, so with us.
+    static HOG: OnceLock<Child> = OnceLock::new();
+    HOG.get_or_init(|| {
+        let mut command = Command::new("setpriv");
+        command
+            .args(LIKE_AN_ORDINARY_USER)
+            .arg(std::env::current_exe().unwrap())
+            .args(["--exact", "machine::takes_all_pipe_pages", "--ignored"])
+            .arg("--nocapture")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped());
+        let mut hog = command.spawn().unwrap();
+        let lines = BufReader::new(hog.stdout.take().unwrap()).lines();
+        let ready = |line: String| line.ends_with("READY");
+        assert!(
+            lines.map_while(Result::ok).any(ready),
+            "{command:?} failed: it takes root with CAP_SETUID, and setpriv"
+        );
+        hog
+    });
+    let pull = pull.under("setpriv", LIKE_AN_ORDINARY_USER);
+    (pull, Box::new(()))
+}
+
+pub(crate) fn the_pipes_kept_their_size(_: &Cell, run: &Run) {
+    let kept = "the pipe keeps its size";
+    assert!(run.stderr.contains(kept), "{run}");
+}
+
+/// What takes them, as that user.
+#[test]
+#[ignore = "it is started, and ended, by another test"]
+fn takes_all_pipe_pages() {
+    let mut pipes = Vec::new();
+    let refused = loop {
+        let pipe: (PipeReader, PipeWriter) = std::io::pipe().unwrap();
+        let largest = fcntl(&pipe.0, FcntlArg::F_SETPIPE_SZ(1 << 20));
+        pipes.push(pipe);
+        if let Err(errno) = largest {
+            break errno;
+        }
+    };
+    assert_eq!(refused, Errno::EPERM);
+    println!("READY");
+    // Until the other test's process ends, and with it the reader of our stdout.
+    std::io::stdin().read_line(&mut String::new()).unwrap();
+    std::process::exit(0);
+}
+
+/// The wall clock is this file's to say, for us and not for skopeo: Go does not
+/// ask the C library, and the library would not load under another one.
+pub(crate) fn a_clock_of_its_own(cell: &Cell, _: Longshore) -> (Longshore, Guard) {
+    fs::write(clock(cell), "+0\n").unwrap();
+    let mut skopeo = cell.skopeo.clone();
+    let real = skopeo.path.to_str().unwrap().to_owned();
+    skopeo.path = cell.scratch.path("skopeo");
+    let script = format!("#!/bin/sh\nunset LD_PRELOAD\nexec {real} \"$@\"\n");
+    fs::write(&skopeo.path, script).unwrap();
+    fs::set_permissions(&skopeo.path, fs::Permissions::from_mode(0o755)).unwrap();
+    let faketime = Command::new(tools::system("faketime"))
+        .args(["-f", "+0", "printenv", "LD_PRELOAD"])
+        .output()
+        .unwrap();
+    let library = String::from_utf8(faketime.stdout).unwrap();
+    let layout = cell.layout.tagged("v1");
+    let pull = cell
+        .scratch
+        .pull(&skopeo, &cell.reference, &layout)
+        .arg("--json")
+        .env("LD_PRELOAD", library.trim())
+        .env("FAKETIME_TIMESTAMP_FILE", clock(cell).to_str().unwrap())
+        .env("FAKETIME_NO_CACHE", "1")
+        .env("FAKETIME_DONT_FAKE_MONOTONIC", "1")
+        .env("FAKETIME_DONT_RESET", "1");
+    (pull, Box::new(()))
+}
+
+fn clock(cell: &Cell) -> PathBuf {
+    cell.scratch.path("clock")
+}
+
+fn set_clock(cell: &Cell, offset: &str) {
+    let new = cell.scratch.path("new-clock");
+    fs::write(&new, format!("{offset}\n")).unwrap();
+    fs::rename(new, clock(cell)).unwrap();
+}
+
+/// A year and more forward.
+pub(crate) fn clock_jumps_forward(cell: &Cell, running: &mut Running) {
+    jump(cell, running, "+400d");
+}
+
+pub(crate) fn clock_jumps_back(cell: &Cell, running: &mut Running) {
+    jump(cell, running, "-400d");
+}
+
+/// While it waits for a blob that has stalled.
+fn jump(cell: &Cell, running: &mut Running, offset: &str) {
+    let stalled = cell.image.layers[1].digest();
+    running.gate("the blob is asked for", |_| {
+        cell.served.registry.blob_gets(stalled) > 0
+    });
+    set_clock(cell, offset);
+}
+
+/// What it logged when it tried again has another year: the clock did jump.
+pub(crate) fn the_clock_did_jump(_: &Cell, run: &Run) {
+    let year = |line: &str| line.get(..4)?.parse::<u32>().ok();
+    let again = run
+        .stderr
+        .lines()
+        .find(|line| line.contains("will try again"));
+    let logged = again
+        .and_then(year)
+        .unwrap_or_else(|| panic!("no year: {run}"));
+    let output = Command::new("date").arg("+%Y").output().unwrap();
+    let now = year(&String::from_utf8_lossy(&output.stdout)).unwrap();
+    assert_ne!(logged, now, "{run}");
+}

@@ -1,0 +1,74 @@
+//! The fault matrix: each fault of the table, with each of the three skopeos, through the command.
+//! What they come to is written into `tests/faults/FAULTS.md`, and the test fails if it says
+//! something else; `LONGSHORE_WRITE_FAULTS=1` has it written anew.
+
+mod cell;
+mod documents;
+mod elsewhere;
+mod machine;
+mod outcome;
+mod processes;
+mod report;
+mod table;
+mod words;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+use crate::harness::skopeos;
+
+/// Pulls at the same time: they mostly wait.
+const AT_ONCE: usize = 20;
+
+#[test]
+fn every_fault_comes_to_what_the_table_says() {
+    let sections = table::sections();
+    let skopeos = skopeos();
+    // Chosen by name, for work on a few of them.
+    let wanted = std::env::var("LONGSHORE_FAULT").unwrap_or_default();
+    let cells: Vec<_> = sections
+        .iter()
+        .flat_map(|section| &section.faults)
+        .filter(|fault| fault.name.contains(&wanted))
+        .flat_map(|fault| (0..skopeos.len()).map(move |which| (fault, which)))
+        .collect();
+    assert!(!cells.is_empty(), "no fault is called {wanted:?}");
+
+    let next = AtomicUsize::new(0);
+    let seen = Mutex::new(vec![None; cells.len()]);
+    thread::scope(|scope| {
+        for _ in 0..AT_ONCE {
+            scope.spawn(|| {
+                while let Some((number, (fault, which))) = take(&next, &cells) {
+                    let cell = || fault.seen_with(&skopeos[*which], *which);
+                    let came_to = catch_unwind(AssertUnwindSafe(cell)).map_err(|panic| {
+                        let protocol = skopeos[*which].protocol;
+                        format!("{} with {protocol}: {}", fault.name, said_by(&*panic))
+                    });
+                    seen.lock().unwrap()[number] = Some(came_to);
+                }
+            });
+        }
+    });
+    let seen = seen.into_inner().unwrap().into_iter().map(Option::unwrap);
+    let (seen, wrong): (Vec<_>, Vec<_>) = seen.partition(Result::is_ok);
+    let wrong: Vec<_> = wrong.into_iter().filter_map(Result::err).collect();
+    assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
+    if wanted.is_empty() {
+        let seen: Vec<_> = seen.into_iter().map(Result::unwrap).collect();
+        report::compare(&sections, &seen);
+    }
+}
+
+fn take<'a, T>(next: &AtomicUsize, all: &'a [T]) -> Option<(usize, &'a T)> {
+    let number = next.fetch_add(1, Ordering::Relaxed);
+    all.get(number).map(|one| (number, one))
+}
+
+fn said_by(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().cloned();
+    text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
+        .unwrap_or_default()
+}

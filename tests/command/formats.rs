@@ -1,0 +1,284 @@
+//! Images of all sorts, from everywhere: what is stored is valid, and is what
+//! was there.
+
+use std::fs;
+use std::io::Read;
+
+use flate2::read::GzDecoder;
+use serde_json::json;
+
+use crate::harness::layout::hash;
+use crate::harness::{
+    ImageBuilder, Layout, Scratch, Served, assert_skopeo_accepts, newest_skopeo, skopeo_copy,
+    skopeo_inspect, skopeos, small_image,
+};
+use test_registry::format::Compression;
+use test_registry::image::write_index;
+
+const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+const OCI_LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
+
+fn sha256(bytes: &[u8]) -> String {
+    format!("sha256:{}", hash("sha256", bytes))
+}
+
+/// The config's layers are the manifest's, uncompressed.
+#[track_caller]
+fn assert_diff_ids_match(layout: &Layout, tag: &str) {
+    let manifest = layout.manifest(tag);
+    let config = layout.json(manifest["config"]["digest"].as_str().unwrap());
+    let layers = manifest["layers"].as_array().unwrap().iter();
+    let diff_ids = layers.map(|layer| {
+        let bytes = fs::read(layout.blob(layer["digest"].as_str().unwrap())).unwrap();
+        let mut tar = Vec::new();
+        match GzDecoder::new(&bytes[..]).read_to_end(&mut tar) {
+            Ok(_) => sha256(&tar),
+            Err(_) => sha256(&bytes),
+        }
+    });
+    let diff_ids: Vec<_> = diff_ids.collect();
+    assert_eq!(config["rootfs"]["diff_ids"], json!(diff_ids));
+}
+
+#[test]
+fn a_docker_image_is_stored_as_an_oci_image() {
+    let image = small_image(1).docker_schema2().label("kept", "yes");
+    let (served, image) = Served::image("v1", &image);
+    for skopeo in skopeos() {
+        let scratch = Scratch::new();
+        let layout = scratch.layout("image");
+        let pull = || scratch.pull(&skopeo, &served.reference("v1"), &layout.tagged("v1"));
+        let report = pull().report();
+
+        layout.assert_valid();
+        assert_diff_ids_match(&layout, "v1");
+        assert_eq!(report["digest"], image.manifest_digest.to_string());
+        assert_eq!(report["stored_digest"], layout.tags()["v1"]);
+        assert_ne!(report["stored_digest"], report["digest"]);
+        let manifest = layout.manifest("v1");
+        assert_eq!(manifest["mediaType"], OCI_MANIFEST);
+        for layer in manifest["layers"].as_array().unwrap() {
+            assert_eq!(layer["mediaType"], format!("{OCI_LAYER}+gzip"));
+        }
+        assert_skopeo_accepts(&skopeo, &layout.tagged("v1"));
+        let shown = skopeo_inspect(&skopeo, &[], &layout.tagged("v1"));
+        assert_eq!(shown["Labels"]["kept"], "yes");
+        assert_eq!(shown["Digest"], report["stored_digest"]);
+
+        served.take_blob_gets();
+        assert_eq!(pull().report()["fetched_blobs"], 0);
+        let asked = served.take_blob_gets();
+        let layers = image.layers.iter().map(|layer| layer.digest().to_string());
+        for layer in layers {
+            assert!(!asked.contains(&layer), "{layer} is asked for again");
+        }
+    }
+}
+
+#[test]
+fn the_platform_that_was_asked_for_is_taken_out_of_an_index() {
+    let served = Served::start();
+    let arm = small_image(2).platform("linux", "arm64");
+    let images = [small_image(3), arm.clone()];
+    let written = write_index(served.folder.path(), "oci", &images).unwrap();
+    let images = images.map(ImageBuilder::docker_schema2);
+    let docker = write_index(served.folder.path(), "docker", &images).unwrap();
+    for skopeo in skopeos() {
+        let scratch = Scratch::new();
+        let layout = scratch.layout("images");
+        for (number, platform) in ["linux/amd64", "linux/arm64"].into_iter().enumerate() {
+            for (tag, index) in [("oci", &written), ("docker", &docker)] {
+                let report = scratch
+                    .pull(&skopeo, &served.reference(tag), &layout.tagged(tag))
+                    .args(["--platform", platform])
+                    .report();
+                assert_eq!(report["platform"], platform);
+                let digest = index.images[number].manifest_digest.to_string();
+                assert_eq!(report["digest"], digest);
+                layout.assert_valid();
+            }
+            assert_eq!(
+                layout.tags()["oci"],
+                written.images[number].manifest_digest.to_string()
+            );
+            let copied = skopeo_inspect(&skopeo, &["--raw"], &layout.tagged("oci"));
+            assert_eq!(copied["mediaType"], OCI_MANIFEST);
+        }
+    }
+}
+
+#[test]
+fn a_platform_that_is_not_there_is_said_so() {
+    let served = Served::start();
+    write_index(served.folder.path(), "v1", &[small_image(4)]).unwrap();
+    for skopeo in skopeos() {
+        let scratch = Scratch::new();
+        let layout = scratch.layout("image");
+        let said = scratch
+            .pull(&skopeo, &served.reference("v1"), &layout.tagged("v1"))
+            .args(["--platform", "linux/riscv64"])
+            .run()
+            .failed(1);
+        assert!(said.contains("riscv64"), "{said}");
+        assert!(said.contains("--platform"), "{said}");
+        assert!(!layout.folder().exists());
+    }
+}
+
+#[test]
+fn layers_may_be_uncompressed() {
+    let image = small_image(5).compression(Compression::None);
+    let (served, image) = Served::image("v1", &image);
+    for skopeo in skopeos() {
+        let scratch = Scratch::new();
+        let layout = scratch.layout("image");
+        scratch
+            .pull(&skopeo, &served.reference("v1"), &layout.tagged("v1"))
+            .run()
+            .succeeded();
+        layout.assert_valid();
+        assert_diff_ids_match(&layout, "v1");
+        assert_eq!(layout.tags()["v1"], image.manifest_digest.to_string());
+        assert_skopeo_accepts(&skopeo, &layout.tagged("v1"));
+    }
+}
+
+#[test]
+fn layers_may_be_tiny_or_empty() {
+    let image = ImageBuilder::new()
+        .layer_blob(OCI_LAYER, "")
+        .layer_blob(OCI_LAYER, "x")
+        .layer_random(1000, 6);
+    let (served, image) = Served::image("v1", &image);
+    for skopeo in skopeos() {
+        let scratch = Scratch::new();
+        let layout = scratch.layout("image");
+        let pull = || scratch.pull(&skopeo, &served.reference("v1"), &layout.tagged("v1"));
+        let report = pull().report();
+        assert_eq!(report["fetched_blobs"], 4);
+        layout.assert_valid();
+        assert_eq!(
+            fs::read(layout.blob(image.layers[0].digest())).unwrap(),
+            b""
+        );
+        assert_eq!(
+            fs::read(layout.blob(image.layers[1].digest())).unwrap(),
+            b"x"
+        );
+        assert_eq!(pull().report()["reused_blobs"], 3);
+        assert_skopeo_accepts(&skopeo, &layout.tagged("v1"));
+    }
+}
+
+#[test]
+fn an_image_may_have_no_layers() {
+    let (served, _) = Served::image("v1", &ImageBuilder::new());
+    for skopeo in skopeos() {
+        let scratch = Scratch::new();
+        let layout = scratch.layout("image");
+        let report = scratch
+            .pull(&skopeo, &served.reference("v1"), &layout.tagged("v1"))
+            .report();
+        assert_eq!(report["layers"], 0);
+        assert_eq!(report["fetched_blobs"], 1);
+        layout.assert_valid();
+        assert_skopeo_accepts(&skopeo, &layout.tagged("v1"));
+    }
+}
+
+/// Write an image whose only layer goes by its sha512, and give that.
+fn write_sha512_image(layout: &Layout) -> String {
+    let image = ImageBuilder::new().layer_random(10_000, 7);
+    let image = image.write(layout.folder(), "v1").unwrap();
+    let layer = fs::read(layout.blob(image.layers[0].digest())).unwrap();
+    let digest = format!("sha512:{}", hash("sha512", &layer));
+    fs::create_dir(layout.folder().join("blobs/sha512")).unwrap();
+    fs::write(layout.blob(&digest), layer).unwrap();
+
+    let mut manifest = layout.manifest("v1");
+    manifest["layers"][0]["digest"] = json!(digest);
+    let manifest = manifest.to_string().into_bytes();
+    fs::write(layout.blob(sha256(&manifest)), &manifest).unwrap();
+    let entry = json!({
+        "mediaType": OCI_MANIFEST,
+        "digest": sha256(&manifest),
+        "size": manifest.len(),
+        "annotations": { "org.opencontainers.image.ref.name": "v1" },
+    });
+    let index = json!({ "schemaVersion": 2, "manifests": [entry] });
+    fs::write(layout.folder().join("index.json"), index.to_string()).unwrap();
+    digest
+}
+
+#[test]
+fn a_layer_may_go_by_its_sha512() {
+    let served = Served::start();
+    let digest = write_sha512_image(&Layout::new(served.folder.path().to_owned()));
+    for skopeo in skopeos() {
+        let scratch = Scratch::new();
+        let layout = scratch.layout("image");
+        let pull = || scratch.pull(&skopeo, &served.reference("v1"), &layout.tagged("v1"));
+        pull().run().succeeded();
+        assert!(layout.has(&digest));
+        layout.assert_valid();
+        // It could not copy that: it names what it writes by sha256 alone.
+        let shown = skopeo_inspect(&skopeo, &[], &layout.tagged("v1"));
+        assert_eq!(shown["Layers"], json!([digest]));
+        served.take_blob_gets();
+        pull().run().succeeded();
+        assert_eq!(served.take_blob_gets(), [""; 0]);
+    }
+}
+
+#[test]
+fn zstd_layers_are_stored_as_they_are() {
+    // Nothing looks into a layer.
+    let media_type = "application/vnd.oci.image.layer.v1.tar+zstd";
+    let image = ImageBuilder::new().layer_blob(media_type, "not even zstd");
+    let (served, image) = Served::image("v1", &image);
+    for skopeo in skopeos() {
+        let scratch = Scratch::new();
+        let layout = scratch.layout("image");
+        scratch
+            .pull(&skopeo, &served.reference("v1"), &layout.tagged("v1"))
+            .run()
+            .succeeded();
+        layout.assert_valid();
+        assert_eq!(layout.tags()["v1"], image.manifest_digest.to_string());
+    }
+}
+
+#[test]
+fn images_come_from_any_transport() {
+    let scratch = Scratch::new();
+    let source = scratch.layout("source");
+    let image = small_image(8).write(source.folder(), "v1").unwrap();
+    let path = |name: &str| scratch.path(name).display().to_string();
+    let sources = [
+        source.tagged("v1"),
+        format!("dir:{}", path("dir")),
+        format!("oci-archive:{}:v1", path("oci.tar")),
+        format!("docker-archive:{}:image:v1", path("docker.tar")),
+    ];
+    for copy in &sources[1..] {
+        skopeo_copy(&newest_skopeo(), &sources[0], copy);
+    }
+    for skopeo in skopeos() {
+        for (number, from) in sources.iter().enumerate() {
+            let layout = scratch.layout(&format!("{}-{number}", skopeo.protocol));
+            let report = scratch.pull(&skopeo, from, &layout.tagged("v1")).report();
+            assert_eq!(report["layers"], 3, "{from}");
+            layout.assert_valid();
+            assert_diff_ids_match(&layout, "v1");
+            assert_skopeo_accepts(&skopeo, &layout.tagged("v1"));
+            if !from.starts_with("docker-archive:") {
+                let digest = image.manifest_digest.to_string();
+                assert_eq!(layout.tags()["v1"], digest, "{from}");
+            }
+            assert_eq!(
+                scratch.pull(&skopeo, from, &layout.tagged("v1")).report()["reused_blobs"],
+                3
+            );
+        }
+    }
+}

@@ -1,0 +1,48 @@
+//! The `longshore` command as a test runs it: in folders of its own, within a
+//! bounded time, and with a look at what it leaves behind.
+
+pub(crate) mod layout;
+pub(crate) mod processes;
+pub(crate) mod programs;
+pub(crate) mod run;
+pub(crate) mod served;
+
+pub(crate) use self::layout::Layout;
+pub(crate) use self::programs::{
+    Skopeo, assert_skopeo_accepts, newest_skopeo, skopeo_copy, skopeo_inspect, skopeos,
+};
+pub(crate) use self::run::{Longshore, Run, Running, Scratch};
+pub(crate) use self::served::Served;
+pub(crate) use test_registry::image::ImageBuilder;
+pub(crate) use test_support::tools::output_of;
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use test_support::BOUND;
+
+/// Wait until `condition` holds, within [`BOUND`].
+#[track_caller]
+pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + BOUND;
+    while !condition() {
+        assert!(
+            Instant::now() < deadline,
+            "still not after {BOUND:?}: {what}"
+        );
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// An image of three small layers.
+pub(crate) fn small_image(seed: u64) -> ImageBuilder {
+    (0..3).fold(ImageBuilder::new(), |image, layer| {
+        image.layer_random(10_000 * (layer + 1), 10 * seed + layer)
+    })
+}
+
+/// For what comes in no certain order.
+pub(crate) fn sorted(mut digests: Vec<String>) -> Vec<String> {
+    digests.sort();
+    digests
+}

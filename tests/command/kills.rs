@@ -1,0 +1,344 @@
+//! Pulls that are killed at random moments of their lives damage nothing.
+//!
+//! `LONGSHORE_KILLS` sets how many (40 unless set), `LONGSHORE_SEED` which
+//! moments: the seed of each run is printed.
+
+use std::collections::BTreeMap;
+use std::str::FromStr;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use fastrand::Rng;
+use nix::sys::signal::Signal;
+
+use crate::harness::{
+    ImageBuilder, Layout, Running, Scratch, Served, Skopeo, newest_skopeo, small_image,
+};
+use test_registry::image::Written;
+use test_registry::server::Options;
+
+const KILLS: usize = 40;
+
+/// How many pulls are watched before others are killed: any one may be held up.
+const LIVES: usize = 3;
+
+/// So that fetching takes a good part of a pull's life.
+const BYTES_PER_SECOND: u64 = 10_000_000;
+
+/// What is pulled, each line by a process of its own, all of them at once.
+struct Scenario {
+    name: &'static str,
+    /// The layout holds an image before.
+    on_top: bool,
+    pulls: &'static [&'static [&'static str]],
+}
+
+const SCENARIOS: [Scenario; 4] = [
+    Scenario {
+        name: "one image into a new layout",
+        on_top: false,
+        pulls: &[&["a"]],
+    },
+    Scenario {
+        name: "one image beside another",
+        on_top: true,
+        pulls: &[&["a"]],
+    },
+    Scenario {
+        name: "three images by one pull",
+        on_top: true,
+        pulls: &[&["a", "b", "c"]],
+    },
+    Scenario {
+        name: "two pulls at once",
+        on_top: false,
+        pulls: &[&["a"], &["b"]],
+    },
+];
+
+/// When to kill.
+#[derive(Debug, Clone, Copy)]
+enum Moment {
+    /// So long after the start.
+    SinceStart(Duration),
+    /// So long after the last layer got its name: while manifests, the index and
+    /// folders are written and synced.
+    SinceLastLayer(Duration),
+}
+
+/// How far a pull had come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Stage {
+    NoLayout,
+    Fetching,
+    LayersStored,
+    ImageNamed,
+    /// The signal found only the process's remains.
+    TooLate,
+}
+
+/// The images, and where they are pulled from.
+struct Source {
+    served: Served,
+    images: BTreeMap<&'static str, Written>,
+    skopeo: Skopeo,
+}
+
+impl Source {
+    fn new() -> Self {
+        let served = Served::with(Options {
+            bandwidth: Some(BYTES_PER_SECOND),
+            ..Options::default()
+        });
+        let shared = ImageBuilder::new()
+            .layer_random(500_000, 1)
+            .layer_random(10_000, 2)
+            .layer_random(1_000, 3);
+        let images = [("a", 10), ("b", 20), ("c", 30)].map(|(tag, seed)| {
+            let image = shared.clone().layer_random(300_000, seed);
+            (tag, served.add(tag, &image.layer_random(5_000, seed + 1)))
+        });
+        let earlier = ("earlier", served.add("earlier", &small_image(4)));
+        Self {
+            images: images.into_iter().chain([earlier]).collect(),
+            served,
+            skopeo: newest_skopeo(),
+        }
+    }
+
+    fn start(&self, scratch: &Scratch, layout: &Layout, tags: &[&str]) -> Running {
+        let references: Vec<_> = tags.iter().map(|tag| self.served.reference(tag)).collect();
+        let dest = match tags {
+            [tag] => layout.tagged(tag),
+            _ => layout.all(),
+        };
+        let skopeo = self.skopeo.path.to_str().unwrap();
+        let references = references.iter().map(String::as_str);
+        scratch
+            .longshore()
+            .args(["pull", "--tls-verify=false", "--skopeo", skopeo])
+            .args(references.chain([dest.as_str()]))
+            .start()
+    }
+
+    fn has_layers(&self, layout: &Layout, tags: &[&str]) -> bool {
+        let mut layers = tags.iter().flat_map(|tag| &self.images[tag].layers);
+        layers.all(|layer| layout.has(layer.digest()))
+    }
+
+    fn names(&self, layout: &Layout, tags: &[&str]) -> bool {
+        let entries = layout.entries();
+        let named = |digest: &str| entries.iter().any(|(_, named)| named == digest);
+        tags.iter()
+            .all(|tag| named(self.images[tag].manifest_digest.as_ref()))
+    }
+
+    fn stage(&self, layout: &Layout, tags: &[&str]) -> Stage {
+        if !layout.is_there() {
+            Stage::NoLayout
+        } else if self.names(layout, tags) {
+            Stage::ImageNamed
+        } else if self.has_layers(layout, tags) {
+            Stage::LayersStored
+        } else {
+            Stage::Fetching
+        }
+    }
+
+    /// A layout as it is before the pulls that are going to be killed.
+    fn layout(&self, scratch: &Scratch, scenario: &Scenario, name: &str) -> Layout {
+        let layout = scratch.layout(name);
+        if scenario.on_top {
+            self.start(scratch, &layout, &["earlier"]).end().succeeded();
+        }
+        layout
+    }
+
+    /// All pulls of the scenario, to their ends; then all of it must be there,
+    /// and nothing else.
+    fn complete(&self, scratch: &Scratch, layout: &Layout, scenario: &Scenario) {
+        let start = |tags: &&[&str]| self.start(scratch, layout, tags);
+        let pulls: Vec<_> = scenario.pulls.iter().map(start).collect();
+        for pull in pulls {
+            pull.end().succeeded();
+        }
+        layout.assert_valid();
+        assert_eq!(layout.strangers(), [""; 0]);
+        for tags in scenario.pulls {
+            assert!(self.names(layout, tags), "{tags:?} is not there");
+        }
+        if scenario.on_top {
+            assert!(
+                self.names(layout, &["earlier"]),
+                "the earlier image is lost"
+            );
+        }
+    }
+
+    /// The shortest of several.
+    fn lifetime(&self, scenario: &Scenario) -> (Duration, Duration) {
+        let lives = (0..LIVES).map(|_| self.one_lifetime(scenario));
+        lives.min().unwrap()
+    }
+
+    /// How long such a pull lives, and how long after it has stored its last
+    /// layer.
+    fn one_lifetime(&self, scenario: &Scenario) -> (Duration, Duration) {
+        let scratch = Scratch::new();
+        let layout = self.layout(&scratch, scenario, "clean");
+        let tags = scenario.pulls.concat();
+        let started = Instant::now();
+        let start = |tags: &&[&str]| self.start(&scratch, &layout, tags);
+        let mut pulls: Vec<_> = scenario.pulls.iter().map(start).collect();
+        let mut stored = None;
+        while !pulls.iter_mut().all(Running::has_ended) {
+            if stored.is_none() && self.has_layers(&layout, &tags) {
+                stored = Some(Instant::now());
+            }
+            sleep(Duration::from_micros(200));
+        }
+        let ended = Instant::now();
+        for pull in pulls {
+            pull.end().succeeded();
+        }
+        (
+            ended - started,
+            stored.map_or(Duration::ZERO, |s| ended - s),
+        )
+    }
+}
+
+#[test]
+fn killed_at_any_moment_pulls_damage_nothing() {
+    let kills = from_env("LONGSHORE_KILLS").unwrap_or(KILLS);
+    let seed = from_env("LONGSHORE_SEED").unwrap_or_else(|| fastrand::u64(..));
+    println!("LONGSHORE_KILLS={kills} LONGSHORE_SEED={seed}");
+    let mut rng = Rng::with_seed(seed);
+    let source = Source::new();
+    for (number, scenario) in SCENARIOS.iter().enumerate() {
+        // What does not divide goes to the first ones.
+        let share = (kills + SCENARIOS.len() - 1 - number) / SCENARIOS.len();
+        kill_often(&source, scenario, share, &mut rng);
+    }
+}
+
+fn kill_often(source: &Source, scenario: &Scenario, kills: usize, rng: &mut Rng) {
+    let (life, end) = source.lifetime(scenario);
+    let mut stages = BTreeMap::<Stage, usize>::new();
+    let (mut killed, mut layouts) = (0, 0);
+    while killed < kills {
+        let scratch = Scratch::new();
+        let layout = source.layout(&scratch, scenario, "layout");
+        layouts += 1;
+        // Sometimes the next pull is killed, too, and the one after it.
+        for _ in 0..rng.usize(1..=3) {
+            let moments = scenario.pulls.iter().map(|_| draw(life, end, rng));
+            let moments: Vec<_> = moments.collect();
+            for stage in kill(source, scenario, &scratch, &layout, &moments) {
+                *stages.entry(stage).or_default() += 1;
+                killed += usize::from(stage != Stage::TooLate);
+            }
+        }
+        source.complete(&scratch, &layout, scenario);
+    }
+    println!(
+        "{}: a life of {life:?}, the last {end:?} without layers; {killed} kills, {stages:?}, {layouts} layouts",
+        scenario.name
+    );
+}
+
+/// Evenly over a pull's life, and as often over its end.
+fn draw(life: Duration, end: Duration, rng: &mut Rng) -> Moment {
+    if rng.bool() {
+        Moment::SinceStart(life.mul_f64(rng.f64()))
+    } else {
+        Moment::SinceLastLayer(end.mul_f64(rng.f64()))
+    }
+}
+
+/// Kill the scenario's pulls, each at its moment, and look at what is left.
+fn kill(
+    source: &Source,
+    scenario: &Scenario,
+    scratch: &Scratch,
+    layout: &Layout,
+    moments: &[Moment],
+) -> Vec<Stage> {
+    let started = Instant::now();
+    let starts = scenario.pulls.iter().zip(moments);
+    let mut living: Vec<_> = starts
+        .map(|(tags, moment)| (source.start(scratch, layout, tags), *tags, *moment, None))
+        .collect();
+    let pids: Vec<_> = living.iter().map(|(pull, ..)| pull.pid()).collect();
+    let mut ended = Vec::new();
+    while !living.is_empty() {
+        for (pull, tags, moment, due) in &mut living {
+            if due.is_none() {
+                *due = match *moment {
+                    Moment::SinceStart(wait) => Some(started + wait),
+                    Moment::SinceLastLayer(wait) if source.has_layers(layout, tags) => {
+                        Some(Instant::now() + wait)
+                    }
+                    Moment::SinceLastLayer(_) => None,
+                };
+            }
+            if due.is_some_and(|due| due <= Instant::now()) {
+                pull.signal(Signal::SIGKILL);
+            }
+        }
+        let over = |(pull, ..): &mut (Running, _, _, _)| pull.has_ended();
+        ended.extend(living.extract_if(.., over));
+        sleep(Duration::from_micros(100));
+    }
+
+    let stage = |(pull, tags, ..): (Running, &[&str], _, _)| {
+        // None of its processes may be left, and no temporary file.
+        let run = pull.end_by_force();
+        if run.was_killed() {
+            source.stage(layout, tags)
+        } else {
+            run.succeeded();
+            Stage::TooLate
+        }
+    };
+    let stages: Vec<_> = ended.into_iter().map(stage).collect();
+    if layout.is_there() {
+        layout.assert_valid();
+    } else {
+        assert!(!scenario.on_top, "the layout is gone");
+    }
+    if scenario.on_top {
+        assert!(
+            source.names(layout, &["earlier"]),
+            "the earlier image is lost"
+        );
+    }
+    assert_staging_of(layout, &pids);
+    stages
+}
+
+/// Beside the layout, there are at most the staging folders of these pulls; of
+/// earlier ones, only if these have not come far enough to sweep them.
+fn assert_staging_of(layout: &Layout, pids: &[u32]) {
+    let strangers = layout.strangers();
+    let ours = |name: &String| {
+        pids.iter()
+            .any(|pid| name.starts_with(&format!(".longshore-{pid}-")))
+    };
+    let of_these = strangers.iter().filter(|name| ours(name)).count();
+    assert!(of_these <= pids.len(), "{strangers:?}");
+    assert!(
+        of_these == 0 || of_these == strangers.len(),
+        "not swept: {strangers:?}"
+    );
+    assert!(
+        strangers.iter().all(|name| name.starts_with(".longshore-")),
+        "{strangers:?}"
+    );
+}
+
+fn from_env<T: FromStr>(name: &str) -> Option<T> {
+    let text = std::env::var(name).ok()?;
+    let number = text.parse().ok();
+    Some(number.unwrap_or_else(|| panic!("{name} must be a number, and is {text:?}")))
+}

@@ -1,0 +1,195 @@
+//! A layout that comes from somebody else leads nobody out of it, and what is
+//! written into one has the modes that others expect.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
+
+use nix::sys::stat::{Mode, umask};
+
+use crate::harness::{Layout, Scratch, Served, newest_skopeo, small_image};
+use test_registry::image::Written;
+
+/// An image, a layout that holds an earlier one, and a folder outside.
+struct Stage {
+    served: Served,
+    image: Written,
+    scratch: Scratch,
+    layout: Layout,
+}
+
+impl Stage {
+    fn new() -> Self {
+        let (served, _) = Served::image("earlier", &small_image(1));
+        let image = served.add("v1", &small_image(2));
+        let scratch = Scratch::new();
+        let layout = scratch.layout("image");
+        fs::create_dir(scratch.path("outside")).unwrap();
+        let stage = Self {
+            served,
+            image,
+            scratch,
+            layout,
+        };
+        stage.pull("earlier").run().succeeded();
+        stage
+    }
+
+    fn pull(&self, tag: &str) -> crate::harness::Longshore {
+        let reference = self.served.reference(tag);
+        let dest = self.layout.tagged(tag);
+        self.scratch.pull(&newest_skopeo(), &reference, &dest)
+    }
+
+    /// Move a part of the layout outside, and leave a link to it.
+    fn lead_out(&self, part: &str) {
+        let inside = self.layout.folder().join(part);
+        let outside = self.scratch.path("outside").join("part");
+        fs::rename(&inside, &outside).unwrap();
+        symlink(&outside, &inside).unwrap();
+    }
+}
+
+/// Every file below a folder, with its content.
+fn snapshot(folder: &Path) -> Vec<(String, Vec<u8>)> {
+    let mut all = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            all.extend(snapshot(&path));
+        } else {
+            let content = fs::read(&path).unwrap();
+            all.push((path.display().to_string(), content));
+        }
+    }
+    all.sort();
+    all
+}
+
+#[test]
+fn a_link_that_leads_out_of_the_layout_is_refused() {
+    for part in ["blobs", "blobs/sha256", "index.json", "oci-layout"] {
+        let stage = Stage::new();
+        stage.lead_out(part);
+        let before = snapshot(&stage.scratch.path("outside"));
+        let said = stage.pull("v1").run().failed(1);
+        let name = part.rsplit('/').next().unwrap();
+        let words = format!("{name} is a symbolic link; links within a layout are not followed");
+        assert!(said.contains(&words), "{said}");
+        assert_eq!(snapshot(&stage.scratch.path("outside")), before, "{part}");
+    }
+}
+
+#[test]
+fn a_dangling_link_brings_forth_nothing_outside() {
+    for part in ["blobs", "index.json", "oci-layout"] {
+        let stage = Stage::new();
+        let folder = stage.layout.folder();
+        fs::remove_dir_all(folder).unwrap();
+        fs::create_dir(folder).unwrap();
+        symlink("../outside/made", folder.join(part)).unwrap();
+        let said = stage.pull("v1").run().failed(1);
+        assert!(said.contains("link"), "{said}");
+        assert_eq!(snapshot(&stage.scratch.path("outside")), []);
+    }
+}
+
+#[test]
+fn a_blob_that_is_a_link_is_fetched_and_replaced() {
+    let stage = Stage::new();
+    // Of the right size: followed, it would pass for the layer.
+    let layer = &stage.image.layers[1];
+    let outside = stage.scratch.path("outside/file");
+    let content = vec![7; usize::try_from(layer.size()).unwrap()];
+    fs::write(&outside, &content).unwrap();
+    for digest in [layer.digest(), &stage.image.config_digest] {
+        symlink(&outside, stage.layout.blob(digest)).unwrap();
+    }
+    stage.pull("v1").run().succeeded();
+    for digest in [layer.digest(), &stage.image.config_digest] {
+        let blob = fs::symlink_metadata(stage.layout.blob(digest)).unwrap();
+        assert!(blob.is_file(), "it is still a link");
+    }
+    assert_eq!(fs::read(&outside).unwrap(), content);
+    stage.layout.assert_valid();
+}
+
+#[test]
+fn a_folder_in_the_place_of_a_file_and_the_reverse_are_told() {
+    let table = [
+        ("index.json", "index.json is no plain file"),
+        ("oci-layout", "oci-layout is no plain file"),
+        ("blobs", "blobs is no folder"),
+    ];
+    for (part, words) in table {
+        let stage = Stage::new();
+        let path = stage.layout.folder().join(part);
+        if path.is_dir() {
+            fs::remove_dir_all(&path).unwrap();
+            fs::write(&path, "").unwrap();
+        } else {
+            fs::remove_file(&path).unwrap();
+            fs::create_dir(&path).unwrap();
+        }
+        let said = stage.pull("v1").run().failed(1);
+        assert!(said.contains(words), "{said}");
+    }
+}
+
+#[test]
+fn an_index_without_end_is_not_read() {
+    let stage = Stage::new();
+    let index = fs::File::create(stage.layout.folder().join("index.json")).unwrap();
+    index.set_len(1 << 40).unwrap();
+    let said = stage.pull("v1").run().failed(1);
+    assert!(said.contains("index.json has more than"), "{said}");
+}
+
+#[test]
+fn a_folder_that_is_no_layout_keeps_what_looks_like_ours() {
+    let stage = Stage::new();
+    let folder = stage.scratch.path("home");
+    fs::create_dir_all(folder.join(".longshore-1-0")).unwrap();
+    fs::write(folder.join("letter"), "dear").unwrap();
+    let reference = stage.served.reference("v1");
+    let dest = format!("oci:{}", folder.display());
+    let pull = stage.scratch.pull(&newest_skopeo(), &reference, &dest);
+    let said = pull.run().failed(1);
+    assert!(said.contains("neither empty nor an OCI"), "{said}");
+    assert!(folder.join(".longshore-1-0").exists());
+}
+
+#[test]
+fn files_and_folders_have_the_usual_modes_under_the_users_umask() {
+    let served = Served::image("v1", &small_image(3)).0;
+    // Those of the other tests here are not looked at.
+    for mask in [0o022, 0o000, 0o077] {
+        let scratch = Scratch::new();
+        let layout = scratch.layout("new/image");
+        let pull = scratch.pull(
+            &newest_skopeo(),
+            &served.reference("v1"),
+            &layout.tagged("v1"),
+        );
+        let before = umask(Mode::from_bits_truncate(mask));
+        let running = pull.start();
+        umask(before);
+        running.end().succeeded();
+        assert_modes(layout.folder(), mask);
+        layout.assert_valid();
+    }
+}
+
+#[track_caller]
+fn assert_modes(path: &Path, mask: u32) {
+    let found = fs::symlink_metadata(path).unwrap();
+    let expected = if found.is_dir() { 0o755 } else { 0o644 };
+    let mode = found.permissions().mode() & 0o7777;
+    let shown = path.display();
+    assert_eq!(mode, expected & !mask, "{shown}: {mode:o} under {mask:o}");
+    if found.is_dir() {
+        for entry in fs::read_dir(path).unwrap() {
+            assert_modes(&entry.unwrap().path(), mask);
+        }
+    }
+}

@@ -1,0 +1,26 @@
+//! The `longshore` command, the layouts that it leaves behind, and the examples.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test may fail this way"
+)]
+
+mod bad_skopeos;
+mod credentials;
+mod destinations;
+mod durability;
+mod examples;
+mod failures;
+mod faults;
+mod formats;
+mod harness;
+mod inspect;
+mod kills;
+mod layout;
+mod layout_hostile;
+mod platforms;
+mod pull;
+mod real_image;
+mod signatures;
+mod usage;

@@ -1,0 +1,92 @@
+//! Command lines that can't be meant: code 2, a word on what would be right,
+//! and nothing is started.
+
+use std::fs;
+
+use crate::harness::Scratch;
+
+/// With a skopeo that would be missed if it were needed.
+#[track_caller]
+fn refused(scratch: &Scratch, args: &[&str], words: &str) {
+    let run = scratch.longshore().env("PATH", "/nowhere");
+    let said = run.args(args.iter().copied()).run().failed(2);
+    assert!(said.contains(words), "{args:?}: no {words:?} in {said}");
+}
+
+#[test]
+fn wrong_usage_is_code_2() {
+    let scratch = Scratch::new();
+    fs::write(scratch.path("nonsense"), "no colon\n").unwrap();
+    let image = "docker://127.0.0.1:1/a/b";
+    let table: &[(&[&str], &str)] = &[
+        (&[], "Usage"),
+        (&["fetch"], "fetch"),
+        (&["pull"], "IMAGE"),
+        (&["pull", image], "DEST"),
+        (&["pull", "--frobnicate", image, "oci:x"], "--frobnicate"),
+        (&["pull", "debian", "oci:x"], "did you mean docker://debian"),
+        (&["inspect", "debian:12"], "did you mean docker://debian:12"),
+        (&["pull", image, "x"], "did you mean oci:x"),
+        (&["pull", image, "dir:x"], "oci:DIR[:TAG]"),
+        (&["pull", image, "oci:x:a b"], "can't name an image"),
+        (&["pull", "--workers", "0", image, "oci:x"], "--workers"),
+        (&["pull", "--stall-timeout", "soon", image, "oci:x"], "90s"),
+        (&["pull", "--platform", "linux", image, "oci:x"], "OS/ARCH"),
+        (
+            &["pull", "--no-creds", "--authfile", "f", image, "oci:x"],
+            "cannot be used with",
+        ),
+        (
+            &["pull", "--policy", "p", "--insecure-policy", image, "oci:x"],
+            "cannot be used with",
+        ),
+        (
+            &["pull", "--creds", "nonsense", image, "oci:x"],
+            "USER:PASS",
+        ),
+        (
+            &["pull", "--creds-file", "nonsense", image, "oci:x"],
+            "USER:PASS",
+        ),
+        (
+            &["pull", "--creds-file", "missing", image, "oci:x"],
+            "can't read missing",
+        ),
+        (
+            &["pull", "--registry-token-file", "missing", image, "oci:x"],
+            "can't read missing",
+        ),
+        (
+            &["pull", "--creds", "u:p", "dir:y", "oci:x"],
+            "only for docker://",
+        ),
+    ];
+    for (args, words) in table {
+        refused(&scratch, args, words);
+    }
+    assert!(!scratch.path("x").exists());
+}
+
+#[test]
+fn help_and_version_succeed() {
+    let scratch = Scratch::new();
+    for args in [&["--help"][..], &["pull", "--help"], &["inspect", "--help"]] {
+        let run = scratch.longshore().args(args.iter().copied()).run();
+        assert!(run.succeeded().stdout.contains("Usage"));
+    }
+    let run = scratch.longshore().arg("--version").run().succeeded();
+    let version = concat!("longshore ", env!("CARGO_PKG_VERSION"), "\n");
+    assert_eq!(run.stdout, version);
+}
+
+#[test]
+fn a_wrong_credential_is_not_repeated() {
+    let scratch = Scratch::new();
+    let run = scratch.longshore().env("PATH", "/nowhere");
+    let said = run
+        .args(["pull", "--creds", "-", "docker://127.0.0.1:1/a", "oci:x"])
+        .input("sesame-without-a-colon\n")
+        .run()
+        .failed(2);
+    assert!(!said.contains("sesame"), "{said}");
+}

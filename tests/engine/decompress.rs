@@ -1,0 +1,149 @@
+//! Layers without their compression, checked against the image config.
+
+#![cfg(feature = "decompress")]
+use std::io::Write as _;
+use std::num::NonZeroU64;
+use std::path::Path;
+use std::process::Command;
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use longshore::{BlobError, Error, FetchOptions, Fetcher, ImageProxyConfig, Result};
+use test_registry::image::ImageBuilder;
+use tokio::io::AsyncReadExt;
+
+use test_support::tools;
+
+const GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
+
+fn tar(content: &[u8]) -> Vec<u8> {
+    let mut tar = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    header.set_size(content.len() as u64);
+    header.set_mode(0o644);
+    tar.append_data(&mut header, "file", content).unwrap();
+    tar.into_inner().unwrap()
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut gzip = GzEncoder::new(Vec::new(), Compression::best());
+    gzip.write_all(bytes).unwrap();
+    gzip.finish().unwrap()
+}
+
+/// All layers of `oci:FOLDER:v1`, decompressed, or only the first bytes of each.
+async fn layers(folder: &Path, options: FetchOptions, most: u64) -> Result<Vec<Vec<u8>>> {
+    let config = ImageProxyConfig::default().skopeo_path(tools::skopeo("0.2.8"));
+    let fetcher = Fetcher::new(config, options).await?;
+    let image = fetcher
+        .open(&format!("oci:{}:v1", folder.display()))
+        .await?;
+    fetcher
+        .for_each_layer_uncompressed(&image, move |_, reader| async move {
+            let mut bytes = Vec::new();
+            reader.take(most).read_to_end(&mut bytes).await?;
+            Ok::<_, std::io::Error>(bytes)
+        })
+        .await
+}
+
+fn blob_error(error: Error) -> BlobError {
+    match error {
+        Error::Blob { source, .. } => source,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn gzip_of_one_member_and_of_several_and_plain_tar() {
+    let folder = tempfile::tempdir().unwrap();
+    let (one, two) = (tar(&vec![1; 100_000]), tar(b"two"));
+    let (left, right) = two.split_at(700);
+    let image = ImageBuilder::new()
+        .layer_tar_gz(gzip(&one))
+        .layer_tar_gz([gzip(left), gzip(right)].concat())
+        .layer_blob("application/vnd.oci.image.layer.v1.tar", two.clone())
+        .layer_blob("application/vnd.oci.image.layer.v1.tar", b"x".to_vec())
+        .layer_blob("application/vnd.oci.image.layer.v1.tar", b"".to_vec());
+    image.write(folder.path(), "v1").unwrap();
+    let came = layers(folder.path(), FetchOptions::default(), u64::MAX)
+        .await
+        .unwrap();
+    assert_eq!(came, [one, two.clone(), two, b"x".to_vec(), b"".to_vec()]);
+}
+
+#[tokio::test]
+async fn zstd_as_skopeo_makes_it_also_in_chunks() {
+    let folder = tempfile::tempdir().unwrap();
+    let (plain, one) = (folder.path().join("plain"), tar(&vec![7; 300_000]));
+    ImageBuilder::new()
+        .layer_tar_gz(gzip(&one))
+        .write(&plain, "v1")
+        .unwrap();
+    for format in ["zstd", "zstd:chunked"] {
+        let zstd = folder.path().join(format.replace(':', "-"));
+        let copied = Command::new(tools::skopeo("0.2.8"))
+            .args([
+                "copy",
+                "-q",
+                "--dest-compress",
+                "--dest-compress-format",
+                format,
+            ])
+            .args(["--dest-force-compress-format"])
+            .arg(format!("oci:{}:v1", plain.display()))
+            .arg(format!("oci:{}:v1", zstd.display()))
+            .status()
+            .unwrap();
+        assert!(copied.success());
+        let came = layers(&zstd, FetchOptions::default(), u64::MAX)
+            .await
+            .unwrap();
+        assert_eq!(came, [&one[..]], "{format}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_left_unread_is_decompressed_and_checked() {
+    let folder = tempfile::tempdir().unwrap();
+    // The diff_id of such a layer is the digest of its compressed bytes.
+    let image = ImageBuilder::new().layer_blob(GZIP, gzip(&tar(&vec![1; 500_000])));
+    image.write(folder.path(), "v1").unwrap();
+    for most in [0, 1000, u64::MAX] {
+        let error = layers(folder.path(), FetchOptions::default(), most)
+            .await
+            .unwrap_err();
+        assert!(
+            matches!(blob_error(error), BlobError::WrongDiffId { .. }),
+            "{most}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn what_expands_too_much_is_given_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let image = ImageBuilder::new().layer_tar_gz(gzip(&tar(&vec![0; 20_000_000])));
+    image.write(folder.path(), "v1").unwrap();
+    let ten = FetchOptions::default().max_expansion(NonZeroU64::new(10).unwrap());
+    let error = layers(folder.path(), ten, u64::MAX).await.unwrap_err();
+    assert!(matches!(blob_error(error), BlobError::Expands { .. }));
+    layers(folder.path(), FetchOptions::default(), u64::MAX)
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn bytes_that_are_right_and_no_gzip_after_all_are_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut broken = gzip(&tar(&vec![3; 100_000]));
+    broken.truncate(broken.len() - 20);
+    ImageBuilder::new()
+        .layer_blob(GZIP, broken)
+        .write(folder.path(), "v1")
+        .unwrap();
+    let error = layers(folder.path(), FetchOptions::default(), u64::MAX)
+        .await
+        .unwrap_err();
+    assert!(matches!(blob_error(error), BlobError::Decompress(_)));
+}

@@ -1,0 +1,262 @@
+//! The events of a pull tell its whole story, to the library's users and in the command's file.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU64;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::harness::{
+    Served, Told, complete, config, discard, faults, impatient, options, proxies, pull, random,
+};
+use longshore::oci_spec::image::Descriptor;
+use longshore::{EventKind, Fetcher, OciLayout};
+use serde_json::Value;
+use test_registry::server::{Options, Registry};
+use test_support::leaks::run;
+use test_support::soon;
+use test_support::tools::{self, SKOPEOS};
+use tokio::process::Command;
+
+/// What the events tell about one blob.
+#[derive(Debug, Default)]
+struct Blob {
+    queued: usize,
+    opened: usize,
+    verified: usize,
+    reused: usize,
+    retried: usize,
+    bytes: u64,
+}
+
+/// What they tell about all of them, by layer.
+fn blobs(told: &Told) -> BTreeMap<usize, Blob> {
+    let mut blobs: BTreeMap<usize, Blob> = BTreeMap::new();
+    for event in &told.events {
+        match &event.kind {
+            EventKind::BlobQueued { blob } => blobs.entry(blob.layer).or_default().queued += 1,
+            EventKind::BlobOpened { blob, .. } => blobs.get_mut(&blob.layer).unwrap().opened += 1,
+            EventKind::BlobVerified { blob, .. } => {
+                blobs.get_mut(&blob.layer).unwrap().verified += 1;
+            }
+            EventKind::BlobReused { blob } => blobs.get_mut(&blob.layer).unwrap().reused += 1,
+            EventKind::BlobRetried { blob, .. } => blobs.get_mut(&blob.layer).unwrap().retried += 1,
+            EventKind::BlobBytes { blob, read } => {
+                assert!(*read <= blob.size);
+                let bytes = &mut blobs.get_mut(&blob.layer).unwrap().bytes;
+                *bytes = (*bytes).max(*read);
+            }
+            _ => {}
+        }
+    }
+    blobs
+}
+
+#[test]
+fn a_pull_is_told_from_its_beginning_to_its_end() {
+    for protocol in SKOPEOS {
+        run(async {
+            let served = Served::new(5, 50_000);
+            let told = pull(config(protocol), proxies(2), &served.reference()).await;
+            let pulled = told.right(&served);
+            assert!(matches!(
+                &told.events[0].kind,
+                EventKind::ImageOpened { image: 0, layers: 5, digest, .. }
+                    if *digest == served.image.manifest_digest.to_string()
+            ));
+            let blobs = blobs(&told);
+            assert_eq!(blobs.len(), 5);
+            for (layer, blob) in &blobs {
+                let size = served.image.layers[*layer].size();
+                assert_eq!(
+                    (blob.queued, blob.opened, blob.verified),
+                    (1, 1, 1),
+                    "{blob:?}"
+                );
+                assert_eq!(
+                    (blob.reused, blob.retried, blob.bytes),
+                    (0, 0, size),
+                    "{blob:?}"
+                );
+            }
+            // The config is a blob too, of which there are no events.
+            assert_eq!(pulled.fetched_blobs, blobs.len() + 1);
+            assert_eq!((pulled.reused_blobs, pulled.retries), (0, 0));
+            let layers: u64 = served.image.layers.iter().map(Descriptor::size).sum();
+            assert_eq!(pulled.bytes, layers);
+            let config = pulled.images[0].config().len() as u64;
+            assert_eq!(pulled.fetched_bytes, layers + config);
+
+            // A proxy is started before it is ready, and both before it sends anything.
+            let (mut started, mut ready) = (BTreeSet::new(), BTreeSet::new());
+            for event in &told.events {
+                match &event.kind {
+                    EventKind::ProxyStarted { proxy } => assert!(started.insert(*proxy)),
+                    EventKind::ProxyReady { proxy, .. } => {
+                        assert!(started.contains(proxy));
+                        assert!(ready.insert(*proxy));
+                    }
+                    EventKind::BlobOpened { proxy, .. } | EventKind::BlobVerified { proxy, .. } => {
+                        assert!(ready.contains(proxy));
+                    }
+                    _ => {}
+                }
+            }
+            assert_eq!(started.len(), pulled.proxies);
+        });
+    }
+}
+
+#[test]
+fn what_is_there_already_is_told_as_reused() {
+    run(async {
+        let served = Served::new(5, 10_000);
+        let target = tempfile::tempdir().unwrap();
+        let fetcher = Fetcher::new(config("0.2.8"), options()).await.unwrap();
+        let image = fetcher.open(&served.reference()).await.unwrap();
+        let sink = || Arc::new(OciLayout::new(target.path(), Some("x".into())));
+        soon(Box::pin(fetcher.pull(&image, &sink()))).await.unwrap();
+        let gone = target
+            .path()
+            .join("blobs/sha256")
+            .join(served.digest(3).digest());
+        std::fs::remove_file(gone).unwrap();
+        let again = soon(Box::pin(fetcher.pull(&image, &sink()))).await.unwrap();
+        assert_eq!((again.fetched_blobs, again.reused_blobs), (1, 4));
+        assert_eq!(again.fetched_bytes, served.image.layers[3].size());
+        complete(target.path(), &served.image);
+    });
+}
+
+#[test]
+fn a_blob_that_is_cut_is_told_as_retried() {
+    for protocol in SKOPEOS {
+        run(async {
+            let served = Served::new(3, 50_000).faults(&["blob#1:chunked-shorter=5*2"]);
+            let told = pull(impatient(protocol), options(), &served.reference()).await;
+            assert_eq!(told.right(&served).retries, 2, "{protocol}");
+            let blob = &blobs(&told)[&1];
+            assert_eq!(
+                (blob.opened, blob.verified, blob.retried),
+                (3, 1, 2),
+                "{protocol}"
+            );
+            let tries = told.events.iter().filter_map(|event| match &event.kind {
+                EventKind::BlobRetried { failed, reason, .. } => {
+                    Some((*failed, !reason.is_empty()))
+                }
+                _ => None,
+            });
+            assert_eq!(
+                tries.collect::<Vec<_>>(),
+                [(1, true), (2, true)],
+                "{protocol}"
+            );
+        });
+    }
+}
+
+#[test]
+fn a_limited_rate_is_kept_to_whoever_reads() {
+    run(async {
+        let served = Served::new(4, 250_000);
+        let limited = options().limit_rate(NonZeroU64::new(1_000_000).unwrap());
+        // A million bytes and some: at least 0.8 s, with room for what is rounded.
+        let begun = Instant::now();
+        let told = pull(config("0.2.8"), limited.clone(), &served.reference()).await;
+        told.right(&served);
+        assert!(begun.elapsed() >= Duration::from_millis(800));
+        // This reads nothing itself.
+        let begun = Instant::now();
+        discard(config("0.2.8"), limited, &served.reference())
+            .await
+            .unwrap();
+        assert!(begun.elapsed() >= Duration::from_millis(800));
+    });
+}
+
+#[test]
+fn images_pulled_together_share_their_blobs_and_a_layout() {
+    for protocol in SKOPEOS {
+        run(async {
+            let layout = tempfile::tempdir().unwrap();
+            // They have layers 2 and 3 in common.
+            let one = random(4, 10_000, 0).write(layout.path(), "one").unwrap();
+            let two = random(4, 10_000, 2).write(layout.path(), "two").unwrap();
+            let registry = Registry::start(layout.path(), Options::default()).unwrap();
+            let target = tempfile::tempdir().unwrap();
+            let fetcher = Fetcher::new(config(protocol), proxies(2)).await.unwrap();
+            let names = [registry.reference("one"), registry.reference("two")];
+            let images = soon(fetcher.open_all(&names)).await.unwrap();
+            let sink = Arc::new(OciLayout::new(target.path(), None));
+            let pulled = soon(Box::pin(fetcher.pull_all(&images, &sink)))
+                .await
+                .unwrap();
+            assert_eq!(pulled.fetched_blobs, 6 + 2, "{protocol}");
+            assert_eq!(pulled.images.len(), 2, "{protocol}");
+            for image in [&one, &two] {
+                complete(target.path(), image);
+                for layer in &image.layers {
+                    assert_eq!(registry.blob_gets(layer.digest()), 1, "{protocol}");
+                }
+            }
+        });
+    }
+}
+
+/// Run the command on an image, and return the object it prints, and the lines of its events.
+async fn command(protocol: &str, reference: &str, target: &Path) -> (Value, Vec<Value>) {
+    let file = target.join("events");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_longshore"));
+    command
+        .args(["pull", "--json", "--tls-verify=false", "--insecure-policy"])
+        .args(["--stall-timeout=2s", "--proxies=2", "--skopeo"])
+        .arg(tools::skopeo(protocol))
+        .arg("--events")
+        .arg(&file)
+        .arg(reference)
+        .arg(format!("oci:{}:latest", target.join("layout").display()))
+        .kill_on_drop(true);
+    let output = soon(command.output()).await.unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{stderr}");
+    let lines = std::fs::read_to_string(file).unwrap();
+    let lines = lines
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap());
+    (
+        serde_json::from_slice(&output.stdout).unwrap(),
+        lines.collect(),
+    )
+}
+
+#[test]
+fn the_commands_file_agrees_with_its_report() {
+    for protocol in SKOPEOS {
+        run(async {
+            let served = Served::new(4, 50_000);
+            served.registry.set_faults(faults(&["blob#2:status=500*1"]));
+            let target = tempfile::tempdir().unwrap();
+            let (report, events) = command(protocol, &served.reference(), target.path()).await;
+            complete(&target.path().join("layout"), &served.image);
+            let of = |kind: &str| {
+                let kind = Value::from(kind);
+                events.iter().filter(move |event| event["event"] == kind)
+            };
+            assert_eq!(of("image_opened").count(), 1);
+            assert_eq!(of("blob_queued").count(), 4);
+            assert_eq!(of("blob_verified").count() + 1, report["fetched_blobs"]);
+            assert_eq!(of("blob_reused").count(), report["reused_blobs"]);
+            assert_eq!(of("blob_retried").count(), report["retries"]);
+            assert_eq!(of("proxy_started").count(), report["proxies"]);
+            assert_eq!(
+                of("image_opened").next().unwrap()["digest"],
+                report["digest"]
+            );
+            assert_eq!(report["retries"], 1);
+            let retried = of("blob_retried").next().unwrap();
+            assert_eq!(retried["digest"], served.digest(2).as_ref());
+            assert!(events.iter().all(|event| event["at_ms"].is_number()));
+        });
+    }
+}

@@ -1,0 +1,296 @@
+//! Registries that stall, cut, refuse, and come late: the pull succeeds all the same, or fails
+//! after as many tries as the policy says, and names the blob.
+
+use crate::harness::{Served, Told, blob_error, config, impatient, options, pull, retries};
+use futures_util::{StreamExt, stream};
+use longshore::{BlobError, EventKind, FetchOptions, ImageProxyConfig};
+use test_support::chain;
+use test_support::leaks::run;
+use test_support::tools::SKOPEOS;
+
+const LAYERS: u64 = 6;
+const SIZE: u64 = 100_000;
+
+/// Pulls at the same time: with more of them a small machine takes so long for
+/// each that the impatient ones lose patience without reason.
+const AT_ONCE: usize = 6;
+
+/// A pull from a registry of its own.
+struct Case {
+    /// The skopeo.
+    protocol: &'static str,
+    fault: &'static str,
+    served: Served,
+    told: Told,
+}
+
+/// Pull with each skopeo for each of these faults, all at the same time.
+///
+/// Those before protocol 0.2.8 don't tell that a transfer was cut: bytes just stop, so it takes an
+/// [`impatient`] one to see it soon.
+async fn pull_with_each(
+    config: fn(&str) -> ImageProxyConfig,
+    options: FetchOptions,
+    faults: &[&'static str],
+) -> Vec<Case> {
+    let cases = faults.iter().flat_map(|fault| {
+        SKOPEOS.map(|protocol| {
+            let (config, options) = (config(protocol), options.clone());
+            // Boxed, for there are many and they are large.
+            Box::pin(async move {
+                let faults: Vec<&str> = fault.split_whitespace().collect();
+                let served = Served::new(LAYERS, SIZE).faults(&faults);
+                let told = pull(config, options, &served.reference()).await;
+                Case {
+                    protocol,
+                    fault,
+                    served,
+                    told,
+                }
+            })
+        })
+    });
+    stream::iter(cases).buffered(AT_ONCE).collect().await
+}
+
+/// Whether this skopeo asks itself for the rest of a blob whose transfer breaks off (once, of blobs
+/// that small).
+fn resumes(protocol: &str) -> bool {
+    protocol != "0.2.3"
+}
+
+#[test]
+fn a_blob_that_stalls_for_ever_is_fetched_again() {
+    run(async {
+        let fault = "blob#2:stall=half*1";
+        for case in pull_with_each(impatient, options(), &[fault]).await {
+            let Case {
+                protocol,
+                served,
+                told,
+                ..
+            } = case;
+            assert_eq!(told.right(&served).retries, 1, "{protocol}");
+            assert_eq!((told.retried(2), served.gets(2)), (1, 2), "{protocol}");
+            // A skopeo that can't be told to give a blob up is replaced.
+            let losses = told.losses();
+            let replaced = losses.iter().any(|why| why.contains("stalled"));
+            assert_eq!(replaced, protocol != "0.2.8", "{protocol}: {losses:?}");
+        }
+    });
+}
+
+#[test]
+fn blobs_whose_first_transfers_are_all_cut_are_fetched_again() {
+    run(async {
+        let faults = "blob#0:cut=half*1 blob#1:cut=half*1 blob#2:cut=half*1 \
+                      blob#3:cut=half*1 blob#4:cut=half*1 blob#5:cut=half*1";
+        for case in pull_with_each(impatient, options(), &[faults]).await {
+            let Case {
+                protocol,
+                served,
+                told,
+                ..
+            } = case;
+            let pulled = told.right(&served);
+            let expected = if resumes(protocol) { 0 } else { 6 };
+            assert_eq!(pulled.retries, expected, "{protocol}");
+            assert_eq!(pulled.fetched_blobs, 7, "{protocol}");
+            for layer in 0..6 {
+                assert_eq!(served.gets(layer), 2, "{protocol}");
+            }
+        }
+    });
+}
+
+#[test]
+fn transfers_that_break_are_begun_again() {
+    run(async {
+        let faults = [
+            "blob#1:reset=half*3",
+            "blob#1:reset=0*2",
+            "blob#1:cut=half*3",
+            "config:cut=half*2",
+        ];
+        for case in pull_with_each(impatient, options(), &faults).await {
+            let pulled = case.told.right(&case.served);
+            let Case {
+                protocol, fault, ..
+            } = case;
+            assert_eq!(pulled.fetched_blobs, 7, "{protocol} {fault}");
+        }
+    });
+}
+
+#[test]
+fn what_passes_is_sat_out_and_disturbs_no_other_blob() {
+    run(async {
+        let faults = [
+            "blob#1:status=500*2",
+            "blob#1:status=503*2",
+            "blob#1:corrupt*1",
+            "blob#1:content-length=7*1",
+            "blob#1:longer=1*1",
+            "blob#1:chunked-longer=1*1",
+            "config:content-length=7*1",
+            "config:status=500*2",
+            "config:corrupt*1",
+            "manifest:status=500*1",
+        ];
+        for case in pull_with_each(config, options(), &faults).await {
+            let Case {
+                protocol,
+                fault,
+                served,
+                told,
+            } = case;
+            let pulled = told.right(&served);
+            assert_eq!(pulled.fetched_blobs, 7, "{protocol} {fault}");
+            for other in [0, 2, 3, 4, 5] {
+                assert_eq!(told.retried(other), 0, "{protocol} {fault}");
+                assert_eq!(served.gets(other), 1, "{protocol} {fault}");
+            }
+        }
+    });
+}
+
+#[test]
+fn a_blob_that_stays_broken_is_named_after_as_many_tries_as_allowed() {
+    run(async {
+        let faults = ["blob#3:cut=half", "blob#3:corrupt", "blob#3:status=500"];
+        let options = options().retry(retries(2));
+        for case in pull_with_each(impatient, options, &faults).await {
+            let Case {
+                protocol,
+                fault,
+                served,
+                told,
+            } = case;
+            let (digest, source) = blob_error(told.wrong());
+            assert_eq!(digest, served.digest(3), "{protocol} {fault}");
+            assert!(
+                !matches!(source, BlobError::Connection(_)),
+                "{protocol} {fault}: {source:?}"
+            );
+            let twice = fault.ends_with("=half") && resumes(protocol);
+            let gets = if twice { 6 } else { 3 };
+            assert_eq!(served.gets(3), gets, "{protocol} {fault}");
+            assert_eq!(told.retried(3), 2, "{protocol} {fault}");
+            let failed = |kind: &EventKind| matches!(kind, EventKind::BlobFailed { blob, .. } if blob.layer == 3);
+            assert_eq!(told.count(failed), 1, "{protocol} {fault}");
+        }
+    });
+}
+
+#[test]
+fn a_blob_that_always_stalls_is_named_too() {
+    run(async {
+        let faults = ["blob#3:stall=half", "blob#3:headers-never"];
+        let options = options().retry(retries(1));
+        for case in pull_with_each(impatient, options, &faults).await {
+            let Case {
+                protocol,
+                fault,
+                served,
+                told,
+            } = case;
+            let (digest, source) = blob_error(told.wrong());
+            assert_eq!(digest, served.digest(3), "{protocol} {fault}");
+            assert!(
+                matches!(source, BlobError::Stalled { .. }),
+                "{protocol} {fault}: {source:?}"
+            );
+            assert_eq!(served.gets(3), 2, "{protocol} {fault}");
+        }
+    });
+}
+
+#[test]
+fn without_retries_the_first_failure_is_the_last() {
+    run(async {
+        let faults = [
+            "blob#3:cut=half*2",
+            "blob#3:corrupt*1",
+            "blob#3:status=500*1",
+            "blob#3:stall=half*1",
+        ];
+        let options = options().retry(retries(0));
+        for case in pull_with_each(impatient, options, &faults).await {
+            let Case {
+                protocol,
+                fault,
+                served,
+                told,
+            } = case;
+            let (digest, _) = blob_error(told.wrong());
+            assert_eq!(digest, served.digest(3), "{protocol} {fault}");
+            let resumed = fault.contains("cut") && resumes(protocol);
+            let gets = 1 + usize::from(resumed);
+            assert_eq!(served.gets(3), gets, "{protocol} {fault}");
+            assert_eq!(told.retried(3), 0, "{protocol} {fault}");
+        }
+    });
+}
+
+#[test]
+fn final_refusals_are_not_tried_again() {
+    run(async {
+        let faults = [
+            "blob#3:status=404",
+            "blob#3:status=401",
+            "blob#3:status=403",
+        ];
+        for case in pull_with_each(config, options(), &faults).await {
+            let Case {
+                protocol,
+                fault,
+                served,
+                told,
+            } = case;
+            let (digest, source) = blob_error(told.wrong());
+            assert_eq!(digest, served.digest(3), "{protocol} {fault}");
+            assert!(
+                matches!(source, BlobError::Refused(_)),
+                "{protocol} {fault}: {source:?}"
+            );
+            assert_eq!(served.gets(3), 1, "{protocol} {fault}");
+        }
+    });
+}
+
+#[test]
+fn an_image_that_is_not_there_is_asked_for_once() {
+    run(async {
+        for protocol in SKOPEOS {
+            let served = Served::new(1, 10);
+            let missing = served.registry.reference("not");
+            let told = pull(config(protocol), options(), &missing).await;
+            let error = chain(told.wrong());
+            assert!(error.contains("OpenImage"), "{protocol}: {error}");
+            assert_eq!(served.registry.manifest_gets(), 1, "{protocol}");
+        }
+    });
+}
+
+#[test]
+fn a_registry_that_throttles_is_no_failure() {
+    run(async {
+        let pulls = SKOPEOS.map(|protocol| {
+            Box::pin(async move {
+                let served = Served::new(20, 1000).faults(&["any:rate=10"]);
+                let told = pull(config(protocol), options(), &served.reference()).await;
+                (protocol, served, told)
+            })
+        });
+        for (protocol, served, told) in stream::iter(pulls)
+            .buffered(AT_ONCE)
+            .collect::<Vec<_>>()
+            .await
+        {
+            told.right(&served);
+            // A "no" is answered by waiting, not by more proxies.
+            let requests = served.registry.requests().len();
+            assert!(requests < 200, "{protocol}: {requests}");
+        }
+    });
+}

@@ -1,0 +1,386 @@
+//! `for_each_layer`: what a handler gets, what it may do with it, and whose error is reported.
+
+use std::future::pending;
+use std::io;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::harness::{Served, blob_error, config, impatient, options, random, retries};
+use futures_util::FutureExt;
+use longshore::{
+    BlobError, Error, EventKind, Events, FetchOptions, Fetcher, Layer, LayerReader, Result,
+};
+use test_registry::format::Compression;
+use test_registry::server::Options;
+use test_support::leaks::run;
+use test_support::tools::SKOPEOS;
+use test_support::{sha256, soon};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt};
+use tokio::sync::{Barrier, Notify, mpsc};
+use tokio_util::sync::CancellationToken;
+
+/// Each layer of an image through this handler.
+async fn for_each<T, F, Fut>(
+    protocol: &str,
+    options: FetchOptions,
+    served: &Served,
+    handler: F,
+) -> Result<Vec<T>>
+where
+    T: Clone + Send + 'static,
+    F: Fn(Layer, LayerReader) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = io::Result<T>> + Send,
+{
+    soon(async {
+        let fetcher = Fetcher::new(impatient(protocol), options).await?;
+        let image = fetcher.open(&served.reference()).await?;
+        fetcher.for_each_layer(&image, handler).await
+    })
+    .await
+}
+
+async fn read_all(_: Layer, mut reader: LayerReader) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    reader.read_to_end(&mut bytes).await?;
+    Ok(bytes)
+}
+
+#[test]
+fn results_come_in_the_order_of_the_layers() {
+    for protocol in SKOPEOS {
+        run(async {
+            // The largest is fetched first, and is not the first.
+            let image = [10, 100_000, 5000, 0, 70_000]
+                .into_iter()
+                .zip(0..)
+                .fold(random(0, 0, 0), |image, (size, seed)| {
+                    image.layer_random(size, seed)
+                });
+            let served = Served::with(Options::default(), &image);
+            let handler = |layer: Layer, reader| async move {
+                let bytes = read_all(layer.clone(), reader).await?;
+                Ok((layer.index, layer.diff_id, sha256(&bytes)))
+            };
+            let results = for_each(protocol, options(), &served, handler).await;
+            for (index, (told, diff_id, digest)) in results.unwrap().into_iter().enumerate() {
+                assert_eq!(told, index, "{protocol}");
+                assert_eq!(&digest, served.digest(index), "{protocol}");
+                assert!(diff_id.is_some(), "{protocol}");
+            }
+        });
+    }
+}
+
+#[test]
+fn many_handlers_run_at_once() {
+    run(async {
+        // More than the workers of one proxy, on whatever machine this is; and the answers
+        // are quick, so that one is enough to ask.
+        let processors = std::thread::available_parallelism().unwrap().get();
+        let many = 2 * processors + 6;
+        let served = Served::new(many as u64, 50_000);
+        let all = Arc::new(Barrier::new(many));
+        let handler = move |layer, reader| {
+            let all = Arc::clone(&all);
+            async move {
+                // Nobody goes on before everybody is here.
+                all.wait().await;
+                read_all(layer, reader).await
+            }
+        };
+        let mut options = options();
+        options.start_ahead = false;
+        options.workers = NonZeroUsize::new(many).unwrap();
+        let results = for_each("0.2.8", options, &served, handler).await;
+        assert_eq!(results.unwrap().len(), many);
+    });
+}
+
+#[test]
+fn slow_handlers_bring_no_proxies_that_could_not_work() {
+    run(async {
+        let served = Served::new(10, 50_000);
+        let (sender, mut receiver) = mpsc::channel(10_000);
+        let mut options = options();
+        options.start_ahead = false;
+        options.workers = NonZeroUsize::new(2).unwrap();
+        let fetcher = Fetcher::new(impatient("0.2.8"), options).await.unwrap();
+        let fetcher = fetcher.with_events(Events::to(sender));
+        let image = fetcher.open(&served.reference()).await.unwrap();
+        // Longer than workers may all be at work before there is another proxy.
+        let slow = |layer, reader| async move {
+            tokio::time::sleep(Duration::from_millis(700)).await;
+            read_all(layer, reader).await
+        };
+        let results = soon(fetcher.for_each_layer(&image, slow)).await;
+        assert_eq!(results.unwrap().len(), 10);
+        let mut proxies = 0;
+        while let Ok(event) = receiver.try_recv() {
+            proxies += usize::from(matches!(event.kind, EventKind::ProxyStarted { .. }));
+        }
+        // One, but on a machine so busy that answers are slow.
+        assert!(proxies <= 3, "{proxies}");
+    });
+}
+
+#[test]
+fn an_error_of_a_handler_stops_the_others_and_is_reported() {
+    for protocol in SKOPEOS {
+        run(async {
+            let served = Served::new(4, 100_000);
+            let handler = |layer: Layer, mut reader: LayerReader| async move {
+                if layer.index != 2 {
+                    return pending().await;
+                }
+                reader.read_exact(&mut [0; 100]).await?;
+                drop(reader);
+                Err(io::Error::other("the disk is full"))
+            };
+            let error = for_each::<(), _, _>(protocol, options(), &served, handler).await;
+            match error.unwrap_err() {
+                Error::Handler(source) => assert_eq!(source.to_string(), "the disk is full"),
+                other => panic!("{protocol}: {other:?}"),
+            }
+        });
+    }
+}
+
+#[test]
+fn an_error_of_the_registry_is_reported_rather_than_the_handlers() {
+    for protocol in SKOPEOS {
+        run(async {
+            let served = Served::new(4, 100_000).faults(&["blob#1:corrupt"]);
+            let handler = |layer, reader| async move {
+                let read = read_all(layer, reader).await;
+                read.map_err(|_| io::Error::other("the archive ends early"))
+            };
+            let options = options().retry(retries(1));
+            let error = for_each(protocol, options, &served, handler).await;
+            let error = error.unwrap_err();
+            let (digest, source) = blob_error(&error);
+            assert_eq!(digest, served.digest(1), "{protocol}");
+            assert!(
+                matches!(source, BlobError::Corrupt { .. } | BlobError::Refused(_)),
+                "{protocol}: {source:?}"
+            );
+        });
+    }
+}
+
+#[test]
+fn a_handler_that_hides_the_blobs_error_is_not_believed() {
+    run(async {
+        let served = Served::new(4, 100_000).faults(&["blob#1:corrupt"]);
+        let handler = |layer, reader| async move {
+            let _ = read_all(layer, reader).await;
+            Ok(())
+        };
+        let options = options().retry(retries(0));
+        let error = for_each("0.2.8", options, &served, handler).await;
+        assert_eq!(blob_error(&error.unwrap_err()).0, served.digest(1));
+    });
+}
+
+#[test]
+fn what_a_handler_leaves_unread_is_verified() {
+    for protocol in SKOPEOS {
+        for left in [0_u64, 1000] {
+            run(async {
+                let handler = move |_: Layer, reader: LayerReader| async move {
+                    let mut bytes = Vec::new();
+                    reader.take(left).read_to_end(&mut bytes).await?;
+                    Ok(bytes.len() as u64)
+                };
+                let served = Served::new(3, 100_000);
+                let results = for_each(protocol, options(), &served, handler).await;
+                assert_eq!(results.unwrap(), [left; 3], "{protocol}");
+
+                let served = Served::new(3, 100_000).faults(&["blob#1:corrupt"]);
+                let options = options().retry(retries(0));
+                let error = for_each(protocol, options, &served, handler).await;
+                let error = error.unwrap_err();
+                assert_eq!(blob_error(&error).0, served.digest(1), "{protocol}");
+            });
+        }
+    }
+}
+
+#[test]
+fn a_handler_may_read_with_a_buffer_and_finish_itself() {
+    run(async {
+        let image = random(0, 0, 0).compression(Compression::None);
+        let served = Served::with(Options::default(), &image.layer_random(100_000, 1));
+        let handler = |_: Layer, mut reader: LayerReader| async move {
+            let first = reader.fill_buf().await?.len().min(10);
+            reader.consume(first);
+            reader.finish().await?;
+            Ok(first)
+        };
+        let results = for_each("0.2.8", options(), &served, handler).await;
+        assert_eq!(results.unwrap(), [10]);
+    });
+}
+
+#[test]
+fn a_reader_that_is_kept_is_an_error() {
+    run(async {
+        let served = Served::new(3, 1000);
+        let (keep, mut kept) = tokio::sync::mpsc::unbounded_channel();
+        let handler = move |_: Layer, reader: LayerReader| {
+            let keep = keep.clone();
+            async move {
+                keep.send(reader).unwrap();
+                Ok(())
+            }
+        };
+        let error = for_each("0.2.8", options(), &served, handler).await;
+        let error = error.unwrap_err();
+        assert!(matches!(error, Error::ReaderKept), "{error:?}");
+        assert!(kept.recv().await.is_some());
+    });
+}
+
+#[test]
+fn a_handler_that_is_run_again_reads_from_the_start() {
+    for protocol in SKOPEOS {
+        run(async {
+            let served = Served::new(3, 100_000).faults(&["blob#1:chunked-shorter=50000*1"]);
+            let runs = Arc::new(AtomicUsize::new(0));
+            let counted = Arc::clone(&runs);
+            let handler = move |layer: Layer, reader| {
+                if layer.index == 1 {
+                    counted.fetch_add(1, Ordering::Relaxed);
+                }
+                read_all(layer, reader)
+            };
+            let results = for_each(protocol, options(), &served, handler).await;
+            let results = results.unwrap();
+            for (index, bytes) in results.iter().enumerate() {
+                assert_eq!(&sha256(bytes), served.digest(index), "{protocol}");
+            }
+            assert_eq!(runs.load(Ordering::Relaxed), 2, "{protocol}");
+        });
+    }
+}
+
+#[test]
+fn a_layer_that_is_there_twice_is_fetched_once() {
+    for protocol in SKOPEOS {
+        run(async {
+            let image = random(2, 10_000, 0).layer_random(10_000, 0);
+            let served = Served::with(Options::default(), &image);
+            let runs = Arc::new(AtomicUsize::new(0));
+            let counted = Arc::clone(&runs);
+            let handler = move |layer, reader| {
+                counted.fetch_add(1, Ordering::Relaxed);
+                read_all(layer, reader)
+            };
+            let results = for_each(protocol, options(), &served, handler).await;
+            let results = results.unwrap();
+            assert_eq!(results.len(), 3, "{protocol}");
+            assert_eq!(results[0], results[2], "{protocol}");
+            assert_eq!((served.gets(0), served.gets(1)), (1, 1), "{protocol}");
+            assert_eq!(runs.load(Ordering::Relaxed), 2, "{protocol}");
+        });
+    }
+}
+
+/// A handler that tells when it has begun, and never ends.
+fn endless(
+    begun: &Arc<Notify>,
+) -> impl Fn(Layer, LayerReader) -> futures_util::future::BoxFuture<'static, io::Result<()>> + use<>
+{
+    let begun = Arc::clone(begun);
+    move |_, _reader| {
+        begun.notify_one();
+        pending().boxed()
+    }
+}
+
+#[test]
+fn dropping_the_future_stops_all() {
+    for protocol in SKOPEOS {
+        run(async {
+            let served = Served::new(6, 100_000);
+            let begun = Arc::new(Notify::new());
+            let endless = endless(&begun);
+            let fetching = Box::pin(for_each(protocol, options(), &served, endless));
+            soon(async {
+                tokio::select! {
+                    result = fetching => panic!("{result:?}"),
+                    () = begun.notified() => {}
+                }
+            })
+            .await;
+            // What is left behind is looked for after this.
+        });
+    }
+}
+
+#[test]
+fn the_token_stops_all() {
+    for protocol in SKOPEOS {
+        run(async {
+            let served = Served::new(6, 100_000);
+            let begun = Arc::new(Notify::new());
+            let token = CancellationToken::new();
+            let fetcher = Fetcher::new(config(protocol), options()).await.unwrap();
+            let fetcher = fetcher.cancel_with(token.clone());
+            let image = fetcher.open(&served.reference()).await.unwrap();
+            let cancelling = async {
+                begun.notified().await;
+                token.cancel();
+            };
+            let fetching = Box::pin(fetcher.for_each_layer(&image, endless(&begun)));
+            let (result, ()) = soon(async { tokio::join!(fetching, cancelling) }).await;
+            assert!(matches!(result, Err(Error::Cancelled)), "{result:?}");
+        });
+    }
+}
+
+#[test]
+fn the_deadline_stops_all() {
+    for protocol in SKOPEOS {
+        run(async {
+            let served = Served::new(3, 100_000).faults(&["blob#1:stall=half"]);
+            let policy = retries(1000).deadline(Duration::from_secs(1));
+            let begun = Instant::now();
+            let options = options().retry(policy);
+            let error = for_each(protocol, options, &served, read_all).await;
+            assert!(matches!(error, Err(Error::DeadlineExceeded)), "{error:?}");
+            assert!(begun.elapsed() >= Duration::from_secs(1));
+        });
+    }
+}
+
+#[test]
+fn the_deadline_ends_an_opening_too() {
+    for protocol in SKOPEOS {
+        run(async {
+            let served = Served::new(3, 1000).faults(&["manifest:headers-never"]);
+            let policy = retries(1000).deadline(Duration::from_secs(1));
+            let fetcher = Fetcher::new(config(protocol), options().retry(policy));
+            let fetcher = fetcher.await.unwrap();
+            let error = soon(fetcher.open(&served.reference())).await;
+            assert!(matches!(error, Err(Error::DeadlineExceeded)), "{error:?}");
+        });
+    }
+}
+
+#[test]
+fn a_handler_that_panics_does_so_in_its_caller() {
+    run(async {
+        let served = Served::new(4, 1000);
+        let handler = |layer: Layer, reader| async move {
+            assert_ne!(layer.index, 2, "the handler's own words");
+            read_all(layer, reader).await
+        };
+        let fetching = for_each("0.2.8", options(), &served, handler);
+        let panic = std::panic::AssertUnwindSafe(fetching).catch_unwind().await;
+        let panic = panic.expect_err("it did not panic");
+        let words = panic.downcast_ref::<String>().unwrap();
+        assert!(words.contains("the handler's own words"), "{words}");
+    });
+}

@@ -1,0 +1,263 @@
+//! What the tests of the fetch engine share: images at the test registry, and pulls of them with
+//! all that they tell.
+
+use std::fs;
+use std::num::NonZeroUsize;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use longshore::oci_spec::image::{Descriptor, Digest};
+use longshore::{
+    BlobError, ConnectionOptions, Discard, Event, EventKind, Events, FetchOptions, Fetcher,
+    ImageProxyConfig, OciLayout, Proxies, Pulled, Result, RetryPolicy,
+};
+use tempfile::TempDir;
+use tokio::sync::mpsc;
+
+use test_registry::fault::Fault;
+use test_registry::image::{ImageBuilder, Written};
+use test_registry::server::{Options, Registry};
+use test_support::{BOUND, chain, sha256, soon, tools};
+
+/// Short, for the tests that wait for it.
+pub(crate) const STALL: Duration = Duration::from_secs(2);
+
+/// An image at a registry of its own.
+#[derive(Debug)]
+pub(crate) struct Served {
+    pub(crate) registry: Registry,
+    pub(crate) image: Written,
+    pub(crate) layout: TempDir,
+}
+
+impl Served {
+    /// So many layers of about that many bytes.
+    pub(crate) fn new(layers: u64, size: u64) -> Self {
+        Self::slow(layers, size, Options::default())
+    }
+
+    /// The same at a registry that behaves in some way.
+    pub(crate) fn slow(layers: u64, size: u64, options: Options) -> Self {
+        Self::with(options, &random(layers, size, 0))
+    }
+
+    pub(crate) fn with(options: Options, image: &ImageBuilder) -> Self {
+        let layout = tempfile::tempdir().unwrap();
+        let image = image.write(layout.path(), "latest").unwrap();
+        let registry = Registry::start(layout.path(), options).unwrap();
+        Self {
+            registry,
+            image,
+            layout,
+        }
+    }
+
+    /// From now on, with these faults.
+    pub(crate) fn faults(self, texts: &[&str]) -> Self {
+        self.registry.set_faults(faults(texts));
+        self
+    }
+
+    pub(crate) fn reference(&self) -> String {
+        self.registry.reference("latest")
+    }
+
+    pub(crate) fn digest(&self, layer: usize) -> &Digest {
+        self.image.layers[layer].digest()
+    }
+
+    /// How often the registry was asked for a layer.
+    pub(crate) fn gets(&self, layer: usize) -> usize {
+        self.registry.blob_gets(self.digest(layer))
+    }
+}
+
+pub(crate) fn faults(texts: &[&str]) -> Vec<Fault> {
+    texts.iter().map(|text| text.parse().unwrap()).collect()
+}
+
+/// An image of layers whose bytes depend on `seed` and their number.
+pub(crate) fn random(layers: u64, size: u64, seed: u64) -> ImageBuilder {
+    (0..layers).fold(ImageBuilder::new(), |image, number| {
+        image.layer_random(size, seed + number)
+    })
+}
+
+/// Options with quick repetitions.
+pub(crate) fn options() -> FetchOptions {
+    FetchOptions::default().retry(retries(4))
+}
+
+pub(crate) fn retries(number: u32) -> RetryPolicy {
+    RetryPolicy::default()
+        .retries(number)
+        .initial_backoff(Duration::from_millis(20))
+}
+
+pub(crate) fn proxies(number: usize) -> FetchOptions {
+    options().proxies(Proxies::Fixed(NonZeroUsize::new(number).unwrap()))
+}
+
+/// A skopeo that reaches the test registry.
+pub(crate) fn config(protocol: &str) -> ImageProxyConfig {
+    tools::config(protocol).insecure_skip_tls_verification(true)
+}
+
+/// The same, which soon loses patience.
+pub(crate) fn impatient(protocol: &str) -> ImageProxyConfig {
+    let mut config = config(protocol);
+    config.connection = ConnectionOptions::default().stall_timeout(STALL);
+    config
+}
+
+/// A pull that has ended, and what it told.
+#[derive(Debug)]
+pub(crate) struct Told {
+    pub(crate) result: Result<Pulled>,
+    pub(crate) events: Vec<Event>,
+    /// What it was pulled into.
+    pub(crate) target: TempDir,
+}
+
+/// Pull an image into a layout, within [`BOUND`].
+pub(crate) async fn pull(config: ImageProxyConfig, options: FetchOptions, reference: &str) -> Told {
+    pull_watched(config, options, reference, |_| {}).await
+}
+
+/// The same, and look at each event when it comes.
+pub(crate) async fn pull_watched(
+    config: ImageProxyConfig,
+    options: FetchOptions,
+    reference: &str,
+    mut watch: impl FnMut(&EventKind),
+) -> Told {
+    let target = tempfile::tempdir().unwrap();
+    let (sender, mut receiver) = mpsc::channel(1024);
+    // Boxed, because it is large.
+    let pulling = Box::pin(async {
+        let fetcher = Fetcher::new(config, options).await?;
+        let fetcher = fetcher.with_events(Events::to(sender));
+        let image = fetcher.open(reference).await?;
+        let sink = OciLayout::new(target.path(), Some("latest".into()));
+        fetcher.pull(&image, &Arc::new(sink)).await
+    });
+    let mut events: Vec<Event> = Vec::new();
+    let watching = async {
+        while let Some(event) = receiver.recv().await {
+            watch(&event.kind);
+            events.push(event);
+        }
+    };
+    let both = Box::pin(async { tokio::join!(pulling, watching) });
+    let Ok((result, ())) = tokio::time::timeout(BOUND, both).await else {
+        let told = without_bytes(&events);
+        panic!("still at work after {BOUND:?}: {told:#?}");
+    };
+    Told {
+        result,
+        events,
+        target,
+    }
+}
+
+/// Pull an image to nowhere, within [`BOUND`].
+pub(crate) async fn discard(
+    config: ImageProxyConfig,
+    options: FetchOptions,
+    reference: &str,
+) -> Result<Pulled> {
+    let pulling = async {
+        let fetcher = Fetcher::new(config, options).await?;
+        let image = fetcher.open(reference).await?;
+        fetcher.pull(&image, &Arc::new(Discard)).await
+    };
+    soon(Box::pin(pulling)).await
+}
+
+impl Told {
+    /// It succeeded, and all of the image is in its layout.
+    #[track_caller]
+    pub(crate) fn right(&self, served: &Served) -> &Pulled {
+        let pulled = match &self.result {
+            Ok(pulled) => pulled,
+            Err(error) => panic!("{}: {:#?}", chain(error), self.without_bytes()),
+        };
+        let content = &pulled.images[0];
+        assert_eq!(
+            content.source_digest(),
+            served.image.manifest_digest.as_ref()
+        );
+        complete(self.target.path(), &served.image);
+        pulled
+    }
+
+    /// The error it ended with.
+    #[track_caller]
+    pub(crate) fn wrong(&self) -> &longshore::Error {
+        self.result.as_ref().expect_err("it succeeded")
+    }
+
+    /// What it told, but for the byte counts.
+    pub(crate) fn without_bytes(&self) -> Vec<&EventKind> {
+        without_bytes(&self.events)
+    }
+
+    pub(crate) fn count(&self, wanted: impl Fn(&EventKind) -> bool) -> usize {
+        self.events.iter().filter(|e| wanted(&e.kind)).count()
+    }
+
+    /// How often a layer was tried again.
+    pub(crate) fn retried(&self, layer: usize) -> usize {
+        self.count(
+            |kind| matches!(kind, EventKind::BlobRetried { blob, .. } if blob.layer == layer),
+        )
+    }
+
+    pub(crate) fn started(&self) -> usize {
+        self.count(|kind| matches!(kind, EventKind::ProxyStarted { .. }))
+    }
+
+    /// Why proxies ended that were not just no longer needed.
+    pub(crate) fn losses(&self) -> Vec<&str> {
+        let reason = |event: &'_ Event| match &event.kind {
+            EventKind::ProxyEnded { reason, .. } => Some(reason.is_some()),
+            _ => None,
+        };
+        let lost = self.events.iter().filter(|e| reason(e) == Some(true));
+        lost.filter_map(|event| match &event.kind {
+            EventKind::ProxyEnded { reason, .. } => reason.as_deref(),
+            _ => None,
+        })
+        .collect()
+    }
+}
+
+fn without_bytes(events: &[Event]) -> Vec<&EventKind> {
+    let kinds = events.iter().map(|event| &event.kind);
+    kinds
+        .filter(|kind| !matches!(kind, EventKind::BlobBytes { .. }))
+        .collect()
+}
+
+/// Each of the image's blobs is in the layout, and is what its name says.
+#[track_caller]
+pub(crate) fn complete(layout: &Path, image: &Written) {
+    let layers = image.layers.iter().map(Descriptor::digest);
+    for digest in layers.chain([&image.config_digest, &image.manifest_digest]) {
+        let path = layout.join("blobs/sha256").join(digest.digest());
+        let bytes = fs::read(&path).unwrap_or_else(|e| panic!("{digest}: {e}"));
+        assert_eq!(sha256(&bytes), *digest);
+    }
+    let index = fs::read_to_string(layout.join("index.json")).unwrap();
+    assert!(index.contains(image.manifest_digest.as_ref()), "{index}");
+}
+
+/// What is wrong with which blob.
+#[track_caller]
+pub(crate) fn blob_error(error: &longshore::Error) -> (&Digest, &BlobError) {
+    match error {
+        longshore::Error::Blob { digest, source } => (digest, source),
+        other => panic!("not about a blob: {other:?}"),
+    }
+}

@@ -1,0 +1,16 @@
+//! `Fetcher`: pulls of images at the test registry, through real skopeos.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test may fail this way"
+)]
+
+mod decompress;
+mod events;
+mod faults;
+mod handlers;
+mod harness;
+mod ordered;
+mod proxies;
+mod sources;

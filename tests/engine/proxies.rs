@@ -1,0 +1,350 @@
+//! How many proxies there are, and that it does not matter which of them dies, hangs, or finds the
+//! image changed.
+
+use std::future::pending;
+use std::num::NonZeroUsize;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use crate::harness::{
+    Served, Told, complete, config, impatient, options, proxies, pull, pull_watched, random,
+};
+use longshore::oci_spec::image::{Descriptor, Digest, MediaType};
+use longshore::{ConnectionOptions, Error, EventKind, Fetcher, Layer, LayerReader, Proxies};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use test_registry::server::Options;
+use test_registry::store::Store;
+use test_support::leaks::{prepare, run};
+use test_support::process::children;
+use test_support::tools::{self, SKOPEOS};
+use test_support::{sha256, soon};
+
+/// Slow enough that something can happen meanwhile.
+fn slow_options() -> Options {
+    Options {
+        ttfb: Duration::from_millis(20),
+        bandwidth: Some(200_000),
+        ..Options::default()
+    }
+}
+
+fn send(signal: Signal, pid: u32) {
+    kill(Pid::from_raw(pid.try_into().unwrap()), signal).unwrap();
+}
+
+#[test]
+fn each_proxy_may_be_killed_during_a_pull() {
+    for protocol in SKOPEOS {
+        run(async {
+            let served = Served::slow(15, 100_000, slow_options());
+            let mut killed: Vec<u32> = Vec::new();
+            let mut opened = 0;
+            let kill_in_turn = |event: &EventKind| {
+                opened += u32::from(matches!(event, EventKind::BlobOpened { .. }));
+                if matches!(event, EventKind::BlobOpened { .. })
+                    && opened % 3 == 0
+                    && killed.len() < 4
+                {
+                    let mut alive = children(std::process::id());
+                    alive.retain(|pid| !killed.contains(pid));
+                    // The oldest: in the end, each of the first three.
+                    if let Some(pid) = alive.into_iter().min() {
+                        send(Signal::SIGKILL, pid);
+                        killed.push(pid);
+                    }
+                }
+            };
+            let reference = served.reference();
+            let told = pull_watched(config(protocol), proxies(3), &reference, kill_in_turn).await;
+            told.right(&served);
+            // Each of the first three, if not one more.
+            assert!(killed.len() >= 3, "{protocol}: {killed:?}");
+            assert!(told.started() > 3, "{protocol}");
+            let losses = told.losses();
+            assert!(!losses.is_empty(), "{protocol}");
+            for why in losses {
+                assert!(
+                    why.contains("SIGKILL") || why.contains("signal: 9"),
+                    "{why}"
+                );
+            }
+        });
+    }
+}
+
+#[test]
+fn a_proxy_that_hangs_loses_its_jobs_to_others() {
+    const SHORT: Duration = Duration::from_secs(1);
+    let by_stall = ConnectionOptions::default().stall_timeout(SHORT);
+    let by_call = ConnectionOptions::default()
+        .stall_timeout(SHORT * 3)
+        .call_timeout(SHORT);
+    for (patience, protocols) in [(by_stall, &SKOPEOS[..]), (by_call, &SKOPEOS[1..])] {
+        for protocol in protocols {
+            run(async {
+                let served = Served::slow(24, 50_000, slow_options());
+                let mut config = config(protocol);
+                // Its end is not waited for, either.
+                let soon = Duration::from_millis(500);
+                config.connection = patience.clone().shutdown_timeout(soon);
+                let mut stopped = None;
+                let stop_one = |event: &EventKind| {
+                    if matches!(event, EventKind::BlobOpened { .. }) && stopped.is_none() {
+                        // The first one, which sends that blob.
+                        stopped = children(std::process::id()).into_iter().min();
+                        send(Signal::SIGSTOP, stopped.unwrap());
+                    }
+                };
+                let told = pull_watched(config, proxies(2), &served.reference(), stop_one).await;
+                told.right(&served);
+                let events = told.without_bytes();
+                assert!(!told.losses().is_empty(), "{protocol}: {events:#?}");
+            });
+        }
+    }
+}
+
+#[test]
+fn a_fixed_number_of_proxies_is_just_that() {
+    for protocol in SKOPEOS {
+        for number in [1, 2, 4] {
+            run(async {
+                let served = Served::slow(16, 20_000, slow_options());
+                let mut most = 0;
+                let count = |_: &EventKind| most = most.max(children(std::process::id()).len());
+                let reference = served.reference();
+                let told = pull_watched(config(protocol), proxies(number), &reference, count).await;
+                assert_eq!(told.right(&served).proxies, number, "{protocol}");
+                assert_eq!(told.started(), number, "{protocol}");
+                assert_eq!(most, number, "{protocol}");
+                // Each reads the manifest once, and it is resolved only once.
+                assert_eq!(served.registry.manifest_gets(), number, "{protocol}");
+            });
+        }
+    }
+}
+
+#[test]
+fn a_range_is_kept_to() {
+    run(async {
+        let served = Served::slow(16, 20_000, slow_options());
+        let number = |n| NonZeroUsize::new(n).unwrap();
+        let range = Proxies::Range {
+            min: number(2),
+            max: number(3),
+        };
+        let told = pull(
+            config("0.2.8"),
+            options().proxies(range),
+            &served.reference(),
+        )
+        .await;
+        let proxies = told.right(&served).proxies;
+        assert!((2..=3).contains(&proxies), "{proxies}");
+    });
+}
+
+#[test]
+fn no_more_proxies_than_blobs() {
+    run(async {
+        let served = Served::slow(2, 1000, slow_options());
+        let told = pull(config("0.2.8"), proxies(8), &served.reference()).await;
+        assert!(told.right(&served).proxies <= 2);
+    });
+}
+
+#[test]
+fn an_image_without_layers_needs_no_further_proxy() {
+    run(async {
+        let served = Served::new(0, 0);
+        let told = pull(config("0.2.8"), proxies(8), &served.reference()).await;
+        let pulled = told.right(&served);
+        assert_eq!((pulled.proxies, pulled.fetched_blobs), (0, 1));
+    });
+}
+
+/// All that is in the layout is what its name says.
+fn intact(told: &Told) -> usize {
+    let blobs = told.target.path().join("blobs/sha256");
+    let files = std::fs::read_dir(blobs).unwrap().map(|file| {
+        let file = file.unwrap();
+        let digest = sha256(&std::fs::read(file.path()).unwrap());
+        assert_eq!(digest.digest(), file.file_name());
+    });
+    files.count()
+}
+
+#[test]
+fn an_archive_stays_on_one_proxy() {
+    let folder = tempfile::tempdir().unwrap();
+    random(5, 50_000, 0).write(folder.path(), "latest").unwrap();
+    for transport in ["oci-archive", "docker-archive"] {
+        let archive = format!(
+            "{transport}:{}.tar:name:latest",
+            folder.path().join(transport).display()
+        );
+        let mut copy = Command::new(tools::skopeo("0.2.8"));
+        copy.args(["--insecure-policy", "copy", "--quiet"]);
+        copy.arg(format!("oci:{}:latest", folder.path().display()));
+        prepare(|| tools::succeed(copy.arg(&archive)));
+        for protocol in SKOPEOS {
+            run(async {
+                let told = pull(config(protocol), proxies(4), &archive).await;
+                let pulled = told.result.as_ref().unwrap();
+                assert_eq!(
+                    (pulled.proxies, told.started()),
+                    (1, 1),
+                    "{archive} {protocol}"
+                );
+                assert_eq!(pulled.images[0].layers().len(), 5, "{archive} {protocol}");
+                assert_eq!(intact(&told), 7, "{archive} {protocol}");
+            });
+        }
+    }
+}
+
+/// Give the tag to another image.
+fn move_tag(layout: &Path) {
+    random(5, 1000, 1000).write(layout, "latest").unwrap();
+}
+
+#[test]
+fn a_folder_that_changes_between_two_openings_is_an_error() {
+    for protocol in SKOPEOS {
+        run(async {
+            let folder = tempfile::tempdir().unwrap();
+            let first = random(5, 1000, 0).write(folder.path(), "latest").unwrap();
+            let reference = format!("oci:{}:latest", folder.path().display());
+            let fetcher = Fetcher::new(config(protocol), proxies(3)).await.unwrap();
+            let image = fetcher.open(&reference).await.unwrap();
+            move_tag(folder.path());
+            // None of the layers is ever done.
+            let handler = |_: Layer, _reader: LayerReader| pending::<Result<(), Error>>();
+            let error = soon(Box::pin(fetcher.for_each_layer(&image, handler))).await;
+            match error.unwrap_err() {
+                Error::ImageChanged { was, now, .. } => {
+                    assert_eq!(was, first.manifest_digest.as_ref());
+                    assert_ne!(was, now);
+                }
+                other => panic!("{protocol}: {other:?}"),
+            }
+        });
+    }
+}
+
+#[test]
+fn a_tag_that_moves_at_a_registry_changes_nothing() {
+    for protocol in SKOPEOS {
+        run(async {
+            let served = Served::slow(12, 20_000, slow_options());
+            let mut moved = false;
+            let move_once = |event: &EventKind| {
+                if matches!(event, EventKind::ImageOpened { .. }) && !moved {
+                    moved = true;
+                    move_tag(served.layout.path());
+                }
+            };
+            let reference = served.reference();
+            let options = proxies(3).start_ahead(false);
+            let told = pull_watched(config(protocol), options, &reference, move_once).await;
+            told.right(&served);
+            let digest = served.image.manifest_digest.as_ref();
+            assert_eq!(opened_as(&served), ["latest", digest, digest], "{protocol}");
+        });
+    }
+}
+
+/// By which names manifests were read.
+fn opened_as(served: &Served) -> Vec<String> {
+    let requests = served.registry.requests();
+    let manifests = requests.iter().filter_map(|request| {
+        let get = request.method == "GET";
+        request.path.split_once("/manifests/").filter(|_| get)
+    });
+    manifests.map(|(_, name)| name.to_owned()).collect()
+}
+
+#[test]
+fn proxies_started_ahead_open_the_image_while_the_first_one_waits() {
+    for protocol in SKOPEOS {
+        run(async {
+            let served = Served::slow(12, 20_000, slow_options());
+            let told = pull(config(protocol), proxies(3), &served.reference()).await;
+            assert_eq!(told.right(&served).proxies, 3, "{protocol}");
+            assert_eq!(opened_as(&served), ["latest"; 3], "{protocol}");
+        });
+    }
+}
+
+/// A spare is asked for it, and for no layer before it has answered.
+#[test]
+fn a_config_that_is_never_answered_holds_up_no_layer() {
+    for protocol in SKOPEOS {
+        run(async {
+            let served =
+                Served::slow(6, 20_000, slow_options()).faults(&["config:headers-never*1"]);
+            let told = pull(impatient(protocol), proxies(2), &served.reference()).await;
+            assert_eq!(told.right(&served).retries, 0, "{protocol}");
+            let asked_the_spare = told
+                .events
+                .iter()
+                .any(|event| matches!(event.kind, EventKind::BlobOpened { proxy: 1, .. }));
+            assert!(!asked_the_spare, "{protocol}: {:#?}", told.events);
+        });
+    }
+}
+
+fn set_tag(layout: &Path, manifest: &Digest) {
+    let blob = layout.join("blobs/sha256").join(manifest.digest());
+    let size = std::fs::metadata(blob).unwrap().len();
+    let manifest = Descriptor::new(MediaType::ImageManifest, size, manifest.clone());
+    let store = Store::open(layout).unwrap();
+    store.tag(&manifest, "latest").unwrap();
+}
+
+#[test]
+fn a_tag_that_moves_while_proxies_are_started_ahead_changes_nothing() {
+    for protocol in SKOPEOS {
+        run(async {
+            let served = Served::slow(12, 20_000, slow_options());
+            let other = random(5, 1000, 1000).write(served.layout.path(), "other");
+            let others = other.unwrap();
+            // Whatever each proxy finds, all go by what the first one found.
+            let moving = async {
+                let mut flips = [served.image.clone(), others.clone()].into_iter().cycle();
+                loop {
+                    let image = flips.next().unwrap();
+                    set_tag(served.layout.path(), &image.manifest_digest);
+                    tokio::time::sleep(Duration::from_millis(3)).await;
+                }
+            };
+            let reference = served.reference();
+            let pulling = Box::pin(pull(config(protocol), proxies(6), &reference));
+            let told = tokio::select! {
+                told = pulling => told,
+                never = moving => never,
+            };
+            let pulled = told.result.as_ref().unwrap();
+            let digest = pulled.images[0].source_digest();
+            let image = [&served.image, &others]
+                .into_iter()
+                .find(|image| image.manifest_digest.as_ref() == digest);
+            complete(told.target.path(), image.unwrap());
+        });
+    }
+}
+
+#[test]
+fn an_image_that_is_only_opened_takes_what_was_started_ahead_with_it() {
+    for protocol in SKOPEOS {
+        run(async {
+            let served = Served::slow(12, 20_000, slow_options());
+            let fetcher = Fetcher::new(config(protocol), proxies(6)).await.unwrap();
+            let image = fetcher.open(&served.reference()).await.unwrap();
+            assert_eq!(children(std::process::id()).len(), 6, "{protocol}");
+            drop(image);
+        });
+    }
+}

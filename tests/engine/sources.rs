@@ -1,0 +1,253 @@
+//! Images of all kinds and from everywhere are pulled right, as skopeo's own digest checks show.
+
+use std::path::Path;
+use std::process::Command;
+
+use crate::harness::{Served, Told, config, options, pull, random};
+use longshore::{ConnectionOptions, Error, Fetcher, Pulled};
+use serde_json::Value;
+use test_registry::format::Compression;
+use test_registry::image::write_index;
+use test_registry::server::{Options, Registry};
+use test_support::leaks::{prepare, run};
+use test_support::tools::{self, SKOPEOS};
+use test_support::{chain, sha256};
+
+/// The skopeo of the system can start itself again, which some things need.
+fn skopeo_copy(arguments: &[&str]) {
+    let mut copy = Command::new(tools::system("skopeo"));
+    copy.args(["--insecure-policy", "copy", "--quiet"]);
+    tools::succeed(copy.args(arguments));
+}
+
+/// The pull succeeded, and skopeo can copy all of what it left, whose digests it checks.
+#[track_caller]
+fn right(told: &Told) -> &Pulled {
+    let pulled = match &told.result {
+        Ok(pulled) => pulled,
+        Err(error) => panic!("{}", chain(error)),
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let from = format!("oci:{}:latest", told.target.path().display());
+    skopeo_copy(&[&from, &format!("dir:{}", folder.path().display())]);
+    let manifest = std::fs::read(folder.path().join("manifest.json")).unwrap();
+    let content = &pulled.images[0];
+    assert_eq!(manifest, content.manifest());
+    let stored = content.manifest_descriptor();
+    assert_eq!(sha256(&manifest), *stored.digest());
+    let manifest: Value = serde_json::from_slice(&manifest).unwrap();
+    assert_eq!(
+        manifest["layers"].as_array().unwrap().len(),
+        content.layers().len()
+    );
+    pulled
+}
+
+#[test]
+fn a_docker_schema_2_image_is_stored_as_oci() {
+    for protocol in SKOPEOS {
+        run(async {
+            let image = random(4, 10_000, 0).docker_schema2();
+            let served = Served::with(Options::default(), &image);
+            let told = pull(config(protocol), options(), &served.reference()).await;
+            let content = &right(&told).images[0];
+            let source = served.image.manifest_digest.as_ref();
+            assert_eq!(content.source_digest(), source, "{protocol}");
+            let stored = content.manifest_descriptor();
+            assert_ne!(stored.digest().as_ref(), source, "{protocol}");
+            let manifest: Value = serde_json::from_slice(content.manifest()).unwrap();
+            let layer = &manifest["layers"][0]["mediaType"];
+            let expected = "application/vnd.oci.image.layer.v1.tar+gzip";
+            assert_eq!(layer, expected, "{protocol}");
+        });
+    }
+}
+
+#[test]
+fn of_an_index_the_image_for_the_platform_is_taken() {
+    for protocol in SKOPEOS {
+        run(async {
+            let layout = tempfile::tempdir().unwrap();
+            let images = [("amd64", 0), ("arm64", 100)].map(|(architecture, seed)| {
+                random(3, 10_000, seed).platform("linux", architecture)
+            });
+            let index = write_index(layout.path(), "latest", &images).unwrap();
+            let registry = Registry::start(layout.path(), Options::default()).unwrap();
+            for (architecture, image) in ["amd64", "arm64"].into_iter().zip(&index.images) {
+                let mut config = config(protocol);
+                config.os = Some("linux".into());
+                config.architecture = Some(architecture.into());
+                let told = pull(config, options(), &registry.reference("latest")).await;
+                let content = &right(&told).images[0];
+                let expected = format!("linux/{architecture}");
+                assert_eq!(content.platform(), Some(expected), "{protocol}");
+                let digest = image.manifest_digest.as_ref();
+                assert_eq!(content.source_digest(), digest, "{protocol}");
+            }
+        });
+    }
+}
+
+#[test]
+fn zstd_layers_are_stored_as_they_are() {
+    let folder = tempfile::tempdir().unwrap();
+    let (plain, zstd) = (folder.path().join("plain"), folder.path().join("zstd"));
+    let image = random(3, 50_000, 0).compression(Compression::None);
+    image.write(&plain, "latest").unwrap();
+    prepare(|| {
+        skopeo_copy(&[
+            "--dest-compress-format=zstd",
+            &format!("oci:{}:latest", plain.display()),
+            &format!("oci:{}:latest", zstd.display()),
+        ]);
+    });
+    for protocol in SKOPEOS {
+        run(async {
+            let registry = Registry::start(&zstd, Options::default()).unwrap();
+            let told = pull(config(protocol), options(), &registry.reference("latest")).await;
+            let content = &right(&told).images[0];
+            assert_eq!(content.layers().len(), 3, "{protocol}");
+            for layer in content.layers() {
+                let kind = layer.descriptor.media_type().to_string();
+                let expected = "application/vnd.oci.image.layer.v1.tar+zstd";
+                assert_eq!(kind, expected, "{protocol}");
+                assert!(layer.diff_id.is_some(), "{protocol}");
+            }
+        });
+    }
+}
+
+#[test]
+fn an_image_of_400_layers() {
+    let image = random(400, 100, 0);
+    for protocol in SKOPEOS {
+        run(async {
+            let served = Served::with(Options::default(), &image);
+            let told = pull(config(protocol), options(), &served.reference()).await;
+            assert_eq!(right(&told).fetched_blobs, 401, "{protocol}");
+            assert!((0..400).all(|layer| served.gets(layer) == 1), "{protocol}");
+        });
+    }
+}
+
+#[test]
+fn folders_of_all_kinds() {
+    let folder = tempfile::tempdir().unwrap();
+    let (oci, dir) = (folder.path().join("oci"), folder.path().join("dir"));
+    let image = random(5, 10_000, 0).write(&oci, "latest").unwrap();
+    let oci = format!("oci:{}:latest", oci.display());
+    let dir = format!("dir:{}", dir.display());
+    prepare(|| skopeo_copy(&[&oci, &dir]));
+    for reference in [&oci, &dir] {
+        for protocol in SKOPEOS {
+            run(async {
+                let told = pull(config(protocol), options(), reference).await;
+                let content = &right(&told).images[0];
+                let digest = image.manifest_digest.as_ref();
+                assert_eq!(content.source_digest(), digest, "{reference} {protocol}");
+            });
+        }
+    }
+}
+
+/// The name of an image in a storage of its own in this folder (which takes root, or a user namespace to run this in).
+fn in_storage(folder: &Path) -> String {
+    let (root, run) = (folder.join("root"), folder.join("run"));
+    format!(
+        "containers-storage:[vfs@{}+{}]localhost/test:latest",
+        root.display(),
+        run.display()
+    )
+}
+
+/// A storage with one image of three layers in it.
+fn storage(folder: &Path) -> String {
+    let layout = folder.join("layout");
+    random(3, 50_000, 0).write(&layout, "latest").unwrap();
+    let name = in_storage(folder);
+    skopeo_copy(&[&format!("oci:{}:latest", layout.display()), &name]);
+    name
+}
+
+/// The same, made by buildah, layer by layer.
+fn built_storage(folder: &Path) -> String {
+    let buildah = |arguments: &[&str]| {
+        let mut command = Command::new(tools::system("buildah"));
+        command.arg("--root").arg(folder.join("root"));
+        command.arg("--runroot").arg(folder.join("run"));
+        command.args(["--storage-driver", "vfs"]).args(arguments);
+        tools::succeed(&mut command);
+    };
+    let mut base = "scratch";
+    for number in 0..3 {
+        let file = folder.join(format!("file-{number}"));
+        std::fs::write(&file, format!("{number}").repeat(10_000)).unwrap();
+        buildah(&["from", "--pull-never", "--name", "working", base]);
+        buildah(&["add", "--quiet", "working", file.to_str().unwrap(), "/"]);
+        base = "localhost/test:latest";
+        buildah(&["commit", "--quiet", "--rm", "working", base]);
+    }
+    in_storage(folder)
+}
+
+#[test]
+fn layers_of_a_storage_come_uncompressed() {
+    let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let references = prepare(|| [storage(folders[0].path()), built_storage(folders[1].path())]);
+    for (reference, protocol) in references
+        .iter()
+        .flat_map(|reference| ["0.2.6", "0.2.8"].map(|protocol| (reference, protocol)))
+    {
+        run(async {
+            let told = pull(config(protocol), options(), reference).await;
+            let content = &right(&told).images[0];
+            assert_eq!(content.layers().len(), 3, "{protocol}");
+            for layer in content.layers() {
+                let kind = layer.descriptor.media_type().to_string();
+                let expected = "application/vnd.oci.image.layer.v1.tar";
+                assert_eq!(kind, expected, "{protocol}");
+                let digest = layer.descriptor.digest();
+                assert_eq!(layer.diff_id.as_ref(), Some(digest), "{protocol}");
+            }
+        });
+    }
+}
+
+#[test]
+fn a_storage_takes_a_proxy_that_tells_its_layers() {
+    let folder = tempfile::tempdir().unwrap();
+    let reference = prepare(|| storage(folder.path()));
+    run(async {
+        let told = pull(config("0.2.3"), options(), &reference).await;
+        let error = chain(told.wrong());
+        assert!(error.contains("0.2.5"), "{error}");
+    });
+}
+
+#[test]
+fn documents_over_the_bound_are_refused_by_name() {
+    run(async {
+        let layout = tempfile::tempdir().unwrap();
+        let image = random(1, 1000, 20).label("long", &"x".repeat(5000));
+        image.write(layout.path(), "latest").unwrap();
+        write_index(layout.path(), "index", &[image]).unwrap();
+        let registry = Registry::start(layout.path(), Options::default()).unwrap();
+        for protocol in SKOPEOS {
+            for (limit, wanted) in [(10, "manifest"), (2000, "image config")] {
+                let mut config = config(protocol);
+                config.connection = ConnectionOptions::default().max_document_bytes(limit);
+                let told = pull(config, options(), &registry.reference("latest")).await;
+                let Error::DocumentTooLarge { what, limit: told } = told.wrong() else {
+                    panic!("{protocol}: {}", chain(told.wrong()));
+                };
+                assert_eq!((*what, *told), (wanted, limit), "{protocol}");
+            }
+            let mut config = config(protocol);
+            config.connection = ConnectionOptions::default().max_document_bytes(10);
+            let fetcher = Fetcher::new(config, options()).await.unwrap();
+            let index = fetcher.open_index(&registry.reference("index")).await;
+            let error = index.unwrap_err();
+            assert_eq!(error.to_string(), "the index has more than 10 bytes");
+        }
+    });
+}

@@ -1,0 +1,23 @@
+//! A test registry: the pull half of the OCI distribution API, served from an OCI image layout,
+//! by a server that can break HTTP on purpose.
+//!
+//! The HTTP layer is written by hand ([`http`], [`reply`]), because a server library exists to keep
+//! HTTP right, and half of this registry's work is to get it wrong: bodies cut short, connections
+//! reset, headers that lie. It is no more than a registry's client needs.
+
+#![allow(clippy::missing_errors_doc, reason = "any error here ends a test")]
+
+pub mod archive;
+pub mod auth;
+pub mod fault;
+pub mod fault_text;
+pub mod format;
+pub mod http;
+pub mod image;
+pub mod layout;
+pub mod pull;
+pub mod reply;
+pub mod sabotage;
+pub mod server;
+pub mod store;
+pub mod units;

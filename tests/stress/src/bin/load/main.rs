@@ -1,0 +1,194 @@
+//! Many blobs at once: what they take, and what this process takes for it.
+//!
+//! Without `--image`, another process of this program makes an image and serves it on the loopback
+//! interface, so that what is counted here is the client's alone.
+//!
+//! `cargo run --release -p longshore-stress --bin load -- --blobs 10000 --size 100K --workers 512`
+
+mod calls;
+mod report;
+mod served;
+mod times;
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use longshore::{
+    Discard, Event, Events, FetchOptions, Fetcher, ImageProxyConfig, OciLayout, Proxies, Pulled,
+};
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::{TimeVal, TimeValLike};
+use tokio::sync::mpsc;
+use tokio::time::{interval, sleep};
+
+use longshore_stress::Usage;
+use report::Report;
+use served::{Order, Served};
+use test_registry::units::parse_size;
+use times::Times;
+
+/// How often this process looks at itself.
+const SAMPLING: Duration = Duration::from_millis(100);
+
+/// Byte counts are left out of the events when there is no room, and the first byte's would be
+/// missed.
+const EVENTS: usize = 1 << 16;
+
+/// How long skopeos may take to end after the pull.
+const ENDING: Duration = Duration::from_secs(5);
+
+/// Pulls many blobs, and tells what that took.
+#[derive(Debug, Parser)]
+#[command(name = "load")]
+struct Arguments {
+    /// How many blobs to make.
+    #[arg(long, default_value_t = 200)]
+    blobs: u64,
+    /// How large each of them is; K, M and G are understood.
+    #[arg(long, default_value = "100K", value_parser = parse_size)]
+    size: u64,
+    /// `auto`, a number, or MIN-MAX.
+    #[arg(long, default_value = "auto")]
+    proxies: Proxies,
+    /// Blobs in flight at once.
+    #[arg(long, default_value = "32")]
+    workers: NonZeroUsize,
+    /// Hold each of the registry's answers back for so many milliseconds.
+    #[arg(long, value_name = "MS", default_value_t = 0)]
+    ttfb: u64,
+    /// Send at most so many bytes a second of each blob, so that many are under way.
+    #[arg(long, value_name = "BYTES_PER_S", value_parser = parse_size)]
+    bandwidth: Option<u64>,
+    /// Pull this image instead, as skopeo names it.
+    #[arg(long, value_name = "REF")]
+    image: Option<String>,
+    /// Accept any certificate, and plain HTTP.
+    #[arg(long)]
+    insecure: bool,
+    /// Put what comes into an OCI image layout there; without, it is verified and thrown away.
+    #[arg(long, value_name = "FOLDER")]
+    into: Option<PathBuf>,
+    /// The skopeo to pull with.
+    #[arg(long, default_value = "skopeo")]
+    skopeo: PathBuf,
+    /// Print one line of JSON.
+    #[arg(long)]
+    json: bool,
+    /// Make the image, and serve it until the standard input ends: what the other process does.
+    #[arg(long, hide = true)]
+    serve: bool,
+}
+
+fn main() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    let runtime = tokio::runtime::Runtime::new()?;
+    let order = Order {
+        blobs: arguments.blobs,
+        size: arguments.size,
+        ttfb: arguments.ttfb,
+        bandwidth: arguments.bandwidth,
+    };
+    if arguments.serve {
+        return runtime.block_on(served::serve(order));
+    }
+    let calls = calls::record()?;
+    let served = match arguments.image {
+        None => Some(Served::start(order)?),
+        Some(_) => None,
+    };
+    // Boxed, because it is large.
+    let report = runtime.block_on(Box::pin(load(&arguments, served.as_ref())))?;
+    if arguments.json {
+        println!("{}", report.json(&calls.take()));
+    } else {
+        print!("{}", report.text(&calls.take()));
+    }
+    Ok(())
+}
+
+async fn load(arguments: &Arguments, served: Option<&Served>) -> anyhow::Result<Report> {
+    let reference = match (&arguments.image, served) {
+        (Some(image), _) => image.as_str(),
+        (None, Some(served)) => &served.reference,
+        (None, None) => anyhow::bail!("no image"),
+    };
+    let config = ImageProxyConfig::default()
+        .skopeo_path(arguments.skopeo.clone())
+        .insecure_skip_tls_verification(arguments.insecure || served.is_some());
+    let options = FetchOptions::default()
+        .proxies(arguments.proxies)
+        .workers(arguments.workers);
+    let (sender, receiver) = mpsc::channel(EVENTS);
+    let watching = tokio::spawn(watch(receiver));
+    let (cpu_before, begun) = (cpu(UsageWho::RUSAGE_SELF)?, Instant::now());
+    let events = Events::to(sender);
+    let pulled = pull(config, options, events, reference, arguments.into.as_ref()).await?;
+    let took = begun.elapsed();
+    let own_cpu = cpu(UsageWho::RUSAGE_SELF)?.saturating_sub(cpu_before);
+    let (times, peak) = watching.await?;
+
+    let others = usize::from(served.is_some());
+    let until = Instant::now() + ENDING;
+    while longshore_stress::children().len() > others && Instant::now() < until {
+        sleep(Duration::from_millis(5)).await;
+    }
+    Ok(Report {
+        took,
+        blobs: pulled.fetched_blobs,
+        bytes: pulled.fetched_bytes,
+        retries: pulled.retries,
+        proxies: pulled.proxies,
+        own_cpu,
+        // The registry is not reaped yet, and so not among them.
+        children_cpu: cpu(UsageWho::RUSAGE_CHILDREN)?,
+        peak: Usage {
+            children: peak.children.saturating_sub(others),
+            memory_kib: longshore_stress::peak_memory_kib(),
+            ..peak
+        },
+        times,
+    })
+}
+
+async fn pull(
+    config: ImageProxyConfig,
+    options: FetchOptions,
+    events: Events,
+    reference: &str,
+    into: Option<&PathBuf>,
+) -> longshore::Result<Pulled> {
+    let fetcher = Fetcher::new(config, options).await?.with_events(events);
+    let image = fetcher.open(reference).await?;
+    match into {
+        None => fetcher.pull(&image, &Arc::new(Discard)).await,
+        Some(folder) => {
+            let layout = OciLayout::new(folder, Some("load".into()));
+            fetcher.pull(&image, &Arc::new(layout)).await
+        }
+    }
+}
+
+/// Take all events, and look at this process now and then, until the pull is over.
+async fn watch(mut events: mpsc::Receiver<Event>) -> (Times, Usage) {
+    let (mut times, mut peak) = (Times::default(), Usage::now());
+    let mut sampling = interval(SAMPLING);
+    loop {
+        tokio::select! {
+            event = events.recv() => match event {
+                Some(event) => times.hear(&event),
+                None => return (times, peak.max(Usage::now())),
+            },
+            _ = sampling.tick() => peak = peak.max(Usage::now()),
+        }
+    }
+}
+
+fn cpu(whose: UsageWho) -> nix::Result<Duration> {
+    let usage = getrusage(whose)?;
+    let micros = |time: TimeVal| time.num_microseconds().unsigned_abs();
+    let micros = micros(usage.user_time()) + micros(usage.system_time());
+    Ok(Duration::from_micros(micros))
+}

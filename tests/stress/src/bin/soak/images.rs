@@ -1,0 +1,132 @@
+//! The images that are pulled, and whether what came is theirs.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use longshore::oci_spec::image::{Descriptor, Digest};
+use sha2::{Digest as _, Sha256};
+use tempfile::TempDir;
+
+use test_registry::image::{ImageBuilder, Written};
+
+/// What may be in a layout.
+const LAYOUT: [&str; 3] = ["blobs", "index.json", "oci-layout"];
+
+/// Some images in one OCI layout, tagged by their number.
+#[derive(Debug)]
+pub(crate) struct Images {
+    folder: TempDir,
+    pub(crate) images: Vec<Written>,
+}
+
+/// What came out of a check.
+#[derive(Debug, Default)]
+pub(crate) struct Checked {
+    /// Blobs that are whole.
+    pub(crate) blobs: usize,
+    pub(crate) bytes: u64,
+    /// Blobs whose bytes are not those that their digest tells.
+    pub(crate) wrong: Vec<String>,
+    /// Blobs that should be there, and files that should not.
+    pub(crate) astray: Vec<String>,
+}
+
+impl Images {
+    pub(crate) fn make() -> io::Result<Self> {
+        let sizes: [&[u64]; 4] = [
+            &[3_000_000],
+            &[100_000; 6],
+            &[10_000; 40],
+            &[0, 1, 4_096, 65_536, 1_000_000, 4_000_000, 300_000],
+        ];
+        let folder = tempfile::tempdir()?;
+        let mut images = Vec::new();
+        for (image, sizes) in sizes.into_iter().enumerate() {
+            let layers = (1000 * image as u64..).zip(sizes);
+            let image = layers.fold(ImageBuilder::new(), |image, (seed, size)| {
+                image.layer_random(*size, seed)
+            });
+            images.push(image.write(folder.path(), &images.len().to_string())?);
+        }
+        Ok(Self { folder, images })
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+}
+
+/// The digest of some bytes, by other means than the library's.
+pub(crate) fn sha256(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    let mut digest = "sha256:".to_owned();
+    for byte in Sha256::digest(bytes) {
+        // Writing to a string cannot fail.
+        let _ = write!(digest, "{byte:02x}");
+    }
+    digest
+}
+
+/// Everything in the layout is whole, and nothing else is there. If it is to hold an image, all of
+/// that is there.
+pub(crate) fn check_layout(layout: &Path, image: Option<&Written>) -> Checked {
+    let mut checked = Checked::default();
+    if image.is_none() && !layout.join("oci-layout").exists() {
+        return checked;
+    }
+    check_blobs(&layout.join("blobs/sha256"), &mut checked);
+    for name in names(layout) {
+        if !LAYOUT.contains(&&*name) {
+            checked.astray.push(name);
+        }
+    }
+    let index = fs::read(layout.join("index.json")).unwrap_or_default();
+    let index: serde_json::Value = serde_json::from_slice(&index).unwrap_or_default();
+    let indexed: Vec<&str> = index["manifests"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|manifest| manifest["digest"].as_str())
+        .collect();
+    let expected: Vec<&str> = image
+        .iter()
+        .map(|image| image.manifest_digest.as_ref())
+        .collect();
+    if indexed != expected {
+        let what = format!("the index names {indexed:?} instead of {expected:?}");
+        checked.astray.push(what);
+    }
+    for digest in image.into_iter().flat_map(digests) {
+        if !layout.join("blobs/sha256").join(digest.digest()).exists() {
+            checked.astray.push(format!("{digest} is missing"));
+        }
+    }
+    checked
+}
+
+fn check_blobs(folder: &Path, checked: &mut Checked) {
+    for name in names(folder) {
+        match fs::read(folder.join(&name)) {
+            Ok(bytes) if sha256(&bytes) == format!("sha256:{name}") => {
+                checked.blobs += 1;
+                checked.bytes += bytes.len() as u64;
+            }
+            Ok(_) => checked.wrong.push(name),
+            Err(error) => checked.astray.push(format!("{name}: {error}")),
+        }
+    }
+}
+
+/// All blobs of an image.
+fn digests(image: &Written) -> impl Iterator<Item = &Digest> {
+    let layers = image.layers.iter().map(Descriptor::digest);
+    layers.chain([&image.config_digest, &image.manifest_digest])
+}
+
+fn names(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).into_iter().flatten();
+    entries
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .collect()
+}

@@ -1,0 +1,296 @@
+//! One pull, and whether it ended as it must.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use longshore::oci_spec::image::Descriptor;
+use longshore::{BlobError, Discard, Error, Event, EventKind, Events, Fetcher, OciLayout};
+use tokio::io::AsyncReadExt;
+use tokio::sync::mpsc;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::faults::End;
+use super::images::{Checked, Images, check_layout, sha256};
+use super::plan::{Cancel, Into, Plan};
+use test_registry::image::Written;
+use test_registry::server::{Options, Registry};
+
+/// A pull that takes longer hangs.
+const HANGS: Duration = Duration::from_secs(300);
+
+/// What was cancelled may still be putting down its last bytes.
+const TAIL: Duration = Duration::from_secs(10);
+
+/// What became of a pull.
+#[derive(Debug, Default)]
+pub(crate) struct Outcome {
+    pub(crate) ended: Ended,
+    /// What is not as it must be; empty if all is well.
+    pub(crate) problems: Vec<String>,
+    /// Blobs whose bytes were not the right ones.
+    pub(crate) wrong: usize,
+    pub(crate) told: Told,
+    pub(crate) took: Duration,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// All of the image came.
+    Whole,
+    /// With an error, as expected.
+    Failed,
+    Cancelled,
+    /// Not as it must be.
+    #[default]
+    Wrong,
+}
+
+/// What its events told.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Told {
+    pub(crate) retries: usize,
+    pub(crate) blobs: usize,
+    pub(crate) bytes: u64,
+    pub(crate) proxies: usize,
+    /// Proxies that were given up, or died.
+    pub(crate) lost: usize,
+}
+
+impl Told {
+    fn hear(&mut self, event: &Event) {
+        match &event.kind {
+            EventKind::BlobRetried { .. } => self.retries += 1,
+            EventKind::BlobVerified { blob, .. } => {
+                self.blobs += 1;
+                self.bytes += blob.size;
+            }
+            EventKind::ProxyReady { .. } => self.proxies += 1,
+            EventKind::ProxyEnded {
+                reason: Some(_), ..
+            } => self.lost += 1,
+            _ => {}
+        }
+    }
+
+    pub(crate) fn add(&mut self, other: Self) {
+        self.retries += other.retries;
+        self.blobs += other.blobs;
+        self.bytes += other.bytes;
+        self.proxies += other.proxies;
+        self.lost += other.lost;
+    }
+}
+
+/// Pull by this plan; and if that leaves a part of the image in a layout, once more without faults.
+///
+/// # Errors
+///
+/// What the program itself fails with; whatever a pull does is in the outcome.
+pub(crate) async fn run(plan: &Plan, images: &Images) -> anyhow::Result<Outcome> {
+    let image = &images.images[plan.image];
+    let folder = tempfile::tempdir()?;
+    let layout = folder.path().join("layout");
+    let begun = Instant::now();
+    let mut outcome = attempt(plan, images, &layout).await?;
+    outcome.took = begun.elapsed();
+    if let Into::Layout = plan.into {
+        let whole = (outcome.ended == Ended::Whole).then_some(image);
+        outcome.take(check(&layout, whole).await);
+        if outcome.ended != Ended::Whole {
+            let again = attempt(&plan.undisturbed(), images, &layout).await?;
+            let problems = again.problems.into_iter();
+            let problems = problems.map(|problem| format!("the next pull: {problem}"));
+            outcome.problems.extend(problems);
+            outcome.told.add(again.told);
+            outcome.take(check(&layout, Some(image)).await);
+        }
+    }
+    Ok(outcome)
+}
+
+async fn check(layout: &Path, image: Option<&Written>) -> Checked {
+    // A write that a thread had begun when its pull was dropped ends a moment later.
+    let settled = timeout(TAIL, async {
+        while !check_layout(layout, image).astray.is_empty() {
+            sleep(Duration::from_millis(20)).await;
+        }
+    });
+    // What is still not as it must be after that time is told below.
+    let _ = settled.await;
+    check_layout(layout, image)
+}
+
+impl Outcome {
+    fn take(&mut self, checked: Checked) {
+        self.wrong += checked.wrong.len();
+        let wrong = checked.wrong.iter().map(|name| format!("{name} is wrong"));
+        self.problems.extend(wrong.chain(checked.astray));
+    }
+}
+
+async fn attempt(plan: &Plan, images: &Images, layout: &Path) -> anyhow::Result<Outcome> {
+    let faults = match &*plan.fault {
+        "" => Vec::new(),
+        fault => vec![fault.parse()?],
+    };
+    let options = Options {
+        faults,
+        ..Options::default()
+    };
+    let registry = Registry::start(images.folder(), options).context("no registry")?;
+    let reference = registry.reference(&plan.image.to_string());
+    let image = &images.images[plan.image];
+    let (sender, mut receiver) = mpsc::channel(1024);
+    let mut told = Told::default();
+    let hearing = async {
+        while let Some(event) = receiver.recv().await {
+            told.hear(&event);
+        }
+    };
+    let pulling = timeout(HANGS, pull(plan, &reference, image, layout, sender));
+    // Boxed, because it is large.
+    let (pulled, ()) = Box::pin(async { tokio::join!(pulling, hearing) }).await;
+    let mut outcome = Outcome {
+        told,
+        ..Outcome::default()
+    };
+    match pulled {
+        Err(_) => outcome.problems.push(format!("it hangs: {told:?}")),
+        Ok(Pulled::Done { wrong }) => {
+            outcome.ended = Ended::Whole;
+            outcome.wrong += wrong.len();
+            outcome.problems.extend(wrong);
+            if let End::Failed(_) = plan.case.end {
+                outcome
+                    .problems
+                    .push("it succeeded, and can't have".to_owned());
+            }
+        }
+        Ok(Pulled::Cancelled) => outcome.ended = Ended::Cancelled,
+        Ok(Pulled::Failed(error)) => match (plan.case.end, error) {
+            (_, Error::Cancelled) if plan.cancel.is_some() => outcome.ended = Ended::Cancelled,
+            (End::Failed(expected), error) if expected(&error) => outcome.ended = Ended::Failed,
+            // A signal can hit the proxy of the last try.
+            (End::Failed(_), error) if outcome.told.lost > 0 && is_the_proxys(&error) => {
+                outcome.ended = Ended::Failed;
+            }
+            (_, error) => {
+                let error = anyhow::Error::from(error);
+                outcome.problems.push(format!("it failed: {error:#}"));
+            }
+        },
+    }
+    if !outcome.problems.is_empty() {
+        outcome.ended = Ended::Wrong;
+    }
+    Ok(outcome)
+}
+
+/// It is a proxy that was lost or stopped, not the fault.
+fn is_the_proxys(error: &Error) -> bool {
+    match error {
+        Error::Blob { source, .. } => {
+            matches!(source, BlobError::Stalled { .. } | BlobError::Connection(_))
+        }
+        error => error.is_closed(),
+    }
+}
+
+enum Pulled {
+    /// `wrong` tells of blobs that are not the image's.
+    Done {
+        wrong: Vec<String>,
+    },
+    /// Its future was dropped.
+    Cancelled,
+    Failed(Error),
+}
+
+impl Pulled {
+    fn of(done: longshore::Result<Vec<String>>) -> Self {
+        match done {
+            Ok(wrong) => Self::Done { wrong },
+            Err(error) => Self::Failed(error),
+        }
+    }
+}
+
+async fn pull(
+    plan: &Plan,
+    reference: &str,
+    image: &Written,
+    layout: &Path,
+    events: mpsc::Sender<Event>,
+) -> Pulled {
+    let token = CancellationToken::new();
+    let pulling = async {
+        let fetcher = Fetcher::new(plan.config(), plan.options.clone()).await?;
+        let fetcher = fetcher
+            .with_events(Events::to(events))
+            .cancel_with(token.clone());
+        pull_into(plan.into, &fetcher, reference, image, layout).await
+    };
+    let mut pulling = Box::pin(pulling);
+    if let Some(Cancel::Dropped(after) | Cancel::Told(after)) = plan.cancel {
+        if let Ok(done) = timeout(after, &mut pulling).await {
+            return Pulled::of(done);
+        }
+        if let Some(Cancel::Dropped(_)) = plan.cancel {
+            return Pulled::Cancelled;
+        }
+        token.cancel();
+    }
+    Pulled::of(pulling.await)
+}
+
+/// What of it is wrong.
+async fn pull_into(
+    into: Into,
+    fetcher: &Fetcher,
+    reference: &str,
+    image: &Written,
+    layout: &Path,
+) -> longshore::Result<Vec<String>> {
+    let opened = fetcher.open(reference).await?;
+    if opened.digest() != image.manifest_digest.as_ref() {
+        return Ok(vec![format!("the manifest is {}", opened.digest())]);
+    }
+    let pulled = match into {
+        Into::Handler => {
+            let digest = |_, mut reader: longshore::LayerReader| async move {
+                let mut bytes = Vec::new();
+                reader.read_to_end(&mut bytes).await?;
+                Ok::<_, std::io::Error>(sha256(&bytes))
+            };
+            let found = fetcher.for_each_layer(&opened, digest).await?;
+            let expected = image.layers.iter().map(Descriptor::digest);
+            let pairs = found.iter().zip(expected);
+            let wrong = pairs.filter(|(found, expected)| **found != expected.as_ref());
+            let mut wrong: Vec<_> = wrong
+                .map(|(_, digest)| format!("{digest} is wrong"))
+                .collect();
+            if found.len() != image.layers.len() {
+                wrong.push(format!("{} layers came", found.len()));
+            }
+            return Ok(wrong);
+        }
+        Into::Discard => fetcher.pull(&opened, &Arc::new(Discard)).await?,
+        Into::Layout => {
+            let sink = Arc::new(OciLayout::new(layout, Some("soak".into())));
+            fetcher.pull(&opened, &sink).await?
+        }
+    };
+    let blobs = pulled.fetched_blobs + pulled.reused_blobs;
+    let config = 1;
+    // The config of an earlier pull may have been there.
+    if blobs == image.layers.len() + config
+        || (pulled.reused_blobs > 0 && blobs == image.layers.len())
+    {
+        Ok(Vec::new())
+    } else {
+        Ok(vec![format!("{blobs} blobs came: {pulled:?}")])
+    }
+}

@@ -1,0 +1,156 @@
+//! Runs a test alone, and looks at what it leaves behind.
+//!
+//! A process has one table of descriptors, so tests that look at it can't run
+//! side by side. Each test of a binary goes through [`run`], which takes a lock
+//! of the whole process: that works under plain `cargo test`.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::fs;
+use std::future::Future;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::runtime::{Builder, Runtime};
+
+/// How long the end of what goes on in the background may take.
+const TAIL: Duration = Duration::from_secs(10);
+
+static ALONE: Mutex<()> = Mutex::new(());
+
+/// Run a test on a runtime of two workers, alone in this process, and fail if
+/// it leaves a descriptor, a process or a keeper thread: first while the
+/// runtime still runs, then without it.
+pub fn run(test: impl Future<Output = ()>) {
+    on(&mut Builder::new_multi_thread(), test);
+}
+
+/// The same on a runtime of one thread, which a test may make wait.
+pub fn run_single(test: impl Future<Output = ()>) {
+    on(&mut Builder::new_current_thread(), test);
+}
+
+fn on(builder: &mut Builder, test: impl Future<Output = ()>) {
+    run_without(|| {
+        let runtime = builder.worker_threads(2).enable_all().build().unwrap();
+        watch(&runtime, test);
+    });
+}
+
+/// The same for a test that makes and ends its runtimes itself.
+pub fn run_without(test: impl FnOnce()) {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    // tokio's signal pipe stays for the life of the process, once it is made.
+    drop(Builder::new_current_thread().enable_all().build().unwrap());
+    let without_runtime = Snapshot::take();
+    test();
+    let deadline = Instant::now() + TAIL;
+    while let Some(more) = Snapshot::take().more_than(&without_runtime) {
+        assert!(Instant::now() < deadline, "left after the runtime: {more}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Do what a test needs before it runs, and takes other programs: a test that
+/// runs would count their processes and pipes as its own.
+pub fn prepare<T>(work: impl FnOnce() -> T) -> T {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    work()
+}
+
+fn watch(runtime: &Runtime, test: impl Future<Output = ()>) {
+    let before = Snapshot::take();
+    runtime.block_on(async {
+        test.await;
+        let deadline = Instant::now() + TAIL;
+        // A test may have stopped tokio's clock; this goes by the real one.
+        while let Some(more) = Snapshot::take().more_than(&before) {
+            assert!(Instant::now() < deadline, "left by the test: {more}");
+            tokio::task::yield_now().await;
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    });
+}
+
+/// What this process has at one moment.
+#[derive(Debug, PartialEq, Eq)]
+struct Snapshot {
+    /// `number -> target`: pipes and sockets have unique targets.
+    descriptors: BTreeSet<String>,
+    children: BTreeSet<String>,
+    keeper_threads: usize,
+}
+
+impl fmt::Display for Snapshot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "descriptors {:?}, processes {:?}, {} keeper threads",
+            self.descriptors, self.children, self.keeper_threads
+        )
+    }
+}
+
+impl Snapshot {
+    fn take() -> Self {
+        Self {
+            descriptors: descriptors(),
+            children: children(std::process::id()),
+            keeper_threads: keeper_threads(),
+        }
+    }
+
+    /// What is here and not in `before`; `None` if nothing.
+    fn more_than(&self, before: &Self) -> Option<Self> {
+        let descriptors: BTreeSet<_> = &self.descriptors - &before.descriptors;
+        let children: BTreeSet<_> = &self.children - &before.children;
+        let keeper_threads = self.keeper_threads.saturating_sub(before.keeper_threads);
+        (!descriptors.is_empty() || !children.is_empty() || keeper_threads > 0).then_some(Self {
+            descriptors,
+            children,
+            keeper_threads,
+        })
+    }
+}
+
+/// What this process has open, but for the listing itself.
+pub fn descriptors() -> BTreeSet<String> {
+    entries("/proc/self/fd")
+        .filter_map(|fd| {
+            let target = fs::read_link(format!("/proc/self/fd/{fd}")).ok()?;
+            let target = target.display().to_string();
+            let listing = format!("/proc/{}/fd", std::process::id());
+            (target != listing).then(|| format!("{fd} -> {target}"))
+        })
+        .collect()
+}
+
+/// The processes that `parent` has started and not reaped, zombies too.
+pub fn children(parent: u32) -> BTreeSet<String> {
+    entries("/proc")
+        .filter_map(|pid| {
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+            // "pid (name) state ppid ...": the name may contain anything.
+            let (name, rest) = stat.rsplit_once(')')?;
+            let mut rest = rest.split_whitespace();
+            let state = rest.next()?;
+            let found: u32 = rest.next()?.parse().ok()?;
+            (found == parent).then(|| format!("{name}) {state}"))
+        })
+        .collect()
+}
+
+fn keeper_threads() -> usize {
+    entries("/proc/self/task")
+        .filter_map(|id| fs::read_to_string(format!("/proc/self/task/{id}/comm")).ok())
+        .filter(|name| name.starts_with("longshore"))
+        .count()
+}
+
+fn entries(folder: impl AsRef<Path>) -> impl Iterator<Item = String> {
+    fs::read_dir(folder)
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+}

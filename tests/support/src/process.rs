@@ -1,0 +1,61 @@
+//! Looking at processes, and ending them by their own number.
+
+use std::fs;
+use std::net::TcpListener;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::eventually;
+
+/// The processes that `parent` started and that are not reaped.
+pub fn children(parent: u32) -> Vec<u32> {
+    let processes = fs::read_dir("/proc").unwrap();
+    processes
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|pid| parent_of(*pid) == Some(parent))
+        .collect()
+}
+
+/// The only child of this process.
+pub fn only_child() -> u32 {
+    only_child_besides(0)
+}
+
+/// The only child of this process besides that one.
+pub fn only_child_besides(other: u32) -> u32 {
+    let mut all = children(std::process::id());
+    all.retain(|pid| *pid != other);
+    assert_eq!(all.len(), 1, "{all:?}");
+    all[0]
+}
+
+fn parent_of(pid: u32) -> Option<u32> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // "pid (name) state ppid ...": the name may contain anything.
+    let (_, rest) = stat.rsplit_once(')')?;
+    rest.split_whitespace().nth(1)?.parse().ok()
+}
+
+/// It runs: it is there, and no zombie.
+pub fn is_alive(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(')')
+        .is_some_and(|(_, rest)| !rest.starts_with(" Z"))
+}
+
+pub fn kill_now(pid: u32) {
+    kill(Pid::from_raw(pid.try_into().unwrap()), Signal::SIGKILL).unwrap();
+}
+
+pub async fn gone(pid: u32) {
+    eventually(|| !is_alive(pid)).await;
+}
+
+/// A registry that takes connections and never says a word: skopeo waits for
+/// it for ever. The listener is to be kept.
+pub fn silent_registry() -> (TcpListener, String) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    (listener, format!("docker://127.0.0.1:{port}/a/b:c"))
+}

@@ -1,0 +1,157 @@
+//! A real `docker-registry` of a test's own, on a free port of the loopback
+//! interface.
+
+use std::cell::Cell;
+use std::fs::{self, File};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::tools;
+
+/// How long it may take to start.
+const START: Duration = Duration::from_secs(30);
+
+#[derive(Debug)]
+pub struct RegistryProcess {
+    process: Child,
+    address: String,
+    folder: TempDir,
+    seen: Cell<usize>,
+}
+
+impl RegistryProcess {
+    /// One that asks for no credentials.
+    pub fn start() -> Self {
+        Self::with_auth(|_| Value::Null)
+    }
+
+    /// One that asks for a user and password of this line of a password file,
+    /// as `htpasswd -B` prints it.
+    pub fn with_password(htpasswd: &str) -> Self {
+        Self::with_auth(|folder| {
+            let file = folder.join("htpasswd");
+            fs::write(&file, htpasswd).unwrap();
+            json!({ "htpasswd": { "realm": "test", "path": file } })
+        })
+    }
+
+    fn with_auth(auth: impl FnOnce(&Path) -> Value) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        let mut config = json!({
+            "version": 0.1,
+            "log": { "level": "info", "formatter": "json" },
+            "storage": { "filesystem": { "rootdirectory": path("storage") } },
+            "http": { "addr": "127.0.0.1:0", "secret": "of no use here" },
+        });
+        let auth = auth(folder.path());
+        if !auth.is_null() {
+            config["auth"] = auth;
+        }
+        // JSON is YAML.
+        fs::write(path("config.yml"), config.to_string()).unwrap();
+        let process = Command::new(tools::system("docker-registry"))
+            .arg("serve")
+            .arg(path("config.yml"))
+            .stdin(Stdio::null())
+            .stdout(File::create(path("access.log")).unwrap())
+            .stderr(File::create(path("log")).unwrap())
+            .spawn()
+            .unwrap();
+        let mut registry = Self {
+            process,
+            address: String::new(),
+            folder,
+            seen: Cell::new(0),
+        };
+        registry.address = registry.wait_for_address();
+        registry
+    }
+
+    /// Its host and port.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Let it answer nothing until it is to go on.
+    pub fn pause(&self) {
+        self.signal(Signal::SIGSTOP);
+    }
+
+    pub fn go_on(&self) {
+        self.signal(Signal::SIGCONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.pid().cast_signed()), signal).unwrap();
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// A folder of its own, gone when it is.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// What to call an image of it, for skopeo.
+    pub fn reference(&self, name_and_tag: &str) -> String {
+        format!("docker://{}/{name_and_tag}", self.address)
+    }
+
+    /// The digests of the blobs that were asked for since the last time, in
+    /// order.
+    pub fn take_blob_gets(&self) -> Vec<String> {
+        let log = fs::read_to_string(self.folder.path().join("access.log")).unwrap();
+        let gets: Vec<_> = log.lines().filter_map(blob_get).collect();
+        gets[self.seen.replace(gets.len())..].to_vec()
+    }
+
+    /// It says where it listens when it does.
+    fn wait_for_address(&mut self) -> String {
+        let deadline = Instant::now() + START;
+        loop {
+            let log = fs::read_to_string(self.folder.path().join("log")).unwrap();
+            let address = log.lines().find_map(|line| {
+                let line: Value = serde_json::from_str(line).ok()?;
+                let address = line["msg"].as_str()?.strip_prefix("listening on ")?;
+                Some(address.to_owned())
+            });
+            if let Some(address) = address {
+                return address;
+            }
+            let ended = self.process.try_wait().unwrap();
+            assert!(
+                ended.is_none() && Instant::now() < deadline,
+                "docker-registry does not listen ({ended:?}): {log}"
+            );
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+/// The digest in a line of its access log, such as
+/// `127.0.0.1 - - [date] "GET /v2/image/blobs/sha256:00 HTTP/1.1" 200 7 "" ""`.
+fn blob_get(line: &str) -> Option<String> {
+    let (_, request) = line.split_once("\"GET ")?;
+    let (path, rest) = request.split_once(' ')?;
+    let (_, digest) = path.split_once("/blobs/")?;
+    // Refused for want of credentials, it is asked for again.
+    (!rest.contains("\" 401 ")).then(|| digest.to_owned())
+}
+
+impl Drop for RegistryProcess {
+    fn drop(&mut self) {
+        // It can't fail: the process is ours and not reaped yet.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}

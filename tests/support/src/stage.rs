@@ -1,0 +1,98 @@
+//! A connection with an image open, on which blobs are fetched.
+
+use std::io;
+use std::time::Duration;
+
+use longshore::oci_spec::image::Digest;
+use longshore::{Blob, BlobError, ConnectionOptions, Error, ImageProxy, OpenedImage};
+use tokio::io::{AsyncRead, AsyncReadExt};
+
+use super::peer::{Flow, Peer, Way};
+use super::soon;
+
+/// Short, for the tests that wait for it.
+pub const STALL: Duration = Duration::from_millis(100);
+
+#[derive(Debug)]
+pub struct Stage {
+    pub image: OpenedImage,
+    pub proxy: ImageProxy,
+    pub peer: Peer,
+    pub way: Way,
+}
+
+impl Stage {
+    pub async fn new(way: Way) -> Self {
+        Self::with(way, ConnectionOptions::default()).await
+    }
+
+    pub async fn impatient(way: Way) -> Self {
+        Self::with(way, ConnectionOptions::default().stall_timeout(STALL)).await
+    }
+
+    pub async fn with(way: Way, options: ConnectionOptions) -> Self {
+        let (mut peer, proxy) = Peer::connected_with(way.version(), options).await;
+        let (image, ()) = tokio::join!(proxy.open_image("x:"), peer.opens(1));
+        let image = image.unwrap();
+        Self {
+            image,
+            proxy,
+            peer,
+            way,
+        }
+    }
+
+    /// Ask for a blob, and have it granted.
+    pub async fn get(
+        &mut self,
+        digest: &Digest,
+        size: u64,
+        announced: i64,
+    ) -> (longshore::Result<Blob>, Flow) {
+        let Self {
+            image,
+            proxy,
+            peer,
+            way,
+        } = self;
+        tokio::join!(
+            soon(proxy.get_blob(image, digest, size)),
+            Flow::grant(peer, *way, digest, size, announced)
+        )
+    }
+
+    /// Nothing but what was expected was sent, and all ends in order.
+    pub async fn end(self) {
+        let Self {
+            image,
+            proxy,
+            mut peer,
+            ..
+        } = self;
+        peer.fence(&proxy).await;
+        peer.end_with(proxy, vec![image]).await;
+    }
+}
+
+/// Read to the end; the library's error, if there is one.
+pub async fn read_all(reader: &mut (impl AsyncRead + Unpin)) -> Result<Vec<u8>, Error> {
+    let mut bytes = Vec::new();
+    match soon(reader.read_to_end(&mut bytes)).await {
+        Ok(_) => Ok(bytes),
+        Err(error) => Err(inner(error)),
+    }
+}
+
+/// The library's error within the I/O error.
+pub fn inner(error: io::Error) -> Error {
+    error.downcast().unwrap()
+}
+
+/// What is wrong with the blob.
+#[track_caller]
+pub fn wrong(error: Error) -> BlobError {
+    match error {
+        Error::Blob { source, .. } => source,
+        other => panic!("not about a blob: {other:?}"),
+    }
+}
