@@ -5,7 +5,12 @@
 //! HTTP right, and half of this registry's work is to get it wrong: bodies cut short, connections
 //! reset, headers that lie. It is no more than a registry's client needs.
 
-#![allow(clippy::missing_errors_doc, reason = "any error here ends a test")]
+#![allow(
+    clippy::len_without_is_empty,
+    clippy::missing_errors_doc,
+    clippy::must_use_candidate,
+    reason = "only this repository uses it, and any error here ends a test"
+)]
 
 pub mod archive;
 pub mod auth;

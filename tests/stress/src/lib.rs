@@ -1,6 +1,9 @@
 //! What this process has at a moment: for programs that watch themselves.
 
-#![allow(clippy::must_use_candidate, reason = "only the programs beside it use it")]
+#![allow(
+    clippy::must_use_candidate,
+    reason = "only the programs beside it use it"
+)]
 
 use std::fs;
 use std::path::Path;
