@@ -3,15 +3,17 @@
 
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::ExitStatusExt;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
 use longshore::{BlobError, ChildExit, ConnectionOptions, Error, ImageProxy, ImageProxyConfig};
 use test_support::image::TestImage;
 use test_support::leaks::run;
-use test_support::process::{children, gone, is_alive, kill_now, only_child, silent_registry};
+use test_support::process::{
+    as_another_test, children, gone, is_alive, kill_now, only_child, silent_registry,
+};
 use test_support::stage::{read_all, wrong};
-use test_support::tools::{self, HELLO, SKOPEOS, scripted};
+use test_support::tools::{self, HELLO, SKOPEOS, scripted, wrapped};
 use test_support::{eventually, soon};
 use tokio::io::AsyncReadExt;
 
@@ -47,6 +49,7 @@ fn assert_killed(error: Error) {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn a_pending_call_queued_ones_and_later_ones_tell_that_the_proxy_was_killed() {
     run(async {
         for protocol in SKOPEOS {
@@ -71,6 +74,7 @@ fn a_pending_call_queued_ones_and_later_ones_tell_that_the_proxy_was_killed() {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn a_blob_on_its_way_tells_that_the_proxy_was_killed() {
     run(async {
         let folder = tempfile::tempdir().unwrap();
@@ -104,6 +108,7 @@ fn a_blob_on_its_way_tells_that_the_proxy_was_killed() {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn a_raw_blob_of_which_no_size_is_wanted_tells_it_too() {
     run(async {
         let folder = tempfile::tempdir().unwrap();
@@ -131,9 +136,10 @@ fn wrong_or_closed(error: Error) -> Error {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn the_end_of_stderr_is_told() {
     run(async {
-        let config = scripted(r#"echo first >&2; echo last words >&2; exec "$skopeo" "$@""#);
+        let config = wrapped(r#"echo first >&2; echo last words >&2; exec "$skopeo" "$@""#);
         let proxy = ImageProxy::new_with_config(config).await.unwrap();
         kill_now(only_child());
         let error = soon(proxy.open_image("oci:nowhere")).await.unwrap_err();
@@ -163,6 +169,7 @@ fn a_child_that_exits_at_once_is_told_with_what_it_said() {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn a_real_skopeo_that_refuses_its_options_is_told_with_what_it_said() {
     run(async {
         for protocol in SKOPEOS {
@@ -187,12 +194,13 @@ fn a_program_that_is_not_there_is_named() {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn a_child_that_writes_megabytes_to_stderr_is_not_held_up() {
     run(async {
         // Before the first answer, and in one long line.
         let script =
             r#"head -c 4000000 /dev/zero | tr '\0' x >&2; echo end >&2; exec "$skopeo" "$@""#;
-        let proxy = soon(ImageProxy::new_with_config(scripted(script)))
+        let proxy = soon(ImageProxy::new_with_config(wrapped(script)))
             .await
             .unwrap();
         kill_now(only_child());
@@ -203,23 +211,23 @@ fn a_child_that_writes_megabytes_to_stderr_is_not_held_up() {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn a_child_that_never_stops_writing_to_stderr_can_be_ended() {
     run(async {
         let options = ConnectionOptions::default().shutdown_timeout(Duration::from_millis(100));
         // Several, so that there is always something to read.
         let noise = "for i in 1 2 3 4 5 6 7 8; do (trap '' TERM; exec cat /dev/zero >&2) & done;";
-        let config = scripted(&format!(r#"{noise} exec "$skopeo" "$@""#)).connection(options);
+        let config = wrapped(&format!(r#"{noise} exec "$skopeo" "$@""#)).connection(options);
         let proxy = soon(ImageProxy::new_with_config(config)).await.unwrap();
         soon(proxy.finalize()).await.unwrap();
     });
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn a_wrapper_that_is_killed_takes_its_skopeo_with_it() {
     run(async {
-        let proxy = ImageProxy::new_with_config(scripted(WRAPPER))
-            .await
-            .unwrap();
+        let proxy = ImageProxy::new_with_config(wrapped(WRAPPER)).await.unwrap();
         let wrapper = only_child();
         let skopeo = children(wrapper);
         assert_eq!(skopeo.len(), 1);
@@ -230,10 +238,11 @@ fn a_wrapper_that_is_killed_takes_its_skopeo_with_it() {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn what_a_wrapper_left_in_the_background_is_killed() {
     run(async {
         for finalize in [false, true] {
-            let config = scripted(r#"sleep 1000 & exec "$skopeo" "$@""#);
+            let config = wrapped(r#"sleep 1000 & exec "$skopeo" "$@""#);
             let proxy = ImageProxy::new_with_config(config).await.unwrap();
             let skopeo = only_child();
             let left = children(skopeo);
@@ -249,11 +258,10 @@ fn what_a_wrapper_left_in_the_background_is_killed() {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn a_wrapper_is_finalized_in_order() {
     run(async {
-        let proxy = ImageProxy::new_with_config(scripted(WRAPPER))
-            .await
-            .unwrap();
+        let proxy = ImageProxy::new_with_config(wrapped(WRAPPER)).await.unwrap();
         let skopeo = children(only_child())[0];
         soon(proxy.finalize()).await.unwrap();
         assert!(!is_alive(skopeo));
@@ -282,13 +290,7 @@ fn a_proxy_killed_while_it_is_finalized_is_told_as_killed() {
 /// A process that starts a proxy and is then killed: this test binary, as
 /// [`helper_that_is_killed`] alone.
 async fn killed_with_its_starter(wrapped: bool) {
-    let mut helper = Command::new(std::env::current_exe().unwrap())
-        .args([
-            "--exact",
-            "helper_that_is_killed",
-            "--ignored",
-            "--nocapture",
-        ])
+    let mut helper = as_another_test(module_path!(), "helper_that_is_killed")
         .env("LONGSHORE_TEST_WRAPPED", if wrapped { "yes" } else { "no" })
         .stdout(Stdio::piped())
         .spawn()
@@ -306,6 +308,7 @@ async fn killed_with_its_starter(wrapped: bool) {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn the_proxy_dies_with_the_process_that_started_it() {
     run(async {
         killed_with_its_starter(false).await;
@@ -316,9 +319,9 @@ fn the_proxy_dies_with_the_process_that_started_it() {
 #[test]
 #[ignore = "it is started, and killed, by another test"]
 fn helper_that_is_killed() {
-    let wrapped = std::env::var("LONGSHORE_TEST_WRAPPED").unwrap() == "yes";
-    let config = if wrapped {
-        scripted(WRAPPER)
+    let by_wrapper = std::env::var("LONGSHORE_TEST_WRAPPED").unwrap() == "yes";
+    let config = if by_wrapper {
+        wrapped(WRAPPER)
     } else {
         // It does not see that its socket is closed, and does not want to end.
         scripted(&format!("{HELLO} trap '' TERM; exec sleep 1000"))

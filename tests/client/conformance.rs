@@ -240,6 +240,7 @@ async fn real(config: ImageProxyConfig, protocol: &str, reference: &str, missing
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn each_skopeo_conforms_with_a_layout() {
     for protocol in SKOPEOS {
         run(async {
@@ -254,6 +255,7 @@ fn each_skopeo_conforms_with_a_layout() {
 }
 
 #[test]
+#[ignore = "needs skopeo, docker-registry"]
 fn each_skopeo_conforms_with_a_registry() {
     for protocol in SKOPEOS {
         run(async {

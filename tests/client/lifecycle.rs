@@ -20,6 +20,7 @@ fn hasty() -> ConnectionOptions {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn finalize_ends_a_real_proxy_in_order() {
     run(async {
         for protocol in SKOPEOS {
@@ -177,6 +178,7 @@ fn a_stalled_call_that_nobody_waits_for_does_not_hold_finalize_up() {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn a_call_that_is_not_answered_in_time_gives_the_connection_up() {
     run(async {
         let (_silent, reference) = silent_registry();
@@ -201,6 +203,7 @@ fn a_call_that_is_not_answered_in_time_gives_the_connection_up() {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn dropping_the_runtime_during_a_stalled_call_ends_the_proxy() {
     run_without(|| {
         let (_silent, reference) = silent_registry();
@@ -221,6 +224,7 @@ fn dropping_the_runtime_during_a_stalled_call_ends_the_proxy() {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn the_proxy_outlives_the_thread_that_asked_for_it() {
     run(async {
         let runtime = tokio::runtime::Handle::current();
@@ -238,6 +242,7 @@ fn the_proxy_outlives_the_thread_that_asked_for_it() {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn a_start_given_up_at_any_point_leaves_nothing() {
     run(async {
         for polls in 0..30 {

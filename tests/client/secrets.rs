@@ -70,6 +70,7 @@ fn assert_no_secret(place: &str, text: &str, password: &str) {
 }
 
 #[test]
+#[ignore = "needs skopeo, docker-registry"]
 fn credentials_open_the_registry_and_are_seen_nowhere() {
     log::record_all();
     run(async {
@@ -107,6 +108,7 @@ fn credentials_open_the_registry_and_are_seen_nowhere() {
 }
 
 #[test]
+#[ignore = "needs skopeo, docker-registry"]
 fn the_same_with_skopeos_own_debug_messages() {
     log::record_all();
     run(async {
@@ -128,6 +130,7 @@ fn the_same_with_skopeos_own_debug_messages() {
 }
 
 #[test]
+#[ignore = "needs skopeo, docker-registry"]
 fn without_or_with_wrong_credentials_the_registry_refuses_and_no_error_shows_them() {
     log::record_all();
     run(async {

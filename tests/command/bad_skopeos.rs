@@ -39,6 +39,7 @@ fn said_with(lines: &str) -> String {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn a_missing_skopeo_is_told_with_what_to_do() {
     let scratch = Scratch::new();
     let said = scratch
@@ -170,6 +171,7 @@ fn kill_all_proxies(pull: &mut Running) {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn a_skopeo_killed_in_the_middle_is_told_with_the_blob() {
     let (served, image, held) = image_to_hold();
     for skopeo in skopeos() {
@@ -196,6 +198,7 @@ fn a_skopeo_killed_in_the_middle_is_told_with_the_blob() {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn a_skopeo_killed_in_the_middle_is_replaced() {
     let (served, image, held) = image_to_hold();
     for skopeo in skopeos() {
@@ -215,6 +218,7 @@ fn a_skopeo_killed_in_the_middle_is_replaced() {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn a_skopeo_killed_while_the_registry_keeps_it_waiting_is_told() {
     let (served, _) = Served::image("v1", &ImageBuilder::new());
     served.faults(&["manifest:headers-never"]);
@@ -235,6 +239,7 @@ fn a_skopeo_killed_while_the_registry_keeps_it_waiting_is_told() {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn a_skopeo_that_does_not_tell_its_version_is_reported_without() {
     let (served, _) = Served::image("v1", &small_image(2));
     let scratch = Scratch::new();

@@ -192,6 +192,7 @@ fn verbose_pull(scratch: &Scratch, skopeo: &Skopeo, image: &str, layout: &Layout
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn a_password_opens_the_registry_and_is_seen_nowhere() {
     let (registry, image) = locked_registry();
     for skopeo in skopeos() {
@@ -218,6 +219,7 @@ fn a_password_opens_the_registry_and_is_seen_nowhere() {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn with_many_proxies_none_of_them_shows_it_nor_do_events_and_report() {
     let (registry, image) = locked_registry();
     for skopeo in skopeos() {
@@ -242,6 +244,7 @@ fn with_many_proxies_none_of_them_shows_it_nor_do_events_and_report() {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn an_identity_token_opens_the_registry_and_is_seen_nowhere() {
     let served = Served::with(Options {
         auth: Auth {
@@ -282,6 +285,7 @@ fn an_identity_token_opens_the_registry_and_is_seen_nowhere() {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn without_credentials_the_registry_stays_closed() {
     let (registry, image) = locked_registry();
     for skopeo in skopeos() {
@@ -302,6 +306,7 @@ fn without_credentials_the_registry_stays_closed() {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn a_wrong_password_is_told_and_not_shown() {
     let (_registry, image) = locked_registry();
     for skopeo in skopeos() {
@@ -319,6 +324,7 @@ fn a_wrong_password_is_told_and_not_shown() {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn inspect_takes_the_same_credentials() {
     let (registry, image) = locked_registry();
     for skopeo in skopeos() {
@@ -333,6 +339,7 @@ fn inspect_takes_the_same_credentials() {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn reading_a_password_can_be_interrupted() {
     let scratch = Scratch::new();
     let mut pull = scratch

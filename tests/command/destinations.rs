@@ -20,6 +20,7 @@ fn refused(served: &Served, scratch: &Scratch, layout: &Layout) -> String {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn a_layout_is_made_with_its_parents() {
     let (served, _) = Served::image("v1", &small_image(1));
     let scratch = Scratch::new();
@@ -37,6 +38,7 @@ fn a_layout_is_made_with_its_parents() {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn an_empty_folder_becomes_a_layout() {
     let (served, _) = Served::image("v1", &small_image(2));
     let scratch = Scratch::new();
@@ -50,6 +52,7 @@ fn an_empty_folder_becomes_a_layout() {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn a_layout_of_another_tool_is_added_to() {
     let (served, _) = Served::image("v1", &small_image(3));
     let other = served.add("other", &small_image(4));
@@ -71,6 +74,7 @@ fn a_layout_of_another_tool_is_added_to() {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn a_folder_that_is_no_layout_is_left_as_it_is() {
     let (served, _) = Served::image("v1", &small_image(5));
     let scratch = Scratch::new();
@@ -84,6 +88,7 @@ fn a_folder_that_is_no_layout_is_left_as_it_is() {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn a_layout_of_an_unknown_version_is_left_as_it_is() {
     let (served, _) = Served::image("v1", &small_image(6));
     for marker in [r#"{"imageLayoutVersion":"2.0.0"}"#, "{}", "no JSON"] {
@@ -99,6 +104,7 @@ fn a_layout_of_an_unknown_version_is_left_as_it_is() {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn a_damaged_index_is_left_as_it_is() {
     let (served, _) = Served::image("v1", &small_image(7));
     let scratch = Scratch::new();
@@ -121,6 +127,7 @@ fn a_damaged_index_is_left_as_it_is() {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn a_place_that_cant_be_written_to_is_named() {
     let (served, _) = Served::image("v1", &small_image(8));
     let scratch = Scratch::new();

@@ -86,6 +86,7 @@ fn between(text: &str, open: char, close: char) -> Vec<&str> {
 }
 
 #[test]
+#[ignore = "needs skopeo, strace"]
 fn bytes_reach_the_disk_before_names_and_names_before_the_index() {
     let (served, image) = Served::image("v1", &small_image(1));
     let scratch = Scratch::new();

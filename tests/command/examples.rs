@@ -24,6 +24,7 @@ fn example(name: &str) -> Command {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn embed_prints_a_checksum_for_each_layer() {
     let (served, image) = Served::image("v1", &small_image(1));
     let printed = output_of(example("embed").args([&served.reference("v1"), "insecure"]));
@@ -41,6 +42,7 @@ fn embed_prints_a_checksum_for_each_layer() {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn sink_puts_each_layer_into_a_file() {
     let (served, image) = Served::image("v1", &small_image(2));
     let scratch = Scratch::new();
@@ -56,6 +58,7 @@ fn sink_puts_each_layer_into_a_file() {
 
 #[test]
 #[cfg(feature = "decompress")]
+#[ignore = "needs skopeo"]
 fn list_files_lists_what_is_in_the_layers() {
     let (served, image) = Served::image("v1", &small_image(3));
     let printed = output_of(example("list_files").args([&served.reference("v1"), "insecure"]));

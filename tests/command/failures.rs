@@ -43,6 +43,7 @@ fn served() -> (Served, Written) {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn a_wrong_blob_is_refused() {
     let (served, image) = served();
     let cases = [
@@ -71,6 +72,7 @@ fn a_wrong_blob_is_refused() {
 
 /// It is written in several chunks, and hashed where it is written.
 #[test]
+#[ignore = "needs skopeo"]
 fn a_wrong_byte_anywhere_in_a_large_blob_is_found() {
     let image = ImageBuilder::new().layer_random(2_000_000, 7);
     let (served, image) = Served::image("v1", &image);
@@ -94,6 +96,7 @@ fn a_wrong_byte_anywhere_in_a_large_blob_is_found() {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn a_refused_blob_is_told() {
     let (served, image) = served();
     let cases = [
@@ -114,6 +117,7 @@ fn a_refused_blob_is_told() {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn a_manifest_that_cant_be_had_is_told() {
     let (served, _) = served();
     let cases = [
@@ -134,6 +138,7 @@ fn a_manifest_that_cant_be_had_is_told() {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn a_manifest_that_is_none_is_refused() {
     let (served, _) = served();
     for skopeo in skopeos() {
@@ -148,6 +153,7 @@ fn a_manifest_that_is_none_is_refused() {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn an_image_that_is_not_there_is_told() {
     let (served, _) = served();
     served.faults(&[]);
@@ -171,6 +177,7 @@ fn an_image_that_is_not_there_is_told() {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn a_registry_that_is_not_there_is_told() {
     let gone = TcpListener::bind("127.0.0.1:0").unwrap().local_addr();
     let image = format!("docker://{}/a/b:c", gone.unwrap());
@@ -216,6 +223,7 @@ fn server_that_says(message: &str) -> String {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn plain_http_must_be_asked_for() {
     let image = server_that_says("not read");
     for skopeo in skopeos() {
@@ -231,6 +239,7 @@ fn plain_http_must_be_asked_for() {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn a_registrys_words_cant_control_the_terminal() {
     let image = server_that_says("go\u{1b}[2J\u{1b}]0;title\u{7}\u{9b}31m away\r\nlongshore: fine");
     for skopeo in skopeos() {
@@ -250,6 +259,7 @@ fn a_registrys_words_cant_control_the_terminal() {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn the_others_are_stopped_when_one_blob_fails() {
     let (served, image) = served();
     let stalled = format!("blob@{}:stall=half", image.layers[0].digest());
@@ -270,6 +280,7 @@ fn the_others_are_stopped_when_one_blob_fails() {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn json_says_nothing_when_the_pull_failed() {
     let (served, _) = served();
     served.faults(&["blob#0:corrupt"]);

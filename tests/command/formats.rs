@@ -41,6 +41,7 @@ fn assert_diff_ids_match(layout: &Layout, tag: &str) {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn a_docker_image_is_stored_as_an_oci_image() {
     let image = small_image(1).docker_schema2().label("kept", "yes");
     let (served, image) = Served::image("v1", &image);
@@ -76,6 +77,7 @@ fn a_docker_image_is_stored_as_an_oci_image() {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn the_platform_that_was_asked_for_is_taken_out_of_an_index() {
     let served = Served::start();
     let arm = small_image(2).platform("linux", "arm64");
@@ -108,6 +110,7 @@ fn the_platform_that_was_asked_for_is_taken_out_of_an_index() {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn a_platform_that_is_not_there_is_said_so() {
     let served = Served::start();
     write_index(served.folder.path(), "v1", &[small_image(4)]).unwrap();
@@ -126,6 +129,7 @@ fn a_platform_that_is_not_there_is_said_so() {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn layers_may_be_uncompressed() {
     let image = small_image(5).compression(Compression::None);
     let (served, image) = Served::image("v1", &image);
@@ -144,6 +148,7 @@ fn layers_may_be_uncompressed() {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn layers_may_be_tiny_or_empty() {
     let image = ImageBuilder::new()
         .layer_blob(OCI_LAYER, "")
@@ -171,6 +176,7 @@ fn layers_may_be_tiny_or_empty() {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn an_image_may_have_no_layers() {
     let (served, _) = Served::image("v1", &ImageBuilder::new());
     for skopeo in skopeos() {
@@ -211,6 +217,7 @@ fn write_sha512_image(layout: &Layout) -> String {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn a_layer_may_go_by_its_sha512() {
     let served = Served::start();
     let digest = write_sha512_image(&Layout::new(served.folder.path().to_owned()));
@@ -231,6 +238,7 @@ fn a_layer_may_go_by_its_sha512() {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn zstd_layers_are_stored_as_they_are() {
     // Nothing looks into a layer.
     let media_type = "application/vnd.oci.image.layer.v1.tar+zstd";
@@ -249,6 +257,7 @@ fn zstd_layers_are_stored_as_they_are() {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn images_come_from_any_transport() {
     let scratch = Scratch::new();
     let source = scratch.layout("source");

@@ -13,6 +13,7 @@ fn diff_ids(served: &Served, config: &str) -> Vec<String> {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn json_is_one_object_with_these_fields() {
     let image = small_image(1)
         .created("2024-02-29T12:00:00Z")
@@ -48,6 +49,7 @@ fn json_is_one_object_with_these_fields() {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn text_has_a_line_for_each_layer() {
     let image = small_image(2).label("maintainer", "nobody");
     let (served, image) = Served::image("v1", &image);
@@ -76,6 +78,7 @@ fn text_has_a_line_for_each_layer() {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn a_platform_can_be_chosen() {
     let served = Served::start();
     let images = [small_image(3), small_image(4).platform("linux", "arm64")];
@@ -91,6 +94,7 @@ fn a_platform_can_be_chosen() {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn a_docker_image_goes_by_the_digest_that_its_registry_knows() {
     let (served, image) = Served::image("v1", &small_image(5).docker_schema2());
     for skopeo in skopeos() {
@@ -103,6 +107,7 @@ fn a_docker_image_goes_by_the_digest_that_its_registry_knows() {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn a_pulled_image_is_inspected_like_its_source() {
     let (served, _) = Served::image("v1", &small_image(6));
     let scratch = Scratch::new();
@@ -120,6 +125,7 @@ fn a_pulled_image_is_inspected_like_its_source() {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn an_images_words_cant_control_the_terminal() {
     let nasty = "\u{1b}[2J\u{1b}]0;title\u{7}\u{9b}31mred\u{7f}\r\nlayers 0\u{202e}";
     let image = small_image(7)
@@ -156,6 +162,7 @@ fn an_images_words_cant_control_the_terminal() {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn a_media_type_without_end_widens_no_other_line() {
     let image = small_image(9).layer_blob(format!("x/{}", "x".repeat(100_000)), "layer");
     let (served, _) = Served::image("v1", &image);
@@ -167,6 +174,7 @@ fn a_media_type_without_end_widens_no_other_line() {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn an_image_that_is_not_there_is_told() {
     let (served, _) = Served::image("v1", &small_image(8));
     for skopeo in skopeos() {

@@ -58,6 +58,7 @@ fn missing(image: &Written) -> Vec<String> {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn a_killed_pull_leaves_a_valid_layout_and_the_next_one_goes_on() {
     let (served, image) = Served::image("v1", &image_to_hold(10));
     let earlier = served.add("earlier", &small_image(1));
@@ -97,6 +98,7 @@ fn a_killed_pull_leaves_a_valid_layout_and_the_next_one_goes_on() {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn a_pull_killed_before_there_was_an_image_leaves_a_valid_layout() {
     let (served, image) = Served::image("v1", &image_to_hold(20));
     let scratch = Scratch::new();
@@ -115,6 +117,7 @@ fn a_pull_killed_before_there_was_an_image_leaves_a_valid_layout() {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn an_interrupted_pull_leaves_nothing_but_what_was_complete() {
     let (served, image) = Served::image("v1", &image_to_hold(30));
     for skopeo in skopeos() {
@@ -147,6 +150,7 @@ fn an_interrupted_pull_leaves_nothing_but_what_was_complete() {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn an_interrupted_first_request_leaves_nothing() {
     let (served, _) = Served::image("v1", &small_image(2));
     served.faults(&["manifest:headers-never"]);
@@ -167,6 +171,7 @@ fn an_interrupted_first_request_leaves_nothing() {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn a_pull_that_fails_leaves_the_layout_with_what_it_had() {
     let (served, _) = Served::image("good", &small_image(3));
     let shared = small_image(3).layer_random(50_000, 44);
@@ -202,6 +207,7 @@ fn a_pull_that_fails_leaves_the_layout_with_what_it_had() {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn the_working_folder_of_a_living_pull_is_not_swept_by_another() {
     // So slow that the first pull is certainly stopped in the middle.
     let slow = Served::with(Options {
@@ -237,6 +243,7 @@ fn the_working_folder_of_a_living_pull_is_not_swept_by_another() {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn working_folders_of_dead_pulls_are_swept_and_others_are_not() {
     let (served, _) = Served::image("v1", &small_image(5));
     let scratch = Scratch::new();
@@ -259,6 +266,7 @@ fn working_folders_of_dead_pulls_are_swept_and_others_are_not() {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn pulls_into_one_layout_at_once_all_succeed() {
     const PULLS: u64 = 5;
     let served = Served::start();
@@ -290,6 +298,7 @@ fn pulls_into_one_layout_at_once_all_succeed() {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn pulls_of_one_image_into_one_layout_at_once_all_succeed() {
     let (served, image) = Served::image("v1", &small_image(7));
     let scratch = Scratch::new();

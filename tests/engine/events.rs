@@ -53,6 +53,7 @@ fn blobs(told: &Told) -> BTreeMap<usize, Blob> {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn a_pull_is_told_from_its_beginning_to_its_end() {
     for protocol in SKOPEOS {
         run(async {
@@ -108,6 +109,7 @@ fn a_pull_is_told_from_its_beginning_to_its_end() {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn what_is_there_already_is_told_as_reused() {
     run(async {
         let served = Served::new(5, 10_000);
@@ -129,6 +131,7 @@ fn what_is_there_already_is_told_as_reused() {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn a_blob_that_is_cut_is_told_as_retried() {
     for protocol in SKOPEOS {
         run(async {
@@ -157,6 +160,7 @@ fn a_blob_that_is_cut_is_told_as_retried() {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn a_limited_rate_is_kept_to_whoever_reads() {
     run(async {
         let served = Served::new(4, 250_000);
@@ -176,6 +180,7 @@ fn a_limited_rate_is_kept_to_whoever_reads() {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn images_pulled_together_share_their_blobs_and_a_layout() {
     for protocol in SKOPEOS {
         run(async {
@@ -231,6 +236,7 @@ async fn command(protocol: &str, reference: &str, target: &Path) -> (Value, Vec<
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn the_commands_file_agrees_with_its_report() {
     for protocol in SKOPEOS {
         run(async {

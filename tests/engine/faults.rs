@@ -60,6 +60,7 @@ fn resumes(protocol: &str) -> bool {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn a_blob_that_stalls_for_ever_is_fetched_again() {
     run(async {
         let fault = "blob#2:stall=half*1";
@@ -81,6 +82,7 @@ fn a_blob_that_stalls_for_ever_is_fetched_again() {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn blobs_whose_first_transfers_are_all_cut_are_fetched_again() {
     run(async {
         let faults = "blob#0:cut=half*1 blob#1:cut=half*1 blob#2:cut=half*1 \
@@ -104,6 +106,7 @@ fn blobs_whose_first_transfers_are_all_cut_are_fetched_again() {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn transfers_that_break_are_begun_again() {
     run(async {
         let faults = [
@@ -123,6 +126,7 @@ fn transfers_that_break_are_begun_again() {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn what_passes_is_sat_out_and_disturbs_no_other_blob() {
     run(async {
         let faults = [
@@ -155,6 +159,7 @@ fn what_passes_is_sat_out_and_disturbs_no_other_blob() {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn a_blob_that_stays_broken_is_named_after_as_many_tries_as_allowed() {
     run(async {
         let faults = ["blob#3:cut=half", "blob#3:corrupt", "blob#3:status=500"];
@@ -183,6 +188,7 @@ fn a_blob_that_stays_broken_is_named_after_as_many_tries_as_allowed() {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn a_blob_that_always_stalls_is_named_too() {
     run(async {
         let faults = ["blob#3:stall=half", "blob#3:headers-never"];
@@ -206,6 +212,7 @@ fn a_blob_that_always_stalls_is_named_too() {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn without_retries_the_first_failure_is_the_last() {
     run(async {
         let faults = [
@@ -233,6 +240,7 @@ fn without_retries_the_first_failure_is_the_last() {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn final_refusals_are_not_tried_again() {
     run(async {
         let faults = [
@@ -259,12 +267,15 @@ fn final_refusals_are_not_tried_again() {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn an_image_that_is_not_there_is_asked_for_once() {
     run(async {
         for protocol in SKOPEOS {
             let served = Served::new(1, 10);
             let missing = served.registry.reference("not");
-            let told = pull(config(protocol), options(), &missing).await;
+            // A proxy that is started ahead opens the image before the first one's answer is there.
+            let options = options().start_ahead(false);
+            let told = pull(config(protocol), options, &missing).await;
             let error = chain(told.wrong());
             assert!(error.contains("OpenImage"), "{protocol}: {error}");
             assert_eq!(served.registry.manifest_gets(), 1, "{protocol}");
@@ -273,6 +284,7 @@ fn an_image_that_is_not_there_is_asked_for_once() {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn a_registry_that_throttles_is_no_failure() {
     run(async {
         let pulls = SKOPEOS.map(|protocol| {

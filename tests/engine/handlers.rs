@@ -48,6 +48,7 @@ async fn read_all(_: Layer, mut reader: LayerReader) -> io::Result<Vec<u8>> {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn results_come_in_the_order_of_the_layers() {
     for protocol in SKOPEOS {
         run(async {
@@ -74,6 +75,7 @@ fn results_come_in_the_order_of_the_layers() {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn many_handlers_run_at_once() {
     run(async {
         // More than the workers of one proxy, on whatever machine this is; and the answers
@@ -99,6 +101,7 @@ fn many_handlers_run_at_once() {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn slow_handlers_bring_no_proxies_that_could_not_work() {
     run(async {
         let served = Served::new(10, 50_000);
@@ -126,6 +129,7 @@ fn slow_handlers_bring_no_proxies_that_could_not_work() {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn an_error_of_a_handler_stops_the_others_and_is_reported() {
     for protocol in SKOPEOS {
         run(async {
@@ -148,6 +152,7 @@ fn an_error_of_a_handler_stops_the_others_and_is_reported() {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn an_error_of_the_registry_is_reported_rather_than_the_handlers() {
     for protocol in SKOPEOS {
         run(async {
@@ -170,6 +175,7 @@ fn an_error_of_the_registry_is_reported_rather_than_the_handlers() {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn a_handler_that_hides_the_blobs_error_is_not_believed() {
     run(async {
         let served = Served::new(4, 100_000).faults(&["blob#1:corrupt"]);
@@ -184,6 +190,7 @@ fn a_handler_that_hides_the_blobs_error_is_not_believed() {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn what_a_handler_leaves_unread_is_verified() {
     for protocol in SKOPEOS {
         for left in [0_u64, 1000] {
@@ -208,6 +215,7 @@ fn what_a_handler_leaves_unread_is_verified() {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn a_handler_may_read_with_a_buffer_and_finish_itself() {
     run(async {
         let image = random(0, 0, 0).compression(Compression::None);
@@ -224,6 +232,7 @@ fn a_handler_may_read_with_a_buffer_and_finish_itself() {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn a_reader_that_is_kept_is_an_error() {
     run(async {
         let served = Served::new(3, 1000);
@@ -243,6 +252,7 @@ fn a_reader_that_is_kept_is_an_error() {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn a_handler_that_is_run_again_reads_from_the_start() {
     for protocol in SKOPEOS {
         run(async {
@@ -266,6 +276,7 @@ fn a_handler_that_is_run_again_reads_from_the_start() {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn a_layer_that_is_there_twice_is_fetched_once() {
     for protocol in SKOPEOS {
         run(async {
@@ -300,6 +311,7 @@ fn endless(
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn dropping_the_future_stops_all() {
     for protocol in SKOPEOS {
         run(async {
@@ -320,6 +332,7 @@ fn dropping_the_future_stops_all() {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn the_token_stops_all() {
     for protocol in SKOPEOS {
         run(async {
@@ -341,6 +354,7 @@ fn the_token_stops_all() {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn the_deadline_stops_all() {
     for protocol in SKOPEOS {
         run(async {
@@ -356,6 +370,7 @@ fn the_deadline_stops_all() {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn the_deadline_ends_an_opening_too() {
     for protocol in SKOPEOS {
         run(async {
@@ -370,6 +385,7 @@ fn the_deadline_ends_an_opening_too() {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn a_handler_that_panics_does_so_in_its_caller() {
     run(async {
         let served = Served::new(4, 1000);

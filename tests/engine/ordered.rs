@@ -33,6 +33,7 @@ fn serve(folder: &std::path::Path, layers: u64) -> (Registry, Vec<String>) {
 }
 
 #[tokio::test]
+#[ignore = "needs skopeo"]
 async fn layers_come_in_order_whatever_is_ahead() {
     let folder = tempfile::tempdir().unwrap();
     let (registry, digests) = serve(folder.path(), 12);
@@ -54,6 +55,7 @@ async fn layers_come_in_order_whatever_is_ahead() {
 }
 
 #[tokio::test]
+#[ignore = "needs skopeo"]
 async fn layers_that_nobody_reads_are_checked_all_the_same() {
     let folder = tempfile::tempdir().unwrap();
     let (registry, digests) = serve(folder.path(), 4);
@@ -79,6 +81,7 @@ async fn layers_that_nobody_reads_are_checked_all_the_same() {
 }
 
 #[tokio::test]
+#[ignore = "needs skopeo"]
 async fn a_layer_that_breaks_while_it_is_read_ends_the_stream() {
     let folder = tempfile::tempdir().unwrap();
     let (registry, digests) = serve(folder.path(), 6);
@@ -107,6 +110,7 @@ async fn a_layer_that_breaks_while_it_is_read_ends_the_stream() {
 }
 
 #[tokio::test]
+#[ignore = "needs skopeo"]
 async fn a_layer_that_is_refused_at_first_is_tried_again_before_it_is_handed_out() {
     let folder = tempfile::tempdir().unwrap();
     let (registry, digests) = serve(folder.path(), 5);
@@ -123,6 +127,7 @@ async fn a_layer_that_is_refused_at_first_is_tried_again_before_it_is_handed_out
 }
 
 #[tokio::test]
+#[ignore = "needs skopeo"]
 async fn an_image_without_layers_has_none_to_give() {
     let folder = tempfile::tempdir().unwrap();
     ImageBuilder::new().write(folder.path(), "v1").unwrap();

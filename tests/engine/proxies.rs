@@ -35,6 +35,7 @@ fn send(signal: Signal, pid: u32) {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn each_proxy_may_be_killed_during_a_pull() {
     for protocol in SKOPEOS {
         run(async {
@@ -75,6 +76,7 @@ fn each_proxy_may_be_killed_during_a_pull() {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn a_proxy_that_hangs_loses_its_jobs_to_others() {
     const SHORT: Duration = Duration::from_secs(1);
     let by_stall = ConnectionOptions::default().stall_timeout(SHORT);
@@ -84,7 +86,12 @@ fn a_proxy_that_hangs_loses_its_jobs_to_others() {
     for (patience, protocols) in [(by_stall, &SKOPEOS[..]), (by_call, &SKOPEOS[1..])] {
         for protocol in protocols {
             run(async {
-                let served = Served::slow(24, 50_000, slow_options());
+                // So slow that no blob has come whole when the event is seen.
+                let options = Options {
+                    bandwidth: Some(50_000),
+                    ..slow_options()
+                };
+                let served = Served::slow(24, 50_000, options);
                 let mut config = config(protocol);
                 // Its end is not waited for, either.
                 let soon = Duration::from_millis(500);
@@ -107,6 +114,7 @@ fn a_proxy_that_hangs_loses_its_jobs_to_others() {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn a_fixed_number_of_proxies_is_just_that() {
     for protocol in SKOPEOS {
         for number in [1, 2, 4] {
@@ -127,6 +135,7 @@ fn a_fixed_number_of_proxies_is_just_that() {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn a_range_is_kept_to() {
     run(async {
         let served = Served::slow(16, 20_000, slow_options());
@@ -147,6 +156,7 @@ fn a_range_is_kept_to() {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn no_more_proxies_than_blobs() {
     run(async {
         let served = Served::slow(2, 1000, slow_options());
@@ -156,6 +166,7 @@ fn no_more_proxies_than_blobs() {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn an_image_without_layers_needs_no_further_proxy() {
     run(async {
         let served = Served::new(0, 0);
@@ -177,6 +188,7 @@ fn intact(told: &Told) -> usize {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn an_archive_stays_on_one_proxy() {
     let folder = tempfile::tempdir().unwrap();
     random(5, 50_000, 0).write(folder.path(), "latest").unwrap();
@@ -211,6 +223,7 @@ fn move_tag(layout: &Path) {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn a_folder_that_changes_between_two_openings_is_an_error() {
     for protocol in SKOPEOS {
         run(async {
@@ -235,6 +248,7 @@ fn a_folder_that_changes_between_two_openings_is_an_error() {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn a_tag_that_moves_at_a_registry_changes_nothing() {
     for protocol in SKOPEOS {
         run(async {
@@ -267,6 +281,7 @@ fn opened_as(served: &Served) -> Vec<String> {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn proxies_started_ahead_open_the_image_while_the_first_one_waits() {
     for protocol in SKOPEOS {
         run(async {
@@ -280,6 +295,7 @@ fn proxies_started_ahead_open_the_image_while_the_first_one_waits() {
 
 /// A spare is asked for it, and for no layer before it has answered.
 #[test]
+#[ignore = "needs skopeo"]
 fn a_config_that_is_never_answered_holds_up_no_layer() {
     for protocol in SKOPEOS {
         run(async {
@@ -305,6 +321,7 @@ fn set_tag(layout: &Path, manifest: &Digest) {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn a_tag_that_moves_while_proxies_are_started_ahead_changes_nothing() {
     for protocol in SKOPEOS {
         run(async {
@@ -337,6 +354,7 @@ fn a_tag_that_moves_while_proxies_are_started_ahead_changes_nothing() {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn an_image_that_is_only_opened_takes_what_was_started_ahead_with_it() {
     for protocol in SKOPEOS {
         run(async {

@@ -44,6 +44,7 @@ fn right(told: &Told) -> &Pulled {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn a_docker_schema_2_image_is_stored_as_oci() {
     for protocol in SKOPEOS {
         run(async {
@@ -64,6 +65,7 @@ fn a_docker_schema_2_image_is_stored_as_oci() {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn of_an_index_the_image_for_the_platform_is_taken() {
     for protocol in SKOPEOS {
         run(async {
@@ -89,6 +91,7 @@ fn of_an_index_the_image_for_the_platform_is_taken() {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn zstd_layers_are_stored_as_they_are() {
     let folder = tempfile::tempdir().unwrap();
     let (plain, zstd) = (folder.path().join("plain"), folder.path().join("zstd"));
@@ -118,6 +121,7 @@ fn zstd_layers_are_stored_as_they_are() {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn an_image_of_400_layers() {
     let image = random(400, 100, 0);
     for protocol in SKOPEOS {
@@ -131,6 +135,7 @@ fn an_image_of_400_layers() {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn folders_of_all_kinds() {
     let folder = tempfile::tempdir().unwrap();
     let (oci, dir) = (folder.path().join("oci"), folder.path().join("dir"));
@@ -191,6 +196,7 @@ fn built_storage(folder: &Path) -> String {
 }
 
 #[test]
+#[ignore = "needs skopeo, buildah, root"]
 fn layers_of_a_storage_come_uncompressed() {
     let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
     let references = prepare(|| [storage(folders[0].path()), built_storage(folders[1].path())]);
@@ -214,6 +220,7 @@ fn layers_of_a_storage_come_uncompressed() {
 }
 
 #[test]
+#[ignore = "needs skopeo, buildah, root"]
 fn a_storage_takes_a_proxy_that_tells_its_layers() {
     let folder = tempfile::tempdir().unwrap();
     let reference = prepare(|| storage(folder.path()));
@@ -225,6 +232,7 @@ fn a_storage_takes_a_proxy_that_tells_its_layers() {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
 fn documents_over_the_bound_are_refused_by_name() {
     run(async {
         let layout = tempfile::tempdir().unwrap();

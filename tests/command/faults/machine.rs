@@ -12,6 +12,7 @@ use nix::fcntl::{FcntlArg, fcntl};
 
 use super::cell::{Cell, Guard};
 use crate::harness::{ImageBuilder, Longshore, Run, Running, Served};
+use test_support::process::as_another_test;
 use test_support::tools;
 
 /// A small file system. Dropped, it is gone.
@@ -146,12 +147,12 @@ pub(crate) fn no_pipe_pages(_: &Cell, pull: Longshore) -> (Longshore, Guard) {
     // One for all pulls. It ends when its stdin is closed, so with us.
     static HOG: OnceLock<Child> = OnceLock::new();
     HOG.get_or_init(|| {
+        let hog = as_another_test(module_path!(), "helper_takes_all_pipe_pages");
         let mut command = Command::new("setpriv");
         command
             .args(LIKE_AN_ORDINARY_USER)
-            .arg(std::env::current_exe().unwrap())
-            .args(["--exact", "machine::takes_all_pipe_pages", "--ignored"])
-            .arg("--nocapture")
+            .arg(hog.get_program())
+            .args(hog.get_args())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped());
         let mut hog = command.spawn().unwrap();
@@ -175,7 +176,7 @@ pub(crate) fn the_pipes_kept_their_size(_: &Cell, run: &Run) {
 /// What takes them, as that user.
 #[test]
 #[ignore = "it is started, and ended, by another test"]
-fn takes_all_pipe_pages() {
+fn helper_takes_all_pipe_pages() {
     let mut pipes = Vec::new();
     let refused = loop {
         let pipe: (PipeReader, PipeWriter) = std::io::pipe().unwrap();

@@ -1,5 +1,5 @@
 //! The fault matrix: each fault of the table, with each of the three skopeos, through the command.
-//! What they come to is written into `tests/faults/FAULTS.md`, and the test fails if it says
+//! What they come to is written into `tests/command/faults/FAULTS.md`, and the test fails if it says
 //! something else; `LONGSHORE_WRITE_FAULTS=1` has it written anew.
 
 mod cell;
@@ -23,6 +23,7 @@ use crate::harness::skopeos;
 const AT_ONCE: usize = 20;
 
 #[test]
+#[ignore = "needs skopeo, root, faketime, openssl"]
 fn every_fault_comes_to_what_the_table_says() {
     let sections = table::sections();
     let skopeos = skopeos();

@@ -12,7 +12,7 @@ const WRITE: &str = "LONGSHORE_WRITE_FAULTS";
 
 /// Compare what was seen with what is written.
 pub(crate) fn compare(sections: &[Section], seen: &[String]) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/faults/FAULTS.md");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/command/faults/FAULTS.md");
     let now = document(sections, seen);
     if std::env::var_os(WRITE).is_some() {
         fs::write(&path, now).unwrap();
@@ -25,14 +25,14 @@ pub(crate) fn compare(sections: &[Section], seen: &[String]) {
         .find(|(now, was)| now != was);
     assert!(
         now == written,
-        "tests/faults/FAULTS.md says something else ({WRITE}=1 writes it anew): {differing:?}"
+        "tests/command/faults/FAULTS.md says something else ({WRITE}=1 writes it anew): {differing:?}"
     );
 }
 
 fn document(sections: &[Section], seen: &[String]) -> String {
     let mut text = format!(
         "# The fault matrix\n\n\
-         Written by `cargo test --test faults`, which has each of these faults with each of three real skopeos, \
+         Written by the test `every_fault_comes_to_what_the_table_says`, which has each of these faults with each of three real skopeos, \
          by the protocol that they speak, and fails if one comes to something else. \
          `longshore pull` is run with a stall timeout of {} s or a call timeout of {} s where the fault is to meet it, \
          and else with generous ones; with `--proxies 1` where all proxies would meet the fault.\n\n\

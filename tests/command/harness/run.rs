@@ -11,6 +11,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
+use test_support::process::with_default_signals;
 use test_support::tools;
 
 use super::layout::Layout;
@@ -119,10 +120,12 @@ impl Longshore {
 
     /// Have this command start ours: with its arguments, in its folder, with its environment.
     fn become_argument_of(&mut self, mut command: Command) {
-        command
-            .arg(self.command.get_program())
-            .args(self.command.get_args())
-            .stdin(Stdio::null());
+        command.arg(self.command.get_program());
+        self.become_arguments_of(command);
+    }
+
+    fn become_arguments_of(&mut self, mut command: Command) {
+        command.args(self.command.get_args()).stdin(Stdio::null());
         if let Some(folder) = self.command.get_current_dir() {
             command.current_dir(folder);
         }
@@ -153,7 +156,9 @@ impl Longshore {
     }
 
     #[track_caller]
-    pub(crate) fn start(self) -> Running {
+    pub(crate) fn start(mut self) -> Running {
+        let program = self.command.get_program().to_owned();
+        self.become_arguments_of(with_default_signals(program));
         let Self {
             mut command,
             mark,

@@ -11,6 +11,7 @@ use std::process::Command;
 use test_support::tools::{self, NEWEST};
 
 #[test]
+#[ignore = "needs skopeo"]
 fn load_tells_what_it_took() {
     let skopeo = tools::skopeo(NEWEST);
     let mut load = Command::new(env!("CARGO_BIN_EXE_load"));
@@ -32,6 +33,7 @@ fn load_tells_what_it_took() {
 
 /// A real run takes minutes; this one ends after its first round.
 #[test]
+#[ignore = "needs skopeo"]
 fn soak_ends_with_its_tables() {
     let skopeo = tools::skopeo(NEWEST);
     let mut soak = Command::new(env!("CARGO_BIN_EXE_soak"));

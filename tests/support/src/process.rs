@@ -1,7 +1,9 @@
 //! Looking at processes, and ending them by their own number.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::net::TcpListener;
+use std::process::Command;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -50,6 +52,26 @@ pub fn kill_now(pid: u32) {
 
 pub async fn gone(pid: u32) {
     eventually(|| !is_alive(pid)).await;
+}
+
+/// This test program, to be run again as one of its own tests, which others ignore: the function
+/// `test` of the module that [`module_path!`] names.
+pub fn as_another_test(module: &str, test: &str) -> Command {
+    let (_program, module) = module.split_once("::").unwrap();
+    let mut command = with_default_signals(std::env::current_exe().unwrap());
+    let test = format!("{module}::{test}");
+    command.args(["--exact", &test, "--ignored", "--nocapture"]);
+    command
+}
+
+/// A program that starts with the default disposition of every signal. Whoever runs the tests may
+/// ignore some, as a shell does with `SIGINT` for what it starts in the background, and a child
+/// inherits that.
+pub fn with_default_signals(program: impl AsRef<OsStr>) -> Command {
+    // By its path: a test may have set a $PATH in which it is not.
+    let mut command = Command::new("/usr/bin/env");
+    command.arg("--default-signal").arg(program);
+    command
 }
 
 /// A registry that takes connections and never says a word: skopeo waits for

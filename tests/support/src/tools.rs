@@ -12,12 +12,15 @@ pub const SKOPEOS: [&str; 3] = ["0.2.3", "0.2.6", NEWEST];
 pub const NEWEST: &str = "0.2.8";
 
 /// Where `tests/tools.sh` installs the programs that are the tests' own.
-pub fn folder() -> PathBuf {
-    if let Some(folder) = std::env::var_os("LONGSHORE_TOOLS") {
-        return folder.into();
+///
+/// `$LONGSHORE_TOOLS` names another folder. If it is `none`, no program is found at all, neither
+/// here nor in `$PATH`: so `tests/run.sh` sees that a test that is not marked needs none.
+fn folder() -> Option<PathBuf> {
+    match std::env::var_os("LONGSHORE_TOOLS") {
+        Some(folder) if folder == "none" => None,
+        Some(folder) => Some(folder.into()),
+        None => Some(Path::new(&std::env::var_os("HOME")?).join(".cache/longshore/tools")),
     }
-    let home = std::env::var_os("HOME").expect("$HOME or $LONGSHORE_TOOLS must be set");
-    Path::new(&home).join(".cache/longshore/tools")
 }
 
 /// The skopeo that speaks this protocol version.
@@ -27,22 +30,23 @@ pub fn skopeo(protocol: &str) -> PathBuf {
 
 /// A program in the [`folder`].
 pub fn private(name: &str) -> PathBuf {
-    let program = folder().join(name);
-    assert!(
-        program.exists(),
-        "{} is missing: run `bash tests/tools.sh`",
-        program.display()
-    );
-    program
+    let program = folder().map(|folder| folder.join(name));
+    found(program.filter(|program| program.exists()), name)
 }
 
 /// A program that the system has to have.
 pub fn system(program: &str) -> PathBuf {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path)
-        .map(|folder| folder.join(program))
-        .find(|candidate| candidate.exists())
-        .unwrap_or_else(|| panic!("{program} is missing: run `bash tests/tools.sh`"))
+    let path = folder().and(std::env::var_os("PATH")).unwrap_or_default();
+    let candidates = std::env::split_paths(&path).map(|folder| folder.join(program));
+    let first = candidates.into_iter().find(|candidate| candidate.exists());
+    found(first, program)
+}
+
+#[track_caller]
+fn found(program: Option<PathBuf>, name: &str) -> PathBuf {
+    program.unwrap_or_else(|| {
+        panic!("{name} is missing: run `bash tests/tools.sh`, or mark the test: `#[ignore = \"needs ...\"]`")
+    })
 }
 
 /// A proxy of this protocol version.
@@ -52,13 +56,23 @@ pub fn config(protocol: &str) -> ImageProxyConfig {
         .insecure_policy(true)
 }
 
-/// A proxy started by way of this shell script, which finds the real one, of
-/// protocol 0.2.8, in `$skopeo`, and its arguments in `"$@"`.
+/// A proxy that is this shell script. Its arguments are in `"$@"`.
 pub fn scripted(script: &str) -> ImageProxyConfig {
+    let mut command = Command::new("sh");
+    command.args(["-c", script, "sh"]);
+    started_by(command)
+}
+
+/// The same for a script that starts the newest skopeo, which is in `$skopeo`.
+pub fn wrapped(script: &str) -> ImageProxyConfig {
     let mut command = Command::new("sh");
     command
         .args(["-c", script, "sh"])
         .env("skopeo", skopeo(NEWEST));
+    started_by(command)
+}
+
+fn started_by(command: Command) -> ImageProxyConfig {
     ImageProxyConfig::default()
         .skopeo_cmd(command)
         .insecure_policy(true)
