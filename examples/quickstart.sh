@@ -1,21 +1,32 @@
 #!/bin/sh
-# quickstart.sh [IMAGE]: from a machine with a Rust toolchain to a pulled image, which lies in
-# target/quickstart/image as an OCI layout. IMAGE is for example docker.io/library/debian:stable.
-#
-# Without IMAGE it needs no registry: it makes an image of this machine's own files, serves that on
-# the loopback interface with the `registry` example, and pulls it from there.
+# From a machine with a Rust toolchain to a pulled image. `quickstart.sh --help` says the rest.
 set -eu
 cd "$(dirname "$0")/.."
 
+usage() {
+  cat <<'END'
+usage: examples/quickstart.sh [OPTION...] [IMAGE]
+
+Installs skopeo if it is missing, builds longshore, pulls an image, and has skopeo check the result,
+which is left in target/quickstart/image, an OCI image layout.
+
+IMAGE is for example docker.io/library/debian:stable. Without it, no registry is needed: an image is
+made of this machine's own files, and a registry on the loopback interface serves it, each answer 20 ms
+late.
+
+Options are those of `longshore pull`, such as --tls-verify=false or --platform=linux/arm64. Write
+an option and its value as one word, with an equals sign.
+END
+}
+
 target=${CARGO_TARGET_DIR:-target}
 work=$target/quickstart
-image=$work/image:latest
+fresh=$work/new
 server=
 
 say() { printf '\n== %s\n' "$*"; }
 die() { printf 'quickstart: %s\n' "$*" >&2; exit 1; }
 have() { command -v "$1" >/dev/null 2>&1; }
-as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }
 
 # Ends the server, however this script ends.
 clean_up() {
@@ -28,48 +39,88 @@ trap 'exit 129' HUP
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
-install_skopeo() {
-  have skopeo && return
-  say "installing skopeo"
-  if have apt-get; then
-    as_root apt-get -q update
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get -qy install skopeo
-  elif have dnf; then
-    as_root dnf -y install skopeo
-  elif have apk; then
-    as_root apk add skopeo
-  elif have pacman; then
-    as_root pacman -S --needed --noconfirm skopeo
-  else
-    die "found none of apt-get, dnf, apk and pacman: please install skopeo 1.9 or newer"
-  fi
-}
-
+# Before anything is installed: without a toolchain that is new enough, all else would be in vain.
 check_toolchain() {
-  have cargo || die "cargo is missing: please install a Rust toolchain, https://rustup.rs"
+  needed=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
+  how="https://rustup.rs installs it: rustup toolchain install stable"
+  if ! have cargo || ! have rustc; then
+    die "Rust $needed or newer is missing. $how"
+  fi
+  found=$(rustc --version | cut -d ' ' -f 2)
+  oldest=$(printf '%s\n%s\n' "$needed" "$found" | sort -V | sed -n 1p)
+  [ "$oldest" = "$needed" ] || die "Rust $needed or newer is needed, and this is $found. $how"
   have cc || die "cc is missing, which Rust links with: please install gcc" \
     "(Debian and Ubuntu: build-essential, Fedora: gcc, Alpine: build-base, Arch: base-devel)"
 }
 
-# Up to a dozen folders of this machine, a layer each, one a line: the largest of those between 1 and
-# 15 MB, and 150 MB in all.
+# Sets $as_root, or gives up: what is missing is then said by its package's name.
+need_root() {
+  if [ "$(id -u)" = 0 ]; then
+    as_root=
+  elif have sudo; then
+    as_root=sudo
+  else
+    die "skopeo is missing, and it takes root to install it. As root: $*"
+  fi
+}
+
+install_skopeo() {
+  have skopeo && return
+  if have apt-get; then
+    need_root "apt-get install skopeo"
+    say "installing skopeo"
+    $as_root apt-get -q update
+    $as_root env DEBIAN_FRONTEND=noninteractive apt-get -qy install skopeo
+  elif have dnf; then
+    need_root "dnf install skopeo"
+    $as_root dnf -y install skopeo
+  elif have apk; then
+    need_root "apk add skopeo"
+    $as_root apk add skopeo
+  elif have pacman; then
+    need_root "pacman -S skopeo"
+    $as_root pacman -S --needed --noconfirm skopeo
+  else
+    die "found none of apt-get, dnf, apk and pacman: please install the package skopeo, 1.9 or newer"
+  fi
+}
+
+# Folders of this machine, a layer each, one a line: the largest of those between 0.5 and 12 MB, up to
+# 40 of them and 200 MB in all. The last line is what they come to: how many, and kB.
 find_layers() {
-  for folder in /usr/share/* /usr/lib/*/* "$(rustc --print sysroot)"/lib/rustlib/*/*; do
+  for folder in /usr/share/* /usr/lib/*/* /usr/share/*/* "$(rustc --print sysroot)"/lib/rustlib/*/*; do
     if ! [ -d "$folder" ] || [ -L "$folder" ]; then continue; fi
     size=$(du -sk "$folder" 2>/dev/null) || continue # not all of it is ours to read
     echo "${size%%[!0-9]*} $folder"
   done | sort -rn | awk '
-    $1 >= 1000 && $1 <= 15000 && total + $1 <= 150000 && count < 12 {
-      total += $1
+    $1 >= 500 && $1 <= 12000 && total + $1 <= 200000 && count < 40 {
       count++
+      total += $1
       sub(/^[0-9]+ /, "")
       print
-    }'
+    }
+    END { print count + 0, total + 0 }'
+}
+
+# Makes an image of at least 20 layers and 150 MB, if need be with some layers of random bytes: fewer
+# would arrive before anybody sees anything.
+make_image() {
+  find_layers >"$work/found.txt"
+  sed '$d' "$work/found.txt" >"$work/layers.txt"
+  read -r count total <<END
+$(sed -n '$p' "$work/found.txt")
+END
+  echo "$count folders of /usr and of the Rust toolchain, $((total / 1000)) MB before compression"
+  rm -rf "$work/served"
+  # What compresses well does not count as much as random bytes do.
+  layers=$((count < 10 ? 20 - count : 10))
+  tr '\n' '\0' <"$work/layers.txt" |
+    xargs -0 "$target/release/registry" make "$work/served:latest" --random "${layers}x12M"
 }
 
 # Sets $address. The server says where it listens in its first line.
 start_server() {
-  "$target/release/examples/registry" serve "$work/served" >"$work/server.log" &
+  "$target/release/registry" serve --ttfb 20 "$work/served" >"$work/server.log" &
   server=$!
   tries=0
   until address=$(sed -n 's/^listening on //p' "$work/server.log") && [ -n "$address" ]; do
@@ -80,46 +131,57 @@ start_server() {
   done
 }
 
-pull() {
-  say "longshore pull $*"
-  "$target/release/longshore" pull "$@"
-}
+reference=
+options=
+for word; do
+  case $word in
+    -h | --help) usage; exit 0 ;;
+    -*) options="$options $word" ;;
+    *)
+      [ -z "$reference" ] || die "one IMAGE is enough: $reference, $word"
+      reference=$word
+      ;;
+  esac
+done
 
 check_toolchain
 install_skopeo
 
 say "building"
-cargo build --release --bin longshore --example registry
+cargo build --locked --release -p longshore --bin longshore -p test-registry --bin registry
 
-rm -rf "$work"
 mkdir -p "$work"
-if [ $# -gt 0 ]; then
-  case $1 in
-    *://*) pull "$1" "oci:$image" ;;
-    *) pull "docker://$1" "oci:$image" ;;
-  esac
-else
-  say "making an image of this machine's files"
-  find_layers >"$work/layers.txt"
-  [ -s "$work/layers.txt" ] || die "no folders of the right size under /usr/share and /usr/lib"
-  cat "$work/layers.txt"
-  tr '\n' '\0' <"$work/layers.txt" |
-    xargs -0 "$target/release/examples/registry" make "$work/served:latest"
+if [ -z "$reference" ]; then
+  say "making an image"
+  make_image
   start_server
-  pull --tls-verify=false "docker://$address/quickstart:latest" "oci:$image"
+  reference=docker://$address/quickstart:latest
+  options="$options --tls-verify=false"
 fi
+case $reference in
+  *://* | *:/*) ;;
+  *) reference=docker://$reference ;;
+esac
+
+# Beside the last result, which is replaced only by another one.
+rm -rf "$fresh"
+# shellcheck disable=SC2086 # several options, each one word
+say longshore pull $options "$reference" "oci:$fresh:latest"
+# shellcheck disable=SC2086
+"$target/release/longshore" pull $options "$reference" "oci:$fresh:latest"
 
 # The copy reads every layer and compares its digest.
 say "checking with skopeo"
-skopeo inspect --format 'digest {{.Digest}}, {{len .Layers}} layers' "oci:$image"
-skopeo copy --quiet "oci:$image" "dir:$work/copy"
-rm -rf "$work/copy"
+skopeo inspect --format 'digest {{.Digest}}, {{len .Layers}} layers' "oci:$fresh:latest"
+skopeo copy --quiet "oci:$fresh:latest" "dir:$work/copy"
+rm -rf "$work/copy" "$work/image" "$work/served"
+mv "$fresh" "$work/image"
 
 say "done"
 cat <<END
-The image is in $work/image ($(du -sh "$work/image" | cut -f 1)), an OCI layout. Next, for example:
+The image is in $work/image ($(du -sh "$work/image" | cut -f 1)), an OCI image layout. Next, for example:
 
-  skopeo inspect oci:$image
+  skopeo inspect oci:$work/image:latest
   examples/quickstart.sh docker.io/library/debian:stable
   $target/release/longshore pull --help
 END

@@ -1,7 +1,23 @@
 #!/usr/bin/env bash
-# Every check of the project, from the tools the tests need to the documentation.
+# run.sh [--long]: every check of the project, from the tools the tests need to the documentation.
+# Nothing is left out: what is missing and can't be installed is a failure.
+#
+# --long adds what takes more than an hour: the mutants, the fuzz targets and the soak for longer,
+# and more kills.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+usage() {
+  echo 'usage: tests/run.sh [--long]' >&2
+  exit 2
+}
+[ $# -le 1 ] || usage
+long=
+case ${1:-} in
+  '') ;;
+  --long) long=yes ;;
+  *) usage ;;
+esac
 
 step() {
   printf '\n== %s\n' "$*"
@@ -9,21 +25,37 @@ step() {
 }
 
 printf '== tests/tools.sh\n'
-LONGSHORE_TOOLS=$(tests/tools.sh)
-export LONGSHORE_TOOLS
+LONGSHORE_TOOLS=$(tests/tools.sh ${long:+cargo-mutants})
+export LONGSHORE_TOOLS PATH="$LONGSHORE_TOOLS/cargo/bin:$PATH"
 
 step cargo fmt --all --check
-step cargo clippy --all-targets -- -D warnings
-step cargo clippy --lib --no-default-features -- -D warnings
-step cargo fmt --manifest-path fuzz/Cargo.toml --check
-step cargo test
-# Each fuzz target for some seconds, with the crates that are compiled already.
-step cargo test --manifest-path fuzz/Cargo.toml --target-dir target --locked
-# With the build of the tests: it checks, and measures nothing.
-step cargo run --example soak -- --minutes 1 \
-  --skopeo "$LONGSHORE_TOOLS/skopeo-0.2.3/skopeo" \
-  --skopeo "$LONGSHORE_TOOLS/skopeo-0.2.6/skopeo" \
+step cargo clippy --locked --workspace --all-targets -- -D warnings
+# Each feature alone, and none.
+for features in '' decompress cli; do
+  step cargo clippy --locked --no-default-features --features "$features" -- -D warnings
+done
+
+# First the tests that need nothing, with no program to be found: one that does need something fails.
+# Then the others.
+step env LONGSHORE_TOOLS=none cargo nextest run --locked --workspace
+step cargo nextest run --locked --workspace --run-ignored only
+
+step cargo test --locked --doc
+step env RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps
+
+soak=(
+  cargo run --locked -p longshore-stress --bin soak --
+  --skopeo "$LONGSHORE_TOOLS/skopeo-0.2.3/skopeo"
+  --skopeo "$LONGSHORE_TOOLS/skopeo-0.2.6/skopeo"
   --skopeo "$LONGSHORE_TOOLS/skopeo-0.2.8/skopeo"
-step env RUSTDOCFLAGS="-D warnings" cargo doc --no-deps
+)
+# With the build of the tests: it checks, and measures nothing.
+step "${soak[@]}" --minutes "$([ "$long" ] && echo 30 || echo 0.5)"
+
+if [ "$long" ]; then
+  step env LONGSHORE_KILLS=300 cargo nextest run --locked --run-ignored only -E 'test(/^kills::/)'
+  step env BOLERO_RANDOM_TEST_TIME_MS=300000 cargo test --locked -p longshore-fuzz --tests
+  step tests/mutants.sh
+fi
 
 printf '\nall checks passed in %s s\n' "$SECONDS"

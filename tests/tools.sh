@@ -1,12 +1,15 @@
 #!/usr/bin/env bash
-# Installs what the tests run against, and prints the folder that holds the private part:
+# tools.sh [CARGO-TOOL...]: installs what the tests need, and prints the folder that holds the private
+# part:
 #
 #   skopeo-0.2.3/skopeo  skopeo-0.2.6/skopeo  skopeo-0.2.8/skopeo   by the proxy protocol they speak
 #   crane/crane  oras/oras
+#   cargo/bin/                                                      cargo-nextest, and each CARGO-TOOL
 #
 # The rest comes from the system's package manager. Debian's archive has all of it; elsewhere, put
-# executables of your own at these places. $LONGSHORE_TOOLS overrides the folder. Fails unless every
-# part is there in the end: the tests must not pass without.
+# executables of your own at these places. cargo installs its tools from the registry that it is
+# configured for, which takes minutes, unless they are in $PATH. $LONGSHORE_TOOLS overrides the folder.
+# Fails unless every part is there in the end: the tests must not pass without.
 set -euo pipefail
 # shellcheck source=tests/debian.sh
 . "$(dirname "${BASH_SOURCE[0]}")/debian.sh"
@@ -93,7 +96,18 @@ install_system() {
   as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends "$@" >&2
 }
 
+# Has cargo compile those of its own tools that are not there.
+install_cargo_tools() {
+  local tool
+  for tool; do
+    have "$tool" || [ -x "$LONGSHORE_TOOLS/cargo/bin/$tool" ] && continue
+    say "compiling $tool, which takes some minutes"
+    cargo install --quiet --locked --root "$LONGSHORE_TOOLS/cargo" "$tool" >&2 9>&-
+  done
+}
+
 lock_tools
+install_cargo_tools cargo-nextest "$@"
 if [ -n "$(missing_tools)$(missing_packages)" ]; then
   if ! have apt-get || ! have dpkg-deb; then
     still=$(missing_packages && missing_tools)

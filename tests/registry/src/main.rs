@@ -73,8 +73,8 @@ struct Make {
     /// What the layers are made from: directories, .tar files, or .tar.gz files.
     #[arg(value_name = "SOURCE", required_unless_present = "random")]
     sources: Vec<PathBuf>,
-    /// Make so many layers of that many bytes that do not compress, such as 5x10M.
-    #[arg(long, value_name = "COUNTxSIZE", value_parser = parse_random, conflicts_with = "sources")]
+    /// Add so many layers of that many bytes that do not compress, such as 5x10M.
+    #[arg(long, value_name = "COUNTxSIZE", value_parser = parse_random)]
     random: Option<(u64, u64)>,
     /// What the bytes of the first random layer depend on; the next layers count on from it.
     #[arg(long, value_name = "N", default_value_t = 0, requires = "random")]
