@@ -44,7 +44,7 @@ step cargo test --locked --doc
 step env RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps
 
 soak=(
-  cargo run --locked -p longshore-stress --bin soak --
+  "${CARGO_TARGET_DIR:-target}/debug/soak"
   --skopeo "$LONGSHORE_TOOLS/skopeo-0.2.3/skopeo"
   --skopeo "$LONGSHORE_TOOLS/skopeo-0.2.6/skopeo"
   --skopeo "$LONGSHORE_TOOLS/skopeo-0.2.8/skopeo"

@@ -48,7 +48,7 @@ pub enum Body {
     File(File, u64),
 }
 
-/// How a reply is delivered: [`Delivery::honest`], unless a fault changed it.
+/// How a reply is delivered: `Delivery::honest`, unless a fault changed it.
 #[derive(Debug)]
 pub struct Delivery {
     /// How long the headers are held back; `None` is for ever.
