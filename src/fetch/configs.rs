@@ -131,7 +131,7 @@ impl Fetcher {
         sink: &impl Sink,
     ) -> Result<ImageContent> {
         let manifest = &image.same.manifest;
-        self.retrying(async || {
+        self.retrying(|| async move {
             let reference = image.reference();
             // Boxed, here and below, so that pulls are no larger than they must be.
             let resolving = content::resolve(proxy, opened, reference, manifest, sink);

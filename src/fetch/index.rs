@@ -94,9 +94,7 @@ impl Fetcher {
             let reason = "only an index at a registry (docker://) can be opened as a whole";
             return Err(Error::Image(reason.into()));
         }
-        let raw = self
-            .retrying(async || self.starter.inspect(reference).await)
-            .await?;
+        let raw = self.retrying(|| self.starter.inspect(reference)).await?;
         let references: Vec<String> = digests(&raw)?
             .iter()
             .map(|digest| by_digest(reference, digest).unwrap_or_default())

@@ -166,7 +166,7 @@ impl Fetcher {
     /// Dropped early, whatever was started is ended.
     #[instrument(level = "debug", skip(self))]
     pub async fn open(&self, reference: &str) -> Result<Image> {
-        let opening = async || {
+        let opening = || async move {
             let begun = Instant::now();
             let proxy = self.starter.start(Transport::of(reference)).await?;
             let starting = begun.elapsed();
@@ -200,7 +200,7 @@ impl Fetcher {
                 }
                 Some(first) => {
                     let (proxy, starting) = (&first.proxy, first.starting);
-                    self.retrying(async || open_in(proxy.clone(), reference, starting).await)
+                    self.retrying(|| open_in(proxy.clone(), reference, starting))
                         .await?
                 }
             };
@@ -251,7 +251,13 @@ impl Fetcher {
 
     /// Try something, and again as the policy says, until its deadline, or until
     /// it is cancelled.
-    async fn retrying<T>(&self, attempt: impl AsyncFn() -> Result<T>) -> Result<T> {
+    ///
+    /// It takes no `AsyncFn`: nobody can say that the futures of one are [`Send`].
+    async fn retrying<T, Fut>(&self, attempt: impl Fn() -> Fut + Send) -> Result<T>
+    where
+        T: Send,
+        Fut: Future<Output = Result<T>> + Send,
+    {
         tokio::select! {
             done = self.retrying_on(attempt) => done,
             () = passed(self.options.retry.ends()) => Err(Error::DeadlineExceeded),
@@ -259,7 +265,11 @@ impl Fetcher {
         }
     }
 
-    async fn retrying_on<T>(&self, attempt: impl AsyncFn() -> Result<T>) -> Result<T> {
+    async fn retrying_on<T, Fut>(&self, attempt: impl Fn() -> Fut + Send) -> Result<T>
+    where
+        T: Send,
+        Fut: Future<Output = Result<T>> + Send,
+    {
         let mut failed = 0;
         loop {
             let error = match attempt().await {

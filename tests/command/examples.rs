@@ -1,7 +1,9 @@
 //! The examples do what they say.
 
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use crate::harness::{Scratch, Served, newest_skopeo, output_of, small_image};
 
@@ -77,4 +79,43 @@ fn list_files_lists_what_is_in_the_layers() {
             .count()
             >= image.layers.len()
     );
+}
+
+/// A client that goes away is not tried here: `engine/handlers.rs` has pulls that are dropped.
+#[test]
+#[ignore = "needs skopeo"]
+fn async_server_pulls_for_its_clients() {
+    let (served, image) = Served::image("v1", &small_image(4));
+    let scratch = Scratch::new();
+    let layout = scratch.layout("pulled");
+    let mut program = example("async_server")
+        .args(["127.0.0.1:0".as_ref(), layout.folder().as_os_str()])
+        .arg("insecure")
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    let mut stdout = BufReader::new(program.stdout.take().unwrap());
+    stdout.read_line(&mut line).unwrap();
+    let address = line.trim_end().strip_prefix("listening on ").unwrap();
+
+    let ask = |image: &str| {
+        let mut stream = TcpStream::connect(address).unwrap();
+        let request =
+            format!("GET /pull?image={image} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    };
+    let answer = ask(&served.reference("v1"));
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    for layer in &image.layers {
+        assert!(answer.contains(layer.digest().as_ref()), "{answer}");
+        assert!(layout.has(layer.digest()), "{answer}");
+    }
+    let answer = ask(&served.reference("missing"));
+    assert!(answer.starts_with("HTTP/1.1 502 "), "{answer}");
+    program.kill().unwrap();
+    program.wait().unwrap();
 }

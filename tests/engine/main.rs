@@ -9,6 +9,7 @@
 mod decompress;
 mod events;
 mod faults;
+mod futures;
 mod handlers;
 mod harness;
 mod ordered;
