@@ -48,6 +48,7 @@ pub use self::sink::{Discard, Sink};
 
 use self::ahead::{Spares, while_opening};
 use self::configs::Busy;
+use self::descriptors::Room;
 use self::image::{Home, SameImage};
 use self::ledger::Order;
 use self::options::Transport;
@@ -171,7 +172,9 @@ impl Fetcher {
             let proxy = self.starter.start(Transport::of(reference)).await?;
             let starting = begun.elapsed();
             let opening = open_in(proxy, reference, starting);
-            let most = self.options.ahead(Transport::of(reference));
+            // The one that opens it is not started yet.
+            let room = Room::now().proxies - 1;
+            let most = self.options.ahead(Transport::of(reference)).min(room);
             let (image, spares) = while_opening(opening, &self.starter, reference, most).await?;
             Ok(Image { spares, ..image })
         };
