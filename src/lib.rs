@@ -62,8 +62,8 @@ pub use error::{BlobError, ChildExit, ConfigError, Error, Result};
 #[cfg(feature = "decompress")]
 pub use fetch::UncompressedReader;
 pub use fetch::{
-    BlobName, DEFAULT_PROXIES_PER_HOST, DEFAULT_WORKERS, Discard, Event, EventKind, Events,
-    FetchOptions, Fetcher, Image, ImageContent, Index, IndexContent, Layer, LayerReader,
+    BlobName, DEFAULT_PROXIES_PER_HOST, DEFAULT_WORKERS, Discard, Event, EventKind, EventStream,
+    Events, FetchOptions, Fetcher, Image, ImageContent, Index, IndexContent, Layer, LayerReader,
     LayerStream, OrderedReader, Proxies, Pulled, RetryPolicy, Sink,
 };
 pub use layout::OciLayout;

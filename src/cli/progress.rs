@@ -8,16 +8,12 @@ use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use longshore::oci_spec::image::Digest;
-use longshore::{BlobName, Event, EventKind};
+use longshore::{BlobName, EventKind, Events};
 use tokio::fs::File;
 use tokio::io::{AsyncWriteExt, BufWriter};
-use tokio::sync::mpsc;
 
 use super::failure::Failure;
 use super::format::{bytes, printable, short};
-
-/// Events that may wait while the terminal or the file is busy.
-const EVENTS: usize = 1024;
 
 /// How progress is shown.
 #[derive(Debug, Clone, Copy)]
@@ -37,18 +33,12 @@ impl Style {
     }
 }
 
-/// Where to send events, and what shows them until their sender is gone.
+/// Where to send events, and what shows them until they have ended.
 pub(crate) async fn show(
     style: Style,
     file: Option<PathBuf>,
-) -> Result<
-    (
-        mpsc::Sender<Event>,
-        impl Future<Output = Result<(), Failure>>,
-    ),
-    Failure,
-> {
-    let (sender, mut events) = mpsc::channel::<Event>(EVENTS);
+) -> Result<(Events, impl Future<Output = Result<(), Failure>>), Failure> {
+    let (events, mut stream) = Events::channel();
     let mut file = match file {
         Some(path) => {
             let created = File::create(&path).await;
@@ -59,7 +49,7 @@ pub(crate) async fn show(
     };
     let showing = async move {
         let mut display = Display::new(style);
-        while let Some(event) = events.recv().await {
+        while let Some(event) = stream.recv().await {
             if let Some(file) = &mut file {
                 let mut line = serde_json::to_vec(&event).map_err(anyhow::Error::from)?;
                 line.push(b'\n');
@@ -73,7 +63,7 @@ pub(crate) async fn show(
         display.clear();
         Ok(())
     };
-    Ok((sender, showing))
+    Ok((events, showing))
 }
 
 enum Display {

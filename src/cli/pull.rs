@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use longshore::{Events, Fetcher, Image, ImageContent, ImageProxyConfig, OciLayout, Pulled};
+use longshore::{Fetcher, Image, ImageContent, ImageProxyConfig, OciLayout, Pulled};
 use serde::Serialize;
 
 use super::args::{Destination, PlatformChoice, PullArguments};
@@ -63,7 +63,7 @@ pub(crate) async fn run(arguments: PullArguments, config: ImageProxyConfig) -> R
         events,
         ..
     } = arguments;
-    let (sender, showing) = progress::show(Style::choose(quiet || json), events).await?;
+    let (events, showing) = progress::show(Style::choose(quiet || json), events).await?;
     let all = platform == Some(PlatformChoice::All);
     if images.len() > 1 && (all || destination.tag.is_some()) {
         let reason = "several images go into oci:DIR, each under its own name, without a TAG \
@@ -75,8 +75,6 @@ pub(crate) async fn run(arguments: PullArguments, config: ImageProxyConfig) -> R
     let version = json.then(|| tokio::task::spawn_blocking(move || question.ask()));
 
     let pulling = async {
-        // In here, so that the events end when this does.
-        let events = Events::to(sender);
         let fetcher = Fetcher::new(config, options).await?.with_events(events);
         pull(&fetcher, &images, all, destination).await
     };

@@ -49,7 +49,10 @@ impl Fetcher {
     ///
     /// Nothing is kept of it.
     pub async fn content(&self, image: &Image) -> Result<ImageContent> {
-        self.content_for(image, &Discard).await
+        let ending = self.events.ending();
+        let content = self.content_for(image, &Discard).await?;
+        ending.keep();
+        Ok(content)
     }
 
     /// Whom to ask for the first of these images' configs. A spare is not used up where

@@ -1,6 +1,8 @@
 //! What happens during a fetch, as one stream of typed events. Progress bars,
 //! logs and pictures of a pull are made from it and from nothing else.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use oci_spec::image::Digest;
@@ -107,8 +109,8 @@ pub enum EventKind {
         #[serde(rename = "took_ms", serialize_with = "millis")]
         took: Duration,
     },
-    /// Bytes came. Some of these are left out when nobody takes them fast
-    /// enough, so they say how many have come in all, in this try.
+    /// Bytes came. Some of these events are left out when nobody reads them fast
+    /// enough, so each says how many bytes have come in all, in this try.
     BlobBytes {
         /// Which.
         #[serde(flatten)]
@@ -159,55 +161,171 @@ fn text<S: Serializer>(value: &impl ToString, serializer: S) -> Result<S::Ok, S:
     serializer.serialize_str(&value.to_string())
 }
 
-/// Where events go: to a receiver, or nowhere.
+/// How many byte counts may wait to be read. Further ones are left out.
+const COUNTS: usize = 4096;
+
+/// Where the events of one pull go: into an [`EventStream`], or nowhere.
+///
+/// Whoever reads the events late, or never, does not hold the pull up. Events wait in memory
+/// until they are read, about 500 bytes each: some four for each blob, one for each retry, and at
+/// most 4,096 byte counts ([`EventKind::BlobBytes`]), beyond which byte counts are left out.
+/// Nothing is kept once the stream is dropped.
+///
+/// The events end with the pull (or with whatever else fetches the layers), with the first call
+/// of the [`Fetcher`](crate::Fetcher) that fails or is dropped early, or with the fetcher. For
+/// another pull, make another pair.
+///
+/// ```no_run
+/// # async fn example() -> longshore::Result<()> {
+/// use std::sync::Arc;
+/// use longshore::{Discard, Events, FetchOptions, Fetcher, ImageProxyConfig};
+///
+/// let (events, mut stream) = Events::channel();
+/// let fetcher = Fetcher::new(ImageProxyConfig::default(), FetchOptions::default()).await?;
+/// let fetcher = fetcher.with_events(events);
+/// let pull = async {
+///     let image = fetcher.open("docker://quay.io/fedora/fedora:latest").await?;
+///     fetcher.pull(&image, &Arc::new(Discard)).await
+/// };
+/// let print = async {
+///     while let Some(event) = stream.recv().await {
+///         println!("{:?}", event.kind);
+///     }
+/// };
+/// let (pulled, ()) = tokio::join!(pull, print);
+/// println!("{} bytes", pulled?.bytes);
+/// # Ok(()) }
+/// ```
 #[derive(Debug, Clone, Default)]
 pub struct Events(Option<Target>);
 
 #[derive(Debug, Clone)]
 struct Target {
-    sender: mpsc::Sender<Event>,
+    /// `None` is the end.
+    sender: mpsc::UnboundedSender<Option<Event>>,
+    /// Byte counts that wait to be read.
+    counts: Arc<AtomicUsize>,
     start: Instant,
 }
 
 impl Events {
-    /// Nobody wants to know.
+    /// Leads nowhere: nobody wants to know.
     #[must_use]
     pub fn none() -> Self {
         Self(None)
     }
 
-    /// Send them here. The fetch waits for room, except for byte counts, which
-    /// are left out when there is none: take them promptly.
+    /// Makes a new pair: events that go into a stream, and the stream. The time of the events is
+    /// counted from now on.
     #[must_use]
-    pub fn to(sender: mpsc::Sender<Event>) -> Self {
-        Self(Some(Target {
+    pub fn channel() -> (Self, EventStream) {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        let counts = Arc::new(AtomicUsize::new(0));
+        let stream = EventStream {
+            receiver,
+            counts: Arc::clone(&counts),
+            ended: false,
+        };
+        let start = Instant::now();
+        let target = Target {
             sender,
-            start: Instant::now(),
-        }))
+            counts,
+            start,
+        };
+        (Self(Some(target)), stream)
     }
 
-    /// Send what must not be lost.
-    pub(super) async fn send(&self, kind: impl FnOnce() -> EventKind + Send) {
-        if let Some(Target { sender, start }) = &self.0 {
-            let event = Event {
-                at: start.elapsed(),
-                kind: kind(),
-            };
-            // Whoever listened has gone; the fetch goes on.
-            let _ = sender.send(event).await;
+    /// Send an event that must not be lost.
+    pub(super) fn send(&self, kind: impl FnOnce() -> EventKind) {
+        if let Some(target) = &self.0 {
+            target.send(kind());
         }
     }
 
-    /// Send what may be left out.
-    pub(super) fn try_send(&self, kind: impl FnOnce() -> EventKind) {
-        if let Some(Target { sender, start }) = &self.0
-            && let Ok(place) = sender.try_reserve()
+    /// Send a byte count, unless too many wait to be read.
+    pub(super) fn count(&self, kind: impl FnOnce() -> EventKind) {
+        if let Some(target) = &self.0
+            && target.counts.load(Ordering::Relaxed) < COUNTS
         {
-            place.send(Event {
-                at: start.elapsed(),
-                kind: kind(),
-            });
+            target.counts.fetch_add(1, Ordering::Relaxed);
+            target.send(kind());
         }
+    }
+
+    /// Ends the events when it is dropped, unless it is [kept](Ending::keep).
+    pub(super) fn ending(&self) -> Ending {
+        Ending(self.clone())
+    }
+}
+
+impl Target {
+    fn send(&self, kind: EventKind) {
+        let at = self.start.elapsed();
+        // Whoever read has gone; the fetch goes on.
+        let _ = self.sender.send(Some(Event { at, kind }));
+    }
+}
+
+/// Ends the events of a call, however the call ends.
+#[derive(Debug)]
+pub(super) struct Ending(Events);
+
+impl Ending {
+    /// The call was good, and another one is to follow.
+    pub(super) fn keep(mut self) {
+        self.0 = Events::none();
+    }
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        if let Events(Some(target)) = &self.0 {
+            let _ = target.sender.send(None);
+        }
+    }
+}
+
+/// The events of one pull, in the order in which they happened: see [`Events`].
+#[derive(Debug)]
+pub struct EventStream {
+    receiver: mpsc::UnboundedReceiver<Option<Event>>,
+    counts: Arc<AtomicUsize>,
+    ended: bool,
+}
+
+impl EventStream {
+    /// Waits for the next event. Returns `None` when the events have ended.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped early, no event is lost.
+    pub async fn recv(&mut self) -> Option<Event> {
+        if self.ended {
+            return None;
+        }
+        let event = self.receiver.recv().await.flatten();
+        self.taken(event)
+    }
+
+    /// Returns the next event if it is there already. `None` says that there is none now, or no
+    /// more at all.
+    pub fn try_recv(&mut self) -> Option<Event> {
+        if self.ended {
+            return None;
+        }
+        let event = self.receiver.try_recv().ok()?;
+        self.taken(event)
+    }
+
+    fn taken(&mut self, event: Option<Event>) -> Option<Event> {
+        match &event {
+            Some(event) if matches!(event.kind, EventKind::BlobBytes { .. }) => {
+                self.counts.fetch_sub(1, Ordering::Relaxed);
+            }
+            Some(_) => {}
+            None => self.ended = true,
+        }
+        event
     }
 }
 
@@ -240,5 +358,60 @@ mod tests {
                 "size": 7, "proxy": 2, "took_ms": 50.0,
             })
         );
+    }
+
+    fn count(read: u64) -> EventKind {
+        let digest = format!("sha256:{}", "a".repeat(64));
+        let blob = BlobName {
+            image: 0,
+            layer: 0,
+            digest: digest.parse().expect("a digest"),
+            size: 7,
+        };
+        EventKind::BlobBytes { blob, read }
+    }
+
+    fn started(proxy: usize) -> EventKind {
+        EventKind::ProxyStarted { proxy }
+    }
+
+    #[test]
+    fn byte_counts_that_nobody_reads_are_left_out_and_nothing_else_is() {
+        let (events, mut stream) = Events::channel();
+        for number in 0..3 * COUNTS {
+            events.count(|| count(number as u64));
+            events.send(|| started(number));
+        }
+        let mut counts = 0;
+        let mut others = 0;
+        while let Some(event) = stream.try_recv() {
+            match event.kind {
+                EventKind::BlobBytes { .. } => counts += 1,
+                _ => others += 1,
+            }
+        }
+        assert_eq!((counts, others), (COUNTS, 3 * COUNTS));
+        // There is room again.
+        events.count(|| count(1));
+        assert!(stream.try_recv().is_some());
+    }
+
+    #[tokio::test]
+    async fn events_end_with_the_call_although_others_could_send_more() {
+        let (events, mut stream) = Events::channel();
+        let first = events.ending();
+        events.send(|| started(0));
+        first.keep();
+        let last = events.ending();
+        events.send(|| started(1));
+        drop(last);
+        events.send(|| started(2));
+        let mut seen = 0;
+        while stream.recv().await.is_some() {
+            seen += 1;
+        }
+        assert_eq!(seen, 2);
+        assert!(stream.recv().await.is_none());
+        assert!(stream.try_recv().is_none());
     }
 }

@@ -94,12 +94,14 @@ impl Fetcher {
             let reason = "only an index at a registry (docker://) can be opened as a whole";
             return Err(Error::Image(reason.into()));
         }
+        let ending = self.events.ending();
         let raw = self.retrying(|| self.starter.inspect(reference)).await?;
         let references: Vec<String> = digests(&raw)?
             .iter()
             .map(|digest| by_digest(reference, digest).unwrap_or_default())
             .collect();
         let images = self.open_all(&references).await?;
+        ending.keep();
         Ok(Index {
             reference: reference.to_owned(),
             raw,

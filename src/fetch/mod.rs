@@ -36,7 +36,7 @@ use tracing::instrument;
 pub use self::content::{ImageContent, Layer};
 #[cfg(feature = "decompress")]
 pub use self::decompress::UncompressedReader;
-pub use self::event::{BlobName, Event, EventKind, Events};
+pub use self::event::{BlobName, Event, EventKind, EventStream, Events};
 pub use self::image::Image;
 pub use self::index::{Index, IndexContent};
 pub use self::options::{DEFAULT_PROXIES_PER_HOST, DEFAULT_WORKERS, FetchOptions, Proxies};
@@ -138,7 +138,7 @@ impl Fetcher {
         })
     }
 
-    /// Tell what happens, there.
+    /// Send the events of one pull there.
     #[must_use]
     pub fn with_events(mut self, events: Events) -> Self {
         self.events = events;
@@ -167,6 +167,7 @@ impl Fetcher {
     /// Dropped early, whatever was started is ended.
     #[instrument(level = "debug", skip(self))]
     pub async fn open(&self, reference: &str) -> Result<Image> {
+        let ending = self.events.ending();
         let opening = || async move {
             let begun = Instant::now();
             let proxy = self.starter.start(Transport::of(reference)).await?;
@@ -179,7 +180,8 @@ impl Fetcher {
             Ok(Image { spares, ..image })
         };
         let image = self.retrying(opening).await?;
-        self.opened(&image, 0).await;
+        self.opened(&image, 0);
+        ending.keep();
         Ok(image)
     }
 
@@ -193,6 +195,7 @@ impl Fetcher {
     ///
     /// As [`open`](Self::open).
     pub async fn open_all(&self, references: &[impl AsRef<str>]) -> Result<Vec<Image>> {
+        let ending = self.events.ending();
         let mut images: Vec<Image> = Vec::with_capacity(references.len());
         for (number, reference) in references.iter().enumerate() {
             let reference = reference.as_ref();
@@ -207,20 +210,21 @@ impl Fetcher {
                         .await?
                 }
             };
-            self.opened(&image, number).await;
+            self.opened(&image, number);
             images.push(image);
         }
+        ending.keep();
         Ok(images)
     }
 
-    async fn opened(&self, image: &Image, number: usize) {
+    fn opened(&self, image: &Image, number: usize) {
         let event = || EventKind::ImageOpened {
             image: number,
             reference: image.reference().to_owned(),
             digest: image.digest().to_owned(),
             layers: image.manifest().layers().len(),
         };
-        self.events.send(event).await;
+        self.events.send(event);
     }
 
     async fn run<H: Handler>(

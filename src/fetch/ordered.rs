@@ -36,6 +36,7 @@ impl Fetcher {
     ///
     /// Dropping the stream ends the fetch.
     pub async fn layers(&self, image: &Image, ahead: usize) -> Result<LayerStream> {
+        let ending = self.events.ending();
         let content = self.content(image).await?;
         // Each layer is a job, also where the blob is the same.
         let jobs: Vec<Job> = content
@@ -49,6 +50,7 @@ impl Fetcher {
         let (window, end) = watch::channel(0);
         let (fetcher, image, count) = (self.clone(), image.clone(), jobs.len());
         let run = tokio::spawn(async move {
+            let _ending = ending;
             let order = Order::Window { end, ahead };
             fetcher
                 .run(&[&image], jobs, order, Busy::default(), HandOut(hand_out))

@@ -63,6 +63,7 @@ impl Fetcher {
         E: Into<Box<dyn std::error::Error + Send + Sync>>,
         Fut: Future<Output = Result<T, E>> + Send,
     {
+        let _ending = self.events.ending();
         let content = self.content(image).await?;
         let jobs = jobs([content.layers()]);
         let handler = EachLayer(move |layer, reader| {
@@ -113,6 +114,7 @@ impl Fetcher {
     /// Dropped early, all workers are stopped, and the sink keeps what was
     /// complete.
     pub async fn pull_all<S: Sink>(&self, images: &[Image], sink: &Arc<S>) -> Result<Pulled> {
+        let _ending = self.events.ending();
         let pulled = self.pull_blobs(images, sink).await?;
         for content in &pulled.images {
             sink.commit(content).await?;
@@ -131,6 +133,7 @@ impl Fetcher {
     ///
     /// As [`pull_all`](Self::pull_all).
     pub async fn pull_index<S: Sink>(&self, index: &Index, sink: &Arc<S>) -> Result<Pulled> {
+        let _ending = self.events.ending();
         let pulled = self.pull_blobs(index.images(), sink).await?;
         let content = IndexContent::new(index, &pulled.images)?;
         sink.commit_index(&content, &pulled.images).await?;

@@ -191,7 +191,7 @@ impl LayerReader {
         let Self {
             name, read, events, ..
         } = self;
-        events.try_send(|| EventKind::BlobBytes {
+        events.count(|| EventKind::BlobBytes {
             blob: name.clone(),
             read: *read,
         });

@@ -72,24 +72,24 @@ pub(super) async fn run<H: Handler>(
     let (home, spares) = (start.home.clone(), start.spares.clone());
     for job in &jobs {
         let queued = || EventKind::BlobQueued { blob: job.name() };
-        start.events.send(queued).await;
+        start.events.send(queued);
     }
     let (mut run, mut reports) = Run::new(start, jobs, handler);
     run.give_out()?;
     if run.ledger.is_done() {
         return Ok(run.close());
     }
-    run.start_unit(Beginning::Home(home)).await;
-    run.employ(lent, &spares).await;
-    run.adjust().await;
+    run.start_unit(Beginning::Home(home));
+    run.employ(lent, &spares);
+    run.adjust();
     let mut look = interval(LOOK_EVERY);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while !run.ledger.is_done() {
         tokio::select! {
-            Some(report) = reports.recv() => run.take(report).await?,
+            Some(report) = reports.recv() => run.take(report)?,
             Some(ended) = run.units.join_next_with_id() => {
                 let (id, result) = ended.map_err(panicked)?;
-                run.unit_ended(id, result).await?;
+                run.unit_ended(id, result)?;
             }
             Some(waited) = run.waiting.join_next() => run.send(waited.map_err(panicked)?)?,
             () = run.ledger.more() => run.give_out()?,
@@ -97,7 +97,7 @@ pub(super) async fn run<H: Handler>(
             () = run.pace.due(), if run.held_back => {}
             () = passed(deadline) => return Err(Error::DeadlineExceeded),
         }
-        run.adjust().await;
+        run.adjust();
     }
     Ok(run.close())
 }
@@ -244,30 +244,29 @@ impl<H: Handler> Run<H> {
     }
 
     /// Spares cost nothing more, so all are put to work that find some.
-    async fn employ(&mut self, lent: Option<oneshot::Receiver<Spare>>, spares: &Spares) {
+    fn employ(&mut self, lent: Option<oneshot::Receiver<Spare>>, spares: &Spares) {
         let most = self.ledger.to_ask().blobs.min(self.most);
         if self.fleet.at_work() < most
             && let Some(lent) = lent
         {
-            self.start_unit(Beginning::Lent(lent)).await;
+            self.start_unit(Beginning::Lent(lent));
         }
         while self.fleet.at_work() < most
             && let Some(spare) = spares.take()
         {
-            self.start_unit(Beginning::Spare(spare)).await;
+            self.start_unit(Beginning::Spare(spare));
         }
         spares.end();
     }
 
-    async fn start_unit(&mut self, beginning: Beginning) {
+    fn start_unit(&mut self, beginning: Beginning) {
         let number = self.started;
         self.started += 1;
         self.active = Instant::now();
         // Before anything that it tells itself.
         self.common
             .events
-            .send(|| EventKind::ProxyStarted { proxy: number })
-            .await;
+            .send(|| EventKind::ProxyStarted { proxy: number });
         let (own_jobs, left_jobs) = async_channel::unbounded();
         let (retire, retired) = watch::channel(false);
         let unit = Unit {
@@ -283,7 +282,7 @@ impl<H: Handler> Run<H> {
         self.proxies = self.proxies.max(self.fleet.at_work());
     }
 
-    async fn take(&mut self, report: Report<H::Output>) -> Result<()> {
+    fn take(&mut self, report: Report<H::Output>) -> Result<()> {
         match report {
             Report::Ready {
                 unit,
@@ -321,13 +320,13 @@ impl<H: Handler> Run<H> {
             } => {
                 self.ledger.done(&job, output, fetched);
             }
-            Report::Failed { unit, job, failure } => self.failed(unit, job, failure).await?,
+            Report::Failed { unit, job, failure } => self.failed(unit, job, failure)?,
         }
         Ok(())
     }
 
     /// A try failed: another one, or the end.
-    async fn failed(&mut self, number: usize, mut job: Job, failure: Failure) -> Result<()> {
+    fn failed(&mut self, number: usize, mut job: Job, failure: Failure) -> Result<()> {
         let unanswered = matches!(failure, Failure::Unanswered(_));
         let error = match failure {
             Failure::Handling(error) => return Err(error),
@@ -337,14 +336,11 @@ impl<H: Handler> Run<H> {
         let reason = chain(&error);
         let blob = job.name();
         let Some(wait) = self.policy.next_try(&error, job.failed, fastrand::f64()) else {
-            self.common
-                .events
-                .send(|| EventKind::BlobFailed {
-                    blob,
-                    proxy: number,
-                    reason,
-                })
-                .await;
+            self.common.events.send(|| EventKind::BlobFailed {
+                blob,
+                proxy: number,
+                reason,
+            });
             return Err(error);
         };
         tracing::debug!(digest = %blob.digest, proxy = number, %reason, ?wait, "will try again");
@@ -365,7 +361,7 @@ impl<H: Handler> Run<H> {
             reason,
             wait,
         };
-        self.common.events.send(event).await;
+        self.common.events.send(event);
         if wait.is_zero() {
             return self.send_elsewhere(number, job);
         }
@@ -409,7 +405,7 @@ impl<H: Handler> Run<H> {
         }
     }
 
-    async fn unit_ended(&mut self, id: Id, result: Result<()>) -> Result<()> {
+    fn unit_ended(&mut self, id: Id, result: Result<()>) -> Result<()> {
         let Some(unit) = self.fleet.remove(id) else {
             return Ok(());
         };
@@ -417,8 +413,7 @@ impl<H: Handler> Run<H> {
         let reason = result.as_ref().err().map(chain).or(unit.sick);
         self.common
             .events
-            .send(|| EventKind::ProxyEnded { proxy, reason })
-            .await;
+            .send(|| EventKind::ProxyEnded { proxy, reason });
         // Nothing can be added any more: we held the only sender.
         unit.left_jobs.close();
         while let Ok(job) = unit.left_jobs.try_recv() {
@@ -458,7 +453,7 @@ impl<H: Handler> Run<H> {
     /// As many units as pay. A few that wait for a late answer count for nothing;
     /// they are made up for as long as they are late. If many do, or the registry
     /// throttles, more units would make it slower.
-    async fn adjust(&mut self) {
+    fn adjust(&mut self) {
         let resting = self.start_again.is_some_and(|then| Instant::now() < then);
         let to_ask = self.ledger.to_ask();
         self.held_back = false;
@@ -486,13 +481,13 @@ impl<H: Handler> Run<H> {
                 break;
             }
             self.pace.started();
-            self.start_unit(Beginning::New).await;
+            self.start_unit(Beginning::New);
         }
         if self.governor.is_throttled() {
             self.fleet.retire_newest(working.saturating_sub(wanted));
         }
         if self.is_starved() {
-            self.start_unit(Beginning::New).await;
+            self.start_unit(Beginning::New);
         }
     }
 

@@ -154,14 +154,10 @@ impl<H: Handler> Unit<H> {
         )
         .await;
         let took = begun.elapsed();
-        crew.unit
-            .common
-            .events
-            .send(|| EventKind::ProxyReady {
-                proxy: number,
-                took,
-            })
-            .await;
+        crew.unit.common.events.send(|| EventKind::ProxyReady {
+            proxy: number,
+            took,
+        });
 
         let mut workers = JoinSet::new();
         for _ in 0..crew.unit.common.workers {
@@ -289,7 +285,7 @@ impl<H: Handler> Crew<H> {
             Ok(None) => {}
             Ok(Some(output)) => {
                 let blob = job.name();
-                common.events.send(|| EventKind::BlobReused { blob }).await;
+                common.events.send(|| EventKind::BlobReused { blob });
                 self.tell(Report::Done {
                     job,
                     output,
@@ -326,8 +322,7 @@ impl<H: Handler> Crew<H> {
                     let (blob, proxy) = (job.name(), self.unit.number);
                     common
                         .events
-                        .send(|| EventKind::BlobVerified { blob, proxy })
-                        .await;
+                        .send(|| EventKind::BlobVerified { blob, proxy });
                     self.tell(Report::Done {
                         job,
                         output,
@@ -397,7 +392,7 @@ impl<H: Handler> Crew<H> {
                 proxy: unit,
                 took,
             };
-            self.unit.common.events.send(opened).await;
+            self.unit.common.events.send(opened);
         }
         Some(answer)
     }

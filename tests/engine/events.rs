@@ -10,7 +10,7 @@ use crate::harness::{
     Served, Told, complete, config, discard, faults, impatient, options, proxies, pull, random,
 };
 use longshore::oci_spec::image::Descriptor;
-use longshore::{EventKind, Fetcher, OciLayout};
+use longshore::{Discard, EventKind, Events, Fetcher, OciLayout};
 use serde_json::Value;
 use test_registry::server::{Options, Registry};
 use test_support::leaks::run;
@@ -265,4 +265,65 @@ fn the_commands_file_agrees_with_its_report() {
             assert!(events.iter().all(|event| event["at_ms"].is_number()));
         });
     }
+}
+
+#[test]
+#[ignore = "needs skopeo"]
+fn events_that_nobody_reads_hold_no_pull_up() {
+    run(async {
+        let served = Served::new(40, 20_000);
+        let (events, mut stream) = Events::channel();
+        let fetcher = Fetcher::new(config("0.2.8"), options()).await.unwrap();
+        let fetcher = fetcher.with_events(events);
+        let image = soon(fetcher.open(&served.reference())).await.unwrap();
+        soon(Box::pin(fetcher.pull(&image, &Arc::new(Discard))))
+            .await
+            .unwrap();
+        let mut verified = 0;
+        while let Some(event) = soon(stream.recv()).await {
+            verified += usize::from(matches!(event.kind, EventKind::BlobVerified { .. }));
+        }
+        assert_eq!(verified, 40);
+    });
+}
+
+/// Although the fetcher, which could send more, is still there.
+#[test]
+#[ignore = "needs skopeo"]
+fn events_end_with_the_pull_however_it_ends() {
+    run(async {
+        let served = Served::new(4, 20_000).faults(&["blob#2:status=404"]);
+        let fetcher = Fetcher::new(config("0.2.8"), options()).await.unwrap();
+        let missing = served.registry.reference("missing");
+        for reference in [&missing, &served.reference()] {
+            let (events, mut stream) = Events::channel();
+            let fetcher = fetcher.clone().with_events(events);
+            let pulling = async {
+                let image = fetcher.open(reference).await?;
+                fetcher.pull(&image, &Arc::new(Discard)).await
+            };
+            let reading = async { while stream.recv().await.is_some() {} };
+            let (pulled, ()) = soon(Box::pin(async { tokio::join!(pulling, reading) })).await;
+            pulled.unwrap_err();
+        }
+        // One that is dropped early.
+        served.registry.set_faults(faults(&["blob:stall=half"]));
+        let (events, mut stream) = Events::channel();
+        let fetcher = fetcher.clone().with_events(events);
+        let image = fetcher.open(&served.reference()).await.unwrap();
+        let sink = Arc::new(Discard);
+        let mut pulling = Box::pin(fetcher.pull(&image, &sink));
+        let opened = async {
+            while let Some(event) = stream.recv().await {
+                if let EventKind::BlobOpened { .. } = event.kind {
+                    return;
+                }
+            }
+        };
+        tokio::select! {
+            pulled = &mut pulling => panic!("{pulled:?}"),
+            () = soon(opened) => drop(pulling),
+        }
+        soon(async { while stream.recv().await.is_some() {} }).await;
+    });
 }

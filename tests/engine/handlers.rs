@@ -18,7 +18,7 @@ use test_support::leaks::run;
 use test_support::tools::SKOPEOS;
 use test_support::{sha256, soon};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt};
-use tokio::sync::{Barrier, Notify, mpsc};
+use tokio::sync::{Barrier, Notify};
 use tokio_util::sync::CancellationToken;
 
 /// Each layer of an image through this handler.
@@ -105,12 +105,12 @@ fn many_handlers_run_at_once() {
 fn slow_handlers_bring_no_proxies_that_could_not_work() {
     run(async {
         let served = Served::new(10, 50_000);
-        let (sender, mut receiver) = mpsc::channel(10_000);
+        let (events, mut stream) = Events::channel();
         let mut options = options();
         options.start_ahead = false;
         options.workers = NonZeroUsize::new(2).unwrap();
         let fetcher = Fetcher::new(impatient("0.2.8"), options).await.unwrap();
-        let fetcher = fetcher.with_events(Events::to(sender));
+        let fetcher = fetcher.with_events(events);
         let image = fetcher.open(&served.reference()).await.unwrap();
         // Longer than workers may all be at work before there is another proxy.
         let slow = |layer, reader| async move {
@@ -120,7 +120,7 @@ fn slow_handlers_bring_no_proxies_that_could_not_work() {
         let results = soon(fetcher.for_each_layer(&image, slow)).await;
         assert_eq!(results.unwrap().len(), 10);
         let mut proxies = 0;
-        while let Ok(event) = receiver.try_recv() {
+        while let Some(event) = stream.try_recv() {
             proxies += usize::from(matches!(event.kind, EventKind::ProxyStarted { .. }));
         }
         // One, but on a machine so busy that answers are slow.

@@ -13,7 +13,6 @@ use longshore::{
     ImageProxyConfig, OciLayout, Proxies, Pulled, Result, RetryPolicy,
 };
 use tempfile::TempDir;
-use tokio::sync::mpsc;
 
 use test_registry::fault::Fault;
 use test_registry::image::{ImageBuilder, Written};
@@ -133,18 +132,18 @@ pub(crate) async fn pull_watched(
     mut watch: impl FnMut(&EventKind),
 ) -> Told {
     let target = tempfile::tempdir().unwrap();
-    let (sender, mut receiver) = mpsc::channel(1024);
+    let (sending, mut stream) = Events::channel();
     // Boxed, because it is large.
     let pulling = Box::pin(async {
         let fetcher = Fetcher::new(config, options).await?;
-        let fetcher = fetcher.with_events(Events::to(sender));
+        let fetcher = fetcher.with_events(sending);
         let image = fetcher.open(reference).await?;
         let sink = OciLayout::new(target.path(), Some("latest".into()));
         fetcher.pull(&image, &Arc::new(sink)).await
     });
     let mut events: Vec<Event> = Vec::new();
     let watching = async {
-        while let Some(event) = receiver.recv().await {
+        while let Some(event) = stream.recv().await {
             watch(&event.kind);
             events.push(event);
         }

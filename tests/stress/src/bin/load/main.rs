@@ -17,11 +17,11 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use longshore::{
-    Discard, Event, Events, FetchOptions, Fetcher, ImageProxyConfig, OciLayout, Proxies, Pulled,
+    Discard, EventStream, Events, FetchOptions, Fetcher, ImageProxyConfig, OciLayout, Proxies,
+    Pulled,
 };
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::{TimeVal, TimeValLike};
-use tokio::sync::mpsc;
 use tokio::time::{interval, sleep};
 
 use longshore_stress::Usage;
@@ -32,10 +32,6 @@ use times::Times;
 
 /// How often this process looks at itself.
 const SAMPLING: Duration = Duration::from_millis(100);
-
-/// Byte counts are left out of the events when there is no room, and the first byte's would be
-/// missed.
-const EVENTS: usize = 1 << 16;
 
 /// How long skopeos may take to end after the pull.
 const ENDING: Duration = Duration::from_secs(5);
@@ -121,10 +117,9 @@ async fn load(arguments: &Arguments, served: Option<&Served>) -> anyhow::Result<
     let options = FetchOptions::default()
         .proxies(arguments.proxies)
         .workers(arguments.workers);
-    let (sender, receiver) = mpsc::channel(EVENTS);
-    let watching = tokio::spawn(watch(receiver));
+    let (events, stream) = Events::channel();
+    let watching = tokio::spawn(watch(stream));
     let (cpu_before, begun) = (cpu(UsageWho::RUSAGE_SELF)?, Instant::now());
-    let events = Events::to(sender);
     let pulled = pull(config, options, events, reference, arguments.into.as_ref()).await?;
     let took = begun.elapsed();
     let own_cpu = cpu(UsageWho::RUSAGE_SELF)?.saturating_sub(cpu_before);
@@ -172,7 +167,7 @@ async fn pull(
 }
 
 /// Take all events, and look at this process now and then, until the pull is over.
-async fn watch(mut events: mpsc::Receiver<Event>) -> (Times, Usage) {
+async fn watch(mut events: EventStream) -> (Times, Usage) {
     let (mut times, mut peak) = (Times::default(), Usage::now());
     let mut sampling = interval(SAMPLING);
     loop {

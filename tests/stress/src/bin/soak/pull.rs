@@ -8,7 +8,6 @@ use anyhow::Context;
 use longshore::oci_spec::image::Descriptor;
 use longshore::{BlobError, Discard, Error, Event, EventKind, Events, Fetcher, OciLayout};
 use tokio::io::AsyncReadExt;
-use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -143,14 +142,14 @@ async fn attempt(plan: &Plan, images: &Images, layout: &Path) -> anyhow::Result<
     let registry = Registry::start(images.folder(), options).context("no registry")?;
     let reference = registry.reference(&plan.image.to_string());
     let image = &images.images[plan.image];
-    let (sender, mut receiver) = mpsc::channel(1024);
+    let (events, mut stream) = Events::channel();
     let mut told = Told::default();
     let hearing = async {
-        while let Some(event) = receiver.recv().await {
+        while let Some(event) = stream.recv().await {
             told.hear(&event);
         }
     };
-    let pulling = timeout(HANGS, pull(plan, &reference, image, layout, sender));
+    let pulling = timeout(HANGS, pull(plan, &reference, image, layout, events));
     // Boxed, because it is large.
     let (pulled, ()) = Box::pin(async { tokio::join!(pulling, hearing) }).await;
     let mut outcome = Outcome {
@@ -223,14 +222,12 @@ async fn pull(
     reference: &str,
     image: &Written,
     layout: &Path,
-    events: mpsc::Sender<Event>,
+    events: Events,
 ) -> Pulled {
     let token = CancellationToken::new();
     let pulling = async {
         let fetcher = Fetcher::new(plan.config(), plan.options.clone()).await?;
-        let fetcher = fetcher
-            .with_events(Events::to(events))
-            .cancel_with(token.clone());
+        let fetcher = fetcher.with_events(events).cancel_with(token.clone());
         pull_into(plan.into, &fetcher, reference, image, layout).await
     };
     let mut pulling = Box::pin(pulling);
