@@ -53,6 +53,7 @@ mod layout;
 mod protocol;
 mod proxy;
 mod sys;
+mod time;
 
 pub use config::{
     AuthData, ConnectionOptions, Credentials, DEFAULT_CALL_TIMEOUT, DEFAULT_MAX_DOCUMENT_BYTES,

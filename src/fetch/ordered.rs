@@ -108,7 +108,8 @@ impl LayerStream {
                 Err(error) => Some(Err(error)),
             };
         }
-        self.window.send_replace(self.next + self.ahead + 1);
+        let end = self.next.saturating_add(self.ahead).saturating_add(1);
+        self.window.send_replace(end);
         loop {
             if let Some(due) = self.early.remove(&self.next) {
                 self.next += 1;

@@ -51,7 +51,9 @@ impl Limit {
                 owed %= 1_000_000_000;
                 let most = due.saturating_mul(2).max(SLICE_BYTES as usize);
                 let room = most.saturating_sub(filled.available_permits());
-                filled.add_permits(due.min(room));
+                // What readers give back may come on top of it.
+                let most = Semaphore::MAX_PERMITS / 4;
+                filled.add_permits(due.min(room).min(most));
             }
         });
         Self {

@@ -6,6 +6,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::error::{BlobError, Error};
 use crate::protocol::{Refusal, RefusalCode};
+use crate::time::moment_after;
 
 /// How failures of single blobs are dealt with.
 ///
@@ -85,13 +86,13 @@ impl RetryPolicy {
             return Some(Duration::ZERO);
         }
         // Between half and all of it.
-        let part = 0.5 + 0.5 * random.clamp(0.0, 1.0);
-        Some(self.backoff(failed).mul_f64(part))
+        let half = self.backoff(failed) / 2;
+        Some(half + half.mul_f64(random.clamp(0.0, 1.0)))
     }
 
     /// When something that starts now must have ended.
     pub(super) fn ends(&self) -> Option<Instant> {
-        self.deadline.map(|most| Instant::now() + most)
+        self.deadline.map(|most| moment_after(Instant::now(), most))
     }
 
     /// The longest wait after that many failures.

@@ -25,6 +25,7 @@ use super::starter::Starter;
 use super::unit::{Beginning, Common, Failure, Handler, Report, Unit};
 use super::{Job, Pulled, panicked};
 use crate::error::{BlobError, Error, Result};
+use crate::time::moment_after;
 
 /// Reports that may wait while the run is busy. Units wait for room; the run
 /// never waits for a unit, so this can't lock up.
@@ -155,7 +156,10 @@ impl<H: Handler> Run<H> {
         let (min, max) = match &order {
             Order::Mixed => (min, max.min(room.proxies).max(min)),
             // More could not be at work.
-            Order::Window { ahead, .. } => (min.min(ahead + 1), max.min(ahead + 1)),
+            Order::Window { ahead, .. } => {
+                let most = ahead.saturating_add(1);
+                (min.min(most), max.min(most))
+            }
         };
         let mut governor = Governor::new(min, max, at_a_time());
         governor.started(starting);
@@ -168,7 +172,7 @@ impl<H: Handler> Run<H> {
         let (workers, workers_per_unit) = match &order {
             // Each job of the window can be waiting for its turn, and one more
             // be tried again.
-            Order::Window { ahead, .. } => (jobs.len(), ahead + 2),
+            Order::Window { ahead, .. } => (jobs.len(), ahead.saturating_add(2)),
             // A fixed number of proxies shares all workers between them.
             Order::Mixed if min == max => {
                 let workers = options.workers.get();
@@ -182,8 +186,9 @@ impl<H: Handler> Run<H> {
         let common = Common {
             starter,
             jobs: queued,
-            in_flight: Arc::new(Semaphore::new(workers)),
-            workers: workers_per_unit,
+            in_flight: Arc::new(Semaphore::new(workers.min(Semaphore::MAX_PERMITS))),
+            // More than jobs could not be at work.
+            workers: workers_per_unit.min(jobs.len()),
             handler,
             limit: options.limit_rate.map(Limit::new),
             events,
@@ -195,7 +200,11 @@ impl<H: Handler> Run<H> {
             governor,
             most: max,
             // A fixed number is one also while calls are late.
-            most_with_late: if min == max { max } else { max * 2 },
+            most_with_late: if min == max {
+                max
+            } else {
+                max.saturating_mul(2)
+            },
             queue,
             ledger: Ledger::new(jobs, order),
             units: JoinSet::new(),
@@ -437,7 +446,7 @@ impl<H: Handler> Run<H> {
             self.failed_starts += 1;
             self.started_since = self.started;
             let wait = self.policy.backoff(self.failed_starts);
-            self.start_again = Some(Instant::now() + wait);
+            self.start_again = Some(moment_after(Instant::now(), wait));
         }
         let working = self.fleet.at_work();
         if working > 0 {

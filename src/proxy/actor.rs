@@ -22,6 +22,7 @@ use crate::error::{ChildExit, Error, Result};
 use crate::protocol::{
     Call, Grant, MAX_PACKET, Method, Packet, Pipe, Refusal, Rejected, Session, Turn, Waiter,
 };
+use crate::time::moment_after;
 
 /// After the socket was closed over there, how long the news of the child's
 /// end may take to reach us.
@@ -170,7 +171,7 @@ impl Actor {
             }
             let began = (awaiting || turn.is_some())
                 .then(|| *self.turn_began.get_or_insert_with(Instant::now));
-            let deadline = began.and_then(|began| Some(began + self.call_timeout?));
+            let deadline = began.and_then(|began| Some(moment_after(began, self.call_timeout?)));
             tokio::select! {
                 // What is given back before anything is sent; news of the
                 // connection before that of the process, which may still have
@@ -207,14 +208,14 @@ impl Actor {
                     Some(Request::Finalize { reply }) if finalizer.is_none() => {
                         self.inbox.close();
                         finalizer = Some(reply);
-                        patience = Some(Instant::now() + self.shutdown_timeout);
+                        patience = Some(moment_after(Instant::now(), self.shutdown_timeout));
                     }
                     Some(Request::Finalize { reply }) => {
                         let _ = reply.send(Err(Error::Closed));
                     }
                     None => {
                         inbox_open = false;
-                        patience.get_or_insert(Instant::now() + self.shutdown_timeout);
+                        patience.get_or_insert(moment_after(Instant::now(), self.shutdown_timeout));
                     }
                 },
                 // Never a message: the last lease is gone.
@@ -328,7 +329,7 @@ impl Actor {
         };
         let ended = if let Some(child) = child {
             drop(transport);
-            let bound = shutdown_timeout + END_SLACK;
+            let bound = shutdown_timeout.saturating_add(END_SLACK);
             match timeout(bound, child.end()).await {
                 Ok(Some(exit)) if exit.success() => Ok(()),
                 Ok(exit) => Err(exit_error(exit)),

@@ -23,6 +23,7 @@ use tokio::sync::{oneshot, watch};
 use crate::config::Launch;
 use crate::error::{ChildExit, Error, Result};
 use crate::sys;
+use crate::time::moment_after;
 
 /// How much of stderr is kept for messages.
 const STDERR_KEPT_BYTES: usize = 64 * 1024;
@@ -294,7 +295,7 @@ impl Kept {
             }
             self.leash = None;
             return Stage::Asked {
-                until: now + self.shutdown_timeout,
+                until: moment_after(now, self.shutdown_timeout),
             };
         }
         match stage {

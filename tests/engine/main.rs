@@ -12,6 +12,7 @@ mod faults;
 mod futures;
 mod handlers;
 mod harness;
+mod numbers;
 mod ordered;
 mod proxies;
 mod sources;

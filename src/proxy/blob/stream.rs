@@ -23,6 +23,7 @@ use crate::drain::verify::Verifier;
 use crate::error::{BlobError, Error, Result};
 use crate::protocol::{Refusal, RefusalCode, Violation};
 use crate::proxy::message::{BlobLease, HeldPipe, Owed};
+use crate::time::moment_after;
 
 /// After a pipe ended early without a reason, how long to wait for the news
 /// that the whole proxy has died. It is sent at the same moment, on another way.
@@ -505,7 +506,7 @@ impl Stall {
         let Some(timeout) = self.timeout else {
             return Poll::Pending;
         };
-        let until = || Instant::now() + timeout;
+        let until = || moment_after(Instant::now(), timeout);
         let sleep = self
             .sleep
             .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until())));
