@@ -17,7 +17,7 @@ struct Report<'a> {
     image: &'a str,
     digest: &'a str,
     platform: Option<String>,
-    created: Option<&'a str>,
+    created: Option<String>,
     /// The `config` part of the image config, as it is there.
     config: Value,
     layers: Vec<LayerReport>,
@@ -68,7 +68,10 @@ fn report<'a>(image: &'a str, content: &'a ImageContent) -> Report<'a> {
         image,
         digest: content.source_digest(),
         platform: content.platform(),
-        created: content.configuration().and_then(|c| c.created().as_deref()),
+        created: config
+            .get("created")
+            .and_then(Value::as_str)
+            .map(str::to_owned),
         config: config.get("config").cloned().unwrap_or(Value::Null),
         layers: content.layers().iter().map(layer).collect(),
     }
@@ -82,7 +85,7 @@ fn print(report: &Report<'_>) {
         "platform",
         report.platform.as_deref().unwrap_or("(not told)"),
     );
-    line("created", report.created.unwrap_or("(not told)"));
+    line("created", report.created.as_deref().unwrap_or("(not told)"));
     if let Some(config) = report.config.as_object() {
         for key in [
             "Entrypoint",

@@ -7,14 +7,18 @@
 //! uncompressed, so that its manifest's layers can't be had and those that can
 //! are written into a manifest of ours.
 
-use oci_spec::image::{Descriptor, Digest, ImageConfiguration, ImageManifest, MediaType};
+use std::collections::HashMap;
+
+use oci_spec::image::{
+    Descriptor, Digest, DigestAlgorithm, ImageConfiguration, ImageManifest, MediaType,
+};
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
 use tokio::time::timeout;
 
-use super::Sink;
 use super::options::Transport;
-use crate::drain::verify::{has_digest, sha256};
+use super::{Sink, document};
+use crate::drain::verify::{Verifier, has_digest, sha256};
 use crate::error::{BlobError, Error, Result};
 use crate::protocol::LayerInfo;
 use crate::proxy::{ImageProxy, OpenedImage};
@@ -40,7 +44,8 @@ pub struct ImageContent {
     manifest_descriptor: Descriptor,
     config: Vec<u8>,
     config_descriptor: Descriptor,
-    configuration: Option<ImageConfiguration>,
+    /// What is understood of the config; nothing, if it is not an image's.
+    understood: document::Config,
     layers: Vec<Layer>,
     config_from: ConfigFrom,
 }
@@ -96,10 +101,14 @@ impl ImageContent {
         &self.config_descriptor
     }
 
-    /// The config understood, if it is an image's.
-    #[must_use]
-    pub fn configuration(&self) -> Option<&ImageConfiguration> {
-        self.configuration.as_ref()
+    /// Parses the config as the specification has it. An image can be pulled and run although its
+    /// config is not quite so.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Decode`].
+    pub fn configuration(&self) -> Result<ImageConfiguration> {
+        serde_json::from_slice(&self.config).map_err(Error::decode("image config"))
     }
 
     /// The layers, from the bottom up. The same blob can be there twice.
@@ -108,15 +117,45 @@ impl ImageContent {
         &self.layers
     }
 
-    /// The platform as `os/architecture[/variant]`, of an image that tells it.
+    /// The platform as `os/architecture[/variant]`; `None` if the config does not say it.
     #[must_use]
     pub fn platform(&self) -> Option<String> {
-        let configuration = self.configuration.as_ref()?;
-        let platform = format!("{}/{}", configuration.os(), configuration.architecture());
-        Some(match configuration.variant() {
+        let document::Config {
+            os,
+            architecture,
+            variant,
+            ..
+        } = &self.understood;
+        let platform = format!("{}/{}", os.as_ref()?, architecture.as_ref()?);
+        Some(match variant {
             Some(variant) => format!("{platform}/{variant}"),
             None => platform,
         })
+    }
+
+    /// Whether each layer has a `diff_id` that can be checked, of an image whose config is an image's:
+    /// one for each, of an algorithm that is known, and the same one for the same blob.
+    pub(super) fn check_diff_ids(&self) -> Result<()> {
+        if *self.config_descriptor.media_type() != MediaType::ImageConfig {
+            return Ok(());
+        }
+        let wrong = |problem: String| Err(Error::Image(format!("its config {problem}")));
+        let ids = &self.understood.diff_ids;
+        if ids.len() != self.layers.len() {
+            let (ids, layers) = (ids.len(), self.layers.len());
+            return wrong(format!("has {ids} diff_ids for {layers} layers"));
+        }
+        let mut seen = HashMap::new();
+        for (layer, id) in self.layers.iter().zip(ids) {
+            let blob = layer.descriptor.digest();
+            if layer.diff_id.as_ref().and_then(Verifier::new).is_none() {
+                return wrong(format!("has the diff_id {id:?}, which can't be checked"));
+            }
+            if *seen.entry(blob).or_insert(id) != id {
+                return wrong(format!("has two diff_ids for the blob {blob}"));
+            }
+        }
+        Ok(())
     }
 
     /// The config came over the wire as a blob of its own.
@@ -140,7 +179,7 @@ pub(super) struct FetchedManifest {
 
 impl FetchedManifest {
     pub(super) fn new(source_digest: String, raw: Vec<u8>) -> Result<Self> {
-        let manifest = serde_json::from_slice(&raw).map_err(Error::decode("manifest"))?;
+        let manifest = document::manifest(&raw)?;
         let converted = sha256(&raw) != source_digest;
         Ok(Self {
             source_digest,
@@ -149,6 +188,24 @@ impl FetchedManifest {
             manifest,
             converted,
         })
+    }
+}
+
+impl FetchedManifest {
+    /// Its size at its source, unless it was converted since.
+    pub(super) fn source_size(&self) -> Option<u64> {
+        (!self.converted).then_some(self.raw.len() as u64)
+    }
+
+    /// Whether the manifest at its source has this digest. Of a converted one only the proxy's word is
+    /// known, which is a sha256.
+    pub(super) fn has_source_digest(&self, digest: &Digest) -> bool {
+        self.source_digest == digest.as_ref()
+            || if self.converted {
+                *digest.algorithm() != DigestAlgorithm::Sha256
+            } else {
+                has_digest(&self.raw, digest)
+            }
     }
 }
 
@@ -170,8 +227,7 @@ pub(super) async fn fetch_manifest(
             ))
         })?;
         fetched.stored = with_layers(&fetched.raw, &layers)?;
-        fetched.manifest =
-            serde_json::from_slice(&fetched.stored).map_err(Error::decode("manifest"))?;
+        fetched.manifest = document::manifest(&fetched.stored)?;
     }
     Ok(fetched)
 }
@@ -193,14 +249,12 @@ pub(super) async fn resolve(
     } = fetched;
     let config_descriptor = manifest.config().clone();
     let (config, config_from) = config(proxy, image, &config_descriptor, *converted, sink).await?;
-    let configuration: Option<ImageConfiguration> = match config_descriptor.media_type() {
-        MediaType::ImageConfig => {
-            Some(serde_json::from_slice(&config).map_err(Error::decode("image config"))?)
-        }
-        _ => None,
+    let understood = match config_descriptor.media_type() {
+        MediaType::ImageConfig => document::config(&config),
+        _ => document::Config::default(),
     };
-    let layers = layers(manifest, configuration.as_ref());
-    let manifest_descriptor = describe(stored, configuration.as_ref())?;
+    let layers = layers(manifest, &understood.diff_ids);
+    let manifest_descriptor = describe(stored, &understood)?;
     Ok(ImageContent {
         reference: reference.to_owned(),
         source_digest: source_digest.clone(),
@@ -208,19 +262,13 @@ pub(super) async fn resolve(
         manifest_descriptor,
         config,
         config_descriptor,
-        configuration,
+        understood,
         layers,
         config_from,
     })
 }
 
-pub(super) fn layers(
-    manifest: &ImageManifest,
-    configuration: Option<&ImageConfiguration>,
-) -> Vec<Layer> {
-    let diff_ids = configuration
-        .map(|c| c.rootfs().diff_ids().as_slice())
-        .unwrap_or_default();
+pub(super) fn layers(manifest: &ImageManifest, diff_ids: &[String]) -> Vec<Layer> {
     // Only if there is one for each can they be told apart.
     let all = diff_ids.len() == manifest.layers().len();
     let describe = |(index, descriptor): (usize, &Descriptor)| Layer {
@@ -231,17 +279,14 @@ pub(super) fn layers(
     manifest.layers().iter().enumerate().map(describe).collect()
 }
 
-fn describe(manifest: &[u8], configuration: Option<&ImageConfiguration>) -> Result<Descriptor> {
+fn describe(manifest: &[u8], config: &document::Config) -> Result<Descriptor> {
     let digest: Digest = sha256(manifest)
         .parse()
         .map_err(|e| Error::Image(format!("its digest: {e}")))?;
     let mut descriptor = Descriptor::new(MediaType::ImageManifest, manifest.len() as u64, digest);
-    if let Some(configuration) = configuration {
-        let mut platform = json!({
-            "os": configuration.os(),
-            "architecture": configuration.architecture(),
-        });
-        if let Some(variant) = configuration.variant() {
+    if let (Some(os), Some(architecture)) = (&config.os, &config.architecture) {
+        let mut platform = json!({ "os": os, "architecture": architecture });
+        if let Some(variant) = &config.variant {
             platform["variant"] = json!(variant);
         }
         let platform = serde_json::from_value(platform).map_err(Error::decode("image config"))?;
@@ -333,7 +378,11 @@ fn with_layers(manifest: &[u8], layers: &[LayerInfo]) -> Result<Vec<u8>> {
         let media_type = oci_layer_type(&layer.media_type);
         Ok(json!({ "mediaType": media_type, "digest": layer.digest, "size": size }))
     };
-    manifest["layers"] = layers.iter().map(describe).collect::<Result<_>>()?;
+    let layers = layers.iter().map(describe).collect::<Result<Value>>()?;
+    if let Some(members) = manifest.as_object_mut() {
+        members.retain(|key, _| !document::is_same_key(key, "layers"));
+        members.insert("layers".into(), layers);
+    }
     Ok(manifest.to_string().into_bytes())
 }
 
@@ -404,25 +453,65 @@ mod tests {
 
     #[test]
     fn diff_ids_are_given_only_if_there_is_one_for_each_layer() {
-        let config = |diff_ids: &[char]| -> ImageConfiguration {
-            let diff_ids: Vec<_> = diff_ids.iter().map(|d| digest(*d)).collect();
-            let config = json!({
-                "architecture": "amd64",
-                "os": "linux",
-                "rootfs": { "type": "layers", "diff_ids": diff_ids },
-            });
-            serde_json::from_value(config).expect("a config")
-        };
         let manifest: ImageManifest =
             serde_json::from_value(manifest(&['a', 'b'])).expect("a manifest");
-        let ids = |config: &ImageConfiguration| -> Vec<_> {
-            layers(&manifest, Some(config))
-                .into_iter()
-                .map(|l| l.diff_id)
-                .collect()
+        let ids = |ids: &[char]| -> Vec<_> {
+            let ids: Vec<String> = ids.iter().map(|id| digest(*id)).collect();
+            let layers = layers(&manifest, &ids).into_iter();
+            layers.map(|layer| layer.diff_id).collect()
         };
         let both = ['d', 'e'].map(|d| Some(digest(d).parse().expect("a digest")));
-        assert_eq!(ids(&config(&['d', 'e'])), both);
-        assert_eq!(ids(&config(&['d'])), [None, None]);
+        assert_eq!(ids(&['d', 'e']), both);
+        assert_eq!(ids(&['d']), [None, None]);
+    }
+
+    fn content(layers: &[char], ids: &[String], config_type: MediaType) -> ImageContent {
+        let mut manifest = manifest(layers);
+        manifest["config"]["mediaType"] = json!(config_type);
+        let manifest: ImageManifest = serde_json::from_value(manifest).expect("a manifest");
+        ImageContent {
+            reference: String::new(),
+            source_digest: String::new(),
+            manifest: Vec::new(),
+            manifest_descriptor: manifest.config().clone(),
+            config: Vec::new(),
+            config_descriptor: manifest.config().clone(),
+            understood: document::Config {
+                diff_ids: ids.to_vec(),
+                ..document::Config::default()
+            },
+            layers: super::layers(&manifest, ids),
+            config_from: ConfigFrom::Blob,
+        }
+    }
+
+    #[test]
+    fn diff_ids_that_can_not_be_checked_are_an_error() {
+        let check = |layers: &[char], ids: &[String]| {
+            content(layers, ids, MediaType::ImageConfig).check_diff_ids()
+        };
+        let [d, e] = ['d', 'e'].map(digest);
+        for (layers, ids) in [
+            (&['a', 'b'][..], &[d.clone(), e.clone()][..]),
+            (&['a', 'a'], &[d.clone(), d.clone()]),
+            (&['a', 'b'], &[d.clone(), d.clone()]),
+            (&[], &[]),
+        ] {
+            check(layers, ids).unwrap_or_else(|e| panic!("{ids:?}: {e}"));
+        }
+        let upper = d.to_uppercase();
+        for (layers, ids) in [
+            (&['a', 'b'][..], &[d.clone()][..]),
+            (&['a'], &[]),
+            (&['a'], &[d.clone(), e.clone()]),
+            (&['a', 'a'], &[d.clone(), e]),
+            (&['a'], &[format!("md5:{}", "0".repeat(32))]),
+            (&['a'], &[upper]),
+            (&['a'], &[String::new()]),
+        ] {
+            assert!(check(layers, ids).is_err(), "{layers:?} {ids:?}");
+        }
+        let other = content(&['a'], &[], MediaType::from("application/x-artifact"));
+        other.check_diff_ids().expect("there is nothing to check");
     }
 }

@@ -28,12 +28,13 @@ impl Fetcher {
     ///
     /// The end of such a reader comes only if the compressed bytes have the
     /// manifest's digest *and* the decompressed ones the config's `diff_id`
-    /// (where there is one). A layer that expands beyond
+    /// (of an artifact that is no image there is none). A layer that expands beyond
     /// [`max_expansion`](crate::FetchOptions::max_expansion) is given up.
     ///
     /// # Errors
     ///
-    /// As there; [`BlobError::Decompress`], [`BlobError::Expands`],
+    /// As there; [`Error::Image`] before anything is fetched, if the config has no `diff_id` that can
+    /// be checked for each layer, or two for the same blob; [`BlobError::Decompress`], [`BlobError::Expands`],
     /// [`BlobError::WrongDiffId`].
     ///
     /// # Cancel safety
@@ -49,9 +50,12 @@ impl Fetcher {
         E: Into<Box<dyn std::error::Error + Send + Sync>>,
         Fut: Future<Output = Result<T, E>> + Send,
     {
+        let _ending = self.events.ending();
+        let content = self.content(image).await?;
+        content.check_diff_ids()?;
         let max_expansion = self.options.max_expansion.get();
         let handler = Arc::new(handler);
-        self.for_each_layer(image, move |layer, reader| {
+        self.for_each_of(image, &content, move |layer, reader| {
             let handler = Arc::clone(&handler);
             async move {
                 let (reader, mut left) =

@@ -59,7 +59,7 @@ impl Image {
     /// Its layers, without what only its config tells: their `diff_id`s.
     #[must_use]
     pub fn layers(&self) -> Vec<Layer> {
-        layers(self.manifest(), None)
+        layers(self.manifest(), &[])
     }
 
     /// The proxy that opened it, for whatever else is to be asked.

@@ -1,26 +1,28 @@
 //! All images of an index, for every platform.
 //!
 //! The proxy resolves an index to one of its images and never shows it. So
-//! `skopeo inspect --raw` is asked for it, and its images are opened by digest.
+//! `skopeo inspect --raw` is asked for the index, and its images are opened by digest.
 
 use oci_spec::image::{Descriptor, Digest, MediaType};
 use serde_json::{Value, json};
 
+use super::document::Entry;
 use super::image::by_digest;
-use super::{Fetcher, Image, ImageContent};
-use crate::drain::verify::sha256;
-use crate::error::{Error, Result};
+use super::{Fetcher, Image, ImageContent, document};
+use crate::drain::verify::{has_digest, sha256};
+use crate::error::{BlobError, Error, Result};
 
-/// An index whose images are all open.
+/// An index whose images are all open, or a single image that is in no index.
 #[derive(Debug)]
 pub struct Index {
     reference: String,
-    raw: Vec<u8>,
+    /// `None` for a single image.
+    raw: Option<Vec<u8>>,
     images: Vec<Image>,
 }
 
 impl Index {
-    /// Its images, in its order.
+    /// The images of the index in its order, each once.
     #[must_use]
     pub fn images(&self) -> &[Image] {
         &self.images
@@ -56,95 +58,162 @@ impl IndexContent {
         &self.descriptor
     }
 
-    pub(super) fn new(index: &Index, contents: &[impl AsRef<ImageContent>]) -> Result<Self> {
+    /// `None` for a single image.
+    pub(super) fn new(
+        index: &Index,
+        contents: &[impl AsRef<ImageContent>],
+    ) -> Result<Option<Self>> {
+        let Some(raw) = &index.raw else {
+            return Ok(None);
+        };
         let converted = contents.iter().any(|content| {
             let content = content.as_ref();
             content.manifest_descriptor().digest().as_ref() != content.source_digest()
         });
         let raw = if converted {
-            rewritten(&index.raw, contents)?
+            rewritten(raw, contents)?
         } else {
-            index.raw.clone()
+            raw.clone()
         };
         let digest: Digest = sha256(&raw)
             .parse()
             .map_err(|e| Error::Image(format!("its digest: {e}")))?;
         let descriptor = Descriptor::new(MediaType::ImageIndex, raw.len() as u64, digest);
-        Ok(Self {
+        Ok(Some(Self {
             reference: index.reference.clone(),
             raw,
             descriptor,
-        })
+        }))
     }
 }
 
 impl Fetcher {
-    /// Open all images of the index of this name, which is at a registry.
+    /// Opens all images of the index of this name, to be pulled together. If the name is that of a
+    /// single image, the [`Index`] is just that image.
     ///
     /// # Errors
     ///
-    /// [`Error::Image`] if it is no index, or not at a registry; as
-    /// [`open_all`](Self::open_all).
+    /// [`Error::Image`] if it is an index that is not at a registry (`docker://`), or if it names
+    /// something that is no image, or with another size than it has; [`Error::Blob`] if it was asked
+    /// for by a digest that it does not have; as [`open_all`](Self::open_all).
     ///
     /// # Cancel safety
     ///
     /// Dropped early, whatever was started is ended.
     pub async fn open_index(&self, reference: &str) -> Result<Index> {
-        if !reference.starts_with("docker://") {
-            let reason = "only an index at a registry (docker://) can be opened as a whole";
-            return Err(Error::Image(reason.into()));
-        }
         let ending = self.events.ending();
-        let raw = self.retrying(|| self.starter.inspect(reference)).await?;
-        let references: Vec<String> = digests(&raw)?
-            .iter()
-            .map(|digest| by_digest(reference, digest).unwrap_or_default())
-            .collect();
-        let images = self.open_all(&references).await?;
+        let raw = self.retrying(|| self.inspect(reference)).await?;
+        let entries = document::index(&raw)?;
+        let images = match &entries {
+            None => vec![self.open(reference).await?],
+            Some(entries) => self.open_entries(reference, entries).await?,
+        };
         ending.keep();
         Ok(Index {
             reference: reference.to_owned(),
-            raw,
+            raw: entries.is_some().then_some(raw),
             images,
         })
     }
+
+    /// What is at its source under this name. A skopeo before 1.19 does not compare it with the digest
+    /// in the name.
+    async fn inspect(&self, reference: &str) -> Result<Vec<u8>> {
+        let raw = self.starter.inspect(reference).await?;
+        if let Some(digest) = digest_of(reference)
+            && !has_digest(&raw, &digest)
+        {
+            let computed = sha256(&raw);
+            return Err(Error::blob(&digest)(BlobError::Corrupt { computed }));
+        }
+        Ok(raw)
+    }
+
+    /// Each image once, however often the index names it.
+    async fn open_entries(&self, reference: &str, entries: &[Entry]) -> Result<Vec<Image>> {
+        let mut wanted: Vec<&Entry> = Vec::new();
+        for entry in entries {
+            check_kind(entry)?;
+            match wanted.iter().find(|known| known.digest == entry.digest) {
+                None => wanted.push(entry),
+                Some(known) if known.size == entry.size => {}
+                Some(known) => return Err(two_sizes(entry, known.size)),
+            }
+        }
+        let by_digest = |entry: &&Entry| {
+            by_digest(reference, entry.digest.as_ref()).ok_or_else(|| {
+                let reason = "only an index at a registry (docker://) can be opened as a whole";
+                Error::Image(reason.into())
+            })
+        };
+        let references: Vec<String> = wanted.iter().map(by_digest).collect::<Result<_>>()?;
+        let images = self.open_all(&references).await?;
+        for (image, entry) in images.iter().zip(&wanted) {
+            let manifest = &image.same.manifest;
+            if let Some(size) = manifest.source_size().filter(|size| *size != entry.size) {
+                return Err(two_sizes(entry, size));
+            }
+            if !manifest.has_source_digest(&entry.digest) {
+                let computed = manifest.source_digest.clone();
+                return Err(Error::blob(&entry.digest)(BlobError::Corrupt { computed }));
+            }
+        }
+        Ok(images)
+    }
 }
 
-/// The digests of an index's manifests.
-fn digests(raw: &[u8]) -> Result<Vec<String>> {
-    let index: Value = serde_json::from_slice(raw).map_err(Error::decode("index"))?;
-    let manifests = index["manifests"].as_array().ok_or_else(|| {
-        Error::Image("it is not an index of several platforms, but a single image".into())
-    })?;
-    let digest = |entry: &Value| {
-        let digest = entry["digest"]
-            .as_str()
-            .and_then(|digest| digest.parse::<Digest>().ok());
-        digest.map(|digest| digest.to_string())
-    };
-    manifests
-        .iter()
-        .map(|entry| {
-            digest(entry)
-                .ok_or_else(|| Error::Image("its index has an entry without digest".into()))
-        })
-        .collect()
+fn two_sizes(entry: &Entry, size: u64) -> Error {
+    let Entry {
+        digest,
+        size: named,
+        ..
+    } = entry;
+    Error::Image(format!(
+        "its index names {digest} with {named} bytes, and it has {size}"
+    ))
+}
+
+/// The digest of `docker://NAME@DIGEST`.
+fn digest_of(reference: &str) -> Option<Digest> {
+    let (_, digest) = reference.strip_prefix("docker://")?.rsplit_once('@')?;
+    digest.parse().ok()
+}
+
+/// Whether it says that it is an image, or says nothing: what else there is, the proxy can't hand out
+/// as it is.
+fn check_kind(entry: &Entry) -> Result<()> {
+    let digest = &entry.digest;
+    let refused = |what: &str| Err(Error::Image(format!("its index names {what}: {digest}")));
+    match entry.media_type.as_ref() {
+        ""
+        | "application/vnd.oci.image.manifest.v1+json"
+        | "application/vnd.docker.distribution.manifest.v2+json"
+        | "application/vnd.docker.distribution.manifest.v1+json"
+        | "application/vnd.docker.distribution.manifest.v1+prettyjws" => Ok(()),
+        "application/vnd.oci.image.index.v1+json"
+        | "application/vnd.docker.distribution.manifest.list.v2+json" => {
+            refused("another index, which has to be pulled by its own digest")
+        }
+        other => refused(&format!("something that is no image ({other})")),
+    }
 }
 
 /// As an OCI index, with the manifests as they are stored.
 fn rewritten(raw: &[u8], contents: &[impl AsRef<ImageContent>]) -> Result<Vec<u8>> {
     let mut index: Value = serde_json::from_slice(raw).map_err(Error::decode("index"))?;
     index["mediaType"] = json!(MediaType::ImageIndex);
-    for (entry, content) in index["manifests"]
-        .as_array_mut()
-        .into_iter()
-        .flatten()
-        .zip(contents)
-    {
-        let stored = content.as_ref().manifest_descriptor();
-        entry["mediaType"] = json!(stored.media_type());
-        entry["digest"] = json!(stored.digest());
-        entry["size"] = json!(stored.size());
+    let stored = |entry: &Value| {
+        let digest = entry["digest"].as_str()?;
+        let mut contents = contents.iter().map(AsRef::as_ref);
+        contents.find(|content| content.source_digest() == digest)
+    };
+    for entry in index["manifests"].as_array_mut().into_iter().flatten() {
+        if let Some(content) = stored(entry) {
+            let stored = content.manifest_descriptor();
+            entry["mediaType"] = json!(stored.media_type());
+            entry["digest"] = json!(stored.digest());
+            entry["size"] = json!(stored.size());
+        }
     }
     Ok(index.to_string().into_bytes())
 }
@@ -154,17 +223,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_index_is_told_from_an_image_and_from_nonsense() {
+    fn only_a_registrys_reference_by_digest_has_a_digest() {
         let digest = format!("sha256:{}", "a".repeat(64));
-        let index = json!({ "manifests": [{ "digest": digest }] }).to_string();
-        assert_eq!(digests(index.as_bytes()).expect("an index"), [digest]);
-        for bad in [
-            "",
-            "{}",
-            r#"{"config":{},"layers":[]}"#,
-            r#"{"manifests":[{"digest":"../x"}]}"#,
-        ] {
-            assert!(digests(bad.as_bytes()).is_err(), "{bad}");
+        for name in ["docker://a/b", "docker://a:5/b:tag"] {
+            let found = digest_of(&format!("{name}@{digest}"));
+            assert_eq!(found.expect("a digest").as_ref(), digest);
+            assert_eq!(digest_of(name), None);
         }
+        assert_eq!(digest_of(&format!("oci:a@{digest}")), None);
+        assert_eq!(digest_of("docker://a/b@sha256:../x"), None);
     }
 }

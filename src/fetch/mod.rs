@@ -7,6 +7,7 @@ mod content;
 #[cfg(feature = "decompress")]
 mod decompress;
 mod descriptors;
+mod document;
 mod event;
 mod fleet;
 mod governor;
@@ -25,7 +26,7 @@ mod sink;
 mod starter;
 mod unit;
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -325,13 +326,20 @@ fn home(first: &Image, images: &[&Image], free: Option<CancellationToken>) -> Ho
     }
 }
 
-/// Each blob of these images once.
-fn jobs<'a>(images: impl IntoIterator<Item = &'a [Layer]>) -> Vec<Job> {
-    let mut seen = HashSet::new();
+/// Each blob of these images once. A blob has one size, whoever names it.
+fn jobs<'a>(images: impl IntoIterator<Item = &'a [Layer]>) -> Result<Vec<Job>> {
+    let mut seen = HashMap::new();
     let mut jobs = Vec::new();
     for (image, layers) in images.into_iter().enumerate() {
         for layer in layers {
-            if seen.insert(layer.descriptor.digest()) {
+            let (digest, size) = (layer.descriptor.digest(), layer.descriptor.size());
+            let known = seen.insert(digest, size);
+            if let Some(known) = known.filter(|known| *known != size) {
+                return Err(Error::Image(format!(
+                    "layer {digest} has two sizes: {known} and {size} bytes"
+                )));
+            }
+            if known.is_none() {
                 jobs.push(Job {
                     number: jobs.len(),
                     image,
@@ -341,7 +349,7 @@ fn jobs<'a>(images: impl IntoIterator<Item = &'a [Layer]>) -> Vec<Job> {
             }
         }
     }
-    jobs
+    Ok(jobs)
 }
 
 /// A task that panicked panics on in its owner; one that was cancelled went

@@ -39,13 +39,14 @@ impl Fetcher {
         let ending = self.events.ending();
         let content = self.content(image).await?;
         // Each layer is a job, also where the blob is the same.
-        let jobs: Vec<Job> = content
-            .layers()
-            .iter()
-            .flat_map(|layer| jobs([std::slice::from_ref(layer)]))
-            .enumerate()
-            .map(|(number, job)| Job { number, ..job })
-            .collect();
+        jobs([content.layers()])?;
+        let job = |(number, layer): (usize, &Layer)| Job {
+            number,
+            image: 0,
+            layer: layer.clone(),
+            failed: 0,
+        };
+        let jobs: Vec<Job> = content.layers().iter().enumerate().map(job).collect();
         let (hand_out, handed_out) = mpsc::channel(jobs.len().max(1));
         let (window, end) = watch::channel(0);
         let (fetcher, image, count) = (self.clone(), image.clone(), jobs.len());

@@ -65,7 +65,21 @@ impl Fetcher {
     {
         let _ending = self.events.ending();
         let content = self.content(image).await?;
-        let jobs = jobs([content.layers()]);
+        self.for_each_of(image, &content, handler).await
+    }
+
+    pub(super) async fn for_each_of<T, E, Fut>(
+        &self,
+        image: &Image,
+        content: &ImageContent,
+        handler: impl Fn(Layer, LayerReader) -> Fut + Send + Sync + 'static,
+    ) -> Result<Vec<T>>
+    where
+        T: Clone + Send + 'static,
+        E: Into<Box<dyn std::error::Error + Send + Sync>>,
+        Fut: Future<Output = Result<T, E>> + Send,
+    {
+        let jobs = jobs([content.layers()])?;
         let handler = EachLayer(move |layer, reader| {
             let work = handler(layer, reader);
             async move { work.await.map_err(Error::handler) }
@@ -122,7 +136,7 @@ impl Fetcher {
         Ok(pulled)
     }
 
-    /// Pull all images of an index, and the index.
+    /// Pull all images of an index, and the index; or the single image that was opened as an index.
     ///
     /// # Errors
     ///
@@ -135,14 +149,20 @@ impl Fetcher {
     pub async fn pull_index<S: Sink>(&self, index: &Index, sink: &Arc<S>) -> Result<Pulled> {
         let _ending = self.events.ending();
         let pulled = self.pull_blobs(index.images(), sink).await?;
-        let content = IndexContent::new(index, &pulled.images)?;
-        sink.commit_index(&content, &pulled.images).await?;
+        match IndexContent::new(index, &pulled.images)? {
+            Some(content) => sink.commit_index(&content, &pulled.images).await?,
+            None => {
+                for content in &pulled.images {
+                    sink.commit(content).await?;
+                }
+            }
+        }
         Ok(pulled)
     }
 
     async fn pull_blobs<S: Sink>(&self, images: &[Image], sink: &Arc<S>) -> Result<Pulled> {
         let layers: Vec<Vec<Layer>> = images.iter().map(Image::layers).collect();
-        let jobs = jobs(layers.iter().map(Vec::as_slice));
+        let jobs = jobs(layers.iter().map(Vec::as_slice))?;
         // What a manifest says may be more than there is in the world.
         let sizes = jobs.iter().map(|job| job.layer.descriptor.size());
         let bytes = sizes.fold(0, u64::saturating_add);

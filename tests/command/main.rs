@@ -19,6 +19,7 @@ mod inspect;
 mod kills;
 mod layout;
 mod layout_hostile;
+mod odd_documents;
 mod platforms;
 mod pull;
 mod real_image;

@@ -1,7 +1,15 @@
 //! `--platform all`, and several images in one run.
 
-use crate::harness::{Scratch, Served, assert_skopeo_accepts, newest_skopeo, skopeos, small_image};
+use std::fs;
+
+use longshore::oci_spec::image::{Descriptor, MediaType};
+use serde_json::{Value, json};
+
+use crate::harness::{
+    Layout, Scratch, Served, assert_skopeo_accepts, newest_skopeo, skopeos, small_image,
+};
 use test_registry::image::write_index;
+use test_registry::store::Store;
 
 #[test]
 #[ignore = "needs skopeo"]
@@ -55,15 +63,143 @@ fn an_index_of_docker_images_is_written_anew_for_the_converted_ones() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn a_single_image_is_no_index() {
-    let (served, _) = Served::image("v1", &small_image(1));
+fn all_platforms_of_a_single_image_are_that_image() {
+    let (served, image) = Served::image("v1", &small_image(1));
     let scratch = Scratch::new();
-    let said = scratch
-        .pull(&newest_skopeo(), &served.reference("v1"), "oci:image")
+    let layout = scratch.layout("image");
+    let here = format!("oci:{}:v1", served.folder.path().display());
+    for (tag, from) in [("registry", &served.reference("v1")), ("folder", &here)] {
+        scratch
+            .pull(&newest_skopeo(), from, &layout.tagged(tag))
+            .args(["--platform", "all"])
+            .report();
+        assert_eq!(layout.tags()[tag], image.manifest_digest.to_string());
+    }
+    layout.assert_valid();
+}
+
+/// An index of two images, and a change to it before it is served.
+fn changed_index(served: &Served, change: impl FnOnce(&mut Value)) -> String {
+    let images = [
+        small_image(1).platform("linux", "amd64"),
+        small_image(2).platform("linux", "arm64"),
+    ];
+    let written = write_index(served.folder.path(), "v1", &images).unwrap();
+    let layout = Layout::new(served.folder.path().to_owned());
+    let mut index = layout.json(written.digest.as_ref());
+    change(&mut index);
+    let store = Store::open(served.folder.path()).unwrap();
+    let blob = store.put(index.to_string().as_bytes()).unwrap();
+    let digest = blob.digest.to_string();
+    let descriptor = Descriptor::new(MediaType::ImageIndex, blob.size, blob.digest);
+    store.tag(&descriptor, "v1").unwrap();
+    digest
+}
+
+#[test]
+#[ignore = "needs skopeo"]
+fn an_index_that_does_not_have_the_digest_it_was_asked_for_by_is_refused() {
+    for skopeo in skopeos() {
+        let served = Served::start();
+        let asked = changed_index(&served, |index| index["annotations"] = json!({ "a": "b" }));
+        let other = changed_index(&served, |_| {});
+        let blob = Layout::new(served.folder.path().to_owned());
+        fs::copy(blob.blob(&other), blob.blob(&asked)).unwrap();
+        let by_tag = served.reference("v1");
+        let (name, _) = by_tag.rsplit_once(':').unwrap();
+        let scratch = Scratch::new();
+        let layout = scratch.layout("image");
+        let said = scratch
+            .pull(&skopeo, &format!("{name}@{asked}"), &layout.tagged("v1"))
+            .args(["--platform", "all", "--retries", "1"])
+            .run()
+            .failed(1);
+        // skopeo 1.22 compares them itself.
+        assert!(
+            said.contains(&asked) || said.contains("does not match"),
+            "{said}"
+        );
+        assert!(!layout.is_there());
+        // The other one is what the tag is for.
+        scratch
+            .pull(&skopeo, &by_tag, &layout.tagged("v1"))
+            .args(["--platform", "all"])
+            .report();
+    }
+}
+
+#[test]
+#[ignore = "needs skopeo"]
+fn an_index_that_names_what_is_not_stored_is_refused_before_anything_is_named() {
+    type Change = fn(&mut Value);
+    let cases: [(Change, &str); 5] = [
+        (
+            |index| {
+                let inner = json!("application/vnd.oci.image.index.v1+json");
+                index["manifests"][1]["mediaType"] = inner;
+            },
+            "another index",
+        ),
+        (
+            |index| {
+                let artifact = json!("application/vnd.oci.artifact.manifest.v1+json");
+                index["manifests"][1]["mediaType"] = artifact;
+            },
+            "no image (application/vnd.oci.artifact",
+        ),
+        (
+            |index| {
+                let cache = json!("application/vnd.oci.image.layer.v1.tar+gzip");
+                index["manifests"][1]["mediaType"] = cache;
+            },
+            "no image (application/vnd.oci.image.layer",
+        ),
+        (|index| index["manifests"][1]["size"] = json!(7), "7 bytes"),
+        (
+            |index| index["Manifests"] = index["manifests"].clone(),
+            "more than once",
+        ),
+    ];
+    for (change, expected) in cases {
+        let served = Served::start();
+        changed_index(&served, change);
+        let scratch = Scratch::new();
+        let layout = scratch.layout("image");
+        let said = scratch
+            .pull(
+                &newest_skopeo(),
+                &served.reference("v1"),
+                &layout.tagged("v1"),
+            )
+            .args(["--platform", "all"])
+            .run()
+            .failed(1);
+        assert!(said.contains(expected), "{expected}: {said}");
+        assert!(!layout.is_there(), "{expected}");
+    }
+}
+
+#[test]
+#[ignore = "needs skopeo"]
+fn an_image_that_an_index_names_twice_is_pulled_once() {
+    let served = Served::start();
+    changed_index(&served, |index| {
+        let first = index["manifests"][0].clone();
+        index["manifests"].as_array_mut().unwrap().push(first);
+    });
+    let scratch = Scratch::new();
+    let layout = scratch.layout("image");
+    let report = scratch
+        .pull(
+            &newest_skopeo(),
+            &served.reference("v1"),
+            &layout.tagged("v1"),
+        )
         .args(["--platform", "all"])
-        .run()
-        .failed(1);
-    assert!(said.contains("not an index"), "{said}");
+        .report();
+    assert_eq!(report["images"].as_array().unwrap().len(), 2);
+    layout.assert_valid();
+    assert_skopeo_accepts(&newest_skopeo(), &layout.tagged("v1"));
 }
 
 #[test]

@@ -157,8 +157,10 @@ fn names(folder: &Path) -> impl Iterator<Item = String> {
     entries.map(|entry| entry.unwrap().file_name().into_string().unwrap())
 }
 
+/// `null` is an empty list, as in Go.
 fn list(value: &Value) -> impl Iterator<Item = &Value> {
-    value.as_array().unwrap().iter()
+    assert!(value.is_array() || value.is_null(), "{value}");
+    value.as_array().into_iter().flatten()
 }
 
 fn text(value: &Value) -> String {

@@ -1,0 +1,465 @@
+//! Manifests, indexes and configs, read as far as a pull needs them, and as Go reads them, which
+//! wrote most of them and which runs what was pulled. Pure.
+//!
+//! A pull stores documents as they are. It needs to understand only which blobs a manifest names, and
+//! which manifests an index does. So whatever else is odd about a document stops no pull.
+
+use oci_spec::image::{Descriptor, Digest, ImageManifest, MediaType};
+use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Value, json};
+
+use crate::error::{Error, Result};
+
+/// A JSON value whose objects keep all their members, also those of the same name.
+#[derive(Debug, Clone, PartialEq)]
+enum Node {
+    Null,
+    Text(String),
+    Number(serde_json::Number),
+    List(Vec<Node>),
+    Object(Vec<(String, Node)>),
+    /// `true` or `false`, which nothing here asks for.
+    Other,
+}
+
+/// A document of this kind, which errors name, or a part of it.
+#[derive(Debug, Clone, Copy)]
+struct Part<'a> {
+    what: &'static str,
+    node: &'a Node,
+}
+
+/// What a pull needs of an index's entry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Entry {
+    pub(super) media_type: MediaType,
+    pub(super) digest: Digest,
+    pub(super) size: u64,
+}
+
+/// What a pull needs of a config, if it is that of an image.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Config {
+    pub(super) os: Option<String>,
+    pub(super) architecture: Option<String>,
+    pub(super) variant: Option<String>,
+    /// The digests of the uncompressed layers, in whatever form they have; empty if there are none.
+    pub(super) diff_ids: Vec<String>,
+}
+
+/// The manifest of an image: its config and its layers. What can't be understood of the rest is left
+/// out.
+///
+/// # Errors
+///
+/// [`Error::Decode`] if it is no JSON; [`Error::Image`] if it names no config, if something that it
+/// names has no digest or no size, or if two of its keys are equal but for case.
+pub(super) fn manifest(raw: &[u8]) -> Result<ImageManifest> {
+    let node = parse(raw, "manifest")?;
+    let part = Part {
+        what: "manifest",
+        node: &node,
+    };
+    let config = part
+        .get("config")?
+        .ok_or_else(|| part.wrong("names no config"))?;
+    let layers = part.list("layers")?;
+    let layers: Vec<Value> = layers.map(Part::descriptor).collect::<Result<_>>()?;
+    let mut manifest = json!({
+        "schemaVersion": 2,
+        "config": config.descriptor()?,
+        "layers": layers,
+    });
+    if let Some(media_type) = part.text("mediaType")? {
+        manifest["mediaType"] = json!(media_type);
+    }
+    if let Some(annotations) = part.texts("annotations")? {
+        manifest["annotations"] = Value::Object(annotations);
+    }
+    serde_json::from_value(manifest).map_err(Error::decode("manifest"))
+}
+
+/// The entries of an index; `None` if it is no index, but for example a manifest.
+///
+/// # Errors
+///
+/// As [`manifest`].
+pub(super) fn index(raw: &[u8]) -> Result<Option<Vec<Entry>>> {
+    let node = parse(raw, "index")?;
+    let part = Part {
+        what: "index",
+        node: &node,
+    };
+    if part.get("manifests")?.is_none() {
+        return Ok(None);
+    }
+    let entry = |entry: Part<'_>| {
+        let descriptor: Descriptor =
+            serde_json::from_value(entry.descriptor()?).map_err(Error::decode("index"))?;
+        Ok(Entry {
+            media_type: descriptor.media_type().clone(),
+            digest: descriptor.digest().clone(),
+            size: descriptor.size(),
+        })
+    };
+    part.list("manifests")?
+        .map(entry)
+        .collect::<Result<_>>()
+        .map(Some)
+}
+
+/// What is understood of a config, which may be anything: it is stored as it is.
+pub(super) fn config(raw: &[u8]) -> Config {
+    let Ok(node) = parse(raw, "image config") else {
+        return Config::default();
+    };
+    let part = Part {
+        what: "image config",
+        node: &node,
+    };
+    let text = |name| {
+        let text = part.text(name).ok().flatten();
+        text.filter(|text| !text.is_empty()).map(str::to_owned)
+    };
+    let rootfs = part.get("rootfs").ok().flatten();
+    let diff_ids = rootfs.and_then(|rootfs| rootfs.list("diff_ids").ok());
+    let diff_id = |part: Part<'_>| match part.node {
+        Node::Text(text) => text.clone(),
+        // In its place: it counts, and is wrong.
+        _ => String::new(),
+    };
+    Config {
+        os: text("os"),
+        architecture: text("architecture"),
+        variant: text("variant"),
+        diff_ids: diff_ids.into_iter().flatten().map(diff_id).collect(),
+    }
+}
+
+fn parse(raw: &[u8], what: &'static str) -> Result<Node> {
+    // As Go: what is no UTF-8 becomes U+FFFD.
+    serde_json::from_str(&String::from_utf8_lossy(raw)).map_err(Error::decode(what))
+}
+
+impl<'a> Part<'a> {
+    fn wrong(self, problem: impl std::fmt::Display) -> Error {
+        Error::Image(format!("its {} {problem}", self.what))
+    }
+
+    /// A member by the name under which Go would find it: in any case. `None` if there is none, or if
+    /// it is `null`.
+    fn get(self, name: &str) -> Result<Option<Self>> {
+        let Node::Object(members) = self.node else {
+            return Ok(None);
+        };
+        let mut found = members.iter().filter(|(key, _)| is_same_key(key, name));
+        let first = found.next();
+        if found.next().is_some() {
+            // Go takes the last, others the one in the right case: they would not see the same image.
+            return Err(self.wrong(format_args!(
+                "has the key {name:?} more than once (upper and lower case do not count)"
+            )));
+        }
+        Ok(first
+            .map(|(_, node)| Self { node, ..self })
+            .filter(|part| *part.node != Node::Null))
+    }
+
+    fn text(self, name: &str) -> Result<Option<&'a str>> {
+        Ok(match self.get(name)?.map(|part| part.node) {
+            Some(Node::Text(text)) => Some(text.as_str()),
+            _ => None,
+        })
+    }
+
+    /// The members of a list, which is empty if it is not there.
+    fn list(self, name: &str) -> Result<impl Iterator<Item = Self>> {
+        let nodes = match self.get(name)?.map(|part| part.node) {
+            None => [].iter(),
+            Some(Node::List(nodes)) => nodes.iter(),
+            Some(_) => {
+                return Err(self.wrong(format_args!("has something else than a list as {name:?}")));
+            }
+        };
+        Ok(nodes.map(move |node| Self { node, ..self }))
+    }
+
+    /// Those members of an object that are text.
+    fn texts(self, name: &str) -> Result<Option<Map<String, Value>>> {
+        Ok(match self.get(name)?.map(|part| part.node) {
+            Some(Node::Object(members)) => Some(
+                members
+                    .iter()
+                    .filter_map(|(key, node)| match node {
+                        Node::Text(text) => Some((key.clone(), json!(text))),
+                        _ => None,
+                    })
+                    .collect(),
+            ),
+            _ => None,
+        })
+    }
+
+    /// What a descriptor must have, and where else the blob may be.
+    fn descriptor(self) -> Result<Value> {
+        let digest = self
+            .text("digest")?
+            .ok_or_else(|| self.wrong("names something without a digest"))?;
+        if let Err(error) = digest.parse::<Digest>() {
+            return Err(self.wrong(format_args!("names the digest {digest:?}: {error}")));
+        }
+        let size = match self.get("size")?.map(|part| part.node) {
+            Some(Node::Number(number)) => number.as_u64(),
+            // As Go.
+            None => Some(0),
+            Some(_) => None,
+        };
+        let size = size.ok_or_else(|| self.wrong(format_args!("says no size of {digest}")))?;
+        let media_type = self.text("mediaType")?.unwrap_or_default();
+        let mut descriptor = json!({ "mediaType": media_type, "digest": digest, "size": size });
+        let urls: Vec<&str> = self
+            .list("urls")?
+            .filter_map(|part| match part.node {
+                Node::Text(text) => Some(text.as_str()),
+                _ => None,
+            })
+            .collect();
+        if !urls.is_empty() {
+            descriptor["urls"] = json!(urls);
+        }
+        if let Some(annotations) = self.texts("annotations")? {
+            descriptor["annotations"] = Value::Object(annotations);
+        }
+        Ok(descriptor)
+    }
+}
+
+/// Whether Go takes `key` for the field of this name (`encoding/json`: letters of ASCII without regard
+/// to case, and the two of Unicode that fold to such a letter).
+pub(super) fn is_same_key(key: &str, name: &str) -> bool {
+    let folded = |c: char| match c {
+        '\u{17F}' => 's',
+        '\u{212A}' => 'k',
+        c => c.to_ascii_lowercase(),
+    };
+    key.chars().map(folded).eq(name.chars().map(folded))
+}
+
+impl<'de> Deserialize<'de> for Node {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(Reading)
+    }
+}
+
+struct Reading;
+
+impl<'de> Visitor<'de> for Reading {
+    type Value = Node;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("JSON")
+    }
+
+    fn visit_unit<E>(self) -> Result<Node, E> {
+        Ok(Node::Null)
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Node, E> {
+        Ok(Node::Other)
+    }
+
+    fn visit_u64<E>(self, number: u64) -> Result<Node, E> {
+        Ok(Node::Number(number.into()))
+    }
+
+    fn visit_i64<E>(self, number: i64) -> Result<Node, E> {
+        Ok(Node::Number(number.into()))
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Node, E> {
+        // No number here may be one.
+        Ok(Node::Other)
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Node, E> {
+        Ok(Node::Text(text.to_owned()))
+    }
+
+    fn visit_string<E>(self, text: String) -> Result<Node, E> {
+        Ok(Node::Text(text))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Node, A::Error> {
+        let mut nodes = Vec::new();
+        while let Some(node) = list.next_element()? {
+            nodes.push(node);
+        }
+        Ok(Node::List(nodes))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> Result<Node, A::Error> {
+        let mut members = Vec::new();
+        while let Some(member) = object.next_entry()? {
+            members.push(member);
+        }
+        Ok(Node::Object(members))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn digest(digit: char) -> String {
+        format!("sha256:{}", digit.to_string().repeat(64))
+    }
+
+    fn descriptor(digit: char, size: u64) -> Value {
+        json!({ "mediaType": "x", "digest": digest(digit), "size": size })
+    }
+
+    fn manifest_of(text: &str) -> Result<ImageManifest> {
+        let text = text
+            .replace("$C", &descriptor('c', 2).to_string())
+            .replace("$L", &descriptor('a', 7).to_string());
+        manifest(text.as_bytes())
+    }
+
+    #[test]
+    fn odd_manifests_that_name_their_blobs_are_understood() {
+        let table = [
+            (r#"{"config":$C,"layers":[$L]}"#, 1),
+            (r#"{"config":$C,"layers":null}"#, 0),
+            (r#"{"config":$C}"#, 0),
+            (r#"{"Config":$C,"LAYERS":[$L,$L]}"#, 2),
+            (r#"{"config":$C,"layerſ":[$L]}"#, 1),
+            (r#"{"schemaVersion":"two","config":$C,"layers":[$L]}"#, 1),
+            (
+                r#"{"config":$C,"layers":[$L],"annotations":{"a":null,"b":"c","d":1}}"#,
+                1,
+            ),
+            (r#"{"config":$C,"layers":[$L],"annotations":[]}"#, 1),
+            (
+                r#"{"config":$C,"layers":[$L],"mediaType":7,"subject":true}"#,
+                1,
+            ),
+            (r#"{"config":$C,"layers":[$L],"x":1,"x":2,"X":1.5}"#, 1),
+        ];
+        for (text, layers) in table {
+            let manifest = manifest_of(text).unwrap_or_else(|e| panic!("{text}: {e:?}"));
+            assert_eq!(manifest.layers().len(), layers, "{text}");
+            assert_eq!(manifest.config().size(), 2, "{text}");
+        }
+        let odd = manifest_of(
+            r#"{"config":{"digest":"DIGEST","size":3,"platform":{},"data":1,"urls":null}}"#
+                .replace("DIGEST", &digest('d'))
+                .as_str(),
+        )
+        .expect("it names its config");
+        assert_eq!(odd.config().size(), 3);
+        assert_eq!(odd.config().digest().as_ref(), digest('d'));
+    }
+
+    #[test]
+    fn manifests_that_two_readers_could_understand_differently_are_refused() {
+        for text in [
+            r#"{"config":$C,"layers":[$L],"Layers":[]}"#,
+            r#"{"config":$C,"layers":[$L],"layers":[]}"#,
+            r#"{"config":$C,"layers":null,"LAYERS":[$L]}"#,
+            r#"{"config":$C,"config":$C}"#,
+            r#"{"config":{"digest":"DIGEST","Digest":"DIGEST","size":1}}"#,
+            r#"{"config":$C,"layers":[{"digest":"DIGEST","size":1,"SIZE":2}]}"#,
+        ] {
+            let text = text.replace("DIGEST", &digest('d'));
+            let error = manifest_of(&text).expect_err(&text);
+            assert!(
+                error.to_string().contains("more than once"),
+                "{text}: {error}"
+            );
+        }
+    }
+
+    #[test]
+    fn manifests_that_do_not_name_their_blobs_are_refused() {
+        for text in [
+            "",
+            "null",
+            "[]",
+            "\u{feff}{}",
+            "{}",
+            r#"{"config":null}"#,
+            r#"{"config":$C,"layers":{}}"#,
+            r#"{"config":$C,"layers":[null]}"#,
+            r#"{"config":$C,"layers":[{"size":1}]}"#,
+            r#"{"config":$C,"layers":[{"digest":"sha256:../x","size":1}]}"#,
+            r#"{"config":{"digest":"DIGEST","size":-1}}"#,
+            r#"{"config":{"digest":"DIGEST","size":1.5}}"#,
+            r#"{"config":{"digest":"DIGEST","size":"1"}}"#,
+        ] {
+            let text = text.replace("DIGEST", &digest('d'));
+            assert!(manifest_of(&text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_index_is_told_from_an_image_and_from_nonsense() {
+        let raw = json!({ "manifests": [descriptor('a', 7)] }).to_string();
+        let entry = Entry {
+            media_type: "x".into(),
+            digest: digest('a').parse().expect("a digest"),
+            size: 7,
+        };
+        assert_eq!(index(raw.as_bytes()).expect("fine"), Some(vec![entry]));
+        let empty = index(br#"{"manifests":[]}"#).expect("fine");
+        assert_eq!(empty, Some(vec![]));
+        for other in [
+            "{}",
+            r#"{"config":{},"layers":[]}"#,
+            r#"{"manifests":null}"#,
+        ] {
+            assert_eq!(index(other.as_bytes()).expect("JSON"), None, "{other}");
+        }
+        for bad in [
+            "",
+            r#"{"manifests":[{"digest":"../x"}]}"#,
+            r#"{"manifests":7}"#,
+        ] {
+            assert!(index(bad.as_bytes()).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn of_a_config_what_is_there_is_taken_and_the_rest_does_not_matter() {
+        let table: [(&[u8], Config); 6] = [
+            (b"{}", Config::default()),
+            (b"no JSON", Config::default()),
+            (br#"{"rootfs":{"diff_ids":null},"os":7}"#, Config::default()),
+            (
+                br#"{"OS":"linux","config":{"Entrypoint":"x"},"rootfs":{"diff_ids":["a",1]}}"#,
+                Config {
+                    os: Some("linux".into()),
+                    diff_ids: vec!["a".into(), String::new()],
+                    ..Config::default()
+                },
+            ),
+            (
+                br#"{"architecture":"arm","variant":"v7","os":""}"#,
+                Config {
+                    architecture: Some("arm".into()),
+                    variant: Some("v7".into()),
+                    ..Config::default()
+                },
+            ),
+            (
+                b"{\"os\":\"\xff\"}",
+                Config {
+                    os: Some("\u{fffd}".into()),
+                    ..Config::default()
+                },
+            ),
+        ];
+        for (raw, expected) in table {
+            assert_eq!(config(raw), expected, "{}", String::from_utf8_lossy(raw));
+        }
+    }
+}
