@@ -465,7 +465,7 @@ mod tests {
         assert_eq!(ids(&['d']), [None, None]);
     }
 
-    fn content(layers: &[char], ids: &[String], config_type: MediaType) -> ImageContent {
+    fn content(layers: &[char], ids: &[String], config_type: &MediaType) -> ImageContent {
         let mut manifest = manifest(layers);
         manifest["config"]["mediaType"] = json!(config_type);
         let manifest: ImageManifest = serde_json::from_value(manifest).expect("a manifest");
@@ -488,7 +488,7 @@ mod tests {
     #[test]
     fn diff_ids_that_can_not_be_checked_are_an_error() {
         let check = |layers: &[char], ids: &[String]| {
-            content(layers, ids, MediaType::ImageConfig).check_diff_ids()
+            content(layers, ids, &MediaType::ImageConfig).check_diff_ids()
         };
         let [d, e] = ['d', 'e'].map(digest);
         for (layers, ids) in [
@@ -511,7 +511,7 @@ mod tests {
         ] {
             assert!(check(layers, ids).is_err(), "{layers:?} {ids:?}");
         }
-        let other = content(&['a'], &[], MediaType::from("application/x-artifact"));
+        let other = content(&['a'], &[], &MediaType::from("application/x-artifact"));
         other.check_diff_ids().expect("there is nothing to check");
     }
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::io::{AsyncBufRead, AsyncRead, AsyncReadExt, ReadBuf};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::event::{BlobName, EventKind, Events};
 use super::rate::Share;
@@ -26,7 +27,12 @@ const SCRATCH_BYTES: usize = 64 * 1024;
 /// Its end comes only if all bytes came and are the right ones (see [`Blob`]).
 /// What is left unread when it is dropped is read and checked behind the
 /// handler's back: a handler that returns `Ok` without reading all is counted
-/// only if the whole blob is right. To give the blob up, return an error.
+/// only if the whole blob is right. To give the blob up, return an error: if no
+/// more than 128 MiB are left, they are read for 10 s at most, for if the blob is
+/// wrong, that is the error, and the blob is tried again.
+///
+/// Once the fetch has ended, by an error or because its future was dropped, each
+/// read fails with [`Error::Cancelled`], also on a blocking thread.
 #[derive(Debug)]
 pub struct LayerReader {
     blob: Option<Box<Blob>>,
@@ -35,6 +41,10 @@ pub struct LayerReader {
     read: u64,
     name: BlobName,
     events: Events,
+    /// The fetch has ended, and with it whoever wants these bytes.
+    over: CancellationToken,
+    /// Wakes a read that waits when it has.
+    until_over: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
     /// How long the proxy may take for its verdict; zero is for ever.
     patience: Duration,
     /// Whether its word is needed: the digest is not checked here.
@@ -59,6 +69,7 @@ impl LayerReader {
         name: BlobName,
         share: Share,
         events: Events,
+        over: CancellationToken,
         connection: &ConnectionOptions,
     ) -> (Self, oneshot::Receiver<Returned>) {
         let (back, returned) = oneshot::channel();
@@ -69,6 +80,8 @@ impl LayerReader {
             read: 0,
             name,
             events,
+            over,
+            until_over: None,
             patience: connection.stall_timeout,
             trusting: connection.trust_proxy_verification,
             back: Some(back),
@@ -153,10 +166,29 @@ impl LayerReader {
             read: self.read,
             name: self.name.clone(),
             events: self.events.clone(),
+            over: self.over.clone(),
+            until_over: None,
             patience: self.patience,
             trusting: self.trusting,
             back: None,
         })
+    }
+
+    /// The bytes that have not been read yet.
+    pub(super) fn left(&self) -> u64 {
+        self.name.size.saturating_sub(self.read)
+    }
+
+    /// Ready, with an error, once the fetch has ended.
+    fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        if !self.over.is_cancelled() {
+            let over = &self.over;
+            let until_over = self
+                .until_over
+                .get_or_insert_with(|| Box::pin(over.clone().cancelled_owned()));
+            ready!(until_over.as_mut().poll(cx));
+        }
+        Poll::Ready(self.failed(Error::Cancelled.into()))
     }
 
     fn give_back(&mut self, returned: Returned) {
@@ -218,6 +250,9 @@ impl AsyncRead for LayerReader {
         out: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        if let Poll::Ready(error) = this.poll_over(cx) {
+            return Poll::Ready(Err(error));
+        }
         let allowed = ready!(this.share.poll(cx)).min(out.remaining());
         let room = out.initialize_unfilled_to(allowed);
         let mut room = ReadBuf::new(room);
@@ -237,6 +272,9 @@ impl AsyncRead for LayerReader {
 impl AsyncBufRead for LayerReader {
     fn poll_fill_buf(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
         let this = self.get_mut();
+        if let Poll::Ready(error) = this.poll_over(cx) {
+            return Poll::Ready(Err(error));
+        }
         let allowed = ready!(this.share.poll(cx));
         // Asked twice, because a borrow that is returned can't also fail here:
         // the second time the buffer is there.

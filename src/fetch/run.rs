@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::{Id, JoinSet};
 use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio_util::sync::CancellationToken;
 
 use super::ahead::{Spare, Spares};
 use super::descriptors::Room;
@@ -76,6 +77,8 @@ pub(super) async fn run<H: Handler>(
         start.events.send(queued);
     }
     let (mut run, mut reports) = Run::new(start, jobs, handler);
+    // A reader on a blocking thread outlives the task of its handler.
+    let _over = run.common.over.clone().drop_guard();
     run.give_out()?;
     if run.ledger.is_done() {
         return Ok(run.close());
@@ -192,6 +195,7 @@ impl<H: Handler> Run<H> {
             handler,
             limit: options.limit_rate.map(Limit::new),
             events,
+            over: CancellationToken::new(),
             images,
         };
         let run = Self {

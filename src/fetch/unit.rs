@@ -25,6 +25,11 @@ use super::{Job, panicked};
 use crate::error::{BlobError, Error, Result};
 use crate::proxy::{Blob, ImageProxy, OpenedImage};
 
+/// How many bytes of a blob are read, and for how long, to find out whether its handler failed because
+/// the blob is wrong. More would hold up the news of a failure that is the handler's own.
+const MOST_TO_BLAME: u64 = 128 * 1024 * 1024;
+const TIME_TO_BLAME: Duration = Duration::from_secs(10);
+
 /// What is done with each blob.
 pub(super) trait Handler: Send + Sync + 'static {
     type Output: Send + 'static;
@@ -50,6 +55,8 @@ pub(super) struct Common<H> {
     pub(super) handler: H,
     pub(super) limit: Option<Limit>,
     pub(super) events: Events,
+    /// Cancelled when the run has ended, however it did.
+    pub(super) over: CancellationToken,
 }
 
 /// What units tell the run.
@@ -402,14 +409,21 @@ impl<H: Handler> Crew<H> {
         let common = &self.unit.common;
         let share = Share::of(common.limit.clone());
         let (name, events) = (job.name(), common.events.clone());
-        let (reader, mut returned) =
-            LayerReader::new(blob, name, share, events, self.proxy.options());
+        let (reader, mut returned) = LayerReader::new(
+            blob,
+            name,
+            share,
+            events,
+            common.over.clone(),
+            self.proxy.options(),
+        );
         let handled = common.handler.handle(job, reader).await;
         match (handled, returned.try_recv()) {
             // A blob that failed makes its handler fail, or should.
             (_, Ok(Returned::Failed(error) | Returned::Finished(Err(error)))) => {
                 Err(Failure::Fetching(error))
             }
+            (Err(error), Ok(Returned::Dropped(rest))) => Err(whose_fault(error, *rest).await),
             (Err(error), _) => Err(Failure::Handling(error)),
             (Ok(output), Ok(Returned::Finished(Ok(())))) => Ok(output),
             (Ok(output), Ok(Returned::Dropped(rest))) => {
@@ -438,6 +452,19 @@ impl<H: Handler> Crew<H> {
 
     async fn tell(&self, report: Report<H::Output>) {
         tell(&self.unit.reports, report).await;
+    }
+}
+
+/// A handler failed without having read all of its blob. If the blob is wrong, that is why: a handler
+/// that parses what it reads may notice first. What is left is read to find out, if that is not too
+/// much.
+async fn whose_fault(error: Error, rest: LayerReader) -> Failure {
+    if rest.left() > MOST_TO_BLAME {
+        return Failure::Handling(error);
+    }
+    match timeout(TIME_TO_BLAME, rest.finish()).await {
+        Ok(Err(blob)) => Failure::Fetching(blob),
+        Ok(Ok(())) | Err(_) => Failure::Handling(error),
     }
 }
 

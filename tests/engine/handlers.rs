@@ -18,7 +18,8 @@ use test_support::leaks::run;
 use test_support::tools::SKOPEOS;
 use test_support::{sha256, soon};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt};
-use tokio::sync::{Barrier, Notify};
+use tokio::sync::{Barrier, Notify, mpsc};
+use tokio_util::io::SyncIoBridge;
 use tokio_util::sync::CancellationToken;
 
 /// Each layer of an image through this handler.
@@ -398,5 +399,88 @@ fn a_handler_that_panics_does_so_in_its_caller() {
         let panic = panic.expect_err("it did not panic");
         let words = panic.downcast_ref::<String>().unwrap();
         assert!(words.contains("the handler's own words"), "{words}");
+    });
+}
+
+/// As one that parses what it reads, and stops where that makes no sense.
+#[test]
+#[ignore = "needs skopeo"]
+fn a_handler_that_fails_because_its_blob_is_corrupt_is_run_again() {
+    for protocol in SKOPEOS {
+        run(async {
+            let served = Served::new(3, 300_000).faults(&["blob#1:corrupt*1"]);
+            let runs = Arc::new(AtomicUsize::new(0));
+            let counted = Arc::clone(&runs);
+            let handler = move |layer: Layer, mut reader: LayerReader| {
+                let failed = counted.clone();
+                async move {
+                    reader.read_u8().await?;
+                    if layer.index == 1 && failed.fetch_add(1, Ordering::Relaxed) == 0 {
+                        return Err(io::Error::other("numeric field was not a number"));
+                    }
+                    Ok(layer.index)
+                }
+            };
+            let results = for_each(protocol, options(), &served, handler).await;
+            assert_eq!(results.unwrap(), [0, 1, 2], "{protocol}");
+            assert_eq!(runs.load(Ordering::Relaxed), 2, "{protocol}");
+        });
+    }
+}
+
+#[test]
+#[ignore = "needs skopeo"]
+fn a_handler_that_fails_although_its_blob_is_right_is_not_run_again() {
+    run(async {
+        let served = Served::new(1, 300_000);
+        let handler = |_: Layer, mut reader: LayerReader| async move {
+            reader.read_u8().await?;
+            Err::<(), _>(io::Error::other("the disk is full"))
+        };
+        let error = for_each("0.2.8", options(), &served, handler).await;
+        let error = error.unwrap_err();
+        assert!(matches!(error, Error::Handler(_)), "{error:?}");
+        assert_eq!(error.to_string(), "the disk is full");
+        assert_eq!(served.gets(0), 1);
+    });
+}
+
+/// Dropping the fetch ends the tasks of its handlers, but no thread can be ended from outside.
+#[test]
+#[ignore = "needs skopeo"]
+fn a_reader_on_a_blocking_thread_ends_with_its_fetch() {
+    run(async {
+        let slow = Options {
+            bandwidth: Some(100_000),
+            ..Options::default()
+        };
+        let served = Served::slow(2, 1_000_000, slow);
+        let fetcher = Fetcher::new(config("0.2.8"), options()).await.unwrap();
+        let image = fetcher.open(&served.reference()).await.unwrap();
+        let (send, mut ended) = mpsc::unbounded_channel();
+        let begun = Arc::new(Notify::new());
+        let (told, tell) = (send, Arc::clone(&begun));
+        let handler = move |_: Layer, reader: LayerReader| {
+            let (told, tell) = (told.clone(), Arc::clone(&tell));
+            async move {
+                let reading = tokio::task::spawn_blocking(move || {
+                    let mut reader = SyncIoBridge::new(reader);
+                    io::Read::read_exact(&mut reader, &mut [0]).unwrap();
+                    tell.notify_one();
+                    told.send(io::copy(&mut reader, &mut io::sink())).unwrap();
+                });
+                reading.await.map_err(io::Error::from)
+            }
+        };
+        tokio::select! {
+            done = fetcher.for_each_layer(&image, handler) => panic!("{done:?}"),
+            () = soon(begun.notified()) => {}
+        }
+        // Each that had begun; the channel ends when all handlers are gone.
+        while let Some(read) = soon(ended.recv()).await {
+            let error = read.expect_err("it read to the end");
+            let error: Error = error.downcast().unwrap();
+            assert!(matches!(error, Error::Cancelled), "{error:?}");
+        }
     });
 }
