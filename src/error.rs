@@ -435,6 +435,12 @@ impl ChildExit {
     pub fn success(&self) -> bool {
         self.status.is_some_and(|status| status.success())
     }
+
+    /// Whether it is known to have failed. A status that somebody else collected tells nothing, and
+    /// what else is known, such as that all bytes came, decides.
+    pub(crate) fn failed(&self) -> bool {
+        self.status.is_some_and(|status| !status.success())
+    }
 }
 
 impl std::fmt::Display for ChildExit {

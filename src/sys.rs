@@ -114,6 +114,21 @@ pub(crate) fn pidfd_open(pid: Pid) -> io::Result<OwnedFd> {
     }
 }
 
+/// Whether the process of this pidfd is still there, be it as a zombie: nobody has reaped it.
+pub(crate) fn is_there(pidfd: impl AsFd) -> bool {
+    // SAFETY: the descriptor is open, and no memory is passed.
+    let sent = unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            pidfd.as_fd().as_raw_fd(),
+            0,
+            std::ptr::null::<libc::siginfo_t>(),
+            0,
+        )
+    };
+    sent == 0
+}
+
 /// Make the child die with the thread that starts it, and keep `passed` open
 /// in it under their present numbers.
 ///

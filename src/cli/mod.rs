@@ -1,6 +1,7 @@
 //! The command: arguments in, exit code out.
 
 mod args;
+mod children;
 mod failure;
 mod format;
 mod inspect;
@@ -10,12 +11,10 @@ mod secret;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clap::Parser;
 use longshore::ImageProxyConfig;
-use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -64,18 +63,10 @@ pub(crate) fn main() -> ExitCode {
     // hangs is not waited for.
     runtime.shutdown_timeout(SHUTDOWN_PATIENCE);
     if untidy {
-        wait_for_children(CLEANING_PATIENCE);
+        children::wait_for_all(CLEANING_PATIENCE);
     }
+    children::end_all();
     code
-}
-
-/// Wait until all are reaped, by the threads that started them.
-fn wait_for_children(patience: Duration) {
-    let deadline = Instant::now() + patience;
-    let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
-    while waitid(Id::All, look).is_ok() && Instant::now() < deadline {
-        thread::sleep(Duration::from_millis(5));
-    }
 }
 
 async fn run(command: Command, config: ImageProxyConfig) -> Result<(), Failure> {

@@ -1,16 +1,23 @@
 //! From options to a command that can be started: once, or as often as wanted.
 
 use std::ffi::OsString;
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::process::{Command, Stdio};
+use std::io::{self, Read as _};
+use std::os::fd::{AsFd as _, AsRawFd, OwnedFd};
+use std::os::unix::process::CommandExt as _;
+use std::process::{ChildStdout, Command, Stdio};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
 use semver::Version;
 
 use super::ImageProxyConfig;
 use super::auth::sealed;
 use crate::error::{ConfigError, Error, Result};
+use crate::sys;
 
 /// The skopeo version that brought `--user-agent-prefix`.
 const USER_AGENT_PREFIX_SINCE: Version = Version::new(1, 21, 0);
@@ -55,12 +62,11 @@ impl ImageProxyConfig {
         if self.user_agent_prefix.is_some() {
             let found = self.version_question().ask()?;
             if found < USER_AGENT_PREFIX_SINCE {
-                return Err(Error::from(ConfigError::Invalid {
-                    option: "user_agent_prefix",
-                    reason: format!(
-                        "needs skopeo {USER_AGENT_PREFIX_SINCE} or later, this is {found}"
-                    ),
-                }));
+                tracing::warn!(
+                    "user_agent_prefix is left out: it needs skopeo {USER_AGENT_PREFIX_SINCE} or later, \
+                     this is {found}"
+                );
+                self.user_agent_prefix = None;
             }
         }
         let auth = match (self.auth_data.take(), &self.credentials) {
@@ -159,8 +165,10 @@ impl ImageProxyConfig {
         if let Some(directory) = &self.certificate_directory {
             arguments.extend(["--cert-dir".into(), directory.into()]);
         }
-        if let Some(skip) = self.insecure_skip_tls_verification {
-            arguments.push(format!("--tls-verify={}", !skip).into());
+        if self.insecure_skip_tls_verification == Some(true) {
+            arguments.push("--tls-verify=false".into());
+        } else if self.require_tls_verification {
+            arguments.push("--tls-verify=true".into());
         }
         arguments
     }
@@ -236,36 +244,81 @@ fn uses_system_cache() -> bool {
     uid.unwrap_or_else(|| nix::unistd::geteuid().as_raw()) == 0
 }
 
+/// How long a skopeo may take to say its version.
+const VERSION_PATIENCE: Duration = Duration::from_secs(10);
+
 /// Asks a skopeo for its version.
 #[derive(Debug)]
 pub struct VersionQuestion(Command);
 
 impl VersionQuestion {
-    /// Start it with `--version`, and wait for what it prints: not on an async
-    /// task's thread.
+    /// Runs it with `--version`, and waits for what it prints, 10 s at most: not on an async task's
+    /// thread. It is ended if it takes longer, and dies with this process.
     ///
     /// # Errors
     ///
-    /// [`Error::Spawn`] if it can't be run, [`ConfigError::Invalid`] if what
-    /// it prints is not a version.
+    /// [`Error::Spawn`] if it can't be run, [`Error::CallTimeout`] if it does not answer in time,
+    /// [`ConfigError::Invalid`] if what it prints is not a version.
     pub fn ask(mut self) -> Result<Version> {
         let command = &mut self.0;
         let program = command.get_program().to_string_lossy().into_owned();
-        let output = command
+        let spawn_failed = |source| Error::Spawn {
+            program: program.clone(),
+            source: Arc::new(source),
+        };
+        command
             .arg("--version")
             .stdin(Stdio::null())
-            .output()
-            .map_err(|source| Error::Spawn {
-                program: program.clone(),
-                source: Arc::new(source),
-            })?;
-        let printed = String::from_utf8_lossy(&output.stdout);
-        parse_version(&printed).ok_or_else(|| {
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .process_group(0);
+        sys::tie_to_parent(command, &[]);
+        let mut process = command.spawn().map_err(spawn_failed)?;
+        let pid = Pid::from_raw(process.id().cast_signed());
+        let pidfd = sys::pidfd_open(pid);
+        let printed = match process.stdout.take() {
+            Some(stdout) => read_within(stdout, VERSION_PATIENCE),
+            None => Ok(None),
+        };
+        // It has said all, or takes too long, and so does what it has started. How it ended does not
+        // matter, and may be known to somebody else only.
+        if pidfd.is_ok_and(|pidfd| sys::is_there(&pidfd)) {
+            let _ = killpg(pid, Signal::SIGKILL);
+        }
+        let _ = process.wait();
+        let printed = printed.map_err(spawn_failed)?.ok_or(Error::CallTimeout {
+            method: "skopeo --version",
+            after: VERSION_PATIENCE,
+        })?;
+        parse_version(&String::from_utf8_lossy(&printed)).ok_or_else(|| {
             Error::from(ConfigError::Invalid {
                 option: "skopeo_path",
-                reason: format!("{program} --version printed no version ({})", output.status),
+                reason: format!("{program} --version printed no version"),
             })
         })
+    }
+}
+
+/// What comes out of a pipe until it ends, the first 4 KiB of it; `None` if that takes longer.
+fn read_within(mut pipe: ChildStdout, patience: Duration) -> io::Result<Option<Vec<u8>>> {
+    let until = Instant::now() + patience;
+    let mut read = Vec::new();
+    let mut room = [0; 4096];
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(None);
+        }
+        let left = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+        match poll(&mut [PollFd::new(pipe.as_fd(), PollFlags::POLLIN)], left) {
+            Ok(0) | Err(Errno::EINTR) => continue,
+            other => other.map(drop)?,
+        }
+        match pipe.read(&mut room)? {
+            0 => return Ok(Some(read)),
+            n => read.extend(&room[..n]),
+        }
+        read.truncate(room.len());
     }
 }
 
@@ -297,7 +350,7 @@ mod tests {
     #[test]
     fn options_become_arguments_where_skopeo_wants_them() {
         let config = || ImageProxyConfig::default();
-        let table: [(ImageProxyConfig, &[&str]); 9] = [
+        let table: [(ImageProxyConfig, &[&str]); 10] = [
             (config(), &["experimental-image-proxy"]),
             (
                 config().debug(true),
@@ -316,7 +369,12 @@ mod tests {
                 &["experimental-image-proxy", "--tls-verify=false"],
             ),
             (
+                // registries.conf may say otherwise.
                 config().insecure_skip_tls_verification(false),
+                &["experimental-image-proxy"],
+            ),
+            (
+                config().require_tls_verification(true),
                 &["experimental-image-proxy", "--tls-verify=true"],
             ),
             (
@@ -382,6 +440,12 @@ mod tests {
                     .policy("/a")
                     .insecure_policy(true),
                 "policy and insecure_policy",
+            ),
+            (
+                ImageProxyConfig::default()
+                    .insecure_skip_tls_verification(true)
+                    .require_tls_verification(true),
+                "insecure_skip_tls_verification and require_tls_verification",
             ),
             (
                 ImageProxyConfig::default()

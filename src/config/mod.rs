@@ -148,6 +148,10 @@ macro_rules! setters {
 ///     .insecure_skip_tls_verification(true)
 ///     .architecture("arm64");
 /// ```
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is an option of skopeo's"
+)]
 #[derive(Debug, Default)]
 pub struct ImageProxyConfig {
     /// Auth file, as `skopeo --authfile`.
@@ -165,9 +169,11 @@ pub struct ImageProxyConfig {
     /// to 1.22 knows that option of the proxy and such a one ends at once,
     /// saying so; builds that do exist.
     pub decryption_keys: Option<Vec<String>>,
-    /// `Some(true)`: accept any certificate, and plain HTTP. `Some(false)`:
-    /// demand a valid one also where registries.conf says `insecure`.
+    /// `Some(true)`: accept any certificate, and plain HTTP. `Some(false)` and `None` leave it to
+    /// registries.conf, which can say `insecure` for a registry.
     pub insecure_skip_tls_verification: Option<bool>,
+    /// Demand HTTPS with a valid certificate, also where registries.conf says `insecure`.
+    pub require_tls_verification: bool,
     /// Signature policy file, as `skopeo --policy`. A proxy older than protocol
     /// 0.2.6 (skopeo 1.13) checks none, neither this, which is then an error, nor
     /// the system's, which is passed over.
@@ -185,8 +191,8 @@ pub struct ImageProxyConfig {
     pub architecture: Option<String>,
     /// Choose from an index for this variant (`v7`, ...).
     pub variant: Option<String>,
-    /// Put in front of skopeo's user agent. skopeo 1.21 or later; an older
-    /// one is refused before it is started as a proxy.
+    /// Put in front of skopeo's user agent. It needs skopeo 1.21 or later; with an older one it is
+    /// left out, with a warning in the log.
     pub user_agent_prefix: Option<String>,
     /// Where skopeo puts temporary files (archives it unpacks).
     pub temporary_directory: Option<PathBuf>,
@@ -223,6 +229,8 @@ impl ImageProxyConfig {
         decryption_keys: Vec<String> => Some;
         /// Set [`insecure_skip_tls_verification`](Self#structfield.insecure_skip_tls_verification).
         insecure_skip_tls_verification: bool => Some;
+        /// Set [`require_tls_verification`](Self#structfield.require_tls_verification).
+        require_tls_verification: bool => |value| value;
         /// Set [`policy`](Self#structfield.policy).
         policy: PathBuf => Some;
         /// Set [`insecure_policy`](Self#structfield.insecure_policy).
@@ -253,12 +261,19 @@ impl ImageProxyConfig {
 
     /// Options that exclude each other are refused before anything is started.
     pub(crate) fn validate(&self) -> Result<(), ConfigError> {
-        let exclusive: [&[(&'static str, bool)]; 3] = [
+        let exclusive: [&[(&'static str, bool)]; 4] = [
             &[
                 ("authfile", self.authfile.is_some()),
                 ("auth_data", self.auth_data.is_some()),
                 ("credentials", self.credentials.is_some()),
                 ("auth_anonymous", self.auth_anonymous),
+            ],
+            &[
+                (
+                    "insecure_skip_tls_verification",
+                    self.insecure_skip_tls_verification == Some(true),
+                ),
+                ("require_tls_verification", self.require_tls_verification),
             ],
             &[
                 ("policy", self.policy.is_some()),

@@ -14,7 +14,6 @@ use oci_spec::image::{
 };
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
-use tokio::time::timeout;
 
 use super::options::Transport;
 use super::{Sink, document};
@@ -22,6 +21,7 @@ use crate::drain::verify::{Verifier, has_digest, sha256};
 use crate::error::{BlobError, Error, Result};
 use crate::protocol::LayerInfo;
 use crate::proxy::{ImageProxy, OpenedImage};
+use crate::time::timeout;
 
 /// One layer of an image.
 #[derive(Debug, Clone, PartialEq, Eq)]

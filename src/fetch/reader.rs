@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use tokio::io::{AsyncBufRead, AsyncRead, AsyncReadExt, ReadBuf};
 use tokio::sync::oneshot;
-use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::event::{BlobName, EventKind, Events};
@@ -18,6 +17,7 @@ use crate::drain::aligned::AlignedBuffer;
 use crate::drain::verify::Verifier;
 use crate::error::{BlobError, Error, Result};
 use crate::proxy::Blob;
+use crate::time::timeout;
 
 /// To read what a handler does not want.
 const SCRATCH_BYTES: usize = 64 * 1024;

@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
@@ -24,6 +23,7 @@ use super::starter::Starter;
 use super::{Job, panicked};
 use crate::error::{BlobError, Error, Result};
 use crate::proxy::{Blob, ImageProxy, OpenedImage};
+use crate::time::timeout;
 
 /// How many bytes of a blob are read, and for how long, to find out whether its handler failed because
 /// the blob is wrong. More would hold up the news of a failure that is the handler's own.

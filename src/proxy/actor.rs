@@ -22,7 +22,7 @@ use crate::error::{ChildExit, Error, Result};
 use crate::protocol::{
     Call, Grant, MAX_PACKET, Method, Packet, Pipe, Refusal, Rejected, Session, Turn, Waiter,
 };
-use crate::time::moment_after;
+use crate::time::{is_long_past, moment_after};
 
 /// After the socket was closed over there, how long the news of the child's
 /// end may take to reach us.
@@ -227,6 +227,11 @@ impl Actor {
                 // Nobody is left but those who hold open blobs.
                 () = at(patience), if !ending && !inbox_open && finalizer.is_none() => {}
                 () = at(deadline), if deadline.is_some() => {
+                    if deadline.is_some_and(is_long_past) {
+                        // We were stopped, perhaps with the proxy: it gets its time again.
+                        self.turn_began = Some(Instant::now());
+                        continue;
+                    }
                     return Ending::Failed(Failure::Other(self.timed_out()));
                 }
             }
@@ -331,7 +336,7 @@ impl Actor {
             drop(transport);
             let bound = shutdown_timeout.saturating_add(END_SLACK);
             match timeout(bound, child.end()).await {
-                Ok(Some(exit)) if exit.success() => Ok(()),
+                Ok(Some(exit)) if !exit.failed() => Ok(()),
                 Ok(exit) => Err(exit_error(exit)),
                 Err(_) => Err(too_slow(bound)),
             }

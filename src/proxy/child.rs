@@ -6,7 +6,7 @@
 //! child of the embedding program.
 
 use std::collections::VecDeque;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{ChildStderr, Stdio};
@@ -32,17 +32,41 @@ const STDERR_KEPT_BYTES: usize = 64 * 1024;
 /// more than a pipe holds.
 const CHUNKS_PER_TURN: usize = 32;
 
+/// As many bytes as a pipe that can be written to takes at once (Linux: `PIPE_BUF`).
+const PIPE_BUF: usize = 4096;
+
 /// From `SIGTERM` to `SIGKILL`.
 const TERM_GRACE: Duration = Duration::from_secs(2);
+
+/// What a byte in the leash tells the keeper. Its end says [`END`], too, but may never come: a program
+/// that forks has copies of it.
+const END: u8 = b'e';
+/// The same, without time to end by itself.
+const END_NOW: u8 = b'n';
 
 /// A started child. When this is dropped, the child is told to end: it has the
 /// shutdown timeout to do so by itself (its socket is closed by then), then
 /// gets `SIGTERM` and then `SIGKILL`.
 #[derive(Debug)]
 pub(crate) struct Child {
-    /// Closing it tells the keeper; so does a byte, which also skips the wait.
-    leash: OwnedFd,
+    leash: Leash,
     exit: watch::Receiver<Option<Arc<ChildExit>>>,
+}
+
+#[derive(Debug)]
+struct Leash(OwnedFd);
+
+impl Leash {
+    fn tell(&self, byte: u8) {
+        // If the pipe is closed, the keeper is past all this.
+        let _ = nix::unistd::write(&self.0, &[byte]);
+    }
+}
+
+impl Drop for Leash {
+    fn drop(&mut self) {
+        self.tell(END);
+    }
 }
 
 impl Child {
@@ -81,8 +105,7 @@ impl Child {
 
     /// End it without giving it time to do so by itself.
     pub(crate) fn end_now(self) {
-        // If the pipe is closed, the keeper is past all this.
-        let _ = nix::unistd::write(&self.leash, &[0]);
+        self.leash.tell(END_NOW);
     }
 }
 
@@ -135,6 +158,7 @@ fn start(launch: Launch, [stdin, stdout]: [Stdio; 2]) -> Result<(Child, ExitSend
     };
     let (leash_end, leash) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)
         .map_err(|errno| Error::io("can't make a pipe")(errno.into()))?;
+    let leash = Leash(leash);
     let mut process = command.spawn().map_err(spawn_failed)?;
     let watched = watch_process(&mut process);
     let (pidfd, stderr) = watched.map_err(|source| {
@@ -167,6 +191,22 @@ fn watch_process(process: &mut std::process::Child) -> io::Result<(OwnedFd, Chil
     let flags = OFlag::from_bits_retain(fcntl(&stderr, FcntlArg::F_GETFL)?);
     fcntl(&stderr, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
     Ok((pidfd, stderr))
+}
+
+/// Writes to our stderr what there is room for. Nobody may be reading it, or it may be closed; what the
+/// child writes must be taken all the same. A file or terminal always has room.
+fn pass_on(text: &[u8]) {
+    let stderr = io::stderr();
+    // What fits into a pipe that can be written to.
+    for piece in text.chunks(PIPE_BUF) {
+        let mut fds = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];
+        let has_room = poll(&mut fds, PollTimeout::ZERO).is_ok()
+            && fds[0].revents() == Some(PollFlags::POLLOUT);
+        // Not through Rust's handle, whose lock somebody may hold who waits for room.
+        if !has_room || nix::unistd::write(&stderr, piece).is_err() {
+            return;
+        }
+    }
 }
 
 /// What a program says, without what could control a terminal: it may quote
@@ -230,8 +270,7 @@ impl Kept {
             }
             stage = self.next_stage(stage, pulled);
         }
-        // What it started must not outlive it; the group can't have been
-        // reused, for we have not reaped its leader yet.
+        // What it started must not outlive it.
         self.signal(Signal::SIGKILL);
         let status = self.process.wait().ok();
         self.drain_stderr();
@@ -288,8 +327,9 @@ impl Kept {
     fn next_stage(&mut self, stage: Stage, pulled: bool) -> Stage {
         let now = Instant::now();
         if pulled && let Some(leash) = &self.leash {
-            let hurry = matches!(nix::unistd::read(leash, &mut [0]), Ok(1));
-            if hurry {
+            let mut told = [0];
+            let read = nix::unistd::read(leash, &mut told);
+            if read == Ok(1) && told == [END_NOW] {
                 self.leash = None;
                 return self.terminate(now);
             }
@@ -316,8 +356,13 @@ impl Kept {
     }
 
     fn signal(&self, signal: Signal) {
-        // It fails only if the whole group is gone, which is what we want.
-        let _ = killpg(process_id(&self.process), signal);
+        // As long as its leader is not reaped, the group's number is not used again. We do that last;
+        // but a program that waits for all children, or ignores SIGCHLD, may have been first. Then
+        // the number may be that of somebody else's group.
+        if sys::is_there(&self.pidfd) {
+            // It fails only if the whole group is gone, which is what we want.
+            let _ = killpg(process_id(&self.process), signal);
+        }
     }
 
     /// Take what is there of stderr, and keep its end. A child that writes
@@ -332,8 +377,7 @@ impl Kept {
                 Ok(0) => self.stderr = None,
                 Ok(n) => {
                     if self.pass_stderr_on {
-                        // Ours may be closed; the child's must be read all the same.
-                        let _ = io::stderr().write_all(harmless(&chunk[..n]).as_bytes());
+                        pass_on(harmless(&chunk[..n]).as_bytes());
                     }
                     self.said.extend(&chunk[..n]);
                     let excess = self.said.len().saturating_sub(STDERR_KEPT_BYTES);

@@ -7,12 +7,12 @@ use std::time::Duration;
 use nix::fcntl::OFlag;
 use nix::unistd::pipe2;
 use tokio::io::AsyncReadExt;
-use tokio::time::timeout;
 
 use super::child::Child;
 use crate::config::Launch;
 use crate::drain::pipe;
 use crate::error::{Error, Result};
+use crate::time::timeout;
 
 /// Run it to its end, and give what it printed: a document of no more than
 /// `limit` bytes, which `what` is to name in an error.
@@ -40,8 +40,10 @@ pub(crate) async fn output(
             return Err(Error::DocumentTooLarge { what, limit });
         }
         match child.exited().await {
-            Some(exit) if exit.success() => Ok(printed),
-            Some(exit) => Err(Error::ProxyExited(exit)),
+            Some(exit) if exit.failed() => Err(Error::ProxyExited(exit)),
+            // Whoever prints nothing has failed, also if nobody knows how it ended.
+            Some(exit) if printed.is_empty() => Err(Error::ProxyExited(exit)),
+            Some(_) => Ok(printed),
             None => Err(Error::Closed),
         }
     };

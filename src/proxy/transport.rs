@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use nix::sys::socket::{MsgFlags, SockType, getsockopt, send, sockopt};
+use nix::sys::socket::{MsgFlags, Shutdown, SockType, getsockopt, send, shutdown, sockopt};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -14,6 +14,14 @@ use crate::sys;
 #[derive(Debug)]
 pub(crate) struct Transport {
     socket: AsyncFd<OwnedFd>,
+}
+
+/// A program that forks has copies of the socket, which would keep it open.
+impl Drop for Transport {
+    fn drop(&mut self) {
+        // It fails if the other end has gone, which is as good.
+        let _ = shutdown(self.socket.as_raw_fd(), Shutdown::Both);
+    }
 }
 
 impl Transport {

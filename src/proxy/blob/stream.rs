@@ -23,7 +23,7 @@ use crate::drain::verify::Verifier;
 use crate::error::{BlobError, Error, Result};
 use crate::protocol::{Refusal, RefusalCode, Violation};
 use crate::proxy::message::{BlobLease, HeldPipe, Owed};
-use crate::time::moment_after;
+use crate::time::{is_long_past, moment_after};
 
 /// After a pipe ended early without a reason, how long to wait for the news
 /// that the whole proxy has died. It is sent at the same moment, on another way.
@@ -514,6 +514,12 @@ impl Stall {
             sleep.as_mut().reset(until());
             self.waiting = true;
         }
-        sleep.as_mut().poll(cx).map(|()| timeout)
+        ready!(sleep.as_mut().poll(cx));
+        if is_long_past(sleep.deadline()) {
+            // We were stopped, perhaps with whoever sends: they get their time again.
+            sleep.as_mut().reset(until());
+            ready!(sleep.as_mut().poll(cx));
+        }
+        Poll::Ready(timeout)
     }
 }
