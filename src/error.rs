@@ -89,6 +89,14 @@ pub enum Error {
     #[error("the proxy is closed")]
     Closed,
 
+    /// The runtime that the proxy was made in does not run, so that nothing it is asked is answered: a
+    /// runtime of one thread runs only while somebody is in its `block_on`. Make the proxy, and open
+    /// the image, in the runtime that uses them.
+    #[error(
+        "the tokio runtime that the proxy was made in does not run: use it there, or make it here"
+    )]
+    RuntimeIdle,
+
     /// A call got no answer in time, so the connection, on which all that
     /// follows would wait too, was given up.
     #[error("{method} was not answered within {after:?}")]
@@ -226,7 +234,10 @@ impl Error {
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Refused { refusal, .. } => refusal.code == Some(RefusalCode::Retryable),
-            Self::ProxyExited(_) | Self::Disconnected | Self::CallTimeout { .. } => true,
+            Self::ProxyExited(_)
+            | Self::Disconnected
+            | Self::RuntimeIdle
+            | Self::CallTimeout { .. } => true,
             Self::Blob { source, .. } => source.is_retryable(),
             _ => false,
         }
@@ -240,6 +251,7 @@ impl Error {
             | Self::ProxyExited(_)
             | Self::Disconnected
             | Self::Closed
+            | Self::RuntimeIdle
             | Self::CallTimeout { .. } => true,
             Self::Blob {
                 source: BlobError::Connection(source),

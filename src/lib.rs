@@ -28,6 +28,9 @@
 //!
 //! - Everything runs in the tokio runtime of the caller, but for one thread a
 //!   proxy, which starts and reaps the process. Timers and I/O must be enabled.
+//! - A proxy belongs to the runtime that it was made in. Used in another one
+//!   while its own does not run, it fails with [`Error::RuntimeIdle`] after
+//!   some seconds; a [`Fetcher`] then goes on with new proxies.
 //! - Dropping a future cancels what it does; see *Cancel safety* at each method
 //!   for what that means on the wire.
 //! - Nothing waits for ever: see [`ConnectionOptions`] for the timeouts.

@@ -3,6 +3,7 @@
 mod actor;
 mod blob;
 mod child;
+mod elsewhere;
 mod image;
 mod message;
 mod metadata;
@@ -17,6 +18,7 @@ use std::time::Duration;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use oci_spec::image::{Descriptor, Digest, ImageConfiguration, ImageManifest};
 use semver::Version;
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tracing::instrument;
@@ -70,6 +72,8 @@ struct Shared {
     version: Version,
     options: ConnectionOptions,
     fate: watch::Receiver<Option<Error>>,
+    /// The runtime that the actor is a task of.
+    runtime: Handle,
 }
 
 impl ImageProxy {
@@ -195,6 +199,7 @@ impl ImageProxy {
                 version,
                 options,
                 fate,
+                runtime: Handle::current(),
             }),
         })
     }
@@ -474,14 +479,18 @@ impl ImageProxy {
     /// its caller.
     pub async fn finalize(self) -> Result<()> {
         let (reply, ended) = oneshot::channel();
-        let request = Request::Finalize { reply };
-        self.inbox
-            .send(request)
-            .await
-            .map_err(|_| fate_of(&self.shared.fate))?;
-        ended
-            .await
-            .unwrap_or_else(|_| Err(fate_of(&self.shared.fate)))
+        let Self { inbox, shared } = self;
+        let ending = async {
+            let request = Request::Finalize { reply };
+            inbox
+                .send(request)
+                .await
+                .map_err(|_| fate_of(&shared.fate))?;
+            // This handle is none any more that keeps the proxy.
+            drop(inbox);
+            ended.await.unwrap_or_else(|_| Err(fate_of(&shared.fate)))
+        };
+        elsewhere::answered_in(&shared.runtime, ending).await
     }
 
     /// Ready when the connection has failed or ended, with the error that every
@@ -514,7 +523,8 @@ impl ImageProxy {
     }
 
     async fn ask(&self, call: Call) -> Result<Granted> {
-        ask(&self.inbox, &self.shared.fate, call).await
+        let answer = ask(&self.inbox, &self.shared.fate, call);
+        elsewhere::answered_in(&self.shared.runtime, answer).await
     }
 
     async fn document(&self, call: Call, what: &'static str) -> Result<Vec<u8>> {

@@ -19,5 +19,6 @@ mod giving_back;
 mod lifecycle;
 mod ordering;
 mod packets;
+mod runtimes;
 mod secrets;
 mod violations;

@@ -2,16 +2,18 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
 
 use crate::harness::{Served, Told, config, options, pull, random};
-use longshore::{ConnectionOptions, Error, Fetcher, Pulled};
+use longshore::{ConnectionOptions, Discard, Error, Fetcher, Pulled};
 use serde_json::Value;
 use test_registry::format::Compression;
 use test_registry::image::write_index;
 use test_registry::server::{Options, Registry};
-use test_support::leaks::{prepare, run};
+use test_support::leaks::{prepare, run, run_without};
 use test_support::tools::{self, SKOPEOS};
-use test_support::{chain, sha256};
+use test_support::{chain, sha256, soon};
+use tokio::runtime::Builder;
 
 /// The skopeo of the system can start itself again, which some things need.
 fn skopeo_copy(arguments: &[&str]) {
@@ -257,5 +259,38 @@ fn documents_over_the_bound_are_refused_by_name() {
             let error = index.unwrap_err();
             assert_eq!(error.to_string(), "the index has more than 10 bytes");
         }
+    });
+}
+
+/// As a program does that has a `block_on` for each step. Its own runtime does not run any more, so the
+/// proxy that opened the image does not answer; others are started.
+#[test]
+#[ignore = "needs skopeo"]
+fn an_image_opened_in_a_runtime_that_is_idle_is_pulled_in_another() {
+    let runtime = |threads| {
+        let mut builder = Builder::new_multi_thread();
+        builder
+            .worker_threads(threads)
+            .enable_all()
+            .build()
+            .unwrap()
+    };
+    run_without(|| {
+        // The registry's, which runs.
+        let served = runtime(1);
+        let guard = served.enter();
+        let image = Served::new(3, 20_000);
+        drop(guard);
+        let idle = Builder::new_current_thread().enable_all().build().unwrap();
+        let (fetcher, opened) = idle.block_on(async {
+            let options = options().start_ahead(false);
+            let fetcher = Fetcher::new(config("0.2.8"), options).await.unwrap();
+            let opened = fetcher.open(&image.reference()).await.unwrap();
+            (fetcher, opened)
+        });
+        let pulled = runtime(2)
+            .block_on(async { soon(Box::pin(fetcher.pull(&opened, &Arc::new(Discard)))).await });
+        assert_eq!(pulled.unwrap().images.len(), 1);
+        drop((opened, fetcher, idle, image, served));
     });
 }

@@ -22,6 +22,7 @@ use crate::drain::pipe;
 use crate::drain::verify::Verifier;
 use crate::error::{BlobError, Error, Result};
 use crate::protocol::{Refusal, RefusalCode, Violation};
+use crate::proxy::elsewhere::answered_in;
 use crate::proxy::message::{BlobLease, HeldPipe, Owed};
 use crate::time::{is_long_past, moment_after};
 
@@ -360,9 +361,15 @@ impl Stream {
                 verdict => verdict,
             }
         });
-        let verdict = finished
-            .await
-            .unwrap_or(Err(BlobError::Connection(Box::new(Error::Closed))));
+        let finished = async {
+            let closed = |_| Err(BlobError::Connection(Box::new(Error::Closed)));
+            Ok(finished.await.unwrap_or_else(closed))
+        };
+        let verdict = match answered_in(&runtime, finished).await {
+            Ok(verdict) => verdict,
+            Err(_) if verified => Ok(()),
+            Err(error) => Err(BlobError::Connection(Box::new(error))),
+        };
         // Held here, so that once nobody waits, the proxy need not stay.
         drop(lease);
         verdict.map_err(Error::blob(&digest))
