@@ -2,11 +2,15 @@
 //! stays. (Each test of this crate must leave no process and no thread; see
 //! `test_support::leaks`.)
 
+use std::fs::File;
 use std::os::unix::process::ExitStatusExt;
+use std::process::Command;
 use std::time::Duration;
 
-use longshore::{ConnectionOptions, Error, ImageProxy};
+use longshore::{ConnectionOptions, Error, ImageProxy, ImageProxyConfig};
 use nix::sys::signal::Signal;
+use nix::sys::wait::waitpid;
+use nix::unistd::Pid;
 use serde_json::json;
 use test_support::leaks::{run, run_without};
 use test_support::peer::{Flow, Peer, Way};
@@ -351,5 +355,76 @@ fn close_image_tells_how_it_went() {
             "{closed:?}"
         );
         peer.end(proxy).await;
+    });
+}
+
+/// A second writer of each pipe of this process, as a forked one has that does not `exec`.
+fn copies_of_all_pipes() -> Vec<File> {
+    let entries = std::fs::read_dir("/proc/self/fd").unwrap();
+    let paths = entries.map(|entry| entry.unwrap().path());
+    let pipes = paths.filter(|path| {
+        let target = std::fs::read_link(path).unwrap_or_default();
+        target.to_string_lossy().starts_with("pipe:")
+    });
+    let copies = pipes.map(|path| File::options().write(true).open(path));
+    copies.map(Result::unwrap).collect()
+}
+
+#[test]
+fn a_hung_child_ends_although_a_fork_of_us_has_copies_of_our_pipes() {
+    run(async {
+        let config = scripted(&format!("{HELLO} exec sleep 1000")).connection(hasty());
+        let proxy = ImageProxy::new_with_config(config).await.unwrap();
+        let child = only_child();
+        let copies = copies_of_all_pipes();
+        assert!(!copies.is_empty());
+        drop(proxy);
+        gone(child).await;
+        drop(copies);
+    });
+}
+
+/// `user_agent_prefix` came with skopeo 1.21; bootc sets it whatever the skopeo.
+#[test]
+#[ignore = "needs skopeo"]
+fn an_old_skopeo_goes_without_the_user_agent_prefix() {
+    for protocol in SKOPEOS {
+        run(async {
+            let config = tools::config(protocol).user_agent_prefix("bootc/1.0");
+            let proxy = soon(ImageProxy::new_with_config(config)).await.unwrap();
+            soon(proxy.finalize()).await.unwrap();
+        });
+    }
+}
+
+/// Whoever waits for all children of this process gets the proxy's status, and we do not.
+#[test]
+#[ignore = "needs skopeo"]
+fn a_proxy_that_somebody_else_reaps_has_not_failed() {
+    for protocol in SKOPEOS {
+        run(async {
+            let config = tools::config(protocol);
+            let proxy = soon(ImageProxy::new_with_config(config)).await.unwrap();
+            let child = Pid::from_raw(only_child().cast_signed());
+            let other = std::thread::spawn(move || waitpid(child, None));
+            soon(proxy.finalize()).await.unwrap();
+            // Either may have been first.
+            let _ = other.join().unwrap();
+        });
+    }
+}
+
+/// A `skopeo` that neither says its version nor ends, and has started another program.
+#[test]
+fn a_question_for_the_version_has_a_bound() {
+    run(async {
+        let mut command = Command::new("sh");
+        command.args(["-c", "sleep 1000 & sleep 1000", "sh"]);
+        let question = ImageProxyConfig::default()
+            .skopeo_cmd(command)
+            .version_question();
+        let asked = tokio::task::spawn_blocking(move || question.ask());
+        let error = soon(asked).await.unwrap().unwrap_err();
+        assert!(matches!(error, Error::CallTimeout { .. }), "{error:?}");
     });
 }

@@ -14,6 +14,7 @@ mod examples;
 mod failures;
 mod faults;
 mod formats;
+mod guests;
 mod harness;
 mod inspect;
 mod kills;

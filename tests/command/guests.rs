@@ -1,0 +1,105 @@
+//! What surrounds the command is not always as usual: ignored signals, pauses, wrappers.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use test_registry::image::write_index;
+use test_registry::server::Options;
+
+use crate::harness::{Scratch, Served, Skopeo, newest_skopeo, processes, skopeos, small_image};
+
+/// A program that ignores SIGCHLD has its children reaped by the kernel, and nobody learns how they ended.
+#[test]
+#[ignore = "needs skopeo"]
+fn children_whose_status_nobody_knows_have_not_failed() {
+    for skopeo in skopeos() {
+        let served = Served::start();
+        let images = [
+            small_image(1).platform("linux", "amd64"),
+            small_image(2).platform("linux", "arm64"),
+        ];
+        write_index(served.folder.path(), "v1", &images).unwrap();
+        let scratch = Scratch::new();
+        let layout = scratch.layout("image");
+        // Asks for the index by another program, and for skopeo's version.
+        let report = scratch
+            .pull(&skopeo, &served.reference("v1"), &layout.tagged("v1"))
+            .args(["--platform", "all"])
+            .arg("--json")
+            .under("sh", ["-c", r#"trap "" CHLD; exec "$@""#, "sh"])
+            .run()
+            .report();
+        assert!(report["skopeo"].is_string(), "{report}");
+        layout.assert_valid();
+    }
+}
+
+/// Ctrl-Z, a debugger, a paused container: nobody has stalled.
+#[test]
+#[ignore = "needs skopeo"]
+fn a_pause_longer_than_the_stall_timeout_is_no_stall() {
+    const STALL: Duration = Duration::from_secs(2);
+    for skopeo in skopeos() {
+        let slow = Options {
+            bandwidth: Some(20_000),
+            ..Options::default()
+        };
+        let served = Served::with(slow);
+        served.add("v1", &small_image(1));
+        let scratch = Scratch::new();
+        let layout = scratch.layout("image");
+        let mut pull = scratch
+            .pull(&skopeo, &served.reference("v1"), &layout.tagged("v1"))
+            .args([
+                "--stall-timeout",
+                "2s",
+                "--call-timeout",
+                "2s",
+                "--proxies",
+                "1",
+            ])
+            .arg("--json")
+            .start();
+        pull.gate("a blob comes", |_| layout.is_written_to(1));
+        let all = pull.processes();
+        let signal_all = |signal| {
+            for process in &all {
+                processes::signal(process.pid, signal);
+            }
+        };
+        signal_all(Signal::SIGSTOP);
+        let begun = Instant::now();
+        while begun.elapsed() < STALL * 2 {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        signal_all(Signal::SIGCONT);
+        let report = pull.end().report();
+        assert_eq!(report["retries"], 0, "{}: {report}", skopeo.protocol);
+        assert_eq!(report["proxies"], 1, "{}: {report}", skopeo.protocol);
+    }
+}
+
+/// A wrapper dies with us, but what it has started and does not listen would not.
+#[test]
+#[ignore = "needs skopeo"]
+fn what_a_wrapper_has_started_ends_with_the_command() {
+    let scratch = Scratch::new();
+    let path = scratch.path("wrapper");
+    let real = newest_skopeo();
+    let script = format!(
+        "#!/bin/sh\n{} \"$@\" <&0 &\nkill -STOP $!\nwait\n",
+        real.path.display()
+    );
+    fs::write(&path, script).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    let wrapper = Skopeo { path, ..real };
+    let mut pull = scratch
+        .pull(&wrapper, "docker://127.0.0.1:1/a", "oci:image:v1")
+        .start();
+    pull.proxies();
+    pull.signal(Signal::SIGINT);
+    // It must have left nothing.
+    pull.end().failed(130);
+}
