@@ -201,7 +201,13 @@ fn layouts() {
                 }
             }
             for path in after.keys().filter(|path| !before.contains_key(*path)) {
-                let known = ["blobs", "blobs/sha256", "index.json", "oci-layout"];
+                let known = [
+                    ".longshore.lock",
+                    "blobs",
+                    "blobs/sha256",
+                    "index.json",
+                    "oci-layout",
+                ];
                 let ours = ours.contains(path) || known.contains(&&**path);
                 assert!(ours, "{path} is new: {pulled:?}");
             }

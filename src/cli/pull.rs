@@ -107,17 +107,19 @@ async fn pull(
     };
     match images {
         [image] if all_platforms => {
-            let index = fetcher.open_index(image).await?;
             let layout = Arc::new(OciLayout::new(folder, tag));
+            layout.check(&[image]).await?;
+            let index = fetcher.open_index(image).await?;
             let pulled = fetcher.pull_index(&index, &layout).await?;
             Ok((pulled, version(index.images())))
         }
         images => {
-            let opened = fetcher.open_all(images).await?;
             let layout = Arc::new(match images {
                 [_] => OciLayout::new(folder, tag),
                 _ => OciLayout::named_by_reference(folder),
             });
+            layout.check(images).await?;
+            let opened = fetcher.open_all(images).await?;
             let pulled = fetcher.pull_all(&opened, &layout).await?;
             Ok((pulled, version(&opened)))
         }

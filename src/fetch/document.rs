@@ -31,20 +31,20 @@ struct Part<'a> {
 
 /// What a pull needs of an index's entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Entry {
-    pub(super) media_type: MediaType,
-    pub(super) digest: Digest,
-    pub(super) size: u64,
+pub(crate) struct Entry {
+    pub(crate) media_type: MediaType,
+    pub(crate) digest: Digest,
+    pub(crate) size: u64,
 }
 
 /// What a pull needs of a config, if it is that of an image.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Config {
-    pub(super) os: Option<String>,
-    pub(super) architecture: Option<String>,
-    pub(super) variant: Option<String>,
+pub(crate) struct Config {
+    pub(crate) os: Option<String>,
+    pub(crate) architecture: Option<String>,
+    pub(crate) variant: Option<String>,
     /// The digests of the uncompressed layers, in whatever form they have; empty if there are none.
-    pub(super) diff_ids: Vec<String>,
+    pub(crate) diff_ids: Vec<String>,
 }
 
 /// The manifest of an image: its config and its layers. What can't be understood of the rest is left
@@ -54,7 +54,7 @@ pub(super) struct Config {
 ///
 /// [`Error::Decode`] if it is no JSON; [`Error::Image`] if it names no config, if something that it
 /// names has no digest or no size, or if two of its keys are equal but for case.
-pub(super) fn manifest(raw: &[u8]) -> Result<ImageManifest> {
+pub(crate) fn manifest(raw: &[u8]) -> Result<ImageManifest> {
     let node = parse(raw, "manifest")?;
     let part = Part {
         what: "manifest",
@@ -84,7 +84,7 @@ pub(super) fn manifest(raw: &[u8]) -> Result<ImageManifest> {
 /// # Errors
 ///
 /// As [`manifest`].
-pub(super) fn index(raw: &[u8]) -> Result<Option<Vec<Entry>>> {
+pub(crate) fn index(raw: &[u8]) -> Result<Option<Vec<Entry>>> {
     let node = parse(raw, "index")?;
     let part = Part {
         what: "index",
@@ -109,7 +109,7 @@ pub(super) fn index(raw: &[u8]) -> Result<Option<Vec<Entry>>> {
 }
 
 /// What is understood of a config, which may be anything: it is stored as it is.
-pub(super) fn config(raw: &[u8]) -> Config {
+pub(crate) fn config(raw: &[u8]) -> Config {
     let Ok(node) = parse(raw, "image config") else {
         return Config::default();
     };
@@ -236,7 +236,7 @@ impl<'a> Part<'a> {
 
 /// Whether Go takes `key` for the field of this name (`encoding/json`: letters of ASCII without regard
 /// to case, and the two of Unicode that fold to such a letter).
-pub(super) fn is_same_key(key: &str, name: &str) -> bool {
+pub(crate) fn is_same_key(key: &str, name: &str) -> bool {
     let folded = |c: char| match c {
         '\u{17F}' => 's',
         '\u{212A}' => 'k',

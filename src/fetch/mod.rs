@@ -7,7 +7,7 @@ mod content;
 #[cfg(feature = "decompress")]
 mod decompress;
 mod descriptors;
-mod document;
+pub(crate) mod document;
 mod event;
 mod fleet;
 mod governor;

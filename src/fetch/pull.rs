@@ -166,6 +166,7 @@ impl Fetcher {
         // What a manifest says may be more than there is in the world.
         let sizes = jobs.iter().map(|job| job.layer.descriptor.size());
         let bytes = sizes.fold(0, u64::saturating_add);
+        sink.prepare().await?;
         // The configs come beside the layers: no layer has to wait for them.
         let (asker, busy) = self.asker(images, &**sink).await?;
         let contents = self.contents(asker, images, &**sink);

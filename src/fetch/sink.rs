@@ -12,6 +12,12 @@ use crate::error::{Error, Result};
 /// Several blobs are stored at the same time, from several tasks. A sink with
 /// errors of its own wraps them by [`Error::handler`](crate::Error::handler).
 pub trait Sink: Send + Sync + 'static {
+    /// Make ready for a pull: what makes the place unusable is found here, before anything is fetched.
+    /// Nothing, unless overridden.
+    fn prepare(&self) -> impl Future<Output = Result<()>> + Send {
+        async { Ok(()) }
+    }
+
     /// Whether this blob is there already, whole, so that it need not be
     /// fetched.
     fn has(&self, blob: &Descriptor) -> impl Future<Output = Result<bool>> + Send;

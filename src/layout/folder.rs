@@ -2,11 +2,13 @@
 //! no symbolic link can lead out of it.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::time::{Duration, SystemTime};
 
 use nix::dir::Dir;
 use nix::errno::Errno;
@@ -105,6 +107,50 @@ impl Folder {
                 Ok(Some(u64::try_from(found.st_size).unwrap_or(0)))
             }
             Ok(_) | Err(Errno::ENOENT) => Ok(None),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// The permissions of a file in it, if there is one.
+    pub(super) fn permissions_of(&self, name: impl AsRef<OsStr>) -> io::Result<Option<u32>> {
+        match self.stat(plain(name.as_ref())?) {
+            Ok(found) => Ok(Some(found.st_mode & 0o777)),
+            Err(Errno::ENOENT) => Ok(None),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// When something in it was last changed, if it is there.
+    pub(super) fn age_of(&self, name: impl AsRef<OsStr>) -> io::Result<Duration> {
+        let changed = self.stat(plain(name.as_ref())?)?.st_mtime;
+        let changed = SystemTime::UNIX_EPOCH + Duration::from_secs(changed.try_into().unwrap_or(0));
+        // What the clock of another host calls the future is new.
+        Ok(SystemTime::now()
+            .duration_since(changed)
+            .unwrap_or_default())
+    }
+
+    /// A file in it that is only locked, made if it is not there, for those who may change the folder.
+    pub(super) fn lock_file(&self, name: impl AsRef<OsStr>) -> io::Result<File> {
+        let name = plain(name.as_ref())?;
+        // On NFS, an exclusive lock takes a file that is open for writing.
+        let flags = OFlag::O_RDWR | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+        match openat(&self.0, name, flags, Mode::empty()) {
+            Err(Errno::ENOENT) => {}
+            Err(Errno::ELOOP) => return Err(self.is_no(name, "plain file")),
+            other => return Ok(other?.into()),
+        }
+        // Whoever may write into the folder may lock it, and nobody else can hold pulls up.
+        let writers = fstat(&self.0)?.st_mode & 0o222;
+        let mode = Mode::from_bits_truncate(writers | (writers << 1));
+        match openat(&self.0, name, flags | OFlag::O_CREAT | OFlag::O_EXCL, mode) {
+            Ok(file) => {
+                let file = File::from(file);
+                // Without regard to the umask. It may fail where permissions are another system's.
+                let _ = file.set_permissions(Permissions::from_mode(mode.bits()));
+                Ok(file)
+            }
+            Err(Errno::EEXIST) => Ok(openat(&self.0, name, flags, Mode::empty())?.into()),
             Err(e) => Err(e.into()),
         }
     }

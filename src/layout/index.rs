@@ -15,6 +15,32 @@ pub(super) fn empty() -> Vec<u8> {
         .into_bytes()
 }
 
+/// Whether images can be added to this index.
+pub(super) fn check(index: &[u8]) -> io::Result<()> {
+    parsed(index).map(drop)
+}
+
+/// An index with a list of manifests: none, or `null`, which `umoci init` writes, is an empty one.
+fn parsed(index: &[u8]) -> io::Result<Value> {
+    let not_json = |error| invalid(format!("index.json is no JSON: {error}"));
+    let mut index: Value = serde_json::from_slice(index).map_err(not_json)?;
+    let wrong = |reason: &str| Err(invalid(reason.into()));
+    let Some(members) = index.as_object_mut() else {
+        return wrong("index.json is no JSON object");
+    };
+    let manifests = members.entry("manifests").or_insert(Value::Null);
+    match manifests {
+        Value::Array(_) => {}
+        Value::Null => *manifests = json!([]),
+        _ => return wrong("index.json has no list of manifests"),
+    }
+    Ok(index)
+}
+
+fn invalid(reason: String) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, reason)
+}
+
 /// The index with this image in it. An image that had its name goes; so does
 /// the same one in an earlier entry without a name.
 pub(super) fn with_image(
@@ -22,12 +48,9 @@ pub(super) fn with_image(
     image: &Descriptor,
     tag: Option<&str>,
 ) -> io::Result<Vec<u8>> {
-    let mut index: Value = serde_json::from_slice(index)?;
-    let Some(manifests) = index.get_mut("manifests").and_then(Value::as_array_mut) else {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            "it has no list of manifests",
-        ));
+    let mut index = parsed(index)?;
+    let Some(manifests) = index["manifests"].as_array_mut() else {
+        return Err(io::ErrorKind::InvalidData.into());
     };
     let digest = image.digest().to_string();
     let name_of = |entry: &Value| entry["annotations"][REF_NAME].as_str().map(str::to_owned);
@@ -116,11 +139,21 @@ mod tests {
 
     #[test]
     fn a_damaged_index_is_an_error() {
-        for damaged in ["", "[]", "{}", r#"{"manifests":7}"#] {
+        for damaged in ["", "[]", "null", r#"{"manifests":7}"#] {
             assert!(
                 with_image(damaged.as_bytes(), &image('a'), None).is_err(),
                 "{damaged}"
             );
+            assert!(check(damaged.as_bytes()).is_err(), "{damaged}");
+        }
+    }
+
+    #[test]
+    fn an_index_without_manifests_is_an_empty_one() {
+        for empty in ["{}", r#"{"manifests":null}"#, r#"{"manifests":[]}"#] {
+            check(empty.as_bytes()).expect(empty);
+            let added = entries(empty.as_bytes(), &[('a', Some("x"))]);
+            assert_eq!(added, [(Some("x".to_owned()), 'a')], "{empty}");
         }
     }
 }

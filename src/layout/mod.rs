@@ -13,10 +13,13 @@
 
 mod folder;
 mod index;
+mod reach;
 mod staging;
 mod write;
 
+use std::ffi::OsStr;
 use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -24,7 +27,7 @@ use oci_spec::image::{Descriptor, Digest};
 use tokio::sync::OnceCell;
 
 use self::folder::Folder;
-use self::staging::{LayoutLock, Staging, is_staging};
+use self::staging::{LayoutLock, Staging, is_ours};
 use crate::error::{Error, Result};
 use crate::fetch::{ImageContent, IndexContent, LayerReader, Sink, panicked};
 
@@ -36,17 +39,23 @@ enum Names {
 }
 
 impl Names {
-    fn name_of(&self, reference: &str) -> Option<String> {
-        match self {
-            Self::Given(tag) => tag.clone(),
+    fn name_of(&self, reference: &str) -> Result<Option<String>> {
+        let name = match self {
+            Self::Given(None) => return Ok(None),
+            Self::Given(Some(tag)) => tag.as_str(),
             Self::References => {
-                let name = reference
-                    .split_once(':')
-                    .map_or(reference, |(_, name)| name);
-                let name = name.trim_start_matches('/');
-                OciLayout::can_name(name).then(|| name.to_owned())
+                let name = reference.split_once(':');
+                let name = name.map_or(reference, |(_, name)| name);
+                name.trim_start_matches('/')
             }
+        };
+        if OciLayout::can_name(name) {
+            return Ok(Some(name.to_owned()));
         }
+        Err(Error::Image(format!(
+            "{name:?} can't be its name in an image layout: give it a TAG of letters and digits, with \
+             single characters of -._:@/+ between them"
+        )))
     }
 }
 
@@ -59,8 +68,9 @@ const BLOBS: &str = "blobs";
 
 /// The largest marker that is read; it has 30 bytes.
 const MAX_MARKER_BYTES: u64 = 4 * 1024;
-/// The largest index that is added to: one of some hundred thousand images.
-const MAX_INDEX_BYTES: u64 = 64 * 1024 * 1024;
+/// The largest index that is added to: one of some ten thousand images. In memory it takes ten times
+/// as much.
+const MAX_INDEX_BYTES: u64 = 16 * 1024 * 1024;
 
 /// An OCI image layout to pull into, created or added to.
 ///
@@ -82,9 +92,10 @@ impl OciLayout {
     /// index (`org.opencontainers.image.ref.name`); another image of that name
     /// loses it.
     ///
-    /// Nothing is touched before the first blob is stored. Then a layout is
-    /// made there if the folder is empty or missing; if it holds something else
-    /// than a layout, it is left as it is, and the pull fails.
+    /// Nothing is touched before the first blob is fetched. Then a layout is
+    /// made there if the folder is missing, or has nothing in it but hidden files
+    /// and `lost+found`; if it holds something else than a layout, it is left as
+    /// it is, and the pull fails. A file `.longshore.lock` stays in the layout.
     pub fn new(root: impl Into<PathBuf>, tag: Option<String>) -> Self {
         Self {
             root: root.into(),
@@ -105,18 +116,43 @@ impl OciLayout {
         }
     }
 
-    /// Whether this can name an image in a layout: the image specification
+    /// Whether this can name an image in a layout. The image specification
     /// (annotations.md, `org.opencontainers.image.ref.name`) allows letters and
-    /// digits, with `-._:@/+` between them.
+    /// digits, with one of `-._:@/+`, or `--`, between them. skopeo opens no
+    /// image of another name.
     #[must_use]
     pub fn can_name(tag: &str) -> bool {
-        let separator = |c: char| "-._:@/+".contains(c);
-        !tag.is_empty()
-            && tag
-                .chars()
-                .all(|c| c.is_ascii_alphanumeric() || separator(c))
-            && !tag.starts_with(separator)
-            && !tag.ends_with(separator)
+        let is_component = |component: &str| {
+            let component = component.replace("--", "-");
+            let mut words = component.split(['-', '.', '_', ':', '@', '+']);
+            words.all(|word| !word.is_empty() && word.chars().all(|c| c.is_ascii_alphanumeric()))
+        };
+        // Three in a row are no separator, whatever they are made of.
+        !tag.contains("---") && tag.split('/').all(is_component)
+    }
+
+    /// Looks whether the images of these references can be pulled to there, without changing anything:
+    /// whether there is a layout, or room for one, and each image can have its name. [`Fetcher::pull`](crate::Fetcher::pull) does
+    /// so by itself, but has opened the image by then.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`], [`Error::Image`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is changed.
+    pub async fn check(&self, references: &[impl AsRef<str>]) -> Result<()> {
+        for reference in references {
+            self.names.name_of(reference.as_ref())?;
+        }
+        let what = self.cant_use();
+        let root = self.root.clone();
+        blocking(move || check(&root).map_err(Error::io(what))).await
+    }
+
+    fn cant_use(&self) -> String {
+        format!("can't use {} as an image layout", self.root.display())
     }
 
     /// The folder.
@@ -127,11 +163,8 @@ impl OciLayout {
 
     async fn staging(&self) -> Result<Arc<Staging>> {
         let prepare = || {
-            let root = self.root.clone();
-            blocking(move || {
-                let what = format!("can't use {} as an image layout", root.display());
-                prepare(&root).map(Arc::new).map_err(Error::io(what))
-            })
+            let (root, what) = (self.root.clone(), self.cant_use());
+            blocking(move || prepare(&root).map(Arc::new).map_err(Error::io(what)))
         };
         self.staging.get_or_try_init(prepare).await.cloned()
     }
@@ -182,6 +215,13 @@ impl OciLayout {
 }
 
 impl Sink for OciLayout {
+    async fn prepare(&self) -> Result<()> {
+        if let Names::Given(_) = self.names {
+            self.names.name_of("")?;
+        }
+        self.staging().await.map(drop)
+    }
+
     async fn has(&self, blob: &Descriptor) -> Result<bool> {
         let size = self.in_blob_folder(blob, |folder, name| folder.size_of(name));
         Ok(size.await? == Some(blob.size()))
@@ -238,12 +278,13 @@ impl OciLayout {
     async fn name(&self, descriptor: Descriptor, reference: &str) -> Result<()> {
         let what = format!("can't update {}", self.root.join(INDEX).display());
         let staging = self.staging().await?;
-        let tag = self.names.name_of(reference);
+        let tag = self.names.name_of(reference)?;
         blocking(move || {
             let update = || {
                 // Their bytes are on disk; now their names, and then what names them.
                 staging.sync_blobs()?;
                 let root = staging.root();
+                reach::check(root, &descriptor)?;
                 let _lock = LayoutLock::take(root)?;
                 let old = root.read(INDEX, MAX_INDEX_BYTES)?;
                 let old = old.ok_or(io::ErrorKind::NotFound)?;
@@ -262,15 +303,10 @@ impl OciLayout {
 fn prepare(root: &Path) -> io::Result<Staging> {
     let root = Folder::make_at(root)?;
     let lock = LayoutLock::take(&root)?;
-    let marker = root.read(MARKER, MAX_MARKER_BYTES)?;
-    let fresh = marker.is_none();
-    match marker {
-        Some(found) => check_version(&found)?,
-        None => only_a_layouts_beginning(&root)?,
-    }
+    let fresh = !is_layout(&root)?;
     staging::sweep(&root)?;
     root.open_or_make(BLOBS)?.open_or_make("sha256")?;
-    let no_index = root.read(INDEX, MAX_INDEX_BYTES)?.is_none();
+    let no_index = root.size_of(INDEX)?.is_none();
     let staging = Staging::new(root)?;
     if no_index {
         staging.publish_file(&index::empty(), INDEX)?;
@@ -282,6 +318,34 @@ fn prepare(root: &Path) -> io::Result<Staging> {
     }
     drop(lock);
     Ok(staging)
+}
+
+/// Whether this folder, or the one that it would be made in, can be used.
+fn check(root: &Path) -> io::Result<()> {
+    match Folder::at(root) {
+        Ok(root) => is_layout(&root).map(drop),
+        // It is made, with those that it is in.
+        Err(e) if e.kind() == io::ErrorKind::NotFound => match root.parent() {
+            Some(parent) if parent.as_os_str().is_empty() => Ok(()),
+            Some(parent) => match Folder::at(parent) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => check(parent),
+                other => other.map(drop),
+            },
+            None => Ok(()),
+        },
+        Err(e) => Err(e),
+    }
+}
+
+/// Whether there is a layout to add to, or nothing yet; an error if there is something else.
+fn is_layout(root: &Folder) -> io::Result<bool> {
+    if let Some(index) = root.read(INDEX, MAX_INDEX_BYTES)? {
+        index::check(&index)?;
+    }
+    match root.read(MARKER, MAX_MARKER_BYTES)? {
+        Some(marker) => check_version(&marker).map(|()| true),
+        None => only_a_layouts_beginning(root).map(|()| false),
+    }
 }
 
 fn check_version(marker: &[u8]) -> io::Result<()> {
@@ -300,9 +364,11 @@ fn check_version(marker: &[u8]) -> io::Result<()> {
 /// of one.
 fn only_a_layouts_beginning(root: &Folder) -> io::Result<()> {
     let names = root.names()?;
+    // What is hidden, and what ext4 puts into the root of each file system, was not put there by a user.
+    let foreign = |name: &OsStr| name == "lost+found" || name.as_bytes().starts_with(b".");
     if names
         .iter()
-        .all(|name| name == BLOBS || name == INDEX || is_staging(name))
+        .all(|name| name == BLOBS || name == INDEX || is_ours(name) || foreign(name))
     {
         return Ok(());
     }
@@ -326,6 +392,28 @@ mod tests {
 
     use super::*;
 
+    #[test]
+    fn names_follow_the_grammar_of_the_specification() {
+        for name in [
+            "a",
+            "v1",
+            "a.b",
+            "a--b",
+            "quay.io/a/b:c",
+            "a_b",
+            "A@B+c:d-e",
+            "a/b--c/d",
+        ] {
+            assert!(OciLayout::can_name(name), "{name}");
+        }
+        for name in [
+            "", ".", "a..b", "a__b", "a---b", "a-", "-a", "a/", "/a", "a//b", "a/-b", "a:-b",
+            "a b", "a-_b", "ä", "a----b", "a--.b",
+        ] {
+            assert!(!OciLayout::can_name(name), "{name}");
+        }
+    }
+
     proptest! {
         #[test]
         fn a_blobs_name_leads_nowhere_else(text in "[a-z0-9+._/-]{0,12}:[a-zA-Z0-9=._/:-]{0,80}|\\PC*") {
@@ -341,7 +429,7 @@ mod tests {
         #[test]
         fn a_name_for_the_index_is_one_that_the_specification_allows(text in "\\PC*") {
             let names = Names::References;
-            if let Some(name) = names.name_of(&text) {
+            if let Ok(Some(name)) = names.name_of(&text) {
                 prop_assert!(OciLayout::can_name(&name));
                 prop_assert!(text.ends_with(&name));
             }

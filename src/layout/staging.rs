@@ -2,9 +2,9 @@
 //! pull, locked as long as that pull lives.
 
 use std::ffi::OsStr;
-use std::fs::File;
+use std::fs::{self, File, Permissions};
 use std::io::{self, Write};
-use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
@@ -30,21 +30,34 @@ const STAGING_MODE: Mode = Mode::from_bits_truncate(0o700);
 const LOCK_PATIENCE: Duration = Duration::from_secs(30);
 const LOCK_RETRY: Duration = Duration::from_millis(5);
 
+/// The file that is locked while the index is changed, or staging folders come and go. It stays: who
+/// removes it could have a lock that nobody else sees.
+const LOCK: &str = ".longshore.lock";
+
+/// The file in a staging folder that is locked as long as its pull lives, and tells where that is.
+const STAGING_LOCK: &str = "lock";
+
+/// What nobody has changed for so long, and nobody has locked, belongs to no pull, on whatever host.
+const ABANDONED: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// Held while the index is changed, or staging folders come and go. The kernel
 /// releases it when its holder dies.
+///
+/// What is locked is a plain file, open for writing: only such locks are seen by the other hosts of a
+/// network file system (flock(2), "NFS details").
 #[derive(Debug)]
-pub(super) struct LayoutLock(#[expect(dead_code, reason = "held, not used")] Flock<OwnedFd>);
+pub(super) struct LayoutLock(#[expect(dead_code, reason = "held, not used")] Flock<File>);
 
 impl LayoutLock {
     /// May wait for others, but not for ever.
     pub(super) fn take(root: &Folder) -> io::Result<Self> {
         let until = Instant::now() + LOCK_PATIENCE;
-        let mut folder = root.reopen()?;
+        let mut file = root.lock_file(LOCK)?;
         loop {
-            match Flock::lock(folder, FlockArg::LockExclusiveNonblock) {
+            match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
                 Ok(lock) => return Ok(Self(lock)),
                 Err((unlocked, Errno::EWOULDBLOCK | Errno::EINTR)) if Instant::now() < until => {
-                    folder = unlocked;
+                    file = unlocked;
                     thread::sleep(LOCK_RETRY);
                 }
                 Err((_, Errno::EWOULDBLOCK)) => {
@@ -57,8 +70,18 @@ impl LayoutLock {
     }
 }
 
+/// Whether it is ours, and neither a blob nor anybody else's.
+pub(super) fn is_ours(name: &OsStr) -> bool {
+    name == LOCK || is_staging(name)
+}
+
+/// Which run of which host's kernel this is: among its processes, locks are always seen.
+fn here() -> String {
+    fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default()
+}
+
 /// Whether a staging folder could be called like that.
-pub(super) fn is_staging(name: &OsStr) -> bool {
+fn is_staging(name: &OsStr) -> bool {
     let number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     name.to_str()
         .and_then(|name| name.strip_prefix(PREFIX))
@@ -83,12 +106,25 @@ pub(super) fn sweep(root: &Folder) -> io::Result<()> {
     Ok(())
 }
 
-/// `false`: it belongs to a pull that lives.
+/// `false`: it belongs to a pull that lives, or that may live on another host, whose locks are not seen
+/// here if its file system does not share them.
 fn sweep_one(root: &Folder, name: &OsStr) -> io::Result<bool> {
     let folder = root.open(name)?;
-    let Ok(_lock) = Flock::lock(folder.reopen()?, FlockArg::LockExclusiveNonblock) else {
+    let told = folder.read(STAGING_LOCK, 1024)?;
+    if let Some(told) = &told {
+        let lock = Flock::lock(
+            folder.lock_file(STAGING_LOCK)?,
+            FlockArg::LockExclusiveNonblock,
+        );
+        let is_here = !told.is_empty() && *told == here().into_bytes();
+        if lock.is_err() || !is_here && root.age_of(name)? < ABANDONED {
+            return Ok(false);
+        }
+    } else if !folder.names()?.is_empty() && root.age_of(name)? < ABANDONED {
+        // Another version's. An empty one was made by a pull that died before it could lock it: that
+        // happens with the layout locked, as we have it now.
         return Ok(false);
-    };
+    }
     remove(root, name, &folder)?;
     Ok(true)
 }
@@ -108,7 +144,7 @@ pub(super) struct Staging {
     name: String,
     folder: Arc<Folder>,
     files: AtomicU64,
-    _lock: Flock<OwnedFd>,
+    _lock: Flock<File>,
 }
 
 impl Staging {
@@ -126,13 +162,18 @@ impl Staging {
             }
         };
         let folder = root.open(&name)?;
-        let lock = Flock::lock(folder.reopen()?, FlockArg::LockExclusiveNonblock);
+        let lock = Flock::lock(
+            folder.lock_file(STAGING_LOCK)?,
+            FlockArg::LockExclusiveNonblock,
+        );
+        let mut lock = lock.map_err(|(_, e)| e)?;
+        lock.write_all(here().as_bytes())?;
         Ok(Self {
             root,
             name,
             folder: Arc::new(folder),
             files: AtomicU64::new(0),
-            _lock: lock.map_err(|(_, e)| e)?,
+            _lock: lock,
         })
     }
 
@@ -157,6 +198,10 @@ impl Staging {
     pub(super) fn publish_file(&self, bytes: &[u8], name: &str) -> io::Result<()> {
         let mut staged = self.create()?;
         staged.file.write_all(bytes)?;
+        if let Some(mode) = self.root.permissions_of(name)? {
+            // As they were. Where they are another system's, that may fail.
+            let _ = staged.file.set_permissions(Permissions::from_mode(mode));
+        }
         staged.publish(&self.root, name)
     }
 
@@ -237,11 +282,56 @@ mod tests {
         let dead = path.path().join(".longshore-1-0");
         fs::create_dir(&dead).expect("a folder");
         fs::write(dead.join("0"), "half a blob").expect("a file");
+        fs::write(dead.join(STAGING_LOCK), here()).expect("a file");
         sweep(&root()).expect("swept");
         assert!(!dead.exists());
         assert!(path.path().join(&living.name).exists());
         drop(living);
         assert_eq!(root().names().expect("a list").len(), 0);
+    }
+
+    #[test]
+    fn what_may_live_on_another_host_is_swept_when_it_is_old() {
+        let (path, root) = root();
+        let other = path.path().join(".longshore-1-0");
+        let (lock, blob) = (other.join(STAGING_LOCK), other.join("0"));
+        for told in [Some("another host"), Some(""), None] {
+            fs::create_dir(&other).expect("a folder");
+            fs::write(&blob, "half a blob").expect("a file");
+            if let Some(told) = told {
+                fs::write(&lock, told).expect("a file");
+            }
+            sweep(&root()).expect("swept");
+            assert!(blob.exists(), "{told:?}");
+            let long_ago = std::time::SystemTime::now() - 2 * ABANDONED;
+            let folder = File::open(&other).expect("a folder");
+            folder.set_modified(long_ago).expect("an older folder");
+            sweep(&root()).expect("swept");
+            assert!(!other.exists(), "{told:?}");
+        }
+    }
+
+    #[test]
+    fn what_died_before_it_had_a_lock_is_swept() {
+        let (path, root) = root();
+        let dead = path.path().join(".longshore-1-0");
+        fs::create_dir(&dead).expect("a folder");
+        sweep(&root()).expect("swept");
+        assert!(!dead.exists());
+    }
+
+    #[test]
+    fn only_those_who_may_write_into_the_folder_can_lock_it() {
+        let (path, root) = root();
+        for (mode, expected) in [(0o755, 0o600), (0o775, 0o660), (0o700, 0o600)] {
+            let folder = fs::Permissions::from_mode(mode);
+            fs::set_permissions(path.path(), folder).expect("permissions");
+            let lock = LayoutLock::take(&root()).expect("a lock");
+            let found = root().permissions_of(LOCK).expect("looked");
+            assert_eq!(found, Some(expected), "{mode:o}");
+            drop(lock);
+            fs::remove_file(path.path().join(LOCK)).expect("removed");
+        }
     }
 
     #[test]

@@ -1,8 +1,12 @@
 //! Where an image can be pulled to, and what is left alone.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 
-use crate::harness::{Layout, Scratch, Served, newest_skopeo, skopeo_copy, small_image};
+use crate::harness::{
+    Layout, Scratch, Served, assert_skopeo_accepts, newest_skopeo, skopeo_copy, small_image,
+};
 
 /// A pull that fails, and what it says.
 #[track_caller]
@@ -118,7 +122,7 @@ fn a_damaged_index_is_left_as_it_is() {
         .run()
         .succeeded();
     let index = layout.folder().join("index.json");
-    for damaged in ["", "{", "{}"] {
+    for damaged in ["", "{", "[]"] {
         fs::write(&index, damaged).unwrap();
         let said = refused(&served, &scratch, &layout);
         assert!(said.contains("index.json"), "{said}");
@@ -136,4 +140,138 @@ fn a_place_that_cant_be_written_to_is_named() {
     refused(&served, &scratch, &scratch.layout("file/below"));
     // Nobody can make a folder there, root neither.
     refused(&served, &scratch, &Layout::new("/sys/image".into()));
+}
+
+#[test]
+#[ignore = "needs skopeo"]
+fn what_makes_a_destination_unusable_is_found_before_the_registry_is_asked() {
+    type Prepare = fn(&Path);
+    let cases: [(&str, Prepare); 7] = [
+        ("Not a directory", |path| fs::write(path, "").unwrap()),
+        ("neither empty nor", |path| {
+            fs::create_dir(path).unwrap();
+            fs::write(path.join("letter.txt"), "dear").unwrap();
+        }),
+        ("layout version is 9", |path| {
+            fs::create_dir(path).unwrap();
+            let marker = r#"{"imageLayoutVersion":"9"}"#;
+            fs::write(path.join("oci-layout"), marker).unwrap();
+        }),
+        ("index.json is no JSON", |path| {
+            fs::create_dir(path).unwrap();
+            fs::write(path.join("index.json"), "{").unwrap();
+        }),
+        ("index.json has more than", |path| {
+            fs::create_dir(path).unwrap();
+            let index = fs::File::create(path.join("index.json")).unwrap();
+            index.set_len(63 << 20).unwrap();
+        }),
+        ("index.json is a symbolic link", |path| {
+            fs::create_dir(path).unwrap();
+            std::os::unix::fs::symlink("elsewhere", path.join("index.json")).unwrap();
+        }),
+        ("Too many levels of symbolic links", |path| {
+            std::os::unix::fs::symlink(path, path).unwrap();
+        }),
+    ];
+    for (expected, prepare) in cases {
+        let (served, _) = Served::image("v1", &small_image(1));
+        let scratch = Scratch::new();
+        let layout = scratch.layout("image");
+        prepare(layout.folder());
+        for all in [false, true] {
+            let pull = scratch.pull(
+                &newest_skopeo(),
+                &served.reference("v1"),
+                &layout.tagged("v1"),
+            );
+            let pull = if all {
+                pull.args(["--platform", "all"])
+            } else {
+                pull
+            };
+            let said = pull.run().failed(1);
+            assert!(said.contains(expected), "{expected}: {said}");
+        }
+        assert_eq!(served.registry.requests().len(), 0, "{expected}");
+    }
+}
+
+#[test]
+#[ignore = "needs skopeo"]
+fn folders_and_layouts_that_others_have_begun_are_used() {
+    type Prepare = fn(&Path);
+    let cases: [Prepare; 3] = [
+        |path| {
+            fs::create_dir_all(path.join("lost+found")).unwrap();
+            fs::write(path.join(".gitkeep"), "").unwrap();
+        },
+        // As `umoci init` makes it.
+        |path| {
+            fs::create_dir_all(path.join("blobs/sha256")).unwrap();
+            let marker = r#"{"imageLayoutVersion":"1.0.0"}"#;
+            fs::write(path.join("oci-layout"), marker).unwrap();
+            let index = r#"{"schemaVersion":2,"manifests":null}"#;
+            fs::write(path.join("index.json"), index).unwrap();
+            let private = fs::Permissions::from_mode(0o640);
+            fs::set_permissions(path.join("index.json"), private).unwrap();
+        },
+        |path| {
+            fs::create_dir(path).unwrap();
+            let marker = "{ \"x\": 1,\n \"imageLayoutVersion\": \"1.0.0\" }\n\n";
+            fs::write(path.join("oci-layout"), marker).unwrap();
+        },
+    ];
+    for (number, prepare) in cases.into_iter().enumerate() {
+        let (served, image) = Served::image("v1", &small_image(1));
+        let scratch = Scratch::new();
+        let layout = scratch.layout("image");
+        prepare(layout.folder());
+        scratch
+            .pull(
+                &newest_skopeo(),
+                &served.reference("v1"),
+                &layout.tagged("v1"),
+            )
+            .run()
+            .succeeded();
+        assert_eq!(layout.tags()["v1"], image.manifest_digest.to_string());
+        let index = fs::metadata(layout.folder().join("index.json")).unwrap();
+        let expected = if number == 1 { 0o640 } else { 0o644 };
+        assert_eq!(index.permissions().mode() & 0o777, expected, "{number}");
+        if number == 0 {
+            assert!(layout.folder().join("lost+found").exists());
+            assert!(layout.folder().join(".gitkeep").exists());
+        }
+        assert_skopeo_accepts(&newest_skopeo(), &layout.tagged("v1"));
+    }
+}
+
+/// What `can_name` takes, skopeo can open.
+#[test]
+#[ignore = "needs skopeo"]
+fn an_image_has_a_name_that_skopeo_can_open_or_none() {
+    let (served, _) = Served::image("v1", &small_image(1));
+    let scratch = Scratch::new();
+    for (number, tag) in ["a", "a--b", "quay.io/a/b:c", "a_b", "A@B+c:d-e"]
+        .iter()
+        .enumerate()
+    {
+        let layout = scratch.layout(&format!("image-{number}"));
+        let reference = served.reference("v1");
+        scratch
+            .pull(&newest_skopeo(), &reference, &layout.tagged(tag))
+            .run()
+            .succeeded();
+        assert_skopeo_accepts(&newest_skopeo(), &layout.tagged(tag));
+    }
+    for tag in ["a..b", "a__b", "a---b", "-a"] {
+        let layout = scratch.layout("refused");
+        let reference = served.reference("v1");
+        scratch
+            .pull(&newest_skopeo(), &reference, &layout.tagged(tag))
+            .run()
+            .failed(2);
+        assert!(!layout.folder().exists(), "{tag}");
+    }
 }

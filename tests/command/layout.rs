@@ -257,6 +257,9 @@ fn working_folders_of_dead_pulls_are_swept_and_others_are_not() {
         let folder = layout.folder().join(name);
         fs::create_dir(&folder).unwrap();
         fs::write(folder.join("0"), "half a blob").unwrap();
+        // As pulls of this host do; what may be another one's has to be old.
+        let here = fs::read("/proc/sys/kernel/random/boot_id").unwrap();
+        fs::write(folder.join("lock"), here).unwrap();
     }
     pull().run().succeeded();
     let mut left = layout.strangers();

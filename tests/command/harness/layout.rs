@@ -7,6 +7,9 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 use test_support::{sha256, sha512};
 
+/// What a pull leaves in a layout: what the specification has, and the file that pulls lock.
+const BELONGS: [&str; 4] = [".longshore.lock", "blobs", "index.json", "oci-layout"];
+
 /// An OCI image layout, or where one is going to be.
 #[derive(Debug, Clone)]
 pub(crate) struct Layout {
@@ -81,7 +84,7 @@ impl Layout {
     /// What is in it besides what belongs into a layout.
     pub(crate) fn strangers(&self) -> Vec<String> {
         names(&self.folder)
-            .filter(|name| !["blobs", "index.json", "oci-layout"].contains(&name.as_str()))
+            .filter(|name| !BELONGS.contains(&name.as_str()))
             .collect()
     }
 
