@@ -201,21 +201,26 @@ impl Error {
         }
     }
 
-    /// An error of a handler or sink. One that is this library's own, perhaps in
-    /// an [`io::Error`] as a reader gave it, stays what it is.
+    /// An error of a handler or sink. One that is this library's own stays what it is, also where it is
+    /// the cause of another one: in an [`io::Error`] as a reader gave it, or under a context. It can't be
+    /// seen in an `anyhow::Error` that has no context: there, `error.downcast()` takes it out.
     pub fn handler(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
-        let error = match error.into().downcast::<Self>() {
-            Ok(ours) => return *ours,
-            Err(error) => error,
-        };
-        match error
-            .downcast::<io::Error>()
-            .map(|error| error.downcast::<Self>())
-        {
-            Ok(Ok(ours)) => ours,
-            Ok(Err(theirs)) => Self::Handler(Arc::new(theirs)),
-            Err(theirs) => Self::Handler(Arc::from(theirs)),
+        let error = error.into();
+        let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&*error);
+        while let Some(error) = cause {
+            if let Some(ours) = error.downcast_ref::<Self>() {
+                return ours.clone();
+            }
+            // Its source is not what is in it, but the source of that.
+            let inner = error
+                .downcast_ref::<io::Error>()
+                .and_then(io::Error::get_ref);
+            cause = match inner {
+                Some(inner) => Some(inner),
+                None => error.source(),
+            };
         }
+        Self::Handler(Arc::from(error))
     }
 
     pub(crate) fn blob(digest: &Digest) -> impl Fn(BlobError) -> Self {
@@ -479,3 +484,47 @@ impl std::fmt::Display for ChildExit {
 }
 
 impl std::error::Error for ChildExit {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anyhow::Context as _;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("theirs")]
+    struct Theirs(#[source] io::Error);
+
+    #[test]
+    fn an_error_of_ours_stays_what_it_is_whatever_it_is_wrapped_in() {
+        let io = || io::Error::from(Error::Cancelled);
+        let wrapped: [Box<dyn std::error::Error + Send + Sync>; 6] = [
+            Error::Cancelled.into(),
+            io().into(),
+            io::Error::other(io()).into(),
+            Theirs(io()).into(),
+            anyhow::Error::from(Error::Cancelled).context("more").into(),
+            anyhow::Error::from(io())
+                .context("and")
+                .context("more")
+                .into(),
+        ];
+        for error in wrapped {
+            let shown = format!("{error:?}");
+            let error = Error::handler(error);
+            assert!(matches!(error, Error::Cancelled), "{shown}: {error:?}");
+        }
+        let read: Result<(), _> = Err(io()).context("can't read");
+        let error = Error::handler(read.expect_err("an error"));
+        assert!(matches!(error, Error::Cancelled), "{error:?}");
+        let others: [Box<dyn std::error::Error + Send + Sync>; 3] = [
+            "theirs".into(),
+            io::Error::other("theirs").into(),
+            Theirs(io::Error::other("x")).into(),
+        ];
+        for theirs in others {
+            let error = Error::handler(theirs);
+            assert!(matches!(error, Error::Handler(_)), "{error:?}");
+            assert_eq!(error.to_string(), "theirs");
+        }
+    }
+}

@@ -5,6 +5,7 @@
     reason = "doc comments here are help texts for a terminal"
 )]
 
+use std::fmt;
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -348,6 +349,29 @@ pub(crate) struct Platform {
     os: Option<String>,
     architecture: Option<String>,
     variant: Option<String>,
+}
+
+impl Platform {
+    /// Whether an image of `found`, which is `OS/ARCH[/VARIANT]`, is what was asked for.
+    pub(crate) fn is(&self, found: &str) -> bool {
+        let mut found = found.split('/');
+        let wanted = [&self.os, &self.architecture, &self.variant];
+        wanted
+            .into_iter()
+            .all(|wanted| match (wanted, found.next()) {
+                (Some(wanted), Some(found)) => wanted == found,
+                // A variant that one of them does not say.
+                _ => true,
+            })
+    }
+}
+
+impl fmt::Display for Platform {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let parts = [&self.os, &self.architecture, &self.variant];
+        let parts: Vec<&str> = parts.into_iter().flatten().map(String::as_str).collect();
+        f.write_str(&parts.join("/"))
+    }
 }
 
 impl FromStr for Platform {

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use longshore::oci_spec::image::Descriptor;
 use longshore::{Fetcher, Image, ImageContent, ImageProxyConfig, OciLayout, Pulled};
 use serde::Serialize;
 
-use super::args::{Destination, PlatformChoice, PullArguments};
+use super::args::{Destination, Platform, PlatformChoice, PullArguments};
 use super::failure::Failure;
 use super::format::{bytes, json_line, printable};
 use super::progress::{self, Style};
@@ -22,6 +23,8 @@ struct Report {
     fetched_blobs: usize,
     fetched_bytes: u64,
     reused_blobs: usize,
+    /// Those that were left out.
+    foreign_layers: Vec<String>,
     /// The most that were at work at once.
     proxies: usize,
     retries: usize,
@@ -65,6 +68,10 @@ pub(crate) async fn run(arguments: PullArguments, config: ImageProxyConfig) -> R
     } = arguments;
     let (events, showing) = progress::show(Style::choose(quiet || json), events).await?;
     let all = platform == Some(PlatformChoice::All);
+    let wanted = match platform {
+        Some(PlatformChoice::One(platform)) => Some(platform),
+        _ => None,
+    };
     if images.len() > 1 && (all || destination.tag.is_some()) {
         let reason = "several images go into oci:DIR, each under its own name, without a TAG \
                       and one platform each";
@@ -81,6 +88,7 @@ pub(crate) async fn run(arguments: PullArguments, config: ImageProxyConfig) -> R
     let (pulled, shown) = tokio::join!(pulling, showing);
     let (pulled, protocol) = pulled.map_err(Failure::on("pull", &images.join(", ")))?;
     shown?;
+    warn(&pulled, wanted.as_ref());
 
     if let Some(version) = version {
         let version = version.await.map_err(anyhow::Error::from)?;
@@ -126,6 +134,29 @@ async fn pull(
     }
 }
 
+/// What is not as one might expect.
+fn warn(pulled: &Pulled, wanted: Option<&Platform>) {
+    for content in &pulled.images {
+        if let (Some(wanted), Some(found)) = (wanted, content.platform())
+            && !wanted.is(&found)
+        {
+            let image = printable(content.reference());
+            let found = printable(&found);
+            eprintln!(
+                "longshore: warning: {image} is for {found}, not for {wanted}: its source has no choice of platforms"
+            );
+        }
+    }
+    for layer in &pulled.foreign_layers {
+        let (digest, urls) = (layer.digest(), layer.urls().iter().flatten());
+        let urls: Vec<String> = urls.map(|url| printable(url)).collect();
+        eprintln!(
+            "longshore: warning: foreign layer {digest} is left out, for it is not the registry's: {}",
+            urls.join(", ")
+        );
+    }
+}
+
 fn report(pulled: &Pulled, started: Instant, protocol: String, skopeo: Option<String>) -> Report {
     let image = |content: &Arc<ImageContent>| ImageReport {
         image: content.reference().to_owned(),
@@ -144,6 +175,7 @@ fn report(pulled: &Pulled, started: Instant, protocol: String, skopeo: Option<St
         fetched_blobs: pulled.fetched_blobs,
         fetched_bytes: pulled.fetched_bytes,
         reused_blobs: pulled.reused_blobs,
+        foreign_layers: digests(&pulled.foreign_layers),
         proxies: pulled.proxies,
         retries: pulled.retries,
         elapsed_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
@@ -151,6 +183,10 @@ fn report(pulled: &Pulled, started: Instant, protocol: String, skopeo: Option<St
         protocol,
         skopeo,
     }
+}
+
+fn digests(blobs: &[Descriptor]) -> Vec<String> {
+    blobs.iter().map(|blob| blob.digest().to_string()).collect()
 }
 
 /// The most memory that this process ever had resident (proc(5), `VmHWM`).
@@ -167,6 +203,10 @@ fn summarize(pulled: &Pulled, started: Instant) {
     for content in &pulled.images {
         let (image, digest) = (content.reference(), content.source_digest());
         println!("{}: {}", printable(image), printable(digest));
+        let stored = content.manifest_descriptor().digest();
+        if stored.as_ref() != digest {
+            println!("  stored as {stored}: its source has it in another form");
+        }
     }
     println!(
         "{} blobs fetched ({}), {} already there, {:.1} s",

@@ -253,6 +253,14 @@ pub(super) async fn resolve(
         MediaType::ImageConfig => document::config(&config),
         _ => document::Config::default(),
     };
+    let relabelled = match converted {
+        true => relabelled(stored, &understood.diff_ids)?,
+        false => None,
+    };
+    let (stored, manifest) = match &relabelled {
+        Some((stored, manifest)) => (stored, manifest),
+        None => (stored, manifest),
+    };
     let layers = layers(manifest, &understood.diff_ids);
     let manifest_descriptor = describe(stored, &understood)?;
     Ok(ImageContent {
@@ -386,6 +394,33 @@ fn with_layers(manifest: &[u8], layers: &[LayerInfo]) -> Result<Vec<u8>> {
     Ok(manifest.to_string().into_bytes())
 }
 
+/// A converted manifest in which layers that are not compressed are not called so; `None` if none was.
+/// skopeo does that with what `docker save` writes. A layer that has its `diff_id` as its digest is not
+/// compressed.
+fn relabelled(manifest: &[u8], diff_ids: &[String]) -> Result<Option<(Vec<u8>, ImageManifest)>> {
+    let mut relabelled: Value =
+        serde_json::from_slice(manifest).map_err(Error::decode("manifest"))?;
+    let mut changed = false;
+    let layers = relabelled["layers"].as_array_mut().into_iter().flatten();
+    for (layer, diff_id) in layers.zip(diff_ids) {
+        let media_type = layer["mediaType"].as_str().unwrap_or_default();
+        if layer["digest"] == diff_id.as_str()
+            && let Some(plain) = media_type
+                .strip_suffix("+gzip")
+                .or_else(|| media_type.strip_suffix("+zstd"))
+        {
+            layer["mediaType"] = json!(plain);
+            changed = true;
+        }
+    }
+    if !changed {
+        return Ok(None);
+    }
+    let raw = relabelled.to_string().into_bytes();
+    let manifest = document::manifest(&raw)?;
+    Ok(Some((raw, manifest)))
+}
+
 /// Docker's name for an uncompressed or gzipped layer is not allowed in an OCI
 /// manifest (image-spec, `media-types.md`, "Compatibility Matrix").
 fn oci_layer_type(media_type: &MediaType) -> MediaType {
@@ -438,6 +473,23 @@ mod tests {
         expected["layers"][0]["mediaType"] = json!("application/vnd.oci.image.layer.v1.tar");
         expected["layers"][0]["size"] = json!(99);
         assert_eq!(changed, expected);
+    }
+
+    #[test]
+    fn a_layer_that_is_its_own_diff_id_is_not_called_compressed() {
+        let raw = manifest(&['a', 'b']).to_string().into_bytes();
+        let (changed, understood) = relabelled(&raw, &[digest('a'), digest('c')])
+            .expect("fine")
+            .expect("changed");
+        let mut expected = manifest(&['a', 'b']);
+        expected["layers"][0]["mediaType"] = json!("application/vnd.oci.image.layer.v1.tar");
+        assert_eq!(
+            serde_json::from_slice::<Value>(&changed).expect("JSON"),
+            expected
+        );
+        assert_eq!(understood.layers()[0].media_type(), &MediaType::ImageLayer);
+        let same = relabelled(&raw, &[digest('d'), digest('e')]).expect("fine");
+        assert!(same.is_none());
     }
 
     #[test]

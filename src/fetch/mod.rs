@@ -43,6 +43,7 @@ pub use self::index::{Index, IndexContent};
 pub use self::options::{DEFAULT_PROXIES_PER_HOST, DEFAULT_WORKERS, FetchOptions, Proxies};
 pub use self::ordered::{LayerStream, OrderedReader};
 pub use self::pull::Pulled;
+pub(crate) use self::pull::is_foreign;
 pub use self::reader::LayerReader;
 pub use self::retry::RetryPolicy;
 pub use self::sink::{Discard, Sink};

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use oci_spec::image::Digest;
+use oci_spec::image::{Descriptor, Digest};
 
 use super::configs::Busy;
 use super::ledger::Order;
@@ -27,6 +27,9 @@ pub struct Pulled {
     pub fetched_bytes: u64,
     /// Layers' blobs that the sink already had.
     pub reused_blobs: usize,
+    /// Foreign layers, which were left out: their descriptors say at which addresses they are, because
+    /// their licences do not allow everybody to hand them out. What runs the image fetches them there.
+    pub foreign_layers: Vec<Descriptor>,
     /// How often a blob was tried again.
     pub retries: usize,
     /// The most proxies that were at work at once.
@@ -103,7 +106,8 @@ impl Fetcher {
         Ok(content.layers().iter().filter_map(result).collect())
     }
 
-    /// Pull an image into a sink.
+    /// Pull an image into a sink. Foreign layers, whose descriptors have `urls`, are left out, as
+    /// `skopeo copy` does ([`Pulled::foreign_layers`]).
     ///
     /// # Errors
     ///
@@ -161,7 +165,17 @@ impl Fetcher {
     }
 
     async fn pull_blobs<S: Sink>(&self, images: &[Image], sink: &Arc<S>) -> Result<Pulled> {
-        let layers: Vec<Vec<Layer>> = images.iter().map(Image::layers).collect();
+        let mut layers: Vec<Vec<Layer>> = images.iter().map(Image::layers).collect();
+        let mut foreign_layers: Vec<Descriptor> = Vec::new();
+        for layer in layers
+            .iter_mut()
+            .flat_map(|layers| layers.extract_if(.., |layer| is_foreign(&layer.descriptor)))
+        {
+            let known = |known: &Descriptor| known.digest() == layer.descriptor.digest();
+            if !foreign_layers.iter().any(known) {
+                foreign_layers.push(layer.descriptor);
+            }
+        }
         let jobs = jobs(layers.iter().map(Vec::as_slice))?;
         // What a manifest says may be more than there is in the world.
         let sizes = jobs.iter().map(|job| job.layer.descriptor.size());
@@ -186,9 +200,15 @@ impl Fetcher {
             fetched_blobs: pulled.fetched_blobs + configs.count(),
             fetched_bytes: pulled.fetched_bytes + config_bytes,
             images: contents,
+            foreign_layers,
             ..pulled
         })
     }
+}
+
+/// Whether a blob is elsewhere than in the registry of its image (image-spec, `descriptor.md`, `urls`).
+pub(crate) fn is_foreign(blob: &Descriptor) -> bool {
+    blob.urls().as_ref().is_some_and(|urls| !urls.is_empty())
 }
 
 /// A closure as a handler.

@@ -6,7 +6,7 @@ use oci_spec::image::Descriptor;
 
 use super::BLOBS;
 use super::folder::Folder;
-use crate::fetch::document;
+use crate::fetch::{document, is_foreign};
 
 /// An index may name an index, and so on: more often than that is nobody's image.
 const DEEPEST: usize = 4;
@@ -14,7 +14,8 @@ const DEEPEST: usize = 4;
 /// The largest document that is looked into.
 const MAX_DOCUMENT_BYTES: u64 = 64 * 1024 * 1024;
 
-/// Check that this manifest or index, and every blob that it names, is there with its size. Digests are
+/// Check that this manifest or index, and every blob that it names, is there with its size, but for
+/// foreign layers, which are elsewhere. Digests are
 /// not computed: each blob was verified when it got its name.
 pub(super) fn check(root: &Folder, named: &Descriptor) -> io::Result<()> {
     check_at(root, named, DEEPEST)
@@ -38,7 +39,8 @@ fn check_at(root: &Folder, named: &Descriptor, deeper: usize) -> io::Result<()> 
         return Ok(());
     }
     let manifest = document::manifest(&raw).map_err(odd)?;
-    for blob in std::iter::once(manifest.config()).chain(manifest.layers()) {
+    let layers = manifest.layers().iter().filter(|layer| !is_foreign(layer));
+    for blob in std::iter::once(manifest.config()).chain(layers) {
         let found = blobs(root, blob)?.size_of(blob.digest().digest())?;
         if found != Some(blob.size()) {
             return Err(missing(blob));

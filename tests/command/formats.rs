@@ -5,6 +5,7 @@ use std::fs;
 use std::io::Read;
 
 use flate2::read::GzDecoder;
+use longshore::oci_spec::image::{Descriptor, MediaType};
 use serde_json::json;
 
 use crate::harness::layout::hash;
@@ -14,6 +15,7 @@ use crate::harness::{
 };
 use test_registry::format::Compression;
 use test_registry::image::write_index;
+use test_registry::store::Store;
 
 const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const OCI_LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
@@ -256,6 +258,69 @@ fn zstd_layers_are_stored_as_they_are() {
     }
 }
 
+/// A layer that is called compressed is, and no other.
+#[track_caller]
+fn assert_labels_are_right(layout: &Layout, tag: &str) {
+    let manifest = layout.manifest(tag);
+    for layer in manifest["layers"].as_array().unwrap() {
+        let blob = fs::read(layout.blob(layer["digest"].as_str().unwrap())).unwrap();
+        let is_gzip = blob.starts_with(&[0x1f, 0x8b]);
+        let media_type = layer["mediaType"].as_str().unwrap();
+        assert_eq!(media_type.ends_with("gzip"), is_gzip, "{layer}");
+    }
+}
+
+/// As `skopeo copy` does; whoever runs the image fetches them where their descriptors say.
+#[test]
+#[ignore = "needs skopeo"]
+fn foreign_layers_are_left_out_with_a_warning() {
+    for skopeo in skopeos() {
+        let served = Served::start();
+        let image = served.add("v1", &small_image(1));
+        let layout = Layout::new(served.folder.path().to_owned());
+        let mut manifest = layout.manifest("v1");
+        let foreign = format!("sha256:{}", "f".repeat(64));
+        manifest["layers"].as_array_mut().unwrap().push(json!({
+            "mediaType": "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip",
+            "digest": foreign,
+            "size": 7,
+            "urls": ["https://example.com/layer"],
+        }));
+        let store = Store::open(served.folder.path()).unwrap();
+        let blob = store.put(manifest.to_string().as_bytes()).unwrap();
+        let descriptor = Descriptor::new(MediaType::ImageManifest, blob.size, blob.digest);
+        store.tag(&descriptor, "v1").unwrap();
+        let scratch = Scratch::new();
+        let pulled = scratch.layout("image");
+        let run = scratch
+            .pull(&skopeo, &served.reference("v1"), &pulled.tagged("v1"))
+            .arg("--json")
+            .run();
+        assert!(run.stderr.contains("foreign layer"), "{run}");
+        assert!(run.stderr.contains("https://example.com/layer"), "{run}");
+        let report = run.report();
+        assert_eq!(report["foreign_layers"], json!([foreign]));
+        assert!(image.layers.iter().all(|layer| pulled.has(layer.digest())));
+        assert_eq!(pulled.tags()["v1"], descriptor.digest().to_string());
+    }
+}
+
+#[test]
+#[ignore = "needs skopeo"]
+fn an_image_that_is_not_for_the_platform_comes_with_a_warning() {
+    let (served, _) = Served::image("v1", &small_image(1).platform("linux", "amd64"));
+    let scratch = Scratch::new();
+    for (platform, warned) in [("linux/s390x", true), ("linux/amd64", false)] {
+        let run = scratch
+            .pull(&newest_skopeo(), &served.reference("v1"), "oci:image:v1")
+            .args(["--platform", platform])
+            .run()
+            .succeeded();
+        let warning = "is for linux/amd64, not for linux/s390x";
+        assert_eq!(run.stderr.contains(warning), warned, "{run}");
+    }
+}
+
 #[test]
 #[ignore = "needs skopeo"]
 fn images_come_from_any_transport() {
@@ -279,6 +344,7 @@ fn images_come_from_any_transport() {
             assert_eq!(report["layers"], 3, "{from}");
             layout.assert_valid();
             assert_diff_ids_match(&layout, "v1");
+            assert_labels_are_right(&layout, "v1");
             assert_skopeo_accepts(&skopeo, &layout.tagged("v1"));
             if !from.starts_with("docker-archive:") {
                 let digest = image.manifest_digest.to_string();

@@ -10,9 +10,12 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use longshore::{BlobError, Error, FetchOptions, Fetcher, ImageProxyConfig, Result};
 use test_registry::image::ImageBuilder;
+use test_registry::server::Options;
+use test_support::leaks::run;
+use test_support::{soon, tools};
 use tokio::io::AsyncReadExt;
 
-use test_support::tools;
+use crate::harness::{Served, config, options};
 
 const GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 
@@ -151,4 +154,28 @@ async fn bytes_that_are_right_and_no_gzip_after_all_are_told() {
         .await
         .unwrap_err();
     assert!(matches!(blob_error(error), BlobError::Decompress(_)));
+}
+
+/// The decoder notices before the digest does.
+#[test]
+#[ignore = "needs skopeo"]
+fn a_corrupt_layer_that_can_not_be_decompressed_is_fetched_again() {
+    run(async {
+        let image = (0..3).fold(ImageBuilder::new(), |image, layer| {
+            image.layer_random(300_000, layer)
+        });
+        let served = Served::with(Options::default(), &image).faults(&["blob#1:corrupt*1"]);
+        let fetcher = Fetcher::new(config("0.2.8"), options()).await.unwrap();
+        let image = fetcher.open(&served.reference()).await.unwrap();
+        let handler = |layer: longshore::Layer, mut reader: longshore::UncompressedReader| async move {
+            tokio::io::copy(&mut reader, &mut tokio::io::sink()).await?;
+            Ok::<_, std::io::Error>(layer.index)
+        };
+        let layers = soon(Box::pin(
+            fetcher.for_each_layer_uncompressed(&image, handler),
+        ))
+        .await;
+        assert_eq!(layers.unwrap(), [0, 1, 2]);
+        assert_eq!(served.gets(1), 2);
+    });
 }
