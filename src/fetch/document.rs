@@ -214,7 +214,11 @@ impl<'a> Part<'a> {
             None => Some(0),
             Some(_) => None,
         };
-        let size = size.ok_or_else(|| self.wrong(format_args!("says no size of {digest}")))?;
+        let size = size.ok_or_else(|| {
+            self.wrong(format_args!(
+                "gives {digest} a size that is no number of bytes"
+            ))
+        })?;
         let media_type = self.text("mediaType")?.unwrap_or_default();
         let mut descriptor = json!({ "mediaType": media_type, "digest": digest, "size": size });
         let urls: Vec<&str> = self

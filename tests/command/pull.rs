@@ -107,6 +107,7 @@ fn the_report_has_these_fields_and_no_others() {
                 "platform": "linux/amd64",
                 "layers": 3,
                 "bytes": sizes,
+                "foreign_layers": [],
                 "fetched_blobs": 4,
                 "fetched_bytes": sizes + config.len(),
                 "reused_blobs": 0,

@@ -358,7 +358,12 @@ fn a_tag_that_moves_while_proxies_are_started_ahead_changes_nothing() {
 fn an_image_that_is_only_opened_takes_what_was_started_ahead_with_it() {
     for protocol in SKOPEOS {
         run(async {
-            let served = Served::slow(12, 20_000, slow_options());
+            // Long enough for all to be started while it is opened.
+            let options = Options {
+                ttfb: Duration::from_secs(1),
+                ..slow_options()
+            };
+            let served = Served::slow(12, 20_000, options);
             let fetcher = Fetcher::new(config(protocol), proxies(6)).await.unwrap();
             let image = fetcher.open(&served.reference()).await.unwrap();
             assert_eq!(children(std::process::id()).len(), 6, "{protocol}");

@@ -109,13 +109,63 @@ pub(crate) fn manifest_without_config(served: &Served) {
     });
 }
 
-/// A config that has what it is said to have, but is none.
-pub(crate) fn config_is_no_json(served: &Served) {
+/// Another config, in place of the image's.
+fn config(served: &Served, bytes: &[u8]) {
     let store = Store::open(served.folder.path()).unwrap();
-    let blob = store.put(b"<html></html>").unwrap();
+    let blob = store.put(bytes).unwrap();
     edit(served, |manifest| {
         manifest["config"]["digest"] = json!(blob.digest.to_string());
         manifest["config"]["size"] = json!(blob.size);
+    });
+}
+
+/// A config that has what it is said to have, but is none. It is stored as it is.
+pub(crate) fn config_is_no_json(served: &Served) {
+    config(served, b"<html></html>");
+}
+
+pub(crate) fn empty_config(served: &Served) {
+    config(served, b"{}");
+}
+
+pub(crate) fn no_diff_ids(served: &Served) {
+    let text =
+        br#"{"os":"linux","architecture":"amd64","rootfs":{"type":"layers","diff_ids":null}}"#;
+    config(served, text);
+}
+
+pub(crate) fn null_layers(served: &Served) {
+    edit(served, |manifest| manifest["layers"] = json!(null));
+}
+
+pub(crate) fn null_annotation(served: &Served) {
+    edit(served, |manifest| {
+        manifest["annotations"] = json!({ "a": null });
+    });
+}
+
+/// Go takes the one that comes last, others the one in lower case.
+pub(crate) fn two_lists_of_layers(served: &Served) {
+    edit(served, |manifest| manifest["Layers"] = json!([]));
+}
+
+pub(crate) fn layer_of_two_sizes(served: &Served) {
+    edit(served, |manifest| {
+        let layers = manifest["layers"].as_array_mut().unwrap();
+        let mut again = layers[0].clone();
+        again["size"] = json!(8);
+        layers.push(again);
+    });
+}
+
+pub(crate) fn foreign_layer(served: &Served) {
+    edit(served, |manifest| {
+        manifest["layers"].as_array_mut().unwrap().push(json!({
+            "mediaType": "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip",
+            "digest": format!("sha256:{}", "f".repeat(64)),
+            "size": 7,
+            "urls": ["https://127.0.0.1:1/layer"],
+        }));
     });
 }
 

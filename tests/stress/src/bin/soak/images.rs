@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use test_registry::image::{ImageBuilder, Written};
 
 /// What may be in a layout.
-const LAYOUT: [&str; 3] = ["blobs", "index.json", "oci-layout"];
+const LAYOUT: [&str; 4] = [".longshore.lock", "blobs", "index.json", "oci-layout"];
 
 /// Some images in one OCI layout, tagged by their number.
 #[derive(Debug)]
