@@ -179,15 +179,21 @@ impl LayerReader {
         self.name.size.saturating_sub(self.read)
     }
 
-    /// Ready, with an error, once the fetch has ended.
-    fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
-        if !self.over.is_cancelled() {
-            let over = &self.over;
-            let until_over = self
-                .until_over
-                .get_or_insert_with(|| Box::pin(over.clone().cancelled_owned()));
-            ready!(until_over.as_mut().poll(cx));
+    /// An error once the fetch has ended.
+    fn not_over(&mut self) -> io::Result<()> {
+        if self.over.is_cancelled() {
+            return Err(self.failed(Error::Cancelled.into()));
         }
+        Ok(())
+    }
+
+    /// Ready, with that error, once the fetch has ended: for a read that waits.
+    fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        let over = &self.over;
+        let until_over = self
+            .until_over
+            .get_or_insert_with(|| Box::pin(over.clone().cancelled_owned()));
+        ready!(until_over.as_mut().poll(cx));
         Poll::Ready(self.failed(Error::Cancelled.into()))
     }
 
@@ -250,13 +256,13 @@ impl AsyncRead for LayerReader {
         out: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if let Poll::Ready(error) = this.poll_over(cx) {
-            return Poll::Ready(Err(error));
-        }
+        this.not_over()?;
         let allowed = ready!(this.share.poll(cx)).min(out.remaining());
         let room = out.initialize_unfilled_to(allowed);
         let mut room = ReadBuf::new(room);
-        let read = ready!(this.blob()?.poll_read(cx, &mut room));
+        let Poll::Ready(read) = this.blob()?.poll_read(cx, &mut room) else {
+            return this.poll_over(cx).map(Err);
+        };
         let bytes = room.filled().len();
         match read {
             Ok(()) => {
@@ -272,14 +278,14 @@ impl AsyncRead for LayerReader {
 impl AsyncBufRead for LayerReader {
     fn poll_fill_buf(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
         let this = self.get_mut();
-        if let Poll::Ready(error) = this.poll_over(cx) {
-            return Poll::Ready(Err(error));
-        }
+        this.not_over()?;
         let allowed = ready!(this.share.poll(cx));
         // Asked twice, because a borrow that is returned can't also fail here:
         // the second time the buffer is there.
-        if let Err(error) = ready!(this.blob()?.poll_fill_buf(cx)) {
-            return Poll::Ready(Err(this.failed(error)));
+        match this.blob()?.poll_fill_buf(cx) {
+            Poll::Pending => return this.poll_over(cx).map(Err),
+            Poll::Ready(Err(error)) => return Poll::Ready(Err(this.failed(error))),
+            Poll::Ready(Ok(_)) => {}
         }
         let Some(blob) = &mut this.blob else {
             return Poll::Ready(Ok(&[]));
