@@ -201,6 +201,16 @@ mod tests {
     }
 
     #[test]
+    fn a_call_is_late_after_a_multiple_of_the_usual_time_but_not_at_once() {
+        assert_eq!(new(1, 8).late_after(), LATE_FROM);
+        assert_eq!(after(&[1], 8).late_after(), LATE_FROM);
+        let slow = LATE_FROM * 2;
+        let mut governor = new(1, 8);
+        governor.expect_call_time(slow);
+        assert_eq!(governor.late_after(), slow * LATE_TIMES);
+    }
+
+    #[test]
     fn as_many_as_make_asking_no_longer_than_the_work() {
         let table = [
             (50, megabytes(8, 150), 64, 4),

@@ -143,6 +143,19 @@ mod tests {
         assert!((0.95..1.1).contains(&took.as_secs_f64()), "{took:?}");
     }
 
+    #[tokio::test]
+    async fn with_the_last_clone_nothing_tops_it_up_any_more() {
+        let limit = Limit::new(NonZeroU64::new(1_000_000).expect("not zero"));
+        let bytes = Arc::downgrade(&limit.bytes);
+        let last = limit.clone();
+        drop(limit);
+        tokio::task::yield_now().await;
+        assert!(bytes.upgrade().is_some());
+        drop(last);
+        tokio::task::yield_now().await;
+        assert!(bytes.upgrade().is_none());
+    }
+
     #[tokio::test(start_paused = true)]
     async fn two_readers_share_one_rate() {
         let limit = Limit::new(NonZeroU64::new(1_000_000).expect("not zero"));

@@ -332,6 +332,35 @@ mod tests {
     }
 
     #[test]
+    fn waits_are_as_they_are_set() {
+        let second = Duration::from_secs(1);
+        let policy = RetryPolicy::default()
+            .initial_backoff(2 * second)
+            .max_backoff(3 * second)
+            .deadline(9 * second);
+        assert_eq!(policy.retries, RetryPolicy::default().retries);
+        assert_eq!(
+            [1, 2, 3].map(|failed| policy.backoff(failed)),
+            [2, 3, 3].map(|n| n * second)
+        );
+        assert_eq!(policy.deadline, Some(9 * second));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_deadline_is_counted_from_the_start_and_passes() {
+        let second = Duration::from_secs(1);
+        let begun = Instant::now();
+        let ends = RetryPolicy::default().deadline(9 * second).ends();
+        assert_eq!(ends, Some(begun + 9 * second));
+        passed(ends).await;
+        assert_eq!(begun.elapsed(), 9 * second);
+        let never = RetryPolicy::default().ends();
+        assert_eq!(never, None);
+        let waited = tokio::time::timeout(1000 * second, passed(never));
+        waited.await.expect_err("it passed");
+    }
+
+    #[test]
     fn no_retries_means_none() {
         let error = refused(Some(RefusalCode::Retryable), "");
         assert_eq!(

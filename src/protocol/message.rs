@@ -184,6 +184,16 @@ mod tests {
     }
 
     #[test]
+    fn a_packet_has_as_many_bytes_as_skopeo_takes() {
+        assert_eq!(MAX_PACKET, 32_768);
+    }
+
+    #[test]
+    fn a_method_is_shown_by_its_name_on_the_wire() {
+        assert_eq!(Method::GetRawBlob.to_string(), "GetRawBlob");
+    }
+
+    #[test]
     fn calls_are_written_as_skopeo_reads_them() {
         let image = ImageId::new(7).expect("not zero");
         let pipe = PipeId::new(9).expect("not zero");

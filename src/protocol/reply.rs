@@ -336,6 +336,16 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    #[test]
+    fn a_refusal_is_shown_by_its_words() {
+        let refusal = |message: &str| Refusal {
+            code: None,
+            message: message.into(),
+        };
+        assert_eq!(refusal("no").to_string(), "no");
+        assert_eq!(refusal("").to_string(), "refused without a reason");
+    }
+
     fn packet(json: &str, fds: &[u32]) -> Packet<u32> {
         Packet {
             bytes: json.into(),

@@ -267,6 +267,20 @@ mod tests {
     }
 
     #[test]
+    fn a_call_fills_a_packet_and_no_more() {
+        let mut session = Session::new();
+        let open = |bytes: usize| Call::OpenImage {
+            reference: "x".repeat(bytes),
+        };
+        let fits = MAX_PACKET - open(0).encode().len();
+        assert!(session.ask(&open(fits), Caller::new(0)).is_ok());
+        let (rejected, _) = session
+            .ask(&open(fits + 1), Caller::new(1))
+            .expect_err("a byte too many");
+        assert!(matches!(rejected, Rejected::TooLarge { bytes, .. } if bytes == MAX_PACKET + 1));
+    }
+
+    #[test]
     fn what_the_server_cannot_do_is_not_queued() {
         let mut session = ready("0.2.3");
         let call = Call::GetLayerInfo(ImageId::new(1).expect("not zero"));
