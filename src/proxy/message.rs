@@ -11,7 +11,7 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use semver::Version;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout};
 
 use super::image::OpenedImage;
@@ -155,4 +155,24 @@ impl Drop for Owed {
     fn drop(&mut self) {
         self.settle(None);
     }
+}
+
+/// Asks the actor, and waits for its answer.
+pub(super) async fn ask(
+    inbox: &mpsc::Sender<Request>,
+    fate: &watch::Receiver<Option<Error>>,
+    call: Call,
+) -> Result<Granted> {
+    let (reply, answer) = oneshot::channel();
+    let asked = Instant::now();
+    inbox
+        .send(Request::Call { call, reply, asked })
+        .await
+        .map_err(|_| fate_of(fate))?;
+    answer.await.unwrap_or_else(|_| Err(fate_of(fate)))
+}
+
+/// Why there is no answer: what the actor left word of, or just that it is gone.
+pub(super) fn fate_of(fate: &watch::Receiver<Option<Error>>) -> Error {
+    fate.borrow().clone().unwrap_or(Error::Closed)
 }

@@ -32,7 +32,7 @@ use self::actor::{Actor, Setup};
 use self::blob::Source;
 use self::child::Child;
 use self::image::ConnectionId;
-use self::message::{Granted, HeldPipe, INBOX_MESSAGES, Request};
+use self::message::{Granted, HeldPipe, INBOX_MESSAGES, Request, ask, fate_of};
 use self::transport::Transport;
 use crate::config::{ConnectionOptions, ImageProxyConfig, Launch};
 use crate::drain::verify::Verifier;
@@ -578,25 +578,6 @@ impl ImageProxy {
 /// A timeout of zero is none.
 fn limit(timeout: Duration) -> Option<Duration> {
     (!timeout.is_zero()).then_some(timeout)
-}
-
-async fn ask(
-    inbox: &mpsc::Sender<Request>,
-    fate: &watch::Receiver<Option<Error>>,
-    call: Call,
-) -> Result<Granted> {
-    let (reply, answer) = oneshot::channel();
-    let asked = Instant::now();
-    inbox
-        .send(Request::Call { call, reply, asked })
-        .await
-        .map_err(|_| fate_of(fate))?;
-    answer.await.unwrap_or_else(|_| Err(fate_of(fate)))
-}
-
-/// Why there is no answer: what the actor left word of, or just that it is gone.
-fn fate_of(fate: &watch::Receiver<Option<Error>>) -> Error {
-    fate.borrow().clone().unwrap_or(Error::Closed)
 }
 
 /// The session lets no grant through that does not fit its call, so this is
