@@ -20,7 +20,6 @@ use oci_spec::image::{Descriptor, Digest, ImageConfiguration, ImageManifest};
 use semver::Version;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::Instant;
 use tracing::instrument;
 
 pub use self::blob::{Blob, BlobDriver, BlobReader};
