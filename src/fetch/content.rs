@@ -377,8 +377,7 @@ async fn answered<T>(
 
 /// The manifest with these layers instead of its own.
 fn with_layers(manifest: &[u8], layers: &[LayerInfo]) -> Result<Vec<u8>> {
-    let mut manifest: Value =
-        serde_json::from_slice(manifest).map_err(Error::decode("manifest"))?;
+    let mut manifest = document::members(manifest, "manifest")?;
     let describe = |layer: &LayerInfo| {
         let size = u64::try_from(layer.size).map_err(|_| {
             Error::Image(format!("the size of layer {} is not known", layer.digest))
@@ -387,11 +386,8 @@ fn with_layers(manifest: &[u8], layers: &[LayerInfo]) -> Result<Vec<u8>> {
         Ok(json!({ "mediaType": media_type, "digest": layer.digest, "size": size }))
     };
     let layers = layers.iter().map(describe).collect::<Result<Value>>()?;
-    if let Some(members) = manifest.as_object_mut() {
-        members.retain(|key, _| !document::is_same_key(key, "layers"));
-        members.insert("layers".into(), layers);
-    }
-    Ok(manifest.to_string().into_bytes())
+    document::set(&mut manifest, "layers", layers);
+    Ok(Value::Object(manifest).to_string().into_bytes())
 }
 
 /// A converted manifest in which layers that are not compressed are not called so; `None` if none was.

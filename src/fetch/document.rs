@@ -93,6 +93,12 @@ pub(crate) fn index(raw: &[u8]) -> Result<Option<Vec<Entry>>> {
     if part.get("manifests")?.is_none() {
         return Ok(None);
     }
+    for name in ["config", "layers", "fsLayers"] {
+        if part.get(name)?.is_some() {
+            // Some would take it for an index, others for an image (CVE-2021-41190); skopeo refuses it.
+            return Err(part.wrong(format_args!("has the key {name:?} of an image as well")));
+        }
+    }
     let entry = |entry: Part<'_>| {
         let descriptor: Descriptor =
             serde_json::from_value(entry.descriptor()?).map_err(Error::decode("index"))?;
@@ -137,8 +143,56 @@ pub(crate) fn config(raw: &[u8]) -> Config {
 }
 
 fn parse(raw: &[u8], what: &'static str) -> Result<Node> {
-    // As Go: what is no UTF-8 becomes U+FFFD.
-    serde_json::from_str(&String::from_utf8_lossy(raw)).map_err(Error::decode(what))
+    serde_json::from_str(&as_go_reads(raw)).map_err(Error::decode(what))
+}
+
+/// The text of a document, with U+FFFD for what is no UTF-8, and for half a surrogate pair, as Go has it.
+fn as_go_reads(raw: &[u8]) -> String {
+    const ESCAPE: usize = "\\uXXXX".len();
+    let mut text = String::from_utf8_lossy(raw).into_owned();
+    let unit = |text: &str, at: usize| {
+        let digits = text.get(at..at + ESCAPE)?.strip_prefix("\\u")?;
+        u16::from_str_radix(digits, 16).ok()
+    };
+    let mut from = 0;
+    while let Some(found) = text[from..].find('\\') {
+        let at = from + found;
+        from = match (unit(&text, at), unit(&text, at + ESCAPE)) {
+            (Some(0xd800..=0xdbff), Some(0xdc00..=0xdfff)) => at + 2 * ESCAPE,
+            (Some(0xd800..=0xdfff), _) => {
+                text.replace_range(at..at + ESCAPE, "\\ufffd");
+                at + ESCAPE
+            }
+            // What follows is escaped, and may be another backslash.
+            _ => text[at + 1..]
+                .chars()
+                .next()
+                .map_or(at + 1, |c| at + 1 + c.len_utf8()),
+        };
+    }
+    text
+}
+
+/// The members of a document that is to be changed: [`take`] and [`set`] find them by the names under
+/// which Go would.
+///
+/// # Errors
+///
+/// [`Error::Decode`] if it is no JSON object.
+pub(crate) fn members(raw: &[u8], what: &'static str) -> Result<Map<String, Value>> {
+    serde_json::from_str(&as_go_reads(raw)).map_err(Error::decode(what))
+}
+
+/// Removes the member of this name.
+pub(crate) fn take(members: &mut Map<String, Value>, name: &str) -> Option<Value> {
+    let key = members.keys().find(|key| is_same_key(key, name))?.clone();
+    members.remove(&key)
+}
+
+/// Gives the member of this name another value.
+pub(crate) fn set(members: &mut Map<String, Value>, name: &str, value: Value) {
+    take(members, name);
+    members.insert(name.into(), value);
 }
 
 impl<'a> Part<'a> {
@@ -240,7 +294,7 @@ impl<'a> Part<'a> {
 
 /// Whether Go takes `key` for the field of this name (`encoding/json`: letters of ASCII without regard
 /// to case, and the two of Unicode that fold to such a letter).
-pub(crate) fn is_same_key(key: &str, name: &str) -> bool {
+fn is_same_key(key: &str, name: &str) -> bool {
     let folded = |c: char| match c {
         '\u{17F}' => 's',
         '\u{212A}' => 'k',
@@ -427,8 +481,34 @@ mod tests {
             "",
             r#"{"manifests":[{"digest":"../x"}]}"#,
             r#"{"manifests":7}"#,
+            r#"{"manifests":[],"layers":[]}"#,
+            r#"{"manifests":[],"Config":{}}"#,
         ] {
             assert!(index(bad.as_bytes()).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_unicode_is_replaced_as_go_does() {
+        let table: [(&[u8], &str); 8] = [
+            (b"\xff", "\u{fffd}"),
+            (br"\ud800", "\u{fffd}"),
+            (br"\udc00x", "\u{fffd}x"),
+            (br"\ud800\ud800", "\u{fffd}\u{fffd}"),
+            (br"\ud83d\ude00", "\u{1f600}"),
+            (br"\\ud800", r"\ud800"),
+            (br#"\""#, "\""),
+            (br"\ud800\u00e9", "\u{fffd}\u{e9}"),
+        ];
+        for (raw, expected) in table {
+            let document = [br#"{"a":""#, raw, br#""}"#].concat();
+            let name = String::from_utf8_lossy(raw);
+            let members =
+                members(&document, "manifest").unwrap_or_else(|e| panic!("{name}: {e:?}"));
+            assert_eq!(members["a"], expected, "{name}");
+        }
+        for text in ["", "\\", "\\u", "\\u1", "\\\u{e9}", "\\ud80\u{e9}"] {
+            assert!(members(text.as_bytes(), "manifest").is_err());
         }
     }
 

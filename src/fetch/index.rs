@@ -200,22 +200,35 @@ fn check_kind(entry: &Entry) -> Result<()> {
 
 /// As an OCI index, with the manifests as they are stored.
 fn rewritten(raw: &[u8], contents: &[impl AsRef<ImageContent>]) -> Result<Vec<u8>> {
-    let mut index: Value = serde_json::from_slice(raw).map_err(Error::decode("index"))?;
-    index["mediaType"] = json!(MediaType::ImageIndex);
-    let stored = |entry: &Value| {
-        let digest = entry["digest"].as_str()?;
+    let stored = |digest: &str| {
         let mut contents = contents.iter().map(AsRef::as_ref);
-        contents.find(|content| content.source_digest() == digest)
+        let content = contents.find(|content| content.source_digest() == digest)?;
+        Some(content.manifest_descriptor().clone())
     };
-    for entry in index["manifests"].as_array_mut().into_iter().flatten() {
-        if let Some(content) = stored(entry) {
-            let stored = content.manifest_descriptor();
-            entry["mediaType"] = json!(stored.media_type());
-            entry["digest"] = json!(stored.digest());
-            entry["size"] = json!(stored.size());
+    with_manifests(raw, stored)
+}
+
+/// As an OCI index, in which each entry is given the descriptor that `stored` has for its digest, if any.
+fn with_manifests(raw: &[u8], stored: impl Fn(&str) -> Option<Descriptor>) -> Result<Vec<u8>> {
+    let mut index = document::members(raw, "index")?;
+    document::set(&mut index, "mediaType", json!(MediaType::ImageIndex));
+    let mut entries = document::take(&mut index, "manifests").unwrap_or_default();
+    for entry in entries.as_array_mut().into_iter().flatten() {
+        let Some(entry) = entry.as_object_mut() else {
+            continue;
+        };
+        let digest = document::take(entry, "digest").unwrap_or_default();
+        match digest.as_str().and_then(&stored) {
+            Some(stored) => {
+                document::set(entry, "mediaType", json!(stored.media_type()));
+                document::set(entry, "digest", json!(stored.digest()));
+                document::set(entry, "size", json!(stored.size()));
+            }
+            None => document::set(entry, "digest", digest),
         }
     }
-    Ok(index.to_string().into_bytes())
+    document::set(&mut index, "manifests", entries);
+    Ok(Value::Object(index).to_string().into_bytes())
 }
 
 #[cfg(test)]
@@ -232,5 +245,38 @@ mod tests {
         }
         assert_eq!(digest_of(&format!("oci:a@{digest}")), None);
         assert_eq!(digest_of("docker://a/b@sha256:../x"), None);
+    }
+
+    #[test]
+    fn an_index_is_written_anew_also_where_its_keys_are_in_another_case() {
+        let digest = |digit: &str| format!("sha256:{}", digit.repeat(64));
+        let raw = json!({
+            "MediaType": "docker's",
+            "Manifests": [
+                { "mediatype": "docker's", "Digest": digest("a"), "SIZE": 7, "platform": { "os": "linux" } },
+                { "mediaType": "other", "digest": digest("c"), "size": 9 },
+            ],
+            "kept": 1,
+        });
+        let stored = Descriptor::new(
+            MediaType::ImageManifest,
+            8,
+            digest("b").parse::<Digest>().expect("a digest"),
+        );
+        let stored = |asked: &str| (asked == digest("a")).then(|| stored.clone());
+        let written = with_manifests(raw.to_string().as_bytes(), stored).expect("fine");
+        let written: Value = serde_json::from_slice(&written).expect("JSON");
+        let expected = json!({
+            "mediaType": MediaType::ImageIndex,
+            "manifests": [
+                {
+                    "mediaType": MediaType::ImageManifest, "digest": digest("b"), "size": 8,
+                    "platform": { "os": "linux" },
+                },
+                { "mediaType": "other", "digest": digest("c"), "size": 9 },
+            ],
+            "kept": 1,
+        });
+        assert_eq!(written, expected);
     }
 }

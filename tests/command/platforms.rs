@@ -132,7 +132,7 @@ fn an_index_that_does_not_have_the_digest_it_was_asked_for_by_is_refused() {
 #[ignore = "needs skopeo"]
 fn an_index_that_names_what_is_not_stored_is_refused_before_anything_is_named() {
     type Change = fn(&mut Value);
-    let cases: [(Change, &str); 5] = [
+    let cases: [(Change, &str); 6] = [
         (
             |index| {
                 let inner = json!("application/vnd.oci.image.index.v1+json");
@@ -158,6 +158,10 @@ fn an_index_that_names_what_is_not_stored_is_refused_before_anything_is_named() 
         (
             |index| index["Manifests"] = index["manifests"].clone(),
             "more than once",
+        ),
+        (
+            |index| index["layers"] = json!([]),
+            "\"layers\" of an image as well",
         ),
     ];
     for (change, expected) in cases {
