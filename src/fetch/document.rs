@@ -366,7 +366,25 @@ impl<'de> Visitor<'de> for Reading {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn no_document_makes_a_reader_panic(raw: Vec<u8>, text in r"([ -~]|\\u[dD][89a-fA-F]?[0-9]{0,2}|é)*") {
+            let text = format!(r#"{{"a":"{text}"}}"#);
+            for raw in [&raw[..], text.as_bytes()] {
+                let _ = (manifest(raw), index(raw), config(raw), members(raw, "manifest"));
+            }
+        }
+
+        #[test]
+        fn text_that_is_unicode_is_read_as_it_is(text: String) {
+            let document = json!({ "a": text }).to_string();
+            prop_assert_eq!(as_go_reads(document.as_bytes()), document);
+        }
+    }
 
     fn digest(digit: char) -> String {
         format!("sha256:{}", digit.to_string().repeat(64))

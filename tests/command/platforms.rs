@@ -185,6 +185,51 @@ fn an_index_that_names_what_is_not_stored_is_refused_before_anything_is_named() 
 
 #[test]
 #[ignore = "needs skopeo"]
+fn an_odd_image_of_an_index_comes_with_the_others() {
+    let served = Served::start();
+    let store = Store::open(served.folder.path()).unwrap();
+    let stored = |document: &Value| {
+        let blob = store.put(document.to_string().as_bytes()).unwrap();
+        (blob.digest, blob.size)
+    };
+    let (config, config_size) = stored(&json!({ "config": { "Entrypoint": "x" } }));
+    let odd = json!({
+        "schemaVersion": 2,
+        "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "config": {
+            "mediaType": "application/vnd.oci.image.config.v1+json",
+            "digest": config,
+            "size": config_size,
+        },
+        "layers": null,
+    });
+    let (odd, size) = stored(&odd);
+    let index = changed_index(&served, |index| {
+        index["manifests"][1]["digest"] = json!(odd);
+        index["manifests"][1]["size"] = json!(size);
+    });
+    // As buildkit names what it attests.
+    let attested = small_image(3)
+        .layer_blob("application/vnd.in-toto+json", "{}")
+        .platform("unknown", "unknown");
+    let attested = write_index(served.folder.path(), "v2", &[small_image(1), attested]).unwrap();
+    for skopeo in skopeos() {
+        let scratch = Scratch::new();
+        let layout = scratch.layout("image");
+        for (tag, digest) in [("v1", &index), ("v2", &attested.digest.to_string())] {
+            scratch
+                .pull(&skopeo, &served.reference(tag), &layout.tagged(tag))
+                .args(["--platform", "all"])
+                .report();
+            assert_eq!(layout.tags()[tag], *digest);
+        }
+        assert!(layout.has(&odd) && layout.has(&config));
+        layout.assert_valid();
+    }
+}
+
+#[test]
+#[ignore = "needs skopeo"]
 fn an_image_that_an_index_names_twice_is_pulled_once() {
     let served = Served::start();
     changed_index(&served, |index| {
