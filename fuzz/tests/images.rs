@@ -285,7 +285,13 @@ fn images() {
                     assert_eq!(algorithm, "sha256", "{path}");
                     assert_eq!(digest(bytes), format!("sha256:{hash}"));
                 } else {
-                    let known = ["blobs", "blobs/sha256", "index.json", "oci-layout"];
+                    let known = [
+                        "blobs",
+                        "blobs/sha256",
+                        "index.json",
+                        "oci-layout",
+                        ".longshore.lock",
+                    ];
                     assert!(known.contains(&&**path), "{path}");
                 }
             }

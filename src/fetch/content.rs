@@ -7,8 +7,6 @@
 //! uncompressed, so that its manifest's layers can't be had and those that can
 //! are written into a manifest of ours.
 
-use std::collections::HashMap;
-
 use oci_spec::image::{
     Descriptor, Digest, DigestAlgorithm, ImageConfiguration, ImageManifest, MediaType,
 };
@@ -17,7 +15,7 @@ use tokio::io::AsyncReadExt;
 
 use super::options::Transport;
 use super::{Sink, document};
-use crate::drain::verify::{Verifier, has_digest, sha256};
+use crate::drain::verify::{has_digest, sha256};
 use crate::error::{BlobError, Error, Result};
 use crate::protocol::LayerInfo;
 use crate::proxy::{ImageProxy, OpenedImage};
@@ -135,6 +133,7 @@ impl ImageContent {
 
     /// Whether each layer has a `diff_id` that can be checked, of an image whose config is an image's:
     /// one for each, of an algorithm that is known, and the same one for the same blob.
+    #[cfg(feature = "decompress")]
     pub(super) fn check_diff_ids(&self) -> Result<()> {
         if *self.config_descriptor.media_type() != MediaType::ImageConfig {
             return Ok(());
@@ -145,10 +144,15 @@ impl ImageContent {
             let (ids, layers) = (ids.len(), self.layers.len());
             return wrong(format!("has {ids} diff_ids for {layers} layers"));
         }
-        let mut seen = HashMap::new();
+        let mut seen = std::collections::HashMap::new();
         for (layer, id) in self.layers.iter().zip(ids) {
             let blob = layer.descriptor.digest();
-            if layer.diff_id.as_ref().and_then(Verifier::new).is_none() {
+            if layer
+                .diff_id
+                .as_ref()
+                .and_then(crate::drain::verify::Verifier::new)
+                .is_none()
+            {
                 return wrong(format!("has the diff_id {id:?}, which can't be checked"));
             }
             if *seen.entry(blob).or_insert(id) != id {
