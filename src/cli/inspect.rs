@@ -36,11 +36,24 @@ pub(crate) async fn run(
     arguments: InspectArguments,
     config: ImageProxyConfig,
 ) -> Result<(), Failure> {
-    let InspectArguments { image, json, .. } = arguments;
+    let InspectArguments {
+        image,
+        json,
+        platform,
+        ..
+    } = arguments;
     let content = content(config, &image)
         .await
         .map_err(Failure::on("inspect", &image))?;
     let report = report(&image, &content);
+    if let (Some(wanted), Some(found)) = (platform, &report.platform)
+        && !wanted.is(found)
+    {
+        let (image, found) = (printable(&image), printable(found));
+        eprintln!(
+            "longshore: warning: {image} is for {found}, not for {wanted}: its source has no choice of platforms"
+        );
+    }
     if json {
         println!("{}", json_line(&report).map_err(anyhow::Error::from)?);
     } else {

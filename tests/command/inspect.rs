@@ -186,3 +186,16 @@ fn an_image_that_is_not_there_is_told() {
         assert!(said.contains("manifest unknown"), "{said}");
     }
 }
+
+#[test]
+#[ignore = "needs skopeo"]
+fn a_single_image_for_another_platform_is_shown_with_a_warning() {
+    let (served, _) = Served::image("v1", &small_image(1).platform("linux", "amd64"));
+    let scratch = Scratch::new();
+    for (platform, warned) in [("linux/s390x", true), ("linux/amd64", false)] {
+        let inspect = scratch.inspect(&newest_skopeo(), &served.reference("v1"));
+        let run = inspect.args(["--platform", platform]).run().succeeded();
+        let warning = run.stderr.contains("warning") && run.stderr.contains("linux/amd64");
+        assert_eq!(warning, warned, "{platform}: {run}");
+    }
+}
