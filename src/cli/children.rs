@@ -7,25 +7,46 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::{Pid, getpgid};
 
-/// Waits until all of them are reaped, by the threads that started them, but no longer than this.
-pub(crate) fn wait_for_all(patience: Duration) {
-    let deadline = Instant::now() + patience;
-    while !groups().is_empty() && Instant::now() < deadline {
-        thread::sleep(Duration::from_millis(5));
+/// The children that this process starts, each of which leads a group.
+#[derive(Debug)]
+pub(crate) struct Children {
+    /// Those of the program that this process was before (`exec`), which are none of ours.
+    inherited: Vec<Pid>,
+}
+
+impl Children {
+    /// Those that are started from now on.
+    pub(crate) fn from_now() -> Self {
+        Self {
+            inherited: groups(),
+        }
+    }
+
+    fn groups(&self) -> Vec<Pid> {
+        let mut groups = groups();
+        groups.retain(|group| !self.inherited.contains(group));
+        groups
+    }
+
+    /// Waits until all of them are reaped, by the threads that started them, but no longer than this.
+    pub(crate) fn wait_for_all(&self, patience: Duration) {
+        let deadline = Instant::now() + patience;
+        while !self.groups().is_empty() && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Ends those that are left, with all that they have started: a skopeo dies with this process, but
+    /// one that a wrapper has started does not.
+    pub(crate) fn end_all(&self) {
+        for group in self.groups() {
+            // It may have ended meanwhile.
+            let _ = killpg(group, Signal::SIGKILL);
+        }
     }
 }
 
-/// Ends those that are left, with all that they have started: a skopeo dies with this process, but one
-/// that a wrapper has started does not.
-pub(crate) fn end_all() {
-    for group in groups() {
-        // It may have ended meanwhile.
-        let _ = killpg(group, Signal::SIGKILL);
-    }
-}
-
-/// The groups of our children. Each leads one, unless it was started by the program that we were before
-/// (`exec`), and is none of ours.
+/// The groups that children of this process lead.
 fn groups() -> Vec<Pid> {
     let tasks = fs::read_dir("/proc/self/task").into_iter().flatten();
     let children = tasks.filter_map(|task| {

@@ -19,6 +19,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 use self::args::{Arguments, Command};
+use self::children::Children;
 use self::failure::Failure;
 
 /// As a shell reports a program that a signal ended: 128 and its number.
@@ -43,6 +44,7 @@ pub(crate) fn main() -> ExitCode {
         Ok(config) => config,
         Err(failure) => return failure.report(),
     };
+    let children = Children::from_now();
     let untidy = command.unpacks_archives() || config.may_ask_gpg();
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
@@ -63,9 +65,9 @@ pub(crate) fn main() -> ExitCode {
     // hangs is not waited for.
     runtime.shutdown_timeout(SHUTDOWN_PATIENCE);
     if untidy {
-        children::wait_for_all(CLEANING_PATIENCE);
+        children.wait_for_all(CLEANING_PATIENCE);
     }
-    children::end_all();
+    children.end_all();
     code
 }
 

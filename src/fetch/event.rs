@@ -2,7 +2,7 @@
 //! logs and pictures of a pull are made from it and from nothing else.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use oci_spec::image::Digest;
@@ -203,9 +203,16 @@ pub struct Events(Option<Target>);
 struct Target {
     /// `None` is the end.
     sender: mpsc::UnboundedSender<Option<Event>>,
-    /// Byte counts that wait to be read.
-    counts: Arc<AtomicUsize>,
+    shared: Arc<Shared>,
     start: Instant,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    /// Byte counts that wait to be read.
+    counts: AtomicUsize,
+    /// Nothing is sent any more.
+    ended: AtomicBool,
 }
 
 impl Events {
@@ -220,16 +227,16 @@ impl Events {
     #[must_use]
     pub fn channel() -> (Self, EventStream) {
         let (sender, receiver) = mpsc::unbounded_channel();
-        let counts = Arc::new(AtomicUsize::new(0));
+        let shared = Arc::new(Shared::default());
         let stream = EventStream {
             receiver,
-            counts: Arc::clone(&counts),
+            shared: Arc::clone(&shared),
             ended: false,
         };
         let start = Instant::now();
         let target = Target {
             sender,
-            counts,
+            shared,
             start,
         };
         (Self(Some(target)), stream)
@@ -245,9 +252,9 @@ impl Events {
     /// Send a byte count, unless too many wait to be read.
     pub(super) fn count(&self, kind: impl FnOnce() -> EventKind) {
         if let Some(target) = &self.0
-            && target.counts.load(Ordering::Relaxed) < COUNTS
+            && target.shared.counts.load(Ordering::Relaxed) < COUNTS
         {
-            target.counts.fetch_add(1, Ordering::Relaxed);
+            target.shared.counts.fetch_add(1, Ordering::Relaxed);
             target.send(kind());
         }
     }
@@ -260,6 +267,9 @@ impl Events {
 
 impl Target {
     fn send(&self, kind: EventKind) {
+        if self.shared.ended.load(Ordering::Relaxed) {
+            return;
+        }
         let at = self.start.elapsed();
         // Whoever read has gone; the fetch goes on.
         let _ = self.sender.send(Some(Event { at, kind }));
@@ -280,6 +290,7 @@ impl Ending {
 impl Drop for Ending {
     fn drop(&mut self) {
         if let Events(Some(target)) = &self.0 {
+            target.shared.ended.store(true, Ordering::Relaxed);
             let _ = target.sender.send(None);
         }
     }
@@ -289,7 +300,7 @@ impl Drop for Ending {
 #[derive(Debug)]
 pub struct EventStream {
     receiver: mpsc::UnboundedReceiver<Option<Event>>,
-    counts: Arc<AtomicUsize>,
+    shared: Arc<Shared>,
     ended: bool,
 }
 
@@ -320,7 +331,7 @@ impl EventStream {
     fn taken(&mut self, event: Option<Event>) -> Option<Event> {
         match &event {
             Some(event) if matches!(event.kind, EventKind::BlobBytes { .. }) => {
-                self.counts.fetch_sub(1, Ordering::Relaxed);
+                self.shared.counts.fetch_sub(1, Ordering::Relaxed);
             }
             Some(_) => {}
             None => self.ended = true,
@@ -413,5 +424,7 @@ mod tests {
         assert_eq!(seen, 2);
         assert!(stream.recv().await.is_none());
         assert!(stream.try_recv().is_none());
+        // Nobody keeps what nobody will read.
+        assert!(stream.receiver.is_empty());
     }
 }

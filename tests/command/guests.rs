@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use test_registry::image::write_index;
 use test_registry::server::Options;
+use test_support::process::{is_alive, kill_now};
 
 use crate::harness::{Scratch, Served, Skopeo, newest_skopeo, processes, skopeos, small_image};
 
@@ -102,4 +103,27 @@ fn what_a_wrapper_has_started_ends_with_the_command() {
     pull.signal(Signal::SIGINT);
     // It must have left nothing.
     pull.end().failed(130);
+}
+
+/// A shell that becomes the command (`exec`) leaves it its children.
+#[test]
+#[ignore = "needs skopeo"]
+fn children_of_the_program_before_are_left_alone() {
+    let (served, _) = Served::image("v1", &small_image(1));
+    let scratch = Scratch::new();
+    // Each in a group of its own, as those that the command starts.
+    let script = r#"set -m; sleep 1000 </dev/null >/dev/null 2>&1 & echo $! >pid; exec "$@""#;
+    let run = scratch
+        .pull(&newest_skopeo(), &served.reference("v1"), "oci:image:v1")
+        .under("bash", ["-c", script, "bash"])
+        .start()
+        .end_alone()
+        .succeeded();
+    let pid: u32 = fs::read_to_string(scratch.path("pid"))
+        .unwrap()
+        .trim()
+        .parse()
+        .unwrap();
+    assert!(is_alive(pid), "{run}");
+    kill_now(pid);
 }

@@ -312,6 +312,17 @@ impl Running {
         run
     }
 
+    /// Wait for its end, whatever goes on besides.
+    #[track_caller]
+    pub(crate) fn end_alone(mut self) -> Run {
+        let mut status = None;
+        eventually(&format!("the end of {}", self.what), || {
+            status = self.process.try_wait().unwrap();
+            status.is_some()
+        });
+        self.told(status.unwrap())
+    }
+
     fn told(&self, status: ExitStatus) -> Run {
         let text = |name: &str| {
             let bytes = fs::read(self.folder.join(name)).unwrap();
