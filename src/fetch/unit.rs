@@ -462,9 +462,19 @@ async fn whose_fault(error: Error, rest: LayerReader) -> Failure {
     if rest.left() > MOST_TO_BLAME {
         return Failure::Handling(error);
     }
+    // Where a sink has the verifier, nothing can be said of the blob.
+    let is_unknown = |error: &Error| {
+        matches!(
+            error,
+            Error::Blob {
+                source: BlobError::Abandoned { .. },
+                ..
+            }
+        )
+    };
     match timeout(TIME_TO_BLAME, rest.finish()).await {
-        Ok(Err(blob)) => Failure::Fetching(blob),
-        Ok(Ok(())) | Err(_) => Failure::Handling(error),
+        Ok(Err(blob)) if !is_unknown(&blob) => Failure::Fetching(blob),
+        Ok(_) | Err(_) => Failure::Handling(error),
     }
 }
 

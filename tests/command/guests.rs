@@ -99,7 +99,10 @@ fn what_a_wrapper_has_started_ends_with_the_command() {
     let mut pull = scratch
         .pull(&wrapper, "docker://127.0.0.1:1/a", "oci:image:v1")
         .start();
-    pull.proxies();
+    // The command, the wrapper, and what that has stopped.
+    pull.gate("the wrapper has started something", |pull| {
+        pull.processes().len() >= 3
+    });
     pull.signal(Signal::SIGINT);
     // It must have left nothing.
     pull.end().failed(130);
