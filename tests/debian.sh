@@ -4,6 +4,10 @@
 
 # Where everything goes; a second checkout may share it.
 LONGSHORE_TOOLS=${LONGSHORE_TOOLS:-${XDG_CACHE_HOME:-$HOME/.cache}/longshore/tools}
+if [ "$LONGSHORE_TOOLS" = none ]; then
+  echo "${0##*/}: LONGSHORE_TOOLS=none says that no program is to be found" >&2
+  exit 1
+fi
 mkdir -p "$LONGSHORE_TOOLS"
 LONGSHORE_TOOLS=$(cd "$LONGSHORE_TOOLS" && pwd)
 export LONGSHORE_TOOLS

@@ -148,7 +148,7 @@ fn parse(raw: &[u8], what: &'static str) -> Result<Node> {
 
 /// The text of a document, with U+FFFD for what is no UTF-8, and for half a surrogate pair, as Go has it.
 fn as_go_reads(raw: &[u8]) -> String {
-    const ESCAPE: usize = "\\uXXXX".len();
+    const ESCAPE: usize = "\\u0000".len();
     let mut text = String::from_utf8_lossy(raw).into_owned();
     let unit = |text: &str, at: usize| {
         let digits = text.get(at..at + ESCAPE)?.strip_prefix("\\u")?;
