@@ -186,7 +186,7 @@ fn a_stalled_call_that_nobody_waits_for_does_not_hold_finalize_up() {
 fn a_call_that_is_not_answered_in_time_gives_the_connection_up() {
     run(async {
         let (_silent, reference) = silent_registry();
-        let timeout = Duration::from_millis(300);
+        let timeout = Duration::from_secs(3);
         let config = tools::config("0.2.8").connection(hasty().call_timeout(timeout));
         let proxy = ImageProxy::new_with_config(config).await.unwrap();
         let pid = only_child();
