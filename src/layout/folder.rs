@@ -14,7 +14,7 @@ use nix::dir::Dir;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, open, openat, renameat};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat, mkdirat};
-use nix::unistd::{UnlinkatFlags, fsync, unlinkat};
+use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, fsync, unlinkat};
 
 /// What others may see (image layouts are shared), under the user's umask.
 const FILE_MODE: Mode = Mode::from_bits_truncate(0o644);
@@ -111,13 +111,24 @@ impl Folder {
         }
     }
 
-    /// The permissions of a file in it, if there is one.
-    pub(super) fn permissions_of(&self, name: impl AsRef<OsStr>) -> io::Result<Option<u32>> {
+    /// Has a new file belong to whom the one of this name belongs, with its permissions, if there is
+    /// one: others are not to lose it.
+    pub(super) fn keep_owner_and_mode(&self, name: &str, new: &File) -> io::Result<()> {
         match self.stat(plain(name.as_ref())?) {
-            Ok(found) => Ok(Some(found.st_mode & 0o777)),
-            Err(Errno::ENOENT) => Ok(None),
+            Ok(old) => {
+                give_to(new, &old);
+                // Where permissions are another system's, it may fail.
+                let _ = new.set_permissions(Permissions::from_mode(old.st_mode & 0o777));
+                Ok(())
+            }
+            Err(Errno::ENOENT) => Ok(()),
             Err(e) => Err(e.into()),
         }
+    }
+
+    #[cfg(test)]
+    pub(super) fn permissions_of(&self, name: impl AsRef<OsStr>) -> io::Result<u32> {
+        Ok(self.stat(plain(name.as_ref())?)?.st_mode & 0o777)
     }
 
     /// When something in it was last changed, if it is there.
@@ -141,11 +152,13 @@ impl Folder {
             other => return Ok(other?.into()),
         }
         // Whoever may write into the folder may lock it, and nobody else can hold pulls up.
-        let writers = fstat(&self.0)?.st_mode & 0o222;
+        let folder = fstat(&self.0)?;
+        let writers = folder.st_mode & 0o222;
         let mode = Mode::from_bits_truncate(writers | (writers << 1));
         match openat(&self.0, name, flags | OFlag::O_CREAT | OFlag::O_EXCL, mode) {
             Ok(file) => {
                 let file = File::from(file);
+                give_to(&file, &folder);
                 // Without regard to the umask. It may fail where permissions are another system's.
                 let _ = file.set_permissions(Permissions::from_mode(mode.bits()));
                 Ok(file)
@@ -222,6 +235,16 @@ impl Folder {
             format!("{name} is no {expected}")
         };
         io::Error::new(io::ErrorKind::InvalidInput, reason)
+    }
+}
+
+/// Gives a file to whom `like` belongs, as far as we may: only root gives files away, others choose among
+/// their groups.
+fn give_to(file: &File, like: &FileStat) {
+    let (owner, group) = (Uid::from_raw(like.st_uid), Gid::from_raw(like.st_gid));
+    let is_whole = fchown(file, Some(owner), Some(group)).is_ok();
+    if !is_whole {
+        let _ = fchown(file, None, Some(group));
     }
 }
 

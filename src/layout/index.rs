@@ -5,6 +5,8 @@ use std::io;
 use oci_spec::image::Descriptor;
 use serde_json::{Value, json};
 
+use crate::fetch::document;
+
 /// The annotation that names an image in a layout (image-spec,
 /// `annotations.md`).
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
@@ -28,12 +30,13 @@ fn parsed(index: &[u8]) -> io::Result<Value> {
     let Some(members) = index.as_object_mut() else {
         return wrong("index.json is no JSON object");
     };
-    let manifests = members.entry("manifests").or_insert(Value::Null);
-    match manifests {
-        Value::Array(_) => {}
-        Value::Null => *manifests = json!([]),
+    // By the name that Go finds it under, which reads layouts: in any case.
+    let manifests = match document::take(members, "manifests").unwrap_or_default() {
+        Value::Null => json!([]),
+        list @ Value::Array(_) => list,
         _ => return wrong("index.json has no list of manifests"),
-    }
+    };
+    document::set(members, "manifests", manifests);
     Ok(index)
 }
 
@@ -135,6 +138,21 @@ mod tests {
         let changed: Value = serde_json::from_slice(&changed).expect("JSON");
         assert_eq!(changed["x"], 2);
         assert_eq!(changed["manifests"][0]["extra"], 1);
+    }
+
+    #[test]
+    fn images_in_a_list_of_another_case_stay() {
+        let start = entries(&empty(), &[('b', Some("old"))]);
+        assert_eq!(start.len(), 1);
+        let index = with_image(&empty(), &image('b'), Some("old")).expect("fine");
+        let index = String::from_utf8(index)
+            .expect("text")
+            .replace("\"manifests\"", "\"Manifests\"");
+        let both = entries(index.as_bytes(), &[('a', Some("new"))]);
+        assert_eq!(
+            both,
+            [(Some("old".to_owned()), 'b'), (Some("new".to_owned()), 'a')]
+        );
     }
 
     #[test]

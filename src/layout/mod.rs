@@ -53,8 +53,8 @@ impl Names {
             return Ok(Some(name.to_owned()));
         }
         Err(Error::Image(format!(
-            "{name:?} can't be its name in an image layout: give it a TAG of letters and digits, with \
-             single characters of -._:@/+ between them"
+            "{name:?} can't be its name in an image layout: pull it alone, with a TAG of letters and \
+             digits, with single characters of -._:@/+ between them"
         )))
     }
 }
@@ -302,6 +302,8 @@ impl OciLayout {
 /// room for ours.
 fn prepare(root: &Path) -> io::Result<Staging> {
     let root = Folder::make_at(root)?;
+    // Before anything is put into a folder that is somebody else's.
+    is_layout(&root)?;
     let lock = LayoutLock::take(&root)?;
     let fresh = !is_layout(&root)?;
     staging::sweep(&root)?;

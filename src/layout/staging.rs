@@ -2,9 +2,8 @@
 //! pull, locked as long as that pull lives.
 
 use std::ffi::OsStr;
-use std::fs::{self, File, Permissions};
+use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
@@ -200,10 +199,7 @@ impl Staging {
     pub(super) fn publish_file(&self, bytes: &[u8], name: &str) -> io::Result<()> {
         let mut staged = self.create()?;
         staged.file.write_all(bytes)?;
-        if let Some(mode) = self.root.permissions_of(name)? {
-            // As they were. Where they are another system's, that may fail.
-            let _ = staged.file.set_permissions(Permissions::from_mode(mode));
-        }
+        self.root.keep_owner_and_mode(name, &staged.file)?;
         staged.publish(&self.root, name)
     }
 
@@ -268,6 +264,7 @@ impl Staged {
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
 
@@ -335,10 +332,21 @@ mod tests {
             fs::set_permissions(path.path(), folder).expect("permissions");
             let lock = LayoutLock::take(&root()).expect("a lock");
             let found = root().permissions_of(LOCK).expect("looked");
-            assert_eq!(found, Some(expected), "{mode:o}");
+            assert_eq!(found, expected, "{mode:o}");
             drop(lock);
             fs::remove_file(path.path().join(LOCK)).expect("removed");
         }
+    }
+
+    #[test]
+    #[ignore = "needs root"]
+    fn the_lock_belongs_to_whom_the_folder_belongs() {
+        use std::os::unix::fs::{MetadataExt as _, chown};
+        let (path, root) = root();
+        chown(path.path(), Some(54321), Some(54322)).expect("given away");
+        drop(LayoutLock::take(&root()).expect("a lock"));
+        let lock = fs::metadata(path.path().join(LOCK)).expect("it is there");
+        assert_eq!((lock.uid(), lock.gid()), (54321, 54322));
     }
 
     #[test]

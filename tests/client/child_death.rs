@@ -332,3 +332,40 @@ fn helper_that_is_killed() {
         std::future::pending::<()>().await;
     });
 }
+
+/// Our stderr is a pipe that is full; what the proxy says there has no room, and must not hold up the
+/// thread that reaps it.
+#[test]
+fn a_stderr_of_ours_that_nobody_reads_holds_up_no_proxy() {
+    run(async {
+        let mut helper = as_another_test(module_path!(), "helper_whose_stderr_nobody_reads")
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let stdout = helper.stdout.take().unwrap();
+        let reading = tokio::task::spawn_blocking(move || {
+            let lines = BufReader::new(stdout).lines();
+            lines
+                .map_while(Result::ok)
+                .any(|line| line.contains("READY"))
+        });
+        assert!(soon(reading).await.unwrap());
+        helper.kill().unwrap();
+        helper.wait().unwrap();
+    });
+}
+
+#[test]
+#[ignore = "it is started, and killed, by another test"]
+fn helper_whose_stderr_nobody_reads() {
+    let noise = "head -c 1000000 /dev/zero | tr '\\0' x >&2;";
+    let config = scripted(&format!("{noise} {HELLO} exec sleep 1000")).debug(true);
+    tokio::runtime::Runtime::new().unwrap().block_on(async {
+        let proxy = soon(ImageProxy::new_with_config(config)).await.unwrap();
+        let child = only_child();
+        drop(proxy);
+        gone(child).await;
+        println!("READY");
+    });
+}

@@ -451,3 +451,23 @@ fn sizes_beyond_the_world_are_refused() {
         scratch.inspect(&skopeo, &image).run().succeeded();
     }
 }
+
+#[test]
+#[ignore = "needs skopeo"]
+fn numbers_can_be_as_large_as_they_can_be_written() {
+    let (served, _) = Served::image("v1", &small_image(1));
+    let scratch = Scratch::new();
+    let (large, count) = (u64::MAX.to_string(), usize::MAX.to_string());
+    let pull = || scratch.pull(&newest_skopeo(), &served.reference("v1"), "oci:image:v1");
+    pull()
+        .args(["--stall-timeout", &large, "--call-timeout", &large])
+        .args(["--workers", &count, "--retries", "4294967295"])
+        .args(["--limit-rate", &large, "--proxies", &format!("1-{count}")])
+        .run()
+        .succeeded();
+    // More hours than seconds can be counted.
+    pull()
+        .args(["--stall-timeout", &format!("{large}h")])
+        .run()
+        .failed(2);
+}

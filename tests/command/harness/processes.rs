@@ -1,6 +1,8 @@
 //! Processes, as `/proc` shows them.
 
 use std::fs;
+use std::thread;
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -37,21 +39,29 @@ pub(crate) fn marked(mark: &str) -> Vec<Process> {
     let wanted = format!("{MARK}={mark}\0");
     let entries = fs::read_dir("/proc").unwrap();
     let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
-    pids.filter_map(read)
-        .filter(|process| process.environ.contains(&wanted))
-        .collect()
+    pids.filter_map(|pid| read(pid, &wanted)).collect()
 }
 
-fn read(pid: u32) -> Option<Process> {
+/// The process, if it has this in its environment.
+fn read(pid: u32, wanted: &str) -> Option<Process> {
     // They come and go; the bytes of those that are ours are UTF-8.
     let text = |name: &str| {
         let bytes = fs::read(format!("/proc/{pid}/{name}")).ok()?;
         Some(String::from_utf8_lossy(&bytes).into_owned())
     };
+    let environ = text("environ").filter(|environ| environ.contains(wanted))?;
+    // In the middle of an `exec`, there are no arguments for a moment.
+    let cmdline = (0..100).find_map(|_| {
+        let cmdline = text("cmdline").filter(|cmdline| !cmdline.is_empty());
+        if cmdline.is_none() {
+            thread::sleep(Duration::from_millis(1));
+        }
+        cmdline
+    });
     Some(Process {
         pid,
-        cmdline: text("cmdline")?,
-        environ: text("environ")?,
+        cmdline: cmdline?,
+        environ,
     })
 }
 
