@@ -196,6 +196,8 @@ fn helper_takes_all_pipe_pages() {
 /// The wall clock is this file's to say, for us and not for skopeo: Go does not
 /// ask the C library, and the library would not load under another one.
 pub(crate) fn a_clock_of_its_own(cell: &Cell, _: Longshore) -> (Longshore, Guard) {
+    // Once for all: two at a time get into each other's way.
+    static LIBRARY: OnceLock<String> = OnceLock::new();
     fs::write(clock(cell), "+0\n").unwrap();
     let mut skopeo = cell.skopeo.clone();
     let real = skopeo.path.to_str().unwrap().to_owned();
@@ -203,11 +205,11 @@ pub(crate) fn a_clock_of_its_own(cell: &Cell, _: Longshore) -> (Longshore, Guard
     let script = format!("#!/bin/sh\nunset LD_PRELOAD\nexec {real} \"$@\"\n");
     fs::write(&skopeo.path, script).unwrap();
     fs::set_permissions(&skopeo.path, fs::Permissions::from_mode(0o755)).unwrap();
-    let faketime = Command::new(tools::system("faketime"))
-        .args(["-f", "+0", "printenv", "LD_PRELOAD"])
-        .output()
-        .unwrap();
-    let library = String::from_utf8(faketime.stdout).unwrap();
+    let library = LIBRARY.get_or_init(|| {
+        let mut faketime = Command::new(tools::system("faketime"));
+        let library = tools::output_of(faketime.args(["-f", "+0", "printenv", "LD_PRELOAD"]));
+        String::from_utf8(library).unwrap()
+    });
     let layout = cell.layout.tagged("v1");
     let pull = cell
         .scratch
