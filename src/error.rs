@@ -7,8 +7,10 @@ use std::time::Duration;
 
 use oci_spec::image::Digest;
 use semver::Version;
+use serde::de::Error as _;
 
 use crate::protocol::{FIRST_SUPPORTED, Refusal, RefusalCode, Violation};
+use crate::words::printable;
 
 /// A result with this library's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -195,10 +197,25 @@ impl Error {
     }
 
     pub(crate) fn decode(what: &'static str) -> impl FnOnce(serde_json::Error) -> Self {
-        move |source| Self::Decode {
-            what,
-            source: Arc::new(source),
+        move |source| {
+            // It can quote the document.
+            let said = source.to_string();
+            let shown = printable(&said);
+            let source = if shown == said {
+                source
+            } else {
+                serde_json::Error::custom(shown)
+            };
+            Self::Decode {
+                what,
+                source: Arc::new(source),
+            }
         }
+    }
+
+    /// The reason can quote what the image says.
+    pub(crate) fn image(reason: impl AsRef<str>) -> Self {
+        Self::Image(printable(reason.as_ref()))
     }
 
     /// An error of a handler or sink. One that is this library's own stays what it is, also where it is
@@ -420,17 +437,24 @@ pub struct ChildExit {
     program: String,
     status: Option<ExitStatus>,
     stderr: String,
+    crash: Option<String>,
 }
 
-/// How much of the last line of the proxy's stderr an error message shows.
+/// How much of a line of the proxy's stderr an error message shows.
 const SHOWN_STDERR_CHARS: usize = 300;
 
 impl ChildExit {
-    pub(crate) fn new(program: String, status: Option<ExitStatus>, stderr: String) -> Self {
+    pub(crate) fn new(
+        program: String,
+        status: Option<ExitStatus>,
+        stderr: String,
+        crash: Option<String>,
+    ) -> Self {
         Self {
             program,
             status,
             stderr,
+            crash,
         }
     }
 
@@ -441,7 +465,7 @@ impl ChildExit {
         self.status
     }
 
-    /// The last 64 KiB of what it wrote to stderr.
+    /// The last 64 KiB of what it wrote to stderr, as [`printable`](crate::printable) lines.
     #[must_use]
     pub fn stderr(&self) -> &str {
         &self.stderr
@@ -466,6 +490,7 @@ impl std::fmt::Display for ChildExit {
             program,
             status,
             stderr,
+            crash,
         } = self;
         match status {
             Some(status) => write!(f, "{program} ended: {status}")?,
@@ -475,11 +500,13 @@ impl std::fmt::Display for ChildExit {
             )?,
         }
         let last = stderr.lines().rev().find(|line| !line.trim().is_empty());
-        if let Some(line) = last {
-            let shown: String = line.trim().chars().take(SHOWN_STDERR_CHARS).collect();
-            write!(f, "; it last said: {shown}")?;
-        }
-        Ok(())
+        let (said, line) = match (crash, last) {
+            (Some(crash), _) => ("it crashed", crash.as_str()),
+            (None, Some(last)) => ("it last said", last),
+            (None, None) => return Ok(()),
+        };
+        let shown: String = line.trim().chars().take(SHOWN_STDERR_CHARS).collect();
+        write!(f, "; {said}: {shown}")
     }
 }
 

@@ -57,6 +57,7 @@ mod protocol;
 mod proxy;
 mod sys;
 mod time;
+mod words;
 
 pub use config::{
     AuthData, ConnectionOptions, Credentials, DEFAULT_CALL_TIMEOUT, DEFAULT_MAX_DOCUMENT_BYTES,
@@ -74,3 +75,4 @@ pub use layout::OciLayout;
 pub use oci_spec;
 pub use protocol::{FIRST_SUPPORTED, LayerInfo, Refusal, RefusalCode, Violation, supports_method};
 pub use proxy::{Blob, BlobDriver, BlobReader, ImageProxy, OpenedImage};
+pub use words::printable;

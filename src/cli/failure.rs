@@ -3,9 +3,7 @@
 use std::io;
 use std::process::ExitCode;
 
-use longshore::{BlobError, Error};
-
-use super::format::printable;
+use longshore::{BlobError, Error, printable};
 
 /// The exit code for wrong usage, as clap's.
 const USAGE: u8 = 2;

@@ -1,12 +1,12 @@
 //! `longshore inspect`.
 
-use longshore::{FetchOptions, Fetcher, ImageContent, ImageProxyConfig};
+use longshore::{FetchOptions, Fetcher, ImageContent, ImageProxyConfig, printable};
 use serde::Serialize;
 use serde_json::Value;
 
 use super::args::InspectArguments;
 use super::failure::Failure;
-use super::format::{bytes, json_line, printable};
+use super::format::{bytes, json_line};
 
 /// As wide as the column of media types gets.
 const WIDEST_TYPE: usize = 60;

@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use longshore::oci_spec::image::Digest;
-use longshore::{BlobName, EventKind, Events};
+use longshore::{BlobName, EventKind, Events, printable};
 use tokio::fs::File;
 use tokio::io::{AsyncWriteExt, BufWriter};
 
 use super::failure::Failure;
-use super::format::{bytes, printable, short};
+use super::format::{bytes, json_line, short};
 
 /// How progress is shown.
 #[derive(Debug, Clone, Copy)]
@@ -51,9 +51,9 @@ pub(crate) async fn show(
         let mut display = Display::new(style);
         while let Some(event) = stream.recv().await {
             if let Some(file) = &mut file {
-                let mut line = serde_json::to_vec(&event).map_err(anyhow::Error::from)?;
-                line.push(b'\n');
-                file.write_all(&line).await?;
+                let line = json_line(&event).map_err(anyhow::Error::from)?;
+                file.write_all(line.as_bytes()).await?;
+                file.write_all(b"\n").await?;
             }
             display.take(event.kind);
         }

@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use longshore::oci_spec::image::Descriptor;
-use longshore::{Fetcher, Image, ImageContent, ImageProxyConfig, OciLayout, Pulled};
+use longshore::{Fetcher, Image, ImageContent, ImageProxyConfig, OciLayout, Pulled, printable};
 use serde::Serialize;
 
 use super::args::{Destination, Platform, PlatformChoice, PullArguments};
 use super::failure::Failure;
-use super::format::{bytes, json_line, printable};
+use super::format::{bytes, json_line};
 use super::progress::{self, Style};
 
 /// The line that `--json` prints.

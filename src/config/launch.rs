@@ -23,7 +23,6 @@ use crate::sys;
 const USER_AGENT_PREFIX_SINCE: Version = Version::new(1, 21, 0);
 
 /// What to start, ready to be started.
-#[derive(Debug)]
 pub(crate) struct Launch {
     pub(crate) command: Command,
     /// The program's name, for messages.
@@ -37,10 +36,9 @@ pub(crate) struct Launch {
 }
 
 /// All that launches of one configuration have in common.
-#[derive(Debug)]
 pub(crate) struct Template {
     /// Program, first arguments, environment and folder.
-    base: Command,
+    pub(super) base: Command,
     /// Before the subcommand, and after it.
     global: Vec<OsString>,
     registry: Vec<OsString>,
@@ -248,8 +246,7 @@ fn uses_system_cache() -> bool {
 const VERSION_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Asks a skopeo for its version.
-#[derive(Debug)]
-pub struct VersionQuestion(Command);
+pub struct VersionQuestion(pub(super) Command);
 
 impl VersionQuestion {
     /// Runs it with `--version`, and waits for what it prints, 10 s at most: not on an async task's
@@ -466,7 +463,7 @@ mod tests {
         let config = ImageProxyConfig::default().credentials(credentials);
         assert!(!format!("{config:?}").contains("pass-word"));
         let launch = config.into_launch().expect("fine");
-        let shown = format!("{launch:?}");
+        let shown = format!("{:?}", launch.command);
         let encoded = "bWU6cGFzcy13b3Jk"; // me:pass-word
         assert!(
             !shown.contains("pass-word") && !shown.contains(encoded),

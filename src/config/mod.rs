@@ -7,6 +7,7 @@
 mod auth;
 mod launch;
 mod policy;
+mod shown;
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -152,7 +153,7 @@ macro_rules! setters {
     clippy::struct_excessive_bools,
     reason = "each is an option of skopeo's"
 )]
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct ImageProxyConfig {
     /// Auth file, as `skopeo --authfile`.
     pub authfile: Option<PathBuf>,

@@ -138,7 +138,7 @@ impl ImageContent {
         if *self.config_descriptor.media_type() != MediaType::ImageConfig {
             return Ok(());
         }
-        let wrong = |problem: String| Err(Error::Image(format!("its config {problem}")));
+        let wrong = |problem: String| Err(Error::image(format!("its config {problem}")));
         let ids = &self.understood.diff_ids;
         if ids.len() != self.layers.len() {
             let (ids, layers) = (ids.len(), self.layers.len());
@@ -225,7 +225,7 @@ pub(super) async fn fetch_manifest(
     if transport == Transport::Storage {
         let layers = proxy.get_layer_info(image).await?.ok_or_else(|| {
             let found = proxy.protocol_version();
-            Error::Image(format!(
+            Error::image(format!(
                 "layers of containers-storage: can be had from protocol 0.2.5 on \
                  (skopeo 1.11), this proxy speaks {found}"
             ))
@@ -294,7 +294,7 @@ pub(super) fn layers(manifest: &ImageManifest, diff_ids: &[String]) -> Vec<Layer
 fn describe(manifest: &[u8], config: &document::Config) -> Result<Descriptor> {
     let digest: Digest = sha256(manifest)
         .parse()
-        .map_err(|e| Error::Image(format!("its digest: {e}")))?;
+        .map_err(|e| Error::image(format!("its digest: {e}")))?;
     let mut descriptor = Descriptor::new(MediaType::ImageManifest, manifest.len() as u64, digest);
     if let (Some(os), Some(architecture)) = (&config.os, &config.architecture) {
         let mut platform = json!({ "os": os, "architecture": architecture });
@@ -384,7 +384,7 @@ fn with_layers(manifest: &[u8], layers: &[LayerInfo]) -> Result<Vec<u8>> {
     let mut manifest = document::members(manifest, "manifest")?;
     let describe = |layer: &LayerInfo| {
         let size = u64::try_from(layer.size).map_err(|_| {
-            Error::Image(format!("the size of layer {} is not known", layer.digest))
+            Error::image(format!("the size of layer {} is not known", layer.digest))
         })?;
         let media_type = oci_layer_type(&layer.media_type);
         Ok(json!({ "mediaType": media_type, "digest": layer.digest, "size": size }))

@@ -197,7 +197,7 @@ pub(crate) fn set(members: &mut Map<String, Value>, name: &str, value: Value) {
 
 impl<'a> Part<'a> {
     fn wrong(self, problem: impl std::fmt::Display) -> Error {
-        Error::Image(format!("its {} {problem}", self.what))
+        Error::image(format!("its {} {problem}", self.what))
     }
 
     /// A member by the name under which Go would find it: in any case. `None` if there is none, or if

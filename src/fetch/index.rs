@@ -77,7 +77,7 @@ impl IndexContent {
         };
         let digest: Digest = sha256(&raw)
             .parse()
-            .map_err(|e| Error::Image(format!("its digest: {e}")))?;
+            .map_err(|e| Error::image(format!("its digest: {e}")))?;
         let descriptor = Descriptor::new(MediaType::ImageIndex, raw.len() as u64, digest);
         Ok(Some(Self {
             reference: index.reference.clone(),
@@ -143,7 +143,7 @@ impl Fetcher {
         let by_digest = |entry: &&Entry| {
             by_digest(reference, entry.digest.as_ref()).ok_or_else(|| {
                 let reason = "only an index at a registry (docker://) can be opened as a whole";
-                Error::Image(reason.into())
+                Error::image(reason)
             })
         };
         let references: Vec<String> = wanted.iter().map(by_digest).collect::<Result<_>>()?;
@@ -168,7 +168,7 @@ fn two_sizes(entry: &Entry, size: u64) -> Error {
         size: named,
         ..
     } = entry;
-    Error::Image(format!(
+    Error::image(format!(
         "its index names {digest} with {named} bytes, and it has {size}"
     ))
 }
@@ -183,7 +183,7 @@ fn digest_of(reference: &str) -> Option<Digest> {
 /// as it is.
 fn check_kind(entry: &Entry) -> Result<()> {
     let digest = &entry.digest;
-    let refused = |what: &str| Err(Error::Image(format!("its index names {what}: {digest}")));
+    let refused = |what: &str| Err(Error::image(format!("its index names {what}: {digest}")));
     match entry.media_type.as_ref() {
         ""
         | "application/vnd.oci.image.manifest.v1+json"

@@ -336,7 +336,7 @@ fn jobs<'a>(images: impl IntoIterator<Item = &'a [Layer]>) -> Result<Vec<Job>> {
             let (digest, size) = (layer.descriptor.digest(), layer.descriptor.size());
             let known = seen.insert(digest, size);
             if let Some(known) = known.filter(|known| *known != size) {
-                return Err(Error::Image(format!(
+                return Err(Error::image(format!(
                     "layer {digest} has two sizes: {known} and {size} bytes"
                 )));
             }

@@ -53,7 +53,7 @@ pub trait Sink: Send + Sync + 'static {
         images: &[Arc<ImageContent>],
     ) -> impl Future<Output = Result<()>> + Send {
         let _ = (index, images);
-        async { Err(Error::Image("this sink takes no index".into())) }
+        async { Err(Error::image("this sink takes no index")) }
     }
 }
 

@@ -52,7 +52,7 @@ impl Names {
         if OciLayout::can_name(name) {
             return Ok(Some(name.to_owned()));
         }
-        Err(Error::Image(format!(
+        Err(Error::image(format!(
             "{name:?} can't be its name in an image layout: pull it alone, with a TAG of letters and \
              digits, with single characters of -._:@/+ between them"
         )))

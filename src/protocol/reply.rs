@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::{Debt, ImageId, LayerInfo, Method, PipeId};
+use crate::words::printable;
 
 /// One packet as it came from the socket, with the descriptors in it.
 #[derive(Debug)]
@@ -75,9 +76,19 @@ impl<F> Grant<F> {
 pub struct Refusal {
     /// The class that the proxy gave it, where it gives one (0.2.8 and later).
     pub code: Option<RefusalCode>,
-    /// The proxy's own words. They come from outside: the registry's answer
-    /// can be part of them.
+    /// The proxy's own words, made [`printable`](crate::printable): the registry's answer can be part of
+    /// them.
     pub message: String,
+}
+
+impl Refusal {
+    /// As it came over the wire; an empty code stands for "not given".
+    pub(crate) fn from_wire(code: &str, message: &str) -> Self {
+        Self {
+            code: RefusalCode::from_wire(code),
+            message: printable(message),
+        }
+    }
 }
 
 impl fmt::Display for Refusal {
@@ -112,13 +123,13 @@ pub enum RefusalCode {
 
 impl RefusalCode {
     /// `None` for the empty text, which stands for "not given".
-    pub(crate) fn from_wire(code: &str) -> Option<Self> {
+    fn from_wire(code: &str) -> Option<Self> {
         Some(match code {
             "" => return None,
             "EPIPE" => Self::BrokenPipe,
             "retryable" => Self::Retryable,
             "other" => Self::Other,
-            unknown => Self::Unknown(unknown.to_owned()),
+            unknown => Self::Unknown(printable(unknown)),
         })
     }
 }
@@ -217,14 +228,11 @@ pub(super) fn interpret<F>(
     }
     let reply: Reply = serde_json::from_slice(&packet.bytes).map_err(|e| Violation::Malformed {
         method: name,
-        reason: e.to_string(),
+        reason: printable(&e.to_string()),
     })?;
     if !reply.success {
         let [] = exactly(method, packet.fds)?;
-        return Ok(Err(Refusal {
-            code: RefusalCode::from_wire(&reply.error_code),
-            message: reply.error,
-        }));
+        return Ok(Err(Refusal::from_wire(&reply.error_code, &reply.error)));
     }
     grant(method, reply, packet.fds).map(Ok)
 }
@@ -265,7 +273,7 @@ fn grant<F>(method: Method, reply: Reply, fds: Vec<F>) -> Result<Grant<F>, Viola
             Grant::Image(ImageId::new(value(method, reply.value)?))
         }
         Method::GetManifest => Grant::Manifest {
-            digest: value(method, reply.value)?,
+            digest: printable(&value::<String>(method, reply.value)?),
             pipe: pipe(fds, Debt::memory_pipe)?,
         },
         Method::GetConfig | Method::GetFullConfig | Method::GetLayerInfoPiped => Grant::Document {
@@ -313,7 +321,7 @@ fn exactly<F, const N: usize>(method: Method, fds: Vec<F>) -> Result<[F; N], Vio
 fn bad_value(method: Method, reason: impl fmt::Display) -> Violation {
     Violation::Value {
         method: method.name(),
-        reason: reason.to_string(),
+        reason: printable(&reason.to_string()),
     }
 }
 

@@ -5,7 +5,6 @@
 //! ends. It waits on a pidfd, so it needs no SIGCHLD handler and steals no
 //! child of the embedding program.
 
-use std::collections::VecDeque;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::os::unix::process::CommandExt;
@@ -20,13 +19,11 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::{Pid, pipe2};
 use tokio::sync::{oneshot, watch};
 
+use super::said::{LastWords, Said};
 use crate::config::Launch;
 use crate::error::{ChildExit, Error, Result};
 use crate::sys;
 use crate::time::moment_after;
-
-/// How much of stderr is kept for messages.
-const STDERR_KEPT_BYTES: usize = 64 * 1024;
 
 /// How many chunks of stderr are read before looking at everything else again:
 /// more than a pipe holds.
@@ -178,7 +175,7 @@ fn start(launch: Launch, [stdin, stdout]: [Stdio; 2]) -> Result<(Child, ExitSend
         pidfd,
         leash: Some(leash_end),
         stderr: Some(stderr),
-        said: VecDeque::new(),
+        said: Said::default(),
         pass_stderr_on,
         shutdown_timeout,
     };
@@ -209,22 +206,6 @@ fn pass_on(text: &[u8]) {
     }
 }
 
-/// What a program says, without what could control a terminal: it may quote
-/// what a registry has told it.
-fn harmless(said: &[u8]) -> String {
-    let said = String::from_utf8_lossy(said);
-    let harmless = |c: char| !c.is_control() || c == '\n' || c == '\t';
-    said.chars()
-        .map(|c| {
-            if harmless(c) {
-                c
-            } else {
-                char::REPLACEMENT_CHARACTER
-            }
-        })
-        .collect()
-}
-
 #[expect(clippy::cast_possible_wrap, reason = "pids are far below 2^31")]
 fn process_id(process: &std::process::Child) -> Pid {
     Pid::from_raw(process.id() as i32)
@@ -252,7 +233,7 @@ struct Kept {
     pidfd: OwnedFd,
     leash: Option<OwnedFd>,
     stderr: Option<ChildStderr>,
-    said: VecDeque<u8>,
+    said: Said,
     pass_stderr_on: bool,
     shutdown_timeout: Duration,
 }
@@ -274,12 +255,11 @@ impl Kept {
         self.signal(Signal::SIGKILL);
         let status = self.process.wait().ok();
         self.drain_stderr();
-        let said = Vec::from(self.said);
-        let exit = ChildExit::new(
-            self.program,
-            status,
-            String::from_utf8_lossy(&said).into_owned(),
-        );
+        let (line, LastWords { stderr, crash }) = self.said.end();
+        if self.pass_stderr_on {
+            pass_on(line.as_bytes());
+        }
+        let exit = ChildExit::new(self.program, status, stderr, crash);
         tracing::debug!(%exit, "the proxy ended");
         exit
     }
@@ -376,12 +356,10 @@ impl Kept {
             match stderr.read(&mut chunk) {
                 Ok(0) => self.stderr = None,
                 Ok(n) => {
+                    let lines = self.said.take(&chunk[..n]);
                     if self.pass_stderr_on {
-                        pass_on(harmless(&chunk[..n]).as_bytes());
+                        pass_on(lines.as_bytes());
                     }
-                    self.said.extend(&chunk[..n]);
-                    let excess = self.said.len().saturating_sub(STDERR_KEPT_BYTES);
-                    self.said.drain(..excess);
                 }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,

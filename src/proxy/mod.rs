@@ -8,6 +8,7 @@ mod image;
 mod message;
 mod metadata;
 mod output;
+mod said;
 mod transport;
 
 use std::os::fd::OwnedFd;

@@ -8,20 +8,9 @@ use nix::sys::signal::Signal;
 
 use crate::harness::processes;
 use crate::harness::{
-    ImageBuilder, Layout, Running, Scratch, Served, Skopeo, newest_skopeo, skopeos, small_image,
+    ImageBuilder, Layout, Running, Scratch, Served, newest_skopeo, script, skopeos, small_image,
 };
 use test_registry::image::Written;
-
-/// A program of ours in the place of skopeo.
-fn script(scratch: &Scratch, lines: &str) -> Skopeo {
-    let path = scratch.path("skopeo");
-    fs::write(&path, format!("#!/bin/sh\n{lines}\n")).unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-    Skopeo {
-        protocol: "none",
-        path,
-    }
-}
 
 /// What a pull with this script says, which fails with code 1.
 #[track_caller]

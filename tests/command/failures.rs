@@ -1,13 +1,13 @@
 //! What a registry can do wrong: the command ends with code 1, says on which
 //! image and blob and what to do, and leaves nothing behind.
 
-use std::io::{self, Read, Write};
-use std::net::{TcpListener, TcpStream};
-use std::thread;
+use std::net::TcpListener;
 
 use serde_json::json;
 
-use crate::harness::{ImageBuilder, Scratch, Served, Skopeo, newest_skopeo, skopeos, small_image};
+use crate::harness::{
+    Answer, ImageBuilder, Scratch, Served, Skopeo, answering, newest_skopeo, skopeos, small_image,
+};
 use test_registry::image::Written;
 
 /// A pull under one fault, which tries nothing twice, and what it says, which must be one line of what
@@ -199,26 +199,11 @@ fn a_registry_that_is_not_there_is_told() {
 
 /// A server that lets everybody in, and then has only this error to tell.
 fn server_that_says(message: &str) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
     let error = json!({ "errors": [{ "code": "DENIED", "message": message }] });
-    let answer = move |mut stream: TcpStream| -> io::Result<()> {
-        let mut request = [0; 4096];
-        let length = stream.read(&mut request)?;
-        let (status, body) = if request[..length].starts_with(b"GET /v2/ ") {
-            ("200 OK", "{}".to_owned())
-        } else {
-            ("403 Forbidden", error.to_string())
-        };
-        let length = body.len();
-        write!(
-            stream,
-            "HTTP/1.1 {status}\r\nContent-Type: application/json\r\n\
-             Connection: close\r\nContent-Length: {length}\r\n\r\n{body}",
-        )
-    };
-    // It lives as long as the process, and whoever hangs up early is no matter.
-    thread::spawn(move || listener.incoming().flatten().map(answer).all(|_| true));
+    let address = answering(move |path| match path {
+        "/v2/" => Answer::new("200 OK", "{}"),
+        _ => Answer::new("403 Forbidden", error.to_string()),
+    });
     format!("docker://{address}/a/b:c")
 }
 

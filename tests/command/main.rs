@@ -26,3 +26,4 @@ mod pull;
 mod real_image;
 mod signatures;
 mod usage;
+mod words;

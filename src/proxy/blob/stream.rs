@@ -21,7 +21,7 @@ use crate::drain::aligned::AlignedBuffer;
 use crate::drain::pipe;
 use crate::drain::verify::Verifier;
 use crate::error::{BlobError, Error, Result};
-use crate::protocol::{Refusal, RefusalCode, Violation};
+use crate::protocol::{Refusal, Violation};
 use crate::proxy::elsewhere::answered_in;
 use crate::proxy::message::{BlobLease, HeldPipe, Owed};
 use crate::time::{is_long_past, moment_after};
@@ -474,15 +474,9 @@ async fn why_it_ended(
 
 fn refusal(said: &[u8]) -> Refusal {
     match serde_json::from_slice(said) {
-        Ok(ErrorPipe { code, message }) => Refusal {
-            code: RefusalCode::from_wire(&code),
-            message,
-        },
+        Ok(ErrorPipe { code, message }) => Refusal::from_wire(&code, &message),
         // Not as it should be, but an error all the same.
-        Err(_) => Refusal {
-            code: None,
-            message: String::from_utf8_lossy(said).into_owned(),
-        },
+        Err(_) => Refusal::from_wire("", &String::from_utf8_lossy(said)),
     }
 }
 

@@ -1,15 +1,17 @@
 //! The `longshore` command as a test runs it: in folders of its own, within a
 //! bounded time, and with a look at what it leaves behind.
 
+pub(crate) mod answers;
 pub(crate) mod layout;
 pub(crate) mod processes;
 pub(crate) mod programs;
 pub(crate) mod run;
 pub(crate) mod served;
 
+pub(crate) use self::answers::{Answer, answering};
 pub(crate) use self::layout::Layout;
 pub(crate) use self::programs::{
-    Skopeo, assert_skopeo_accepts, newest_skopeo, skopeo_copy, skopeo_inspect, skopeos,
+    Skopeo, assert_skopeo_accepts, newest_skopeo, script, skopeo_copy, skopeo_inspect, skopeos,
 };
 pub(crate) use self::run::{Longshore, Run, Running, Scratch};
 pub(crate) use self::served::Served;

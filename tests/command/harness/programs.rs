@@ -1,8 +1,11 @@
 //! The programs that look at what was pulled, and the skopeos it is pulled with.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Command;
 
+use super::Scratch;
 use test_support::tools::{self, output_of};
 
 /// One of the three skopeos.
@@ -25,6 +28,17 @@ pub(crate) fn skopeos() -> [Skopeo; 3] {
 pub(crate) fn newest_skopeo() -> Skopeo {
     let [.., newest] = skopeos();
     newest
+}
+
+/// A program of ours in the place of skopeo.
+pub(crate) fn script(scratch: &Scratch, lines: &str) -> Skopeo {
+    let path = scratch.path("skopeo");
+    fs::write(&path, format!("#!/bin/sh\n{lines}\n")).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    Skopeo {
+        protocol: "none",
+        path,
+    }
 }
 
 pub(crate) fn crane() -> Command {

@@ -1,0 +1,116 @@
+//! What a child has said on stderr. Pure: bytes in, lines and last words out.
+
+use std::collections::VecDeque;
+use std::mem;
+
+use crate::words::printable_lines;
+
+/// How much is kept for messages.
+const KEPT_BYTES: usize = 64 * 1024;
+
+/// A longer line is taken in pieces.
+const LINE_BYTES: usize = 4096;
+
+/// How a line begins with which a Go program crashes. What it writes after that (the stacks of all its
+/// threads, and its registers) can be longer than what is kept.
+const CRASHES: [&[u8]; 3] = [b"panic: ", b"fatal error: ", b"runtime: "];
+
+/// The end of what was said, and the line with which it crashed.
+#[derive(Debug, Default)]
+pub(super) struct Said {
+    kept: VecDeque<u8>,
+    /// The line that has not ended.
+    line: Vec<u8>,
+    crash: Option<String>,
+}
+
+/// What is left of it when the child has ended, cleaned.
+#[derive(Debug, Default)]
+pub(super) struct LastWords {
+    pub(super) stderr: String,
+    pub(super) crash: Option<String>,
+}
+
+impl Said {
+    /// Take what was written, and give the lines that it ends, cleaned.
+    pub(super) fn take(&mut self, bytes: &[u8]) -> String {
+        self.kept.extend(bytes);
+        let excess = self.kept.len().saturating_sub(KEPT_BYTES);
+        self.kept.drain(..excess);
+        let mut lines = String::new();
+        for &byte in bytes {
+            self.line.push(byte);
+            if byte == b'\n' || self.line.len() == LINE_BYTES {
+                lines.push_str(&self.end_line());
+            }
+        }
+        lines
+    }
+
+    fn end_line(&mut self) -> String {
+        let line = mem::take(&mut self.line);
+        let shown = printable_lines(&String::from_utf8_lossy(&line));
+        if self.crash.is_none() && CRASHES.iter().any(|crash| line.starts_with(crash)) {
+            self.crash = Some(shown.trim_end().to_owned());
+        }
+        shown
+    }
+
+    /// The line that has not ended, and what is left of all.
+    pub(super) fn end(mut self) -> (String, LastWords) {
+        let line = self.end_line();
+        let stderr = printable_lines(&String::from_utf8_lossy(&Vec::from(self.kept)));
+        let crash = self.crash;
+        (line, LastWords { stderr, crash })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_given_when_they_end_whatever_the_pieces() {
+        let mut said = Said::default();
+        assert_eq!(said.take(b"a\x1bb"), "");
+        assert_eq!(
+            said.take("c\n\u{e9}".as_bytes().split_last().expect("some").1),
+            "a\u{fffd}bc\n"
+        );
+        assert_eq!(
+            said.take(&["\u{e9}".as_bytes()[1], b'\n', b'd']),
+            "\u{e9}\n"
+        );
+        let (line, last) = said.end();
+        assert_eq!(line, "d");
+        assert_eq!(last.stderr, "a\u{fffd}bc\n\u{e9}\nd");
+        assert_eq!(last.crash, None);
+    }
+
+    #[test]
+    fn a_line_without_end_is_taken_in_pieces() {
+        let mut said = Said::default();
+        let given: usize = (0..10).map(|_| said.take(&[b'x'; 1000]).len()).sum();
+        assert_eq!(given, 2 * LINE_BYTES);
+    }
+
+    #[test]
+    fn the_first_line_of_a_crash_is_kept_however_much_follows() {
+        for crash in [
+            "panic: runtime error: index out of range",
+            "fatal error: out of memory",
+        ] {
+            let mut said = Said::default();
+            said.take(b"starting\n");
+            said.take(crash.as_bytes());
+            said.take(b"\n\ngoroutine 1 [running]:\n");
+            for register in 0..20_000 {
+                said.take(format!("r{register}    0x0\n").as_bytes());
+            }
+            said.take(b"panic: another one\n");
+            let (_, last) = said.end();
+            assert_eq!(last.crash.as_deref(), Some(crash));
+            assert!(!last.stderr.contains(crash) && last.stderr.len() <= KEPT_BYTES);
+        }
+    }
+}

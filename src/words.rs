@@ -1,0 +1,136 @@
+//! Text from outside: what registries, skopeo and images say. It is cleaned where it comes in, so that
+//! messages, logs and events can show it.
+
+/// Text from outside as it can be shown: without what could move a terminal's cursor, change its colours or
+/// turn the order of what it shows, and without the secrets that a URL can have.
+///
+/// Line breaks and tabs become spaces. Other control characters, and Unicode's directional formatting
+/// (UAX #9, 2), become `U+FFFD`. Of each URL, the query becomes `?…`, for it can be a signature, and what
+/// stands before the host becomes `…@`, for it can be a password. The messages of this library's errors,
+/// events and logs are cleaned already; what is in an image's documents, such as its labels, is not.
+#[must_use]
+pub fn printable(text: &str) -> String {
+    let clean = |c| if is_break(c) { ' ' } else { harmless(c) };
+    without_secrets(&text.chars().map(clean).collect::<String>())
+}
+
+/// As [`printable`], with its lines and tabs.
+pub(crate) fn printable_lines(text: &str) -> String {
+    let clean = |c| {
+        if matches!(c, '\n' | '\t') {
+            c
+        } else {
+            harmless(c)
+        }
+    };
+    without_secrets(&text.chars().map(clean).collect::<String>())
+}
+
+fn is_break(c: char) -> bool {
+    matches!(c, '\n' | '\r' | '\t' | '\u{2028}' | '\u{2029}')
+}
+
+fn harmless(c: char) -> char {
+    let turns_the_order = matches!(c, '\u{200e}' | '\u{200f}' | '\u{061c}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    if c.is_control() || is_break(c) || turns_the_order {
+        char::REPLACEMENT_CHARACTER
+    } else {
+        c
+    }
+}
+
+fn without_secrets(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(start) = rest.find("://") {
+        let (before, url) = rest.split_at(start + "://".len());
+        shown.push_str(before);
+        let end = url.find(ends_a_url).unwrap_or(url.len());
+        // A sentence goes on after it.
+        let end = url[..end].trim_end_matches([':', ',', '.', ';', ')']).len();
+        push_url(&mut shown, &url[..end]);
+        rest = &url[end..];
+    }
+    shown.push_str(rest);
+    shown
+}
+
+fn ends_a_url(c: char) -> bool {
+    c.is_whitespace() || matches!(c, '"' | '\'' | '`' | '<' | '>' | '\\')
+}
+
+/// What follows the scheme.
+fn push_url(shown: &mut String, url: &str) {
+    let (url, query) = match url.split_once('?') {
+        Some((url, _)) => (url, "?…"),
+        None => (url, ""),
+    };
+    let host_end = url.find('/').unwrap_or(url.len());
+    let (host, path) = url.split_at(host_end);
+    match host.rsplit_once('@') {
+        Some((_, host)) => shown.extend(["…@", host]),
+        None => shown.push_str(host),
+    }
+    shown.extend([path, query]);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn is_harmless(text: &str) -> bool {
+        text.chars().all(|c| c == harmless(c))
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn whatever_comes_from_outside_can_be_printed(text in proptest::prelude::any::<String>()) {
+            let shown = printable(&text);
+            assert!(is_harmless(&shown), "{shown:?}");
+            assert_eq!(printable(&shown), shown);
+            let lines = printable_lines(&text);
+            assert!(is_harmless(&lines.replace(['\n', '\t'], " ")), "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn nothing_from_outside_reaches_the_terminal_as_control() {
+        let table = [
+            ("a\x1b[31mb\nc", "a\u{fffd}[31mb c"),
+            ("a\u{9b}b\u{202e}c\u{2066}", "a\u{fffd}b\u{fffd}c\u{fffd}"),
+            ("\x07\x7f\r\t", "\u{fffd}\u{fffd}  "),
+            ("caf\u{e9} \u{5d0}", "caf\u{e9} \u{5d0}"),
+        ];
+        for (text, shown) in table {
+            assert_eq!(printable(text), shown);
+        }
+        assert_eq!(
+            printable_lines("a\tb\n\x1bc\r\n"),
+            "a\tb\n\u{fffd}c\u{fffd}\n"
+        );
+    }
+
+    #[test]
+    fn of_a_url_its_query_and_its_password_are_cut() {
+        let table = [
+            (
+                r#"Get "https://s3.example/a?X-Amz-Signature=abc&x=y": dial tcp: refused"#,
+                r#"Get "https://s3.example/a?…": dial tcp: refused"#,
+            ),
+            (
+                "see http://a:b@c.d:5/e?f#g, and more",
+                "see http://…@c.d:5/e?…, and more",
+            ),
+            ("https://a?b: refused", "https://a?…: refused"),
+            ("https://a/b@c/d", "https://a/b@c/d"),
+            ("docker://a/b@sha256:c", "docker://a/b@sha256:c"),
+            ("is it there? http://a", "is it there? http://a"),
+            ("(http://a?b) (http://c?d)", "(http://a?…) (http://c?…)"),
+            ("http://", "http://"),
+            ("msg=\"http://a?b\\\" c", "msg=\"http://a?…\\\" c"),
+        ];
+        for (text, shown) in table {
+            assert_eq!(printable(text), shown);
+        }
+    }
+}
