@@ -144,6 +144,14 @@ pub enum Error {
         limit: u64,
     },
 
+    /// The manifests, indexes and image configs of one pull have more bytes together than
+    /// [`max_documents_bytes`](crate::FetchOptions::max_documents_bytes) allows.
+    #[error("manifests, indexes and image configs have more than {limit} bytes together")]
+    DocumentsTooLarge {
+        /// How many are allowed.
+        limit: u64,
+    },
+
     /// The image can't be put down as it is.
     #[error("the image can't be pulled: {0}")]
     Image(String),
@@ -290,7 +298,7 @@ impl From<Error> for io::Error {
     fn from(error: Error) -> Self {
         let kind = match &error {
             Error::Blob {
-                source: BlobError::Stalled { .. },
+                source: BlobError::Stalled { .. } | BlobError::TooSlow { .. },
                 ..
             } => io::ErrorKind::TimedOut,
             Error::Blob {
@@ -371,6 +379,16 @@ pub enum BlobError {
         /// How many bytes came before.
         read: u64,
     },
+    /// Bytes came, but too few while somebody was waiting to read.
+    #[error("too slow: less than {least} bytes a second over {over:?}, after {read} in all")]
+    TooSlow {
+        /// The [`least_rate`](crate::ConnectionOptions::least_rate).
+        least: u64,
+        /// The [`stall_timeout`](crate::ConnectionOptions::stall_timeout).
+        over: Duration,
+        /// How many bytes came before.
+        read: u64,
+    },
     /// The digest's algorithm is not sha256, sha384 or sha512. Nothing was
     /// fetched.
     #[error("its digest's algorithm can't be checked (known: sha256, sha384, sha512)")]
@@ -394,10 +412,17 @@ pub enum BlobError {
     /// The layer's compressed bytes are right, but they can't be decompressed.
     #[error("can't be decompressed")]
     Decompress(#[source] Arc<io::Error>),
-    /// The layer decompresses to more than its compressed size allows for.
-    #[error("decompresses to more than {limit} bytes")]
+    /// The layer decompresses to more than the compressed bytes that were read so far allow for.
+    #[error("decompresses to more than {limit} bytes, which is max_expansion times what was read")]
     Expands {
         /// The bound, from [`FetchOptions::max_expansion`](crate::FetchOptions::max_expansion).
+        limit: u64,
+    },
+    /// The layer is compressed by zstd with a larger window than is allowed, so that decompressing it would
+    /// take more memory.
+    #[error("its zstd window is larger than the {limit} bytes of max_zstd_window")]
+    ZstdWindow {
+        /// The bound, [`FetchOptions::max_zstd_window`](crate::FetchOptions::max_zstd_window).
         limit: u64,
     },
     /// The layer's compressed bytes are right, but not what they decompress to.
@@ -424,6 +449,7 @@ impl BlobError {
             | Self::TooLong { .. }
             | Self::WrongSize { .. }
             | Self::Stalled { .. }
+            | Self::TooSlow { .. }
             | Self::Corrupt { .. } => true,
             Self::Connection(source) => source.is_retryable(),
             _ => false,

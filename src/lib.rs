@@ -33,7 +33,8 @@
 //!   some seconds; a [`Fetcher`] then goes on with new proxies.
 //! - Dropping a future cancels what it does; see *Cancel safety* at each method
 //!   for what that means on the wire.
-//! - Nothing waits for ever: see [`ConnectionOptions`] for the timeouts.
+//! - Nothing waits for ever: see [`ConnectionOptions`] for the timeouts and for the slowest rate at which a
+//!   blob may come, and [`RetryPolicy::deadline`] for a bound on the whole.
 //! - Children die with this process, and with the last handle to them.
 //! - `tracing` spans and events tell what happens, without secrets.
 //!
@@ -60,8 +61,9 @@ mod time;
 mod words;
 
 pub use config::{
-    AuthData, ConnectionOptions, Credentials, DEFAULT_CALL_TIMEOUT, DEFAULT_MAX_DOCUMENT_BYTES,
-    DEFAULT_SHUTDOWN_TIMEOUT, DEFAULT_STALL_TIMEOUT, ImageProxyConfig, VersionQuestion,
+    AuthData, ConnectionOptions, Credentials, DEFAULT_CALL_TIMEOUT, DEFAULT_LEAST_RATE,
+    DEFAULT_MAX_DOCUMENT_BYTES, DEFAULT_SHUTDOWN_TIMEOUT, DEFAULT_STALL_TIMEOUT, ImageProxyConfig,
+    VersionQuestion,
 };
 pub use error::{BlobError, ChildExit, ConfigError, Error, Result};
 #[cfg(feature = "decompress")]

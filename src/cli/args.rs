@@ -114,7 +114,7 @@ pub(crate) struct PullArguments {
     #[arg(short, long)]
     pub(crate) quiet: bool,
     #[command(flatten)]
-    proxy: ProxyArguments,
+    pub(crate) proxy: ProxyArguments,
 }
 
 #[derive(Debug, Args)]
@@ -129,7 +129,7 @@ pub(crate) struct InspectArguments {
     #[arg(long)]
     pub(crate) json: bool,
     #[command(flatten)]
-    proxy: ProxyArguments,
+    pub(crate) proxy: ProxyArguments,
 }
 
 impl PullArguments {
@@ -147,7 +147,7 @@ impl PullArguments {
     }
 }
 
-/// What becomes an [`ImageProxyConfig`].
+/// What becomes an [`ImageProxyConfig`], but for the deadline.
 #[derive(Debug, Args)]
 pub(crate) struct ProxyArguments {
     /// The skopeo to run
@@ -185,6 +185,13 @@ pub(crate) struct ProxyArguments {
     /// Give a blob up when no byte comes for that long: 90, 90s, 2m; 0 = never
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
     stall_timeout: Duration,
+    /// Give a blob up that comes slower than so many bytes per second, over the stall timeout: 100, 2K;
+    /// 0 = never
+    #[arg(long, value_name = "RATE", default_value_t = longshore::DEFAULT_LEAST_RATE, value_parser = rate_or_none)]
+    least_rate: u64,
+    /// Give all up that is not done by then: 90, 90s, 10m, 1h; default: no bound on the whole
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub(crate) deadline: Option<Duration>,
     /// Give a skopeo up that does not answer for that long; 0 = never
     #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = duration)]
     call_timeout: Duration,
@@ -200,6 +207,7 @@ impl ProxyArguments {
     ) -> Result<ImageProxyConfig, Failure> {
         let connection = ConnectionOptions::default()
             .stall_timeout(self.stall_timeout)
+            .least_rate(self.least_rate)
             .call_timeout(self.call_timeout);
         let platform = platform.cloned().unwrap_or_default();
         Ok(ImageProxyConfig {
@@ -433,6 +441,14 @@ fn duration(text: &str) -> Result<Duration, String> {
         "m" => seconds(60),
         "h" => seconds(60 * 60),
         _ => Err(wrong()),
+    }
+}
+
+/// As [`rate`], or 0.
+fn rate_or_none(text: &str) -> Result<u64, String> {
+    match text {
+        "0" => Ok(0),
+        _ => rate(text).map(NonZeroU64::get),
     }
 }
 

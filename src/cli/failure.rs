@@ -85,12 +85,19 @@ fn hint(error: &Error) -> Option<&'static str> {
         Error::Incompatible { .. } | Error::Unsupported { .. } => {
             Some("use a newer skopeo; --skopeo PATH chooses one")
         }
+        Error::DocumentsTooLarge { .. } => Some("pull fewer images, or platforms, at a time"),
+        Error::DeadlineExceeded => Some(
+            "--deadline sets how long all may take; what is complete will not be fetched again",
+        ),
         Error::Refused { refusal, .. } => hint_for_words(&refusal.message),
         Error::Blob { source, .. } => match source {
             BlobError::Refused(refusal) => hint_for_words(&refusal.message),
             BlobError::Stalled { .. } => {
                 Some("try again; --stall-timeout sets how long to wait for a byte")
             }
+            BlobError::TooSlow { .. } => Some(
+                "try again; --least-rate sets how slow is too slow, and --workers how many blobs share the way",
+            ),
             BlobError::Corrupt { .. } | BlobError::TooLong { .. } | BlobError::WrongSize { .. } => {
                 Some("the registry, or something on the way, does not send what the manifest says")
             }

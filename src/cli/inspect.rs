@@ -7,6 +7,7 @@ use serde_json::Value;
 use super::args::InspectArguments;
 use super::failure::Failure;
 use super::format::{bytes, json_line};
+use super::within;
 
 /// As wide as the column of media types gets.
 const WIDEST_TYPE: usize = 60;
@@ -40,9 +41,10 @@ pub(crate) async fn run(
         image,
         json,
         platform,
+        proxy,
         ..
     } = arguments;
-    let content = content(config, &image)
+    let content = within(proxy.deadline, content(config, &image))
         .await
         .map_err(Failure::on("inspect", &image))?;
     let report = report(&image, &content);

@@ -78,6 +78,19 @@ async fn run(command: Command, config: ImageProxyConfig) -> Result<(), Failure> 
     }
 }
 
+/// Give it up if it takes longer than that.
+async fn within<T>(
+    deadline: Option<Duration>,
+    work: impl Future<Output = longshore::Result<T>>,
+) -> longshore::Result<T> {
+    match deadline {
+        None => work.await,
+        Some(most) => tokio::time::timeout(most, work)
+            .await
+            .unwrap_or(Err(longshore::Error::DeadlineExceeded)),
+    }
+}
+
 /// Ctrl-C, or a polite request to end.
 async fn interrupted() -> ExitCode {
     let (Ok(mut interrupt), Ok(mut terminate)) = (

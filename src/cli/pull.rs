@@ -11,6 +11,7 @@ use super::args::{Destination, Platform, PlatformChoice, PullArguments};
 use super::failure::Failure;
 use super::format::{bytes, json_line};
 use super::progress::{self, Style};
+use super::within;
 
 /// The line that `--json` prints.
 #[derive(Debug, Serialize)]
@@ -64,6 +65,7 @@ pub(crate) async fn run(arguments: PullArguments, config: ImageProxyConfig) -> R
         json,
         quiet,
         events,
+        proxy,
         ..
     } = arguments;
     let (events, showing) = progress::show(Style::choose(quiet || json), events).await?;
@@ -81,10 +83,12 @@ pub(crate) async fn run(arguments: PullArguments, config: ImageProxyConfig) -> R
     let question = config.version_question();
     let version = json.then(|| tokio::task::spawn_blocking(move || question.ask()));
 
-    let pulling = async {
+    // Boxed, because it is large.
+    let pulling = Box::pin(async {
         let fetcher = Fetcher::new(config, options).await?.with_events(events);
         pull(&fetcher, &images, all, destination).await
-    };
+    });
+    let pulling = within(proxy.deadline, pulling);
     let (pulled, shown) = tokio::join!(pulling, showing);
     let (pulled, protocol) = pulled.map_err(Failure::on("pull", &images.join(", ")))?;
     shown?;

@@ -23,6 +23,11 @@ use crate::error::ConfigError;
 /// Default of [`ConnectionOptions::stall_timeout`].
 pub const DEFAULT_STALL_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// Default of [`ConnectionOptions::least_rate`]: 6,000 bytes in a minute. Thirty-two blobs at a time need 26
+/// kbit/s for that, which is what the slowest networks have that are in use. (cargo gives up below 10 bytes a
+/// second over half a minute.)
+pub const DEFAULT_LEAST_RATE: u64 = 100;
+
 /// Default of [`ConnectionOptions::call_timeout`]: skopeo waits up to 60 s for
 /// a registry that says "too many requests", several times, inside one call.
 pub const DEFAULT_CALL_TIMEOUT: Duration = Duration::from_secs(300);
@@ -44,6 +49,12 @@ pub struct ConnectionOptions {
     /// read one, fails as [stalled](crate::BlobError::Stalled). 60 s unless
     /// set; zero means never.
     pub stall_timeout: Duration,
+
+    /// A blob of which fewer bytes a second come than this, fails as [too slow](crate::BlobError::TooSlow).
+    /// It is measured over each [`stall_timeout`](Self::stall_timeout) in which somebody waited to read; time in
+    /// which nobody reads does not count. 100 unless set; zero means that a single byte within each stall
+    /// timeout is enough. Without a stall timeout it has no effect.
+    pub least_rate: u64,
 
     /// A call that is not answered for that long makes the whole connection
     /// fail: the proxy answers in order, so all others would wait too. 300 s
@@ -80,6 +91,7 @@ impl Default for ConnectionOptions {
     fn default() -> Self {
         Self {
             stall_timeout: DEFAULT_STALL_TIMEOUT,
+            least_rate: DEFAULT_LEAST_RATE,
             call_timeout: DEFAULT_CALL_TIMEOUT,
             shutdown_timeout: DEFAULT_SHUTDOWN_TIMEOUT,
             max_document_bytes: DEFAULT_MAX_DOCUMENT_BYTES,
@@ -93,6 +105,13 @@ impl ConnectionOptions {
     #[must_use]
     pub fn stall_timeout(mut self, timeout: Duration) -> Self {
         self.stall_timeout = timeout;
+        self
+    }
+
+    /// Set [`least_rate`](Self::least_rate).
+    #[must_use]
+    pub fn least_rate(mut self, bytes_per_second: u64) -> Self {
+        self.least_rate = bytes_per_second;
         self
     }
 

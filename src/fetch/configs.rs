@@ -13,6 +13,7 @@ use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::ahead::{Lent, Spare};
+use super::documents::Documents;
 use super::{Discard, Fetcher, Image, ImageContent, Sink, content, retry};
 use crate::error::Result;
 use crate::proxy::{ImageProxy, OpenedImage};
@@ -43,13 +44,17 @@ impl Fetcher {
     /// # Errors
     ///
     /// What fetching the config fails with; [`Error::Decode`](crate::Error::Decode);
-    /// [`Error::Image`](crate::Error::Image).
+    /// [`Error::Image`](crate::Error::Image);
+    /// [`Error::DocumentsTooLarge`](crate::Error::DocumentsTooLarge).
     ///
     /// # Cancel safety
     ///
     /// Nothing is kept of it.
     pub async fn content(&self, image: &Image) -> Result<ImageContent> {
         let ending = self.events.ending();
+        let mut documents = Documents::within(self.options.max_documents_bytes);
+        documents.add_manifest(image)?;
+        documents.add_config(image)?;
         let content = self.content_for(image, &Discard).await?;
         ending.keep();
         Ok(content)
@@ -87,6 +92,13 @@ impl Fetcher {
         let Some((first, others)) = images.split_first() else {
             return Ok(Vec::new());
         };
+        let mut documents = Documents::within(self.options.max_documents_bytes);
+        images
+            .iter()
+            .try_for_each(|image| documents.add_manifest(image))?;
+        images
+            .iter()
+            .try_for_each(|image| documents.add_config(image))?;
         let content = match asker {
             Asker::Spare(lent) => self.content_by(lent, first, sink).await?,
             Asker::Home(busy) => {

@@ -1,22 +1,32 @@
 //! Layers without their compression, checked against the image config as well.
 
 use std::io;
+use std::num::NonZeroU64;
+use std::ops::RangeInclusive;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use async_compression::tokio::bufread::{GzipDecoder, ZstdDecoder};
+use async_compression::zstd::DParameter;
 use oci_spec::image::Digest;
-use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, Chain, ReadBuf};
 use tokio::sync::oneshot;
 
 use super::{Fetcher, Image, Layer, LayerReader};
 use crate::drain::verify::Verifier;
 use crate::error::{BlobError, Error, Result};
 
-/// What the small files in a layer may take beyond the bound on its expansion:
-/// a tar archive of nothing has ten kilobytes.
+/// What a layer may have beyond the bound on its expansion: a tar archive of nothing has ten kilobytes,
+/// and the first compressed bytes may stand for a large file of zeros.
 const SMALL_BYTES: u64 = 1024 * 1024;
+
+/// What libzstd says of a frame whose window is larger than allowed.
+const WINDOW_TOO_LARGE: &str = "Frame requires too much memory";
+
+/// The exponents of the windows that libzstd knows (`ZSTD_WINDOWLOG_ABSOLUTEMIN`, and `ZSTD_WINDOWLOG_MAX`
+/// of machines with 32 bits).
+const WINDOW_LOG: RangeInclusive<u32> = 10..=30;
 
 /// To read what nobody wants.
 const SCRATCH_BYTES: usize = 64 * 1024;
@@ -29,13 +39,14 @@ impl Fetcher {
     /// The end of such a reader comes only if the compressed bytes have the
     /// manifest's digest *and* the decompressed ones the config's `diff_id`
     /// (of an artifact that is no image there is none). A layer that expands beyond
-    /// [`max_expansion`](crate::FetchOptions::max_expansion) is given up.
+    /// [`max_expansion`](crate::FetchOptions::max_expansion), or needs a larger window than
+    /// [`max_zstd_window`](crate::FetchOptions::max_zstd_window), is given up.
     ///
     /// # Errors
     ///
     /// As there; [`Error::Image`] before anything is fetched, if the config has no `diff_id` that can
     /// be checked for each layer, or two for the same blob; [`BlobError::Decompress`], [`BlobError::Expands`],
-    /// [`BlobError::WrongDiffId`].
+    /// [`BlobError::ZstdWindow`], [`BlobError::WrongDiffId`].
     ///
     /// # Cancel safety
     ///
@@ -53,13 +64,15 @@ impl Fetcher {
         let _ending = self.events.ending();
         let content = self.content(image).await?;
         content.check_diff_ids()?;
-        let max_expansion = self.options.max_expansion.get();
+        let bounds = Bounds {
+            expansion: self.options.max_expansion.get(),
+            zstd_window: self.options.max_zstd_window,
+        };
         let handler = Arc::new(handler);
         self.for_each_of(image, &content, move |layer, reader| {
             let handler = Arc::clone(&handler);
             async move {
-                let (reader, mut left) =
-                    UncompressedReader::new(reader, &layer, max_expansion).await?;
+                let (reader, mut left) = UncompressedReader::new(reader, &layer, bounds).await?;
                 let output = handler(layer, reader).await.map_err(Error::handler);
                 let left = left.try_recv().ok();
                 // A layer that failed makes its handler fail, or should.
@@ -75,6 +88,14 @@ impl Fetcher {
     }
 }
 
+/// What a layer may ask for.
+#[derive(Debug, Clone, Copy)]
+struct Bounds {
+    /// So many times the compressed bytes that were read.
+    expansion: u64,
+    zstd_window: NonZeroU64,
+}
+
 /// A layer on its way into a handler, decompressed. What is left unread when it
 /// is dropped is read and checked behind the handler's back.
 #[derive(Debug)]
@@ -84,12 +105,12 @@ pub struct UncompressedReader {
 }
 
 struct Inner {
-    decoder: Box<dyn AsyncRead + Send + Unpin>,
+    decoder: Decoder,
+    bounds: Bounds,
     digest: Digest,
     diff_id: Option<Digest>,
     verifier: Option<Verifier>,
     read: u64,
-    limit: u64,
     ended: Option<Result<()>>,
 }
 
@@ -105,22 +126,19 @@ impl UncompressedReader {
     async fn new(
         reader: LayerReader,
         layer: &Layer,
-        max_expansion: u64,
+        bounds: Bounds,
     ) -> Result<(Self, oneshot::Receiver<Inner>)> {
         let digest = layer.descriptor.digest().clone();
-        let size = layer.descriptor.size();
-        let decoder = decoder(reader)
+        let decoder = Decoder::of(reader, bounds)
             .await
-            .map_err(|error| read_error(error, &digest))?;
+            .map_err(|error| read_error(error, &digest, bounds))?;
         let inner = Inner {
             decoder,
+            bounds,
             digest,
             verifier: layer.diff_id.as_ref().and_then(Verifier::new),
             diff_id: layer.diff_id.clone(),
             read: 0,
-            limit: size
-                .saturating_mul(max_expansion)
-                .saturating_add(SMALL_BYTES),
             ended: None,
         };
         let (back, left) = oneshot::channel();
@@ -143,42 +161,79 @@ impl Drop for UncompressedReader {
     }
 }
 
-/// The decoder that the first bytes call for.
-async fn decoder(mut reader: LayerReader) -> io::Result<Box<dyn AsyncRead + Send + Unpin>> {
-    const GZIP: [u8; 2] = [0x1f, 0x8b];
-    const ZSTD: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
-    /// A zstd frame to be skipped; stargz and others begin with one.
-    const SKIPPED: [u8; 3] = [0x2a, 0x4d, 0x18];
+/// A layer from its first byte on: those that were looked at, and the rest.
+type Whole = Chain<io::Cursor<Vec<u8>>, LayerReader>;
 
-    let mut magic = [0; 4];
-    let mut length = 0;
-    while length < magic.len() {
-        match reader.read(&mut magic[length..]).await? {
-            0 => break,
-            n => length += n,
+/// What the first bytes of a layer call for.
+enum Decoder {
+    Gzip(GzipDecoder<Whole>),
+    Zstd(ZstdDecoder<Whole>),
+    Plain(Whole),
+}
+
+impl Decoder {
+    async fn of(mut reader: LayerReader, bounds: Bounds) -> io::Result<Self> {
+        const GZIP: [u8; 2] = [0x1f, 0x8b];
+        const ZSTD: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
+        /// A zstd frame to be skipped; stargz and others begin with one.
+        const SKIPPED: [u8; 3] = [0x2a, 0x4d, 0x18];
+
+        let mut magic = [0; 4];
+        let mut length = 0;
+        while length < magic.len() {
+            match reader.read(&mut magic[length..]).await? {
+                0 => break,
+                n => length += n,
+            }
+        }
+        let magic = &magic[..length];
+        let skipped = magic.len() == 4 && magic[0] & 0xf0 == 0x50 && magic[1..] == SKIPPED;
+        let whole = io::Cursor::new(magic.to_vec()).chain(reader);
+        Ok(if magic.starts_with(&GZIP) {
+            let mut decoder = GzipDecoder::new(whole);
+            decoder.multiple_members(true);
+            Self::Gzip(decoder)
+        } else if magic == ZSTD || skipped {
+            let window = bounds.zstd_window.ilog2();
+            let window = window.clamp(*WINDOW_LOG.start(), *WINDOW_LOG.end());
+            let window = DParameter::window_log_max(window);
+            let mut decoder = ZstdDecoder::with_params(whole, &[window]);
+            decoder.multiple_members(true);
+            Self::Zstd(decoder)
+        } else {
+            Self::Plain(whole)
+        })
+    }
+
+    /// How many compressed bytes were read.
+    fn compressed(&self) -> u64 {
+        let whole = match self {
+            Self::Gzip(decoder) => decoder.get_ref(),
+            Self::Zstd(decoder) => decoder.get_ref(),
+            Self::Plain(whole) => whole,
+        };
+        whole.get_ref().1.bytes_read()
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Gzip(decoder) => Pin::new(decoder).poll_read(cx, out),
+            Self::Zstd(decoder) => Pin::new(decoder).poll_read(cx, out),
+            Self::Plain(whole) => Pin::new(whole).poll_read(cx, out),
         }
     }
-    let magic = &magic[..length];
-    let skipped = magic.len() == 4 && magic[0] & 0xf0 == 0x50 && magic[1..] == SKIPPED;
-    let whole = io::Cursor::new(magic.to_vec()).chain(reader);
-    Ok(if magic.starts_with(&GZIP) {
-        let mut decoder = GzipDecoder::new(whole);
-        decoder.multiple_members(true);
-        Box::new(decoder)
-    } else if magic == ZSTD || skipped {
-        let mut decoder = ZstdDecoder::new(whole);
-        decoder.multiple_members(true);
-        Box::new(decoder)
-    } else {
-        Box::new(whole)
-    })
 }
 
 /// The library's own error stays what it is; any other is the decoder's.
-fn read_error(error: io::Error, digest: &Digest) -> Error {
-    error
-        .downcast()
-        .unwrap_or_else(|error| Error::blob(digest)(BlobError::Decompress(Arc::new(error))))
+fn read_error(error: io::Error, digest: &Digest, bounds: Bounds) -> Error {
+    error.downcast().unwrap_or_else(|error| {
+        Error::blob(digest)(if error.to_string().contains(WINDOW_TOO_LARGE) {
+            let limit = bounds.zstd_window.get();
+            BlobError::ZstdWindow { limit }
+        } else {
+            BlobError::Decompress(Arc::new(error))
+        })
+    })
 }
 
 impl Inner {
@@ -187,18 +242,20 @@ impl Inner {
             return Poll::Ready(verdict.clone());
         }
         let before = out.filled().len();
-        let verdict = match ready!(Pin::new(&mut self.decoder).poll_read(cx, out)) {
-            Err(error) => Err(read_error(error, &self.digest)),
+        let verdict = match ready!(self.decoder.poll_read(cx, out)) {
+            Err(error) => Err(read_error(error, &self.digest, self.bounds)),
             Ok(()) if out.filled().len() > before => {
                 let bytes = &out.filled()[before..];
                 self.read += bytes.len() as u64;
                 if let Some(verifier) = &mut self.verifier {
                     verifier.update(bytes);
                 }
-                if self.read <= self.limit {
+                let compressed = self.decoder.compressed();
+                let limit = compressed.saturating_mul(self.bounds.expansion);
+                let limit = limit.saturating_add(SMALL_BYTES);
+                if self.read <= limit {
                     return Poll::Ready(Ok(()));
                 }
-                let limit = self.limit;
                 Err(Error::blob(&self.digest)(BlobError::Expands { limit }))
             }
             Ok(()) => self.at_the_end(),

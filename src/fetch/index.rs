@@ -7,6 +7,7 @@ use oci_spec::image::{Descriptor, Digest, MediaType};
 use serde_json::{Value, json};
 
 use super::document::Entry;
+use super::documents::Documents;
 use super::image::by_digest;
 use super::{Fetcher, Image, ImageContent, document};
 use crate::drain::verify::{has_digest, sha256};
@@ -104,9 +105,14 @@ impl Fetcher {
         let ending = self.events.ending();
         let raw = self.retrying(|| self.inspect(reference)).await?;
         let entries = document::index(&raw)?;
+        let mut documents = Documents::within(self.options.max_documents_bytes);
+        documents.add(raw.len() as u64)?;
         let images = match &entries {
             None => vec![self.open(reference).await?],
-            Some(entries) => self.open_entries(reference, entries).await?,
+            Some(entries) => {
+                self.open_entries(reference, entries, &mut documents)
+                    .await?
+            }
         };
         ending.keep();
         Ok(Index {
@@ -130,7 +136,12 @@ impl Fetcher {
     }
 
     /// Each image once, however often the index names it.
-    async fn open_entries(&self, reference: &str, entries: &[Entry]) -> Result<Vec<Image>> {
+    async fn open_entries(
+        &self,
+        reference: &str,
+        entries: &[Entry],
+        documents: &mut Documents,
+    ) -> Result<Vec<Image>> {
         let mut wanted: Vec<&Entry> = Vec::new();
         for entry in entries {
             check_kind(entry)?;
@@ -147,7 +158,7 @@ impl Fetcher {
             })
         };
         let references: Vec<String> = wanted.iter().map(by_digest).collect::<Result<_>>()?;
-        let images = self.open_all(&references).await?;
+        let images = self.open_each(&references, documents).await?;
         for (image, entry) in images.iter().zip(&wanted) {
             let manifest = &image.same.manifest;
             if let Some(size) = manifest.source_size().filter(|size| *size != entry.size) {

@@ -8,6 +8,7 @@ mod content;
 mod decompress;
 mod descriptors;
 pub(crate) mod document;
+mod documents;
 mod event;
 mod fleet;
 mod governor;
@@ -51,6 +52,7 @@ pub use self::sink::{Discard, Sink};
 use self::ahead::{Spares, while_opening};
 use self::configs::Busy;
 use self::descriptors::Room;
+use self::documents::Documents;
 use self::image::{Home, SameImage};
 use self::ledger::Order;
 use self::options::Transport;
@@ -191,31 +193,41 @@ impl Fetcher {
     ///
     /// # Errors
     ///
-    /// As [`open`](Self::open), of the first that fails.
+    /// As [`open`](Self::open), of the first that fails; [`Error::DocumentsTooLarge`].
     ///
     /// # Cancel safety
     ///
     /// As [`open`](Self::open).
     pub async fn open_all(&self, references: &[impl AsRef<str>]) -> Result<Vec<Image>> {
         let ending = self.events.ending();
+        let mut documents = Documents::within(self.options.max_documents_bytes);
+        let images = self.open_each(references, &mut documents).await?;
+        ending.keep();
+        Ok(images)
+    }
+
+    async fn open_each(
+        &self,
+        references: &[impl AsRef<str>],
+        documents: &mut Documents,
+    ) -> Result<Vec<Image>> {
         let mut images: Vec<Image> = Vec::with_capacity(references.len());
         for (number, reference) in references.iter().enumerate() {
             let reference = reference.as_ref();
             let image = match images.first() {
-                None => {
-                    images.push(self.open(reference).await?);
-                    continue;
-                }
+                None => self.open(reference).await?,
                 Some(first) => {
                     let (proxy, starting) = (&first.proxy, first.starting);
-                    self.retrying(|| open_in(proxy.clone(), reference, starting))
-                        .await?
+                    let image = self
+                        .retrying(|| open_in(proxy.clone(), reference, starting))
+                        .await?;
+                    self.opened(&image, number);
+                    image
                 }
             };
-            self.opened(&image, number);
+            documents.add_manifest(&image)?;
             images.push(image);
         }
-        ending.keep();
         Ok(images)
     }
 

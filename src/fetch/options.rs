@@ -16,6 +16,13 @@ pub const DEFAULT_PROXIES_PER_HOST: NonZeroUsize = NonZeroUsize::new(16).expect(
 /// More than gzip can do.
 const DEFAULT_MAX_EXPANSION: NonZeroU64 = NonZeroU64::new(1100).expect("not zero");
 
+/// As large as the windows of the encoder that container tools use, at its best level
+/// (klauspost/compress, `SpeedBestCompression`). RFC 8878 asks decoders for 8 MiB.
+const DEFAULT_MAX_ZSTD_WINDOW: NonZeroU64 = NonZeroU64::new(32 << 20).expect("not zero");
+
+/// The documents of some thousand usual images: a manifest and a config have 4 to 20 kB together.
+const DEFAULT_MAX_DOCUMENTS_BYTES: u64 = 64 << 20;
+
 const DOCKER_HUB: &str = "docker.io";
 
 /// The most proxies for Docker Hub: each reads the manifest once, and it
@@ -85,10 +92,18 @@ pub struct FetchOptions {
     pub retry: RetryPolicy,
     /// Bytes per second over all blobs together; no limit unless set.
     pub limit_rate: Option<NonZeroU64>,
-    /// How many times its compressed size a layer may have when it is
-    /// decompressed; 1,100 unless set: gzip does at most 1,032, zstd could do
-    /// far more.
+    /// How many times its compressed bytes a layer may have when it is decompressed, counted at each moment
+    /// by the bytes that were read so far, and 1 MiB more. 1,100 unless set: gzip does at most 1,032. zstd
+    /// makes far less of a large file of zeros.
     pub max_expansion: NonZeroU64,
+    /// The largest window, in bytes, of a layer that is compressed by zstd, rounded down to a power of two.
+    /// Each layer that is being decompressed takes as much memory as its window. 32 MiB unless set, which
+    /// only `zstd --ultra` exceeds.
+    pub max_zstd_window: NonZeroU64,
+    /// The most bytes that the documents of one pull may have together: manifests, indexes and image
+    /// configs, which are held in memory. Parsed, they take several times as much. 64 MiB unless set; each
+    /// alone is bound by [`max_document_bytes`](crate::ConnectionOptions::max_document_bytes).
+    pub max_documents_bytes: u64,
     /// Start further proxies while the first one waits for the registry to open
     /// an image; each opens it, too, which reads its manifest once more. On
     /// unless set otherwise; turn it off where most images that are opened are
@@ -111,6 +126,8 @@ impl Default for FetchOptions {
             retry: RetryPolicy::default(),
             limit_rate: None,
             max_expansion: DEFAULT_MAX_EXPANSION,
+            max_zstd_window: DEFAULT_MAX_ZSTD_WINDOW,
+            max_documents_bytes: DEFAULT_MAX_DOCUMENTS_BYTES,
             start_ahead: true,
             private_blob_info_cache: true,
         }
@@ -157,6 +174,20 @@ impl FetchOptions {
     #[must_use]
     pub fn max_expansion(mut self, times: NonZeroU64) -> Self {
         self.max_expansion = times;
+        self
+    }
+
+    /// Set [`max_zstd_window`](Self::max_zstd_window).
+    #[must_use]
+    pub fn max_zstd_window(mut self, bytes: NonZeroU64) -> Self {
+        self.max_zstd_window = bytes;
+        self
+    }
+
+    /// Set [`max_documents_bytes`](Self::max_documents_bytes).
+    #[must_use]
+    pub fn max_documents_bytes(mut self, bytes: u64) -> Self {
+        self.max_documents_bytes = bytes;
         self
     }
 

@@ -174,6 +174,12 @@ impl LayerReader {
         })
     }
 
+    /// The bytes that were read.
+    #[cfg(feature = "decompress")]
+    pub(super) fn bytes_read(&self) -> u64 {
+        self.read
+    }
+
     /// The bytes that have not been read yet.
     pub(super) fn left(&self) -> u64 {
         self.name.size.saturating_sub(self.read)

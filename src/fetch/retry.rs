@@ -133,7 +133,11 @@ pub(super) fn may_pass(error: &Error) -> bool {
 pub(super) fn is_the_proxys(error: &Error) -> bool {
     match error {
         Error::Blob { source, .. } => {
-            matches!(source, BlobError::Connection(_) | BlobError::Stalled { .. })
+            let stalled = matches!(
+                source,
+                BlobError::Stalled { .. } | BlobError::TooSlow { .. }
+            );
+            stalled || matches!(source, BlobError::Connection(_))
         }
         error => error.is_closed(),
     }

@@ -361,7 +361,7 @@ impl<H: Handler> Run<H> {
         self.retries += 1;
         self.ledger.again(job.number);
         if let Error::Blob {
-            source: BlobError::Stalled { .. },
+            source: BlobError::Stalled { .. } | BlobError::TooSlow { .. },
             ..
         } = &error
         {

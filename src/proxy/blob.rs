@@ -1,5 +1,6 @@
 //! A blob on its way: read it, and learn whether it is what it should be.
 
+mod flow;
 mod split;
 mod stream;
 
@@ -12,6 +13,7 @@ use tokio::io::{AsyncBufRead, AsyncRead, ReadBuf};
 
 pub use self::split::{BlobDriver, BlobReader};
 
+pub(super) use self::flow::Patience;
 pub(super) use self::stream::{Opened, Source};
 
 use self::stream::Stream;

@@ -29,7 +29,7 @@ pub use self::image::OpenedImage;
 pub(crate) use self::output::output;
 
 use self::actor::{Actor, Setup};
-use self::blob::Source;
+use self::blob::{Patience, Source};
 use self::child::Child;
 use self::image::ConnectionId;
 use self::message::{Granted, HeldPipe, INBOX_MESSAGES, Request, ask, fate_of};
@@ -568,7 +568,10 @@ impl ImageProxy {
             announced,
             source,
             verifier,
-            stall_timeout: limit(self.shared.options.stall_timeout),
+            patience: Patience {
+                stall_timeout: limit(self.shared.options.stall_timeout),
+                least_rate: self.shared.options.least_rate,
+            },
             fate: self.shared.fate.clone(),
             lease,
         }))

@@ -179,3 +179,72 @@ fn a_corrupt_layer_that_can_not_be_decompressed_is_fetched_again() {
         assert_eq!(served.gets(1), 2);
     });
 }
+
+fn zstd(bytes: &[u8], window_log: u32) -> Vec<u8> {
+    use async_compression::Level;
+    use async_compression::tokio::bufread::ZstdEncoder;
+    use async_compression::zstd::CParameter;
+    let window = [CParameter::window_log(window_log)];
+    let mut encoder = ZstdEncoder::with_quality_and_params(bytes, Level::Fastest, &window);
+    let mut compressed = Vec::new();
+    futures_util::FutureExt::now_or_never(encoder.read_to_end(&mut compressed))
+        .expect("nothing to wait for")
+        .unwrap();
+    compressed
+}
+
+#[tokio::test]
+#[ignore = "needs skopeo"]
+async fn a_zstd_window_larger_than_allowed_is_refused_by_name() {
+    const ZSTD: &str = "application/vnd.oci.image.layer.v1.tar+zstd";
+    let folder = tempfile::tempdir().unwrap();
+    // Not so regular that it would expand too much.
+    let plain: Vec<u8> = (0..3_000_000_u32)
+        .map(|n| n.wrapping_mul(n).to_be_bytes()[1])
+        .collect();
+    let plain = tar(&plain);
+    for (window_log, allowed) in [(25, true), (26, false), (27, false)] {
+        let image = ImageBuilder::new().layer_blob(ZSTD, zstd(&plain, window_log));
+        image.write(folder.path(), "v1").unwrap();
+        // The layer's diff_id is wrong, but to find that out it must be decompressed.
+        let usual = layers(folder.path(), FetchOptions::default(), u64::MAX).await;
+        let usual = blob_error(usual.unwrap_err());
+        let refused = matches!(usual, BlobError::ZstdWindow { limit } if limit == 32 << 20);
+        let read = matches!(usual, BlobError::WrongDiffId { .. });
+        assert!(
+            if allowed { read } else { refused },
+            "{window_log}: {usual:?}"
+        );
+        let large = FetchOptions::default().max_zstd_window(NonZeroU64::new(1 << 27).unwrap());
+        let error = layers(folder.path(), large, u64::MAX).await.unwrap_err();
+        let error = blob_error(error);
+        assert!(matches!(error, BlobError::WrongDiffId { .. }), "{error:?}");
+    }
+}
+
+/// Its descriptor may say anything; what came of it so far can't lie.
+#[test]
+#[ignore = "needs skopeo"]
+fn what_a_descriptor_says_of_its_size_allows_for_no_larger_expansion() {
+    run(async {
+        let image = ImageBuilder::new().layer_tar_gz(gzip(&tar(&vec![0; 64_000_000])));
+        // Without its length in the headers: nobody knows how much is to come.
+        let served = Served::with(Options::default(), &image).faults(&["blob#0:chunked-shorter=1"]);
+        served.edit_manifest(|manifest| manifest["layers"][0]["size"] = 4_000_000_000_u64.into());
+        for protocol in tools::SKOPEOS {
+            let options = options().max_expansion(NonZeroU64::new(100).unwrap());
+            let fetcher = Fetcher::new(config(protocol), options).await.unwrap();
+            let image = fetcher.open(&served.reference()).await.unwrap();
+            let handler = |_, mut reader: longshore::UncompressedReader| async move {
+                tokio::io::copy(&mut reader, &mut tokio::io::sink()).await
+            };
+            let fetching = fetcher.for_each_layer_uncompressed(&image, handler);
+            let error = soon(Box::pin(fetching)).await.unwrap_err();
+            let error = blob_error(error);
+            assert!(
+                matches!(error, BlobError::Expands { .. }),
+                "{protocol}: {error:?}"
+            );
+        }
+    });
+}

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use longshore::oci_spec::image::{Descriptor, Digest};
+use longshore::oci_spec::image::{Descriptor, Digest, MediaType};
 use longshore::{
     BlobError, ConnectionOptions, Discard, Event, EventKind, Events, FetchOptions, Fetcher,
     ImageProxyConfig, OciLayout, Proxies, Pulled, Result, RetryPolicy,
@@ -17,6 +17,7 @@ use tempfile::TempDir;
 use test_registry::fault::Fault;
 use test_registry::image::{ImageBuilder, Written};
 use test_registry::server::{Options, Registry};
+use test_registry::store::Store;
 use test_support::{BOUND, chain, sha256, soon, tools};
 
 /// Short, for the tests that wait for it.
@@ -56,6 +57,18 @@ impl Served {
     pub(crate) fn faults(self, texts: &[&str]) -> Self {
         self.registry.set_faults(faults(texts));
         self
+    }
+
+    /// Change the manifest of the image.
+    pub(crate) fn edit_manifest(&self, change: impl FnOnce(&mut serde_json::Value)) {
+        let store = Store::open(self.layout.path()).unwrap();
+        let hex = self.image.manifest_digest.digest();
+        let blob = self.layout.path().join("blobs/sha256").join(hex);
+        let mut manifest = serde_json::from_slice(&fs::read(blob).unwrap()).unwrap();
+        change(&mut manifest);
+        let blob = store.put(manifest.to_string().as_bytes()).unwrap();
+        let descriptor = Descriptor::new(MediaType::ImageManifest, blob.size, blob.digest);
+        store.tag(&descriptor, "latest").unwrap();
     }
 
     pub(crate) fn reference(&self) -> String {

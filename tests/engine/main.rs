@@ -6,6 +6,7 @@
     reason = "a test may fail this way"
 )]
 
+mod bounds;
 mod decompress;
 mod events;
 mod faults;

@@ -71,15 +71,20 @@ fn fetch_options() -> impl Strategy<Value = FetchOptions> {
                     .workers(workers)
                     .limit_rate(rate)
                     .max_expansion(times)
+                    .max_zstd_window(times)
+                    .max_documents_bytes(rate.get())
                     .retry(retry)
             },
         )
 }
 
 fn connection() -> impl Strategy<Value = ConnectionOptions> {
-    ([duration(), duration(), duration()], amount()).prop_map(|([stall, call, end], bytes)| {
+    let least = prop_oneof![Just(0), Just(1), Just(u64::MAX)];
+    let times = [duration(), duration(), duration()];
+    (times, amount(), least).prop_map(|([stall, call, end], bytes, least)| {
         ConnectionOptions::default()
             .stall_timeout(stall)
+            .least_rate(least)
             .call_timeout(call)
             // Zero is no time at all here.
             .shutdown_timeout(end.max(Duration::from_secs(30)))

@@ -15,8 +15,9 @@ use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 use tokio::net::unix::pipe::Receiver;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
-use tokio::time::{Instant, Sleep, timeout};
+use tokio::time::timeout;
 
+use super::flow::{Flow, Patience};
 use crate::drain::aligned::AlignedBuffer;
 use crate::drain::pipe;
 use crate::drain::verify::Verifier;
@@ -24,7 +25,6 @@ use crate::error::{BlobError, Error, Result};
 use crate::protocol::{Refusal, Violation};
 use crate::proxy::elsewhere::answered_in;
 use crate::proxy::message::{BlobLease, HeldPipe, Owed};
-use crate::time::{is_long_past, moment_after};
 
 /// After a pipe ended early without a reason, how long to wait for the news
 /// that the whole proxy has died. It is sent at the same moment, on another way.
@@ -91,7 +91,7 @@ pub(in crate::proxy) struct Opened {
     pub(in crate::proxy) source: Source,
     /// `None`: not checked here.
     pub(in crate::proxy) verifier: Option<Verifier>,
-    pub(in crate::proxy) stall_timeout: Option<Duration>,
+    pub(in crate::proxy) patience: Patience,
     pub(in crate::proxy) fate: watch::Receiver<Option<Error>>,
     pub(in crate::proxy) lease: BlobLease,
 }
@@ -127,7 +127,7 @@ pub(super) struct Stream {
     /// The digest was checked here.
     verified: bool,
     state: State,
-    stall: Stall,
+    flow: Flow,
     fate: watch::Receiver<Option<Error>>,
     runtime: Handle,
     lease: BlobLease,
@@ -146,7 +146,7 @@ impl Stream {
             announced,
             source,
             verifier,
-            stall_timeout,
+            patience,
             fate,
             lease,
         } = opened;
@@ -160,7 +160,7 @@ impl Stream {
             verifier,
             lent: false,
             state: State::Flowing,
-            stall: Stall::new(stall_timeout),
+            flow: Flow::new(patience),
             fate,
             runtime: Handle::current(),
             lease,
@@ -180,7 +180,7 @@ impl Stream {
     }
 
     pub(super) fn stall_timeout(&self) -> Option<Duration> {
-        self.stall.timeout
+        self.flow.patience().stall_timeout
     }
 
     pub(super) fn runtime(&self) -> &Handle {
@@ -297,7 +297,7 @@ impl Stream {
             self.read,
             expected,
             self.fate.clone(),
-            self.stall.timeout,
+            self.stall_timeout(),
         );
         let digest = self.digest.clone();
         let judging = async move { judging.await.map_err(Error::blob(&digest)) };
@@ -312,12 +312,20 @@ impl Stream {
     ) -> Poll<Result<usize, BlobError>> {
         match Pin::new(&mut self.source.data).poll_read(cx, room) {
             Poll::Ready(Ok(())) => {
-                self.stall.progressed();
-                Poll::Ready(Ok(room.filled().len()))
+                let bytes = room.filled().len();
+                Poll::Ready(match self.flow.progressed(bytes) {
+                    // The end is no byte too few.
+                    Err(over) if bytes > 0 => Err(BlobError::TooSlow {
+                        least: self.flow.patience().least_rate,
+                        over,
+                        read: self.read,
+                    }),
+                    _ => Ok(bytes),
+                })
             }
             Poll::Ready(Err(error)) => Poll::Ready(Err(BlobError::Read(Arc::new(error)))),
             Poll::Pending => {
-                let after = ready!(self.stall.poll(cx));
+                let after = ready!(self.flow.poll(cx));
                 Poll::Ready(Err(BlobError::Stalled {
                     after,
                     read: self.read,
@@ -477,50 +485,5 @@ fn refusal(said: &[u8]) -> Refusal {
         Ok(ErrorPipe { code, message }) => Refusal::from_wire(&code, &message),
         // Not as it should be, but an error all the same.
         Err(_) => Refusal::from_wire("", &String::from_utf8_lossy(said)),
-    }
-}
-
-/// How long nobody has sent anything while somebody waited.
-#[derive(Debug)]
-struct Stall {
-    timeout: Option<Duration>,
-    /// Made at the first wait; most blobs of a fast registry need none.
-    sleep: Option<Pin<Box<Sleep>>>,
-    waiting: bool,
-}
-
-impl Stall {
-    fn new(timeout: Option<Duration>) -> Self {
-        Self {
-            timeout,
-            sleep: None,
-            waiting: false,
-        }
-    }
-
-    fn progressed(&mut self) {
-        self.waiting = false;
-    }
-
-    /// Ready, with the timeout, once it has passed without progress.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Duration> {
-        let Some(timeout) = self.timeout else {
-            return Poll::Pending;
-        };
-        let until = || moment_after(Instant::now(), timeout);
-        let sleep = self
-            .sleep
-            .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until())));
-        if !self.waiting {
-            sleep.as_mut().reset(until());
-            self.waiting = true;
-        }
-        ready!(sleep.as_mut().poll(cx));
-        if is_long_past(sleep.deadline()) {
-            // We were stopped, perhaps with whoever sends: they get their time again.
-            sleep.as_mut().reset(until());
-            ready!(sleep.as_mut().poll(cx));
-        }
-        Poll::Ready(timeout)
     }
 }

@@ -180,6 +180,11 @@ fn late() -> Vec<Fault> {
         registry("blob#1:stall=last*1", "1", Stalls(1), all(right(1))),
         registry("blob#1:stall=last", "1", Stalls(2), all(wrong(1, STALLED))),
         registry("config:stall=half*1", "1", Stalls(1), all(right(0))),
+        registry("blob#1:trickle=1s*1", "1", Stalls(2), all(right(1))),
+        registry("blob#1:trickle=1s", "1", Stalls(3), all(wrong(1, "too slow: less than 100 bytes a second over 4s"))),
+        registry("config:trickle=1s*1", "1", Stalls(2), all(right(0))),
+        registry("manifest:trickle=1s*1", "1", Calls(1), all(right(1))),
+        registry("blob#1:trickle=1s", "1", Server(6), all(wrong(0, "not done within the deadline"))).options(&["--deadline", "6s"]),
     ]
 }
 

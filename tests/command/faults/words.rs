@@ -41,6 +41,7 @@ fn what(kind: &FaultKind) -> String {
         FaultKind::RedirectLoop => "is redirected to itself".to_owned(),
         FaultKind::HeadersNever => "is never answered".to_owned(),
         FaultKind::LateHeaders(after) => format!("is answered after {after:?}"),
+        FaultKind::Trickle(pause) => format!("comes byte by byte, one each {pause:?}"),
         FaultKind::Stall(point) => format!("stalls {}", place(*point)),
         FaultKind::Cut(point) => format!("is cut {}", place(*point)),
         FaultKind::Reset(point) => format!("is reset {}", place(*point)),

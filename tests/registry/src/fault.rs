@@ -63,6 +63,8 @@ pub enum FaultKind {
     LateHeaders(Duration),
     /// Stops sending at this point of the body, and keeps the connection open.
     Stall(Point),
+    /// Sends the body byte by byte, and waits so long after each.
+    Trickle(Duration),
     /// Closes the connection at this point of the body, which the headers said is longer.
     Cut(Point),
     /// Resets the connection at this point of the body.
@@ -128,6 +130,7 @@ impl FaultKind {
             | Self::HeadersNever
             | Self::LateHeaders(_) => false,
             Self::Stall(_)
+            | Self::Trickle(_)
             | Self::Cut(_)
             | Self::Reset(_)
             | Self::Corrupt(_)

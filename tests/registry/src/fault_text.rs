@@ -18,6 +18,7 @@
 //! | `headers-never` | never answers |
 //! | `ttfb=DURATION` | holds the headers back: `250ms`, `30s` |
 //! | `stall=POINT` | stops sending and keeps the connection open |
+//! | `trickle=DURATION` | sends byte by byte, and waits so long after each |
 //! | `cut=POINT` | closes the connection early |
 //! | `reset=POINT` | resets the connection |
 //! | `corrupt`, `corrupt=OFFSET` | flips a byte, by default the one in the middle |
@@ -126,6 +127,7 @@ fn parse_kind_with_value(name: &str, value: &str) -> Result<FaultKind, String> {
         }
         "ttfb" => FaultKind::LateHeaders(parse_duration(value)?),
         "stall" => FaultKind::Stall(parse_point(value)?),
+        "trickle" => FaultKind::Trickle(parse_duration(value)?),
         "cut" => FaultKind::Cut(parse_point(value)?),
         "reset" => FaultKind::Reset(parse_point(value)?),
         "corrupt" => FaultKind::Corrupt(Some(parse_size(value)?)),

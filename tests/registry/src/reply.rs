@@ -61,6 +61,8 @@ pub struct Delivery {
     pub filler: u8,
     /// The offset of the byte to flip.
     pub flipped: Option<u64>,
+    /// How long to wait after each byte.
+    pub pause: Option<Duration>,
     /// Where the body stops before its end, and what becomes of the connection there.
     pub stop: Option<(u64, Ending)>,
 }
@@ -119,6 +121,7 @@ impl Delivery {
             length,
             filler: 0,
             flipped: None,
+            pause: None,
             stop: None,
         }
     }
@@ -207,7 +210,11 @@ impl Reply {
         {
             return send_file(connection.get_ref(), file, end).await;
         }
-        let mut buffer = vec![0; chunk_len(end, bandwidth)];
+        let chunk = match self.delivery.pause {
+            Some(_) => 1,
+            None => chunk_len(end, bandwidth),
+        };
+        let mut buffer = vec![0; chunk];
         let mut sent = 0;
         let started = Instant::now();
         while sent < end {
@@ -216,6 +223,9 @@ impl Reply {
             self.fill(sent, chunk).await?;
             self.send_chunk(connection, chunk).await?;
             sent += count as u64;
+            if let Some(pause) = self.delivery.pause {
+                sleep(pause).await;
+            }
             if let Some(bandwidth) = bandwidth {
                 sleep_until(started + time_for(sent, bandwidth)).await;
             }
@@ -229,6 +239,7 @@ impl Reply {
             Body::File(file, length)
                 if end <= *length
                     && self.delivery.flipped.is_none()
+                    && self.delivery.pause.is_none()
                     && self.delivery.framing != Framing::Chunked =>
             {
                 Some(file)

@@ -110,6 +110,7 @@ pub fn spoil(reply: &mut Reply, kind: &FaultKind, request: &Request) {
         }
         FaultKind::HeadersNever => reply.delivery.headers_after = None,
         FaultKind::LateHeaders(delay) => reply.delivery.headers_after = Some(delay),
+        FaultKind::Trickle(pause) => reply.delivery.pause = Some(pause),
         FaultKind::Stall(point) => stop(reply, point, Ending::Stall),
         FaultKind::Cut(point) => stop(reply, point, Ending::Close),
         FaultKind::Reset(point) => stop(reply, point, Ending::Reset),

@@ -1,0 +1,62 @@
+//! How many bytes the documents of one pull have together. Pure.
+
+use super::Image;
+use crate::error::{Error, Result};
+
+/// The documents that are held, or about to be.
+#[derive(Debug)]
+pub(super) struct Documents {
+    limit: u64,
+    bytes: u64,
+}
+
+impl Documents {
+    /// None yet.
+    pub(super) fn within(limit: u64) -> Self {
+        Self { limit, bytes: 0 }
+    }
+
+    pub(super) fn add(&mut self, bytes: u64) -> Result<()> {
+        self.bytes = self.bytes.saturating_add(bytes);
+        if self.bytes > self.limit {
+            let limit = self.limit;
+            return Err(Error::DocumentsTooLarge { limit });
+        }
+        Ok(())
+    }
+
+    pub(super) fn add_manifest(&mut self, image: &Image) -> Result<()> {
+        self.add(image.same.manifest.raw.len() as u64)
+    }
+
+    /// The config that this image's manifest names, of as many bytes as it says: no more are read of it.
+    pub(super) fn add_config(&mut self, image: &Image) -> Result<()> {
+        let (size, limit) = (
+            image.manifest().config().size(),
+            image.proxy.options().max_document_bytes,
+        );
+        if size > limit {
+            let what = "image config";
+            return Err(Error::DocumentTooLarge { what, limit });
+        }
+        self.add(size)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_together_may_have_as_many_bytes_as_the_limit() {
+        let mut documents = Documents::within(10);
+        documents.add(4).expect("room");
+        documents.add(6).expect("room");
+        let error = documents.add(1).expect_err("no room");
+        assert!(matches!(error, Error::DocumentsTooLarge { limit: 10 }));
+        Documents::within(u64::MAX).add(u64::MAX).expect("room");
+        let mut documents = Documents::within(u64::MAX - 1);
+        documents.add(u64::MAX - 1).expect("room");
+        documents.add(u64::MAX).expect_err("no room");
+    }
+}

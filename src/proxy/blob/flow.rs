@@ -1,0 +1,163 @@
+//! Whether a blob comes at all, and fast enough: the time in which somebody waited for its bytes.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::time::{Instant, Sleep};
+
+use crate::time::{is_long_past, moment_after};
+
+/// What a blob may take.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::proxy) struct Patience {
+    /// The longest wait for a byte; `None` is for ever.
+    pub(in crate::proxy) stall_timeout: Option<Duration>,
+    /// The fewest bytes for each second of waiting, over each stall timeout.
+    pub(in crate::proxy) least_rate: u64,
+}
+
+/// Watches over one blob.
+#[derive(Debug)]
+pub(super) struct Flow {
+    patience: Patience,
+    /// Made at the first wait; most blobs of a fast registry need none.
+    sleep: Option<Pin<Box<Sleep>>>,
+    /// Since when somebody waits.
+    waiting: Option<Instant>,
+    window: Window,
+}
+
+impl Flow {
+    pub(super) fn new(patience: Patience) -> Self {
+        Self {
+            patience,
+            sleep: None,
+            waiting: None,
+            window: Window::default(),
+        }
+    }
+
+    pub(super) fn patience(&self) -> Patience {
+        self.patience
+    }
+
+    /// Bytes came. The window, if over it they came too slowly.
+    pub(super) fn progressed(&mut self, bytes: usize) -> Result<(), Duration> {
+        let waited = self.waiting.take().map(|since| since.elapsed());
+        match self.patience.stall_timeout {
+            Some(over) => self
+                .window
+                .took(bytes, waited, self.patience.least_rate, over),
+            None => Ok(()),
+        }
+    }
+
+    /// Ready, with the stall timeout, once it has passed without progress.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Duration> {
+        let Some(timeout) = self.patience.stall_timeout else {
+            return Poll::Pending;
+        };
+        let until = || moment_after(Instant::now(), timeout);
+        let sleep = self
+            .sleep
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until())));
+        if self.waiting.is_none() {
+            sleep.as_mut().reset(until());
+            self.waiting = Some(Instant::now());
+        }
+        ready!(sleep.as_mut().poll(cx));
+        if is_long_past(sleep.deadline()) {
+            // We were stopped, perhaps with whoever sends: they get their time again.
+            sleep.as_mut().reset(until());
+            ready!(sleep.as_mut().poll(cx));
+        }
+        Poll::Ready(timeout)
+    }
+}
+
+/// What came in the time that somebody waited for it, until that is a stall timeout. Time in which nobody
+/// waited does not count: a slow reader is not the sender's fault.
+#[derive(Debug, Default)]
+struct Window {
+    waited: Duration,
+    bytes: u64,
+}
+
+impl Window {
+    fn took(
+        &mut self,
+        bytes: usize,
+        waited: Option<Duration>,
+        least_rate: u64,
+        over: Duration,
+    ) -> Result<(), Duration> {
+        self.bytes = self.bytes.saturating_add(bytes as u64);
+        // A wait of more than the stall timeout is one in which this process was stopped.
+        let Some(waited) = waited.filter(|waited| *waited <= over) else {
+            return Ok(());
+        };
+        self.waited += waited;
+        if self.waited < over {
+            return Ok(());
+        }
+        let least = u128::from(least_rate) * self.waited.as_millis() / 1000;
+        let enough = u128::from(self.bytes) >= least;
+        *self = Self::default();
+        if enough { Ok(()) } else { Err(over) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    /// Pieces of so many bytes, for each of which somebody waits that long: how many come before it is
+    /// too slow.
+    fn pieces(bytes: usize, waited: Duration, least_rate: u64) -> Option<usize> {
+        let mut window = Window::default();
+        (1..=10_000).find(|_| {
+            window
+                .took(bytes, Some(waited), least_rate, MINUTE)
+                .is_err()
+        })
+    }
+
+    #[test]
+    fn what_trickles_is_too_slow_and_what_flows_is_not() {
+        let seconds = Duration::from_secs;
+        // A byte each 59 s.
+        assert_eq!(pieces(1, seconds(59), 100), Some(2));
+        assert_eq!(pieces(99, seconds(1), 100), Some(60));
+        assert_eq!(pieces(100, seconds(1), 100), None);
+        assert_eq!(pieces(6_000, seconds(60), 100), None);
+        assert_eq!(pieces(5_999, seconds(60), 100), Some(1));
+        assert_eq!(pieces(1, seconds(59), 0), None);
+        assert_eq!(pieces(usize::MAX, seconds(60), u64::MAX), Some(1));
+    }
+
+    #[test]
+    fn each_window_counts_for_itself() {
+        let mut window = Window::default();
+        window
+            .took(1_000_000, Some(MINUTE), 100, MINUTE)
+            .expect("enough");
+        window
+            .took(1, Some(MINUTE), 100, MINUTE)
+            .expect_err("not enough");
+    }
+
+    #[test]
+    fn time_in_which_nobody_waited_or_we_were_stopped_does_not_count() {
+        let mut window = Window::default();
+        for _ in 0..1000 {
+            window.took(1, None, 100, MINUTE).expect("nobody waited");
+            let stopped = Some(MINUTE + Duration::from_secs(1));
+            window
+                .took(1, stopped, 100, MINUTE)
+                .expect("we were stopped");
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! What a registry may ask of this machine and of its user's time, whatever it says.
+
+use std::time::Duration;
+
+use longshore::{BlobError, ConnectionOptions, Error, EventKind, FetchOptions, Fetcher};
+use test_registry::image::write_index;
+use test_registry::server::{Options, Registry};
+use test_support::leaks::run;
+use test_support::{soon, tools};
+
+use crate::harness::{Served, config, pull, random, retries};
+
+#[test]
+#[ignore = "needs skopeo"]
+fn a_blob_that_trickles_is_too_slow_and_is_fetched_again() {
+    run(async {
+        for protocol in tools::SKOPEOS {
+            let served = Served::new(3, 5_000).faults(&["blob#1:trickle=100ms*1"]);
+            let mut config = config(protocol);
+            config.connection = ConnectionOptions::default()
+                .stall_timeout(Duration::from_secs(2))
+                .least_rate(1000);
+            let options = FetchOptions::default().retry(retries(1));
+            let told = pull(config, options, &served.reference()).await;
+            assert_eq!(told.result.unwrap().retries, 1);
+            let slow = |kind: &EventKind| matches!(kind, EventKind::BlobRetried { reason, .. } if reason.contains("too slow"));
+            assert!(
+                told.events.iter().any(|event| slow(&event.kind)),
+                "{protocol}"
+            );
+        }
+    });
+}
+
+#[test]
+#[ignore = "needs skopeo"]
+fn a_blob_that_trickles_faster_than_the_least_rate_or_without_one_comes() {
+    run(async {
+        for least_rate in [0, 50] {
+            let served = Served::new(1, 20).faults(&["blob#0:trickle=1ms"]);
+            let mut config = config("0.2.8");
+            config.connection = ConnectionOptions::default()
+                .stall_timeout(Duration::from_secs(1))
+                .least_rate(least_rate);
+            let options = FetchOptions::default().retry(retries(0));
+            let told = pull(config, options, &served.reference()).await;
+            told.result.unwrap();
+        }
+    });
+}
+
+/// It is no fault of the registry's.
+#[test]
+#[ignore = "needs skopeo"]
+fn a_slow_reader_does_not_make_a_blob_too_slow() {
+    run(async {
+        let served = Served::new(1, 200_000);
+        let mut config = config("0.2.8");
+        config.connection = ConnectionOptions::default()
+            .stall_timeout(Duration::from_millis(500))
+            .least_rate(1_000_000);
+        let options = FetchOptions::default().retry(retries(0));
+        let fetcher = Fetcher::new(config, options).await.unwrap();
+        let image = fetcher.open(&served.reference()).await.unwrap();
+        let handler = |_, mut reader: longshore::LayerReader| async move {
+            let mut buffer = vec![0; 10_000];
+            while tokio::io::AsyncReadExt::read(&mut reader, &mut buffer).await? > 0 {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            Ok::<_, std::io::Error>(())
+        };
+        let fetching = fetcher.for_each_layer(&image, handler);
+        soon(Box::pin(fetching)).await.unwrap();
+    });
+}
+
+/// The sum counts, whether it is one index or several images.
+#[test]
+#[ignore = "needs skopeo"]
+fn the_documents_of_one_pull_are_bounded_together() {
+    run(async {
+        let layout = tempfile::tempdir().unwrap();
+        let images: Vec<_> = (0..10)
+            .map(|number| random(1, 10, number).platform("linux", &format!("arch{number}")))
+            .collect();
+        write_index(layout.path(), "all", &images).unwrap();
+        for (number, image) in images.iter().enumerate() {
+            image.write(layout.path(), &number.to_string()).unwrap();
+        }
+        let registry = Registry::start(layout.path(), Options::default()).unwrap();
+        let too_large = |error: &Error| matches!(error, Error::DocumentsTooLarge { limit: 3000 });
+        let options = |bytes| FetchOptions::default().max_documents_bytes(bytes);
+
+        let fetcher = Fetcher::new(config("0.2.8"), options(3000)).await.unwrap();
+        let error = fetcher.open_index(&registry.reference("all")).await;
+        assert!(too_large(&error.unwrap_err()));
+        let references: Vec<_> = (0..10)
+            .map(|n| registry.reference(&n.to_string()))
+            .collect();
+        let error = fetcher.open_all(&references).await;
+        assert!(too_large(&error.unwrap_err()));
+        // Opened one by one, they are too large only together.
+        let mut opened = Vec::new();
+        for reference in &references {
+            opened.push(fetcher.open(reference).await.unwrap());
+        }
+        let sink = std::sync::Arc::new(longshore::Discard);
+        fetcher.pull(&opened[0], &sink).await.unwrap();
+        let error = soon(Box::pin(fetcher.pull_all(&opened, &sink))).await;
+        assert!(too_large(&error.unwrap_err()));
+
+        let fetcher = Fetcher::new(config("0.2.8"), options(100_000))
+            .await
+            .unwrap();
+        let opened = fetcher.open_all(&references).await.unwrap();
+        soon(Box::pin(fetcher.pull_all(&opened, &sink)))
+            .await
+            .unwrap();
+    });
+}
+
+#[test]
+#[ignore = "needs skopeo"]
+fn an_error_of_a_slow_blob_tells_how_slow_is_too_slow() {
+    run(async {
+        let served = Served::new(1, 5_000).faults(&["blob#0:trickle=100ms"]);
+        let mut config = config("0.2.8");
+        config.connection = ConnectionOptions::default()
+            .stall_timeout(Duration::from_secs(1))
+            .least_rate(1000);
+        let options = FetchOptions::default().retry(retries(0));
+        let error = pull(config, options, &served.reference()).await.result;
+        let Err(Error::Blob { source, .. }) = error else {
+            panic!("{error:?}");
+        };
+        assert!(
+            matches!(source, BlobError::TooSlow { least: 1000, .. }),
+            "{source:?}"
+        );
+    });
+}
