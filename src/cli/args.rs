@@ -5,12 +5,16 @@
     reason = "doc comments here are help texts for a terminal"
 )]
 
+use std::borrow::Cow;
+use std::ffi::OsStr;
 use std::fmt;
 use std::num::{NonZeroU64, NonZeroUsize};
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 use longshore::oci_spec::distribution::Reference;
 use longshore::{
@@ -18,6 +22,7 @@ use longshore::{
 };
 
 use super::failure::Failure;
+use super::say::say;
 use super::secret;
 
 /// Fetch container images through skopeo.
@@ -85,7 +90,7 @@ pub(crate) struct PullArguments {
     #[arg(value_parser = image_reference, required = true, num_args = 1.., value_name = "IMAGE")]
     pub(crate) images: Vec<String>,
     /// Where to: oci:DIR[:TAG], an image layout that is created or added to
-    #[arg(value_name = "DEST")]
+    #[arg(value_name = "DEST", value_parser = OsStringValueParser::new().try_map(|text| Destination::parse(&text)))]
     pub(crate) destination: Destination,
     /// Which image of a multi-platform index (linux/arm64, linux/arm/v7), or all of them, with the
     /// index; default: this machine's
@@ -241,10 +246,10 @@ impl ProxyArguments {
                 secret::line_from_stdin()?
             }
             (Some(given), _) => {
-                eprintln!(
+                say(format!(
                     "longshore: warning: --creds USER:PASS can be seen by every user of this machine; \
                      use --creds - or --creds-file"
-                );
+                ));
                 given.clone().into()
             }
             (None, Some(file)) => secret::first_line_of(file)?,
@@ -323,21 +328,23 @@ pub(crate) struct Destination {
     pub(crate) tag: Option<String>,
 }
 
-impl FromStr for Destination {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
+impl Destination {
+    /// A folder can have any name, also one that is not UTF-8.
+    fn parse(text: &OsStr) -> Result<Self, String> {
+        let shown = text.display();
         let rest = text
-            .strip_prefix("oci:")
-            .ok_or_else(|| format!("a destination is oci:DIR[:TAG]; did you mean oci:{text}?"))?;
-        let (folder, tag) = match rest.split_once(':') {
-            Some((folder, tag)) => (folder, Some(tag)),
+            .as_bytes()
+            .strip_prefix(b"oci:")
+            .ok_or_else(|| format!("a destination is oci:DIR[:TAG]; did you mean oci:{shown}?"))?;
+        let (folder, tag) = match rest.iter().position(|byte| *byte == b':') {
+            Some(colon) => (&rest[..colon], Some(&rest[colon + 1..])),
             None => (rest, None),
         };
         if folder.is_empty() {
             return Err("a destination is oci:DIR[:TAG], and the DIR is missing".into());
         }
-        if let Some(tag) = tag
+        let tag = tag.map(String::from_utf8_lossy);
+        if let Some(tag) = &tag
             && !OciLayout::can_name(tag)
         {
             return Err(format!(
@@ -345,8 +352,8 @@ impl FromStr for Destination {
             ));
         }
         Ok(Self {
-            folder: folder.into(),
-            tag: tag.map(str::to_owned),
+            folder: OsStr::from_bytes(folder).into(),
+            tag: tag.map(Cow::into_owned),
         })
     }
 }
@@ -542,8 +549,13 @@ mod tests {
             ("dir:x", None),
         ];
         for (text, expected) in table {
-            assert_eq!(text.parse().ok(), expected, "{text}");
+            assert_eq!(Destination::parse(text.as_ref()).ok(), expected, "{text}");
         }
+        let odd = OsStr::from_bytes(b"oci:a\xff:v1");
+        let parsed = Destination::parse(odd).expect("a folder");
+        assert_eq!(parsed.folder.as_os_str().as_bytes(), b"a\xff");
+        assert_eq!(parsed.tag.as_deref(), Some("v1"));
+        Destination::parse(OsStr::from_bytes(b"oci:a:\xff")).expect_err("no tag");
     }
 
     #[test]

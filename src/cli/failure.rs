@@ -5,6 +5,8 @@ use std::process::ExitCode;
 
 use longshore::{BlobError, Error, printable};
 
+use super::say::say;
+
 /// The exit code for wrong usage, as clap's.
 const USAGE: u8 = 2;
 
@@ -28,17 +30,27 @@ impl Failure {
         }
     }
 
+    /// What failed is not the pull.
+    pub(crate) fn after_all(self) -> Self {
+        match self {
+            Self::Failed(error) => {
+                Self::Failed(error.context("the pull is complete, but this failed"))
+            }
+            usage @ Self::Usage(_) => usage,
+        }
+    }
+
     /// Say it on stderr, in one or two lines.
     pub(crate) fn report(self) -> ExitCode {
         match self {
             Self::Usage(message) => {
-                eprintln!("longshore: {}", printable(&message));
+                say(format!("longshore: {}", printable(&message)));
                 ExitCode::from(USAGE)
             }
             Self::Failed(error) => {
-                eprintln!("longshore: {}", printable(&format!("{error:#}")));
+                say(format!("longshore: {}", printable(&format!("{error:#}"))));
                 if let Some(hint) = error.downcast_ref::<Error>().and_then(hint) {
-                    eprintln!("  {hint}");
+                    say(format!("  {hint}"));
                 }
                 ExitCode::FAILURE
             }

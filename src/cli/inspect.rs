@@ -7,6 +7,7 @@ use serde_json::Value;
 use super::args::InspectArguments;
 use super::failure::Failure;
 use super::format::{bytes, json_line};
+use super::say::{print, say};
 use super::within;
 
 /// As wide as the column of media types gets.
@@ -52,16 +53,17 @@ pub(crate) async fn run(
         && !wanted.is(found)
     {
         let (image, found) = (printable(&image), printable(found));
-        eprintln!(
+        say(format!(
             "longshore: warning: {image} is for {found}, not for {wanted}: its source has no choice of platforms"
-        );
+        ));
     }
-    if json {
-        println!("{}", json_line(&report).map_err(anyhow::Error::from)?);
+    let text = if json {
+        let line = json_line(&report).map_err(anyhow::Error::from)?;
+        format!("{line}\n")
     } else {
-        print(&report);
-    }
-    Ok(())
+        page(&report)
+    };
+    print(text).await
 }
 
 async fn content(config: ImageProxyConfig, image: &str) -> longshore::Result<ImageContent> {
@@ -92,8 +94,12 @@ fn report<'a>(image: &'a str, content: &'a ImageContent) -> Report<'a> {
     }
 }
 
-fn print(report: &Report<'_>) {
-    let line = |name: &str, value: &str| println!("{name:<12} {}", printable(value));
+/// For people.
+fn page(report: &Report<'_>) -> String {
+    let mut page = String::new();
+    let mut line = |name: &str, value: &str| {
+        page.extend([format!("{name:<12} {}\n", printable(value))]);
+    };
     line("image", report.image);
     line("digest", report.digest);
     line(
@@ -125,14 +131,14 @@ fn print(report: &Report<'_>) {
         "layers",
         &format!("{}, {}", report.layers.len(), bytes(total)),
     );
-    println!();
+    page.push('\n');
     let types = report.layers.iter().map(|layer| layer.media_type.len());
     // A longer one moves what follows it in its own line, and no other.
     let types = types.max().unwrap_or(0).min(WIDEST_TYPE);
-    println!(
-        "{:>5}  {:<types$}  {:>9}  {:<71}  DIFF_ID",
+    page.extend([format!(
+        "{:>5}  {:<types$}  {:>9}  {:<71}  DIFF_ID\n",
         "LAYER", "MEDIA TYPE", "SIZE", "DIGEST"
-    );
+    )]);
     for LayerReport {
         index,
         media_type,
@@ -143,6 +149,9 @@ fn print(report: &Report<'_>) {
     {
         let (media_type, size) = (printable(media_type), bytes(*size));
         let diff_id = diff_id.as_deref().unwrap_or("-");
-        println!("{index:>5}  {media_type:<types$}  {size:>9}  {digest:<71}  {diff_id}");
+        page.extend([format!(
+            "{index:>5}  {media_type:<types$}  {size:>9}  {digest:<71}  {diff_id}\n"
+        )]);
     }
+    page
 }

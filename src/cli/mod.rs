@@ -7,7 +7,9 @@ mod format;
 mod inspect;
 mod progress;
 mod pull;
+mod say;
 mod secret;
+mod signals;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -15,19 +17,19 @@ use std::time::Duration;
 
 use clap::Parser;
 use longshore::ImageProxyConfig;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::timeout;
 use tracing_subscriber::EnvFilter;
 
 use self::args::{Arguments, Command};
 use self::children::Children;
 use self::failure::Failure;
-
-/// As a shell reports a program that a signal ended: 128 and its number.
-const INTERRUPTED: u8 = 130;
-const TERMINATED: u8 = 143;
+use self::say::{Log, all_said, all_said_blocking, say};
 
 /// How long to wait at the end for file operations that are under way.
 const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long to wait at the end for somebody to read that a signal came.
+const LAST_WORDS_PATIENCE: Duration = Duration::from_millis(200);
 
 /// How long to wait for skopeos that may have a temporary folder. They remove it
 /// when they end, but die when we do; those that don't end get `SIGTERM` within
@@ -42,23 +44,25 @@ pub(crate) fn main() -> ExitCode {
     // to type a password.
     let config = match command.proxy_config(verbose) {
         Ok(config) => config,
-        Err(failure) => return failure.report(),
+        Err(failure) => return failed_early(failure),
     };
     let children = Children::from_now();
     let untidy = command.unpacks_archives() || config.may_ask_gpg();
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
-        Err(error) => return Failure::from(error).report(),
+        Err(error) => return failed_early(Failure::from(error)),
     };
     let code = runtime.block_on(async {
         tokio::select! {
             // Its handlers must be there before there is something to interrupt.
             biased;
-            code = interrupted() => code,
-            done = run(command, config) => match done {
-                Ok(()) => ExitCode::SUCCESS,
-                Err(failure) => failure.report(),
-            },
+            signal = signals::received() => {
+                say(format!("longshore: {}", signal.what));
+                // Perhaps nobody reads it.
+                let _ = timeout(LAST_WORDS_PATIENCE, all_said()).await;
+                ExitCode::from(signal.code)
+            }
+            code = run_and_report(command, config) => code,
         }
     });
     // What still runs is dropped, and with it what is not complete; a disk that
@@ -68,6 +72,21 @@ pub(crate) fn main() -> ExitCode {
         children.wait_for_all(CLEANING_PATIENCE);
     }
     children.end_all();
+    code
+}
+
+fn failed_early(failure: Failure) -> ExitCode {
+    let code = failure.report();
+    all_said_blocking();
+    code
+}
+
+async fn run_and_report(command: Command, config: ImageProxyConfig) -> ExitCode {
+    let code = match run(command, config).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    };
+    all_said().await;
     code
 }
 
@@ -91,27 +110,6 @@ async fn within<T>(
     }
 }
 
-/// Ctrl-C, or a polite request to end.
-async fn interrupted() -> ExitCode {
-    let (Ok(mut interrupt), Ok(mut terminate)) = (
-        signal(SignalKind::interrupt()),
-        signal(SignalKind::terminate()),
-    ) else {
-        // Without handlers, the signals do what they do.
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = interrupt.recv() => {
-            eprintln!("longshore: interrupted");
-            ExitCode::from(INTERRUPTED)
-        }
-        _ = terminate.recv() => {
-            eprintln!("longshore: terminated");
-            ExitCode::from(TERMINATED)
-        }
-    }
-}
-
 /// `RUST_LOG` chooses; without it, `-v` shows debug messages of ours.
 fn log_to_stderr(verbose: bool) {
     let filter = match EnvFilter::try_from_default_env() {
@@ -121,7 +119,7 @@ fn log_to_stderr(verbose: bool) {
     };
     tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(|| Log)
         .with_ansi(std::io::stderr().is_terminal())
         .init();
 }

@@ -2,18 +2,21 @@
 //! bars on a terminal, lines elsewhere, JSON lines in a file.
 
 use std::collections::HashMap;
-use std::io::IsTerminal;
+use std::io::{self, BufWriter, IsTerminal, Write};
 use std::path::PathBuf;
+use std::thread;
 use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use longshore::oci_spec::image::Digest;
-use longshore::{BlobName, EventKind, Events, printable};
+use longshore::{BlobName, Event, EventKind, EventStream, Events, printable};
 use tokio::fs::File;
-use tokio::io::{AsyncWriteExt, BufWriter};
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
 
 use super::failure::Failure;
 use super::format::{bytes, json_line, short};
+use super::say::say;
 
 /// How progress is shown.
 #[derive(Debug, Clone, Copy)]
@@ -34,36 +37,79 @@ impl Style {
 }
 
 /// Where to send events, and what shows them until they have ended.
+///
+/// A thread of its own shows them and writes them down: a terminal that is stopped, or a disk that hangs,
+/// holds up that thread, and neither the pull nor a signal.
 pub(crate) async fn show(
     style: Style,
-    file: Option<PathBuf>,
+    path: Option<PathBuf>,
 ) -> Result<(Events, impl Future<Output = Result<(), Failure>>), Failure> {
-    let (events, mut stream) = Events::channel();
-    let mut file = match file {
+    let (events, stream) = Events::channel();
+    let file = match path {
         Some(path) => {
             let created = File::create(&path).await;
             let wrong = |e| Failure::usage(format!("can't write {}: {e}", path.display()));
-            Some(BufWriter::new(created.map_err(wrong)?))
+            let file = created.map_err(wrong)?.into_std().await;
+            let to = BufWriter::new(file);
+            Some(EventFile { path, to })
         }
         None => None,
     };
-    let showing = async move {
-        let mut display = Display::new(style);
-        while let Some(event) = stream.recv().await {
-            if let Some(file) = &mut file {
-                let line = json_line(&event).map_err(anyhow::Error::from)?;
-                file.write_all(line.as_bytes()).await?;
-                file.write_all(b"\n").await?;
-            }
-            display.take(event.kind);
-        }
-        if let Some(file) = &mut file {
-            file.flush().await?;
-        }
-        display.clear();
-        Ok(())
-    };
+    let runtime = Handle::current();
+    let (ended, end) = oneshot::channel();
+    thread::Builder::new()
+        .name("longshore-progress".into())
+        // If nobody waits any more, the command ends.
+        .spawn(move || drop(ended.send(show_all(&runtime, stream, style, file))))?;
+    // It has ended without a word only if it panicked.
+    let showing = async { end.await.unwrap_or(Ok(())) };
     Ok((events, showing))
+}
+
+fn show_all(
+    runtime: &Handle,
+    mut stream: EventStream,
+    style: Style,
+    mut file: Option<EventFile>,
+) -> Result<(), Failure> {
+    let mut display = Display::new(style);
+    let mut written = Ok(());
+    while let Some(event) = runtime.block_on(stream.recv()) {
+        // What can't be written down is shown all the same.
+        if written.is_ok()
+            && let Some(file) = &mut file
+        {
+            written = file.write(&event);
+        }
+        display.take(event.kind);
+    }
+    display.clear();
+    written?;
+    file.map_or(Ok(()), EventFile::end)
+}
+
+/// Where events are written down.
+struct EventFile {
+    path: PathBuf,
+    to: BufWriter<std::fs::File>,
+}
+
+impl EventFile {
+    fn write(&mut self, event: &Event) -> Result<(), Failure> {
+        let line = json_line(event).map_err(anyhow::Error::from)?;
+        let written = writeln!(self.to, "{line}");
+        written.map_err(|error| self.failed(error))
+    }
+
+    fn end(mut self) -> Result<(), Failure> {
+        let written = self.to.flush();
+        written.map_err(|error| self.failed(error))
+    }
+
+    fn failed(&self, error: io::Error) -> Failure {
+        let what = format!("can't write events into {}", self.path.display());
+        anyhow::Error::from(error).context(what).into()
+    }
 }
 
 enum Display {
@@ -114,14 +160,14 @@ impl Lines {
                 ..
             } => {
                 let (reference, digest) = (printable(&reference), printable(&digest));
-                eprintln!("{reference}: {digest}, {layers} layers");
+                say(format!("{reference}: {digest}, {layers} layers"));
             }
             EventKind::BlobQueued { .. } => self.blobs += 1,
             EventKind::BlobReused { blob } => self.line("reused ", &blob),
             EventKind::BlobVerified { blob, .. } => self.line("fetched", &blob),
             EventKind::BlobRetried { blob, reason, .. } => {
                 let digest = short(blob.digest.as_ref());
-                eprintln!("        again   {digest}: {}", printable(&reason));
+                say(format!("        again   {digest}: {}", printable(&reason)));
             }
             _ => {}
         }
@@ -131,7 +177,7 @@ impl Lines {
         self.done += 1;
         let Self { done, blobs } = self;
         let (digest, size) = (short(blob.digest.as_ref()), bytes(blob.size));
-        eprintln!("[{done}/{blobs}] {what} {digest} {size}");
+        say(format!("[{done}/{blobs}] {what} {digest} {size}"));
     }
 }
 

@@ -11,6 +11,7 @@ use super::args::{Destination, Platform, PlatformChoice, PullArguments};
 use super::failure::Failure;
 use super::format::{bytes, json_line};
 use super::progress::{self, Style};
+use super::say::{print, say};
 use super::within;
 
 /// The line that `--json` prints.
@@ -91,18 +92,22 @@ pub(crate) async fn run(arguments: PullArguments, config: ImageProxyConfig) -> R
     let pulling = within(proxy.deadline, pulling);
     let (pulled, shown) = tokio::join!(pulling, showing);
     let (pulled, protocol) = pulled.map_err(Failure::on("pull", &images.join(", ")))?;
-    shown?;
+    shown.map_err(Failure::after_all)?;
     warn(&pulled, wanted.as_ref());
 
     if let Some(version) = version {
         let version = version.await.map_err(anyhow::Error::from)?;
         let skopeo = version.ok().map(|version| version.to_string());
         let report = report(&pulled, started, protocol, skopeo);
-        println!("{}", json_line(&report).map_err(anyhow::Error::from)?);
-    } else if !quiet {
-        summarize(&pulled, started);
+        let line = json_line(&report).map_err(anyhow::Error::from)?;
+        print(format!("{line}\n")).await.map_err(Failure::after_all)
+    } else if quiet {
+        Ok(())
+    } else {
+        print(summary(&pulled, started))
+            .await
+            .map_err(Failure::after_all)
     }
-    Ok(())
 }
 
 /// Pull, and tell which protocol the proxies spoke.
@@ -146,18 +151,18 @@ fn warn(pulled: &Pulled, wanted: Option<&Platform>) {
         {
             let image = printable(content.reference());
             let found = printable(&found);
-            eprintln!(
+            say(format!(
                 "longshore: warning: {image} is for {found}, not for {wanted}: its source has no choice of platforms"
-            );
+            ));
         }
     }
     for layer in &pulled.foreign_layers {
         let (digest, urls) = (layer.digest(), layer.urls().iter().flatten());
         let urls: Vec<String> = urls.map(|url| printable(url)).collect();
-        eprintln!(
+        say(format!(
             "longshore: warning: foreign layer {digest} is left out, for it is not the registry's: {}",
             urls.join(", ")
-        );
+        ));
     }
 }
 
@@ -203,20 +208,25 @@ fn peak_rss() -> Option<u64> {
     Some(kibibytes * 1024)
 }
 
-fn summarize(pulled: &Pulled, started: Instant) {
+/// For people.
+fn summary(pulled: &Pulled, started: Instant) -> String {
+    let mut lines = Vec::new();
     for content in &pulled.images {
         let (image, digest) = (content.reference(), content.source_digest());
-        println!("{}: {}", printable(image), printable(digest));
+        lines.push(format!("{}: {}\n", printable(image), printable(digest)));
         let stored = content.manifest_descriptor().digest();
         if stored.as_ref() != digest {
-            println!("  stored as {stored}: its source has it in another form");
+            lines.push(format!(
+                "  stored as {stored}: its source has it in another form\n"
+            ));
         }
     }
-    println!(
-        "{} blobs fetched ({}), {} already there, {:.1} s",
+    lines.push(format!(
+        "{} blobs fetched ({}), {} already there, {:.1} s\n",
         pulled.fetched_blobs,
         bytes(pulled.fetched_bytes),
         pulled.reused_blobs,
         started.elapsed().as_secs_f64(),
-    );
+    ));
+    lines.concat()
 }

@@ -25,5 +25,6 @@ mod platforms;
 mod pull;
 mod real_image;
 mod signatures;
+mod streams;
 mod usage;
 mod words;

@@ -1,7 +1,9 @@
 //! One run of the command, from its arguments to what it leaves behind.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::Write;
+use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
@@ -77,6 +79,8 @@ impl Scratch {
             mark,
             folder,
             input: None,
+            stdout: None,
+            stderr: None,
         }
     }
 }
@@ -88,6 +92,8 @@ pub(crate) struct Longshore {
     mark: String,
     folder: PathBuf,
     input: Option<String>,
+    stdout: Option<OwnedFd>,
+    stderr: Option<OwnedFd>,
 }
 
 impl Longshore {
@@ -97,6 +103,23 @@ impl Longshore {
 
     pub(crate) fn args<'a>(mut self, args: impl IntoIterator<Item = &'a str>) -> Self {
         self.command.args(args);
+        self
+    }
+
+    pub(crate) fn arg_os(mut self, arg: &OsStr) -> Self {
+        self.command.arg(arg);
+        self
+    }
+
+    /// What it prints goes there; [`Run::stdout`] is then empty.
+    pub(crate) fn stdout_to(mut self, stdout: impl Into<OwnedFd>) -> Self {
+        self.stdout = Some(stdout.into());
+        self
+    }
+
+    /// What it says goes there; [`Run::stderr`] is then empty.
+    pub(crate) fn stderr_to(mut self, stderr: impl Into<OwnedFd>) -> Self {
+        self.stderr = Some(stderr.into());
         self
     }
 
@@ -164,10 +187,18 @@ impl Longshore {
             mark,
             folder,
             input,
+            stdout,
+            stderr,
         } = self;
         // Files: a pipe would have to be read while it runs.
         let file = |name: &str| File::create(folder.join(name)).unwrap();
         command.stdout(file("stdout")).stderr(file("stderr"));
+        if let Some(stdout) = stdout {
+            command.stdout(stdout);
+        }
+        if let Some(stderr) = stderr {
+            command.stderr(stderr);
+        }
         if input.is_some() {
             command.stdin(Stdio::piped());
         }
