@@ -178,6 +178,13 @@ pub(crate) fn register(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
 /// blob-info cache for root, in a mount namespace of its own. skopeo then keeps
 /// the cache in memory. Nothing else changes, and where it is not allowed (in
 /// most containers) nothing at all does.
+///
+/// What the host mounts and unmounts later is seen by the child, too (`MS_SLAVE`); otherwise the namespace
+/// would keep file systems busy that the host wants to unmount, and miss those that are mounted when they are
+/// first used.
+///
+/// The folder is made if it is not there, for there is nothing else that could be covered: as skopeo
+/// itself would make it, and empty.
 pub(crate) fn hide_system_cache(command: &mut Command) {
     const CACHE: &CStr = c"/var/lib/containers/cache";
     // As skopeo would make it (containers/image, `blobinfocache`).
@@ -197,7 +204,7 @@ pub(crate) fn hide_system_cache(command: &mut Command) {
                     none,
                     c"/".as_ptr(),
                     none,
-                    libc::MS_REC | libc::MS_PRIVATE,
+                    libc::MS_REC | libc::MS_SLAVE,
                     none.cast(),
                 ) == 0
             {

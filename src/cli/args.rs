@@ -184,6 +184,9 @@ pub(crate) struct ProxyArguments {
     /// Signature policy file
     #[arg(long, value_name = "FILE", group = "trust")]
     policy: Option<PathBuf>,
+    /// Demand a skopeo that checks the signature policy (1.13 or later), be it the system's
+    #[arg(long, conflicts_with = "insecure_policy")]
+    require_policy: bool,
     /// Accept images whatever the signature policy says
     #[arg(long, group = "trust")]
     insecure_policy: bool,
@@ -223,6 +226,7 @@ impl ProxyArguments {
             insecure_skip_tls_verification: (self.tls_verify == Some(false)).then_some(true),
             require_tls_verification: self.tls_verify == Some(true),
             policy: self.policy.clone(),
+            require_policy: self.require_policy,
             insecure_policy: self.insecure_policy,
             os: platform.os,
             architecture: platform.architecture,
@@ -246,10 +250,10 @@ impl ProxyArguments {
                 secret::line_from_stdin()?
             }
             (Some(given), _) => {
-                say(format!(
+                say(
                     "longshore: warning: --creds USER:PASS can be seen by every user of this machine; \
-                     use --creds - or --creds-file"
-                ));
+                     use --creds - or --creds-file",
+                );
                 given.clone().into()
             }
             (None, Some(file)) => secret::first_line_of(file)?,

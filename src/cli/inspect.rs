@@ -7,8 +7,8 @@ use serde_json::Value;
 use super::args::InspectArguments;
 use super::failure::Failure;
 use super::format::{bytes, json_line};
-use super::say::{print, say};
-use super::within;
+use super::say::print;
+use super::{warnings, within};
 
 /// As wide as the column of media types gets.
 const WIDEST_TYPE: usize = 60;
@@ -49,14 +49,7 @@ pub(crate) async fn run(
         .await
         .map_err(Failure::on("inspect", &image))?;
     let report = report(&image, &content);
-    if let (Some(wanted), Some(found)) = (platform, &report.platform)
-        && !wanted.is(found)
-    {
-        let (image, found) = (printable(&image), printable(found));
-        say(format!(
-            "longshore: warning: {image} is for {found}, not for {wanted}: its source has no choice of platforms"
-        ));
-    }
+    warnings::of_platform(&image, platform.as_ref(), report.platform.as_deref());
     let text = if json {
         let line = json_line(&report).map_err(anyhow::Error::from)?;
         format!("{line}\n")
@@ -67,8 +60,10 @@ pub(crate) async fn run(
 }
 
 async fn content(config: ImageProxyConfig, image: &str) -> longshore::Result<ImageContent> {
+    let restricts = config.restricts_images();
     let fetcher = Fetcher::new(config, FetchOptions::default().start_ahead(false)).await?;
     let opened = fetcher.open(image).await?;
+    warnings::of_policy(restricts, opened.proxy());
     fetcher.content(&opened).await
 }
 

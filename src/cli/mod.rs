@@ -10,6 +10,7 @@ mod pull;
 mod say;
 mod secret;
 mod signals;
+mod warnings;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -92,8 +93,9 @@ async fn run_and_report(command: Command, config: ImageProxyConfig) -> ExitCode 
 
 async fn run(command: Command, config: ImageProxyConfig) -> Result<(), Failure> {
     match command {
-        Command::Pull(arguments) => pull::run(arguments, config).await,
-        Command::Inspect(arguments) => inspect::run(arguments, config).await,
+        // Boxed, because they are large.
+        Command::Pull(arguments) => Box::pin(pull::run(arguments, config)).await,
+        Command::Inspect(arguments) => Box::pin(inspect::run(arguments, config)).await,
     }
 }
 

@@ -7,12 +7,12 @@ use longshore::oci_spec::image::Descriptor;
 use longshore::{Fetcher, Image, ImageContent, ImageProxyConfig, OciLayout, Pulled, printable};
 use serde::Serialize;
 
-use super::args::{Destination, Platform, PlatformChoice, PullArguments};
+use super::args::{Destination, PlatformChoice, PullArguments};
 use super::failure::Failure;
 use super::format::{bytes, json_line};
 use super::progress::{self, Style};
-use super::say::{print, say};
-use super::within;
+use super::say::print;
+use super::{warnings, within};
 
 /// The line that `--json` prints.
 #[derive(Debug, Serialize)]
@@ -81,19 +81,24 @@ pub(crate) async fn run(arguments: PullArguments, config: ImageProxyConfig) -> R
         return Err(Failure::usage(reason.into()));
     }
     // Asked while the pull runs, for it takes a process.
+    let restricts = config.restricts_images();
     let question = config.version_question();
     let version = json.then(|| tokio::task::spawn_blocking(move || question.ask()));
 
     // Boxed, because it is large.
     let pulling = Box::pin(async {
         let fetcher = Fetcher::new(config, options).await?.with_events(events);
-        pull(&fetcher, &images, all, destination).await
+        pull(&fetcher, &images, all, destination, restricts).await
     });
     let pulling = within(proxy.deadline, pulling);
     let (pulled, shown) = tokio::join!(pulling, showing);
     let (pulled, protocol) = pulled.map_err(Failure::on("pull", &images.join(", ")))?;
     shown.map_err(Failure::after_all)?;
-    warn(&pulled, wanted.as_ref());
+    for content in &pulled.images {
+        let found = content.platform();
+        warnings::of_platform(content.reference(), wanted.as_ref(), found.as_deref());
+    }
+    pulled.foreign_layers.iter().for_each(warnings::of_foreign);
 
     if let Some(version) = version {
         let version = version.await.map_err(anyhow::Error::from)?;
@@ -116,19 +121,24 @@ async fn pull(
     images: &[String],
     all_platforms: bool,
     destination: Destination,
+    restricts: bool,
 ) -> longshore::Result<(Pulled, String)> {
     let Destination { folder, tag } = destination;
     let version = |images: &[Image]| {
         let proxy = images.first().map(Image::proxy);
-        proxy.map_or_else(String::new, |proxy| proxy.protocol_version().to_string())
+        proxy.map_or_else(String::new, |proxy| {
+            warnings::of_policy(restricts, proxy);
+            proxy.protocol_version().to_string()
+        })
     };
     match images {
         [image] if all_platforms => {
             let layout = Arc::new(OciLayout::new(folder, tag));
             layout.check(&[image]).await?;
             let index = fetcher.open_index(image).await?;
+            let version = version(index.images());
             let pulled = fetcher.pull_index(&index, &layout).await?;
-            Ok((pulled, version(index.images())))
+            Ok((pulled, version))
         }
         images => {
             let layout = Arc::new(match images {
@@ -137,32 +147,10 @@ async fn pull(
             });
             layout.check(images).await?;
             let opened = fetcher.open_all(images).await?;
+            let version = version(&opened);
             let pulled = fetcher.pull_all(&opened, &layout).await?;
-            Ok((pulled, version(&opened)))
+            Ok((pulled, version))
         }
-    }
-}
-
-/// What is not as one might expect.
-fn warn(pulled: &Pulled, wanted: Option<&Platform>) {
-    for content in &pulled.images {
-        if let (Some(wanted), Some(found)) = (wanted, content.platform())
-            && !wanted.is(&found)
-        {
-            let image = printable(content.reference());
-            let found = printable(&found);
-            say(format!(
-                "longshore: warning: {image} is for {found}, not for {wanted}: its source has no choice of platforms"
-            ));
-        }
-    }
-    for layer in &pulled.foreign_layers {
-        let (digest, urls) = (layer.digest(), layer.urls().iter().flatten());
-        let urls: Vec<String> = urls.map(|url| printable(url)).collect();
-        say(format!(
-            "longshore: warning: foreign layer {digest} is left out, for it is not the registry's: {}",
-            urls.join(", ")
-        ));
     }
 }
 

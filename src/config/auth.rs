@@ -1,5 +1,6 @@
-//! Credentials, and how they reach the child: in a sealed memory file that
-//! only it has open. They never stand on a command line or in an environment.
+//! Credentials, and how they reach the child: in a sealed memory file that we leave open for it. What skopeo
+//! itself starts, such as a credential helper or gpg, inherits that file. Credentials never stand on a command
+//! line or in an environment.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -40,7 +41,8 @@ impl From<&str> for Secret {
 }
 
 /// The content of an auth file (`man containers-auth.json`), from memory or
-/// from an open file or pipe. The child gets it as a sealed memory file.
+/// from an open file or pipe. The child gets it as a sealed memory file, and what
+/// the child starts, such as a credential helper, inherits it.
 #[derive(Debug)]
 pub struct AuthData(AuthSource);
 

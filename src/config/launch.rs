@@ -2,8 +2,9 @@
 
 use std::ffi::OsString;
 use std::io::{self, Read as _};
-use std::os::fd::{AsFd as _, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::process::CommandExt as _;
+use std::path::Path;
 use std::process::{ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,6 +17,8 @@ use semver::Version;
 
 use super::ImageProxyConfig;
 use super::auth::sealed;
+use super::helpers;
+use super::once::path_of;
 use crate::error::{ConfigError, Error, Result};
 use crate::sys;
 
@@ -43,7 +46,8 @@ pub(crate) struct Template {
     global: Vec<OsString>,
     registry: Vec<OsString>,
     decryption_keys: Vec<String>,
-    auth_file: Option<Arc<OwnedFd>>,
+    /// Memory files that children keep open.
+    passed: Vec<Arc<OwnedFd>>,
     pass_stderr_on: bool,
     shutdown_timeout: Duration,
 }
@@ -67,24 +71,42 @@ impl ImageProxyConfig {
                 self.user_agent_prefix = None;
             }
         }
+        let mut passed = self.read_once()?;
+        self.check_helpers()?;
         let auth = match (self.auth_data.take(), &self.credentials) {
             (Some(data), _) => Some(data.read()?),
             (None, Some(credentials)) => Some(credentials.auth_file()?),
             (None, None) => None,
         };
-        let auth_file = auth
-            .map(|bytes| sealed(&bytes).map(Arc::new))
-            .transpose()
-            .map_err(Error::io("can't make a memory file for the credentials"))?;
+        if let Some(auth) = auth {
+            let file = sealed(&auth);
+            let file = file.map_err(Error::io("can't make a memory file for the credentials"))?;
+            self.authfile = Some(path_of(&file));
+            passed.push(Arc::new(file));
+        }
         Ok(Template {
             base: self.base_command(),
             global: self.global_arguments(),
-            registry: self.registry_arguments(auth_file.as_deref()),
+            registry: self.registry_arguments(),
             decryption_keys: self.decryption_keys.take().unwrap_or_default(),
-            auth_file,
+            passed,
             pass_stderr_on: self.debug,
             shutdown_timeout: self.connection.shutdown_timeout,
         })
+    }
+
+    /// Whether skopeo looks at the credentials that are given. A wrapper may have it see another
+    /// registries.conf than ours.
+    fn check_helpers(&self) -> Result<(), ConfigError> {
+        let given = [
+            ("authfile", self.authfile.is_some()),
+            ("auth_data", self.auth_data.is_some()),
+            ("credentials", self.credentials.is_some()),
+        ];
+        match given.iter().find(|(_, given)| *given) {
+            Some((option, _)) if self.skopeo_cmd.is_none() => helpers::check(self, option),
+            _ => Ok(()),
+        }
     }
 
     /// What can be started once, hooks and all. Blocks as
@@ -148,16 +170,12 @@ impl ImageProxyConfig {
     }
 
     /// Those about the source of images, which stand after it.
-    fn registry_arguments(&self, auth_file: Option<&OwnedFd>) -> Vec<OsString> {
+    fn registry_arguments(&self) -> Vec<OsString> {
         let mut arguments = Vec::new();
         if self.auth_anonymous {
             arguments.push("--no-creds".into());
         }
         if let Some(path) = &self.authfile {
-            arguments.extend(["--authfile".into(), path.into()]);
-        }
-        if let Some(file) = auth_file {
-            let path = format!("/proc/self/fd/{}", file.as_raw_fd());
             arguments.extend(["--authfile".into(), path.into()]);
         }
         if let Some(directory) = &self.certificate_directory {
@@ -193,11 +211,12 @@ impl Template {
     /// all skopeos share.
     pub(crate) fn launch(&self, private_cache: bool) -> Launch {
         let mut launch = self.launch_with(same_command(&self.base));
-        if private_cache && uses_system_cache() {
-            launch.hide_system_cache = true;
-        } else if private_cache {
-            // There it can't make its folder, and so keeps the cache in memory.
-            launch.command.env("XDG_DATA_HOME", "/dev/null");
+        match Cache::of(private_cache, uses_system_cache(), is_wrapper(&self.base)) {
+            Cache::Shared => {}
+            Cache::Hidden => launch.hide_system_cache = true,
+            Cache::Nowhere => {
+                launch.command.env("XDG_DATA_HOME", "/dev/null");
+            }
         }
         launch
     }
@@ -225,12 +244,39 @@ impl Template {
         Launch {
             program: command.get_program().to_string_lossy().into_owned(),
             command,
-            passed: self.auth_file.iter().cloned().collect(),
+            passed: self.passed.clone(),
             pass_stderr_on: self.pass_stderr_on,
             shutdown_timeout: self.shutdown_timeout,
             hide_system_cache: false,
         }
     }
+}
+
+/// How a skopeo is kept off the blob-info cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cache {
+    /// Not at all.
+    Shared,
+    /// The folder of root's is hidden from it.
+    Hidden,
+    /// It can't make the folder of a user's, and so keeps the cache in memory.
+    Nowhere,
+}
+
+impl Cache {
+    fn of(private: bool, system: bool, wrapper: bool) -> Self {
+        match (private, system, wrapper) {
+            (true, true, _) => Self::Hidden,
+            // A wrapper may keep data of its own there, as `podman unshare` does.
+            (true, false, false) => Self::Nowhere,
+            (true, false, true) | (false, ..) => Self::Shared,
+        }
+    }
+}
+
+/// Whether it is not skopeo that is started, but something that starts it.
+fn is_wrapper(command: &Command) -> bool {
+    Path::new(command.get_program()).file_name() != Some("skopeo".as_ref())
 }
 
 /// Whether skopeo takes us for root (containers/image, `blobinfocache`): then
@@ -495,6 +541,24 @@ mod tests {
                 ..
             }))
         ));
+    }
+
+    #[test]
+    fn a_wrapper_keeps_its_data_home() {
+        for (program, wrapper) in [
+            ("skopeo", false),
+            ("/usr/bin/skopeo", false),
+            ("podman", true),
+        ] {
+            assert_eq!(is_wrapper(&Command::new(program)), wrapper, "{program}");
+        }
+        assert_eq!(Cache::of(true, false, true), Cache::Shared);
+        assert_eq!(Cache::of(true, false, false), Cache::Nowhere);
+        for wrapper in [false, true] {
+            assert_eq!(Cache::of(true, true, wrapper), Cache::Hidden);
+            assert_eq!(Cache::of(false, true, wrapper), Cache::Shared);
+            assert_eq!(Cache::of(false, false, wrapper), Cache::Shared);
+        }
     }
 
     #[test]

@@ -2,10 +2,12 @@
 //! child's command line.
 //!
 //! A secret never goes there, nor into the environment: it is written to a
-//! sealed memory file that only the child has open.
+//! sealed memory file that the child, and what the child starts, have open.
 
 mod auth;
+mod helpers;
 mod launch;
+mod once;
 mod policy;
 mod shown;
 
@@ -17,6 +19,7 @@ pub use self::auth::{AuthData, Credentials};
 pub use self::launch::VersionQuestion;
 
 pub(crate) use self::launch::{Launch, Template};
+pub(crate) use self::policy::Policy;
 
 use crate::error::ConfigError;
 
@@ -174,7 +177,8 @@ macro_rules! setters {
 )]
 #[derive(Default)]
 pub struct ImageProxyConfig {
-    /// Auth file, as `skopeo --authfile`.
+    /// Auth file, as `skopeo --authfile`. One that can be read only once, such as a pipe, is read when the
+    /// first proxy is started, as [`auth_data`](Self#structfield.auth_data) is.
     pub authfile: Option<PathBuf>,
     /// The content of an auth file.
     pub auth_data: Option<AuthData>,
@@ -195,9 +199,13 @@ pub struct ImageProxyConfig {
     /// Demand HTTPS with a valid certificate, also where registries.conf says `insecure`.
     pub require_tls_verification: bool,
     /// Signature policy file, as `skopeo --policy`. A proxy older than protocol
-    /// 0.2.6 (skopeo 1.13) checks none, neither this, which is then an error, nor
-    /// the system's, which is passed over.
+    /// 0.2.6 (skopeo 1.13) checks none: neither this, which is then an error, nor
+    /// the system's, which is passed over with a warning in the log, unless
+    /// [`require_policy`](Self#structfield.require_policy) is set.
     pub policy: Option<PathBuf>,
+    /// Demand a proxy that checks the signature policy, be it the system's: one older than protocol 0.2.6
+    /// (skopeo 1.13) is an error.
+    pub require_policy: bool,
     /// Accept images whatever the signature policy says, as
     /// `skopeo --insecure-policy`.
     pub insecure_policy: bool,
@@ -253,6 +261,8 @@ impl ImageProxyConfig {
         require_tls_verification: bool => |value| value;
         /// Set [`policy`](Self#structfield.policy).
         policy: PathBuf => Some;
+        /// Set [`require_policy`](Self#structfield.require_policy).
+        require_policy: bool => |value| value;
         /// Set [`insecure_policy`](Self#structfield.insecure_policy).
         insecure_policy: bool => |value| value;
         /// Set [`registries_conf`](Self#structfield.registries_conf).
@@ -281,7 +291,7 @@ impl ImageProxyConfig {
 
     /// Options that exclude each other are refused before anything is started.
     pub(crate) fn validate(&self) -> Result<(), ConfigError> {
-        let exclusive: [&[(&'static str, bool)]; 4] = [
+        let exclusive: [&[(&'static str, bool)]; 5] = [
             &[
                 ("authfile", self.authfile.is_some()),
                 ("auth_data", self.auth_data.is_some()),
@@ -297,6 +307,10 @@ impl ImageProxyConfig {
             ],
             &[
                 ("policy", self.policy.is_some()),
+                ("insecure_policy", self.insecure_policy),
+            ],
+            &[
+                ("require_policy", self.require_policy),
                 ("insecure_policy", self.insecure_policy),
             ],
             &[

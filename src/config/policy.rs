@@ -1,7 +1,10 @@
 //! What the signature policy has skopeo do.
 
 use std::fs;
-use std::io::ErrorKind;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
 
 use super::ImageProxyConfig;
 
@@ -13,18 +16,115 @@ impl ImageProxyConfig {
     /// also for where it lies). Then skopeo has a temporary folder while it
     /// opens an image, and had better not be killed then.
     ///
-    /// Blocks: it reads the policy.
+    /// Blocks: it reads the policy. One that is no regular file can be read only once, and is taken to have
+    /// keys.
     #[must_use]
     pub fn may_ask_gpg(&self) -> bool {
-        let home = std::env::home_dir().map(|home| home.join(".config/containers/policy.json"));
-        let policy = match &self.policy {
-            Some(named) => fs::read_to_string(named),
-            None => home
-                .map_or(Err(ErrorKind::NotFound.into()), fs::read_to_string)
-                .or_else(|_| fs::read_to_string(SYSTEM)),
-        };
-        !self.insecure_policy && policy.is_ok_and(|policy| policy.contains("\"signedBy\""))
+        self.policy_in_force().may_ask_gpg()
     }
+
+    /// Whether the signature policy refuses, or may refuse, any image: whether there is one
+    /// (containers-policy.json(5), also for where it lies) that says more than `insecureAcceptAnything`.
+    /// Where it does, have a look at [`checks_policy`](crate::ImageProxy::checks_policy), or set
+    /// [`require_policy`](Self#structfield.require_policy).
+    ///
+    /// Blocks: it reads the policy. One that is no regular file can be read only once, and is taken to
+    /// refuse some.
+    #[must_use]
+    pub fn restricts_images(&self) -> bool {
+        self.policy_in_force().restricts_images()
+    }
+
+    pub(crate) fn policy_in_force(&self) -> Policy {
+        Policy {
+            demanded: self.policy.is_some() || self.require_policy,
+            named: self.policy.clone(),
+            insecure: self.insecure_policy,
+        }
+    }
+}
+
+/// The policy that a skopeo of some configuration goes by, if it checks one.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Policy {
+    /// A skopeo that checks none is not to be used.
+    pub(crate) demanded: bool,
+    named: Option<PathBuf>,
+    /// Anything is accepted.
+    insecure: bool,
+}
+
+impl Policy {
+    pub(crate) fn may_ask_gpg(&self) -> bool {
+        self.may(|policy| policy.contains("\"signedBy\""))
+    }
+
+    pub(crate) fn restricts_images(&self) -> bool {
+        self.may(restricts)
+    }
+
+    /// Whether it does that, or may: nobody knows what is in a policy that can't be read.
+    fn may(&self, does: impl Fn(&str) -> bool) -> bool {
+        if self.insecure {
+            return false;
+        }
+        let home = std::env::home_dir().map(|home| home.join(".config/containers/policy.json"));
+        let found = match (&self.named, home) {
+            (Some(named), _) => Found::at(named),
+            (None, Some(home)) => match Found::at(&home) {
+                Found::Nothing => Found::at(SYSTEM.as_ref()),
+                found => found,
+            },
+            (None, None) => Found::at(SYSTEM.as_ref()),
+        };
+        match found {
+            Found::Nothing => false,
+            Found::Unreadable => true,
+            Found::Policy(policy) => does(&policy),
+        }
+    }
+}
+
+/// What is where a policy may be.
+enum Found {
+    Nothing,
+    Unreadable,
+    Policy(String),
+}
+
+impl Found {
+    fn at(path: &Path) -> Self {
+        let is_file = fs::metadata(path).map(|found| found.is_file());
+        let read = match is_file {
+            Ok(true) => fs::read_to_string(path),
+            // What can be read only once is for skopeo.
+            Ok(false) => return Self::Unreadable,
+            Err(error) => Err(error),
+        };
+        match read {
+            Ok(policy) => Self::Policy(policy),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Self::Nothing,
+            Err(_) => Self::Unreadable,
+        }
+    }
+}
+
+/// Whether any requirement is another one than to accept anything.
+fn restricts(policy: &str) -> bool {
+    let Ok(policy) = serde_json::from_str::<Value>(policy) else {
+        // skopeo does not accept it either.
+        return true;
+    };
+    let scopes = policy["transports"].as_object().into_iter().flatten();
+    let scopes = scopes.flat_map(|(_, scopes)| scopes.as_object().into_iter().flatten());
+    let requirements = scopes.map(|(_, requirements)| requirements);
+    let accepts = |requirements: &Value| {
+        requirements.as_array().is_some_and(|list| {
+            let accepts = |one: &Value| one["type"] == "insecureAcceptAnything";
+            !list.is_empty() && list.iter().all(accepts)
+        })
+    };
+    !requirements.chain([&policy["default"]]).all(accepts)
 }
 
 #[cfg(test)]
@@ -41,7 +141,46 @@ mod tests {
         };
         let keys = r#"{"default": [{"type": "signedBy", "keyType": "GPGKeys"}]}"#;
         assert!(policy(keys).may_ask_gpg());
+        assert!(policy(keys).restricts_images());
         assert!(!policy(keys).insecure_policy(true).may_ask_gpg());
+        assert!(!policy(keys).insecure_policy(true).restricts_images());
         assert!(!policy(r#"{"default": [{"type": "reject"}]}"#).may_ask_gpg());
+        fs::remove_file(&path).expect("it is there");
+        let gone = ImageProxyConfig::default().policy(path.clone());
+        assert!(!gone.may_ask_gpg() && !gone.restricts_images());
+    }
+
+    #[test]
+    fn a_policy_that_can_be_read_only_once_is_left_alone() {
+        let pipe = ImageProxyConfig::default().policy("/dev/zero");
+        assert!(pipe.may_ask_gpg() && pipe.restricts_images());
+    }
+
+    #[test]
+    fn only_a_policy_that_accepts_anything_restricts_nothing() {
+        let accept = r#"[{"type": "insecureAcceptAnything"}]"#;
+        let reject = r#"[{"type": "reject"}]"#;
+        let table = [
+            (format!(r#"{{"default": {accept}}}"#), false),
+            (
+                format!(
+                    r#"{{"default": {accept}, "transports": {{"docker-daemon": {{"": {accept}}}}}}}"#
+                ),
+                false,
+            ),
+            (format!(r#"{{"default": {reject}}}"#), true),
+            (
+                format!(
+                    r#"{{"default": {accept}, "transports": {{"docker": {{"quay.io": {reject}}}}}}}"#
+                ),
+                true,
+            ),
+            (r#"{"default": []}"#.to_owned(), true),
+            ("{}".to_owned(), true),
+            ("{".to_owned(), true),
+        ];
+        for (policy, expected) in table {
+            assert_eq!(restricts(&policy), expected, "{policy}");
+        }
     }
 }

@@ -45,6 +45,7 @@ impl fmt::Debug for ImageProxyConfig {
             insecure_skip_tls_verification,
             require_tls_verification,
             policy,
+            require_policy,
             insecure_policy,
             registries_conf,
             registries_d,
@@ -72,6 +73,7 @@ impl fmt::Debug for ImageProxyConfig {
             )
             .field("require_tls_verification", require_tls_verification)
             .field("policy", policy)
+            .field("require_policy", require_policy)
             .field("insecure_policy", insecure_policy)
             .field("registries_conf", registries_conf)
             .field("registries_d", registries_d)

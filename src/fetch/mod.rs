@@ -97,10 +97,13 @@ use crate::proxy::{ImageProxy, OpenedImage};
 /// for its lock, so for `docker://` images they are kept off it, unless
 /// [`private_blob_info_cache`](FetchOptions::private_blob_info_cache) is turned
 /// off. For root, the child gets a mount namespace in which
-/// `/var/lib/containers/cache` is an empty read-only folder; where that is not
-/// allowed, it uses the shared one. For others, `XDG_DATA_HOME` is set to
+/// `/var/lib/containers/cache` is an empty read-only folder, which is made on the
+/// host if it is not there; where a namespace is not allowed, the child uses the
+/// shared one. For others, `XDG_DATA_HOME` is set to
 /// `/dev/null` in the child's environment; the credential helpers that skopeo
-/// runs inherit that, so turn it off if yours keep data there.
+/// runs inherit that, so turn it off if yours keep data there. Where
+/// [`skopeo_cmd`](ImageProxyConfig#structfield.skopeo_cmd) is another program than
+/// skopeo, `XDG_DATA_HOME` stays as it is.
 #[derive(Debug, Clone)]
 pub struct Fetcher {
     starter: Arc<Starter>,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::options::Transport;
-use crate::config::{ConnectionOptions, ImageProxyConfig, Launch, Template};
+use crate::config::{ConnectionOptions, ImageProxyConfig, Launch, Policy, Template};
 use crate::error::Result;
 use crate::proxy::{ImageProxy, output};
 
@@ -18,7 +18,7 @@ const FURTHER_SHUTDOWN_TIMEOUT: Duration = Duration::from_millis(100);
 pub(super) struct Starter {
     template: Arc<Template>,
     connection: ConnectionOptions,
-    has_policy: bool,
+    policy: Policy,
     may_ask_gpg: bool,
     private_cache: bool,
 }
@@ -27,13 +27,13 @@ impl Starter {
     /// Blocks, if the configuration has something to be read.
     pub(super) fn new(config: ImageProxyConfig, private_cache: bool) -> Result<Self> {
         let connection = config.connection.clone();
-        let has_policy = config.policy.is_some();
-        let may_ask_gpg = config.may_ask_gpg();
+        let policy = config.policy_in_force();
+        let may_ask_gpg = policy.may_ask_gpg();
         let template = Arc::new(config.into_template()?);
         Ok(Self {
             template,
             connection,
-            has_policy,
+            policy,
             may_ask_gpg,
             private_cache,
         })
@@ -65,7 +65,9 @@ impl Starter {
 
     /// Start a proxy for images of this kind.
     pub(super) async fn start(&self, transport: Transport<'_>) -> Result<ImageProxy> {
-        self.launch(transport, self.connection.clone()).await
+        let proxy = self.launch(transport, self.connection.clone()).await?;
+        proxy.warn_of_unchecked(self.policy.clone()).await;
+        Ok(proxy)
     }
 
     async fn launch(
@@ -83,6 +85,6 @@ impl Starter {
                 ..template.launch(private)
             })
         };
-        ImageProxy::launch(launch, connection, self.has_policy).await
+        ImageProxy::launch(launch, connection, self.policy.demanded).await
     }
 }

@@ -34,7 +34,7 @@ use self::child::Child;
 use self::image::ConnectionId;
 use self::message::{Granted, HeldPipe, INBOX_MESSAGES, Request, ask, fate_of};
 use self::transport::Transport;
-use crate::config::{ConnectionOptions, ImageProxyConfig, Launch};
+use crate::config::{ConnectionOptions, ImageProxyConfig, Launch, Policy};
 use crate::drain::verify::Verifier;
 use crate::error::{BlobError, Error, Result};
 use crate::protocol::{
@@ -96,8 +96,8 @@ impl ImageProxy {
     /// [`Error::Config`] before anything is started; [`Error::Spawn`];
     /// [`Error::ProxyExited`] if it ends at once, with what it said;
     /// [`Error::Incompatible`]; [`Error::CallTimeout`]; [`Error::Unsupported`]
-    /// if the options name a [`policy`](ImageProxyConfig::policy), which this
-    /// proxy does not check.
+    /// if the options name a [`policy`](ImageProxyConfig::policy), or
+    /// [demand](ImageProxyConfig::require_policy) one, and this proxy checks none.
     ///
     /// # Cancel safety
     ///
@@ -106,9 +106,11 @@ impl ImageProxy {
     pub async fn new_with_config(config: ImageProxyConfig) -> Result<Self> {
         config.validate()?;
         let options = config.connection.clone();
-        let has_policy = config.policy.is_some();
+        let policy = config.policy_in_force();
         let launch = move || config.into_launch();
-        Self::launch(launch, options, has_policy).await
+        let proxy = Self::launch(launch, options, policy.demanded).await?;
+        proxy.warn_of_unchecked(policy).await;
+        Ok(proxy)
     }
 
     /// Start a proxy from something that may block while it is prepared. A policy
@@ -116,7 +118,7 @@ impl ImageProxy {
     pub(crate) async fn launch(
         launch: impl FnOnce() -> Result<Launch> + Send + 'static,
         options: ConnectionOptions,
-        has_policy: bool,
+        demands_policy: bool,
     ) -> Result<Self> {
         let (ours, theirs) = socketpair(
             AddressFamily::Unix,
@@ -139,7 +141,7 @@ impl ImageProxy {
         };
         let proxy = Self::over(ours, Some(child), options).await?;
         let found = proxy.protocol_version();
-        if has_policy && *found < CHECKS_POLICY_SINCE {
+        if demands_policy && *found < CHECKS_POLICY_SINCE {
             return Err(Error::Unsupported {
                 method: "a signature policy",
                 required: CHECKS_POLICY_SINCE,
@@ -147,6 +149,28 @@ impl ImageProxy {
             });
         }
         Ok(proxy)
+    }
+
+    /// Whether this proxy checks the signature policy: from protocol 0.2.6 on (skopeo 1.13). An older one
+    /// accepts any image, whatever the system's policy says.
+    #[must_use]
+    pub fn checks_policy(&self) -> bool {
+        *self.protocol_version() >= CHECKS_POLICY_SINCE
+    }
+
+    /// A warning in the log, if this proxy does not check a policy that restricts anything.
+    pub(crate) async fn warn_of_unchecked(&self, policy: Policy) {
+        if self.checks_policy() {
+            return;
+        }
+        let asked = tokio::task::spawn_blocking(move || policy.restricts_images());
+        if asked.await.unwrap_or(true) {
+            let found = self.protocol_version();
+            tracing::warn!(
+                "the signature policy is not checked: that needs protocol {CHECKS_POLICY_SINCE} or later, this \
+                 proxy speaks {found}"
+            );
+        }
     }
 
     /// Speak to a proxy that somebody else started, over this `SOCK_SEQPACKET`

@@ -355,3 +355,85 @@ fn reading_a_password_can_be_interrupted() {
     let run = pull.end();
     assert_eq!(run.status.signal(), Some(Signal::SIGINT as i32), "{run}");
 }
+
+/// A pipe: what is read from it is gone. It is written once.
+fn pipe_with(scratch: &Scratch, name: &str, content: Vec<u8>) -> String {
+    let path = scratch.path(name);
+    nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let writer = path.clone();
+    // It waits for its reader.
+    std::thread::spawn(move || fs::write(writer, content));
+    path.to_str().unwrap().to_owned()
+}
+
+#[test]
+#[ignore = "needs skopeo, docker-registry"]
+fn an_auth_file_that_can_be_read_only_once_serves_all_proxies() {
+    let (registry, image) = locked_registry();
+    for skopeo in skopeos() {
+        let scratch = Scratch::new();
+        let file = scratch.path("auth.json");
+        write_auth_file(&file, &registry);
+        let content = fs::read(&file).unwrap();
+        let pull = |layout: &str| {
+            let pull = scratch.pull(&skopeo, &image, layout);
+            pull.args(["--proxies", "3", "--json"])
+        };
+        let pipe = pipe_with(&scratch, "pipe", content.clone());
+        let given = pull("oci:given").args(["--authfile", &pipe]);
+        let pipe = pipe_with(&scratch, "pipe-2", content);
+        let in_environment = pull("oci:in-environment").env("REGISTRY_AUTH_FILE", &pipe);
+        let script = r#"exec "$@" < auth.json"#;
+        let stdin = pull("oci:stdin").args(["--authfile", "/dev/stdin"]);
+        let stdin = stdin.under("sh", ["-c", script, "sh"]);
+        for run in [given, in_environment, stdin] {
+            let report = run.run().report();
+            assert_eq!(report["proxies"], 3, "{report}");
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs skopeo"]
+fn a_policy_that_can_be_read_only_once_serves_all_proxies() {
+    let (served, _) = Served::image("v1", &small_image(1));
+    let [_, newer @ ..] = skopeos();
+    for skopeo in newer {
+        let scratch = Scratch::new();
+        for (policy, code) in [("insecureAcceptAnything", 0), ("reject", 1)] {
+            let content = json!({ "default": [{ "type": policy }] }).to_string();
+            let pipe = pipe_with(&scratch, policy, content.into_bytes());
+            let pull = scratch.pull(&skopeo, &served.reference("v1"), "oci:image");
+            let run = pull.args(["--proxies", "3", "--policy", &pipe]).run();
+            assert_eq!(run.status.code(), Some(code), "{run}");
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs skopeo, docker-registry"]
+fn credentials_that_skopeo_would_not_look_at_are_refused_with_what_to_do() {
+    let (_registry, image) = locked_registry();
+    let scratch = Scratch::new();
+    let home = scratch.path("home-with-helpers");
+    let conf = home.join(".config/containers/registries.conf");
+    fs::create_dir_all(conf.parent().unwrap()).unwrap();
+    let pull = |helpers: &str| {
+        fs::write(&conf, format!("credential-helpers = {helpers}\n")).unwrap();
+        let pull = scratch.pull(&newest_skopeo(), &image, "oci:image");
+        let input = format!("{}\n", user_and_password());
+        let pull = pull.env("HOME", home.to_str().unwrap());
+        pull.args(["--creds", "-"]).input(&input).run()
+    };
+    let said = pull(r#"["secretservice"]"#).failed(2);
+    for words in [
+        "credentials: ",
+        conf.to_str().unwrap(),
+        "ask secretservice",
+        "containers-auth.json",
+    ] {
+        assert!(said.contains(words), "{words}: {said}");
+    }
+    pull(r#"["containers-auth.json", "secretservice"]"#).succeeded();
+    pull("[]").succeeded();
+}

@@ -9,7 +9,9 @@ use test_registry::image::write_index;
 use test_registry::server::Options;
 use test_support::process::{is_alive, kill_now};
 
-use crate::harness::{Scratch, Served, Skopeo, newest_skopeo, processes, skopeos, small_image};
+use crate::harness::{
+    Scratch, Served, Skopeo, newest_skopeo, processes, script, skopeos, small_image,
+};
 
 /// A program that ignores SIGCHLD has its children reaped by the kernel, and nobody learns how they ended.
 #[test]
@@ -129,4 +131,39 @@ fn children_of_the_program_before_are_left_alone() {
         .unwrap();
     assert!(is_alive(pid), "{run}");
     kill_now(pid);
+}
+
+/// What the host mounts and unmounts while a proxy of root's runs is no matter of the proxy's: its namespace
+/// follows the host's (`master:`, proc_pid_mountinfo(5)), and nothing of it gets out.
+#[test]
+#[ignore = "needs skopeo, root"]
+fn the_mount_namespace_of_a_proxy_follows_the_hosts() {
+    let (served, _) = Served::image("v1", &small_image(1));
+    let scratch = Scratch::new();
+    let real = newest_skopeo();
+    let seen = scratch.path("mounts");
+    let skopeo = script(
+        &scratch,
+        &format!(
+            "cat /proc/self/mountinfo > {}; exec {} \"$@\"",
+            seen.display(),
+            real.path.display()
+        ),
+    );
+    let pull = scratch.pull(&skopeo, &served.reference("v1"), "oci:image:v1");
+    let shared = ["--mount", "--propagation", "shared"];
+    pull.args(["--proxies", "1"])
+        .under("unshare", shared)
+        .run()
+        .succeeded();
+    let mounts = fs::read_to_string(seen).unwrap();
+    let mount_at = |place: &str| {
+        let mut lines = mounts.lines();
+        lines
+            .find(|line| line.split(' ').nth(4) == Some(place))
+            .unwrap_or_default()
+    };
+    assert!(mount_at("/").contains(" master:"), "{mounts}");
+    let cache = mount_at("/var/lib/containers/cache");
+    assert!(cache.contains(" - tmpfs none ro"), "{cache}");
 }

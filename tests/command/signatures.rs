@@ -190,6 +190,51 @@ fn a_policy_that_would_not_be_checked_is_an_error() {
     assert_eq!(served.registry.manifest_gets(), 0);
 }
 
+/// The policy of the user, who has one that refuses everything.
+fn with_own_policy(scratch: &Scratch, run: Longshore, policy: &str) -> Longshore {
+    let home = scratch.path("home-with-policy");
+    let folder = home.join(".config/containers");
+    fs::create_dir_all(&folder).unwrap();
+    fs::write(folder.join("policy.json"), policy).unwrap();
+    run.env("HOME", home.to_str().unwrap())
+}
+
+#[test]
+#[ignore = "needs skopeo"]
+fn a_policy_of_the_system_that_is_not_checked_is_told_at_each_pull() {
+    const REJECT: &str = r#"{"default": [{"type": "reject"}]}"#;
+    const ACCEPT: &str = r#"{"default": [{"type": "insecureAcceptAnything"}]}"#;
+    let (served, _) = Served::image("v1", &small_image(7));
+    let image = served.reference("v1");
+    let [oldest, ..] = skopeos();
+    let scratch = Scratch::new();
+    let warning = "longshore: warning: this skopeo does not check the signature policy";
+    for (policy, options, warned) in [
+        (REJECT, &[][..], true),
+        (REJECT, &["--insecure-policy"], false),
+        (ACCEPT, &[], false),
+    ] {
+        let pull = scratch.pull(&oldest, &image, "oci:image");
+        for run in [pull.arg("--quiet"), scratch.inspect(&oldest, &image)] {
+            let run = with_own_policy(&scratch, run, policy);
+            let run = run.args(options.iter().copied()).run();
+            assert_eq!(run.status.code(), Some(0), "{run}");
+            assert_eq!(run.stderr.contains(warning), warned, "{run}");
+        }
+    }
+    // Whoever asks for it gets an error instead; a skopeo that checks needs no warning.
+    for skopeo in skopeos() {
+        let pull = scratch.pull(&skopeo, &image, "oci:required");
+        let pull = with_own_policy(&scratch, pull, REJECT).arg("--require-policy");
+        let said = pull.run().failed(1);
+        let reason = match skopeo.protocol {
+            "0.2.3" => "a signature policy needs protocol 0.2.6 or later",
+            _ => "is rejected by policy",
+        };
+        assert!(said.contains(reason) && !said.contains("warning"), "{said}");
+    }
+}
+
 #[test]
 #[ignore = "needs skopeo, gpg"]
 fn a_signed_image_passes_also_with_many_proxies() {

@@ -1,0 +1,43 @@
+//! What is not as one might expect, and no failure.
+
+use longshore::oci_spec::image::Descriptor;
+use longshore::{ImageProxy, printable};
+
+use super::args::Platform;
+use super::say::say;
+
+fn warn(what: &str) {
+    say(format!("longshore: warning: {what}"));
+}
+
+/// The system's policy restricts images, and this proxy does not check it.
+pub(crate) fn of_policy(restricts_images: bool, proxy: &ImageProxy) {
+    if restricts_images && !proxy.checks_policy() {
+        warn(
+            "this skopeo does not check the signature policy, so that the image is accepted whatever the policy \
+             says: use skopeo 1.13 or later, or --require-policy to have this refused",
+        );
+    }
+}
+
+/// An image is for another platform than was asked for.
+pub(crate) fn of_platform(image: &str, wanted: Option<&Platform>, found: Option<&str>) {
+    if let (Some(wanted), Some(found)) = (wanted, found)
+        && !wanted.is(found)
+    {
+        let (image, found) = (printable(image), printable(found));
+        warn(&format!(
+            "{image} is for {found}, not for {wanted}: its source has no choice of platforms"
+        ));
+    }
+}
+
+/// A layer is left out.
+pub(crate) fn of_foreign(layer: &Descriptor) {
+    let (digest, urls) = (layer.digest(), layer.urls().iter().flatten());
+    let urls: Vec<String> = urls.map(|url| printable(url)).collect();
+    warn(&format!(
+        "foreign layer {digest} is left out, for it is not the registry's: {}",
+        urls.join(", ")
+    ));
+}

@@ -1,0 +1,147 @@
+//! Whether skopeo looks at the credentials that are given: `credential-helpers` of registries.conf can say
+//! that it does not.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::ImageProxyConfig;
+use crate::error::ConfigError;
+
+/// What stands for auth files in that list (containers-registries.conf(5)).
+const AUTH_FILES: &str = "containers-auth.json";
+
+const SYSTEM: &str = "/etc/containers/registries.conf";
+
+/// An error if auth files are not among what skopeo asks for credentials. `option` is how they were given.
+///
+/// Blocks: it reads registries.conf, and the files beside it.
+pub(super) fn check(config: &ImageProxyConfig, option: &'static str) -> Result<(), ConfigError> {
+    // The last one that says something counts.
+    let mut said = files(config).into_iter().filter_map(|path| {
+        let text = fs::read_to_string(&path).ok()?;
+        Some((helpers(&text)?, path))
+    });
+    match said.next_back() {
+        Some((helpers, path))
+            if !helpers.is_empty() && !helpers.iter().any(|one| one == AUTH_FILES) =>
+        {
+            Err(ConfigError::Invalid {
+                option,
+                reason: format!(
+                    "{} has skopeo ask {} for credentials, and look at no others: add \"{AUTH_FILES}\" to its \
+                     credential-helpers, or log in with the helper",
+                    path.display(),
+                    helpers.join(", ")
+                ),
+            })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Those that can say it, in the order in which they are read (containers-registries.conf.d(5)).
+fn files(config: &ImageProxyConfig) -> Vec<PathBuf> {
+    let users = std::env::home_dir().map(|home| home.join(".config/containers/registries.conf"));
+    let main = match (&config.registries_conf, &users) {
+        (Some(named), _) => named.clone(),
+        (None, Some(users)) if users.exists() => users.clone(),
+        (None, _) => SYSTEM.into(),
+    };
+    let with_folder = |conf: &Path| {
+        let mut folder = conf.as_os_str().to_owned();
+        folder.push(".d");
+        let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+        let mut files: Vec<_> = entries.map(|entry| entry.path()).collect();
+        files.retain(|path| {
+            path.extension()
+                .is_some_and(|extension| extension == "conf")
+        });
+        files.sort();
+        files
+    };
+    let mut files = vec![main];
+    files.extend(with_folder(SYSTEM.as_ref()));
+    files.extend(users.iter().flat_map(|users| with_folder(users)));
+    files
+}
+
+/// What `credential-helpers` lists in this TOML, if it is there.
+fn helpers(text: &str) -> Option<Vec<String>> {
+    let without_comments: String = text
+        .lines()
+        .map(|line| line.split('#').next().unwrap_or_default().trim())
+        // Only what stands before the first table is no part of one.
+        .take_while(|line| !line.starts_with('['))
+        .flat_map(|line| [line, "\n"])
+        .collect();
+    let list = without_comments.lines().position(|line| {
+        let rest = line.strip_prefix("credential-helpers");
+        rest.is_some_and(|rest| rest.trim_start().starts_with('='))
+    })?;
+    let from_there: Vec<&str> = without_comments.lines().skip(list).collect();
+    let from_there = from_there.join(" ");
+    let (_, list) = from_there.split_once('[')?;
+    let (list, _) = list.split_once(']')?;
+    let names = list
+        .split(',')
+        .map(|name| name.trim().trim_matches(['"', '\'']));
+    Some(
+        names
+            .filter(|name| !name.is_empty())
+            .map(str::to_owned)
+            .collect(),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_list_as_people_write_it() {
+        let table: [(&str, Option<&[&str]>); 8] = [
+            ("", None),
+            ("credential-helpers = []", Some(&[])),
+            ("credential-helpers = [\"a\"]", Some(&["a"])),
+            (
+                "x = 1\n credential-helpers=['a', \"b\"] # c",
+                Some(&["a", "b"]),
+            ),
+            (
+                "credential-helpers = [\n  \"a\", # one\n  \"b\",\n]\n",
+                Some(&["a", "b"]),
+            ),
+            ("# credential-helpers = [\"a\"]", None),
+            ("credential-helpers-too = [\"a\"]", None),
+            ("[[registry]]\ncredential-helpers = [\"a\"]", None),
+        ];
+        for (text, expected) in table {
+            let found = helpers(text);
+            let found = found
+                .as_ref()
+                .map(|found| found.iter().map(String::as_str).collect::<Vec<_>>());
+            assert_eq!(found.as_deref(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn credentials_that_nobody_would_look_at_are_an_error() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("registries.conf");
+        let check = |text: &str| {
+            fs::write(&path, text).expect("a file");
+            let config = ImageProxyConfig::default().registries_conf(path.clone());
+            check(&config, "credentials")
+        };
+        check("").expect("nothing is said");
+        check("credential-helpers = []").expect("the default");
+        check("credential-helpers = [\"a\", \"containers-auth.json\"]")
+            .expect("they are looked at");
+        let error = check("credential-helpers = [\"a\", \"b\"]").expect_err("they are not");
+        let said = error.to_string();
+        assert!(
+            said.contains("ask a, b for credentials") && said.contains("registries.conf"),
+            "{said}"
+        );
+    }
+}

@@ -1,0 +1,142 @@
+//! Files that can be read only once, such as pipes, or only by us, such as `/dev/stdin`: each proxy needs
+//! its own look at them, so they are read into a sealed memory file.
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use zeroize::Zeroizing;
+
+use super::ImageProxyConfig;
+use super::auth::sealed;
+use crate::error::{ConfigError, Error, Result};
+
+/// The largest file that is read so.
+const MAX_BYTES: usize = 1024 * 1024;
+
+/// The variable by which skopeo knows an auth file (skopeo(1)).
+const AUTH_FILE_VARIABLE: &str = "REGISTRY_AUTH_FILE";
+
+impl ImageProxyConfig {
+    /// Read such files, and put the memory files in their place, which children are to keep open.
+    ///
+    /// Blocks, until they end.
+    pub(super) fn read_once(&mut self) -> Result<Vec<Arc<OwnedFd>>> {
+        self.take_auth_file_of_environment();
+        let files = [
+            ("authfile", &mut self.authfile),
+            ("policy", &mut self.policy),
+            ("registries_conf", &mut self.registries_conf),
+        ];
+        let mut passed = Vec::new();
+        for (option, path) in files {
+            if let Some(path) = path
+                && is_read_once(path)
+            {
+                let content = read(path, option)?;
+                let file = sealed(&content).map_err(Error::io("can't make a memory file"))?;
+                *path = path_of(&file);
+                passed.push(Arc::new(file));
+            }
+        }
+        Ok(passed)
+    }
+
+    /// If the environment names such an auth file, and nothing else says what to use, it is ours.
+    fn take_auth_file_of_environment(&mut self) {
+        let given = self.authfile.is_some()
+            || self.auth_data.is_some()
+            || self.credentials.is_some()
+            || self.auth_anonymous;
+        let mut environment = self
+            .skopeo_cmd
+            .iter()
+            .flat_map(|command| command.get_envs());
+        let another = environment.any(|(name, _)| name == AUTH_FILE_VARIABLE);
+        if !given
+            && !another
+            && let Some(path) = std::env::var_os(AUTH_FILE_VARIABLE).map(PathBuf::from)
+            && is_read_once(&path)
+        {
+            self.authfile = Some(path);
+        }
+    }
+}
+
+/// How a child finds a file that it keeps open.
+pub(super) fn path_of(file: &OwnedFd) -> PathBuf {
+    format!("/proc/self/fd/{}", file.as_raw_fd()).into()
+}
+
+/// A name of one of our descriptors means another file in each process. What is not there is for skopeo to
+/// tell.
+fn is_read_once(path: &Path) -> bool {
+    let ours = ["/dev/fd", "/dev/stdin", "/proc/self", "/proc/thread-self"];
+    let is_ours = ours.iter().any(|ours| path.starts_with(ours));
+    is_ours || fs::metadata(path).is_ok_and(|found| !found.is_file() && !found.is_dir())
+}
+
+fn read(path: &Path, option: &'static str) -> Result<Zeroizing<Vec<u8>>> {
+    // Room for all of it: a vector that grows leaves copies behind.
+    let mut content = Zeroizing::new(Vec::with_capacity(MAX_BYTES + 1));
+    let read = File::open(path).and_then(|file| {
+        let mut file = file.take(MAX_BYTES as u64 + 1);
+        file.read_to_end(&mut content)
+    });
+    read.map_err(Error::io(format!("can't read {}", path.display())))?;
+    if content.len() > MAX_BYTES {
+        return Err(Error::from(ConfigError::Invalid {
+            option,
+            reason: format!("{} has more than {MAX_BYTES} bytes", path.display()),
+        }));
+    }
+    Ok(content)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Write, pipe};
+
+    #[test]
+    fn a_pipe_is_read_once_and_every_child_can_read_it() {
+        let (reader, mut writer) = pipe().expect("a pipe");
+        writer.write_all(b"{}").expect("room");
+        drop(writer);
+        let path = format!("/proc/self/fd/{}", reader.as_raw_fd());
+        let mut config = ImageProxyConfig::default().authfile(path);
+        let passed = config.read_once().expect("it can be read");
+        drop(reader);
+        assert_eq!(passed.len(), 1);
+        let path = config.authfile.expect("still given");
+        for _ in 0..2 {
+            assert_eq!(fs::read_to_string(&path).expect("a file"), "{}");
+        }
+    }
+
+    #[test]
+    fn what_has_no_end_is_refused() {
+        let mut config = ImageProxyConfig::default().policy("/dev/zero");
+        let error = config.read_once().expect_err("too large");
+        assert!(
+            error
+                .to_string()
+                .contains("policy: /dev/zero has more than"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn regular_files_and_what_is_not_there_are_left_to_skopeo() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("auth.json");
+        fs::write(&file, "{}").expect("a file");
+        for path in [file, folder.path().join("none"), folder.path().into()] {
+            let mut config = ImageProxyConfig::default().authfile(path.clone());
+            assert!(config.read_once().expect("nothing to read").is_empty());
+            assert_eq!(config.authfile, Some(path));
+        }
+    }
+}
