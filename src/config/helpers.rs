@@ -16,12 +16,7 @@ const SYSTEM: &str = "/etc/containers/registries.conf";
 ///
 /// Blocks: it reads registries.conf, and the files beside it.
 pub(super) fn check(config: &ImageProxyConfig, option: &'static str) -> Result<(), ConfigError> {
-    // The last one that says something counts.
-    let mut said = files(config).into_iter().filter_map(|path| {
-        let text = fs::read_to_string(&path).ok()?;
-        Some((helpers(&text)?, path))
-    });
-    match said.next_back() {
+    match said(config) {
         Some((helpers, path))
             if !helpers.is_empty() && !helpers.iter().any(|one| one == AUTH_FILES) =>
         {
@@ -37,6 +32,22 @@ pub(super) fn check(config: &ImageProxyConfig, option: &'static str) -> Result<(
         }
         _ => Ok(()),
     }
+}
+
+/// Whether skopeo asks programs for credentials.
+///
+/// Blocks as [`check`].
+pub(super) fn asks_programs(config: &ImageProxyConfig) -> bool {
+    said(config).is_some_and(|(helpers, _)| helpers.iter().any(|one| one != AUTH_FILES))
+}
+
+/// The list, and where it is. The last one that there is counts.
+fn said(config: &ImageProxyConfig) -> Option<(Vec<String>, PathBuf)> {
+    let mut said = files(config).into_iter().filter_map(|path| {
+        let text = fs::read_to_string(&path).ok()?;
+        Some((helpers(&text)?, path))
+    });
+    said.next_back()
 }
 
 /// Those that can say it, in the order in which they are read (containers-registries.conf.d(5)).

@@ -18,6 +18,7 @@ use semver::Version;
 use super::ImageProxyConfig;
 use super::auth::sealed;
 use super::helpers;
+use super::logins::Logins;
 use super::once::path_of;
 use crate::error::{ConfigError, Error, Result};
 use crate::sys;
@@ -48,6 +49,7 @@ pub(crate) struct Template {
     decryption_keys: Vec<String>,
     /// Memory files that children keep open.
     passed: Vec<Arc<OwnedFd>>,
+    pub(crate) logins: Logins,
     pass_stderr_on: bool,
     shutdown_timeout: Duration,
 }
@@ -84,12 +86,14 @@ impl ImageProxyConfig {
             self.authfile = Some(path_of(&file));
             passed.push(Arc::new(file));
         }
+        let logins = Logins::of(&self);
         Ok(Template {
             base: self.base_command(),
             global: self.global_arguments(),
             registry: self.registry_arguments(),
             decryption_keys: self.decryption_keys.take().unwrap_or_default(),
             passed,
+            logins,
             pass_stderr_on: self.debug,
             shutdown_timeout: self.connection.shutdown_timeout,
         })
@@ -275,7 +279,7 @@ impl Cache {
 }
 
 /// Whether it is not skopeo that is started, but something that starts it.
-fn is_wrapper(command: &Command) -> bool {
+pub(super) fn is_wrapper(command: &Command) -> bool {
     Path::new(command.get_program()).file_name() != Some("skopeo".as_ref())
 }
 

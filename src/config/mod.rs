@@ -7,6 +7,7 @@
 mod auth;
 mod helpers;
 mod launch;
+mod logins;
 mod once;
 mod policy;
 mod shown;

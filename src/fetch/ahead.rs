@@ -5,12 +5,13 @@
 //! what further proxies help against. So each time the processors together have
 //! waited as long as a proxy costs, one more is started, and opens the image,
 //! too: what is spent on them is never more than what was waited. A registry that
-//! answers at once brings none, or one.
+//! answers at once brings none, or one. Until the first one has opened it, only few
+//! others try.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -30,9 +31,10 @@ pub(super) struct Spare {
 }
 
 impl Spare {
-    fn start(starter: Arc<Starter>, reference: String) -> Self {
+    /// It opens the image at once, or when it is told that somebody else could.
+    fn start(starter: Arc<Starter>, reference: String, proved: Option<Proved>) -> Self {
         let mut opening = JoinSet::new();
-        opening.spawn(open(starter, reference));
+        opening.spawn(open(starter, reference, proved));
         Self {
             opening,
             opened: None,
@@ -110,7 +112,16 @@ impl Spares {
     }
 }
 
-/// Do `opening`, and start up to that many spares while it takes time.
+/// How many open an image at a registry before one of them could: if the registry has trouble, or the image is
+/// not there, each of them asks in vain.
+const MOST_UNPROVED: usize = 6;
+
+/// Whether somebody has opened the image. Its end says that nobody could.
+type Proved = watch::Receiver<bool>;
+
+/// Do `opening`, and start up to that many spares while it takes time. The first few of them open the image at
+/// once; but where a login may be needed that is not known to be right, only `opening` does, for a registry may
+/// lock an account after a few wrong passwords.
 pub(super) async fn while_opening<T>(
     opening: impl Future<Output = Result<T>>,
     starter: &Arc<Starter>,
@@ -118,13 +129,20 @@ pub(super) async fn while_opening<T>(
     most: usize,
 ) -> Result<(T, Spares)> {
     let (spare, spares) = async_channel::unbounded();
+    let (prove, proved) = watch::channel(false);
     let starting = async {
+        let at_once = if starter.may_need_unproved_login(reference).await {
+            0
+        } else {
+            MOST_UNPROVED - 1
+        };
         let mut pace = Pace::from_now();
-        for _ in 0..most {
+        for number in 0..most {
             // The one before was started just now.
             pace.started();
             pace.due().await;
-            let next = Spare::start(Arc::clone(starter), reference.to_owned());
+            let waits = (number >= at_once).then(|| proved.clone());
+            let next = Spare::start(Arc::clone(starter), reference.to_owned(), waits);
             // It has no bound, and its other end is below.
             let _ = spare.try_send(next);
         }
@@ -132,15 +150,24 @@ pub(super) async fn while_opening<T>(
     };
     tokio::select! {
         biased;
-        opened = opening => Ok((opened?, Spares(spares))),
+        opened = opening => {
+            let opened = opened?;
+            starter.proved(reference);
+            prove.send_replace(true);
+            Ok((opened, Spares(spares)))
+        }
         never = starting => never,
     }
 }
 
-async fn open(starter: Arc<Starter>, reference: String) -> Result<Opened> {
+async fn open(starter: Arc<Starter>, reference: String, proved: Option<Proved>) -> Result<Opened> {
     let begun = Instant::now();
     let proxy = starter.start_further(Transport::of(&reference)).await?;
     let starting = begun.elapsed();
+    if let Some(mut proved) = proved {
+        let proved = proved.wait_for(|proved| *proved).await;
+        proved.map_err(|_| Error::Closed)?;
+    }
     let image = proxy.open_image(&reference).await?;
     Ok(Opened {
         proxy,

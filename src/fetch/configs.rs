@@ -146,8 +146,8 @@ impl Fetcher {
         sink: &impl Sink,
     ) -> Result<ImageContent> {
         let manifest = &image.same.manifest;
-        self.retrying(|| async move {
-            let reference = image.reference();
+        let reference = image.reference();
+        self.retrying(reference, || async move {
             // Boxed, here and below, so that pulls are no larger than they must be.
             let resolving = content::resolve(proxy, opened, reference, manifest, sink);
             match Box::pin(resolving).await {

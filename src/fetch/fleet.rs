@@ -79,6 +79,23 @@ impl Fleet {
         self.0.values().filter(|unit| !unit.retired)
     }
 
+    /// Whether this one can ask for a blob.
+    pub(super) fn is_ready(&self, number: usize) -> bool {
+        self.working()
+            .any(|unit| unit.number == number && unit.ready)
+    }
+
+    /// The oldest of those that can.
+    pub(super) fn first_ready(&self) -> Option<usize> {
+        let ready = self.working().filter(|unit| unit.ready);
+        ready.map(|unit| unit.number).min()
+    }
+
+    /// Whether any is being started.
+    pub(super) fn is_starting(&self) -> bool {
+        self.working().any(|unit| !unit.ready)
+    }
+
     /// How many there are that are not retired.
     pub(super) fn at_work(&self) -> usize {
         self.working().count()

@@ -103,7 +103,7 @@ impl Fetcher {
     /// Dropped early, whatever was started is ended.
     pub async fn open_index(&self, reference: &str) -> Result<Index> {
         let ending = self.events.ending();
-        let raw = self.retrying(|| self.inspect(reference)).await?;
+        let raw = self.retrying(reference, || self.inspect(reference)).await?;
         let entries = document::index(&raw)?;
         let mut documents = Documents::within(self.options.max_documents_bytes);
         documents.add(raw.len() as u64)?;

@@ -17,6 +17,7 @@ mod index;
 mod ledger;
 mod options;
 mod ordered;
+mod outage;
 mod pace;
 mod pull;
 mod rate;
@@ -29,6 +30,7 @@ mod unit;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
@@ -175,7 +177,8 @@ impl Fetcher {
     #[instrument(level = "debug", skip(self))]
     pub async fn open(&self, reference: &str) -> Result<Image> {
         let ending = self.events.ending();
-        let opening = || async move {
+        let first = AtomicBool::new(true);
+        let opening = || async {
             let begun = Instant::now();
             let proxy = self.starter.start(Transport::of(reference)).await?;
             let starting = begun.elapsed();
@@ -183,10 +186,16 @@ impl Fetcher {
             // The one that opens it is not started yet.
             let room = Room::now().proxies - 1;
             let most = self.options.ahead(Transport::of(reference)).min(room);
+            // What has failed once is tried by one alone.
+            let most = if first.swap(false, Ordering::Relaxed) {
+                most
+            } else {
+                0
+            };
             let (image, spares) = while_opening(opening, &self.starter, reference, most).await?;
             Ok(Image { spares, ..image })
         };
-        let image = self.retrying(opening).await?;
+        let image = self.retrying(reference, opening).await?;
         self.opened(&image, 0);
         ending.keep();
         Ok(image)
@@ -222,7 +231,7 @@ impl Fetcher {
                 Some(first) => {
                     let (proxy, starting) = (&first.proxy, first.starting);
                     let image = self
-                        .retrying(|| open_in(proxy.clone(), reference, starting))
+                        .retrying(reference, || open_in(proxy.clone(), reference, starting))
                         .await?;
                     self.opened(&image, number);
                     image
@@ -273,35 +282,44 @@ impl Fetcher {
         }
     }
 
-    /// Try something, and again as the policy says, until its deadline, or until
+    /// Try something about this image, and again as the policy says, until its deadline, or until
     /// it is cancelled.
     ///
     /// It takes no `AsyncFn`: nobody can say that the futures of one are [`Send`].
-    async fn retrying<T, Fut>(&self, attempt: impl Fn() -> Fut + Send) -> Result<T>
+    async fn retrying<T, Fut>(&self, reference: &str, attempt: impl Fn() -> Fut + Send) -> Result<T>
     where
         T: Send,
         Fut: Future<Output = Result<T>> + Send,
     {
         tokio::select! {
-            done = self.retrying_on(attempt) => done,
+            done = self.retrying_on(reference, attempt) => done,
             () = passed(self.options.retry.ends()) => Err(Error::DeadlineExceeded),
             () = self.cancelled.cancelled() => Err(Error::Cancelled),
         }
     }
 
-    async fn retrying_on<T, Fut>(&self, attempt: impl Fn() -> Fut + Send) -> Result<T>
+    async fn retrying_on<T, Fut>(
+        &self,
+        reference: &str,
+        attempt: impl Fn() -> Fut + Send,
+    ) -> Result<T>
     where
         T: Send,
         Fut: Future<Output = Result<T>> + Send,
     {
+        let source = Transport::of(reference);
         let mut failed = 0;
         loop {
             let error = match attempt().await {
                 Ok(done) => return Ok(done),
                 Err(error) => error,
             };
+            if retry::is_throttled(&error) {
+                return Err(error);
+            }
             failed += 1;
-            let Some(wait) = self.options.retry.next_try(&error, failed, fastrand::f64()) else {
+            let random = fastrand::f64();
+            let Some(wait) = self.options.retry.next_try(&error, source, failed, random) else {
                 return Err(error);
             };
             tracing::debug!(error = run::chain(&error), ?wait, "will try again");

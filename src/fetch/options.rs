@@ -25,6 +25,9 @@ const DEFAULT_MAX_DOCUMENTS_BYTES: u64 = 64 << 20;
 
 const DOCKER_HUB: &str = "docker.io";
 
+/// Other names of it: that of its API, which old references have, and that of the server itself.
+const ALSO_DOCKER_HUB: [&str; 2] = ["index.docker.io", "registry-1.docker.io"];
+
 /// The most proxies for Docker Hub: each reads the manifest once, and it
 /// counts manifest reads against a quota.
 const PROXIES_FOR_DOCKER_HUB: NonZeroUsize = NonZeroUsize::new(2).expect("not zero");
@@ -286,6 +289,7 @@ impl<'a> Transport<'a> {
 /// distribution's reference grammar); a short name is taken for docker.io's.
 fn host_of(name: &str) -> &str {
     match name.split_once('/') {
+        Some((first, _)) if ALSO_DOCKER_HUB.contains(&first) => DOCKER_HUB,
         Some((first, _)) if first.contains(['.', ':']) || first == "localhost" => first,
         _ => DOCKER_HUB,
     }
@@ -342,6 +346,9 @@ mod tests {
             (&auto, "docker://localhost/a", (1, 16)),
             (&auto, "docker://debian", (1, 2)),
             (&auto, "docker://docker.io/a/b", (1, 2)),
+            (&auto, "docker://index.docker.io/a/b", (1, 2)),
+            (&auto, "docker://registry-1.docker.io/a/b", (1, 2)),
+            (&auto, "docker://not-registry-1.docker.io/a/b", (1, 16)),
             (&capped, "docker://docker.io/a/b", (1, 4)),
             (&fixed, "docker://docker.io/a/b", (64, 64)),
             (&range, "docker://quay.io/a/b", (1, 32)),

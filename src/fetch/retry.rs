@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
+use super::options::Transport;
 use crate::error::{BlobError, Error};
 use crate::protocol::{Refusal, RefusalCode};
 use crate::time::moment_after;
@@ -15,7 +16,12 @@ use crate::time::moment_after;
 /// a gateway's error page, a cache's half of a blob), a proxy that died, and a refusal that is not final. skopeo classes refusals
 /// narrowly ([`RefusalCode`]), so those it calls `other`, and all of an old one,
 /// are judged by their words: refusals that a repetition can't change (not
-/// found, not allowed, certificates) are final, all others may pass.
+/// found, not allowed, certificates, settings on this side) are final, all others may pass. Those of an image that is not at a registry are all final.
+///
+/// A registry that refuses a blob in a way that may pass (429, 5xx, a refused connection) is left alone for a
+/// while by all that fetch from it; then one asks again. If that was in vain as often as there are
+/// retries, with no answer between, the fetch fails, however many blobs are left. A registry that answers an
+/// opening with 429 is not asked again: skopeo has by then waited, and asked it five times.
 ///
 /// A try never goes on where another broke off: its bytes come from the start,
 /// through a fresh reader.
@@ -75,19 +81,29 @@ impl RetryPolicy {
         self
     }
 
-    /// After `failed` tries, the last of which failed with `error`: how long to
-    /// wait before the next, or `None` to give up. `random`, from 0 to 1, keeps
+    /// After `failed` tries of something from that source, the last of which failed with `error`: how long
+    /// to wait before the next, or `None` to give up. `random`, from 0 to 1, keeps
     /// many clients from coming back at the same moment.
-    pub(super) fn next_try(&self, error: &Error, failed: u32, random: f64) -> Option<Duration> {
-        if failed > self.retries || !may_pass(error) {
+    pub(super) fn next_try(
+        &self,
+        error: &Error,
+        source: Transport<'_>,
+        failed: u32,
+        random: f64,
+    ) -> Option<Duration> {
+        if failed > self.retries || !may_pass(error, source) {
             return None;
         }
         if is_the_proxys(error) {
             return Some(Duration::ZERO);
         }
-        // Between half and all of it.
+        Some(self.jittered(failed, random))
+    }
+
+    /// The wait after that many failures: between half of the longest and all of it.
+    pub(super) fn jittered(&self, failed: u32, random: f64) -> Duration {
         let half = self.backoff(failed) / 2;
-        Some(half + half.mul_f64(random.clamp(0.0, 1.0)))
+        half + half.mul_f64(random.clamp(0.0, 1.0))
     }
 
     /// When something that starts now must have ended.
@@ -113,20 +129,31 @@ pub(super) async fn passed(deadline: Option<Instant>) {
 }
 
 /// Whether the same, tried again, may work.
-pub(super) fn may_pass(error: &Error) -> bool {
+pub(super) fn may_pass(error: &Error, source: Transport<'_>) -> bool {
     match error {
         Error::Refused { refusal, .. }
         | Error::Blob {
             source: BlobError::Refused(refusal),
             ..
-        } => refusal_may_pass(refusal),
+        } => refusal_may_pass(refusal, source),
         Error::Blob {
-            source: BlobError::Connection(source),
+            source: BlobError::Connection(error),
             ..
-        } => may_pass(source),
+        } => may_pass(error, source),
         Error::Protocol(_) => true,
         error => error.is_retryable(),
     }
+}
+
+/// The registry wants to be asked less often. skopeo itself has waited and asked again by then, five times.
+pub(super) fn is_throttled(error: &Error) -> bool {
+    let Error::Refused { refusal, .. } = error else {
+        return false;
+    };
+    let said = refusal.message.to_lowercase();
+    ["toomanyrequests", "too many requests"]
+        .iter()
+        .any(|words| said.contains(words))
 }
 
 /// The proxy lost it, or the way to it; the registry did not refuse it.
@@ -145,7 +172,7 @@ pub(super) fn is_the_proxys(error: &Error) -> bool {
 
 /// Words of refusals that a repetition can't change, from skopeo 1.9 to 1.22
 /// and from the error codes of the OCI distribution specification.
-const FINAL: [&str; 22] = [
+const FINAL: [&str; 31] = [
     "blob unknown",
     "manifest unknown",
     "name unknown",
@@ -168,14 +195,28 @@ const FINAL: [&str; 22] = [
     "nvalid GPG signature",
     "signature verification failed",
     "rejected by policy",
+    // What is wrong on this side.
+    "invalid policy in",
+    "getting username and password",
+    "loading registries configuration",
+    "is blocked in",
+    "invalid reference format",
+    "invalid port",
+    "no image found in",
+    "missing key",
+    "missing certificate",
 ];
 
 /// The same as status codes.
 const FINAL_CODES: [&str; 3] = ["401", "403", "404"];
 
-fn refusal_may_pass(refusal: &Refusal) -> bool {
+fn refusal_may_pass(refusal: &Refusal, source: Transport<'_>) -> bool {
     if refusal.code == Some(RefusalCode::Retryable) {
         return true;
+    }
+    // A folder or an archive is what it is.
+    if !matches!(source, Transport::Registry { .. }) {
+        return false;
     }
     // An image can be called anything, so a path says nothing; and a port or a
     // digest can hold any number, so a code is a whole word.
@@ -195,6 +236,8 @@ fn refusal_may_pass(refusal: &Refusal) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const REGISTRY: Transport<'_> = Transport::Registry { host: "a.b" };
 
     fn refused(code: Option<RefusalCode>, message: &str) -> Error {
         let refusal = Refusal {
@@ -266,16 +309,68 @@ mod tests {
         ];
         for (message, expected) in table {
             assert_eq!(
-                may_pass(&refused(Some(RefusalCode::Other), &message)),
+                may_pass(&refused(Some(RefusalCode::Other), &message), REGISTRY),
                 expected,
                 "{message}"
             );
-            assert_eq!(may_pass(&refused(None, &message)), expected, "{message}");
+            assert_eq!(
+                may_pass(&refused(None, &message), REGISTRY),
+                expected,
+                "{message}"
+            );
         }
-        assert!(may_pass(&refused(
-            Some(RefusalCode::Retryable),
-            "404 in a funny place"
-        )));
+        let retryable = refused(Some(RefusalCode::Retryable), "404 in a funny place");
+        assert!(may_pass(&retryable, REGISTRY));
+    }
+
+    #[test]
+    fn what_refuses_an_image_that_is_at_no_registry_does_not_pass() {
+        let refused = |code| refused(code, "no descriptor found for reference \"a\"");
+        for source in [Transport::Local, Transport::Archive, Transport::Storage] {
+            assert!(!may_pass(&refused(Some(RefusalCode::Other)), source));
+            assert!(!may_pass(&refused(None), source));
+            assert!(may_pass(&refused(Some(RefusalCode::Retryable)), source));
+            assert!(may_pass(&Error::Disconnected, source));
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_on_this_side_does_not_pass() {
+        let said = [
+            "invalid policy in \"/a/policy.json\": unexpected end of JSON input",
+            "getting username and password: illegal base64 data at input byte 0",
+            "getting username and password: error getting credentials - err: exit status 1, out: ``",
+            "loading registries configuration: loading registries configuration \"/a\": toml: line 1: \
+                 unexpected EOF",
+            "registry a.b:5 is blocked in /etc/containers/registries.conf",
+            "invalid reference format: repository name must be lowercase",
+            "dial tcp: address 99999: invalid port",
+            "choosing image instance: no image found in image index for architecture \"mips\"",
+            "missing key a.key for client certificate a.cert. Note that CA certificates should use the \
+                 extension .crt",
+        ];
+        for message in said {
+            assert!(
+                !may_pass(&refused(Some(RefusalCode::Other), message), REGISTRY),
+                "{message}"
+            );
+        }
+    }
+
+    #[test]
+    fn throttling_by_the_words_of_skopeos() {
+        for (message, expected) in [
+            ("reading manifest v1 in a/b: toomanyrequests: wait", true),
+            ("initializing source: too many requests to registry", true),
+            (
+                "Invalid status code returned when fetching blob 429 (Too Many Requests)",
+                true,
+            ),
+            ("unexpected EOF", false),
+        ] {
+            assert_eq!(is_throttled(&refused(None, message)), expected, "{message}");
+        }
+        assert!(!is_throttled(&Error::Disconnected));
     }
 
     #[test]
@@ -295,13 +390,13 @@ mod tests {
             },
         ];
         for error in wrong {
-            assert!(may_pass(&Error::blob(&digest)(error)));
+            assert!(may_pass(&Error::blob(&digest)(error), REGISTRY));
         }
         for error in [
             BlobError::UnknownAlgorithm,
             BlobError::ImpossibleSize(1 << 60),
         ] {
-            assert!(!may_pass(&Error::blob(&digest)(error)));
+            assert!(!may_pass(&Error::blob(&digest)(error), REGISTRY));
         }
     }
 
@@ -311,7 +406,7 @@ mod tests {
         let error = refused(Some(RefusalCode::Retryable), "");
         let wait = |failed| {
             policy
-                .next_try(&error, failed, 1.0)
+                .next_try(&error, REGISTRY, failed, 1.0)
                 .map(|wait| wait.as_millis())
         };
         let waits: Vec<_> = (1..=10).map(wait).collect();
@@ -319,7 +414,7 @@ mod tests {
         assert_eq!(waits[..9], expected);
         assert_eq!(waits[9], None);
         assert_eq!(
-            policy.next_try(&error, 1, 0.0),
+            policy.next_try(&error, REGISTRY, 1, 0.0),
             Some(Duration::from_millis(125))
         );
     }
@@ -332,7 +427,10 @@ mod tests {
             .expect("a digest");
         let lost = BlobError::Connection(Box::new(Error::Disconnected));
         let error = Error::blob(&digest)(lost);
-        assert_eq!(policy.next_try(&error, 1, 1.0), Some(Duration::ZERO));
+        assert_eq!(
+            policy.next_try(&error, REGISTRY, 1, 1.0),
+            Some(Duration::ZERO)
+        );
     }
 
     #[test]
@@ -368,7 +466,9 @@ mod tests {
     fn no_retries_means_none() {
         let error = refused(Some(RefusalCode::Retryable), "");
         assert_eq!(
-            RetryPolicy::default().retries(0).next_try(&error, 1, 1.0),
+            RetryPolicy::default()
+                .retries(0)
+                .next_try(&error, REGISTRY, 1, 1.0),
             None
         );
     }

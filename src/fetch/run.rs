@@ -19,9 +19,10 @@ use super::governor::Governor;
 use super::image::{Home, SameImage};
 use super::ledger::{Ledger, Order};
 use super::options::{FetchOptions, Transport};
+use super::outage::{Gate, Outage};
 use super::pace::{Pace, at_a_time};
 use super::rate::Limit;
-use super::retry::{RetryPolicy, passed};
+use super::retry::{RetryPolicy, may_pass, passed};
 use super::starter::Starter;
 use super::unit::{Beginning, Common, Failure, Handler, Report, Unit};
 use super::{Job, Pulled, panicked};
@@ -99,9 +100,11 @@ pub(super) async fn run<H: Handler>(
             () = run.ledger.more() => run.give_out()?,
             _ = look.tick() => run.take_back()?,
             () = run.pace.due(), if run.held_back => {}
+            () = passed(run.outage.ends().map(Into::into)) => {}
             () = passed(deadline) => return Err(Error::DeadlineExceeded),
         }
         run.adjust();
+        run.move_gate();
     }
     Ok(run.close())
 }
@@ -127,6 +130,10 @@ struct Run<H: Handler> {
     started_since: usize,
     /// No new ones before.
     start_again: Option<Instant>,
+    /// One was refused for good, and so would others be.
+    start_no_more: bool,
+    outage: Outage,
+    gate: watch::Sender<Gate>,
     pace: Pace,
     /// More are wanted than it allows yet.
     held_back: bool,
@@ -186,9 +193,11 @@ impl<H: Handler> Run<H> {
                 (workers, usual_workers().max(workers.div_ceil(max)))
             }
         };
+        let (gate, moved) = watch::channel(Gate::Everybody);
         let common = Common {
             starter,
             jobs: queued,
+            gate: moved,
             in_flight: Arc::new(Semaphore::new(workers.min(Semaphore::MAX_PERMITS))),
             // More than jobs could not be at work.
             workers: workers_per_unit.min(jobs.len()),
@@ -218,6 +227,9 @@ impl<H: Handler> Run<H> {
             failed_starts: 0,
             started_since: 0,
             start_again: None,
+            start_no_more: false,
+            outage: Outage::none(),
+            gate,
             pace: Pace::from_now(),
             held_back: false,
             waiting: JoinSet::new(),
@@ -318,7 +330,15 @@ impl<H: Handler> Run<H> {
                     unit.asking = Some(Instant::now());
                 }
             }
-            Report::Answered { unit, job, took } => {
+            Report::Answered {
+                unit,
+                job,
+                took,
+                with_blob,
+            } => {
+                if with_blob {
+                    self.outage.answered();
+                }
                 self.ledger.answered(job);
                 if let Some(unit) = self.fleet.unit(unit) {
                     unit.asking = None;
@@ -341,14 +361,25 @@ impl<H: Handler> Run<H> {
     /// A try failed: another one, or the end.
     fn failed(&mut self, number: usize, mut job: Job, failure: Failure) -> Result<()> {
         let unanswered = matches!(failure, Failure::Unanswered(_));
+        let source = self.common.images[job.image].transport();
         let error = match failure {
             Failure::Handling(error) => return Err(error),
             Failure::Fetching(error) | Failure::Unanswered(error) => error,
+            Failure::Refused { error, began } => {
+                if may_pass(&error, source) {
+                    let random = fastrand::f64();
+                    self.outage
+                        .refused(&self.policy, began, Instant::now(), random);
+                }
+                error
+            }
         };
         job.failed += 1;
         let reason = chain(&error);
         let blob = job.name();
-        let Some(wait) = self.policy.next_try(&error, job.failed, fastrand::f64()) else {
+        let random = fastrand::f64();
+        let next = self.policy.next_try(&error, source, job.failed, random);
+        let Some(wait) = next.filter(|_| !self.outage.is_lasting(&self.policy)) else {
             self.common.events.send(|| EventKind::BlobFailed {
                 blob,
                 proxy: number,
@@ -452,15 +483,17 @@ impl<H: Handler> Run<H> {
             let wait = self.policy.backoff(self.failed_starts);
             self.start_again = Some(moment_after(Instant::now(), wait));
         }
+        let source = self.common.images[0].transport();
+        let next = self
+            .policy
+            .next_try(&error, source, self.failed_starts, 1.0);
         let working = self.fleet.at_work();
         if working > 0 {
             self.governor.throttled(working * 2);
+            self.start_no_more |= !may_pass(&error, source);
             return Ok(());
         }
-        match self.policy.next_try(&error, self.failed_starts, 1.0) {
-            Some(_) => Ok(()),
-            None => Err(error),
-        }
+        next.map(drop).ok_or(error)
     }
 
     /// As many units as pay. A few that wait for a late answer count for nothing;
@@ -470,10 +503,15 @@ impl<H: Handler> Run<H> {
         let resting = self.start_again.is_some_and(|then| Instant::now() < then);
         let to_ask = self.ledger.to_ask();
         self.held_back = false;
-        if to_ask.blobs == 0 || resting {
+        // After a failed start, one at a time.
+        let trying = self.failed_starts > 0 && self.fleet.is_starting();
+        if to_ask.blobs == 0 || resting || trying {
             return;
         }
         let at_work = self.fleet.at_work();
+        if at_work > 0 && (self.outage.is_on() || self.start_no_more) {
+            return;
+        }
         let late = self.fleet.late(self.governor.late_after());
         let many = late > (at_work / MANY_LATE).max(1);
         if many {
@@ -495,6 +533,9 @@ impl<H: Handler> Run<H> {
             }
             self.pace.started();
             self.start_unit(Beginning::New);
+            if self.failed_starts > 0 {
+                break;
+            }
         }
         if self.governor.is_throttled() {
             self.fleet.retire_newest(working.saturating_sub(wanted));
@@ -502,6 +543,15 @@ impl<H: Handler> Run<H> {
         if self.is_starved() {
             self.start_unit(Beginning::New);
         }
+    }
+
+    /// Let those ask who may.
+    fn move_gate(&mut self) {
+        let (fleet, now) = (&self.fleet, Instant::now());
+        let first = fleet.first_ready();
+        let gate = self.outage.gate(now, |unit| fleet.is_ready(unit), first);
+        self.gate
+            .send_if_modified(|before| std::mem::replace(before, gate) != gate);
     }
 
     /// Blobs wait, and nobody asks for them, because all workers of all units have been

@@ -1,7 +1,10 @@
 //! Starting proxies, as many as wanted, from one configuration.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
+
+use tokio::sync::watch;
 
 use super::options::Transport;
 use crate::config::{ConnectionOptions, ImageProxyConfig, Launch, Policy, Template};
@@ -21,6 +24,8 @@ pub(super) struct Starter {
     policy: Policy,
     may_ask_gpg: bool,
     private_cache: bool,
+    /// The registries at which an image could be opened, and with what login there is.
+    proved: watch::Sender<BTreeSet<String>>,
 }
 
 impl Starter {
@@ -36,20 +41,46 @@ impl Starter {
             policy,
             may_ask_gpg,
             private_cache,
+            proved: watch::Sender::default(),
         })
+    }
+
+    /// Whether there may be credentials for this image's registry that nobody knows to be right.
+    pub(super) async fn may_need_unproved_login(&self, reference: &str) -> bool {
+        let Transport::Registry { host } = Transport::of(reference) else {
+            return false;
+        };
+        if self.proved.borrow().contains(host) {
+            return false;
+        }
+        let (template, host) = (Arc::clone(&self.template), host.to_owned());
+        let asked = tokio::task::spawn_blocking(move || template.logins.may_have(&host));
+        asked.await.unwrap_or(true)
+    }
+
+    /// Something could be fetched from this image's registry.
+    pub(super) fn proved(&self, reference: &str) {
+        if let Transport::Registry { host } = Transport::of(reference) {
+            self.proved
+                .send_if_modified(|proved| proved.insert(host.to_owned()));
+        }
     }
 
     /// The manifest or index of this name, as it is at its source.
     pub(super) async fn inspect(&self, reference: &str) -> Result<Vec<u8>> {
         let patience = self.connection.call_timeout;
         let launch = self.template.launch_inspect(reference);
-        output(
+        let inspected = output(
             launch,
             (!patience.is_zero()).then_some(patience),
-            "index",
+            ("skopeo inspect", "index"),
             self.connection.max_document_bytes,
         )
-        .await
+        .await;
+        if inspected.is_ok() {
+            self.proved(reference);
+        }
+        inspected
     }
 
     /// Start one more proxy for images that another one has opened already. When it

@@ -17,6 +17,7 @@ use tracing::Instrument;
 use super::ahead::{Opened, Spare};
 use super::event::{BlobName, EventKind, Events};
 use super::image::{Home, SameImage};
+use super::outage::Gate;
 use super::rate::{Limit, Share};
 use super::reader::{LayerReader, Returned};
 use super::starter::Starter;
@@ -49,6 +50,8 @@ pub(super) struct Common<H> {
     pub(super) starter: Arc<Starter>,
     pub(super) images: Vec<Arc<SameImage>>,
     pub(super) jobs: async_channel::Receiver<Job>,
+    /// Who may ask for blobs.
+    pub(super) gate: watch::Receiver<Gate>,
     /// As many permits as blobs may be in flight over all units.
     pub(super) in_flight: Arc<Semaphore>,
     pub(super) workers: usize,
@@ -77,6 +80,7 @@ pub(super) enum Report<T> {
         unit: usize,
         job: usize,
         took: Duration,
+        with_blob: bool,
     },
     /// A job is done.
     Done { job: Job, output: T, fetched: bool },
@@ -92,6 +96,8 @@ pub(super) enum Report<T> {
 pub(super) enum Failure {
     /// The blob did not come, or not right.
     Fetching(Error),
+    /// The call for it, which began then, was refused.
+    Refused { error: Error, began: Instant },
     /// The proxy was asked for it, and has not answered yet: it can't be asked
     /// for anything else.
     Unanswered(Error),
@@ -271,13 +277,19 @@ impl<H: Handler> Crew<H> {
     /// No job is lost: one is taken only when this is ready.
     async fn turn(&self) -> Option<(OwnedSemaphorePermit, Job)> {
         let slot = Arc::clone(&self.slot).acquire_owned().await.ok()?;
-        let job = tokio::select! {
-            biased;
-            Ok(job) = self.unit.own_jobs.recv() => job,
-            Ok(job) = self.unit.common.jobs.recv() => job,
-            else => return None,
-        };
-        Some((slot, job))
+        let mut gate = self.unit.common.gate.clone();
+        loop {
+            // If nobody moves it any more, the run is over.
+            let lets = |gate: &Gate| gate.lets(self.unit.number);
+            gate.wait_for(lets).await.ok()?;
+            tokio::select! {
+                biased;
+                Ok(()) = gate.changed() => {}
+                Ok(job) = self.unit.own_jobs.recv() => return Some((slot, job)),
+                Ok(job) = self.unit.common.jobs.recv() => return Some((slot, job)),
+                else => return None,
+            }
+        }
     }
 
     /// Ready when this unit is to take no more jobs, or the run is over.
@@ -316,6 +328,7 @@ impl<H: Handler> Crew<H> {
                 return Err(error);
             }
         };
+        let began = Instant::now();
         let Some(asked) = self.ask(image, &job, slot).await else {
             let after = self.proxy.options().stall_timeout;
             let stalled = BlobError::Stalled { after, read: 0 };
@@ -345,7 +358,13 @@ impl<H: Handler> Crew<H> {
                 }
             },
             Err(error) => {
-                let failure = Failure::Fetching(error);
+                let failure = match error {
+                    Error::Blob {
+                        source: BlobError::Refused(_),
+                        ..
+                    } => Failure::Refused { error, began },
+                    error => Failure::Fetching(error),
+                };
                 let lost = failure.proxy_lost();
                 self.failed(job, failure).await;
                 lost.map_or(Ok(()), Err)
@@ -390,6 +409,7 @@ impl<H: Handler> Crew<H> {
             unit,
             job: job.number,
             took,
+            with_blob: answer.is_ok(),
         })
         .await;
         if answer.is_ok() {

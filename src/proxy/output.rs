@@ -2,6 +2,7 @@
 //! proxy is.
 
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::fcntl::OFlag;
@@ -11,11 +12,16 @@ use tokio::io::AsyncReadExt;
 use super::child::Child;
 use crate::config::Launch;
 use crate::drain::pipe;
-use crate::error::{Error, Result};
+use crate::error::{ChildExit, Error, Result};
+use crate::protocol::Refusal;
 use crate::time::timeout;
 
 /// Run it to its end, and give what it printed: a document of no more than
-/// `limit` bytes, which `what` is to name in an error.
+/// `limit` bytes, which `what` is to name in an error, as `method` names what was done.
+///
+/// # Errors
+///
+/// [`Error::Refused`] with its reason, if it gives one; otherwise [`Error::ProxyExited`].
 ///
 /// # Cancel safety
 ///
@@ -23,7 +29,7 @@ use crate::time::timeout;
 pub(crate) async fn output(
     launch: Launch,
     patience: Option<Duration>,
-    what: &'static str,
+    (method, what): (&'static str, &'static str),
     limit: u64,
 ) -> Result<Vec<u8>> {
     let program = launch.program.clone();
@@ -40,9 +46,9 @@ pub(crate) async fn output(
             return Err(Error::DocumentTooLarge { what, limit });
         }
         match child.exited().await {
-            Some(exit) if exit.failed() => Err(Error::ProxyExited(exit)),
+            Some(exit) if exit.failed() => Err(failure(method, exit)),
             // Whoever prints nothing has failed, also if nobody knows how it ended.
-            Some(exit) if printed.is_empty() => Err(Error::ProxyExited(exit)),
+            Some(exit) if printed.is_empty() => Err(failure(method, exit)),
             Some(_) => Ok(printed),
             None => Err(Error::Closed),
         }
@@ -50,11 +56,61 @@ pub(crate) async fn output(
     match patience {
         None => run.await,
         Some(after) => {
-            let late = |_| Error::CallTimeout {
-                method: "skopeo inspect",
-                after,
-            };
+            let late = |_| Error::CallTimeout { method, after };
             timeout(after, run).await.map_err(late)?
+        }
+    }
+}
+
+fn failure(method: &'static str, exit: Arc<ChildExit>) -> Error {
+    match reason(exit.stderr()) {
+        Some(message) => Error::Refused {
+            method,
+            refusal: Refusal::from_wire("", &message),
+        },
+        None => Error::ProxyExited(exit),
+    }
+}
+
+/// Why skopeo gives up, as it logs that last (logrus, text format).
+fn reason(stderr: &str) -> Option<String> {
+    let mut lines = stderr.lines().rev();
+    let (_, quoted) = lines.find_map(|line| line.split_once(" level=fatal msg=\""))?;
+    let mut reason = String::new();
+    let mut rest = quoted.chars();
+    while let Some(c) = rest.next() {
+        match c {
+            '"' => break,
+            '\\' => match rest.next()? {
+                'n' | 't' | 'r' => reason.push(' '),
+                escaped => reason.push(escaped),
+            },
+            c => reason.push(c),
+        }
+    }
+    Some(reason)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reason_as_skopeo_logs_it() {
+        let table = [
+            (
+                "time=\"now\" level=info msg=\"hello\"\ntime=\"now\" level=fatal msg=\"Error parsing image name \
+                 \\\"docker://a\\\": reading manifest b\\nin a: unauthorized\"\n",
+                Some(
+                    "Error parsing image name \"docker://a\": reading manifest b in a: unauthorized",
+                ),
+            ),
+            ("time=\"now\" level=fatal msg=\"cut \\", None),
+            ("panic: something", None),
+            ("", None),
+        ];
+        for (stderr, expected) in table {
+            assert_eq!(reason(stderr).as_deref(), expected, "{stderr}");
         }
     }
 }

@@ -134,7 +134,7 @@ fn children_of_the_program_before_are_left_alone() {
 }
 
 /// What the host mounts and unmounts while a proxy of root's runs is no matter of the proxy's: its namespace
-/// follows the host's (`master:`, proc_pid_mountinfo(5)), and nothing of it gets out.
+/// follows the host's (`master:`, `proc_pid_mountinfo(5)`), and nothing of it gets out.
 #[test]
 #[ignore = "needs skopeo, root"]
 fn the_mount_namespace_of_a_proxy_follows_the_hosts() {

@@ -16,4 +16,5 @@ mod harness;
 mod numbers;
 mod ordered;
 mod proxies;
+mod quiet;
 mod sources;

@@ -6,6 +6,7 @@ use longshore::oci_spec::image::{Descriptor, MediaType};
 use serde_json::{Value, json};
 
 use crate::harness::{Layout, Served, small_image};
+use test_registry::image::write_index;
 use test_registry::store::Store;
 
 /// Change the manifest of `v1`.
@@ -175,4 +176,10 @@ pub(crate) fn layer_is_missing(served: &Served) {
     let manifest = layout.manifest("v1");
     let digest = manifest["layers"][1]["digest"].as_str().unwrap();
     fs::remove_file(layout.blob(digest)).unwrap();
+}
+
+/// For another platform than any machine's.
+pub(crate) fn index_without_our_platform(served: &Served) {
+    let image = small_image(1).platform("plan9", "mips");
+    write_index(served.folder.path(), "v1", &[image]).unwrap();
 }

@@ -110,3 +110,9 @@ impl Drop for Server {
         let _ = self.0.wait();
     }
 }
+
+/// A name that no image has.
+pub(crate) fn malformed_name(cell: &Cell, _: Longshore) -> (Longshore, Guard) {
+    let reference = cell.reference.replace("/image", "/Image");
+    (of(cell, &reference, "--tls-verify=false"), Box::new(()))
+}

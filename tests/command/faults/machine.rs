@@ -265,3 +265,39 @@ pub(crate) fn the_clock_did_jump(_: &Cell, run: &Run) {
     let now = year(&String::from_utf8_lossy(&output.stdout)).unwrap();
     assert_ne!(logged, now, "{run}");
 }
+
+/// Write this file, and name it behind that option.
+fn with_file(cell: &Cell, pull: Longshore, option: &str, text: &str) -> (Longshore, Guard) {
+    let file = cell.scratch.path("given.json");
+    fs::write(&file, text).unwrap();
+    (pull.args([option, file.to_str().unwrap()]), Box::new(()))
+}
+
+pub(crate) fn broken_policy(cell: &Cell, pull: Longshore) -> (Longshore, Guard) {
+    with_file(cell, pull, "--policy", "{\"default\": [")
+}
+
+pub(crate) fn broken_auth_file(cell: &Cell, pull: Longshore) -> (Longshore, Guard) {
+    with_file(cell, pull, "--authfile", "{\"auths\":")
+}
+
+/// A pipe that is written once.
+pub(crate) fn auth_file_is_a_pipe(cell: &Cell, pull: Longshore) -> (Longshore, Guard) {
+    let pipe = cell.scratch.path("pipe");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let writer = pipe.clone();
+    std::thread::spawn(move || fs::write(writer, "{}"));
+    (
+        pull.args(["--authfile", pipe.to_str().unwrap()]),
+        Box::new(()),
+    )
+}
+
+/// `/dev/full`.
+pub(crate) fn stderr_is_full(_: &Cell, pull: Longshore) -> (Longshore, Guard) {
+    let full = fs::OpenOptions::new()
+        .write(true)
+        .open("/dev/full")
+        .unwrap();
+    (pull.stderr_to(full), Box::new(()))
+}

@@ -156,6 +156,7 @@ fn refusing() -> Vec<Fault> {
         registry("blob#1:status=502", "1", Backoff, until_0_2_6(wrong(1, "invalid status code from registry 502"), wrong(1, "received unexpected HTTP status: 502"))),
         registry("blob#1:status=503*2", "2", Backoff, all(right(2))),
         registry("blob#1:status=503", "1", Backoff, until_0_2_6(wrong(1, "invalid status code from registry 503"), wrong(1, "received unexpected HTTP status: 503"))),
+        registry("blob:status=503,retry-after=120", "2", Backoff, until_0_2_6(Outcome::Wrong(Retries::Some, "invalid status code from registry 503"), Outcome::Wrong(Retries::Some, "received unexpected HTTP status: 503"))),
         registry("manifest:redirect-loop", "1", Nothing, all(wrong(0, "stopped after 10 redirects"))),
         registry("blob#1:redirect-loop", "1", Nothing, all(wrong(0, "stopped after 10 redirects"))),
     ]
@@ -252,6 +253,7 @@ fn hostile() -> Vec<Fault> {
         document("no config", documents::manifest_without_config, all(wrong(0, "its manifest names no config"))),
         document("a layer of unknown media type", documents::unknown_layer_type, all(right(0))),
         document("a config of unknown media type", documents::unknown_config_type, all(right(0))),
+        document("an index without an image for our platform", documents::index_without_our_platform, all(wrong(0, "no image found in"))),
         document("a manifest of unknown media type", documents::unknown_manifest_type, all(wrong(0, "GetManifest failed: unsupported schema version"))),
     ]
 }
@@ -291,6 +293,34 @@ fn own_machine() -> Vec<Fault> {
             all(right(0)),
         )
         .before(machine::two_file_systems),
+        Fault::new(
+            "the signature policy is not JSON",
+            Nothing,
+            until_0_2_6(
+                wrong(0, "a signature policy needs protocol 0.2.6"),
+                wrong(0, "invalid policy in"),
+            ),
+        )
+        .options(&["--retries", "1"])
+        .before(machine::broken_policy),
+        Fault::new(
+            "the auth file is not JSON",
+            Nothing,
+            all(wrong(0, "unexpected end of JSON input")),
+        )
+        .options(&["--retries", "1"])
+        .before(machine::broken_auth_file),
+        Fault::new("the auth file is a pipe", Nothing, all(right(0)))
+            .before(machine::auth_file_is_a_pipe),
+        Fault::new(
+            "the image's name is malformed",
+            Nothing,
+            all(wrong(0, "invalid reference format")),
+        )
+        .options(&["--retries", "1"])
+        .before(elsewhere::malformed_name),
+        Fault::new("stderr is full (`/dev/full`)", Nothing, all(right(0)))
+            .before(machine::stderr_is_full),
         Fault::new(
             "there is no folder for temporary files",
             Nothing,

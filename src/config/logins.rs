@@ -1,0 +1,104 @@
+//! Whether skopeo may log in at a registry: whether there are credentials for it, as far as that can be seen
+//! from here.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use zeroize::Zeroizing;
+
+use super::{ImageProxyConfig, helpers, launch};
+
+/// Where a skopeo of some configuration looks for credentials.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Logins {
+    /// Nowhere.
+    anonymous: bool,
+    /// In places that we can't see.
+    unseen: bool,
+    /// In these files (containers-auth.json(5)).
+    files: Vec<PathBuf>,
+}
+
+impl Logins {
+    /// Blocks: it reads registries.conf. To be asked once the auth file has its place.
+    pub(super) fn of(config: &ImageProxyConfig) -> Self {
+        let wrapped = config.skopeo_cmd.as_ref().is_some_and(launch::is_wrapper);
+        Self {
+            anonymous: config.auth_anonymous,
+            unseen: wrapped || helpers::asks_programs(config),
+            files: match &config.authfile {
+                Some(named) => vec![named.clone()],
+                None => default_files(),
+            },
+        }
+    }
+
+    /// Whether there may be some for this registry.
+    ///
+    /// Blocks: it reads the auth files.
+    pub(crate) fn may_have(&self, host: &str) -> bool {
+        let names = |path: &PathBuf| {
+            let read = fs::read(path).map(Zeroizing::new);
+            read.is_ok_and(|text| names(&text, host))
+        };
+        !self.anonymous && (self.unseen || self.files.iter().any(names))
+    }
+}
+
+/// Whether an auth file says anything of this registry, or has a program asked.
+fn names(auth_file: &[u8], host: &str) -> bool {
+    let has = |text: &str| {
+        auth_file
+            .windows(text.len())
+            .any(|found| found == text.as_bytes())
+    };
+    has(host) || has("credsStore")
+}
+
+/// Where skopeo looks unless it is told (containers-auth.json(5), skopeo(1)).
+fn default_files() -> Vec<PathBuf> {
+    let variable = |name: &str| std::env::var_os(name).map(PathBuf::from);
+    if let Some(named) = variable("REGISTRY_AUTH_FILE") {
+        return vec![named];
+    }
+    let home = std::env::home_dir();
+    let in_home = |path: &str| home.as_deref().map(|home| home.join(path));
+    let runtime = variable("XDG_RUNTIME_DIR").map(|folder| folder.join("containers/auth.json"));
+    let system = format!("/run/containers/{}/auth.json", nix::unistd::geteuid());
+    let config = variable("XDG_CONFIG_HOME").or(in_home(".config"));
+    let docker = variable("DOCKER_CONFIG").or(in_home(".docker"));
+    let files = [
+        runtime,
+        Some(Path::new(&system).to_owned()),
+        config.map(|folder| folder.join("containers/auth.json")),
+        docker.map(|folder| folder.join("config.json")),
+        in_home(".dockercfg"),
+    ];
+    files.into_iter().flatten().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_may_be_credentials_where_a_file_names_the_registry() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("auth.json");
+        let may_have = |text: &str, host| {
+            fs::write(&path, text).expect("a file");
+            Logins::of(&ImageProxyConfig::default().authfile(path.clone())).may_have(host)
+        };
+        let auths = r#"{"auths": {"a.b:5/c": {"auth": "x"}, "https://index.docker.io/v1/": {}}}"#;
+        assert!(may_have(auths, "a.b:5"));
+        assert!(may_have(auths, "docker.io"));
+        assert!(!may_have(auths, "quay.io"));
+        assert!(may_have(r#"{"credsStore": "x"}"#, "quay.io"));
+        assert!(!may_have("", "quay.io"));
+        let anonymous = ImageProxyConfig::default().auth_anonymous(true);
+        assert!(!Logins::of(&anonymous).may_have("a.b:5"));
+        let wrapper = std::process::Command::new("podman");
+        let wrapper = ImageProxyConfig::default().skopeo_cmd(wrapper);
+        assert!(Logins::of(&wrapper).may_have("a.b:5"));
+    }
+}

@@ -1,0 +1,250 @@
+//! How often a registry is asked that says no: a guest who is refused does not ring all bells.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::time::Duration;
+
+use longshore::{Credentials, Error, FetchOptions, Fetcher};
+use test_registry::auth::Auth;
+use test_registry::server::Options;
+use test_support::leaks::run;
+use test_support::{soon, tools};
+
+use crate::harness::{Served, config, options, pull, random};
+
+const TTFB: Duration = Duration::from_millis(50);
+
+/// Answers take so long that many proxies pay.
+fn far(auth: Auth) -> Options {
+    Options {
+        ttfb: TTFB,
+        auth,
+        ..Options::default()
+    }
+}
+
+/// Tokens for those who know the password, and as slow as such services are.
+fn with_password() -> Served {
+    let auth = Auth {
+        basic: Some(("me".into(), "right".into())),
+        bearer: Some("token".into()),
+        refresh_token: None,
+    };
+    Served::with(far(auth), &random(30, 2000, 0))
+}
+
+fn requests(served: &Served, path: &str) -> usize {
+    let requests = served.registry.requests();
+    requests
+        .iter()
+        .filter(|request| request.path.contains(path))
+        .count()
+}
+
+fn login(served: &Served, protocol: &str, password: &str) -> longshore::ImageProxyConfig {
+    let reference = served.reference();
+    let host = reference.strip_prefix("docker://").unwrap();
+    let (host, _) = host.split_once('/').unwrap();
+    config(protocol).credentials(Credentials::password(host, "me", password))
+}
+
+#[test]
+#[ignore = "needs skopeo"]
+fn a_wrong_password_is_tried_once() {
+    run(async {
+        for protocol in tools::SKOPEOS {
+            let served = with_password();
+            let told = pull(
+                login(&served, protocol, "wrong"),
+                options(),
+                &served.reference(),
+            )
+            .await;
+            told.result.unwrap_err();
+            assert_eq!(requests(&served, "/token"), 1, "{protocol}");
+        }
+    });
+}
+
+#[test]
+#[ignore = "needs skopeo"]
+fn a_wrong_password_for_an_index_is_tried_once() {
+    run(async {
+        for protocol in tools::SKOPEOS {
+            let served = with_password();
+            let config = login(&served, protocol, "wrong");
+            let fetcher = Fetcher::new(config, options()).await.unwrap();
+            let error = soon(fetcher.open_index(&served.reference()))
+                .await
+                .unwrap_err();
+            assert!(
+                matches!(error, Error::Refused { .. }),
+                "{protocol}: {error:?}"
+            );
+            assert_eq!(requests(&served, "/token"), 1, "{protocol}");
+        }
+    });
+}
+
+/// Once it is known to be right, it holds nothing up any more.
+#[test]
+#[ignore = "needs skopeo"]
+fn a_right_password_is_used_by_many_proxies() {
+    run(async {
+        for protocol in tools::SKOPEOS {
+            let served = with_password();
+            let told = pull(
+                login(&served, protocol, "right"),
+                options(),
+                &served.reference(),
+            )
+            .await;
+            let pulled = told.result.unwrap();
+            assert!(pulled.proxies > 2, "{protocol}: {pulled:?}");
+        }
+    });
+}
+
+/// As often as there are retries, and once more by those that were under way with the first.
+#[test]
+#[ignore = "needs skopeo"]
+fn a_manifest_that_is_refused_is_asked_for_a_few_times() {
+    run(async {
+        for (fault, most) in [
+            ("manifest:status=503", 13),
+            ("manifest:status=500", 13),
+            ("manifest:status=404", 6),
+        ] {
+            for protocol in tools::SKOPEOS {
+                let served = Served::slow(30, 2000, far(Auth::default())).faults(&[fault]);
+                let told = pull(config(protocol), options(), &served.reference()).await;
+                told.result.unwrap_err();
+                let gets = served.registry.manifest_gets();
+                assert!(gets <= most, "{fault} with {protocol}: {gets}");
+            }
+        }
+    });
+}
+
+/// skopeo waits and asks again by itself, five times a process, for half a minute.
+#[test]
+#[ignore = "needs skopeo"]
+fn a_registry_that_throttles_openings_is_not_asked_by_ever_more() {
+    run(async {
+        let served = Served::slow(30, 2000, far(Auth::default())).faults(&["manifest:status=429"]);
+        let told = pull(config("0.2.8"), options(), &served.reference()).await;
+        told.result.unwrap_err();
+        let gets = served.registry.manifest_gets();
+        assert!(gets <= 30, "{gets}");
+    });
+}
+
+#[test]
+#[ignore = "needs skopeo"]
+fn an_index_that_is_not_there_is_asked_for_once() {
+    run(async {
+        for protocol in tools::SKOPEOS {
+            let served = Served::new(1, 10).faults(&["manifest:status=404"]);
+            let fetcher = Fetcher::new(config(protocol), options()).await.unwrap();
+            let error = soon(fetcher.open_index(&served.reference()))
+                .await
+                .unwrap_err();
+            let said = error.to_string();
+            assert!(
+                matches!(error, Error::Refused { .. }),
+                "{protocol}: {error:?}"
+            );
+            assert_eq!(said, "skopeo inspect failed");
+            assert_eq!(served.registry.manifest_gets(), 1, "{protocol}");
+        }
+    });
+}
+
+/// 200 layers, and all answer 503: the first refusals come together, and then one asks at a time.
+#[test]
+#[ignore = "needs skopeo"]
+fn a_registry_that_refuses_all_blobs_is_left_alone() {
+    run(async {
+        for protocol in tools::SKOPEOS {
+            let served = Served::slow(200, 100, far(Auth::default()))
+                .faults(&["blob:status=503,retry-after=120"]);
+            let told = pull(config(protocol), options(), &served.reference()).await;
+            told.result.unwrap_err();
+            let gets = requests(&served, "/blobs/");
+            assert!(gets <= 40, "{protocol}: {gets}");
+        }
+    });
+}
+
+/// ... and when it answers again, all go on.
+#[test]
+#[ignore = "needs skopeo"]
+fn after_an_outage_all_go_on() {
+    run(async {
+        for protocol in tools::SKOPEOS {
+            let served =
+                Served::slow(60, 100, far(Auth::default())).faults(&["blob#5:ttfb=60ms*1"]);
+            let faults: Vec<String> = (0..60)
+                .map(|layer| format!("blob#{layer}:status=503*1"))
+                .collect();
+            let faults: Vec<&str> = faults.iter().map(String::as_str).collect();
+            let served = served.faults(&faults[..8]);
+            let told = pull(
+                config(protocol),
+                FetchOptions::default(),
+                &served.reference(),
+            )
+            .await;
+            let pulled = told.result.unwrap();
+            assert_eq!(pulled.fetched_blobs, 61, "{protocol}");
+            assert!(pulled.retries >= 8, "{protocol}: {}", pulled.retries);
+            assert_eq!(requests(&served, "/blobs/"), 61 + 8, "{protocol}");
+        }
+    });
+}
+
+/// What no repetition can change is not repeated.
+#[test]
+#[ignore = "needs skopeo"]
+fn what_is_wrong_on_this_side_is_tried_once() {
+    run(async {
+        for protocol in tools::SKOPEOS {
+            let folder = tempfile::tempdir().unwrap();
+            let broken = folder.path().join("broken.json");
+            fs::write(&broken, "{").unwrap();
+            let served = Served::slow(3, 100, far(Auth::default()));
+            let reference = served.reference();
+            let malformed = reference.replace("docker://", "docker://UPPER/");
+            let layout = format!("oci:{}:none", served.layout.path().display());
+            // Each try starts one.
+            let (counted, starts) = (folder.path().join("skopeo"), folder.path().join("starts"));
+            let real = tools::skopeo(protocol);
+            let script = format!(
+                "#!/bin/sh\necho >> {}\nexec {} \"$@\"\n",
+                starts.display(),
+                real.display()
+            );
+            fs::write(&counted, script).unwrap();
+            fs::set_permissions(&counted, fs::Permissions::from_mode(0o755)).unwrap();
+            let config = || config(protocol).skopeo_path(counted.clone());
+            let mut cases = vec![
+                (config().authfile(broken.clone()), reference.clone()),
+                (config(), malformed),
+                (config(), layout),
+                (config(), "docker://127.0.0.1:99999/a:b".to_owned()),
+            ];
+            if protocol != "0.2.3" {
+                let config = config().insecure_policy(false).policy(broken);
+                cases.push((config, reference));
+            }
+            let options = options().start_ahead(false);
+            for (number, (config, reference)) in cases.into_iter().enumerate() {
+                let fetcher = Fetcher::new(config, options.clone()).await.unwrap();
+                let error = soon(fetcher.open(&reference)).await.unwrap_err();
+                assert!(matches!(error, Error::Refused { .. }), "{error:?}");
+                let starts = fs::read_to_string(&starts).unwrap().lines().count();
+                assert_eq!(starts, number + 1, "{protocol}: {reference}");
+            }
+        }
+    });
+}
