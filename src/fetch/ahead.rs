@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 
 use super::options::Transport;
 use super::pace::Pace;
@@ -114,7 +114,11 @@ impl Spares {
 
 /// How many open an image at a registry before one of them could: if the registry has trouble, or the image is
 /// not there, each of them asks in vain.
-const MOST_UNPROVED: usize = 6;
+const MOST_UNPROVED: usize = 8;
+
+/// How long the first one may take to open the image before the others are given up. A registry that answers
+/// takes less; one that throttles is asked again by each of them after some seconds.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Whether somebody has opened the image. Its end says that nobody could.
 type Proved = watch::Receiver<bool>;
@@ -130,6 +134,7 @@ pub(super) async fn while_opening<T>(
 ) -> Result<(T, Spares)> {
     let (spare, spares) = async_channel::unbounded();
     let (prove, proved) = watch::channel(false);
+    let begun = Instant::now();
     let starting = async {
         let at_once = if starter.may_need_unproved_login(reference).await {
             0
@@ -146,6 +151,8 @@ pub(super) async fn while_opening<T>(
             // It has no bound, and its other end is below.
             let _ = spare.try_send(next);
         }
+        sleep_until(begun + PATIENCE).await;
+        Spares(spares.clone()).end();
         std::future::pending().await
     };
     tokio::select! {

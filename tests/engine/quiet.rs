@@ -113,7 +113,7 @@ fn a_manifest_that_is_refused_is_asked_for_a_few_times() {
         for (fault, most) in [
             ("manifest:status=503", 13),
             ("manifest:status=500", 13),
-            ("manifest:status=404", 6),
+            ("manifest:status=404", 8),
         ] {
             for protocol in tools::SKOPEOS {
                 let served = Served::slow(30, 2000, far(Auth::default())).faults(&[fault]);
