@@ -31,12 +31,16 @@ fn is_break(c: char) -> bool {
 }
 
 fn harmless(c: char) -> char {
-    let turns_the_order = matches!(c, '\u{200e}' | '\u{200f}' | '\u{061c}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    if c.is_control() || is_break(c) || turns_the_order {
+    if c.is_control() || is_break(c) || turns_the_order(c) {
         char::REPLACEMENT_CHARACTER
     } else {
         c
     }
+}
+
+fn turns_the_order(c: char) -> bool {
+    let marks = ['\u{200e}', '\u{200f}', '\u{061c}'];
+    marks.contains(&c) || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 fn without_secrets(text: &str) -> String {

@@ -13,15 +13,18 @@ use crate::time::moment_after;
 ///
 /// Tried again is what may pass: a broken or stalled transfer, other bytes than
 /// the descriptor's (something on the way may answer in the registry's place:
-/// a gateway's error page, a cache's half of a blob), a proxy that died, and a refusal that is not final. skopeo classes refusals
+/// a gateway's error page, a cache's half of a blob), a proxy that died, and a
+/// refusal that is not final. skopeo classes refusals
 /// narrowly ([`RefusalCode`]), so those it calls `other`, and all of an old one,
 /// are judged by their words: refusals that a repetition can't change (not
-/// found, not allowed, certificates, settings on this side) are final, all others may pass. Those of an image that is not at a registry are all final.
+/// found, not allowed, certificates, settings on this side) are final, all
+/// others may pass. All refusals are final where the image is not at a registry.
 ///
-/// A registry that refuses a blob in a way that may pass (429, 5xx, a refused connection) is left alone for a
-/// while by all that fetch from it; then one asks again. If that was in vain as often as there are
-/// retries, with no answer between, the fetch fails, however many blobs are left. A registry that answers an
-/// opening with 429 is not asked again: skopeo has by then waited, and asked it five times.
+/// A registry that refuses a blob in a way that may pass (429, 5xx, a refused
+/// connection) is asked by nobody for a while; then one proxy asks again. If that was
+/// in vain as often as there are retries, with no answer between, the fetch
+/// fails, however many blobs are left. A registry that answers an opening with 429
+/// is not asked again: skopeo has by then waited, and asked it five times.
 ///
 /// A try never goes on where another broke off: its bytes come from the start,
 /// through a fresh reader.
