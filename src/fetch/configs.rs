@@ -9,13 +9,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::ahead::{Lent, Spare};
 use super::documents::Documents;
-use super::{Discard, Fetcher, Image, ImageContent, Sink, content, retry};
-use crate::error::Result;
+use super::{Discard, Fetcher, Image, ImageContent, Sink, content, panicked, retry};
+use crate::error::{Error, Result};
 use crate::proxy::{ImageProxy, OpenedImage};
 
 /// How long a spare may take to open the image before the first proxy is asked after
@@ -82,12 +83,13 @@ impl Fetcher {
         Ok((Asker::Home(free.drop_guard()), busy))
     }
 
-    /// The contents of all of these.
-    pub(super) async fn contents(
+    /// The contents of all of these. Each proxy is asked for those that it has opened, one after the other;
+    /// all are asked at once.
+    pub(super) async fn contents<S: Sink>(
         &self,
         asker: Asker,
         images: &[Image],
-        sink: &impl Sink,
+        sink: &Arc<S>,
     ) -> Result<Vec<Arc<ImageContent>>> {
         let Some((first, others)) = images.split_first() else {
             return Ok(Vec::new());
@@ -99,17 +101,41 @@ impl Fetcher {
         images
             .iter()
             .try_for_each(|image| documents.add_config(image))?;
+        let mut asking = JoinSet::new();
+        for group in by_proxy(others) {
+            asking.spawn(self.clone().contents_by_one(group, Arc::clone(sink)));
+        }
         let content = match asker {
-            Asker::Spare(lent) => self.content_by(lent, first, sink).await?,
+            Asker::Spare(lent) => self.content_by(lent, first, &**sink).await?,
             Asker::Home(busy) => {
-                let content = self.content_for(first, sink).await?;
+                let content = self.content_for(first, &**sink).await?;
                 drop(busy);
                 content
             }
         };
-        let mut contents = vec![Arc::new(content)];
-        for image in others {
-            contents.push(Arc::new(self.content_for(image, sink).await?));
+        let mut contents = vec![None; images.len()];
+        contents[0] = Some(Arc::new(content));
+        while let Some(asked) = asking.join_next().await {
+            for (number, content) in asked.map_err(panicked)?? {
+                contents[number] = Some(content);
+            }
+        }
+        // Each is in a group.
+        contents
+            .into_iter()
+            .collect::<Option<_>>()
+            .ok_or(Error::Closed)
+    }
+
+    async fn contents_by_one<S: Sink>(
+        self,
+        images: Vec<(usize, Image)>,
+        sink: Arc<S>,
+    ) -> Result<Vec<(usize, Arc<ImageContent>)>> {
+        let mut contents = Vec::with_capacity(images.len());
+        for (number, image) in images {
+            let content = self.content_for(&image, &*sink).await?;
+            contents.push((number, Arc::new(content)));
         }
         Ok(contents)
     }
@@ -165,4 +191,21 @@ impl Fetcher {
         })
         .await
     }
+}
+
+/// All but the first image, by the proxy that has opened them, with their numbers.
+fn by_proxy(others: &[Image]) -> Vec<Vec<(usize, Image)>> {
+    let mut groups: Vec<Vec<(usize, Image)>> = Vec::new();
+    for (number, image) in others.iter().enumerate() {
+        let one = (number + 1, image.clone());
+        let of_its_proxy = |group: &&mut Vec<(usize, Image)>| {
+            let first = group.first();
+            first.is_some_and(|(_, known)| image.opened.is_open_in(&known.proxy))
+        };
+        match groups.iter_mut().find(of_its_proxy) {
+            Some(group) => group.push(one),
+            None => groups.push(vec![one]),
+        }
+    }
+    groups
 }

@@ -2,13 +2,17 @@
 //! remembers of their reports.
 
 use std::cmp::Reverse;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use tokio::task::Id;
 
 use super::Job;
+
+/// How many blobs have to wait for a unit before another one opens an image for them: that takes about as long
+/// as three calls.
+const CROWD: usize = 4;
 
 #[derive(Debug)]
 pub(super) struct Running {
@@ -22,6 +26,8 @@ pub(super) struct Running {
     pub(super) cancels: bool,
     /// When the call began, or the start, that it waits for.
     pub(super) asking: Option<Instant>,
+    /// The sources of which it has an image open.
+    pub(super) sources: HashSet<usize>,
     retired: bool,
     /// Why it was retired, if it was not for being too many.
     pub(super) sick: Option<String>,
@@ -42,6 +48,7 @@ impl Running {
             ready: false,
             cancels: false,
             asking: Some(Instant::now()),
+            sources: HashSet::new(),
             retired: false,
             sick: None,
         }
@@ -122,6 +129,26 @@ impl Fleet {
         self.working()
             .filter(|unit| unit.number != number && unit.ready && !unit.is_late(late))
             .min_by_key(|unit| unit.own_jobs.len())
+    }
+
+    /// One that need not open an image for a blob of these sources, if there are others that would have to: the
+    /// one of those with the least to do.
+    pub(super) fn nearest(&self, sources: &[usize], late: Duration) -> Option<&Running> {
+        let near = |unit: &&Running| sources.iter().any(|source| unit.sources.contains(source));
+        let able = || self.working().filter(|unit| !unit.is_late(late));
+        if able().all(|unit| near(&unit)) {
+            return None;
+        }
+        able().filter(near).min_by_key(|unit| unit.own_jobs.len())
+    }
+
+    /// One with much more to do than is worth waiting for, if there is another one that has nothing to do.
+    pub(super) fn crowded(&self) -> Option<&Running> {
+        let is_idle =
+            |unit: &Running| unit.ready && unit.asking.is_none() && unit.own_jobs.is_empty();
+        let crowded = self.working().max_by_key(|unit| unit.own_jobs.len());
+        let crowded = crowded.filter(|unit| unit.own_jobs.len() >= CROWD);
+        crowded.filter(|_| self.working().any(is_idle))
     }
 
     /// So many go, the newest, after what they are at.

@@ -87,6 +87,15 @@ impl SameImage {
         Transport::of(&self.reference)
     }
 
+    /// What one open image gives access to: any open image of a repository serves any blob of it (so it is in
+    /// skopeo 1.9 to 1.22). Elsewhere each image is its own.
+    pub(super) fn source(&self) -> &str {
+        match repository(&self.reference) {
+            Some(repository) => repository,
+            None => &self.reference,
+        }
+    }
+
     /// Open it in another proxy: by digest where the transport has digests, so
     /// that a tag may move; compared in any case.
     pub(super) async fn open_in(&self, proxy: &ImageProxy) -> Result<OpenedImage> {
@@ -135,14 +144,20 @@ impl SameImage {
 
 /// `docker://repository@digest`, of a reference to an image at a registry.
 pub(super) fn by_digest(reference: &str, digest: &str) -> Option<String> {
+    Some(format!("{}@{digest}", repository(reference)?))
+}
+
+/// `docker://repository`, of a reference to an image at a registry.
+fn repository(reference: &str) -> Option<&str> {
     let name = reference.strip_prefix("docker://")?;
+    let prefix = reference.len() - name.len();
     let name = name.split_once('@').map_or(name, |(name, _)| name);
     // A colon after the last slash begins a tag, before it a port.
     let path = name.rfind('/').map_or(0, |slash| slash + 1);
     let end = name[path..]
         .find(':')
         .map_or(name.len(), |colon| path + colon);
-    Some(format!("docker://{}@{digest}", &name[..end]))
+    Some(&reference[..prefix + end])
 }
 
 #[cfg(test)]

@@ -191,6 +191,7 @@ mod tests {
             Job {
                 number,
                 image: 0,
+                also: [].into(),
                 layer,
                 failed: 0,
             }

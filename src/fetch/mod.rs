@@ -15,6 +15,7 @@ mod governor;
 mod image;
 mod index;
 mod ledger;
+mod many;
 mod options;
 mod ordered;
 mod outage;
@@ -36,6 +37,8 @@ use std::time::{Duration, Instant};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::instrument;
+
+use oci_spec::image::Digest;
 
 pub use self::content::{ImageContent, Layer};
 #[cfg(feature = "decompress")]
@@ -119,8 +122,10 @@ pub struct Fetcher {
 pub(crate) struct Job {
     /// Its place among the jobs of its run.
     number: usize,
-    /// The image by which it is asked for.
+    /// The first image that names it.
     image: usize,
+    /// The others that do.
+    also: Arc<[usize]>,
     layer: Layer,
     /// How many tries have failed.
     failed: u32,
@@ -201,7 +206,7 @@ impl Fetcher {
         Ok(image)
     }
 
-    /// Open several images over one proxy, to be pulled together.
+    /// Open several images, to be pulled together: by several proxies at once, each image by one of them.
     ///
     /// # Errors
     ///
@@ -215,31 +220,6 @@ impl Fetcher {
         let mut documents = Documents::within(self.options.max_documents_bytes);
         let images = self.open_each(references, &mut documents).await?;
         ending.keep();
-        Ok(images)
-    }
-
-    async fn open_each(
-        &self,
-        references: &[impl AsRef<str>],
-        documents: &mut Documents,
-    ) -> Result<Vec<Image>> {
-        let mut images: Vec<Image> = Vec::with_capacity(references.len());
-        for (number, reference) in references.iter().enumerate() {
-            let reference = reference.as_ref();
-            let image = match images.first() {
-                None => self.open(reference).await?,
-                Some(first) => {
-                    let (proxy, starting) = (&first.proxy, first.starting);
-                    let image = self
-                        .retrying(reference, || open_in(proxy.clone(), reference, starting))
-                        .await?;
-                    self.opened(&image, number);
-                    image
-                }
-            };
-            documents.add_manifest(&image)?;
-            images.push(image);
-        }
         Ok(images)
     }
 
@@ -269,7 +249,7 @@ impl Fetcher {
             options: &self.options,
             events: self.events.clone(),
             images: images.iter().map(|image| Arc::clone(&image.same)).collect(),
-            home: home(first, images, busy.home),
+            homes: homes(images, busy.home),
             opening: first.opening,
             starting: first.starting,
             spares: first.spares.clone(),
@@ -347,43 +327,61 @@ async fn open_in(proxy: ImageProxy, reference: &str, starting: Duration) -> Resu
     })
 }
 
-/// The first image's proxy, with all of these that it has open.
-fn home(first: &Image, images: &[&Image], free: Option<CancellationToken>) -> Home {
-    let in_first = |(_, image): &(usize, &&Image)| image.opened.is_open_in(&first.proxy);
-    let opened = images.iter().enumerate().filter(in_first);
-    Home {
-        proxy: first.proxy.clone(),
-        opened: opened
-            .map(|(number, image)| (number, Arc::clone(&image.opened)))
-            .collect(),
-        free,
+/// The proxies of these images, the first image's first, each with those that it has open.
+fn homes(images: &[&Image], free: Option<CancellationToken>) -> Vec<Home> {
+    let mut homes: Vec<Home> = Vec::new();
+    for (number, image) in images.iter().enumerate() {
+        let opened = (number, Arc::clone(&image.opened));
+        match homes
+            .iter_mut()
+            .find(|home| image.opened.is_open_in(&home.proxy))
+        {
+            Some(home) => home.opened.push(opened),
+            None => homes.push(Home {
+                proxy: image.proxy.clone(),
+                opened: vec![opened],
+                free: None,
+            }),
+        }
     }
+    if let Some(first) = homes.first_mut() {
+        first.free = free;
+    }
+    homes
 }
 
 /// Each blob of these images once. A blob has one size, whoever names it.
 fn jobs<'a>(images: impl IntoIterator<Item = &'a [Layer]>) -> Result<Vec<Job>> {
-    let mut seen = HashMap::new();
-    let mut jobs = Vec::new();
+    let mut known: HashMap<&Digest, usize> = HashMap::new();
+    let mut blobs: Vec<(&Layer, Vec<usize>)> = Vec::new();
     for (image, layers) in images.into_iter().enumerate() {
         for layer in layers {
             let (digest, size) = (layer.descriptor.digest(), layer.descriptor.size());
-            let known = seen.insert(digest, size);
-            if let Some(known) = known.filter(|known| *known != size) {
+            let Some(number) = known.get(digest) else {
+                known.insert(digest, blobs.len());
+                blobs.push((layer, vec![image]));
+                continue;
+            };
+            let (first, named_by) = &mut blobs[*number];
+            let other = first.descriptor.size();
+            if other != size {
                 return Err(Error::image(format!(
-                    "layer {digest} has two sizes: {known} and {size} bytes"
+                    "layer {digest} has two sizes: {other} and {size} bytes"
                 )));
             }
-            if known.is_none() {
-                jobs.push(Job {
-                    number: jobs.len(),
-                    image,
-                    layer: layer.clone(),
-                    failed: 0,
-                });
+            if named_by.last() != Some(&image) {
+                named_by.push(image);
             }
         }
     }
-    Ok(jobs)
+    let job = |(number, (layer, named_by)): (usize, (&Layer, Vec<usize>))| Job {
+        number,
+        image: named_by[0],
+        also: named_by[1..].into(),
+        layer: layer.clone(),
+        failed: 0,
+    };
+    Ok(blobs.into_iter().enumerate().map(job).collect())
 }
 
 /// A task that panicked panics on in its owner; one that was cancelled went

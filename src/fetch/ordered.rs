@@ -43,6 +43,7 @@ impl Fetcher {
         let job = |(number, layer): (usize, &Layer)| Job {
             number,
             image: 0,
+            also: [].into(),
             layer: layer.clone(),
             failed: 0,
         };

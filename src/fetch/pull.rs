@@ -183,7 +183,7 @@ impl Fetcher {
         sink.prepare().await?;
         // The configs come beside the layers: no layer has to wait for them.
         let (asker, busy) = self.asker(images, &**sink).await?;
-        let contents = self.contents(asker, images, &**sink);
+        let contents = self.contents(asker, images, sink);
         let images: Vec<&Image> = images.iter().collect();
         let handler = IntoSink(Arc::clone(sink));
         let run = self.run(&images, jobs, Order::Mixed, busy, handler);

@@ -148,6 +148,19 @@ pub(super) fn may_pass(error: &Error, source: Transport<'_>) -> bool {
     }
 }
 
+/// The registry does not have the blob, however the proxy classes that (skopeo 1.22: as [`RefusalCode::Retryable`]).
+pub(super) fn is_missing(error: &Error) -> bool {
+    let Error::Blob {
+        source: BlobError::Refused(refusal),
+        ..
+    } = error
+    else {
+        return false;
+    };
+    let words = ["blob unknown", "name unknown", "404 (Not Found)"];
+    words.iter().any(|words| refusal.message.contains(words))
+}
+
 /// The registry wants to be asked less often. skopeo itself has waited and asked again by then, five times.
 pub(super) fn is_throttled(error: &Error) -> bool {
     let Error::Refused { refusal, .. } = error else {
@@ -374,6 +387,35 @@ mod tests {
             assert_eq!(is_throttled(&refused(None, message)), expected, "{message}");
         }
         assert!(!is_throttled(&Error::Disconnected));
+    }
+
+    #[test]
+    fn a_missing_blob_by_the_words_of_skopeos() {
+        let digest = format!("sha256:{}", "a".repeat(64))
+            .parse()
+            .expect("a digest");
+        for (message, expected) in [
+            (
+                "fetching blob: blob unknown: blob sha256:a is unknown",
+                true,
+            ),
+            (
+                "Error fetching blob: invalid status code from registry 404 (Not Found)",
+                true,
+            ),
+            (
+                "received unexpected HTTP status: 503 Service Unavailable",
+                false,
+            ),
+        ] {
+            let refusal = Refusal {
+                code: Some(RefusalCode::Retryable),
+                message: message.into(),
+            };
+            let error = Error::blob(&digest)(BlobError::Refused(refusal));
+            assert_eq!(is_missing(&error), expected, "{message}");
+        }
+        assert!(!is_missing(&refused(None, "blob unknown")));
     }
 
     #[test]

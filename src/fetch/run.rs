@@ -1,6 +1,7 @@
 //! A run: the units, the queue, and what has become of each job. One task owns
 //! all of it; units are told by channels and tell by reports.
 
+use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::thread::available_parallelism;
@@ -53,7 +54,7 @@ pub(super) struct Start<'a> {
     pub(super) options: &'a FetchOptions,
     pub(super) events: Events,
     pub(super) images: Vec<Arc<SameImage>>,
-    pub(super) home: Home,
+    pub(super) homes: Vec<Home>,
     /// What the opening of an image, and the start of a proxy, took.
     pub(super) opening: Duration,
     pub(super) starting: Duration,
@@ -72,7 +73,7 @@ pub(super) async fn run<H: Handler>(
 ) -> Result<(Vec<H::Output>, Pulled)> {
     let deadline = start.options.retry.ends();
     let lent = start.lent.take();
-    let (home, spares) = (start.home.clone(), start.spares.clone());
+    let (homes, spares) = (std::mem::take(&mut start.homes), start.spares.clone());
     for job in &jobs {
         let queued = || EventKind::BlobQueued { blob: job.name() };
         start.events.send(queued);
@@ -80,12 +81,11 @@ pub(super) async fn run<H: Handler>(
     let (mut run, mut reports) = Run::new(start, jobs, handler);
     // A reader on a blocking thread outlives the task of its handler.
     let _over = run.common.over.clone().drop_guard();
-    run.give_out()?;
     if run.ledger.is_done() {
         return Ok(run.close());
     }
-    run.start_unit(Beginning::Home(home));
-    run.employ(lent, &spares);
+    run.employ(homes, lent, &spares);
+    run.give_out()?;
     run.adjust();
     let mut look = interval(LOOK_EVERY);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -194,7 +194,9 @@ impl<H: Handler> Run<H> {
             }
         };
         let (gate, moved) = watch::channel(Gate::Everybody);
+        let sources = sources_of(&images);
         let common = Common {
+            sources,
             starter,
             jobs: queued,
             gate: moved,
@@ -248,7 +250,18 @@ impl<H: Handler> Run<H> {
         Ok(())
     }
 
+    /// To whoever is free, or to one that need not open an image for it.
     fn send(&self, job: Job) -> Result<()> {
+        let sources = &self.common.sources;
+        let images = job.also.iter().chain([&job.image]);
+        let of_job: Vec<usize> = images.map(|image| sources[*image]).collect();
+        match self.fleet.nearest(&of_job, self.governor.late_after()) {
+            Some(unit) => unit.own_jobs.try_send(job).map_err(|_| Error::Closed),
+            None => self.send_to_all(job),
+        }
+    }
+
+    fn send_to_all(&self, job: Job) -> Result<()> {
         // It has no bound, and `common` holds its other end.
         self.queue.try_send(job).map_err(|_| Error::Closed)
     }
@@ -268,9 +281,19 @@ impl<H: Handler> Run<H> {
         )
     }
 
-    /// Spares cost nothing more, so all are put to work that find some.
-    fn employ(&mut self, lent: Option<oneshot::Receiver<Spare>>, spares: &Spares) {
+    /// Those that are there already cost nothing more, so all are put to work that find some.
+    fn employ(
+        &mut self,
+        homes: Vec<Home>,
+        lent: Option<oneshot::Receiver<Spare>>,
+        spares: &Spares,
+    ) {
         let most = self.ledger.to_ask().blobs.min(self.most);
+        for home in homes {
+            if self.fleet.at_work() < most {
+                self.start_unit(Beginning::Home(home));
+            }
+        }
         if self.fleet.at_work() < most
             && let Some(lent) = lent
         {
@@ -284,7 +307,20 @@ impl<H: Handler> Run<H> {
         spares.end();
     }
 
+    /// This unit has this image open.
+    fn opened(&mut self, unit: usize, image: usize) {
+        let source = self.common.sources[image];
+        if let Some(unit) = self.fleet.unit(unit) {
+            unit.sources.insert(source);
+        }
+    }
+
     fn start_unit(&mut self, beginning: Beginning) {
+        let images: Vec<usize> = match &beginning {
+            Beginning::Home(home) => home.opened.iter().map(|(image, _)| *image).collect(),
+            // It has opened the first one, or is about to.
+            Beginning::Spare(_) | Beginning::Lent(_) | Beginning::New => vec![0],
+        };
         let number = self.started;
         self.started += 1;
         self.active = Instant::now();
@@ -304,6 +340,9 @@ impl<H: Handler> Run<H> {
         let task = self.units.spawn(unit.run(beginning));
         let running = Running::new(number, (own_jobs, left_jobs), retire);
         self.fleet.add(task.id(), running);
+        for image in images {
+            self.opened(number, image);
+        }
         self.proxies = self.proxies.max(self.fleet.at_work());
     }
 
@@ -324,6 +363,7 @@ impl<H: Handler> Run<H> {
                     unit.cancels = cancels;
                 }
             }
+            Report::Opened { unit, image } => self.opened(unit, image),
             Report::Asking { unit } => {
                 self.active = Instant::now();
                 if let Some(unit) = self.fleet.unit(unit) {
@@ -434,7 +474,16 @@ impl<H: Handler> Run<H> {
         let late = self.governor.late_after();
         for unit in self.fleet.stuck(late) {
             while let Ok(job) = unit.left_jobs.try_recv() {
-                self.send(job)?;
+                self.send_to_all(job)?;
+            }
+        }
+        if self.common.jobs.is_empty()
+            && let Some(unit) = self.fleet.crowded()
+        {
+            for _ in 0..unit.own_jobs.len() / 2 {
+                if let Ok(job) = unit.left_jobs.try_recv() {
+                    self.send_to_all(job)?;
+                }
             }
         }
         Ok(())
@@ -445,7 +494,7 @@ impl<H: Handler> Run<H> {
         let late = self.governor.late_after();
         match self.fleet.another(number, late) {
             Some(unit) => unit.own_jobs.try_send(job).map_err(|_| Error::Closed),
-            None => self.send(job),
+            None => self.send_to_all(job),
         }
     }
 
@@ -566,6 +615,17 @@ impl<H: Handler> Run<H> {
             && self.active.elapsed() >= self.governor.late_after()
             && !self.fleet.is_asking()
     }
+}
+
+/// For each image, the number of its source: images of the same one have the same.
+fn sources_of(images: &[Arc<SameImage>]) -> Vec<usize> {
+    let mut known: HashMap<&str, usize> = HashMap::new();
+    let mut sources = Vec::with_capacity(images.len());
+    for image in images {
+        let next = known.len();
+        sources.push(*known.entry(image.source()).or_insert(next));
+    }
+    sources
 }
 
 /// How many workers a proxy has.

@@ -50,12 +50,20 @@ impl Starter {
         let Transport::Registry { host } = Transport::of(reference) else {
             return false;
         };
-        if self.proved.borrow().contains(host) {
+        if self.is_proved(reference) {
             return false;
         }
         let (template, host) = (Arc::clone(&self.template), host.to_owned());
         let asked = tokio::task::spawn_blocking(move || template.logins.may_have(&host));
         asked.await.unwrap_or(true)
+    }
+
+    /// Whether anything could be fetched from this image's registry, if it is at one.
+    pub(super) fn is_proved(&self, reference: &str) -> bool {
+        match Transport::of(reference) {
+            Transport::Registry { host } => self.proved.borrow().contains(host),
+            _ => true,
+        }
     }
 
     /// Something could be fetched from this image's registry.

@@ -20,6 +20,7 @@ use super::image::{Home, SameImage};
 use super::outage::Gate;
 use super::rate::{Limit, Share};
 use super::reader::{LayerReader, Returned};
+use super::retry::is_missing;
 use super::starter::Starter;
 use super::{Job, panicked};
 use crate::error::{BlobError, Error, Result};
@@ -49,6 +50,8 @@ pub(super) trait Handler: Send + Sync + 'static {
 pub(super) struct Common<H> {
     pub(super) starter: Arc<Starter>,
     pub(super) images: Vec<Arc<SameImage>>,
+    /// For each image, the number of its source ([`SameImage::source`]).
+    pub(super) sources: Vec<usize>,
     pub(super) jobs: async_channel::Receiver<Job>,
     /// Who may ask for blobs.
     pub(super) gate: watch::Receiver<Gate>,
@@ -73,6 +76,8 @@ pub(super) enum Report<T> {
         /// Dropping a blob's pipes cancels it there.
         cancels: bool,
     },
+    /// It has opened one more image.
+    Opened { unit: usize, image: usize },
     /// A call begins.
     Asking { unit: usize },
     /// It was answered, with a blob or a refusal.
@@ -230,6 +235,10 @@ impl<H: Handler> Unit<H> {
     }
 }
 
+/// The answer to a call for a blob, and the slot, if it is to be asked for again: the source of another image
+/// does not have it.
+type Asked = (Result<Blob>, Option<OwnedSemaphorePermit>);
+
 /// The run has ended if it does not listen any more; then so will we.
 async fn tell<T>(reports: &mpsc::Sender<Report<T>>, report: Report<T>) {
     let _ = reports.send(report).await;
@@ -321,19 +330,7 @@ impl<H: Handler> Crew<H> {
         let Ok(_in_flight) = Arc::clone(&common.in_flight).acquire_owned().await else {
             return Ok(());
         };
-        let image = match self.image(job.image).await {
-            Ok(image) => image,
-            Err(error) => {
-                self.failed(job, Failure::Fetching(error.clone())).await;
-                return Err(error);
-            }
-        };
-        let began = Instant::now();
-        let Some(asked) = self.ask(image, &job, slot).await else {
-            let after = self.proxy.options().stall_timeout;
-            let stalled = BlobError::Stalled { after, read: 0 };
-            let stalled = Error::blob(job.layer.descriptor.digest())(stalled);
-            self.failed(job, Failure::Unanswered(stalled)).await;
+        let Some((began, asked)) = self.ask_for(&job, slot).await? else {
             return Ok(());
         };
         match asked {
@@ -372,6 +369,42 @@ impl<H: Handler> Crew<H> {
         }
     }
 
+    /// Ask for the blob by an image of its source that is open, or by its own. When the call began, and the
+    /// answer; `None` if that has been told.
+    async fn ask_for(
+        &self,
+        job: &Job,
+        slot: OwnedSemaphorePermit,
+    ) -> Result<Option<(Instant, Result<Blob>)>> {
+        let mut slot = slot;
+        let mut must_be_own = false;
+        loop {
+            let image = match self.image(job, must_be_own).await {
+                Ok(image) => image,
+                Err(error) => {
+                    let failure = Failure::Fetching(error.clone());
+                    self.failed(job.clone(), failure).await;
+                    return Err(error);
+                }
+            };
+            let own = self.images[job.image].get();
+            let is_own = own.is_some_and(|own| Arc::ptr_eq(own, &image));
+            let began = Instant::now();
+            match self.ask(image, job, slot, is_own).await {
+                Some((answer, None)) => return Ok(Some((began, answer))),
+                // Mirrors can have one image of a repository and not another.
+                Some((_, Some(kept))) => (slot, must_be_own) = (kept, true),
+                None => {
+                    let after = self.proxy.options().stall_timeout;
+                    let stalled = BlobError::Stalled { after, read: 0 };
+                    let stalled = Error::blob(job.layer.descriptor.digest())(stalled);
+                    self.failed(job.clone(), Failure::Unanswered(stalled)).await;
+                    return Ok(None);
+                }
+            }
+        }
+    }
+
     /// Ask for the blob, and pass the slot on when there is an answer. `None`
     /// if there is none within the stall timeout: then the slot stays with the
     /// call, until it is answered after all.
@@ -380,7 +413,8 @@ impl<H: Handler> Crew<H> {
         image: Arc<OpenedImage>,
         job: &Job,
         slot: OwnedSemaphorePermit,
-    ) -> Option<Result<Blob>> {
+        by_own_image: bool,
+    ) -> Option<Asked> {
         let unit = self.unit.number;
         self.tell(Report::Asking { unit }).await;
         let begun = Instant::now();
@@ -403,8 +437,15 @@ impl<H: Handler> Crew<H> {
             });
             return None;
         };
-        drop(slot);
         let took = begun.elapsed();
+        // The slot is kept, for whoever has it may wait for a job for ever.
+        let kept = match &answer {
+            Err(error) if !by_own_image && is_missing(error) => Some(slot),
+            _ => {
+                drop(slot);
+                None
+            }
+        };
         self.tell(Report::Answered {
             unit,
             job: job.number,
@@ -421,7 +462,7 @@ impl<H: Handler> Crew<H> {
             };
             self.unit.common.events.send(opened);
         }
-        Some(answer)
+        Some((answer, kept))
     }
 
     /// Have the blob handled, and find out whose fault it is if that fails.
@@ -454,10 +495,28 @@ impl<H: Handler> Crew<H> {
         }
     }
 
-    /// The image in our proxy, opened when it is first needed.
-    async fn image(&self, number: usize) -> Result<Arc<OpenedImage>> {
-        let same = &self.unit.common.images[number];
-        let open = || async { same.open_in(&self.proxy).await.map(Arc::new) };
+    /// An image by which this blob can be asked for, if possible one that is open: one that names it, or
+    /// another one of the same source. Otherwise, or if it has to be, the first that names it is opened.
+    async fn image(&self, job: &Job, own: bool) -> Result<Arc<OpenedImage>> {
+        let number = job.image;
+        let Common {
+            images, sources, ..
+        } = &*self.unit.common;
+        if !own && self.images[number].get().is_none() {
+            let named_by = job.also.iter().map(|image| &self.images[*image]);
+            let same = |(_, source): &(_, &usize)| **source == sources[number];
+            let others = self.images.iter().zip(sources).filter(same);
+            let mut candidates = named_by.chain(others.map(|(image, _)| image));
+            if let Some(open) = candidates.find_map(OnceCell::get) {
+                return Ok(Arc::clone(open));
+            }
+        }
+        let open = || async {
+            let opened = images[number].open_in(&self.proxy).await?;
+            let (unit, image) = (self.unit.number, number);
+            self.tell(Report::Opened { unit, image }).await;
+            Ok(Arc::new(opened))
+        };
         self.images[number].get_or_try_init(open).await.cloned()
     }
 

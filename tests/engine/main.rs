@@ -13,6 +13,7 @@ mod faults;
 mod futures;
 mod handlers;
 mod harness;
+mod many;
 mod numbers;
 mod ordered;
 mod proxies;
