@@ -401,16 +401,24 @@ impl<H: Handler> Run<H> {
     /// A try failed: another one, or the end.
     fn failed(&mut self, number: usize, mut job: Job, failure: Failure) -> Result<()> {
         let unanswered = matches!(failure, Failure::Unanswered(_));
-        let source = self.common.images[job.image].transport();
+        let common = Arc::clone(&self.common);
+        let source = common.images[job.image].transport();
         let error = match failure {
             Failure::Handling(error) => return Err(error),
             Failure::Fetching(error) | Failure::Unanswered(error) => error,
-            Failure::Refused { error, began } => {
+            Failure::Refused {
+                error,
+                began,
+                noted,
+            } => {
                 if may_pass(&error, source) {
                     let random = fastrand::f64();
                     self.outage
                         .refused(&self.policy, began, Instant::now(), random);
+                    self.move_gate();
                 }
+                // The unit may go on.
+                drop(noted);
                 error
             }
         };

@@ -101,8 +101,13 @@ pub(super) enum Report<T> {
 pub(super) enum Failure {
     /// The blob did not come, or not right.
     Fetching(Error),
-    /// The call for it, which began then, was refused.
-    Refused { error: Error, began: Instant },
+    /// The call for it, which began then, was refused. The unit asks for nothing before this is taken note of, and
+    /// dropped.
+    Refused {
+        error: Error,
+        began: Instant,
+        noted: oneshot::Sender<()>,
+    },
     /// The proxy was asked for it, and has not answered yet: it can't be asked
     /// for anything else.
     Unanswered(Error),
@@ -235,9 +240,13 @@ impl<H: Handler> Unit<H> {
     }
 }
 
-/// The answer to a call for a blob, and the slot, if it is to be asked for again: the source of another image
-/// does not have it.
-type Asked = (Result<Blob>, Option<OwnedSemaphorePermit>);
+/// A call for a blob that was answered.
+struct Asked {
+    began: Instant,
+    answer: Result<Blob>,
+    /// Kept where it was refused.
+    slot: Option<OwnedSemaphorePermit>,
+}
 
 /// The run has ended if it does not listen any more; then so will we.
 async fn tell<T>(reports: &mpsc::Sender<Report<T>>, report: Report<T>) {
@@ -330,10 +339,15 @@ impl<H: Handler> Crew<H> {
         let Ok(_in_flight) = Arc::clone(&common.in_flight).acquire_owned().await else {
             return Ok(());
         };
-        let Some((began, asked)) = self.ask_for(&job, slot).await? else {
+        let Some(asked) = self.ask_for(&job, slot).await? else {
             return Ok(());
         };
-        match asked {
+        let Asked {
+            began,
+            answer,
+            slot,
+        } = asked;
+        match answer {
             Ok(blob) => match self.handle(&job, blob).await {
                 Ok(output) => {
                     let (blob, proxy) = (job.name(), self.unit.number);
@@ -355,27 +369,33 @@ impl<H: Handler> Crew<H> {
                 }
             },
             Err(error) => {
-                let failure = match error {
-                    Error::Blob {
-                        source: BlobError::Refused(_),
-                        ..
-                    } => Failure::Refused { error, began },
-                    error => Failure::Fetching(error),
-                };
-                let lost = failure.proxy_lost();
-                self.failed(job, failure).await;
+                let lost = error.is_closed().then(|| error.clone());
+                match slot {
+                    Some(slot) => self.refused(job, error, began, slot).await,
+                    None => self.failed(job, Failure::Fetching(error)).await,
+                }
                 lost.map_or(Ok(()), Err)
             }
         }
     }
 
-    /// Ask for the blob by an image of its source that is open, or by its own. When the call began, and the
-    /// answer; `None` if that has been told.
-    async fn ask_for(
-        &self,
-        job: &Job,
-        slot: OwnedSemaphorePermit,
-    ) -> Result<Option<(Instant, Result<Blob>)>> {
+    /// Tell that a call was refused, and ask for nothing before the run has decided who may.
+    async fn refused(&self, job: Job, error: Error, began: Instant, slot: OwnedSemaphorePermit) {
+        let (noted, wait) = oneshot::channel();
+        let failure = Failure::Refused {
+            error,
+            began,
+            noted,
+        };
+        self.failed(job, failure).await;
+        // It is dropped, also when the run has ended.
+        let _ = wait.await;
+        drop(slot);
+    }
+
+    /// Ask for the blob by an image of its source that is open, or by its own. `None` if what became of it has
+    /// been told.
+    async fn ask_for(&self, job: &Job, slot: OwnedSemaphorePermit) -> Result<Option<Asked>> {
         let mut slot = slot;
         let mut must_be_own = false;
         loop {
@@ -389,11 +409,14 @@ impl<H: Handler> Crew<H> {
             };
             let own = self.images[job.image].get();
             let is_own = own.is_some_and(|own| Arc::ptr_eq(own, &image));
-            let began = Instant::now();
-            match self.ask(image, job, slot, is_own).await {
-                Some((answer, None)) => return Ok(Some((began, answer))),
+            match self.ask(image, job, slot).await {
                 // Mirrors can have one image of a repository and not another.
-                Some((_, Some(kept))) => (slot, must_be_own) = (kept, true),
+                Some(Asked {
+                    answer: Err(error),
+                    slot: Some(kept),
+                    ..
+                }) if !is_own && is_missing(&error) => (slot, must_be_own) = (kept, true),
+                Some(asked) => return Ok(Some(asked)),
                 None => {
                     let after = self.proxy.options().stall_timeout;
                     let stalled = BlobError::Stalled { after, read: 0 };
@@ -413,7 +436,6 @@ impl<H: Handler> Crew<H> {
         image: Arc<OpenedImage>,
         job: &Job,
         slot: OwnedSemaphorePermit,
-        by_own_image: bool,
     ) -> Option<Asked> {
         let unit = self.unit.number;
         self.tell(Report::Asking { unit }).await;
@@ -438,14 +460,15 @@ impl<H: Handler> Crew<H> {
             return None;
         };
         let took = begun.elapsed();
-        // The slot is kept, for whoever has it may wait for a job for ever.
-        let kept = match &answer {
-            Err(error) if !by_own_image && is_missing(error) => Some(slot),
-            _ => {
-                drop(slot);
-                None
-            }
-        };
+        let is_refused = matches!(
+            &answer,
+            Err(Error::Blob {
+                source: BlobError::Refused(_),
+                ..
+            })
+        );
+        // Otherwise it is passed on at once.
+        let slot = is_refused.then_some(slot);
         self.tell(Report::Answered {
             unit,
             job: job.number,
@@ -462,7 +485,11 @@ impl<H: Handler> Crew<H> {
             };
             self.unit.common.events.send(opened);
         }
-        Some((answer, kept))
+        Some(Asked {
+            began: begun,
+            answer,
+            slot,
+        })
     }
 
     /// Have the blob handled, and find out whose fault it is if that fails.
