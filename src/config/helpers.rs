@@ -136,6 +136,24 @@ mod tests {
     }
 
     #[test]
+    fn programs_are_asked_where_the_list_names_one() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("registries.conf");
+        for (text, expected) in [
+            ("credential-helpers = []", false),
+            ("credential-helpers = [\"containers-auth.json\"]", false),
+            (
+                "credential-helpers = [\"containers-auth.json\", \"a\"]",
+                true,
+            ),
+        ] {
+            fs::write(&path, text).expect("a file");
+            let config = ImageProxyConfig::default().registries_conf(path.clone());
+            assert_eq!(asks_programs(&config), expected, "{text}");
+        }
+    }
+
+    #[test]
     fn credentials_that_nobody_would_look_at_are_an_error() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("registries.conf");
