@@ -102,14 +102,22 @@ impl ImageProxyConfig {
     /// Whether skopeo looks at the credentials that are given. A wrapper may have it see another
     /// registries.conf than ours.
     fn check_helpers(&self) -> Result<(), ConfigError> {
+        if self.skopeo_cmd.is_some() {
+            return Ok(());
+        }
+        if self.authfile.is_some() {
+            // Some give one at any rate, and rely on the helper.
+            if let Err(error) = helpers::check(self, "authfile") {
+                tracing::warn!("{error}");
+            }
+        }
         let given = [
-            ("authfile", self.authfile.is_some()),
             ("auth_data", self.auth_data.is_some()),
             ("credentials", self.credentials.is_some()),
         ];
         match given.iter().find(|(_, given)| *given) {
-            Some((option, _)) if self.skopeo_cmd.is_none() => helpers::check(self, option),
-            _ => Ok(()),
+            Some((option, _)) => helpers::check(self, option),
+            None => Ok(()),
         }
     }
 
