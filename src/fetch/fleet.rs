@@ -86,16 +86,12 @@ impl Fleet {
         self.0.values().filter(|unit| !unit.retired)
     }
 
-    /// Whether this one can ask for a blob.
-    pub(super) fn is_ready(&self, number: usize) -> bool {
-        self.working()
-            .any(|unit| unit.number == number && unit.ready)
-    }
-
-    /// The oldest of those that can.
-    pub(super) fn first_ready(&self) -> Option<usize> {
+    /// Those that ask for a blob, or can: for one of their own, or for one of those that wait for anybody.
+    pub(super) fn askers(&self, some_wait: bool) -> impl Iterator<Item = usize> {
+        let has_some =
+            move |unit: &&Running| some_wait || unit.asking.is_some() || !unit.own_jobs.is_empty();
         let ready = self.working().filter(|unit| unit.ready);
-        ready.map(|unit| unit.number).min()
+        ready.filter(has_some).map(|unit| unit.number)
     }
 
     /// Whether any is being started.

@@ -604,9 +604,9 @@ impl<H: Handler> Run<H> {
 
     /// Let those ask who may.
     fn move_gate(&mut self) {
-        let (fleet, now) = (&self.fleet, Instant::now());
-        let first = fleet.first_ready();
-        let gate = self.outage.gate(now, |unit| fleet.is_ready(unit), first);
+        let askers = || self.fleet.askers(!self.common.jobs.is_empty());
+        let can_ask = |unit| askers().any(|asker| asker == unit);
+        let gate = self.outage.gate(Instant::now(), can_ask, askers().min());
         self.gate
             .send_if_modified(|before| std::mem::replace(before, gate) != gate);
     }

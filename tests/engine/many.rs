@@ -158,3 +158,25 @@ fn a_blob_that_a_mirror_does_not_have_is_asked_for_by_its_own_image() {
         }
     });
 }
+
+/// Blobs wait for the proxies that have their images open, and after an outage only one proxy may ask.
+#[test]
+#[ignore = "needs skopeo"]
+fn an_outage_holds_up_no_image_for_ever() {
+    run(async {
+        for protocol in tools::SKOPEOS {
+            let several = Several::new();
+            let references = several.references(false);
+            // The layers that each image has for itself.
+            let own = OWN..2 * OWN;
+            let faults: Vec<String> = own.map(|n| format!("blob#{n}:status=503*4")).collect();
+            let faults = faults.iter().map(|fault| fault.parse().unwrap());
+            several.registry.set_faults(faults.collect());
+            let options = options().retry(crate::harness::retries(100));
+            let pulled = pull(protocol, options, &references).await.unwrap();
+            let blobs = OWN + IMAGES * OWN + IMAGES;
+            assert_eq!(pulled.fetched_blobs as u64, blobs, "{protocol}");
+            assert!(pulled.retries > 0, "{protocol}");
+        }
+    });
+}
