@@ -63,15 +63,16 @@ mod words;
 pub use config::{
     AuthData, ConnectionOptions, Credentials, DEFAULT_CALL_TIMEOUT, DEFAULT_LEAST_RATE,
     DEFAULT_MAX_DOCUMENT_BYTES, DEFAULT_SHUTDOWN_TIMEOUT, DEFAULT_STALL_TIMEOUT, ImageProxyConfig,
-    VersionQuestion,
+    Platform, VersionQuestion,
 };
 pub use error::{BlobError, ChildExit, ConfigError, Error, Result};
 #[cfg(feature = "decompress")]
 pub use fetch::UncompressedReader;
 pub use fetch::{
     BlobName, DEFAULT_PROXIES_PER_HOST, DEFAULT_WORKERS, Discard, Event, EventKind, EventStream,
-    Events, FetchOptions, Fetcher, Image, ImageContent, Index, IndexContent, Layer, LayerReader,
-    LayerStream, OrderedReader, Proxies, Pulled, RetryPolicy, Sink,
+    Events, FetchOptions, Fetcher, Image, ImageContent, ImageRequest, Index, IndexContent, Layer,
+    LayerReader, LayerStream, OrderedReader, Platforms, Proxies, PullMany, Pulled, PulledImages,
+    RetryPolicy, Sink,
 };
 pub use layout::OciLayout;
 pub use oci_spec;

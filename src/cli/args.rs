@@ -7,21 +7,21 @@
 
 use std::borrow::Cow;
 use std::ffi::OsStr;
-use std::fmt;
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
-use std::str::FromStr;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 use longshore::oci_spec::distribution::Reference;
 use longshore::{
-    ConnectionOptions, Credentials, FetchOptions, ImageProxyConfig, OciLayout, Proxies, RetryPolicy,
+    ConnectionOptions, Credentials, FetchOptions, ImageProxyConfig, ImageRequest, OciLayout,
+    Platform, Platforms, Proxies, RetryPolicy,
 };
 
 use super::failure::Failure;
+use super::list::{self, Shard};
 use super::say::say;
 use super::secret;
 
@@ -38,69 +38,95 @@ pub(crate) struct Arguments {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Pull an image into an OCI image layout
+    /// Pull images into an OCI image layout
+    #[command(allow_missing_positional = true)]
     Pull(PullArguments),
     /// Show what an image is made of
     Inspect(InspectArguments),
 }
 
 impl Command {
+    /// Read the list of images, if there is one, for which this may wait.
+    pub(crate) fn read_list(&mut self) -> Result<(), Failure> {
+        match self {
+            Self::Pull(arguments) => arguments.read_list(),
+            Self::Inspect(_) => Ok(()),
+        }
+    }
+
+    fn references(&self) -> Vec<String> {
+        match self {
+            Self::Pull(PullArguments { requests, .. }) => {
+                let references = requests.iter().map(|request| request.reference.clone());
+                references.collect()
+            }
+            Self::Inspect(InspectArguments { image, .. }) => vec![image.clone()],
+        }
+    }
+
     /// Whether skopeo unpacks an archive for it, into a temporary folder.
     pub(crate) fn unpacks_archives(&self) -> bool {
-        let images = match self {
-            Self::Pull(PullArguments { images, .. }) => images.as_slice(),
-            Self::Inspect(InspectArguments { image, .. }) => std::slice::from_ref(image),
-        };
         let is_archive = |image: &String| {
             image.starts_with("oci-archive:") || image.starts_with("docker-archive:")
         };
-        images.iter().any(is_archive)
+        self.references().iter().any(is_archive)
     }
 
     /// How skopeo is to be run, with the credentials, for which this may wait.
     pub(crate) fn proxy_config(&self, verbose: bool) -> Result<ImageProxyConfig, Failure> {
-        match self {
+        let (platform, proxy) = match self {
             Self::Pull(PullArguments {
-                images,
-                platform,
-                proxy,
-                ..
-            }) => {
-                let platform = match platform {
-                    Some(PlatformChoice::One(platform)) => Some(platform),
-                    Some(PlatformChoice::All) | None => None,
-                };
-                proxy.config(images, platform, verbose)
-            }
+                platform, proxy, ..
+            }) => match platform {
+                Some(Platforms::One(platform)) => (Some(platform), proxy),
+                _ => (None, proxy),
+            },
             Self::Inspect(InspectArguments {
-                image,
-                platform,
-                proxy,
-                ..
-            }) => proxy.config(std::slice::from_ref(image), platform.as_ref(), verbose),
-        }
+                platform, proxy, ..
+            }) => (platform.as_ref(), proxy),
+        };
+        proxy.config(&self.references(), platform, verbose)
     }
 }
 
 #[derive(Debug, Args)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is an option of its own"
+)]
 pub(crate) struct PullArguments {
     /// The image: docker://HOST/NAME:TAG, oci:DIR:TAG, dir:DIR, oci-archive:FILE,
     /// docker-archive:FILE, containers-storage:NAME. Several go into one layout, each under its
     /// own name
-    #[arg(value_parser = image_reference, required = true, num_args = 1.., value_name = "IMAGE")]
+    #[arg(value_parser = image_reference, required_unless_present = "from", num_args = 1.., value_name = "IMAGE")]
     pub(crate) images: Vec<String>,
-    /// Where to: oci:DIR[:TAG], an image layout that is created or added to
+    /// Where to: oci:DIR[:TAG], an image layout that is created or added to. For several images, TAG is
+    /// made of {registry}, {repository}, {name} (the last part of the repository), {tag} and {platform}
     #[arg(value_name = "DEST", value_parser = OsStringValueParser::new().try_map(|text| Destination::parse(&text)))]
     pub(crate) destination: Destination,
+    /// Pull the images of a list, too: a line for each, with platform=OS/ARCH[/VARIANT] or platform=all
+    /// and name=NAME behind it, if wanted; # begins a comment; - is stdin
+    #[arg(long, value_name = "FILE")]
+    pub(crate) from: Option<PathBuf>,
+    /// Of all images, pull only those of part I of N, counted from 0: each image is in one part, which follows
+    /// from its name
+    #[arg(long, value_name = "I/N")]
+    pub(crate) shard: Option<Shard>,
+    /// When an image fails, pull the others all the same; what a list is pulled with
+    #[arg(long, conflicts_with = "strict")]
+    pub(crate) keep_going: bool,
+    /// When an image fails, stop; what images on the command line are pulled with
+    #[arg(long)]
+    pub(crate) strict: bool,
     /// Which image of a multi-platform index (linux/arm64, linux/arm/v7), or all of them, with the
-    /// index; default: this machine's
+    /// index; default: this machine's. In a list, of those that say none
     #[arg(long, value_name = "OS/ARCH[/VARIANT]|all")]
-    pub(crate) platform: Option<PlatformChoice>,
+    pub(crate) platform: Option<Platforms>,
     /// Blobs in flight at once, over all proxies
     #[arg(long, value_name = "N", default_value_t = longshore::DEFAULT_WORKERS)]
     workers: NonZeroUsize,
     /// How many skopeos to fetch with: auto, N, or MIN-MAX. auto takes as many as pay, at most 16 for
-    /// a registry, 2 for docker.io, whose quota counts what each of them reads
+    /// a registry, and for docker.io, whose quota counts what each of them reads, one for each image
     #[arg(long, value_name = "auto|N|MIN-MAX", default_value = "auto")]
     proxies: Proxies,
     /// How often to try a blob again that failed; 0 = never
@@ -120,6 +146,9 @@ pub(crate) struct PullArguments {
     pub(crate) quiet: bool,
     #[command(flatten)]
     pub(crate) proxy: ProxyArguments,
+    /// All of them, once the list is read.
+    #[arg(skip)]
+    pub(crate) requests: Vec<ImageRequest>,
 }
 
 #[derive(Debug, Args)]
@@ -138,6 +167,43 @@ pub(crate) struct InspectArguments {
 }
 
 impl PullArguments {
+    /// Put together what is to be pulled.
+    fn read_list(&mut self) -> Result<(), Failure> {
+        let given = self.images.iter().map(ImageRequest::new);
+        let mut requests: Vec<ImageRequest> = given.collect();
+        if let Some(path) = &self.from {
+            if path == Path::new("-") && self.proxy.creds.as_deref() == Some("-") {
+                let reason = "stdin can't be both the list and the credentials; use --creds-file";
+                return Err(Failure::usage(reason.into()));
+            }
+            requests.extend(list::read(path)?);
+        }
+        if let Some(shard) = self.shard {
+            requests.retain(|request| shard.has(&request.reference));
+        }
+        if self.platform == Some(Platforms::All) {
+            for request in &mut requests {
+                if request.platforms == Platforms::Configured {
+                    request.platforms = Platforms::All;
+                }
+            }
+        }
+        let tag = self.destination.tag.as_deref();
+        let template = tag.filter(|tag| list::is_template(tag));
+        let is_one = self.from.is_none() && self.images.len() == 1;
+        if tag.is_some() && template.is_none() && !is_one {
+            let reason = "several images go into oci:DIR, each under its own name, or into \
+                          oci:DIR:TEMPLATE, such as {name}-{tag}";
+            return Err(Failure::usage(reason.into()));
+        }
+        self.requests = if is_one && template.is_none() {
+            requests
+        } else {
+            list::name_all(requests, template).map_err(Failure::usage)?
+        };
+        Ok(())
+    }
+
     pub(crate) fn options(&self) -> FetchOptions {
         let retry = RetryPolicy::default().retries(self.retries);
         let options = FetchOptions::default();
@@ -217,7 +283,7 @@ impl ProxyArguments {
             .stall_timeout(self.stall_timeout)
             .least_rate(self.least_rate)
             .call_timeout(self.call_timeout);
-        let platform = platform.cloned().unwrap_or_default();
+        let platform = platform.cloned();
         Ok(ImageProxyConfig {
             authfile: self.authfile.clone(),
             credentials: self.credentials(images)?,
@@ -228,9 +294,11 @@ impl ProxyArguments {
             policy: self.policy.clone(),
             require_policy: self.require_policy,
             insecure_policy: self.insecure_policy,
-            os: platform.os,
-            architecture: platform.architecture,
-            variant: platform.variant,
+            os: platform.as_ref().map(|platform| platform.os.clone()),
+            architecture: platform
+                .as_ref()
+                .map(|platform| platform.architecture.clone()),
+            variant: platform.and_then(|platform| platform.variant),
             debug: verbose,
             skopeo_path: self.skopeo.clone(),
             connection,
@@ -274,6 +342,7 @@ impl ProxyArguments {
 fn common_registry(images: &[String]) -> Result<String, Failure> {
     let registries: Result<Vec<_>, _> = images.iter().map(|image| registry_of(image)).collect();
     let mut registries = registries?;
+    registries.sort_unstable();
     registries.dedup();
     match <[String; 1]>::try_from(registries) {
         Ok([registry]) => Ok(registry),
@@ -297,7 +366,7 @@ fn registry_of(image: &str) -> Result<String, Failure> {
 }
 
 /// Only that it has a transport, whose name skopeo would miss less kindly.
-fn image_reference(text: &str) -> Result<String, String> {
+pub(super) fn image_reference(text: &str) -> Result<String, String> {
     match text.split_once(':') {
         Some((transport, rest)) if !rest.is_empty() && is_transport(transport) => {
             Ok(text.to_owned())
@@ -350,85 +419,14 @@ impl Destination {
         let tag = tag.map(String::from_utf8_lossy);
         if let Some(tag) = &tag
             && !OciLayout::can_name(tag)
+            && !list::is_template(tag)
         {
-            return Err(format!(
-                "{tag:?} can't name an image in a layout: letters, digits and - . _ : @ / + are allowed"
-            ));
+            return Err(list::cant_name(tag));
         }
         Ok(Self {
             folder: OsStr::from_bytes(folder).into(),
             tag: tag.map(Cow::into_owned),
         })
-    }
-}
-
-/// `OS/ARCH[/VARIANT]`.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Platform {
-    os: Option<String>,
-    architecture: Option<String>,
-    variant: Option<String>,
-}
-
-impl Platform {
-    /// Whether an image of `found`, which is `OS/ARCH[/VARIANT]`, is what was asked for.
-    pub(crate) fn is(&self, found: &str) -> bool {
-        let mut found = found.split('/');
-        let wanted = [&self.os, &self.architecture, &self.variant];
-        wanted
-            .into_iter()
-            .all(|wanted| match (wanted, found.next()) {
-                (Some(wanted), Some(found)) => wanted == found,
-                // A variant that one of them does not say.
-                _ => true,
-            })
-    }
-}
-
-impl fmt::Display for Platform {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let parts = [&self.os, &self.architecture, &self.variant];
-        let parts: Vec<&str> = parts.into_iter().flatten().map(String::as_str).collect();
-        f.write_str(&parts.join("/"))
-    }
-}
-
-impl FromStr for Platform {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let parts: Vec<&str> = text.split('/').collect();
-        let (os, architecture, variant) = match parts[..] {
-            [os, architecture] => (os, architecture, None),
-            [os, architecture, variant] => (os, architecture, Some(variant)),
-            _ => return Err("a platform is OS/ARCH[/VARIANT], such as linux/arm64".into()),
-        };
-        if parts.iter().any(|part| part.is_empty()) {
-            return Err("a platform is OS/ARCH[/VARIANT], without empty parts".into());
-        }
-        Ok(Self {
-            os: Some(os.to_owned()),
-            architecture: Some(architecture.to_owned()),
-            variant: variant.map(str::to_owned),
-        })
-    }
-}
-
-/// One platform, or `all`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum PlatformChoice {
-    All,
-    One(Platform),
-}
-
-impl FromStr for PlatformChoice {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text {
-            "all" => Ok(Self::All),
-            _ => text.parse().map(Self::One),
-        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! Failures as the user sees them: what failed, on what, and what to do.
 
+use std::fmt;
 use std::io;
 use std::process::ExitCode;
 
@@ -15,6 +16,11 @@ pub(crate) enum Failure {
     /// The command line can't be what the user meant.
     Usage(String),
     Failed(anyhow::Error),
+    /// Of so many images, some failed.
+    Several {
+        failures: Vec<Failure>,
+        of: usize,
+    },
 }
 
 impl Failure {
@@ -26,7 +32,7 @@ impl Failure {
     pub(crate) fn on(what: &'static str, image: &str) -> impl FnOnce(Error) -> Self {
         move |error| match Self::from(error) {
             Self::Failed(error) => Self::Failed(error.context(format!("can't {what} {image}"))),
-            usage @ Self::Usage(_) => usage,
+            other => other,
         }
     }
 
@@ -36,11 +42,11 @@ impl Failure {
             Self::Failed(error) => {
                 Self::Failed(error.context("the pull is complete, but this failed"))
             }
-            usage @ Self::Usage(_) => usage,
+            other => other,
         }
     }
 
-    /// Say it on stderr, in one or two lines.
+    /// Say it on stderr, in one or two lines each.
     pub(crate) fn report(self) -> ExitCode {
         match self {
             Self::Usage(message) => {
@@ -54,6 +60,27 @@ impl Failure {
                 }
                 ExitCode::FAILURE
             }
+            Self::Several { failures, of } => {
+                let failed = failures.len();
+                for failure in failures {
+                    failure.report();
+                }
+                say(format!(
+                    "longshore: {failed} of {of} images could not be pulled"
+                ));
+                ExitCode::FAILURE
+            }
+        }
+    }
+}
+
+/// What failed and why, without what to do.
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Usage(message) => f.write_str(&printable(message)),
+            Self::Failed(error) => f.write_str(&printable(&format!("{error:#}"))),
+            Self::Several { failures, of } => write!(f, "{} of {of} images failed", failures.len()),
         }
     }
 }

@@ -63,7 +63,7 @@ async fn content(config: ImageProxyConfig, image: &str) -> longshore::Result<Ima
     let restricts = config.restricts_images();
     let fetcher = Fetcher::new(config, FetchOptions::default().start_ahead(false)).await?;
     let opened = fetcher.open(image).await?;
-    warnings::of_policy(restricts, opened.proxy());
+    warnings::of_policy(restricts, opened.proxy().checks_policy());
     fetcher.content(&opened).await
 }
 

@@ -5,8 +5,11 @@ mod children;
 mod failure;
 mod format;
 mod inspect;
+mod list;
+mod many;
 mod progress;
 mod pull;
+mod report;
 mod say;
 mod secret;
 mod signals;
@@ -24,7 +27,7 @@ use tracing_subscriber::EnvFilter;
 use self::args::{Arguments, Command};
 use self::children::Children;
 use self::failure::Failure;
-use self::say::{Log, all_said, all_said_blocking, say};
+use self::say::{Log, all_said, all_said_blocking, say_last};
 
 /// How long to wait at the end for file operations that are under way.
 const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(2);
@@ -39,11 +42,17 @@ const CLEANING_PATIENCE: Duration = Duration::from_secs(10);
 
 pub(crate) fn main() -> ExitCode {
     // clap itself exits: with 2 for wrong usage, with 0 for --help.
-    let Arguments { verbose, command } = Arguments::parse();
+    let Arguments {
+        verbose,
+        mut command,
+    } = Arguments::parse();
     log_to_stderr(verbose);
     // While Ctrl-C still ends the process at once: this may wait for somebody
-    // to type a password.
-    let config = match command.proxy_config(verbose) {
+    // to type a list, or a password.
+    let config = command
+        .read_list()
+        .and_then(|()| command.proxy_config(verbose));
+    let config = match config {
         Ok(config) => config,
         Err(failure) => return failed_early(failure),
     };
@@ -58,7 +67,7 @@ pub(crate) fn main() -> ExitCode {
             // Its handlers must be there before there is something to interrupt.
             biased;
             signal = signals::received() => {
-                say(format!("longshore: {}", signal.what));
+                say_last(format!("longshore: {}", signal.what));
                 // Perhaps nobody reads it.
                 let _ = timeout(LAST_WORDS_PATIENCE, all_said()).await;
                 ExitCode::from(signal.code)

@@ -169,6 +169,12 @@ impl Lines {
                 let digest = short(blob.digest.as_ref());
                 say(format!("        again   {digest}: {}", printable(&reason)));
             }
+            EventKind::ImageFailed {
+                reference, reason, ..
+            } => {
+                let (reference, reason) = (printable(&reference), printable(&reason));
+                say(format!("        failed  {reference}: {reason}"));
+            }
             _ => {}
         }
     }
@@ -188,6 +194,15 @@ struct Bars {
     running: HashMap<Digest, ProgressBar>,
     blobs: usize,
     done: usize,
+    images: Images,
+}
+
+/// How many images there are, came and failed.
+#[derive(Default)]
+struct Images {
+    opened: usize,
+    pulled: usize,
+    failed: usize,
 }
 
 const TOTAL: &str = "{wide_bar:.green/dim} {decimal_bytes}/{decimal_total_bytes} \
@@ -206,11 +221,24 @@ impl Bars {
             running: HashMap::new(),
             blobs: 0,
             done: 0,
+            images: Images::default(),
         }
     }
 
     fn take(&mut self, event: EventKind) {
         match event {
+            EventKind::ImageOpened { .. } => {
+                self.images.opened += 1;
+                self.count();
+            }
+            EventKind::ImagePulled { .. } => {
+                self.images.pulled += 1;
+                self.count();
+            }
+            EventKind::ImageFailed { .. } => {
+                self.images.failed += 1;
+                self.count();
+            }
             EventKind::BlobQueued { blob } => {
                 self.blobs += 1;
                 self.total.inc_length(blob.size);
@@ -253,8 +281,18 @@ impl Bars {
     }
 
     fn count(&self) {
-        self.total
-            .set_message(format!("{}/{} layers", self.done, self.blobs));
+        let layers = format!("{}/{} layers", self.done, self.blobs);
+        let Images {
+            opened,
+            pulled,
+            failed,
+        } = self.images;
+        let images = match (opened, failed) {
+            (0 | 1, 0) => String::new(),
+            (_, 0) => format!("{pulled}/{opened} images, "),
+            _ => format!("{pulled}/{opened} images, {failed} failed, "),
+        };
+        self.total.set_message(images + &layers);
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::io::{self, Write};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread;
 
@@ -26,6 +26,8 @@ enum Message {
 struct Writer {
     messages: SyncSender<Message>,
     left_out: AtomicUsize,
+    /// The last line was said.
+    is_over: AtomicBool,
 }
 
 impl Writer {
@@ -37,12 +39,20 @@ impl Writer {
             let thread = thread::Builder::new().name("longshore-stderr".into());
             thread.spawn(move || write(&received)).ok()?;
             let left_out = AtomicUsize::new(0);
-            Some(Self { messages, left_out })
+            let is_over = AtomicBool::new(false);
+            Some(Self {
+                messages,
+                left_out,
+                is_over,
+            })
         };
         WRITER.get_or_init(start).as_ref()
     }
 
     fn send(&self, text: Vec<u8>) {
+        if self.is_over.load(Ordering::Relaxed) {
+            return;
+        }
         let left_out = self.left_out.swap(0, Ordering::Relaxed);
         let mut messages = Vec::new();
         if left_out > 0 {
@@ -76,6 +86,14 @@ pub(crate) fn say(line: impl Into<String>) {
     line.push('\n');
     if let Some(writer) = Writer::get() {
         writer.send(line.into_bytes());
+    }
+}
+
+/// Say this line on stderr, and nothing more: other threads may not know yet that it is over.
+pub(crate) fn say_last(line: impl Into<String>) {
+    say(line);
+    if let Some(writer) = Writer::get() {
+        writer.is_over.store(true, Ordering::Relaxed);
     }
 }
 

@@ -1,18 +1,17 @@
 //! What is not as one might expect, and no failure.
 
 use longshore::oci_spec::image::Descriptor;
-use longshore::{ImageProxy, printable};
+use longshore::{Platform, printable};
 
-use super::args::Platform;
 use super::say::say;
 
 fn warn(what: &str) {
     say(format!("longshore: warning: {what}"));
 }
 
-/// The system's policy restricts images, and this proxy does not check it.
-pub(crate) fn of_policy(restricts_images: bool, proxy: &ImageProxy) {
-    if restricts_images && !proxy.checks_policy() {
+/// The system's policy restricts images, and the proxy does not check it.
+pub(crate) fn of_policy(restricts_images: bool, is_checked: bool) {
+    if restricts_images && !is_checked {
         warn(
             "this skopeo does not check the signature policy, so that the image is accepted whatever the policy \
              says: use skopeo 1.13 or later, or --require-policy to have this refused",

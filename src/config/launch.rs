@@ -15,11 +15,11 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use semver::Version;
 
-use super::ImageProxyConfig;
 use super::auth::sealed;
 use super::helpers;
 use super::logins::Logins;
 use super::once::path_of;
+use super::{ImageProxyConfig, Platform};
 use crate::error::{ConfigError, Error, Result};
 use crate::sys;
 
@@ -130,7 +130,7 @@ impl ImageProxyConfig {
             self.skopeo_cmd = Some(same_command(given));
         }
         let template = self.into_template()?;
-        Ok(template.launch_with(given.unwrap_or_else(|| same_command(&template.base))))
+        Ok(template.launch_with(given.unwrap_or_else(|| same_command(&template.base)), None))
     }
 
     /// What asks the skopeo that this configuration would run for its version.
@@ -220,9 +220,9 @@ fn same_command(given: &Command) -> Command {
 
 impl Template {
     /// One more launch; `private_cache` keeps it off the blob-info cache that
-    /// all skopeos share.
-    pub(crate) fn launch(&self, private_cache: bool) -> Launch {
-        let mut launch = self.launch_with(same_command(&self.base));
+    /// all skopeos share. It chooses images of this platform from indexes, or what is configured.
+    pub(crate) fn launch(&self, private_cache: bool, platform: Option<&Platform>) -> Launch {
+        let mut launch = self.launch_with(same_command(&self.base), platform);
         match Cache::of(private_cache, uses_system_cache(), is_wrapper(&self.base)) {
             Cache::Shared => {}
             Cache::Hidden => launch.hide_system_cache = true,
@@ -241,11 +241,16 @@ impl Template {
         self.launch_command(command)
     }
 
-    fn launch_with(&self, mut command: Command) -> Launch {
-        command
-            .args(&self.global)
-            .arg("experimental-image-proxy")
-            .args(&self.registry);
+    fn launch_with(&self, mut command: Command, platform: Option<&Platform>) -> Launch {
+        command.args(&self.global);
+        if let Some(platform) = platform {
+            // Of an option that is there twice, the last one counts; an empty one is none.
+            let variant = platform.variant.as_deref().unwrap_or_default();
+            command.args(["--override-os", &platform.os]);
+            command.args(["--override-arch", &platform.architecture]);
+            command.args(["--override-variant", variant]);
+        }
+        command.arg("experimental-image-proxy").args(&self.registry);
         for key in &self.decryption_keys {
             command.args(["--decryption-key", key]);
         }

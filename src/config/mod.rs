@@ -9,6 +9,7 @@ mod helpers;
 mod launch;
 mod logins;
 mod once;
+mod platform;
 mod policy;
 mod shown;
 
@@ -18,6 +19,7 @@ use std::time::Duration;
 
 pub use self::auth::{AuthData, Credentials};
 pub use self::launch::VersionQuestion;
+pub use self::platform::Platform;
 
 pub(crate) use self::launch::{Launch, Template};
 pub(crate) use self::policy::Policy;

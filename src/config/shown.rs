@@ -129,7 +129,7 @@ mod tests {
         };
         let question = format!("{:?}", config().version_question());
         let template = config().into_template().expect("fine");
-        let launch = format!("{:?}", template.launch(true));
+        let launch = format!("{:?}", template.launch(true, None));
         let all = [
             format!("{:?}", config()),
             question,

@@ -7,6 +7,8 @@
 //! uncompressed, so that its manifest's layers can't be had and those that can
 //! are written into a manifest of ours.
 
+use std::sync::Arc;
+
 use oci_spec::image::{
     Descriptor, Digest, DigestAlgorithm, ImageConfiguration, ImageManifest, MediaType,
 };
@@ -37,6 +39,7 @@ pub struct Layer {
 #[derive(Debug, Clone)]
 pub struct ImageContent {
     reference: String,
+    name: Option<Arc<str>>,
     source_digest: String,
     manifest: Vec<u8>,
     manifest_descriptor: Descriptor,
@@ -129,6 +132,21 @@ impl ImageContent {
             Some(variant) => format!("{platform}/{variant}"),
             None => platform,
         })
+    }
+
+    /// What the image is to be called in the sink, if it was asked for by such a name
+    /// ([`ImageRequest::name`](crate::ImageRequest::name)).
+    #[must_use]
+    pub fn name(&self) -> Option<&str> {
+        self.name.as_deref()
+    }
+
+    /// The same, to be called so.
+    pub(super) fn named(&self, name: Option<&str>) -> Self {
+        Self {
+            name: name.map(Into::into),
+            ..self.clone()
+        }
     }
 
     /// Whether each layer has a `diff_id` that can be checked, of an image whose config is an image's:
@@ -269,6 +287,7 @@ pub(super) async fn resolve(
     let manifest_descriptor = describe(stored, &understood)?;
     Ok(ImageContent {
         reference: reference.to_owned(),
+        name: None,
         source_digest: source_digest.clone(),
         manifest: stored.clone(),
         manifest_descriptor,
@@ -523,6 +542,7 @@ mod tests {
         let manifest: ImageManifest = serde_json::from_value(manifest).expect("a manifest");
         ImageContent {
             reference: String::new(),
+            name: None,
             source_digest: String::new(),
             manifest: Vec::new(),
             manifest_descriptor: manifest.config().clone(),

@@ -33,7 +33,7 @@ impl Documents {
     pub(super) fn add_config(&mut self, image: &Image) -> Result<()> {
         let (size, limit) = (
             image.manifest().config().size(),
-            image.proxy.options().max_document_bytes,
+            image.proxy().options().max_document_bytes,
         );
         if size > limit {
             let what = "image config";

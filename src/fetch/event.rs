@@ -141,13 +141,29 @@ pub enum EventKind {
         #[serde(rename = "wait_ms", serialize_with = "millis")]
         wait: Duration,
     },
-    /// It failed for good, and with it the fetch.
+    /// It failed for good, and with it the images that name it.
     BlobFailed {
         /// Which.
         #[serde(flatten)]
         blob: BlobName,
         /// By which proxy.
         proxy: usize,
+        /// Why.
+        reason: String,
+    },
+    /// An image, or all of an index, is in the sink, for others to see.
+    ImagePulled {
+        /// The image, or the request, counted from 0.
+        image: usize,
+        /// As it was asked for.
+        reference: String,
+    },
+    /// One of many images failed; the others go on.
+    ImageFailed {
+        /// The request, counted from 0.
+        image: usize,
+        /// As it was asked for.
+        reference: String,
         /// Why.
         reason: String,
     },

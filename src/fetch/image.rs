@@ -1,40 +1,22 @@
 //! An image that a [`Fetcher`](super::Fetcher) has opened.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use oci_spec::image::ImageManifest;
-use tokio_util::sync::CancellationToken;
-
-use super::ahead::Spares;
 use super::content::{FetchedManifest, Layer, layers};
+use super::engine::{Home, Parked};
 use super::options::Transport;
 use crate::error::{Error, Result};
 use crate::proxy::{ImageProxy, OpenedImage};
+use oci_spec::image::ImageManifest;
 
-/// An open image. It keeps the proxy that opened it; further ones open the
-/// same content, whatever happens to its tag meanwhile.
+/// An open image. It keeps the proxy that opened it. Further proxies that help to fetch its layers open it by the same
+/// name; layers are fetched by digest, so it does not matter if its tag moves meanwhile.
 #[derive(Debug, Clone)]
 pub struct Image {
     pub(super) same: Arc<SameImage>,
-    pub(super) proxy: ImageProxy,
-    pub(super) opened: Arc<OpenedImage>,
-    /// What `OpenImage` took: two of the registry's answers.
-    pub(super) opening: Duration,
-    /// What the start of the proxy took.
-    pub(super) starting: Duration,
-    /// Proxies that were started meanwhile.
-    pub(super) spares: Spares,
-}
-
-/// A proxy that was there before the run, with what it has open.
-#[derive(Debug, Clone)]
-pub(super) struct Home {
-    pub(super) proxy: ImageProxy,
-    /// Those of a run's images that it has open, by their number in the run.
-    pub(super) opened: Vec<(usize, Arc<OpenedImage>)>,
-    /// Cancelled when it can be asked for layers, if not at once.
-    pub(super) free: Option<CancellationToken>,
+    pub(super) home: Home,
+    /// What opened it, with the proxies that were started meanwhile.
+    pub(super) engine: Parked,
 }
 
 impl Image {
@@ -65,13 +47,13 @@ impl Image {
     /// The proxy that opened it, for whatever else is to be asked.
     #[must_use]
     pub fn proxy(&self) -> &ImageProxy {
-        &self.proxy
+        &self.home.proxy
     }
 
     /// The image in that proxy.
     #[must_use]
     pub fn opened(&self) -> &OpenedImage {
-        &self.opened
+        &self.home.opened
     }
 }
 
@@ -87,48 +69,12 @@ impl SameImage {
         Transport::of(&self.reference)
     }
 
-    /// What one open image gives access to: any open image of a repository serves any blob of it (so it is in
-    /// skopeo 1.9 to 1.22). Elsewhere each image is its own.
-    pub(super) fn source(&self) -> &str {
-        match repository(&self.reference) {
-            Some(repository) => repository,
-            None => &self.reference,
+    /// Whether what was opened there is the same. At a registry that does not matter: its blobs are asked for by
+    /// their digests, also if the tag has moved.
+    pub(super) async fn compare(&self, proxy: &ImageProxy, opened: &OpenedImage) -> Result<()> {
+        if matches!(self.transport(), Transport::Registry { .. }) {
+            return Ok(());
         }
-    }
-
-    /// Open it in another proxy: by digest where the transport has digests, so
-    /// that a tag may move; compared in any case.
-    pub(super) async fn open_in(&self, proxy: &ImageProxy) -> Result<OpenedImage> {
-        let opened = match by_digest(&self.reference, &self.manifest.source_digest) {
-            None => proxy.open_image(&self.reference).await?,
-            Some(pinned) => match proxy.open_image(&pinned).await {
-                // A signature policy can allow the tag and not the digest.
-                Err(Error::Refused { .. }) => proxy.open_image(&self.reference).await?,
-                other => other?,
-            },
-        };
-        self.compare(proxy, &opened).await?;
-        Ok(opened)
-    }
-
-    /// What was opened there by name: the same content, also if the tag had
-    /// moved.
-    pub(super) async fn settle_in(
-        &self,
-        proxy: &ImageProxy,
-        opened: OpenedImage,
-    ) -> Result<OpenedImage> {
-        match self.compare(proxy, &opened).await {
-            Ok(()) => Ok(opened),
-            Err(Error::ImageChanged { .. }) => {
-                drop(opened);
-                self.open_in(proxy).await
-            }
-            Err(error) => Err(error),
-        }
-    }
-
-    async fn compare(&self, proxy: &ImageProxy, opened: &OpenedImage) -> Result<()> {
         let (digest, raw) = proxy.fetch_manifest_raw_oci(opened).await?;
         if raw == self.manifest.raw {
             Ok(())
@@ -145,6 +91,12 @@ impl SameImage {
 /// `docker://repository@digest`, of a reference to an image at a registry.
 pub(super) fn by_digest(reference: &str, digest: &str) -> Option<String> {
     Some(format!("{}@{digest}", repository(reference)?))
+}
+
+/// What one open image gives access to: at a registry, any open image of a repository serves any blob of it (so it
+/// is in skopeo 1.9 to 1.22). Elsewhere each image is its own.
+pub(super) fn source_of(reference: &str) -> &str {
+    repository(reference).unwrap_or(reference)
 }
 
 /// `docker://repository`, of a reference to an image at a registry.

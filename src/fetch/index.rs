@@ -3,9 +3,12 @@
 //! The proxy resolves an index to one of its images and never shows it. So
 //! `skopeo inspect --raw` is asked for the index, and its images are opened by digest.
 
+use std::sync::Arc;
+
 use oci_spec::image::{Descriptor, Digest, MediaType};
 use serde_json::{Value, json};
 
+use super::content::FetchedManifest;
 use super::document::Entry;
 use super::documents::Documents;
 use super::image::by_digest;
@@ -23,6 +26,15 @@ pub struct Index {
 }
 
 impl Index {
+    pub(super) fn reference(&self) -> &str {
+        &self.reference
+    }
+
+    /// The index; `None` for a single image.
+    pub(super) fn raw(&self) -> Option<&[u8]> {
+        self.raw.as_deref()
+    }
+
     /// The images of the index in its order, each once.
     #[must_use]
     pub fn images(&self) -> &[Image] {
@@ -34,6 +46,7 @@ impl Index {
 #[derive(Debug, Clone)]
 pub struct IndexContent {
     reference: String,
+    name: Option<Arc<str>>,
     raw: Vec<u8>,
     descriptor: Descriptor,
 }
@@ -59,14 +72,26 @@ impl IndexContent {
         &self.descriptor
     }
 
-    /// `None` for a single image.
+    /// What the index is called in the sink, if it was asked for by such a name
+    /// ([`ImageRequest::name`](crate::ImageRequest::name)).
+    #[must_use]
+    pub fn name(&self) -> Option<&str> {
+        self.name.as_deref()
+    }
+
+    /// The same, to be called so.
+    pub(super) fn named(self, name: Option<&str>) -> Self {
+        Self {
+            name: name.map(Into::into),
+            ..self
+        }
+    }
+
     pub(super) fn new(
-        index: &Index,
+        reference: &str,
+        raw: &[u8],
         contents: &[impl AsRef<ImageContent>],
-    ) -> Result<Option<Self>> {
-        let Some(raw) = &index.raw else {
-            return Ok(None);
-        };
+    ) -> Result<Self> {
         let converted = contents.iter().any(|content| {
             let content = content.as_ref();
             content.manifest_descriptor().digest().as_ref() != content.source_digest()
@@ -74,17 +99,18 @@ impl IndexContent {
         let raw = if converted {
             rewritten(raw, contents)?
         } else {
-            raw.clone()
+            raw.to_vec()
         };
         let digest: Digest = sha256(&raw)
             .parse()
             .map_err(|e| Error::image(format!("its digest: {e}")))?;
         let descriptor = Descriptor::new(MediaType::ImageIndex, raw.len() as u64, digest);
-        Ok(Some(Self {
-            reference: index.reference.clone(),
+        Ok(Self {
+            reference: reference.to_owned(),
+            name: None,
             raw,
             descriptor,
-        }))
+        })
     }
 }
 
@@ -103,23 +129,33 @@ impl Fetcher {
     /// Dropped early, whatever was started is ended.
     pub async fn open_index(&self, reference: &str) -> Result<Index> {
         let ending = self.events.ending();
-        let raw = self.retrying(reference, || self.inspect(reference)).await?;
-        let entries = document::index(&raw)?;
+        let listed = self.list(reference).await?;
         let mut documents = Documents::within(self.options.max_documents_bytes);
-        documents.add(raw.len() as u64)?;
-        let images = match &entries {
-            None => vec![self.open(reference).await?],
-            Some(entries) => {
-                self.open_entries(reference, entries, &mut documents)
-                    .await?
+        let (raw, images) = match listed {
+            None => (None, vec![self.open(reference).await?]),
+            Some(listed) => {
+                documents.add(listed.raw.len() as u64)?;
+                let references = listed.references(reference)?;
+                let images = self.open_each(&references, &mut documents).await?;
+                for (image, entry) in images.iter().zip(&listed.entries) {
+                    check_entry(entry, &image.same.manifest)?;
+                }
+                (Some(listed.raw), images)
             }
         };
         ending.keep();
         Ok(Index {
             reference: reference.to_owned(),
-            raw: entries.is_some().then_some(raw),
+            raw,
             images,
         })
+    }
+
+    /// What the index of this name lists; `None` if it is that of a single image.
+    pub(super) async fn list(&self, reference: &str) -> Result<Option<Listed>> {
+        let raw = self.retrying(reference, || self.inspect(reference)).await?;
+        let entries = document::index(&raw)?;
+        entries.map(|entries| Listed::new(raw, entries)).transpose()
     }
 
     /// What is at its source under this name. A skopeo before 1.19 does not compare it with the digest
@@ -134,43 +170,52 @@ impl Fetcher {
         }
         Ok(raw)
     }
+}
 
+/// An index, and the images that it lists.
+#[derive(Debug)]
+pub(super) struct Listed {
+    pub(super) raw: Vec<u8>,
     /// Each image once, however often the index names it.
-    async fn open_entries(
-        &self,
-        reference: &str,
-        entries: &[Entry],
-        documents: &mut Documents,
-    ) -> Result<Vec<Image>> {
-        let mut wanted: Vec<&Entry> = Vec::new();
-        for entry in entries {
-            check_kind(entry)?;
-            match wanted.iter().find(|known| known.digest == entry.digest) {
-                None => wanted.push(entry),
+    pub(super) entries: Vec<Entry>,
+}
+
+impl Listed {
+    fn new(raw: Vec<u8>, all: Vec<Entry>) -> Result<Self> {
+        let mut entries: Vec<Entry> = Vec::new();
+        for entry in all {
+            check_kind(&entry)?;
+            match entries.iter().find(|known| known.digest == entry.digest) {
+                None => entries.push(entry),
                 Some(known) if known.size == entry.size => {}
-                Some(known) => return Err(two_sizes(entry, known.size)),
+                Some(known) => return Err(two_sizes(&entry, known.size)),
             }
         }
-        let by_digest = |entry: &&Entry| {
+        Ok(Self { raw, entries })
+    }
+
+    /// The images' names, if the index has this one.
+    pub(super) fn references(&self, reference: &str) -> Result<Vec<String>> {
+        let by_digest = |entry: &Entry| {
             by_digest(reference, entry.digest.as_ref()).ok_or_else(|| {
                 let reason = "only an index at a registry (docker://) can be opened as a whole";
                 Error::image(reason)
             })
         };
-        let references: Vec<String> = wanted.iter().map(by_digest).collect::<Result<_>>()?;
-        let images = self.open_each(&references, documents).await?;
-        for (image, entry) in images.iter().zip(&wanted) {
-            let manifest = &image.same.manifest;
-            if let Some(size) = manifest.source_size().filter(|size| *size != entry.size) {
-                return Err(two_sizes(entry, size));
-            }
-            if !manifest.has_source_digest(&entry.digest) {
-                let computed = manifest.source_digest.clone();
-                return Err(Error::blob(&entry.digest)(BlobError::Corrupt { computed }));
-            }
-        }
-        Ok(images)
+        self.entries.iter().map(by_digest).collect()
     }
+}
+
+/// What was opened is what the index lists.
+pub(super) fn check_entry(entry: &Entry, manifest: &FetchedManifest) -> Result<()> {
+    if let Some(size) = manifest.source_size().filter(|size| *size != entry.size) {
+        return Err(two_sizes(entry, size));
+    }
+    if !manifest.has_source_digest(&entry.digest) {
+        let computed = manifest.source_digest.clone();
+        return Err(Error::blob(&entry.digest)(BlobError::Corrupt { computed }));
+    }
+    Ok(())
 }
 
 fn two_sizes(entry: &Entry, size: u64) -> Error {

@@ -1,194 +1,597 @@
-//! Several images are opened by several proxies at once, each image by one of them.
+//! Many images, one after another in, one after another out.
+//!
+//! One task drives the engine for all of them. It holds no more than a window of images: it takes the next request
+//! when another one is done with.
 
-use std::num::NonZeroUsize;
-use std::time::{Duration, Instant};
+use std::collections::{HashMap, VecDeque};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
 
-use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
+use futures_core::Stream;
+use oci_spec::image::Descriptor;
+use tokio::sync::mpsc;
+use tokio::task::{JoinHandle, JoinSet};
 
-use super::descriptors::Room;
-use super::documents::Documents;
-use super::options::Transport;
-use super::pace::Pace;
-use super::{Fetcher, Image, open_in, panicked};
+use super::content::layers;
+use super::engine::{Engine, Outcome, chain};
+use super::event::EventKind;
+use super::index::{Listed, check_entry};
+use super::pull::{IntoSink, is_foreign};
+use super::request::{ImageRequest, Platforms};
+use super::retry::passed;
+use super::scheduler::ImageId;
+use super::{Fetcher, ImageContent, IndexContent, Pulled, Sink, panicked};
 use crate::error::{Error, Result};
-use crate::proxy::ImageProxy;
 
-/// Answers that may wait to be collected.
-const ANSWERS: NonZeroUsize = NonZeroUsize::new(64).expect("not zero");
+/// The most images that are held at once, from when they are asked for until they are told of. More than there are
+/// proxies for one host, so that each always has one to open.
+const WINDOW: usize = 64;
 
-/// Which image was opened, or could not be.
-type Answer = (usize, Result<Image>);
+/// How many indexes are asked for at once.
+const INDEXES_AT_ONCE: usize = 4;
+
+/// What became of a request.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct PulledImages {
+    /// Which request, counted from 0 in the order in which they came.
+    pub number: usize,
+    /// What was asked for.
+    pub request: ImageRequest,
+    /// The images, as they are in the sink now, or why there are none: one, or all of an index.
+    pub images: Result<Vec<Arc<ImageContent>>>,
+    /// The digest of the index as it is stored, if all of its images were asked for.
+    pub index: Option<Descriptor>,
+    /// Foreign layers, which were left out ([`Pulled::foreign_layers`]).
+    pub foreign_layers: Vec<Descriptor>,
+}
 
 impl Fetcher {
-    /// Open each of these. While the first one is being opened, further proxies are started; when it is open, so
-    /// that the registry is known to answer, they open the others.
-    pub(super) async fn open_each(
-        &self,
-        references: &[impl AsRef<str>],
-        documents: &mut Documents,
-    ) -> Result<Vec<Image>> {
-        let references: Vec<String> = references
-            .iter()
-            .map(|reference| reference.as_ref().to_owned())
-            .collect();
-        let [first, rest @ ..] = references.as_slice() else {
-            return Ok(Vec::new());
-        };
-        if rest.is_empty() {
-            let image = self.open(first).await?;
-            documents.add_manifest(&image)?;
-            return Ok(vec![image]);
-        }
-        // With a bound, but on what is sent all at once below.
-        let (queue, queued) = async_channel::unbounded();
-        let (answers, mut answered) = mpsc::channel(ANSWERS.get());
-        let (prove, proved) = watch::channel(false);
-        let one_more = |proxy| Opener {
-            fetcher: self.clone(),
-            transport_of: first.clone(),
-            proxy,
-            queue: queued.clone(),
-            answers: answers.clone(),
-        };
-        let mut openers = JoinSet::new();
-        let most = self.ahead(first).min(rest.len() - 1);
-        let starting = async {
-            let mut pace = Pace::from_now();
-            for _ in 0..most {
-                // The one before was started just now.
-                pace.started();
-                pace.due().await;
-                openers.spawn(one_more(None).wait_and_open(proved.clone()));
-            }
-            std::future::pending().await
-        };
-        let image = tokio::select! {
-            biased;
-            image = self.open_alone(first) => image?,
-            never = starting => never,
-        };
-        self.opened(&image, 0);
-        documents.add_manifest(&image)?;
-        let proxy = (image.proxy.clone(), image.starting);
-        let mut images: Vec<Option<Image>> = vec![None; references.len()];
-        images[0] = Some(image);
-        for (number, reference) in references.iter().enumerate().skip(1) {
-            if self.starter.is_proved(reference) {
-                // It has no bound, and we have its other end.
-                let _ = queue.try_send((number, reference.clone()));
-                continue;
-            }
-            // The first one at another registry.
-            let image = self.open_by(&proxy, reference).await?;
-            self.opened(&image, number);
-            documents.add_manifest(&image)?;
-            images[number] = Some(image);
-        }
-        queue.close();
-        prove.send_replace(true);
-        openers.spawn(one_more(Some(proxy)).wait_and_open(proved));
-        drop(answers);
-        while let Some((number, image)) = answered.recv().await {
-            let image = image?;
-            self.opened(&image, number);
-            documents.add_manifest(&image)?;
-            images[number] = Some(image);
-        }
-        while let Some(ended) = openers.join_next().await {
-            ended.map_err(panicked)?;
-        }
-        // Each was opened, or has failed.
-        images
-            .into_iter()
-            .collect::<Option<_>>()
-            .ok_or(Error::Closed)
+    /// Pull many images into one sink, each blob once while they need it at the same time. Each becomes visible in
+    /// the sink when all that it names is there, and is then told of, in whatever order they are done; one that fails
+    /// is told of, too, and disturbs no other. Requests are taken as others are done with, so that no more than 64
+    /// images are held, nor much more than
+    /// [`max_documents_bytes`](crate::FetchOptions::max_documents_bytes) of their documents, however many there are.
+    ///
+    /// The pull runs in a task of its own. It waits while 64 images are done and nobody takes them.
+    ///
+    /// ```no_run
+    /// # async fn example() -> longshore::Result<()> {
+    /// use std::sync::Arc;
+    /// use longshore::{FetchOptions, Fetcher, ImageProxyConfig, OciLayout};
+    ///
+    /// let fetcher = Fetcher::new(ImageProxyConfig::default(), FetchOptions::default()).await?;
+    /// let images = ["docker://quay.io/fedora/fedora:latest", "docker://quay.io/podman/hello:latest"];
+    /// let sink = Arc::new(OciLayout::named_by_reference("mirror"));
+    /// let mut pulling = fetcher.pull_many(images, &sink);
+    /// while let Some(pulled) = pulling.next().await {
+    ///     match &pulled.images {
+    ///         Ok(_) => println!("{} is there", pulled.request.reference),
+    ///         Err(error) => println!("{} is not: {error}", pulled.request.reference),
+    ///     }
+    /// }
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// Outside of a runtime.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping what this returns stops all, and the sink keeps what was complete.
+    pub fn pull_many<S, R>(&self, requests: R, sink: &Arc<S>) -> PullMany
+    where
+        S: Sink,
+        R: IntoIterator<Item: Into<ImageRequest>, IntoIter: Send + 'static>,
+    {
+        self.pull_stream(Iterated(requests.into_iter()), sink)
     }
 
-    /// How many proxies to start besides the first one.
-    fn ahead(&self, reference: &str) -> usize {
-        let source = Transport::of(reference);
-        match source {
-            Transport::Registry { .. } if self.options.start_ahead => {
-                let (_, most) = self.options.bounds(&[source]);
-                // The first one is not started yet.
-                most.min(Room::now().proxies) - 1
-            }
-            _ => 0,
-        }
-    }
-
-    /// By a new proxy.
-    async fn open_alone(&self, reference: &str) -> Result<Image> {
-        let opening = || async {
-            let begun = Instant::now();
-            let proxy = self.starter.start(Transport::of(reference)).await?;
-            open_in(proxy, reference, begun.elapsed()).await
-        };
-        let image = self.retrying(reference, opening).await?;
-        self.starter.proved(reference);
-        Ok(image)
-    }
-
-    /// By this proxy, or a new one if it is lost.
-    async fn open_by(
-        &self,
-        (proxy, starting): &(ImageProxy, Duration),
-        reference: &str,
-    ) -> Result<Image> {
-        let opening = || open_in(proxy.clone(), reference, *starting);
-        match self.retrying(reference, opening).await {
-            Ok(image) => {
-                self.starter.proved(reference);
-                Ok(image)
-            }
-            Err(error) if error.is_closed() => self.open_alone(reference).await,
-            Err(error) => Err(error),
+    /// As [`pull_many`](Self::pull_many), of requests that come as a stream. It is asked for the next one when there
+    /// is room for it.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a runtime.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`pull_many`](Self::pull_many).
+    pub fn pull_stream<S, R>(&self, requests: R, sink: &Arc<S>) -> PullMany
+    where
+        S: Sink,
+        R: Stream<Item: Into<ImageRequest>> + Send + 'static,
+    {
+        let (out, done) = mpsc::channel(1);
+        let (fetcher, sink) = (self.clone(), Arc::clone(sink));
+        let task = tokio::spawn(async move {
+            let ending = fetcher.events.ending();
+            let pulled = Driver::new(fetcher.clone(), sink).run(requests, out).await;
+            drop(ending);
+            pulled
+        });
+        PullMany {
+            done,
+            task: Some(task),
         }
     }
 }
 
-/// One of those who open images, as long as there are some to open.
-struct Opener {
+/// An iterator as a stream.
+struct Iterated<I>(I);
+
+// Nothing points into it.
+impl<I> Unpin for Iterated<I> {}
+
+impl<I: Iterator> Stream for Iterated<I> {
+    type Item = I::Item;
+
+    fn poll_next(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<I::Item>> {
+        Poll::Ready(self.get_mut().0.next())
+    }
+}
+
+/// Many images on their way. Dropped, it stops the pull.
+#[derive(Debug)]
+pub struct PullMany {
+    done: mpsc::Receiver<PulledImages>,
+    task: Option<JoinHandle<Result<Pulled>>>,
+}
+
+impl PullMany {
+    /// The next request that is done with; `None` after the last.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost.
+    pub async fn next(&mut self) -> Option<PulledImages> {
+        self.done.recv().await
+    }
+
+    /// Wait for the end, and tell what was fetched altogether; its
+    /// [`images`](Pulled::images) and [`foreign_layers`](Pulled::foreign_layers) were told of with the requests, and
+    /// are empty here. What was not taken by [`next`](Self::next) is lost.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] of a sink that can't be used at all, [`Error::DeadlineExceeded`], [`Error::Cancelled`]: then not
+    /// all requests were told of.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped early, the pull is stopped.
+    pub async fn finish(mut self) -> Result<Pulled> {
+        while self.done.recv().await.is_some() {}
+        match &mut self.task {
+            Some(task) => {
+                let ended = task.await;
+                self.task = None;
+                ended.map_err(panicked)?
+            }
+            None => Err(Error::Closed),
+        }
+    }
+}
+
+impl Stream for PullMany {
+    type Item = PulledImages;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<PulledImages>> {
+        self.get_mut().done.poll_recv(cx)
+    }
+}
+
+impl Drop for PullMany {
+    fn drop(&mut self) {
+        if let Some(task) = &self.task {
+            task.abort();
+        }
+    }
+}
+
+/// A request that is being worked on.
+struct Order {
+    number: usize,
+    request: ImageRequest,
+    /// The index, if all of its images are wanted and it is one.
+    listed: Option<Listed>,
+    /// Its images, each once it is there.
+    contents: Vec<Option<Arc<ImageContent>>>,
+    foreign_layers: Vec<Descriptor>,
+}
+
+/// An image of a request.
+#[derive(Debug, Clone, Copy)]
+struct Part {
+    order: usize,
+    place: usize,
+    /// What its documents have.
+    bytes: u64,
+}
+
+/// Asked for an index.
+type Asked = (usize, ImageRequest, Result<Option<Listed>>);
+
+struct Driver<S> {
     fetcher: Fetcher,
-    /// An image of the kind that it is started for.
-    transport_of: String,
-    /// And what its start took; `None` if it is to be started.
-    proxy: Option<(ImageProxy, Duration)>,
-    queue: async_channel::Receiver<(usize, String)>,
-    answers: mpsc::Sender<Answer>,
+    sink: Arc<S>,
+    engine: Option<Engine>,
+    /// By their numbers.
+    orders: HashMap<usize, Order>,
+    parts: HashMap<ImageId, Part>,
+    /// Requests of all platforms whose indexes are not asked for yet.
+    to_ask: VecDeque<(usize, ImageRequest)>,
+    asking: JoinSet<Asked>,
+    /// Orders of which all is there, to be committed.
+    ready: Vec<Order>,
+    committing: JoinSet<Vec<PulledImages>>,
+    /// Done with, and not told yet.
+    told: VecDeque<PulledImages>,
+    held_bytes: u64,
+    next: usize,
+    config_blobs: usize,
+    config_bytes: u64,
+    bytes: u64,
 }
 
-impl Opener {
-    async fn wait_and_open(mut self, mut proved: watch::Receiver<bool>) {
-        let proxy = match self.proxy.take() {
-            Some(proxy) => proxy,
-            None => match self.start().await {
-                Ok(proxy) => proxy,
-                // The others open what it would have.
-                Err(error) => {
-                    tracing::debug!(%error, "can't start one more proxy");
-                    return;
-                }
-            },
-        };
-        // If it never is, nobody wants anything.
-        if proved.wait_for(|proved| *proved).await.is_err() {
-            return;
+impl<S: Sink> Driver<S> {
+    fn new(fetcher: Fetcher, sink: Arc<S>) -> Self {
+        Self {
+            fetcher,
+            sink,
+            engine: None,
+            orders: HashMap::new(),
+            parts: HashMap::new(),
+            to_ask: VecDeque::new(),
+            asking: JoinSet::new(),
+            ready: Vec::new(),
+            committing: JoinSet::new(),
+            told: VecDeque::new(),
+            held_bytes: 0,
+            next: 0,
+            config_blobs: 0,
+            config_bytes: 0,
+            bytes: 0,
         }
-        while let Ok((number, reference)) = self.queue.recv().await {
-            let image = self.fetcher.open_by(&proxy, &reference).await;
-            // Nobody waits for it after a failure.
-            if self.answers.send((number, image)).await.is_err() {
+    }
+
+    async fn run<R>(mut self, requests: R, out: mpsc::Sender<PulledImages>) -> Result<Pulled>
+    where
+        R: Stream<Item: Into<ImageRequest>>,
+    {
+        let mut requests = std::pin::pin!(requests);
+        let ends = self.fetcher.options.retry.ends();
+        let cancelled = self.fetcher.cancelled.clone();
+        self.sink.prepare().await?;
+        let mut all_came = false;
+        loop {
+            self.ask_for_indexes();
+            self.commit();
+            if all_came && self.held() == 0 {
+                break;
+            }
+            let has_room = self.has_room();
+            tokio::select! {
+                request = next_of(requests.as_mut()), if !all_came && has_room => match request {
+                    Some(request) => self.take(request.into()),
+                    None => all_came = true,
+                },
+                outcome = next_outcome(&mut self.engine), if !self.parts.is_empty() => self.became(outcome),
+                Some(asked) = self.asking.join_next() => self.has_index(asked.map_err(panicked)?),
+                Some(done) = self.committing.join_next() => {
+                    done.map_err(panicked)?.into_iter().for_each(|done| self.tell(done));
+                }
+                room = out.reserve(), if !self.told.is_empty() => {
+                    // Nobody wants to know any more.
+                    let room = room.map_err(|_| Error::Cancelled)?;
+                    if let Some(told) = self.told.pop_front() {
+                        room.send(told);
+                    }
+                }
+                () = passed(ends) => return Err(Error::DeadlineExceeded),
+                () = cancelled.cancelled() => return Err(Error::Cancelled),
+            }
+        }
+        Ok(self.pulled())
+    }
+
+    fn pulled(&self) -> Pulled {
+        let tally = self.engine.as_ref().map(|engine| engine.tally().clone());
+        let tally = tally.unwrap_or_default();
+        Pulled {
+            bytes: self.bytes,
+            fetched_blobs: tally.fetched_blobs + self.config_blobs,
+            fetched_bytes: tally.fetched_bytes.saturating_add(self.config_bytes),
+            ..tally
+        }
+    }
+
+    /// How many requests are held.
+    fn held(&self) -> usize {
+        let orders = self.orders.len() + self.ready.len() + self.to_ask.len() + self.asking.len();
+        orders + self.committing.len() + self.told.len()
+    }
+
+    fn has_room(&self) -> bool {
+        let images = self.parts.len().max(self.held());
+        images < WINDOW && self.held_bytes < self.fetcher.options.max_documents_bytes
+    }
+
+    fn take(&mut self, request: ImageRequest) {
+        let number = self.next;
+        self.next += 1;
+        match &request.platforms {
+            Platforms::All => self.to_ask.push_back((number, request)),
+            Platforms::Configured | Platforms::One(_) => self.order(number, request, None),
+        }
+    }
+
+    /// Indexes are asked for by programs of their own; by one, until it is known that the registry answers.
+    fn ask_for_indexes(&mut self) {
+        while let Some((_, request)) = self.to_ask.front() {
+            let is_proved = self.fetcher.starter.is_proved(&request.reference);
+            let most = if is_proved { INDEXES_AT_ONCE } else { 1 };
+            if self.asking.len() >= most {
                 return;
             }
+            if let Some((number, request)) = self.to_ask.pop_front() {
+                let fetcher = self.fetcher.clone();
+                self.asking.spawn(async move {
+                    let listed = fetcher.list(&request.reference).await;
+                    (number, request, listed)
+                });
+            }
         }
     }
 
-    async fn start(&self) -> Result<(ImageProxy, Duration)> {
-        let begun = Instant::now();
-        let transport = Transport::of(&self.transport_of);
-        let proxy = self.fetcher.starter.start_further(transport).await?;
-        Ok((proxy, begun.elapsed()))
+    fn has_index(&mut self, (number, request, listed): Asked) {
+        match listed {
+            Ok(listed) => self.order(number, request, listed),
+            Err(error) => self.refuse(number, request, error),
+        }
+    }
+
+    /// Open the image of a request, or all of its index.
+    fn order(&mut self, number: usize, request: ImageRequest, listed: Option<Listed>) {
+        let engine = self.engine.get_or_insert_with(|| {
+            let mut engine = self.fetcher.engine(&request.reference);
+            engine.serve(IntoSink(Arc::clone(&self.sink)));
+            engine
+        });
+        let references = match &listed {
+            Some(listed) => listed.references(&request.reference),
+            None => Ok(vec![request.reference.clone()]),
+        };
+        let references = match references {
+            Ok(references) => references,
+            Err(error) => return self.refuse(number, request, error),
+        };
+        let platform = match &request.platforms {
+            Platforms::One(platform) => Some(platform),
+            Platforms::Configured | Platforms::All => None,
+        };
+        for (place, reference) in references.iter().enumerate() {
+            let id = engine.open(number, reference, platform);
+            let part = Part {
+                order: number,
+                place,
+                bytes: 0,
+            };
+            self.parts.insert(id, part);
+        }
+        let order = Order {
+            number,
+            request,
+            listed,
+            contents: vec![None; references.len()],
+            foreign_layers: Vec::new(),
+        };
+        if references.is_empty() {
+            self.ready.push(order);
+        } else {
+            self.orders.insert(number, order);
+        }
+    }
+
+    fn refuse(&mut self, number: usize, request: ImageRequest, error: Error) {
+        self.tell(PulledImages {
+            number,
+            request,
+            images: Err(error),
+            index: None,
+            foreign_layers: Vec::new(),
+        });
+    }
+
+    fn tell(&mut self, done: PulledImages) {
+        let (image, reference) = (done.number, done.request.reference.clone());
+        self.fetcher.events.send(|| match &done.images {
+            Ok(_) => EventKind::ImagePulled { image, reference },
+            Err(error) => EventKind::ImageFailed {
+                image,
+                reference,
+                reason: chain(error),
+            },
+        });
+        self.told.push_back(done);
+    }
+
+    fn became(&mut self, outcome: Outcome) {
+        let (id, result) = match outcome {
+            Outcome::Opened(id) => (id, self.opened(id)),
+            Outcome::Fetched(id) => (id, self.fetched(id)),
+            Outcome::Failed(id, error) => (id, Err(error)),
+        };
+        if let Err(error) = result {
+            self.failed(id, error);
+        }
+    }
+
+    fn opened(&mut self, id: ImageId) -> Result<()> {
+        let (Some(engine), Some(part)) = (&mut self.engine, self.parts.get_mut(&id)) else {
+            return Ok(());
+        };
+        let Some(order) = self.orders.get_mut(&part.order) else {
+            return Ok(());
+        };
+        let Some(known) = engine.known(id).cloned() else {
+            return Ok(());
+        };
+        let manifest = &known.manifest;
+        if let Some(listed) = &order.listed {
+            check_entry(&listed.entries[part.place], manifest)?;
+        }
+        let config = manifest.manifest.config().size();
+        let limit = self.fetcher.starter.max_document_bytes();
+        if config > limit {
+            let what = "image config";
+            return Err(Error::DocumentTooLarge { what, limit });
+        }
+        part.bytes = config.saturating_add(manifest.raw.len() as u64);
+        self.held_bytes = self.held_bytes.saturating_add(part.bytes);
+        let mut wanted = layers(&manifest.manifest, &[]);
+        let foreign = wanted.extract_if(.., |layer| is_foreign(&layer.descriptor));
+        let foreign: Vec<Descriptor> = foreign.map(|layer| layer.descriptor).collect();
+        order.foreign_layers.extend(foreign);
+        let added = engine.fetch(id, &wanted, true)?;
+        self.bytes = self.bytes.saturating_add(added);
+        Ok(())
+    }
+
+    fn fetched(&mut self, id: ImageId) -> Result<()> {
+        let (Some(engine), Some(part)) = (&mut self.engine, self.parts.remove(&id)) else {
+            return Ok(());
+        };
+        self.held_bytes = self.held_bytes.saturating_sub(part.bytes);
+        let content = engine.content(id).cloned();
+        engine.forget(id);
+        let content = content.ok_or(Error::Closed)?;
+        if content.config_was_fetched() {
+            self.config_blobs += 1;
+            self.config_bytes += content.config().len() as u64;
+        }
+        let Some(order) = self.orders.get_mut(&part.order) else {
+            return Ok(());
+        };
+        let name = match order.listed {
+            Some(_) => None,
+            None => order.request.name.as_deref(),
+        };
+        order.contents[part.place] = Some(Arc::new(content.named(name)));
+        if order.contents.iter().all(Option::is_some)
+            && let Some(order) = self.orders.remove(&part.order)
+        {
+            self.ready.push(order);
+        }
+        Ok(())
+    }
+
+    /// One image of a request fails, and so does the request.
+    fn failed(&mut self, id: ImageId, error: Error) {
+        let Some(part) = self.parts.get(&id).copied() else {
+            return;
+        };
+        let of_order: Vec<ImageId> = (self.parts.iter())
+            .filter(|(_, other)| other.order == part.order)
+            .map(|(id, _)| *id)
+            .collect();
+        for id in of_order {
+            if let Some(part) = self.parts.remove(&id) {
+                self.held_bytes = self.held_bytes.saturating_sub(part.bytes);
+            }
+            if let Some(engine) = &mut self.engine {
+                engine.forget(id);
+            }
+        }
+        if let Some(order) = self.orders.remove(&part.order) {
+            self.refuse(order.number, order.request, error);
+        }
+    }
+
+    /// Let others see what is there: all that has come since the last time, at once.
+    fn commit(&mut self) {
+        if self.ready.is_empty() || !self.committing.is_empty() {
+            return;
+        }
+        let (ready, sink) = (std::mem::take(&mut self.ready), Arc::clone(&self.sink));
+        self.committing.spawn(commit(ready, sink));
+    }
+}
+
+async fn commit<S: Sink>(orders: Vec<Order>, sink: Arc<S>) -> Vec<PulledImages> {
+    let (single, listed): (Vec<Order>, Vec<Order>) =
+        orders.into_iter().partition(|order| order.listed.is_none());
+    let mut told = Vec::new();
+    let contents = |order: &Order| order.contents.iter().flatten().cloned().collect::<Vec<_>>();
+    let images: Vec<Arc<ImageContent>> = single.iter().flat_map(contents).collect();
+    let together = match images.len() {
+        0 | 1 => false,
+        _ => sink.commit_all(&images).await.is_ok(),
+    };
+    for order in single {
+        let images = contents(&order);
+        let committed = async {
+            for image in &images {
+                if !together {
+                    sink.commit(image).await?;
+                }
+            }
+            Ok(())
+        };
+        let committed = committed.await;
+        told.push(order.told(committed.map(|()| images), None));
+    }
+    for order in listed {
+        let images = contents(&order);
+        match commit_index(&order, &images, &*sink).await {
+            Ok(index) => told.push(order.told(Ok(images), Some(index))),
+            Err(error) => told.push(order.told(Err(error), None)),
+        }
+    }
+    told
+}
+
+async fn commit_index<S: Sink>(
+    order: &Order,
+    images: &[Arc<ImageContent>],
+    sink: &S,
+) -> Result<Descriptor> {
+    let Some(listed) = &order.listed else {
+        return Err(Error::Closed);
+    };
+    let ImageRequest {
+        reference, name, ..
+    } = &order.request;
+    let index = IndexContent::new(reference, &listed.raw, images)?.named(name.as_deref());
+    sink.commit_index(&index, images).await?;
+    Ok(index.descriptor().clone())
+}
+
+impl Order {
+    fn told(
+        self,
+        images: Result<Vec<Arc<ImageContent>>>,
+        index: Option<Descriptor>,
+    ) -> PulledImages {
+        PulledImages {
+            number: self.number,
+            request: self.request,
+            images,
+            index,
+            foreign_layers: self.foreign_layers,
+        }
+    }
+}
+
+async fn next_of<R: Stream>(mut requests: Pin<&mut R>) -> Option<R::Item> {
+    std::future::poll_fn(|cx| requests.as_mut().poll_next(cx)).await
+}
+
+async fn next_outcome(engine: &mut Option<Engine>) -> Outcome {
+    match engine {
+        Some(engine) => engine.next().await,
+        None => std::future::pending().await,
     }
 }

@@ -1,7 +1,6 @@
 //! The fetch engine: opens images, and fetches their layers with many workers
 //! over as many proxies as pay.
 
-mod ahead;
 mod configs;
 mod content;
 #[cfg(feature = "decompress")]
@@ -9,36 +8,29 @@ mod decompress;
 mod descriptors;
 pub(crate) mod document;
 mod documents;
+mod engine;
 mod event;
-mod fleet;
-mod governor;
+mod handler;
 mod image;
 mod index;
-mod ledger;
 mod many;
 mod options;
 mod ordered;
-mod outage;
-mod pace;
 mod pull;
 mod rate;
 mod reader;
+mod request;
 mod retry;
-mod run;
+mod scheduler;
 mod sink;
 mod starter;
 mod unit;
 
-use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::instrument;
-
-use oci_spec::image::Digest;
 
 pub use self::content::{ImageContent, Layer};
 #[cfg(feature = "decompress")]
@@ -46,28 +38,23 @@ pub use self::decompress::UncompressedReader;
 pub use self::event::{BlobName, Event, EventKind, EventStream, Events};
 pub use self::image::Image;
 pub use self::index::{Index, IndexContent};
+pub use self::many::{PullMany, PulledImages};
 pub use self::options::{DEFAULT_PROXIES_PER_HOST, DEFAULT_WORKERS, FetchOptions, Proxies};
 pub use self::ordered::{LayerStream, OrderedReader};
 pub use self::pull::Pulled;
 pub(crate) use self::pull::is_foreign;
 pub use self::reader::LayerReader;
+pub use self::request::{ImageRequest, Platforms};
 pub use self::retry::RetryPolicy;
 pub use self::sink::{Discard, Sink};
 
-use self::ahead::{Spares, while_opening};
-use self::configs::Busy;
-use self::descriptors::Room;
 use self::documents::Documents;
-use self::image::{Home, SameImage};
-use self::ledger::Order;
+use self::engine::{Engine, Outcome, Parked};
 use self::options::Transport;
 use self::retry::passed;
-use self::run::Start;
 use self::starter::Starter;
-use self::unit::Handler;
 use crate::config::ImageProxyConfig;
 use crate::error::{Error, Result};
-use crate::proxy::{ImageProxy, OpenedImage};
 
 /// Fetches images.
 ///
@@ -120,15 +107,13 @@ pub struct Fetcher {
 /// One blob to fetch.
 #[derive(Debug, Clone)]
 pub(crate) struct Job {
-    /// Its place among the jobs of its run.
+    /// Its place among the blobs of its fetch.
     number: usize,
-    /// The first image that names it.
+    /// The first image that names it, as callers and events count it.
     image: usize,
-    /// The others that do.
-    also: Arc<[usize]>,
+    /// What that was asked for by.
+    reference: Arc<str>,
     layer: Layer,
-    /// How many tries have failed.
-    failed: u32,
 }
 
 impl Fetcher {
@@ -182,28 +167,10 @@ impl Fetcher {
     #[instrument(level = "debug", skip(self))]
     pub async fn open(&self, reference: &str) -> Result<Image> {
         let ending = self.events.ending();
-        let first = AtomicBool::new(true);
-        let opening = || async {
-            let begun = Instant::now();
-            let proxy = self.starter.start(Transport::of(reference)).await?;
-            let starting = begun.elapsed();
-            let opening = open_in(proxy, reference, starting);
-            // The one that opens it is not started yet.
-            let room = Room::now().proxies - 1;
-            let most = self.options.ahead(Transport::of(reference)).min(room);
-            // What has failed once is tried by one alone.
-            let most = if first.swap(false, Ordering::Relaxed) {
-                most
-            } else {
-                0
-            };
-            let (image, spares) = while_opening(opening, &self.starter, reference, most).await?;
-            Ok(Image { spares, ..image })
-        };
-        let image = self.retrying(reference, opening).await?;
-        self.opened(&image, 0);
+        let mut documents = Documents::within(self.options.max_documents_bytes);
+        let images = self.open_each(&[reference], &mut documents).await?;
         ending.keep();
-        Ok(image)
+        images.into_iter().next().ok_or(Error::Closed)
     }
 
     /// Open several images, to be pulled together: by several proxies at once, each image by one of them.
@@ -223,41 +190,83 @@ impl Fetcher {
         Ok(images)
     }
 
-    fn opened(&self, image: &Image, number: usize) {
-        let event = || EventKind::ImageOpened {
-            image: number,
-            reference: image.reference().to_owned(),
-            digest: image.digest().to_owned(),
-            layers: image.manifest().layers().len(),
+    /// Open each of these, by several proxies at once.
+    async fn open_each(
+        &self,
+        references: &[impl AsRef<str>],
+        documents: &mut Documents,
+    ) -> Result<Vec<Image>> {
+        let Some(first) = references.first() else {
+            return Ok(Vec::new());
         };
-        self.events.send(event);
+        let mut engine = self.engine(first.as_ref());
+        let ids: Vec<_> = (references.iter().enumerate())
+            .map(|(number, reference)| engine.open(number, reference.as_ref(), None))
+            .collect();
+        let opening = async {
+            let mut left = ids.len();
+            while left > 0 {
+                match engine.next().await {
+                    Outcome::Opened(id) => {
+                        left -= 1;
+                        let known = engine.known(id);
+                        documents.add(known.map_or(0, |known| known.manifest.raw.len() as u64))?;
+                    }
+                    Outcome::Fetched(_) => {}
+                    Outcome::Failed(_, error) => return Err(error),
+                }
+            }
+            Ok(())
+        };
+        self.bounded(opening).await?;
+        let images: Option<Vec<_>> = ids.iter().map(|id| engine.image(*id)).collect();
+        // Each was opened.
+        let images = images.ok_or(Error::Closed)?;
+        let engine = Parked::new(engine);
+        let image = |(same, home)| Image {
+            same,
+            home,
+            engine: engine.clone(),
+        };
+        Ok(images.into_iter().map(image).collect())
     }
 
-    async fn run<H: Handler>(
-        &self,
-        images: &[&Image],
-        jobs: Vec<Job>,
-        order: Order,
-        busy: Busy,
-        handler: H,
-    ) -> Result<(Vec<H::Output>, Pulled)> {
-        let Some(first) = images.first() else {
-            return Ok((Vec::new(), Pulled::default()));
+    fn engine(&self, first: &str) -> Engine {
+        let starter = Arc::clone(&self.starter);
+        Engine::new(starter, self.options.clone(), self.events.clone(), first)
+    }
+
+    /// The engine that has opened one of these images, with the proxies that are there already; or a new one.
+    fn engine_for(&self, images: &[&Image]) -> Engine {
+        let parked = images.iter().find_map(|image| image.engine.take());
+        let parked = parked.filter(|engine| engine.is_of(&self.starter));
+        parked.unwrap_or_else(|| {
+            let first = images.first().map(|image| image.reference());
+            self.engine(first.unwrap_or_default())
+        })
+    }
+
+    /// Wait until all that is wanted of so many images is there.
+    async fn fetch_all(&self, engine: &mut Engine, images: usize) -> Result<()> {
+        let fetching = async {
+            let mut left = images;
+            while left > 0 {
+                match engine.next().await {
+                    Outcome::Fetched(_) => left -= 1,
+                    Outcome::Opened(_) => {}
+                    Outcome::Failed(_, error) => return Err(error),
+                }
+            }
+            Ok(())
         };
-        let start = Start {
-            starter: Arc::clone(&self.starter),
-            options: &self.options,
-            events: self.events.clone(),
-            images: images.iter().map(|image| Arc::clone(&image.same)).collect(),
-            homes: homes(images, busy.home),
-            opening: first.opening,
-            starting: first.starting,
-            spares: first.spares.clone(),
-            lent: busy.spare,
-            order,
-        };
+        self.bounded(fetching).await
+    }
+
+    /// Do this until the deadline, or until it is cancelled.
+    async fn bounded<T>(&self, work: impl Future<Output = Result<T>> + Send) -> Result<T> {
         tokio::select! {
-            outcome = run::run(start, jobs, handler) => outcome,
+            done = work => done,
+            () = passed(self.options.retry.ends()) => Err(Error::DeadlineExceeded),
             () = self.cancelled.cancelled() => Err(Error::Cancelled),
         }
     }
@@ -271,11 +280,7 @@ impl Fetcher {
         T: Send,
         Fut: Future<Output = Result<T>> + Send,
     {
-        tokio::select! {
-            done = self.retrying_on(reference, attempt) => done,
-            () = passed(self.options.retry.ends()) => Err(Error::DeadlineExceeded),
-            () = self.cancelled.cancelled() => Err(Error::Cancelled),
-        }
+        self.bounded(self.retrying_on(reference, attempt)).await
     }
 
     async fn retrying_on<T, Fut>(
@@ -302,86 +307,10 @@ impl Fetcher {
             let Some(wait) = self.options.retry.next_try(&error, source, failed, random) else {
                 return Err(error);
             };
-            tracing::debug!(error = run::chain(&error), ?wait, "will try again");
+            tracing::debug!(error = engine::chain(&error), ?wait, "will try again");
             sleep(wait).await;
         }
     }
-}
-
-async fn open_in(proxy: ImageProxy, reference: &str, starting: Duration) -> Result<Image> {
-    let begun = Instant::now();
-    let opened: OpenedImage = proxy.open_image(reference).await?;
-    let opening = begun.elapsed();
-    let manifest = content::fetch_manifest(&proxy, &opened, Transport::of(reference)).await?;
-    let same = Arc::new(SameImage {
-        reference: reference.to_owned(),
-        manifest,
-    });
-    Ok(Image {
-        same,
-        proxy,
-        opened: Arc::new(opened),
-        opening,
-        starting,
-        spares: Spares::none(),
-    })
-}
-
-/// The proxies of these images, the first image's first, each with those that it has open.
-fn homes(images: &[&Image], free: Option<CancellationToken>) -> Vec<Home> {
-    let mut homes: Vec<Home> = Vec::new();
-    for (number, image) in images.iter().enumerate() {
-        let opened = (number, Arc::clone(&image.opened));
-        match homes
-            .iter_mut()
-            .find(|home| image.opened.is_open_in(&home.proxy))
-        {
-            Some(home) => home.opened.push(opened),
-            None => homes.push(Home {
-                proxy: image.proxy.clone(),
-                opened: vec![opened],
-                free: None,
-            }),
-        }
-    }
-    if let Some(first) = homes.first_mut() {
-        first.free = free;
-    }
-    homes
-}
-
-/// Each blob of these images once. A blob has one size, whoever names it.
-fn jobs<'a>(images: impl IntoIterator<Item = &'a [Layer]>) -> Result<Vec<Job>> {
-    let mut known: HashMap<&Digest, usize> = HashMap::new();
-    let mut blobs: Vec<(&Layer, Vec<usize>)> = Vec::new();
-    for (image, layers) in images.into_iter().enumerate() {
-        for layer in layers {
-            let (digest, size) = (layer.descriptor.digest(), layer.descriptor.size());
-            let Some(number) = known.get(digest) else {
-                known.insert(digest, blobs.len());
-                blobs.push((layer, vec![image]));
-                continue;
-            };
-            let (first, named_by) = &mut blobs[*number];
-            let other = first.descriptor.size();
-            if other != size {
-                return Err(Error::image(format!(
-                    "layer {digest} has two sizes: {other} and {size} bytes"
-                )));
-            }
-            if named_by.last() != Some(&image) {
-                named_by.push(image);
-            }
-        }
-    }
-    let job = |(number, (layer, named_by)): (usize, (&Layer, Vec<usize>))| Job {
-        number,
-        image: named_by[0],
-        also: named_by[1..].into(),
-        layer: layer.clone(),
-        failed: 0,
-    };
-    Ok(blobs.into_iter().enumerate().map(job).collect())
 }
 
 /// A task that panicked panics on in its owner; one that was cancelled went

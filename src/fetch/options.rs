@@ -28,10 +28,6 @@ const DOCKER_HUB: &str = "docker.io";
 /// Other names of it: that of its API, which old references have, and that of the server itself.
 const ALSO_DOCKER_HUB: [&str; 2] = ["index.docker.io", "registry-1.docker.io"];
 
-/// The most proxies for Docker Hub: each reads the manifest once, and it
-/// counts manifest reads against a quota.
-const PROXIES_FOR_DOCKER_HUB: NonZeroUsize = NonZeroUsize::new(2).expect("not zero");
-
 /// How many proxies to fetch with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Proxies {
@@ -83,9 +79,9 @@ pub struct FetchOptions {
     /// How many proxies. [`Proxies::Auto`] unless set.
     pub proxies: Proxies,
     /// The most proxies that [`Proxies::Auto`] takes for one registry host in one
-    /// pull; 16 unless set, but 2 for docker.io, unless set: Docker Hub's quota
-    /// counts the manifest reads that each proxy makes. Pulls that run at the
-    /// same time count apart.
+    /// pull; 16 unless set. Pulls that run at the same time count apart. Unless set, a proxy
+    /// for docker.io opens no image that another one has opened, for Docker Hub's quota counts
+    /// openings: so one image is fetched by one proxy, and several by as many as there are images.
     pub proxies_per_host: Option<NonZeroUsize>,
     /// Blobs in flight at once, over all proxies; 32 unless set. Fewer where the
     /// limit of open files (`RLIMIT_NOFILE`) leaves no room for them, and then
@@ -110,8 +106,9 @@ pub struct FetchOptions {
     /// Start further proxies while the first one waits for the registry to open
     /// an image; each opens it, too, which reads its manifest once more. On
     /// unless set otherwise; turn it off where most images that are opened are
-    /// not pulled. For docker.io, whose quota counts those reads,
-    /// [`Proxies::Auto`] does not do it.
+    /// not pulled. Not done for docker.io
+    /// ([`proxies_per_host`](Self::proxies_per_host)), nor where there are at least as many
+    /// images as proxies.
     pub start_ahead: bool,
     /// Keep the children that fetch from registries off skopeo's shared
     /// blob-info cache, for whose lock they would contend at every blob, and
@@ -226,28 +223,26 @@ impl FetchOptions {
         (min, max.min(self.workers.get()).max(min))
     }
 
-    /// How many proxies to start besides the first one, at most, while an image from
-    /// there is being opened.
-    pub(super) fn ahead(&self, source: Transport<'_>) -> usize {
-        let counted = matches!(source, Transport::Registry { host: DOCKER_HUB })
-            && self.proxies == Proxies::Auto
-            && self.proxies_per_host.is_none();
-        match source {
-            Transport::Registry { .. } if self.start_ahead && !counted => {
-                let (_, most) = self.bounds(&[source]);
-                most - 1
-            }
-            _ => 0,
+    /// The most proxies for all hosts together.
+    pub(super) fn units(&self) -> usize {
+        match self.proxies {
+            Proxies::Auto => self.workers.get(),
+            Proxies::Fixed(number) => number.get(),
+            Proxies::Range { min, max } => max.get().min(self.workers.get()).max(min.get()),
         }
+    }
+
+    /// Whether a registry counts manifest reads, so that none is made that is not needed.
+    pub(super) fn counts_openings(&self, source: Transport<'_>) -> bool {
+        matches!(source, Transport::Registry { host: DOCKER_HUB })
+            && self.proxies == Proxies::Auto
+            && self.proxies_per_host.is_none()
     }
 
     fn cap(&self, transport: Transport<'_>) -> usize {
         match transport {
-            Transport::Registry { host } => {
-                let default = match host {
-                    DOCKER_HUB => PROXIES_FOR_DOCKER_HUB,
-                    _ => DEFAULT_PROXIES_PER_HOST,
-                };
+            Transport::Registry { .. } => {
+                let default = DEFAULT_PROXIES_PER_HOST;
                 self.proxies_per_host.unwrap_or(default).get()
             }
             Transport::Local | Transport::Storage | Transport::Archive => {
@@ -344,11 +339,7 @@ mod tests {
         let table = [
             (&auto, "docker://quay.io/a/b", (1, 16)),
             (&auto, "docker://localhost/a", (1, 16)),
-            (&auto, "docker://debian", (1, 2)),
-            (&auto, "docker://docker.io/a/b", (1, 2)),
-            (&auto, "docker://index.docker.io/a/b", (1, 2)),
-            (&auto, "docker://registry-1.docker.io/a/b", (1, 2)),
-            (&auto, "docker://not-registry-1.docker.io/a/b", (1, 16)),
+            (&auto, "docker://debian", (1, 16)),
             (&capped, "docker://docker.io/a/b", (1, 4)),
             (&fixed, "docker://docker.io/a/b", (64, 64)),
             (&range, "docker://quay.io/a/b", (1, 32)),
@@ -363,24 +354,25 @@ mod tests {
     }
 
     #[test]
-    fn only_a_registry_without_a_quota_on_manifests_is_worth_starting_ahead_for() {
+    fn docker_hub_counts_openings_under_each_of_its_names_unless_told_otherwise() {
         let n = |n| NonZeroUsize::new(n).expect("not zero");
         let auto = FetchOptions::default();
         let capped = FetchOptions::default().proxies_per_host(n(4));
         let fixed = FetchOptions::default().proxies(Proxies::Fixed(n(8)));
-        let never = FetchOptions::default().start_ahead(false);
         let table = [
-            (&auto, "docker://quay.io/a/b", 15),
-            (&auto, "docker://debian", 0),
-            (&auto, "oci:x", 0),
-            (&auto, "oci-archive:x.tar", 0),
-            (&capped, "docker://debian", 3),
-            (&fixed, "docker://debian", 7),
-            (&never, "docker://quay.io/a/b", 0),
+            (&auto, "docker://quay.io/a/b", false),
+            (&auto, "docker://debian", true),
+            (&auto, "docker://docker.io/a/b", true),
+            (&auto, "docker://index.docker.io/a/b", true),
+            (&auto, "docker://registry-1.docker.io/a/b", true),
+            (&auto, "docker://not-registry-1.docker.io/a/b", false),
+            (&auto, "oci:x", false),
+            (&capped, "docker://debian", false),
+            (&fixed, "docker://debian", false),
         ];
         for (options, reference, expected) in table {
-            let ahead = options.ahead(Transport::of(reference));
-            assert_eq!(ahead, expected, "{reference}");
+            let counts = options.counts_openings(Transport::of(reference));
+            assert_eq!(counts, expected, "{reference}");
         }
     }
 }

@@ -10,10 +10,8 @@ use tokio::io::{AsyncBufRead, AsyncRead, ReadBuf};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
-use super::configs::Busy;
-use super::ledger::Order;
-use super::unit::Handler;
-use super::{Fetcher, Image, Job, Layer, LayerReader, jobs, panicked};
+use super::handler::{Doing, Handler};
+use super::{Fetcher, Image, Job, Layer, LayerReader, panicked};
 use crate::error::{Error, Result};
 
 impl Fetcher {
@@ -38,26 +36,19 @@ impl Fetcher {
     pub async fn layers(&self, image: &Image, ahead: usize) -> Result<LayerStream> {
         let ending = self.events.ending();
         let content = self.content(image).await?;
-        // Each layer is a job, also where the blob is the same.
-        jobs([content.layers()])?;
-        let job = |(number, layer): (usize, &Layer)| Job {
-            number,
-            image: 0,
-            also: [].into(),
-            layer: layer.clone(),
-            failed: 0,
-        };
-        let jobs: Vec<Job> = content.layers().iter().enumerate().map(job).collect();
-        let (hand_out, handed_out) = mpsc::channel(jobs.len().max(1));
+        let layers = content.layers().to_vec();
+        let (hand_out, handed_out) = mpsc::channel(layers.len().max(1));
         let (window, end) = watch::channel(0);
-        let (fetcher, image, count) = (self.clone(), image.clone(), jobs.len());
+        let count = layers.len();
+        let mut engine = self.engine_for(&[image]);
+        let ids = engine.begin(&[image], self.events.clone(), HandOut(hand_out));
+        for id in &ids {
+            engine.fetch_in_order(*id, &layers, ahead, end.clone())?;
+        }
+        let fetcher = self.clone();
         let run = tokio::spawn(async move {
             let _ending = ending;
-            let order = Order::Window { end, ahead };
-            fetcher
-                .run(&[&image], jobs, order, Busy::default(), HandOut(hand_out))
-                .await
-                .map(drop)
+            fetcher.fetch_all(&mut engine, ids.len()).await
         });
         Ok(LayerStream {
             next: 0,
@@ -148,13 +139,17 @@ impl Drop for LayerStream {
 struct HandOut(mpsc::Sender<HandedOut>);
 
 impl Handler for HandOut {
-    type Output = ();
-
-    async fn skip(&self, _: &Job) -> Result<Option<()>> {
-        Ok(None)
+    fn skip<'a>(&'a self, _: &'a Job) -> Doing<'a, bool> {
+        Box::pin(async { Ok(false) })
     }
 
-    async fn handle(&self, job: &Job, reader: LayerReader) -> Result<()> {
+    fn handle<'a>(&'a self, job: &'a Job, reader: LayerReader) -> Doing<'a, ()> {
+        Box::pin(self.hand_out(job, reader))
+    }
+}
+
+impl HandOut {
+    async fn hand_out(&self, job: &Job, reader: LayerReader) -> Result<()> {
         let (done, dropped) = oneshot::channel();
         let reader = OrderedReader {
             reader: Some(reader),

@@ -1,17 +1,21 @@
 //! What is fetched: layers into handlers, images into sinks.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use oci_spec::image::{Descriptor, Digest};
+use semver::Version;
+use tokio::sync::mpsc;
 
-use super::configs::Busy;
-use super::ledger::Order;
-use super::unit::Handler;
+use super::documents::Documents;
+use super::event::EventKind;
+use super::handler::{Doing, Handler};
+use super::image::SameImage;
 use super::{
-    Fetcher, Image, ImageContent, Index, IndexContent, Job, Layer, LayerReader, Sink, jobs,
+    Fetcher, Image, ImageContent, Index, IndexContent, Job, Layer, LayerReader, Sink, content,
 };
 use crate::error::{Error, Result};
+use crate::proxy::{ImageProxy, OpenedImage};
 
 /// What a pull did.
 #[derive(Debug, Clone, Default)]
@@ -34,6 +38,10 @@ pub struct Pulled {
     pub retries: usize,
     /// The most proxies that were at work at once.
     pub proxies: usize,
+    /// The protocol that a proxy spoke, if one was started.
+    pub protocol: Option<Version>,
+    /// A proxy was too old to check the signature policy ([`ImageProxy::checks_policy`]).
+    pub policy_unchecked: bool,
 }
 
 impl Fetcher {
@@ -82,27 +90,26 @@ impl Fetcher {
         E: Into<Box<dyn std::error::Error + Send + Sync>>,
         Fut: Future<Output = Result<T, E>> + Send,
     {
-        let jobs = jobs([content.layers()])?;
-        let handler = EachLayer(move |layer, reader| {
-            let work = handler(layer, reader);
-            async move { work.await.map_err(Error::handler) }
-        });
-        let (outputs, _) = self
-            .run(
-                &[image],
-                jobs.clone(),
-                Order::Mixed,
-                Busy::default(),
-                handler,
-            )
-            .await?;
-        let by_digest: HashMap<&Digest, T> = jobs
-            .iter()
-            .map(|job| job.layer.descriptor.digest())
-            .zip(outputs)
-            .collect();
+        let (done, mut outputs) = mpsc::unbounded_channel();
+        let handler = EachLayer {
+            work: move |layer, reader| {
+                let work = handler(layer, reader);
+                async move { work.await.map_err(Error::handler) }
+            },
+            done,
+        };
+        let mut engine = self.engine_for(&[image]);
+        let ids = engine.begin(&[image], self.events.clone(), handler);
+        for id in &ids {
+            engine.fetch(*id, content.layers(), false)?;
+        }
+        self.fetch_all(&mut engine, ids.len()).await?;
+        let mut by_digest: HashMap<Digest, T> = HashMap::new();
+        while let Ok((digest, output)) = outputs.try_recv() {
+            by_digest.insert(digest, output);
+        }
         let result = |layer: &Layer| by_digest.get(layer.descriptor.digest()).cloned();
-        // Each layer has a job, and each job its output.
+        // Each blob was handled.
         Ok(content.layers().iter().filter_map(result).collect())
     }
 
@@ -134,10 +141,17 @@ impl Fetcher {
     pub async fn pull_all<S: Sink>(&self, images: &[Image], sink: &Arc<S>) -> Result<Pulled> {
         let _ending = self.events.ending();
         let pulled = self.pull_blobs(images, sink).await?;
-        for content in &pulled.images {
-            sink.commit(content).await?;
+        sink.commit_all(&pulled.images).await?;
+        for (image, content) in pulled.images.iter().enumerate() {
+            self.is_pulled(image, content.reference());
         }
         Ok(pulled)
+    }
+
+    fn is_pulled(&self, image: usize, reference: &str) {
+        let reference = reference.to_owned();
+        let event = || EventKind::ImagePulled { image, reference };
+        self.events.send(event);
     }
 
     /// Pull all images of an index, and the index; or the single image that was opened as an index.
@@ -153,14 +167,14 @@ impl Fetcher {
     pub async fn pull_index<S: Sink>(&self, index: &Index, sink: &Arc<S>) -> Result<Pulled> {
         let _ending = self.events.ending();
         let pulled = self.pull_blobs(index.images(), sink).await?;
-        match IndexContent::new(index, &pulled.images)? {
-            Some(content) => sink.commit_index(&content, &pulled.images).await?,
-            None => {
-                for content in &pulled.images {
-                    sink.commit(content).await?;
-                }
+        match index.raw() {
+            Some(raw) => {
+                let content = IndexContent::new(index.reference(), raw, &pulled.images)?;
+                sink.commit_index(&content, &pulled.images).await?;
             }
+            None => sink.commit_all(&pulled.images).await?,
         }
+        self.is_pulled(0, index.reference());
         Ok(pulled)
     }
 
@@ -176,18 +190,27 @@ impl Fetcher {
                 foreign_layers.push(layer.descriptor);
             }
         }
-        let jobs = jobs(layers.iter().map(Vec::as_slice))?;
-        // What a manifest says may be more than there is in the world.
-        let sizes = jobs.iter().map(|job| job.layer.descriptor.size());
-        let bytes = sizes.fold(0, u64::saturating_add);
+        let bytes = bytes_of(&layers);
+        let mut documents = Documents::within(self.options.max_documents_bytes);
+        for image in images {
+            documents.add_manifest(image)?;
+            documents.add_config(image)?;
+        }
         sink.prepare().await?;
-        // The configs come beside the layers: no layer has to wait for them.
-        let (asker, busy) = self.asker(images, &**sink).await?;
-        let contents = self.contents(asker, images, sink);
         let images: Vec<&Image> = images.iter().collect();
-        let handler = IntoSink(Arc::clone(sink));
-        let run = self.run(&images, jobs, Order::Mixed, busy, handler);
-        let (contents, (_, pulled)) = tokio::try_join!(contents, run)?;
+        if images.is_empty() {
+            return Ok(Pulled::default());
+        }
+        let mut engine = self.engine_for(&images);
+        let ids = engine.begin(&images, self.events.clone(), IntoSink(Arc::clone(sink)));
+        for (id, layers) in ids.iter().zip(&layers) {
+            engine.fetch(*id, layers, true)?;
+        }
+        self.fetch_all(&mut engine, ids.len()).await?;
+        let contents = ids.iter().map(|id| engine.content(*id).cloned());
+        // Each was fetched.
+        let contents: Vec<Arc<ImageContent>> = contents.flatten().collect();
+        let pulled = engine.tally().clone();
         let configs = contents
             .iter()
             .filter(|content| content.config_was_fetched());
@@ -211,37 +234,62 @@ pub(crate) fn is_foreign(blob: &Descriptor) -> bool {
     blob.urls().as_ref().is_some_and(|urls| !urls.is_empty())
 }
 
-/// A closure as a handler.
-struct EachLayer<F>(F);
+/// Of these layers, each blob once. What a manifest says may be more than there is in the world.
+fn bytes_of(images: &[Vec<Layer>]) -> u64 {
+    let mut known = HashSet::new();
+    let layers = images.iter().flatten();
+    let distinct = layers.filter(|layer| known.insert(layer.descriptor.digest()));
+    distinct.fold(0, |sum, layer| sum.saturating_add(layer.descriptor.size()))
+}
 
-impl<F, T, Fut> Handler for EachLayer<F>
+/// A closure as a handler.
+struct EachLayer<F, T> {
+    work: F,
+    done: mpsc::UnboundedSender<(Digest, T)>,
+}
+
+impl<F, T, Fut> Handler for EachLayer<F, T>
 where
-    F: Fn(Layer, LayerReader) -> Fut + Send + Sync + 'static,
-    T: Send + 'static,
+    F: Fn(Layer, LayerReader) -> Fut + Send + Sync,
+    T: Send,
     Fut: Future<Output = Result<T>> + Send,
 {
-    type Output = T;
-
-    async fn skip(&self, _: &Job) -> Result<Option<T>> {
-        Ok(None)
+    fn skip<'a>(&'a self, _: &'a Job) -> Doing<'a, bool> {
+        Box::pin(async { Ok(false) })
     }
 
-    async fn handle(&self, job: &Job, reader: LayerReader) -> Result<T> {
-        (self.0)(job.layer.clone(), reader).await
+    fn handle<'a>(&'a self, job: &'a Job, reader: LayerReader) -> Doing<'a, ()> {
+        Box::pin(async move {
+            let output = (self.work)(job.layer.clone(), reader).await?;
+            let digest = job.layer.descriptor.digest().clone();
+            // If nobody collects it any more, nobody wants it.
+            let _ = self.done.send((digest, output));
+            Ok(())
+        })
     }
 }
 
 /// A sink as a handler.
-struct IntoSink<S>(Arc<S>);
+pub(super) struct IntoSink<S>(pub(super) Arc<S>);
 
 impl<S: Sink> Handler for IntoSink<S> {
-    type Output = ();
-
-    async fn skip(&self, job: &Job) -> Result<Option<()>> {
-        Ok(self.0.has(&job.layer.descriptor).await?.then_some(()))
+    fn skip<'a>(&'a self, job: &'a Job) -> Doing<'a, bool> {
+        Box::pin(self.0.has(&job.layer.descriptor))
     }
 
-    async fn handle(&self, job: &Job, reader: LayerReader) -> Result<()> {
-        self.0.store(&job.layer.descriptor, reader).await
+    fn handle<'a>(&'a self, job: &'a Job, reader: LayerReader) -> Doing<'a, ()> {
+        Box::pin(self.0.store(&job.layer.descriptor, reader))
+    }
+
+    fn content<'a>(
+        &'a self,
+        proxy: &'a ImageProxy,
+        opened: &'a OpenedImage,
+        image: &'a SameImage,
+    ) -> Doing<'a, ImageContent> {
+        let (reference, manifest) = (&image.reference, &image.manifest);
+        Box::pin(content::resolve(
+            proxy, opened, reference, manifest, &*self.0,
+        ))
     }
 }

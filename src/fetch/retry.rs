@@ -161,6 +161,21 @@ pub(super) fn is_missing(error: &Error) -> bool {
     words.iter().any(|words| refusal.message.contains(words))
 }
 
+/// The registry does not take the login, or wants one.
+pub(super) fn is_unauthorized(error: &Error) -> bool {
+    let Error::Refused { refusal, .. } = error else {
+        return false;
+    };
+    let said = refusal.message.to_lowercase();
+    [
+        "unauthorized",
+        "authentication required",
+        "invalid username/password",
+    ]
+    .iter()
+    .any(|words| said.contains(words))
+}
+
 /// The registry wants to be asked less often. skopeo itself has waited and asked again by then, five times.
 pub(super) fn is_throttled(error: &Error) -> bool {
     let Error::Refused { refusal, .. } = error else {

@@ -44,6 +44,17 @@ pub trait Sink: Send + Sync + 'static {
     /// and let others see the image.
     fn commit(&self, image: &ImageContent) -> impl Future<Output = Result<()>> + Send;
 
+    /// All layers of all these images are there: store their configs and manifests, and let others see
+    /// them. If it fails, some of them may be seen. One after the other, unless overridden.
+    fn commit_all(&self, images: &[Arc<ImageContent>]) -> impl Future<Output = Result<()>> + Send {
+        async move {
+            for image in images {
+                self.commit(image).await?;
+            }
+            Ok(())
+        }
+    }
+
     /// All layers of all these images are there: store their configs and
     /// manifests, and the index, and let others see it. A sink that has no
     /// place for an index refuses it, which is what it does unless overridden.

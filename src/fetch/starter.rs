@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::options::Transport;
-use crate::config::{ConnectionOptions, ImageProxyConfig, Launch, Policy, Template};
+use crate::config::{ConnectionOptions, ImageProxyConfig, Launch, Platform, Policy, Template};
 use crate::error::Result;
 use crate::proxy::{ImageProxy, output};
 
@@ -45,14 +45,16 @@ impl Starter {
         })
     }
 
-    /// Whether there may be credentials for this image's registry that nobody knows to be right.
-    pub(super) async fn may_need_unproved_login(&self, reference: &str) -> bool {
+    /// The most bytes that one document may have.
+    pub(super) fn max_document_bytes(&self) -> u64 {
+        self.connection.max_document_bytes
+    }
+
+    /// Whether there may be credentials for this image's registry.
+    pub(super) async fn may_have_login(&self, reference: &str) -> bool {
         let Transport::Registry { host } = Transport::of(reference) else {
             return false;
         };
-        if self.is_proved(reference) {
-            return false;
-        }
         let (template, host) = (Arc::clone(&self.template), host.to_owned());
         let asked = tokio::task::spawn_blocking(move || template.logins.may_have(&host));
         asked.await.unwrap_or(true)
@@ -93,18 +95,27 @@ impl Starter {
 
     /// Start one more proxy for images that another one has opened already. When it
     /// is not needed any more, it does not go on asking the registry for long.
-    pub(super) async fn start_further(&self, transport: Transport<'_>) -> Result<ImageProxy> {
+    pub(super) async fn start_further(
+        &self,
+        transport: Transport<'_>,
+        platform: Option<&Platform>,
+    ) -> Result<ImageProxy> {
         let mut connection = self.connection.clone();
         if !self.may_ask_gpg && matches!(transport, Transport::Registry { .. }) {
             let timeout = connection.shutdown_timeout.min(FURTHER_SHUTDOWN_TIMEOUT);
             connection.shutdown_timeout = timeout;
         }
-        self.launch(transport, connection).await
+        self.launch(transport, platform, connection).await
     }
 
     /// Start a proxy for images of this kind.
-    pub(super) async fn start(&self, transport: Transport<'_>) -> Result<ImageProxy> {
-        let proxy = self.launch(transport, self.connection.clone()).await?;
+    pub(super) async fn start(
+        &self,
+        transport: Transport<'_>,
+        platform: Option<&Platform>,
+    ) -> Result<ImageProxy> {
+        let connection = self.connection.clone();
+        let proxy = self.launch(transport, platform, connection).await?;
         proxy.warn_of_unchecked(self.policy.clone()).await;
         Ok(proxy)
     }
@@ -112,16 +123,18 @@ impl Starter {
     async fn launch(
         &self,
         transport: Transport<'_>,
+        platform: Option<&Platform>,
         connection: ConnectionOptions,
     ) -> Result<ImageProxy> {
         let template = Arc::clone(&self.template);
         // Elsewhere, what hides the cache could also hide a storage.
         let private = self.private_cache && matches!(transport, Transport::Registry { .. });
         let shutdown_timeout = connection.shutdown_timeout;
+        let platform = platform.cloned();
         let launch = move || {
             Ok(Launch {
                 shutdown_timeout,
-                ..template.launch(private)
+                ..template.launch(private, platform.as_ref())
             })
         };
         ImageProxy::launch(launch, connection, self.policy.demanded).await

@@ -17,7 +17,7 @@ mod reach;
 mod staging;
 mod write;
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
@@ -39,11 +39,13 @@ enum Names {
 }
 
 impl Names {
-    fn name_of(&self, reference: &str) -> Result<Option<String>> {
-        let name = match self {
-            Self::Given(None) => return Ok(None),
-            Self::Given(Some(tag)) => tag.as_str(),
-            Self::References => {
+    /// What an image is called that was asked for by this reference, and perhaps by a name.
+    fn name_of(&self, reference: &str, name: Option<&str>) -> Result<Option<String>> {
+        let name = match (name, self) {
+            (Some(name), _) => name,
+            (None, Self::Given(None)) => return Ok(None),
+            (None, Self::Given(Some(tag))) => tag.as_str(),
+            (None, Self::References) => {
                 let name = reference.split_once(':');
                 let name = name.map_or(reference, |(_, name)| name);
                 name.trim_start_matches('/')
@@ -144,7 +146,7 @@ impl OciLayout {
     /// Nothing is changed.
     pub async fn check(&self, references: &[impl AsRef<str>]) -> Result<()> {
         for reference in references {
-            self.names.name_of(reference.as_ref())?;
+            self.names.name_of(reference.as_ref(), None)?;
         }
         let what = self.cant_use();
         let root = self.root.clone();
@@ -217,7 +219,7 @@ impl OciLayout {
 impl Sink for OciLayout {
     async fn prepare(&self) -> Result<()> {
         if let Names::Given(_) = self.names {
-            self.names.name_of("")?;
+            self.names.name_of("", None)?;
         }
         self.staging().await.map(drop)
     }
@@ -253,8 +255,22 @@ impl Sink for OciLayout {
 
     async fn commit(&self, image: &ImageContent) -> Result<()> {
         self.put_documents(image).await?;
-        self.name(image.manifest_descriptor().clone(), image.reference())
+        let name = self.names.name_of(image.reference(), image.name())?;
+        self.list(vec![(image.manifest_descriptor().clone(), name)])
             .await
+    }
+
+    /// All of them at once, or none.
+    async fn commit_all(&self, images: &[Arc<ImageContent>]) -> Result<()> {
+        let mut listed = Vec::with_capacity(images.len());
+        for image in images {
+            let name = self.names.name_of(image.reference(), image.name())?;
+            listed.push((image.manifest_descriptor().clone(), name));
+        }
+        for image in images {
+            self.put_documents(image).await?;
+        }
+        self.list(listed).await
     }
 
     async fn commit_index(&self, index: &IndexContent, images: &[Arc<ImageContent>]) -> Result<()> {
@@ -262,8 +278,8 @@ impl Sink for OciLayout {
             self.put_documents(image).await?;
         }
         self.put(index.descriptor(), index.raw()).await?;
-        self.name(index.descriptor().clone(), index.reference())
-            .await
+        let name = self.names.name_of(index.reference(), index.name())?;
+        self.list(vec![(index.descriptor().clone(), name)]).await
     }
 }
 
@@ -274,22 +290,28 @@ impl OciLayout {
             .await
     }
 
-    /// Let others see this manifest or index, all of which is there.
-    async fn name(&self, descriptor: Descriptor, reference: &str) -> Result<()> {
+    /// Let others see these manifests or indexes, all of which are there, by these names.
+    async fn list(&self, images: Vec<(Descriptor, Option<String>)>) -> Result<()> {
+        if images.is_empty() {
+            return Ok(());
+        }
         let what = format!("can't update {}", self.root.join(INDEX).display());
         let staging = self.staging().await?;
-        let tag = self.names.name_of(reference)?;
         blocking(move || {
             let update = || {
                 // Their bytes are on disk; now their names, and then what names them.
                 staging.sync_blobs()?;
                 let root = staging.root();
-                reach::check(root, &descriptor)?;
+                for (descriptor, _) in &images {
+                    reach::check(root, descriptor)?;
+                }
                 let _lock = LayoutLock::take(root)?;
                 let old = root.read(INDEX, MAX_INDEX_BYTES)?;
-                let old = old.ok_or(io::ErrorKind::NotFound)?;
-                let new = index::with_image(&old, &descriptor, tag.as_deref())?;
-                staging.publish_file(&new, INDEX)?;
+                let mut index = old.ok_or(io::ErrorKind::NotFound)?;
+                for (descriptor, name) in &images {
+                    index = index::with_image(&index, descriptor, name.as_deref())?;
+                }
+                staging.publish_file(&index, INDEX)?;
                 root.sync()
             };
             update().map_err(Error::io(what))
@@ -344,10 +366,15 @@ fn is_layout(root: &Folder) -> io::Result<bool> {
     if let Some(index) = root.read(INDEX, MAX_INDEX_BYTES)? {
         index::check(&index)?;
     }
-    match root.read(MARKER, MAX_MARKER_BYTES)? {
-        Some(marker) => check_version(&marker).map(|()| true),
-        None => only_a_layouts_beginning(root).map(|()| false),
+    if let Some(marker) = root.read(MARKER, MAX_MARKER_BYTES)? {
+        return check_version(&marker).map(|()| true);
     }
+    let names = root.names()?;
+    if names.iter().any(|name| name == MARKER) {
+        // Another pull has made the layout just now.
+        return is_layout(root);
+    }
+    only_a_layouts_beginning(&names).map(|()| false)
 }
 
 fn check_version(marker: &[u8]) -> io::Result<()> {
@@ -364,8 +391,7 @@ fn check_version(marker: &[u8]) -> io::Result<()> {
 
 /// Without its marker, this is an empty folder, or what a killed pull has made
 /// of one.
-fn only_a_layouts_beginning(root: &Folder) -> io::Result<()> {
-    let names = root.names()?;
+fn only_a_layouts_beginning(names: &[OsString]) -> io::Result<()> {
     // What is hidden, and what ext4 puts into the root of each file system, was not put there by a user.
     let foreign = |name: &OsStr| name == "lost+found" || name.as_bytes().starts_with(b".");
     if names
@@ -431,7 +457,7 @@ mod tests {
         #[test]
         fn a_name_for_the_index_is_one_that_the_specification_allows(text in "\\PC*") {
             let names = Names::References;
-            if let Ok(Some(name)) = names.name_of(&text) {
+            if let Ok(Some(name)) = names.name_of(&text, None) {
                 prop_assert!(OciLayout::can_name(&name));
                 prop_assert!(text.ends_with(&name));
             }

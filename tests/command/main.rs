@@ -20,6 +20,7 @@ mod inspect;
 mod kills;
 mod layout;
 mod layout_hostile;
+mod lists;
 mod odd_documents;
 mod platforms;
 mod pull;

@@ -4,9 +4,13 @@
 use std::fs;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use longshore::{Discard, Error, FetchOptions, Fetcher, Proxies, Pulled, Result};
+use longshore::{
+    Discard, Error, FetchOptions, Fetcher, ImageRequest, OciLayout, Proxies, Pulled, PulledImages,
+    Result,
+};
 use tempfile::TempDir;
 use test_registry::image::ImageBuilder;
 use test_registry::server::{Options, Registry};
@@ -177,6 +181,127 @@ fn an_outage_holds_up_no_image_for_ever() {
             let blobs = OWN + IMAGES * OWN + IMAGES;
             assert_eq!(pulled.fetched_blobs as u64, blobs, "{protocol}");
             assert!(pulled.retries > 0, "{protocol}");
+        }
+    });
+}
+
+/// Ask for many, and collect what becomes of each.
+async fn pull_many(
+    fetcher: &Fetcher,
+    references: Vec<String>,
+    sink: &Arc<OciLayout>,
+) -> (Vec<PulledImages>, Pulled) {
+    let mut pulling = fetcher.pull_many(references, sink);
+    let mut all = Vec::new();
+    while let Some(pulled) = soon(pulling.next()).await {
+        all.push(pulled);
+    }
+    all.sort_by_key(|pulled| pulled.number);
+    (all, soon(pulling.finish()).await.unwrap())
+}
+
+#[test]
+#[ignore = "needs skopeo"]
+fn of_many_each_comes_or_fails_by_itself() {
+    run(async {
+        for one_repository in [true, false] {
+            for protocol in tools::SKOPEOS {
+                let several = Several::new();
+                let mut references = several.references(one_repository);
+                references.insert(5, format!("{}-missing", references[0]));
+                // Nobody listens there.
+                references.push("docker://127.0.0.1:1/a:b".to_owned());
+                let fetcher = Fetcher::new(config(protocol), options()).await.unwrap();
+                let target = tempfile::tempdir().unwrap();
+                let sink = Arc::new(OciLayout::named_by_reference(target.path()));
+                let (all, pulled) = pull_many(&fetcher, references.clone(), &sink).await;
+                assert_eq!(all.len(), references.len(), "{protocol}");
+                for (pulled, reference) in all.iter().zip(&references) {
+                    assert_eq!(pulled.request, ImageRequest::new(reference));
+                    let fails = reference.ends_with("-missing") || reference.contains(":1/");
+                    match &pulled.images {
+                        Ok(images) => {
+                            assert!(!fails && images.len() == 1, "{protocol}: {pulled:?}");
+                        }
+                        Err(error) => assert!(fails, "{protocol}: {reference}: {error:?}"),
+                    }
+                }
+                let blobs = OWN + IMAGES * OWN + IMAGES;
+                assert_eq!(pulled.fetched_blobs as u64, blobs, "{protocol}");
+                let reads = several.registry.manifest_gets() as u64;
+                let most = IMAGES.max(pulled.proxies as u64) + 6;
+                assert!(reads <= most, "{protocol}: {reads}");
+                // A second time, all is there.
+                let (_, again) = pull_many(&fetcher, references, &sink).await;
+                assert_eq!(again.fetched_blobs, 0, "{protocol}: {again:?}");
+            }
+        }
+    });
+}
+
+/// However many there are, they are asked for as others are done with.
+#[test]
+#[ignore = "needs skopeo"]
+fn many_are_taken_one_after_another() {
+    const MANY: usize = 300;
+    run(async {
+        let several = Several::new();
+        let reference = several.references(true).swap_remove(0);
+        let (taken, mut told, mut most) = (Arc::new(AtomicUsize::new(0)), 0, 0);
+        let counted = Arc::clone(&taken);
+        let requests = (0..MANY).map(move |_| {
+            counted.fetch_add(1, Ordering::Relaxed);
+            reference.clone()
+        });
+        let fetcher = Fetcher::new(config("0.2.8"), options()).await.unwrap();
+        let mut pulling = fetcher.pull_many(requests, &Arc::new(Discard));
+        while let Some(pulled) = soon(pulling.next()).await {
+            pulled.images.unwrap();
+            told += 1;
+            most = most.max(taken.load(Ordering::Relaxed) - told);
+        }
+        assert_eq!(told, MANY);
+        assert!(most <= 130, "{most} were held at once");
+        soon(pulling.finish()).await.unwrap();
+    });
+}
+
+#[test]
+#[ignore = "needs skopeo"]
+fn many_that_nobody_waits_for_are_stopped() {
+    run(async {
+        let several = Several::new();
+        let fetcher = Fetcher::new(config("0.2.8"), options()).await.unwrap();
+        let mut pulling = fetcher.pull_many(several.references(false), &Arc::new(Discard));
+        soon(pulling.next()).await.unwrap().images.unwrap();
+        drop(pulling);
+    });
+}
+
+/// ... and what is not asked for is not asked of the registry.
+#[test]
+#[ignore = "needs skopeo"]
+fn a_wrong_password_for_many_images_is_tried_once() {
+    run(async {
+        for protocol in tools::SKOPEOS {
+            let served = crate::quiet::with_password();
+            let config = crate::quiet::login(&served, protocol, "wrong");
+            let fetcher = Fetcher::new(config, options()).await.unwrap();
+            let references: Vec<String> = (0..20)
+                .map(|number| {
+                    served
+                        .reference()
+                        .replace("/image:", &format!("/image-{number}:"))
+                })
+                .collect();
+            let mut pulling = fetcher.pull_many(references, &Arc::new(Discard));
+            let mut failed = 0;
+            while let Some(pulled) = soon(pulling.next()).await {
+                pulled.images.unwrap_err();
+                failed += 1;
+            }
+            assert_eq!(failed, 20, "{protocol}");
+            assert_eq!(crate::quiet::requests(&served, "/token"), 1, "{protocol}");
         }
     });
 }

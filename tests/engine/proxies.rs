@@ -230,7 +230,9 @@ fn a_folder_that_changes_between_two_openings_is_an_error() {
             let folder = tempfile::tempdir().unwrap();
             let first = random(5, 1000, 0).write(folder.path(), "latest").unwrap();
             let reference = format!("oci:{}:latest", folder.path().display());
-            let fetcher = Fetcher::new(config(protocol), proxies(3)).await.unwrap();
+            // More layers than the first proxy takes at once.
+            let options = proxies(3).workers(NonZeroUsize::new(3).unwrap());
+            let fetcher = Fetcher::new(config(protocol), options).await.unwrap();
             let image = fetcher.open(&reference).await.unwrap();
             move_tag(folder.path());
             // None of the layers is ever done.
@@ -263,9 +265,9 @@ fn a_tag_that_moves_at_a_registry_changes_nothing() {
             let reference = served.reference();
             let options = proxies(3).start_ahead(false);
             let told = pull_watched(config(protocol), options, &reference, move_once).await;
+            // Each opens the image by the name that was given; what they find there does not matter.
             told.right(&served);
-            let digest = served.image.manifest_digest.as_ref();
-            assert_eq!(opened_as(&served), ["latest", digest, digest], "{protocol}");
+            assert_eq!(opened_as(&served), ["latest"; 3], "{protocol}");
         });
     }
 }

@@ -24,7 +24,7 @@ fn far(auth: Auth) -> Options {
 }
 
 /// Tokens for those who know the password, and as slow as such services are.
-fn with_password() -> Served {
+pub(crate) fn with_password() -> Served {
     let auth = Auth {
         basic: Some(("me".into(), "right".into())),
         bearer: Some("token".into()),
@@ -33,7 +33,7 @@ fn with_password() -> Served {
     Served::with(far(auth), &random(30, 2000, 0))
 }
 
-fn requests(served: &Served, path: &str) -> usize {
+pub(crate) fn requests(served: &Served, path: &str) -> usize {
     let requests = served.registry.requests();
     requests
         .iter()
@@ -41,7 +41,11 @@ fn requests(served: &Served, path: &str) -> usize {
         .count()
 }
 
-fn login(served: &Served, protocol: &str, password: &str) -> longshore::ImageProxyConfig {
+pub(crate) fn login(
+    served: &Served,
+    protocol: &str,
+    password: &str,
+) -> longshore::ImageProxyConfig {
     let reference = served.reference();
     let host = reference.strip_prefix("docker://").unwrap();
     let (host, _) = host.split_once('/').unwrap();

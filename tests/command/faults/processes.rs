@@ -120,7 +120,8 @@ pub(crate) fn interrupt_us_while_unpacking(cell: &Cell, running: &mut Running) {
 /// The skopeo of protocol 0.2.3 does not see to that.
 pub(crate) fn what_was_unpacked_is_removed(cell: &Cell, run: &Run) {
     let removed = is_empty(&unpacked(cell));
-    assert_eq!(removed, cell.skopeo.protocol != "0.2.3", "{run}");
+    // The old one may be fast enough.
+    assert!(removed || cell.skopeo.protocol == "0.2.3", "{run}");
 }
 
 fn to_skopeo(running: &mut Running, what: Signal) {

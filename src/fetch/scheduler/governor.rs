@@ -1,4 +1,4 @@
-//! How many proxies pay. Pure: it is told what happened, and when.
+//! How many proxies pay.
 //!
 //! A proxy answers one call at a time, and a call takes as long as the registry's
 //! first byte. With `n` blobs to ask for, `c` a call, and `k` proxies, the asking takes
@@ -8,11 +8,15 @@
 
 use std::time::{Duration, Instant};
 
-use super::ledger::ToAsk;
-
 /// What a proxy costs besides its start: skopeo 1.22 takes that much of a processor to
 /// open an image, and to end.
 const OPENING_COST: Duration = Duration::from_millis(5);
+
+/// How many calls it takes to open an image: for its manifest, which takes two, and for its config.
+const CALLS_OF_AN_IMAGE: f64 = 3.0;
+
+/// What a proxy does itself to open one.
+pub(super) const OPENING_WORK: Duration = Duration::from_millis(6);
 
 /// The bounds of what is believed (a loaded machine starts them slowly, which is
 /// no reason to think that more are as dear).
@@ -41,10 +45,35 @@ const FEWEST: usize = 4;
 const LATE_TIMES: u32 = 10;
 const LATE_FROM: Duration = Duration::from_millis(500);
 
+/// ... or at least this, before there was an answer.
+const LATE_AT_FIRST: Duration = Duration::from_secs(5);
+
 /// The part of a first impression in the moving average.
 const SMOOTHING: u32 = 4;
 
-#[derive(Debug)]
+/// How much is still to be asked for: images, blobs, and their bytes. (A manifest may say anything of sizes: their sum
+/// may be more than a `u64` holds.)
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct ToAsk {
+    /// Images to open.
+    pub(super) images: usize,
+    pub(super) blobs: usize,
+    pub(super) bytes: u128,
+}
+
+impl ToAsk {
+    pub(super) fn add(&mut self, size: u64) {
+        self.blobs += 1;
+        self.bytes += u128::from(size);
+    }
+
+    pub(super) fn remove(&mut self, size: u64) {
+        self.blobs -= 1;
+        self.bytes -= u128::from(size);
+    }
+}
+
+#[derive(Debug, Clone)]
 pub(super) struct Governor {
     min: usize,
     max: usize,
@@ -77,6 +106,17 @@ impl Governor {
             throttled: false,
             slowed: None,
         }
+    }
+
+    /// No more than so many, from now on.
+    pub(super) fn at_most(&mut self, most: usize) {
+        self.min = self.min.min(most);
+        self.max = self.max.min(most);
+    }
+
+    /// Whether there is an idea of what a call takes.
+    pub(super) fn has_guess(&self) -> bool {
+        self.best.is_some()
     }
 
     /// A first idea of what a call takes, from before there was one.
@@ -122,6 +162,11 @@ impl Governor {
         }
     }
 
+    /// No more than those that work, for others could not be started.
+    pub(super) fn no_more_than(&mut self, working: usize) {
+        self.throttled(working.saturating_mul(2));
+    }
+
     /// The registry wants less of us.
     pub(super) fn throttled(&mut self, running: usize) {
         let fewer = running.div_ceil(2).max(FEWEST).max(self.min);
@@ -137,14 +182,14 @@ impl Governor {
     /// How old a call must be to be called late.
     pub(super) fn late_after(&self) -> Duration {
         self.best
-            .map_or(LATE_FROM, |best| (best * LATE_TIMES).max(LATE_FROM))
+            .map_or(LATE_AT_FIRST, |best| (best * LATE_TIMES).max(LATE_FROM))
     }
 
     /// How many proxies to run, with that still to ask for.
     pub(super) fn wanted(&self, to_ask: ToAsk) -> usize {
         self.pays(to_ask)
             .clamp(self.min, self.ceiling.min(self.max).max(self.min))
-            .min(to_ask.blobs.max(1))
+            .min(to_ask.blobs.saturating_add(to_ask.images).max(1))
     }
 
     /// The `k` for which `asking ÷ k = work + k × start`, rounded.
@@ -154,9 +199,12 @@ impl Governor {
         clippy::cast_sign_loss,
         reason = "it need not be exact, is never negative, and `as` clamps"
     )]
-    fn pays(&self, ToAsk { blobs, bytes }: ToAsk) -> usize {
-        let (blobs, gigabytes) = (blobs as f64, bytes as f64 / 1e9);
-        let asking = blobs * self.best.unwrap_or_default().as_secs_f64();
+    fn pays(&self, to_ask: ToAsk) -> usize {
+        let (images, blobs) = (to_ask.images as f64, to_ask.blobs as f64);
+        let gigabytes = to_ask.bytes as f64 / 1e9;
+        let calls = blobs + images * CALLS_OF_AN_IMAGE;
+        let opening = images * OPENING_WORK.as_secs_f64();
+        let asking = calls * self.best.unwrap_or_default().as_secs_f64() + opening;
         let processors = f64::from(self.processors);
         let work = blobs * WORK_PER_BLOB.as_secs_f64() + gigabytes * WORK_PER_GB.as_secs_f64();
         let (work, start) = (work / processors, self.cost.as_secs_f64() / processors);
@@ -182,6 +230,7 @@ mod tests {
 
     fn megabytes(blobs: usize, megabytes: u128) -> ToAsk {
         ToAsk {
+            images: 0,
             blobs,
             bytes: megabytes * 1_000_000,
         }
@@ -202,7 +251,7 @@ mod tests {
 
     #[test]
     fn a_call_is_late_after_a_multiple_of_the_usual_time_but_not_at_once() {
-        assert_eq!(new(1, 8).late_after(), LATE_FROM);
+        assert_eq!(new(1, 8).late_after(), LATE_AT_FIRST);
         assert_eq!(after(&[1], 8).late_after(), LATE_FROM);
         let slow = LATE_FROM * 2;
         let mut governor = new(1, 8);

@@ -1,33 +1,14 @@
-//! What becomes of a registry that refuses everybody. Pure.
+//! What becomes of a registry that refuses everybody.
 //!
 //! A refusal that may pass (429, 5xx, a refused connection) is the registry's affair, not that of the blob
 //! that was asked for: nobody asks it for a while. Then one asks, and if that is answered, all do.
 
 use std::time::Instant;
 
-use super::retry::RetryPolicy;
+use crate::fetch::retry::RetryPolicy;
 use crate::time::moment_after;
 
-/// Who may ask for blobs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Gate {
-    Everybody,
-    Nobody,
-    /// The unit of this number, to see whether the registry answers again.
-    Only(usize),
-}
-
-impl Gate {
-    pub(super) fn lets(self, unit: usize) -> bool {
-        match self {
-            Self::Everybody => true,
-            Self::Nobody => false,
-            Self::Only(one) => one == unit,
-        }
-    }
-}
-
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Outage {
     /// Refusals without an answer between them. Those of calls that were under way together count once.
     refusals: u32,
@@ -35,8 +16,10 @@ pub(super) struct Outage {
     since: Option<Instant>,
     /// Nobody asks before.
     until: Option<Instant>,
-    /// Who asks first after that.
+    /// The unit that asks first after that, once there is one.
     probe: Option<usize>,
+    /// A blob was refused: that an image can be opened says nothing then.
+    of_blobs: bool,
 }
 
 impl Outage {
@@ -47,6 +30,7 @@ impl Outage {
             since: None,
             until: None,
             probe: None,
+            of_blobs: false,
         }
     }
 
@@ -68,9 +52,21 @@ impl Outage {
         self.until = Some(moment_after(now, wait));
     }
 
+    /// A blob was refused.
+    pub(super) fn is_of_blobs(&mut self) {
+        self.of_blobs = true;
+    }
+
     /// A call was answered with a blob.
     pub(super) fn answered(&mut self) {
         *self = Self::none();
+    }
+
+    /// An image could be opened.
+    pub(super) fn opened(&mut self) {
+        if !self.of_blobs {
+            *self = Self::none();
+        }
     }
 
     /// Whether it has lasted for too many refusals to go on.
@@ -83,22 +79,22 @@ impl Outage {
         self.until
     }
 
-    /// Who may ask now. `ready` tells whether a unit can, and `first` is one that can, if there is any.
-    pub(super) fn gate(
-        &mut self,
-        now: Instant,
-        ready: impl Fn(usize) -> bool,
-        first: Option<usize>,
-    ) -> Gate {
-        if self.since.is_none() {
-            return Gate::Everybody;
+    /// Whether this unit may ask now.
+    pub(super) fn lets(&self, unit: usize, now: Instant) -> bool {
+        let is_over = self.until.is_none_or(|until| until <= now);
+        self.since.is_none() || is_over && self.probe.is_none_or(|probe| probe == unit)
+    }
+
+    /// This unit asks now, as it may.
+    pub(super) fn asks(&mut self, unit: usize) {
+        if self.since.is_some() {
+            self.probe = Some(unit);
         }
-        if self.until.is_some_and(|until| now < until) {
-            return Gate::Nobody;
-        }
-        self.until = None;
-        self.probe = self.probe.filter(|unit| ready(*unit)).or(first);
-        self.probe.map_or(Gate::Nobody, Gate::Only)
+    }
+
+    /// This unit asks for nothing any more, and has learned nothing.
+    pub(super) fn gone(&mut self, unit: usize) {
+        self.probe = self.probe.filter(|probe| *probe != unit);
     }
 
     /// Whether there is one, be it that somebody asks again.
@@ -118,22 +114,19 @@ mod tests {
         RetryPolicy::default().retries(2).initial_backoff(MS(100))
     }
 
-    fn gate(outage: &mut Outage, now: Instant) -> Gate {
-        outage.gate(now, |_| true, Some(3))
-    }
-
     #[test]
     fn after_a_refusal_nobody_asks_then_one_and_after_an_answer_all() {
         let (policy, begun) = (policy(), Instant::now());
         let mut outage = Outage::none();
-        assert_eq!(gate(&mut outage, begun), Gate::Everybody);
+        assert!(outage.lets(1, begun));
         outage.refused(&policy, begun, begun + MS(10), 1.0);
         assert!(outage.is_on());
-        assert_eq!(gate(&mut outage, begun + MS(109)), Gate::Nobody);
-        assert_eq!(gate(&mut outage, begun + MS(110)), Gate::Only(3));
-        assert!(Gate::Only(3).lets(3) && !Gate::Only(3).lets(2) && !Gate::Nobody.lets(3));
+        assert!(!outage.lets(1, begun + MS(109)));
+        assert!(outage.lets(1, begun + MS(110)) && outage.lets(2, begun + MS(110)));
+        outage.asks(2);
+        assert!(!outage.lets(1, begun + MS(110)) && outage.lets(2, begun + MS(110)));
         outage.answered();
-        assert_eq!(gate(&mut outage, begun + MS(110)), Gate::Everybody);
+        assert!(outage.lets(1, begun));
         assert!(!outage.is_on());
     }
 
@@ -171,9 +164,10 @@ mod tests {
         let mut outage = Outage::none();
         outage.refused(&policy, begun, begun, 1.0);
         let later = begun + MS(200);
-        assert_eq!(outage.gate(later, |_| true, Some(3)), Gate::Only(3));
-        assert_eq!(outage.gate(later, |_| true, Some(5)), Gate::Only(3));
-        assert_eq!(outage.gate(later, |unit| unit != 3, Some(5)), Gate::Only(5));
-        assert_eq!(outage.gate(later, |_| false, None), Gate::Nobody);
+        outage.asks(3);
+        outage.gone(5);
+        assert!(!outage.lets(5, later));
+        outage.gone(3);
+        assert!(outage.lets(5, later));
     }
 }

@@ -1,0 +1,293 @@
+//! Lists of images: what a file names, and which part of it.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+use std::str::FromStr;
+
+use longshore::oci_spec::distribution::Reference;
+use longshore::{ImageRequest, OciLayout, Platforms};
+use sha2::{Digest, Sha256};
+
+use super::args::image_reference;
+use super::failure::Failure;
+
+/// The largest list: one of some hundred thousand images.
+const MAX_LIST_BYTES: u64 = 64 << 20;
+
+/// Read a list; `-` is stdin.
+pub(crate) fn read(path: &Path) -> Result<Vec<ImageRequest>, Failure> {
+    let wrong = |what: &str| Failure::usage(format!("the list {}: {what}", path.display()));
+    let mut bytes = Vec::new();
+    let read = if path == Path::new("-") {
+        io::stdin().take(MAX_LIST_BYTES + 1).read_to_end(&mut bytes)
+    } else {
+        File::open(path).and_then(|file| file.take(MAX_LIST_BYTES + 1).read_to_end(&mut bytes))
+    };
+    read.map_err(|error| wrong(&format!("can't read it: {error}")))?;
+    if bytes.len() as u64 > MAX_LIST_BYTES {
+        return Err(wrong("it has more than 64 MiB; split it"));
+    }
+    let text = String::from_utf8(bytes).map_err(|_| wrong("it is not UTF-8 text"))?;
+    let requests = parse(&text).map_err(|what| wrong(&what))?;
+    if requests.is_empty() {
+        return Err(wrong("it names no image"));
+    }
+    Ok(requests)
+}
+
+/// A line names one image: `REFERENCE [platform=OS/ARCH[/VARIANT]|all] [name=NAME]`, up to a `#`.
+fn parse(text: &str) -> Result<Vec<ImageRequest>, String> {
+    let mut requests = Vec::new();
+    for (number, line) in text.lines().enumerate() {
+        let words = line
+            .split_whitespace()
+            .take_while(|word| !word.starts_with('#'));
+        let words: Vec<&str> = words.collect();
+        if let [reference, options @ ..] = words.as_slice() {
+            let request = request(reference, options);
+            requests.push(request.map_err(|what| format!("line {}: {what}", number + 1))?);
+        }
+    }
+    Ok(requests)
+}
+
+fn request(reference: &str, options: &[&str]) -> Result<ImageRequest, String> {
+    let mut request = ImageRequest::new(image_reference(reference)?);
+    for option in options {
+        request = match option.split_once('=') {
+            Some(("platform", platform)) => request.platforms(platform.parse()?),
+            Some(("name", name)) if OciLayout::can_name(name) => request.name(name),
+            Some(("name", name)) => return Err(cant_name(name)),
+            _ => return Err(format!("{option:?} is neither platform=... nor name=...")),
+        };
+    }
+    Ok(request)
+}
+
+pub(crate) fn cant_name(name: &str) -> String {
+    format!(
+        "{name:?} can't name an image in a layout: letters, digits and - . _ : @ / + are allowed"
+    )
+}
+
+/// One of several parts of a list, counted from 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Shard {
+    index: u64,
+    of: u64,
+}
+
+/// `I/N`.
+impl FromStr for Shard {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let wrong = || format!("{text:?} is not I/N, such as 0/4, of parts 0 to N-1");
+        let (index, of) = text.split_once('/').ok_or_else(wrong)?;
+        let number = |text: &str| text.parse::<u64>().map_err(|_| wrong());
+        let (index, of) = (number(index)?, number(of)?);
+        if index < of {
+            Ok(Self { index, of })
+        } else {
+            Err(wrong())
+        }
+    }
+}
+
+impl Shard {
+    /// Whether this part has the image. It follows from the name alone: on every machine, and whatever else is in
+    /// the list.
+    pub(crate) fn has(self, reference: &str) -> bool {
+        let digest = Sha256::digest(reference.as_bytes());
+        let number = digest
+            .iter()
+            .take(8)
+            .fold(0, |number, byte| number << 8 | u64::from(*byte));
+        number % self.of == self.index
+    }
+}
+
+/// Give the images the names that the template makes, those of them that have none. Each may be there once.
+pub(crate) fn name_all(
+    requests: Vec<ImageRequest>,
+    template: Option<&str>,
+) -> Result<Vec<ImageRequest>, String> {
+    let mut known: HashMap<String, String> = HashMap::new();
+    let mut named = Vec::with_capacity(requests.len());
+    for request in requests {
+        let request = match (&request.name, template) {
+            (None, Some(template)) => {
+                let name = fill(template, &request)?;
+                request.name(name)
+            }
+            _ => request,
+        };
+        let name = match &request.name {
+            Some(name) => name.clone(),
+            // As the layout does it.
+            None => request.reference.clone(),
+        };
+        let shown = match &request.platforms {
+            Platforms::Configured => request.reference.clone(),
+            Platforms::One(platform) => format!("{} ({platform})", request.reference),
+            Platforms::All => format!("{} (all)", request.reference),
+        };
+        if let Some(other) = known.insert(name.clone(), shown.clone())
+            && other != shown
+        {
+            return Err(format!(
+                "both {other} and {shown} would be called {name}: give them names of their own, by name=NAME in the \
+                 list or by oci:DIR:TEMPLATE"
+            ));
+        }
+        named.push(request);
+    }
+    Ok(named)
+}
+
+/// What can stand in a template.
+const PARTS: [&str; 5] = [
+    "{registry}",
+    "{repository}",
+    "{name}",
+    "{tag}",
+    "{platform}",
+];
+
+/// Whether this is a template, and what it makes can be names.
+pub(crate) fn is_template(text: &str) -> bool {
+    let parts = PARTS.iter().any(|part| text.contains(part));
+    let filled = PARTS
+        .iter()
+        .fold(text.to_owned(), |text, part| text.replace(part, "x"));
+    parts && OciLayout::can_name(&filled)
+}
+
+fn fill(template: &str, request: &ImageRequest) -> Result<String, String> {
+    let mut name = template.to_owned();
+    if name.contains("{platform}") {
+        let Platforms::One(platform) = &request.platforms else {
+            let reference = &request.reference;
+            return Err(format!(
+                "{{platform}} can't be filled in for {reference}: it is asked for without a platform"
+            ));
+        };
+        name = name.replace("{platform}", &platform.to_string().replace('/', "-"));
+    }
+    if PARTS.iter().any(|part| name.contains(part)) {
+        let parts = parts_of(&request.reference)?;
+        for (part, text) in PARTS.iter().zip(&parts) {
+            name = name.replace(part, text);
+        }
+    }
+    if OciLayout::can_name(&name) {
+        Ok(name)
+    } else {
+        Err(cant_name(&name))
+    }
+}
+
+/// Registry, repository, its last part, and the tag, or else the digest.
+fn parts_of(reference: &str) -> Result<[String; 4], String> {
+    let parsed = reference
+        .strip_prefix("docker://")
+        .and_then(|name| name.parse::<Reference>().ok());
+    let parsed = parsed.ok_or_else(|| {
+        format!("only the name of a docker:// image has parts to fill in, and {reference} is none")
+    })?;
+    let repository = parsed.repository();
+    let name = repository.rsplit('/').next().unwrap_or(repository);
+    let digest = || parsed.digest().map(|digest| digest.replace(':', "-"));
+    let tag = match parsed.tag() {
+        Some(tag) => tag.to_owned(),
+        None => digest().unwrap_or_else(|| "latest".to_owned()),
+    };
+    let registry = parsed.registry().to_owned();
+    Ok([registry, repository.to_owned(), name.to_owned(), tag])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_has_comments_platforms_and_names() {
+        let text = "# all of them\n\n docker://a.b/c:d  # the first\n\
+                    docker://a.b/e platform=linux/arm64 name=e-arm\ndocker://a.b/f platform=all\r\n";
+        let requests = parse(text).expect("a list");
+        let expected = [
+            ImageRequest::new("docker://a.b/c:d"),
+            ImageRequest::new("docker://a.b/e")
+                .platforms("linux/arm64".parse().expect("a platform"))
+                .name("e-arm"),
+            ImageRequest::new("docker://a.b/f").platforms(Platforms::All),
+        ];
+        assert_eq!(requests, expected);
+    }
+
+    #[test]
+    fn what_is_wrong_in_a_list_is_told_with_its_line() {
+        for wrong in [
+            "a.b/c",
+            "docker://a platform=x",
+            "docker://a name=..",
+            "docker://a b",
+        ] {
+            let error = parse(&format!("# one\n{wrong}")).expect_err(wrong);
+            assert!(error.starts_with("line 2: "), "{error}");
+        }
+    }
+
+    #[test]
+    fn each_image_is_in_one_part_of_a_list() {
+        let shards: Vec<Shard> = (0..3)
+            .map(|index| format!("{index}/3").parse().expect("a part"))
+            .collect();
+        let mut counts = [0; 3];
+        for number in 0..300 {
+            let reference = format!("docker://a.b/c:{number}");
+            let having: Vec<usize> = (0..3).filter(|i| shards[*i].has(&reference)).collect();
+            assert_eq!(having.len(), 1);
+            counts[having[0]] += 1;
+        }
+        assert!(
+            counts.iter().all(|count| (70..130).contains(count)),
+            "{counts:?}"
+        );
+        for wrong in ["", "1", "3/3", "0/0", "-1/2", "a/b"] {
+            wrong.parse::<Shard>().expect_err(wrong);
+        }
+    }
+
+    #[test]
+    fn templates_are_filled_with_the_parts_of_a_name() {
+        let fill = |template: &str, reference: &str| {
+            assert!(is_template(template), "{template}");
+            let requests = vec![ImageRequest::new(reference)];
+            let mut named = name_all(requests, Some(template))?;
+            Ok::<_, String>(named.remove(0).name.unwrap_or_default())
+        };
+        let image = "docker://quay.io:443/a/b:c";
+        assert_eq!(fill("{name}-{tag}", image), Ok("b-c".into()));
+        let all = fill("{registry}/{repository}:{tag}", image);
+        assert_eq!(all, Ok("quay.io:443/a/b:c".into()));
+        fill("{platform}", image).expect_err("no platform");
+        fill("{name}", "oci:a:b").expect_err("no registry");
+        assert!(!is_template("name") && !is_template("{name}{") && !is_template("{what}"));
+    }
+
+    #[test]
+    fn two_images_can_not_have_the_same_name() {
+        let named = |names: [&str; 2]| {
+            let requests = names.map(ImageRequest::new).to_vec();
+            name_all(requests, Some("{name}"))
+        };
+        let error = named(["docker://a.b/c:1", "docker://a.b/c:2"]).expect_err("the same name");
+        assert!(error.contains("would be called c"), "{error}");
+        named(["docker://a.b/c:1", "docker://a.b/d:1"]).expect("different names");
+        // The same image twice is no harm.
+        named(["docker://a.b/c:1", "docker://a.b/c:1"]).expect("the same image");
+    }
+}

@@ -1,0 +1,151 @@
+//! `longshore pull` of many images: each comes or fails by itself.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use longshore::oci_spec::image::Descriptor;
+use longshore::{
+    Error, Fetcher, ImageContent, ImageRequest, OciLayout, Platforms, Pulled, PulledImages,
+};
+use semver::Version;
+use tokio::task::JoinHandle;
+
+use super::failure::Failure;
+use super::format::json_line;
+use super::pull::{of_image, totals};
+use super::report::{FailedReport, ImageReport, ImageReports, Report};
+use super::say::print;
+use super::{warnings, within};
+
+/// What is pulled, and how.
+pub(super) struct Many {
+    pub(super) requests: Vec<ImageRequest>,
+    pub(super) folder: PathBuf,
+    /// When one fails, the others are pulled all the same.
+    pub(super) keeps_going: bool,
+    pub(super) json: bool,
+    pub(super) quiet: bool,
+    pub(super) deadline: Option<Duration>,
+}
+
+/// What has become of all.
+#[derive(Default)]
+struct Told {
+    reports: Vec<ImageReport>,
+    failures: Vec<Failure>,
+    failed: Vec<FailedReport>,
+    foreign_layers: Vec<Descriptor>,
+}
+
+impl Many {
+    pub(super) async fn pull(
+        self,
+        fetcher: &Fetcher,
+        started: Instant,
+        restricts: bool,
+        showing: impl Future<Output = Result<(), Failure>>,
+        version: Option<JoinHandle<longshore::Result<Version>>>,
+    ) -> Result<(), Failure> {
+        let mut told = Told::default();
+        let count = self.requests.len();
+        let pulling = within(self.deadline, self.pull_each(fetcher, &mut told));
+        let (pulled, shown) = tokio::join!(pulling, showing);
+        let pulled = match pulled {
+            Ok(pulled) => pulled,
+            Err(error) => {
+                told.failures.push(Failure::on("pull", "the list")(error));
+                Pulled::default()
+            }
+        };
+        warnings::of_policy(restricts, !pulled.policy_unchecked);
+        told.foreign_layers.iter().for_each(warnings::of_foreign);
+        if let Some(version) = version {
+            let version = version.await.map_err(anyhow::Error::from)?;
+            let skopeo = version.ok().map(|version| version.to_string());
+            let images = ImageReports::Several {
+                images: told.reports,
+            };
+            let failed = Some(told.failed);
+            let foreign = &told.foreign_layers;
+            let report = Report::new(images, failed, &pulled, foreign, started, skopeo);
+            let line = json_line(&report).map_err(anyhow::Error::from)?;
+            let printed = print(format!("{line}\n")).await;
+            printed.map_err(Failure::after_all)?;
+        } else if !self.quiet {
+            let printed = print(totals(&pulled, started)).await;
+            printed.map_err(Failure::after_all)?;
+        }
+        if told.failures.is_empty() {
+            return shown.map_err(Failure::after_all);
+        }
+        Err(Failure::Several {
+            failures: told.failures,
+            of: count,
+        })
+    }
+
+    async fn pull_each(&self, fetcher: &Fetcher, told: &mut Told) -> longshore::Result<Pulled> {
+        let layout = Arc::new(OciLayout::named_by_reference(&self.folder));
+        let unnamed = self
+            .requests
+            .iter()
+            .filter(|request| request.name.is_none());
+        let references: Vec<&str> = unnamed.map(|request| request.reference.as_str()).collect();
+        layout.check(&references).await?;
+        let mut pulling = fetcher.pull_many(self.requests.clone(), &layout);
+        while let Some(pulled) = pulling.next().await {
+            let has_failed = pulled.images.is_err();
+            self.take(pulled, told).await?;
+            if has_failed && !self.keeps_going {
+                return Ok(Pulled::default());
+            }
+        }
+        pulling.finish().await
+    }
+
+    async fn take(&self, pulled: PulledImages, told: &mut Told) -> longshore::Result<()> {
+        let PulledImages {
+            request,
+            images,
+            foreign_layers,
+            ..
+        } = pulled;
+        told.foreign_layers.extend(foreign_layers);
+        match images {
+            Ok(images) => {
+                for content in &images {
+                    warn_of_platform(content, &request.platforms);
+                    if self.json {
+                        told.reports.push(ImageReport::of(content));
+                    } else if !self.quiet {
+                        let printed = print(of_image(content)).await;
+                        printed.map_err(|_| Error::Cancelled)?;
+                    }
+                }
+            }
+            Err(error) => {
+                let platform = match &request.platforms {
+                    Platforms::Configured => None,
+                    Platforms::One(platform) => Some(platform.to_string()),
+                    Platforms::All => Some("all".to_owned()),
+                };
+                let failure = Failure::on("pull", &request.reference)(error);
+                told.failed.push(FailedReport {
+                    image: request.reference,
+                    platform,
+                    error: failure.to_string(),
+                });
+                told.failures.push(failure);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn warn_of_platform(content: &ImageContent, platforms: &Platforms) {
+    if let Platforms::One(platform) = platforms {
+        let found = content.platform();
+        warnings::of_platform(content.reference(), Some(platform), found.as_deref());
+    }
+}

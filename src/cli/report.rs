@@ -1,0 +1,128 @@
+//! What `pull --json` prints.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use longshore::oci_spec::image::Descriptor;
+use longshore::{ImageContent, Pulled};
+use serde::Serialize;
+
+/// The line that `--json` prints.
+#[derive(Debug, Serialize)]
+pub(super) struct Report {
+    /// The only image, or all of them.
+    #[serde(flatten)]
+    images: ImageReports,
+    /// Those of many that failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    failed: Option<Vec<FailedReport>>,
+    /// Of all images' layers, each blob once.
+    bytes: u64,
+    fetched_blobs: usize,
+    fetched_bytes: u64,
+    reused_blobs: usize,
+    /// Those that were left out.
+    foreign_layers: Vec<String>,
+    /// The most that were at work at once.
+    proxies: usize,
+    retries: usize,
+    elapsed_ms: u64,
+    /// In bytes; of this process, without its children.
+    peak_rss: Option<u64>,
+    protocol: String,
+    /// None if it does not tell.
+    skopeo: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+pub(super) enum ImageReports {
+    One(ImageReport),
+    Several { images: Vec<ImageReport> },
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct FailedReport {
+    pub(super) image: String,
+    /// The platform that was asked for, if any.
+    pub(super) platform: Option<String>,
+    pub(super) error: String,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct ImageReport {
+    image: String,
+    /// Of the manifest at its source.
+    digest: String,
+    /// Of the manifest in the layout; another one after a conversion.
+    stored_digest: String,
+    platform: Option<String>,
+    layers: usize,
+}
+
+impl ImageReport {
+    pub(super) fn of(content: &ImageContent) -> Self {
+        Self {
+            image: content.reference().to_owned(),
+            digest: content.source_digest().to_owned(),
+            stored_digest: content.manifest_descriptor().digest().to_string(),
+            platform: content.platform(),
+            layers: content.layers().len(),
+        }
+    }
+}
+
+impl ImageReports {
+    pub(super) fn of(images: &[Arc<ImageContent>]) -> Self {
+        let reports: Vec<_> = images
+            .iter()
+            .map(|content| ImageReport::of(content))
+            .collect();
+        match <[ImageReport; 1]>::try_from(reports) {
+            Ok([one]) => Self::One(one),
+            Err(images) => Self::Several { images },
+        }
+    }
+}
+
+impl Report {
+    pub(super) fn new(
+        images: ImageReports,
+        failed: Option<Vec<FailedReport>>,
+        pulled: &Pulled,
+        foreign_layers: &[Descriptor],
+        started: Instant,
+        skopeo: Option<String>,
+    ) -> Self {
+        let protocol = pulled.protocol.as_ref();
+        Self {
+            images,
+            failed,
+            bytes: pulled.bytes,
+            fetched_blobs: pulled.fetched_blobs,
+            fetched_bytes: pulled.fetched_bytes,
+            reused_blobs: pulled.reused_blobs,
+            foreign_layers: digests(foreign_layers),
+            proxies: pulled.proxies,
+            retries: pulled.retries,
+            elapsed_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            peak_rss: peak_rss(),
+            protocol: protocol.map_or_else(String::new, ToString::to_string),
+            skopeo,
+        }
+    }
+}
+
+fn digests(blobs: &[Descriptor]) -> Vec<String> {
+    blobs.iter().map(|blob| blob.digest().to_string()).collect()
+}
+
+/// The most memory that this process ever had resident (proc(5), `VmHWM`).
+fn peak_rss() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kibibytes: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
+    Some(kibibytes * 1024)
+}

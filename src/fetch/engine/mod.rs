@@ -1,0 +1,626 @@
+//! Carries out what the [`Scheduler`] decides: starts units, gives them work, and tells it what they report.
+
+mod crew;
+mod parked;
+mod places;
+mod setback;
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::runtime::{self, Handle};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::{Id, JoinSet};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+pub(super) use self::parked::Parked;
+
+use self::crew::Member;
+use self::setback::setback;
+use super::descriptors::Room;
+use super::event::{EventKind, Events};
+use super::handler::Handler;
+use super::image::{SameImage, source_of};
+use super::options::{FetchOptions, Transport};
+use super::rate::Limit;
+use super::retry::passed;
+use super::scheduler::{
+    Action, BlobId, HostId, ImageId, Login, Next, Scheduler, Setback, Settings, Task, UnitId,
+    Wanted, at_a_time, call_time_from,
+};
+use super::starter::Starter;
+use super::unit::{Beginning, Failure, Kind, Purpose, Report};
+use super::{Image, ImageContent, Job, Layer, Pulled};
+use crate::config::Platform;
+use crate::error::{Error, Result};
+use crate::proxy::{ImageProxy, OpenedImage};
+
+/// Reports that may wait while the engine is busy. Units wait for room; the engine
+/// never waits for a unit, so this can't lock up.
+const REPORTS: usize = 256;
+
+/// What has become of an image.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    /// It is open.
+    Opened(ImageId),
+    /// All that was wanted of it is there.
+    Fetched(ImageId),
+    /// It can't be had.
+    Failed(ImageId, Error),
+}
+
+/// An image of the engine.
+struct Entry {
+    /// As callers and events count it.
+    number: usize,
+    reference: Arc<str>,
+    known: Option<Arc<SameImage>>,
+    /// How it was opened first.
+    home: Option<Home>,
+    content: Option<Arc<ImageContent>>,
+}
+
+/// How an image was opened.
+#[derive(Debug, Clone)]
+pub(super) struct Home {
+    pub(super) proxy: ImageProxy,
+    pub(super) opened: Arc<OpenedImage>,
+    /// What `OpenImage` took: two of the registry's answers.
+    pub(super) opening: Duration,
+    /// What the start of the proxy took.
+    pub(super) starting: Duration,
+}
+
+/// What a fetch is made of, from the opening of the first image to the last blob.
+pub(super) struct Engine {
+    starter: Arc<Starter>,
+    options: FetchOptions,
+    events: Events,
+    scheduler: Scheduler<Error>,
+    hosts: HashMap<String, HostId>,
+    kinds: Vec<Arc<Kind>>,
+    images: HashMap<ImageId, Entry>,
+    jobs: HashMap<BlobId, Job>,
+    purpose: Option<Arc<Purpose>>,
+    crew: HashMap<UnitId, Member>,
+    units: JoinSet<Result<()>>,
+    numbers: HashMap<Id, UnitId>,
+    /// Answers to the question whether there may be a login at a host.
+    logins: JoinSet<(HostId, Login)>,
+    window: Option<watch::Receiver<usize>>,
+    outcomes: VecDeque<Outcome>,
+    noted: Vec<oneshot::Sender<()>>,
+    tally: Pulled,
+    reports: mpsc::Sender<Report>,
+    reported: mpsc::Receiver<Report>,
+    over: CancellationToken,
+    _over: DropGuard,
+    runtime: runtime::Id,
+}
+
+impl Engine {
+    /// For images such as `first`, and others.
+    pub(super) fn new(
+        starter: Arc<Starter>,
+        options: FetchOptions,
+        events: Events,
+        first: &str,
+    ) -> Self {
+        let room = Room::now();
+        let (least, most) = options.bounds(&[Transport::of(first)]);
+        let most = most.min(room.proxies).max(least);
+        let workers = options.workers.get();
+        let units = options.units().min(room.proxies).max(most);
+        let settings = Settings {
+            retry: options.retry.clone(),
+            processors: at_a_time(),
+            units,
+            in_flight: workers.min(room.blobs_beside(most)),
+            start_ahead: options.start_ahead,
+            is_limited: options.limit_rate.is_some(),
+        };
+        let (reports, reported) = mpsc::channel(REPORTS);
+        let over = CancellationToken::new();
+        Self {
+            starter,
+            options,
+            events,
+            scheduler: Scheduler::new(settings, Instant::now()),
+            hosts: HashMap::new(),
+            kinds: Vec::new(),
+            images: HashMap::new(),
+            jobs: HashMap::new(),
+            purpose: None,
+            crew: HashMap::new(),
+            units: JoinSet::new(),
+            numbers: HashMap::new(),
+            logins: JoinSet::new(),
+            window: None,
+            outcomes: VecDeque::new(),
+            noted: Vec::new(),
+            tally: Pulled::default(),
+            reports,
+            reported,
+            _over: over.clone().drop_guard(),
+            over,
+            runtime: Handle::current().id(),
+        }
+    }
+
+    /// Whether it starts proxies by the same configuration, and its units are in this runtime.
+    pub(super) fn is_of(&self, starter: &Arc<Starter>) -> bool {
+        let is_here = Handle::try_current().is_ok_and(|here| here.id() == self.runtime);
+        is_here && Arc::ptr_eq(&self.starter, starter)
+    }
+
+    /// An image to open, which callers count so: that of this platform, or of what is configured.
+    pub(super) fn open(
+        &mut self,
+        number: usize,
+        reference: &str,
+        platform: Option<&Platform>,
+    ) -> ImageId {
+        let (host, kind) = self.place_of(reference, platform);
+        let source = source_of(reference);
+        let id = self.scheduler.add_image(host, kind, source);
+        let entry = Entry {
+            number,
+            reference: reference.into(),
+            known: None,
+            home: None,
+            content: None,
+        };
+        self.images.insert(id, entry);
+        id
+    }
+
+    /// Fetch something of these images, and of no others.
+    pub(super) fn begin(
+        &mut self,
+        images: &[&Image],
+        events: Events,
+        handler: impl Handler + 'static,
+    ) -> Vec<ImageId> {
+        self.events = events;
+        let ids: Vec<ImageId> = (images.iter().enumerate())
+            .map(|(number, image)| self.adopt(number, image))
+            .collect();
+        let others: Vec<ImageId> = (self.images.keys().copied())
+            .filter(|id| !ids.contains(id))
+            .collect();
+        for id in others {
+            self.forget(id);
+        }
+        self.serve(handler);
+        ids
+    }
+
+    /// Give what is fetched to this handler.
+    pub(super) fn serve(&mut self, handler: impl Handler + 'static) {
+        self.purpose = Some(Arc::new(Purpose {
+            handler: Box::new(handler),
+            limit: self.options.limit_rate.map(Limit::new),
+            events: self.events.clone(),
+            over: self.over.clone(),
+        }));
+    }
+
+    /// An image that was opened, here or elsewhere.
+    fn adopt(&mut self, number: usize, image: &Image) -> ImageId {
+        let known = self.images.iter_mut().find(|(_, entry)| {
+            let known = entry.known.as_ref();
+            known.is_some_and(|known| Arc::ptr_eq(known, &image.same))
+        });
+        let known = known.map(|(id, entry)| {
+            entry.number = number;
+            *id
+        });
+        let (host, kind) = self.place_of(image.reference(), None);
+        let is_home = |(_, member): &(&UnitId, &Member)| {
+            let proxy = member.proxy.as_ref();
+            proxy.is_some_and(|proxy| image.home.opened.is_open_in(proxy))
+        };
+        let home = self.crew.iter().find(is_home).map(|(unit, _)| *unit);
+        if let (Some(id), Some(_)) = (known, home) {
+            return id;
+        }
+        let now = Instant::now();
+        self.tally.protocol = Some(image.proxy().protocol_version().clone());
+        self.tally.policy_unchecked |= !image.proxy().checks_policy();
+        let unit = home.unwrap_or_else(|| {
+            let unit = self.scheduler.add_unit(host, kind, now);
+            self.spawn(unit, Beginning::Running(image.home.proxy.clone()));
+            unit
+        });
+        let id = if let Some(id) = known {
+            self.scheduler.has_open(unit, id);
+            id
+        } else {
+            let source = source_of(image.reference());
+            self.scheduler.add_open_image(host, kind, source, unit)
+        };
+        let guess = call_time_from(image.home.opening);
+        self.scheduler.expect(host, image.home.starting, guess);
+        if let Some(member) = self.crew.get_mut(&unit) {
+            member.opened.insert(id, Arc::clone(&image.home.opened));
+        }
+        let entry = Entry {
+            number,
+            reference: image.reference().into(),
+            known: Some(Arc::clone(&image.same)),
+            home: Some(image.home.clone()),
+            content: None,
+        };
+        self.images.insert(id, entry);
+        id
+    }
+
+    /// Fetch these layers of an image that is open, each blob once, and its config if `config`. Returns the bytes of
+    /// those that no other image named before.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Image`] if a blob has two sizes.
+    pub(super) fn fetch(&mut self, image: ImageId, layers: &[Layer], config: bool) -> Result<u64> {
+        let once = distinct(layers)?.into_iter().map(|layer| (layer, 0));
+        self.fetch_copies(image, once, config)
+    }
+
+    /// Fetch these layers in their order, each as often as it is there; `ahead` of them besides the one that is due, and
+    /// none that is not below `window`.
+    pub(super) fn fetch_in_order(
+        &mut self,
+        image: ImageId,
+        layers: &[Layer],
+        ahead: usize,
+        window: watch::Receiver<usize>,
+    ) -> Result<()> {
+        distinct(layers)?;
+        self.scheduler.in_order(ahead);
+        self.window = Some(window);
+        let copies = layers.iter().cloned().zip(0..);
+        self.fetch_copies(image, copies, false).map(drop)
+    }
+
+    fn fetch_copies(
+        &mut self,
+        image: ImageId,
+        layers: impl Iterator<Item = (Layer, usize)>,
+        config: bool,
+    ) -> Result<u64> {
+        let Some(entry) = self.images.get(&image) else {
+            return Ok(0);
+        };
+        let mut bytes: u64 = 0;
+        let layers: Vec<(Layer, usize)> = layers.collect();
+        let wanted = |(layer, copy): &(Layer, usize)| Wanted {
+            digest: layer.descriptor.digest().clone(),
+            copy: *copy,
+            size: layer.descriptor.size(),
+        };
+        let wanted: Vec<Wanted> = layers.iter().map(wanted).collect();
+        let blobs = self.scheduler.fetch(image, &wanted, config);
+        let blobs = blobs.map_err(|(place, size)| {
+            let other = &layers[place].0.descriptor;
+            two_sizes(other.digest(), size, other.size())
+        })?;
+        for ((blob, is_new), (layer, _)) in blobs.into_iter().zip(layers) {
+            if is_new {
+                let job = Job {
+                    number: blob.0,
+                    image: entry.number,
+                    reference: Arc::clone(&entry.reference),
+                    layer,
+                };
+                bytes = bytes.saturating_add(job.layer.descriptor.size());
+                self.events
+                    .send(|| EventKind::BlobQueued { blob: job.name() });
+                self.jobs.insert(blob, job);
+            }
+        }
+        Ok(bytes)
+    }
+
+    /// Nobody wants anything of this image any more.
+    pub(super) fn forget(&mut self, image: ImageId) {
+        self.images.remove(&image);
+        self.scheduler.forget(image);
+    }
+
+    /// The image, once it is open.
+    pub(super) fn image(&self, id: ImageId) -> Option<(Arc<SameImage>, Home)> {
+        let entry = self.images.get(&id)?;
+        Some((entry.known.clone()?, entry.home.clone()?))
+    }
+
+    pub(super) fn known(&self, id: ImageId) -> Option<&Arc<SameImage>> {
+        self.images.get(&id)?.known.as_ref()
+    }
+
+    pub(super) fn content(&self, id: ImageId) -> Option<&Arc<ImageContent>> {
+        self.images.get(&id)?.content.as_ref()
+    }
+
+    /// What was fetched so far, but configs.
+    pub(super) fn tally(&self) -> &Pulled {
+        &self.tally
+    }
+
+    /// The next thing that becomes of an image. Only to be called while something is to become of one.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost.
+    pub(super) async fn next(&mut self) -> Outcome {
+        loop {
+            self.carry_out();
+            if let Some(outcome) = self.outcomes.pop_front() {
+                return outcome;
+            }
+            let wake = self.scheduler.wake(Instant::now());
+            tokio::select! {
+                Some(report) = self.reported.recv() => self.take(report),
+                Some(ended) = self.units.join_next_with_id() => self.unit_ended(ended),
+                Some(login) = self.logins.join_next() => {
+                    if let Ok((host, login)) = login {
+                        self.scheduler.login(host, login);
+                    }
+                }
+                end = moved(&mut self.window) => self.scheduler.window(end),
+                () = passed(wake.map(Into::into)) => {}
+            }
+        }
+    }
+
+    fn carry_out(&mut self) {
+        while let Some(action) = self.scheduler.next(Instant::now()) {
+            match action {
+                Action::Start { unit, kind } => self.start(unit, kind),
+                Action::Give { unit, task } => self.give(unit, task),
+                Action::Recall { unit } => self.recall(unit),
+                Action::Retire { unit } => {
+                    if let Some(member) = self.crew.get(&unit) {
+                        member.retire.send_replace(true);
+                    }
+                }
+                Action::Abandon { unit } => {
+                    if let Some(member) = self.crew.get(&unit) {
+                        member.abort.abort();
+                    }
+                }
+                Action::Close { unit, image } => {
+                    if let Some(member) = self.crew.get_mut(&unit) {
+                        member.opened.remove(&image);
+                    }
+                }
+                Action::Fetched(image) => self.outcomes.push_back(Outcome::Fetched(image)),
+                Action::Failed(image, error) => {
+                    self.outcomes.push_back(Outcome::Failed(image, error));
+                }
+            }
+        }
+        if self.scheduler.is_fetching_blobs() {
+            let at_work = self.scheduler.all_at_work();
+            self.tally.proxies = self.tally.proxies.max(at_work);
+        }
+        // Who may ask now has been decided.
+        self.noted.clear();
+    }
+
+    fn take(&mut self, report: Report) {
+        // What was abandoned may have told something at its end; its work is for others already.
+        if !self.crew.contains_key(&report.unit()) {
+            return;
+        }
+        let now = Instant::now();
+        match report {
+            Report::Ready {
+                unit,
+                proxy,
+                started,
+            } => {
+                self.scheduler.ready(unit, started, now);
+                self.tally.protocol = Some(proxy.protocol_version().clone());
+                self.tally.policy_unchecked |= !proxy.checks_policy();
+                if let Some(member) = self.crew.get_mut(&unit) {
+                    (member.proxy, member.started) = (Some(proxy), started);
+                }
+            }
+            Report::Opened {
+                unit,
+                image,
+                opened,
+                known,
+                took,
+            } => {
+                let mut home = None;
+                if let Some(member) = self.crew.get_mut(&unit) {
+                    member.opened.insert(image, Arc::clone(&opened));
+                    home = member.proxy.clone().map(|proxy| Home {
+                        proxy,
+                        opened,
+                        opening: took,
+                        starting: member.started,
+                    });
+                    if !std::mem::replace(&mut member.was_useful, true) {
+                        let (proxy, took) = (unit.0, member.begun.elapsed());
+                        self.events.send(|| EventKind::ProxyReady { proxy, took });
+                    }
+                }
+                self.scheduler
+                    .opened(unit, image, call_time_from(took), now);
+                self.has_opened(image, known, home);
+            }
+            Report::Configured {
+                unit,
+                image,
+                content,
+            } => {
+                if let Some(entry) = self.images.get_mut(&image) {
+                    entry.content = Some(content);
+                }
+                self.scheduler.configured(unit, image, now);
+            }
+            Report::Answered { unit, task, took } => {
+                self.scheduler.answered(unit, task, took, now);
+            }
+            Report::Done {
+                unit,
+                task,
+                fetched,
+            } => {
+                self.count(task, fetched);
+                self.scheduler.done(unit, task, now);
+            }
+            Report::Failed {
+                unit,
+                task,
+                failure,
+                noted,
+            } => {
+                self.failed(unit, task, failure, now);
+                self.noted.extend(noted);
+            }
+        }
+    }
+
+    fn has_opened(&mut self, image: ImageId, known: Arc<SameImage>, home: Option<Home>) {
+        let Some(entry) = self.images.get_mut(&image) else {
+            return;
+        };
+        if entry.known.is_some() {
+            return;
+        }
+        self.starter.proved(&entry.reference);
+        let event = || EventKind::ImageOpened {
+            image: entry.number,
+            reference: entry.reference.to_string(),
+            digest: known.manifest.source_digest.clone(),
+            layers: known.manifest.manifest.layers().len(),
+        };
+        self.events.send(event);
+        (entry.home, entry.known) = (home, Some(known));
+        self.outcomes.push_back(Outcome::Opened(image));
+    }
+
+    fn count(&mut self, task: Task, fetched: bool) {
+        let Task::Blob { blob, .. } = task else {
+            return;
+        };
+        let Some(job) = self.jobs.remove(&blob) else {
+            return;
+        };
+        let tally = &mut self.tally;
+        if fetched {
+            tally.fetched_blobs += 1;
+            let size = job.layer.descriptor.size();
+            tally.fetched_bytes = tally.fetched_bytes.saturating_add(size);
+        } else {
+            tally.reused_blobs += 1;
+        }
+    }
+
+    fn failed(&mut self, unit: UnitId, task: Task, failure: Failure, now: Instant) {
+        let reference = match task {
+            Task::Open(image) | Task::Config(image) | Task::Blob { by: image, .. } => {
+                let entry = self.images.get(&image);
+                entry.map(|entry| Arc::clone(&entry.reference))
+            }
+        };
+        let job = match task {
+            Task::Blob { blob, .. } => self.jobs.get(&blob).map(Job::name),
+            _ => None,
+        };
+        let cancels = self
+            .crew
+            .get(&unit)
+            .and_then(|member| member.proxy.as_ref())
+            .is_some_and(ImageProxy::cancels_blobs);
+        let setback = setback(failure, &reference.unwrap_or_default(), cancels);
+        let reason = chain(setback.error());
+        if let (Setback::Lost { sick: true, .. }, Some(member)) =
+            (&setback, self.crew.get_mut(&unit))
+        {
+            member.sick.get_or_insert_with(|| reason.clone());
+        }
+        let next = self
+            .scheduler
+            .failed(unit, task, setback, (now, fastrand::f64()));
+        let proxy = unit.0;
+        match next {
+            Next::Again { wait, .. } => {
+                tracing::debug!(?task, proxy, %reason, ?wait, "will try again");
+            }
+            Next::GivenUp | Next::Otherwise => tracing::debug!(?task, proxy, %reason, "failed"),
+        }
+        let (Some(blob), proxy) = (job, unit.0) else {
+            return;
+        };
+        match next {
+            Next::Again { failed, wait } => {
+                self.tally.retries += 1;
+                self.events.send(|| EventKind::BlobRetried {
+                    blob,
+                    proxy,
+                    failed,
+                    reason,
+                    wait,
+                });
+            }
+            Next::GivenUp => self.events.send(|| EventKind::BlobFailed {
+                blob,
+                proxy,
+                reason,
+            }),
+            Next::Otherwise => {}
+        }
+    }
+}
+
+/// The end of the window, when it has moved; never, if there is none or nobody moves it any more.
+async fn moved(window: &mut Option<watch::Receiver<usize>>) -> usize {
+    if let Some(end) = window
+        && end.changed().await.is_ok()
+    {
+        return *end.borrow_and_update();
+    }
+    std::future::pending().await
+}
+
+/// Each blob once.
+///
+/// # Errors
+///
+/// [`Error::Image`] if one has two sizes.
+pub(super) fn distinct(layers: &[Layer]) -> Result<Vec<Layer>> {
+    let mut known = HashMap::new();
+    let mut distinct = Vec::new();
+    for layer in layers {
+        let (digest, size) = (layer.descriptor.digest(), layer.descriptor.size());
+        match known.insert(digest, size) {
+            None => distinct.push(layer.clone()),
+            Some(other) if other == size => {}
+            Some(other) => return Err(two_sizes(digest, other, size)),
+        }
+    }
+    Ok(distinct)
+}
+
+fn two_sizes(digest: &oci_spec::image::Digest, one: u64, other: u64) -> Error {
+    Error::image(format!(
+        "layer {digest} has two sizes: {one} and {other} bytes"
+    ))
+}
+
+/// An error with its causes, on one line.
+pub(super) fn chain(error: &Error) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,93 @@
+//! Where images are: their hosts, and what proxies for them are started as.
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::thread::available_parallelism;
+
+use super::super::descriptors::Room;
+use super::super::options::Transport;
+use super::super::scheduler::{HostId, HostRules, KindId, Login};
+use super::super::unit::Kind;
+use super::Engine;
+use crate::config::Platform;
+
+/// Workers of each proxy for each processor, where the number of proxies is not fixed.
+/// On two processors one asks and three drain; seven were 2 to 5 % slower, for what
+/// flows through so many pipes does not stay in the processors' caches. Where not
+/// processors but the network or the handlers make all of them slow, there will be
+/// further proxies.
+const WORKERS_PER_PROCESSOR: usize = 2;
+
+impl Engine {
+    /// The host and the kind of this image.
+    pub(super) fn place_of(
+        &mut self,
+        reference: &str,
+        platform: Option<&Platform>,
+    ) -> (HostId, KindId) {
+        let transport = Transport::of(reference);
+        let key = match transport {
+            Transport::Registry { host } => format!("docker://{host}"),
+            // Each is unpacked by one proxy.
+            Transport::Archive => reference.to_owned(),
+            Transport::Storage => "containers-storage:".to_owned(),
+            Transport::Local => String::new(),
+        };
+        let is_same = |kind: &Arc<Kind>| {
+            let is_registry = |transport| matches!(transport, Transport::Registry { .. });
+            is_registry(Transport::of(&kind.like)) == is_registry(transport)
+                && kind.platform.as_ref() == platform
+        };
+        let kind = self.kinds.iter().position(is_same).unwrap_or_else(|| {
+            self.kinds.push(Arc::new(Kind {
+                like: reference.into(),
+                platform: platform.cloned(),
+            }));
+            self.kinds.len() - 1
+        });
+        if let Some(host) = self.hosts.get(&key) {
+            return (*host, KindId(kind));
+        }
+        let host = self.scheduler.add_host(self.rules(reference));
+        self.hosts.insert(key, host);
+        if matches!(transport, Transport::Registry { .. }) {
+            let (starter, reference) = (Arc::clone(&self.starter), reference.to_owned());
+            self.logins.spawn(async move {
+                let login = if starter.may_have_login(&reference).await {
+                    Login::Perhaps
+                } else {
+                    Login::No
+                };
+                (host, login)
+            });
+        }
+        (host, KindId(kind))
+    }
+
+    fn rules(&self, reference: &str) -> HostRules {
+        let transport = Transport::of(reference);
+        let (least, most) = self.options.bounds(&[transport]);
+        let most = most.min(Room::now().proxies).max(least);
+        let workers = self.options.workers.get();
+        let per_unit = if least == most {
+            // A fixed number of proxies shares all workers between them.
+            workers.div_ceil(least).max(2)
+        } else {
+            usual_workers().max(workers.div_ceil(most))
+        };
+        HostRules {
+            least,
+            most,
+            per_unit,
+            is_registry: matches!(transport, Transport::Registry { .. }),
+            counts_openings: self.options.counts_openings(transport),
+            is_proved: self.starter.is_proved(reference),
+        }
+    }
+}
+
+/// How many workers a proxy has.
+fn usual_workers() -> usize {
+    let processors = available_parallelism().map_or(1, NonZeroUsize::get);
+    WORKERS_PER_PROCESSOR * processors.max(2)
+}

@@ -1,0 +1,392 @@
+//! Which task a unit does next.
+//!
+//! A unit opens images first, for only then it is known what there is to fetch; then come configs, then blobs
+//! of the sources that it has open. Where it has nothing to do, it opens an image that others have open, too, to
+//! help with its blobs, if enough of them wait.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use super::unit::{Stage, Unit};
+use super::{Action, Config, ImageId, KindId, Opening, Scheduler, SourceId, Task, UnitId};
+
+/// How many blobs have to wait for each unit that can ask for them before another one opens an image for them, which
+/// takes about as long as three calls: one that has opened nothing yet, and one that has. The latter costs the registry
+/// one more reading of a manifest, so there must be enough to share when it is done.
+const CROWD: [f64; 2] = [4.0, 9.0];
+
+/// How long it is taken for granted that nobody needs help.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
+
+impl<E: Clone> Scheduler<E> {
+    /// Give everybody something to do, as far as there is.
+    pub(super) fn assign(&mut self, now: Instant) {
+        loop {
+            let mut units: Vec<(usize, UnitId)> = self
+                .units
+                .iter()
+                .filter(|(_, unit)| self.takes_more(unit, now))
+                .map(|(id, unit)| (unit.load(), *id))
+                .collect();
+            units.sort_unstable();
+            let mut gave = false;
+            for (_, id) in units {
+                if let Some(task) = self.task_for(id, now) {
+                    self.give(id, task, now);
+                    gave = true;
+                }
+            }
+            if !gave {
+                return;
+            }
+        }
+    }
+
+    fn takes_more(&self, unit: &Unit, now: Instant) -> bool {
+        unit.stage == Stage::Ready
+            && !unit.retired
+            && unit.rests_until.is_none_or(|until| until <= now)
+            && unit.load() < self.hosts[unit.host.0].rules.per_unit
+    }
+
+    fn give(&mut self, id: UnitId, task: Task, now: Instant) {
+        let Some(unit) = self.units.get_mut(&id) else {
+            return;
+        };
+        unit.give(task, now);
+        self.active = now;
+        let host = &mut self.hosts[unit.host.0];
+        host.outage.asks(id.0);
+        match task {
+            Task::Open(image) => {
+                host.waiting.remove(&image);
+                host.asked_since.get_or_insert(now);
+                if let Some(of_image) = self.images.get_mut(&image)
+                    && of_image.opening == Opening::Waits
+                {
+                    of_image.opening = Opening::By(id);
+                }
+            }
+            Task::Config(image) => {
+                self.configs.remove(&image);
+                if let Some(of_image) = self.images.get_mut(&image) {
+                    of_image.config = Config::Asked;
+                }
+            }
+            Task::Blob { blob, .. } => {
+                self.blobs.give(blob);
+                self.in_flight += 1;
+            }
+        }
+        self.actions.push_back(Action::Give { unit: id, task });
+    }
+
+    fn task_for(&mut self, id: UnitId, now: Instant) -> Option<Task> {
+        let unit = self.units.get(&id)?;
+        let host = &self.hosts[unit.host.0];
+        if !host.lets(id, now) {
+            return None;
+        }
+        if unit.asking().is_some() {
+            // One more may wait there, so that the proxy need not wait for us, as long as there is enough for all.
+            let late = host.governor.late_after();
+            let is_calm = !host.outage.is_on() && !unit.is_late(late, now);
+            let is_plenty = self.blobs.ready_count() > 2 * self.units.len();
+            let may = is_calm && is_plenty && unit.queued().is_none();
+            return may.then(|| self.blob_for(id, unit)).flatten();
+        }
+        let task = self.first_for(id, unit, now);
+        if task.is_some() || unit.load() > 0 {
+            return task;
+        }
+        if let Some(image) = self.image_to_help_with(id, now) {
+            return Some(Task::Open(image));
+        }
+        if !self.move_on(id) {
+            return None;
+        }
+        let unit = self.units.get(&id)?;
+        self.first_for(id, unit, now)
+    }
+
+    fn first_for(&self, id: UnitId, unit: &Unit, now: Instant) -> Option<Task> {
+        let opening = || self.image_to_open(unit, now).map(Task::Open);
+        let config = || self.config_for(id, unit, now).map(Task::Config);
+        opening()
+            .or_else(config)
+            .or_else(|| self.blob_for(id, unit))
+    }
+
+    /// Have an idle unit work for another host, if one needs it.
+    fn move_on(&mut self, id: UnitId) -> bool {
+        if self.hosts.len() == 1 {
+            return false;
+        }
+        let Some(kind) = self.units.get(&id).map(|unit| unit.kind) else {
+            return false;
+        };
+        let has_some = |host: &super::HostId| {
+            let of_host = &self.hosts[host.0];
+            let is_idle = of_host.waiting.is_empty() && of_host.to_ask.blobs == 0;
+            !is_idle && self.at_work(*host) < self.most_at(*host)
+        };
+        let of_kind = |image: &&super::Image| image.kind == kind;
+        let mut hosts = self.images.values().filter(of_kind).map(|image| image.host);
+        let here = self.units.get(&id).map(|unit| unit.host);
+        let next = hosts.find(|host| Some(*host) != here && has_some(host));
+        let (Some(host), Some(unit)) = (next, self.units.get_mut(&id)) else {
+            return false;
+        };
+        unit.host = host;
+        true
+    }
+
+    /// How many openings are under way at the unit's host.
+    fn openings_under_way(&self, unit: &Unit) -> usize {
+        let of_host = |other: &&Unit| other.host == unit.host;
+        let others = self.units.values().filter(of_host);
+        others
+            .filter(|other| matches!(other.asking(), Some(Task::Open(_))))
+            .count()
+    }
+
+    fn may_open(&self, unit: &Unit, now: Instant) -> bool {
+        let host = &self.hosts[unit.host.0];
+        self.openings_under_way(unit) < host.openings(now)
+    }
+
+    fn image_to_open(&self, unit: &Unit, now: Instant) -> Option<ImageId> {
+        let host = &self.hosts[unit.host.0];
+        let mut waiting = host
+            .waiting
+            .iter()
+            .filter(|id| self.is_of_kind(**id, unit.kind));
+        let image = *waiting.next()?;
+        self.may_open(unit, now).then_some(image)
+    }
+
+    fn is_of_kind(&self, image: ImageId, kind: KindId) -> bool {
+        self.images
+            .get(&image)
+            .is_some_and(|image| image.kind == kind)
+    }
+
+    /// A config that this unit can ask for. Another one that is about to open the same image, and has nothing
+    /// else to do, had better do that, while this one goes on with layers, the largest first.
+    fn config_for(&self, id: UnitId, unit: &Unit, now: Instant) -> Option<ImageId> {
+        let can = |image: &&ImageId| {
+            let of_image = self.images.get(image);
+            of_image.is_some_and(|of_image| unit.has(of_image.source, **image))
+        };
+        let image = *self.configs.iter().find(can)?;
+        let late = self.hosts[unit.host.0].governor.late_after();
+        let source = self.images.get(&image)?.source;
+        let is_starting = |unit: &Unit| unit.stage == Stage::Starting && self.is_alone(image);
+        let is_idle = |unit: &Unit| unit.load() == 0 && unit.has(source, image);
+        let is_coming = |(other, state): (&UnitId, &Unit)| {
+            *other != id
+                && !state.retired
+                && !state.served
+                && state.rests_until.is_none()
+                && !state.is_late(late, now)
+                && (is_starting(state) || state.is_opening(image) || is_idle(state))
+        };
+        let is_left = self.units.iter().any(is_coming) && self.blob_for(id, unit).is_some();
+        (!is_left).then_some(image)
+    }
+
+    /// Whether this is the only image, and proxies are started ahead for it.
+    fn is_alone(&self, image: ImageId) -> bool {
+        self.images.len() == 1 && self.images.contains_key(&image) && self.settings.start_ahead
+    }
+
+    /// A blob of the sources that this unit has open.
+    fn blob_for(&self, id: UnitId, unit: &Unit) -> Option<Task> {
+        if self.in_flight >= self.settings.in_flight {
+            return None;
+        }
+        let is_named = |image: &&ImageId| {
+            let of_image = self.images.get(image);
+            of_image.is_some_and(|of_image| unit.has(of_image.source, **image))
+        };
+        let named = self.blobs.named.iter().find_map(|blob| {
+            let images = &self.blobs.get(*blob)?.images;
+            let by = *images.iter().find(is_named)?;
+            Some(Task::Blob { blob: *blob, by })
+        });
+        if named.is_some() {
+            return named;
+        }
+        let blob = self.blobs.pick(unit.open.keys(), |_, blob| {
+            blob.failed_at != Some(id) || !self.can_another(id, &blob.sources)
+        })?;
+        let of_blob = self.blobs.get(blob)?;
+        let any = || {
+            let mut open = of_blob
+                .sources
+                .iter()
+                .filter_map(|source| unit.open.get(source));
+            open.find_map(|images| images.first().copied())
+        };
+        let by = of_blob.images.iter().find(is_named).copied().or_else(any)?;
+        Some(Task::Blob { blob, by })
+    }
+
+    /// Whether another unit can ask for what is in these sources.
+    fn can_another(&self, id: UnitId, sources: &[SourceId]) -> bool {
+        self.units.iter().any(|(other, unit)| {
+            let can = sources.iter().any(|source| unit.open.contains_key(source));
+            *other != id && !unit.retired && can
+        })
+    }
+
+    /// Whether a unit can ask for what is in this source, or is about to. One that has long been at as much as it can, or
+    /// waits for a late answer, does not count.
+    fn is_near(&self, unit: &Unit, source: SourceId, now: Instant) -> bool {
+        let opens = |of: &super::Source| of.images.iter().any(|image| unit.is_opening(*image));
+        let is_opening = || self.sources.get(&source).is_some_and(opens);
+        let host = &self.hosts[unit.host.0];
+        let is_full = unit.load() >= host.rules.per_unit && self.is_still(host, now);
+        let is_late = unit.is_late(host.governor.late_after(), now);
+        !unit.retired && !is_full && !is_late && (unit.open.contains_key(&source) || is_opening())
+    }
+
+    /// The sources of those units that have so many blobs to ask for that others had better help, those that have most
+    /// first. A blob that several can ask for counts for each of them in part; what nobody can ask for comes first.
+    #[expect(clippy::cast_precision_loss, reason = "there are few units")]
+    fn crowded(&self, crowd: f64, now: Instant) -> Vec<SourceId> {
+        let mut backlogs: BTreeMap<UnitId, f64> = BTreeMap::new();
+        let mut crowded: Vec<(f64, SourceId)> = Vec::new();
+        let near_of = |source: SourceId| -> Vec<UnitId> {
+            let near = self.units.iter();
+            let near = near.filter(|(_, unit)| self.is_near(unit, source, now));
+            near.map(|(id, _)| *id).collect()
+        };
+        let sources = self.blobs.waiting();
+        let near: BTreeMap<SourceId, Vec<UnitId>> =
+            sources.map(|source| (source, near_of(source))).collect();
+        for blob in self.blobs.ready() {
+            let all = blob.sources.iter().filter_map(|source| near.get(source));
+            let all: BTreeSet<UnitId> = all.flatten().copied().collect();
+            for unit in &all {
+                *backlogs.entry(*unit).or_default() += 1.0 / all.len() as f64;
+            }
+        }
+        for (source, near) in &near {
+            let backlog = |unit: &UnitId| backlogs.get(unit).copied().unwrap_or_default();
+            let least = near.iter().map(backlog).fold(f64::INFINITY, f64::min);
+            if least >= crowd {
+                crowded.push((least, *source));
+            }
+        }
+        crowded.sort_by(|(one, _), (other, _)| other.total_cmp(one));
+        crowded.into_iter().map(|(_, source)| source).collect()
+    }
+
+    /// An image that is open elsewhere, or about to be, for an idle unit to open, too.
+    fn image_to_help_with(&mut self, id: UnitId, now: Instant) -> Option<ImageId> {
+        let unit = self.units.get(&id)?;
+        if !self.may_open(unit, now) {
+            return None;
+        }
+        let lost = self.image_that_nobody_has(unit, now);
+        let ahead = self.image_ahead(id, unit);
+        lost.or_else(|| self.image_of_a_crowd(id, now)).or(ahead)
+    }
+
+    /// What can be asked for only by an image that was open in a unit that is gone.
+    fn image_that_nobody_has(&self, unit: &Unit, now: Instant) -> Option<ImageId> {
+        let late = self.hosts[unit.host.0].governor.late_after();
+        let is_open = |image: ImageId, source: SourceId| {
+            let has = |unit: &Unit| unit.has(source, image) || unit.is_opening(image);
+            let can = |unit: &&Unit| !unit.retired && !unit.is_late(late, now);
+            self.units.values().filter(can).any(has)
+        };
+        let can = |image: &ImageId| {
+            let of_image = self.images.get(image);
+            of_image.filter(|of| {
+                of.host == unit.host && of.kind == unit.kind && !unit.lacks.contains(&of.source)
+            })
+        };
+        let config = self
+            .configs
+            .iter()
+            .find(|image| can(image).is_some_and(|of_image| !is_open(**image, of_image.source)));
+        let named = || {
+            self.blobs.named.iter().find_map(|blob| {
+                let images = &self.blobs.get(*blob)?.images;
+                let is_open = |image: &ImageId| {
+                    let of_image = self.images.get(image);
+                    of_image.is_some_and(|of_image| is_open(*image, of_image.source))
+                };
+                if images.iter().any(is_open) {
+                    return None;
+                }
+                images.iter().find(|image| can(image).is_some())
+            })
+        };
+        config.or_else(named).copied()
+    }
+
+    /// An image of a source with more blobs than those who can ask for them will soon have asked for.
+    fn image_of_a_crowd(&mut self, id: UnitId, now: Instant) -> Option<ImageId> {
+        let is_known = |then| now.saturating_duration_since(then) < LOOK_AGAIN;
+        if self.in_flight >= self.settings.in_flight || self.unneeded.is_some_and(is_known) {
+            return None;
+        }
+        let unit = self.units.get(&id)?;
+        let rules = self.hosts[unit.host.0].rules;
+        let crowd = match (rules.counts_openings, rules.least == rules.most) {
+            // Only if nobody can ask for them.
+            (true, _) => f64::INFINITY,
+            // So many were asked for.
+            (false, true) => 1.0,
+            (false, false) => CROWD[usize::from(!unit.open.is_empty())],
+        };
+        let crowded = self.crowded(crowd, now);
+        let found = crowded.into_iter().find_map(|source| {
+            let of_source = self.sources.get(&source)?;
+            let can = of_source.host == unit.host
+                && !unit.lacks.contains(&source)
+                && !unit.open.contains_key(&source);
+            let mut images = of_source.images.iter().filter(|_| can);
+            images
+                .find(|image| self.is_of_kind(**image, unit.kind))
+                .copied()
+        });
+        if found.is_none() {
+            self.unneeded = Some(now);
+        }
+        found
+    }
+
+    /// An image that is being opened for the first time: most have enough blobs for more than one. Not where
+    /// there are enough images for all.
+    fn image_ahead(&self, id: UnitId, unit: &Unit) -> Option<ImageId> {
+        let host = &self.hosts[unit.host.0];
+        let pays = self.settings.start_ahead
+            && host.rules.is_registry
+            && !host.rules.counts_openings
+            && host.waiting.is_empty()
+            && host.images < self.most_at(unit.host)
+            && unit.open.is_empty();
+        if !pays {
+            return None;
+        }
+        let being_opened = |(image, of_image): (&ImageId, &super::Image)| {
+            let is_by_another = matches!(of_image.opening, Opening::By(other) if other != id);
+            let fits = of_image.host == unit.host
+                && of_image.kind == unit.kind
+                && !unit.lacks.contains(&of_image.source);
+            (is_by_another && fits).then_some(*image)
+        };
+        let images = self.images.iter().filter_map(being_opened);
+        let opened_by = |image: &ImageId| {
+            self.units
+                .values()
+                .filter(|unit| unit.is_opening(*image))
+                .count()
+        };
+        images.min_by_key(opened_by)
+    }
+}

@@ -1,0 +1,505 @@
+//! Every state of a small world: a few images, a few units, and a registry and proxies that fail in every way and order,
+//! a few times. The real scheduler is driven.
+//!
+//! In each state: what a unit is given is given to nobody else, no more units than allowed, the gentle rules are kept, and
+//! something goes on. In the end: each image has come, or has failed, once. (108,000 states altogether.)
+
+use std::collections::hash_map::DefaultHasher;
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
+use std::hash::{Hash, Hasher};
+use std::time::{Duration, Instant};
+
+use super::host::{HostRules, Login};
+use super::*;
+use crate::fetch::retry::RetryPolicy;
+
+/// What a world is like.
+#[derive(Debug, Clone, Copy)]
+struct Setting {
+    /// For each image, its kind, its source and its blobs.
+    images: &'static [(usize, &'static str, &'static [u8])],
+    login: Login,
+    units: usize,
+    /// How much may go wrong.
+    failures: usize,
+}
+
+const TICK: Duration = Duration::from_millis(1);
+const MOST_OPENINGS: usize = 8;
+
+#[derive(Debug, Clone)]
+struct Proxy {
+    kind: usize,
+    is_starting: bool,
+    /// What it was given and has not begun; the first is asked for now.
+    asked: VecDeque<Task>,
+    draining: Vec<Task>,
+    open: BTreeSet<ImageId>,
+    is_retired: bool,
+}
+
+#[derive(Debug, Clone)]
+struct World {
+    scheduler: Scheduler<u8>,
+    proxies: BTreeMap<UnitId, Proxy>,
+    /// Whether each image that is done with came.
+    ended: BTreeMap<ImageId, bool>,
+    done: BTreeSet<BlobId>,
+    failures: usize,
+    ticks: u32,
+    /// The registry refused a call, and nobody may ask before time passes, or a call that was under way succeeds.
+    is_refused: bool,
+    /// ... a blob, for which an image that can be opened says nothing.
+    is_of_blobs: bool,
+    has_succeeded: bool,
+    wrong_logins: usize,
+}
+
+/// Something that happens.
+#[derive(Debug, Clone, Copy)]
+enum Happening {
+    Ready(UnitId),
+    StartFails(UnitId),
+    Dies(UnitId),
+    Succeeds(UnitId),
+    Answered(UnitId),
+    Drained(UnitId, usize),
+    Fails(UnitId, Failing),
+    BreaksOff(UnitId, usize),
+    TimePasses,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Failing {
+    Refused(Refused),
+    Final,
+    Lost,
+    Hangs,
+}
+
+const FAILINGS: [Failing; 7] = [
+    Failing::Refused(Refused::MayPass),
+    Failing::Refused(Refused::Missing),
+    Failing::Refused(Refused::Login),
+    Failing::Refused(Refused::Throttled),
+    Failing::Final,
+    Failing::Lost,
+    Failing::Hangs,
+];
+
+impl World {
+    fn new(setting: Setting, begun: Instant) -> Self {
+        let settings = Settings {
+            retry: RetryPolicy::default().retries(1).initial_backoff(TICK),
+            processors: 1,
+            units: setting.units,
+            in_flight: 2,
+            start_ahead: true,
+            is_limited: false,
+        };
+        let mut scheduler = Scheduler::new(settings, begun);
+        let host = scheduler.add_host(HostRules {
+            least: 1,
+            most: setting.units,
+            per_unit: 2,
+            is_registry: true,
+            counts_openings: false,
+            is_proved: false,
+        });
+        scheduler.login(host, setting.login);
+        for (kind, source, _) in setting.images {
+            scheduler.add_image(host, KindId(*kind), source);
+        }
+        Self {
+            scheduler,
+            proxies: BTreeMap::new(),
+            ended: BTreeMap::new(),
+            done: BTreeSet::new(),
+            failures: setting.failures,
+            ticks: 0,
+            is_refused: false,
+            is_of_blobs: false,
+            has_succeeded: false,
+            wrong_logins: 0,
+        }
+    }
+
+    /// Carry out all that is decided.
+    fn settle(&mut self, setting: Setting, now: Instant) {
+        while let Some(action) = self.scheduler.next(now) {
+            self.carry_out(&action, setting, now);
+        }
+        self.check(setting);
+    }
+
+    fn carry_out(&mut self, action: &Action<u8>, setting: Setting, now: Instant) {
+        match *action {
+            Action::Start { unit, kind } => {
+                let proxy = Proxy {
+                    kind: kind.0,
+                    is_starting: true,
+                    asked: VecDeque::new(),
+                    draining: Vec::new(),
+                    open: BTreeSet::new(),
+                    is_retired: false,
+                };
+                assert!(self.proxies.insert(unit, proxy).is_none(), "{unit:?} twice");
+            }
+            Action::Give { unit, task } => {
+                let all = self.proxies.values();
+                let mut tasks = all.flat_map(|proxy| proxy.asked.iter().chain(&proxy.draining));
+                let is_same = |other: &Task| match (task, *other) {
+                    (Task::Blob { blob, .. }, Task::Blob { blob: other, .. }) => blob == other,
+                    (Task::Config(image), Task::Config(other)) => image == other,
+                    _ => false,
+                };
+                assert!(!tasks.any(is_same), "{task:?} is given twice");
+                if let Task::Blob { blob, .. } = task {
+                    assert!(!self.done.contains(&blob), "{blob:?} is done");
+                }
+                let proxy = self.proxies.get_mut(&unit).expect("a unit that is there");
+                if let Task::Open(image) = task {
+                    let kind = setting.images[image.0].0;
+                    assert_eq!(proxy.kind, kind, "{unit:?} can't open {image:?}");
+                }
+                assert!(
+                    !proxy.is_starting && !proxy.is_retired,
+                    "{unit:?} takes nothing"
+                );
+                if let Task::Config(by) | Task::Blob { by, .. } = task {
+                    assert!(proxy.open.contains(&by), "{by:?} is not open in {unit:?}");
+                }
+                assert!(
+                    !self.is_refused,
+                    "{task:?} is asked for although it was refused just now"
+                );
+                proxy.asked.push_back(task);
+                assert!(proxy.asked.len() <= 2, "{unit:?} has too much to ask for");
+            }
+            Action::Recall { unit } => {
+                let proxy = self.proxies.get_mut(&unit).expect("a unit that is there");
+                if proxy.asked.len() > 1 {
+                    let task = proxy.asked.pop_back().expect("one");
+                    self.scheduler.recalled(unit, task, now);
+                }
+            }
+            Action::Retire { unit } => {
+                if let Some(proxy) = self.proxies.get_mut(&unit) {
+                    proxy.is_retired = true;
+                }
+            }
+            Action::Abandon { unit } => {
+                if self.proxies.remove(&unit).is_some() {
+                    self.scheduler.ended(unit, None, now);
+                }
+            }
+            Action::Close { unit, image } => {
+                if let Some(proxy) = self.proxies.get_mut(&unit) {
+                    proxy.open.remove(&image);
+                }
+            }
+            Action::Fetched(image) => {
+                assert!(
+                    self.ended.insert(image, true).is_none(),
+                    "{image:?} ends twice"
+                );
+                self.scheduler.forget(image);
+            }
+            Action::Failed(image, _) => {
+                assert!(
+                    self.ended.insert(image, false).is_none(),
+                    "{image:?} ends twice"
+                );
+            }
+        }
+    }
+
+    fn check(&self, setting: Setting) {
+        let working = self.proxies.values().filter(|proxy| !proxy.is_retired);
+        assert!(working.count() <= 2 * setting.units, "too many units");
+        let asked = self.proxies.values().flat_map(|proxy| &proxy.asked);
+        let openings = asked.filter(|task| matches!(task, Task::Open(_))).count();
+        if !self.has_succeeded {
+            let most = match setting.login {
+                Login::Perhaps => 1,
+                Login::No => MOST_OPENINGS,
+            };
+            assert!(
+                openings <= most,
+                "{openings} openings before one has succeeded"
+            );
+        }
+        if setting.login == Login::Perhaps {
+            assert!(self.wrong_logins <= 1, "a wrong password is tried again");
+        }
+    }
+
+    fn is_over(&self, setting: Setting) -> bool {
+        self.ended.len() == setting.images.len()
+    }
+
+    /// What may happen next.
+    fn happenings(&self) -> Vec<Happening> {
+        let mut all = vec![Happening::TimePasses];
+        for (unit, proxy) in &self.proxies {
+            let unit = *unit;
+            let may_fail = self.failures > 0;
+            if may_fail {
+                all.push(Happening::Dies(unit));
+            }
+            if proxy.is_starting {
+                all.push(Happening::Ready(unit));
+                if may_fail {
+                    all.push(Happening::StartFails(unit));
+                }
+                continue;
+            }
+            match proxy.asked.front() {
+                Some(Task::Blob { .. }) => all.push(Happening::Answered(unit)),
+                Some(_) => all.push(Happening::Succeeds(unit)),
+                None => {}
+            }
+            if proxy.asked.front().is_some() && may_fail {
+                all.extend(FAILINGS.map(|failing| Happening::Fails(unit, failing)));
+            }
+            for place in 0..proxy.draining.len() {
+                all.push(Happening::Drained(unit, place));
+                if may_fail {
+                    all.push(Happening::BreaksOff(unit, place));
+                }
+            }
+        }
+        all
+    }
+
+    fn happen(&mut self, happening: Happening, setting: Setting, begun: Instant) {
+        if let Happening::TimePasses = happening {
+            self.ticks += 1;
+            self.is_refused = false;
+        }
+        let now = begun + TICK * 3 * self.ticks;
+        match happening {
+            Happening::TimePasses => {}
+            Happening::Ready(unit) => {
+                self.proxy(unit).is_starting = false;
+                self.scheduler.ready(unit, TICK, now);
+            }
+            Happening::StartFails(unit) | Happening::Dies(unit) => {
+                self.failures -= 1;
+                self.proxies.remove(&unit);
+                let lost = Lost {
+                    error: 0,
+                    may_pass: matches!(happening, Happening::Dies(_)),
+                };
+                self.scheduler.ended(unit, Some(lost), now);
+            }
+            Happening::Succeeds(unit) => self.succeeds(unit, setting, now),
+            Happening::Answered(unit) => {
+                (self.is_refused, self.is_of_blobs) = (false, false);
+                let proxy = self.proxy(unit);
+                let task = proxy.asked.pop_front().expect("one");
+                proxy.draining.push(task);
+                self.scheduler.answered(unit, task, TICK, now);
+            }
+            Happening::Drained(unit, place) => {
+                let task = self.proxy(unit).draining.remove(place);
+                let Task::Blob { blob, .. } = task else {
+                    panic!("{task:?} is drained");
+                };
+                self.done.insert(blob);
+                self.scheduler.done(unit, task, now);
+            }
+            Happening::BreaksOff(unit, place) => {
+                self.failures -= 1;
+                let task = self.proxy(unit).draining.remove(place);
+                let next = self
+                    .scheduler
+                    .failed(unit, task, Setback::Broken(1), (now, 1.0));
+                assert_ne!(next, Next::Otherwise);
+            }
+            Happening::Fails(unit, failing) => self.fails(unit, failing, now),
+        }
+        // A retired one ends when it is at nothing any more.
+        let ends =
+            |proxy: &Proxy| proxy.is_retired && proxy.asked.is_empty() && proxy.draining.is_empty();
+        let gone: Vec<UnitId> = (self.proxies.iter())
+            .filter_map(|(unit, proxy)| ends(proxy).then_some(*unit))
+            .collect();
+        for unit in gone {
+            self.proxies.remove(&unit);
+            self.scheduler.ended(unit, None, now);
+        }
+        self.settle(setting, now);
+    }
+
+    fn proxy(&mut self, unit: UnitId) -> &mut Proxy {
+        self.proxies.get_mut(&unit).expect("a unit that is there")
+    }
+
+    fn succeeds(&mut self, unit: UnitId, setting: Setting, now: Instant) {
+        let proxy = self.proxy(unit);
+        match proxy.asked.pop_front().expect("one") {
+            Task::Open(image) => {
+                proxy.open.insert(image);
+                self.has_succeeded = true;
+                self.is_refused &= self.is_of_blobs;
+                self.scheduler.opened(unit, image, TICK, now);
+                let is_new = self
+                    .scheduler
+                    .images
+                    .get(&image)
+                    .is_some_and(|of| !of.is_wanted);
+                if is_new {
+                    let wanted = |blob: &u8| Wanted {
+                        digest: format!("sha256:{blob:064x}").parse().expect("a digest"),
+                        copy: 0,
+                        size: u64::from(*blob),
+                    };
+                    let wanted: Vec<Wanted> =
+                        setting.images[image.0].2.iter().map(wanted).collect();
+                    self.scheduler
+                        .fetch(image, &wanted, true)
+                        .expect("one size");
+                }
+            }
+            Task::Config(image) => self.scheduler.configured(unit, image, now),
+            task @ Task::Blob { .. } => panic!("{task:?} is answered first"),
+        }
+    }
+
+    fn fails(&mut self, unit: UnitId, failing: Failing, now: Instant) {
+        self.failures -= 1;
+        let task = self.proxy(unit).asked.pop_front().expect("one");
+        let setback = match failing {
+            Failing::Refused(why) => {
+                // Refusals that may pass hold up all.
+                self.is_refused = why == Refused::MayPass;
+                self.is_of_blobs |= self.is_refused && matches!(task, Task::Blob { .. });
+                self.wrong_logins += usize::from(why == Refused::Login && !self.has_succeeded);
+                Setback::Refused {
+                    error: 2,
+                    began: now,
+                    why,
+                }
+            }
+            Failing::Final => Setback::Final(3),
+            Failing::Lost => Setback::Lost {
+                error: 4,
+                sick: false,
+            },
+            Failing::Hangs => Setback::Lost {
+                error: 5,
+                sick: true,
+            },
+        };
+        self.scheduler.failed(unit, task, setback, (now, 1.0));
+    }
+
+    /// Whether something goes on by itself: time alone must bring what nobody is at.
+    fn goes_on(&self, setting: Setting, begun: Instant) -> bool {
+        let is_busy = |proxy: &Proxy| {
+            proxy.is_starting || !proxy.asked.is_empty() || !proxy.draining.is_empty()
+        };
+        let mut world = self.clone();
+        for _ in 0..20_000 {
+            if world.is_over(setting) || world.proxies.values().any(is_busy) {
+                return true;
+            }
+            world.happen(Happening::TimePasses, setting, begun);
+        }
+        false
+    }
+
+    fn key(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        format!("{self:?}").hash(&mut hasher);
+        hasher.finish()
+    }
+}
+
+/// All states, in which time passes a few times at most.
+fn explore(setting: Setting, most_ticks: u32) -> usize {
+    let begun = Instant::now();
+    let mut first = World::new(setting, begun);
+    first.settle(setting, begun);
+    let mut known = HashSet::from([first.key()]);
+    let mut waiting = vec![first];
+    while let Some(world) = waiting.pop() {
+        assert!(world.goes_on(setting, begun), "nothing goes on: {world:?}");
+        if world.is_over(setting) {
+            continue;
+        }
+        for happening in world.happenings() {
+            if matches!(happening, Happening::TimePasses) && world.ticks == most_ticks {
+                continue;
+            }
+            let mut next = world.clone();
+            next.happen(happening, setting, begun);
+            if known.insert(next.key()) {
+                waiting.push(next);
+            }
+        }
+    }
+    known.len()
+}
+
+#[test]
+fn two_images_of_one_repository_whatever_fails() {
+    let setting = Setting {
+        images: &[(0, "one", &[1, 2]), (0, "one", &[2])],
+        login: Login::No,
+        units: 2,
+        failures: 3,
+    };
+    let states = explore(setting, 3);
+    assert!(states > 40_000, "{states}");
+}
+
+#[test]
+fn two_images_of_two_repositories_with_a_password() {
+    let setting = Setting {
+        images: &[(0, "one", &[1]), (0, "other", &[1, 2])],
+        login: Login::Perhaps,
+        units: 2,
+        failures: 2,
+    };
+    let states = explore(setting, 3);
+    assert!(states > 10_000, "{states}");
+}
+
+#[test]
+fn one_image_with_three_failures() {
+    let setting = Setting {
+        images: &[(0, "one", &[1, 2])],
+        login: Login::No,
+        units: 2,
+        failures: 3,
+    };
+    let states = explore(setting, 4);
+    assert!(states > 20_000, "{states}");
+}
+
+#[test]
+fn three_units() {
+    let setting = Setting {
+        images: &[(0, "one", &[1, 2]), (0, "other", &[3])],
+        login: Login::No,
+        units: 3,
+        failures: 2,
+    };
+    let states = explore(setting, 3);
+    assert!(states > 25_000, "{states}");
+}
+
+/// As where images of several platforms are wanted.
+#[test]
+fn two_kinds_of_images_and_one_unit() {
+    let setting = Setting {
+        images: &[(0, "one", &[1]), (1, "one", &[1, 2])],
+        login: Login::No,
+        units: 1,
+        failures: 3,
+    };
+    let states = explore(setting, 3);
+    assert!(states > 1000, "{states}");
+}

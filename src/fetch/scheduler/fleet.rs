@@ -1,0 +1,490 @@
+//! How many units there are, and which of them go.
+
+use std::cmp::Reverse;
+use std::time::{Duration, Instant};
+
+use super::governor::{OPENING_WORK, ToAsk};
+use super::host::{Host, PATIENCE};
+use super::pace::Pace;
+use super::unit::{Stage, Unit};
+use super::{
+    Action, HostId, Image, ImageId, KindId, Lost, Opening, Scheduler, SourceId, Task, UnitId,
+};
+use crate::fetch::retry::RetryPolicy;
+use crate::time::moment_after;
+
+/// If more than one in so many units waits for a late answer, it is not their fault.
+const MANY_LATE: usize = 4;
+
+/// How starts go.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Starts {
+    /// How many failed since one succeeded; those that were made together count once.
+    failed: u32,
+    /// Units from this number on were started after the last that failed.
+    since: usize,
+    /// None is made before.
+    again: Option<Instant>,
+    /// One failed for good, and so would others.
+    no_more: bool,
+    /// More units are wanted than the pace allows yet.
+    is_held_back: bool,
+}
+
+impl Starts {
+    pub(super) fn succeeded(&mut self) {
+        self.failed = 0;
+    }
+
+    /// One failed. Whether there may be another.
+    fn failed(
+        &mut self,
+        unit: UnitId,
+        next: usize,
+        retry: &RetryPolicy,
+        may_pass: bool,
+        now: Instant,
+    ) -> bool {
+        if unit.0 >= self.since {
+            self.failed += 1;
+            self.since = next;
+            self.again = Some(moment_after(now, retry.backoff(self.failed)));
+        }
+        self.no_more |= !may_pass;
+        may_pass && self.failed <= retry.retries
+    }
+
+    /// When the next may be made, if not at once.
+    pub(super) fn again(&self) -> Option<Instant> {
+        self.again
+    }
+
+    pub(super) fn held_back(&self, pace: &Pace) -> Option<Instant> {
+        self.is_held_back.then(|| pace.due())
+    }
+}
+
+impl<E: Clone> Scheduler<E> {
+    fn units_at(&self, host: HostId) -> impl Iterator<Item = &Unit> {
+        let of_host = move |unit: &&Unit| unit.host == host && !unit.retired;
+        self.units.values().filter(of_host)
+    }
+
+    pub(super) fn at_work(&self, host: HostId) -> usize {
+        self.units_at(host).count()
+    }
+
+    /// All units that are not retired.
+    pub(in crate::fetch) fn all_at_work(&self) -> usize {
+        self.units.values().filter(|unit| !unit.retired).count()
+    }
+
+    /// The most units for a host: what it allows, or its share of what there may be together.
+    pub(super) fn most_at(&self, host: HostId) -> usize {
+        let has_work = |host: &&Host<E>| host.has_work();
+        let hosts = self.hosts.iter().filter(has_work).count().max(1);
+        let rules = self.hosts[host.0].rules;
+        rules.most.min((self.settings.units / hosts).max(1))
+    }
+
+    /// How many units pay for this host.
+    fn wanted(&self, id: HostId) -> usize {
+        let host = &self.hosts[id.0];
+        let most = self.most_at(id);
+        let to_open = self.to_open(id);
+        let wanted = if to_open > 0 && !host.governor.has_guess() {
+            // It is not known yet what an answer takes; while the first is waited for, the processors have nothing
+            // else to do.
+            let ahead = self.settings.start_ahead && host.rules.is_registry;
+            if ahead { most } else { to_open }
+        } else {
+            host.governor.wanted(ToAsk {
+                images: to_open,
+                ..host.to_ask
+            })
+        };
+        let wanted = if host.rules.counts_openings {
+            wanted.min(host.images)
+        } else {
+            wanted
+        };
+        wanted.clamp(1, most)
+    }
+
+    /// How many images of this host nobody has opened.
+    fn to_open(&self, id: HostId) -> usize {
+        let is_opening = |unit: &&Unit| match unit.asking() {
+            Some(Task::Open(image)) => self
+                .images
+                .get(&image)
+                .is_some_and(|image| image.opening != Opening::Known),
+            _ => false,
+        };
+        self.hosts[id.0].waiting.len() + self.units_at(id).filter(is_opening).count()
+    }
+
+    /// As many units as pay. A few that wait for a late answer count for nothing: they are made up for as long as
+    /// they are late. If many do, or the registry throttles, more units would make it slower.
+    pub(super) fn adjust(&mut self, now: Instant) {
+        self.starts.is_held_back = false;
+        for host in (0..self.hosts.len()).map(HostId) {
+            self.adjust_host(host, now);
+        }
+    }
+
+    fn adjust_host(&mut self, id: HostId, now: Instant) {
+        let host = &self.hosts[id.0];
+        let has_trouble = host.has_trouble(now);
+        if has_trouble {
+            self.abandon_all_but_the_first(id);
+        }
+        let host = &self.hosts[id.0];
+        let to_open = self.to_open(id);
+        if host.to_ask.blobs == 0 && to_open == 0 && !self.needs_configs(id) {
+            return;
+        }
+        let is_starting = |unit: &Unit| unit.stage == Stage::Starting && !unit.retired;
+        let any_starting = self.units.values().any(is_starting);
+        let resting = self.starts.again.is_some_and(|then| now < then);
+        // After a failed start, one at a time.
+        if resting || self.starts.failed > 0 && any_starting {
+            return;
+        }
+        let (at_work, is_out) = (self.at_work(id), host.outage.is_on());
+        if at_work > 0 && self.serve_all_kinds(id, now) {
+            return;
+        }
+        if at_work > 0 && (is_out || self.starts.no_more) {
+            return;
+        }
+        let late = self.late(id, now);
+        let many = late > (at_work / MANY_LATE).max(1);
+        let host = &mut self.hosts[id.0];
+        if many {
+            host.governor.slowed(at_work, now);
+        }
+        let is_throttled = host.governor.is_throttled();
+        let working = if many || is_throttled {
+            at_work
+        } else {
+            at_work - late
+        };
+        let (most, wanted) = if has_trouble {
+            (1, 1)
+        } else {
+            (self.most_with_late(id), self.wanted(id))
+        };
+        for _ in working..wanted {
+            if self.at_work(id) >= most || self.all_at_work() >= self.most_of_all() {
+                break;
+            }
+            if !self.pace.is_due(now) {
+                self.starts.is_held_back = true;
+                break;
+            }
+            self.start(id, now);
+            if self.starts.failed > 0 {
+                break;
+            }
+        }
+        if is_throttled {
+            self.retire_newest(id, working.saturating_sub(wanted));
+        }
+        self.retire_unneeded(id);
+        if self.is_starved(id, now) || self.is_stuck(id, now) {
+            self.start(id, now);
+        }
+    }
+
+    /// Something waits, and all units wait for answers that do not come: their proxies may hang, and the registry not.
+    fn is_stuck(&self, id: HostId, now: Instant) -> bool {
+        let has_config = |image: &ImageId| {
+            let image = self.images.get(image);
+            image.is_some_and(|image| image.host == id)
+        };
+        let waits = self.blobs.ready_count() > 0 && self.hosts[id.0].to_ask.blobs > 0
+            || self.configs.iter().any(has_config);
+        waits
+            && self.in_flight < self.settings.in_flight
+            && now.saturating_duration_since(self.active) >= PATIENCE
+            && self.at_work(id) < self.most_with_late(id)
+    }
+
+    /// Whether configs are to be asked for, and nobody can.
+    fn needs_configs(&self, host: HostId) -> bool {
+        let of_host = |image: &ImageId| {
+            let image = self.images.get(image);
+            image.is_some_and(|image| image.host == host)
+        };
+        self.at_work(host) == 0 && self.configs.iter().any(of_host)
+    }
+
+    /// A fixed number is one also while calls are late.
+    fn most_with_late(&self, id: HostId) -> usize {
+        let rules = self.hosts[id.0].rules;
+        let most = self.most_at(id);
+        if rules.least == rules.most {
+            most
+        } else {
+            most.saturating_mul(2)
+        }
+    }
+
+    fn most_of_all(&self) -> usize {
+        let late = |id| self.most_with_late(HostId(id));
+        let hosts = (0..self.hosts.len()).map(late);
+        self.settings.units.max(hosts.max().unwrap_or(0))
+    }
+
+    /// How many units wait for a call, or a start, that takes too long.
+    fn late(&self, id: HostId, now: Instant) -> usize {
+        let after = self.hosts[id.0].governor.late_after();
+        self.units_at(id)
+            .filter(|unit| unit.is_late(after, now))
+            .count()
+    }
+
+    fn start(&mut self, host: HostId, now: Instant) {
+        if let Some(kind) = self.kind_for(host) {
+            self.start_one(host, kind, now);
+        }
+    }
+
+    fn start_one(&mut self, host: HostId, kind: KindId, now: Instant) {
+        let unit = UnitId(self.next_unit);
+        self.next_unit += 1;
+        self.pace.started(now);
+        self.active = now;
+        self.units.insert(unit, Unit::new(host, kind, now));
+        self.actions.push_back(Action::Start { unit, kind });
+    }
+
+    /// Of what kind one more unit of a host is: of that of images that nobody can open, or in turn.
+    fn kind_for(&self, host: HostId) -> Option<KindId> {
+        self.kind_without_units(host).or_else(|| {
+            let of_host = self.images.values().filter(|image| image.host == host);
+            let kinds: Vec<KindId> = of_host.map(|image| image.kind).collect();
+            (!kinds.is_empty()).then(|| kinds[self.next_unit % kinds.len()])
+        })
+    }
+
+    /// A kind of images that somebody has to open, and nobody can.
+    fn kind_without_units(&self, host: HostId) -> Option<KindId> {
+        let waiting = self.hosts[host.0].waiting.iter();
+        let is_open = |id: &ImageId, of: &Image| {
+            let mut units = self.units.values().filter(|unit| !unit.retired);
+            units.any(|unit| unit.has(of.source, *id))
+        };
+        let unopened = self.configs.iter().filter(|id| {
+            let image = self.images.get(id);
+            image.is_some_and(|image| image.host == host && !is_open(id, image))
+        });
+        let kinds = waiting.chain(unopened).filter_map(|id| self.images.get(id));
+        let mut kinds = kinds.map(|image| image.kind);
+        kinds.find(|kind| !self.units_at(host).any(|unit| unit.kind == *kind))
+    }
+
+    /// Have a kind of images opened that nobody can open: by one more unit, or in place of one that has nothing to do.
+    /// Whether there is such a kind.
+    fn serve_all_kinds(&mut self, id: HostId, now: Instant) -> bool {
+        let Some(kind) = self.kind_without_units(id) else {
+            return false;
+        };
+        let is_full = self.at_work(id) >= self.most_at(id);
+        if is_full || self.all_at_work() >= self.most_of_all() {
+            let is_idle = |(_, unit): &(&UnitId, &Unit)| {
+                let is_ready = unit.stage == Stage::Ready && unit.load() == 0;
+                !unit.retired && is_ready && unit.host == id
+            };
+            let idle = self.units.iter().find(is_idle).map(|(unit, _)| *unit);
+            if let Some(idle) = idle {
+                self.abandon(idle);
+            }
+        } else if self.pace.is_due(now) {
+            self.start_one(id, kind, now);
+        } else {
+            self.starts.is_held_back = true;
+        }
+        true
+    }
+
+    pub(super) fn retire(&mut self, id: UnitId) {
+        if let Some(unit) = self.units.get_mut(&id).filter(|unit| !unit.retired) {
+            unit.retired = true;
+            if unit.queued().is_some() {
+                self.actions.push_back(Action::Recall { unit: id });
+            }
+            self.actions.push_back(Action::Retire { unit: id });
+        }
+    }
+
+    fn abandon(&mut self, id: UnitId) {
+        if let Some(unit) = self.units.get_mut(&id) {
+            unit.retired = true;
+            self.actions.push_back(Action::Abandon { unit: id });
+        }
+    }
+
+    /// So many go, the newest, after what they are at.
+    fn retire_newest(&mut self, host: HostId, count: usize) {
+        let of_host = |(_, unit): &(&UnitId, &Unit)| unit.host == host && !unit.retired;
+        let mut units: Vec<UnitId> = self
+            .units
+            .iter()
+            .filter(of_host)
+            .map(|(id, _)| *id)
+            .collect();
+        units.sort_unstable_by_key(|id| Reverse(*id));
+        for id in units.into_iter().take(count) {
+            self.retire(id);
+        }
+    }
+
+    /// Those that have not fetched anything yet are not needed if there is less to ask for than there are units.
+    fn retire_unneeded(&mut self, id: HostId) {
+        let host = &self.hosts[id.0];
+        let has_configs = self.configs.iter().any(|image| {
+            let image = self.images.get(image);
+            image.is_some_and(|image| image.host == id)
+        });
+        let to_do = (host.to_ask.blobs + self.to_open(id)).max(usize::from(has_configs));
+        let is_known = self.images.values().all(|image| image.is_wanted);
+        // Those that are at as much as they can do nothing for the rest.
+        let per_unit = host.rules.per_unit;
+        let mut at_work = self
+            .units_at(id)
+            .filter(|unit| unit.load() < per_unit)
+            .count();
+        if !is_known || host.rules.least == host.rules.most && host.to_ask.blobs >= at_work {
+            return;
+        }
+        let of_host = |(_, unit): &(&UnitId, &Unit)| {
+            unit.host == id && !unit.retired && !unit.served && unit.open.len() <= 1
+        };
+        let idle: Vec<UnitId> = self
+            .units
+            .iter()
+            .filter(of_host)
+            .map(|(id, _)| *id)
+            .collect();
+        for unit in idle.into_iter().rev() {
+            if at_work <= to_do.max(1) {
+                return;
+            }
+            let is_needed = self.units.get(&unit).is_some_and(|of_unit| {
+                of_unit
+                    .open
+                    .iter()
+                    .any(|(source, _)| self.near_of(*source) == 1)
+            });
+            if !is_needed {
+                self.abandon(unit);
+                at_work -= 1;
+            }
+        }
+    }
+
+    fn near_of(&self, source: SourceId) -> usize {
+        let has = |unit: &&Unit| !unit.retired && unit.open.contains_key(&source);
+        self.units.values().filter(has).count()
+    }
+
+    /// A registry that has trouble is asked by one.
+    fn abandon_all_but_the_first(&mut self, host: HostId) {
+        let of_host = |(_, unit): &(&UnitId, &Unit)| unit.host == host && !unit.retired;
+        let units = self.units.iter().filter(of_host);
+        let mut units: Vec<(bool, UnitId)> = units
+            .map(|(id, unit)| (!matches!(unit.asking(), Some(Task::Open(_))), *id))
+            .collect();
+        units.sort_unstable();
+        for (_, id) in units.into_iter().skip(1) {
+            self.abandon(id);
+        }
+    }
+
+    /// Blobs wait, and nobody asks for them, because all units are at as much as they can for long, and more blobs
+    /// may be in flight: slow transfers, or slow handlers. A limit of the rate makes all slow, and more units do
+    /// not help.
+    fn is_starved(&self, id: HostId, now: Instant) -> bool {
+        let host = &self.hosts[id.0];
+        let is_asking = |unit: &Unit| unit.asking().is_some() || unit.stage == Stage::Starting;
+        self.blobs.ready_count() > 0
+            && host.to_ask.blobs > 0
+            && self.in_flight < self.settings.in_flight
+            && !self.settings.is_limited
+            && !host.governor.is_throttled()
+            && self.at_work(id) < self.most_at(id)
+            && self.is_still(host, now)
+            && !self.units_at(id).any(is_asking)
+    }
+
+    /// Whether nothing was given to anybody for long.
+    pub(super) fn is_still(&self, host: &Host<E>, now: Instant) -> bool {
+        now.saturating_duration_since(self.active) >= host.governor.late_after()
+    }
+
+    /// What waits behind a late call is for anybody.
+    pub(super) fn recall_from_late(&mut self, now: Instant) {
+        let mut late = Vec::new();
+        for (id, unit) in &mut self.units {
+            let host = &self.hosts[unit.host.0];
+            let is_late = unit.is_late(host.governor.late_after(), now);
+            if unit.queued().is_some() && !unit.recalled && (is_late || host.outage.is_on()) {
+                unit.recalled = true;
+                late.push(*id);
+            }
+        }
+        for unit in late {
+            self.actions.push_back(Action::Recall { unit });
+        }
+    }
+
+    /// A start failed. That is no loss as long as others work; but the next one waits, or one that always fails would
+    /// be made for ever.
+    pub(super) fn start_failed(&mut self, id: UnitId, kind: KindId, lost: &Lost<E>, now: Instant) {
+        let retry = &self.settings.retry;
+        let may = self
+            .starts
+            .failed(id, self.next_unit, retry, lost.may_pass, now);
+        let working = self.all_at_work();
+        let is_of_kind = |unit: &Unit| unit.kind == kind && !unit.retired;
+        if self.units.values().any(is_of_kind) {
+            for host in &mut self.hosts {
+                host.governor.no_more_than(working);
+            }
+            return;
+        }
+        if may {
+            return;
+        }
+        let of_kind = |(id, image): (&ImageId, &Image)| (image.kind == kind).then_some(*id);
+        let images: Vec<ImageId> = self.images.iter().filter_map(of_kind).collect();
+        for image in images {
+            self.fail(image, &lost.error);
+        }
+    }
+
+    /// A unit could not open an image that another one has opened.
+    pub(super) fn is_useless(&mut self, id: UnitId, source: SourceId, error: &E, now: Instant) {
+        let Some(unit) = self.units.get_mut(&id) else {
+            return;
+        };
+        unit.lacks.insert(source);
+        if !unit.open.is_empty() || unit.retired {
+            return;
+        }
+        let kind = unit.kind;
+        self.abandon(id);
+        let lost = Lost {
+            error: error.clone(),
+            may_pass: true,
+        };
+        self.start_failed(id, kind, &lost, now);
+    }
+}
+
+/// What a call takes, judged by an opening: `OpenImage` waits for two answers, one after the other, and does some work of
+/// its own.
+pub(in crate::fetch) fn call_time_from(opening: Duration) -> Duration {
+    opening.saturating_sub(OPENING_WORK) / 2
+}

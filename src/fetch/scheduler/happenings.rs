@@ -1,0 +1,342 @@
+//! What happens, and what follows from it.
+
+use std::time::{Duration, Instant};
+
+use super::blobs::Counted;
+use super::message::{Lost, Next, Refused, Setback};
+use super::unit::Stage;
+use super::{BlobId, Config, HostId, ImageId, Opening, Scheduler, Task, UnitId};
+use crate::time::moment_after;
+
+impl<E: Clone> Scheduler<E> {
+    /// A proxy is started, which took that long.
+    pub(in crate::fetch) fn ready(&mut self, unit: UnitId, started: Duration, now: Instant) {
+        self.starts.succeeded();
+        self.pace.ready(started, now);
+        if let Some(unit) = self.units.get_mut(&unit) {
+            unit.stage = Stage::Ready;
+            self.hosts[unit.host.0].governor.started(started);
+        }
+    }
+
+    /// A unit has opened an image, which took that long. A `guess` is what a call takes, judged by it.
+    pub(in crate::fetch) fn opened(
+        &mut self,
+        id: UnitId,
+        image: ImageId,
+        guess: Duration,
+        now: Instant,
+    ) {
+        self.finish(id, Task::Open(image), now);
+        if let Some(unit) = self.units.get(&id) {
+            let host = &mut self.hosts[unit.host.0];
+            host.opened();
+            if host.rules.is_registry {
+                host.governor.expect_call_time(guess);
+            }
+        }
+        self.has_open(id, image);
+    }
+
+    /// The config of an image is there.
+    pub(in crate::fetch) fn configured(&mut self, unit: UnitId, image: ImageId, now: Instant) {
+        self.finish(unit, Task::Config(image), now);
+        if let Some(of_image) = self.images.get_mut(&image) {
+            of_image.config = Config::Done;
+            of_image.failed = 0;
+        }
+        self.complete(image);
+    }
+
+    /// A blob begins to come, after that time.
+    pub(in crate::fetch) fn answered(
+        &mut self,
+        id: UnitId,
+        task: Task,
+        took: Duration,
+        now: Instant,
+    ) {
+        let Task::Blob { blob, .. } = task else {
+            return;
+        };
+        self.asked(blob);
+        let Some(unit) = self.units.get_mut(&id) else {
+            return;
+        };
+        unit.answered(task, now);
+        let host = unit.host;
+        let running = self.at_work(host);
+        let host = &mut self.hosts[host.0];
+        host.answered();
+        host.governor.answered(took, running);
+    }
+
+    /// The proxy has answered for this blob, or need not.
+    fn asked(&mut self, blob: BlobId) {
+        if let Some((host, size)) = self.blobs.asked(blob) {
+            self.hosts[host.0].to_ask.remove(size);
+        }
+    }
+
+    /// A blob is done.
+    pub(in crate::fetch) fn done(&mut self, unit: UnitId, task: Task, now: Instant) {
+        self.finish(unit, task, now);
+        let Task::Blob { blob, .. } = task else {
+            return;
+        };
+        self.asked(blob);
+        for image in self.blobs.done(blob) {
+            if let Some(of_image) = self.images.get_mut(&image) {
+                of_image.left -= 1;
+            }
+            self.complete(image);
+        }
+    }
+
+    /// A task failed. `random`, from 0 to 1, varies the wait.
+    pub(in crate::fetch) fn failed(
+        &mut self,
+        unit: UnitId,
+        task: Task,
+        setback: Setback<E>,
+        (now, random): (Instant, f64),
+    ) -> Next {
+        self.finish(unit, task, now);
+        if let Setback::Lost { sick: true, .. } = &setback {
+            self.retire(unit);
+        }
+        match task {
+            Task::Blob { blob, by } => self.blob_failed(unit, (blob, by), setback, (now, random)),
+            Task::Config(image) => self.config_failed(unit, image, setback, (now, random)),
+            Task::Open(image) => self.opening_failed(unit, image, setback, (now, random)),
+        }
+    }
+
+    fn blob_failed(
+        &mut self,
+        unit: UnitId,
+        (blob, by): (BlobId, ImageId),
+        setback: Setback<E>,
+        (now, random): (Instant, f64),
+    ) -> Next {
+        let Some(of_blob) = self.blobs.get(blob) else {
+            return Next::GivenUp;
+        };
+        if let Setback::Refused {
+            why: Refused::Missing,
+            ..
+        } = &setback
+            && !of_blob.images.contains(&by)
+        {
+            // Mirrors can have one image of a repository and not another.
+            let counted = self.blobs.must_be_named(blob, now);
+            self.count(counted);
+            return Next::Otherwise;
+        }
+        let (host, images) = (of_blob.host, of_blob.images.clone());
+        let failed = of_blob.failed + 1;
+        if setback.why() == Some(Refused::MayPass) {
+            self.hosts[host.0].outage.is_of_blobs();
+        }
+        let next = self.after(host, failed, &setback, (now, random));
+        match (&next, setback.into_error()) {
+            (Next::Again { wait, .. }, _) => {
+                let then = moment_after(now, *wait);
+                let counted = self.blobs.again(blob, unit, then, now);
+                self.count(counted);
+            }
+            (_, error) => {
+                self.asked(blob);
+                for image in images {
+                    self.fail(image, &error);
+                }
+                self.blobs.drop_orphan(blob);
+            }
+        }
+        next
+    }
+
+    fn config_failed(
+        &mut self,
+        unit: UnitId,
+        image: ImageId,
+        setback: Setback<E>,
+        (now, random): (Instant, f64),
+    ) -> Next {
+        let Some(of_image) = self.images.get_mut(&image) else {
+            return Next::GivenUp;
+        };
+        of_image.failed += 1;
+        let (host, failed) = (of_image.host, of_image.failed);
+        // That a proxy ends says nothing of the config: once, that is no try.
+        let is_proxys = failed == 1 && matches!(setback, Setback::Lost { .. });
+        let next = if is_proxys {
+            let wait = Duration::ZERO;
+            Next::Again { failed, wait }
+        } else {
+            self.after(host, failed, &setback, (now, random))
+        };
+        if let Next::Again { wait, .. } = next {
+            if let Some(of_image) = self.images.get_mut(&image) {
+                of_image.config = Config::Waits;
+            }
+            if let Some(unit) = self.units.get_mut(&unit) {
+                unit.rests_until = Some(moment_after(now, wait));
+            }
+            self.configs.insert(image);
+        } else {
+            self.fail(image, &setback.into_error());
+        }
+        next
+    }
+
+    fn opening_failed(
+        &mut self,
+        unit: UnitId,
+        image: ImageId,
+        setback: Setback<E>,
+        (now, random): (Instant, f64),
+    ) -> Next {
+        let Some(of_image) = self.images.get_mut(&image) else {
+            return Next::GivenUp;
+        };
+        let (host, source) = (of_image.host, of_image.source);
+        let is_changed = matches!(setback, Setback::Changed(_));
+        if of_image.opening != Opening::By(unit) && !is_changed {
+            // Somebody else has opened it, or is about to: this unit is of no use for it.
+            if let Setback::Refused {
+                began,
+                why: Refused::MayPass,
+                ..
+            } = &setback
+            {
+                let retry = &self.settings.retry;
+                let outage = &mut self.hosts[host.0].outage;
+                outage.refused(retry, *began, now, random);
+            }
+            self.is_useless(unit, source, &setback.into_error(), now);
+            return Next::Otherwise;
+        }
+        of_image.failed += 1;
+        let failed = of_image.failed;
+        let next = self.after(host, failed, &setback, (now, random));
+        match (next, setback.why(), setback.into_error()) {
+            (Next::Again { .. }, ..) => {
+                if let Some(of_image) = self.images.get_mut(&image) {
+                    of_image.opening = Opening::Waits;
+                    self.hosts[host.0].waiting.insert(image);
+                    self.hosts[host.0].failed_once = true;
+                }
+            }
+            (_, Some(Refused::Throttled), error) => self.lock(host, &error, false),
+            (_, Some(Refused::Login), error) if self.hosts[host.0].is_unproved_login() => {
+                self.lock(host, &error, false);
+            }
+            (_, _, error) => self.fail(image, &error),
+        }
+        next
+    }
+
+    fn count(&mut self, counted: Counted) {
+        match counted {
+            Counted::Same => {}
+            Counted::More(host, size) => self.hosts[host.0].to_ask.add(size),
+            Counted::Less(host, size) => self.hosts[host.0].to_ask.remove(size),
+        }
+    }
+
+    /// Whether to try again what failed so often. A registry that refuses for too long is not asked any more.
+    fn after(
+        &mut self,
+        host: HostId,
+        failed: u32,
+        setback: &Setback<E>,
+        (now, random): (Instant, f64),
+    ) -> Next {
+        let retry = &self.settings.retry;
+        let wait = match setback {
+            Setback::Lost { .. } => Duration::ZERO,
+            Setback::Broken(_) => retry.jittered(failed, random),
+            Setback::Refused {
+                began,
+                why: Refused::MayPass,
+                error,
+            } => {
+                let outage = &mut self.hosts[host.0].outage;
+                outage.refused(retry, *began, now, random);
+                if outage.is_lasting(retry) {
+                    let error = error.clone();
+                    self.lock(host, &error, true);
+                    return Next::GivenUp;
+                }
+                retry.jittered(failed, random)
+            }
+            _ => return Next::GivenUp,
+        };
+        if failed > retry.retries {
+            return Next::GivenUp;
+        }
+        Next::Again { failed, wait }
+    }
+
+    /// A task was taken back, and is for anybody again.
+    pub(in crate::fetch) fn recalled(&mut self, unit: UnitId, task: Task, now: Instant) {
+        self.finish(unit, task, now);
+        self.put_back(unit, task, now);
+    }
+
+    fn put_back(&mut self, unit: UnitId, task: Task, now: Instant) {
+        match task {
+            Task::Blob { blob, .. } => {
+                let counted = self.blobs.put_back(blob, now);
+                self.count(counted);
+            }
+            Task::Config(image) => {
+                if let Some(of_image) = self.images.get_mut(&image) {
+                    of_image.config = Config::Waits;
+                    self.configs.insert(image);
+                }
+            }
+            Task::Open(image) => {
+                if let Some(of_image) = self.images.get_mut(&image)
+                    && of_image.opening == Opening::By(unit)
+                {
+                    of_image.opening = Opening::Waits;
+                    self.hosts[of_image.host.0].waiting.insert(image);
+                }
+            }
+        }
+    }
+
+    /// A unit has ended. Everything that it told before has been told.
+    pub(in crate::fetch) fn ended(&mut self, id: UnitId, lost: Option<Lost<E>>, now: Instant) {
+        let Some(unit) = self.units.remove(&id) else {
+            return;
+        };
+        self.hosts[unit.host.0].outage.gone(id.0);
+        if unit.stage == Stage::Starting {
+            self.pace.gone();
+        }
+        for task in unit.tasks() {
+            self.in_flight -= usize::from(matches!(task, Task::Blob { .. }));
+            self.put_back(id, task, now);
+        }
+        if let Some(lost) = lost
+            && unit.stage == Stage::Starting
+        {
+            self.start_failed(id, unit.kind, &lost, now);
+        }
+    }
+
+    fn finish(&mut self, id: UnitId, task: Task, now: Instant) {
+        let Some(unit) = self.units.get_mut(&id) else {
+            return;
+        };
+        if unit.finish(task, now) {
+            self.in_flight -= usize::from(matches!(task, Task::Blob { .. }));
+        }
+        if unit.asking().is_none() {
+            self.hosts[unit.host.0].outage.gone(id.0);
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! What a unit is at.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use super::{HostId, ImageId, KindId, SourceId, Task};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stage {
+    Starting,
+    Ready,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Unit {
+    pub(super) host: HostId,
+    pub(super) kind: KindId,
+    pub(super) stage: Stage,
+    /// When it was started.
+    begun: Instant,
+    /// The task that its proxy is asked for, and since when: a proxy answers one call at a time.
+    asking: Option<(Task, Instant)>,
+    /// The task that comes after it.
+    queued: Option<Task>,
+    /// The engine was asked to take that back.
+    pub(super) recalled: bool,
+    /// Those that were answered, and are not done.
+    draining: Vec<Task>,
+    /// The images that it has open.
+    pub(super) open: BTreeMap<SourceId, BTreeSet<ImageId>>,
+    /// Sources whose images it could not open.
+    pub(super) lacks: BTreeSet<SourceId>,
+    /// It takes nothing before.
+    pub(super) rests_until: Option<Instant>,
+    /// It takes nothing more.
+    pub(super) retired: bool,
+    /// It was given something to fetch.
+    pub(super) served: bool,
+}
+
+impl Unit {
+    /// One that is being started.
+    pub(super) fn new(host: HostId, kind: KindId, now: Instant) -> Self {
+        Self {
+            host,
+            kind,
+            stage: Stage::Starting,
+            begun: now,
+            asking: None,
+            queued: None,
+            recalled: false,
+            draining: Vec::new(),
+            open: BTreeMap::new(),
+            lacks: BTreeSet::new(),
+            rests_until: None,
+            retired: false,
+            served: false,
+        }
+    }
+
+    pub(super) fn tasks(&self) -> impl Iterator<Item = Task> {
+        let asking = self.asking.map(|(task, _)| task);
+        let drained = self.draining.iter().copied();
+        asking.into_iter().chain(self.queued).chain(drained)
+    }
+
+    pub(super) fn load(&self) -> usize {
+        self.tasks().count()
+    }
+
+    pub(super) fn asking(&self) -> Option<Task> {
+        self.asking.map(|(task, _)| task)
+    }
+
+    pub(super) fn queued(&self) -> Option<Task> {
+        self.queued
+    }
+
+    pub(super) fn give(&mut self, task: Task, now: Instant) {
+        if self.asking.is_none() {
+            self.asking = Some((task, now));
+        } else {
+            self.queued = Some(task);
+            self.recalled = false;
+        }
+        self.served |= !matches!(task, Task::Open(_));
+    }
+
+    /// A task was answered with a blob, which is drained now.
+    pub(super) fn answered(&mut self, task: Task, now: Instant) {
+        if self.asking() == Some(task) {
+            self.draining.push(task);
+            self.next(now);
+        }
+    }
+
+    /// Whether it was at this task.
+    pub(super) fn finish(&mut self, task: Task, now: Instant) -> bool {
+        if self.asking() == Some(task) {
+            self.next(now);
+        } else if self.queued == Some(task) {
+            self.queued = None;
+        } else if let Some(place) = self.draining.iter().position(|one| *one == task) {
+            self.draining.swap_remove(place);
+        } else {
+            return false;
+        }
+        true
+    }
+
+    fn next(&mut self, now: Instant) {
+        self.asking = self.queued.take().map(|task| (task, now));
+    }
+
+    /// Whether it has been starting, or waiting for an answer, for longer than that.
+    pub(super) fn is_late(&self, after: Duration, now: Instant) -> bool {
+        let since = match (self.stage, self.asking) {
+            (Stage::Starting, _) => Some(self.begun),
+            (Stage::Ready, asking) => asking.map(|(_, since)| since),
+        };
+        since.is_some_and(|since| now.saturating_duration_since(since) > after)
+    }
+
+    pub(super) fn has(&self, source: SourceId, image: ImageId) -> bool {
+        self.open
+            .get(&source)
+            .is_some_and(|open| open.contains(&image))
+    }
+
+    /// Whether it is opening this image.
+    pub(super) fn is_opening(&self, image: ImageId) -> bool {
+        self.asking() == Some(Task::Open(image))
+    }
+}

@@ -1,0 +1,237 @@
+//! Lists of images: each comes or fails by itself, under a name of its own.
+
+use std::collections::BTreeSet;
+use std::fs;
+
+use serde_json::Value;
+use test_registry::image::write_index;
+
+use crate::harness::{
+    Layout, Longshore, Run, Scratch, Served, Skopeo, newest_skopeo, skopeos, small_image,
+};
+
+const IMAGES: u64 = 24;
+
+/// Images of three layers each, by the tags `i0`, `i1`, ...
+fn serve() -> Served {
+    let served = Served::start();
+    for image in 0..IMAGES {
+        served.add(&format!("i{image}"), &small_image(image));
+    }
+    served
+}
+
+fn references(served: &Served) -> Vec<String> {
+    (0..IMAGES)
+        .map(|image| served.reference(&format!("i{image}")))
+        .collect()
+}
+
+/// A pull of the images of this list.
+fn pull(scratch: &Scratch, skopeo: &Skopeo, list: &str, dest: &str) -> Longshore {
+    let path = scratch.path("list");
+    fs::write(&path, list).unwrap();
+    let longshore = scratch.longshore();
+    let longshore = longshore.args([
+        "pull",
+        "--tls-verify=false",
+        "--insecure-policy",
+        "--skopeo",
+    ]);
+    let longshore = longshore.arg(skopeo.path.to_str().unwrap());
+    longshore.args(["--from", path.to_str().unwrap(), dest])
+}
+
+/// The name that an image has in a layout by default.
+fn name_of(reference: &str) -> String {
+    reference.strip_prefix("docker://").unwrap().to_owned()
+}
+
+/// What it said on stderr; on stdout, there are the images that came.
+#[track_caller]
+fn failed(run: Run, code: i32) -> String {
+    assert_eq!(run.status.code(), Some(code), "{run}");
+    run.stderr
+}
+
+fn names(layout: &Layout) -> BTreeSet<String> {
+    layout.tags().into_keys().collect()
+}
+
+#[test]
+#[ignore = "needs skopeo"]
+fn one_that_is_missing_is_named_and_the_others_come() {
+    for skopeo in skopeos() {
+        let served = serve();
+        let mut references = references(&served);
+        let missing = served.reference("missing");
+        references.insert(7, missing.clone());
+        let list = format!("# some images\n\n{}  # the last\n", references.join("\n"));
+        let scratch = Scratch::new();
+        let layout = scratch.layout("mirror");
+        let run = pull(&scratch, &skopeo, &list, &layout.all()).run();
+        let said = failed(run, 1);
+        assert!(said.contains(&format!("can't pull {missing}: ")), "{said}");
+        let end = said.lines().last().unwrap();
+        assert_eq!(end, "longshore: 1 of 25 images could not be pulled");
+        references.retain(|reference| *reference != missing);
+        let expected: BTreeSet<String> = references.iter().map(|image| name_of(image)).collect();
+        assert_eq!(names(&layout), expected);
+        layout.assert_valid();
+        // What is there is not fetched again.
+        served.take_blob_gets();
+        let run = pull(&scratch, &skopeo, &list, &layout.all());
+        let run = run.arg("--json").run();
+        let report: Value = serde_json::from_str(&run.stdout).unwrap();
+        failed(run, 1);
+        assert_eq!(report["failed"].as_array().unwrap().len(), 1, "{report}");
+        assert_eq!(report["failed"][0]["image"], missing.as_str());
+        let error = report["failed"][0]["error"].as_str().unwrap();
+        assert!(error.contains("manifest unknown"), "{error}");
+        assert_eq!(report["images"].as_array().unwrap().len() as u64, IMAGES);
+        assert_eq!(report["fetched_blobs"], 0, "{report}");
+        assert_eq!(served.take_blob_gets(), [""; 0]);
+    }
+}
+
+#[test]
+#[ignore = "needs skopeo"]
+fn a_strict_pull_stops_at_the_first_failure() {
+    let (skopeo, served, scratch) = (newest_skopeo(), serve(), Scratch::new());
+    let layout = scratch.layout("mirror");
+    let missing = served.reference("missing");
+    let list = format!("{missing}\n{}\n", references(&served).join("\n"));
+    let run = pull(&scratch, &skopeo, &list, &layout.all());
+    let said = failed(run.arg("--strict").run(), 1);
+    assert!(said.contains(&format!("can't pull {missing}: ")), "{said}");
+    layout.assert_valid();
+}
+
+#[test]
+#[ignore = "needs skopeo"]
+fn images_of_the_command_line_that_may_fail_one_by_one() {
+    let (skopeo, served, scratch) = (newest_skopeo(), serve(), Scratch::new());
+    let (missing, one) = (served.reference("missing"), served.reference("i1"));
+    // Without it, neither comes.
+    let layout = scratch.layout("none");
+    let run = scratch.pull(&skopeo, &missing, &one).arg(&layout.all());
+    run.run().failed(1);
+    assert!(!layout.is_there() || names(&layout).is_empty());
+    let layout = scratch.layout("one");
+    let run = scratch.pull(&skopeo, &missing, &one).arg(&layout.all());
+    failed(run.arg("--keep-going").run(), 1);
+    assert_eq!(names(&layout), [name_of(&one)].into());
+    layout.assert_valid();
+}
+
+#[test]
+#[ignore = "needs skopeo"]
+fn the_parts_of_a_list_are_all_of_it_and_each_image_is_in_one() {
+    let (skopeo, served, scratch) = (newest_skopeo(), serve(), Scratch::new());
+    let list = references(&served).join("\n");
+    let mut all = BTreeSet::new();
+    for part in 0..3 {
+        let layout = scratch.layout(&format!("part-{part}"));
+        let shard = format!("--shard={part}/3");
+        let run = pull(&scratch, &skopeo, &list, &layout.all());
+        run.arg(&shard).run().succeeded();
+        let names = names(&layout);
+        assert!(!names.is_empty() && names.is_disjoint(&all), "{names:?}");
+        all.extend(names);
+    }
+    let expected: BTreeSet<String> = references(&served)
+        .iter()
+        .map(|image| name_of(image))
+        .collect();
+    assert_eq!(all, expected);
+}
+
+#[test]
+#[ignore = "needs skopeo"]
+fn platforms_and_names_of_a_list() {
+    for skopeo in skopeos() {
+        let (served, scratch) = (Served::start(), Scratch::new());
+        let images = [
+            small_image(1).platform("linux", "amd64"),
+            small_image(2).platform("linux", "arm64"),
+        ];
+        let written = write_index(served.folder.path(), "v1", &images).unwrap();
+        let image = served.reference("v1");
+        let list = format!(
+            "{image} platform=linux/amd64 name=amd\n{image} platform=linux/arm64 name=arm\n\
+             {image} platform=all name=all\n"
+        );
+        let layout = scratch.layout("mirror");
+        let run = pull(&scratch, &skopeo, &list, &layout.all());
+        run.run().succeeded();
+        let tags = layout.tags();
+        for (name, image) in [("amd", 0), ("arm", 1)] {
+            let digest = written.images[image].manifest_digest.to_string();
+            assert_eq!(tags[name], digest, "{name}");
+        }
+        assert_eq!(tags["all"], written.digest.to_string());
+        layout.assert_valid();
+    }
+}
+
+#[test]
+#[ignore = "needs skopeo"]
+fn names_by_a_template_and_a_list_from_stdin() {
+    let (skopeo, served, scratch) = (newest_skopeo(), serve(), Scratch::new());
+    let layout = scratch.layout("mirror");
+    let longshore = scratch.longshore();
+    let longshore = longshore.args([
+        "pull",
+        "--tls-verify=false",
+        "--insecure-policy",
+        "--skopeo",
+    ]);
+    let longshore = longshore.arg(skopeo.path.to_str().unwrap());
+    let run = longshore.args(["--from", "-", &layout.tagged("{name}-{tag}")]);
+    let list = scratch.path("list");
+    fs::write(&list, references(&served)[..3].join("\n")).unwrap();
+    let script = r#"exec "$@" < "$0""#;
+    let run = run.under("sh", ["-c", script, list.to_str().unwrap()]);
+    run.run().succeeded();
+    let expected = ["image-i0", "image-i1", "image-i2"].map(str::to_owned);
+    assert_eq!(names(&layout), expected.into());
+}
+
+/// Before anything is fetched.
+#[test]
+#[ignore = "needs skopeo"]
+fn what_is_wrong_with_a_list_is_wrong_usage() {
+    let (skopeo, served, scratch) = (newest_skopeo(), serve(), Scratch::new());
+    let layout = scratch.layout("mirror");
+    let (one, two) = (served.reference("i1"), served.reference("i2"));
+    let tagged = layout.tagged("same");
+    let cases = [
+        (format!("{one}\nnonsense\n"), layout.all(), "line 2: "),
+        (
+            format!("{one} platform=arm\n"),
+            layout.all(),
+            "line 1: a platform is",
+        ),
+        (
+            format!("{one} name=-\n"),
+            layout.all(),
+            "line 1: \"-\" can't name an image",
+        ),
+        (
+            format!("{one} name=x\n{two} name=x\n"),
+            layout.all(),
+            "would be called x",
+        ),
+        ("# nothing\n".to_owned(), layout.all(), "it names no image"),
+        (
+            format!("{one}\n{two}\n"),
+            tagged,
+            "several images go into oci:DIR",
+        ),
+    ];
+    for (list, dest, words) in cases {
+        let said = pull(&scratch, &skopeo, &list, &dest).run().failed(2);
+        assert!(said.contains(words), "{list}: {said}");
+        assert!(!layout.is_there(), "{list}");
+    }
+}
