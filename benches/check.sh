@@ -6,3 +6,5 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 cargo run --locked -p longshore-compare -- --tiny --runs 1 --workloads B --ttfb 10 \
   --contestants longshore,skopeo,cip:16:raw
+cargo run --locked -p longshore-compare -- --tiny --runs 1 --workloads H1,H2,H4 --ttfb 10 \
+  --contestants longshore,oras,oras@8

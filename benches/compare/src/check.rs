@@ -8,11 +8,11 @@ use std::path::Path;
 use anyhow::{Context, bail};
 use sha2::{Digest, Sha256};
 
-use crate::workload::Made;
+use crate::workload::Image;
 
-/// Compares the layout that a contestant has written with the image that it was to pull: manifest,
+/// Compares the layout that a contestant has written with an image that it was to pull: manifest,
 /// configuration and every layer must be there, with the right bytes.
-pub(crate) fn check(layout: &Path, made: &Made) -> anyhow::Result<()> {
+pub(crate) fn check(layout: &Path, made: &Image) -> anyhow::Result<()> {
     let index = std::fs::read_to_string(layout.join("index.json")).context("no index.json")?;
     if !index.contains(&made.manifest) {
         bail!("index.json doesn't name the manifest");
@@ -72,14 +72,13 @@ mod tests {
             .write(&layout, "latest")
             .unwrap();
         let layer = &written.layers[0];
-        let made = Made {
-            layout: layout.clone(),
+        let made = Image {
+            name: String::new(),
             manifest: written.manifest_digest.to_string(),
             blobs: vec![Blob {
                 digest: layer.digest().to_string(),
                 size: layer.size(),
             }],
-            description: String::new(),
         };
         check(&layout, &made).unwrap();
         let hex = made.blobs[0].digest.trim_start_matches("sha256:");

@@ -1,11 +1,13 @@
 //! Who takes part, with which settings, and how each is started.
 
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::num::NonZeroU32;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::str::FromStr;
 
+use crate::each;
 use crate::tools::Tools;
 use crate::workload::TAG;
 
@@ -25,6 +27,11 @@ pub(crate) enum Contestant {
     Oras(Option<NonZeroU32>),
     /// `cip:LAYERS[:raw]`, the crate containers-image-proxy.
     Cip { layers: NonZeroU32, raw: bool },
+    /// `CONTESTANT@N`: of many images, so many at once, each by a process of its own.
+    AtOnce {
+        contestant: Box<Contestant>,
+        images: NonZeroU32,
+    },
 }
 
 impl Contestant {
@@ -33,11 +40,63 @@ impl Contestant {
         matches!(self, Self::Longshore { .. })
     }
 
+    /// The command that pulls these images, without a transport in front, into the OCI layout `layout`. Where several
+    /// processes pull at once, each has a layout of its own in that folder, for they would spoil a common one.
+    pub(crate) fn pull(
+        &self,
+        tools: &Tools,
+        images: &[String],
+        layout: &Path,
+    ) -> anyhow::Result<Command> {
+        if let [image] = images {
+            return Ok(self.command(tools, image, layout));
+        }
+        let list = layout.with_extension("list");
+        if let Self::Longshore { .. } = self {
+            let lines = images.iter().map(|image| format!("docker://{image}\n"));
+            std::fs::write(&list, lines.collect::<String>())?;
+            let mut command = self.command(tools, "", layout);
+            let mut arguments: Vec<OsString> = command.get_args().map(OsStr::to_owned).collect();
+            // Image and layout are the last two.
+            arguments.truncate(arguments.len() - 2);
+            arguments.extend(["--from".into(), list.into()]);
+            arguments.push(format!("oci:{}", layout.display()).into());
+            command = Command::new(&tools.longshore);
+            command.args(arguments);
+            return Ok(command);
+        }
+        std::fs::write(&list, images.join("\n"))?;
+        let at_once = match self {
+            Self::AtOnce { images, .. } => *images,
+            _ => NonZeroU32::MIN,
+        };
+        let each = self.command(tools, each::IMAGE, Path::new(each::LAYOUT));
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args(["each", "--at-once", &at_once.to_string()]);
+        command.arg("--into").arg(layout).arg("--list").arg(list);
+        command
+            .arg("--")
+            .arg(each.get_program())
+            .args(each.get_args());
+        Ok(command)
+    }
+
+    /// The layout in which [`pull`](Self::pull) has the image of this number, of so many.
+    pub(crate) fn layout_of(&self, layout: &Path, number: usize, images: usize) -> PathBuf {
+        match self {
+            Self::AtOnce {
+                images: at_once, ..
+            } if images > 1 && at_once.get() > 1 => layout.join(number.to_string()),
+            _ => layout.to_owned(),
+        }
+    }
+
     /// The command that pulls `image`, without a transport in front, into an OCI layout.
-    pub(crate) fn command(&self, tools: &Tools, image: &str, layout: &Path) -> Command {
+    fn command(&self, tools: &Tools, image: &str, layout: &Path) -> Command {
         let image_with_transport = format!("docker://{image}");
         let tagged_layout = format!("{}:{TAG}", layout.display());
         match self {
+            Self::AtOnce { contestant, .. } => contestant.command(tools, image, layout),
             Self::Longshore { proxies, workers } => {
                 let mut command = Command::new(&tools.longshore);
                 command
@@ -90,6 +149,9 @@ impl Contestant {
     /// What it is, for those who read the tables.
     pub(crate) fn explanation(&self) -> String {
         match self {
+            Self::AtOnce { contestant, images } => {
+                format!("{}, {images} images at once", contestant.explanation())
+            }
             Self::Longshore { proxies, workers } => {
                 let proxies = proxies.as_ref();
                 let proxies = proxies.map_or(String::new(), |n| format!(" --proxies {n}"));
@@ -120,6 +182,17 @@ impl FromStr for Contestant {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if let Some((contestant, images)) = text.split_once('@') {
+            let contestant: Self = contestant.parse()?;
+            let images = images
+                .parse()
+                .map_err(|_| format!("{images:?} is not a number above 0"))?;
+            if contestant.is_ours() {
+                return Err("longshore pulls many images by itself".into());
+            }
+            let contestant = Box::new(contestant);
+            return Ok(Self::AtOnce { contestant, images });
+        }
         let parts: Vec<&str> = text.split(':').collect();
         let number = |text: &str| {
             let parsed: Result<NonZeroU32, _> = text.parse();
@@ -164,6 +237,7 @@ impl FromStr for Contestant {
 impl fmt::Display for Contestant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::AtOnce { contestant, images } => write!(f, "{contestant}@{images}"),
             Self::Longshore { proxies, workers } => {
                 f.write_str("longshore")?;
                 if let Some(proxies) = proxies {

@@ -11,6 +11,7 @@
 mod chart;
 mod check;
 mod contestant;
+mod each;
 mod machine;
 mod measure;
 mod registry;
@@ -31,6 +32,7 @@ use anyhow::Context;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use contestant::Contestant;
+use each::Each;
 use results::Report;
 use tools::Tools;
 use workload::Workload;
@@ -60,6 +62,9 @@ enum Subcommands {
         #[command(flatten)]
         output: Output,
     },
+    /// Run a command for each image of a list, which is how others pull many
+    #[command(hide = true)]
+    Each(Each),
     /// Say which of the project's targets are reached, by figures that were kept with --json
     Targets {
         /// Files with figures; several count as one
@@ -70,7 +75,8 @@ enum Subcommands {
 
 #[derive(Debug, Args)]
 struct Run {
-    /// What to pull: A to F, or COUNTxSIZE, such as 40x5M
+    /// What to pull: A to F, COUNTxSIZE, such as 40x5M, or many images: H1, H2, H4, H4x10; and one image with the
+    /// same layers: H1-one, H4-one
     #[arg(long, value_delimiter = ',', default_value = "A,B,C,D,E,F")]
     workloads: Vec<Workload>,
     /// The test registry's times to the first byte, in milliseconds
@@ -85,7 +91,7 @@ struct Run {
     #[arg(long, value_delimiter = ',', default_value = "test")]
     registry: Vec<RegistryKind>,
     /// Who takes part: longshore[:PROXIES[:WORKERS]], skopeo[:PARALLEL], crane,
-    /// oras[:CONCURRENCY], cip:LAYERS[:raw]; by default all of them, or what --proxies says
+    /// oras[:CONCURRENCY], cip:LAYERS[:raw]; of many images, CONTESTANT@N pulls N at once; by default all of them, or what --proxies says
     #[arg(long, value_delimiter = ',')]
     contestants: Vec<Contestant>,
     /// Let longshore take part with each of these numbers of proxies, such as 1,2,4,auto,1-64
@@ -148,6 +154,10 @@ fn start(arguments: Arguments) -> anyhow::Result<ExitCode> {
         None => compare(&arguments.run, &arguments.output),
         Some(Subcommands::Show { files, output }) => {
             output.print(&Report::read(&files)?)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Some(Subcommands::Each(each)) => {
+            each.run()?;
             Ok(ExitCode::SUCCESS)
         }
         Some(Subcommands::Targets { files }) => {

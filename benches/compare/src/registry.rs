@@ -12,7 +12,7 @@ use anyhow::{Context, bail};
 use serde_json::json;
 
 use crate::tools::{Tools, stdout_of};
-use crate::workload::{Made, TAG};
+use crate::workload::{Image, Made, TAG};
 
 /// How long a registry may take to start.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -53,9 +53,10 @@ impl fmt::Display for Kind {
 }
 
 impl Registry {
-    /// `HOST:PORT/NAME:TAG`
-    pub(crate) fn image(&self) -> String {
-        format!("{}/image:{TAG}", self.address)
+    /// `HOST:PORT/REPOSITORY:TAG` of each image.
+    pub(crate) fn images(&self, made: &Made) -> Vec<String> {
+        let name = |image: &Image| format!("{}/{}", self.address, image.name);
+        made.images.iter().map(name).collect()
     }
 }
 
@@ -94,12 +95,17 @@ fn start_test(made: &Made, ttfb: u64, tools: &Tools) -> anyhow::Result<Registry>
 fn start_docker(made: &Made, work: &Path, tools: &Tools) -> anyhow::Result<Registry> {
     let folder = work.join("docker-registry");
     let registry = start_empty_docker(&folder)?;
+    let [image] = registry.images(made).try_into().map_err(|_| {
+        anyhow::anyhow!(
+            "docker-registry is filled with single images only: leave it out for H1 to H4"
+        )
+    })?;
     stdout_of(
         Command::new(&tools.skopeo)
             .args(["--insecure-policy", "copy", "--quiet"])
             .arg("--dest-tls-verify=false")
             .arg(format!("oci:{}:{TAG}", made.layout.display()))
-            .arg(format!("docker://{}", registry.image()))
+            .arg(format!("docker://{image}"))
             .stderr(Stdio::piped()),
     )
     .context("can't fill docker-registry")?;

@@ -32,8 +32,8 @@ struct Work {
 struct Stage<'a> {
     case: Case,
     made: &'a Made,
-    /// The image's name at the registry.
-    image: String,
+    /// The images' names at the registry.
+    images: Vec<String>,
     tools: &'a Tools,
     /// Where the pulled image goes.
     destination: PathBuf,
@@ -97,7 +97,7 @@ impl Run {
                         skopeo: self.skopeo.clone(),
                     },
                     made: &made,
-                    image: registry.image(),
+                    images: registry.images(&made),
                     tools,
                     destination: work.folder.join("pulled"),
                 };
@@ -128,7 +128,8 @@ impl Run {
         if stage.destination.exists() {
             fs::remove_dir_all(&stage.destination)?;
         }
-        let mut command = contestant.command(stage.tools, &stage.image, &stage.destination);
+        let (images, destination) = (&stage.images, &stage.destination);
+        let mut command = contestant.pull(stage.tools, images, destination)?;
         if self.memory_cache && !contestant.is_ours() {
             // Not taken for root, skopeo wants its cache in a folder that can't be made.
             command.env("_CONTAINERS_ROOTLESS_UID", "1000");
@@ -136,7 +137,12 @@ impl Run {
         }
         let measured = measure::run(&mut command, Duration::from_secs(self.timeout))?;
         let failure = measured.failure.or_else(|| {
-            let wrong = check(&stage.destination, stage.made).err()?;
+            let images = stage.made.images.iter().enumerate();
+            let mut checked = images.map(|(number, image)| {
+                let layout = contestant.layout_of(destination, number, stage.images.len());
+                check(&layout, image)
+            });
+            let wrong = checked.find_map(Result::err)?;
             Some(format!("wrong result: {wrong:#}"))
         });
         let wall = measured.wall.as_secs_f64();

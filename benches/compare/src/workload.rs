@@ -1,5 +1,6 @@
-//! The images that are pulled: six with names, and any number of layers of one size.
+//! The images that are pulled: single ones, with names or of any number of layers of one size, and many together.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -8,7 +9,7 @@ use std::str::FromStr;
 use anyhow::{Context, bail};
 
 use crate::tools::{Tools, stdout_of};
-use test_registry::image::ImageBuilder;
+use test_registry::image::{ImageBuilder, Written};
 use test_registry::units::parse_size;
 
 /// The tag of every image.
@@ -31,6 +32,16 @@ pub(crate) enum Workload {
     F,
     /// So many layers of so many bytes.
     Equal { layers: usize, size: u64 },
+    /// 24 images of 24 layers, 82 different ones, in one repository.
+    H1,
+    /// The same in 24 repositories.
+    H2,
+    /// One image with all layers of H1.
+    H1One,
+    /// So many images of 12 layers of 50 KiB, 6 that all have and 6 of their own, in as many repositories.
+    H4 { images: usize },
+    /// One image with all layers of 100 images of H4.
+    H4One,
 }
 
 /// A blob that has to be there after a pull.
@@ -42,30 +53,153 @@ pub(crate) struct Blob {
     pub(crate) size: u64,
 }
 
-/// An image in an OCI layout.
+/// Images in an OCI layout.
 #[derive(Clone, Debug)]
 pub(crate) struct Made {
     /// The layout's directory.
     pub(crate) layout: PathBuf,
+    /// One, or many.
+    pub(crate) images: Vec<Image>,
+    /// What a table says about them.
+    pub(crate) description: String,
+}
+
+/// One of them.
+#[derive(Clone, Debug)]
+pub(crate) struct Image {
+    /// `REPOSITORY:TAG`, at the registry.
+    pub(crate) name: String,
     /// The digest of its manifest.
     pub(crate) manifest: String,
     /// Its configuration, and its layers.
     pub(crate) blobs: Vec<Blob>,
-    /// What a table says about it.
-    pub(crate) description: String,
 }
 
 impl Workload {
     /// Makes it in a layout below `work`, at a small scale if `tiny`.
     pub(crate) fn make(self, work: &Path, tools: &Tools, tiny: bool) -> anyhow::Result<Made> {
         let layout = work.join(format!("workload-{self}"));
-        let image = match self {
-            Self::C => real_layers(tools, tiny)?,
-            _ => random_layers(&self.sizes(tiny)),
+        let images = match self {
+            Self::C => vec![real_layers(tools, tiny)?],
+            Self::H1 | Self::H2 | Self::H1One | Self::H4 { .. } | Self::H4One => {
+                let images = self.many(tiny);
+                images
+                    .iter()
+                    .map(|layers| numbered_layers(layers))
+                    .collect()
+            }
+            _ => vec![random_layers(&self.sizes(tiny))],
         };
-        let written = image
-            .write(&layout, TAG)
-            .with_context(|| format!("can't make workload {self}"))?;
+        let is_one = images.len() == 1;
+        let mut made = Vec::new();
+        for (number, image) in images.into_iter().enumerate() {
+            let tag = if is_one {
+                TAG.to_owned()
+            } else {
+                format!("i{number}")
+            };
+            let written = image
+                .write(&layout, &tag)
+                .with_context(|| format!("can't make workload {self}"))?;
+            let repository = match self {
+                Self::H2 | Self::H4 { .. } => format!("image-{number}"),
+                _ => "image".to_owned(),
+            };
+            made.push(Image::new(
+                format!("{repository}:{tag}"),
+                &layout,
+                &written,
+            )?);
+        }
+        let mut known = HashSet::new();
+        let layers = made.iter().flat_map(|image| &image.blobs[1..]);
+        let distinct: Vec<&Blob> = layers.filter(|blob| known.insert(&blob.digest)).collect();
+        let bytes = distinct.iter().map(|blob| blob.size).sum();
+        let description = self.describe(made.len(), distinct.len(), bytes, tiny);
+        Ok(Made {
+            layout,
+            images: made,
+            description,
+        })
+    }
+
+    /// For each image, its layers: their numbers, by which layers of several images are the same, and their sizes.
+    fn many(self, tiny: bool) -> Vec<Vec<(u64, u64)>> {
+        const SHARED: u64 = 10;
+        const RING: u64 = 72;
+        let large = if tiny { 30_000 } else { 6_300_000 };
+        let of_h1 = |image: u64| {
+            let ring = (0..14).map(move |place| SHARED + (3 * image + place) % RING);
+            (0..SHARED).chain(ring).map(|layer| (layer, large))
+        };
+        let of_h4 = |image: u64| {
+            let own = 6 + 6 * image..12 + 6 * image;
+            (0..6).chain(own).map(|layer| (layer, 50 << 10))
+        };
+        let fewer = |images: u64| if tiny { images.div_ceil(25) } else { images };
+        match self {
+            Self::H1 | Self::H2 => (0..24).map(|image| of_h1(image).collect()).collect(),
+            Self::H1One => vec![(0..SHARED + RING).map(|layer| (layer, large)).collect()],
+            Self::H4 { images } => {
+                let images = fewer(images.try_into().unwrap_or(u64::MAX));
+                (0..images).map(|image| of_h4(image).collect()).collect()
+            }
+            Self::H4One => vec![
+                (0..6 + 6 * fewer(100))
+                    .map(|layer| (layer, 50 << 10))
+                    .collect(),
+            ],
+            _ => Vec::new(),
+        }
+    }
+
+    /// The layers' sizes in bytes, before they are wrapped up in archives.
+    fn sizes(self, tiny: bool) -> Vec<u64> {
+        const MB: u64 = 1_000_000;
+        let scale = if tiny { 200 } else { 1 };
+        let fewer = if tiny { 8 } else { 1 };
+        match self {
+            Self::A => [52, 36, 24, 16, 10, 6, 4, 2]
+                .map(|size| size * MB / scale)
+                .to_vec(),
+            Self::B => vec![64 << 10; 128 / fewer],
+            Self::D => lognormal(400 / fewer, 346 * MB / scale),
+            Self::E => {
+                let mut sizes = vec![42 * MB / scale; 24];
+                sizes.insert(12, 1200 * MB / scale);
+                sizes
+            }
+            Self::F => vec![(1 << 30) / scale],
+            Self::Equal { layers, size } => vec![size; layers],
+            // Others make them.
+            Self::C | Self::H1 | Self::H2 | Self::H1One | Self::H4 { .. } | Self::H4One => {
+                Vec::new()
+            }
+        }
+    }
+
+    fn describe(self, images: usize, layers: usize, bytes: u64, tiny: bool) -> String {
+        let kind = match self {
+            Self::C => "real ",
+            Self::D => "lognormal ",
+            _ => "",
+        };
+        let noun = if layers == 1 { "layer" } else { "layers" };
+        let tiny = if tiny { " (tiny)" } else { "" };
+        let images = match (images, self) {
+            (1, _) => String::new(),
+            (_, Self::H1) => format!("{images} images of one repository, "),
+            _ => format!("{images} images of as many repositories, "),
+        };
+        format!(
+            "{self}{tiny}: {images}{layers} {kind}{noun}, {}",
+            megabytes(bytes)
+        )
+    }
+}
+
+impl Image {
+    fn new(name: String, layout: &Path, written: &Written) -> anyhow::Result<Self> {
         let config = written.config_digest.to_string();
         let config_size = layout
             .join("blobs/sha256")
@@ -80,46 +214,11 @@ impl Workload {
             digest: layer.digest().to_string(),
             size: layer.size(),
         }));
-        let bytes = blobs[1..].iter().map(|blob| blob.size).sum();
-        Ok(Made {
-            layout,
+        Ok(Self {
+            name,
             manifest: written.manifest_digest.to_string(),
-            description: self.describe(blobs.len() - 1, bytes, tiny),
             blobs,
         })
-    }
-
-    /// The layers' sizes in bytes, before they are wrapped up in archives.
-    fn sizes(self, tiny: bool) -> Vec<u64> {
-        const MB: u64 = 1_000_000;
-        let scale = if tiny { 200 } else { 1 };
-        let fewer = if tiny { 8 } else { 1 };
-        match self {
-            Self::A => [52, 36, 24, 16, 10, 6, 4, 2]
-                .map(|size| size * MB / scale)
-                .to_vec(),
-            Self::B => vec![64 << 10; 128 / fewer],
-            Self::C => Vec::new(),
-            Self::D => lognormal(400 / fewer, 346 * MB / scale),
-            Self::E => {
-                let mut sizes = vec![42 * MB / scale; 24];
-                sizes.insert(12, 1200 * MB / scale);
-                sizes
-            }
-            Self::F => vec![(1 << 30) / scale],
-            Self::Equal { layers, size } => vec![size; layers],
-        }
-    }
-
-    fn describe(self, layers: usize, bytes: u64, tiny: bool) -> String {
-        let kind = match self {
-            Self::C => "real ",
-            Self::D => "lognormal ",
-            _ => "",
-        };
-        let noun = if layers == 1 { "layer" } else { "layers" };
-        let tiny = if tiny { " (tiny)" } else { "" };
-        format!("{self}{tiny}: {layers} {kind}{noun}, {}", megabytes(bytes))
     }
 }
 
@@ -134,6 +233,14 @@ fn random_layers(sizes: &[u64]) -> ImageBuilder {
     let start = ImageBuilder::new();
     let numbered = sizes.iter().zip(0..);
     numbered.fold(start, |image, (size, seed)| image.layer_random(*size, seed))
+}
+
+/// The same of layers with these numbers and sizes.
+fn numbered_layers(layers: &[(u64, u64)]) -> ImageBuilder {
+    let start = ImageBuilder::new();
+    layers.iter().fold(start, |image, (seed, size)| {
+        image.layer_random(*size, *seed)
+    })
 }
 
 /// The layers of `tests/real-image.sh --large`, or some of the small ones, in their order.
@@ -212,9 +319,18 @@ impl FromStr for Workload {
             "D" | "d" => Self::D,
             "E" | "e" => Self::E,
             "F" | "f" => Self::F,
+            "H1" => Self::H1,
+            "H2" => Self::H2,
+            "H1-one" => Self::H1One,
+            "H4" => Self::H4 { images: 100 },
+            "H4x10" => Self::H4 { images: 1000 },
+            "H4-one" => Self::H4One,
             _ => {
-                let wrong =
-                    || format!("{text:?} is neither one of A to F nor COUNTxSIZE, such as 40x5M");
+                let wrong = || {
+                    format!(
+                        "{text:?} is none of A to F, H1, H2, H1-one, H4, H4x10, H4-one, and not COUNTxSIZE, such as 40x5M"
+                    )
+                };
                 let (layers, size) = text.split_once('x').ok_or_else(wrong)?;
                 let layers = layers.parse().map_err(|_| wrong())?;
                 let size = parse_size(size)?;
@@ -237,6 +353,10 @@ impl fmt::Display for Workload {
                 write!(f, "{layers}x{}K", size >> 10)
             }
             Self::Equal { layers, size } => write!(f, "{layers}x{size}"),
+            Self::H1One => f.write_str("H1-one"),
+            Self::H4 { images: 100 } => f.write_str("H4"),
+            Self::H4 { images } => write!(f, "H4x{}", images / 100),
+            Self::H4One => f.write_str("H4-one"),
             named => write!(f, "{named:?}"),
         }
     }
@@ -269,12 +389,27 @@ mod tests {
 
     #[test]
     fn a_workload_is_written_as_it_is_read() {
-        for text in ["A", "F", "40x5M", "3x17", "128x64K"] {
+        for text in [
+            "A", "F", "H1", "H2", "H1-one", "H4", "H4x10", "H4-one", "40x5M", "3x17", "128x64K",
+        ] {
             let parsed: Result<Workload, _> = text.parse();
             assert_eq!(parsed.map(|workload| workload.to_string()), Ok(text.into()));
         }
         for text in ["G", "", "x", "0x5M", "5x", "AB"] {
             assert!(text.parse::<Workload>().is_err(), "{text:?}");
         }
+    }
+
+    #[test]
+    fn images_share_layers_as_is_announced() {
+        let distinct = |workload: Workload| {
+            let images = workload.many(false);
+            let layers: HashSet<u64> = images.iter().flatten().map(|(layer, _)| *layer).collect();
+            (images.len(), images[0].len(), layers.len())
+        };
+        assert_eq!(distinct(Workload::H1), (24, 24, 82));
+        assert_eq!(distinct(Workload::H1One), (1, 82, 82));
+        assert_eq!(distinct(Workload::H4 { images: 100 }), (100, 12, 606));
+        assert_eq!(distinct(Workload::H4One), (1, 606, 606));
     }
 }
