@@ -503,3 +503,15 @@ fn two_kinds_of_images_and_one_unit() {
     let states = explore(setting, 3);
     assert!(states > 1000, "{states}");
 }
+
+#[test]
+fn two_kinds_of_images_in_two_repositories_and_one_unit() {
+    let setting = Setting {
+        images: &[(0, "one", &[1, 2]), (1, "other", &[3])],
+        login: Login::No,
+        units: 1,
+        failures: 2,
+    };
+    let states = explore(setting, 3);
+    assert!(states > 500, "{states}");
+}

@@ -270,6 +270,12 @@ impl<E: Clone> Scheduler<E> {
 
     /// A kind of images that somebody has to open, and nobody can.
     fn kind_without_units(&self, host: HostId) -> Option<KindId> {
+        let mut images = self.images.values();
+        let first = images.next()?.kind;
+        let is_first = |unit: &Unit| unit.kind == first;
+        if images.all(|image| image.kind == first) && self.units_at(host).any(is_first) {
+            return None;
+        }
         let waiting = self.hosts[host.0].waiting.iter();
         let is_open = |id: &ImageId, of: &Image| {
             let mut units = self.units.values().filter(|unit| !unit.retired);
@@ -279,7 +285,16 @@ impl<E: Clone> Scheduler<E> {
             let image = self.images.get(id);
             image.is_some_and(|image| image.host == host && !is_open(id, image))
         });
-        let kinds = waiting.chain(unopened).filter_map(|id| self.images.get(id));
+        let nobody_has = |source: &SourceId| {
+            let mut units = self.units.values().filter(|unit| !unit.retired);
+            !units.any(|unit| unit.open.contains_key(source))
+        };
+        let sources = self.blobs.waiting().filter(nobody_has);
+        let of_blobs = sources.filter_map(|source| self.sources.get(&source));
+        let of_blobs = of_blobs.filter(|source| source.host == host);
+        let of_blobs = of_blobs.filter_map(|source| source.images.first());
+        let kinds = waiting.chain(unopened).chain(of_blobs);
+        let kinds = kinds.filter_map(|id| self.images.get(id));
         let mut kinds = kinds.map(|image| image.kind);
         kinds.find(|kind| !self.units_at(host).any(|unit| unit.kind == *kind))
     }
