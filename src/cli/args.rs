@@ -181,11 +181,10 @@ impl PullArguments {
         if let Some(shard) = self.shard {
             requests.retain(|request| shard.has(&request.reference));
         }
-        if self.platform == Some(Platforms::All) {
-            for request in &mut requests {
-                if request.platforms == Platforms::Configured {
-                    request.platforms = Platforms::All;
-                }
+        let platforms = self.platform.clone().unwrap_or_default();
+        for request in &mut requests {
+            if request.platforms == Platforms::Configured {
+                request.platforms = platforms.clone();
             }
         }
         let tag = self.destination.tag.as_deref();

@@ -52,10 +52,19 @@ impl Many {
         let pulling = within(self.deadline, self.pull_each(fetcher, &mut told));
         let (pulled, shown) = tokio::join!(pulling, showing);
         let pulled = match pulled {
-            Ok(pulled) => pulled,
+            Ok(Some(pulled)) => pulled,
+            // It was stopped at the first failure.
+            Ok(None) => {
+                return Err(told.failures.pop().unwrap_or(Failure::Several {
+                    failures: Vec::new(),
+                    of: count,
+                }));
+            }
             Err(error) => {
-                told.failures.push(Failure::on("pull", "the list")(error));
-                Pulled::default()
+                for failure in told.failures {
+                    failure.report();
+                }
+                return Err(Failure::on("pull", "the images")(error));
             }
         };
         warnings::of_policy(restricts, !pulled.policy_unchecked);
@@ -85,7 +94,12 @@ impl Many {
         })
     }
 
-    async fn pull_each(&self, fetcher: &Fetcher, told: &mut Told) -> longshore::Result<Pulled> {
+    /// `None` if it was stopped at a failure.
+    async fn pull_each(
+        &self,
+        fetcher: &Fetcher,
+        told: &mut Told,
+    ) -> longshore::Result<Option<Pulled>> {
         let layout = Arc::new(OciLayout::named_by_reference(&self.folder));
         let unnamed = self
             .requests
@@ -98,10 +112,10 @@ impl Many {
             let has_failed = pulled.images.is_err();
             self.take(pulled, told).await?;
             if has_failed && !self.keeps_going {
-                return Ok(Pulled::default());
+                return Ok(None);
             }
         }
-        pulling.finish().await
+        pulling.finish().await.map(Some)
     }
 
     async fn take(&self, pulled: PulledImages, told: &mut Told) -> longshore::Result<()> {
