@@ -228,8 +228,9 @@ fn of_many_each_comes_or_fails_by_itself() {
                 }
                 let blobs = OWN + IMAGES * OWN + IMAGES;
                 assert_eq!(pulled.fetched_blobs as u64, blobs, "{protocol}");
-                let reads = several.registry.manifest_gets() as u64;
-                let most = IMAGES.max(pulled.proxies as u64) + 6;
+                // Each proxy that has nothing to do may open one more, to help.
+                let reads = several.registry.manifest_gets();
+                let most = references.len() + pulled.proxies;
                 assert!(reads <= most, "{protocol}: {reads}");
                 // A second time, all is there.
                 let (_, again) = pull_many(&fetcher, references, &sink).await;
