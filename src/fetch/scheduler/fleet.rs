@@ -204,10 +204,13 @@ impl<E: Clone> Scheduler<E> {
         };
         let waits = self.blobs.ready_count() > 0 && self.hosts[id.0].to_ask.blobs > 0
             || self.configs.iter().any(has_config);
+        let (at_work, late) = (self.at_work(id), self.late(id, now));
         waits
+            && late > 0
             && self.in_flight < self.settings.in_flight
             && now.saturating_duration_since(self.active) >= PATIENCE
-            && self.at_work(id) < self.most_with_late(id)
+            && at_work < self.most_with_late(id)
+            && at_work - late < self.most_at(id)
     }
 
     /// Whether configs are to be asked for, and nobody can.
