@@ -65,6 +65,17 @@ fn ends_a_url(c: char) -> bool {
 
 /// What follows the scheme.
 fn push_url(shown: &mut String, url: &str) {
+    // A password can have what ends a host: "user:pa" is none, for "pa" is no port.
+    let first = url.split(['/', '?']).next().unwrap_or(url);
+    let port = first.rsplit_once(':').filter(|_| !first.starts_with('['));
+    let is_no_host = port.is_some_and(|(_, port)| !port.bytes().all(|b| b.is_ascii_digit()));
+    if is_no_host
+        && !first.contains('@')
+        && let Some((_, rest)) = url.rsplit_once('@')
+    {
+        shown.push_str("…@");
+        return push_url(shown, rest);
+    }
     let (url, query) = match url.split_once('?') {
         Some((url, _)) => (url, "?…"),
         None => (url, ""),
@@ -117,6 +128,13 @@ mod tests {
     #[test]
     fn of_a_url_its_query_and_its_password_are_cut() {
         let table = [
+            ("http://user:pa/ss@proxy:3128", "http://…@proxy:3128"),
+            ("http://user:p?w@proxy:3128/x?y", "http://…@proxy:3128/x?…"),
+            (
+                "docker://a.b:5000/c@sha256:0",
+                "docker://a.b:5000/c@sha256:0",
+            ),
+            ("http://[::1]:5000/a@b", "http://[::1]:5000/a@b"),
             (
                 r#"Get "https://s3.example/a?X-Amz-Signature=abc&x=y": dial tcp: refused"#,
                 r#"Get "https://s3.example/a?…": dial tcp: refused"#,
