@@ -122,13 +122,9 @@ impl<E: Clone> Scheduler<E> {
         let Some(of_blob) = self.blobs.get(blob) else {
             return Next::GivenUp;
         };
-        if let Setback::Refused {
-            why: Refused::Missing,
-            ..
-        } = &setback
-            && !of_blob.images.contains(&by)
-        {
-            // Mirrors can have one image of a repository and not another.
+        let is_final = |why: Refused| why != Refused::MayPass && why != Refused::Throttled;
+        if setback.why().is_some_and(is_final) && !of_blob.images.contains(&by) {
+            // A mirror can have one image of a repository and not another, or allow one and not another.
             let counted = self.blobs.must_be_named(blob, now);
             self.count(counted);
             return Next::Otherwise;
