@@ -2,7 +2,7 @@
 //! a few times. The real scheduler is driven.
 //!
 //! In each state: what a unit is given is given to nobody else, no more units than allowed, the gentle rules are kept, and
-//! something goes on. In the end: each image has come, or has failed, once. (108,000 states altogether.)
+//! something goes on. In the end: each image has come, or has failed, once. (About 100,000 states altogether.)
 
 use std::collections::hash_map::DefaultHasher;
 use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
