@@ -294,7 +294,7 @@ impl<'a> Part<'a> {
 
 /// Whether Go takes `key` for the field of this name (`encoding/json`: letters of ASCII without regard
 /// to case, and the two of Unicode that fold to such a letter).
-fn is_same_key(key: &str, name: &str) -> bool {
+pub(crate) fn is_same_key(key: &str, name: &str) -> bool {
     let folded = |c: char| match c {
         '\u{17F}' => 's',
         '\u{212A}' => 'k',

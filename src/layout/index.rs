@@ -1,15 +1,20 @@
 //! Changing an `index.json`, without losing what other tools put there.
 
+use std::collections::{BTreeMap, HashSet};
 use std::io;
 
 use oci_spec::image::Descriptor;
+use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Value, json};
 
-use crate::fetch::document;
+use crate::fetch::document::is_same_key;
 
 /// The annotation that names an image in a layout (image-spec,
 /// `annotations.md`).
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
+
+/// The name of the list of images.
+const MANIFESTS: &str = "manifests";
 
 pub(super) fn empty() -> Vec<u8> {
     json!({ "schemaVersion": 2, "manifests": [] })
@@ -19,55 +24,86 @@ pub(super) fn empty() -> Vec<u8> {
 
 /// Whether images can be added to this index.
 pub(super) fn check(index: &[u8]) -> io::Result<()> {
-    parsed(index).map(drop)
+    Index::parse(index).map(drop)
 }
 
-/// An index with a list of manifests: none, or `null`, which `umoci init` writes, is an empty one.
-fn parsed(index: &[u8]) -> io::Result<Value> {
-    let not_json = |error| invalid(format!("index.json is no JSON: {error}"));
-    let mut index: Value = serde_json::from_slice(index).map_err(not_json)?;
-    let wrong = |reason: &str| Err(invalid(reason.into()));
-    let Some(members) = index.as_object_mut() else {
-        return wrong("index.json is no JSON object");
-    };
-    // By the name that Go finds it under, which reads layouts: in any case.
-    let manifests = match document::take(members, "manifests").unwrap_or_default() {
-        Value::Null => json!([]),
-        list @ Value::Array(_) => list,
-        _ => return wrong("index.json has no list of manifests"),
-    };
-    document::set(members, "manifests", manifests);
-    Ok(index)
+/// An index in pieces of its text: parsed as a whole, it would take ten times the memory.
+struct Index<'a> {
+    /// All but the list of manifests.
+    members: BTreeMap<String, &'a RawValue>,
+    manifests: Vec<&'a RawValue>,
+}
+
+impl<'a> Index<'a> {
+    /// An index without a list of manifests, or with `null`, which `umoci init` writes, has no manifests.
+    fn parse(index: &'a [u8]) -> io::Result<Self> {
+        let not_json = |error| invalid(format!("index.json is no JSON: {error}"));
+        let wrong = |reason: &str| invalid(format!("index.json {reason}"));
+        let whole: &RawValue = serde_json::from_slice(index).map_err(not_json)?;
+        let all: BTreeMap<String, &RawValue> =
+            serde_json::from_str(whole.get()).map_err(|_| wrong("is no JSON object"))?;
+        // By the name that Go finds it under, which reads layouts: in any case.
+        let (lists, members): (BTreeMap<_, _>, _) =
+            (all.into_iter()).partition(|(key, _)| is_same_key(key, MANIFESTS));
+        if lists.len() > 1 {
+            return Err(wrong("has two lists of manifests (upper and lower case do not count)"));
+        }
+        let list = lists.values().next();
+        let manifests = list.map_or(Ok(None), |list| serde_json::from_str(list.get()));
+        let manifests: Option<_> = manifests.map_err(|_| wrong("has no list of manifests"))?;
+        Ok(Self {
+            members,
+            manifests: manifests.unwrap_or_default(),
+        })
+    }
+
+    fn to_bytes(&self) -> io::Result<Vec<u8>> {
+        let mut members = self.members.clone();
+        let manifests = to_raw_value(&self.manifests)?;
+        members.insert(MANIFESTS.into(), &manifests);
+        Ok(serde_json::to_vec(&members)?)
+    }
 }
 
 fn invalid(reason: String) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, reason)
 }
 
-/// The index with this image in it. An image that had its name goes; so does
-/// the same one in an earlier entry without a name.
-pub(super) fn with_image(
+/// Adds images to the index, each with its name in the layout, in this order.
+///
+/// An image that had one of the names goes. So does an earlier entry without a name of the same image.
+pub(super) fn with_images(
     index: &[u8],
-    image: &Descriptor,
-    tag: Option<&str>,
+    images: &[(Descriptor, Option<String>)],
 ) -> io::Result<Vec<u8>> {
-    let mut index = parsed(index)?;
-    let Some(manifests) = index["manifests"].as_array_mut() else {
-        return Err(io::ErrorKind::InvalidData.into());
-    };
-    let digest = image.digest().to_string();
-    let name_of = |entry: &Value| entry["annotations"][REF_NAME].as_str().map(str::to_owned);
-    manifests.retain(|entry| match (name_of(entry), tag) {
-        (Some(name), Some(tag)) => name != tag,
-        (Some(_), None) => true,
-        (None, _) => entry["digest"] != digest.as_str(),
-    });
-    let mut entry = serde_json::to_value(image)?;
-    if let Some(tag) = tag {
-        entry["annotations"][REF_NAME] = json!(tag);
+    let mut index = Index::parse(index)?;
+    let (mut names, mut digests) = (HashSet::new(), HashSet::new());
+    let mut entries = Vec::with_capacity(images.len());
+    // From the end: a later image replaces an earlier one.
+    for (image, name) in images.iter().rev() {
+        let is_first_of_digest = digests.insert(image.digest().to_string());
+        let is_kept = match name.as_deref() {
+            Some(name) => names.insert(name),
+            None => is_first_of_digest,
+        };
+        if is_kept {
+            let mut entry = serde_json::to_value(image)?;
+            if let Some(name) = name {
+                entry["annotations"][REF_NAME] = json!(name);
+            }
+            entries.push(to_raw_value(&entry)?);
+        }
     }
-    manifests.push(entry);
-    Ok(index.to_string().into_bytes())
+    let is_replaced = |entry: &RawValue| {
+        let entry: Value = serde_json::from_str(entry.get()).unwrap_or_default();
+        match entry["annotations"][REF_NAME].as_str() {
+            Some(name) => names.contains(name),
+            None => (entry["digest"].as_str()).is_some_and(|digest| digests.contains(digest)),
+        }
+    };
+    index.manifests.retain(|entry| !is_replaced(entry));
+    index.manifests.extend(entries.iter().rev().map(Box::as_ref));
+    index.to_bytes()
 }
 
 #[cfg(test)]
@@ -84,10 +120,15 @@ mod tests {
 
     /// Name and first digit of each entry, after adding these.
     fn entries(start: &[u8], added: &[(char, Option<&str>)]) -> Vec<(Option<String>, char)> {
+        let images: Vec<_> = (added.iter())
+            .map(|(digit, tag)| (image(*digit), tag.map(str::to_owned)))
+            .collect();
         let mut index = start.to_vec();
-        for (digit, tag) in added {
-            index = with_image(&index, &image(*digit), *tag).expect("fine");
+        for image in &images {
+            index = with_images(&index, std::slice::from_ref(image)).expect("fine");
         }
+        let together = with_images(start, &images).expect("fine");
+        assert_eq!(together, index, "at once as one after the other: {added:?}");
         let index: Value = serde_json::from_slice(&index).expect("JSON");
         let entry = |entry: &Value| {
             let digest = entry["digest"].as_str().expect("a digest");
@@ -134,7 +175,7 @@ mod tests {
     #[test]
     fn what_others_wrote_is_kept() {
         let start = br#"{"schemaVersion":2,"manifests":[{"digest":"sha256:0","extra":1}],"x":2}"#;
-        let changed = with_image(start, &image('a'), Some("t")).expect("fine");
+        let changed = with_images(start, &[(image('a'), Some("t".into()))]).expect("fine");
         let changed: Value = serde_json::from_slice(&changed).expect("JSON");
         assert_eq!(changed["x"], 2);
         assert_eq!(changed["manifests"][0]["extra"], 1);
@@ -144,7 +185,7 @@ mod tests {
     fn images_in_a_list_of_another_case_stay() {
         let start = entries(&empty(), &[('b', Some("old"))]);
         assert_eq!(start.len(), 1);
-        let index = with_image(&empty(), &image('b'), Some("old")).expect("fine");
+        let index = with_images(&empty(), &[(image('b'), Some("old".into()))]).expect("fine");
         let index = String::from_utf8(index)
             .expect("text")
             .replace("\"manifests\"", "\"Manifests\"");
@@ -157,9 +198,10 @@ mod tests {
 
     #[test]
     fn a_damaged_index_is_an_error() {
-        for damaged in ["", "[]", "null", r#"{"manifests":7}"#] {
+        let two_lists = r#"{"manifests":[],"Manifests":[]}"#;
+        for damaged in ["", "[]", "null", r#"{"manifests":7}"#, two_lists] {
             assert!(
-                with_image(damaged.as_bytes(), &image('a'), None).is_err(),
+                with_images(damaged.as_bytes(), &[(image('a'), None)]).is_err(),
                 "{damaged}"
             );
             assert!(check(damaged.as_bytes()).is_err(), "{damaged}");

@@ -307,10 +307,8 @@ impl OciLayout {
                 }
                 let _lock = LayoutLock::take(root)?;
                 let old = root.read(INDEX, MAX_INDEX_BYTES)?;
-                let mut index = old.ok_or(io::ErrorKind::NotFound)?;
-                for (descriptor, name) in &images {
-                    index = index::with_image(&index, descriptor, name.as_deref())?;
-                }
+                let old = old.ok_or(io::ErrorKind::NotFound)?;
+                let index = index::with_images(&old, &images)?;
                 staging.publish_file(&index, INDEX)?;
                 root.sync()
             };
