@@ -46,7 +46,9 @@ impl<'a> Index<'a> {
         let (lists, members): (BTreeMap<_, _>, _) =
             (all.into_iter()).partition(|(key, _)| is_same_key(key, MANIFESTS));
         if lists.len() > 1 {
-            return Err(wrong("has two lists of manifests (upper and lower case do not count)"));
+            return Err(wrong(
+                "has two lists of manifests (upper and lower case do not count)",
+            ));
         }
         let list = lists.values().next();
         let manifests = list.map_or(Ok(None), |list| serde_json::from_str(list.get()));
@@ -102,7 +104,9 @@ pub(super) fn with_images(
         }
     };
     index.manifests.retain(|entry| !is_replaced(entry));
-    index.manifests.extend(entries.iter().rev().map(Box::as_ref));
+    index
+        .manifests
+        .extend(entries.iter().rev().map(Box::as_ref));
     index.to_bytes()
 }
 
