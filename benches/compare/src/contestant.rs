@@ -42,20 +42,22 @@ impl Contestant {
 
     /// The command that pulls these images, without a transport in front, into the OCI layout `layout`. Where several
     /// processes pull at once, each has a layout of its own in that folder, for they would spoil a common one.
+    /// `plain`: the registry speaks HTTP without TLS.
     pub(crate) fn pull(
         &self,
         tools: &Tools,
         images: &[String],
         layout: &Path,
+        plain: bool,
     ) -> anyhow::Result<Command> {
         if let [image] = images {
-            return Ok(self.command(tools, image, layout));
+            return Ok(self.command(tools, image, layout, plain));
         }
         let list = layout.with_extension("list");
         if let Self::Longshore { .. } = self {
             let lines = images.iter().map(|image| format!("docker://{image}\n"));
             std::fs::write(&list, lines.collect::<String>())?;
-            let mut command = self.command(tools, "", layout);
+            let mut command = self.command(tools, "", layout, plain);
             let mut arguments: Vec<OsString> = command.get_args().map(OsStr::to_owned).collect();
             // Image and layout are the last two.
             arguments.truncate(arguments.len() - 2);
@@ -70,7 +72,7 @@ impl Contestant {
             Self::AtOnce { images, .. } => *images,
             _ => NonZeroU32::MIN,
         };
-        let each = self.command(tools, each::IMAGE, Path::new(each::LAYOUT));
+        let each = self.command(tools, each::IMAGE, Path::new(each::LAYOUT), plain);
         let mut command = Command::new(std::env::current_exe()?);
         command.args(["each", "--at-once", &at_once.to_string()]);
         command.arg("--into").arg(layout).arg("--list").arg(list);
@@ -92,17 +94,17 @@ impl Contestant {
     }
 
     /// The command that pulls `image`, without a transport in front, into an OCI layout.
-    fn command(&self, tools: &Tools, image: &str, layout: &Path) -> Command {
+    fn command(&self, tools: &Tools, image: &str, layout: &Path, plain: bool) -> Command {
         let image_with_transport = format!("docker://{image}");
         let tagged_layout = format!("{}:{TAG}", layout.display());
         match self {
-            Self::AtOnce { contestant, .. } => contestant.command(tools, image, layout),
+            Self::AtOnce { contestant, .. } => contestant.command(tools, image, layout, plain),
             Self::Longshore { proxies, workers } => {
                 let mut command = Command::new(&tools.longshore);
                 command
-                    .args(["pull", "--quiet", "--insecure-policy", "--tls-verify=false"])
-                    .arg("--skopeo")
-                    .arg(&tools.skopeo);
+                    .args(["pull", "--quiet", "--insecure-policy", "--skopeo"])
+                    .arg(&tools.skopeo)
+                    .args(plain.then_some("--tls-verify=false"));
                 option(&mut command, "--proxies", proxies.as_ref());
                 option(&mut command, "--workers", workers.as_ref());
                 command
@@ -113,7 +115,7 @@ impl Contestant {
             Self::Skopeo(parallel) => {
                 let mut command = Command::new(&tools.skopeo);
                 command.args(["--insecure-policy", "copy", "--quiet"]);
-                command.arg("--src-tls-verify=false");
+                command.args(plain.then_some("--src-tls-verify=false"));
                 option(&mut command, "--image-parallel-copies", parallel.as_ref());
                 command
                     .arg(image_with_transport)
@@ -122,13 +124,15 @@ impl Contestant {
             }
             Self::Crane => {
                 let mut command = Command::new(&tools.crane);
-                command.args(["pull", "--insecure", "--format=oci", image]);
-                command.arg(layout);
+                command.args(["pull", "--format=oci"]);
+                command.args(plain.then_some("--insecure"));
+                command.arg(image).arg(layout);
                 command
             }
             Self::Oras(concurrency) => {
                 let mut command = Command::new(&tools.oras);
-                command.args(["copy", "--no-tty", "--from-plain-http", "--to-oci-layout"]);
+                command.args(["copy", "--no-tty", "--to-oci-layout"]);
+                command.args(plain.then_some("--from-plain-http"));
                 option(&mut command, "--concurrency", concurrency.as_ref());
                 command.args([image, &tagged_layout]);
                 command

@@ -15,6 +15,7 @@ mod each;
 mod machine;
 mod measure;
 mod registry;
+mod relay;
 mod results;
 mod run;
 mod table;
@@ -33,6 +34,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use contestant::Contestant;
 use each::Each;
+use relay::{Distance, Relay};
 use results::Report;
 use tools::Tools;
 use workload::Workload;
@@ -65,6 +67,9 @@ enum Subcommands {
     /// Run a command for each image of a list, which is how others pull many
     #[command(hide = true)]
     Each(Each),
+    /// Relay connections over a distance
+    #[command(hide = true)]
+    Relay(Relay),
     /// Say which of the project's targets are reached, by figures that were kept with --json
     Targets {
         /// Files with figures; several count as one
@@ -87,6 +92,14 @@ struct Run {
         default_value = "0,10,50,200"
     )]
     ttfb: Vec<u64>,
+    /// The distances of a distant registry: a round trip in milliseconds, and what the link carries in Mbit/s
+    #[arg(
+        long,
+        value_name = "MS:MBITS",
+        value_delimiter = ',',
+        default_value = "30:1000,100:500"
+    )]
+    distance: Vec<Distance>,
     /// The registries to pull from
     #[arg(long, value_delimiter = ',', default_value = "test")]
     registry: Vec<RegistryKind>,
@@ -140,6 +153,8 @@ enum RegistryKind {
     Test,
     /// docker-registry
     Docker,
+    /// docker-registry with TLS and a login, at each --distance
+    Distant,
 }
 
 fn main() -> ExitCode {
@@ -158,6 +173,10 @@ fn start(arguments: Arguments) -> anyhow::Result<ExitCode> {
         }
         Some(Subcommands::Each(each)) => {
             each.run()?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Some(Subcommands::Relay(relay)) => {
+            relay.run()?;
             Ok(ExitCode::SUCCESS)
         }
         Some(Subcommands::Targets { files }) => {

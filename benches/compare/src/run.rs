@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use crate::check::check;
 use crate::contestant::Contestant;
-use crate::registry::Kind;
+use crate::registry::{Kind, Trust};
 use crate::results::{Case, Report, Sample};
 use crate::table::name_of;
 use crate::tools::Tools;
@@ -34,6 +34,8 @@ struct Stage<'a> {
     made: &'a Made,
     /// The images' names at the registry.
     images: Vec<String>,
+    /// What contestants need for its certificate and its login, where it has them.
+    trust: Option<Trust>,
     tools: &'a Tools,
     /// Where the pulled image goes.
     destination: PathBuf,
@@ -98,6 +100,7 @@ impl Run {
                     },
                     made: &made,
                     images: registry.images(&made),
+                    trust: registry.trust().cloned(),
                     tools,
                     destination: work.folder.join("pulled"),
                 };
@@ -129,7 +132,11 @@ impl Run {
             fs::remove_dir_all(&stage.destination)?;
         }
         let (images, destination) = (&stage.images, &stage.destination);
-        let mut command = contestant.pull(stage.tools, images, destination)?;
+        let mut command =
+            contestant.pull(stage.tools, images, destination, stage.trust.is_none())?;
+        if let Some(trust) = &stage.trust {
+            trust.give_to(&mut command);
+        }
         if self.memory_cache && !contestant.is_ours() {
             // Not taken for root, skopeo wants its cache in a folder that can't be made.
             command.env("_CONTAINERS_ROOTLESS_UID", "1000");
@@ -172,6 +179,10 @@ impl Run {
                     kinds.extend(self.ttfb.iter().map(|ttfb| Kind::Test { ttfb: *ttfb }));
                 }
                 RegistryKind::Docker => kinds.push(Kind::Docker),
+                RegistryKind::Distant => {
+                    let distances = self.distance.iter();
+                    kinds.extend(distances.map(|distance| Kind::Distant(*distance)));
+                }
             }
         }
         kinds
