@@ -412,7 +412,7 @@ pub enum BlobError {
     /// The layer's compressed bytes are right, but they can't be decompressed.
     #[error("can't be decompressed")]
     Decompress(#[source] Arc<io::Error>),
-    /// The layer decompresses to more than the compressed bytes that were read so far allow for.
+    /// The layer decompresses to more bytes than its compressed size allows for.
     #[error("decompresses to more than {limit} bytes, which is max_expansion times what was read")]
     Expands {
         /// The bound, from [`FetchOptions::max_expansion`](crate::FetchOptions::max_expansion).

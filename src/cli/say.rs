@@ -54,17 +54,16 @@ impl Writer {
             return;
         }
         let left_out = self.left_out.swap(0, Ordering::Relaxed);
-        let mut messages = Vec::new();
-        if left_out > 0 {
-            let note = format!("({left_out} lines left out, for nobody read them)\n");
-            messages.push(note.into_bytes());
-        }
-        messages.push(text);
-        for text in messages {
+        let note = format!("({left_out} lines left out, for nobody read them)\n");
+        let messages = [(note.into_bytes(), left_out), (text, 1)];
+        // How many lines are still to be told of, after each message.
+        let mut untold = left_out + 1;
+        for (text, lines) in messages.into_iter().filter(|(_, lines)| *lines > 0) {
             if let Err(TrySendError::Full(_)) = self.messages.try_send(Message::Text(text)) {
-                self.left_out.fetch_add(left_out + 1, Ordering::Relaxed);
+                self.left_out.fetch_add(untold, Ordering::Relaxed);
                 return;
             }
+            untold -= lines;
         }
     }
 }
@@ -145,5 +144,34 @@ pub(crate) async fn print(text: String) -> Result<(), Failure> {
             .context("can't write to stdout")
             .into()),
         Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_line_that_is_left_out_is_counted_once() {
+        let (messages, received) = sync_channel(2);
+        let writer = Writer {
+            messages,
+            left_out: AtomicUsize::new(0),
+            is_over: AtomicBool::new(false),
+        };
+        let take = || match received.try_recv() {
+            Ok(Message::Text(text)) => String::from_utf8_lossy(&text).into_owned(),
+            other => panic!("{other:?}"),
+        };
+        let say = |line: &str| writer.send(line.as_bytes().to_vec());
+        ["1", "2", "3", "4"].into_iter().for_each(say);
+        assert_eq!(take(), "1");
+        // There is room for the note, but not for the line.
+        say("5");
+        assert_eq!(take(), "2");
+        assert_eq!(take(), "(2 lines left out, for nobody read them)\n");
+        say("6");
+        assert_eq!(take(), "(1 lines left out, for nobody read them)\n");
+        assert_eq!(take(), "6");
     }
 }

@@ -41,6 +41,23 @@ pub(super) fn asks_programs(config: &ImageProxyConfig) -> bool {
     said(config).is_some_and(|(helpers, _)| helpers.iter().any(|one| one != AUTH_FILES))
 }
 
+/// Whether skopeo may ask other hosts than the one in an image's name: a mirror, or another location.
+///
+/// Blocks as [`check`].
+pub(super) fn redirects(config: &ImageProxyConfig) -> bool {
+    let texts = files(config).into_iter().map(fs::read_to_string);
+    texts.flatten().any(|text| redirects_somewhere(&text))
+}
+
+fn redirects_somewhere(text: &str) -> bool {
+    let mut lines = text.lines().map(str::trim_start);
+    lines.any(|line| {
+        let location = line.strip_prefix("location");
+        location.is_some_and(|rest| rest.trim_start().starts_with('='))
+            || line.starts_with("[[registry.mirror")
+    })
+}
+
 /// The list, and where it is. The last one that there is counts.
 fn said(config: &ImageProxyConfig) -> Option<(Vec<String>, PathBuf)> {
     let mut said = files(config).into_iter().filter_map(|path| {
@@ -53,10 +70,11 @@ fn said(config: &ImageProxyConfig) -> Option<(Vec<String>, PathBuf)> {
 /// Those that can say it, in the order in which they are read (containers-registries.conf.d(5)).
 fn files(config: &ImageProxyConfig) -> Vec<PathBuf> {
     let users = std::env::home_dir().map(|home| home.join(".config/containers/registries.conf"));
-    let main = match (&config.registries_conf, &users) {
-        (Some(named), _) => named.clone(),
-        (None, Some(users)) if users.exists() => users.clone(),
-        (None, _) => SYSTEM.into(),
+    // A user's own file does without the system's folder (containers-registries.conf(5)).
+    let (main, has_system_folder) = match (&config.registries_conf, &users) {
+        (Some(named), _) => (named.clone(), true),
+        (None, Some(users)) if users.exists() => (users.clone(), false),
+        (None, _) => (SYSTEM.into(), true),
     };
     let with_folder = |conf: &Path| {
         let mut folder = conf.as_os_str().to_owned();
@@ -71,7 +89,9 @@ fn files(config: &ImageProxyConfig) -> Vec<PathBuf> {
         files
     };
     let mut files = vec![main];
-    files.extend(with_folder(SYSTEM.as_ref()));
+    if has_system_folder {
+        files.extend(with_folder(SYSTEM.as_ref()));
+    }
     files.extend(users.iter().flat_map(|users| with_folder(users)));
     files
 }
@@ -132,6 +152,22 @@ mod tests {
                 .as_ref()
                 .map(|found| found.iter().map(String::as_str).collect::<Vec<_>>());
             assert_eq!(found.as_deref(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn mirrors_and_other_locations_are_seen() {
+        for (text, expected) in [
+            ("", false),
+            ("[[registry]]\nprefix = \"a\"\nblocked = true", false),
+            ("# location = \"b\"", false),
+            ("[[registry]]\nprefix = \"a\"\nlocation=\"b\"", true),
+            (
+                "[[registry]]\nprefix = \"a\"\n  [[registry.mirror]]\n  location = \"b\"",
+                true,
+            ),
+        ] {
+            assert_eq!(redirects_somewhere(text), expected, "{text}");
         }
     }
 

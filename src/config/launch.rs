@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::io::{self, Read as _};
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{ChildStdout, Command, Stdio};
@@ -291,9 +292,11 @@ impl Cache {
     }
 }
 
-/// Whether it is not skopeo that is started, but something that starts it.
+/// Whether it is not skopeo that is started, but something that starts it: a program whose name does not begin with
+/// `skopeo`.
 pub(super) fn is_wrapper(command: &Command) -> bool {
-    Path::new(command.get_program()).file_name() != Some("skopeo".as_ref())
+    let name = Path::new(command.get_program()).file_name();
+    !name.is_some_and(|name| name.as_bytes().starts_with(b"skopeo"))
 }
 
 /// Whether skopeo takes us for root (containers/image, `blobinfocache`): then
@@ -565,6 +568,7 @@ mod tests {
         for (program, wrapper) in [
             ("skopeo", false),
             ("/usr/bin/skopeo", false),
+            ("/opt/skopeo-1.22", false),
             ("podman", true),
         ] {
             assert_eq!(is_wrapper(&Command::new(program)), wrapper, "{program}");

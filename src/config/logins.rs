@@ -15,6 +15,8 @@ pub(crate) struct Logins {
     anonymous: bool,
     /// In places that we can't see.
     unseen: bool,
+    /// registries.conf has mirrors, or other locations: any credentials may be those of one.
+    redirects: bool,
     /// In these files (containers-auth.json(5)).
     files: Vec<PathBuf>,
 }
@@ -26,6 +28,7 @@ impl Logins {
         Self {
             anonymous: config.auth_anonymous,
             unseen: wrapped || helpers::asks_programs(config),
+            redirects: helpers::redirects(config),
             files: match &config.authfile {
                 Some(named) => vec![named.clone()],
                 None => default_files(),
@@ -39,6 +42,7 @@ impl Logins {
     pub(crate) fn may_have(&self, host: &str) -> bool {
         let names = |path: &PathBuf| {
             let read = fs::read(path).map(Zeroizing::new);
+            let host = if self.redirects { r#""auth""# } else { host };
             read.is_ok_and(|text| names(&text, host))
         };
         !self.anonymous && (self.unseen || self.files.iter().any(names))
@@ -95,6 +99,23 @@ mod tests {
         assert!(!may_have(auths, "quay.io"));
         assert!(may_have(r#"{"credsStore": "x"}"#, "quay.io"));
         assert!(!may_have("", "quay.io"));
+        let conf = folder.path().join("registries.conf");
+        fs::write(
+            &conf,
+            "[[registry]]\nprefix = \"quay.io\"\nlocation = \"a.b:5\"",
+        )
+        .expect("a file");
+        let redirected = ImageProxyConfig::default()
+            .authfile(path.clone())
+            .registries_conf(conf);
+        for (text, expected) in [(auths, true), ("{}", false)] {
+            fs::write(&path, text).expect("a file");
+            assert_eq!(
+                Logins::of(&redirected).may_have("quay.io"),
+                expected,
+                "{text}"
+            );
+        }
         let anonymous = ImageProxyConfig::default().auth_anonymous(true);
         assert!(!Logins::of(&anonymous).may_have("a.b:5"));
         let wrapper = std::process::Command::new("podman");

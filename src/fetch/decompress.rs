@@ -17,9 +17,13 @@ use super::{Fetcher, Image, Layer, LayerReader};
 use crate::drain::verify::Verifier;
 use crate::error::{BlobError, Error, Result};
 
-/// What a layer may have beyond the bound on its expansion: a tar archive of nothing has ten kilobytes,
-/// and the first compressed bytes may stand for a large file of zeros.
+/// What a layer may have beyond the bound on its expansion, in bytes: a tar archive of nothing has ten kilobytes.
 const SMALL_BYTES: u64 = 1024 * 1024;
+
+/// How far the decompressed bytes may be ahead of what the compressed bytes that were read allow for: zstd makes a
+/// kilobyte of a file of 30 MB of zeros, and a layer may begin with a larger one. More would let a manifest that
+/// names a size that no layer has do away with the bound.
+const AHEAD_BYTES: u64 = 8 << 30;
 
 /// What libzstd says of a frame whose window is larger than allowed.
 const WINDOW_TOO_LARGE: &str = "Frame requires too much memory";
@@ -91,7 +95,7 @@ impl Fetcher {
 /// What a layer may ask for.
 #[derive(Debug, Clone, Copy)]
 struct Bounds {
-    /// So many times the compressed bytes that were read.
+    /// So many times the compressed size.
     expansion: u64,
     zstd_window: NonZeroU64,
 }
@@ -108,6 +112,8 @@ struct Inner {
     decoder: Decoder,
     bounds: Bounds,
     digest: Digest,
+    /// The most decompressed bytes.
+    limit: u64,
     diff_id: Option<Digest>,
     verifier: Option<Verifier>,
     read: u64,
@@ -132,10 +138,12 @@ impl UncompressedReader {
         let decoder = Decoder::of(reader, bounds)
             .await
             .map_err(|error| read_error(error, &digest, bounds))?;
+        let limit = layer.descriptor.size().saturating_mul(bounds.expansion);
         let inner = Inner {
             decoder,
             bounds,
             digest,
+            limit: limit.saturating_add(SMALL_BYTES),
             verifier: layer.diff_id.as_ref().and_then(Verifier::new),
             diff_id: layer.diff_id.clone(),
             read: 0,
@@ -250,9 +258,11 @@ impl Inner {
                 if let Some(verifier) = &mut self.verifier {
                     verifier.update(bytes);
                 }
-                let compressed = self.decoder.compressed();
-                let limit = compressed.saturating_mul(self.bounds.expansion);
-                let limit = limit.saturating_add(SMALL_BYTES);
+                let allowed = self
+                    .decoder
+                    .compressed()
+                    .saturating_mul(self.bounds.expansion);
+                let limit = self.limit.min(allowed.saturating_add(AHEAD_BYTES));
                 if self.read <= limit {
                     return Poll::Ready(Ok(()));
                 }

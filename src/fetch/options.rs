@@ -91,9 +91,9 @@ pub struct FetchOptions {
     pub retry: RetryPolicy,
     /// Bytes per second over all blobs together; no limit unless set.
     pub limit_rate: Option<NonZeroU64>,
-    /// How many times its compressed bytes a layer may have when it is decompressed, counted at each moment
-    /// by the bytes that were read so far, and 1 MiB more. 1,100 unless set: gzip does at most 1,032. zstd
-    /// makes far less of a large file of zeros.
+    /// The most decompressed bytes of a layer, as a multiple of its compressed size; 1 MiB more are allowed. At no
+    /// moment is a layer more than 8 GiB ahead of this multiple of the bytes that were read. The default is 1,100:
+    /// gzip does not exceed 1,032 (zlib's technical details).
     pub max_expansion: NonZeroU64,
     /// The largest window, in bytes, of a layer that is compressed by zstd, rounded down to a power of two.
     /// Each layer that is being decompressed takes as much memory as its window. 32 MiB unless set, which

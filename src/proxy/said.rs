@@ -8,7 +8,8 @@ use crate::words::printable_lines;
 /// How much is kept for messages.
 const KEPT_BYTES: usize = 64 * 1024;
 
-/// A longer line is taken in pieces.
+/// A longer line is taken in pieces, which end where a word does: what is secret in a URL is cut from
+/// whole words.
 const LINE_BYTES: usize = 4096;
 
 /// How a line begins with which a Go program crashes. What it writes after that (the stacks of all its
@@ -19,6 +20,8 @@ const CRASHES: [&[u8]; 3] = [b"panic: ", b"fatal error: ", b"runtime: "];
 #[derive(Debug, Default)]
 pub(super) struct Said {
     kept: VecDeque<u8>,
+    /// Something before that was dropped, maybe in the middle of a word.
+    is_cut: bool,
     /// The line that has not ended.
     line: Vec<u8>,
     crash: Option<String>,
@@ -37,11 +40,19 @@ impl Said {
         self.kept.extend(bytes);
         let excess = self.kept.len().saturating_sub(KEPT_BYTES);
         self.kept.drain(..excess);
+        self.is_cut |= excess > 0;
         let mut lines = String::new();
         for &byte in bytes {
             self.line.push(byte);
-            if byte == b'\n' || self.line.len() == LINE_BYTES {
+            if byte == b'\n' {
                 lines.push_str(&self.end_line());
+            } else if self.line.len() == LINE_BYTES {
+                let word = self.line.iter().rposition(u8::is_ascii_whitespace);
+                let word = self
+                    .line
+                    .split_off(word.map_or(LINE_BYTES, |space| space + 1));
+                lines.push_str(&self.end_line());
+                self.line = word;
             }
         }
         lines
@@ -59,7 +70,13 @@ impl Said {
     /// The line that has not ended, and what is left of all.
     pub(super) fn end(mut self) -> (String, LastWords) {
         let line = self.end_line();
-        let stderr = printable_lines(&String::from_utf8_lossy(&Vec::from(self.kept)));
+        let whole = if self.is_cut {
+            let space = self.kept.iter().position(u8::is_ascii_whitespace);
+            self.kept.split_off(space.map_or(0, |space| space + 1))
+        } else {
+            self.kept
+        };
+        let stderr = printable_lines(&String::from_utf8_lossy(&Vec::from(whole)));
         let crash = self.crash;
         (line, LastWords { stderr, crash })
     }
@@ -92,6 +109,27 @@ mod tests {
         let mut said = Said::default();
         let given: usize = (0..10).map(|_| said.take(&[b'x'; 1000]).len()).sum();
         assert_eq!(given, 2 * LINE_BYTES);
+    }
+
+    #[test]
+    fn a_password_is_cut_from_a_url_wherever_pieces_end() {
+        let url = "http://user:secret@proxy/";
+        for before in LINE_BYTES - 2 * url.len()..LINE_BYTES + 2 {
+            let mut said = Said::default();
+            let text = format!("{} {url} {}", "x".repeat(before), "y".repeat(LINE_BYTES));
+            let mut shown = said.take(text.as_bytes());
+            shown.push_str(&said.end().0);
+            assert!(
+                !shown.contains("secret") && shown.contains("@proxy"),
+                "{before}"
+            );
+        }
+        for after in KEPT_BYTES - 2 * url.len()..KEPT_BYTES {
+            let mut said = Said::default();
+            said.take(format!("{url} {}", "y ".repeat(after / 2)).as_bytes());
+            let (_, last) = said.end();
+            assert!(!last.stderr.contains("cret"), "{after}");
+        }
     }
 
     #[test]

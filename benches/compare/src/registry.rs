@@ -123,7 +123,12 @@ fn start_and_listen(command: &mut Command) -> anyhow::Result<Registry> {
     BufReader::new(stdout.context("it has no standard output")?).read_line(&mut line)?;
     let address = line.trim().strip_prefix("listening on ");
     address
-        .with_context(|| format!("{} doesn't say where it listens", command.get_program().display()))?
+        .with_context(|| {
+            format!(
+                "{} doesn't say where it listens",
+                command.get_program().display()
+            )
+        })?
         .clone_into(&mut registry.address);
     Ok(registry)
 }
@@ -217,7 +222,11 @@ fn base64(bytes: &[u8]) -> String {
         let bits = byte(0) << 16 | byte(1) << 8 | byte(2);
         for place in 0..4 {
             let digit = DIGITS[(bits >> (18 - 6 * place)) as usize & 63];
-            text.push(if place > three.len() { '=' } else { digit.into() });
+            text.push(if place > three.len() {
+                '='
+            } else {
+                digit.into()
+            });
         }
     }
     text
