@@ -6,5 +6,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 cargo run --locked -p longshore-compare -- --tiny --runs 1 --workloads B --ttfb 10 \
   --contestants longshore,skopeo,cip:16:raw
-cargo run --locked -p longshore-compare -- --tiny --runs 1 --workloads H1,H2,H4 --ttfb 10 \
+cargo run --locked -p longshore-compare -- --tiny --runs 1 --workloads H1,H2,H3,H4 --ttfb 10 \
   --contestants longshore,oras,oras@8
+cargo run --locked -p longshore-compare -- --tiny --runs 1 --workloads B --registry distant \
+  --distance 10:1000 --contestants longshore,skopeo,crane,oras

@@ -11,6 +11,15 @@ use crate::each;
 use crate::tools::Tools;
 use crate::workload::TAG;
 
+/// What the registry and the image call for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct How {
+    /// The registry speaks HTTP without TLS.
+    pub(crate) is_plain: bool,
+    /// All platforms of an index are wanted.
+    pub(crate) is_index: bool,
+}
+
 /// A way to pull an image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Contestant {
@@ -42,22 +51,21 @@ impl Contestant {
 
     /// The command that pulls these images, without a transport in front, into the OCI layout `layout`. Where several
     /// processes pull at once, each has a layout of its own in that folder, for they would spoil a common one.
-    /// `plain`: the registry speaks HTTP without TLS.
     pub(crate) fn pull(
         &self,
         tools: &Tools,
         images: &[String],
         layout: &Path,
-        plain: bool,
+        how: How,
     ) -> anyhow::Result<Command> {
         if let [image] = images {
-            return Ok(self.command(tools, image, layout, plain));
+            return Ok(self.command(tools, image, layout, how));
         }
         let list = layout.with_extension("list");
         if let Self::Longshore { .. } = self {
             let lines = images.iter().map(|image| format!("docker://{image}\n"));
             std::fs::write(&list, lines.collect::<String>())?;
-            let mut command = self.command(tools, "", layout, plain);
+            let mut command = self.command(tools, "", layout, how);
             let mut arguments: Vec<OsString> = command.get_args().map(OsStr::to_owned).collect();
             // Image and layout are the last two.
             arguments.truncate(arguments.len() - 2);
@@ -72,7 +80,7 @@ impl Contestant {
             Self::AtOnce { images, .. } => *images,
             _ => NonZeroU32::MIN,
         };
-        let each = self.command(tools, each::IMAGE, Path::new(each::LAYOUT), plain);
+        let each = self.command(tools, each::IMAGE, Path::new(each::LAYOUT), how);
         let mut command = Command::new(std::env::current_exe()?);
         command.args(["each", "--at-once", &at_once.to_string()]);
         command.arg("--into").arg(layout).arg("--list").arg(list);
@@ -94,17 +102,18 @@ impl Contestant {
     }
 
     /// The command that pulls `image`, without a transport in front, into an OCI layout.
-    fn command(&self, tools: &Tools, image: &str, layout: &Path, plain: bool) -> Command {
+    fn command(&self, tools: &Tools, image: &str, layout: &Path, how: How) -> Command {
         let image_with_transport = format!("docker://{image}");
         let tagged_layout = format!("{}:{TAG}", layout.display());
         match self {
-            Self::AtOnce { contestant, .. } => contestant.command(tools, image, layout, plain),
+            Self::AtOnce { contestant, .. } => contestant.command(tools, image, layout, how),
             Self::Longshore { proxies, workers } => {
                 let mut command = Command::new(&tools.longshore);
                 command
                     .args(["pull", "--quiet", "--insecure-policy", "--skopeo"])
                     .arg(&tools.skopeo)
-                    .args(plain.then_some("--tls-verify=false"));
+                    .args(how.is_plain.then_some("--tls-verify=false"))
+                    .args(how.is_index.then_some("--platform=all"));
                 option(&mut command, "--proxies", proxies.as_ref());
                 option(&mut command, "--workers", workers.as_ref());
                 command
@@ -115,7 +124,8 @@ impl Contestant {
             Self::Skopeo(parallel) => {
                 let mut command = Command::new(&tools.skopeo);
                 command.args(["--insecure-policy", "copy", "--quiet"]);
-                command.args(plain.then_some("--src-tls-verify=false"));
+                command.args(how.is_plain.then_some("--src-tls-verify=false"));
+                command.args(how.is_index.then_some("--all"));
                 option(&mut command, "--image-parallel-copies", parallel.as_ref());
                 command
                     .arg(image_with_transport)
@@ -125,14 +135,14 @@ impl Contestant {
             Self::Crane => {
                 let mut command = Command::new(&tools.crane);
                 command.args(["pull", "--format=oci"]);
-                command.args(plain.then_some("--insecure"));
+                command.args(how.is_plain.then_some("--insecure"));
                 command.arg(image).arg(layout);
                 command
             }
             Self::Oras(concurrency) => {
                 let mut command = Command::new(&tools.oras);
                 command.args(["copy", "--no-tty", "--to-oci-layout"]);
-                command.args(plain.then_some("--from-plain-http"));
+                command.args(how.is_plain.then_some("--from-plain-http"));
                 option(&mut command, "--concurrency", concurrency.as_ref());
                 command.args([image, &tagged_layout]);
                 command

@@ -80,7 +80,7 @@ enum Subcommands {
 
 #[derive(Debug, Args)]
 struct Run {
-    /// What to pull: A to F, COUNTxSIZE, such as 40x5M, or many images: H1, H2, H4, H4x10; and one image with the
+    /// What to pull: A to F, COUNTxSIZE, such as 40x5M, or many images: H1, H2, H3, H4, H4x10; and one image with the
     /// same layers: H1-one, H4-one
     #[arg(long, value_delimiter = ',', default_value = "A,B,C,D,E,F")]
     workloads: Vec<Workload>,

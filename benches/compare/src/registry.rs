@@ -237,7 +237,7 @@ fn fill(registry: &Registry, made: &Made, tools: &Tools) -> anyhow::Result<()> {
     for image in registry.images(made) {
         let (_, tag) = image.rsplit_once(':').context("an image without a tag")?;
         let mut copy = Command::new(&tools.skopeo);
-        copy.args(["--insecure-policy", "copy", "--quiet"]);
+        copy.args(["--insecure-policy", "copy", "--quiet", "--all"]);
         match registry.trust() {
             Some(trust) => trust.give_to(&mut copy),
             None => drop(copy.arg("--dest-tls-verify=false")),

@@ -8,7 +8,7 @@ use anyhow::{Context, bail};
 use tempfile::TempDir;
 
 use crate::check::check;
-use crate::contestant::Contestant;
+use crate::contestant::{Contestant, How};
 use crate::registry::{Kind, Trust};
 use crate::results::{Case, Report, Sample};
 use crate::table::name_of;
@@ -36,6 +36,8 @@ struct Stage<'a> {
     images: Vec<String>,
     /// What contestants need for its certificate and its login, where it has them.
     trust: Option<Trust>,
+    /// All platforms of an index are wanted.
+    is_index: bool,
     tools: &'a Tools,
     /// Where the pulled image goes.
     destination: PathBuf,
@@ -101,6 +103,7 @@ impl Run {
                     made: &made,
                     images: registry.images(&made),
                     trust: registry.trust().cloned(),
+                    is_index: workload.is_index(),
                     tools,
                     destination: work.folder.join("pulled"),
                 };
@@ -132,8 +135,11 @@ impl Run {
             fs::remove_dir_all(&stage.destination)?;
         }
         let (images, destination) = (&stage.images, &stage.destination);
-        let mut command =
-            contestant.pull(stage.tools, images, destination, stage.trust.is_none())?;
+        let how = How {
+            is_plain: stage.trust.is_none(),
+            is_index: stage.is_index,
+        };
+        let mut command = contestant.pull(stage.tools, images, destination, how)?;
         if let Some(trust) = &stage.trust {
             trust.give_to(&mut command);
         }

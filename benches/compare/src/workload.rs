@@ -9,7 +9,7 @@ use std::str::FromStr;
 use anyhow::{Context, bail};
 
 use crate::tools::{Tools, stdout_of};
-use test_registry::image::{ImageBuilder, Written};
+use test_registry::image::{ImageBuilder, Written, write_index};
 use test_registry::units::parse_size;
 
 /// The tag of every image.
@@ -38,6 +38,8 @@ pub(crate) enum Workload {
     H2,
     /// One image with all layers of H1.
     H1One,
+    /// An index of 12 platforms, each with 6 layers of its own of 4 MB.
+    H3,
     /// So many images of 12 layers of 50 KiB, 6 that all have and 6 of their own, in as many repositories.
     H4 { images: usize },
     /// One image with all layers of 100 images of H4.
@@ -79,6 +81,9 @@ impl Workload {
     /// Makes it in a layout below `work`, at a small scale if `tiny`.
     pub(crate) fn make(self, work: &Path, tools: &Tools, tiny: bool) -> anyhow::Result<Made> {
         let layout = work.join(format!("workload-{self}"));
+        if self == Self::H3 {
+            return self.make_index(layout, tiny);
+        }
         let images = match self {
             Self::C => vec![real_layers(tools, tiny)?],
             Self::H1 | Self::H2 | Self::H1One | Self::H4 { .. } | Self::H4One => {
@@ -121,6 +126,48 @@ impl Workload {
             images: made,
             description,
         })
+    }
+
+    /// Makes an index of images.
+    fn make_index(self, layout: PathBuf, tiny: bool) -> anyhow::Result<Made> {
+        let size = if tiny { 20_000 } else { 4_000_000 };
+        let platforms = (0..12).map(|platform| {
+            let layers: Vec<(u64, u64)> =
+                (0..6).map(|layer| (6 * platform + layer, size)).collect();
+            numbered_layers(&layers).platform("linux", &format!("cpu{platform}"))
+        });
+        let platforms: Vec<ImageBuilder> = platforms.collect();
+        let written = write_index(&layout, TAG, &platforms)
+            .with_context(|| format!("can't make workload {self}"))?;
+        let name = format!("image:{TAG}");
+        let images = written.images.iter();
+        let images: anyhow::Result<Vec<Image>> = images
+            .map(|image| Image::new(name.clone(), &layout, image))
+            .collect();
+        let mut blobs = Vec::new();
+        let mut bytes = 0;
+        for image in images? {
+            bytes += image.blobs[1..].iter().map(|blob| blob.size).sum::<u64>();
+            let size = size_of(&layout, &image.manifest)?;
+            let digest = image.manifest;
+            blobs.push(Blob { digest, size });
+            blobs.extend(image.blobs);
+        }
+        let index = Image {
+            name,
+            manifest: written.digest.to_string(),
+            blobs,
+        };
+        Ok(Made {
+            layout,
+            images: vec![index],
+            description: self.describe(platforms.len(), 6 * platforms.len(), bytes, tiny),
+        })
+    }
+
+    /// Whether all platforms of an index are pulled.
+    pub(crate) fn is_index(self) -> bool {
+        self == Self::H3
     }
 
     /// For each image, its layers: their numbers, by which layers of several images are the same, and their sizes.
@@ -172,9 +219,13 @@ impl Workload {
             Self::F => vec![(1 << 30) / scale],
             Self::Equal { layers, size } => vec![size; layers],
             // Others make them.
-            Self::C | Self::H1 | Self::H2 | Self::H1One | Self::H4 { .. } | Self::H4One => {
-                Vec::new()
-            }
+            Self::C
+            | Self::H1
+            | Self::H2
+            | Self::H1One
+            | Self::H3
+            | Self::H4 { .. }
+            | Self::H4One => Vec::new(),
         }
     }
 
@@ -188,6 +239,7 @@ impl Workload {
         let tiny = if tiny { " (tiny)" } else { "" };
         let images = match (images, self) {
             (1, _) => String::new(),
+            (_, Self::H3) => format!("an index of {images} platforms, "),
             (_, Self::H1) => format!("{images} images of one repository, "),
             _ => format!("{images} images of as many repositories, "),
         };
@@ -201,11 +253,7 @@ impl Workload {
 impl Image {
     fn new(name: String, layout: &Path, written: &Written) -> anyhow::Result<Self> {
         let config = written.config_digest.to_string();
-        let config_size = layout
-            .join("blobs/sha256")
-            .join(config.trim_start_matches("sha256:"))
-            .metadata()?
-            .len();
+        let config_size = size_of(layout, &config)?;
         let mut blobs = vec![Blob {
             digest: config,
             size: config_size,
@@ -220,6 +268,14 @@ impl Image {
             blobs,
         })
     }
+}
+
+fn size_of(layout: &Path, digest: &str) -> anyhow::Result<u64> {
+    let blobs = layout.join("blobs/sha256");
+    Ok(blobs
+        .join(digest.trim_start_matches("sha256:"))
+        .metadata()?
+        .len())
 }
 
 /// Bytes for a person.
@@ -322,13 +378,14 @@ impl FromStr for Workload {
             "H1" => Self::H1,
             "H2" => Self::H2,
             "H1-one" => Self::H1One,
+            "H3" => Self::H3,
             "H4" => Self::H4 { images: 100 },
             "H4x10" => Self::H4 { images: 1000 },
             "H4-one" => Self::H4One,
             _ => {
                 let wrong = || {
                     format!(
-                        "{text:?} is none of A to F, H1, H2, H1-one, H4, H4x10, H4-one, and not COUNTxSIZE, such as 40x5M"
+                        "{text:?} is none of A to F, H1, H2, H1-one, H3, H4, H4x10, H4-one, and not COUNTxSIZE, such as 40x5M"
                     )
                 };
                 let (layers, size) = text.split_once('x').ok_or_else(wrong)?;
@@ -390,7 +447,8 @@ mod tests {
     #[test]
     fn a_workload_is_written_as_it_is_read() {
         for text in [
-            "A", "F", "H1", "H2", "H1-one", "H4", "H4x10", "H4-one", "40x5M", "3x17", "128x64K",
+            "A", "F", "H1", "H2", "H1-one", "H3", "H4", "H4x10", "H4-one", "40x5M", "3x17",
+            "128x64K",
         ] {
             let parsed: Result<Workload, _> = text.parse();
             assert_eq!(parsed.map(|workload| workload.to_string()), Ok(text.into()));
