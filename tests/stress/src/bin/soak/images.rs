@@ -1,5 +1,6 @@
 //! The images that are pulled, and whether what came is theirs.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::Path;
@@ -40,13 +41,19 @@ impl Images {
             &[10_000; 40],
             &[0, 1, 4_096, 65_536, 1_000_000, 4_000_000, 300_000],
         ];
+        let numbered = |image: usize| (1000 * image as u64..).zip(sizes[image].iter().copied());
+        let mut layers: Vec<Vec<(u64, u64)>> = (0..sizes.len())
+            .map(|image| numbered(image).collect())
+            .collect();
+        // Two that share layers with others.
+        layers.push(numbered(1).chain([(5000, 200_000)]).collect());
+        layers.push(numbered(2).take(20).chain(numbered(1)).collect());
         let folder = tempfile::tempdir()?;
         let mut images = Vec::new();
-        for (image, sizes) in sizes.into_iter().enumerate() {
-            let layers = (1000 * image as u64..).zip(sizes);
-            let image = layers.fold(ImageBuilder::new(), |image, (seed, size)| {
-                image.layer_random(*size, seed)
-            });
+        for layers in layers {
+            let start = ImageBuilder::new();
+            let image = (layers.into_iter())
+                .fold(start, |image, (seed, size)| image.layer_random(size, seed));
             images.push(image.write(folder.path(), &images.len().to_string())?);
         }
         Ok(Self { folder, images })
@@ -68,11 +75,20 @@ pub(crate) fn sha256(bytes: &[u8]) -> String {
     digest
 }
 
-/// Everything in the layout is whole, and nothing else is there. If it is to hold an image, all of
-/// that is there.
-pub(crate) fn check_layout(layout: &Path, image: Option<&Written>) -> Checked {
+/// Which images a layout is to name.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Named<'a> {
+    /// These, and if there are none, there need not be a layout.
+    Exactly(&'a [&'a Written]),
+    /// Some of these.
+    Some(&'a [Written]),
+}
+
+/// Everything in the layout is whole, and nothing else is there. All of each image that it names is there.
+pub(crate) fn check_layout(layout: &Path, expected: Named<'_>) -> Checked {
     let mut checked = Checked::default();
-    if image.is_none() && !layout.join("oci-layout").exists() {
+    let may_be_none = matches!(expected, Named::Exactly([]) | Named::Some(_));
+    if may_be_none && !layout.join("oci-layout").exists() {
         return checked;
     }
     check_blobs(&layout.join("blobs/sha256"), &mut checked);
@@ -83,21 +99,26 @@ pub(crate) fn check_layout(layout: &Path, image: Option<&Written>) -> Checked {
     }
     let index = fs::read(layout.join("index.json")).unwrap_or_default();
     let index: serde_json::Value = serde_json::from_slice(&index).unwrap_or_default();
-    let indexed: Vec<&str> = index["manifests"]
-        .as_array()
-        .into_iter()
-        .flatten()
+    let manifests = index["manifests"].as_array().into_iter().flatten();
+    let named: BTreeSet<&str> = manifests
         .filter_map(|manifest| manifest["digest"].as_str())
         .collect();
-    let expected: Vec<&str> = image
-        .iter()
-        .map(|image| image.manifest_digest.as_ref())
-        .collect();
-    if indexed != expected {
-        let what = format!("the index names {indexed:?} instead of {expected:?}");
+    let images: Vec<&Written> = match expected {
+        Named::Exactly(images) => images.to_vec(),
+        Named::Some(images) => {
+            let images = images.iter();
+            images
+                .filter(|image| named.contains(image.manifest_digest.as_ref()))
+                .collect()
+        }
+    };
+    let expected = images.iter().map(|image| image.manifest_digest.as_ref());
+    let expected: BTreeSet<&str> = expected.collect();
+    if named != expected {
+        let what = format!("the index names {named:?} instead of {expected:?}");
         checked.astray.push(what);
     }
-    for digest in image.into_iter().flat_map(digests) {
+    for digest in images.into_iter().flat_map(digests) {
         if !layout.join("blobs/sha256").join(digest.digest()).exists() {
             checked.astray.push(format!("{digest} is missing"));
         }

@@ -46,6 +46,8 @@ pub(crate) struct Plan {
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Into {
     Layout,
+    /// All images into one layout, at once; the fault befalls whichever has such a layer.
+    Many,
     Discard,
     /// A handler that computes digests of its own.
     Handler,
@@ -101,7 +103,7 @@ impl Plan {
             fault: case.fault.replace("#N", &format!("#{layer}")),
             image,
             skopeo: skopeos[rng.usize(..skopeos.len())].clone(),
-            into: [Into::Layout, Into::Layout, Into::Discard, Into::Handler][rng.usize(..4)],
+            into: [Into::Layout, Into::Many, Into::Discard, Into::Handler][rng.usize(..4)],
             cancel: cancel(rng),
             options: options(rng, if case.slow { 1 } else { RETRIES }),
             patience,

@@ -12,7 +12,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::faults::End;
-use super::images::{Checked, Images, check_layout, sha256};
+use super::images::{Checked, Images, Named, check_layout, sha256};
 use super::plan::{Cancel, Into, Plan};
 use test_registry::image::Written;
 use test_registry::server::{Options, Registry};
@@ -31,6 +31,8 @@ pub(crate) struct Outcome {
     pub(crate) problems: Vec<String>,
     /// Blobs whose bytes were not the right ones.
     pub(crate) wrong: usize,
+    /// The images that came, by their numbers.
+    came: Vec<usize>,
     pub(crate) told: Told,
     pub(crate) took: Duration,
 }
@@ -89,37 +91,49 @@ impl Told {
 ///
 /// What the program itself fails with; whatever a pull does is in the outcome.
 pub(crate) async fn run(plan: &Plan, images: &Images) -> anyhow::Result<Outcome> {
-    let image = &images.images[plan.image];
+    let all: Vec<&Written> = match plan.into {
+        Into::Many => images.images.iter().collect(),
+        Into::Layout | Into::Discard | Into::Handler => vec![&images.images[plan.image]],
+    };
     let folder = tempfile::tempdir()?;
     let layout = folder.path().join("layout");
     let begun = Instant::now();
     let mut outcome = attempt(plan, images, &layout).await?;
     outcome.took = begun.elapsed();
-    if let Into::Layout = plan.into {
-        let whole = (outcome.ended == Ended::Whole).then_some(image);
-        outcome.take(check(&layout, whole).await);
+    if let Into::Layout | Into::Many = plan.into {
+        let came: Vec<&Written> = outcome
+            .came
+            .iter()
+            .map(|image| &images.images[*image])
+            .collect();
+        let named = match (plan.into, outcome.ended) {
+            // Some of them may have come before it was given up.
+            (Into::Many, Ended::Cancelled) => Named::Some(&images.images),
+            _ => Named::Exactly(&came),
+        };
+        outcome.take(check(&layout, named).await);
         if outcome.ended != Ended::Whole {
             let again = attempt(&plan.undisturbed(), images, &layout).await?;
             let problems = again.problems.into_iter();
             let problems = problems.map(|problem| format!("the next pull: {problem}"));
             outcome.problems.extend(problems);
             outcome.told.add(again.told);
-            outcome.take(check(&layout, Some(image)).await);
+            outcome.take(check(&layout, Named::Exactly(&all)).await);
         }
     }
     Ok(outcome)
 }
 
-async fn check(layout: &Path, image: Option<&Written>) -> Checked {
+async fn check(layout: &Path, images: Named<'_>) -> Checked {
     // A write that a thread had begun when its pull was dropped ends a moment later.
     let settled = timeout(TAIL, async {
-        while !check_layout(layout, image).astray.is_empty() {
+        while !check_layout(layout, images).astray.is_empty() {
             sleep(Duration::from_millis(20)).await;
         }
     });
     // What is still not as it must be after that time is told below.
     let _ = settled.await;
-    check_layout(layout, image)
+    check_layout(layout, images)
 }
 
 impl Outcome {
@@ -140,8 +154,6 @@ async fn attempt(plan: &Plan, images: &Images, layout: &Path) -> anyhow::Result<
         ..Options::default()
     };
     let registry = Registry::start(images.folder(), options).context("no registry")?;
-    let reference = registry.reference(&plan.image.to_string());
-    let image = &images.images[plan.image];
     let (events, mut stream) = Events::channel();
     let mut told = Told::default();
     let hearing = async {
@@ -149,7 +161,7 @@ async fn attempt(plan: &Plan, images: &Images, layout: &Path) -> anyhow::Result<
             told.hear(&event);
         }
     };
-    let pulling = timeout(HANGS, pull(plan, &reference, image, layout, events));
+    let pulling = timeout(HANGS, pull(plan, &registry, images, layout, events));
     // Boxed, because it is large.
     let (pulled, ()) = Box::pin(async { tokio::join!(pulling, hearing) }).await;
     let mut outcome = Outcome {
@@ -158,8 +170,9 @@ async fn attempt(plan: &Plan, images: &Images, layout: &Path) -> anyhow::Result<
     };
     match pulled {
         Err(_) => outcome.problems.push(format!("it hangs: {told:?}")),
-        Ok(Pulled::Done { wrong }) => {
+        Ok(Pulled::Done { wrong, came }) => {
             outcome.ended = Ended::Whole;
+            outcome.came = came;
             outcome.wrong += wrong.len();
             outcome.problems.extend(wrong);
             if let End::Failed(_) = plan.case.end {
@@ -169,18 +182,21 @@ async fn attempt(plan: &Plan, images: &Images, layout: &Path) -> anyhow::Result<
             }
         }
         Ok(Pulled::Cancelled) => outcome.ended = Ended::Cancelled,
-        Ok(Pulled::Failed(error)) => match (plan.case.end, error) {
-            (_, Error::Cancelled) if plan.cancel.is_some() => outcome.ended = Ended::Cancelled,
-            (End::Failed(expected), error) if expected(&error) => outcome.ended = Ended::Failed,
-            // A signal can hit the proxy of the last try.
-            (End::Failed(_), error) if outcome.told.lost > 0 && is_the_proxys(&error) => {
-                outcome.ended = Ended::Failed;
+        Ok(Pulled::Failed { error, came }) => {
+            outcome.came = came;
+            match (plan.case.end, error) {
+                (_, Error::Cancelled) if plan.cancel.is_some() => outcome.ended = Ended::Cancelled,
+                (End::Failed(expected), error) if expected(&error) => outcome.ended = Ended::Failed,
+                // A signal can hit the proxy of the last try.
+                (End::Failed(_), error) if outcome.told.lost > 0 && is_the_proxys(&error) => {
+                    outcome.ended = Ended::Failed;
+                }
+                (_, error) => {
+                    let error = anyhow::Error::from(error);
+                    outcome.problems.push(format!("it failed: {error:#}"));
+                }
             }
-            (_, error) => {
-                let error = anyhow::Error::from(error);
-                outcome.problems.push(format!("it failed: {error:#}"));
-            }
-        },
+        }
     }
     if !outcome.problems.is_empty() {
         outcome.ended = Ended::Wrong;
@@ -202,45 +218,96 @@ enum Pulled {
     /// `wrong` tells of blobs that are not the image's.
     Done {
         wrong: Vec<String>,
+        came: Vec<usize>,
     },
     /// Its future was dropped.
     Cancelled,
-    Failed(Error),
+    /// `came`: of many images, those that came all the same.
+    Failed { error: Error, came: Vec<usize> },
 }
 
-impl Pulled {
-    fn of(done: longshore::Result<Vec<String>>) -> Self {
-        match done {
-            Ok(wrong) => Self::Done { wrong },
-            Err(error) => Self::Failed(error),
-        }
+impl From<Error> for Pulled {
+    fn from(error: Error) -> Self {
+        let came = Vec::new();
+        Self::Failed { error, came }
     }
 }
 
 async fn pull(
     plan: &Plan,
-    reference: &str,
-    image: &Written,
+    registry: &Registry,
+    images: &Images,
     layout: &Path,
     events: Events,
 ) -> Pulled {
     let token = CancellationToken::new();
     let pulling = async {
-        let fetcher = Fetcher::new(plan.config(), plan.options.clone()).await?;
-        let fetcher = fetcher.with_events(events).cancel_with(token.clone());
-        pull_into(plan.into, &fetcher, reference, image, layout).await
+        let fetcher = match Fetcher::new(plan.config(), plan.options.clone()).await {
+            Ok(fetcher) => fetcher.with_events(events).cancel_with(token.clone()),
+            Err(error) => return error.into(),
+        };
+        if let Into::Many = plan.into {
+            return pull_many(plan, &fetcher, registry, images, layout).await;
+        }
+        let reference = registry.reference(&plan.image.to_string());
+        let image = &images.images[plan.image];
+        match pull_into(plan.into, &fetcher, &reference, image, layout).await {
+            Ok(wrong) => Pulled::Done {
+                wrong,
+                came: vec![plan.image],
+            },
+            Err(error) => error.into(),
+        }
     };
     let mut pulling = Box::pin(pulling);
     if let Some(Cancel::Dropped(after) | Cancel::Told(after)) = plan.cancel {
         if let Ok(done) = timeout(after, &mut pulling).await {
-            return Pulled::of(done);
+            return done;
         }
         if let Some(Cancel::Dropped(_)) = plan.cancel {
             return Pulled::Cancelled;
         }
         token.cancel();
     }
-    Pulled::of(pulling.await)
+    pulling.await
+}
+
+/// Pull all images, each from a repository of its own. Of their failures, one that is not expected is told.
+async fn pull_many(
+    plan: &Plan,
+    fetcher: &Fetcher,
+    registry: &Registry,
+    images: &Images,
+    layout: &Path,
+) -> Pulled {
+    let is_expected = |error: &Error| match plan.case.end {
+        End::Failed(expected) => expected(error),
+        End::Whole => false,
+    };
+    let sink = Arc::new(OciLayout::named_by_reference(layout));
+    let address = registry.addr();
+    let references: Vec<String> = (0..images.images.len())
+        .map(|image| format!("docker://{address}/many/{image}:{image}"))
+        .collect();
+    let mut pulling = fetcher.pull_many(references, &sink);
+    let (mut came, mut failure, mut told) = (Vec::new(), None, 0);
+    while let Some(done) = pulling.next().await {
+        told += 1;
+        match done.images {
+            Ok(_) => came.push(done.number),
+            Err(error) if failure.as_ref().is_none_or(is_expected) => failure = Some(error),
+            Err(_) => {}
+        }
+    }
+    let failure = pulling.finish().await.err().or(failure);
+    let wrong = match told {
+        told if told == images.images.len() => Vec::new(),
+        told => vec![format!("{told} images were told of")],
+    };
+    match failure {
+        Some(error) => Pulled::Failed { error, came },
+        None => Pulled::Done { wrong, came },
+    }
 }
 
 /// What of it is wrong.
@@ -275,7 +342,7 @@ async fn pull_into(
             return Ok(wrong);
         }
         Into::Discard => fetcher.pull(&opened, &Arc::new(Discard)).await?,
-        Into::Layout => {
+        Into::Layout | Into::Many => {
             let sink = Arc::new(OciLayout::new(layout, Some("soak".into())));
             fetcher.pull(&opened, &sink).await?
         }
