@@ -55,16 +55,18 @@ impl<E: Clone> Scheduler<E> {
         };
         unit.give(task, now);
         self.active = now;
-        let host = &mut self.hosts[unit.host.0];
-        host.outage.asks(id.0);
+        if let Some(host) = self.host_of(id, task) {
+            self.hosts[host.0].outage.asks(id.0);
+        }
         match task {
             Task::Open(image) => {
-                host.waiting.remove(&image);
-                host.asked_since.get_or_insert(now);
-                if let Some(of_image) = self.images.get_mut(&image)
-                    && of_image.opening == Opening::Waits
-                {
-                    of_image.opening = Opening::By(id);
+                if let Some(of_image) = self.images.get_mut(&image) {
+                    let host = &mut self.hosts[of_image.host.0];
+                    host.waiting.remove(&image);
+                    host.asked_since.get_or_insert(now);
+                    if of_image.opening == Opening::Waits {
+                        of_image.opening = Opening::By(id);
+                    }
                 }
             }
             Task::Config(image) => {
@@ -93,7 +95,7 @@ impl<E: Clone> Scheduler<E> {
             let is_calm = !host.outage.is_on() && !unit.is_late(late, now);
             let is_plenty = self.blobs.ready_count() > 2 * self.units.len();
             let may = is_calm && is_plenty && unit.queued().is_none();
-            return may.then(|| self.blob_for(id, unit)).flatten();
+            return may.then(|| self.blob_for(id, unit, now)).flatten();
         }
         let task = self.first_for(id, unit, now);
         if task.is_some() || unit.load() > 0 {
@@ -114,7 +116,7 @@ impl<E: Clone> Scheduler<E> {
         let config = || self.config_for(id, unit, now).map(Task::Config);
         opening()
             .or_else(config)
-            .or_else(|| self.blob_for(id, unit))
+            .or_else(|| self.blob_for(id, unit, now))
     }
 
     /// Have an idle unit work for another host, if one needs it.
@@ -191,7 +193,7 @@ impl<E: Clone> Scheduler<E> {
                 && !state.is_late(late, now)
                 && (is_starting(state) || state.is_opening(image) || is_idle(state))
         };
-        let is_left = self.units.iter().any(is_coming) && self.blob_for(id, unit).is_some();
+        let is_left = self.units.iter().any(is_coming) && self.blob_for(id, unit, now).is_some();
         (!is_left).then_some(image)
     }
 
@@ -201,7 +203,7 @@ impl<E: Clone> Scheduler<E> {
     }
 
     /// A blob of the sources that this unit has open.
-    fn blob_for(&self, id: UnitId, unit: &Unit) -> Option<Task> {
+    fn blob_for(&self, id: UnitId, unit: &Unit, now: Instant) -> Option<Task> {
         if self.in_flight >= self.settings.in_flight {
             return None;
         }
@@ -217,7 +219,12 @@ impl<E: Clone> Scheduler<E> {
         if named.is_some() {
             return named;
         }
-        let blob = self.blobs.pick(unit.open.keys(), |_, blob| {
+        // It may have moved on from a host that refuses everybody.
+        let lets = |source: &&SourceId| {
+            let source = self.sources.get(source);
+            source.is_some_and(|source| self.hosts[source.host.0].lets(id, now))
+        };
+        let blob = self.blobs.pick(unit.open.keys().filter(lets), |_, blob| {
             blob.failed_at != Some(id) || !self.can_another(id, &blob.sources)
         })?;
         let of_blob = self.blobs.get(blob)?;

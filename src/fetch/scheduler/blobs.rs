@@ -26,7 +26,7 @@ enum State {
 pub(super) struct Blob {
     key: (String, usize),
     pub(super) size: u64,
-    /// The host of the first image that names it.
+    /// The host for which it counts: that of an image that names it.
     pub(super) host: HostId,
     /// The images that name it.
     pub(super) images: Vec<ImageId>,
@@ -56,12 +56,13 @@ pub(super) struct Added {
     pub(super) is_done: bool,
 }
 
-/// A blob that nobody wants any more.
+/// A blob that was to be asked for, and no longer counts for a host.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Gone {
+pub(super) struct Left {
     pub(super) host: HostId,
+    /// The host for which it counts instead.
+    pub(super) now_of: Option<HostId>,
     pub(super) size: u64,
-    pub(super) unasked: bool,
 }
 
 /// What has changed of how much is to be asked for.
@@ -175,27 +176,41 @@ impl Blobs {
         added
     }
 
-    /// This image does not want it any more. `source` tells those of the others.
+    /// This image does not want it any more. `place` tells the hosts and sources of the others: it counts for one of
+    /// their hosts from now on.
     pub(super) fn leave(
         &mut self,
         id: BlobId,
         image: ImageId,
-        source: impl Fn(&ImageId) -> Option<SourceId>,
-    ) -> Option<Gone> {
+        place: impl Fn(&ImageId) -> Option<(HostId, SourceId)>,
+    ) -> Option<Left> {
         let is_ready = self.is_ready(id);
         if is_ready {
             self.take(id);
         }
         let blob = self.all.get_mut(&id)?;
         blob.images.retain(|one| *one != image);
-        blob.sources = blob.images.iter().filter_map(source).collect();
+        let places: Vec<(HostId, SourceId)> = blob.images.iter().filter_map(place).collect();
+        let was = blob.host;
+        if let Some((first, _)) = places.first()
+            && !places.iter().any(|(host, _)| *host == was)
+        {
+            blob.host = *first;
+        }
+        let left = Left {
+            host: was,
+            now_of: Some(blob.host),
+            size: blob.size,
+        };
+        let left = (blob.unasked && blob.host != was).then_some(left);
+        blob.sources = places.into_iter().map(|(_, source)| source).collect();
         blob.sources.sort_unstable();
         blob.sources.dedup();
         if !blob.images.is_empty() {
             if is_ready {
                 self.wait(id);
             }
-            return None;
+            return left;
         }
         if blob.state == State::Given {
             return None;
@@ -203,14 +218,14 @@ impl Blobs {
         self.remove(id)
     }
 
-    fn remove(&mut self, id: BlobId) -> Option<Gone> {
+    fn remove(&mut self, id: BlobId) -> Option<Left> {
         self.take(id);
         let blob = self.all.remove(&id)?;
         self.known.remove(&blob.key);
-        Some(Gone {
+        blob.unasked.then_some(Left {
             host: blob.host,
+            now_of: None,
             size: blob.size,
-            unasked: blob.unasked,
         })
     }
 
@@ -310,8 +325,8 @@ impl Blobs {
             return Counted::Same;
         }
         if blob.images.is_empty() {
-            let gone = self.remove(id).filter(|gone| gone.unasked);
-            return gone.map_or(Counted::Same, |gone| Counted::Less(gone.host, gone.size));
+            let left = self.remove(id);
+            return left.map_or(Counted::Same, |left| Counted::Less(left.host, left.size));
         }
         let was = std::mem::replace(&mut blob.unasked, true);
         let counted = if was {
@@ -343,6 +358,15 @@ impl Blobs {
 
     pub(super) fn next_release(&self) -> Option<Instant> {
         self.delayed.first().map(|(then, _)| *then)
+    }
+
+    /// It was given up for some of its images: the others begin anew, if there are any.
+    pub(super) fn begin_anew(&mut self, id: BlobId, now: Instant) -> Counted {
+        if let Some(blob) = self.all.get_mut(&id) {
+            blob.failed = 0;
+            blob.failed_at = None;
+        }
+        self.put_back(id, now)
     }
 
     /// The registry lacks it where another image of its source was asked.

@@ -81,8 +81,15 @@ impl<E: Clone> Scheduler<E> {
 
     /// The most units for a host: what it allows, or its share of what there may be together.
     pub(super) fn most_at(&self, host: HostId) -> usize {
+        self.share(host, self.hosts_with_work())
+    }
+
+    fn hosts_with_work(&self) -> usize {
         let has_work = |host: &&Host<E>| host.has_work();
-        let hosts = self.hosts.iter().filter(has_work).count().max(1);
+        self.live_hosts().filter(has_work).count().max(1)
+    }
+
+    fn share(&self, host: HostId, hosts: usize) -> usize {
         let rules = self.hosts[host.0].rules;
         rules.most.min((self.settings.units / hosts).max(1))
     }
@@ -127,7 +134,8 @@ impl<E: Clone> Scheduler<E> {
     /// they are late. If many do, or the registry throttles, more units would make it slower.
     pub(super) fn adjust(&mut self, now: Instant) {
         self.starts.is_held_back = false;
-        for host in (0..self.hosts.len()).map(HostId) {
+        let live: Vec<HostId> = self.live.iter().copied().collect();
+        for host in live {
             self.adjust_host(host, now);
         }
     }
@@ -224,8 +232,12 @@ impl<E: Clone> Scheduler<E> {
 
     /// A fixed number is one also while calls are late.
     fn most_with_late(&self, id: HostId) -> usize {
+        self.share_with_late(id, self.hosts_with_work())
+    }
+
+    fn share_with_late(&self, id: HostId, hosts: usize) -> usize {
         let rules = self.hosts[id.0].rules;
-        let most = self.most_at(id);
+        let most = self.share(id, hosts);
         if rules.least == rules.most {
             most
         } else {
@@ -234,9 +246,9 @@ impl<E: Clone> Scheduler<E> {
     }
 
     fn most_of_all(&self) -> usize {
-        let late = |id| self.most_with_late(HostId(id));
-        let hosts = (0..self.hosts.len()).map(late);
-        self.settings.units.max(hosts.max().unwrap_or(0))
+        let hosts = self.hosts_with_work();
+        let shares = (self.live.iter()).map(|host| self.share_with_late(*host, hosts));
+        self.settings.units.max(shares.max().unwrap_or(0))
     }
 
     /// How many units wait for a call, or a start, that takes too long.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::blobs::Counted;
 use super::message::{Lost, Next, Refused, Setback};
 use super::unit::Stage;
-use super::{BlobId, Config, HostId, ImageId, Opening, Scheduler, Task, UnitId};
+use super::{BlobId, Config, HostId, ImageId, Opening, Scheduler, SourceId, Task, UnitId};
 use crate::time::moment_after;
 
 impl<E: Clone> Scheduler<E> {
@@ -27,9 +27,10 @@ impl<E: Clone> Scheduler<E> {
         guess: Duration,
         now: Instant,
     ) {
+        let host = self.host_of(id, Task::Open(image));
         self.finish(id, Task::Open(image), now);
-        if let Some(unit) = self.units.get(&id) {
-            let host = &mut self.hosts[unit.host.0];
+        if let Some(host) = host {
+            let host = &mut self.hosts[host.0];
             host.opened();
             if host.rules.is_registry {
                 host.governor.expect_call_time(guess);
@@ -60,11 +61,10 @@ impl<E: Clone> Scheduler<E> {
             return;
         };
         self.asked(blob);
-        let Some(unit) = self.units.get_mut(&id) else {
+        let (Some(host), Some(unit)) = (self.host_of(id, task), self.units.get_mut(&id)) else {
             return;
         };
         unit.answered(task, now);
-        let host = unit.host;
         let running = self.at_work(host);
         let host = &mut self.hosts[host.0];
         host.answered();
@@ -101,12 +101,15 @@ impl<E: Clone> Scheduler<E> {
         setback: Setback<E>,
         (now, random): (Instant, f64),
     ) -> Next {
+        let host = self.host_of(unit, task);
         self.finish(unit, task, now);
         if let Setback::Lost { sick: true, .. } = &setback {
             self.retire(unit);
         }
         match task {
-            Task::Blob { blob, by } => self.blob_failed(unit, (blob, by), setback, (now, random)),
+            Task::Blob { blob, by } => {
+                self.blob_failed((unit, host), (blob, by), setback, (now, random))
+            }
             Task::Config(image) => self.config_failed(unit, image, setback, (now, random)),
             Task::Open(image) => self.opening_failed(unit, image, setback, (now, random)),
         }
@@ -114,7 +117,7 @@ impl<E: Clone> Scheduler<E> {
 
     fn blob_failed(
         &mut self,
-        unit: UnitId,
+        (unit, host): (UnitId, Option<HostId>),
         (blob, by): (BlobId, ImageId),
         setback: Setback<E>,
         (now, random): (Instant, f64),
@@ -129,27 +132,45 @@ impl<E: Clone> Scheduler<E> {
             self.count(counted);
             return Next::Otherwise;
         }
-        let (host, images) = (of_blob.host, of_blob.images.clone());
+        let host = host.unwrap_or(of_blob.host);
         let failed = of_blob.failed + 1;
         if setback.why() == Some(Refused::MayPass) {
             self.hosts[host.0].outage.is_of_blobs();
         }
+        let source = self.images.get(&by).map(|image| image.source);
         let next = self.after(host, failed, &setback, (now, random));
         match (&next, setback.into_error()) {
             (Next::Again { wait, .. }, _) => {
                 let then = moment_after(now, *wait);
                 let counted = self.blobs.again(blob, unit, then, now);
                 self.count(counted);
+                next
             }
-            (_, error) => {
-                self.asked(blob);
-                for image in images {
-                    self.fail(image, &error);
-                }
-                self.blobs.drop_orphan(blob);
+            (_, error) => self.blob_given_up(blob, source, &error, now),
+        }
+    }
+
+    /// A blob can't be had from a source: images of other sources may still have it.
+    fn blob_given_up(
+        &mut self,
+        blob: BlobId,
+        source: Option<SourceId>,
+        error: &E,
+        now: Instant,
+    ) -> Next {
+        let images = self.blobs.get(blob).map(|blob| blob.images.clone());
+        for image in images.unwrap_or_default() {
+            let of_image = self.images.get(&image).map(|image| image.source);
+            if source.is_none() || of_image == source {
+                self.fail(image, error);
             }
         }
-        next
+        let counted = self.blobs.begin_anew(blob, now);
+        self.count(counted);
+        match self.blobs.get(blob) {
+            Some(_) => Next::Otherwise,
+            None => Next::GivenUp,
+        }
     }
 
     fn config_failed(
@@ -309,7 +330,9 @@ impl<E: Clone> Scheduler<E> {
         let Some(unit) = self.units.remove(&id) else {
             return;
         };
-        self.hosts[unit.host.0].outage.gone(id.0);
+        for host in &mut self.hosts {
+            host.outage.gone(id.0);
+        }
         if unit.stage == Stage::Starting {
             self.pace.gone();
         }
@@ -325,6 +348,7 @@ impl<E: Clone> Scheduler<E> {
     }
 
     fn finish(&mut self, id: UnitId, task: Task, now: Instant) {
+        let host = self.host_of(id, task);
         let Some(unit) = self.units.get_mut(&id) else {
             return;
         };
@@ -332,7 +356,22 @@ impl<E: Clone> Scheduler<E> {
             self.in_flight -= usize::from(matches!(task, Task::Blob { .. }));
         }
         if unit.asking().is_none() {
-            self.hosts[unit.host.0].outage.gone(id.0);
+            for host in [Some(unit.host), host].into_iter().flatten() {
+                self.hosts[host.0].outage.gone(id.0);
+            }
         }
+    }
+
+    /// The host that a unit asks for this. It may have moved on to another one since it was given the task.
+    pub(super) fn host_of(&self, id: UnitId, task: Task) -> Option<HostId> {
+        let unit = self.units.get(&id)?;
+        let (Task::Open(image) | Task::Config(image) | Task::Blob { by: image, .. }) = task;
+        let of_image = self.images.get(&image).map(|image| image.host);
+        let of_source = || {
+            let mut open = unit.open.iter();
+            let (source, _) = open.find(|(_, images)| images.contains(&image))?;
+            self.sources.get(source).map(|source| source.host)
+        };
+        of_image.or_else(of_source).or(Some(unit.host))
     }
 }

@@ -23,6 +23,8 @@ mod message;
 mod outage;
 mod pace;
 #[cfg(test)]
+mod sharing;
+#[cfg(test)]
 mod simulate;
 mod unit;
 
@@ -111,6 +113,8 @@ struct Image {
 pub(super) struct Scheduler<E> {
     settings: Settings,
     hosts: Vec<Host<E>>,
+    /// Those that have images: each archive of thousands is a host for a while.
+    live: BTreeSet<HostId>,
     sources: BTreeMap<SourceId, Source>,
     known_sources: BTreeMap<String, SourceId>,
     images: BTreeMap<ImageId, Image>,
@@ -137,6 +141,7 @@ impl<E: Clone> Scheduler<E> {
             pace: Pace::from(now, settings.processors),
             settings,
             hosts: Vec::new(),
+            live: BTreeSet::new(),
             sources: BTreeMap::new(),
             known_sources: BTreeMap::new(),
             images: BTreeMap::new(),
@@ -225,6 +230,7 @@ impl<E: Clone> Scheduler<E> {
             source.images.insert(id);
         }
         self.hosts[host.0].images += 1;
+        self.live.insert(host);
         let image = Image {
             host,
             kind,
@@ -311,24 +317,32 @@ impl<E: Clone> Scheduler<E> {
         let of_host = &mut self.hosts[host.0];
         of_host.waiting.remove(&image);
         of_host.images -= 1;
+        if of_host.images == 0 {
+            self.live.remove(&host);
+        }
         for blob in blobs {
-            let sources = |id: &ImageId| self.images.get(id).map(|image| image.source);
-            if let Some(gone) = self.blobs.leave(blob, image, sources)
-                && gone.unasked
-            {
-                self.hosts[gone.host.0].to_ask.remove(gone.size);
+            let place = |id: &ImageId| self.images.get(id).map(|image| (image.host, image.source));
+            if let Some(left) = self.blobs.leave(blob, image, place) {
+                self.hosts[left.host.0].to_ask.remove(left.size);
+                if let Some(host) = left.now_of {
+                    self.hosts[host.0].to_ask.add(left.size);
+                }
             }
         }
         self.leave_source(source, image);
     }
 
-    /// What units have open of a source goes with its last image.
+    /// What units have open of a source goes with its last image. Before, each unit keeps one image of it open, by which
+    /// it fetches what others name.
     fn leave_source(&mut self, id: SourceId, image: ImageId) {
         let Some(source) = self.sources.get_mut(&id) else {
             return;
         };
         source.images.remove(&image);
         if !source.images.is_empty() {
+            for unit in self.units.keys().copied().collect::<Vec<_>>() {
+                self.close_unneeded(unit, id);
+            }
             return;
         }
         if let Some(source) = self.sources.remove(&id) {
@@ -339,6 +353,24 @@ impl<E: Clone> Scheduler<E> {
                 let unit = *unit;
                 self.actions.push_back(Action::Close { unit, image });
             }
+        }
+    }
+
+    /// Have a unit close the images of a source that are forgotten, but for one if it has no other.
+    fn close_unneeded(&mut self, id: UnitId, source: SourceId) {
+        let Some(unit) = self.units.get_mut(&id) else {
+            return;
+        };
+        let Some(open) = unit.open.get_mut(&source) else {
+            return;
+        };
+        let is_needed = |image: &ImageId| self.images.contains_key(image);
+        let (needed, forgotten): (BTreeSet<_>, BTreeSet<_>) =
+            open.iter().partition(|image| is_needed(image));
+        let kept = usize::from(needed.is_empty());
+        for image in forgotten.into_iter().skip(kept) {
+            open.remove(&image);
+            self.actions.push_back(Action::Close { unit: id, image });
         }
     }
 
@@ -385,7 +417,11 @@ impl<E: Clone> Scheduler<E> {
 
     /// Whether blobs are to be fetched, or are being fetched.
     pub(super) fn is_fetching_blobs(&self) -> bool {
-        self.in_flight > 0 || self.hosts.iter().any(|host| host.to_ask.blobs > 0)
+        self.in_flight > 0 || self.live_hosts().any(|host| host.to_ask.blobs > 0)
+    }
+
+    fn live_hosts(&self) -> impl Iterator<Item = &Host<E>> {
+        self.live.iter().map(|host| &self.hosts[host.0])
     }
 
     /// This unit has an image open that was opened elsewhere.
@@ -396,9 +432,11 @@ impl<E: Clone> Scheduler<E> {
         };
         of_image.opening = Opening::Known;
         self.hosts[of_image.host.0].waiting.remove(&image);
+        let source = of_image.source;
         if let Some(unit) = self.units.get_mut(&unit) {
-            unit.open.entry(of_image.source).or_default().insert(image);
+            unit.open.entry(source).or_default().insert(image);
         }
+        self.close_unneeded(unit, source);
     }
 }
 
@@ -419,7 +457,7 @@ impl<E: Clone> Scheduler<E> {
         if self.images.values().all(|image| image.is_fetched) {
             return None;
         }
-        let outages = self.hosts.iter().filter_map(|host| host.outage.ends());
+        let outages = self.live_hosts().filter_map(|host| host.outage.ends());
         let rests = self.units.values().filter_map(|unit| unit.rests_until);
         let starts = [self.starts.again(), self.starts.held_back(&self.pace)];
         let all = outages.chain(rests).chain(starts.into_iter().flatten());

@@ -1,0 +1,218 @@
+//! What images share does not tie their fates together. Scripted: each test names what happens.
+
+use std::time::{Duration, Instant};
+
+use super::host::{HostRules, Login};
+use super::*;
+use crate::fetch::retry::RetryPolicy;
+
+const MS: fn(u64) -> Duration = Duration::from_millis;
+
+struct Script {
+    scheduler: Scheduler<&'static str>,
+    now: Instant,
+    /// What units were given, and have not ended.
+    given: Vec<(UnitId, Task)>,
+    closed: Vec<(UnitId, ImageId)>,
+    failed: Vec<ImageId>,
+    fetched: Vec<ImageId>,
+    started: Vec<UnitId>,
+}
+
+impl Script {
+    fn new() -> Self {
+        let now = Instant::now();
+        let settings = Settings {
+            retry: RetryPolicy::default(),
+            processors: 2,
+            units: 16,
+            in_flight: 32,
+            start_ahead: false,
+            is_limited: false,
+        };
+        Self {
+            scheduler: Scheduler::new(settings, now),
+            now,
+            given: Vec::new(),
+            closed: Vec::new(),
+            failed: Vec::new(),
+            fetched: Vec::new(),
+            started: Vec::new(),
+        }
+    }
+
+    fn host(&mut self) -> HostId {
+        let host = self.scheduler.add_host(HostRules {
+            least: 1,
+            most: 4,
+            per_unit: 4,
+            is_registry: true,
+            counts_openings: false,
+            is_proved: false,
+        });
+        self.scheduler.login(host, Login::No);
+        host
+    }
+
+    /// An image that is open in a unit of its own.
+    fn open(&mut self, host: HostId, source: &str, blobs: &[u8]) -> (UnitId, ImageId) {
+        let unit = self.scheduler.add_unit(host, KindId(0), self.now);
+        let image = self.scheduler.add_open_image(host, KindId(0), source, unit);
+        self.fetch(image, blobs);
+        (unit, image)
+    }
+
+    fn fetch(&mut self, image: ImageId, blobs: &[u8]) {
+        let wanted = |number: &u8| Wanted {
+            digest: format!("sha256:{number:064x}").parse().expect("a digest"),
+            copy: 0,
+            size: 10,
+        };
+        let wanted: Vec<Wanted> = blobs.iter().map(wanted).collect();
+        let fetched = self.scheduler.fetch(image, &wanted, false);
+        fetched.expect("one size");
+    }
+
+    fn carry_out(&mut self) {
+        while let Some(action) = self.scheduler.next(self.now) {
+            match action {
+                Action::Start { unit, .. } => {
+                    self.started.push(unit);
+                    self.scheduler.ready(unit, MS(10), self.now);
+                }
+                Action::Give { unit, task } => self.given.push((unit, task)),
+                Action::Close { unit, image } => self.closed.push((unit, image)),
+                Action::Failed(image, _) => self.failed.push(image),
+                Action::Fetched(image) => self.fetched.push(image),
+                Action::Recall { unit } | Action::Retire { unit } | Action::Abandon { unit } => {
+                    self.given.retain(|(other, _)| *other != unit);
+                    self.scheduler.ended(unit, None, self.now);
+                }
+            }
+        }
+    }
+
+    /// Everything succeeds but what `refused` says, at once, for so long.
+    fn go_on(&mut self, time: Duration, refused: impl Fn(&Self, Task) -> Option<Refused>) {
+        let until = self.now + time;
+        while self.now < until {
+            self.carry_out();
+            for (unit, task) in std::mem::take(&mut self.given) {
+                if let Some(why) = refused(self, task) {
+                    let setback = Setback::Refused {
+                        error: "refused",
+                        began: self.now,
+                        why,
+                    };
+                    let moment = (self.now + MS(1), 1.0);
+                    self.scheduler.failed(unit, task, setback, moment);
+                    continue;
+                }
+                match task {
+                    Task::Open(image) => self.scheduler.opened(unit, image, MS(1), self.now),
+                    Task::Config(image) => self.scheduler.configured(unit, image, self.now),
+                    Task::Blob { .. } => {
+                        self.scheduler.answered(unit, task, MS(1), self.now);
+                        self.scheduler.done(unit, task, self.now);
+                    }
+                }
+            }
+            self.now += MS(50);
+        }
+        self.carry_out();
+    }
+
+    fn asks(&self, task: Task, host: HostId) -> bool {
+        let (Task::Open(image) | Task::Config(image) | Task::Blob { by: image, .. }) = task;
+        let image = self.scheduler.images.get(&image);
+        image.is_some_and(|image| image.host == host)
+    }
+}
+
+#[test]
+fn a_blob_that_one_repository_lacks_is_asked_for_at_another() {
+    for same_host in [true, false] {
+        let mut script = Script::new();
+        let one = script.host();
+        let other = if same_host { one } else { script.host() };
+        let (_, lacks) = script.open(one, "lacks", &[1]);
+        let (_, has) = script.open(other, "has", &[1, 2]);
+        script.go_on(Duration::from_secs(2), |script, task| {
+            let by = match task {
+                Task::Blob { by, .. } => script.scheduler.images.get(&by),
+                Task::Open(_) | Task::Config(_) => None,
+            };
+            let source = by.and_then(|image| script.scheduler.sources.get(&image.source));
+            (source?.key == "lacks").then_some(Refused::Missing)
+        });
+        let ended = (script.fetched, script.failed);
+        // Whoever is asked first decides for the image that lacks it: it may get it from the other one.
+        assert!(ended.0.contains(&has), "{same_host}: {ended:?}");
+        assert!(
+            !ended.1.contains(&has) && ended.0.len() + ended.1.len() == 2,
+            "{ended:?}"
+        );
+        let _ = lacks;
+    }
+}
+
+#[test]
+fn a_host_that_refuses_everything_fails_its_own_images_only() {
+    let mut script = Script::new();
+    let (down, up) = (script.host(), script.host());
+    let (_, of_down) = script.open(down, "down", &[1, 2, 9]);
+    let (_, of_up) = script.open(up, "up", &[9, 8]);
+    script.go_on(Duration::from_secs(120), |script, task| {
+        script.asks(task, down).then_some(Refused::MayPass)
+    });
+    assert_eq!(script.fetched, [of_up]);
+    assert_eq!(script.failed, [of_down]);
+}
+
+#[test]
+fn what_was_first_named_at_a_host_without_images_is_fetched_from_another() {
+    let mut script = Script::new();
+    let (gone, stays) = (script.host(), script.host());
+    let (one, forgotten) = script.open(gone, "gone", &[1, 9]);
+    let (other, image) = script.open(stays, "stays", &[9]);
+    script.scheduler.forget(forgotten);
+    for unit in [one, other] {
+        script.scheduler.ended(unit, None, script.now);
+    }
+    script.go_on(Duration::from_secs(2), |_, _| None);
+    assert_eq!(script.fetched, [image]);
+    assert!(!script.started.is_empty());
+}
+
+#[test]
+fn a_unit_keeps_no_more_images_of_a_repository_open_than_are_needed() {
+    let mut script = Script::new();
+    let host = script.host();
+    let (unit, first) = script.open(host, "one", &[0]);
+    let mut open = vec![first];
+    for number in 1..100 {
+        let image = script.scheduler.add_image(host, KindId(0), "one");
+        script.scheduler.has_open(unit, image);
+        script.fetch(image, &[number]);
+        open.push(image);
+        script.go_on(MS(50), |_, _| None);
+        for image in std::mem::take(&mut script.fetched) {
+            script.scheduler.forget(image);
+            open.retain(|open| *open != image);
+        }
+    }
+    script.carry_out();
+    let kept: usize = script
+        .scheduler
+        .units
+        .values()
+        .flat_map(|unit| unit.open.values())
+        .map(BTreeSet::len)
+        .sum();
+    assert!(kept <= 4, "{kept} are open");
+    assert!(
+        script.closed.len() >= 95,
+        "{} were closed",
+        script.closed.len()
+    );
+}
