@@ -196,7 +196,11 @@ impl PullArguments {
             return Err(Failure::usage(reason.into()));
         }
         self.requests = if is_one && template.is_none() {
-            requests
+            let named = |request: ImageRequest| match tag {
+                Some(tag) => request.name(tag),
+                None => request,
+            };
+            requests.into_iter().map(named).collect()
         } else {
             list::name_all(requests, template).map_err(Failure::usage)?
         };
@@ -306,6 +310,10 @@ impl ProxyArguments {
     }
 
     fn credentials(&self, images: &[String]) -> Result<Option<Credentials>, Failure> {
+        // A part of a list can be empty.
+        if images.is_empty() {
+            return Ok(None);
+        }
         if let Some(file) = &self.registry_token_file {
             let token = secret::first_line_of(file)?;
             let registry = common_registry(images)?;

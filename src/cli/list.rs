@@ -126,9 +126,15 @@ pub(crate) fn name_all(
         };
         let name = match &request.name {
             Some(name) => name.clone(),
-            // As the layout does it.
-            None => request.reference.clone(),
+            None => OciLayout::name_of_reference(&request.reference).to_owned(),
         };
+        if !OciLayout::can_name(&name) {
+            return Err(format!(
+                "{}: {}: give it a name of its own, by name=NAME in the list or by oci:DIR:TEMPLATE",
+                request.reference,
+                cant_name(&name)
+            ));
+        }
         let shown = match &request.platforms {
             Platforms::Configured => request.reference.clone(),
             Platforms::One(platform) => format!("{} ({platform})", request.reference),
@@ -287,6 +293,15 @@ mod tests {
         let error = named(["docker://a.b/c:1", "docker://a.b/c:2"]).expect_err("the same name");
         assert!(error.contains("would be called c"), "{error}");
         named(["docker://a.b/c:1", "docker://a.b/d:1"]).expect("different names");
+        let requests = vec![
+            ImageRequest::new("docker://a.b/c:1"),
+            ImageRequest::new("docker://a.b/d:1").name("a.b/c:1"),
+        ];
+        let error = name_all(requests, None).expect_err("the name of another's reference");
+        assert!(error.contains("would be called a.b/c:1"), "{error}");
+        let error = name_all(vec![ImageRequest::new("docker://a.b/c__d:1")], None);
+        let error = error.expect_err("no name in a layout");
+        assert!(error.contains("a.b/c__d:1: "), "{error}");
         // The same image twice is no harm.
         named(["docker://a.b/c:1", "docker://a.b/c:1"]).expect("the same image");
     }

@@ -41,7 +41,7 @@ struct Told {
 impl Many {
     pub(super) async fn pull(
         self,
-        fetcher: &Fetcher,
+        fetcher: Fetcher,
         started: Instant,
         restricts: bool,
         showing: impl Future<Output = Result<(), Failure>>,
@@ -94,19 +94,15 @@ impl Many {
         })
     }
 
-    /// `None` if it was stopped at a failure.
+    /// `None` if it was stopped at a failure. The events end with the fetcher.
     async fn pull_each(
         &self,
-        fetcher: &Fetcher,
+        fetcher: Fetcher,
         told: &mut Told,
     ) -> longshore::Result<Option<Pulled>> {
         let layout = Arc::new(OciLayout::named_by_reference(&self.folder));
-        let unnamed = self
-            .requests
-            .iter()
-            .filter(|request| request.name.is_none());
-        let references: Vec<&str> = unnamed.map(|request| request.reference.as_str()).collect();
-        layout.check(&references).await?;
+        // All names were looked at when the list was read.
+        layout.check(&[] as &[&str]).await?;
         let mut pulling = fetcher.pull_many(self.requests.clone(), &layout);
         while let Some(pulled) = pulling.next().await {
             let has_failed = pulled.images.is_err();

@@ -56,7 +56,7 @@ pub(crate) async fn run(arguments: PullArguments, config: ImageProxyConfig) -> R
         let fetcher = Box::pin(Fetcher::new(config, options)).await?;
         let fetcher = fetcher.with_events(events);
         return many
-            .pull(&fetcher, started, restricts, showing, version)
+            .pull(fetcher, started, restricts, showing, version)
             .await;
     }
     let wanted = match platform {

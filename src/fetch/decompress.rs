@@ -20,10 +20,10 @@ use crate::error::{BlobError, Error, Result};
 /// What a layer may have beyond the bound on its expansion, in bytes: a tar archive of nothing has ten kilobytes.
 const SMALL_BYTES: u64 = 1024 * 1024;
 
-/// How far the decompressed bytes may be ahead of what the compressed bytes that were read allow for: zstd makes a
-/// kilobyte of a file of 30 MB of zeros, and a layer may begin with a larger one. More would let a manifest that
-/// names a size that no layer has do away with the bound.
-const AHEAD_BYTES: u64 = 8 << 30;
+/// How far the decompressed bytes may be ahead of what the compressed bytes that were read allow for, in bytes: as
+/// much as a zstd window has by default. zstd makes a kilobyte of a file of 30 MB of zeros, and a layer may begin with
+/// one. Much more would let a manifest that names a size that no layer has do away with the bound.
+const AHEAD_BYTES: u64 = 32 << 20;
 
 /// What libzstd says of a frame whose window is larger than allowed.
 const WINDOW_TOO_LARGE: &str = "Frame requires too much memory";

@@ -17,6 +17,7 @@ use super::content::layers;
 use super::engine::{Engine, Outcome, chain};
 use super::event::EventKind;
 use super::index::{Listed, check_entry};
+use super::indexes::{Asked, Indexes};
 use super::pull::{IntoSink, is_foreign};
 use super::request::{ImageRequest, Platforms};
 use super::retry::passed;
@@ -27,9 +28,6 @@ use crate::error::{Error, Result};
 /// The most images that are held at once, from when they are asked for until they are told of. More than there are
 /// proxies for one host, so that each always has one to open.
 const WINDOW: usize = 64;
-
-/// How many indexes are asked for at once.
-const INDEXES_AT_ONCE: usize = 4;
 
 /// What became of a request.
 #[derive(Debug)]
@@ -71,6 +69,9 @@ impl Fetcher {
     ///         Err(error) => println!("{} is not: {error}", pulled.request.reference),
     ///     }
     /// }
+    /// // Whether it went to its end, and how many images failed.
+    /// let pulled = pulling.finish().await?;
+    /// println!("{} failed", pulled.failed_images);
     /// # Ok(()) }
     /// ```
     ///
@@ -141,7 +142,8 @@ pub struct PullMany {
 }
 
 impl PullMany {
-    /// The next request that is done with; `None` after the last.
+    /// The next request that is done with. `None` after the last, and also if the pull has ended early:
+    /// [`finish`](Self::finish) tells which.
     ///
     /// # Cancel safety
     ///
@@ -150,9 +152,10 @@ impl PullMany {
         self.done.recv().await
     }
 
-    /// Wait for the end, and tell what was fetched altogether; its
-    /// [`images`](Pulled::images) and [`foreign_layers`](Pulled::foreign_layers) were told of with the requests, and
-    /// are empty here. What was not taken by [`next`](Self::next) is lost.
+    /// Waits for the end, and returns what was fetched altogether, and how many requests
+    /// [failed](Pulled::failed_images): that some did is no error. Its [`images`](Pulled::images) and
+    /// [`foreign_layers`](Pulled::foreign_layers) were told of with the requests, and are empty here. What was not taken by
+    /// [`next`](Self::next) is lost.
     ///
     /// # Errors
     ///
@@ -200,19 +203,19 @@ struct Order {
     /// Its images, each once it is there.
     contents: Vec<Option<Arc<ImageContent>>>,
     foreign_layers: Vec<Descriptor>,
+    /// What its documents have. They are held until somebody takes what became of it.
+    bytes: u64,
 }
+
+/// What became of a request, and what its documents have.
+type Told = (PulledImages, u64);
 
 /// An image of a request.
 #[derive(Debug, Clone, Copy)]
 struct Part {
     order: usize,
     place: usize,
-    /// What its documents have.
-    bytes: u64,
 }
-
-/// Asked for an index.
-type Asked = (usize, ImageRequest, Result<Option<Listed>>);
 
 struct Driver<S> {
     fetcher: Fetcher,
@@ -221,14 +224,13 @@ struct Driver<S> {
     /// By their numbers.
     orders: HashMap<usize, Order>,
     parts: HashMap<ImageId, Part>,
-    /// Requests of all platforms whose indexes are not asked for yet.
-    to_ask: VecDeque<(usize, ImageRequest)>,
-    asking: JoinSet<Asked>,
+    indexes: Indexes,
     /// Orders of which all is there, to be committed.
     ready: Vec<Order>,
-    committing: JoinSet<Vec<PulledImages>>,
+    committing: JoinSet<Vec<Told>>,
     /// Done with, and not told yet.
-    told: VecDeque<PulledImages>,
+    told: VecDeque<Told>,
+    failed: usize,
     held_bytes: u64,
     next: usize,
     config_blobs: usize,
@@ -239,16 +241,16 @@ struct Driver<S> {
 impl<S: Sink> Driver<S> {
     fn new(fetcher: Fetcher, sink: Arc<S>) -> Self {
         Self {
+            indexes: Indexes::new(fetcher.clone()),
             fetcher,
             sink,
             engine: None,
             orders: HashMap::new(),
             parts: HashMap::new(),
-            to_ask: VecDeque::new(),
-            asking: JoinSet::new(),
             ready: Vec::new(),
             committing: JoinSet::new(),
             told: VecDeque::new(),
+            failed: 0,
             held_bytes: 0,
             next: 0,
             config_blobs: 0,
@@ -279,14 +281,15 @@ impl<S: Sink> Driver<S> {
                     None => all_came = true,
                 },
                 outcome = next_outcome(&mut self.engine), if !self.parts.is_empty() => self.became(outcome),
-                Some(asked) = self.asking.join_next() => self.has_index(asked.map_err(panicked)?),
+                Some(asked) = self.indexes.next() => self.has_index(asked?),
                 Some(done) = self.committing.join_next() => {
                     done.map_err(panicked)?.into_iter().for_each(|done| self.tell(done));
                 }
                 room = out.reserve(), if !self.told.is_empty() => {
                     // Nobody wants to know any more.
                     let room = room.map_err(|_| Error::Cancelled)?;
-                    if let Some(told) = self.told.pop_front() {
+                    if let Some((told, bytes)) = self.told.pop_front() {
+                        self.held_bytes = self.held_bytes.saturating_sub(bytes);
                         room.send(told);
                     }
                 }
@@ -302,6 +305,7 @@ impl<S: Sink> Driver<S> {
         let tally = tally.unwrap_or_default();
         Pulled {
             bytes: self.bytes,
+            failed_images: self.failed,
             fetched_blobs: tally.fetched_blobs + self.config_blobs,
             fetched_bytes: tally.fetched_bytes.saturating_add(self.config_bytes),
             ..tally
@@ -310,39 +314,30 @@ impl<S: Sink> Driver<S> {
 
     /// How many requests are held.
     fn held(&self) -> usize {
-        let orders = self.orders.len() + self.ready.len() + self.to_ask.len() + self.asking.len();
+        let orders = self.orders.len() + self.ready.len() + self.indexes.len();
         orders + self.committing.len() + self.told.len()
     }
 
     fn has_room(&self) -> bool {
         let images = self.parts.len().max(self.held());
-        images < WINDOW && self.held_bytes < self.fetcher.options.max_documents_bytes
+        let has_room = self.held_bytes < self.fetcher.options.max_documents_bytes;
+        images < WINDOW && has_room || self.held() == 0
     }
 
     fn take(&mut self, request: ImageRequest) {
         let number = self.next;
         self.next += 1;
         match &request.platforms {
-            Platforms::All => self.to_ask.push_back((number, request)),
+            Platforms::All => self.indexes.add(number, request),
             Platforms::Configured | Platforms::One(_) => self.order(number, request, None),
         }
     }
 
-    /// Indexes are asked for by programs of their own; by one, until it is known that the registry answers.
     fn ask_for_indexes(&mut self) {
-        while let Some((_, request)) = self.to_ask.front() {
-            let is_proved = self.fetcher.starter.is_proved(&request.reference);
-            let most = if is_proved { INDEXES_AT_ONCE } else { 1 };
-            if self.asking.len() >= most {
-                return;
-            }
-            if let Some((number, request)) = self.to_ask.pop_front() {
-                let fetcher = self.fetcher.clone();
-                self.asking.spawn(async move {
-                    let listed = fetcher.list(&request.reference).await;
-                    (number, request, listed)
-                });
-            }
+        let engine = &mut self.engine;
+        let refusal = |reference: &str| engine.as_mut()?.refusal(reference);
+        for (number, request, listed) in self.indexes.ask(refusal) {
+            self.has_index((number, request, listed));
         }
     }
 
@@ -372,12 +367,13 @@ impl<S: Sink> Driver<S> {
             Platforms::One(platform) => Some(platform),
             Platforms::Configured | Platforms::All => None,
         };
+        let bytes = listed.as_ref().map_or(0, |listed| listed.raw.len() as u64);
+        self.held_bytes = self.held_bytes.saturating_add(bytes);
         for (place, reference) in references.iter().enumerate() {
             let id = engine.open(number, reference, platform);
             let part = Part {
                 order: number,
                 place,
-                bytes: 0,
             };
             self.parts.insert(id, part);
         }
@@ -387,6 +383,7 @@ impl<S: Sink> Driver<S> {
             listed,
             contents: vec![None; references.len()],
             foreign_layers: Vec::new(),
+            bytes,
         };
         if references.is_empty() {
             self.ready.push(order);
@@ -396,16 +393,18 @@ impl<S: Sink> Driver<S> {
     }
 
     fn refuse(&mut self, number: usize, request: ImageRequest, error: Error) {
-        self.tell(PulledImages {
+        let refused = PulledImages {
             number,
             request,
             images: Err(error),
             index: None,
             foreign_layers: Vec::new(),
-        });
+        };
+        self.tell((refused, 0));
     }
 
-    fn tell(&mut self, done: PulledImages) {
+    fn tell(&mut self, (done, bytes): Told) {
+        self.failed += usize::from(done.images.is_err());
         let (image, reference) = (done.number, done.request.reference.clone());
         self.fetcher.events.send(|| match &done.images {
             Ok(_) => EventKind::ImagePulled { image, reference },
@@ -415,7 +414,7 @@ impl<S: Sink> Driver<S> {
                 reason: chain(error),
             },
         });
-        self.told.push_back(done);
+        self.told.push_back((done, bytes));
     }
 
     fn became(&mut self, outcome: Outcome) {
@@ -430,7 +429,7 @@ impl<S: Sink> Driver<S> {
     }
 
     fn opened(&mut self, id: ImageId) -> Result<()> {
-        let (Some(engine), Some(part)) = (&mut self.engine, self.parts.get_mut(&id)) else {
+        let (Some(engine), Some(part)) = (&mut self.engine, self.parts.get(&id)) else {
             return Ok(());
         };
         let Some(order) = self.orders.get_mut(&part.order) else {
@@ -449,8 +448,13 @@ impl<S: Sink> Driver<S> {
             let what = "image config";
             return Err(Error::DocumentTooLarge { what, limit });
         }
-        part.bytes = config.saturating_add(manifest.raw.len() as u64);
-        self.held_bytes = self.held_bytes.saturating_add(part.bytes);
+        let bytes = config.saturating_add(manifest.raw.len() as u64);
+        order.bytes = order.bytes.saturating_add(bytes);
+        self.held_bytes = self.held_bytes.saturating_add(bytes);
+        let limit = self.fetcher.options.max_documents_bytes;
+        if order.bytes > limit {
+            return Err(Error::DocumentsTooLarge { limit });
+        }
         let mut wanted = layers(&manifest.manifest, &[]);
         let foreign = wanted.extract_if(.., |layer| is_foreign(&layer.descriptor));
         let foreign: Vec<Descriptor> = foreign.map(|layer| layer.descriptor).collect();
@@ -464,7 +468,6 @@ impl<S: Sink> Driver<S> {
         let (Some(engine), Some(part)) = (&mut self.engine, self.parts.remove(&id)) else {
             return Ok(());
         };
-        self.held_bytes = self.held_bytes.saturating_sub(part.bytes);
         let content = engine.content(id).cloned();
         engine.forget(id);
         let content = content.ok_or(Error::Closed)?;
@@ -498,14 +501,13 @@ impl<S: Sink> Driver<S> {
             .map(|(id, _)| *id)
             .collect();
         for id in of_order {
-            if let Some(part) = self.parts.remove(&id) {
-                self.held_bytes = self.held_bytes.saturating_sub(part.bytes);
-            }
+            self.parts.remove(&id);
             if let Some(engine) = &mut self.engine {
                 engine.forget(id);
             }
         }
         if let Some(order) = self.orders.remove(&part.order) {
+            self.held_bytes = self.held_bytes.saturating_sub(order.bytes);
             self.refuse(order.number, order.request, error);
         }
     }
@@ -520,7 +522,7 @@ impl<S: Sink> Driver<S> {
     }
 }
 
-async fn commit<S: Sink>(orders: Vec<Order>, sink: Arc<S>) -> Vec<PulledImages> {
+async fn commit<S: Sink>(orders: Vec<Order>, sink: Arc<S>) -> Vec<Told> {
     let (single, listed): (Vec<Order>, Vec<Order>) =
         orders.into_iter().partition(|order| order.listed.is_none());
     let mut told = Vec::new();
@@ -570,18 +572,15 @@ async fn commit_index<S: Sink>(
 }
 
 impl Order {
-    fn told(
-        self,
-        images: Result<Vec<Arc<ImageContent>>>,
-        index: Option<Descriptor>,
-    ) -> PulledImages {
-        PulledImages {
+    fn told(self, images: Result<Vec<Arc<ImageContent>>>, index: Option<Descriptor>) -> Told {
+        let pulled = PulledImages {
             number: self.number,
             request: self.request,
             images,
             index,
             foreign_layers: self.foreign_layers,
-        }
+        };
+        (pulled, self.bytes)
     }
 }
 

@@ -13,6 +13,7 @@ mod event;
 mod handler;
 mod image;
 mod index;
+mod indexes;
 mod many;
 mod options;
 mod ordered;

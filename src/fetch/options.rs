@@ -92,7 +92,7 @@ pub struct FetchOptions {
     /// Bytes per second over all blobs together; no limit unless set.
     pub limit_rate: Option<NonZeroU64>,
     /// The most decompressed bytes of a layer, as a multiple of its compressed size; 1 MiB more are allowed. At no
-    /// moment is a layer more than 8 GiB ahead of this multiple of the bytes that were read. The default is 1,100:
+    /// moment is a layer more than 32 MiB ahead of this multiple of the bytes that were read. The default is 1,100:
     /// gzip does not exceed 1,032 (zlib's technical details).
     pub max_expansion: NonZeroU64,
     /// The largest window, in bytes, of a layer that is compressed by zstd, rounded down to a power of two.

@@ -23,6 +23,8 @@ use crate::proxy::{ImageProxy, OpenedImage};
 pub struct Pulled {
     /// The images, as they are in the sink now.
     pub images: Vec<Arc<ImageContent>>,
+    /// How many requests of [`pull_many`](Fetcher::pull_many) failed. Every other pull fails as a whole.
+    pub failed_images: usize,
     /// Of all their layers, each blob once.
     pub bytes: u64,
     /// Blobs that came over the wire: layers, and configs.

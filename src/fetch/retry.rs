@@ -167,6 +167,10 @@ pub(super) fn is_unauthorized(error: &Error) -> bool {
         return false;
     };
     let said = refusal.message.to_lowercase();
+    // Registries say so to whoever may not have this repository, or if there is none: the password is right.
+    if said.contains("denied:") {
+        return false;
+    }
     [
         "unauthorized",
         "authentication required",

@@ -45,11 +45,7 @@ impl Names {
             (Some(name), _) => name,
             (None, Self::Given(None)) => return Ok(None),
             (None, Self::Given(Some(tag))) => tag.as_str(),
-            (None, Self::References) => {
-                let name = reference.split_once(':');
-                let name = name.map_or(reference, |(_, name)| name);
-                name.trim_start_matches('/')
-            }
+            (None, Self::References) => OciLayout::name_of_reference(reference),
         };
         if OciLayout::can_name(name) {
             return Ok(Some(name.to_owned()));
@@ -70,9 +66,8 @@ const BLOBS: &str = "blobs";
 
 /// The largest marker that is read; it has 30 bytes.
 const MAX_MARKER_BYTES: u64 = 4 * 1024;
-/// The largest index that is added to: one of some ten thousand images. In memory it takes ten times
-/// as much.
-const MAX_INDEX_BYTES: u64 = 16 * 1024 * 1024;
+/// The largest index that is read or written, in bytes: one of some 200,000 images.
+const MAX_INDEX_BYTES: u64 = 64 * 1024 * 1024;
 
 /// An OCI image layout to pull into, created or added to.
 ///
@@ -116,6 +111,15 @@ impl OciLayout {
             staging: OnceCell::new(),
             stored: Arc::new(()),
         }
+    }
+
+    /// The name of an image in a layout [named by reference](Self::named_by_reference): its reference without the
+    /// transport, so that `docker://quay.io/a/b:c` is called `quay.io/a/b:c`. Two references can have the same one.
+    #[must_use]
+    pub fn name_of_reference(reference: &str) -> &str {
+        let name = reference.split_once(':');
+        let name = name.map_or(reference, |(_, name)| name);
+        name.trim_start_matches('/')
     }
 
     /// Whether this can name an image in a layout. The image specification
@@ -309,6 +313,11 @@ impl OciLayout {
                 let old = root.read(INDEX, MAX_INDEX_BYTES)?;
                 let old = old.ok_or(io::ErrorKind::NotFound)?;
                 let index = index::with_images(&old, &images)?;
+                if index.len() as u64 > MAX_INDEX_BYTES {
+                    let full =
+                        "it names as many images as it can: pull the others into another folder";
+                    return Err(io::Error::new(io::ErrorKind::FileTooLarge, full));
+                }
                 staging.publish_file(&index, INDEX)?;
                 root.sync()
             };

@@ -71,7 +71,8 @@ impl Said {
     pub(super) fn end(mut self) -> (String, LastWords) {
         let line = self.end_line();
         let whole = if self.is_cut {
-            let space = self.kept.iter().position(u8::is_ascii_whitespace);
+            let first = self.kept.iter().take(LINE_BYTES);
+            let space = first.into_iter().position(u8::is_ascii_whitespace);
             self.kept.split_off(space.map_or(0, |space| space + 1))
         } else {
             self.kept

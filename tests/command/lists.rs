@@ -228,10 +228,82 @@ fn what_is_wrong_with_a_list_is_wrong_usage() {
             tagged,
             "several images go into oci:DIR",
         ),
+        (
+            format!("{one}\n{two} name={}\n", name_of(&one)),
+            layout.all(),
+            "would be called",
+        ),
+        (
+            format!("{}\n", one.replace("/image:", "/im__age:")),
+            layout.all(),
+            "give it a name of its own",
+        ),
     ];
     for (list, dest, words) in cases {
         let said = pull(&scratch, &skopeo, &list, &dest).run().failed(2);
         assert!(said.contains(words), "{list}: {said}");
         assert!(!layout.is_there(), "{list}");
+    }
+}
+
+#[test]
+#[ignore = "needs skopeo"]
+fn a_list_for_a_folder_that_is_something_else_fails_at_once() {
+    let (skopeo, served, scratch) = (newest_skopeo(), serve(), Scratch::new());
+    let layout = scratch.layout("mirror");
+    fs::create_dir(scratch.path("mirror")).unwrap();
+    fs::write(scratch.path("mirror/mine"), "").unwrap();
+    let list = references(&served).join("\n");
+    let said = failed(pull(&scratch, &skopeo, &list, &layout.all()).run(), 1);
+    assert!(
+        said.contains("neither empty nor an OCI image layout"),
+        "{said}"
+    );
+}
+
+#[test]
+#[ignore = "needs skopeo"]
+fn one_image_that_may_fail_has_the_name_that_it_is_given() {
+    let (skopeo, served, scratch) = (newest_skopeo(), serve(), Scratch::new());
+    let layout = scratch.layout("one");
+    let run = scratch.pull(&skopeo, &served.reference("i1"), &layout.tagged("v1"));
+    run.arg("--keep-going").run().succeeded();
+    assert_eq!(names(&layout), ["v1".to_owned()].into());
+}
+
+#[test]
+#[ignore = "needs skopeo"]
+fn a_part_without_images_is_no_failure() {
+    let (skopeo, served, scratch) = (newest_skopeo(), serve(), Scratch::new());
+    fs::write(scratch.path("creds"), "user:password").unwrap();
+    let one = served.reference("i1");
+    let mut came = 0;
+    for part in 0..8 {
+        let layout = scratch.layout(&format!("part-{part}"));
+        let run = pull(&scratch, &skopeo, &one, &layout.all());
+        let creds = scratch.path("creds");
+        let shard = format!("--shard={part}/8");
+        let run = run.args(["--creds-file", creds.to_str().unwrap(), &shard]);
+        run.run().succeeded();
+        came += usize::from(layout.is_there() && !names(&layout).is_empty());
+    }
+    assert_eq!(came, 1);
+}
+
+/// Proxies for the one can't open the other, and there may be one proxy.
+#[test]
+#[ignore = "needs skopeo"]
+fn images_of_two_transports_by_one_proxy() {
+    let (skopeo, served, scratch) = (newest_skopeo(), serve(), Scratch::new());
+    let local = format!("oci:{}:i1", served.folder.path().display());
+    for images in [
+        [local.clone(), served.reference("i2")],
+        [served.reference("i2"), local],
+    ] {
+        let layout = scratch.layout(&format!("from-{}", &images[0][..3]));
+        let list = format!("{} name=a\n{} name=b\n", images[0], images[1]);
+        let run = pull(&scratch, &skopeo, &list, &layout.all());
+        run.args(["--proxies", "1"]).run().succeeded();
+        assert_eq!(names(&layout), ["a".to_owned(), "b".to_owned()].into());
     }
 }

@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use longshore::{
-    Discard, Error, FetchOptions, Fetcher, ImageRequest, OciLayout, Proxies, Pulled, PulledImages,
-    Result,
+    Discard, Error, FetchOptions, Fetcher, ImageRequest, OciLayout, Platforms, Proxies, Pulled,
+    PulledImages, Result,
 };
 use tempfile::TempDir;
 use test_registry::image::ImageBuilder;
@@ -295,14 +295,88 @@ fn a_wrong_password_for_many_images_is_tried_once() {
                         .replace("/image:", &format!("/image-{number}:"))
                 })
                 .collect();
-            let mut pulling = fetcher.pull_many(references, &Arc::new(Discard));
-            let mut failed = 0;
-            while let Some(pulled) = soon(pulling.next()).await {
-                pulled.images.unwrap_err();
-                failed += 1;
+            let all = |reference: &String| ImageRequest::new(reference).platforms(Platforms::All);
+            let indexes: Vec<ImageRequest> = references.iter().map(all).collect();
+            let images: Vec<ImageRequest> = references.iter().map(ImageRequest::new).collect();
+            for (requests, tried) in [(images, 1), (indexes, 2)] {
+                let mut pulling = fetcher.pull_many(requests, &Arc::new(Discard));
+                let mut failed = 0;
+                while let Some(pulled) = soon(pulling.next()).await {
+                    pulled.images.unwrap_err();
+                    failed += 1;
+                }
+                assert_eq!(failed, 20, "{protocol}");
+                let ended = soon(pulling.finish()).await.unwrap();
+                assert_eq!(ended.failed_images, 20, "{protocol}");
+                // One more for each pull: the password may have been changed.
+                assert_eq!(
+                    crate::quiet::requests(&served, "/token"),
+                    tried,
+                    "{protocol}"
+                );
             }
-            assert_eq!(failed, 20, "{protocol}");
-            assert_eq!(crate::quiet::requests(&served, "/token"), 1, "{protocol}");
         }
+    });
+}
+
+#[test]
+#[ignore = "needs skopeo"]
+fn the_layers_of_an_image_that_is_there_twice_are_fetched_once() {
+    run(async {
+        let several = Several::new();
+        let fetcher = Fetcher::new(config("0.2.8"), options()).await.unwrap();
+        let image = fetcher.open(&several.references(true)[0]).await.unwrap();
+        let images = [image.clone(), image];
+        let sink = Arc::new(Discard);
+        let pulled = soon(fetcher.pull_all(&images, &sink)).await.unwrap();
+        assert_eq!(pulled.images.len(), 2);
+        // And the config of each.
+        assert_eq!(pulled.fetched_blobs as u64, 2 * OWN + 2);
+    });
+}
+
+/// Where all else is there already, so that the registry has nothing else to answer.
+#[test]
+#[ignore = "needs skopeo"]
+fn a_blob_that_a_registry_can_not_read_fails_its_own_image_only() {
+    run(async {
+        let several = Several::new();
+        let references = several.references(false);
+        let fetcher = Fetcher::new(config("0.2.8"), options()).await.unwrap();
+        let target = tempfile::tempdir().unwrap();
+        let sink = Arc::new(OciLayout::named_by_reference(target.path()));
+        let (all, _) = pull_many(&fetcher, references.clone(), &sink).await;
+        let last = all[5].images.as_ref().unwrap()[0].layers();
+        let digest = last.last().unwrap().descriptor.digest().clone();
+        let blob = target.path().join("blobs/sha256").join(digest.digest());
+        fs::remove_file(blob).unwrap();
+        let fault = format!("blob@{digest}:status=500");
+        several.registry.set_faults(vec![fault.parse().unwrap()]);
+        let (all, pulled) = pull_many(&fetcher, references, &sink).await;
+        let failed = all.iter().filter(|pulled| pulled.images.is_err());
+        let failed: Vec<usize> = failed.map(|pulled| pulled.number).collect();
+        assert_eq!(failed, [5]);
+        assert_eq!(pulled.failed_images, 1);
+    });
+}
+
+#[test]
+#[ignore = "needs skopeo"]
+fn documents_for_which_there_is_no_room_fail_their_image() {
+    run(async {
+        let several = Several::new();
+        let options = options().max_documents_bytes(0);
+        let fetcher = Fetcher::new(config("0.2.8"), options).await.unwrap();
+        let mut pulling = fetcher.pull_many(several.references(true), &Arc::new(Discard));
+        let mut failed = 0;
+        while let Some(pulled) = soon(pulling.next()).await {
+            let error = pulled.images.unwrap_err();
+            assert!(
+                matches!(error, Error::DocumentsTooLarge { limit: 0 }),
+                "{error:?}"
+            );
+            failed += 1;
+        }
+        assert_eq!(failed, IMAGES);
     });
 }

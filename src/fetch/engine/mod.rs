@@ -164,7 +164,7 @@ impl Engine {
     ) -> ImageId {
         let (host, kind) = self.place_of(reference, platform);
         let source = source_of(reference);
-        let id = self.scheduler.add_image(host, kind, source);
+        let id = self.scheduler.add_image(host, kind, source, Instant::now());
         let entry = Entry {
             number,
             reference: reference.into(),
@@ -176,6 +176,12 @@ impl Engine {
         id
     }
 
+    /// Why no image of this one's host is opened now.
+    pub(super) fn refusal(&mut self, reference: &str) -> Option<Error> {
+        let (host, _) = self.place_of(reference, None);
+        self.scheduler.refusal(host, Instant::now())
+    }
+
     /// Fetch something of these images, and of no others.
     pub(super) fn begin(
         &mut self,
@@ -184,9 +190,11 @@ impl Engine {
         handler: impl Handler + 'static,
     ) -> Vec<ImageId> {
         self.events = events;
-        let ids: Vec<ImageId> = (images.iter().enumerate())
-            .map(|(number, image)| self.adopt(number, image))
-            .collect();
+        let mut ids: Vec<ImageId> = Vec::with_capacity(images.len());
+        for (number, image) in images.iter().enumerate() {
+            let id = self.adopt(number, image, &ids);
+            ids.push(id);
+        }
         let others: Vec<ImageId> = (self.images.keys().copied())
             .filter(|id| !ids.contains(id))
             .collect();
@@ -207,11 +215,11 @@ impl Engine {
         }));
     }
 
-    /// An image that was opened, here or elsewhere.
-    fn adopt(&mut self, number: usize, image: &Image) -> ImageId {
-        let known = self.images.iter_mut().find(|(_, entry)| {
+    /// An image that was opened, here or elsewhere. One that is there twice is another one, which is none of `others`.
+    fn adopt(&mut self, number: usize, image: &Image, others: &[ImageId]) -> ImageId {
+        let known = self.images.iter_mut().find(|(id, entry)| {
             let known = entry.known.as_ref();
-            known.is_some_and(|known| Arc::ptr_eq(known, &image.same))
+            !others.contains(id) && known.is_some_and(|known| Arc::ptr_eq(known, &image.same))
         });
         let known = known.map(|(id, entry)| {
             entry.number = number;
@@ -265,7 +273,7 @@ impl Engine {
     /// [`Error::Image`] if a blob has two sizes.
     pub(super) fn fetch(&mut self, image: ImageId, layers: &[Layer], config: bool) -> Result<u64> {
         let once = distinct(layers)?.into_iter().map(|layer| (layer, 0));
-        self.fetch_copies(image, once, config)
+        Ok(self.fetch_copies(image, once, config))
     }
 
     /// Fetch these layers in their order, each as often as it is there; `ahead` of them besides the one that is due, and
@@ -281,7 +289,8 @@ impl Engine {
         self.scheduler.in_order(ahead);
         self.window = Some(window);
         let copies = layers.iter().cloned().zip(0..);
-        self.fetch_copies(image, copies, false).map(drop)
+        self.fetch_copies(image, copies, false);
+        Ok(())
     }
 
     fn fetch_copies(
@@ -289,9 +298,9 @@ impl Engine {
         image: ImageId,
         layers: impl Iterator<Item = (Layer, usize)>,
         config: bool,
-    ) -> Result<u64> {
+    ) -> u64 {
         let Some(entry) = self.images.get(&image) else {
-            return Ok(0);
+            return 0;
         };
         let mut bytes: u64 = 0;
         let layers: Vec<(Layer, usize)> = layers.collect();
@@ -302,10 +311,6 @@ impl Engine {
         };
         let wanted: Vec<Wanted> = layers.iter().map(wanted).collect();
         let blobs = self.scheduler.fetch(image, &wanted, config);
-        let blobs = blobs.map_err(|(place, size)| {
-            let other = &layers[place].0.descriptor;
-            two_sizes(other.digest(), size, other.size())
-        })?;
         for ((blob, is_new), (layer, _)) in blobs.into_iter().zip(layers) {
             if is_new {
                 let job = Job {
@@ -320,13 +325,15 @@ impl Engine {
                 self.jobs.insert(blob, job);
             }
         }
-        Ok(bytes)
+        bytes
     }
 
     /// Nobody wants anything of this image any more.
     pub(super) fn forget(&mut self, image: ImageId) {
         self.images.remove(&image);
         self.scheduler.forget(image);
+        let scheduler = &self.scheduler;
+        self.jobs.retain(|blob, _| scheduler.has_blob(*blob));
     }
 
     /// The image, once it is open.

@@ -22,9 +22,12 @@ enum State {
     Done,
 }
 
+/// Digest, size and copy: one image that names a blob with a wrong size spoils it for no other.
+type Key = (String, u64, usize);
+
 #[derive(Debug, Clone)]
 pub(super) struct Blob {
-    key: (String, usize),
+    key: Key,
     pub(super) size: u64,
     /// The host for which it counts: that of an image that names it.
     pub(super) host: HostId,
@@ -80,7 +83,7 @@ type Ready = BTreeSet<(u64, usize, BlobId)>;
 #[derive(Debug, Clone, Default)]
 pub(super) struct Blobs {
     all: BTreeMap<BlobId, Blob>,
-    known: BTreeMap<(String, usize), BlobId>,
+    known: BTreeMap<Key, BlobId>,
     next: usize,
     /// Sources of which there is none are left out.
     ready: BTreeMap<SourceId, Ready>,
@@ -117,13 +120,6 @@ impl Blobs {
         self.all.get(&id)
     }
 
-    /// The size of the known blob that this is.
-    pub(super) fn size_of(&self, wanted: &Wanted) -> Option<u64> {
-        let key = (wanted.digest.to_string(), wanted.copy);
-        let known = self.known.get(&key)?;
-        self.all.get(known).map(|blob| blob.size)
-    }
-
     pub(super) fn add(
         &mut self,
         wanted: &Wanted,
@@ -131,7 +127,7 @@ impl Blobs {
         source: SourceId,
         host: HostId,
     ) -> Added {
-        let key = (wanted.digest.to_string(), wanted.copy);
+        let key = (wanted.digest.to_string(), wanted.size, wanted.copy);
         let known = self.known.get(&key).copied();
         let id = known.unwrap_or(BlobId(self.next));
         let is_new = known.is_none();

@@ -108,7 +108,7 @@ impl World {
         });
         scheduler.login(host, setting.login);
         for (kind, source, _) in setting.images {
-            scheduler.add_image(host, KindId(*kind), source);
+            scheduler.add_image(host, KindId(*kind), source, begun);
         }
         Self {
             scheduler,
@@ -362,9 +362,7 @@ impl World {
                     };
                     let wanted: Vec<Wanted> =
                         setting.images[image.0].2.iter().map(wanted).collect();
-                    self.scheduler
-                        .fetch(image, &wanted, true)
-                        .expect("one size");
+                    self.scheduler.fetch(image, &wanted, true);
                 }
             }
             Task::Config(image) => self.scheduler.configured(unit, image, now),

@@ -182,6 +182,9 @@ impl<E: Clone> Scheduler<E> {
         } else {
             (self.most_with_late(id), self.wanted(id))
         };
+        if working == 0 && wanted > 0 && self.all_at_work() >= self.most_of_all() {
+            self.make_room_for(id);
+        }
         for _ in working..wanted {
             if self.at_work(id) >= most || self.all_at_work() >= self.most_of_all() {
                 break;
@@ -338,10 +341,24 @@ impl<E: Clone> Scheduler<E> {
         true
     }
 
+    /// End a unit of another host that has nothing to do: this one has none, and there may be no more of them.
+    fn make_room_for(&mut self, host: HostId) {
+        let is_idle = |(_, unit): &(&UnitId, &Unit)| {
+            let is_spare = || !self.hosts[unit.host.0].has_work() || self.at_work(unit.host) > 1;
+            let is_ready = unit.stage == Stage::Ready && unit.load() == 0 && !unit.retired;
+            is_ready && unit.host != host && is_spare()
+        };
+        let idle = self.units.iter().find(is_idle).map(|(id, _)| *id);
+        if let Some(idle) = idle {
+            self.abandon(idle);
+        }
+    }
+
     pub(super) fn retire(&mut self, id: UnitId) {
         if let Some(unit) = self.units.get_mut(&id).filter(|unit| !unit.retired) {
             unit.retired = true;
-            if unit.queued().is_some() {
+            // It may not have begun what it was given a moment ago, either.
+            if unit.asking().is_some() {
                 self.actions.push_back(Action::Recall { unit: id });
             }
             self.actions.push_back(Action::Retire { unit: id });

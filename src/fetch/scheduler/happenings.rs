@@ -8,6 +8,9 @@ use super::unit::Stage;
 use super::{BlobId, Config, HostId, ImageId, Opening, Scheduler, SourceId, Task, UnitId};
 use crate::time::moment_after;
 
+/// After an outage that was too long, nobody asks the registry for so long, however many images are still to come.
+const LOCKED_FOR: Duration = Duration::from_secs(60);
+
 impl<E: Clone> Scheduler<E> {
     /// A proxy is started, which took that long.
     pub(in crate::fetch) fn ready(&mut self, unit: UnitId, started: Duration, now: Instant) {
@@ -138,7 +141,8 @@ impl<E: Clone> Scheduler<E> {
             self.hosts[host.0].outage.is_of_blobs();
         }
         let source = self.images.get(&by).map(|image| image.source);
-        let next = self.after(host, failed, &setback, (now, random));
+        let task = Task::Blob { blob, by };
+        let next = self.after((host, task), failed, &setback, (now, random));
         match (&next, setback.into_error()) {
             (Next::Again { wait, .. }, _) => {
                 let then = moment_after(now, *wait);
@@ -191,7 +195,7 @@ impl<E: Clone> Scheduler<E> {
             let wait = Duration::ZERO;
             Next::Again { failed, wait }
         } else {
-            self.after(host, failed, &setback, (now, random))
+            self.after((host, Task::Config(image)), failed, &setback, (now, random))
         };
         if let Next::Again { wait, .. } = next {
             if let Some(of_image) = self.images.get_mut(&image) {
@@ -229,14 +233,14 @@ impl<E: Clone> Scheduler<E> {
             {
                 let retry = &self.settings.retry;
                 let outage = &mut self.hosts[host.0].outage;
-                outage.refused(retry, *began, now, random);
+                outage.refused(Task::Open(image), retry, *began, (now, random));
             }
             self.is_useless(unit, source, &setback.into_error(), now);
             return Next::Otherwise;
         }
         of_image.failed += 1;
         let failed = of_image.failed;
-        let next = self.after(host, failed, &setback, (now, random));
+        let next = self.after((host, Task::Open(image)), failed, &setback, (now, random));
         match (next, setback.why(), setback.into_error()) {
             (Next::Again { .. }, ..) => {
                 if let Some(of_image) = self.images.get_mut(&image) {
@@ -245,9 +249,9 @@ impl<E: Clone> Scheduler<E> {
                     self.hosts[host.0].failed_once = true;
                 }
             }
-            (_, Some(Refused::Throttled), error) => self.lock(host, &error, false),
+            (_, Some(Refused::Throttled), error) => self.lock(host, &error, None),
             (_, Some(Refused::Login), error) if self.hosts[host.0].is_unproved_login() => {
-                self.lock(host, &error, false);
+                self.lock(host, &error, None);
             }
             (_, _, error) => self.fail(image, &error),
         }
@@ -265,7 +269,7 @@ impl<E: Clone> Scheduler<E> {
     /// Whether to try again what failed so often. A registry that refuses for too long is not asked any more.
     fn after(
         &mut self,
-        host: HostId,
+        (host, task): (HostId, Task),
         failed: u32,
         setback: &Setback<E>,
         (now, random): (Instant, f64),
@@ -280,10 +284,10 @@ impl<E: Clone> Scheduler<E> {
                 error,
             } => {
                 let outage = &mut self.hosts[host.0].outage;
-                outage.refused(retry, *began, now, random);
+                outage.refused(task, retry, *began, (now, random));
                 if outage.is_lasting(retry) {
                     let error = error.clone();
-                    self.lock(host, &error, true);
+                    self.lock(host, &error, Some(now + LOCKED_FOR));
                     return Next::GivenUp;
                 }
                 retry.jittered(failed, random)

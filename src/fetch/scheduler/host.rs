@@ -47,8 +47,8 @@ pub(super) struct Host<E> {
     pub(super) outage: Outage,
     pub(super) proved: bool,
     pub(super) login: Login,
-    /// No image is opened there any more.
-    pub(super) locked: Option<E>,
+    /// No image is opened there any more, or not before that.
+    pub(super) locked: Option<(E, Option<Instant>)>,
     /// Images that are to be opened.
     pub(super) waiting: BTreeSet<ImageId>,
     /// How many images there are that are not forgotten.
@@ -60,7 +60,7 @@ pub(super) struct Host<E> {
     pub(super) failed_once: bool,
 }
 
-impl<E> Host<E> {
+impl<E: Clone> Host<E> {
     pub(super) fn new(rules: HostRules, processors: u32) -> Self {
         Self {
             governor: Governor::new(rules.least, rules.most, processors),
@@ -88,6 +88,19 @@ impl<E> Host<E> {
     /// Whether something of it is to be opened or asked for.
     pub(super) fn has_work(&self) -> bool {
         !self.waiting.is_empty() || self.to_ask.blobs > 0
+    }
+
+    /// Why no image is opened there now. After a while it is asked again as if nothing were known of it.
+    pub(super) fn refusal(&mut self, now: Instant) -> Option<E> {
+        let (error, until) = self.locked.as_ref()?;
+        if until.is_none_or(|until| now < until) {
+            return Some(error.clone());
+        }
+        self.locked = None;
+        self.outage = Outage::none();
+        self.failed_once = false;
+        self.asked_since = None;
+        None
     }
 
     /// A blob could be had from it.

@@ -188,9 +188,15 @@ impl<E: Clone> Scheduler<E> {
     }
 
     /// An image that is to be opened.
-    pub(super) fn add_image(&mut self, host: HostId, kind: KindId, source: &str) -> ImageId {
+    pub(super) fn add_image(
+        &mut self,
+        host: HostId,
+        kind: KindId,
+        source: &str,
+        now: Instant,
+    ) -> ImageId {
         let id = self.insert_image(host, kind, source);
-        if let Some(error) = self.hosts[host.0].locked.clone() {
+        if let Some(error) = self.hosts[host.0].refusal(now) {
             self.fail(id, &error);
         } else {
             self.hosts[host.0].waiting.insert(id);
@@ -259,24 +265,15 @@ impl<E: Clone> Scheduler<E> {
 
     /// Fetch these blobs of an image that is open, and its config if `config`. Each is there once. Returns their
     /// numbers, and whether they are new.
-    ///
-    /// # Errors
-    ///
-    /// The place of the first one that another image has with another size, and that size.
     pub(super) fn fetch(
         &mut self,
         image: ImageId,
         wanted: &[Wanted],
         config: bool,
-    ) -> Result<Vec<(BlobId, bool)>, (usize, u64)> {
+    ) -> Vec<(BlobId, bool)> {
         let Some(of_image) = self.images.get_mut(&image) else {
-            return Ok(Vec::new());
+            return Vec::new();
         };
-        for (place, one) in wanted.iter().enumerate() {
-            if let Some(size) = self.blobs.size_of(one).filter(|size| *size != one.size) {
-                return Err((place, size));
-            }
-        }
         of_image.is_wanted = true;
         if config {
             of_image.config = Config::Waits;
@@ -294,12 +291,12 @@ impl<E: Clone> Scheduler<E> {
             ids.push((added.blob, added.is_new));
         }
         let Some(of_image) = self.images.get_mut(&image) else {
-            return Ok(ids);
+            return ids;
         };
         of_image.left = left;
         of_image.blobs = ids.iter().map(|(id, _)| *id).collect();
         self.complete(image);
-        Ok(ids)
+        ids
     }
 
     /// Nobody wants anything of this image any more.
@@ -382,11 +379,11 @@ impl<E: Clone> Scheduler<E> {
         }
     }
 
-    /// No image is opened at this host any more; with `known`, those that are open fail, too.
-    fn lock(&mut self, host: HostId, error: &E, known: bool) {
-        self.hosts[host.0].locked = Some(error.clone());
+    /// No image is opened at this host any more, or not before `until`; then those that are open fail, too.
+    fn lock(&mut self, host: HostId, error: &E, until: Option<Instant>) {
+        self.hosts[host.0].locked = Some((error.clone(), until));
         let of_host = |(id, image): (&ImageId, &Image)| {
-            let fails = known || image.opening != Opening::Known;
+            let fails = until.is_some() || image.opening != Opening::Known;
             (image.host == host && fails).then_some(*id)
         };
         let images: Vec<ImageId> = self.images.iter().filter_map(of_host).collect();
@@ -418,6 +415,16 @@ impl<E: Clone> Scheduler<E> {
     /// Whether blobs are to be fetched, or are being fetched.
     pub(super) fn is_fetching_blobs(&self) -> bool {
         self.in_flight > 0 || self.live_hosts().any(|host| host.to_ask.blobs > 0)
+    }
+
+    /// Whether somebody wants this blob, or has it.
+    pub(super) fn has_blob(&self, blob: BlobId) -> bool {
+        self.blobs.get(blob).is_some()
+    }
+
+    /// Why no image is opened at this host now.
+    pub(super) fn refusal(&mut self, host: HostId, now: Instant) -> Option<E> {
+        self.hosts[host.0].refusal(now)
     }
 
     fn live_hosts(&self) -> impl Iterator<Item = &Host<E>> {

@@ -3,8 +3,10 @@
 //! A refusal that may pass (429, 5xx, a refused connection) is the registry's affair, not that of the blob
 //! that was asked for: nobody asks it for a while. Then one asks, and if that is answered, all do.
 
+use std::collections::BTreeSet;
 use std::time::Instant;
 
+use super::Task;
 use crate::fetch::retry::RetryPolicy;
 use crate::time::moment_after;
 
@@ -12,6 +14,8 @@ use crate::time::moment_after;
 pub(super) struct Outage {
     /// Refusals without an answer between them. Those of calls that were under way together count once.
     refusals: u32,
+    /// What was refused. One blob that a registry can't read, while it has nothing else to answer, is no outage.
+    refused: BTreeSet<Refusal>,
     /// When the last of those came that counted.
     since: Option<Instant>,
     /// Nobody asks before.
@@ -22,11 +26,28 @@ pub(super) struct Outage {
     of_blobs: bool,
 }
 
+/// What was asked for, by the number of the image or the blob.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Refusal {
+    Image(usize),
+    Blob(usize),
+}
+
+impl From<Task> for Refusal {
+    fn from(task: Task) -> Self {
+        match task {
+            Task::Open(image) | Task::Config(image) => Self::Image(image.0),
+            Task::Blob { blob, .. } => Self::Blob(blob.0),
+        }
+    }
+}
+
 impl Outage {
     /// There is none.
     pub(super) fn none() -> Self {
         Self {
             refusals: 0,
+            refused: BTreeSet::new(),
             since: None,
             until: None,
             probe: None,
@@ -34,14 +55,15 @@ impl Outage {
         }
     }
 
-    /// A call that began then was refused in a way that may pass. `random` is from 0 to 1.
+    /// A call for this that began then was refused in a way that may pass. `random` is from 0 to 1.
     pub(super) fn refused(
         &mut self,
+        task: Task,
         policy: &RetryPolicy,
         began: Instant,
-        now: Instant,
-        random: f64,
+        (now, random): (Instant, f64),
     ) {
+        self.refused.insert(task.into());
         if self.since.is_some_and(|since| began <= since) {
             return;
         }
@@ -69,9 +91,18 @@ impl Outage {
         }
     }
 
-    /// Whether it has lasted for too many refusals to go on.
+    /// Whether it has lasted for too many refusals to go on: of several images, or of as many blobs, for some blobs that
+    /// can't be had are no reason to give up all others.
     pub(super) fn is_lasting(&self, policy: &RetryPolicy) -> bool {
-        self.refusals > policy.retries
+        let is_image = |refused: &Refusal| matches!(refused, Refusal::Image(_));
+        let images = self
+            .refused
+            .iter()
+            .filter(|refused| is_image(refused))
+            .count();
+        let blobs = self.refused.len() - images;
+        let of_many = images > 1 || u32::try_from(blobs).is_ok_and(|blobs| blobs > policy.retries);
+        of_many && self.refusals > policy.retries
     }
 
     /// When somebody may ask again, if nobody may now.
@@ -105,10 +136,18 @@ impl Outage {
 
 #[cfg(test)]
 mod tests {
+    use super::super::{BlobId, ImageId};
     use super::*;
     use std::time::Duration;
 
     const MS: fn(u64) -> Duration = Duration::from_millis;
+
+    fn blob(number: u64) -> Task {
+        Task::Blob {
+            blob: BlobId(usize::try_from(number).expect("small")),
+            by: ImageId(0),
+        }
+    }
 
     fn policy() -> RetryPolicy {
         RetryPolicy::default().retries(2).initial_backoff(MS(100))
@@ -119,7 +158,7 @@ mod tests {
         let (policy, begun) = (policy(), Instant::now());
         let mut outage = Outage::none();
         assert!(outage.lets(1, begun));
-        outage.refused(&policy, begun, begun + MS(10), 1.0);
+        outage.refused(blob(0), &policy, begun, (begun + MS(10), 1.0));
         assert!(outage.is_on());
         assert!(!outage.lets(1, begun + MS(109)));
         assert!(outage.lets(1, begun + MS(110)) && outage.lets(2, begun + MS(110)));
@@ -134,14 +173,14 @@ mod tests {
     fn refusals_of_calls_that_were_under_way_together_count_once() {
         let (policy, begun) = (policy(), Instant::now());
         let mut outage = Outage::none();
-        for unit in 0..16 {
-            outage.refused(&policy, begun, begun + MS(10 + unit), 1.0);
+        for unit in 0..16_u64 {
+            outage.refused(blob(unit), &policy, begun, (begun + MS(10 + unit), 1.0));
         }
         assert_eq!(outage.ends(), Some(begun + MS(110)));
         assert!(!outage.is_lasting(&policy));
         // Two more, each of one that asked after the wait, are as many as there are retries.
         for (count, at) in [(2, 200), (3, 600)] {
-            outage.refused(&policy, begun + MS(at), begun + MS(at + 1), 1.0);
+            outage.refused(blob(0), &policy, begun + MS(at), (begun + MS(at + 1), 1.0));
             assert_eq!(outage.is_lasting(&policy), count > 2);
         }
     }
@@ -150,11 +189,11 @@ mod tests {
     fn waits_get_longer_until_there_is_an_answer() {
         let (policy, begun) = (policy(), Instant::now());
         let mut outage = Outage::none();
-        outage.refused(&policy, begun, begun, 1.0);
-        outage.refused(&policy, begun + MS(100), begun + MS(100), 1.0);
+        outage.refused(blob(0), &policy, begun, (begun, 1.0));
+        outage.refused(blob(0), &policy, begun + MS(100), (begun + MS(100), 1.0));
         assert_eq!(outage.ends(), Some(begun + MS(300)));
         outage.answered();
-        outage.refused(&policy, begun + MS(400), begun + MS(400), 0.0);
+        outage.refused(blob(0), &policy, begun + MS(400), (begun + MS(400), 0.0));
         assert_eq!(outage.ends(), Some(begun + MS(450)));
     }
 
@@ -162,12 +201,31 @@ mod tests {
     fn if_the_one_that_was_to_ask_can_not_another_one_does() {
         let (policy, begun) = (policy(), Instant::now());
         let mut outage = Outage::none();
-        outage.refused(&policy, begun, begun, 1.0);
+        outage.refused(blob(0), &policy, begun, (begun, 1.0));
         let later = begun + MS(200);
         outage.asks(3);
         outage.gone(5);
         assert!(!outage.lets(5, later));
         outage.gone(3);
         assert!(outage.lets(5, later));
+    }
+
+    #[test]
+    fn one_blob_that_is_always_refused_is_no_outage_that_lasts() {
+        let (policy, begun) = (policy(), Instant::now());
+        let refuse = |tasks: &[Task]| {
+            let mut outage = Outage::none();
+            for (count, task) in (0..).zip(tasks) {
+                let now = begun + Duration::from_secs(count);
+                outage.refused(*task, &policy, now, (now + MS(1), 1.0));
+            }
+            outage.is_lasting(&policy)
+        };
+        assert!(!refuse(&[blob(7); 20]));
+        assert!(!refuse(&[blob(7), blob(8), blob(7), blob(8)]));
+        assert!(refuse(&[blob(7), blob(8), blob(9)]));
+        let open = |image| Task::Open(ImageId(image));
+        assert!(!refuse(&[open(1); 20]));
+        assert!(refuse(&[open(1), open(1), open(2)]));
     }
 }

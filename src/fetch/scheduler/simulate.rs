@@ -98,7 +98,7 @@ impl World {
         });
         scheduler.login(host, Login::No);
         for number in 0..images.len() {
-            scheduler.add_image(host, KindId(0), &format!("repository-{number}"));
+            scheduler.add_image(host, KindId(0), &format!("repository-{number}"), begun);
         }
         let count = images.iter().flatten().map(|(number, _)| *number).max();
         let mut sizes = vec![0; count.map_or(0, |most| most + 1)];
@@ -342,9 +342,7 @@ impl World {
                         size: *size,
                     };
                     let wanted: Vec<Wanted> = self.images[image.0].iter().map(wanted).collect();
-                    self.scheduler
-                        .fetch(image, &wanted, true)
-                        .expect("one size");
+                    self.scheduler.fetch(image, &wanted, true);
                 }
             }
             Some(Task::Config(image)) => self.scheduler.configured(unit, image, now),

@@ -1,0 +1,112 @@
+//! The indexes that requests of all platforms ask for, each by a program of its own.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use tokio::task::JoinSet;
+
+use super::index::Listed;
+use super::options::Transport;
+use super::request::ImageRequest;
+use super::retry::{is_throttled, is_unauthorized, may_pass};
+use super::{Fetcher, panicked};
+use crate::error::{Error, Result};
+
+/// How many are asked for at once.
+const AT_ONCE: usize = 4;
+
+/// After a registry has refused one as often as there are retries, no other is asked for there for so long.
+const REFUSED_FOR: Duration = Duration::from_secs(60);
+
+/// A request, and what became of its index: `None` if it is a single image.
+pub(super) type Asked = (usize, ImageRequest, Result<Option<Listed>>);
+
+#[derive(Debug)]
+pub(super) struct Indexes {
+    fetcher: Fetcher,
+    waiting: VecDeque<(usize, ImageRequest)>,
+    asking: JoinSet<Asked>,
+    /// Why none is asked for at a registry, and until when.
+    refusals: HashMap<String, (Error, Option<Instant>)>,
+}
+
+impl Indexes {
+    pub(super) fn new(fetcher: Fetcher) -> Self {
+        Self {
+            fetcher,
+            waiting: VecDeque::new(),
+            asking: JoinSet::new(),
+            refusals: HashMap::new(),
+        }
+    }
+
+    pub(super) fn add(&mut self, number: usize, request: ImageRequest) {
+        self.waiting.push_back((number, request));
+    }
+
+    /// How many are wanted.
+    pub(super) fn len(&self) -> usize {
+        self.waiting.len() + self.asking.len()
+    }
+
+    /// Asks for the next ones; for one, until it is known that the registry answers. Returns those that need not be asked
+    /// for, for their registry has refused others, here or as `refusal` tells.
+    pub(super) fn ask(&mut self, mut refusal: impl FnMut(&str) -> Option<Error>) -> Vec<Asked> {
+        let mut refused = Vec::new();
+        while let Some((number, request)) = self.waiting.pop_front() {
+            let known = self.refusal(&request.reference);
+            if let Some(error) = known.or_else(|| refusal(&request.reference)) {
+                refused.push((number, request, Err(error)));
+                continue;
+            }
+            let is_proved = self.fetcher.starter.is_proved(&request.reference);
+            if self.asking.len() >= if is_proved { AT_ONCE } else { 1 } {
+                self.waiting.push_front((number, request));
+                break;
+            }
+            let fetcher = self.fetcher.clone();
+            self.asking.spawn(async move {
+                let listed = fetcher.list(&request.reference).await;
+                (number, request, listed)
+            });
+        }
+        refused
+    }
+
+    /// The next one that came, or was refused; `None` if none is asked for.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost.
+    pub(super) async fn next(&mut self) -> Option<Result<Asked>> {
+        let asked = self.asking.join_next().await?;
+        if let Ok((_, request, Err(error))) = &asked {
+            self.refused(&request.reference, error);
+        }
+        Some(asked.map_err(panicked))
+    }
+
+    fn refusal(&self, reference: &str) -> Option<Error> {
+        let Transport::Registry { host } = Transport::of(reference) else {
+            return None;
+        };
+        let (error, until) = self.refusals.get(host)?;
+        let lasts = until.is_none_or(|until| Instant::now() < until);
+        lasts.then(|| error.clone())
+    }
+
+    /// A registry that does not take a password would not take it for the others, either, and count the tries. One that is
+    /// out would be asked as often for each.
+    fn refused(&mut self, reference: &str, error: &Error) {
+        let transport = Transport::of(reference);
+        let Transport::Registry { host } = transport else {
+            return;
+        };
+        let is_login = is_unauthorized(error) && !self.fetcher.starter.is_proved(reference);
+        if is_login || is_throttled(error) || may_pass(error, transport) {
+            let until = (!is_login).then(|| Instant::now() + REFUSED_FOR);
+            self.refusals
+                .insert(host.to_owned(), (error.clone(), until));
+        }
+    }
+}
