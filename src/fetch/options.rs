@@ -9,8 +9,11 @@ use super::retry::RetryPolicy;
 /// while it is put into a layout, half a megabyte of buffers.
 pub const DEFAULT_WORKERS: NonZeroUsize = NonZeroUsize::new(32).expect("not zero");
 
-/// The most proxies per registry host, unless set: some registries throttle
-/// clients that send more than a few dozen requests a second.
+/// The most proxies per registry host, unless set: some registries throttle clients that send more than a few dozen
+/// requests a second. quay.io answers a few a second, and allows bursts (Red Hat, solution 6218921; "tens", article
+/// 5531191); Amazon ECR allows an account 2,000 manifests a second (its service quotas). A proxy asks for one thing at
+/// a time, so 16 are at most 530 requests a second at a distance of 30 ms. More brought little or nothing at a
+/// distance (`benches/RESULTS.md`).
 pub const DEFAULT_PROXIES_PER_HOST: NonZeroUsize = NonZeroUsize::new(16).expect("not zero");
 
 /// More than gzip can do.
