@@ -9,7 +9,7 @@ use oci_spec::image::Digest;
 use semver::Version;
 use serde::de::Error as _;
 
-use crate::protocol::{FIRST_SUPPORTED, Refusal, RefusalCode, Violation};
+use crate::protocol::{FIRST_SUPPORTED, Refusal, RefusalKind, Violation};
 use crate::words::printable;
 
 /// A result with this library's [`Error`].
@@ -255,15 +255,39 @@ impl Error {
         }
     }
 
-    /// Trying the same again, on another proxy if this one is gone, may work.
-    ///
-    /// skopeo's own classes are narrow (429, 500 and cut bodies come as
-    /// [`RefusalCode::Other`]); this goes by them alone, where it goes by the
-    /// proxy's words at all.
+    /// Why a registry, or the proxy, refused to open an image or to hand out a blob. `None` for every other error.
+    #[must_use]
+    pub fn kind(&self) -> Option<RefusalKind> {
+        match self {
+            Self::Refused { refusal, .. }
+            | Self::Blob {
+                source: BlobError::Refused(refusal),
+                ..
+            } => Some(refusal.kind()),
+            Self::Blob {
+                source: BlobError::Connection(source),
+                ..
+            } => source.kind(),
+            _ => None,
+        }
+    }
+
+    /// The error of a handler or a sink, if this is one of that type: what its future returned, before it became an
+    /// [`Error::Handler`]. An `anyhow::Error` becomes one whose type nobody can name.
+    #[must_use]
+    pub fn handler_ref<E: std::error::Error + 'static>(&self) -> Option<&E> {
+        match self {
+            Self::Handler(error) => error.downcast_ref(),
+            _ => None,
+        }
+    }
+
+    /// Whether the same call may succeed later, on another proxy if this one is gone. Of refusals, it goes by
+    /// [`Refusal::is_transient`].
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Refused { refusal, .. } => refusal.code == Some(RefusalCode::Retryable),
+            Self::Refused { refusal, .. } => refusal.is_transient(),
             Self::ProxyExited(_)
             | Self::Disconnected
             | Self::RuntimeIdle
@@ -444,7 +468,7 @@ pub enum BlobError {
 impl BlobError {
     fn is_retryable(&self) -> bool {
         match self {
-            Self::Refused(refusal) => refusal.code == Some(RefusalCode::Retryable),
+            Self::Refused(refusal) => refusal.is_transient(),
             Self::Short { .. }
             | Self::TooLong { .. }
             | Self::WrongSize { .. }

@@ -76,6 +76,8 @@ pub use fetch::{
 };
 pub use layout::OciLayout;
 pub use oci_spec;
-pub use protocol::{FIRST_SUPPORTED, LayerInfo, Refusal, RefusalCode, Violation, supports_method};
+pub use protocol::{
+    FIRST_SUPPORTED, LayerInfo, Refusal, RefusalCode, RefusalKind, Violation, supports_method,
+};
 pub use proxy::{Blob, BlobDriver, BlobReader, ImageProxy, OpenedImage};
 pub use words::printable;

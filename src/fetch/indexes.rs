@@ -8,9 +8,10 @@ use tokio::task::JoinSet;
 use super::index::Listed;
 use super::options::Transport;
 use super::request::ImageRequest;
-use super::retry::{is_throttled, is_unauthorized, may_pass};
+use super::retry::{is_throttled, may_pass};
 use super::{Fetcher, panicked};
 use crate::error::{Error, Result};
+use crate::protocol::RefusalKind;
 
 /// How many are asked for at once.
 const AT_ONCE: usize = 4;
@@ -102,7 +103,8 @@ impl Indexes {
         let Transport::Registry { host } = transport else {
             return;
         };
-        let is_login = is_unauthorized(error) && !self.fetcher.starter.is_proved(reference);
+        let is_login = error.kind() == Some(RefusalKind::Unauthorized)
+            && !self.fetcher.starter.is_proved(reference);
         if is_login || is_throttled(error) || may_pass(error, transport) {
             let until = (!is_login).then(|| Instant::now() + REFUSED_FOR);
             self.refusals

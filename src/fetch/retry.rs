@@ -6,7 +6,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::options::Transport;
 use crate::error::{BlobError, Error};
-use crate::protocol::{Refusal, RefusalCode};
+use crate::protocol::{Refusal, RefusalCode, RefusalKind};
 use crate::time::moment_after;
 
 /// How failures of single blobs are dealt with.
@@ -148,47 +148,9 @@ pub(super) fn may_pass(error: &Error, source: Transport<'_>) -> bool {
     }
 }
 
-/// The registry does not have the blob, however the proxy classes that (skopeo 1.22: as [`RefusalCode::Retryable`]).
-pub(super) fn is_missing(error: &Error) -> bool {
-    let Error::Blob {
-        source: BlobError::Refused(refusal),
-        ..
-    } = error
-    else {
-        return false;
-    };
-    let words = ["blob unknown", "name unknown", "404 (Not Found)"];
-    words.iter().any(|words| refusal.message.contains(words))
-}
-
-/// The registry does not take the login, or wants one.
-pub(super) fn is_unauthorized(error: &Error) -> bool {
-    let Error::Refused { refusal, .. } = error else {
-        return false;
-    };
-    let said = refusal.message.to_lowercase();
-    // Registries say so to whoever may not have this repository, or if there is none: the password is right.
-    if said.contains("denied:") {
-        return false;
-    }
-    [
-        "unauthorized",
-        "authentication required",
-        "invalid username/password",
-    ]
-    .iter()
-    .any(|words| said.contains(words))
-}
-
-/// The registry wants to be asked less often. skopeo itself has waited and asked again by then, five times.
+/// Whether a registry wants to be asked less often. skopeo itself has waited and asked an opening again by then, five times.
 pub(super) fn is_throttled(error: &Error) -> bool {
-    let Error::Refused { refusal, .. } = error else {
-        return false;
-    };
-    let said = refusal.message.to_lowercase();
-    ["toomanyrequests", "too many requests"]
-        .iter()
-        .any(|words| said.contains(words))
+    matches!(error, Error::Refused { .. }) && error.kind() == Some(RefusalKind::Throttled)
 }
 
 /// The proxy lost it, or the way to it; the registry did not refuse it.
@@ -205,67 +167,10 @@ pub(super) fn is_the_proxys(error: &Error) -> bool {
     }
 }
 
-/// Words of refusals that a repetition can't change, from skopeo 1.9 to 1.22
-/// and from the error codes of the OCI distribution specification.
-const FINAL: [&str; 31] = [
-    "blob unknown",
-    "manifest unknown",
-    "name unknown",
-    "name invalid",
-    "not found",
-    "unauthorized",
-    "authentication required",
-    "denied",
-    "unsupported",
-    "digest invalid",
-    "x509",
-    "no such file",
-    "stopped after 10 redirects",
-    "server gave HTTP response to HTTPS client",
-    "signature was required",
-    "signatures were accepted",
-    "ignature for identity",
-    "ignature for digest",
-    "ignature by key",
-    "nvalid GPG signature",
-    "signature verification failed",
-    "rejected by policy",
-    // What is wrong on this side.
-    "invalid policy in",
-    "getting username and password",
-    "loading registries configuration",
-    "is blocked in",
-    "invalid reference format",
-    "invalid port",
-    "no image found in",
-    "missing key",
-    "missing certificate",
-];
-
-/// The same as status codes.
-const FINAL_CODES: [&str; 3] = ["401", "403", "404"];
-
 fn refusal_may_pass(refusal: &Refusal, source: Transport<'_>) -> bool {
-    if refusal.code == Some(RefusalCode::Retryable) {
-        return true;
-    }
     // A folder or an archive is what it is.
-    if !matches!(source, Transport::Registry { .. }) {
-        return false;
-    }
-    // An image can be called anything, so a path says nothing; and a port or a
-    // digest can hold any number, so a code is a whole word.
-    let words: Vec<&str> = refusal
-        .message
-        .split(' ')
-        .filter(|word| !word.contains('/'))
-        .collect();
-    let code = |word: &&str| {
-        let word = word.trim_matches(|c: char| !c.is_ascii_alphanumeric());
-        FINAL_CODES.contains(&word)
-    };
-    let text = words.join(" ");
-    !words.iter().any(code) && !FINAL.iter().any(|known| text.contains(known))
+    let is_registry = matches!(source, Transport::Registry { .. });
+    refusal.code == Some(RefusalCode::Retryable) || is_registry && refusal.is_transient()
 }
 
 #[cfg(test)]
@@ -406,35 +311,6 @@ mod tests {
             assert_eq!(is_throttled(&refused(None, message)), expected, "{message}");
         }
         assert!(!is_throttled(&Error::Disconnected));
-    }
-
-    #[test]
-    fn a_missing_blob_by_the_words_of_skopeos() {
-        let digest = format!("sha256:{}", "a".repeat(64))
-            .parse()
-            .expect("a digest");
-        for (message, expected) in [
-            (
-                "fetching blob: blob unknown: blob sha256:a is unknown",
-                true,
-            ),
-            (
-                "Error fetching blob: invalid status code from registry 404 (Not Found)",
-                true,
-            ),
-            (
-                "received unexpected HTTP status: 503 Service Unavailable",
-                false,
-            ),
-        ] {
-            let refusal = Refusal {
-                code: Some(RefusalCode::Retryable),
-                message: message.into(),
-            };
-            let error = Error::blob(&digest)(BlobError::Refused(refusal));
-            assert_eq!(is_missing(&error), expected, "{message}");
-        }
-        assert!(!is_missing(&refused(None, "blob unknown")));
     }
 
     #[test]

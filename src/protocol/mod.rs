@@ -4,12 +4,14 @@
 
 mod debt;
 mod message;
+mod refusal;
 mod reply;
 mod session;
 mod version;
 
 pub use message::LayerInfo;
-pub use reply::{Refusal, RefusalCode, Violation};
+pub use refusal::{Refusal, RefusalCode, RefusalKind};
+pub use reply::Violation;
 pub use version::{FIRST_SUPPORTED, supports_method};
 
 pub(crate) use debt::Debt;

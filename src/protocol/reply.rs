@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::{Debt, ImageId, LayerInfo, Method, PipeId};
+use super::{Debt, ImageId, LayerInfo, Method, PipeId, Refusal};
 use crate::words::printable;
 
 /// One packet as it came from the socket, with the descriptors in it.
@@ -67,70 +67,6 @@ impl<F> Grant<F> {
             _ => [None, None],
         };
         pipes.into_iter().flatten()
-    }
-}
-
-/// The proxy said no. The connection stays good.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Refusal {
-    /// The class that the proxy gave it, where it gives one (0.2.8 and later).
-    pub code: Option<RefusalCode>,
-    /// The proxy's own words, made [`printable`](crate::printable): the registry's answer can be part of
-    /// them.
-    pub message: String,
-}
-
-impl Refusal {
-    /// As it came over the wire; an empty code stands for "not given".
-    pub(crate) fn from_wire(code: &str, message: &str) -> Self {
-        Self {
-            code: RefusalCode::from_wire(code),
-            message: printable(message),
-        }
-    }
-}
-
-impl fmt::Display for Refusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.message.is_empty() {
-            f.write_str("refused without a reason")
-        } else {
-            f.write_str(&self.message)
-        }
-    }
-}
-
-impl std::error::Error for Refusal {}
-
-/// How the proxy classes an error (`error_code` in a reply, `code` in a
-/// blob's error pipe; protocol 0.2.8 and later).
-///
-/// skopeo under-classifies: 429, 500 and a body that ends early come as
-/// [`Other`](Self::Other).
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum RefusalCode {
-    /// `EPIPE`: our end of a pipe was closed before all was written.
-    BrokenPipe,
-    /// `retryable`: connection errors and HTTP 502 to 504.
-    Retryable,
-    /// `other`: everything that the proxy does not class.
-    Other,
-    /// A code that this version of the library does not know.
-    Unknown(String),
-}
-
-impl RefusalCode {
-    /// `None` for the empty text, which stands for "not given".
-    fn from_wire(code: &str) -> Option<Self> {
-        Some(match code {
-            "" => return None,
-            "EPIPE" => Self::BrokenPipe,
-            "retryable" => Self::Retryable,
-            "other" => Self::Other,
-            unknown => Self::Unknown(printable(unknown)),
-        })
     }
 }
 
@@ -341,6 +277,7 @@ fn size(method: Method, wire: Value) -> Result<Option<u64>, Violation> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::RefusalCode;
     use super::*;
     use proptest::prelude::*;
 

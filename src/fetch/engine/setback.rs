@@ -1,10 +1,11 @@
 //! What a failure means to the scheduler.
 
 use super::super::options::Transport;
-use super::super::retry::{is_missing, is_the_proxys, is_throttled, is_unauthorized, may_pass};
+use super::super::retry::{is_the_proxys, is_throttled, may_pass};
 use super::super::scheduler::{Refused, Setback};
 use super::super::unit::Failure;
 use crate::error::{BlobError, Error};
+use crate::protocol::RefusalKind;
 
 /// `reference` is the image that was asked for it, and `cancels` whether the proxy can be told to give a blob up.
 pub(super) fn setback(failure: Failure, reference: &str, cancels: bool) -> Setback<Error> {
@@ -15,14 +16,14 @@ pub(super) fn setback(failure: Failure, reference: &str, cancels: bool) -> Setba
         Failure::Refused { error, began } => {
             let why = if is_throttled(&error) {
                 Refused::Throttled
-            } else if is_missing(&error) {
-                Refused::Missing
-            } else if may_pass(&error, transport) {
-                Refused::MayPass
-            } else if is_unauthorized(&error) {
-                Refused::Login
             } else {
-                Refused::ForGood
+                match error.kind() {
+                    // Also where the proxy calls that retryable, as skopeo 1.22 does.
+                    Some(RefusalKind::NotFound) => Refused::Missing,
+                    _ if may_pass(&error, transport) => Refused::MayPass,
+                    Some(RefusalKind::Unauthorized) => Refused::Login,
+                    _ => Refused::ForGood,
+                }
             };
             Setback::Refused { error, began, why }
         }
@@ -41,5 +42,38 @@ pub(super) fn setback(failure: Failure, reference: &str, cancels: bool) -> Setba
             Setback::Lost { error, sick }
         }
         Failure::Fetching(error) => Setback::Broken(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+    use crate::protocol::Refusal;
+
+    #[test]
+    fn what_a_refusal_means_for_the_blob_and_for_its_registry() {
+        let digest = format!("sha256:{}", "a".repeat(64));
+        let digest = digest.parse().expect("a digest");
+        let why = |code: &str, message: &str, reference: &str| {
+            let refusal = Refusal::from_wire(code, message);
+            let error = Error::blob(&digest)(BlobError::Refused(refusal));
+            let began = Instant::now();
+            match setback(Failure::Refused { error, began }, reference, true) {
+                Setback::Refused { why, .. } => why,
+                other => panic!("{other:?}"),
+            }
+        };
+        // skopeo 1.22 calls 404 retryable.
+        let missing = "invalid status code from registry 404 (Not Found)";
+        assert_eq!(why("retryable", missing, "docker://a/b"), Refused::Missing);
+        let failed = "invalid status code from registry 503 (Service Unavailable)";
+        assert_eq!(why("other", failed, "docker://a/b"), Refused::MayPass);
+        assert_eq!(why("other", failed, "oci:a"), Refused::ForGood);
+        let login = "unauthorized: authentication required";
+        assert_eq!(why("other", login, "docker://a/b"), Refused::Login);
+        let denied = format!("denied: not yours, {login}");
+        assert_eq!(why("other", &denied, "docker://a/b"), Refused::ForGood);
     }
 }

@@ -1,0 +1,295 @@
+//! Refusals, and the one classification of them. Pure.
+
+use std::fmt;
+
+use crate::words::printable;
+
+/// A call that the proxy refused. The connection stays good.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Refusal {
+    /// The class that the proxy gave it, where it gives one (protocol 0.2.8 and later).
+    pub code: Option<RefusalCode>,
+    /// The proxy's own words, made [`printable`](crate::printable). The registry's answer can be part of them.
+    pub message: String,
+}
+
+/// How the proxy classes an error (`error_code` in a reply, `code` in a blob's error pipe; protocol 0.2.8 and later).
+///
+/// skopeo's classes are narrow: 429, 500 and a body that ends early come as [`Other`](Self::Other).
+/// [`RefusalKind`] tells more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum RefusalCode {
+    /// `EPIPE`: our end of a pipe was closed before all was written.
+    BrokenPipe,
+    /// `retryable`: connection errors and HTTP 502 to 504.
+    Retryable,
+    /// `other`: everything that the proxy does not class.
+    Other,
+    /// A code that this version of the library does not know.
+    Unknown(String),
+}
+
+/// Why a call was refused, by the words of skopeo (1.9 to 1.22), of the OCI distribution specification's error codes, and
+/// of HTTP. Retries, the command's hints and [`Error::is_retryable`](crate::Error::is_retryable) go by it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum RefusalKind {
+    /// The registry does not have the image or the blob (404), or a folder or file is not there.
+    NotFound,
+    /// The registry wants a login, or does not take the one that it was given (401).
+    Unauthorized,
+    /// The registry does not allow this login to have it (403). Some registries say so of what does not exist.
+    Denied,
+    /// The registry wants to be asked less often (429).
+    Throttled,
+    /// The certificate is not trusted, or the registry does not speak TLS.
+    Tls,
+    /// The signature policy does not accept the image.
+    Policy,
+    /// The registry can't be reached: its name is not known, or it does not answer.
+    Unreachable,
+    /// The registry answers that it has trouble (5xx).
+    Unavailable,
+    /// The name or a setting can't be used: a wrong reference, a blocked registry, no image for the platform.
+    Invalid,
+    /// Anything else, such as a transfer that broke off.
+    Other,
+}
+
+use RefusalKind::{
+    Denied, Invalid, NotFound, Other, Policy, Throttled, Tls, Unauthorized, Unavailable,
+    Unreachable,
+};
+
+/// In small letters; the first that occurs decides. "denied" comes before "unauthorized": registries say both of what
+/// a login that is right may not have.
+const WORDS: [(&str, RefusalKind); 39] = [
+    ("server gave http response to https client", Tls),
+    ("x509", Tls),
+    ("toomanyrequests", Throttled),
+    ("too many requests", Throttled),
+    ("invalid username/password", Unauthorized),
+    ("denied", Denied),
+    ("unauthorized", Unauthorized),
+    ("authentication required", Unauthorized),
+    ("blob unknown", NotFound),
+    ("manifest unknown", NotFound),
+    ("name unknown", NotFound),
+    ("no such file", NotFound),
+    ("signature was required", Policy),
+    ("signatures were accepted", Policy),
+    ("signature for identity", Policy),
+    ("signature for digest", Policy),
+    ("signature by key", Policy),
+    ("invalid gpg signature", Policy),
+    ("signature verification failed", Policy),
+    ("rejected by policy", Policy),
+    ("invalid policy in", Policy),
+    ("no image found in", Invalid),
+    ("name invalid", Invalid),
+    ("unsupported", Invalid),
+    ("digest invalid", Invalid),
+    ("stopped after 10 redirects", Invalid),
+    ("getting username and password", Invalid),
+    ("loading registries configuration", Invalid),
+    ("is blocked in", Invalid),
+    ("invalid reference format", Invalid),
+    ("invalid port", Invalid),
+    ("missing key", Invalid),
+    ("missing certificate", Invalid),
+    ("connection refused", Unreachable),
+    ("no such host", Unreachable),
+    ("network is unreachable", Unreachable),
+    ("no route to host", Unreachable),
+    ("i/o timeout", Unreachable),
+    ("not found", NotFound),
+];
+
+impl Refusal {
+    /// As it came over the wire; an empty code stands for "not given".
+    pub(crate) fn from_wire(code: &str, message: &str) -> Self {
+        Self {
+            code: RefusalCode::from_wire(code),
+            message: printable(message),
+        }
+    }
+
+    /// Why the call was refused.
+    #[must_use]
+    pub fn kind(&self) -> RefusalKind {
+        // An image can be called anything, so a path says nothing; and a port or a digest can hold any number, so a
+        // code is a whole word.
+        let said = self.message.to_lowercase();
+        let is_said =
+            |word: &&str| !word.contains('/') || matches!(*word, "i/o" | "username/password");
+        let words: Vec<&str> = said.split(' ').filter(is_said).collect();
+        let text = words.join(" ");
+        let by_words = WORDS.iter().find(|(known, _)| text.contains(known));
+        let by_codes = || words.iter().find_map(|word| kind_of_status(word));
+        by_words
+            .map(|(_, kind)| *kind)
+            .or_else(by_codes)
+            .unwrap_or(Other)
+    }
+
+    /// Whether the same call may succeed later, if the image is at a registry.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        let by_kind = || matches!(self.kind(), Throttled | Unreachable | Unavailable | Other);
+        self.code == Some(RefusalCode::Retryable) || by_kind()
+    }
+}
+
+/// What a status code of HTTP says, if this word is one of an error.
+fn kind_of_status(word: &str) -> Option<RefusalKind> {
+    let code = word.trim_matches(|c: char| !c.is_ascii_alphanumeric());
+    Some(match code {
+        "401" => Unauthorized,
+        "403" => Denied,
+        "404" => NotFound,
+        "429" => Throttled,
+        "500" | "502" | "503" | "504" => Unavailable,
+        _ => return None,
+    })
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.message.is_empty() {
+            f.write_str("refused without a reason")
+        } else {
+            f.write_str(&self.message)
+        }
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+impl RefusalCode {
+    /// `None` for the empty text, which stands for "not given".
+    fn from_wire(code: &str) -> Option<Self> {
+        Some(match code {
+            "" => return None,
+            "EPIPE" => Self::BrokenPipe,
+            "retryable" => Self::Retryable,
+            "other" => Self::Other,
+            unknown => Self::Unknown(printable(unknown)),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kinds_by_the_words_of_real_skopeos_and_registries() {
+        let digest = format!(
+            "fetching sha256:{}404{} failed strangely",
+            "a".repeat(40),
+            "b".repeat(21)
+        );
+        let table = [
+            (
+                "fetching blob: invalid status code from registry 500 (Internal Server Error)",
+                Unavailable,
+            ),
+            (
+                "reading manifest v1 in 127.0.0.1:40177/image: received unexpected HTTP status: \
+                 500 Internal Server Error",
+                Unavailable,
+            ),
+            ("reading signature from http://a/b: status 503", Unavailable),
+            (
+                "Invalid status code returned when fetching blob 429 (Too Many Requests)",
+                Throttled,
+            ),
+            (
+                "toomanyrequests: You have reached your pull rate limit.",
+                Throttled,
+            ),
+            ("unexpected EOF", Other),
+            (
+                "read tcp 127.0.0.1:1->127.0.0.1:2: read: connection reset by peer",
+                Other,
+            ),
+            (&digest, Other),
+            (
+                "reading manifest v1 in quay.io/denied/unauthorized: unexpected EOF",
+                Other,
+            ),
+            ("fetching blob: blob unknown to registry", NotFound),
+            (
+                "Invalid status code returned when fetching blob 404 (Not Found)",
+                NotFound,
+            ),
+            ("reading manifest v1 in x: manifest unknown", NotFound),
+            ("open index.json: no such file or directory", NotFound),
+            (
+                "unable to retrieve auth token: unauthorized: authentication required",
+                Unauthorized,
+            ),
+            (
+                "unable to retrieve auth token: invalid username/password: unauthorized",
+                Unauthorized,
+            ),
+            ("requesting it: status: 401", Unauthorized),
+            (
+                "errors: denied: requested access to the resource is denied, unauthorized: \
+                 authentication required",
+                Denied,
+            ),
+            (
+                "Error fetching blob: invalid status code from registry 403 (Forbidden)",
+                Denied,
+            ),
+            ("A signature was required, but no signature exists", Policy),
+            (
+                "Running image docker://a/b:c is rejected by policy.",
+                Policy,
+            ),
+            (
+                "pinging container registry x: http: server gave HTTP response to HTTPS client",
+                Tls,
+            ),
+            (
+                "tls: failed to verify certificate: x509: certificate signed by unknown authority",
+                Tls,
+            ),
+            (
+                "dial tcp 127.0.0.1:40412: connect: connection refused",
+                Unreachable,
+            ),
+            ("dial tcp: lookup x: i/o timeout", Unreachable),
+            (
+                "no image found in image index for architecture \"x\"",
+                Invalid,
+            ),
+            ("", Other),
+        ];
+        for (message, kind) in table {
+            assert_eq!(
+                Refusal::from_wire("other", message).kind(),
+                kind,
+                "{message}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_the_proxy_calls_retryable_is_transient_whatever_its_words() {
+        for (code, message, expected) in [
+            ("retryable", "manifest unknown", true),
+            ("other", "manifest unknown", false),
+            ("", "unexpected EOF", true),
+        ] {
+            assert_eq!(
+                Refusal::from_wire(code, message).is_transient(),
+                expected,
+                "{message}"
+            );
+        }
+    }
+}
