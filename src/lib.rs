@@ -69,10 +69,10 @@ pub use error::{BlobError, ChildExit, ConfigError, Error, Result};
 #[cfg(feature = "decompress")]
 pub use fetch::UncompressedReader;
 pub use fetch::{
-    BlobName, DEFAULT_PROXIES_PER_HOST, DEFAULT_WORKERS, Discard, Event, EventKind, EventStream,
-    Events, FetchOptions, Fetcher, Image, ImageContent, ImageRequest, Index, IndexContent, Layer,
-    LayerReader, LayerStream, OrderedReader, Platforms, Proxies, PullMany, Pulled, PulledImages,
-    RetryPolicy, Sink,
+    BlobName, BlockingReader, DEFAULT_PROXIES_PER_HOST, DEFAULT_WORKERS, Discard, Event, EventKind,
+    EventStream, Events, FetchOptions, Fetcher, Image, ImageContent, ImageRequest, Index,
+    IndexContent, Layer, LayerReader, LayerStream, OrderedReader, Platforms, Proxies, PullMany,
+    Pulled, PulledImages, RetryPolicy, Sink,
 };
 pub use layout::OciLayout;
 pub use oci_spec;

@@ -5,7 +5,7 @@ use std::pin::pin;
 use std::time::Duration;
 
 use tokio::time::error::Elapsed;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 /// About 30 years: as good as never, and a moment that every clock has.
 const FAR: Duration = Duration::from_secs(86_400 * 365 * 30);
@@ -25,13 +25,27 @@ pub(crate) fn is_long_past(moment: Instant) -> bool {
     Instant::now().saturating_duration_since(moment) > LATE
 }
 
+/// Waits until this moment; for ever, if there is none.
+pub(crate) async fn sleep_until_opt(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => sleep_until(moment).await,
+        None => std::future::pending().await,
+    }
+}
+
 /// The future's output, or an error if it takes longer than `after`. It begins anew where the process
-/// was stopped when the time was up.
+/// was stopped when the time was up. `None` means no limit.
 ///
 /// # Cancel safety
 ///
 /// As the future's.
-pub(crate) async fn timeout<F: Future>(after: Duration, future: F) -> Result<F::Output, Elapsed> {
+pub(crate) async fn timeout<F: Future>(
+    after: impl Into<Option<Duration>>,
+    future: F,
+) -> Result<F::Output, Elapsed> {
+    let Some(after) = after.into() else {
+        return Ok(future.await);
+    };
     let mut future = pin!(future);
     loop {
         let until = moment_after(Instant::now(), after);

@@ -1,5 +1,7 @@
 //! `longshore inspect`.
 
+use std::sync::Arc;
+
 use longshore::{FetchOptions, Fetcher, ImageContent, ImageProxyConfig, printable};
 use serde::Serialize;
 use serde_json::Value;
@@ -59,7 +61,7 @@ pub(crate) async fn run(
     print(text).await
 }
 
-async fn content(config: ImageProxyConfig, image: &str) -> longshore::Result<ImageContent> {
+async fn content(config: ImageProxyConfig, image: &str) -> longshore::Result<Arc<ImageContent>> {
     let restricts = config.restricts_images();
     let fetcher = Fetcher::new(config, FetchOptions::default().start_ahead(false)).await?;
     let opened = fetcher.open(image).await?;

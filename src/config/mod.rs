@@ -51,10 +51,9 @@ pub const DEFAULT_MAX_DOCUMENT_BYTES: u64 = 4 * 1024 * 1024;
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct ConnectionOptions {
-    /// A blob of which no byte comes for that long, while somebody waits to
-    /// read one, fails as [stalled](crate::BlobError::Stalled). 60 s unless
-    /// set; zero means never.
-    pub stall_timeout: Duration,
+    /// How long a blob may bring no byte while somebody waits to read one; then it fails as
+    /// [stalled](crate::BlobError::Stalled). 60 s by default; `None` means no limit.
+    pub stall_timeout: Option<Duration>,
 
     /// A blob of which fewer bytes a second come than this, fails as [too slow](crate::BlobError::TooSlow).
     /// It is measured over each [`stall_timeout`](Self::stall_timeout) in which somebody waited to read; time in
@@ -62,13 +61,12 @@ pub struct ConnectionOptions {
     /// timeout is enough. Without a stall timeout it has no effect.
     pub least_rate: u64,
 
-    /// A call that is not answered for that long makes the whole connection
-    /// fail: the proxy answers in order, so all others would wait too. 300 s
-    /// unless set; zero means never.
+    /// How long a call may wait for its answer; then the whole connection fails, for the proxy answers in order, and
+    /// all other calls would wait, too. 300 s by default; `None` means no limit.
     ///
     /// Opening a compressed archive unpacks it inside the call, and skopeo
     /// sits out a registry's "too many requests" there.
-    pub call_timeout: Duration,
+    pub call_timeout: Option<Duration>,
 
     /// How long [`finalize`](crate::ImageProxy::finalize) waits for blobs that
     /// are still open, and then a proxy that is told to end may take for it,
@@ -96,9 +94,9 @@ pub struct ConnectionOptions {
 impl Default for ConnectionOptions {
     fn default() -> Self {
         Self {
-            stall_timeout: DEFAULT_STALL_TIMEOUT,
+            stall_timeout: Some(DEFAULT_STALL_TIMEOUT),
             least_rate: DEFAULT_LEAST_RATE,
-            call_timeout: DEFAULT_CALL_TIMEOUT,
+            call_timeout: Some(DEFAULT_CALL_TIMEOUT),
             shutdown_timeout: DEFAULT_SHUTDOWN_TIMEOUT,
             max_document_bytes: DEFAULT_MAX_DOCUMENT_BYTES,
             trust_proxy_verification: false,
@@ -107,10 +105,10 @@ impl Default for ConnectionOptions {
 }
 
 impl ConnectionOptions {
-    /// Set [`stall_timeout`](Self::stall_timeout).
+    /// Sets [`stall_timeout`](Self::stall_timeout): a duration, or `None` for no limit.
     #[must_use]
-    pub fn stall_timeout(mut self, timeout: Duration) -> Self {
-        self.stall_timeout = timeout;
+    pub fn stall_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
+        self.stall_timeout = timeout.into();
         self
     }
 
@@ -121,10 +119,10 @@ impl ConnectionOptions {
         self
     }
 
-    /// Set [`call_timeout`](Self::call_timeout).
+    /// Sets [`call_timeout`](Self::call_timeout): a duration, or `None` for no limit.
     #[must_use]
-    pub fn call_timeout(mut self, timeout: Duration) -> Self {
-        self.call_timeout = timeout;
+    pub fn call_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
+        self.call_timeout = timeout.into();
         self
     }
 

@@ -1,12 +1,14 @@
 //! The content of one image, without its layers.
 
+use std::sync::Arc;
+
 use super::documents::Documents;
 use super::{Discard, Fetcher, Image, ImageContent, Sink, content, retry};
 use crate::error::Result;
 use crate::proxy::{ImageProxy, OpenedImage};
 
 impl Fetcher {
-    /// Manifest, config and layers of an open image.
+    /// Returns manifest, config and layers of an open image. The config is fetched once for an [`Image`] and its clones.
     ///
     /// # Errors
     ///
@@ -16,15 +18,16 @@ impl Fetcher {
     ///
     /// # Cancel safety
     ///
-    /// Nothing is kept of it.
-    pub async fn content(&self, image: &Image) -> Result<ImageContent> {
+    /// Dropped early, the config is not fetched. Another call that waits for it fetches it then.
+    pub async fn content(&self, image: &Image) -> Result<Arc<ImageContent>> {
         let ending = self.events.ending();
         let mut documents = Documents::within(self.options.max_documents_bytes);
         documents.add_manifest(image)?;
         documents.add_config(image)?;
-        let content = self.content_for(image, &Discard).await?;
+        let fetch = || async { self.content_for(image, &Discard).await.map(Arc::new) };
+        let content = image.same.content.get_or_try_init(fetch).await?;
         ending.keep();
-        Ok(content)
+        Ok(Arc::clone(content))
     }
 
     async fn content_for(&self, image: &Image, sink: &impl Sink) -> Result<ImageContent> {

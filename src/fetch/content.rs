@@ -389,10 +389,8 @@ async fn answered<T>(
     asking: impl Future<Output = Result<T>>,
 ) -> Result<T> {
     let after = proxy.options().stall_timeout;
-    if after.is_zero() {
-        return asking.await;
-    }
     timeout(after, asking).await.unwrap_or_else(|_| {
+        let after = after.unwrap_or_default();
         let stalled = BlobError::Stalled { after, read: 0 };
         Err(Error::blob(config.digest())(stalled))
     })

@@ -13,7 +13,8 @@ use oci_spec::image::Digest;
 use tokio::io::{AsyncRead, AsyncReadExt, Chain, ReadBuf};
 use tokio::sync::oneshot;
 
-use super::{Fetcher, Image, Layer, LayerReader};
+use super::each::on_a_thread;
+use super::{BlockingReader, Fetcher, Image, Layer, LayerReader};
 use crate::drain::verify::Verifier;
 use crate::error::{BlobError, Error, Result};
 
@@ -68,12 +69,78 @@ impl Fetcher {
         let _ending = self.events.ending();
         let content = self.content(image).await?;
         content.check_diff_ids()?;
+        self.uncompress_each(image, content.layers(), handler).await
+    }
+
+    /// Runs `handler` for these layers, decompressed, as [`for_each_of`](Self::for_each_of) does with their blobs. A layer
+    /// without a `diff_id`, as [`Image::layers`] has them, is checked by the digest of its blob only; those of
+    /// [`content`](Self::content) have one.
+    ///
+    /// # Errors
+    ///
+    /// As [`for_each_layer_uncompressed`](Self::for_each_layer_uncompressed); [`Error::Image`] for a layer that the image
+    /// does not have.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped early, all handlers are stopped.
+    pub async fn for_each_of_uncompressed<T, E, Fut>(
+        &self,
+        image: &Image,
+        layers: &[Layer],
+        handler: impl Fn(Layer, UncompressedReader) -> Fut + Send + Sync + 'static,
+    ) -> Result<Vec<T>>
+    where
+        T: Clone + Send + 'static,
+        E: Into<Box<dyn std::error::Error + Send + Sync>>,
+        Fut: Future<Output = Result<T, E>> + Send,
+    {
+        let _ending = self.events.ending();
+        image.check_layers(layers)?;
+        self.uncompress_each(image, layers, handler).await
+    }
+
+    /// Runs `handler` for each layer, decompressed, on threads that may block:
+    /// [`for_each_layer_uncompressed`](Self::for_each_layer_uncompressed) with the reader of
+    /// [`for_each_layer_blocking`](Self::for_each_layer_blocking).
+    ///
+    /// # Errors
+    ///
+    /// As [`for_each_layer_uncompressed`](Self::for_each_layer_uncompressed).
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped early, the reads of all handlers fail. A handler that does not read goes on until it returns.
+    pub async fn for_each_layer_uncompressed_blocking<T, E>(
+        &self,
+        image: &Image,
+        handler: impl Fn(Layer, BlockingReader) -> Result<T, E> + Send + Sync + 'static,
+    ) -> Result<Vec<T>>
+    where
+        T: Clone + Send + 'static,
+        E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
+    {
+        let handler = on_a_thread(handler);
+        self.for_each_layer_uncompressed(image, handler).await
+    }
+
+    async fn uncompress_each<T, E, Fut>(
+        &self,
+        image: &Image,
+        layers: &[Layer],
+        handler: impl Fn(Layer, UncompressedReader) -> Fut + Send + Sync + 'static,
+    ) -> Result<Vec<T>>
+    where
+        T: Clone + Send + 'static,
+        E: Into<Box<dyn std::error::Error + Send + Sync>>,
+        Fut: Future<Output = Result<T, E>> + Send,
+    {
         let bounds = Bounds {
             expansion: self.options.max_expansion.get(),
             zstd_window: self.options.max_zstd_window,
         };
         let handler = Arc::new(handler);
-        self.for_each_of(image, &content, move |layer, reader| {
+        self.handle_each(image, layers, move |layer, reader| {
             let handler = Arc::clone(&handler);
             async move {
                 let (reader, mut left) = UncompressedReader::new(reader, &layer, bounds).await?;

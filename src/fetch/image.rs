@@ -1,8 +1,11 @@
 //! An image that a [`Fetcher`](super::Fetcher) has opened.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
-use super::content::{FetchedManifest, Layer, layers};
+use tokio::sync::OnceCell;
+
+use super::content::{FetchedManifest, ImageContent, Layer, layers};
 use super::engine::{Home, Parked};
 use super::options::Transport;
 use crate::error::{Error, Result};
@@ -44,6 +47,27 @@ impl Image {
         layers(self.manifest(), &[])
     }
 
+    /// An error if one of these is no layer of the image.
+    pub(super) fn check_layers(&self, layers: &[Layer]) -> Result<()> {
+        let of_content = self.same.content.get().map(|content| content.layers());
+        let of_manifest = self.layers();
+        let known: HashSet<_> = (of_manifest.iter())
+            .chain(of_content.unwrap_or_default())
+            .map(|layer| (layer.descriptor.digest(), layer.descriptor.size()))
+            .collect();
+        let is_known =
+            |layer: &&Layer| known.contains(&(layer.descriptor.digest(), layer.descriptor.size()));
+        match layers.iter().find(|layer| !is_known(layer)) {
+            None => Ok(()),
+            Some(other) => Err(Error::image(format!(
+                "{} of {} bytes is no layer of {}",
+                other.descriptor.digest(),
+                other.descriptor.size(),
+                self.reference()
+            ))),
+        }
+    }
+
     /// The proxy that opened it, for whatever else is to be asked.
     #[must_use]
     pub fn proxy(&self) -> &ImageProxy {
@@ -62,6 +86,8 @@ impl Image {
 pub(super) struct SameImage {
     pub(super) reference: String,
     pub(super) manifest: FetchedManifest,
+    /// Once somebody has asked for it.
+    pub(super) content: OnceCell<Arc<ImageContent>>,
 }
 
 impl SameImage {

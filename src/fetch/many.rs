@@ -20,10 +20,10 @@ use super::index::{Listed, check_entry};
 use super::indexes::{Asked, Indexes};
 use super::pull::{IntoSink, is_foreign};
 use super::request::{ImageRequest, Platforms};
-use super::retry::passed;
 use super::scheduler::ImageId;
 use super::{Fetcher, ImageContent, IndexContent, Pulled, Sink, panicked};
 use crate::error::{Error, Result};
+use crate::time::sleep_until_opt;
 
 /// The most images that are held at once, from when they are asked for until they are told of. More than there are
 /// proxies for one host, so that each always has one to open.
@@ -293,7 +293,7 @@ impl<S: Sink> Driver<S> {
                         room.send(told);
                     }
                 }
-                () = passed(ends) => return Err(Error::DeadlineExceeded),
+                () = sleep_until_opt(ends) => return Err(Error::DeadlineExceeded),
                 () = cancelled.cancelled() => return Err(Error::Cancelled),
             }
         }

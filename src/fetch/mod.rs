@@ -8,6 +8,7 @@ mod decompress;
 mod descriptors;
 pub(crate) mod document;
 mod documents;
+mod each;
 mod engine;
 mod event;
 mod handler;
@@ -36,6 +37,7 @@ use tracing::instrument;
 pub use self::content::{ImageContent, Layer};
 #[cfg(feature = "decompress")]
 pub use self::decompress::UncompressedReader;
+pub use self::each::BlockingReader;
 pub use self::event::{BlobName, Event, EventKind, EventStream, Events};
 pub use self::image::Image;
 pub use self::index::{Index, IndexContent};
@@ -52,10 +54,10 @@ pub use self::sink::{Discard, Sink};
 use self::documents::Documents;
 use self::engine::{Engine, Outcome, Parked};
 use self::options::Transport;
-use self::retry::passed;
 use self::starter::Starter;
 use crate::config::ImageProxyConfig;
 use crate::error::{Error, Result};
+use crate::time::sleep_until_opt;
 
 /// Fetches images.
 ///
@@ -267,7 +269,7 @@ impl Fetcher {
     async fn bounded<T>(&self, work: impl Future<Output = Result<T>> + Send) -> Result<T> {
         tokio::select! {
             done = work => done,
-            () = passed(self.options.retry.ends()) => Err(Error::DeadlineExceeded),
+            () = sleep_until_opt(self.options.retry.ends()) => Err(Error::DeadlineExceeded),
             () = self.cancelled.cancelled() => Err(Error::Cancelled),
         }
     }

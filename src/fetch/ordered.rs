@@ -10,6 +10,7 @@ use tokio::io::{AsyncBufRead, AsyncRead, ReadBuf};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
+use super::event::Ending;
 use super::handler::{Doing, Handler};
 use super::{Fetcher, Image, Job, Layer, LayerReader, panicked};
 use crate::error::{Error, Result};
@@ -36,14 +37,42 @@ impl Fetcher {
     pub async fn layers(&self, image: &Image, ahead: usize) -> Result<LayerStream> {
         let ending = self.events.ending();
         let content = self.content(image).await?;
-        let layers = content.layers().to_vec();
+        self.in_order(image, content.layers(), ahead, ending)
+    }
+
+    /// These layers of an image in the order in which they are given, as [`layers`](Self::layers) does for all. Nothing
+    /// else is fetched, not even the config.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Image`] for a layer that the image does not have. What becomes of the layers is told by the stream.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a runtime.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the stream ends the fetch.
+    pub fn layers_of(&self, image: &Image, layers: &[Layer], ahead: usize) -> Result<LayerStream> {
+        image.check_layers(layers)?;
+        self.in_order(image, layers, ahead, self.events.ending())
+    }
+
+    fn in_order(
+        &self,
+        image: &Image,
+        layers: &[Layer],
+        ahead: usize,
+        ending: Ending,
+    ) -> Result<LayerStream> {
         let (hand_out, handed_out) = mpsc::channel(layers.len().max(1));
         let (window, end) = watch::channel(0);
         let count = layers.len();
         let mut engine = self.engine_for(&[image]);
         let ids = engine.begin(&[image], self.events.clone(), HandOut(hand_out));
         for id in &ids {
-            engine.fetch_in_order(*id, &layers, ahead, end.clone())?;
+            engine.fetch_in_order(*id, layers, ahead, end.clone())?;
         }
         let fetcher = self.clone();
         let run = tokio::spawn(async move {

@@ -1,11 +1,10 @@
 //! What is fetched: layers into handlers, images into sinks.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 
-use oci_spec::image::{Descriptor, Digest};
+use oci_spec::image::Descriptor;
 use semver::Version;
-use tokio::sync::mpsc;
 
 use super::documents::Documents;
 use super::event::EventKind;
@@ -14,7 +13,7 @@ use super::image::SameImage;
 use super::{
     Fetcher, Image, ImageContent, Index, IndexContent, Job, Layer, LayerReader, Sink, content,
 };
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::proxy::{ImageProxy, OpenedImage};
 
 /// What a pull did.
@@ -47,74 +46,6 @@ pub struct Pulled {
 }
 
 impl Fetcher {
-    /// Run `handler` for each layer, many at once, each in its own task. The
-    /// results come in the order of the layers; of a blob that is there twice,
-    /// the handler gets one, and the result is cloned.
-    ///
-    /// The handler gets a reader of the layer's blob as it is stored: verified
-    /// to the end, compressed or not. If the blob breaks, the handler is run
-    /// again from the start with a fresh reader, as far as the [`RetryPolicy`](super::RetryPolicy)
-    /// goes; what it did before must not matter, or be undone when its future
-    /// ends. What it leaves unread is read and checked after it.
-    ///
-    /// # Errors
-    ///
-    /// The first fatal one, which stops all others at once: a blob's or a
-    /// proxy's beyond its retries, [`Error::Handler`] with the handler's own.
-    /// A blob's error is reported rather than the one it causes in the handler.
-    ///
-    /// # Cancel safety
-    ///
-    /// Dropped early, all handlers are stopped.
-    pub async fn for_each_layer<T, E, Fut>(
-        &self,
-        image: &Image,
-        handler: impl Fn(Layer, LayerReader) -> Fut + Send + Sync + 'static,
-    ) -> Result<Vec<T>>
-    where
-        T: Clone + Send + 'static,
-        E: Into<Box<dyn std::error::Error + Send + Sync>>,
-        Fut: Future<Output = Result<T, E>> + Send,
-    {
-        let _ending = self.events.ending();
-        let content = self.content(image).await?;
-        self.for_each_of(image, &content, handler).await
-    }
-
-    pub(super) async fn for_each_of<T, E, Fut>(
-        &self,
-        image: &Image,
-        content: &ImageContent,
-        handler: impl Fn(Layer, LayerReader) -> Fut + Send + Sync + 'static,
-    ) -> Result<Vec<T>>
-    where
-        T: Clone + Send + 'static,
-        E: Into<Box<dyn std::error::Error + Send + Sync>>,
-        Fut: Future<Output = Result<T, E>> + Send,
-    {
-        let (done, mut outputs) = mpsc::unbounded_channel();
-        let handler = EachLayer {
-            work: move |layer, reader| {
-                let work = handler(layer, reader);
-                async move { work.await.map_err(Error::handler) }
-            },
-            done,
-        };
-        let mut engine = self.engine_for(&[image]);
-        let ids = engine.begin(&[image], self.events.clone(), handler);
-        for id in &ids {
-            engine.fetch(*id, content.layers(), false)?;
-        }
-        self.fetch_all(&mut engine, ids.len()).await?;
-        let mut by_digest: HashMap<Digest, T> = HashMap::new();
-        while let Ok((digest, output)) = outputs.try_recv() {
-            by_digest.insert(digest, output);
-        }
-        let result = |layer: &Layer| by_digest.get(layer.descriptor.digest()).cloned();
-        // Each blob was handled.
-        Ok(content.layers().iter().filter_map(result).collect())
-    }
-
     /// Pull an image into a sink. Foreign layers, whose descriptors have `urls`, are left out, as
     /// `skopeo copy` does ([`Pulled::foreign_layers`]).
     ///
@@ -242,33 +173,6 @@ fn bytes_of(images: &[Vec<Layer>]) -> u64 {
     let layers = images.iter().flatten();
     let distinct = layers.filter(|layer| known.insert(layer.descriptor.digest()));
     distinct.fold(0, |sum, layer| sum.saturating_add(layer.descriptor.size()))
-}
-
-/// A closure as a handler.
-struct EachLayer<F, T> {
-    work: F,
-    done: mpsc::UnboundedSender<(Digest, T)>,
-}
-
-impl<F, T, Fut> Handler for EachLayer<F, T>
-where
-    F: Fn(Layer, LayerReader) -> Fut + Send + Sync,
-    T: Send,
-    Fut: Future<Output = Result<T>> + Send,
-{
-    fn skip<'a>(&'a self, _: &'a Job) -> Doing<'a, bool> {
-        Box::pin(async { Ok(false) })
-    }
-
-    fn handle<'a>(&'a self, job: &'a Job, reader: LayerReader) -> Doing<'a, ()> {
-        Box::pin(async move {
-            let output = (self.work)(job.layer.clone(), reader).await?;
-            let digest = job.layer.descriptor.digest().clone();
-            // If nobody collects it any more, nobody wants it.
-            let _ = self.done.send((digest, output));
-            Ok(())
-        })
-    }
 }
 
 /// A sink as a handler.

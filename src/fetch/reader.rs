@@ -46,7 +46,7 @@ pub struct LayerReader {
     /// Wakes a read that waits when it has.
     until_over: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
     /// How long the proxy may take for its verdict; zero is for ever.
-    patience: Duration,
+    patience: Option<Duration>,
     /// Whether its word is needed: the digest is not checked here.
     trusting: bool,
     back: Option<oneshot::Sender<Returned>>,
@@ -139,9 +139,6 @@ impl LayerReader {
         }
         let blob = self.blob.take().ok_or(Error::Closed)?;
         let finished = blob.finish();
-        if self.patience.is_zero() {
-            return finished.await;
-        }
         // Before protocol 0.2.8 this takes a call, which may have to wait for
         // another one's late answer.
         match timeout(self.patience, finished).await {
@@ -149,7 +146,7 @@ impl LayerReader {
             Err(_) if !self.trusting => Ok(()),
             Err(_) => {
                 let stalled = BlobError::Stalled {
-                    after: self.patience,
+                    after: self.patience.unwrap_or_default(),
                     read: self.read,
                 };
                 Err(Error::blob(&self.name.digest)(stalled))

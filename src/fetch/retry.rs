@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
 use super::options::Transport;
 use crate::error::{BlobError, Error};
@@ -123,14 +123,6 @@ impl RetryPolicy {
     }
 }
 
-/// Ready at this moment; never, if there is none.
-pub(super) async fn passed(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => sleep_until(deadline).await,
-        None => std::future::pending().await,
-    }
-}
-
 /// Whether the same, tried again, may work.
 pub(super) fn may_pass(error: &Error, source: Transport<'_>) -> bool {
     match error {
@@ -176,6 +168,7 @@ fn refusal_may_pass(refusal: &Refusal, source: Transport<'_>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::time::sleep_until_opt;
 
     const REGISTRY: Transport<'_> = Transport::Registry { host: "a.b" };
 
@@ -394,11 +387,11 @@ mod tests {
         let begun = Instant::now();
         let ends = RetryPolicy::default().deadline(9 * second).ends();
         assert_eq!(ends, Some(begun + 9 * second));
-        passed(ends).await;
+        sleep_until_opt(ends).await;
         assert_eq!(begun.elapsed(), 9 * second);
         let never = RetryPolicy::default().ends();
         assert_eq!(never, None);
-        let waited = tokio::time::timeout(1000 * second, passed(never));
+        let waited = tokio::time::timeout(1000 * second, sleep_until_opt(never));
         waited.await.expect_err("it passed");
     }
 

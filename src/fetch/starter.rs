@@ -82,7 +82,7 @@ impl Starter {
         let launch = self.template.launch_inspect(reference);
         let inspected = output(
             launch,
-            (!patience.is_zero()).then_some(patience),
+            patience,
             ("skopeo inspect", "index"),
             self.connection.max_document_bytes,
         )

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
@@ -364,6 +364,7 @@ impl Crew {
             let same = SameImage {
                 reference: reference.to_string(),
                 manifest,
+                content: OnceCell::new(),
             };
             Ok((opened, Arc::new(same), took))
         }
@@ -455,7 +456,7 @@ impl Crew {
             }
         }
         let Some(asked) = self.ask(task, job, opened, purpose, slot).await else {
-            let after = self.proxy.options().stall_timeout;
+            let after = self.proxy.options().stall_timeout.unwrap_or_default();
             let stalled = BlobError::Stalled { after, read: 0 };
             let stalled = Error::blob(job.layer.descriptor.digest())(stalled);
             self.failed(task, Failure::Unanswered(stalled)).await;
@@ -531,11 +532,7 @@ impl Crew {
         let (proxy, descriptor) = (self.proxy.clone(), job.layer.descriptor.clone());
         let mut asking = Box::pin(async move { proxy.get_descriptor(&opened, &descriptor).await });
         let patience = self.proxy.options().stall_timeout;
-        let answer = if patience.is_zero() {
-            asking.await
-        } else if let Ok(answer) = timeout(patience, &mut asking).await {
-            answer
-        } else {
+        let Ok(answer) = timeout(patience, &mut asking).await else {
             let mut retired = self.unit.retired.clone();
             tokio::spawn(async move {
                 tokio::select! {

@@ -14,7 +14,6 @@ mod transport;
 use std::os::fd::OwnedFd;
 use std::process::Stdio;
 use std::sync::Arc;
-use std::time::Duration;
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use oci_spec::image::{Descriptor, Digest, ImageConfiguration, ImageManifest};
@@ -128,7 +127,7 @@ impl ImageProxy {
         )
         .map_err(|errno| Error::io("can't make a socket pair")(errno.into()))?;
         let start = Child::start(launch, Stdio::from(theirs), Stdio::null());
-        let child = match limit(options.call_timeout) {
+        let child = match options.call_timeout {
             None => start.await?,
             Some(after) => {
                 tokio::time::timeout(after, start)
@@ -204,7 +203,7 @@ impl ImageProxy {
             inbox: requests,
             child,
             fate: fate_sender,
-            call_timeout: limit(options.call_timeout),
+            call_timeout: options.call_timeout,
             shutdown_timeout: options.shutdown_timeout,
         });
         tokio::spawn(actor.run());
@@ -593,18 +592,13 @@ impl ImageProxy {
             source,
             verifier,
             patience: Patience {
-                stall_timeout: limit(self.shared.options.stall_timeout),
+                stall_timeout: self.shared.options.stall_timeout,
                 least_rate: self.shared.options.least_rate,
             },
             fate: self.shared.fate.clone(),
             lease,
         }))
     }
-}
-
-/// A timeout of zero is none.
-fn limit(timeout: Duration) -> Option<Duration> {
-    (!timeout.is_zero()).then_some(timeout)
 }
 
 /// The session lets no grant through that does not fit its call, so this is

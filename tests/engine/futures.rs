@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use longshore::oci_spec::image::{Descriptor, Digest};
 use longshore::{
-    Blob, ConnectionOptions, Discard, FetchOptions, Fetcher, Image, ImageContent, ImageProxy,
-    ImageProxyConfig, Index, IndexContent, Layer, LayerReader, LayerStream, OciLayout, OpenedImage,
-    Pulled, Sink,
+    Blob, BlockingReader, ConnectionOptions, Discard, FetchOptions, Fetcher, Image, ImageContent,
+    ImageProxy, ImageProxyConfig, Index, IndexContent, Layer, LayerReader, LayerStream, OciLayout,
+    OpenedImage, Pulled, Sink,
 };
 use test_support::leaks::run;
 use test_support::soon;
@@ -25,6 +25,10 @@ fn owned<T: Send + 'static>(_: T) {}
 async fn read_all(_: Layer, mut reader: LayerReader) -> std::io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     reader.read_to_end(&mut bytes).await.map(|_| bytes)
+}
+
+fn read_blocking(_: Layer, mut reader: BlockingReader) -> std::io::Result<u64> {
+    std::io::copy(&mut reader, &mut std::io::sink())
 }
 
 /// All public futures of the engine. It is never run: that it compiles is what it shows.
@@ -52,6 +56,9 @@ fn futures_of_the_engine(
     send(fetcher.pull_all(std::slice::from_ref(image), &sink));
     send(fetcher.pull_index(index, &layout));
     send(fetcher.for_each_layer(image, read_all));
+    send(fetcher.for_each_of(image, &[], read_all));
+    send(fetcher.for_each_layer_blocking(image, read_blocking));
+    send(fetcher.for_each_of_blocking(image, &[], read_blocking));
     #[cfg(feature = "decompress")]
     send(
         fetcher.for_each_layer_uncompressed(image, |_, mut reader| async move {

@@ -18,4 +18,5 @@ mod numbers;
 mod ordered;
 mod proxies;
 mod quiet;
+mod some;
 mod sources;

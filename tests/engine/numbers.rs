@@ -80,8 +80,9 @@ fn fetch_options() -> impl Strategy<Value = FetchOptions> {
 
 fn connection() -> impl Strategy<Value = ConnectionOptions> {
     let least = prop_oneof![Just(0), Just(1), Just(u64::MAX)];
-    let times = [duration(), duration(), duration()];
-    (times, amount(), least).prop_map(|([stall, call, end], bytes, least)| {
+    let limit = || duration().prop_map(|limit| (!limit.is_zero()).then_some(limit));
+    let times = (limit(), limit(), duration());
+    (times, amount(), least).prop_map(|((stall, call, end), bytes, least)| {
         ConnectionOptions::default()
             .stall_timeout(stall)
             .least_rate(least)

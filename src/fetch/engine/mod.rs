@@ -24,7 +24,6 @@ use super::handler::Handler;
 use super::image::{SameImage, source_of};
 use super::options::{FetchOptions, Transport};
 use super::rate::Limit;
-use super::retry::passed;
 use super::scheduler::{
     Action, BlobId, HostId, ImageId, Login, Next, Scheduler, Setback, Settings, Task, UnitId,
     Wanted, at_a_time, call_time_from,
@@ -35,6 +34,7 @@ use super::{Image, ImageContent, Job, Layer, Pulled};
 use crate::config::Platform;
 use crate::error::{Error, Result};
 use crate::proxy::{ImageProxy, OpenedImage};
+use crate::time::sleep_until_opt;
 
 /// Reports that may wait while the engine is busy. Units wait for room; the engine
 /// never waits for a unit, so this can't lock up.
@@ -376,7 +376,7 @@ impl Engine {
                     }
                 }
                 end = moved(&mut self.window) => self.scheduler.window(end),
-                () = passed(wake.map(Into::into)) => {}
+                () = sleep_until_opt(wake.map(Into::into)) => {}
             }
         }
     }
