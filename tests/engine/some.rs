@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use longshore::oci_spec::image::Digest;
-use longshore::{BlobError, BlockingReader, Error, Fetcher, Layer, LayerReader, Result};
+use longshore::{BlockingReader, Error, Fetcher, Layer, LayerReader, Result};
 use test_registry::image::Written;
 use test_support::leaks::run;
 use test_support::tools::SKOPEOS;
 use test_support::{sha256, soon};
 use tokio::io::AsyncReadExt as _;
 
-use crate::harness::{Served, blob_error, config, options};
+use crate::harness::{Served, config, options};
 
 const LAYERS: usize = 6;
 
@@ -173,6 +173,9 @@ fn a_handler_that_blocks_ends_with_its_fetch() {
 #[test]
 #[ignore = "needs skopeo"]
 fn some_layers_uncompressed() {
+    use crate::harness::blob_error;
+    use longshore::BlobError;
+
     run(async {
         let served = served();
         let fetcher = Fetcher::new(config("0.2.8"), options()).await.unwrap();
