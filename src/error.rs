@@ -1,4 +1,4 @@
-//! What can go wrong. A caller tells the kinds apart without reading words.
+//! Errors. A caller tells the kinds apart without reading messages.
 
 use std::io;
 use std::process::ExitStatus;
@@ -15,10 +15,9 @@ use crate::words::printable;
 /// A result with this library's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Everything that a call of this library can fail with.
+/// The error of every call of this library.
 ///
-/// Cloning is cheap, and there is a reason for it: when the proxy dies, all
-/// that wait for it and all that come later get the same error.
+/// Cloning is cheap: when a proxy dies, all calls that wait for it, and all later ones, get the same error.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -27,10 +26,11 @@ pub enum Error {
     #[error(transparent)]
     Config(#[from] ConfigError),
 
-    /// The proxy's program could not be started.
+    /// The program of the proxy, usually skopeo, could not be started.
     #[error("can't start {program}")]
+    #[non_exhaustive]
     Spawn {
-        /// The program as configured.
+        /// The program, as it is configured.
         program: String,
         /// What the system says.
         source: Arc<io::Error>,
@@ -40,17 +40,19 @@ pub enum Error {
     #[error(
         "the proxy speaks protocol {found}; needed is 0.2, from {FIRST_SUPPORTED} on (skopeo 1.6 or later)"
     )]
+    #[non_exhaustive]
     Incompatible {
-        /// The version it told.
+        /// The version that the proxy speaks.
         found: Version,
     },
 
     /// The proxy is too old for this call. Nothing was sent.
     #[error("{method} needs protocol {required} or later, this proxy speaks {found}")]
+    #[non_exhaustive]
     Unsupported {
-        /// The method's name on the wire, or what else it does not do.
+        /// The name of the method in the protocol, or of what else the proxy does not do.
         method: &'static str,
-        /// The protocol version that brought it.
+        /// The first protocol version that has it.
         required: Version,
         /// The version that the proxy speaks.
         found: Version,
@@ -58,6 +60,7 @@ pub enum Error {
 
     /// The call's arguments do not fit into one packet. Nothing was sent.
     #[error("{method} with its arguments takes {bytes} bytes, more than a packet may have")]
+    #[non_exhaustive]
     TooLarge {
         /// The method's name on the wire.
         method: &'static str,
@@ -65,17 +68,18 @@ pub enum Error {
         bytes: usize,
     },
 
-    /// The proxy said no. The connection is still good.
+    /// The proxy refused the call. The connection is still good.
     #[error("{method} failed")]
+    #[non_exhaustive]
     Refused {
         /// The method's name on the wire.
         method: &'static str,
-        /// Its words.
+        /// The reason.
         #[source]
         refusal: Refusal,
     },
 
-    /// The proxy broke the protocol. The connection is of no use any more.
+    /// The proxy broke the protocol. The connection can't be used any more.
     #[error("the proxy broke the protocol")]
     Protocol(#[source] Violation),
 
@@ -83,7 +87,7 @@ pub enum Error {
     #[error(transparent)]
     ProxyExited(Arc<ChildExit>),
 
-    /// The other end of a connection without a process of ours went away.
+    /// The other end closed a connection that was given by [`ImageProxy::connect`](crate::ImageProxy::connect).
     #[error("the proxy closed the connection")]
     Disconnected,
 
@@ -91,44 +95,45 @@ pub enum Error {
     #[error("the proxy is closed")]
     Closed,
 
-    /// The runtime that the proxy was made in does not run, so that nothing it is asked is answered: a
-    /// runtime of one thread runs only while somebody is in its `block_on`. Make the proxy, and open
-    /// the image, in the runtime that uses them.
+    /// The runtime in which the proxy was made does not run, so no call is answered: a runtime of one thread runs only while
+    /// somebody is in its `block_on`. Make the proxy, and open the image, in the runtime that uses them.
     #[error(
         "the tokio runtime that the proxy was made in does not run: use it there, or make it here"
     )]
     RuntimeIdle,
 
-    /// A call got no answer in time, so the connection, on which all that
-    /// follows would wait too, was given up.
+    /// A call was not answered in time. The connection was given up, for all later calls would wait, too.
     #[error("{method} was not answered within {after:?}")]
+    #[non_exhaustive]
     CallTimeout {
         /// The method's name on the wire.
         method: &'static str,
-        /// How long it was waited for.
+        /// The [`call_timeout`](crate::ConnectionOptions::call_timeout).
         after: Duration,
     },
 
     /// A blob could not be fetched, or is not what it should be.
     #[error("blob {digest}")]
+    #[non_exhaustive]
     Blob {
-        /// Which.
+        /// The digest of the blob.
         digest: Digest,
-        /// Why.
+        /// The reason.
         #[source]
         source: BlobError,
     },
 
-    /// An [`OpenedImage`](crate::OpenedImage) of another proxy.
+    /// A call was given an [`OpenedImage`](crate::OpenedImage) that another proxy has opened.
     #[error("the image was opened by another proxy")]
     ForeignImage,
 
-    /// What the proxy handed out is not the document it should be.
+    /// A document can't be parsed.
     #[error("the {what} can't be understood")]
+    #[non_exhaustive]
     Decode {
         /// `"manifest"`, `"image config"` or `"layer info"`.
         what: &'static str,
-        /// What the parser says.
+        /// The error of the parser.
         source: Arc<serde_json::Error>,
     },
 
@@ -137,26 +142,28 @@ pub enum Error {
     /// allows. The connection is still good, and no more than one byte too many
     /// was read.
     #[error("the {what} has more than {limit} bytes")]
+    #[non_exhaustive]
     DocumentTooLarge {
         /// `"manifest"`, `"index"`, `"image config"` or `"layer info"`.
         what: &'static str,
-        /// How many are allowed.
+        /// The limit, in bytes.
         limit: u64,
     },
 
     /// The manifests, indexes and image configs of one pull have more bytes together than
     /// [`max_documents_bytes`](crate::FetchOptions::max_documents_bytes) allows.
     #[error("manifests, indexes and image configs have more than {limit} bytes together")]
+    #[non_exhaustive]
     DocumentsTooLarge {
         /// How many are allowed.
         limit: u64,
     },
 
-    /// The image can't be put down as it is.
+    /// The image, or the request for it, can't be used as it is; the text says why.
     #[error("the image can't be pulled: {0}")]
     Image(String),
 
-    /// A handler or a sink failed in its own right.
+    /// A handler or a sink failed with an error of its own: see [`handler_ref`](Error::handler_ref).
     #[error(transparent)]
     Handler(Arc<dyn std::error::Error + Send + Sync>),
 
@@ -167,28 +174,29 @@ pub enum Error {
     /// The image is not the same any more: its tag has moved, or its folder
     /// was changed, between two openings.
     #[error("{reference} changed while it was fetched: it was {was}, now it is {now}")]
+    #[non_exhaustive]
     ImageChanged {
-        /// The image as it was asked for.
+        /// The reference by which the image was asked for.
         reference: String,
-        /// The digest of its manifest when it was opened first.
+        /// The digest of the image's manifest when the image was opened first.
         was: String,
-        /// And now.
+        /// The digest of the image's manifest at the later opening.
         now: String,
     },
 
-    /// The whole took longer than its
-    /// [deadline](crate::RetryPolicy::deadline).
+    /// The call took longer than its [deadline](crate::RetryPolicy::deadline).
     #[error("not done within the deadline")]
     DeadlineExceeded,
 
-    /// It was [cancelled](crate::Fetcher::cancel_with).
+    /// The call was [cancelled](crate::Fetcher::cancel_with).
     #[error("cancelled")]
     Cancelled,
 
     /// The operating system refused something.
     #[error("{what}")]
+    #[non_exhaustive]
     Io {
-        /// What was tried, on what.
+        /// What was tried, and on which file.
         what: String,
         /// What the system says.
         source: Arc<io::Error>,
@@ -226,9 +234,9 @@ impl Error {
         Self::Image(printable(reason.as_ref()))
     }
 
-    /// An error of a handler or sink. One that is this library's own stays what it is, also where it is
-    /// the cause of another one: in an [`io::Error`] as a reader gave it, or under a context. It can't be
-    /// seen in an `anyhow::Error` that has no context: there, `error.downcast()` takes it out.
+    /// Makes an [`Error::Handler`] of the error of a handler or sink. An error of this library stays what it is, also where
+    /// it is the cause of another one: in an [`io::Error`] that a reader returned, or under a context. It can't be found in
+    /// an `anyhow::Error` without a context; there, `error.downcast()` takes it out.
     pub fn handler(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         let error = error.into();
         let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&*error);
@@ -297,7 +305,7 @@ impl Error {
         }
     }
 
-    /// The connection is gone: every further call on it fails the same way.
+    /// Whether the connection is closed, so that every further call on it fails the same way.
     #[must_use]
     pub fn is_closed(&self) -> bool {
         match self {
@@ -342,69 +350,75 @@ impl From<Error> for io::Error {
 pub enum ConfigError {
     /// Two options of which only one can be given.
     #[error("{first} and {second} exclude each other: give only one of them")]
+    #[non_exhaustive]
     Conflict {
-        /// One.
+        /// The name of one option.
         first: &'static str,
-        /// The other.
+        /// The name of the other option.
         second: &'static str,
     },
     /// An option's value can't be used.
     #[error("{option}: {reason}")]
+    #[non_exhaustive]
     Invalid {
-        /// The option.
+        /// The name of the option.
         option: &'static str,
-        /// What is wrong, and what would be right.
+        /// What is wrong with the value, and what would be right.
         reason: String,
     },
 }
 
-/// What is wrong with a blob.
+/// The reason why a blob could not be fetched, or is wrong.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum BlobError {
-    /// The proxy, or through it the registry, said no: at once, or in the
-    /// middle.
+    /// The proxy, or the registry behind it, refused the blob: at once, or during the transfer.
     #[error(transparent)]
     Refused(Refusal),
-    /// The bytes ended early, and nobody said why.
+    /// The blob ended before all bytes came, and the proxy gave no reason.
     #[error("ended after {read} bytes of {size}")]
+    #[non_exhaustive]
     Short {
-        /// How many came.
+        /// The number of bytes that came.
         read: u64,
         /// How many were to come.
         size: u64,
     },
-    /// More bytes than the descriptor says. No more than one too many was
-    /// read.
+    /// The blob is longer than its descriptor says. No more than one byte too many was read.
     #[error("longer than the {size} bytes of its descriptor")]
+    #[non_exhaustive]
     TooLong {
         /// How many were to come.
         size: u64,
     },
     /// The registry announces another size than the descriptor.
     #[error("announced with {announced} bytes, its descriptor says {size}")]
+    #[non_exhaustive]
     WrongSize {
-        /// What the proxy was told.
+        /// The size that the registry announces, in bytes.
         announced: u64,
         /// How many were to come.
         size: u64,
     },
-    /// The right number of bytes, but not the right ones.
+    /// The blob has the right size, but another digest.
     #[error("corrupt: its bytes have digest {computed}")]
+    #[non_exhaustive]
     Corrupt {
         /// The digest of what came.
         computed: String,
     },
     /// No byte came for that long while somebody was waiting to read.
     #[error("stalled: no byte for {after:?}, after {read} in all")]
+    #[non_exhaustive]
     Stalled {
         /// The [`stall_timeout`](crate::ConnectionOptions::stall_timeout).
         after: Duration,
-        /// How many bytes came before.
+        /// The number of bytes that came before.
         read: u64,
     },
-    /// Bytes came, but too few while somebody was waiting to read.
+    /// Bytes came, but too slowly, while somebody was waiting to read.
     #[error("too slow: less than {least} bytes a second over {over:?}, after {read} in all")]
+    #[non_exhaustive]
     TooSlow {
         /// The [`least_rate`](crate::ConnectionOptions::least_rate).
         least: u64,
@@ -420,12 +434,14 @@ pub enum BlobError {
     /// The reader was dropped before all bytes were read, so that there is no
     /// verdict.
     #[error("its reader was dropped after {read} bytes, before the end")]
+    #[non_exhaustive]
     Abandoned {
-        /// How many were read.
+        /// The number of bytes that were read.
         read: u64,
     },
     /// The driver was awaited, and nobody read for the stall timeout.
     #[error("nobody read from it for {after:?}, so its end can't be judged")]
+    #[non_exhaustive]
     Unread {
         /// The [`stall_timeout`](crate::ConnectionOptions::stall_timeout).
         after: Duration,
@@ -438,6 +454,7 @@ pub enum BlobError {
     Decompress(#[source] Arc<io::Error>),
     /// The layer decompresses to more bytes than its compressed size allows for.
     #[error("decompresses to more than {limit} bytes, which is max_expansion times what was read")]
+    #[non_exhaustive]
     Expands {
         /// The bound, from [`FetchOptions::max_expansion`](crate::FetchOptions::max_expansion).
         limit: u64,
@@ -445,16 +462,18 @@ pub enum BlobError {
     /// The layer is compressed by zstd with a larger window than is allowed, so that decompressing it would
     /// take more memory.
     #[error("its zstd window is larger than the {limit} bytes of max_zstd_window")]
+    #[non_exhaustive]
     ZstdWindow {
         /// The bound, [`FetchOptions::max_zstd_window`](crate::FetchOptions::max_zstd_window).
         limit: u64,
     },
     /// The layer's compressed bytes are right, but not what they decompress to.
     #[error("decompresses to {computed}, the image config says {diff_id}")]
+    #[non_exhaustive]
     WrongDiffId {
         /// The digest of what came out.
         computed: String,
-        /// What the config says.
+        /// The digest in the image config.
         diff_id: Digest,
     },
     /// The proxy itself failed while the blob was on its way.
@@ -481,7 +500,7 @@ impl BlobError {
     }
 }
 
-/// How the proxy's process ended, and what it said last.
+/// The end of a proxy's process: its exit status, and the end of its stderr.
 #[derive(Debug, Clone)]
 pub struct ChildExit {
     program: String,

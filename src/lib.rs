@@ -2,14 +2,9 @@
 //!
 //! skopeo brings registries.conf, mirrors, credentials, signature policy and
 //! every transport, and hands manifests and blobs out over a private protocol.
-//! This crate speaks it, and fetches with it: many blobs at a time, over as many
-//! skopeos as pay, every byte verified.
+//! This crate speaks it, and fetches many blobs at the same time, over several skopeos, every byte verified.
 //!
-//! - [`Fetcher`] is the engine, and what most programs want: open an image,
-//!   run a handler [for each layer](Fetcher::for_each_layer), or
-//!   [pull](Fetcher::pull) it into a [`Sink`] such as [`OciLayout`].
-//! - [`ImageProxy`] is one proxy, call by call: a cheap handle to a task that
-//!   alone owns the connection.
+//! A *proxy* is a running skopeo together with the connection to it.
 //!
 //! ```no_run
 //! # async fn example() -> longshore::Result<()> {
@@ -23,6 +18,19 @@
 //! println!("{} bytes over {} proxies", pulled.fetched_bytes, pulled.proxies);
 //! # Ok(()) }
 //! ```
+//!
+//! | I want to | use |
+//! | --- | --- |
+//! | pull an image into an OCI layout | [`Fetcher::pull`] and [`OciLayout`] |
+//! | pull it to somewhere else | [`Fetcher::pull`] and a [`Sink`] of my own |
+//! | pull many images, each of which may fail | [`Fetcher::pull_many`] |
+//! | do something with each layer | [`Fetcher::for_each_layer`] |
+//! | do it with those that I do not have | [`Fetcher::for_each_of`] |
+//! | read layers decompressed | [`Fetcher::for_each_layer_uncompressed`](Fetcher#method.for_each_layer_uncompressed) |
+//! | read them with `std::io::Read` | [`Fetcher::for_each_layer_blocking`] |
+//! | read layers one after another, in their order | [`Fetcher::layers`] |
+//! | know what happens meanwhile | [`Events`] |
+//! | talk to one proxy, call by call | [`ImageProxy`] |
 //!
 //! # Behaviour
 //!
@@ -43,8 +51,8 @@
 //!
 //! # Features
 //!
-//! `decompress`: `Fetcher::for_each_layer_uncompressed`. `cli`: what only the
-//! `longshore` command needs. Both are on by default.
+//! `decompress`: `Fetcher::for_each_layer_uncompressed`. `cli`: what only the `longshore` command needs. Both are on by
+//! default, for `cargo install`; a program that embeds this crate switches `cli` off by `default-features = false`.
 
 mod config;
 mod drain;
@@ -69,7 +77,7 @@ pub use error::{BlobError, ChildExit, ConfigError, Error, Result};
 #[cfg(feature = "decompress")]
 pub use fetch::UncompressedReader;
 pub use fetch::{
-    BlobName, BlockingReader, DEFAULT_PROXIES_PER_HOST, DEFAULT_WORKERS, Discard, Event, EventKind,
+    BlobRef, BlockingReader, DEFAULT_PROXIES_PER_HOST, DEFAULT_WORKERS, Discard, Event, EventKind,
     EventStream, Events, FetchOptions, Fetcher, Image, ImageContent, ImageRequest, Index,
     IndexContent, Layer, LayerReader, LayerStream, OrderedReader, Platforms, Proxies, PullMany,
     Pulled, PulledImages, RetryPolicy, Sink,

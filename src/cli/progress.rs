@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use longshore::oci_spec::image::Digest;
-use longshore::{BlobName, Event, EventKind, EventStream, Events, printable};
+use longshore::{BlobRef, Event, EventKind, EventStream, Events, printable};
 use tokio::fs::File;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
@@ -163,7 +163,7 @@ impl Lines {
                 say(format!("{reference}: {digest}, {layers} layers"));
             }
             EventKind::BlobQueued { .. } => self.blobs += 1,
-            EventKind::BlobReused { blob } => self.line("reused ", &blob),
+            EventKind::BlobReused { blob, .. } => self.line("reused ", &blob),
             EventKind::BlobVerified { blob, .. } => self.line("fetched", &blob),
             EventKind::BlobRetried { blob, reason, .. } => {
                 let digest = short(blob.digest.as_ref());
@@ -179,7 +179,7 @@ impl Lines {
         }
     }
 
-    fn line(&mut self, what: &str, blob: &BlobName) {
+    fn line(&mut self, what: &str, blob: &BlobRef) {
         self.done += 1;
         let Self { done, blobs } = self;
         let (digest, size) = (short(blob.digest.as_ref()), bytes(blob.size));
@@ -239,7 +239,7 @@ impl Bars {
                 self.images.failed += 1;
                 self.count();
             }
-            EventKind::BlobQueued { blob } => {
+            EventKind::BlobQueued { blob, .. } => {
                 self.blobs += 1;
                 self.total.inc_length(blob.size);
                 self.count();
@@ -252,13 +252,13 @@ impl Bars {
                 bar.set_prefix(short(blob.digest.as_ref()).to_owned());
                 self.running.insert(blob.digest, bar);
             }
-            EventKind::BlobBytes { blob, read } => {
+            EventKind::BlobBytes { blob, read, .. } => {
                 if let Some(bar) = self.running.get(&blob.digest) {
                     self.total.inc(read.saturating_sub(bar.position()));
                     bar.set_position(read);
                 }
             }
-            EventKind::BlobReused { blob } | EventKind::BlobVerified { blob, .. } => {
+            EventKind::BlobReused { blob, .. } | EventKind::BlobVerified { blob, .. } => {
                 self.end(&blob, blob.size);
                 self.done += 1;
                 self.count();
@@ -270,7 +270,7 @@ impl Bars {
     }
 
     /// Take a blob's bar away, and have that many of its bytes in the total.
-    fn end(&mut self, blob: &BlobName, bytes: u64) {
+    fn end(&mut self, blob: &BlobRef, bytes: u64) {
         let shown = self.running.remove(&blob.digest).map_or(0, |bar| {
             bar.finish_and_clear();
             self.all.remove(&bar);

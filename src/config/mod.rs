@@ -47,7 +47,7 @@ pub const DEFAULT_SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 /// distribution-spec, "Pushing Manifests").
 pub const DEFAULT_MAX_DOCUMENT_BYTES: u64 = 4 * 1024 * 1024;
 
-/// How the connection behaves, whoever started the proxy.
+/// The limits of a connection to a proxy: timeouts, the slowest rate, the largest documents.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct ConnectionOptions {
@@ -55,10 +55,10 @@ pub struct ConnectionOptions {
     /// [stalled](crate::BlobError::Stalled). 60 s by default; `None` means no limit.
     pub stall_timeout: Option<Duration>,
 
-    /// A blob of which fewer bytes a second come than this, fails as [too slow](crate::BlobError::TooSlow).
-    /// It is measured over each [`stall_timeout`](Self::stall_timeout) in which somebody waited to read; time in
-    /// which nobody reads does not count. 100 unless set; zero means that a single byte within each stall
-    /// timeout is enough. Without a stall timeout it has no effect.
+    /// The slowest rate at which a blob may come, in bytes per second; a slower one fails as
+    /// [too slow](crate::BlobError::TooSlow). The rate is measured over each [`stall_timeout`](Self::stall_timeout) in
+    /// which somebody waited to read; time in which nobody reads does not count. The default is 100; zero means that a
+    /// single byte within each stall timeout is enough. Without a stall timeout it has no effect.
     pub least_rate: u64,
 
     /// How long a call may wait for its answer; then the whole connection fails, for the proxy answers in order, and
@@ -77,17 +77,15 @@ pub struct ConnectionOptions {
     /// [may have them ask gpg](crate::ImageProxyConfig::may_ask_gpg).
     pub shutdown_timeout: Duration,
 
-    /// A manifest, index, image config or layer info of more bytes than that
-    /// fails as [too large](crate::Error::DocumentTooLarge), for documents are
-    /// read into memory whole. 4 MiB unless set, which is as much as skopeo
-    /// itself takes from a registry; [`u64::MAX`] means no bound of ours.
+    /// The largest manifest, index, image config or layer info, in bytes; a larger one fails as
+    /// [too large](crate::Error::DocumentTooLarge), for documents are read into memory whole. The default is 4 MiB, as
+    /// much as skopeo itself takes from a registry. [`u64::MAX`] means no limit of this library.
     pub max_document_bytes: u64,
 
-    /// Leave the check of a blob's digest to proxies that make it themselves
-    /// (protocol before 0.2.8), and save the CPU time of a second one. The
-    /// bytes are then not to be trusted before
-    /// [`finish`](crate::Blob::finish) has said yes. Off unless set; newer
-    /// proxies check nothing, so there it has no effect.
+    /// Whether the digest of a blob is checked by the proxy alone, where the proxy checks it (protocol before 0.2.8). This
+    /// saves the CPU time of a second check. The bytes must then not be trusted before
+    /// [`finish`](crate::Blob::finish) has returned `Ok`. The default is `false`. Newer proxies check nothing, so there it
+    /// has no effect.
     pub trust_proxy_verification: bool,
 }
 
@@ -112,7 +110,7 @@ impl ConnectionOptions {
         self
     }
 
-    /// Set [`least_rate`](Self::least_rate).
+    /// Sets [`least_rate`](Self::least_rate).
     #[must_use]
     pub fn least_rate(mut self, bytes_per_second: u64) -> Self {
         self.least_rate = bytes_per_second;
@@ -126,21 +124,21 @@ impl ConnectionOptions {
         self
     }
 
-    /// Set [`shutdown_timeout`](Self::shutdown_timeout).
+    /// Sets [`shutdown_timeout`](Self::shutdown_timeout).
     #[must_use]
     pub fn shutdown_timeout(mut self, timeout: Duration) -> Self {
         self.shutdown_timeout = timeout;
         self
     }
 
-    /// Set [`max_document_bytes`](Self::max_document_bytes).
+    /// Sets [`max_document_bytes`](Self::max_document_bytes).
     #[must_use]
     pub fn max_document_bytes(mut self, bytes: u64) -> Self {
         self.max_document_bytes = bytes;
         self
     }
 
-    /// Set [`trust_proxy_verification`](Self::trust_proxy_verification).
+    /// Sets [`trust_proxy_verification`](Self::trust_proxy_verification).
     #[must_use]
     pub fn trust_proxy_verification(mut self, trust: bool) -> Self {
         self.trust_proxy_verification = trust;
@@ -162,9 +160,8 @@ macro_rules! setters {
     };
 }
 
-/// How to start the proxy. All fields are public and named as in the crate
-/// containers-image-proxy where it has them; the methods of the same names set
-/// them in a chain:
+/// The configuration of a proxy: how skopeo is started. The fields have the names that the crate containers-image-proxy
+/// gives them, where it has them. The methods of the same names set them in a chain:
 ///
 /// ```
 /// use longshore::ImageProxyConfig;
@@ -178,55 +175,51 @@ macro_rules! setters {
 )]
 #[derive(Default)]
 pub struct ImageProxyConfig {
-    /// Auth file, as `skopeo --authfile`. One that can be read only once, such as a pipe, is read when the
+    /// The path of an auth file, as in `skopeo --authfile`. A file that can be read only once, such as a pipe, is read when the
     /// first proxy is started, as [`auth_data`](Self#structfield.auth_data) is.
     pub authfile: Option<PathBuf>,
     /// The content of an auth file.
     pub auth_data: Option<AuthData>,
-    /// Credentials for one registry.
+    /// The credentials for one registry.
     pub credentials: Option<Credentials>,
-    /// Use no credentials at all, not even the default auth files.
+    /// Whether no credentials are used at all, not even those of the default auth files.
     pub auth_anonymous: bool,
-    /// Certificates (`*.crt`, `*.cert`, `*.key`) for the registry, as
-    /// `skopeo --cert-dir`.
+    /// The folder with certificates (`*.crt`, `*.cert`, `*.key`) for the registry, as in `skopeo --cert-dir`.
     pub certificate_directory: Option<PathBuf>,
-    /// Keys for encrypted layers, passed as `--decryption-key`. No skopeo up
-    /// to 1.22 knows that option of the proxy and such a one ends at once,
-    /// saying so; builds that do exist.
+    /// The keys for encrypted layers, passed as `--decryption-key`. No released skopeo (up to 1.22) accepts this option for
+    /// the proxy; startup then fails with skopeo's message.
     pub decryption_keys: Option<Vec<String>>,
-    /// `Some(true)`: accept any certificate, and plain HTTP. `Some(false)` and `None` leave it to
-    /// registries.conf, which can say `insecure` for a registry.
+    /// Whether any certificate is accepted, and plain HTTP. `Some(false)` and `None` leave it to registries.conf, which can
+    /// say `insecure` for a registry.
     pub insecure_skip_tls_verification: Option<bool>,
-    /// Demand HTTPS with a valid certificate, also where registries.conf says `insecure`.
+    /// Whether HTTPS with a valid certificate is demanded, also where registries.conf says `insecure`.
     pub require_tls_verification: bool,
-    /// Signature policy file, as `skopeo --policy`. A proxy older than protocol
-    /// 0.2.6 (skopeo 1.13) checks none: neither this, which is then an error, nor
-    /// the system's, which is passed over with a warning in the log, unless
+    /// The path of a signature policy file, as in `skopeo --policy`. skopeo before 1.13 (protocol 0.2.6) checks no policy:
+    /// with such a skopeo this option is an error, and the system's policy is ignored with a warning in the log, unless
     /// [`require_policy`](Self#structfield.require_policy) is set.
     pub policy: Option<PathBuf>,
-    /// Demand a proxy that checks the signature policy, be it the system's: one older than protocol 0.2.6
-    /// (skopeo 1.13) is an error.
+    /// Whether the proxy must check the signature policy, be it the system's. A skopeo before 1.13 (protocol 0.2.6) is then
+    /// an error.
     pub require_policy: bool,
-    /// Accept images whatever the signature policy says, as
-    /// `skopeo --insecure-policy`.
+    /// Whether images are accepted whatever the signature policy says, as in `skopeo --insecure-policy`.
     pub insecure_policy: bool,
-    /// Use this instead of the system's `registries.conf`.
+    /// The path of a file that is used instead of the system's `registries.conf`.
     pub registries_conf: Option<PathBuf>,
-    /// Use this instead of the system's `registries.d`.
+    /// The path of a folder that is used instead of the system's `registries.d`.
     pub registries_d: Option<PathBuf>,
-    /// Choose from an index for this operating system (`linux`).
+    /// The operating system (`linux`) for which an image is chosen from an index.
     pub os: Option<String>,
-    /// Choose from an index for this architecture (`amd64`, `arm64`, ...).
+    /// The architecture (`amd64`, `arm64`, ...) for which an image is chosen from an index.
     pub architecture: Option<String>,
-    /// Choose from an index for this variant (`v7`, ...).
+    /// The variant of the architecture (`v7`, ...) for which an image is chosen from an index.
     pub variant: Option<String>,
-    /// Put in front of skopeo's user agent. It needs skopeo 1.21 or later; with an older one it is
-    /// left out, with a warning in the log.
+    /// The text that is put in front of skopeo's user agent. It needs skopeo 1.21 or later; with an older one it is left
+    /// out, with a warning in the log.
     pub user_agent_prefix: Option<String>,
-    /// Where skopeo puts temporary files (archives it unpacks).
+    /// The folder for skopeo's temporary files, such as unpacked archives.
     pub temporary_directory: Option<PathBuf>,
-    /// Have skopeo log its debug messages, and pass its stderr on to ours. The
-    /// end of it is kept for error messages all the same.
+    /// Whether skopeo logs its debug messages. Its stderr then goes to the stderr of this process, too; the end of it is kept
+    /// for error messages in any case.
     pub debug: bool,
     /// The program to run instead of `skopeo` from the `PATH`.
     pub skopeo_path: Option<PathBuf>,
@@ -238,55 +231,55 @@ pub struct ImageProxyConfig {
     /// not pass on the memory file of [`auth_data`](Self::auth_data) and
     /// [`credentials`](Self::credentials): give it an `authfile`.
     pub skopeo_cmd: Option<Command>,
-    /// How the connection behaves.
+    /// The limits of the connection to the proxy.
     pub connection: ConnectionOptions,
 }
 
 impl ImageProxyConfig {
     setters! {
-        /// Set [`authfile`](Self#structfield.authfile).
+        /// Sets [`authfile`](Self#structfield.authfile).
         authfile: PathBuf => Some;
-        /// Set [`auth_data`](Self#structfield.auth_data).
+        /// Sets [`auth_data`](Self#structfield.auth_data).
         auth_data: AuthData => Some;
-        /// Set [`credentials`](Self#structfield.credentials).
+        /// Sets [`credentials`](Self#structfield.credentials).
         credentials: Credentials => Some;
-        /// Set [`auth_anonymous`](Self#structfield.auth_anonymous).
+        /// Sets [`auth_anonymous`](Self#structfield.auth_anonymous).
         auth_anonymous: bool => |value| value;
-        /// Set [`certificate_directory`](Self#structfield.certificate_directory).
+        /// Sets [`certificate_directory`](Self#structfield.certificate_directory).
         certificate_directory: PathBuf => Some;
-        /// Set [`decryption_keys`](Self#structfield.decryption_keys).
+        /// Sets [`decryption_keys`](Self#structfield.decryption_keys).
         decryption_keys: Vec<String> => Some;
-        /// Set [`insecure_skip_tls_verification`](Self#structfield.insecure_skip_tls_verification).
+        /// Sets [`insecure_skip_tls_verification`](Self#structfield.insecure_skip_tls_verification).
         insecure_skip_tls_verification: bool => Some;
-        /// Set [`require_tls_verification`](Self#structfield.require_tls_verification).
+        /// Sets [`require_tls_verification`](Self#structfield.require_tls_verification).
         require_tls_verification: bool => |value| value;
-        /// Set [`policy`](Self#structfield.policy).
+        /// Sets [`policy`](Self#structfield.policy).
         policy: PathBuf => Some;
-        /// Set [`require_policy`](Self#structfield.require_policy).
+        /// Sets [`require_policy`](Self#structfield.require_policy).
         require_policy: bool => |value| value;
-        /// Set [`insecure_policy`](Self#structfield.insecure_policy).
+        /// Sets [`insecure_policy`](Self#structfield.insecure_policy).
         insecure_policy: bool => |value| value;
-        /// Set [`registries_conf`](Self#structfield.registries_conf).
+        /// Sets [`registries_conf`](Self#structfield.registries_conf).
         registries_conf: PathBuf => Some;
-        /// Set [`registries_d`](Self#structfield.registries_d).
+        /// Sets [`registries_d`](Self#structfield.registries_d).
         registries_d: PathBuf => Some;
-        /// Set [`os`](Self#structfield.os).
+        /// Sets [`os`](Self#structfield.os).
         os: String => Some;
-        /// Set [`architecture`](Self#structfield.architecture).
+        /// Sets [`architecture`](Self#structfield.architecture).
         architecture: String => Some;
-        /// Set [`variant`](Self#structfield.variant).
+        /// Sets [`variant`](Self#structfield.variant).
         variant: String => Some;
-        /// Set [`user_agent_prefix`](Self#structfield.user_agent_prefix).
+        /// Sets [`user_agent_prefix`](Self#structfield.user_agent_prefix).
         user_agent_prefix: String => Some;
-        /// Set [`temporary_directory`](Self#structfield.temporary_directory).
+        /// Sets [`temporary_directory`](Self#structfield.temporary_directory).
         temporary_directory: PathBuf => Some;
-        /// Set [`debug`](Self#structfield.debug).
+        /// Sets [`debug`](Self#structfield.debug).
         debug: bool => |value| value;
-        /// Set [`skopeo_path`](Self#structfield.skopeo_path).
+        /// Sets [`skopeo_path`](Self#structfield.skopeo_path).
         skopeo_path: PathBuf => Some;
-        /// Set [`skopeo_cmd`](Self#structfield.skopeo_cmd).
+        /// Sets [`skopeo_cmd`](Self#structfield.skopeo_cmd).
         skopeo_cmd: Command => Some;
-        /// Set [`connection`](Self#structfield.connection).
+        /// Sets [`connection`](Self#structfield.connection).
         connection: ConnectionOptions => |value| value;
     }
 

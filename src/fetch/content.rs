@@ -27,15 +27,16 @@ use crate::time::timeout;
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Layer {
-    /// Its place, counted from the bottom, which is 0.
+    /// The layer's place in the image, zero-based; 0 is the base layer.
     pub index: usize,
-    /// What is fetched, and stored.
+    /// The descriptor of the blob: its digest, its size in bytes and its media type.
     pub descriptor: Descriptor,
-    /// The digest of the uncompressed layer, where the config tells it.
+    /// The digest of the uncompressed layer, as the image config has it. `None` if the config was not read, or does not
+    /// list one for each layer.
     pub diff_id: Option<Digest>,
 }
 
-/// An image's manifest and config, and what layers to fetch for them.
+/// The documents of an image, manifest and config, and the list of its layers.
 #[derive(Debug, Clone)]
 pub struct ImageContent {
     reference: String,
@@ -63,7 +64,7 @@ enum ConfigFrom {
 }
 
 impl ImageContent {
-    /// The image as it was asked for.
+    /// The reference by which the image was asked for.
     #[must_use]
     pub fn reference(&self) -> &str {
         &self.reference
@@ -112,7 +113,7 @@ impl ImageContent {
         serde_json::from_slice(&self.config).map_err(Error::decode("image config"))
     }
 
-    /// The layers, from the bottom up. The same blob can be there twice.
+    /// The layers, from the base layer up. The same blob can occur more than once.
     #[must_use]
     pub fn layers(&self) -> &[Layer] {
         &self.layers
@@ -134,7 +135,7 @@ impl ImageContent {
         })
     }
 
-    /// What the image is to be called in the sink, if it was asked for by such a name
+    /// The name that the image gets in the sink, if the caller gave one
     /// ([`ImageRequest::name`](crate::ImageRequest::name)).
     #[must_use]
     pub fn name(&self) -> Option<&str> {
@@ -400,7 +401,7 @@ async fn answered<T>(
 fn with_layers(manifest: &[u8], layers: &[LayerInfo]) -> Result<Vec<u8>> {
     let mut manifest = document::members(manifest, "manifest")?;
     let describe = |layer: &LayerInfo| {
-        let size = u64::try_from(layer.size).map_err(|_| {
+        let size = (layer.size).ok_or_else(|| {
             Error::image(format!("the size of layer {} is not known", layer.digest))
         })?;
         let media_type = oci_layer_type(&layer.media_type);
@@ -480,7 +481,7 @@ mod tests {
     fn a_storages_layers_replace_the_manifests_and_nothing_else_changes() {
         let info = LayerInfo {
             digest: digest('b').parse().expect("a digest"),
-            size: 99,
+            size: Some(99),
             media_type: MediaType::from("application/vnd.docker.image.rootfs.diff.tar"),
         };
         let raw = manifest(&['a']).to_string().into_bytes();
@@ -513,7 +514,7 @@ mod tests {
     fn a_layer_of_unknown_size_is_refused() {
         let info = LayerInfo {
             digest: digest('b').parse().expect("a digest"),
-            size: -1,
+            size: None,
             media_type: MediaType::ImageLayer,
         };
         let raw = manifest(&['a']).to_string().into_bytes();

@@ -16,30 +16,32 @@ use super::Layer;
 /// Serialised, it is one flat object: `at_ms`, `event` (the kind's name), and
 /// the kind's own fields; durations are milliseconds.
 #[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
 pub struct Event {
-    /// When, counted from the making of the [`Events`].
+    /// The time of the event, counted from when the [`Events`] were made.
     #[serde(rename = "at_ms", serialize_with = "millis")]
     pub at: Duration,
-    /// What.
+    /// What happened.
     #[serde(flatten)]
     pub kind: EventKind,
 }
 
-/// Which layer an event is about.
+/// The layer that an event is about.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct BlobName {
-    /// The image, counted from 0 in the order in which they were given.
+#[non_exhaustive]
+pub struct BlobRef {
+    /// The number of the image, zero-based, in the order in which the images were given.
     pub image: usize,
-    /// The layer's place in it, counted from the bottom, which is 0.
+    /// The layer's place in its image, zero-based; 0 is the base layer.
     pub layer: usize,
-    /// Its digest.
+    /// The digest of the layer's blob.
     #[serde(serialize_with = "text")]
     pub digest: Digest,
-    /// Its size in bytes.
+    /// The size of the layer's blob, in bytes.
     pub size: u64,
 }
 
-impl BlobName {
+impl BlobRef {
     pub(super) fn of(image: usize, layer: &Layer) -> Self {
         Self {
             image,
@@ -56,115 +58,128 @@ impl BlobName {
 #[non_exhaustive]
 pub enum EventKind {
     /// An image's manifest is known.
+    #[non_exhaustive]
     ImageOpened {
-        /// The image, counted from 0.
+        /// The number of the image, zero-based.
         image: usize,
-        /// As it was asked for.
+        /// The reference by which the image was asked for.
         reference: String,
-        /// The digest of its manifest.
+        /// The digest of the image's manifest.
         digest: String,
-        /// The number of its layers.
+        /// The number of the image's layers.
         layers: usize,
     },
     /// A layer is to be fetched. All come before the first of them is.
+    #[non_exhaustive]
     BlobQueued {
-        /// Which.
+        /// The blob.
         #[serde(flatten)]
-        blob: BlobName,
+        blob: BlobRef,
     },
     /// A proxy is being started.
+    #[non_exhaustive]
     ProxyStarted {
-        /// Its number, counted from 0.
+        /// The number of the proxy, zero-based.
         proxy: usize,
     },
-    /// It has opened its image and takes blobs.
+    /// A proxy has opened an image, and can fetch blobs.
+    #[non_exhaustive]
     ProxyReady {
-        /// Its number.
+        /// The number of the proxy.
         proxy: usize,
-        /// What that took.
+        /// The time from the start of the proxy until then.
         #[serde(rename = "took_ms", serialize_with = "millis")]
         took: Duration,
     },
-    /// It takes no more blobs.
+    /// A proxy has been retired or has exited.
+    #[non_exhaustive]
     ProxyEnded {
-        /// Its number.
+        /// The number of the proxy.
         proxy: usize,
-        /// Why, if it was not just no longer needed.
+        /// The reason, unless the proxy was no longer needed.
         reason: Option<String>,
     },
     /// The sink already has this blob.
+    #[non_exhaustive]
     BlobReused {
-        /// Which.
+        /// The blob.
         #[serde(flatten)]
-        blob: BlobName,
+        blob: BlobRef,
     },
-    /// A proxy has begun to send it.
+    /// A proxy has begun to send a blob.
+    #[non_exhaustive]
     BlobOpened {
-        /// Which.
+        /// The blob.
         #[serde(flatten)]
-        blob: BlobName,
-        /// By which proxy.
+        blob: BlobRef,
+        /// The number of the proxy.
         proxy: usize,
-        /// What the call took: mostly the registry's first byte.
+        /// The time that the call took, which is mostly the wait for the registry's first byte.
         #[serde(rename = "took_ms", serialize_with = "millis")]
         took: Duration,
     },
     /// Bytes came. Some of these events are left out when nobody reads them fast
     /// enough, so each says how many bytes have come in all, in this try.
+    #[non_exhaustive]
     BlobBytes {
-        /// Which.
+        /// The blob.
         #[serde(flatten)]
-        blob: BlobName,
-        /// How many of its bytes have come so far.
+        blob: BlobRef,
+        /// The number of the blob's bytes that have come in this try.
         read: u64,
     },
-    /// It is complete, verified and handled.
+    /// A blob is complete, verified and handled.
+    #[non_exhaustive]
     BlobVerified {
-        /// Which.
+        /// The blob.
         #[serde(flatten)]
-        blob: BlobName,
-        /// By which proxy.
+        blob: BlobRef,
+        /// The number of the proxy.
         proxy: usize,
     },
-    /// A try failed, and there will be another, from the first byte on.
+    /// A try to fetch a blob failed. The next one starts from the first byte.
+    #[non_exhaustive]
     BlobRetried {
-        /// Which.
+        /// The blob.
         #[serde(flatten)]
-        blob: BlobName,
-        /// By which proxy the failed try was.
+        blob: BlobRef,
+        /// The number of the proxy of the failed try.
         proxy: usize,
-        /// How many tries have failed.
+        /// The number of tries that have failed.
         failed: u32,
-        /// Why.
+        /// The reason.
         reason: String,
-        /// How long it waits.
+        /// The wait before the next try.
         #[serde(rename = "wait_ms", serialize_with = "millis")]
         wait: Duration,
     },
-    /// It failed for good, and with it the images that name it.
+    /// A blob failed for good, and so do the images that name it.
+    #[non_exhaustive]
     BlobFailed {
-        /// Which.
+        /// The blob.
         #[serde(flatten)]
-        blob: BlobName,
-        /// By which proxy.
+        blob: BlobRef,
+        /// The number of the proxy.
         proxy: usize,
-        /// Why.
+        /// The reason.
         reason: String,
     },
-    /// An image, or all of an index, is in the sink, for others to see.
+    /// An image, or all of an index, is in the sink, visible to others.
+    #[non_exhaustive]
     ImagePulled {
-        /// The image, or the request, counted from 0.
+        /// The number of the image or of the request, zero-based.
         image: usize,
-        /// As it was asked for.
+        /// The reference by which the image was asked for.
         reference: String,
     },
     /// One of many images failed; the others go on.
+    #[non_exhaustive]
     ImageFailed {
-        /// The request, counted from 0.
+        /// The number of the request, zero-based.
         image: usize,
-        /// As it was asked for.
+        /// The reference by which the image was asked for.
         reference: String,
-        /// Why.
+        /// The reason.
         reason: String,
     },
 }
@@ -232,7 +247,7 @@ struct Shared {
 }
 
 impl Events {
-    /// Leads nowhere: nobody wants to know.
+    /// Makes events that go nowhere.
     #[must_use]
     pub fn none() -> Self {
         Self(None)
@@ -363,7 +378,7 @@ mod tests {
     #[test]
     fn an_event_is_one_flat_object() {
         let digest = format!("sha256:{}", "a".repeat(64));
-        let blob = BlobName {
+        let blob = BlobRef {
             image: 0,
             layer: 3,
             digest: digest.parse().expect("a digest"),
@@ -389,7 +404,7 @@ mod tests {
 
     fn count(read: u64) -> EventKind {
         let digest = format!("sha256:{}", "a".repeat(64));
-        let blob = BlobName {
+        let blob = BlobRef {
             image: 0,
             layer: 0,
             digest: digest.parse().expect("a digest"),

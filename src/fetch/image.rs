@@ -23,25 +23,26 @@ pub struct Image {
 }
 
 impl Image {
-    /// As it was asked for.
+    /// The reference by which the image was asked for.
     #[must_use]
     pub fn reference(&self) -> &str {
         &self.same.reference
     }
 
-    /// The digest of its manifest at its source.
+    /// The digest of the image's manifest at its source, before any conversion.
     #[must_use]
     pub fn digest(&self) -> &str {
         &self.same.manifest.source_digest
     }
 
-    /// Its manifest, as OCI.
+    /// The image's manifest as an OCI manifest.
     #[must_use]
     pub fn manifest(&self) -> &ImageManifest {
         &self.same.manifest.manifest
     }
 
-    /// Its layers, without what only its config tells: their `diff_id`s.
+    /// The layers that the image's manifest names, without `diff_id`s, which only the config has
+    /// ([`Fetcher::content`](crate::Fetcher::content)).
     #[must_use]
     pub fn layers(&self) -> Vec<Layer> {
         layers(self.manifest(), &[])
@@ -68,13 +69,13 @@ impl Image {
         }
     }
 
-    /// The proxy that opened it, for whatever else is to be asked.
+    /// The proxy that opened the image, for calls that the [`Fetcher`](crate::Fetcher) does not have.
     #[must_use]
     pub fn proxy(&self) -> &ImageProxy {
         &self.home.proxy
     }
 
-    /// The image in that proxy.
+    /// The open image in [`proxy`](Self::proxy).
     #[must_use]
     pub fn opened(&self) -> &OpenedImage {
         &self.home.opened

@@ -52,7 +52,7 @@ pub struct IndexContent {
 }
 
 impl IndexContent {
-    /// The index as it was asked for.
+    /// The reference by which the index was asked for.
     #[must_use]
     pub fn reference(&self) -> &str {
         &self.reference
@@ -66,13 +66,13 @@ impl IndexContent {
         &self.raw
     }
 
-    /// Its digest, size and media type.
+    /// The digest, size and media type of [`raw`](Self::raw).
     #[must_use]
     pub fn descriptor(&self) -> &Descriptor {
         &self.descriptor
     }
 
-    /// What the index is called in the sink, if it was asked for by such a name
+    /// The name that the index gets in the sink, if the caller gave one
     /// ([`ImageRequest::name`](crate::ImageRequest::name)).
     #[must_use]
     pub fn name(&self) -> Option<&str> {

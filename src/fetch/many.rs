@@ -33,24 +33,27 @@ const WINDOW: usize = 64;
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct PulledImages {
-    /// Which request, counted from 0 in the order in which they came.
+    /// The number of the request, zero-based, in the order in which the requests came.
     pub number: usize,
-    /// What was asked for.
+    /// The request.
     pub request: ImageRequest,
-    /// The images, as they are in the sink now, or why there are none: one, or all of an index.
+    /// The images as they are in the sink: one, or all images of an index. An error if one of them could not be pulled.
     pub images: Result<Vec<Arc<ImageContent>>>,
-    /// The digest of the index as it is stored, if all of its images were asked for.
+    /// The descriptor of the index as it is stored, if all of its images were asked for.
     pub index: Option<Descriptor>,
-    /// Foreign layers, which were left out ([`Pulled::foreign_layers`]).
+    /// The foreign layers of the images, which are left out ([`Pulled::foreign_layers`]).
     pub foreign_layers: Vec<Descriptor>,
 }
 
 impl Fetcher {
-    /// Pull many images into one sink, each blob once while they need it at the same time. Each becomes visible in
-    /// the sink when all that it names is there, and is then told of, in whatever order they are done; one that fails
-    /// is told of, too, and disturbs no other. Requests are taken as others are done with, so that no more than 64
-    /// images are held, nor much more than
-    /// [`max_documents_bytes`](crate::FetchOptions::max_documents_bytes) of their documents, however many there are.
+    /// Pulls many images into one sink. A blob that several of them name at the same time is fetched once.
+    ///
+    /// An image becomes visible in the sink when all that it names is there. Its outcome follows, in the order in which images
+    /// are done. An image that fails has an outcome, too, and the others go on. Two images that are given the same name
+    /// in the sink replace each other.
+    ///
+    /// The next request is taken when another one is done. No more than 64 images are held, and not much more than
+    /// [`max_documents_bytes`](crate::FetchOptions::max_documents_bytes) of their documents.
     ///
     /// The pull runs in a task of its own. It waits while 64 images are done and nobody takes them.
     ///
@@ -81,7 +84,7 @@ impl Fetcher {
     ///
     /// # Cancel safety
     ///
-    /// Dropping what this returns stops all, and the sink keeps what was complete.
+    /// Dropping the [`PullMany`] stops the pull. The sink keeps the blobs and images that were complete.
     pub fn pull_many<S, R>(&self, requests: R, sink: &Arc<S>) -> PullMany
     where
         S: Sink,
@@ -90,8 +93,8 @@ impl Fetcher {
         self.pull_stream(Iterated(requests.into_iter()), sink)
     }
 
-    /// As [`pull_many`](Self::pull_many), of requests that come as a stream. It is asked for the next one when there
-    /// is room for it.
+    /// Pulls many images, like [`pull_many`](Self::pull_many), whose requests come as a stream. The stream is asked for the
+    /// next request when there is room for it.
     ///
     /// # Panics
     ///
@@ -134,7 +137,7 @@ impl<I: Iterator> Stream for Iterated<I> {
     }
 }
 
-/// Many images on their way. Dropped, it stops the pull.
+/// A pull of many images that is under way. Dropping it stops the pull.
 #[derive(Debug)]
 pub struct PullMany {
     done: mpsc::Receiver<PulledImages>,
@@ -142,12 +145,12 @@ pub struct PullMany {
 }
 
 impl PullMany {
-    /// The next request that is done with. `None` after the last, and also if the pull has ended early:
-    /// [`finish`](Self::finish) tells which.
+    /// Waits for the next request that is done, and returns what became of it. `None` after the last one, and also if the
+    /// pull has ended early: [`finish`](Self::finish) tells which.
     ///
     /// # Cancel safety
     ///
-    /// Nothing is lost.
+    /// Dropped early, no outcome is lost.
     pub async fn next(&mut self) -> Option<PulledImages> {
         self.done.recv().await
     }

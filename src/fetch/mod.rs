@@ -38,7 +38,7 @@ pub use self::content::{ImageContent, Layer};
 #[cfg(feature = "decompress")]
 pub use self::decompress::UncompressedReader;
 pub use self::each::BlockingReader;
-pub use self::event::{BlobName, Event, EventKind, EventStream, Events};
+pub use self::event::{BlobRef, Event, EventKind, EventStream, Events};
 pub use self::image::Image;
 pub use self::index::{Index, IndexContent};
 pub use self::many::{PullMany, PulledImages};
@@ -120,9 +120,8 @@ pub(crate) struct Job {
 }
 
 impl Fetcher {
-    /// Fetch by this configuration. Each proxy is started with it, so hooks in
-    /// its [`skopeo_cmd`](ImageProxyConfig::skopeo_cmd) (`pre_exec`) do not
-    /// apply here.
+    /// Makes a fetcher that starts all its proxies with this configuration. Hooks of its
+    /// [`skopeo_cmd`](ImageProxyConfig::skopeo_cmd) (`pre_exec`) do not apply, for there are several proxies.
     ///
     /// # Errors
     ///
@@ -140,24 +139,24 @@ impl Fetcher {
         })
     }
 
-    /// Send the events of one pull there.
+    /// Sends the events of one pull to `events`.
     #[must_use]
     pub fn with_events(mut self, events: Events) -> Self {
         self.events = events;
         self
     }
 
-    /// End everything, also openings, with [`Error::Cancelled`] when this token is cancelled.
+    /// Ends all calls of this fetcher with [`Error::Cancelled`] when this token is cancelled. Dropping the future of a call
+    /// ends it, too; a token also ends calls that are awaited elsewhere.
     #[must_use]
     pub fn cancel_with(mut self, token: CancellationToken) -> Self {
         self.cancelled = token;
         self
     }
 
-    /// Open an image: start a proxy, and fetch the manifest. While the registry
-    /// lets that wait, further proxies are started
-    /// ([`start_ahead`](FetchOptions::start_ahead)); those that the image's
-    /// first pull does not need end with it, or with the [`Image`].
+    /// Opens an image: starts a proxy, and fetches the manifest. While the registry is waited for, further proxies are
+    /// started ([`start_ahead`](FetchOptions::start_ahead)). Those that the first pull of the image does not need end with
+    /// that pull, or with the [`Image`].
     ///
     /// # Errors
     ///
@@ -166,7 +165,7 @@ impl Fetcher {
     ///
     /// # Cancel safety
     ///
-    /// Dropped early, whatever was started is ended.
+    /// Dropped early, the proxies that were started are ended.
     #[instrument(level = "debug", skip(self))]
     pub async fn open(&self, reference: &str) -> Result<Image> {
         let ending = self.events.ending();
@@ -176,7 +175,7 @@ impl Fetcher {
         images.into_iter().next().ok_or(Error::Closed)
     }
 
-    /// Open several images, to be pulled together: by several proxies at once, each image by one of them.
+    /// Opens several images, to be pulled together. Several proxies open them at once, each image is opened by one proxy.
     ///
     /// # Errors
     ///

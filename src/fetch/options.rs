@@ -5,11 +5,11 @@ use std::str::FromStr;
 
 use super::retry::RetryPolicy;
 
-/// Blobs in flight at once over all proxies, unless set. Each has a pipe and,
-/// while it is put into a layout, half a megabyte of buffers.
+/// The default of [`FetchOptions::workers`]. Each blob in flight has a pipe and, while it is written into a layout, half a
+/// megabyte of buffers.
 pub const DEFAULT_WORKERS: NonZeroUsize = NonZeroUsize::new(32).expect("not zero");
 
-/// The most proxies per registry host, unless set: some registries throttle clients that send more than a few dozen
+/// The default of [`FetchOptions::proxies_per_host`]: some registries throttle clients that send more than a few dozen
 /// requests a second. quay.io answers a few a second, and allows bursts (Red Hat, solution 6218921; "tens", article
 /// 5531191); Amazon ECR allows an account 2,000 manifests a second (its service quotas). A proxy asks for one thing at
 /// a time, so 16 are at most 530 requests a second at a distance of 30 ms. More brought little or nothing at a
@@ -31,24 +31,22 @@ const DOCKER_HUB: &str = "docker.io";
 /// Other names of it: that of its API, which old references have, and that of the server itself.
 const ALSO_DOCKER_HUB: [&str; 2] = ["index.docker.io", "registry-1.docker.io"];
 
-/// How many proxies to fetch with.
+/// The number of proxies to fetch with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Proxies {
-    /// As many as pay, judged by what the registry's answers take and by how much there
-    /// is to fetch, within the cap per host and no more than workers; and one more
-    /// whenever all workers have been at work for half a second while blobs wait, be it
-    /// slow transfers or slow handlers.
+    /// As many proxies as make the pull faster, judged by how long the registry's answers take and by how much there is to
+    /// fetch: no more than the cap per host, and no more than workers. One more is started whenever all workers have been
+    /// at work for half a second while blobs wait, be it slow transfers or slow handlers.
     #[default]
     Auto,
-    /// Just as many, if there are that many blobs. The cap per host does not
-    /// apply.
+    /// This number of proxies, if there are as many blobs. The cap per host does not apply.
     Fixed(NonZeroUsize),
-    /// As many as pay, within these bounds, and no more than workers. The cap per host
-    /// does not apply.
+    /// As many proxies as make the pull faster, within these bounds, and no more than workers. The cap per host does not
+    /// apply.
     Range {
-        /// At least.
+        /// The lowest number.
         min: NonZeroUsize,
-        /// At most.
+        /// The highest number.
         max: NonZeroUsize,
     },
 }
@@ -79,20 +77,19 @@ impl FromStr for Proxies {
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct FetchOptions {
-    /// How many proxies. [`Proxies::Auto`] unless set.
+    /// The number of proxies. The default is [`Proxies::Auto`].
     pub proxies: Proxies,
     /// The most proxies that [`Proxies::Auto`] takes for one registry host in one
     /// pull; 16 unless set. Pulls that run at the same time count apart. Unless set, a proxy
     /// for docker.io opens no image that another one has opened, for Docker Hub's quota counts
     /// openings: so one image is fetched by one proxy, and several by as many as there are images.
     pub proxies_per_host: Option<NonZeroUsize>,
-    /// Blobs in flight at once, over all proxies; 32 unless set. Fewer where the
-    /// limit of open files (`RLIMIT_NOFILE`) leaves no room for them, and then
-    /// [`Proxies::Auto`] takes fewer proxies, too.
+    /// The number of blobs in flight at once, over all proxies. The default is 32. There are fewer where the limit of open
+    /// files (`RLIMIT_NOFILE`) leaves no room for them; then [`Proxies::Auto`] takes fewer proxies, too.
     pub workers: NonZeroUsize,
-    /// What is tried again, and how often.
+    /// Which failures are tried again, how often, and when.
     pub retry: RetryPolicy,
-    /// Bytes per second over all blobs together; no limit unless set.
+    /// The limit of all blobs together, in bytes per second. `None`, the default, means no limit.
     pub limit_rate: Option<NonZeroU64>,
     /// The most decompressed bytes of a layer, as a multiple of its compressed size; 1 MiB more are allowed. At no
     /// moment is a layer more than 32 MiB ahead of this multiple of the bytes that were read. The default is 1,100:
@@ -138,70 +135,70 @@ impl Default for FetchOptions {
 }
 
 impl FetchOptions {
-    /// Set [`proxies`](Self::proxies).
+    /// Sets [`proxies`](Self::proxies).
     #[must_use]
     pub fn proxies(mut self, proxies: Proxies) -> Self {
         self.proxies = proxies;
         self
     }
 
-    /// Set [`proxies_per_host`](Self::proxies_per_host).
+    /// Sets [`proxies_per_host`](Self::proxies_per_host).
     #[must_use]
     pub fn proxies_per_host(mut self, most: NonZeroUsize) -> Self {
         self.proxies_per_host = Some(most);
         self
     }
 
-    /// Set [`workers`](Self::workers).
+    /// Sets [`workers`](Self::workers).
     #[must_use]
     pub fn workers(mut self, workers: NonZeroUsize) -> Self {
         self.workers = workers;
         self
     }
 
-    /// Set [`retry`](Self::retry).
+    /// Sets [`retry`](Self::retry).
     #[must_use]
     pub fn retry(mut self, retry: RetryPolicy) -> Self {
         self.retry = retry;
         self
     }
 
-    /// Set [`limit_rate`](Self::limit_rate).
+    /// Sets [`limit_rate`](Self::limit_rate).
     #[must_use]
     pub fn limit_rate(mut self, bytes_per_second: NonZeroU64) -> Self {
         self.limit_rate = Some(bytes_per_second);
         self
     }
 
-    /// Set [`max_expansion`](Self::max_expansion).
+    /// Sets [`max_expansion`](Self::max_expansion).
     #[must_use]
     pub fn max_expansion(mut self, times: NonZeroU64) -> Self {
         self.max_expansion = times;
         self
     }
 
-    /// Set [`max_zstd_window`](Self::max_zstd_window).
+    /// Sets [`max_zstd_window`](Self::max_zstd_window).
     #[must_use]
     pub fn max_zstd_window(mut self, bytes: NonZeroU64) -> Self {
         self.max_zstd_window = bytes;
         self
     }
 
-    /// Set [`max_documents_bytes`](Self::max_documents_bytes).
+    /// Sets [`max_documents_bytes`](Self::max_documents_bytes).
     #[must_use]
     pub fn max_documents_bytes(mut self, bytes: u64) -> Self {
         self.max_documents_bytes = bytes;
         self
     }
 
-    /// Set [`start_ahead`](Self::start_ahead).
+    /// Sets [`start_ahead`](Self::start_ahead).
     #[must_use]
     pub fn start_ahead(mut self, ahead: bool) -> Self {
         self.start_ahead = ahead;
         self
     }
 
-    /// Set [`private_blob_info_cache`](Self::private_blob_info_cache).
+    /// Sets [`private_blob_info_cache`](Self::private_blob_info_cache).
     #[must_use]
     pub fn private_blob_info_cache(mut self, private: bool) -> Self {
         self.private_blob_info_cache = private;

@@ -16,20 +16,17 @@ use super::{Fetcher, Image, Job, Layer, LayerReader, panicked};
 use crate::error::{Error, Result};
 
 impl Fetcher {
-    /// The layers of an image in their order, for those who must take them so.
+    /// Returns the layers of an image as a stream, from the base layer up.
     ///
-    /// While one is read, up to `ahead` of the following ones are opened, over as
-    /// many proxies as pay, and wait in their pipes, with up to 512 KiB each. A
-    /// layer that is there twice is fetched twice.
+    /// While one layer is read, up to `ahead` of the following ones are opened, over several proxies, and wait in their
+    /// pipes, with up to 512 KiB each. A layer that occurs twice is fetched twice.
     ///
-    /// A layer that fails before it is handed out is tried again, as the
-    /// [`RetryPolicy`](super::RetryPolicy) says. One that breaks while it is read
-    /// is not, for its reader has had a part of it: that ends the stream.
+    /// A layer that fails before it is handed out is tried again, as the [`RetryPolicy`](super::RetryPolicy) says. A layer
+    /// that breaks while it is read is not, for its reader has had a part of it: the stream ends with its error.
     ///
     /// # Errors
     ///
-    /// As [`content`](Self::content). What becomes of the layers is told by the
-    /// stream.
+    /// The errors of [`content`](Self::content). The errors of layers come from the stream.
     ///
     /// # Cancel safety
     ///
@@ -40,12 +37,12 @@ impl Fetcher {
         self.in_order(image, content.layers(), ahead, ending)
     }
 
-    /// These layers of an image in the order in which they are given, as [`layers`](Self::layers) does for all. Nothing
-    /// else is fetched, not even the config.
+    /// Returns these layers of an image as a stream, in the order in which they are given; otherwise it is like
+    /// [`layers`](Self::layers). Nothing else is fetched, not even the config.
     ///
     /// # Errors
     ///
-    /// [`Error::Image`] for a layer that the image does not have. What becomes of the layers is told by the stream.
+    /// [`Error::Image`] for a layer that the image does not have. The errors of layers come from the stream.
     ///
     /// # Panics
     ///
@@ -91,7 +88,7 @@ impl Fetcher {
     }
 }
 
-/// Layers in their order.
+/// The layers of an image, one after another: see [`Fetcher::layers`].
 #[derive(Debug)]
 pub struct LayerStream {
     next: usize,
@@ -112,8 +109,8 @@ struct HandedOut {
 }
 
 impl LayerStream {
-    /// The next layer; `None` after the last. To ask for it, drop the reader of
-    /// the one before: what that left unread is read and checked now.
+    /// Waits for the next layer. Returns `None` after the last. Drop the reader of the layer before: what it left unread is
+    /// read and checked now.
     ///
     /// # Errors
     ///

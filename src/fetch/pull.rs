@@ -16,37 +16,37 @@ use super::{
 use crate::error::Result;
 use crate::proxy::{ImageProxy, OpenedImage};
 
-/// What a pull did.
+/// The result of a pull.
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct Pulled {
-    /// The images, as they are in the sink now.
+    /// The images as they are in the sink.
     pub images: Vec<Arc<ImageContent>>,
     /// How many requests of [`pull_many`](Fetcher::pull_many) failed. Every other pull fails as a whole.
     pub failed_images: usize,
-    /// Of all their layers, each blob once.
+    /// The size of all layers together, in bytes, each blob once.
     pub bytes: u64,
-    /// Blobs that came over the wire: layers, and configs.
+    /// The number of blobs that were fetched: layers and configs.
     pub fetched_blobs: usize,
-    /// Their bytes.
+    /// The size of the blobs that were fetched, in bytes.
     pub fetched_bytes: u64,
-    /// Layers' blobs that the sink already had.
+    /// The number of layer blobs that the sink already had.
     pub reused_blobs: usize,
-    /// Foreign layers, which were left out: their descriptors say at which addresses they are, because
-    /// their licences do not allow everybody to hand them out. What runs the image fetches them there.
+    /// The foreign layers, which are left out. Their licences do not allow everybody to hand them out, so their descriptors
+    /// have addresses (`urls`), where whatever runs the image fetches them.
     pub foreign_layers: Vec<Descriptor>,
-    /// How often a blob was tried again.
+    /// The number of retries of all blobs together.
     pub retries: usize,
-    /// The most proxies that were at work at once.
+    /// The highest number of proxies that were at work at the same time.
     pub proxies: usize,
-    /// The protocol that a proxy spoke, if one was started.
+    /// The protocol version of a proxy, if one was started.
     pub protocol: Option<Version>,
-    /// A proxy was too old to check the signature policy ([`ImageProxy::checks_policy`]).
+    /// Whether a proxy was too old to check the signature policy ([`ImageProxy::checks_policy`]).
     pub policy_unchecked: bool,
 }
 
 impl Fetcher {
-    /// Pull an image into a sink. Foreign layers, whose descriptors have `urls`, are left out, as
+    /// Pulls an image into a sink. Foreign layers, whose descriptors have `urls`, are left out, as
     /// `skopeo copy` does ([`Pulled::foreign_layers`]).
     ///
     /// # Errors
@@ -60,17 +60,16 @@ impl Fetcher {
         self.pull_all(std::slice::from_ref(image), sink).await
     }
 
-    /// Pull several images into one sink, each blob once. An image becomes
-    /// visible in the sink only when all of them are there.
+    /// Pulls several images into one sink, each blob once. The images become visible in the sink when all of them are
+    /// complete. [`pull_many`](Self::pull_many) makes each visible on its own, and goes on when one fails.
     ///
     /// # Errors
     ///
-    /// The first fatal one, which stops all others at once.
+    /// The first fatal error, which stops the whole pull at once.
     ///
     /// # Cancel safety
     ///
-    /// Dropped early, all workers are stopped, and the sink keeps what was
-    /// complete.
+    /// Dropped early, all workers are stopped. The sink keeps the blobs that were complete.
     pub async fn pull_all<S: Sink>(&self, images: &[Image], sink: &Arc<S>) -> Result<Pulled> {
         let _ending = self.events.ending();
         let pulled = self.pull_blobs(images, sink).await?;
@@ -87,11 +86,11 @@ impl Fetcher {
         self.events.send(event);
     }
 
-    /// Pull all images of an index, and the index; or the single image that was opened as an index.
+    /// Pulls all images of an index, and the index; or the single image that was opened as an index.
     ///
     /// # Errors
     ///
-    /// As [`pull_all`](Self::pull_all); [`Error::Image`] if the sink takes no
+    /// As [`pull_all`](Self::pull_all); [`Error::Image`](crate::Error::Image) if the sink takes no
     /// index.
     ///
     /// # Cancel safety

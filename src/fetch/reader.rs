@@ -10,7 +10,7 @@ use tokio::io::{AsyncBufRead, AsyncRead, AsyncReadExt, ReadBuf};
 use tokio::sync::oneshot;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-use super::event::{BlobName, EventKind, Events};
+use super::event::{BlobRef, EventKind, Events};
 use super::rate::Share;
 use crate::config::ConnectionOptions;
 use crate::drain::aligned::AlignedBuffer;
@@ -22,9 +22,9 @@ use crate::time::timeout;
 /// To read what a handler does not want.
 const SCRATCH_BYTES: usize = 64 * 1024;
 
-/// A layer's blob on its way into a handler or sink.
+/// A reader of a layer's blob, which a handler or a sink is given.
 ///
-/// Its end comes only if all bytes came and are the right ones (see [`Blob`]).
+/// The end is reached only if all bytes came and are the right ones (see [`Blob`]).
 /// What is left unread when it is dropped is read and checked behind the
 /// handler's back: a handler that returns `Ok` without reading all is counted
 /// only if the whole blob is right. To give the blob up, return an error: if no
@@ -39,13 +39,13 @@ pub struct LayerReader {
     failed: Option<Error>,
     share: Share,
     read: u64,
-    name: BlobName,
+    name: BlobRef,
     events: Events,
     /// The fetch has ended, and with it whoever wants these bytes.
     over: CancellationToken,
     /// Wakes a read that waits when it has.
     until_over: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
-    /// How long the proxy may take for its verdict; zero is for ever.
+    /// How long the proxy may take for its verdict; `None` means no limit.
     patience: Option<Duration>,
     /// Whether its word is needed: the digest is not checked here.
     trusting: bool,
@@ -66,7 +66,7 @@ pub(super) enum Returned {
 impl LayerReader {
     pub(super) fn new(
         blob: Blob,
-        name: BlobName,
+        name: BlobRef,
         share: Share,
         events: Events,
         over: CancellationToken,
@@ -89,8 +89,8 @@ impl LayerReader {
         (reader, returned)
     }
 
-    /// Read what is left, and give the verdict: [`Blob::finish`]. A sink calls
-    /// this before it lets anybody see the blob.
+    /// Reads what is left, and returns whether the blob is right, like [`Blob::finish`]. A sink calls this before it makes
+    /// the blob visible.
     ///
     /// # Errors
     ///

@@ -4,16 +4,15 @@ use std::str::FromStr;
 
 use crate::config::Platform;
 
-/// Which images of an index are pulled.
+/// The images of an index that are pulled.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub enum Platforms {
-    /// That of the platform that the [`ImageProxyConfig`](crate::ImageProxyConfig) names, or else of this
-    /// machine's.
+    /// The image for the platform that the [`ImageProxyConfig`](crate::ImageProxyConfig) names, or else for this machine.
     #[default]
     Configured,
-    /// That of this platform.
+    /// The image for this platform.
     One(Platform),
-    /// All, and the index.
+    /// All images, and the index itself.
     All,
 }
 
@@ -35,15 +34,15 @@ impl FromStr for Platforms {
 pub struct ImageRequest {
     /// The image's name, with its transport: `docker://quay.io/fedora/fedora:latest`.
     pub reference: String,
-    /// Which images, if the name is that of an index.
+    /// The images that are pulled, if the reference names an index.
     pub platforms: Platforms,
-    /// What the image is called in the sink, if sinks of that kind name images
-    /// ([`OciLayout`](crate::OciLayout)); otherwise, the sink decides.
+    /// The name of the image in the sink, if the sink names images ([`OciLayout`](crate::OciLayout) does). `None` leaves
+    /// the name to the sink.
     pub name: Option<String>,
 }
 
 impl ImageRequest {
-    /// The image of this name, of the platform that is configured.
+    /// Makes a request for the image of this reference, for the configured platform.
     pub fn new(reference: impl Into<String>) -> Self {
         Self {
             reference: reference.into(),
@@ -52,14 +51,14 @@ impl ImageRequest {
         }
     }
 
-    /// Set [`platforms`](Self::platforms).
+    /// Sets [`platforms`](Self::platforms).
     #[must_use]
     pub fn platforms(mut self, platforms: Platforms) -> Self {
         self.platforms = platforms;
         self
     }
 
-    /// Set [`name`](Self::name).
+    /// Sets [`name`](Self::name).
     #[must_use]
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = Some(name.into());

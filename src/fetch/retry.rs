@@ -31,13 +31,13 @@ use crate::time::moment_after;
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RetryPolicy {
-    /// How often a blob is tried again after its first try; 4 unless set.
+    /// The number of retries of a blob after its first try. The default is 4.
     pub retries: u32,
     /// The wait before the first repetition of something that the registry
     /// refused, 250 ms unless set; doubled with each further one. What a proxy
     /// lost is repeated at once, on another one if there is.
     pub initial_backoff: Duration,
-    /// The longest wait; 15 s unless set.
+    /// The longest wait before a retry. The default is 15 s.
     pub max_backoff: Duration,
     /// The most that an opening may take with all its repetitions, and the most
     /// that a pull of open images may, each from its start; no limit unless set.
@@ -56,28 +56,28 @@ impl Default for RetryPolicy {
 }
 
 impl RetryPolicy {
-    /// Set [`retries`](Self::retries).
+    /// Sets [`retries`](Self::retries).
     #[must_use]
     pub fn retries(mut self, retries: u32) -> Self {
         self.retries = retries;
         self
     }
 
-    /// Set [`initial_backoff`](Self::initial_backoff).
+    /// Sets [`initial_backoff`](Self::initial_backoff).
     #[must_use]
     pub fn initial_backoff(mut self, wait: Duration) -> Self {
         self.initial_backoff = wait;
         self
     }
 
-    /// Set [`max_backoff`](Self::max_backoff).
+    /// Sets [`max_backoff`](Self::max_backoff).
     #[must_use]
     pub fn max_backoff(mut self, wait: Duration) -> Self {
         self.max_backoff = wait;
         self
     }
 
-    /// Set [`deadline`](Self::deadline).
+    /// Sets [`deadline`](Self::deadline).
     #[must_use]
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = Some(deadline);

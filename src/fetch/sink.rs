@@ -7,30 +7,28 @@ use oci_spec::image::Descriptor;
 use super::{ImageContent, IndexContent, LayerReader};
 use crate::error::{Error, Result};
 
-/// A place that an image is pulled into.
+/// A destination of pulls.
 ///
 /// Several blobs are stored at the same time, from several tasks. A sink with
 /// errors of its own wraps them by [`Error::handler`](crate::Error::handler).
 pub trait Sink: Send + Sync + 'static {
-    /// Make ready for a pull: what makes the place unusable is found here, before anything is fetched.
-    /// Nothing, unless overridden.
+    /// Prepares the sink for a pull. Whatever makes the sink unusable is found here, before anything is fetched. The default
+    /// does nothing.
     fn prepare(&self) -> impl Future<Output = Result<()>> + Send {
         async { Ok(()) }
     }
 
-    /// Whether this blob is there already, whole, so that it need not be
-    /// fetched.
+    /// Whether the sink already has this blob, complete, so that it is not fetched.
     fn has(&self, blob: &Descriptor) -> impl Future<Output = Result<bool>> + Send;
 
-    /// The bytes of a small blob, if it is there: an image config is then not
-    /// fetched again. Whatever comes is checked. None, unless overridden.
+    /// The bytes of a small blob, if the sink has it: an image config is then not fetched again. The caller checks the bytes.
+    /// The default has none.
     fn read(&self, blob: &Descriptor) -> impl Future<Output = Result<Option<Vec<u8>>>> + Send {
         let _ = blob;
         async { Ok(None) }
     }
 
-    /// Take a blob: read it to its end, call
-    /// [`finish`](LayerReader::finish), and only then let others see it.
+    /// Stores a blob: reads it to its end, calls [`finish`](LayerReader::finish), and only then makes it visible.
     ///
     /// The future may be dropped at any point; nothing of the blob may then
     /// be visible.
@@ -40,12 +38,12 @@ pub trait Sink: Send + Sync + 'static {
         reader: LayerReader,
     ) -> impl Future<Output = Result<()>> + Send;
 
-    /// All layers of the image are there: store its config and its manifest,
-    /// and let others see the image.
+    /// Stores the config and the manifest of an image whose layers are all stored, and makes the image visible.
     fn commit(&self, image: &ImageContent) -> impl Future<Output = Result<()>> + Send;
 
-    /// All layers of all these images are there: store their configs and manifests, and let others see
-    /// them. If it fails, some of them may be seen. One after the other, unless overridden.
+    /// Stores the configs and manifests of several images whose layers are all stored, and makes the images visible. If it
+    /// fails, some of them may be visible; [`commit`](Self::commit) may then be called for all of them again. The default
+    /// commits one image after another.
     fn commit_all(&self, images: &[Arc<ImageContent>]) -> impl Future<Output = Result<()>> + Send {
         async move {
             for image in images {
@@ -55,9 +53,8 @@ pub trait Sink: Send + Sync + 'static {
         }
     }
 
-    /// All layers of all these images are there: store their configs and
-    /// manifests, and the index, and let others see it. A sink that has no
-    /// place for an index refuses it, which is what it does unless overridden.
+    /// Stores an index, with the configs and manifests of its images, whose layers are all stored, and makes the index
+    /// visible. The default refuses: not every sink has a place for an index.
     fn commit_index(
         &self,
         index: &IndexContent,
@@ -68,7 +65,7 @@ pub trait Sink: Send + Sync + 'static {
     }
 }
 
-/// Reads and verifies all, and keeps nothing: to measure, or to warm a mirror.
+/// A sink that reads and verifies every blob, and keeps nothing: for measuring, or for warming a mirror.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Discard;
 

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use super::content::{ImageContent, fetch_manifest};
-use super::event::{BlobName, EventKind, Events};
+use super::event::{BlobRef, EventKind, Events};
 use super::handler::Handler;
 use super::image::SameImage;
 use super::options::Transport;
@@ -645,7 +645,7 @@ impl Failure {
 }
 
 impl Job {
-    pub(super) fn name(&self) -> BlobName {
-        BlobName::of(self.image, &self.layer)
+    pub(super) fn name(&self) -> BlobRef {
+        BlobRef::of(self.image, &self.layer)
     }
 }

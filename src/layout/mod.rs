@@ -102,8 +102,8 @@ impl OciLayout {
         }
     }
 
-    /// The same for several images, each of which is named by its reference:
-    /// `docker://quay.io/a/b:c` by `quay.io/a/b:c`.
+    /// The layout in the folder `root`, for several images. Each is named by its reference: `docker://quay.io/a/b:c` by
+    /// `quay.io/a/b:c`. Otherwise it is like [`new`](Self::new).
     pub fn named_by_reference(root: impl Into<PathBuf>) -> Self {
         Self {
             root: root.into(),
@@ -161,7 +161,7 @@ impl OciLayout {
         format!("can't use {} as an image layout", self.root.display())
     }
 
-    /// The folder.
+    /// The folder of the layout.
     #[must_use]
     pub fn root(&self) -> &Path {
         &self.root

@@ -4,7 +4,7 @@ use std::fmt;
 use std::num::{NonZeroU32, NonZeroU64};
 
 use oci_spec::image::{Digest, MediaType};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
 
 /// The largest packet either side sends (skopeo, `proxy.go`: `maxMsgSize`).
@@ -44,19 +44,26 @@ impl PipeId {
     }
 }
 
-/// What the proxy can hand out for one layer: the names under which
-/// [`get_blob`](crate::ImageProxy::get_blob) will find it.
+/// A layer as the proxy can hand it out: the digest and size by which [`get_blob`](crate::ImageProxy::get_blob) fetches it.
 ///
-/// Differs from the manifest's layer where the transport stores layers in
-/// another form (`containers-storage:` keeps them uncompressed).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// It differs from the manifest's layer where the transport stores layers in another form (`containers-storage:` keeps
+/// them uncompressed).
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[non_exhaustive]
 pub struct LayerInfo {
-    /// Digest of the bytes that the proxy will send.
+    /// The digest of the bytes that the proxy sends.
     pub digest: Digest,
-    /// Their number; −1 where the transport does not know it.
-    pub size: i64,
-    /// Media type of the bytes.
+    /// The number of bytes. `None` where the transport does not know it.
+    #[serde(deserialize_with = "known_size")]
+    pub size: Option<u64>,
+    /// The media type of the bytes.
     pub media_type: MediaType,
+}
+
+/// On the wire, a size that is not known is −1.
+fn known_size<'de, D: Deserializer<'de>>(size: D) -> Result<Option<u64>, D::Error> {
+    let size = i64::deserialize(size)?;
+    Ok(u64::try_from(size).ok())
 }
 
 macro_rules! methods {

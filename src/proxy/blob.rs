@@ -48,22 +48,21 @@ impl Blob {
         Self(Buffered::new(Stream::new(opened)))
     }
 
-    /// The digest it was asked for by.
+    /// The digest of the blob, as it was asked for.
     #[must_use]
     pub fn digest(&self) -> &Digest {
         self.0.get_ref().digest()
     }
 
-    /// The size that the registry announced, where it did.
+    /// The size in bytes that the registry announced, if it did. It is not checked.
     #[must_use]
     pub fn announced(&self) -> Option<u64> {
         self.0.get_ref().announced()
     }
 
-    /// The verdict: `Ok` if all bytes came and are the right ones.
+    /// Reads the rest of the blob, and returns whether all bytes came and are the right ones.
     ///
-    /// What has not been read yet is read here and checked like the rest, but
-    /// not kept. To give a blob up, drop it.
+    /// The rest is checked, and not kept. To give a blob up, drop it.
     ///
     /// # Errors
     ///
@@ -85,8 +84,7 @@ impl Blob {
         self.0.get_mut().give_back_verifier(verifier);
     }
 
-    /// Split it into a reader and a driver, for code written that way (the
-    /// crate containers-image-proxy's).
+    /// Splits the blob into a reader and a driver, as the crate containers-image-proxy has them.
     ///
     /// They can be awaited in either order or together. The reader's end comes
     /// with the verdict, as here; the driver is a future of it. The driver

@@ -43,12 +43,11 @@ use crate::protocol::{
 /// The largest number that the protocol's JSON carries exactly, 2^53 − 1.
 const MAX_SIZE: u64 = (1 << 53) - 1;
 
-/// A running image proxy.
+/// A handle to a running image proxy.
 ///
-/// A cheap handle: clone it, share it, use it from many tasks and threads at
-/// once. One task owns the connection behind it and sends the calls one after
-/// another, in the order in which they come; blobs flow beside it, each through
-/// a pipe of its own, all at the same time.
+/// The handle is cheap to clone, and can be used from many tasks and threads at once. One task owns the connection, and
+/// sends the calls one after another, in the order in which they come. Blobs come beside it, each through a pipe of its
+/// own, all at the same time.
 ///
 /// When the last handle and the last [`Blob`] are gone the proxy is shut down
 /// in the background. [`finalize`](Self::finalize) does that too, and tells
@@ -76,7 +75,7 @@ struct Shared {
 }
 
 impl ImageProxy {
-    /// Start `skopeo` from the `PATH`, with its defaults.
+    /// Starts `skopeo` from the `PATH`, with its defaults.
     ///
     /// # Errors
     ///
@@ -85,10 +84,10 @@ impl ImageProxy {
         Self::new_with_config(ImageProxyConfig::default()).await
     }
 
-    /// Start a proxy.
+    /// Starts a proxy.
     ///
-    /// It is started, kept and reaped by a thread of its own, dies with this
-    /// process, and belongs to the tokio runtime that this is called in.
+    /// A thread of its own starts the process, watches it and reaps it. The process dies with this one. The proxy belongs
+    /// to the tokio runtime in which this is called.
     ///
     /// # Errors
     ///
@@ -100,7 +99,7 @@ impl ImageProxy {
     ///
     /// # Cancel safety
     ///
-    /// Dropped early, whatever was started is ended.
+    /// Dropped early, the process is ended.
     #[instrument(level = "debug", skip_all)]
     pub async fn new_with_config(config: ImageProxyConfig) -> Result<Self> {
         config.validate()?;
@@ -172,8 +171,8 @@ impl ImageProxy {
         }
     }
 
-    /// Speak to a proxy that somebody else started, over this `SOCK_SEQPACKET`
-    /// socket: for privilege separation, and for tests.
+    /// Connects to a proxy that somebody else started, over this `SOCK_SEQPACKET` socket: for privilege separation, and for
+    /// tests.
     ///
     /// # Errors
     ///
@@ -233,13 +232,13 @@ impl ImageProxy {
         &self.shared.version
     }
 
-    /// How this connection behaves.
+    /// The limits of this connection.
     #[must_use]
     pub fn options(&self) -> &ConnectionOptions {
         &self.shared.options
     }
 
-    /// Open an image by its skopeo reference, such as
+    /// Opens an image by its skopeo reference, such as
     /// `docker://quay.io/fedora/fedora:latest` or `oci:DIR:TAG`. The signature
     /// policy is checked here (skopeo 1.13 and later).
     ///
@@ -262,9 +261,8 @@ impl ImageProxy {
         }
     }
 
-    /// Open an image, or find out that there is none of that name. What counts
-    /// as absent is the proxy's to say: skopeo 1.18 gives an error for a tag
-    /// that is missing in an `oci:` layout, 1.22 says absent.
+    /// Opens an image, or returns `None` if there is no image of that name. The proxy decides what that means: for a tag that
+    /// is missing in an `oci:` layout, skopeo 1.18 returns an error, and 1.22 that there is none.
     ///
     /// # Errors
     ///
@@ -283,8 +281,7 @@ impl ImageProxy {
         }
     }
 
-    /// Close an image, and wait until that is done. To drop it does it in the
-    /// background.
+    /// Closes an image, and waits until that is done. Dropping an [`OpenedImage`] closes it in the background.
     ///
     /// # Errors
     ///
@@ -299,20 +296,20 @@ impl ImageProxy {
         image.close().await
     }
 
-    /// The image's manifest as an OCI image manifest, and the digest of the
-    /// original. See [`fetch_manifest_raw_oci`](Self::fetch_manifest_raw_oci).
+    /// Fetches the image's manifest, parsed as an OCI image manifest, and the digest of the original:
+    /// [`fetch_manifest_raw_oci`](Self::fetch_manifest_raw_oci), parsed.
     ///
     /// # Errors
     ///
-    /// As there, and [`Error::Decode`].
+    /// The errors of [`fetch_manifest_raw_oci`](Self::fetch_manifest_raw_oci), and [`Error::Decode`].
     pub async fn fetch_manifest(&self, image: &OpenedImage) -> Result<(String, ImageManifest)> {
         let (digest, raw) = self.fetch_manifest_raw_oci(image).await?;
         let manifest = serde_json::from_slice(&raw).map_err(Error::decode("manifest"))?;
         Ok((digest, manifest))
     }
 
-    /// The image's manifest in bytes, converted to an OCI image manifest where
-    /// it is a Docker schema 2 one, and the digest of the original.
+    /// Fetches the bytes of the image's manifest and the digest of the original. A Docker schema 2 manifest is converted to
+    /// an OCI image manifest.
     ///
     /// Of an index, the manifest for the chosen platform: the digest is that
     /// manifest's. After a conversion it is not the hash of the bytes.
@@ -329,19 +326,18 @@ impl ImageProxy {
         }
     }
 
-    /// The image config, as OCI. See [`fetch_config_raw`](Self::fetch_config_raw).
+    /// Fetches the image config, parsed: [`fetch_config_raw`](Self::fetch_config_raw), parsed.
     ///
     /// # Errors
     ///
-    /// As there, and [`Error::Decode`].
+    /// The errors of [`fetch_config_raw`](Self::fetch_config_raw), and [`Error::Decode`].
     pub async fn fetch_config(&self, image: &OpenedImage) -> Result<ImageConfiguration> {
         let raw = self.fetch_config_raw(image).await?;
         serde_json::from_slice(&raw).map_err(Error::decode("image config"))
     }
 
-    /// The image config in bytes, written anew by the proxy as OCI: of a native
-    /// OCI image it need not be the blob that the manifest names; that one is to
-    /// be had by [`get_descriptor`](Self::get_descriptor).
+    /// Fetches the bytes of the image config, which the proxy writes anew as OCI. Also of an OCI image, they can differ from
+    /// the blob that the manifest names; [`get_descriptor`](Self::get_descriptor) fetches that blob.
     ///
     /// # Errors
     ///
@@ -352,8 +348,8 @@ impl ImageProxy {
             .await
     }
 
-    /// Only the `config` part of the image config, in bytes: the protocol's old
-    /// `GetConfig`. [`fetch_config`](Self::fetch_config) tells more.
+    /// Fetches the bytes of the `config` part of the image config: the protocol's old `GetConfig`.
+    /// [`fetch_config`](Self::fetch_config) returns the whole config.
     ///
     /// # Errors
     ///
@@ -363,9 +359,8 @@ impl ImageProxy {
             .await
     }
 
-    /// What can be fetched of the image's layers, in order; `None` from a proxy
-    /// that can't tell (before protocol 0.2.5). Needed for
-    /// `containers-storage:`, whose layers are not those of the manifest.
+    /// Fetches the list of the layers that the proxy can hand out, in order. `None` from a skopeo before 1.11 (protocol
+    /// 0.2.5), which can't tell. The list is needed for `containers-storage:`, whose layers are not those of the manifest.
     ///
     /// From 0.2.7 on it comes through a pipe and can be of any size; before,
     /// some 200 layers are too many for the packet, and break the connection.
@@ -392,8 +387,7 @@ impl ImageProxy {
         }
     }
 
-    /// Fetch a blob, checked for `size` and `digest`. See [`Blob`] for how to
-    /// read it.
+    /// Fetches a blob, and checks its size and digest. See [`Blob`] for how to read it.
     ///
     /// The proxy starts the blob's HTTP request inside this call. It goes by
     /// `GetRawBlob` where the proxy has it (0.2.8), else by `GetBlob`.
@@ -435,12 +429,11 @@ impl ImageProxy {
         }
     }
 
-    /// Fetch the blob that a descriptor names: [`get_blob`](Self::get_blob) with
-    /// its digest and size.
+    /// Fetches the blob that a descriptor names: [`get_blob`](Self::get_blob) with the descriptor's digest and size.
     ///
     /// # Errors
     ///
-    /// As there.
+    /// The errors of [`get_blob`](Self::get_blob).
     pub async fn get_descriptor(
         &self,
         image: &OpenedImage,
@@ -450,9 +443,8 @@ impl ImageProxy {
             .await
     }
 
-    /// Fetch a blob's bytes **without any check** of size and digest, for those
-    /// who make it themselves or do not know the size. What
-    /// [`Blob::announced`] tells comes from the registry.
+    /// Fetches the bytes of a blob **without any check** of size and digest, for callers that check them, or do not know the
+    /// size. [`Blob::announced`] is what the registry says.
     ///
     /// # Errors
     ///
@@ -467,8 +459,8 @@ impl ImageProxy {
         self.open_blob(call, digest, None, None).await
     }
 
-    /// A varlink socket of the proxy for this image (protocol 0.2.9). It speaks
-    /// a protocol of its own and is handed out as it is.
+    /// Opens a varlink socket of the proxy for this image (protocol 0.2.9). The socket speaks a protocol of its own, and is
+    /// handed out as it is.
     ///
     /// # Errors
     ///
@@ -481,7 +473,7 @@ impl ImageProxy {
         }
     }
 
-    /// End the proxy, and tell how it ended.
+    /// Ends the proxy, and returns how it ended.
     ///
     /// What was asked before, by whichever handle, is still answered (within the
     /// call timeout, as ever), and blobs that are open may be read to their end,
@@ -516,12 +508,11 @@ impl ImageProxy {
         elsewhere::answered_in(&shared.runtime, ending).await
     }
 
-    /// Ready when the connection has failed or ended, with the error that every
-    /// further call gets.
+    /// Waits until the connection has failed or ended, and returns the error that every further call gets.
     ///
     /// # Cancel safety
     ///
-    /// Nothing is lost.
+    /// Dropped early, nothing is lost.
     pub async fn failed(&self) -> Error {
         let mut fate = self.shared.fate.clone();
         let error = fate.wait_for(Option::is_some).await;

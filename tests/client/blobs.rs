@@ -103,7 +103,7 @@ fn corrupt_bytes_are_told_with_their_digest() {
         sent[999] ^= 1;
         for way in Way::BOTH {
             judged(way, &wanted, &sent, None, |verdict, _| {
-                let BlobError::Corrupt { computed } = wrong(verdict.unwrap_err()) else {
+                let BlobError::Corrupt { computed, .. } = wrong(verdict.unwrap_err()) else {
                     panic!("not corrupt");
                 };
                 assert_eq!(computed, sha256(&sent).to_string());
@@ -122,7 +122,7 @@ fn a_byte_too_many_and_a_mebibyte_too_many_are_too_long() {
                 judged(way, &sent[..1000], &sent, None, |verdict, _| {
                     let error = wrong(verdict.unwrap_err());
                     assert!(
-                        matches!(error, BlobError::TooLong { size: 1000 }),
+                        matches!(error, BlobError::TooLong { size: 1000, .. }),
                         "{error:?}"
                     );
                 })
@@ -140,7 +140,7 @@ fn a_proxy_that_finds_the_blob_too_long_too_does_not_hide_that_it_is() {
         judged(Way::Piped, &sent[..1000], &sent, error, |verdict, _| {
             let error = wrong(verdict.unwrap_err());
             assert!(
-                matches!(error, BlobError::TooLong { size: 1000 }),
+                matches!(error, BlobError::TooLong { size: 1000, .. }),
                 "{error:?}"
             );
         })
@@ -155,7 +155,10 @@ fn fewer_bytes_than_promised_are_short_and_no_success() {
         for length in [0, 999] {
             judged(Way::Raw, &wanted, &wanted[..length], None, |verdict, _| {
                 let error = wrong(verdict.unwrap_err());
-                let BlobError::Short { read, size: 1000 } = error else {
+                let BlobError::Short {
+                    read, size: 1000, ..
+                } = error
+                else {
                     panic!("{error:?}");
                 };
                 assert_eq!(read, length as u64);
@@ -232,7 +235,10 @@ fn a_wrong_announced_size_is_refused_before_a_byte_is_read() {
             let mut stage = Stage::new(way).await;
             let (blob, flow) = stage.get(&sha256(b"content"), 7, 8).await;
             let error = wrong(blob.unwrap_err());
-            let BlobError::WrongSize { announced, size } = error else {
+            let BlobError::WrongSize {
+                announced, size, ..
+            } = error
+            else {
                 panic!("{error:?}");
             };
             assert_eq!((announced, size), (8, 7));
@@ -350,7 +356,7 @@ fn each_known_digest_algorithm_is_checked() {
                             assert!(!good);
                             let error = wrong(error);
                             assert!(
-                                matches!(&error, BlobError::Corrupt { computed }
+                                matches!(&error, BlobError::Corrupt { computed, .. }
                                 if *computed == hash(sent).to_string()),
                                 "{error:?}"
                             );

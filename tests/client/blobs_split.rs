@@ -206,7 +206,7 @@ fn both_halves_tell_that_a_byte_is_too_many() {
             for error in [read.unwrap_err(), verdict.unwrap_err()] {
                 let error = wrong(error);
                 assert!(
-                    matches!(error, BlobError::TooLong { size: 1000 }),
+                    matches!(error, BlobError::TooLong { size: 1000, .. }),
                     "{error:?}"
                 );
             }
@@ -260,7 +260,7 @@ fn a_reader_dropped_early_is_told_by_the_driver() {
                 soon(reader.read_exact(&mut vec![0; count])).await.unwrap();
                 drop(reader);
                 let error = wrong(soon(driver).await.unwrap_err());
-                let BlobError::Abandoned { read } = error else {
+                let BlobError::Abandoned { read, .. } = error else {
                     panic!("{error:?}");
                 };
                 assert_eq!(read, count as u64);

@@ -99,11 +99,21 @@ fn a_raw_blob_is_held_to_the_size_it_was_announced_with() {
     run(async {
         let error = raw(8, b"content", None).await.unwrap_err();
         assert!(
-            matches!(error, BlobError::Short { read: 7, size: 8 }),
+            matches!(
+                error,
+                BlobError::Short {
+                    read: 7,
+                    size: 8,
+                    ..
+                }
+            ),
             "{error:?}"
         );
         let error = raw(6, b"content", None).await.unwrap_err();
-        assert!(matches!(error, BlobError::TooLong { size: 6 }), "{error:?}");
+        assert!(
+            matches!(error, BlobError::TooLong { size: 6, .. }),
+            "{error:?}"
+        );
     });
 }
 

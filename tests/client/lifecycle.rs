@@ -198,7 +198,7 @@ fn a_call_that_is_not_answered_in_time_gives_the_connection_up() {
         let error = soon(proxy.open_image(&reference)).await.unwrap_err();
         for error in [error, soon(behind).await.unwrap()] {
             assert!(
-                matches!(error, Error::CallTimeout { method: "OpenImage", after } if after == timeout),
+                matches!(error, Error::CallTimeout { method: "OpenImage", after, .. } if after == timeout),
                 "{error:?}"
             );
         }
@@ -278,7 +278,7 @@ fn incompatible_versions_are_refused_and_shut_down() {
             );
             let error = proxy.unwrap_err();
             assert!(
-                matches!(&error, Error::Incompatible { found } if found.to_string() == version),
+                matches!(&error, Error::Incompatible { found, .. } if found.to_string() == version),
                 "{error:?}"
             );
         }
@@ -303,6 +303,7 @@ fn what_the_version_does_not_have_is_not_sent() {
                 method,
                 required: since,
                 found,
+                ..
             } = error
             else {
                 panic!("{error:?}");

@@ -38,7 +38,10 @@ fn replies_come_in_order_and_each_to_its_own_caller() {
         }
         for (task, reference) in tasks.into_iter().zip(["a:", "b:", "c:"]) {
             let error = soon(task).await.unwrap().unwrap_err();
-            let longshore::Error::Refused { method, refusal } = &error else {
+            let longshore::Error::Refused {
+                method, refusal, ..
+            } = &error
+            else {
                 panic!("{error:?}");
             };
             assert_eq!(*method, "OpenImage");

@@ -50,7 +50,7 @@ fn a_request_too_large_for_a_packet_is_not_sent() {
             let error = soon(proxy.open_image(&"x".repeat(length)))
                 .await
                 .unwrap_err();
-            let Error::TooLarge { method, bytes } = error else {
+            let Error::TooLarge { method, bytes, .. } = error else {
                 panic!("{error:?}");
             };
             assert_eq!(method, "OpenImage");

@@ -88,7 +88,8 @@ fn the_documents_of_one_pull_are_bounded_together() {
             image.write(layout.path(), &number.to_string()).unwrap();
         }
         let registry = Registry::start(layout.path(), Options::default()).unwrap();
-        let too_large = |error: &Error| matches!(error, Error::DocumentsTooLarge { limit: 3000 });
+        let too_large =
+            |error: &Error| matches!(error, Error::DocumentsTooLarge { limit: 3000, .. });
         let options = |bytes| FetchOptions::default().max_documents_bytes(bytes);
 
         let fetcher = Fetcher::new(config("0.2.8"), options(3000)).await.unwrap();

@@ -209,7 +209,7 @@ async fn a_zstd_window_larger_than_allowed_is_refused_by_name() {
         // The layer's diff_id is wrong, but to find that out it must be decompressed.
         let usual = layers(folder.path(), FetchOptions::default(), u64::MAX).await;
         let usual = blob_error(usual.unwrap_err());
-        let refused = matches!(usual, BlobError::ZstdWindow { limit } if limit == 32 << 20);
+        let refused = matches!(usual, BlobError::ZstdWindow { limit, .. } if limit == 32 << 20);
         let read = matches!(usual, BlobError::WrongDiffId { .. });
         assert!(
             if allowed { read } else { refused },

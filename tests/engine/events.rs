@@ -34,14 +34,14 @@ fn blobs(told: &Told) -> BTreeMap<usize, Blob> {
     let mut blobs: BTreeMap<usize, Blob> = BTreeMap::new();
     for event in &told.events {
         match &event.kind {
-            EventKind::BlobQueued { blob } => blobs.entry(blob.layer).or_default().queued += 1,
+            EventKind::BlobQueued { blob, .. } => blobs.entry(blob.layer).or_default().queued += 1,
             EventKind::BlobOpened { blob, .. } => blobs.get_mut(&blob.layer).unwrap().opened += 1,
             EventKind::BlobVerified { blob, .. } => {
                 blobs.get_mut(&blob.layer).unwrap().verified += 1;
             }
-            EventKind::BlobReused { blob } => blobs.get_mut(&blob.layer).unwrap().reused += 1,
+            EventKind::BlobReused { blob, .. } => blobs.get_mut(&blob.layer).unwrap().reused += 1,
             EventKind::BlobRetried { blob, .. } => blobs.get_mut(&blob.layer).unwrap().retried += 1,
-            EventKind::BlobBytes { blob, read } => {
+            EventKind::BlobBytes { blob, read, .. } => {
                 assert!(*read <= blob.size);
                 let bytes = &mut blobs.get_mut(&blob.layer).unwrap().bytes;
                 *bytes = (*bytes).max(*read);
@@ -98,7 +98,7 @@ fn a_pull_is_told_from_its_beginning_to_its_end() {
             let (mut started, mut ready) = (BTreeSet::new(), BTreeSet::new());
             for event in &told.events {
                 match &event.kind {
-                    EventKind::ProxyStarted { proxy } => assert!(started.insert(*proxy)),
+                    EventKind::ProxyStarted { proxy, .. } => assert!(started.insert(*proxy)),
                     EventKind::ProxyReady { proxy, .. } => {
                         assert!(started.contains(proxy));
                         assert!(ready.insert(*proxy));

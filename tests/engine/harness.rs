@@ -269,7 +269,7 @@ pub(crate) fn complete(layout: &Path, image: &Written) {
 #[track_caller]
 pub(crate) fn blob_error(error: &longshore::Error) -> (&Digest, &BlobError) {
     match error {
-        longshore::Error::Blob { digest, source } => (digest, source),
+        longshore::Error::Blob { digest, source, .. } => (digest, source),
         other => panic!("not about a blob: {other:?}"),
     }
 }

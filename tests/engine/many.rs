@@ -372,7 +372,7 @@ fn documents_for_which_there_is_no_room_fail_their_image() {
         while let Some(pulled) = soon(pulling.next()).await {
             let error = pulled.images.unwrap_err();
             assert!(
-                matches!(error, Error::DocumentsTooLarge { limit: 0 }),
+                matches!(error, Error::DocumentsTooLarge { limit: 0, .. }),
                 "{error:?}"
             );
             failed += 1;

@@ -72,6 +72,7 @@ async fn layers_that_nobody_reads_are_checked_all_the_same() {
     let Error::Blob {
         digest,
         source: BlobError::Corrupt { .. },
+        ..
     } = &error
     else {
         panic!("{error:?}");

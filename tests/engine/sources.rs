@@ -247,7 +247,10 @@ fn documents_over_the_bound_are_refused_by_name() {
                 let mut config = config(protocol);
                 config.connection = ConnectionOptions::default().max_document_bytes(limit);
                 let told = pull(config, options(), &registry.reference("latest")).await;
-                let Error::DocumentTooLarge { what, limit: told } = told.wrong() else {
+                let Error::DocumentTooLarge {
+                    what, limit: told, ..
+                } = told.wrong()
+                else {
                     panic!("{protocol}: {}", chain(told.wrong()));
                 };
                 assert_eq!((*what, *told), (wanted, limit), "{protocol}");

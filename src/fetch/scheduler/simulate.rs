@@ -462,6 +462,42 @@ fn the_number_of_proxies_is_near_the_best_fixed_one_on_machines_that_we_do_not_h
     }
 }
 
+/// What the model says of a machine with two processors and a registry on loopback, to be compared with measured pulls:
+/// `LONGSHORE_PREDICT=1 cargo test --lib predictions -- --nocapture`. benches/RESULTS.md has both. More processors are
+/// never slower, and longer answers never faster.
+#[test]
+fn predictions_follow_the_machine() {
+    let prints = std::env::var_os("LONGSHORE_PREDICT").is_some();
+    let mut workloads = a_to_d();
+    workloads.push(("H1", sharing(24, 10, 3, 6_300_000)));
+    workloads.push(("H4", sharing(100, 6, 6, 51_200)));
+    for (name, images) in &workloads {
+        let took = |processors: u32, answer: u64| {
+            let model = Model {
+                processors,
+                start: MS(15),
+                answer: MS(answer) + Duration::from_micros(300),
+                bandwidth: 25_000.0 * 125_000.0,
+                requests: None,
+            };
+            World::new(model, images.clone(), (1, 16)).run().took
+        };
+        let mut before = 0.0;
+        for answer in [0, 10, 20, 50, 200] {
+            let two = took(2, answer);
+            assert!(
+                two >= before * 0.95,
+                "{name} at {answer} ms: {two} after {before}"
+            );
+            assert!(took(8, answer) <= two * 1.05, "{name} at {answer} ms");
+            before = two;
+            if prints {
+                println!("{name} {answer} ms {two:.3}");
+            }
+        }
+    }
+}
+
 #[test]
 fn a_registry_that_throttles_gets_fewer_proxies() {
     let far = Model {
