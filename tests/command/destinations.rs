@@ -164,7 +164,7 @@ fn what_makes_a_destination_unusable_is_found_before_the_registry_is_asked() {
         ("index.json has more than", |path| {
             fs::create_dir(path).unwrap();
             let index = fs::File::create(path.join("index.json")).unwrap();
-            index.set_len(63 << 20).unwrap();
+            index.set_len(65 << 20).unwrap();
         }),
         ("index.json is a symbolic link", |path| {
             fs::create_dir(path).unwrap();

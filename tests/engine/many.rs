@@ -380,3 +380,26 @@ fn documents_for_which_there_is_no_room_fail_their_image() {
         assert_eq!(failed, IMAGES);
     });
 }
+
+/// Where there are more images than proxies, each is opened once, and hardly any a second time by a proxy that helps with
+/// its layers.
+#[test]
+#[ignore = "needs skopeo"]
+fn many_images_cost_hardly_more_openings_than_there_are_images() {
+    run(async {
+        for protocol in tools::SKOPEOS {
+            let several = Several::new();
+            let one = several.references(false);
+            // The same images in as many other repositories.
+            let other = one.iter().map(|image| image.replace("/image", "/other"));
+            let references: Vec<String> = one.iter().cloned().chain(other).collect();
+            let fetcher = Fetcher::new(config(protocol), options()).await.unwrap();
+            let mut pulling = fetcher.pull_many(references, &Arc::new(Discard));
+            while let Some(pulled) = soon(pulling.next()).await {
+                pulled.images.unwrap();
+            }
+            let reads = several.registry.manifest_gets() as u64;
+            assert!(reads <= 2 * IMAGES + 2, "{protocol}: {reads}");
+        }
+    });
+}
