@@ -125,7 +125,7 @@ pub(crate) struct PullArguments {
     /// Blobs in flight at once, over all proxies
     #[arg(long, value_name = "N", default_value_t = longshore::DEFAULT_WORKERS)]
     workers: NonZeroUsize,
-    /// How many skopeos to fetch with: auto, N, or MIN-MAX. auto takes as many as pay, at most 16 for
+    /// How many skopeos to fetch with: auto, N, or MIN-MAX. auto takes as many as make it faster, at most 16 for
     /// a registry, and for docker.io, whose quota counts what each of them reads, one for each image
     #[arg(long, value_name = "auto|N|MIN-MAX", default_value = "auto")]
     proxies: Proxies,

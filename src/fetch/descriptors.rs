@@ -8,7 +8,7 @@ use nix::sys::resource::{Resource, getrlimit};
 /// handler.
 const PER_BLOB: u64 = 4;
 
-/// A proxy's socket, pidfd, stderr and two ends of a leash, and what its start
+/// A proxy's socket, pidfd, stderr and two ends of a control pipe, and what its start
 /// takes for a moment.
 const PER_PROXY: u64 = 8;
 

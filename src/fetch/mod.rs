@@ -1,5 +1,5 @@
 //! The fetch engine: opens images, and fetches their layers with many workers
-//! over as many proxies as pay.
+//! over as many proxies as make it faster.
 
 mod configs;
 mod content;

@@ -42,13 +42,13 @@ impl Limit {
         let task = tokio::spawn(async move {
             let mut ticks = interval(TICK);
             ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
-            let mut owed = 0;
+            let mut credit = 0;
             loop {
                 ticks.tick().await;
                 // In nanosecond-bytes, so that slow rates are exact too.
-                owed += u128::from(bytes_per_second.get()) * TICK.as_nanos();
-                let due = usize::try_from(owed / 1_000_000_000).unwrap_or(usize::MAX);
-                owed %= 1_000_000_000;
+                credit += u128::from(bytes_per_second.get()) * TICK.as_nanos();
+                let due = usize::try_from(credit / 1_000_000_000).unwrap_or(usize::MAX);
+                credit %= 1_000_000_000;
                 let most = due.saturating_mul(2).max(SLICE_BYTES as usize);
                 let room = most.saturating_sub(filled.available_permits());
                 // What readers give back may come on top of it.

@@ -2,7 +2,7 @@
 //! back, and whose turn it is. Nothing here knows tokio or nix, so tests step
 //! it by hand.
 
-mod debt;
+mod held;
 mod message;
 mod refusal;
 mod reply;
@@ -14,7 +14,7 @@ pub use refusal::{Refusal, RefusalCode, RefusalKind};
 pub use reply::Violation;
 pub use version::{FIRST_SUPPORTED, supports_method};
 
-pub(crate) use debt::Debt;
+pub(crate) use held::Held;
 pub(crate) use message::{Call, ImageId, MAX_PACKET, Method, PipeId};
 pub(crate) use reply::{Grant, Packet, Pipe};
 pub(crate) use session::{Rejected, Session, Turn, Waiter};

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::{Debt, ImageId, LayerInfo, Method, PipeId, Refusal};
+use super::{Held, ImageId, LayerInfo, Method, PipeId, Refusal};
 use crate::words::printable;
 
 /// One packet as it came from the socket, with the descriptors in it.
@@ -25,7 +25,7 @@ pub(crate) struct Packet<F> {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Pipe<F> {
     pub(crate) data: F,
-    pub(crate) debt: Debt,
+    pub(crate) held: Held,
 }
 
 /// What a successful reply hands over. Whoever holds it owns it.
@@ -175,14 +175,14 @@ pub(super) fn interpret<F>(
 
 fn grant<F>(method: Method, reply: Reply, fds: Vec<F>) -> Result<Grant<F>, Violation> {
     let pipeid = reply.pipeid;
-    let pipe = |fds, debt: fn(PipeId) -> Debt| {
+    let pipe = |fds, held: fn(PipeId) -> Held| {
         let [data] = exactly(method, fds)?;
         let id = PipeId::new(pipeid).ok_or(Violation::PipeId {
             method: method.name(),
             found: 0,
         })?;
-        let debt = debt(id);
-        Ok(Pipe { data, debt })
+        let held = held(id);
+        Ok(Pipe { data, held })
     };
     let no_pipe = || match pipeid {
         0 => Ok(()),
@@ -210,14 +210,14 @@ fn grant<F>(method: Method, reply: Reply, fds: Vec<F>) -> Result<Grant<F>, Viola
         }
         Method::GetManifest => Grant::Manifest {
             digest: printable(&value::<String>(method, reply.value)?),
-            pipe: pipe(fds, Debt::memory_pipe)?,
+            pipe: pipe(fds, Held::memory_pipe)?,
         },
         Method::GetConfig | Method::GetFullConfig | Method::GetLayerInfoPiped => Grant::Document {
-            pipe: pipe(fds, Debt::memory_pipe)?,
+            pipe: pipe(fds, Held::memory_pipe)?,
         },
         Method::GetBlob => Grant::Blob {
             size: size(method, reply.value)?,
-            pipe: pipe(fds, Debt::blob_pipe)?,
+            pipe: pipe(fds, Held::blob_pipe)?,
         },
         Method::GetRawBlob => {
             no_pipe()?;
@@ -333,7 +333,7 @@ mod tests {
                     digest: "sha256:x".into(),
                     pipe: Pipe {
                         data: 30,
-                        debt: Debt::memory_pipe(pipe_id(5)),
+                        held: Held::memory_pipe(pipe_id(5)),
                     },
                 },
             ),
@@ -344,7 +344,7 @@ mod tests {
                 Grant::Document {
                     pipe: Pipe {
                         data: 30,
-                        debt: Debt::memory_pipe(pipe_id(5)),
+                        held: Held::memory_pipe(pipe_id(5)),
                     },
                 },
             ),
@@ -356,7 +356,7 @@ mod tests {
                     size: None,
                     pipe: Pipe {
                         data: 30,
-                        debt: Debt::blob_pipe(pipe_id(5)),
+                        held: Held::blob_pipe(pipe_id(5)),
                     },
                 },
             ),

@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::child::Child;
 use super::image::{ConnectionId, OpenedImage};
-use super::message::{Answer, BlobLease, Granted, HeldPipe, Owed, Request, Return};
+use super::message::{Answer, BlobLease, Granted, HeldPipe, ReleaseGuard, Request, Return};
 use super::transport::Transport;
 use crate::drain::pipe;
 use crate::error::{ChildExit, Error, Result};
@@ -85,7 +85,7 @@ pub(crate) struct Setup {
     pub(crate) transport: Transport,
     pub(crate) inbox: mpsc::Receiver<Request>,
     pub(crate) child: Option<Child>,
-    pub(crate) fate: watch::Sender<Option<Error>>,
+    pub(crate) closed: watch::Sender<Option<Error>>,
     /// `None` = no limit.
     pub(crate) call_timeout: Option<Duration>,
     pub(crate) shutdown_timeout: Duration,
@@ -100,14 +100,14 @@ pub(crate) struct Actor {
     inbox: mpsc::Receiver<Request>,
     returns: mpsc::UnboundedReceiver<Return>,
     /// Cloned into each guard, to give back with.
-    giver: mpsc::UnboundedSender<Return>,
+    release_tx: mpsc::UnboundedSender<Return>,
     /// Cloned into each open blob.
     lease: Option<BlobLease>,
     /// Ends when the last lease is gone. Nothing is ever sent.
     leases: mpsc::Receiver<Infallible>,
     child: Option<Child>,
     /// Where handles and blobs read what became of the connection.
-    fate: watch::Sender<Option<Error>>,
+    closed: watch::Sender<Option<Error>>,
     call_timeout: Option<Duration>,
     shutdown_timeout: Duration,
 }
@@ -119,11 +119,11 @@ impl Actor {
             transport,
             inbox,
             child,
-            fate,
+            closed,
             call_timeout,
             shutdown_timeout,
         } = setup;
-        let (giver, returns) = mpsc::unbounded_channel();
+        let (release_tx, returns) = mpsc::unbounded_channel();
         let (lease, leases) = mpsc::channel(1);
         Self {
             connection,
@@ -132,11 +132,11 @@ impl Actor {
             turn_began: None,
             inbox,
             returns,
-            giver,
+            release_tx,
             lease: Some(lease),
             leases,
             child,
-            fate,
+            closed,
             call_timeout,
             shutdown_timeout,
         }
@@ -178,7 +178,7 @@ impl Actor {
                 // answered.
                 biased;
                 Some(returned) = self.returns.recv() => match returned {
-                    Return::Payment { call, reply } => {
+                    Return::Release { call, reply } => {
                         self.session.give_back(&call, reply.map(Caller::now));
                     }
                     Return::Violation(violation) => {
@@ -275,9 +275,9 @@ impl Actor {
 
     /// Put what was granted into the hands of its guard.
     fn guard(&self, grant: Grant<OwnedFd>) -> Answer {
-        let held = |Pipe { data, debt }| HeldPipe {
+        let held = |Pipe { data, held }| HeldPipe {
             data,
-            debt: Owed::new(debt, self.giver.clone()),
+            guard: ReleaseGuard::new(held, self.release_tx.clone()),
         };
         // While somebody waits for an answer the lease is there.
         let lease = || self.lease.clone().ok_or(Error::Closed);
@@ -285,7 +285,7 @@ impl Actor {
             Grant::Done => Granted::Done,
             Grant::Version(version) => Granted::Version(version),
             Grant::Image(image) => Granted::Image(
-                image.map(|id| OpenedImage::new(id, self.connection, self.giver.clone())),
+                image.map(|id| OpenedImage::new(id, self.connection, self.release_tx.clone())),
             ),
             Grant::Manifest { digest, pipe } => Granted::Manifest {
                 digest,
@@ -321,7 +321,7 @@ impl Actor {
         let Self {
             transport,
             child,
-            fate,
+            closed,
             shutdown_timeout,
             ..
         } = self;
@@ -342,11 +342,11 @@ impl Actor {
             }
         } else {
             let mut buffer = [0; 1];
-            // Any packet or end will do: nothing is owed any more.
+            // Any packet or end will do: nothing is held any more.
             let closed = timeout(shutdown_timeout, transport.receive(&mut buffer)).await;
             closed.map(drop).map_err(|_| too_slow(shutdown_timeout))
         };
-        fate.send_replace(Some(Error::Closed));
+        closed.send_replace(Some(Error::Closed));
         if let Some(reply) = reply {
             // The one who asked may have left.
             let _ = reply.send(ended);
@@ -360,14 +360,14 @@ impl Actor {
             mut session,
             mut inbox,
             mut returns,
-            giver,
+            release_tx,
             lease,
             mut leases,
             mut child,
-            fate,
+            closed,
             ..
         } = self;
-        drop((giver, lease));
+        drop((release_tx, lease));
         let error = match failure {
             Failure::Other(error) => error,
             // There is no process of ours whose end could explain it.
@@ -378,7 +378,7 @@ impl Actor {
             },
         };
         tracing::debug!(%error, "the connection failed");
-        fate.send_replace(Some(error.clone()));
+        closed.send_replace(Some(error.clone()));
         for caller in session.drain() {
             caller.answer(Err(error.clone()));
         }
@@ -401,7 +401,7 @@ impl Actor {
                     None => inbox_open = false,
                 },
                 Some(returned) = returns.recv() => {
-                    if let Return::Payment { reply: Some(reply), .. } = returned {
+                    if let Return::Release { reply: Some(reply), .. } = returned {
                         Caller::now(reply).answer(Err(error.clone()));
                     }
                 }

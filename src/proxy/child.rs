@@ -35,7 +35,7 @@ const PIPE_BUF: usize = 4096;
 /// From `SIGTERM` to `SIGKILL`.
 const TERM_GRACE: Duration = Duration::from_secs(2);
 
-/// What a byte in the leash tells the keeper. Its end says [`END`], too, but may never come: a program
+/// What a byte in the control pipe tells the supervisor. Its end says [`END`], too, but may never come: a program
 /// that forks has copies of it.
 const END: u8 = b'e';
 /// The same, without time to end by itself.
@@ -46,21 +46,21 @@ const END_NOW: u8 = b'n';
 /// gets `SIGTERM` and then `SIGKILL`.
 #[derive(Debug)]
 pub(crate) struct Child {
-    leash: Leash,
+    control: ControlPipe,
     exit: watch::Receiver<Option<Arc<ChildExit>>>,
 }
 
 #[derive(Debug)]
-struct Leash(OwnedFd);
+struct ControlPipe(OwnedFd);
 
-impl Leash {
+impl ControlPipe {
     fn tell(&self, byte: u8) {
-        // If the pipe is closed, the keeper is past all this.
+        // If the pipe is closed, the supervisor is past all this.
         let _ = nix::unistd::write(&self.0, &[byte]);
     }
 }
 
-impl Drop for Leash {
+impl Drop for ControlPipe {
     fn drop(&mut self) {
         self.tell(END);
     }
@@ -94,25 +94,25 @@ impl Child {
 
     /// Let it end, as dropping does, and wait until it is reaped.
     pub(crate) async fn end(self) -> Option<Arc<ChildExit>> {
-        let Self { leash, mut exit } = self;
-        drop(leash);
+        let Self { control, mut exit } = self;
+        drop(control);
         let exit = exit.wait_for(Option::is_some).await.ok()?;
         exit.clone()
     }
 
     /// End it without giving it time to do so by itself.
     pub(crate) fn end_now(self) {
-        self.leash.tell(END_NOW);
+        self.control.tell(END_NOW);
     }
 }
 
-/// The keeper thread, from the start to the reaping.
+/// The supervisor thread, from the start to the reaping.
 fn keep(
     launch: impl FnOnce() -> Result<Launch>,
     stdio: [Stdio; 2],
     started: oneshot::Sender<Result<Child>>,
 ) {
-    let (child, exit, kept) = match launch().and_then(|launch| start(launch, stdio)) {
+    let (child, exit, supervised) = match launch().and_then(|launch| start(launch, stdio)) {
         Ok(all) => all,
         Err(error) => {
             // Nobody waits for it: nothing to tell.
@@ -120,16 +120,16 @@ fn keep(
             return;
         }
     };
-    // If nobody waits any more, the `Child` is dropped here, and its leash
+    // If nobody waits any more, the `Child` is dropped here, and its control pipe
     // tells us to end what we have just started.
     let _ = started.send(Ok(child));
-    let ended = kept.until_it_ends();
+    let ended = supervised.until_it_ends();
     exit.send_replace(Some(Arc::new(ended)));
 }
 
 type ExitSender = watch::Sender<Option<Arc<ChildExit>>>;
 
-fn start(launch: Launch, [stdin, stdout]: [Stdio; 2]) -> Result<(Child, ExitSender, Kept)> {
+fn start(launch: Launch, [stdin, stdout]: [Stdio; 2]) -> Result<(Child, ExitSender, Supervised)> {
     let Launch {
         mut command,
         program,
@@ -153,9 +153,9 @@ fn start(launch: Launch, [stdin, stdout]: [Stdio; 2]) -> Result<(Child, ExitSend
         program: program.clone(),
         source: Arc::new(source),
     };
-    let (leash_end, leash) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)
+    let (control_end, control) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)
         .map_err(|errno| Error::io("can't make a pipe")(errno.into()))?;
-    let leash = Leash(leash);
+    let control = ControlPipe(control);
     let mut process = command.spawn().map_err(spawn_failed)?;
     let watched = watch_process(&mut process);
     let (pidfd, stderr) = watched.map_err(|source| {
@@ -169,17 +169,17 @@ fn start(launch: Launch, [stdin, stdout]: [Stdio; 2]) -> Result<(Child, ExitSend
     })?;
     tracing::debug!(program, pid = process.id(), "started the proxy");
     let (exit_sender, exit) = watch::channel(None);
-    let kept = Kept {
+    let supervised = Supervised {
         process,
         program,
         pidfd,
-        leash: Some(leash_end),
+        control: Some(control_end),
         stderr: Some(stderr),
         said: Said::default(),
         pass_stderr_on,
         shutdown_timeout,
     };
-    Ok((Child { leash, exit }, exit_sender, kept))
+    Ok((Child { control, exit }, exit_sender, supervised))
 }
 
 fn watch_process(process: &mut std::process::Child) -> io::Result<(OwnedFd, ChildStderr)> {
@@ -225,20 +225,20 @@ enum Stage {
     Killed,
 }
 
-/// The child as its keeper thread sees it.
+/// The child as its supervisor thread sees it.
 #[derive(Debug)]
-struct Kept {
+struct Supervised {
     process: std::process::Child,
     program: String,
     pidfd: OwnedFd,
-    leash: Option<OwnedFd>,
+    control: Option<OwnedFd>,
     stderr: Option<ChildStderr>,
     said: Said,
     pass_stderr_on: bool,
     shutdown_timeout: Duration,
 }
 
-impl Kept {
+impl Supervised {
     fn until_it_ends(mut self) -> ChildExit {
         let mut stage = Stage::Running;
         loop {
@@ -264,7 +264,7 @@ impl Kept {
         exit
     }
 
-    /// Wait for something to happen: it ended, it wrote to stderr, the leash
+    /// Wait for something to happen: it ended, it wrote to stderr, the control pipe
     /// was pulled or dropped. All `false` when the stage's time is up.
     fn wait(&self, stage: Stage) -> [bool; 3] {
         let timeout = match stage {
@@ -283,7 +283,7 @@ impl Kept {
                 .map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLIN)),
         );
         fds.extend(
-            self.leash
+            self.control
                 .as_ref()
                 .map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLIN)),
         );
@@ -300,20 +300,20 @@ impl Kept {
         [
             happened(Some(self.pidfd.as_fd())),
             happened(self.stderr.as_ref().map(AsFd::as_fd)),
-            happened(self.leash.as_ref().map(AsFd::as_fd)),
+            happened(self.control.as_ref().map(AsFd::as_fd)),
         ]
     }
 
     fn next_stage(&mut self, stage: Stage, pulled: bool) -> Stage {
         let now = Instant::now();
-        if pulled && let Some(leash) = &self.leash {
+        if pulled && let Some(control) = &self.control {
             let mut told = [0];
-            let read = nix::unistd::read(leash, &mut told);
+            let read = nix::unistd::read(control, &mut told);
             if read == Ok(1) && told == [END_NOW] {
-                self.leash = None;
+                self.control = None;
                 return self.terminate(now);
             }
-            self.leash = None;
+            self.control = None;
             return Stage::Asked {
                 until: moment_after(now, self.shutdown_timeout),
             };

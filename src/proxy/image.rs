@@ -4,9 +4,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::mpsc;
 
-use super::message::{Owed, Return};
+use super::message::{ReleaseGuard, Return};
 use crate::error::{Error, Result};
-use crate::protocol::{Debt, ImageId};
+use crate::protocol::{Held, ImageId};
 
 /// Tells the connections of this process apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,7 +29,7 @@ pub struct OpenedImage {
     id: ImageId,
     connection: ConnectionId,
     /// Closes it.
-    debt: Owed,
+    guard: ReleaseGuard,
 }
 
 impl OpenedImage {
@@ -41,7 +41,7 @@ impl OpenedImage {
         Self {
             id,
             connection,
-            debt: Owed::new(Debt::Image(id), returns),
+            guard: ReleaseGuard::new(Held::Image(id), returns),
         }
     }
 
@@ -61,6 +61,6 @@ impl OpenedImage {
 
     /// Close it; the future tells how it went, and need not be awaited.
     pub(crate) fn close(mut self) -> impl Future<Output = Result<()>> + Send + use<> {
-        self.debt.pay()
+        self.guard.release()
     }
 }

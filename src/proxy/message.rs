@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout};
 
 use super::image::OpenedImage;
 use crate::error::{Error, Result};
-use crate::protocol::{Call, Debt, LayerInfo, Violation};
+use crate::protocol::{Call, Held, LayerInfo, Violation};
 
 /// Room in the inbox. The actor empties it into its own queue at once, so
 /// this only smooths bursts; what bounds that queue is that a caller waits for
@@ -39,11 +39,11 @@ pub(crate) enum Request {
     Finalize { reply: oneshot::Sender<Result<()>> },
 }
 
-/// What is given back, or told, by those who hold what was granted.
+/// Messages of those who hold what was granted, to the actor.
 #[derive(Debug)]
 pub(crate) enum Return {
-    /// A [`Debt`] is paid.
-    Payment {
+    /// Something [`Held`] is released.
+    Release {
         call: Call,
         reply: Option<oneshot::Sender<Answer>>,
     },
@@ -51,8 +51,7 @@ pub(crate) enum Return {
     Violation(Violation),
 }
 
-/// A granted thing, in the hands of a guard that gives it back when dropped:
-/// by the caller, or on the way to one who left.
+/// What a call has granted. Dropping it releases it: by the caller, or on the way to a caller who has left.
 #[derive(Debug)]
 pub(crate) enum Granted {
     Done,
@@ -88,47 +87,46 @@ pub(crate) type BlobLease = mpsc::Sender<std::convert::Infallible>;
 #[derive(Debug)]
 pub(crate) struct HeldPipe {
     pub(crate) data: OwnedFd,
-    pub(crate) debt: Owed,
+    pub(crate) guard: ReleaseGuard,
 }
 
 /// How long the rest of a pipe may take after the proxy has said that all of it
 /// is written: it is there already.
 const AFTER_FINISH: Duration = Duration::from_secs(10);
 
-/// A debt in the hands of a guard: dropped, it pays what is payable, and
-/// writes off the rest.
+/// A guard of something that the proxy holds for us. Dropping the guard releases it, if that can't block.
 #[derive(Debug)]
-pub(crate) struct Owed {
-    debt: Option<Debt>,
+pub(crate) struct ReleaseGuard {
+    held: Option<Held>,
     returns: mpsc::UnboundedSender<Return>,
 }
 
-impl Owed {
-    pub(crate) fn new(debt: Debt, returns: mpsc::UnboundedSender<Return>) -> Self {
-        let debt = Some(debt);
-        Self { debt, returns }
+impl ReleaseGuard {
+    pub(crate) fn new(held: Held, returns: mpsc::UnboundedSender<Return>) -> Self {
+        let held = Some(held);
+        Self { held, returns }
     }
 
     /// The pipe is drained: from now on `FinishPipe` can't block.
-    pub(crate) fn make_payable(&mut self) {
-        if let Some(debt) = &mut self.debt {
-            debt.make_payable();
+    pub(crate) fn set_drained(&mut self) {
+        if let Some(held) = &mut self.held {
+            held.set_drained();
         }
     }
 
-    /// Give it back; the answer is the proxy's verdict.
+    /// Releases what is held. The answer is the proxy's verdict.
     ///
     /// # Cancel safety
     ///
     /// Once called, it is sent whether or not the answer is awaited.
-    pub(crate) fn pay(&mut self) -> impl Future<Output = Result<()>> + Send + use<> {
+    pub(crate) fn release(&mut self) -> impl Future<Output = Result<()>> + Send + use<> {
         let (reply, answer) = oneshot::channel();
-        self.settle(Some(reply));
+        self.send_release(Some(reply));
         // Without an actor, the reply was dropped with the message.
         async { answer.await.unwrap_or(Err(Error::Closed)).map(|_| ()) }
     }
 
-    /// Read what is left in a pipe that is paid for. The proxy says that it has
+    /// Reads what is left in a pipe that is finished. The proxy says that it has
     /// closed its end: if that is not so, the connection ends.
     pub(crate) async fn end_of<T>(&self, reading: impl Future<Output = T>) -> Result<T> {
         timeout(AFTER_FINISH, reading).await.map_err(|_| {
@@ -138,29 +136,29 @@ impl Owed {
         })
     }
 
-    fn settle(&mut self, reply: Option<oneshot::Sender<Answer>>) {
-        let Some(debt) = self.debt.take() else {
+    fn send_release(&mut self, reply: Option<oneshot::Sender<Answer>>) {
+        let Some(held) = self.held.take() else {
             return;
         };
-        if let Some(call) = debt.payment() {
-            // No actor, no debt.
-            let _ = self.returns.send(Return::Payment { call, reply });
+        if let Some(call) = held.release() {
+            // Without an actor, nothing is held.
+            let _ = self.returns.send(Return::Release { call, reply });
         } else {
-            tracing::debug!(?debt, "left unfinished");
+            tracing::debug!(?held, "left unfinished");
         }
     }
 }
 
-impl Drop for Owed {
+impl Drop for ReleaseGuard {
     fn drop(&mut self) {
-        self.settle(None);
+        self.send_release(None);
     }
 }
 
 /// Asks the actor, and waits for its answer.
 pub(super) async fn ask(
     inbox: &mpsc::Sender<Request>,
-    fate: &watch::Receiver<Option<Error>>,
+    closed: &watch::Receiver<Option<Error>>,
     call: Call,
 ) -> Result<Granted> {
     let (reply, answer) = oneshot::channel();
@@ -168,11 +166,11 @@ pub(super) async fn ask(
     inbox
         .send(Request::Call { call, reply, asked })
         .await
-        .map_err(|_| fate_of(fate))?;
-    answer.await.unwrap_or_else(|_| Err(fate_of(fate)))
+        .map_err(|_| close_reason(closed))?;
+    answer.await.unwrap_or_else(|_| Err(close_reason(closed)))
 }
 
 /// Why there is no answer: what the actor left word of, or just that it is gone.
-pub(super) fn fate_of(fate: &watch::Receiver<Option<Error>>) -> Error {
-    fate.borrow().clone().unwrap_or(Error::Closed)
+pub(super) fn close_reason(closed: &watch::Receiver<Option<Error>>) -> Error {
+    closed.borrow().clone().unwrap_or(Error::Closed)
 }

@@ -20,7 +20,7 @@ use crate::protocol::Violation;
 ///
 /// Dropped early, the task ends by itself within the call timeout.
 pub(super) async fn read(pipe: HeldPipe, what: &'static str, limit: u64) -> Result<Vec<u8>> {
-    let HeldPipe { data, mut debt } = pipe;
+    let HeldPipe { data, mut guard } = pipe;
     let reader = pipe::reader(data).map_err(|_| Error::Protocol(Violation::NotAPipe))?;
     let task = tokio::spawn(async move {
         let reading = async move {
@@ -33,17 +33,17 @@ pub(super) async fn read(pipe: HeldPipe, what: &'static str, limit: u64) -> Resu
             }
             Ok(document)
         };
-        let paying = debt.pay();
-        tokio::pin!(reading, paying);
+        let releasing = guard.release();
+        tokio::pin!(reading, releasing);
         tokio::select! {
             read = &mut reading => {
                 // The read end is closed by now, so this can't block.
-                let paid = paying.await;
-                read.and_then(|document| paid.map(|()| document))
+                let released = releasing.await;
+                read.and_then(|document| released.map(|()| document))
             }
-            paid = &mut paying => {
-                paid?;
-                debt.end_of(reading).await?
+            released = &mut releasing => {
+                released?;
+                guard.end_of(reading).await?
             }
         }
     });

@@ -31,7 +31,7 @@ use self::actor::{Actor, Setup};
 use self::blob::{Patience, Source};
 use self::child::Child;
 use self::image::ConnectionId;
-use self::message::{Granted, HeldPipe, INBOX_MESSAGES, Request, ask, fate_of};
+use self::message::{Granted, HeldPipe, INBOX_MESSAGES, Request, ask, close_reason};
 use self::transport::Transport;
 use crate::config::{ConnectionOptions, ImageProxyConfig, Launch, Policy};
 use crate::drain::verify::Verifier;
@@ -69,7 +69,7 @@ struct Shared {
     connection: ConnectionId,
     version: Version,
     options: ConnectionOptions,
-    fate: watch::Receiver<Option<Error>>,
+    closed: watch::Receiver<Option<Error>>,
     /// The runtime that the actor is a task of.
     runtime: Handle,
 }
@@ -195,18 +195,18 @@ impl ImageProxy {
             Transport::new(socket).map_err(Error::io("can't use the proxy's socket"))?;
         let connection = ConnectionId::next();
         let (inbox, requests) = mpsc::channel(INBOX_MESSAGES);
-        let (fate_sender, fate) = watch::channel(None);
+        let (closed_tx, closed) = watch::channel(None);
         let actor = Actor::new(Setup {
             connection,
             transport,
             inbox: requests,
             child,
-            fate: fate_sender,
+            closed: closed_tx,
             call_timeout: options.call_timeout,
             shutdown_timeout: options.shutdown_timeout,
         });
         tokio::spawn(actor.run());
-        let version = match ask(&inbox, &fate, Call::Initialize).await? {
+        let version = match ask(&inbox, &closed, Call::Initialize).await? {
             Granted::Version(version) => version,
             other => return Err(unexpected(&other)),
         };
@@ -220,7 +220,7 @@ impl ImageProxy {
                 connection,
                 version,
                 options,
-                fate,
+                closed,
                 runtime: Handle::current(),
             }),
         })
@@ -500,10 +500,12 @@ impl ImageProxy {
             inbox
                 .send(request)
                 .await
-                .map_err(|_| fate_of(&shared.fate))?;
+                .map_err(|_| close_reason(&shared.closed))?;
             // This handle is none any more that keeps the proxy.
             drop(inbox);
-            ended.await.unwrap_or_else(|_| Err(fate_of(&shared.fate)))
+            ended
+                .await
+                .unwrap_or_else(|_| Err(close_reason(&shared.closed)))
         };
         elsewhere::answered_in(&shared.runtime, ending).await
     }
@@ -514,8 +516,8 @@ impl ImageProxy {
     ///
     /// Dropped early, nothing is lost.
     pub async fn failed(&self) -> Error {
-        let mut fate = self.shared.fate.clone();
-        let error = fate.wait_for(Option::is_some).await;
+        let mut closed = self.shared.closed.clone();
+        let error = closed.wait_for(Option::is_some).await;
         error
             .ok()
             .and_then(|error| error.clone())
@@ -537,7 +539,7 @@ impl ImageProxy {
     }
 
     async fn ask(&self, call: Call) -> Result<Granted> {
-        let answer = ask(&self.inbox, &self.shared.fate, call);
+        let answer = ask(&self.inbox, &self.shared.closed, call);
         elsewhere::answered_in(&self.shared.runtime, answer).await
     }
 
@@ -586,7 +588,7 @@ impl ImageProxy {
                 stall_timeout: self.shared.options.stall_timeout,
                 least_rate: self.shared.options.least_rate,
             },
-            fate: self.shared.fate.clone(),
+            closed: self.shared.closed.clone(),
             lease,
         }))
     }

@@ -130,7 +130,7 @@ impl<E: Clone> Scheduler<E> {
         self.hosts[id.0].waiting.len() + self.units_at(id).filter(is_opening).count()
     }
 
-    /// As many units as pay. A few that wait for a late answer count for nothing: they are made up for as long as
+    /// As many units as make the fetch faster. A few that wait for a late answer count for nothing: they are made up for as long as
     /// they are late. If many do, or the registry throttles, more units would make it slower.
     pub(super) fn adjust(&mut self, now: Instant) {
         self.starts.is_held_back = false;

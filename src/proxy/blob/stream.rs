@@ -24,7 +24,7 @@ use crate::drain::verify::Verifier;
 use crate::error::{BlobError, Error, Result};
 use crate::protocol::{Refusal, Violation};
 use crate::proxy::elsewhere::answered_in;
-use crate::proxy::message::{BlobLease, HeldPipe, Owed};
+use crate::proxy::message::{BlobLease, HeldPipe, ReleaseGuard};
 
 /// After a pipe ended early without a reason, how long to wait for the news
 /// that the whole proxy has died. It is sent at the same moment, on another way.
@@ -41,7 +41,7 @@ const SCRATCH_BYTES: usize = 64 * 1024;
 /// Where the bytes come from, and what goes with it.
 #[derive(Debug)]
 pub(in crate::proxy) struct Source {
-    // Dropped in this order: a debt is paid after its pipe is closed.
+    // Dropped in this order: what is held is released after its pipe is closed.
     data: Receiver,
     way: Way,
 }
@@ -51,7 +51,7 @@ enum Way {
     /// `GetRawBlob`: the pipe ends with the blob, and an error pipe says why.
     Raw { error: Option<Receiver> },
     /// `GetBlob`: the pipe ends only with `FinishPipe`, which says why.
-    Piped(Owed),
+    Piped(ReleaseGuard),
 }
 
 impl Source {
@@ -65,11 +65,11 @@ impl Source {
     }
 
     pub(in crate::proxy) fn piped(pipe: HeldPipe) -> Result<Self> {
-        let HeldPipe { data, debt } = pipe;
+        let HeldPipe { data, guard } = pipe;
         let data = pipe::blob_reader(data).map_err(not_a_pipe)?;
         Ok(Self {
             data,
-            way: Way::Piped(debt),
+            way: Way::Piped(guard),
         })
     }
 }
@@ -92,7 +92,7 @@ pub(in crate::proxy) struct Opened {
     /// `None`: not checked here.
     pub(in crate::proxy) verifier: Option<Verifier>,
     pub(in crate::proxy) patience: Patience,
-    pub(in crate::proxy) fate: watch::Receiver<Option<Error>>,
+    pub(in crate::proxy) closed: watch::Receiver<Option<Error>>,
     pub(in crate::proxy) lease: BlobLease,
 }
 
@@ -128,7 +128,7 @@ pub(super) struct Stream {
     verified: bool,
     state: State,
     flow: Flow,
-    fate: watch::Receiver<Option<Error>>,
+    closed: watch::Receiver<Option<Error>>,
     runtime: Handle,
     lease: BlobLease,
 }
@@ -136,9 +136,9 @@ pub(super) struct Stream {
 impl Stream {
     /// Must be called within a tokio runtime, like the making of its `Source`.
     pub(super) fn new(mut opened: Opened) -> Self {
-        if let (Some(0), Way::Piped(debt)) = (opened.size, &mut opened.source.way) {
+        if let (Some(0), Way::Piped(guard)) = (opened.size, &mut opened.source.way) {
             // Of no bytes, all are read.
-            debt.make_payable();
+            guard.set_drained();
         }
         let Opened {
             digest,
@@ -147,7 +147,7 @@ impl Stream {
             source,
             verifier,
             patience,
-            fate,
+            closed,
             lease,
         } = opened;
         Self {
@@ -161,7 +161,7 @@ impl Stream {
             lent: false,
             state: State::Flowing,
             flow: Flow::new(patience),
-            fate,
+            closed,
             runtime: Handle::current(),
             lease,
         }
@@ -253,9 +253,9 @@ impl Stream {
             verifier.update(bytes);
         }
         if self.size == Some(self.read)
-            && let Way::Piped(debt) = &mut self.source.way
+            && let Way::Piped(guard) = &mut self.source.way
         {
-            debt.make_payable();
+            guard.set_drained();
         }
     }
 
@@ -296,7 +296,7 @@ impl Stream {
             error,
             self.read,
             expected,
-            self.fate.clone(),
+            self.closed.clone(),
             self.stall_timeout(),
         );
         let digest = self.digest.clone();
@@ -357,13 +357,13 @@ impl Stream {
             lease,
             ..
         } = self;
-        let Way::Piped(debt) = way else {
+        let Way::Piped(guard) = way else {
             return Ok(());
         };
         // On its own, because FinishPipe holds up the connection until the
         // proxy has written all, and nobody may be polling us.
         let finished = runtime.spawn(async move {
-            match finish_pipe(data, debt, read).await {
+            match finish_pipe(data, guard, read).await {
                 // All bytes are here and right; only the proxy's opinion is not.
                 Err(BlobError::Connection(_)) if verified => Ok(()),
                 verdict => verdict,
@@ -402,7 +402,11 @@ impl AsyncRead for Stream {
 
 /// `FinishPipe` for a pipe out of which `size` bytes were read, while looking
 /// for one too many.
-async fn finish_pipe(mut data: Receiver, mut debt: Owed, size: u64) -> Result<(), BlobError> {
+async fn finish_pipe(
+    mut data: Receiver,
+    mut guard: ReleaseGuard,
+    size: u64,
+) -> Result<(), BlobError> {
     let excess = async move {
         // It ends when the proxy has finished. If a byte comes instead, the
         // pipe is closed at once, so that the proxy does not block on more.
@@ -410,12 +414,12 @@ async fn finish_pipe(mut data: Receiver, mut debt: Owed, size: u64) -> Result<()
         drop(data);
         matches!(read, Ok(1))
     };
-    let paid = debt.pay();
-    tokio::pin!(excess, paid);
-    let (paid, excess) = tokio::select! {
-        excess = &mut excess => (paid.await, excess),
-        paid = &mut paid => match paid {
-            Ok(()) => match debt.end_of(excess).await {
+    let released = guard.release();
+    tokio::pin!(excess, released);
+    let (released, excess) = tokio::select! {
+        excess = &mut excess => (released.await, excess),
+        released = &mut released => match released {
+            Ok(()) => match guard.end_of(excess).await {
                 Ok(excess) => (Ok(()), excess),
                 Err(error) => (Err(error), false),
             },
@@ -423,7 +427,7 @@ async fn finish_pipe(mut data: Receiver, mut debt: Owed, size: u64) -> Result<()
             Err(error) => (Err(error), false),
         }
     };
-    match paid {
+    match released {
         _ if excess => Err(BlobError::TooLong { size }),
         Ok(()) => Ok(()),
         Err(Error::Refused { refusal, .. }) => Err(BlobError::Refused(refusal)),
@@ -444,7 +448,7 @@ async fn why_it_ended(
     error: Option<Receiver>,
     read: u64,
     expected: Option<u64>,
-    mut fate: watch::Receiver<Option<Error>>,
+    mut closed: watch::Receiver<Option<Error>>,
     stall_timeout: Option<Duration>,
 ) -> Result<(), BlobError> {
     if let Some(error) = error {
@@ -467,7 +471,7 @@ async fn why_it_ended(
     }
     // Also where no size is known: a proxy that dies ends both pipes just as
     // one that has sent all.
-    let died = timeout(DEATH_NOTICE, fate.wait_for(Option::is_some)).await;
+    let died = timeout(DEATH_NOTICE, closed.wait_for(Option::is_some)).await;
     if let Ok(Ok(error)) = died
         && let Some(error) = error.as_ref()
     {

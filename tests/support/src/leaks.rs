@@ -20,7 +20,7 @@ const TAIL: Duration = Duration::from_secs(10);
 static ALONE: Mutex<()> = Mutex::new(());
 
 /// Run a test on a runtime of two workers, alone in this process, and fail if
-/// it leaves a descriptor, a process or a keeper thread: first while the
+/// it leaves a descriptor, a process or a supervisor thread: first while the
 /// runtime still runs, then without it.
 pub fn run(test: impl Future<Output = ()>) {
     on(&mut Builder::new_multi_thread(), test);
@@ -79,15 +79,15 @@ struct Snapshot {
     /// `number -> target`: pipes and sockets have unique targets.
     descriptors: BTreeSet<String>,
     children: BTreeSet<String>,
-    keeper_threads: usize,
+    supervisor_threads: usize,
 }
 
 impl fmt::Display for Snapshot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "descriptors {:?}, processes {:?}, {} keeper threads",
-            self.descriptors, self.children, self.keeper_threads
+            "descriptors {:?}, processes {:?}, {} supervisor threads",
+            self.descriptors, self.children, self.supervisor_threads
         )
     }
 }
@@ -97,7 +97,7 @@ impl Snapshot {
         Self {
             descriptors: descriptors(),
             children: children(std::process::id()),
-            keeper_threads: keeper_threads(),
+            supervisor_threads: supervisor_threads(),
         }
     }
 
@@ -105,12 +105,16 @@ impl Snapshot {
     fn more_than(&self, before: &Self) -> Option<Self> {
         let descriptors: BTreeSet<_> = &self.descriptors - &before.descriptors;
         let children: BTreeSet<_> = &self.children - &before.children;
-        let keeper_threads = self.keeper_threads.saturating_sub(before.keeper_threads);
-        (!descriptors.is_empty() || !children.is_empty() || keeper_threads > 0).then_some(Self {
-            descriptors,
-            children,
-            keeper_threads,
-        })
+        let supervisor_threads = self
+            .supervisor_threads
+            .saturating_sub(before.supervisor_threads);
+        (!descriptors.is_empty() || !children.is_empty() || supervisor_threads > 0).then_some(
+            Self {
+                descriptors,
+                children,
+                supervisor_threads,
+            },
+        )
     }
 }
 
@@ -141,7 +145,7 @@ pub fn children(parent: u32) -> BTreeSet<String> {
         .collect()
 }
 
-fn keeper_threads() -> usize {
+fn supervisor_threads() -> usize {
     entries("/proc/self/task")
         .filter_map(|id| fs::read_to_string(format!("/proc/self/task/{id}/comm")).ok())
         .filter(|name| name.starts_with("longshore"))

@@ -5,7 +5,7 @@ use super::super::{Queued, Session, Waiter};
 use super::rule::Rule;
 use super::server::Fd;
 use super::world::Want;
-use crate::protocol::{Call, Debt, Grant, Packet, Refusal, Violation};
+use crate::protocol::{Call, Grant, Held, Packet, Refusal, Violation};
 
 /// Somebody who waits for the answer to one call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,12 +103,12 @@ impl Machine {
         }
     }
 
-    /// The call that pays this debt, when the one who has it is done.
-    pub(super) fn payment(&self, mut debt: Debt) -> Option<Call> {
+    /// The call that releases this, when the one who has it is done.
+    pub(super) fn release(&self, mut held: Held) -> Option<Call> {
         if self.is(Broken::FinishesWhatIsNotDrained) {
-            debt.make_payable();
+            held.set_drained();
         }
-        debt.payment()
+        held.release()
     }
 
     /// Whether an image is closed as soon as something of it is granted.

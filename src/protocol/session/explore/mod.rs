@@ -4,8 +4,8 @@
 //! Three callers, each of whom opens an image, wants its manifest and a blob by
 //! either way, closes it, and may leave at any moment; and a server that
 //! answers, refuses, stalls, breaks the protocol or dies. The state machine is
-//! the real [`Session`](super::Session), what is owed is the real
-//! [`Debt`](super::Debt); only the callers and the server are made up
+//! the real [`Session`](super::Session), what is held is the real
+//! [`Held`](super::Held); only the callers and the server are made up
 //! ([`world`], [`server`]). The actor's `select!` is the choice of the next step: it takes
 //! returns in before it sends, so here they reach the session at once.
 //!

@@ -3,8 +3,8 @@
 use super::machine::Ticket;
 use super::rule::{Checked, Rule, hold};
 use super::server::parse;
-use super::world::{Blob, Doing, Phase, World, debt_id, ticket};
-use crate::protocol::{Debt, Method};
+use super::world::{Blob, Doing, Phase, World, held_id, ticket};
+use crate::protocol::{Held, Method};
 
 impl World {
     /// Hold the state against the rules that are about states.
@@ -30,13 +30,13 @@ impl World {
         for (id, owner) in self.server.images.iter().enumerate() {
             let Some(owner) = *owner else { continue };
             let image = self.callers[owner].image;
-            let held = image.is_some_and(|image| debt_id(image) == id + 1);
+            let held = image.is_some_and(|image| held_id(image) == id + 1);
             self.is_owned_once(held, Method::CloseImage, id + 1)?;
         }
         for (id, pipe) in self.server.pipes.iter().enumerate() {
             let Some(pipe) = *pipe else { continue };
             let blob = self.callers[pipe.owner].blob;
-            let held = matches!(blob, Some(Blob::Piped(debt)) if debt_id(debt) == id + 1);
+            let held = matches!(blob, Some(Blob::Piped(held)) if held_id(held) == id + 1);
             self.is_owned_once(held || pipe.written_off, Method::FinishPipe, id + 1)?;
         }
         let call = self.server.call;
@@ -59,10 +59,10 @@ impl World {
         let under_way = call.is_some_and(|call| call.method == method && call.id == id);
         let owners = usize::from(held) + usize::from(under_way) + queued.count();
         hold(Rule::NothingLost, owners > 0, || {
-            format!("{method} {id} is owed, and by nobody")
+            format!("{method} {id} is held, and by nobody")
         })?;
         hold(Rule::GivenBackOnce, owners == 1, || {
-            format!("{method} {id} is owed {owners} times")
+            format!("{method} {id} is held {owners} times")
         })
     }
 }
@@ -110,7 +110,7 @@ impl World {
         part.push(match caller.blob {
             None => 0,
             Some(Blob::Raw) => 1,
-            Some(Blob::Piped(Debt::Pipe { payable: true, .. })) => 2,
+            Some(Blob::Piped(Held::Pipe { drained: true, .. })) => 2,
             Some(Blob::Piped(_)) => 3,
         });
         part.push(u8::from(caller.image.is_some()));

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use super::machine::{Answered, Broken, Machine, Ticket};
 use super::rule::{Checked, Offence, Rule, hold};
 use super::server::{Answer, Fd, Received, Server, packet};
-use crate::protocol::{Call, Debt, Grant, ImageId, Method, Packet, Refusal, Session};
+use crate::protocol::{Call, Grant, Held, ImageId, Method, Packet, Refusal, Session};
 
 pub(super) const CALLERS: usize = 3;
 
@@ -67,13 +67,13 @@ pub(super) enum Doing {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Blob {
     Raw,
-    Piped(Debt),
+    Piped(Held),
 }
 
 #[derive(Debug, Clone)]
 pub(super) struct Caller {
     pub(super) doing: Doing,
-    pub(super) image: Option<Debt>,
+    pub(super) image: Option<Held>,
     pub(super) blob: Option<Blob>,
     pub(super) had_manifest: bool,
     pub(super) had_blob: bool,
@@ -149,10 +149,10 @@ impl World {
                     steps.push(Step::Ask(c, Want::Piped));
                 }
                 None => steps.push(Step::Close(c)),
-                Some(Blob::Piped(debt)) => {
+                Some(Blob::Piped(held)) => {
                     steps.push(Step::DropBlob(c));
-                    steps.push(match debt {
-                        Debt::Pipe { payable: true, .. } => Step::Finish(c),
+                    steps.push(match held {
+                        Held::Pipe { drained: true, .. } => Step::Finish(c),
                         _ => Step::Drain(c),
                     });
                 }
@@ -181,9 +181,9 @@ impl World {
         match step {
             Step::Ask(c, want) => self.ask(c, want),
             Step::Drain(c) => {
-                if let Some(Blob::Piped(debt)) = &mut self.callers[c].blob {
-                    debt.make_payable();
-                    if let Debt::Pipe { id, .. } = debt
+                if let Some(Blob::Piped(held)) = &mut self.callers[c].blob {
+                    held.set_drained();
+                    if let Held::Pipe { id, .. } = held
                         && let Some(pipe) = &mut self.server.pipes[id.get() as usize - 1]
                     {
                         pipe.drained = true;
@@ -191,22 +191,22 @@ impl World {
                 }
             }
             Step::Finish(c) => {
-                if let Some(Blob::Piped(debt)) = self.callers[c].blob.take() {
-                    self.pay(c, Want::Finish, debt);
+                if let Some(Blob::Piped(held)) = self.callers[c].blob.take() {
+                    self.release(c, Want::Finish, held);
                 }
             }
             Step::DropBlob(c) => self.drop_blob(c),
             Step::Close(c) => {
-                if let Some(debt) = self.callers[c].image.take() {
-                    self.pay(c, Want::Close, debt);
+                if let Some(held) = self.callers[c].image.take() {
+                    self.release(c, Want::Close, held);
                 }
             }
             Step::Leave(c) => {
                 self.machine.leave(c);
                 self.callers[c].doing = Doing::Left;
                 self.drop_blob(c);
-                if let Some(debt) = self.callers[c].image.take() {
-                    self.settle(debt);
+                if let Some(held) = self.callers[c].image.take() {
+                    self.drop_held(held);
                 }
             }
             Step::Send => self.send()?,
@@ -236,7 +236,7 @@ impl World {
         let caller = &mut self.callers[c];
         caller.doing = Doing::Waiting(want);
         let image = match caller.image {
-            Some(Debt::Image(image)) => image,
+            Some(Held::Image(image)) => image,
             _ => ImageId::new(u64::MAX).expect("not zero"),
         };
         let digest = || {
@@ -271,18 +271,18 @@ impl World {
     }
 
     /// Give something back, and wait for the answer.
-    fn pay(&mut self, c: usize, want: Want, debt: Debt) {
-        if let Some(call) = self.machine.payment(debt) {
+    fn release(&mut self, c: usize, want: Want, held: Held) {
+        if let Some(call) = self.machine.release(held) {
             self.machine.give_back(&call, Some(ticket(c, want)));
             self.callers[c].doing = Doing::Waiting(want);
         }
     }
 
     /// What a guard does when it is dropped.
-    fn settle(&mut self, debt: Debt) {
-        if let Some(call) = self.machine.payment(debt) {
+    fn drop_held(&mut self, held: Held) {
+        if let Some(call) = self.machine.release(held) {
             self.machine.give_back(&call, None);
-        } else if let Debt::Pipe { id, .. } = debt
+        } else if let Held::Pipe { id, .. } = held
             && let Some(pipe) = &mut self.server.pipes[id.get() as usize - 1]
         {
             pipe.written_off = true;
@@ -290,8 +290,8 @@ impl World {
     }
 
     fn drop_blob(&mut self, c: usize) {
-        if let Some(Blob::Piped(debt)) = self.callers[c].blob.take() {
-            self.settle(debt);
+        if let Some(Blob::Piped(held)) = self.callers[c].blob.take() {
+            self.drop_held(held);
         }
     }
 
@@ -306,13 +306,13 @@ impl World {
             hold(Rule::LeaversAreNotSentFor, waits, text)?;
             let mut queued = self.machine.queued();
             let returns = [Method::CloseImage, Method::FinishPipe];
-            let owed = queued.any(|queued| returns.contains(&queued.method));
-            hold(Rule::ReturnsFirst, !owed, text)?;
+            let held = queued.any(|queued| returns.contains(&queued.method));
+            hold(Rule::ReturnsFirst, !held, text)?;
         } else {
             let held = match call.method {
                 Method::CloseImage => self.callers[call.caller].image.is_some(),
                 _ => {
-                    matches!(self.callers[call.caller].blob, Some(Blob::Piped(debt)) if debt_id(debt) == call.id)
+                    matches!(self.callers[call.caller].blob, Some(Blob::Piped(held)) if held_id(held) == call.id)
                 }
             };
             hold(Rule::GivenBackOnce, !held, || {
@@ -386,10 +386,10 @@ impl World {
         else {
             // Nobody is there; the guards do what there is to do.
             match answer {
-                Ok(Grant::Image(Some(image))) => self.settle(Debt::Image(image)),
+                Ok(Grant::Image(Some(image))) => self.drop_held(Held::Image(image)),
                 Ok(Grant::Manifest { pipe, .. } | Grant::Blob { pipe, .. }) => {
                     drop(pipe.data);
-                    self.settle(pipe.debt);
+                    self.drop_held(pipe.held);
                 }
                 _ => {}
             }
@@ -415,14 +415,14 @@ impl World {
             _ => Doing::Nothing,
         };
         match answer {
-            Ok(Grant::Image(Some(image))) => self.callers[caller].image = Some(Debt::Image(image)),
+            Ok(Grant::Image(Some(image))) => self.callers[caller].image = Some(Held::Image(image)),
             Ok(Grant::Manifest { pipe, .. }) => {
                 held.push(pipe.data);
-                self.pay(caller, Want::Document, pipe.debt);
+                self.release(caller, Want::Document, pipe.held);
             }
             Ok(Grant::Blob { pipe, .. }) => {
                 held.push(pipe.data);
-                self.callers[caller].blob = Some(Blob::Piped(pipe.debt));
+                self.callers[caller].blob = Some(Blob::Piped(pipe.held));
             }
             Ok(Grant::RawBlob { data, error, .. }) => {
                 held.extend([data, error]);
@@ -433,7 +433,7 @@ impl World {
         if self.machine.closes_early()
             && let Some(image) = self.callers[caller].image
         {
-            self.settle(image);
+            self.drop_held(image);
         }
         Ok(())
     }
@@ -458,10 +458,10 @@ pub(super) fn ticket(caller: usize, want: Want) -> Ticket {
     Ticket { caller, want, gone }
 }
 
-/// The server's number of what is owed.
-pub(super) fn debt_id(debt: Debt) -> usize {
-    match debt {
-        Debt::Image(id) => id.get() as usize,
-        Debt::Pipe { id, .. } => id.get() as usize,
+/// The server's number of what is held.
+pub(super) fn held_id(held: Held) -> usize {
+    match held {
+        Held::Image(id) => id.get() as usize,
+        Held::Pipe { id, .. } => id.get() as usize,
     }
 }
