@@ -37,9 +37,18 @@ const WINDOW_LOG: RangeInclusive<u32> = 10..=30;
 const SCRATCH_BYTES: usize = 64 * 1024;
 
 impl Fetcher {
-    /// As [`for_each_layer`](Self::for_each_layer), with readers that decompress:
-    /// gzip of any number of members, zstd of any number of frames, or nothing,
-    /// as the layer's first bytes say.
+    /// Runs `handler` for each layer, like [`for_each_layer`](Self::for_each_layer), with readers that decompress: gzip of
+    /// any number of members, zstd of any number of frames, or nothing, as the layer's first bytes say.
+    ///
+    /// ```no_run
+    /// # async fn example(fetcher: longshore::Fetcher) -> longshore::Result<()> {
+    /// use tokio::io::{copy, sink};
+    ///
+    /// let image = fetcher.open("docker://quay.io/fedora/fedora:latest").await?;
+    /// let handler = |_layer, mut reader| async move { copy(&mut reader, &mut sink()).await };
+    /// let sizes = fetcher.for_each_layer_uncompressed(&image, handler).await?;
+    /// # Ok(()) }
+    /// ```
     ///
     /// The end of such a reader comes only if the compressed bytes have the
     /// manifest's digest *and* the decompressed ones the config's `diff_id`

@@ -4,8 +4,9 @@
 use std::collections::HashMap;
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
+use futures_core::Stream;
 use tokio::io::{AsyncBufRead, AsyncRead, ReadBuf};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -88,7 +89,21 @@ impl Fetcher {
     }
 }
 
-/// The layers of an image, one after another: see [`Fetcher::layers`].
+/// The layers of an image, one after another: see [`Fetcher::layers`]. It is a [`Stream`], too.
+///
+/// ```no_run
+/// # async fn example(fetcher: longshore::Fetcher) -> longshore::Result<()> {
+/// use tokio::io::{copy, sink};
+///
+/// let image = fetcher.open("docker://quay.io/fedora/fedora:latest").await?;
+/// let mut layers = fetcher.layers(&image, 4).await?;
+/// while let Some(next) = layers.next().await {
+///     let (layer, mut reader) = next?;
+///     let bytes = copy(&mut reader, &mut sink()).await;
+///     println!("{}: {bytes:?} bytes", layer.descriptor.digest());
+/// }
+/// # Ok(()) }
+/// ```
 #[derive(Debug)]
 pub struct LayerStream {
     next: usize,
@@ -114,42 +129,55 @@ impl LayerStream {
     ///
     /// # Errors
     ///
-    /// The first fatal one of any layer. After it there is nothing more.
+    /// The first fatal error of any layer. After it the stream ends.
     ///
     /// # Cancel safety
     ///
-    /// No layer is lost.
+    /// Dropped early, no layer is lost.
     pub async fn next(&mut self) -> Option<Result<(Layer, OrderedReader)>> {
+        std::future::poll_fn(|cx| self.poll(cx)).await
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<(Layer, OrderedReader)>>> {
         if self.next == self.count {
             // The last ones may still turn out to be wrong.
-            return match self.ended().await? {
-                Ok(()) => None,
-                Err(error) => Some(Err(error)),
-            };
+            let ended = ready!(self.poll_end(cx));
+            return Poll::Ready(ended.and_then(Result::err).map(Err));
         }
         let end = self.next.saturating_add(self.ahead).saturating_add(1);
         self.window.send_replace(end);
         loop {
             if let Some(due) = self.early.remove(&self.next) {
                 self.next += 1;
-                return Some(Ok((due.layer, due.reader)));
+                return Poll::Ready(Some(Ok((due.layer, due.reader))));
             }
-            if let Some(out) = self.handed_out.recv().await {
+            if let Some(out) = ready!(self.handed_out.poll_recv(cx)) {
                 self.early.insert(out.number, out);
             } else {
-                let ended = self.ended().await?;
+                let ended = ready!(self.poll_end(cx));
                 self.next = self.count;
-                return Some(Err(ended.err().unwrap_or(Error::Closed)));
+                let error = |ended: Result<()>| Err(ended.err().unwrap_or(Error::Closed));
+                return Poll::Ready(ended.map(error));
             }
         }
     }
 
     /// How the run ended; told once.
-    async fn ended(&mut self) -> Option<Result<()>> {
-        let run = self.run.as_mut()?;
-        let ended = run.await;
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<()>>> {
+        let Some(run) = &mut self.run else {
+            return Poll::Ready(None);
+        };
+        let ended = ready!(Pin::new(run).poll(cx));
         self.run = None;
-        Some(ended.map_err(panicked).and_then(|ended| ended))
+        Poll::Ready(Some(ended.map_err(panicked).and_then(|ended| ended)))
+    }
+}
+
+impl Stream for LayerStream {
+    type Item = Result<(Layer, OrderedReader)>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.get_mut().poll(cx)
     }
 }
 

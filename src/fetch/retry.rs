@@ -26,6 +26,14 @@ use crate::time::moment_after;
 /// fails, however many blobs are left. A registry that answers an opening with 429
 /// is not asked again: skopeo has by then waited, and asked it five times.
 ///
+/// ```
+/// use std::time::Duration;
+/// use longshore::{FetchOptions, RetryPolicy};
+///
+/// let retry = RetryPolicy::default().retries(8).deadline(Duration::from_secs(600));
+/// let options = FetchOptions::default().retry(retry);
+/// ```
+///
 /// A try never goes on where another broke off: its bytes come from the start,
 /// through a fresh reader.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -9,6 +9,36 @@ use crate::error::{Error, Result};
 
 /// A destination of pulls.
 ///
+/// ```
+/// use longshore::oci_spec::image::Descriptor;
+/// use longshore::{Error, ImageContent, LayerReader, Result, Sink};
+/// use tokio::io::{AsyncWriteExt, copy};
+///
+/// /// Writes each layer into a file of the current folder.
+/// struct Files;
+///
+/// impl Sink for Files {
+///     async fn has(&self, _: &Descriptor) -> Result<bool> {
+///         Ok(false)
+///     }
+///
+///     async fn store(&self, blob: &Descriptor, mut reader: LayerReader) -> Result<()> {
+///         let name = blob.digest().digest().to_owned();
+///         let part = format!("{name}.part");
+///         let mut file = tokio::fs::File::create(&part).await.map_err(Error::handler)?;
+///         copy(&mut reader, &mut file).await.map_err(Error::handler)?;
+///         file.flush().await.map_err(Error::handler)?;
+///         reader.finish().await?;
+///         tokio::fs::rename(part, name).await.map_err(Error::handler)
+///     }
+///
+///     async fn commit(&self, image: &ImageContent) -> Result<()> {
+///         println!("{} is complete", image.reference());
+///         Ok(())
+///     }
+/// }
+/// ```
+///
 /// Several blobs are stored at the same time, from several tasks. A sink with
 /// errors of its own wraps them by [`Error::handler`](crate::Error::handler).
 pub trait Sink: Send + Sync + 'static {

@@ -30,6 +30,20 @@ use crate::error::Result;
 /// return "end" fails instead, with an [`Error`](crate::Error) inside the
 /// [`io::Error`]. Bytes before that are not to be trusted yet.
 ///
+/// ```no_run
+/// # async fn example(proxy: longshore::ImageProxy, image: longshore::OpenedImage) -> longshore::Result<()> {
+/// use tokio::io::AsyncReadExt;
+///
+/// # let layer: longshore::oci_spec::image::Descriptor = todo!();
+/// let mut blob = proxy.get_descriptor(&image, &layer).await?;
+/// let mut bytes = Vec::new();
+/// if blob.read_to_end(&mut bytes).await.is_ok() {
+///     println!("{} verified bytes", bytes.len());
+/// }
+/// blob.finish().await?;
+/// # Ok(()) }
+/// ```
+///
 /// Many blobs of one proxy can be open and read at the same time. Dropping one
 /// early cancels it; the connection stays good.
 ///

@@ -49,6 +49,19 @@ const MAX_SIZE: u64 = (1 << 53) - 1;
 /// sends the calls one after another, in the order in which they come. Blobs come beside it, each through a pipe of its
 /// own, all at the same time.
 ///
+/// ```no_run
+/// # async fn example() -> longshore::Result<()> {
+/// use longshore::{ImageProxy, ImageProxyConfig};
+///
+/// let proxy = ImageProxy::new_with_config(ImageProxyConfig::default()).await?;
+/// let image = proxy.open_image("docker://quay.io/fedora/fedora:latest").await?;
+/// let (digest, manifest) = proxy.fetch_manifest(&image).await?;
+/// println!("{digest} has {} layers", manifest.layers().len());
+/// proxy.close_image(image).await?;
+/// proxy.finalize().await?;
+/// # Ok(()) }
+/// ```
+///
 /// When the last handle and the last [`Blob`] are gone the proxy is shut down
 /// in the background. [`finalize`](Self::finalize) does that too, and tells
 /// how it went.

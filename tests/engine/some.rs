@@ -53,7 +53,8 @@ fn only_these_layers_are_fetched_and_not_the_config() {
             assert_eq!(soon(found).await.unwrap(), expected, "{protocol}");
             let mut stream = fetcher.layers_of(&image, &wanted, 1).unwrap();
             let mut found = Vec::new();
-            while let Some(next) = soon(stream.next()).await {
+            // It is a `Stream`.
+            while let Some(next) = soon(futures_util::StreamExt::next(&mut stream)).await {
                 let (_, mut reader) = next.unwrap();
                 let mut bytes = Vec::new();
                 reader.read_to_end(&mut bytes).await.unwrap();

@@ -104,14 +104,14 @@ impl<E: Clone> Scheduler<E> {
         setback: Setback<E>,
         (now, random): (Instant, f64),
     ) -> Next {
-        let host = self.host_of(unit, task);
+        let (host, source) = (self.host_of(unit, task), self.source_of(unit, task));
         self.finish(unit, task, now);
         if let Setback::Lost { sick: true, .. } = &setback {
             self.retire(unit);
         }
         match task {
             Task::Blob { blob, by } => {
-                self.blob_failed((unit, host), (blob, by), setback, (now, random))
+                self.blob_failed((unit, host, source), (blob, by), setback, (now, random))
             }
             Task::Config(image) => self.config_failed(unit, image, setback, (now, random)),
             Task::Open(image) => self.opening_failed(unit, image, setback, (now, random)),
@@ -120,7 +120,7 @@ impl<E: Clone> Scheduler<E> {
 
     fn blob_failed(
         &mut self,
-        (unit, host): (UnitId, Option<HostId>),
+        (unit, host, source): (UnitId, Option<HostId>, Option<SourceId>),
         (blob, by): (BlobId, ImageId),
         setback: Setback<E>,
         (now, random): (Instant, f64),
@@ -140,7 +140,6 @@ impl<E: Clone> Scheduler<E> {
         if setback.why() == Some(Refused::MayPass) {
             self.hosts[host.0].outage.is_of_blobs();
         }
-        let source = self.images.get(&by).map(|image| image.source);
         let task = Task::Blob { blob, by };
         let next = self.after((host, task), failed, &setback, (now, random));
         match (&next, setback.into_error()) {
@@ -369,13 +368,19 @@ impl<E: Clone> Scheduler<E> {
     /// The host that a unit asks for this. It may have moved on to another one since it was given the task.
     pub(super) fn host_of(&self, id: UnitId, task: Task) -> Option<HostId> {
         let unit = self.units.get(&id)?;
+        let source = self.source_of(id, task);
+        let source = source.and_then(|source| self.sources.get(&source));
+        Some(source.map_or(unit.host, |source| source.host))
+    }
+
+    /// The source that a unit asks for this, also by an image that is forgotten and still open there.
+    fn source_of(&self, id: UnitId, task: Task) -> Option<SourceId> {
         let (Task::Open(image) | Task::Config(image) | Task::Blob { by: image, .. }) = task;
-        let of_image = self.images.get(&image).map(|image| image.host);
-        let of_source = || {
-            let mut open = unit.open.iter();
+        let of_image = self.images.get(&image).map(|image| image.source);
+        of_image.or_else(|| {
+            let mut open = self.units.get(&id)?.open.iter();
             let (source, _) = open.find(|(_, images)| images.contains(&image))?;
-            self.sources.get(source).map(|source| source.host)
-        };
-        of_image.or_else(of_source).or(Some(unit.host))
+            Some(*source)
+        })
     }
 }

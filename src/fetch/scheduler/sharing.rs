@@ -217,3 +217,41 @@ fn a_unit_keeps_no_more_images_of_a_repository_open_than_are_needed() {
         script.closed.len()
     );
 }
+
+/// A unit asks for what others name by the last image of the repository that it had open.
+#[test]
+fn a_blob_asked_for_by_an_image_that_is_forgotten_fails_no_other_repository() {
+    let mut script = Script::new();
+    let host = script.host();
+    let (unit, first) = script.open(host, "one", &[0]);
+    let second = script
+        .scheduler
+        .add_image(host, KindId(0), "one", script.now);
+    script.scheduler.has_open(unit, second);
+    script.go_on(MS(50), |_, _| None);
+    script.scheduler.forget(first);
+    // It names the blob, and so does another repository, whose proxy is gone; the first unit has only its first image open.
+    let other = script.scheduler.add_unit(host, KindId(0), script.now);
+    let elsewhere = script
+        .scheduler
+        .add_open_image(host, KindId(0), "two", other);
+    script
+        .scheduler
+        .units
+        .get_mut(&unit)
+        .expect("a unit")
+        .open
+        .values_mut()
+        .for_each(|open| {
+            *open = [first].into();
+        });
+    script.fetch(second, &[7]);
+    script.fetch(elsewhere, &[7]);
+    script.scheduler.ended(other, None, script.now);
+    script.go_on(Duration::from_secs(60), |_, task| {
+        let is_first = matches!(task, Task::Blob { by, .. } if by == first || by == second);
+        is_first.then_some(Refused::MayPass)
+    });
+    assert!(script.fetched.contains(&elsewhere), "{:?}", script.failed);
+    assert!(!script.failed.contains(&elsewhere));
+}
