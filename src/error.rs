@@ -291,7 +291,7 @@ impl Error {
     }
 
     /// Whether the same call may succeed later, on another proxy if this one is gone. Of refusals, it goes by
-    /// [`Refusal::is_transient`].
+    /// [`Refusal::is_transient`], which holds for images at a registry.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self {
@@ -453,7 +453,7 @@ pub enum BlobError {
     #[error("can't be decompressed")]
     Decompress(#[source] Arc<io::Error>),
     /// The layer decompresses to more bytes than its compressed size allows for.
-    #[error("decompresses to more than {limit} bytes, which is max_expansion times what was read")]
+    #[error("decompresses to more than {limit} bytes, the bound that max_expansion sets")]
     #[non_exhaustive]
     Expands {
         /// The bound, from [`FetchOptions::max_expansion`](crate::FetchOptions::max_expansion).

@@ -283,9 +283,9 @@ impl ProxyArguments {
         verbose: bool,
     ) -> Result<ImageProxyConfig, Failure> {
         let connection = ConnectionOptions::default()
-            .stall_timeout(limit(self.stall_timeout))
+            .stall_timeout(self.stall_timeout)
             .least_rate(self.least_rate)
-            .call_timeout(limit(self.call_timeout));
+            .call_timeout(self.call_timeout);
         let platform = platform.cloned();
         Ok(ImageProxyConfig {
             authfile: self.authfile.clone(),
@@ -343,11 +343,6 @@ impl ProxyArguments {
             password,
         )))
     }
-}
-
-/// A timeout of 0 is none.
-fn limit(timeout: Duration) -> Option<Duration> {
-    (!timeout.is_zero()).then_some(timeout)
 }
 
 /// The one registry that credentials are for.

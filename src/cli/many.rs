@@ -101,8 +101,9 @@ impl Many {
         told: &mut Told,
     ) -> longshore::Result<Option<Pulled>> {
         let layout = Arc::new(OciLayout::named_by_reference(&self.folder));
-        // All names were looked at when the list was read.
-        layout.check(&[] as &[&str]).await?;
+        let unnamed = (self.requests.iter()).filter(|request| request.name.is_none());
+        let references: Vec<&str> = unnamed.map(|request| request.reference.as_str()).collect();
+        layout.check(&references).await?;
         let mut pulling = fetcher.pull_many(self.requests.clone(), &layout);
         while let Some(pulled) = pulling.next().await {
             let has_failed = pulled.images.is_err();

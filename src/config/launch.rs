@@ -292,11 +292,13 @@ impl Cache {
     }
 }
 
-/// Whether it is not skopeo that is started, but something that starts it: a program whose name does not begin with
-/// `skopeo`.
+/// Whether it is not skopeo that is started, but something that starts it: a program that is not called `skopeo`, with or
+/// without a version.
 pub(super) fn is_wrapper(command: &Command) -> bool {
     let name = Path::new(command.get_program()).file_name();
-    !name.is_some_and(|name| name.as_bytes().starts_with(b"skopeo"))
+    let version = name.and_then(|name| name.as_bytes().strip_prefix(b"skopeo"));
+    let is_of_version = |c: &u8| c.is_ascii_digit() || b".-_".contains(c);
+    !version.is_some_and(|version| version.iter().all(is_of_version))
 }
 
 /// Whether skopeo takes us for root (containers/image, `blobinfocache`): then
@@ -569,6 +571,7 @@ mod tests {
             ("skopeo", false),
             ("/usr/bin/skopeo", false),
             ("/opt/skopeo-1.22", false),
+            ("skopeo-wrapper.sh", true),
             ("podman", true),
         ] {
             assert_eq!(is_wrapper(&Command::new(program)), wrapper, "{program}");

@@ -52,7 +52,7 @@ pub const DEFAULT_MAX_DOCUMENT_BYTES: u64 = 4 * 1024 * 1024;
 #[non_exhaustive]
 pub struct ConnectionOptions {
     /// How long a blob may bring no byte while somebody waits to read one; then it fails as
-    /// [stalled](crate::BlobError::Stalled). 60 s by default; `None` means no limit.
+    /// [stalled](crate::BlobError::Stalled). 60 s by default; `None` or zero means no limit.
     pub stall_timeout: Option<Duration>,
 
     /// The slowest rate at which a blob may come, in bytes per second; a slower one fails as
@@ -62,7 +62,7 @@ pub struct ConnectionOptions {
     pub least_rate: u64,
 
     /// How long a call may wait for its answer; then the whole connection fails, for the proxy answers in order, and
-    /// all other calls would wait, too. 300 s by default; `None` means no limit.
+    /// all other calls would wait, too. 300 s by default; `None` or zero means no limit.
     ///
     /// Opening a compressed archive unpacks it inside the call, and skopeo
     /// sits out a registry's "too many requests" there.
@@ -103,6 +103,16 @@ impl Default for ConnectionOptions {
 }
 
 impl ConnectionOptions {
+    /// The stall timeout, if there is one.
+    pub(crate) fn stall_limit(&self) -> Option<Duration> {
+        self.stall_timeout.filter(|limit| !limit.is_zero())
+    }
+
+    /// The call timeout, if there is one.
+    pub(crate) fn call_limit(&self) -> Option<Duration> {
+        self.call_timeout.filter(|limit| !limit.is_zero())
+    }
+
     /// Sets [`stall_timeout`](Self::stall_timeout): a duration, or `None` for no limit.
     #[must_use]
     pub fn stall_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {

@@ -24,8 +24,15 @@ impl Fetcher {
         let mut documents = Documents::within(self.options.max_documents_bytes);
         documents.add_manifest(image)?;
         documents.add_config(image)?;
-        let fetch = || async { self.content_for(image, &Discard).await.map(Arc::new) };
-        let content = image.same.content.get_or_try_init(fetch).await?;
+        let fetch = || async {
+            Box::pin(self.content_for(image, &Discard))
+                .await
+                .map(Arc::new)
+        };
+        // Whoever fetches it may have another deadline.
+        let content = self
+            .bounded(image.same.content.get_or_try_init(fetch))
+            .await?;
         ending.keep();
         Ok(Arc::clone(content))
     }

@@ -389,7 +389,7 @@ async fn answered<T>(
     config: &Descriptor,
     asking: impl Future<Output = Result<T>>,
 ) -> Result<T> {
-    let after = proxy.options().stall_timeout;
+    let after = proxy.options().stall_limit();
     timeout(after, asking).await.unwrap_or_else(|_| {
         let after = after.unwrap_or_default();
         let stalled = BlobError::Stalled { after, read: 0 };

@@ -54,7 +54,8 @@ impl Fetcher {
 
     /// Runs `handler` for these layers of an image, such as those that the caller does not have yet, as
     /// [`for_each_layer`](Self::for_each_layer) does for all. Nothing else is fetched, not even the config. The layers are
-    /// some of [`Image::layers`] or, with their `diff_id`s, of [`content`](Self::content).
+    /// some of [`Image::layers`] or, with their `diff_id`s, of [`content`](Self::content). Of an image in
+    /// `containers-storage:`, only those of [`content`](Self::content) can be fetched.
     ///
     /// ```no_run
     /// # async fn example(fetcher: longshore::Fetcher) -> longshore::Result<()> {

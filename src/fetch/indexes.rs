@@ -8,7 +8,6 @@ use tokio::task::JoinSet;
 use super::index::Listed;
 use super::options::Transport;
 use super::request::ImageRequest;
-use super::retry::{is_throttled, may_pass};
 use super::{Fetcher, panicked};
 use crate::error::{Error, Result};
 use crate::protocol::RefusalKind;
@@ -16,7 +15,10 @@ use crate::protocol::RefusalKind;
 /// How many are asked for at once.
 const AT_ONCE: usize = 4;
 
-/// After a registry has refused one as often as there are retries, no other is asked for there for so long.
+/// After a registry has refused so many, each as often as there are retries, it has trouble, and not they.
+const ENOUGH: u32 = 2;
+
+/// Then no other is asked for there for so long.
 const REFUSED_FOR: Duration = Duration::from_secs(60);
 
 /// A request, and what became of its index: `None` if it is a single image.
@@ -27,8 +29,18 @@ pub(super) struct Indexes {
     fetcher: Fetcher,
     waiting: VecDeque<(usize, ImageRequest)>,
     asking: JoinSet<Asked>,
-    /// Why none is asked for at a registry, and until when.
-    refusals: HashMap<String, (Error, Option<Instant>)>,
+    /// By registry.
+    refusals: HashMap<String, Refusal>,
+}
+
+/// What a registry has refused.
+#[derive(Debug)]
+struct Refusal {
+    error: Error,
+    /// How many indexes, with none that came between them.
+    indexes: u32,
+    /// None is asked for before; `None` means never.
+    until: Option<Instant>,
 }
 
 impl Indexes {
@@ -81,8 +93,14 @@ impl Indexes {
     /// Nothing is lost.
     pub(super) async fn next(&mut self) -> Option<Result<Asked>> {
         let asked = self.asking.join_next().await?;
-        if let Ok((_, request, Err(error))) = &asked {
-            self.refused(&request.reference, error);
+        match &asked {
+            Ok((_, request, Err(error))) => self.refused(&request.reference, error),
+            Ok((_, request, Ok(_))) => {
+                if let Transport::Registry { host } = Transport::of(&request.reference) {
+                    self.refusals.remove(host);
+                }
+            }
+            Err(_) => {}
         }
         Some(asked.map_err(panicked))
     }
@@ -91,9 +109,9 @@ impl Indexes {
         let Transport::Registry { host } = Transport::of(reference) else {
             return None;
         };
-        let (error, until) = self.refusals.get(host)?;
-        let lasts = until.is_none_or(|until| Instant::now() < until);
-        lasts.then(|| error.clone())
+        let refusal = self.refusals.get(host)?;
+        let lasts = refusal.until.is_none_or(|until| Instant::now() < until);
+        (lasts && refusal.indexes >= ENOUGH).then(|| refusal.error.clone())
     }
 
     /// A registry that does not take a password would not take it for the others, either, and count the tries. One that is
@@ -105,10 +123,19 @@ impl Indexes {
         };
         let is_login = error.kind() == Some(RefusalKind::Unauthorized)
             && !self.fetcher.starter.is_proved(reference);
-        if is_login || is_throttled(error) || may_pass(error, transport) {
-            let until = (!is_login).then(|| Instant::now() + REFUSED_FOR);
-            self.refusals
-                .insert(host.to_owned(), (error.clone(), until));
+        let is_registrys = matches!(
+            error.kind(),
+            Some(RefusalKind::Throttled | RefusalKind::Unavailable | RefusalKind::Unreachable)
+        );
+        if !is_login && !is_registrys {
+            return;
         }
+        let known = self.refusals.get(host).map_or(0, |refusal| refusal.indexes);
+        let refusal = Refusal {
+            error: error.clone(),
+            indexes: if is_login { ENOUGH } else { known + 1 },
+            until: (!is_login).then(|| Instant::now() + REFUSED_FOR),
+        };
+        self.refusals.insert(host.to_owned(), refusal);
     }
 }

@@ -82,7 +82,7 @@ impl LayerReader {
             events,
             over,
             until_over: None,
-            patience: connection.stall_timeout,
+            patience: connection.stall_limit(),
             trusting: connection.trust_proxy_verification,
             back: Some(back),
         };

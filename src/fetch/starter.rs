@@ -78,7 +78,7 @@ impl Starter {
 
     /// The manifest or index of this name, as it is at its source.
     pub(super) async fn inspect(&self, reference: &str) -> Result<Vec<u8>> {
-        let patience = self.connection.call_timeout;
+        let patience = self.connection.call_limit();
         let launch = self.template.launch_inspect(reference);
         let inspected = output(
             launch,

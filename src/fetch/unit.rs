@@ -456,7 +456,7 @@ impl Crew {
             }
         }
         let Some(asked) = self.ask(task, job, opened, purpose, slot).await else {
-            let after = self.proxy.options().stall_timeout.unwrap_or_default();
+            let after = self.proxy.options().stall_limit().unwrap_or_default();
             let stalled = BlobError::Stalled { after, read: 0 };
             let stalled = Error::blob(job.layer.descriptor.digest())(stalled);
             self.failed(task, Failure::Unanswered(stalled)).await;
@@ -531,7 +531,7 @@ impl Crew {
         let began = Instant::now();
         let (proxy, descriptor) = (self.proxy.clone(), job.layer.descriptor.clone());
         let mut asking = Box::pin(async move { proxy.get_descriptor(&opened, &descriptor).await });
-        let patience = self.proxy.options().stall_timeout;
+        let patience = self.proxy.options().stall_limit();
         let Ok(answer) = timeout(patience, &mut asking).await else {
             let mut retired = self.unit.retired.clone();
             tokio::spawn(async move {

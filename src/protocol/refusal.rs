@@ -36,7 +36,7 @@ pub enum RefusalCode {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum RefusalKind {
-    /// The registry does not have the image or the blob (404), or a folder or file is not there.
+    /// The registry does not have the image or the blob (404).
     NotFound,
     /// The registry wants a login, or does not take the one that it was given (401).
     Unauthorized,
@@ -52,7 +52,8 @@ pub enum RefusalKind {
     Unreachable,
     /// The registry answers that it has trouble (5xx).
     Unavailable,
-    /// The name or a setting can't be used: a wrong reference, a blocked registry, no image for the platform.
+    /// The name or a setting can't be used: a wrong reference, a file that is not there, a blocked registry, no image for
+    /// the platform.
     Invalid,
     /// Anything else, such as a transfer that broke off.
     Other,
@@ -63,21 +64,22 @@ use RefusalKind::{
     Unreachable,
 };
 
-/// In small letters; the first that occurs decides. "denied" comes before "unauthorized": registries say both of what
-/// a login that is right may not have.
-const WORDS: [(&str, RefusalKind); 39] = [
+/// In small letters; the first that occurs decides. "denied:" is the code of the OCI distribution specification, and comes
+/// before "unauthorized": registries say both of what a login that is right may not have.
+const WORDS: [(&str, RefusalKind); 40] = [
     ("server gave http response to https client", Tls),
     ("x509", Tls),
     ("toomanyrequests", Throttled),
     ("too many requests", Throttled),
+    ("denied:", Denied),
     ("invalid username/password", Unauthorized),
-    ("denied", Denied),
     ("unauthorized", Unauthorized),
     ("authentication required", Unauthorized),
+    ("denied", Denied),
     ("blob unknown", NotFound),
     ("manifest unknown", NotFound),
     ("name unknown", NotFound),
-    ("no such file", NotFound),
+    ("no such file", Invalid),
     ("signature was required", Policy),
     ("signatures were accepted", Policy),
     ("signature for identity", Policy),
@@ -226,7 +228,8 @@ mod tests {
                 NotFound,
             ),
             ("reading manifest v1 in x: manifest unknown", NotFound),
-            ("open index.json: no such file or directory", NotFound),
+            ("open index.json: no such file or directory", Invalid),
+            ("unauthorized: HTTP Basic: Access denied", Unauthorized),
             (
                 "unable to retrieve auth token: unauthorized: authentication required",
                 Unauthorized,

@@ -139,7 +139,7 @@ impl ImageProxy {
         )
         .map_err(|errno| Error::io("can't make a socket pair")(errno.into()))?;
         let start = Child::start(launch, Stdio::from(theirs), Stdio::null());
-        let child = match options.call_timeout {
+        let child = match options.call_limit() {
             None => start.await?,
             Some(after) => {
                 tokio::time::timeout(after, start)
@@ -215,7 +215,7 @@ impl ImageProxy {
             inbox: requests,
             child,
             closed: closed_tx,
-            call_timeout: options.call_timeout,
+            call_timeout: options.call_limit(),
             shutdown_timeout: options.shutdown_timeout,
         });
         tokio::spawn(actor.run());
@@ -598,7 +598,7 @@ impl ImageProxy {
             source,
             verifier,
             patience: Patience {
-                stall_timeout: self.shared.options.stall_timeout,
+                stall_timeout: self.shared.options.stall_limit(),
                 least_rate: self.shared.options.least_rate,
             },
             closed: self.shared.closed.clone(),

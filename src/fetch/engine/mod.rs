@@ -533,7 +533,9 @@ impl Engine {
         let reference = match task {
             Task::Open(image) | Task::Config(image) | Task::Blob { by: image, .. } => {
                 let entry = self.images.get(&image);
-                entry.map(|entry| Arc::clone(&entry.reference))
+                let reference = entry.map(|entry| Arc::clone(&entry.reference));
+                // By an image that is forgotten, and still open there.
+                reference.or_else(|| self.scheduler.source_key(unit, task).map(Arc::from))
             }
         };
         let job = match task {

@@ -178,7 +178,10 @@ impl<E: Clone> Scheduler<E> {
     fn config_for(&self, id: UnitId, unit: &Unit, now: Instant) -> Option<ImageId> {
         let can = |image: &&ImageId| {
             let of_image = self.images.get(image);
-            of_image.is_some_and(|of_image| unit.has(of_image.source, **image))
+            of_image.is_some_and(|of_image| {
+                let lets = self.hosts[of_image.host.0].lets(id, now);
+                unit.has(of_image.source, **image) && lets
+            })
         };
         let image = *self.configs.iter().find(can)?;
         let late = self.hosts[unit.host.0].governor.late_after();
@@ -207,9 +210,15 @@ impl<E: Clone> Scheduler<E> {
         if self.in_flight >= self.settings.in_flight {
             return None;
         }
+        // It may have moved on from a host that refuses everybody.
+        let lets = |source: &&SourceId| {
+            let source = self.sources.get(source);
+            source.is_some_and(|source| self.hosts[source.host.0].lets(id, now))
+        };
         let is_named = |image: &&ImageId| {
             let of_image = self.images.get(image);
-            of_image.is_some_and(|of_image| unit.has(of_image.source, **image))
+            let has = |of: &super::Image| unit.has(of.source, **image) && lets(&&of.source);
+            of_image.is_some_and(has)
         };
         let named = self.blobs.named.iter().find_map(|blob| {
             let images = &self.blobs.get(*blob)?.images;
@@ -219,11 +228,6 @@ impl<E: Clone> Scheduler<E> {
         if named.is_some() {
             return named;
         }
-        // It may have moved on from a host that refuses everybody.
-        let lets = |source: &&SourceId| {
-            let source = self.sources.get(source);
-            source.is_some_and(|source| self.hosts[source.host.0].lets(id, now))
-        };
         let blob = self.blobs.pick(unit.open.keys().filter(lets), |_, blob| {
             blob.failed_at != Some(id) || !self.can_another(id, &blob.sources)
         })?;
@@ -232,6 +236,7 @@ impl<E: Clone> Scheduler<E> {
             let mut open = of_blob
                 .sources
                 .iter()
+                .filter(lets)
                 .filter_map(|source| unit.open.get(source));
             open.find_map(|images| images.first().copied())
         };

@@ -57,6 +57,8 @@ pub(super) struct Added {
     pub(super) blob: BlobId,
     pub(super) is_new: bool,
     pub(super) is_done: bool,
+    /// The host for which it was to be asked until now, and no more.
+    pub(super) left: Option<HostId>,
 }
 
 /// A blob that was to be asked for, and no longer counts for a host.
@@ -156,9 +158,15 @@ impl Blobs {
             blob: id,
             is_new,
             is_done: false,
+            left: None,
         };
         if let Some(blob) = self.all.get_mut(&id) {
             added.is_done = blob.state == State::Done;
+            // Those who wanted it have left while it was asked for.
+            if blob.images.is_empty() && blob.host != host {
+                added.left = blob.unasked.then_some(blob.host);
+                blob.host = host;
+            }
             if !blob.images.contains(&image) {
                 blob.images.push(image);
             }

@@ -182,7 +182,8 @@ impl<E: Clone> Scheduler<E> {
         } else {
             (self.most_with_late(id), self.wanted(id))
         };
-        if working == 0 && wanted > 0 && self.all_at_work() >= self.most_of_all() {
+        let is_full = self.all_at_work() >= self.most_of_all();
+        if self.at_work(id) == 0 && wanted > 0 && is_full && self.pace.is_due(now) {
             self.make_room_for(id);
         }
         for _ in working..wanted {
@@ -209,12 +210,8 @@ impl<E: Clone> Scheduler<E> {
 
     /// Something waits, and all units wait for answers that do not come: their proxies may hang, and the registry not.
     fn is_stuck(&self, id: HostId, now: Instant) -> bool {
-        let has_config = |image: &ImageId| {
-            let image = self.images.get(image);
-            image.is_some_and(|image| image.host == id)
-        };
         let waits = self.blobs.ready_count() > 0 && self.hosts[id.0].to_ask.blobs > 0
-            || self.configs.iter().any(has_config);
+            || self.has_configs(id);
         let (at_work, late) = (self.at_work(id), self.late(id, now));
         waits
             && late > 0
@@ -226,11 +223,15 @@ impl<E: Clone> Scheduler<E> {
 
     /// Whether configs are to be asked for, and nobody can.
     fn needs_configs(&self, host: HostId) -> bool {
-        let of_host = |image: &ImageId| {
+        self.at_work(host) == 0 && self.has_configs(host)
+    }
+
+    /// Whether configs are to be asked for at this host.
+    fn has_configs(&self, host: HostId) -> bool {
+        self.configs.iter().any(|image| {
             let image = self.images.get(image);
             image.is_some_and(|image| image.host == host)
-        };
-        self.at_work(host) == 0 && self.configs.iter().any(of_host)
+        })
     }
 
     /// A fixed number is one also while calls are late.
@@ -344,7 +345,8 @@ impl<E: Clone> Scheduler<E> {
     /// End a unit of another host that has nothing to do: this one has none, and there may be no more of them.
     fn make_room_for(&mut self, host: HostId) {
         let is_idle = |(_, unit): &(&UnitId, &Unit)| {
-            let is_spare = || !self.hosts[unit.host.0].has_work() || self.at_work(unit.host) > 1;
+            let has_work = || self.hosts[unit.host.0].has_work() || self.has_configs(unit.host);
+            let is_spare = || self.at_work(unit.host) > 1 || !has_work();
             let is_ready = unit.stage == Stage::Ready && unit.load() == 0 && !unit.retired;
             is_ready && unit.host != host && is_spare()
         };
@@ -390,11 +392,8 @@ impl<E: Clone> Scheduler<E> {
     /// Those that have not fetched anything yet are not needed if there is less to ask for than there are units.
     fn retire_unneeded(&mut self, id: HostId) {
         let host = &self.hosts[id.0];
-        let has_configs = self.configs.iter().any(|image| {
-            let image = self.images.get(image);
-            image.is_some_and(|image| image.host == id)
-        });
-        let to_do = (host.to_ask.blobs + self.to_open(id)).max(usize::from(has_configs));
+        let to_do = host.to_ask.blobs + self.to_open(id);
+        let to_do = to_do.max(usize::from(self.has_configs(id)));
         let is_known = self.images.values().all(|image| image.is_wanted);
         // Those that are at as much as they can do nothing for the rest.
         let per_unit = host.rules.per_unit;

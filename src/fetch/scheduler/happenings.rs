@@ -358,8 +358,10 @@ impl<E: Clone> Scheduler<E> {
         if unit.finish(task, now) {
             self.in_flight -= usize::from(matches!(task, Task::Blob { .. }));
         }
-        if unit.asking().is_none() {
-            for host in [Some(unit.host), host].into_iter().flatten() {
+        let (home, to_ask) = (unit.host, [unit.asking(), unit.queued()]);
+        for host in [Some(home), host].into_iter().flatten() {
+            let is_there = |task: &Task| self.host_of(id, *task) == Some(host);
+            if !to_ask.iter().flatten().any(is_there) {
                 self.hosts[host.0].outage.gone(id.0);
             }
         }
@@ -371,6 +373,12 @@ impl<E: Clone> Scheduler<E> {
         let source = self.source_of(id, task);
         let source = source.and_then(|source| self.sources.get(&source));
         Some(source.map_or(unit.host, |source| source.host))
+    }
+
+    /// The repository, or else the image, that a unit asks for this.
+    pub(in crate::fetch) fn source_key(&self, unit: UnitId, task: Task) -> Option<&str> {
+        let source = self.source_of(unit, task)?;
+        self.sources.get(&source).map(|source| source.key.as_str())
     }
 
     /// The source that a unit asks for this, also by an image that is forgotten and still open there.

@@ -284,8 +284,11 @@ impl<E: Clone> Scheduler<E> {
         let mut left = 0;
         for one in wanted {
             let added = self.blobs.add(one, image, source, host);
-            if added.is_new {
+            if added.is_new || added.left.is_some() {
                 self.hosts[host.0].to_ask.add(one.size);
+            }
+            if let Some(left) = added.left {
+                self.hosts[left.0].to_ask.remove(one.size);
             }
             left += usize::from(!added.is_done);
             ids.push((added.blob, added.is_new));
@@ -381,7 +384,10 @@ impl<E: Clone> Scheduler<E> {
 
     /// No image is opened at this host any more, or not before `until`; then those that are open fail, too.
     fn lock(&mut self, host: HostId, error: &E, until: Option<Instant>) {
-        self.hosts[host.0].locked = Some((error.clone(), until));
+        let locked = &mut self.hosts[host.0].locked;
+        if !matches!(locked, Some((_, None))) {
+            *locked = Some((error.clone(), until));
+        }
         let of_host = |(id, image): (&ImageId, &Image)| {
             let fails = until.is_some() || image.opening != Opening::Known;
             (image.host == host && fails).then_some(*id)
