@@ -403,3 +403,29 @@ fn many_images_cost_hardly_more_openings_than_there_are_images() {
         }
     });
 }
+
+#[test]
+#[ignore = "needs skopeo"]
+fn an_index_that_fails_is_no_trouble_of_the_others() {
+    run(async {
+        for protocol in tools::SKOPEOS {
+            let several = Several::new();
+            // Both tries of the first one.
+            let fault = "manifest:status=500*2".parse().unwrap();
+            several.registry.set_faults(vec![fault]);
+            let options = options().retry(crate::harness::retries(1));
+            let fetcher = Fetcher::new(config(protocol), options).await.unwrap();
+            let all = |reference: String| ImageRequest::new(reference).platforms(Platforms::All);
+            let requests = several.references(true).into_iter().map(all);
+            let requests: Vec<ImageRequest> = requests.collect();
+            let mut pulling = fetcher.pull_many(requests, &Arc::new(Discard));
+            let mut failed = Vec::new();
+            while let Some(pulled) = soon(pulling.next()).await {
+                if pulled.images.is_err() {
+                    failed.push(pulled.number);
+                }
+            }
+            assert_eq!(failed, [0], "{protocol}");
+        }
+    });
+}
