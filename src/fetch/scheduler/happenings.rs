@@ -32,6 +32,16 @@ impl<E: Clone> Scheduler<E> {
     ) {
         let host = self.host_of(id, Task::Open(image));
         self.finish(id, Task::Open(image), now);
+        let first = self
+            .images
+            .get(&image)
+            .filter(|image| image.opening != Opening::Known);
+        if let Some(source) = first.map(|image| image.source) {
+            // Those that were refused while this one opened it may try again.
+            for unit in self.units.values_mut() {
+                unit.lacks.remove(&source);
+            }
+        }
         if let Some(host) = host {
             let host = &mut self.hosts[host.0];
             host.opened();
@@ -234,7 +244,15 @@ impl<E: Clone> Scheduler<E> {
                 let outage = &mut self.hosts[host.0].outage;
                 outage.refused(Task::Open(image), retry, *began, (now, random));
             }
-            self.is_useless(unit, source, &setback.into_error(), now);
+            let is_final = setback.why().is_some_and(|why| why != Refused::MayPass);
+            if is_final && matches!(of_image.opening, Opening::By(_)) {
+                // Another one would be refused, too: whoever opens it first will tell.
+                if let Some(unit) = self.units.get_mut(&unit) {
+                    unit.lacks.insert(source);
+                }
+            } else {
+                self.is_useless(unit, source, &setback.into_error(), now);
+            }
             return Next::Otherwise;
         }
         of_image.failed += 1;
