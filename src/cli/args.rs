@@ -401,7 +401,7 @@ fn is_transport(name: &str) -> bool {
     TRANSPORTS.contains(&name)
 }
 
-/// `oci:DIR[:TAG]`.
+/// The destination of a pull, given as `oci:DIR[:TAG]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Destination {
     pub(crate) folder: PathBuf,

@@ -36,7 +36,7 @@ impl Failure {
         }
     }
 
-    /// What failed is not the pull.
+    /// Says that the pull is complete, and that something else failed after it.
     pub(crate) fn after_all(self) -> Self {
         match self {
             Self::Failed(error) => {
@@ -74,7 +74,7 @@ impl Failure {
     }
 }
 
-/// What failed and why, without what to do.
+/// The message says what failed and why; [`hint`] says what to do.
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -114,7 +114,7 @@ const POLICY: &str = "the signature policy (--policy) decides what is accepted";
 const REGISTRY_FAILED: &str = "the registry has trouble; try again later";
 const NOT_REACHED: &str = "is the registry's name right, and does it run?";
 
-/// What the user can do about it.
+/// The advice to the user for this error, if there is any.
 fn hint(error: &Error) -> Option<&'static str> {
     match error {
         Error::Spawn { source, .. } if source.kind() == io::ErrorKind::NotFound => {

@@ -31,16 +31,18 @@ use crate::error::Result;
 /// [`io::Error`]. Bytes before that are not to be trusted yet.
 ///
 /// ```no_run
-/// # async fn example(proxy: longshore::ImageProxy, image: longshore::OpenedImage) -> longshore::Result<()> {
+/// # async fn example(proxy: longshore::ImageProxy) -> Result<(), Box<dyn std::error::Error>> {
 /// use tokio::io::AsyncReadExt;
 ///
-/// # let layer: longshore::oci_spec::image::Descriptor = todo!();
-/// let mut blob = proxy.get_descriptor(&image, &layer).await?;
-/// let mut bytes = Vec::new();
-/// if blob.read_to_end(&mut bytes).await.is_ok() {
-///     println!("{} verified bytes", bytes.len());
+/// let image = proxy.open_image("docker://quay.io/fedora/fedora:latest").await?;
+/// let (_, manifest) = proxy.fetch_manifest(&image).await?;
+/// for layer in manifest.layers() {
+///     let mut blob = proxy.get_descriptor(&image, layer).await?;
+///     let mut bytes = Vec::new();
+///     blob.read_to_end(&mut bytes).await?;
+///     blob.finish().await?;
+///     println!("{}: {} verified bytes", layer.digest(), bytes.len());
 /// }
-/// blob.finish().await?;
 /// # Ok(()) }
 /// ```
 ///
