@@ -9,11 +9,23 @@ use oci_spec::image::Digest;
 use semver::Version;
 use serde::de::Error as _;
 
-use crate::protocol::{FIRST_SUPPORTED, Refusal, RefusalKind, Violation};
+use crate::protocol::{self, FIRST_SUPPORTED, Refusal, RefusalKind};
 use crate::words::printable;
 
 /// A result with this library's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// A violation of the protocol by the proxy, as text. It says a bug in the proxy, or in this library, or a proxy of a newer
+/// version than this library knows.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(transparent)]
+pub struct Violation(protocol::Violation);
+
+impl From<protocol::Violation> for Error {
+    fn from(violation: protocol::Violation) -> Self {
+        Self::Protocol(Violation(violation))
+    }
+}
 
 /// The error of every call of this library.
 ///
@@ -179,9 +191,9 @@ pub enum Error {
         /// The reference by which the image was asked for.
         reference: String,
         /// The digest of the image's manifest when the image was opened first.
-        was: String,
+        was: Digest,
         /// The digest of the image's manifest at the later opening.
-        now: String,
+        now: Digest,
     },
 
     /// The call took longer than its [deadline](crate::RetryPolicy::deadline).
@@ -405,7 +417,7 @@ pub enum BlobError {
     #[non_exhaustive]
     Corrupt {
         /// The digest of what came.
-        computed: String,
+        computed: Digest,
     },
     /// No byte came for that long while somebody was waiting to read.
     #[error("stalled: no byte for {after:?}, after {read} in all")]
@@ -472,9 +484,9 @@ pub enum BlobError {
     #[non_exhaustive]
     WrongDiffId {
         /// The digest of what came out.
-        computed: String,
+        computed: Box<Digest>,
         /// The digest in the image config.
-        diff_id: Digest,
+        diff_id: Box<Digest>,
     },
     /// The proxy itself failed while the blob was on its way.
     #[error("its proxy failed")]

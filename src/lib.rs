@@ -73,19 +73,17 @@ pub use config::{
     DEFAULT_MAX_DOCUMENT_BYTES, DEFAULT_SHUTDOWN_TIMEOUT, DEFAULT_STALL_TIMEOUT, ImageProxyConfig,
     Platform, VersionQuestion,
 };
-pub use error::{BlobError, ChildExit, ConfigError, Error, Result};
+pub use error::{BlobError, ChildExit, ConfigError, Error, Result, Violation};
 #[cfg(feature = "decompress")]
 pub use fetch::UncompressedReader;
 pub use fetch::{
     BlobRef, BlockingReader, DEFAULT_PROXIES_PER_HOST, DEFAULT_WORKERS, Discard, Event, EventKind,
     EventStream, Events, FetchOptions, Fetcher, Image, ImageContent, ImageRequest, Index,
-    IndexContent, Layer, LayerReader, LayerStream, OrderedReader, Platforms, Proxies, PullMany,
-    Pulled, PulledImages, RetryPolicy, Sink,
+    IndexContent, Layer, LayerReader, LayerStream, Platforms, Proxies, PullMany, Pulled,
+    PulledImages, RetryPolicy, Sink,
 };
 pub use layout::OciLayout;
 pub use oci_spec;
-pub use protocol::{
-    FIRST_SUPPORTED, LayerInfo, Refusal, RefusalCode, RefusalKind, Violation, supports_method,
-};
-pub use proxy::{Blob, BlobDriver, BlobReader, ImageProxy, OpenedImage};
+pub use protocol::{FIRST_SUPPORTED, LayerInfo, Refusal, RefusalCode, RefusalKind};
+pub use proxy::{Blob, BlobDriver, BlobReader, ImageProxy, OpenedImage, RawBlob};
 pub use words::printable;

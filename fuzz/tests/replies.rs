@@ -11,7 +11,7 @@ use std::future::Future;
 use std::os::fd::OwnedFd;
 
 use bolero::{TypeGenerator, check};
-use longshore::{ConnectionOptions, Error, ImageProxy, OpenedImage};
+use longshore::{ConnectionOptions, ImageProxy, OpenedImage};
 use longshore_fuzz::{BOUND, SOME_TIME, digest};
 use serde_json::{Value, json};
 use test_support::peer::{Peer, pipe};
@@ -187,8 +187,7 @@ async fn ask(call: &Call, proxy: &ImageProxy, image: &OpenedImage) -> longshore:
         Call::RawBlob => {
             let mut blob = proxy.get_raw_blob(image, &wanted).await?;
             let read = blob.read_to_end(&mut Vec::new()).await;
-            read.map_err(|error| error.downcast::<Error>().unwrap())?;
-            blob.finish().await
+            read.map(drop).map_err(|error| error.downcast().unwrap())
         }
         Call::Socket => proxy.open_varlink_socket(image).await.map(drop),
         Call::Close => {
@@ -271,7 +270,7 @@ fn say(mut peer: Peer, says: &[Say]) -> impl Future<Output = ()> + use<> {
                     "GetManifest" | "GetConfig" | "GetFullConfig" | "GetLayerInfoPiped"
                     | "GetBlob" => {
                         let value = match &*call.method {
-                            "GetManifest" => json!("sha256:x"),
+                            "GetManifest" => json!("other:x"),
                             "GetBlob" => json!(announced),
                             _ => Value::Null,
                         };

@@ -80,7 +80,7 @@ fn report<'a>(image: &'a str, content: &'a ImageContent) -> Report<'a> {
     };
     Report {
         image,
-        digest: content.source_digest(),
+        digest: content.source_digest().as_ref(),
         platform: content.platform(),
         created: config
             .get("created")

@@ -151,9 +151,9 @@ fn summary(pulled: &Pulled, started: Instant) -> String {
 /// An image that is there, for people.
 pub(super) fn of_image(content: &ImageContent) -> String {
     let (image, digest) = (content.reference(), content.source_digest());
-    let line = format!("{}: {}\n", printable(image), printable(digest));
+    let line = format!("{}: {}\n", printable(image), digest);
     let stored = content.manifest_descriptor().digest();
-    if stored.as_ref() == digest {
+    if stored == digest {
         return line;
     }
     format!("{line}  stored as {stored}: its source has it in another form\n")

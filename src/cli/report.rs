@@ -64,7 +64,7 @@ impl ImageReport {
     pub(super) fn of(content: &ImageContent) -> Self {
         Self {
             image: content.reference().to_owned(),
-            digest: content.source_digest().to_owned(),
+            digest: content.source_digest().to_string(),
             stored_digest: content.manifest_descriptor().digest().to_string(),
             platform: content.platform(),
             layers: content.layers().len(),

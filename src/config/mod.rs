@@ -81,12 +81,6 @@ pub struct ConnectionOptions {
     /// [too large](crate::Error::DocumentTooLarge), for documents are read into memory whole. The default is 4 MiB, as
     /// much as skopeo itself takes from a registry. [`u64::MAX`] means no limit of this library.
     pub max_document_bytes: u64,
-
-    /// Whether the digest of a blob is checked by the proxy alone, where the proxy checks it (protocol before 0.2.8). This
-    /// saves the CPU time of a second check. The bytes must then not be trusted before
-    /// [`finish`](crate::Blob::finish) has returned `Ok`. The default is `false`. Newer proxies check nothing, so there it
-    /// has no effect.
-    pub trust_proxy_verification: bool,
 }
 
 impl Default for ConnectionOptions {
@@ -97,7 +91,6 @@ impl Default for ConnectionOptions {
             call_timeout: Some(DEFAULT_CALL_TIMEOUT),
             shutdown_timeout: DEFAULT_SHUTDOWN_TIMEOUT,
             max_document_bytes: DEFAULT_MAX_DOCUMENT_BYTES,
-            trust_proxy_verification: false,
         }
     }
 }
@@ -145,13 +138,6 @@ impl ConnectionOptions {
     #[must_use]
     pub fn max_document_bytes(mut self, bytes: u64) -> Self {
         self.max_document_bytes = bytes;
-        self
-    }
-
-    /// Sets [`trust_proxy_verification`](Self::trust_proxy_verification).
-    #[must_use]
-    pub fn trust_proxy_verification(mut self, trust: bool) -> Self {
-        self.trust_proxy_verification = trust;
         self
     }
 }

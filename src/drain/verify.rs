@@ -16,7 +16,7 @@ enum Hasher {
 #[derive(Debug, Clone)]
 pub(crate) struct Verifier {
     hasher: Hasher,
-    wanted: String,
+    wanted: Digest,
 }
 
 impl Verifier {
@@ -30,7 +30,7 @@ impl Verifier {
         };
         Some(Self {
             hasher,
-            wanted: wanted.to_string(),
+            wanted: wanted.clone(),
         })
     }
 
@@ -42,12 +42,12 @@ impl Verifier {
         }
     }
 
-    /// `Err` holds the digest that the bytes really have.
-    pub(crate) fn finish(self) -> Result<(), String> {
+    /// Compares the digests. `Err` holds the digest that the bytes really have.
+    pub(crate) fn finish(self) -> Result<(), Digest> {
         let found = match self.hasher {
-            Hasher::Sha256(h) => format!("sha256:{}", hex(&h.finalize())),
-            Hasher::Sha384(h) => format!("sha384:{}", hex(&h.finalize())),
-            Hasher::Sha512(h) => format!("sha512:{}", hex(&h.finalize())),
+            Hasher::Sha256(h) => digest("sha256", &h.finalize()),
+            Hasher::Sha384(h) => digest("sha384", &h.finalize()),
+            Hasher::Sha512(h) => digest("sha512", &h.finalize()),
         };
         if found == self.wanted {
             Ok(())
@@ -57,9 +57,15 @@ impl Verifier {
     }
 }
 
-/// The sha256 digest of `bytes`, as text.
-pub(crate) fn sha256(bytes: &[u8]) -> String {
-    format!("sha256:{}", hex(&Sha256::digest(bytes)))
+/// The sha256 digest of `bytes`.
+pub(crate) fn sha256(bytes: &[u8]) -> Digest {
+    digest("sha256", &Sha256::digest(bytes))
+}
+
+fn digest(algorithm: &str, hash: &[u8]) -> Digest {
+    let text = format!("{algorithm}:{}", hex(hash));
+    text.parse()
+        .unwrap_or_else(|_| unreachable!("a hash in lower-case hexadecimal digits is a digest"))
 }
 
 /// Whether `bytes` have this digest; `false` also for an algorithm that can
@@ -102,11 +108,12 @@ mod tests {
             verifier.update(b"bc");
             assert_eq!(verifier.clone().finish(), Ok(()));
             verifier.update(b"d");
-            assert_ne!(verifier.finish().expect_err("other bytes"), text);
+            let found = verifier.finish().expect_err("other bytes");
+            assert_ne!(found.as_ref(), text);
             assert!(has_digest(b"abc", &digest));
             assert!(!has_digest(b"abd", &digest));
         }
-        assert_eq!(sha256(b"abc"), ABC[0]);
+        assert_eq!(sha256(b"abc").as_ref(), ABC[0]);
     }
 
     #[test]

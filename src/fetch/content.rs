@@ -36,12 +36,25 @@ pub struct Layer {
     pub diff_id: Option<Digest>,
 }
 
+impl Layer {
+    /// Returns a layer of this place, whose `diff_id` is not known. Most programs get layers from an image; this is for
+    /// tests.
+    #[must_use]
+    pub fn new(index: usize, descriptor: Descriptor) -> Self {
+        Self {
+            index,
+            descriptor,
+            diff_id: None,
+        }
+    }
+}
+
 /// The documents of an image, manifest and config, and the list of its layers.
 #[derive(Debug, Clone)]
 pub struct ImageContent {
     reference: String,
     name: Option<Arc<str>>,
-    source_digest: String,
+    source_digest: Digest,
     manifest: Vec<u8>,
     manifest_descriptor: Descriptor,
     config: Vec<u8>,
@@ -73,7 +86,7 @@ impl ImageContent {
     /// The digest of the manifest at its source, before any conversion: what
     /// the image can be pulled by.
     #[must_use]
-    pub fn source_digest(&self) -> &str {
+    pub fn source_digest(&self) -> &Digest {
         &self.source_digest
     }
 
@@ -190,7 +203,7 @@ impl ImageContent {
 /// A manifest as it was fetched, and as it is to be stored.
 #[derive(Debug)]
 pub(super) struct FetchedManifest {
-    pub(super) source_digest: String,
+    pub(super) source_digest: Digest,
     /// As the proxy hands it out.
     pub(super) raw: Vec<u8>,
     /// With the layers that can be fetched.
@@ -201,7 +214,7 @@ pub(super) struct FetchedManifest {
 }
 
 impl FetchedManifest {
-    pub(super) fn new(source_digest: String, raw: Vec<u8>) -> Result<Self> {
+    pub(super) fn new(source_digest: Digest, raw: Vec<u8>) -> Result<Self> {
         let manifest = document::manifest(&raw)?;
         let converted = sha256(&raw) != source_digest;
         Ok(Self {
@@ -223,7 +236,7 @@ impl FetchedManifest {
     /// Whether the manifest at its source has this digest. Of a converted one only the proxy's word is
     /// known, which is a sha256.
     pub(super) fn has_source_digest(&self, digest: &Digest) -> bool {
-        self.source_digest == digest.as_ref()
+        self.source_digest == *digest
             || if self.converted {
                 *digest.algorithm() != DigestAlgorithm::Sha256
             } else {
@@ -312,10 +325,8 @@ pub(super) fn layers(manifest: &ImageManifest, diff_ids: &[String]) -> Vec<Layer
 }
 
 fn describe(manifest: &[u8], config: &document::Config) -> Result<Descriptor> {
-    let digest: Digest = sha256(manifest)
-        .parse()
-        .map_err(|e| Error::image(format!("its digest: {e}")))?;
-    let mut descriptor = Descriptor::new(MediaType::ImageManifest, manifest.len() as u64, digest);
+    let (size, digest) = (manifest.len() as u64, sha256(manifest));
+    let mut descriptor = Descriptor::new(MediaType::ImageManifest, size, digest);
     if let (Some(os), Some(architecture)) = (&config.os, &config.architecture) {
         let mut platform = json!({ "os": os, "architecture": architecture });
         if let Some(variant) = &config.variant {
@@ -542,7 +553,7 @@ mod tests {
         ImageContent {
             reference: String::new(),
             name: None,
-            source_digest: String::new(),
+            source_digest: sha256(b""),
             manifest: Vec::new(),
             manifest_descriptor: manifest.config().clone(),
             config: Vec::new(),

@@ -14,7 +14,9 @@ use tokio::io::{AsyncRead, AsyncReadExt, Chain, ReadBuf};
 use tokio::sync::oneshot;
 
 use super::each::on_a_thread;
-use super::{BlockingReader, Fetcher, Image, Layer, LayerReader};
+use super::ordered::{LayerStream, View};
+use super::returning::Returning;
+use super::{BlockingReader, FetchOptions, Fetcher, Image, Layer, LayerReader};
 use crate::drain::verify::Verifier;
 use crate::error::{BlobError, Error, Result};
 
@@ -133,6 +135,69 @@ impl Fetcher {
         self.for_each_layer_uncompressed(image, handler).await
     }
 
+    /// Returns the layers of an image as a stream, decompressed, from the base layer up:
+    /// [`layers`](Self::layers) with the readers of
+    /// [`for_each_layer_uncompressed`](Self::for_each_layer_uncompressed).
+    ///
+    /// ```no_run
+    /// # async fn example(fetcher: longshore::Fetcher) -> Result<(), Box<dyn std::error::Error>> {
+    /// use tokio::io::{copy, sink};
+    ///
+    /// let image = fetcher.open("docker://quay.io/fedora/fedora:latest").await?;
+    /// let mut layers = fetcher.layers_uncompressed(&image, 4).await?;
+    /// while let Some(next) = layers.next().await {
+    ///     let (layer, mut reader) = next?;
+    ///     println!("{:?}: {} bytes", layer.diff_id, copy(&mut reader, &mut sink()).await?);
+    /// }
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`for_each_layer_uncompressed`](Self::for_each_layer_uncompressed) before anything is fetched. The
+    /// errors of layers come from the stream.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the stream ends the fetch.
+    pub async fn layers_uncompressed(
+        &self,
+        image: &Image,
+        ahead: usize,
+    ) -> Result<LayerStream<UncompressedReader>> {
+        let ending = self.events.ending();
+        let content = self.content(image).await?;
+        content.check_diff_ids()?;
+        let view = Decompressed(Bounds::of(&self.options));
+        self.in_order(image, content.layers(), ahead, view, ending)
+    }
+
+    /// Returns these layers of an image as a stream, decompressed, in the order in which they are given:
+    /// [`layers_of`](Self::layers_of) with the readers of
+    /// [`for_each_of_uncompressed`](Self::for_each_of_uncompressed).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Image`] for a layer that the image does not have. The errors of layers come from the stream.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a runtime.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the stream ends the fetch.
+    pub fn layers_of_uncompressed(
+        &self,
+        image: &Image,
+        layers: &[Layer],
+        ahead: usize,
+    ) -> Result<LayerStream<UncompressedReader>> {
+        image.check_layers(layers)?;
+        let view = Decompressed(Bounds::of(&self.options));
+        self.in_order(image, layers, ahead, view, self.events.ending())
+    }
+
     async fn uncompress_each<T, E, Fut>(
         &self,
         image: &Image,
@@ -144,10 +209,7 @@ impl Fetcher {
         E: Into<Box<dyn std::error::Error + Send + Sync>>,
         Fut: Future<Output = Result<T, E>> + Send,
     {
-        let bounds = Bounds {
-            expansion: self.options.max_expansion.get(),
-            zstd_window: self.options.max_zstd_window,
-        };
+        let bounds = Bounds::of(&self.options);
         let handler = Arc::new(handler);
         self.handle_each(image, layers, move |layer, reader| {
             let handler = Arc::clone(&handler);
@@ -176,15 +238,76 @@ struct Bounds {
     zstd_window: NonZeroU64,
 }
 
-/// A layer on its way into a handler, decompressed. What is left unread when it
-/// is dropped is read and checked behind the handler's back.
-#[derive(Debug)]
-pub struct UncompressedReader {
-    inner: Option<Inner>,
-    back: Option<oneshot::Sender<Inner>>,
+impl Bounds {
+    fn of(options: &FetchOptions) -> Self {
+        Self {
+            expansion: options.max_expansion.get(),
+            zstd_window: options.max_zstd_window,
+        }
+    }
 }
 
-struct Inner {
+/// The layers, decompressed.
+struct Decompressed(Bounds);
+
+impl View for Decompressed {
+    type Reader = UncompressedReader;
+    type Back = oneshot::Receiver<Decompressing>;
+
+    async fn open(
+        &self,
+        layer: &Layer,
+        reader: LayerReader,
+    ) -> Result<(UncompressedReader, Self::Back)> {
+        UncompressedReader::new(reader, layer, self.0).await
+    }
+
+    async fn close(back: Self::Back) -> Result<()> {
+        let mut rest = back.await.map_err(|_| Error::Cancelled)?;
+        rest.read_to_end().await
+    }
+}
+
+impl LayerReader {
+    /// Decompresses the layer, for a handler or a sink that needs some layers decompressed and others as they are stored.
+    /// The end of the returned reader comes only if the layer's blob is right, and what it decompresses to is what the
+    /// layer's `diff_id` says, if it has one. `options` bound what the layer may expand to.
+    ///
+    /// Read to the end. Of what is left unread only the blob is checked, not the `diff_id`.
+    ///
+    /// ```no_run
+    /// # async fn example(fetcher: longshore::Fetcher) -> longshore::Result<()> {
+    /// use longshore::{FetchOptions, Layer, LayerReader};
+    /// use tokio::io::{copy, sink};
+    ///
+    /// let image = fetcher.open("docker://quay.io/fedora/fedora:latest").await?;
+    /// let handler = |layer: Layer, reader: LayerReader| async move {
+    ///     let mut tar = reader.uncompressed(&layer, &FetchOptions::default()).await?;
+    ///     copy(&mut tar, &mut sink()).await.map_err(longshore::Error::handler)
+    /// };
+    /// let sizes = fetcher.for_each_layer(&image, handler).await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// The errors of reading the first bytes.
+    pub async fn uncompressed(
+        self,
+        layer: &Layer,
+        options: &FetchOptions,
+    ) -> Result<UncompressedReader> {
+        let opened = UncompressedReader::new(self, layer, Bounds::of(options)).await;
+        opened.map(|(reader, _)| reader)
+    }
+}
+
+/// A reader of a layer, decompressed. What is left unread when the reader is dropped is read and checked after the handler.
+#[derive(Debug)]
+pub struct UncompressedReader(Returning<Decompressing>);
+
+/// A layer that is being decompressed.
+pub(super) struct Decompressing {
     decoder: Decoder,
     bounds: Bounds,
     digest: Digest,
@@ -196,9 +319,9 @@ struct Inner {
     ended: Option<Result<()>>,
 }
 
-impl std::fmt::Debug for Inner {
+impl std::fmt::Debug for Decompressing {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Inner")
+        f.debug_struct("Decompressing")
             .field("digest", &self.digest)
             .finish_non_exhaustive()
     }
@@ -209,13 +332,13 @@ impl UncompressedReader {
         reader: LayerReader,
         layer: &Layer,
         bounds: Bounds,
-    ) -> Result<(Self, oneshot::Receiver<Inner>)> {
+    ) -> Result<(Self, oneshot::Receiver<Decompressing>)> {
         let digest = layer.descriptor.digest().clone();
         let decoder = Decoder::of(reader, bounds)
             .await
             .map_err(|error| read_error(error, &digest, bounds))?;
         let limit = layer.descriptor.size().saturating_mul(bounds.expansion);
-        let inner = Inner {
+        let decompressing = Decompressing {
             decoder,
             bounds,
             digest,
@@ -225,23 +348,8 @@ impl UncompressedReader {
             read: 0,
             ended: None,
         };
-        let (back, left) = oneshot::channel();
-        Ok((
-            Self {
-                inner: Some(inner),
-                back: Some(back),
-            },
-            left,
-        ))
-    }
-}
-
-impl Drop for UncompressedReader {
-    fn drop(&mut self) {
-        if let (Some(inner), Some(back)) = (self.inner.take(), self.back.take()) {
-            // Nobody waits if the fetch was given up.
-            let _ = back.send(inner);
-        }
+        let (decompressing, left) = Returning::new(decompressing);
+        Ok((Self(decompressing), left))
     }
 }
 
@@ -320,7 +428,7 @@ fn read_error(error: io::Error, digest: &Digest, bounds: Bounds) -> Error {
     })
 }
 
-impl Inner {
+impl Decompressing {
     fn poll(&mut self, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<Result<()>> {
         if let Some(verdict) = &self.ended {
             return Poll::Ready(verdict.clone());
@@ -353,7 +461,7 @@ impl Inner {
     fn at_the_end(&mut self) -> Result<()> {
         match (self.verifier.take().map(Verifier::finish), &self.diff_id) {
             (Some(Err(computed)), Some(diff_id)) => {
-                let diff_id = diff_id.clone();
+                let (computed, diff_id) = (Box::new(computed), Box::new(diff_id.clone()));
                 Err(Error::blob(&self.digest)(BlobError::WrongDiffId {
                     computed,
                     diff_id,
@@ -377,13 +485,14 @@ impl Inner {
 
 impl AsyncRead for UncompressedReader {
     fn poll_read(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         out: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        match &mut self.inner {
-            Some(inner) if out.remaining() > 0 => inner.poll(cx, out).map_err(io::Error::from),
-            _ => Poll::Ready(Ok(())),
+        if out.remaining() == 0 {
+            return Poll::Ready(Ok(()));
         }
+        let decompressing = self.get_mut().0.get()?;
+        decompressing.poll(cx, out).map_err(io::Error::from)
     }
 }

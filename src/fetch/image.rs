@@ -10,7 +10,7 @@ use super::engine::{Home, Parked};
 use super::options::Transport;
 use crate::error::{Error, Result};
 use crate::proxy::{ImageProxy, OpenedImage};
-use oci_spec::image::ImageManifest;
+use oci_spec::image::{Digest, ImageManifest};
 
 /// An open image. It keeps the proxy that opened it. Further proxies that help to fetch its layers open it by the same
 /// name; layers are fetched by digest, so it does not matter if its tag moves meanwhile.
@@ -31,7 +31,7 @@ impl Image {
 
     /// The digest of the image's manifest at its source, before any conversion.
     #[must_use]
-    pub fn digest(&self) -> &str {
+    pub fn digest(&self) -> &Digest {
         &self.same.manifest.source_digest
     }
 

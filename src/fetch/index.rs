@@ -94,17 +94,14 @@ impl IndexContent {
     ) -> Result<Self> {
         let converted = contents.iter().any(|content| {
             let content = content.as_ref();
-            content.manifest_descriptor().digest().as_ref() != content.source_digest()
+            content.manifest_descriptor().digest() != content.source_digest()
         });
         let raw = if converted {
             rewritten(raw, contents)?
         } else {
             raw.to_vec()
         };
-        let digest: Digest = sha256(&raw)
-            .parse()
-            .map_err(|e| Error::image(format!("its digest: {e}")))?;
-        let descriptor = Descriptor::new(MediaType::ImageIndex, raw.len() as u64, digest);
+        let descriptor = Descriptor::new(MediaType::ImageIndex, raw.len() as u64, sha256(&raw));
         Ok(Self {
             reference: reference.to_owned(),
             name: None,
@@ -258,7 +255,7 @@ fn check_kind(entry: &Entry) -> Result<()> {
 fn rewritten(raw: &[u8], contents: &[impl AsRef<ImageContent>]) -> Result<Vec<u8>> {
     let stored = |digest: &str| {
         let mut contents = contents.iter().map(AsRef::as_ref);
-        let content = contents.find(|content| content.source_digest() == digest)?;
+        let content = contents.find(|content| content.source_digest().as_ref() == digest)?;
         Some(content.manifest_descriptor().clone())
     };
     with_manifests(raw, stored)

@@ -2,13 +2,11 @@
 //! their way.
 
 use std::collections::HashMap;
-use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use futures_core::Stream;
-use tokio::io::{AsyncBufRead, AsyncRead, ReadBuf};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use super::event::Ending;
@@ -35,7 +33,7 @@ impl Fetcher {
     pub async fn layers(&self, image: &Image, ahead: usize) -> Result<LayerStream> {
         let ending = self.events.ending();
         let content = self.content(image).await?;
-        self.in_order(image, content.layers(), ahead, ending)
+        self.in_order(image, content.layers(), ahead, AsStored, ending)
     }
 
     /// Returns these layers of an image as a stream, in the order in which they are given; otherwise it is like
@@ -54,21 +52,22 @@ impl Fetcher {
     /// Dropping the stream ends the fetch.
     pub fn layers_of(&self, image: &Image, layers: &[Layer], ahead: usize) -> Result<LayerStream> {
         image.check_layers(layers)?;
-        self.in_order(image, layers, ahead, self.events.ending())
+        self.in_order(image, layers, ahead, AsStored, self.events.ending())
     }
 
-    fn in_order(
+    pub(super) fn in_order<V: View>(
         &self,
         image: &Image,
         layers: &[Layer],
         ahead: usize,
+        view: V,
         ending: Ending,
-    ) -> Result<LayerStream> {
-        let (hand_out, handed_out) = mpsc::channel(layers.len().max(1));
+    ) -> Result<LayerStream<V::Reader>> {
+        let (to, handed_out) = mpsc::channel(layers.len().max(1));
         let (window, end) = watch::channel(0);
         let count = layers.len();
         let mut engine = self.engine_for(&[image]);
-        let ids = engine.begin(&[image], self.events.clone(), HandOut(hand_out));
+        let ids = engine.begin(&[image], self.events.clone(), HandOut { view, to });
         for id in &ids {
             engine.fetch_in_order(*id, layers, ahead, end.clone())?;
         }
@@ -89,7 +88,8 @@ impl Fetcher {
     }
 }
 
-/// The layers of an image, one after another: see [`Fetcher::layers`]. It is a [`Stream`], too.
+/// The layers of an image, one after another: see [`Fetcher::layers`]. The methods of [`Stream`] can be used on it, too. `R`
+/// is the type of the layers' readers.
 ///
 /// ```no_run
 /// # async fn example(fetcher: longshore::Fetcher) -> longshore::Result<()> {
@@ -105,25 +105,25 @@ impl Fetcher {
 /// # Ok(()) }
 /// ```
 #[derive(Debug)]
-pub struct LayerStream {
+pub struct LayerStream<R = LayerReader> {
     next: usize,
     count: usize,
     ahead: usize,
     window: watch::Sender<usize>,
-    handed_out: mpsc::Receiver<HandedOut>,
+    handed_out: mpsc::Receiver<HandedOut<R>>,
     /// Those that were ready before their turn.
-    early: HashMap<usize, HandedOut>,
+    early: HashMap<usize, HandedOut<R>>,
     run: Option<JoinHandle<Result<()>>>,
 }
 
 #[derive(Debug)]
-struct HandedOut {
+struct HandedOut<R> {
     number: usize,
     layer: Layer,
-    reader: OrderedReader,
+    reader: R,
 }
 
-impl LayerStream {
+impl<R> LayerStream<R> {
     /// Waits for the next layer. Returns `None` after the last. Drop the reader of the layer before: what it left unread is
     /// read and checked now.
     ///
@@ -134,11 +134,11 @@ impl LayerStream {
     /// # Cancel safety
     ///
     /// Dropped early, no layer is lost.
-    pub async fn next(&mut self) -> Option<Result<(Layer, OrderedReader)>> {
+    pub async fn next(&mut self) -> Option<Result<(Layer, R)>> {
         std::future::poll_fn(|cx| self.poll(cx)).await
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<(Layer, OrderedReader)>>> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<(Layer, R)>>> {
         if self.next == self.count {
             // The last ones may still turn out to be wrong.
             let ended = ready!(self.poll_end(cx));
@@ -173,15 +173,15 @@ impl LayerStream {
     }
 }
 
-impl Stream for LayerStream {
-    type Item = Result<(Layer, OrderedReader)>;
+impl<R: Unpin> Stream for LayerStream<R> {
+    type Item = Result<(Layer, R)>;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         self.get_mut().poll(cx)
     }
 }
 
-impl Drop for LayerStream {
+impl<R> Drop for LayerStream<R> {
     fn drop(&mut self) {
         if let Some(run) = &self.run {
             run.abort();
@@ -189,10 +189,46 @@ impl Drop for LayerStream {
     }
 }
 
-/// Hands each reader out, and waits until it is dropped.
-struct HandOut(mpsc::Sender<HandedOut>);
+/// A way of reading layers, as they are stored or otherwise.
+pub(super) trait View: Send + Sync + 'static {
+    type Reader: Send + 'static;
+    /// The way by which a reader comes back.
+    type Back: Send;
 
-impl Handler for HandOut {
+    /// Begins to read a layer.
+    fn open(
+        &self,
+        layer: &Layer,
+        reader: LayerReader,
+    ) -> impl Future<Output = Result<(Self::Reader, Self::Back)>> + Send;
+
+    /// Waits until the reader is dropped, and checks what it left unread, but for the layer's blob.
+    fn close(back: Self::Back) -> impl Future<Output = Result<()>> + Send;
+}
+
+/// The layers as they are stored.
+struct AsStored;
+
+impl View for AsStored {
+    type Reader = LayerReader;
+    type Back = ();
+
+    async fn open(&self, _: &Layer, reader: LayerReader) -> Result<(LayerReader, ())> {
+        Ok((reader, ()))
+    }
+
+    async fn close((): ()) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// Hands each reader out, and waits until it is dropped.
+struct HandOut<V: View> {
+    view: V,
+    to: mpsc::Sender<HandedOut<V::Reader>>,
+}
+
+impl<V: View> Handler for HandOut<V> {
     fn skip<'a>(&'a self, _: &'a Job) -> Doing<'a, bool> {
         Box::pin(async { Ok(false) })
     }
@@ -202,71 +238,33 @@ impl Handler for HandOut {
     }
 }
 
-impl HandOut {
+impl<V: View> HandOut<V> {
     async fn hand_out(&self, job: &Job, reader: LayerReader) -> Result<()> {
-        let (done, dropped) = oneshot::channel();
-        let reader = OrderedReader {
-            reader: Some(reader),
-            done: Some(done),
+        let (reading, owner) = reader.into_parts().ok_or(Error::Closed)?;
+        let (reader, mut dropped) = LayerReader::lend(reading);
+        let (reader, back) = match self.view.open(&job.layer, reader).await {
+            Ok(opened) => opened,
+            Err(error) => {
+                // Nobody has had a part of the layer, so its owner may try it again.
+                if let Ok(reading) = dropped.try_recv() {
+                    let _ = owner.send(reading);
+                }
+                return Err(error);
+            }
         };
         let out = HandedOut {
             number: job.number,
             layer: job.layer.clone(),
             reader,
         };
-        self.0.send(out).await.map_err(|_| Error::Cancelled)?;
-        match dropped.await {
-            // Whatever is wrong with it, its reader may have had a part of it.
-            Ok(reader) => reader.finish_for_good().await,
-            Err(_) => Err(Error::Cancelled),
-        }
-    }
-}
-
-/// A layer's blob, read in its turn. As a [`LayerReader`], its end comes only if
-/// all bytes came and are the right ones.
-#[derive(Debug)]
-pub struct OrderedReader {
-    reader: Option<LayerReader>,
-    done: Option<oneshot::Sender<LayerReader>>,
-}
-
-impl Drop for OrderedReader {
-    fn drop(&mut self) {
-        if let (Some(reader), Some(done)) = (self.reader.take(), self.done.take()) {
-            // Nobody waits if the stream is gone.
-            let _ = done.send(reader);
-        }
-    }
-}
-
-impl OrderedReader {
-    fn reader(&mut self) -> io::Result<Pin<&mut LayerReader>> {
-        self.reader
-            .as_mut()
-            .map(Pin::new)
-            .ok_or_else(|| io::ErrorKind::BrokenPipe.into())
-    }
-}
-
-impl AsyncRead for OrderedReader {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        out: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        self.get_mut().reader()?.poll_read(cx, out)
-    }
-}
-
-impl AsyncBufRead for OrderedReader {
-    fn poll_fill_buf(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
-        self.get_mut().reader()?.poll_fill_buf(cx)
-    }
-
-    fn consume(self: Pin<&mut Self>, amount: usize) {
-        if let Ok(reader) = self.get_mut().reader() {
-            reader.consume(amount);
-        }
+        self.to.send(out).await.map_err(|_| Error::Cancelled)?;
+        // Whatever is wrong with it from here on, its reader may have had a part of it: its owner does not get it back,
+        // and does not try it again.
+        V::close(back).await?;
+        let mut reading = dropped.await.map_err(|_| Error::Cancelled)?;
+        reading.verdict().await?;
+        // Its owner is there: it runs this.
+        let _ = owner.send(reading);
+        Ok(())
     }
 }

@@ -1,17 +1,20 @@
-//! The reader that a handler gets, and what comes back of it.
+//! The reader that a handler gets, and the blob that comes back from it.
 
+use std::future::poll_fn;
 use std::io;
-use std::mem;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::io::{AsyncBufRead, AsyncRead, AsyncReadExt, ReadBuf};
+use tokio::io::{AsyncBufRead, AsyncRead, ReadBuf};
 use tokio::sync::oneshot;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
+use super::Layer;
 use super::event::{BlobRef, EventKind, Events};
 use super::rate::Share;
+use super::returning::Returning;
+use super::unit::Purpose;
 use crate::config::ConnectionOptions;
 use crate::drain::aligned::AlignedBuffer;
 use crate::drain::verify::Verifier;
@@ -24,69 +27,106 @@ const SCRATCH_BYTES: usize = 64 * 1024;
 
 /// A reader of a layer's blob, which a handler or a sink is given.
 ///
-/// The end is reached only if all bytes came and are the right ones (see [`Blob`]).
-/// What is left unread when it is dropped is read and checked behind the
-/// handler's back: a handler that returns `Ok` without reading all is counted
-/// only if the whole blob is right. To give the blob up, return an error: if no
-/// more than 128 MiB are left, they are read for 10 s at most, for if the blob is
-/// wrong, that is the error, and the blob is tried again.
+/// The end is reached only if all bytes came and are the right ones (see [`Blob`]). What is left unread when the reader is
+/// dropped is read and checked after the handler: a handler that returns `Ok` without reading all is counted only if the
+/// whole blob is right. To give the blob up, return an error: if no more than 128 MiB are left, they are read for 10 s at
+/// most, for if the blob is wrong, that is the error, and the blob is tried again.
 ///
-/// Once the fetch has ended, by an error or because its future was dropped, each
-/// read fails with [`Error::Cancelled`], also on a blocking thread.
+/// Once the fetch has ended, by an error or because its future was dropped, each read fails with [`Error::Cancelled`], also
+/// on a blocking thread.
 #[derive(Debug)]
-pub struct LayerReader {
+pub struct LayerReader(Returning<Reading>);
+
+/// A blob that is being read. It is in a [`LayerReader`] until that is dropped, and then in its owner's hands.
+#[derive(Debug)]
+pub(super) struct Reading {
+    /// `None` once the blob is finished.
     blob: Option<Box<Blob>>,
-    failed: Option<Error>,
+    /// The verdict on the blob, or the error of a read, once there is one.
+    ended: Option<Result<()>>,
     share: Share,
     read: u64,
     name: BlobRef,
     events: Events,
-    /// The fetch has ended, and with it whoever wants these bytes.
+    /// Cancelled when the fetch has ended, and with it whoever wants these bytes.
     over: CancellationToken,
-    /// Wakes a read that waits when it has.
+    /// Wakes a read that waits when the fetch ends.
     until_over: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
     /// How long the proxy may take for its verdict; `None` means no limit.
     patience: Option<Duration>,
-    /// Whether its word is needed: the digest is not checked here.
-    trusting: bool,
-    back: Option<oneshot::Sender<Returned>>,
-}
-
-/// What became of a blob in a handler's hands.
-#[derive(Debug)]
-pub(super) enum Returned {
-    /// It was finished there, with this verdict.
-    Finished(Result<()>),
-    /// It failed while it was read.
-    Failed(Error),
-    /// It was dropped, perhaps before its end: this reads the rest.
-    Dropped(Box<LayerReader>),
 }
 
 impl LayerReader {
+    /// Returns a reader of these bytes, which are checked against the layer's descriptor like those of a proxy: for tests of a
+    /// [`Sink`](crate::Sink) or a handler, without skopeo.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use longshore::oci_spec::image::{Descriptor, MediaType};
+    /// use longshore::{Layer, LayerReader};
+    /// use tokio::io::AsyncReadExt;
+    ///
+    /// let abc = "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+    /// let layer = Layer::new(0, Descriptor::new(MediaType::ImageLayer, 3, abc.parse::<longshore::oci_spec::image::Digest>()?));
+    /// let mut read = Vec::new();
+    /// LayerReader::from_bytes(&layer, "abc")?.read_to_end(&mut read).await?;
+    /// assert_eq!(read, b"abc");
+    /// LayerReader::from_bytes(&layer, "abd")?.finish().await.expect_err("other bytes");
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Blob`] if the digest's algorithm is unknown; [`Error::Io`] if no pipe can be made.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime.
+    pub fn from_bytes(layer: &Layer, bytes: impl Into<Vec<u8>>) -> Result<Self> {
+        let blob = Blob::of_bytes(bytes.into(), &layer.descriptor)?;
+        let reading = Reading {
+            blob: Some(Box::new(blob)),
+            ended: None,
+            share: Share::of(None),
+            read: 0,
+            name: BlobRef::of(0, layer),
+            events: Events::none(),
+            over: CancellationToken::new(),
+            until_over: None,
+            patience: None,
+        };
+        Ok(Self::lend(reading).0)
+    }
+
     pub(super) fn new(
         blob: Blob,
         name: BlobRef,
-        share: Share,
-        events: Events,
-        over: CancellationToken,
+        purpose: &Purpose,
         connection: &ConnectionOptions,
-    ) -> (Self, oneshot::Receiver<Returned>) {
-        let (back, returned) = oneshot::channel();
-        let reader = Self {
+    ) -> (Self, oneshot::Receiver<Reading>) {
+        Self::lend(Reading {
             blob: Some(Box::new(blob)),
-            failed: None,
-            share,
+            ended: None,
+            share: Share::of(purpose.limit.clone()),
             read: 0,
             name,
-            events,
-            over,
+            events: purpose.events.clone(),
+            over: purpose.over.clone(),
             until_over: None,
             patience: connection.stall_limit(),
-            trusting: connection.trust_proxy_verification,
-            back: Some(back),
-        };
-        (reader, returned)
+        })
+    }
+
+    /// A reader of a blob that comes back when the reader is dropped.
+    pub(super) fn lend(reading: Reading) -> (Self, oneshot::Receiver<Reading>) {
+        let (reading, returned) = Returning::new(reading);
+        (Self(reading), returned)
+    }
+
+    /// The blob, and the way by which its owner waits for it.
+    pub(super) fn into_parts(self) -> Option<(Reading, oneshot::Sender<Reading>)> {
+        self.0.into_parts()
     }
 
     /// Reads what is left, and returns whether the blob is right, like [`Blob::finish`]. A sink calls this before it makes
@@ -94,90 +134,76 @@ impl LayerReader {
     ///
     /// # Errors
     ///
-    /// What is wrong with the blob.
+    /// [`Error::Blob`], with what is wrong with the blob, and the other errors of its proxy.
     ///
     /// # Cancel safety
     ///
-    /// Dropped early, it is as if the reader was dropped.
+    /// Dropped early, the future has the effect of dropping the reader.
     pub async fn finish(mut self) -> Result<()> {
-        let verdict = self.verdict().await;
-        self.give_back(Returned::Finished(verdict.clone()));
-        verdict
+        self.reading()?.verdict().await
     }
 
-    /// As [`finish`](Self::finish), but if the verdict is bad it is the caller's
-    /// alone, and the blob is not tried again.
-    pub(super) async fn finish_for_good(mut self) -> Result<()> {
-        let verdict = self.verdict().await;
-        match &verdict {
-            Ok(()) => self.give_back(Returned::Finished(Ok(()))),
-            Err(_) => self.back = None,
-        }
-        verdict
+    /// Takes the verifier, for a sink that hashes every byte that it reads, itself: the end of reading then comes without a
+    /// verdict, and [`finish_with`](Self::finish_with) must follow. `None` if something was read already.
+    pub(crate) fn take_verifier(&mut self) -> Option<Verifier> {
+        self.0.get().ok()?.blob.as_mut()?.take_verifier()
     }
 
-    /// For a sink that hashes what it reads itself, every byte of it: until the
-    /// verifier is given back, the end of reading comes without a verdict. `None` if
-    /// something was read already, or there is nothing to check.
-    pub(crate) fn lend_verifier(&mut self) -> Option<Verifier> {
-        self.blob.as_mut()?.lend_verifier()
-    }
-
-    /// Before [`finish`](Self::finish), which otherwise fails.
-    pub(crate) fn give_back_verifier(&mut self, verifier: Verifier) {
-        if let Some(blob) = &mut self.blob {
+    /// Finishes the blob with the verifier that was taken.
+    pub(crate) async fn finish_with(mut self, verifier: Option<Verifier>) -> Result<()> {
+        let reading = self.reading()?;
+        if let (Some(blob), Some(verifier)) = (&mut reading.blob, verifier) {
             blob.give_back_verifier(verifier);
         }
+        reading.verdict().await
     }
 
-    async fn verdict(&mut self) -> Result<()> {
-        // Through this reader, so that the rest is counted and limited, too.
-        let mut scratch = AlignedBuffer::new(SCRATCH_BYTES);
-        while matches!(self.read(&mut scratch).await, Ok(1..)) {}
-        if let Some(error) = self.failed.take() {
-            return Err(error);
-        }
-        let blob = self.blob.take().ok_or(Error::Closed)?;
-        let finished = blob.finish();
-        // Before protocol 0.2.8 this takes a call, which may have to wait for
-        // another one's late answer.
-        match timeout(self.patience, finished).await {
-            Ok(verdict) => verdict,
-            Err(_) if !self.trusting => Ok(()),
-            Err(_) => {
-                let stalled = BlobError::Stalled {
-                    after: self.patience.unwrap_or_default(),
-                    read: self.read,
-                };
-                Err(Error::blob(&self.name.digest)(stalled))
-            }
-        }
+    fn reading(&mut self) -> Result<&mut Reading> {
+        self.0.get().map_err(Error::handler)
     }
 
-    /// What is left of this reader when its handler is done with it.
-    fn rest(&mut self, blob: Box<Blob>) -> Box<Self> {
-        Box::new(Self {
-            blob: Some(blob),
-            failed: None,
-            share: mem::take(&mut self.share),
-            read: self.read,
-            name: self.name.clone(),
-            events: self.events.clone(),
-            over: self.over.clone(),
-            until_over: None,
-            patience: self.patience,
-            trusting: self.trusting,
-            back: None,
-        })
-    }
-
-    /// The bytes that were read.
+    /// The number of bytes that were read.
     #[cfg(feature = "decompress")]
     pub(super) fn bytes_read(&self) -> u64 {
-        self.read
+        self.0.peek().map_or(0, |reading| reading.read)
+    }
+}
+
+impl Reading {
+    /// The verdict on the blob, or the error of a read, if there is one already.
+    pub(super) fn ended(&self) -> Option<&Result<()>> {
+        self.ended.as_ref()
     }
 
-    /// The bytes that have not been read yet.
+    /// Reads and checks what is left, and returns the verdict.
+    pub(super) async fn verdict(&mut self) -> Result<()> {
+        // By the same reads, so that the rest is counted and limited, too.
+        let mut scratch = AlignedBuffer::new(SCRATCH_BYTES);
+        while self.ended.is_none() {
+            let mut room = ReadBuf::new(&mut scratch);
+            let read = poll_fn(|cx| self.poll_read(cx, &mut room)).await;
+            if read.is_err() || room.filled().is_empty() {
+                break;
+            }
+        }
+        if let Some(ended) = &self.ended {
+            return ended.clone();
+        }
+        let unfinished = BlobError::Abandoned { read: self.read };
+        let unfinished = Error::blob(&self.name.digest)(unfinished);
+        let Some(blob) = self.blob.take() else {
+            return Err(unfinished);
+        };
+        // So it stays if this future is dropped.
+        self.ended = Some(Err(unfinished));
+        // Before protocol 0.2.8 this is a call, which may have to wait for another one's late answer. The bytes are
+        // checked: without an answer in time, they are right all the same.
+        let verdict = timeout(self.patience, blob.finish()).await;
+        let verdict = verdict.unwrap_or(Ok(()));
+        self.ended.insert(verdict).clone()
+    }
+
+    /// The number of bytes that have not been read yet.
     pub(super) fn left(&self) -> u64 {
         self.name.size.saturating_sub(self.read)
     }
@@ -200,13 +226,6 @@ impl LayerReader {
         Poll::Ready(self.failed(Error::Cancelled.into()))
     }
 
-    fn give_back(&mut self, returned: Returned) {
-        if let Some(back) = self.back.take() {
-            // Nobody waits if the fetch was given up.
-            let _ = back.send(returned);
-        }
-    }
-
     fn blob(&mut self) -> io::Result<Pin<&mut Box<Blob>>> {
         self.blob
             .as_mut()
@@ -214,15 +233,15 @@ impl LayerReader {
             .ok_or_else(|| io::ErrorKind::BrokenPipe.into())
     }
 
-    /// Remember the library's own error: the handler may wrap or lose it.
+    /// Remembers the library's own error: the handler may wrap or lose it.
     fn failed(&mut self, error: io::Error) -> io::Error {
         let ours = error
             .get_ref()
             .and_then(|e| e.downcast_ref::<Error>())
             .cloned();
-        self.failed = Some(ours.unwrap_or_else(|| {
+        self.ended = Some(Err(ours.unwrap_or_else(|| {
             Error::io("can't read a blob")(io::Error::new(error.kind(), error.to_string()))
-        }));
+        })));
         error
     }
 
@@ -237,18 +256,47 @@ impl LayerReader {
             read: *read,
         });
     }
-}
 
-impl Drop for LayerReader {
-    fn drop(&mut self) {
-        match (self.failed.take(), self.blob.take()) {
-            (Some(error), _) => self.give_back(Returned::Failed(error)),
-            (None, Some(blob)) if self.back.is_some() => {
-                let rest = self.rest(blob);
-                self.give_back(Returned::Dropped(rest));
+    fn poll_read(&mut self, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.not_over()?;
+        let allowed = ready!(self.share.poll(cx)).min(out.remaining());
+        let room = out.initialize_unfilled_to(allowed);
+        let mut room = ReadBuf::new(room);
+        let Poll::Ready(read) = self.blob()?.poll_read(cx, &mut room) else {
+            return self.poll_over(cx).map(Err);
+        };
+        let bytes = room.filled().len();
+        match read {
+            Ok(()) => {
+                out.advance(bytes);
+                self.took(bytes);
+                Poll::Ready(Ok(()))
             }
-            (None, _) => {}
+            Err(error) => Poll::Ready(Err(self.failed(error))),
         }
+    }
+
+    fn poll_fill_buf(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
+        self.not_over()?;
+        let allowed = ready!(self.share.poll(cx));
+        // Asked twice, because a borrow that is returned can't also fail here: the second time the buffer is there.
+        match self.blob()?.poll_fill_buf(cx) {
+            Poll::Pending => return self.poll_over(cx).map(Err),
+            Poll::Ready(Err(error)) => return Poll::Ready(Err(self.failed(error))),
+            Poll::Ready(Ok(_)) => {}
+        }
+        let Some(blob) = &mut self.blob else {
+            return Poll::Ready(Ok(&[]));
+        };
+        let filled = ready!(Pin::new(blob).poll_fill_buf(cx))?;
+        Poll::Ready(Ok(&filled[..filled.len().min(allowed)]))
+    }
+
+    fn consume(&mut self, amount: usize) {
+        if let Some(blob) = &mut self.blob {
+            Pin::new(blob).consume(amount);
+        }
+        self.took(amount);
     }
 }
 
@@ -258,50 +306,18 @@ impl AsyncRead for LayerReader {
         cx: &mut Context<'_>,
         out: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        this.not_over()?;
-        let allowed = ready!(this.share.poll(cx)).min(out.remaining());
-        let room = out.initialize_unfilled_to(allowed);
-        let mut room = ReadBuf::new(room);
-        let Poll::Ready(read) = this.blob()?.poll_read(cx, &mut room) else {
-            return this.poll_over(cx).map(Err);
-        };
-        let bytes = room.filled().len();
-        match read {
-            Ok(()) => {
-                out.advance(bytes);
-                this.took(bytes);
-                Poll::Ready(Ok(()))
-            }
-            Err(error) => Poll::Ready(Err(this.failed(error))),
-        }
+        self.get_mut().0.get()?.poll_read(cx, out)
     }
 }
 
 impl AsyncBufRead for LayerReader {
     fn poll_fill_buf(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
-        let this = self.get_mut();
-        this.not_over()?;
-        let allowed = ready!(this.share.poll(cx));
-        // Asked twice, because a borrow that is returned can't also fail here:
-        // the second time the buffer is there.
-        match this.blob()?.poll_fill_buf(cx) {
-            Poll::Pending => return this.poll_over(cx).map(Err),
-            Poll::Ready(Err(error)) => return Poll::Ready(Err(this.failed(error))),
-            Poll::Ready(Ok(_)) => {}
-        }
-        let Some(blob) = &mut this.blob else {
-            return Poll::Ready(Ok(&[]));
-        };
-        let filled = ready!(Pin::new(blob).poll_fill_buf(cx))?;
-        Poll::Ready(Ok(&filled[..filled.len().min(allowed)]))
+        self.get_mut().0.get()?.poll_fill_buf(cx)
     }
 
     fn consume(self: Pin<&mut Self>, amount: usize) {
-        let this = self.get_mut();
-        if let Some(blob) = &mut this.blob {
-            Pin::new(blob).consume(amount);
+        if let Ok(reading) = self.get_mut().0.get() {
+            reading.consume(amount);
         }
-        this.took(amount);
     }
 }

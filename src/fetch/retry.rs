@@ -176,6 +176,7 @@ fn refusal_may_pass(refusal: &Refusal, source: Transport<'_>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::drain::verify::sha256;
     use crate::time::sleep_until_opt;
 
     const REGISTRY: Transport<'_> = Transport::Registry { host: "a.b" };
@@ -327,7 +328,7 @@ mod tests {
                 size: 2,
             },
             BlobError::Corrupt {
-                computed: String::new(),
+                computed: sha256(b""),
             },
         ];
         for error in wrong {

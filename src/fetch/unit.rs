@@ -17,8 +17,8 @@ use super::event::{BlobRef, EventKind, Events};
 use super::handler::Handler;
 use super::image::SameImage;
 use super::options::Transport;
-use super::rate::{Limit, Share};
-use super::reader::{LayerReader, Returned};
+use super::rate::Limit;
+use super::reader::{LayerReader, Reading};
 use super::scheduler::{ImageId, Task, UnitId};
 use super::starter::Starter;
 use super::{Job, panicked};
@@ -573,27 +573,20 @@ impl Crew {
 
     /// Have the blob handled, and find out whose fault it is if that fails.
     async fn handle(&self, job: &Job, blob: Blob, purpose: &Purpose) -> Result<(), Failure> {
-        let share = Share::of(purpose.limit.clone());
-        let (name, events) = (job.name(), purpose.events.clone());
-        let (reader, mut returned) = LayerReader::new(
-            blob,
-            name,
-            share,
-            events,
-            purpose.over.clone(),
-            self.proxy.options(),
-        );
+        let (reader, mut returned) =
+            LayerReader::new(blob, job.name(), purpose, self.proxy.options());
         let handled = purpose.handler.handle(job, reader).await;
-        match (handled, returned.try_recv()) {
+        let Ok(mut reading) = returned.try_recv() else {
+            return Err(Failure::Handling(
+                handled.err().unwrap_or(Error::ReaderKept),
+            ));
+        };
+        match (handled, reading.ended()) {
             // A blob that failed makes its handler fail, or should.
-            (_, Ok(Returned::Failed(error) | Returned::Finished(Err(error)))) => {
-                Err(Failure::Fetching(error))
-            }
-            (Err(error), Ok(Returned::Dropped(rest))) => Err(whose_fault(error, *rest).await),
-            (Err(error), _) => Err(Failure::Handling(error)),
-            (Ok(()), Ok(Returned::Finished(Ok(())))) => Ok(()),
-            (Ok(()), Ok(Returned::Dropped(rest))) => rest.finish().await.map_err(Failure::Fetching),
-            (Ok(()), Err(_)) => Err(Failure::Handling(Error::ReaderKept)),
+            (_, Some(Err(error))) if !is_unjudged(error) => Err(Failure::Fetching(error.clone())),
+            (Err(error), None) => Err(whose_fault(error, reading).await),
+            (Err(error), Some(_)) => Err(Failure::Handling(error)),
+            (Ok(()), _) => reading.verdict().await.map_err(Failure::Fetching),
         }
     }
 
@@ -614,24 +607,25 @@ impl Crew {
 /// A handler failed without having read all of its blob. If the blob is wrong, that is why: a handler
 /// that parses what it reads may notice first. What is left is read to find out, if that is not too
 /// much.
-async fn whose_fault(error: Error, rest: LayerReader) -> Failure {
+async fn whose_fault(error: Error, mut rest: Reading) -> Failure {
     if rest.left() > MOST_TO_BLAME {
         return Failure::Handling(error);
     }
-    // Where a sink has the verifier, nothing can be said of the blob.
-    let is_unknown = |error: &Error| {
-        matches!(
-            error,
-            Error::Blob {
-                source: BlobError::Abandoned { .. },
-                ..
-            }
-        )
-    };
-    match timeout(TIME_TO_BLAME, rest.finish()).await {
-        Ok(Err(blob)) if !is_unknown(&blob) => Failure::Fetching(blob),
+    match timeout(TIME_TO_BLAME, rest.verdict()).await {
+        Ok(Err(blob)) if !is_unjudged(&blob) => Failure::Fetching(blob),
         Ok(_) | Err(_) => Failure::Handling(error),
     }
+}
+
+/// Whether nothing is known of the blob, because a sink has its verifier or because nobody waited for the verdict.
+fn is_unjudged(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::Blob {
+            source: BlobError::Abandoned { .. },
+            ..
+        }
+    )
 }
 
 impl Failure {

@@ -64,7 +64,7 @@ pub(super) async fn store(
     let mut writing: Option<JoinHandle<io::Result<(Begun, AlignedBuffer)>>> = None;
     let mut begun = Begun {
         file: None,
-        verifier: reader.lend_verifier(),
+        verifier: reader.take_verifier(),
     };
     loop {
         let filled = fill(&mut reader, &mut buffer).await?;
@@ -76,11 +76,11 @@ pub(super) async fn store(
         }
         let staging = Arc::clone(&staging);
         if filled < buffer.len() {
-            if let Some(mut verifier) = begun.verifier {
+            if let Some(verifier) = &mut begun.verifier {
                 verifier.update(&buffer[..filled]);
-                reader.give_back_verifier(verifier);
             }
-            reader.finish().await.map_err(Failed::Fetch)?;
+            let finished = reader.finish_with(begun.verifier).await;
+            finished.map_err(Failed::Fetch)?;
             let last = task::spawn_blocking(move || {
                 let mut staged = begun.file.map_or_else(|| staging.create(), Ok)?;
                 staged.file.write_all(&buffer[..filled])?;

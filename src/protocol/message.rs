@@ -74,6 +74,7 @@ macro_rules! methods {
 
         impl Method {
             /// Every method there is.
+            #[cfg(test)]
             pub(crate) const ALL: &[Self] = &[$(Self::$name),+];
 
             /// The name on the wire.

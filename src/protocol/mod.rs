@@ -11,11 +11,10 @@ mod version;
 
 pub use message::LayerInfo;
 pub use refusal::{Refusal, RefusalCode, RefusalKind};
-pub use reply::Violation;
-pub use version::{FIRST_SUPPORTED, supports_method};
+pub use version::FIRST_SUPPORTED;
 
 pub(crate) use held::Held;
 pub(crate) use message::{Call, ImageId, MAX_PACKET, Method, PipeId};
-pub(crate) use reply::{Grant, Packet, Pipe};
+pub(crate) use reply::{Grant, Packet, Pipe, Violation};
 pub(crate) use session::{Rejected, Session, Turn, Waiter};
 pub(crate) use version::{CHECKS_POLICY_SINCE, is_compatible, supports};

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use oci_spec::image::Digest;
 use semver::Version;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -36,7 +37,7 @@ pub(crate) enum Grant<F> {
     Image(Option<ImageId>),
     /// The digest is that of the original manifest, before conversion.
     Manifest {
-        digest: String,
+        digest: Digest,
         pipe: Pipe<F>,
     },
     /// A config or layer info: held in the proxy's memory.
@@ -73,8 +74,7 @@ impl<F> Grant<F> {
 /// The proxy said something that the protocol does not allow here. Nothing
 /// that comes after it can be trusted, so the connection is given up.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum Violation {
+pub(crate) enum Violation {
     /// A packet while no call was waiting for a reply.
     #[error("a reply that nobody asked for")]
     Unsolicited,
@@ -209,7 +209,7 @@ fn grant<F>(method: Method, reply: Reply, fds: Vec<F>) -> Result<Grant<F>, Viola
             Grant::Image(ImageId::new(value(method, reply.value)?))
         }
         Method::GetManifest => Grant::Manifest {
-            digest: printable(&value::<String>(method, reply.value)?),
+            digest: value(method, reply.value)?,
             pipe: pipe(fds, Held::memory_pipe)?,
         },
         Method::GetConfig | Method::GetFullConfig | Method::GetLayerInfoPiped => Grant::Document {
@@ -327,10 +327,10 @@ mod tests {
             ),
             (
                 Method::GetManifest,
-                r#"{"success":true,"value":"sha256:x","pipeid":5}"#,
+                r#"{"success":true,"value":"other:x","pipeid":5}"#,
                 vec![30],
                 Grant::Manifest {
-                    digest: "sha256:x".into(),
+                    digest: "other:x".parse().expect("a digest"),
                     pipe: Pipe {
                         data: 30,
                         held: Held::memory_pipe(pipe_id(5)),

@@ -182,7 +182,7 @@ impl Actor {
                         self.session.give_back(&call, reply.map(Caller::now));
                     }
                     Return::Violation(violation) => {
-                        return Ending::Failed(Failure::Other(Error::Protocol(violation)));
+                        return Ending::Failed(Failure::Other(violation.into()));
                     }
                 },
                 packet = self.transport.receive(&mut buffer) => {
@@ -251,7 +251,7 @@ impl Actor {
         // Before a violation ends it all: what is this about?
         let method = self.session.in_flight();
         let received = self.session.receive(packet, pipe::is_readable);
-        let (caller, answer) = received.map_err(Error::Protocol)?;
+        let (caller, answer) = received.map_err(Error::from)?;
         if let (Some(begun), Some(caller)) = (self.turn_began.take(), &caller) {
             tracing::trace!(
                 method = method.map(Method::name),

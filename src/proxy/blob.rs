@@ -8,8 +8,9 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use oci_spec::image::Digest;
+use oci_spec::image::{Descriptor, Digest};
 use tokio::io::{AsyncBufRead, AsyncRead, ReadBuf};
+use tokio::sync::{mpsc, watch};
 
 pub use self::split::{BlobDriver, BlobReader};
 
@@ -19,7 +20,7 @@ pub(super) use self::stream::{Opened, Source};
 use self::stream::Stream;
 use crate::drain::buffered::Buffered;
 use crate::drain::verify::Verifier;
-use crate::error::Result;
+use crate::error::{BlobError, Error, Result};
 
 /// A blob that the proxy is sending.
 ///
@@ -51,11 +52,6 @@ use crate::error::Result;
 ///
 /// A proxy before 0.2.8 may have more than the right bytes; only `finish` tells
 /// [that](crate::BlobError::TooLong).
-///
-/// There are two exceptions to "the end means verified", both asked for:
-/// [`trust_proxy_verification`](crate::ConnectionOptions::trust_proxy_verification),
-/// where only `finish` tells, and [`get_raw_blob`](crate::ImageProxy::get_raw_blob),
-/// which checks nothing but that the proxy saw no error.
 #[derive(Debug)]
 pub struct Blob(Buffered<Stream>);
 
@@ -91,9 +87,32 @@ impl Blob {
         self.0.into_inner().finish().await
     }
 
-    /// See [`Stream::lend_verifier`].
-    pub(crate) fn lend_verifier(&mut self) -> Option<Verifier> {
-        self.0.get_mut().lend_verifier()
+    /// A blob of these bytes, as if a proxy had sent them: for tests of whoever reads a blob. Must be called within a tokio
+    /// runtime.
+    pub(crate) fn of_bytes(bytes: Vec<u8>, descriptor: &Descriptor) -> Result<Self> {
+        let digest = descriptor.digest();
+        let verifier = Verifier::new(digest)
+            .ok_or_else(|| Error::blob(digest)(BlobError::UnknownAlgorithm))?;
+        let (_, closed) = watch::channel(None);
+        let (lease, _) = mpsc::channel(1);
+        Ok(Self::new(Opened {
+            digest: digest.clone(),
+            size: Some(descriptor.size()),
+            announced: None,
+            source: Source::of_bytes(bytes)?,
+            verifier: Some(verifier),
+            patience: Patience {
+                stall_timeout: None,
+                least_rate: 0,
+            },
+            closed,
+            lease,
+        }))
+    }
+
+    /// See [`Stream::take_verifier`].
+    pub(crate) fn take_verifier(&mut self) -> Option<Verifier> {
+        self.0.get_mut().take_verifier()
     }
 
     pub(crate) fn give_back_verifier(&mut self, verifier: Verifier) {
@@ -114,22 +133,67 @@ impl Blob {
     }
 }
 
-impl AsyncRead for Blob {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        out: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, out)
+/// A blob that the proxy is sending, of which **nobody checks** size and digest:
+/// [`ImageProxy::get_raw_blob`](crate::ImageProxy::get_raw_blob).
+///
+/// Read it, as [`AsyncRead`] or [`AsyncBufRead`], to its end. The end says that the proxy saw no error; an error of the
+/// proxy or the registry comes instead of the end. Dropping the blob early cancels it.
+///
+/// ```no_run
+/// # async fn example(proxy: longshore::ImageProxy) -> Result<(), Box<dyn std::error::Error>> {
+/// use tokio::io::AsyncReadExt;
+///
+/// let image = proxy.open_image("docker://quay.io/fedora/fedora:latest").await?;
+/// let (_, manifest) = proxy.fetch_manifest(&image).await?;
+/// let mut blob = proxy.get_raw_blob(&image, manifest.config().digest()).await?;
+/// let mut unchecked = Vec::new();
+/// blob.read_to_end(&mut unchecked).await?;
+/// # Ok(()) }
+/// ```
+#[derive(Debug)]
+pub struct RawBlob(Buffered<Stream>);
+
+impl RawBlob {
+    pub(super) fn new(opened: Opened) -> Self {
+        Self(Buffered::new(Stream::new(opened)))
+    }
+
+    /// The digest by which the blob was asked for. The bytes may have another one.
+    #[must_use]
+    pub fn digest(&self) -> &Digest {
+        self.0.get_ref().digest()
+    }
+
+    /// The size in bytes that the registry announced, if it did. The bytes may be more or fewer.
+    #[must_use]
+    pub fn announced(&self) -> Option<u64> {
+        self.0.get_ref().announced()
     }
 }
 
-impl AsyncBufRead for Blob {
-    fn poll_fill_buf(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
-        Pin::new(&mut self.get_mut().0).poll_fill_buf(cx)
-    }
+/// Reads from the [`Buffered`] stream within.
+macro_rules! read_from_within {
+    ($($reader:ty)+) => {$(
+        impl AsyncRead for $reader {
+            fn poll_read(
+                mut self: Pin<&mut Self>,
+                cx: &mut Context<'_>,
+                out: &mut ReadBuf<'_>,
+            ) -> Poll<io::Result<()>> {
+                Pin::new(&mut self.0).poll_read(cx, out)
+            }
+        }
 
-    fn consume(mut self: Pin<&mut Self>, amount: usize) {
-        Pin::new(&mut self.0).consume(amount);
-    }
+        impl AsyncBufRead for $reader {
+            fn poll_fill_buf(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
+                Pin::new(&mut self.get_mut().0).poll_fill_buf(cx)
+            }
+
+            fn consume(mut self: Pin<&mut Self>, amount: usize) {
+                Pin::new(&mut self.0).consume(amount);
+            }
+        }
+    )+};
 }
+
+read_from_within!(Blob RawBlob BlobReader);

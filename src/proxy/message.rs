@@ -10,6 +10,7 @@
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
+use oci_spec::image::Digest;
 use semver::Version;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout};
@@ -58,7 +59,7 @@ pub(crate) enum Granted {
     Version(Version),
     Image(Option<OpenedImage>),
     Manifest {
-        digest: String,
+        digest: Digest,
         pipe: HeldPipe,
     },
     Document(HeldPipe),
@@ -132,7 +133,7 @@ impl ReleaseGuard {
         timeout(AFTER_FINISH, reading).await.map_err(|_| {
             let violation = Violation::Unfinished;
             let _ = self.returns.send(Return::Violation(violation.clone()));
-            Error::Protocol(violation)
+            violation.into()
         })
     }
 

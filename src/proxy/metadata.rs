@@ -21,7 +21,7 @@ use crate::protocol::Violation;
 /// Dropped early, the task ends by itself within the call timeout.
 pub(super) async fn read(pipe: HeldPipe, what: &'static str, limit: u64) -> Result<Vec<u8>> {
     let HeldPipe { data, mut guard } = pipe;
-    let reader = pipe::reader(data).map_err(|_| Error::Protocol(Violation::NotAPipe))?;
+    let reader = pipe::reader(data).map_err(|_| Error::from(Violation::NotAPipe))?;
     let task = tokio::spawn(async move {
         let reading = async move {
             let mut document = Vec::new();

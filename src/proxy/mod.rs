@@ -22,7 +22,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::instrument;
 
-pub use self::blob::{Blob, BlobDriver, BlobReader};
+pub use self::blob::{Blob, BlobDriver, BlobReader, RawBlob};
 pub use self::image::OpenedImage;
 
 pub(crate) use self::output::output;
@@ -37,7 +37,7 @@ use crate::config::{ConnectionOptions, ImageProxyConfig, Launch, Policy};
 use crate::drain::verify::Verifier;
 use crate::error::{BlobError, Error, Result};
 use crate::protocol::{
-    CHECKS_POLICY_SINCE, Call, ImageId, LayerInfo, Method, is_compatible, supports,
+    CHECKS_POLICY_SINCE, Call, ImageId, LayerInfo, Method, Violation, is_compatible, supports,
 };
 
 /// The largest number that the protocol's JSON carries exactly, 2^53 − 1.
@@ -315,7 +315,7 @@ impl ImageProxy {
     /// # Errors
     ///
     /// The errors of [`fetch_manifest_raw_oci`](Self::fetch_manifest_raw_oci), and [`Error::Decode`].
-    pub async fn fetch_manifest(&self, image: &OpenedImage) -> Result<(String, ImageManifest)> {
+    pub async fn fetch_manifest(&self, image: &OpenedImage) -> Result<(Digest, ImageManifest)> {
         let (digest, raw) = self.fetch_manifest_raw_oci(image).await?;
         let manifest = serde_json::from_slice(&raw).map_err(Error::decode("manifest"))?;
         Ok((digest, manifest))
@@ -332,7 +332,7 @@ impl ImageProxy {
     /// [`Error::Refused`] (Docker schema 1, for one),
     /// [`Error::DocumentTooLarge`], [`Error::ForeignImage`], and those that
     /// every call may meet.
-    pub async fn fetch_manifest_raw_oci(&self, image: &OpenedImage) -> Result<(String, Vec<u8>)> {
+    pub async fn fetch_manifest_raw_oci(&self, image: &OpenedImage) -> Result<(Digest, Vec<u8>)> {
         match self.ask(Call::GetManifest(self.id(image)?)).await? {
             Granted::Manifest { digest, pipe } => Ok((digest, self.read(pipe, "manifest").await?)),
             other => Err(unexpected(&other)),
@@ -431,9 +431,8 @@ impl ImageProxy {
                 size,
             }
         };
-        let checked_there = !raw && self.shared.options.trust_proxy_verification;
-        let verifier = (!checked_there).then_some(verifier);
-        let blob = self.open_blob(call, digest, Some(size), verifier).await?;
+        let opened = self.open_blob(call, digest, Some((size, verifier))).await?;
+        let blob = Blob::new(opened);
         match blob.announced() {
             Some(announced) if announced != size => {
                 Err(wrong(BlobError::WrongSize { announced, size }))
@@ -456,20 +455,20 @@ impl ImageProxy {
             .await
     }
 
-    /// Fetches the bytes of a blob **without any check** of size and digest, for callers that check them, or do not know the
-    /// size. [`Blob::announced`] is what the registry says.
+    /// Fetches a blob **without any check** of size and digest, for callers that check them, or do not know the size. See
+    /// [`RawBlob`] for how to read it.
     ///
     /// # Errors
     ///
-    /// As [`get_blob`](Self::get_blob); [`Error::Unsupported`] before protocol
-    /// 0.2.8.
+    /// The errors of [`get_blob`](Self::get_blob); [`Error::Unsupported`] before protocol 0.2.8
+    /// ([`supports_raw_blobs`](Self::supports_raw_blobs)).
     #[instrument(level = "debug", skip(self, image))]
-    pub async fn get_raw_blob(&self, image: &OpenedImage, digest: &Digest) -> Result<Blob> {
+    pub async fn get_raw_blob(&self, image: &OpenedImage, digest: &Digest) -> Result<RawBlob> {
         let call = Call::GetRawBlob {
             image: self.id(image)?,
             digest: digest.clone(),
         };
-        self.open_blob(call, digest, None, None).await
+        self.open_blob(call, digest, None).await.map(RawBlob::new)
     }
 
     /// Opens a varlink socket of the proxy for this image (protocol 0.2.9). The socket speaks a protocol of its own, and is
@@ -537,10 +536,29 @@ impl ImageProxy {
             .unwrap_or(Error::Closed)
     }
 
-    /// Whether dropping a blob ends its transfer in the proxy, too: those that
-    /// send raw blobs (protocol 0.2.8) notice it.
-    pub(crate) fn cancels_blobs(&self) -> bool {
+    /// Whether the proxy has [`get_raw_blob`](Self::get_raw_blob): from protocol 0.2.8 on (skopeo 1.19). Such a proxy also
+    /// ends the transfer of a blob that is dropped early.
+    #[must_use]
+    pub fn supports_raw_blobs(&self) -> bool {
         self.can(Method::GetRawBlob)
+    }
+
+    /// Whether the proxy has [`open_image_optional`](Self::open_image_optional): from protocol 0.2.4 on.
+    #[must_use]
+    pub fn supports_optional_images(&self) -> bool {
+        self.can(Method::OpenImageOptional)
+    }
+
+    /// Whether the proxy has [`get_layer_info`](Self::get_layer_info): from protocol 0.2.5 on (skopeo 1.11).
+    #[must_use]
+    pub fn supports_layer_info(&self) -> bool {
+        self.can(Method::GetLayerInfo)
+    }
+
+    /// Whether the proxy has [`open_varlink_socket`](Self::open_varlink_socket): from protocol 0.2.9 on.
+    #[must_use]
+    pub fn supports_varlink_socket(&self) -> bool {
+        self.can(Method::OpenVarlinkSocket)
     }
 
     fn can(&self, method: Method) -> bool {
@@ -571,9 +589,8 @@ impl ImageProxy {
         &self,
         call: Call,
         digest: &Digest,
-        size: Option<u64>,
-        verifier: Option<Verifier>,
-    ) -> Result<Blob> {
+        check: Option<(u64, Verifier)>,
+    ) -> Result<blob::Opened> {
         let (announced, source, lease) = match self.ask(call).await {
             Ok(Granted::RawBlob {
                 size,
@@ -591,7 +608,8 @@ impl ImageProxy {
             }
             Err(error) => return Err(error),
         };
-        Ok(Blob::new(blob::Opened {
+        let (size, verifier) = check.unzip();
+        Ok(blob::Opened {
             digest: digest.clone(),
             size,
             announced,
@@ -603,15 +621,14 @@ impl ImageProxy {
             },
             closed: self.shared.closed.clone(),
             lease,
-        }))
+        })
     }
 }
 
 /// The session lets no grant through that does not fit its call, so this is
 /// never seen; it is an error rather than a panic all the same.
 fn unexpected(granted: &Granted) -> Error {
-    Error::Protocol(crate::protocol::Violation::Value {
-        method: "a call",
-        reason: format!("something else was granted: {granted:?}"),
-    })
+    let reason = format!("something else was granted: {granted:?}");
+    let method = "a call";
+    Violation::Value { method, reason }.into()
 }

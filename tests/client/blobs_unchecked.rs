@@ -1,54 +1,12 @@
-//! Blobs that are not, or not only, checked here, because somebody asked for
-//! that; and blobs whose proxy goes away.
+//! Raw blobs, which nobody checks; and blobs whose proxy goes away.
 
-use longshore::{Blob, BlobError, ConnectionOptions, Error};
+use longshore::{BlobError, ConnectionOptions, Error};
 use serde_json::json;
 use test_support::leaks::run;
 use test_support::peer::{Peer, Way};
 use test_support::stage::{STALL, Stage, read_all, wrong};
 use test_support::{noise, sha256, soon};
 use tokio::io::AsyncWriteExt;
-
-fn trusting() -> ConnectionOptions {
-    ConnectionOptions::default().trust_proxy_verification(true)
-}
-
-#[test]
-fn a_trusted_proxy_checks_the_digest_and_finish_tells() {
-    run(async {
-        for error in [None, Some("Corrupted blob")] {
-            let mut stage = Stage::with(Way::Piped, trusting()).await;
-            let (blob, mut flow) = stage.get(&sha256(b"content"), 7, 7).await;
-            flow.write(b"c0ntent").await;
-            let mut blob = blob.unwrap();
-            assert_eq!(read_all(&mut blob).await.unwrap(), b"c0ntent");
-            let (verdict, ()) = tokio::join!(soon(blob.finish()), flow.end(&mut stage.peer, error));
-            match error {
-                None => verdict.unwrap(),
-                Some(words) => {
-                    let BlobError::Refused(refusal) = wrong(verdict.unwrap_err()) else {
-                        panic!("not refused");
-                    };
-                    assert_eq!(refusal.message, words);
-                }
-            }
-            stage.end().await;
-        }
-    });
-}
-
-#[test]
-fn a_proxy_that_checks_nothing_is_not_trusted() {
-    run(async {
-        let mut stage = Stage::with(Way::Raw, trusting()).await;
-        let (blob, mut flow) = stage.get(&sha256(b"content"), 7, 7).await;
-        flow.write(b"c0ntent").await;
-        flow.end(&mut stage.peer, None).await;
-        let error = wrong(soon(blob.unwrap().finish()).await.unwrap_err());
-        assert!(matches!(error, BlobError::Corrupt { .. }), "{error:?}");
-        stage.end().await;
-    });
-}
 
 /// A raw blob of this announced size, of which `sent` comes.
 async fn raw(announced: i64, sent: &[u8], error: Option<&str>) -> Result<Vec<u8>, BlobError> {
@@ -65,20 +23,15 @@ async fn raw(announced: i64, sent: &[u8], error: Option<&str>) -> Result<Vec<u8>
             .await;
         peer.grant_raw(announced).await
     });
-    let mut blob: Blob = blob.unwrap();
+    let mut blob = blob.unwrap();
     assert_eq!(blob.announced(), u64::try_from(announced).ok());
     ends.data.write_all(sent).await.unwrap();
     if let Some(error) = error {
         ends.error.write_all(error.as_bytes()).await.unwrap();
     }
     drop(ends);
-    let verdict = match read_all(&mut blob).await {
-        Ok(bytes) => soon(blob.finish()).await.map(|()| bytes),
-        Err(error) => {
-            drop(blob);
-            Err(error)
-        }
-    };
+    let verdict = read_all(&mut blob).await;
+    drop(blob);
     peer.fence(&proxy).await;
     peer.end_with(proxy, vec![image]).await;
     verdict.map_err(wrong)

@@ -2,10 +2,9 @@
 //! and each real skopeo with a layout on disk and with a real registry.
 
 use longshore::oci_spec::image::{Digest, ImageManifest};
-use longshore::{BlobError, Error, ImageProxy, ImageProxyConfig, OpenedImage, supports_method};
-use semver::Version;
+use longshore::{BlobError, Error, ImageProxy, ImageProxyConfig, OpenedImage};
 use test_support::docker_registry::DockerRegistry;
-use test_support::honest::{Honest, Leftover};
+use test_support::honest::{Honest, Leftover, has_method};
 use test_support::image::TestImage;
 use test_support::leaks::run;
 use test_support::stage::{read_all, wrong};
@@ -27,7 +26,7 @@ struct Subject<'a> {
 
 impl Subject<'_> {
     fn can(&self, method: &str) -> bool {
-        supports_method(&self.protocol.parse::<Version>().unwrap(), method)
+        has_method(self.protocol, method)
     }
 
     async fn open(&self) -> OpenedImage {
@@ -37,6 +36,15 @@ impl Subject<'_> {
     /// The whole suite.
     async fn conforms(self) {
         assert_eq!(self.proxy.protocol_version().to_string(), self.protocol);
+        let supported = [
+            ("OpenImageOptional", self.proxy.supports_optional_images()),
+            ("GetLayerInfo", self.proxy.supports_layer_info()),
+            ("GetRawBlob", self.proxy.supports_raw_blobs()),
+            ("OpenVarlinkSocket", self.proxy.supports_varlink_socket()),
+        ];
+        for (method, supported) in supported {
+            assert_eq!(supported, self.can(method), "{method}");
+        }
         self.opens_what_is_there().await;
         self.hands_out_documents().await;
         self.hands_out_blobs().await;
@@ -82,11 +90,11 @@ impl Subject<'_> {
         } = self;
         let image = self.open().await;
         let (digest, raw) = soon(proxy.fetch_manifest_raw_oci(&image)).await.unwrap();
-        assert_eq!(digest, test.manifest.digest.to_string());
+        assert_eq!(digest, test.manifest.digest);
         assert_eq!(raw, test.manifest.bytes);
         let (digest, manifest): (_, ImageManifest) =
             soon(proxy.fetch_manifest(&image)).await.unwrap();
-        assert_eq!(digest, test.manifest.digest.to_string());
+        assert_eq!(digest, test.manifest.digest);
         let layers: Vec<_> = manifest
             .layers()
             .iter()

@@ -162,7 +162,7 @@ fn a_manifest_for_a_caller_who_left_is_closed_first_and_finished_then() {
             call = peer.next() => assert_eq!(call.unwrap().method, "GetManifest"),
         }
         drop(asking);
-        let PipeEnd { id, mut data } = peer.grant_pipe(json!("sha256:x")).await;
+        let PipeEnd { id, mut data } = peer.grant_pipe(json!("other:x")).await;
         peer.expect("FinishPipe", json!([id])).await;
         // So the proxy's writer, whatever the size, can't block.
         expect_broken(&mut data).await;

@@ -196,10 +196,7 @@ impl Told {
             Err(error) => panic!("{}: {:#?}", chain(error), self.without_bytes()),
         };
         let content = &pulled.images[0];
-        assert_eq!(
-            content.source_digest(),
-            served.image.manifest_digest.as_ref()
-        );
+        assert_eq!(*content.source_digest(), served.image.manifest_digest);
         complete(self.target.path(), &served.image);
         pulled
     }

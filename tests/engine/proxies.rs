@@ -240,7 +240,7 @@ fn a_folder_that_changes_between_two_openings_is_an_error() {
             let error = soon(Box::pin(fetcher.for_each_layer(&image, handler))).await;
             match error.unwrap_err() {
                 Error::ImageChanged { was, now, .. } => {
-                    assert_eq!(was, first.manifest_digest.as_ref());
+                    assert_eq!(was, first.manifest_digest);
                     assert_ne!(was, now);
                 }
                 other => panic!("{protocol}: {other:?}"),
@@ -349,7 +349,7 @@ fn a_tag_that_moves_while_proxies_are_started_ahead_changes_nothing() {
             let digest = pulled.images[0].source_digest();
             let image = [&served.image, &others]
                 .into_iter()
-                .find(|image| image.manifest_digest.as_ref() == digest);
+                .find(|image| image.manifest_digest == *digest);
             complete(told.target.path(), image.unwrap());
         });
     }

@@ -504,7 +504,7 @@ impl Engine {
         let event = || EventKind::ImageOpened {
             image: entry.number,
             reference: entry.reference.to_string(),
-            digest: known.manifest.source_digest.clone(),
+            digest: known.manifest.source_digest.to_string(),
             layers: known.manifest.manifest.layers().len(),
         };
         self.events.send(event);
@@ -546,7 +546,7 @@ impl Engine {
             .crew
             .get(&unit)
             .and_then(|member| member.proxy.as_ref())
-            .is_some_and(ImageProxy::cancels_blobs);
+            .is_some_and(ImageProxy::supports_raw_blobs);
         let setback = setback(failure, &reference.unwrap_or_default(), cancels);
         let reason = chain(setback.error());
         if let (Setback::Lost { sick: true, .. }, Some(member)) =

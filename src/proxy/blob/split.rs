@@ -9,7 +9,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use oci_spec::image::Digest;
-use tokio::io::{AsyncBufRead, AsyncRead, ReadBuf};
+use tokio::io::{AsyncRead, ReadBuf};
 use tokio::sync::watch;
 
 use super::stream::Stream;
@@ -24,7 +24,7 @@ type Verdict = Option<Result<()>>;
 
 /// The reading half of a [`Blob`](super::Blob).
 #[derive(Debug)]
-pub struct BlobReader(Buffered<SharedStream>);
+pub struct BlobReader(pub(super) Buffered<SharedStream>);
 
 /// The judging half of a [`Blob`](super::Blob): a future of the verdict.
 pub struct BlobDriver(Pin<Box<dyn Future<Output = Result<()>> + Send>>);
@@ -116,7 +116,7 @@ impl fmt::Debug for Half {
 /// may be wrapped in a `take` that never asks it for the end; not the driver,
 /// which may be awaited only after the reader's end.
 #[derive(Debug)]
-struct SharedStream {
+pub(super) struct SharedStream {
     half: Half,
     verdict: watch::Sender<Verdict>,
     progress: Arc<AtomicU64>,
@@ -196,26 +196,6 @@ impl Drop for SharedStream {
             self.verdict
                 .send_replace(Some(Err(Error::blob(stream.digest())(abandoned))));
         }
-    }
-}
-
-impl AsyncRead for BlobReader {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        out: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, out)
-    }
-}
-
-impl AsyncBufRead for BlobReader {
-    fn poll_fill_buf(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
-        Pin::new(&mut self.get_mut().0).poll_fill_buf(cx)
-    }
-
-    fn consume(mut self: Pin<&mut Self>, amount: usize) {
-        Pin::new(&mut self.0).consume(amount);
     }
 }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use oci_spec::image::Digest;
 use serde::Deserialize;
-use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
 use tokio::net::unix::pipe::Receiver;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -43,15 +43,31 @@ const SCRATCH_BYTES: usize = 64 * 1024;
 pub(in crate::proxy) struct Source {
     // Dropped in this order: what is held is released after its pipe is closed.
     data: Receiver,
-    way: Way,
+    ends: Ends,
 }
 
+/// How a blob ends.
 #[derive(Debug)]
-enum Way {
-    /// `GetRawBlob`: the pipe ends with the blob, and an error pipe says why.
-    Raw { error: Option<Receiver> },
-    /// `GetBlob`: the pipe ends only with `FinishPipe`, which says why.
-    Piped(ReleaseGuard),
+enum Ends {
+    /// The pipe of `GetRawBlob` ends with the blob, and an error pipe says why.
+    WithItsPipe { error: Option<Receiver> },
+    /// The pipe of `GetBlob` ends only with `FinishPipe`, whose answer says why.
+    ByFinishPipe(ReleaseGuard),
+}
+
+/// Who checks the digest of a blob.
+#[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly every blob has its verifier here"
+)]
+enum Check {
+    /// The stream does, of each byte that it hands out.
+    Here(Verifier),
+    /// Whoever took the verifier hashes what it reads, and finishes the blob with it.
+    Elsewhere,
+    /// Nobody does: the blob is a raw one, or has been checked.
+    Nobody,
 }
 
 impl Source {
@@ -60,7 +76,7 @@ impl Source {
         let error = Some(pipe::reader(error).map_err(not_a_pipe)?);
         Ok(Self {
             data,
-            way: Way::Raw { error },
+            ends: Ends::WithItsPipe { error },
         })
     }
 
@@ -69,14 +85,27 @@ impl Source {
         let data = pipe::blob_reader(data).map_err(not_a_pipe)?;
         Ok(Self {
             data,
-            way: Way::Piped(guard),
+            ends: Ends::ByFinishPipe(guard),
         })
+    }
+
+    /// A source of these bytes, which come through a pipe, too: for tests of whoever reads a blob. Must be called within a
+    /// tokio runtime.
+    pub(in crate::proxy) fn of_bytes(bytes: Vec<u8>) -> Result<Self> {
+        let (mut sender, data) =
+            tokio::net::unix::pipe::pipe().map_err(Error::io("can't make a pipe"))?;
+        tokio::spawn(async move {
+            // The reader may be dropped before the end.
+            let _ = sender.write_all(&bytes).await;
+        });
+        let ends = Ends::WithItsPipe { error: None };
+        Ok(Self { data, ends })
     }
 }
 
 fn not_a_pipe(error: io::Error) -> Error {
     if error.kind() == io::ErrorKind::InvalidInput {
-        Error::Protocol(Violation::NotAPipe)
+        Violation::NotAPipe.into()
     } else {
         Error::io("can't use the blob's pipe")(error)
     }
@@ -85,11 +114,11 @@ fn not_a_pipe(error: io::Error) -> Error {
 /// What a stream is made from.
 pub(in crate::proxy) struct Opened {
     pub(in crate::proxy) digest: Digest,
-    /// `None`: whatever comes.
+    /// The size in bytes that the blob must have; `None` for a raw blob, which may have any.
     pub(in crate::proxy) size: Option<u64>,
     pub(in crate::proxy) announced: Option<u64>,
     pub(in crate::proxy) source: Source,
-    /// `None`: not checked here.
+    /// `None` for a raw blob, which nobody checks.
     pub(in crate::proxy) verifier: Option<Verifier>,
     pub(in crate::proxy) patience: Patience,
     pub(in crate::proxy) closed: watch::Receiver<Option<Error>>,
@@ -100,7 +129,7 @@ enum State {
     Flowing,
     /// The bytes ended; finding out why.
     Judging(Pin<Box<dyn Future<Output = Result<()>> + Send + Sync>>),
-    /// `Ok`: all bytes came, and were the right ones as far as checked here.
+    /// The verdict. `Ok` means that all bytes came, and that they are the right ones if the blob is not a raw one.
     Ended(Result<()>),
 }
 
@@ -121,11 +150,7 @@ pub(super) struct Stream {
     size: Option<u64>,
     announced: Option<u64>,
     read: u64,
-    verifier: Option<Verifier>,
-    /// Somebody else has the verifier.
-    lent: bool,
-    /// The digest was checked here.
-    verified: bool,
+    check: Check,
     state: State,
     flow: Flow,
     closed: watch::Receiver<Option<Error>>,
@@ -136,7 +161,7 @@ pub(super) struct Stream {
 impl Stream {
     /// Must be called within a tokio runtime, like the making of its `Source`.
     pub(super) fn new(mut opened: Opened) -> Self {
-        if let (Some(0), Way::Piped(guard)) = (opened.size, &mut opened.source.way) {
+        if let (Some(0), Ends::ByFinishPipe(guard)) = (opened.size, &mut opened.source.ends) {
             // Of no bytes, all are read.
             guard.set_drained();
         }
@@ -156,9 +181,7 @@ impl Stream {
             size,
             announced,
             read: 0,
-            verified: verifier.is_some(),
-            verifier,
-            lent: false,
+            check: verifier.map_or(Check::Nobody, Check::Here),
             state: State::Flowing,
             flow: Flow::new(patience),
             closed,
@@ -187,21 +210,21 @@ impl Stream {
         &self.runtime
     }
 
-    /// Let somebody else hash all that is read. Until the verifier is given back, the
-    /// end comes after the last byte, and says nothing. `None` if something was read,
-    /// if it is not known where the end is, or nothing is checked.
-    pub(super) fn lend_verifier(&mut self) -> Option<Verifier> {
-        if self.read > 0 || self.size.is_none() {
-            return None;
+    /// Takes the verifier, for somebody else who hashes all that is read. From then on the end comes after the last
+    /// byte and says nothing; [`give_back_verifier`](Self::give_back_verifier) must come before the verdict. `None` if
+    /// something was read already.
+    pub(super) fn take_verifier(&mut self) -> Option<Verifier> {
+        match std::mem::replace(&mut self.check, Check::Elsewhere) {
+            Check::Here(verifier) if self.read == 0 => Some(verifier),
+            other => {
+                self.check = other;
+                None
+            }
         }
-        let verifier = self.verifier.take();
-        self.lent = verifier.is_some();
-        verifier
     }
 
     pub(super) fn give_back_verifier(&mut self, verifier: Verifier) {
-        self.verifier = Some(verifier);
-        self.lent = false;
+        self.check = Check::Here(verifier);
     }
 
     /// Nothing more will be read: all bytes are here, or it failed.
@@ -222,7 +245,7 @@ impl Stream {
                     self.state = State::Ended(verdict);
                 }
                 State::Flowing if self.size == Some(self.read) => {
-                    if self.lent {
+                    if let Check::Elsewhere = self.check {
                         return Poll::Ready(Ok(()));
                     }
                     ready!(self.poll_end(cx));
@@ -246,14 +269,14 @@ impl Stream {
         }
     }
 
-    /// Account for bytes that came.
+    /// Accounts for bytes that came.
     fn take(&mut self, bytes: &[u8]) {
         self.read += bytes.len() as u64;
-        if let Some(verifier) = &mut self.verifier {
+        if let Check::Here(verifier) = &mut self.check {
             verifier.update(bytes);
         }
         if self.size == Some(self.read)
-            && let Way::Piped(guard) = &mut self.source.way
+            && let Ends::ByFinishPipe(guard) = &mut self.source.ends
         {
             guard.set_drained();
         }
@@ -261,7 +284,7 @@ impl Stream {
 
     /// All bytes are here. Is that all, and are they the right ones?
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if let Way::Raw { .. } = self.source.way {
+        if let Ends::WithItsPipe { .. } = self.source.ends {
             let mut excess = [0];
             match ready!(self.poll_pipe(cx, &mut ReadBuf::new(&mut excess))) {
                 Ok(0) => {}
@@ -276,7 +299,10 @@ impl Stream {
                 }
             }
         }
-        let verdict = self.verifier.take().map_or(Ok(()), Verifier::finish);
+        let verdict = match std::mem::replace(&mut self.check, Check::Nobody) {
+            Check::Here(verifier) => verifier.finish(),
+            Check::Elsewhere | Check::Nobody => Ok(()),
+        };
         self.end(verdict.map_err(|computed| BlobError::Corrupt { computed }));
         Poll::Ready(())
     }
@@ -287,9 +313,9 @@ impl Stream {
 
     /// The pipe ended before the size was reached, or without there being one.
     fn ended_early(&mut self) {
-        let error = match &mut self.source.way {
-            Way::Raw { error } => error.take(),
-            Way::Piped(_) => None,
+        let error = match &mut self.source.ends {
+            Ends::WithItsPipe { error } => error.take(),
+            Ends::ByFinishPipe(_) => None,
         };
         let expected = self.size.or(self.announced);
         let judging = why_it_ended(
@@ -336,7 +362,7 @@ impl Stream {
 
     /// Read and check what is left, and give the verdict.
     pub(super) async fn finish(mut self) -> Result<()> {
-        if self.lent {
+        if let Check::Elsewhere = self.check {
             return Err(Error::blob(&self.digest)(BlobError::Abandoned {
                 read: self.read,
             }));
@@ -349,35 +375,28 @@ impl Stream {
             verdict.clone()?;
         }
         let Self {
-            source: Source { data, way },
-            verified,
+            source: Source { data, ends },
             digest,
             read,
             runtime,
             lease,
             ..
         } = self;
-        let Way::Piped(guard) = way else {
+        // A raw blob never ends so: all that is finished below was checked here.
+        let Ends::ByFinishPipe(guard) = ends else {
             return Ok(());
         };
         // On its own, because FinishPipe holds up the connection until the
         // proxy has written all, and nobody may be polling us.
         let finished = runtime.spawn(async move {
             match finish_pipe(data, guard, read).await {
-                // All bytes are here and right; only the proxy's opinion is not.
-                Err(BlobError::Connection(_)) if verified => Ok(()),
+                // All bytes are here and right; only the proxy's answer is missing.
+                Err(BlobError::Connection(_)) => Ok(()),
                 verdict => verdict,
             }
         });
-        let finished = async {
-            let closed = |_| Err(BlobError::Connection(Box::new(Error::Closed)));
-            Ok(finished.await.unwrap_or_else(closed))
-        };
-        let verdict = match answered_in(&runtime, finished).await {
-            Ok(verdict) => verdict,
-            Err(_) if verified => Ok(()),
-            Err(error) => Err(BlobError::Connection(Box::new(error))),
-        };
+        let finished = async { Ok(finished.await.unwrap_or(Ok(()))) };
+        let verdict = answered_in(&runtime, finished).await.unwrap_or(Ok(()));
         // Held here, so that once nobody waits, the proxy need not stay.
         drop(lease);
         verdict.map_err(Error::blob(&digest))

@@ -227,7 +227,7 @@ impl Server {
     fn grant(&mut self, call: Received) -> String {
         match call.want {
             Want::Open => put(&mut self.images, call.caller).to_string(),
-            Want::Manifest => r#""sha256:m""#.to_owned(),
+            Want::Manifest => r#""other:m""#.to_owned(),
             Want::Raw | Want::Piped => "1".to_owned(),
             Want::Document | Want::Finish | Want::Close => "null".to_owned(),
         }

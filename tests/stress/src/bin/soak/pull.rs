@@ -319,7 +319,7 @@ async fn pull_into(
     layout: &Path,
 ) -> longshore::Result<Vec<String>> {
     let opened = fetcher.open(reference).await?;
-    if opened.digest() != image.manifest_digest.as_ref() {
+    if *opened.digest() != image.manifest_digest {
         return Ok(vec![format!("the manifest is {}", opened.digest())]);
     }
     let pulled = match into {
