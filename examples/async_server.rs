@@ -4,7 +4,6 @@
 //! `cargo run --example async_server -- ADDRESS FOLDER`
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use anyhow::Context;
 use axum::Router;
@@ -36,7 +35,7 @@ async fn pull(
     let pulling = async {
         let image = server.fetcher.open(&wanted.image).await?;
         let layout = OciLayout::new(&server.folder, None);
-        server.fetcher.pull(&image, &Arc::new(layout)).await?;
+        server.fetcher.pull(&image, layout).await?;
         Ok(image.manifest().clone())
     };
     let manifest = pulling.await.map_err(|error: Error| {

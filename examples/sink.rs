@@ -3,30 +3,30 @@
 //! `cargo run --example sink -- docker://quay.io/fedora/fedora:latest FOLDER`
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use anyhow::Context;
-use longshore::oci_spec::image::Descriptor;
-use longshore::{Error, FetchOptions, Fetcher, ImageContent, ImageProxyConfig, LayerReader, Sink};
+use longshore::{
+    Error, FetchOptions, Fetcher, ImageContent, ImageProxyConfig, Layer, LayerReader, Sink,
+};
 use tokio::fs::{self, File};
 
 /// `FOLDER/DIGEST` for each layer, and `FOLDER/manifest.json` at the end.
 struct Flat(PathBuf);
 
 impl Flat {
-    fn path(&self, blob: &Descriptor) -> PathBuf {
-        self.0.join(blob.digest().digest())
+    fn path(&self, layer: &Layer) -> PathBuf {
+        self.0.join(layer.descriptor.digest().digest())
     }
 }
 
 impl Sink for Flat {
-    async fn has(&self, blob: &Descriptor) -> longshore::Result<bool> {
-        let found = fs::metadata(self.path(blob)).await;
-        Ok(found.is_ok_and(|found| found.len() == blob.size()))
+    async fn has(&self, layer: &Layer) -> longshore::Result<bool> {
+        let found = fs::metadata(self.path(layer)).await;
+        Ok(found.is_ok_and(|found| found.len() == layer.descriptor.size()))
     }
 
-    async fn store(&self, blob: &Descriptor, mut reader: LayerReader) -> longshore::Result<()> {
-        let partial = self.path(blob).with_extension("partial");
+    async fn store(&self, layer: &Layer, mut reader: LayerReader) -> longshore::Result<()> {
+        let partial = self.path(layer).with_extension("partial");
         let mut file = File::create(&partial).await.map_err(Error::handler)?;
         tokio::io::copy(&mut reader, &mut file)
             .await
@@ -34,7 +34,7 @@ impl Sink for Flat {
         file.sync_all().await.map_err(Error::handler)?;
         // The verdict first, then the name under which others find it.
         reader.finish().await?;
-        fs::rename(&partial, self.path(blob))
+        fs::rename(&partial, self.path(layer))
             .await
             .map_err(Error::handler)
     }
@@ -59,7 +59,7 @@ async fn main() -> anyhow::Result<()> {
     let config = ImageProxyConfig::default().insecure_skip_tls_verification(insecure);
     let fetcher = Fetcher::new(config, FetchOptions::default()).await?;
     let image = fetcher.open(&reference).await?;
-    let pulled = fetcher.pull(&image, &Arc::new(Flat(folder))).await?;
+    let pulled = fetcher.pull(&image, Flat(folder)).await?;
     println!(
         "{} blobs, {} bytes",
         pulled.fetched_blobs, pulled.fetched_bytes

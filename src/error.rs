@@ -81,11 +81,13 @@ pub enum Error {
     },
 
     /// The proxy refused the call. The connection is still good.
-    #[error("{method} failed")]
+    #[error("{method} failed{}", times(*.tries))]
     #[non_exhaustive]
     Refused {
         /// The method's name on the wire.
         method: &'static str,
+        /// How often the [`Fetcher`](crate::Fetcher) tried; 1 of an [`ImageProxy`](crate::ImageProxy), which tries once.
+        tries: u32,
         /// The reason.
         #[source]
         refusal: Refusal,
@@ -125,11 +127,13 @@ pub enum Error {
     },
 
     /// A blob could not be fetched, or is not what it should be.
-    #[error("blob {digest}")]
+    #[error("blob {digest}{}", times(*.tries))]
     #[non_exhaustive]
     Blob {
         /// The digest of the blob.
         digest: Digest,
+        /// How often the [`Fetcher`](crate::Fetcher) tried; 1 of an [`ImageProxy`](crate::ImageProxy), which tries once.
+        tries: u32,
         /// The reason.
         #[source]
         source: BlobError,
@@ -215,6 +219,14 @@ pub enum Error {
     },
 }
 
+/// How often something was tried, if it was more than once: ` (tried 5 times)`.
+fn times(tries: u32) -> String {
+    match tries {
+        0 | 1 => String::new(),
+        _ => format!(" (tried {tries} times)"),
+    }
+}
+
 impl Error {
     pub(crate) fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         let what = what.into();
@@ -271,8 +283,17 @@ impl Error {
     pub(crate) fn blob(digest: &Digest) -> impl Fn(BlobError) -> Self {
         move |source| Self::Blob {
             digest: digest.clone(),
+            tries: 1,
             source,
         }
+    }
+
+    /// This error, as the last one of so many tries.
+    pub(crate) fn after(mut self, count: u32) -> Self {
+        if let Self::Blob { tries, .. } | Self::Refused { tries, .. } = &mut self {
+            *tries = (*tries).max(count);
+        }
+        self
     }
 
     /// Why a registry, or the proxy, refused to open an image or to hand out a blob. `None` for every other error.

@@ -14,7 +14,7 @@
 //! let fetcher = Fetcher::new(ImageProxyConfig::default(), FetchOptions::default()).await?;
 //! let image = fetcher.open("docker://quay.io/fedora/fedora:latest").await?;
 //! let layout = Arc::new(OciLayout::new("fedora", Some("latest".into())));
-//! let pulled = fetcher.pull(&image, &layout).await?;
+//! let pulled = fetcher.pull(&image, layout.clone()).await?;
 //! println!("{} bytes over {} proxies", pulled.fetched_bytes, pulled.proxies);
 //! # Ok(()) }
 //! ```

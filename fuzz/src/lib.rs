@@ -99,10 +99,10 @@ impl Place {
             let fetcher = Fetcher::new(config, options).await?;
             if index {
                 let index = fetcher.open_index(reference).await?;
-                fetcher.pull_index(&index, &layout).await
+                fetcher.pull_index(&index, layout.clone()).await
             } else {
                 let image = fetcher.open(reference).await?;
-                fetcher.pull(&image, &layout).await
+                fetcher.pull(&image, layout.clone()).await
             }
         };
         let runtime = tokio::runtime::Builder::new_current_thread();

@@ -65,7 +65,7 @@ async fn content(config: ImageProxyConfig, image: &str) -> longshore::Result<Arc
     let restricts = config.restricts_images();
     let fetcher = Fetcher::new(config, FetchOptions::default().start_ahead(false)).await?;
     let opened = fetcher.open(image).await?;
-    warnings::of_policy(restricts, opened.proxy().checks_policy());
+    warnings::of_policy(restricts, opened.policy_checked());
     fetcher.content(&opened).await
 }
 

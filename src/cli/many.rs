@@ -104,7 +104,7 @@ impl Many {
         let unnamed = (self.requests.iter()).filter(|request| request.name.is_none());
         let references: Vec<&str> = unnamed.map(|request| request.reference.as_str()).collect();
         layout.check(&references).await?;
-        let mut pulling = fetcher.pull_many(self.requests.clone(), &layout);
+        let mut pulling = fetcher.pull_many(self.requests.clone(), layout.clone());
         while let Some(pulled) = pulling.next().await {
             let has_failed = pulled.images.is_err();
             self.take(pulled, told).await?;

@@ -117,7 +117,7 @@ async fn pull(
     let Destination { folder, tag } = destination;
     let warn = |images: &[Image]| {
         if let Some(image) = images.first() {
-            warnings::of_policy(restricts, image.proxy().checks_policy());
+            warnings::of_policy(restricts, image.policy_checked());
         }
     };
     match images {
@@ -126,7 +126,7 @@ async fn pull(
             layout.check(&[image]).await?;
             let index = fetcher.open_index(image).await?;
             warn(index.images());
-            fetcher.pull_index(&index, &layout).await
+            fetcher.pull_index(&index, layout.clone()).await
         }
         images => {
             let layout = Arc::new(match images {
@@ -136,7 +136,7 @@ async fn pull(
             layout.check(images).await?;
             let opened = fetcher.open_all(images).await?;
             warn(&opened);
-            fetcher.pull_all(&opened, &layout).await
+            fetcher.pull_all(&opened, layout.clone()).await
         }
     }
 }

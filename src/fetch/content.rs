@@ -72,11 +72,75 @@ enum ConfigFrom {
     Blob,
     /// It exists only as the proxy's conversion.
     Conversion,
-    /// The sink had it.
-    Sink,
+    /// The sink or the image had it.
+    Known,
 }
 
 impl ImageContent {
+    /// Returns the content of an image with this manifest and this config, as a pull would: for tests of a
+    /// [`Sink`], without skopeo.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Decode`] or [`Error::Image`] if the manifest can't be understood; [`Error::Blob`] if the config is not the one
+    /// that the manifest names.
+    pub fn from_bytes(
+        reference: &str,
+        manifest: impl Into<Vec<u8>>,
+        config: impl Into<Vec<u8>>,
+    ) -> Result<Self> {
+        let (manifest, config) = (manifest.into(), config.into());
+        let fetched = FetchedManifest::new(sha256(&manifest), manifest)?;
+        let wanted = fetched.manifest.config().digest();
+        if !has_digest(&config, wanted) {
+            let computed = sha256(&config);
+            return Err(Error::blob(wanted)(BlobError::Corrupt { computed }));
+        }
+        Self::of(reference, &fetched, (config, ConfigFrom::Blob))
+    }
+
+    /// The content of an image, of its manifest and its config.
+    fn of(
+        reference: &str,
+        fetched: &FetchedManifest,
+        (config, config_from): (Vec<u8>, ConfigFrom),
+    ) -> Result<Self> {
+        let FetchedManifest {
+            source_digest,
+            stored,
+            manifest,
+            converted,
+            ..
+        } = fetched;
+        let config_descriptor = manifest.config().clone();
+        let understood = match config_descriptor.media_type() {
+            MediaType::ImageConfig => document::config(&config),
+            _ => document::Config::default(),
+        };
+        let relabelled = match converted {
+            true => relabelled(stored, &understood.diff_ids)?,
+            false => None,
+        };
+        let (stored, manifest) = match &relabelled {
+            Some((stored, manifest)) => (stored, manifest),
+            None => (stored, manifest),
+        };
+        let layers = layers(manifest, &understood.diff_ids);
+        let manifest_descriptor = describe(stored, &understood)?;
+        Ok(Self {
+            reference: reference.to_owned(),
+            name: None,
+            source_digest: source_digest.clone(),
+            manifest: stored.clone(),
+            manifest_descriptor,
+            config,
+            config_descriptor,
+            understood,
+            layers,
+            config_from,
+        })
+    }
+
     /// The reference by which the image was asked for.
     #[must_use]
     pub fn reference(&self) -> &str {
@@ -159,6 +223,14 @@ impl ImageContent {
     pub(super) fn named(&self, name: Option<&str>) -> Self {
         Self {
             name: name.map(Into::into),
+            ..self.clone()
+        }
+    }
+
+    /// The same, for another pull of the image, which fetches no config.
+    pub(super) fn known(&self) -> Self {
+        Self {
+            config_from: ConfigFrom::Known,
             ..self.clone()
         }
     }
@@ -276,41 +348,8 @@ pub(super) async fn resolve(
     fetched: &FetchedManifest,
     sink: &impl Sink,
 ) -> Result<ImageContent> {
-    let FetchedManifest {
-        source_digest,
-        stored,
-        manifest,
-        converted,
-        ..
-    } = fetched;
-    let config_descriptor = manifest.config().clone();
-    let (config, config_from) = config(proxy, image, &config_descriptor, *converted, sink).await?;
-    let understood = match config_descriptor.media_type() {
-        MediaType::ImageConfig => document::config(&config),
-        _ => document::Config::default(),
-    };
-    let relabelled = match converted {
-        true => relabelled(stored, &understood.diff_ids)?,
-        false => None,
-    };
-    let (stored, manifest) = match &relabelled {
-        Some((stored, manifest)) => (stored, manifest),
-        None => (stored, manifest),
-    };
-    let layers = layers(manifest, &understood.diff_ids);
-    let manifest_descriptor = describe(stored, &understood)?;
-    Ok(ImageContent {
-        reference: reference.to_owned(),
-        name: None,
-        source_digest: source_digest.clone(),
-        manifest: stored.clone(),
-        manifest_descriptor,
-        config,
-        config_descriptor,
-        understood,
-        layers,
-        config_from,
-    })
+    let config = config(proxy, image, fetched, sink).await?;
+    ImageContent::of(reference, fetched, config)
 }
 
 pub(super) fn layers(manifest: &ImageManifest, diff_ids: &[String]) -> Vec<Layer> {
@@ -342,10 +381,10 @@ fn describe(manifest: &[u8], config: &document::Config) -> Result<Descriptor> {
 async fn config(
     proxy: &ImageProxy,
     image: &OpenedImage,
-    descriptor: &Descriptor,
-    converted: bool,
+    fetched: &FetchedManifest,
     sink: &impl Sink,
 ) -> Result<(Vec<u8>, ConfigFrom)> {
+    let descriptor = fetched.manifest.config();
     let limit = proxy.options().max_document_bytes;
     if descriptor.size() > limit {
         let what = "image config";
@@ -354,9 +393,9 @@ async fn config(
     if let Some(config) = sink.read(descriptor).await?
         && has_digest(&config, descriptor.digest())
     {
-        return Ok((config, ConfigFrom::Sink));
+        return Ok((config, ConfigFrom::Known));
     }
-    if converted {
+    if fetched.converted {
         let asking = proxy.fetch_config_raw(image);
         let config = answered(proxy, descriptor, asking).await?;
         // Otherwise it was not converted after all (a manifest whose digest is

@@ -13,7 +13,7 @@ use oci_spec::image::Digest;
 use tokio::io::{AsyncRead, AsyncReadExt, Chain, ReadBuf};
 use tokio::sync::oneshot;
 
-use super::each::on_a_thread;
+use super::each::{Results, on_a_thread};
 use super::ordered::{LayerStream, View};
 use super::returning::Returning;
 use super::{BlockingReader, FetchOptions, Fetcher, Image, Layer, LayerReader};
@@ -80,12 +80,14 @@ impl Fetcher {
         let _ending = self.events.ending();
         let content = self.content(image).await?;
         content.check_diff_ids()?;
-        self.uncompress_each(image, content.layers(), handler).await
+        let results = self
+            .uncompress_each(image, content.layers(), handler)
+            .await?;
+        Ok(results.in_order(content.layers()))
     }
 
     /// Runs `handler` for these layers, decompressed, as [`for_each_of`](Self::for_each_of) does with their blobs. A layer
-    /// without a `diff_id`, as [`Image::layers`] has them, is checked by the digest of its blob only; those of
-    /// [`content`](Self::content) have one.
+    /// without a `diff_id` is checked by the digest of its blob only; call [`content`](Self::content) before to have them.
     ///
     /// # Errors
     ///
@@ -100,15 +102,16 @@ impl Fetcher {
         image: &Image,
         layers: &[Layer],
         handler: impl Fn(Layer, UncompressedReader) -> Fut + Send + Sync + 'static,
-    ) -> Result<Vec<T>>
+    ) -> Result<Vec<(Layer, T)>>
     where
-        T: Clone + Send + 'static,
+        T: Send + 'static,
         E: Into<Box<dyn std::error::Error + Send + Sync>>,
         Fut: Future<Output = Result<T, E>> + Send,
     {
         let _ending = self.events.ending();
         image.check_layers(layers)?;
-        self.uncompress_each(image, layers, handler).await
+        let results = self.uncompress_each(image, layers, handler).await?;
+        Ok(results.with_layers(layers))
     }
 
     /// Runs `handler` for each layer, decompressed, on threads that may block:
@@ -203,9 +206,9 @@ impl Fetcher {
         image: &Image,
         layers: &[Layer],
         handler: impl Fn(Layer, UncompressedReader) -> Fut + Send + Sync + 'static,
-    ) -> Result<Vec<T>>
+    ) -> Result<Results<T>>
     where
-        T: Clone + Send + 'static,
+        T: Send + 'static,
         E: Into<Box<dyn std::error::Error + Send + Sync>>,
         Fut: Future<Output = Result<T, E>> + Send,
     {

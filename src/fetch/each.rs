@@ -49,13 +49,16 @@ impl Fetcher {
     {
         let _ending = self.events.ending();
         let content = self.content(image).await?;
-        self.handle_each(image, content.layers(), handler).await
+        let results = self.handle_each(image, content.layers(), handler).await?;
+        Ok(results.in_order(content.layers()))
     }
 
     /// Runs `handler` for these layers of an image, such as those that the caller does not have yet, as
     /// [`for_each_layer`](Self::for_each_layer) does for all. Nothing else is fetched, not even the config. The layers are
-    /// some of [`Image::layers`] or, with their `diff_id`s, of [`content`](Self::content). Of an image in
-    /// `containers-storage:`, only those of [`content`](Self::content) can be fetched.
+    /// some of [`Image::layers`].
+    ///
+    /// Returns each layer with its result, in the given order. A blob that occurs in several of them is handled once, for the
+    /// first of them, which alone is returned; so results need not be `Clone`.
     ///
     /// ```no_run
     /// # async fn example(fetcher: longshore::Fetcher) -> longshore::Result<()> {
@@ -66,8 +69,9 @@ impl Fetcher {
     /// let image = fetcher.open("docker://quay.io/fedora/fedora:latest").await?;
     /// let missing: Vec<Layer> = image.layers().into_iter().filter(|layer| !is_there(layer)).collect();
     /// let handler = |_layer, mut reader| async move { copy(&mut reader, &mut sink()).await };
-    /// let sizes = fetcher.for_each_of(&image, &missing, handler).await?;
-    /// assert_eq!(sizes.len(), missing.len());
+    /// for (layer, bytes) in fetcher.for_each_of(&image, &missing, handler).await? {
+    ///     println!("{}: {bytes} bytes", layer.descriptor.digest());
+    /// }
     /// # Ok(()) }
     /// ```
     ///
@@ -83,15 +87,16 @@ impl Fetcher {
         image: &Image,
         layers: &[Layer],
         handler: impl Fn(Layer, LayerReader) -> Fut + Send + Sync + 'static,
-    ) -> Result<Vec<T>>
+    ) -> Result<Vec<(Layer, T)>>
     where
-        T: Clone + Send + 'static,
+        T: Send + 'static,
         E: Into<Failed>,
         Fut: Future<Output = Result<T, E>> + Send,
     {
         let _ending = self.events.ending();
         image.check_layers(layers)?;
-        self.handle_each(image, layers, handler).await
+        let results = self.handle_each(image, layers, handler).await?;
+        Ok(results.with_layers(layers))
     }
 
     /// Runs `handler` for each layer, on threads that may block, with a reader that blocks: for `tar`, and whatever else
@@ -142,9 +147,9 @@ impl Fetcher {
         image: &Image,
         layers: &[Layer],
         handler: impl Fn(Layer, BlockingReader) -> Result<T, E> + Send + Sync + 'static,
-    ) -> Result<Vec<T>>
+    ) -> Result<Vec<(Layer, T)>>
     where
-        T: Clone + Send + 'static,
+        T: Send + 'static,
         E: Into<Failed> + 'static,
     {
         let handler = on_a_thread(handler);
@@ -157,9 +162,9 @@ impl Fetcher {
         image: &Image,
         layers: &[Layer],
         handler: impl Fn(Layer, LayerReader) -> Fut + Send + Sync + 'static,
-    ) -> Result<Vec<T>>
+    ) -> Result<Results<T>>
     where
-        T: Clone + Send + 'static,
+        T: Send + 'static,
         E: Into<Failed>,
         Fut: Future<Output = Result<T, E>> + Send,
     {
@@ -177,13 +182,35 @@ impl Fetcher {
             engine.fetch(*id, layers, false)?;
         }
         self.fetch_all(&mut engine, ids.len()).await?;
-        let mut by_digest: HashMap<Digest, T> = HashMap::new();
+        let mut results = HashMap::new();
         while let Ok((digest, output)) = outputs.try_recv() {
-            by_digest.insert(digest, output);
+            results.insert(digest, output);
         }
-        let result = |layer: &Layer| by_digest.get(layer.descriptor.digest()).cloned();
+        Ok(Results(results))
+    }
+}
+
+/// The results of a handler, by the digests of the blobs.
+pub(super) struct Results<T>(HashMap<Digest, T>);
+
+impl<T> Results<T> {
+    /// One result for each layer, in their order.
+    pub(super) fn in_order(self, layers: &[Layer]) -> Vec<T>
+    where
+        T: Clone,
+    {
+        let result = |layer: &Layer| self.0.get(layer.descriptor.digest()).cloned();
         // Each blob was handled.
-        Ok(layers.iter().filter_map(result).collect())
+        layers.iter().filter_map(result).collect()
+    }
+
+    /// Each blob's first layer with its result, in the order of the layers.
+    pub(super) fn with_layers(mut self, layers: &[Layer]) -> Vec<(Layer, T)> {
+        let result = |layer: &Layer| {
+            let result = self.0.remove(layer.descriptor.digest())?;
+            Some((layer.clone(), result))
+        };
+        layers.iter().filter_map(result).collect()
     }
 }
 

@@ -216,7 +216,7 @@ const COUNTS: usize = 4096;
 /// let fetcher = fetcher.with_events(events);
 /// let pull = async {
 ///     let image = fetcher.open("docker://quay.io/fedora/fedora:latest").await?;
-///     fetcher.pull(&image, &Arc::new(Discard)).await
+///     fetcher.pull(&image, Discard).await
 /// };
 /// let print = async {
 ///     while let Some(event) = stream.recv().await {

@@ -3,6 +3,9 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use oci_spec::image::{Digest, ImageManifest};
+use semver::Version;
+
 use tokio::sync::OnceCell;
 
 use super::content::{FetchedManifest, ImageContent, Layer, layers};
@@ -10,7 +13,6 @@ use super::engine::{Home, Parked};
 use super::options::Transport;
 use crate::error::{Error, Result};
 use crate::proxy::{ImageProxy, OpenedImage};
-use oci_spec::image::{Digest, ImageManifest};
 
 /// An open image. It keeps the proxy that opened it. Further proxies that help to fetch its layers open it by the same
 /// name; layers are fetched by digest, so it does not matter if its tag moves meanwhile.
@@ -41,19 +43,34 @@ impl Image {
         &self.same.manifest.manifest
     }
 
-    /// The layers that the image's manifest names, without `diff_id`s, which only the config has
-    /// ([`Fetcher::content`](crate::Fetcher::content)).
+    /// The bytes of the image's manifest as the proxy hands it out: those of its source, unless the proxy
+    /// [converted](Self::is_converted) it.
+    #[must_use]
+    pub fn manifest_raw(&self) -> &[u8] {
+        &self.same.manifest.raw
+    }
+
+    /// Whether the manifest at its source has another form, which the proxy converted to OCI (Docker schema 2, for one).
+    /// [`Fetcher::source_manifest`](crate::Fetcher::source_manifest) fetches that form.
+    #[must_use]
+    pub fn is_converted(&self) -> bool {
+        self.same.manifest.source_size().is_none()
+    }
+
+    /// The layers that the image's manifest names. Their `diff_id`s are known once
+    /// [`Fetcher::content`](crate::Fetcher::content) has fetched the config.
     #[must_use]
     pub fn layers(&self) -> Vec<Layer> {
-        layers(self.manifest(), &[])
+        match self.same.content.get() {
+            Some(content) => content.layers().to_vec(),
+            None => layers(self.manifest(), &[]),
+        }
     }
 
     /// An error if one of these is no layer of the image.
     pub(super) fn check_layers(&self, layers: &[Layer]) -> Result<()> {
-        let of_content = self.same.content.get().map(|content| content.layers());
-        let of_manifest = self.layers();
-        let known: HashSet<_> = (of_manifest.iter())
-            .chain(of_content.unwrap_or_default())
+        let of_image = self.layers();
+        let known: HashSet<_> = (of_image.iter())
             .map(|layer| (layer.descriptor.digest(), layer.descriptor.size()))
             .collect();
         let is_known =
@@ -69,15 +86,25 @@ impl Image {
         }
     }
 
-    /// The proxy that opened the image, for calls that the [`Fetcher`](crate::Fetcher) does not have.
+    /// The version of the protocol that the proxy that opened the image speaks.
     #[must_use]
-    pub fn proxy(&self) -> &ImageProxy {
+    pub fn protocol_version(&self) -> &Version {
+        self.proxy().protocol_version()
+    }
+
+    /// Whether that proxy has checked the signature policy: from protocol 0.2.6 on (skopeo 1.13).
+    #[must_use]
+    pub fn policy_checked(&self) -> bool {
+        self.proxy().checks_policy()
+    }
+
+    /// The proxy that opened the image. It is not handed out: whoever finalized it would end the engine's proxy.
+    pub(super) fn proxy(&self) -> &ImageProxy {
         &self.home.proxy
     }
 
     /// The open image in [`proxy`](Self::proxy).
-    #[must_use]
-    pub fn opened(&self) -> &OpenedImage {
+    pub(super) fn opened(&self) -> &OpenedImage {
         &self.home.opened
     }
 }
@@ -116,7 +143,7 @@ impl SameImage {
 }
 
 /// `docker://repository@digest`, of a reference to an image at a registry.
-pub(super) fn by_digest(reference: &str, digest: &str) -> Option<String> {
+pub(super) fn by_digest(reference: &str, digest: &Digest) -> Option<String> {
     Some(format!("{}@{digest}", repository(reference)?))
 }
 
@@ -146,18 +173,19 @@ mod tests {
     #[test]
     fn references_by_digest() {
         let table = [
-            ("docker://a.b/c/d:tag", Some("docker://a.b/c/d@sha256:x")),
-            ("docker://a.b:5000/c", Some("docker://a.b:5000/c@sha256:x")),
+            ("docker://a.b/c/d:tag", Some("docker://a.b/c/d@other:x")),
+            ("docker://a.b:5000/c", Some("docker://a.b:5000/c@other:x")),
             (
                 "docker://a.b:5000/c:tag",
-                Some("docker://a.b:5000/c@sha256:x"),
+                Some("docker://a.b:5000/c@other:x"),
             ),
-            ("docker://name:tag", Some("docker://name@sha256:x")),
-            ("docker://a.b/c@sha256:y", Some("docker://a.b/c@sha256:x")),
+            ("docker://name:tag", Some("docker://name@other:x")),
+            ("docker://a.b/c@other:y", Some("docker://a.b/c@other:x")),
             ("oci:dir:tag", None),
         ];
         for (reference, expected) in table {
-            let pinned = by_digest(reference, "sha256:x");
+            let digest = "other:x".parse().expect("a digest");
+            let pinned = by_digest(reference, &digest);
             assert_eq!(pinned.as_deref(), expected, "{reference}");
         }
     }

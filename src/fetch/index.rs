@@ -26,12 +26,15 @@ pub struct Index {
 }
 
 impl Index {
-    pub(super) fn reference(&self) -> &str {
+    /// The reference by which the index was asked for.
+    #[must_use]
+    pub fn reference(&self) -> &str {
         &self.reference
     }
 
-    /// The index; `None` for a single image.
-    pub(super) fn raw(&self) -> Option<&[u8]> {
+    /// The bytes of the index at its source. `None` if the reference names a single image and no index.
+    #[must_use]
+    pub fn raw(&self) -> Option<&[u8]> {
         self.raw.as_deref()
     }
 
@@ -148,6 +151,30 @@ impl Fetcher {
         })
     }
 
+    /// Fetches the manifest of an image in the form that it has at its source, before any
+    /// [conversion](Image::is_converted): the bytes whose digest is [`Image::digest`]. Of a manifest that was not converted,
+    /// no request is made.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Image`] if the manifest was converted and the image is not at a registry (`docker://`); [`Error::Blob`] if the
+    /// registry sends other bytes; [`Error::Refused`], after the tries that the [`RetryPolicy`](crate::RetryPolicy) allows.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped early, whatever was started is ended.
+    pub async fn source_manifest(&self, image: &Image) -> Result<Vec<u8>> {
+        if !image.is_converted() {
+            return Ok(image.manifest_raw().to_vec());
+        }
+        let reference = by_digest(image.reference(), image.digest()).ok_or_else(|| {
+            Error::image(
+                "the manifest at its source can be fetched only from a registry (docker://)",
+            )
+        })?;
+        self.retrying(&reference, || self.inspect(&reference)).await
+    }
+
     /// What the index of this name lists; `None` if it is that of a single image.
     pub(super) async fn list(&self, reference: &str) -> Result<Option<Listed>> {
         let raw = self.retrying(reference, || self.inspect(reference)).await?;
@@ -194,7 +221,7 @@ impl Listed {
     /// The images' names, if the index has this one.
     pub(super) fn references(&self, reference: &str) -> Result<Vec<String>> {
         let by_digest = |entry: &Entry| {
-            by_digest(reference, entry.digest.as_ref()).ok_or_else(|| {
+            by_digest(reference, &entry.digest).ok_or_else(|| {
                 let reason = "only an index at a registry (docker://) can be opened as a whole";
                 Error::image(reason)
             })

@@ -21,6 +21,7 @@ use super::indexes::{Asked, Indexes};
 use super::pull::{IntoSink, is_foreign};
 use super::request::{ImageRequest, Platforms};
 use super::scheduler::ImageId;
+use super::sink::Unfinished;
 use super::{Fetcher, ImageContent, IndexContent, Pulled, Sink, panicked};
 use crate::error::{Error, Result};
 use crate::time::sleep_until_opt;
@@ -59,13 +60,12 @@ impl Fetcher {
     ///
     /// ```no_run
     /// # async fn example() -> longshore::Result<()> {
-    /// use std::sync::Arc;
     /// use longshore::{FetchOptions, Fetcher, ImageProxyConfig, OciLayout};
     ///
     /// let fetcher = Fetcher::new(ImageProxyConfig::default(), FetchOptions::default()).await?;
     /// let images = ["docker://quay.io/fedora/fedora:latest", "docker://quay.io/podman/hello:latest"];
-    /// let sink = Arc::new(OciLayout::named_by_reference("mirror"));
-    /// let mut pulling = fetcher.pull_many(images, &sink);
+    /// let sink = OciLayout::named_by_reference("mirror");
+    /// let mut pulling = fetcher.pull_many(images, sink);
     /// while let Some(pulled) = pulling.next().await {
     ///     match &pulled.images {
     ///         Ok(_) => println!("{} is there", pulled.request.reference),
@@ -85,7 +85,7 @@ impl Fetcher {
     /// # Cancel safety
     ///
     /// Dropping the [`PullMany`] stops the pull. The sink keeps the blobs and images that were complete.
-    pub fn pull_many<S, R>(&self, requests: R, sink: &Arc<S>) -> PullMany
+    pub fn pull_many<S, R>(&self, requests: R, sink: S) -> PullMany
     where
         S: Sink,
         R: IntoIterator<Item: Into<ImageRequest>, IntoIter: Send + 'static>,
@@ -103,16 +103,23 @@ impl Fetcher {
     /// # Cancel safety
     ///
     /// As [`pull_many`](Self::pull_many).
-    pub fn pull_stream<S, R>(&self, requests: R, sink: &Arc<S>) -> PullMany
+    pub fn pull_stream<S, R>(&self, requests: R, sink: S) -> PullMany
     where
         S: Sink,
         R: Stream<Item: Into<ImageRequest>> + Send + 'static,
     {
         let (out, done) = mpsc::channel(1);
-        let (fetcher, sink) = (self.clone(), Arc::clone(sink));
+        let (fetcher, sink) = (self.clone(), Arc::new(sink));
         let task = tokio::spawn(async move {
             let ending = fetcher.events.ending();
+            let unfinished = Unfinished::new(&sink);
             let pulled = Driver::new(fetcher.clone(), sink).run(requests, out).await;
+            if pulled
+                .as_ref()
+                .is_ok_and(|pulled| pulled.failed_images == 0)
+            {
+                unfinished.keep();
+            }
             drop(ending);
             pulled
         });

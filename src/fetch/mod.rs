@@ -58,6 +58,7 @@ use self::options::Transport;
 use self::starter::Starter;
 use crate::config::ImageProxyConfig;
 use crate::error::{Error, Result};
+use crate::protocol::RefusalKind;
 use crate::time::sleep_until_opt;
 
 /// Fetches images.
@@ -174,6 +175,31 @@ impl Fetcher {
         let images = self.open_each(&[reference], &mut documents).await?;
         ending.keep();
         images.into_iter().next().ok_or(Error::Closed)
+    }
+
+    /// Opens an image, or returns `None` if there is no image of that name: the registry, or the proxy, says that it was not
+    /// found ([`RefusalKind::NotFound`]). skopeo before 1.22 says that of no tag that is missing in an `oci:` layout.
+    ///
+    /// ```no_run
+    /// # async fn example(fetcher: longshore::Fetcher) -> longshore::Result<()> {
+    /// if fetcher.open_optional("docker://quay.io/fedora/fedora:latest").await?.is_none() {
+    ///     println!("not pushed yet");
+    /// }
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`open`](Self::open), but for that one.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped early, the proxies that were started are ended.
+    pub async fn open_optional(&self, reference: &str) -> Result<Option<Image>> {
+        match self.open(reference).await {
+            Err(error) if error.kind() == Some(RefusalKind::NotFound) => Ok(None),
+            opened => opened.map(Some),
+        }
     }
 
     /// Opens several images, to be pulled together. Several proxies open them at once, each image is opened by one proxy.
@@ -308,7 +334,7 @@ impl Fetcher {
             failed += 1;
             let random = fastrand::f64();
             let Some(wait) = self.options.retry.next_try(&error, source, failed, random) else {
-                return Err(error);
+                return Err(error.after(failed));
             };
             tracing::debug!(error = engine::chain(&error), ?wait, "will try again");
             sleep(wait).await;

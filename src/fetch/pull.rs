@@ -10,6 +10,7 @@ use super::documents::Documents;
 use super::event::EventKind;
 use super::handler::{Doing, Handler};
 use super::image::SameImage;
+use super::sink::Unfinished;
 use super::{
     Fetcher, Image, ImageContent, Index, IndexContent, Job, Layer, LayerReader, Sink, content,
 };
@@ -56,7 +57,7 @@ impl Fetcher {
     /// # Cancel safety
     ///
     /// As [`pull_all`](Self::pull_all).
-    pub async fn pull<S: Sink>(&self, image: &Image, sink: &Arc<S>) -> Result<Pulled> {
+    pub async fn pull(&self, image: &Image, sink: impl Sink) -> Result<Pulled> {
         self.pull_all(std::slice::from_ref(image), sink).await
     }
 
@@ -70,10 +71,13 @@ impl Fetcher {
     /// # Cancel safety
     ///
     /// Dropped early, all workers are stopped. The sink keeps the blobs that were complete.
-    pub async fn pull_all<S: Sink>(&self, images: &[Image], sink: &Arc<S>) -> Result<Pulled> {
+    pub async fn pull_all(&self, images: &[Image], sink: impl Sink) -> Result<Pulled> {
         let _ending = self.events.ending();
-        let pulled = self.pull_blobs(images, sink).await?;
+        let sink = Arc::new(sink);
+        let unfinished = Unfinished::new(&sink);
+        let pulled = self.pull_blobs(images, &sink).await?;
         sink.commit_all(&pulled.images).await?;
+        unfinished.keep();
         for (image, content) in pulled.images.iter().enumerate() {
             self.is_pulled(image, content.reference());
         }
@@ -96,9 +100,11 @@ impl Fetcher {
     /// # Cancel safety
     ///
     /// As [`pull_all`](Self::pull_all).
-    pub async fn pull_index<S: Sink>(&self, index: &Index, sink: &Arc<S>) -> Result<Pulled> {
+    pub async fn pull_index(&self, index: &Index, sink: impl Sink) -> Result<Pulled> {
         let _ending = self.events.ending();
-        let pulled = self.pull_blobs(index.images(), sink).await?;
+        let sink = Arc::new(sink);
+        let unfinished = Unfinished::new(&sink);
+        let pulled = self.pull_blobs(index.images(), &sink).await?;
         match index.raw() {
             Some(raw) => {
                 let content = IndexContent::new(index.reference(), raw, &pulled.images)?;
@@ -106,6 +112,7 @@ impl Fetcher {
             }
             None => sink.commit_all(&pulled.images).await?,
         }
+        unfinished.keep();
         self.is_pulled(0, index.reference());
         Ok(pulled)
     }
@@ -179,11 +186,11 @@ pub(super) struct IntoSink<S>(pub(super) Arc<S>);
 
 impl<S: Sink> Handler for IntoSink<S> {
     fn skip<'a>(&'a self, job: &'a Job) -> Doing<'a, bool> {
-        Box::pin(self.0.has(&job.layer.descriptor))
+        Box::pin(self.0.has(&job.layer))
     }
 
     fn handle<'a>(&'a self, job: &'a Job, reader: LayerReader) -> Doing<'a, ()> {
-        Box::pin(self.0.store(&job.layer.descriptor, reader))
+        Box::pin(self.0.store(&job.layer, reader))
     }
 
     fn content<'a>(
@@ -192,6 +199,9 @@ impl<S: Sink> Handler for IntoSink<S> {
         opened: &'a OpenedImage,
         image: &'a SameImage,
     ) -> Doing<'a, ImageContent> {
+        if let Some(content) = image.content.get() {
+            return Box::pin(async { Ok(content.known()) });
+        }
         let (reference, manifest) = (&image.reference, &image.manifest);
         Box::pin(content::resolve(
             proxy, opened, reference, manifest, &*self.0,

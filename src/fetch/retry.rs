@@ -188,6 +188,7 @@ mod tests {
         };
         Error::Refused {
             method: "GetBlob",
+            tries: 1,
             refusal,
         }
     }

@@ -4,26 +4,25 @@ use std::sync::Arc;
 
 use oci_spec::image::Descriptor;
 
-use super::{ImageContent, IndexContent, LayerReader};
+use super::{ImageContent, IndexContent, Layer, LayerReader};
 use crate::error::{Error, Result};
 
 /// A destination of pulls.
 ///
 /// ```
-/// use longshore::oci_spec::image::Descriptor;
-/// use longshore::{Error, ImageContent, LayerReader, Result, Sink};
+/// use longshore::{Error, ImageContent, Layer, LayerReader, Result, Sink};
 /// use tokio::io::{AsyncWriteExt, copy};
 ///
 /// /// Writes each layer into a file of the current folder.
 /// struct Files;
 ///
 /// impl Sink for Files {
-///     async fn has(&self, _: &Descriptor) -> Result<bool> {
+///     async fn has(&self, _: &Layer) -> Result<bool> {
 ///         Ok(false)
 ///     }
 ///
-///     async fn store(&self, blob: &Descriptor, mut reader: LayerReader) -> Result<()> {
-///         let name = blob.digest().digest().to_owned();
+///     async fn store(&self, layer: &Layer, mut reader: LayerReader) -> Result<()> {
+///         let name = layer.descriptor.digest().digest().to_owned();
 ///         let part = format!("{name}.part");
 ///         let mut file = tokio::fs::File::create(&part).await.map_err(Error::handler)?;
 ///         copy(&mut reader, &mut file).await.map_err(Error::handler)?;
@@ -39,8 +38,10 @@ use crate::error::{Error, Result};
 /// }
 /// ```
 ///
-/// Several blobs are stored at the same time, from several tasks. A sink with
-/// errors of its own wraps them by [`Error::handler`](crate::Error::handler).
+/// Several layers are stored at the same time, from several tasks. A pull takes its sink by value; an `Arc` of a sink is a
+/// sink, too, for a caller who goes on using it. A sink with errors of its own wraps them by
+/// [`Error::handler`](crate::Error::handler). [`LayerReader::from_bytes`] and [`ImageContent::from_bytes`] make what a test
+/// of a sink needs, without skopeo.
 pub trait Sink: Send + Sync + 'static {
     /// Prepares the sink for a pull. Whatever makes the sink unusable is found here, before anything is fetched. The default
     /// does nothing.
@@ -48,8 +49,12 @@ pub trait Sink: Send + Sync + 'static {
         async { Ok(()) }
     }
 
-    /// Whether the sink already has this blob, complete, so that it is not fetched.
-    fn has(&self, blob: &Descriptor) -> impl Future<Output = Result<bool>> + Send;
+    /// Whether the sink already has this layer, complete, so that it is not fetched. Of a blob that occurs several times in an
+    /// image, the sink is asked for the first one.
+    ///
+    /// The layer has a `diff_id` if [`Fetcher::content`](crate::Fetcher::content) was called for the image before the pull.
+    /// Otherwise the layers do not wait for the config.
+    fn has(&self, layer: &Layer) -> impl Future<Output = Result<bool>> + Send;
 
     /// The bytes of a small blob, if the sink has it: an image config is then not fetched again. The caller checks the bytes.
     /// The default has none.
@@ -58,15 +63,10 @@ pub trait Sink: Send + Sync + 'static {
         async { Ok(None) }
     }
 
-    /// Stores a blob: reads it to its end, calls [`finish`](LayerReader::finish), and only then makes it visible.
+    /// Stores a layer: reads its blob to the end, calls [`finish`](LayerReader::finish), and only then makes it visible.
     ///
-    /// The future may be dropped at any point; nothing of the blob may then
-    /// be visible.
-    fn store(
-        &self,
-        blob: &Descriptor,
-        reader: LayerReader,
-    ) -> impl Future<Output = Result<()>> + Send;
+    /// The future may be dropped at any point; nothing of the layer may then be visible.
+    fn store(&self, layer: &Layer, reader: LayerReader) -> impl Future<Output = Result<()>> + Send;
 
     /// Stores the config and the manifest of an image whose layers are all stored, and makes the image visible.
     fn commit(&self, image: &ImageContent) -> impl Future<Output = Result<()>> + Send;
@@ -93,6 +93,70 @@ pub trait Sink: Send + Sync + 'static {
         let _ = (index, images);
         async { Err(Error::image("this sink takes no index")) }
     }
+
+    /// Discards the layers that were stored for a pull and that no committed image names, if the sink does not keep them for
+    /// the next pull. Called once, when a pull has failed or was dropped, and after a pull of many images of which one
+    /// failed. It must not block. The default keeps all layers.
+    fn discard(&self) {}
+}
+
+/// Discards a pull, unless it is kept.
+pub(super) struct Unfinished<S: Sink>(Option<Arc<S>>);
+
+impl<S: Sink> Unfinished<S> {
+    pub(super) fn new(sink: &Arc<S>) -> Self {
+        Self(Some(Arc::clone(sink)))
+    }
+
+    pub(super) fn keep(mut self) {
+        self.0 = None;
+    }
+}
+
+impl<S: Sink> Drop for Unfinished<S> {
+    fn drop(&mut self) {
+        if let Some(sink) = &self.0 {
+            sink.discard();
+        }
+    }
+}
+
+impl<S: Sink + ?Sized> Sink for Arc<S> {
+    fn prepare(&self) -> impl Future<Output = Result<()>> + Send {
+        (**self).prepare()
+    }
+
+    fn has(&self, layer: &Layer) -> impl Future<Output = Result<bool>> + Send {
+        (**self).has(layer)
+    }
+
+    fn read(&self, blob: &Descriptor) -> impl Future<Output = Result<Option<Vec<u8>>>> + Send {
+        (**self).read(blob)
+    }
+
+    fn store(&self, layer: &Layer, reader: LayerReader) -> impl Future<Output = Result<()>> + Send {
+        (**self).store(layer, reader)
+    }
+
+    fn commit(&self, image: &ImageContent) -> impl Future<Output = Result<()>> + Send {
+        (**self).commit(image)
+    }
+
+    fn commit_all(&self, images: &[Arc<ImageContent>]) -> impl Future<Output = Result<()>> + Send {
+        (**self).commit_all(images)
+    }
+
+    fn commit_index(
+        &self,
+        index: &IndexContent,
+        images: &[Arc<ImageContent>],
+    ) -> impl Future<Output = Result<()>> + Send {
+        (**self).commit_index(index, images)
+    }
+
+    fn discard(&self) {
+        (**self).discard();
+    }
 }
 
 /// A sink that reads and verifies every blob, and keeps nothing: for measuring, or for warming a mirror.
@@ -100,11 +164,11 @@ pub trait Sink: Send + Sync + 'static {
 pub struct Discard;
 
 impl Sink for Discard {
-    async fn has(&self, _: &Descriptor) -> Result<bool> {
+    async fn has(&self, _: &Layer) -> Result<bool> {
         Ok(false)
     }
 
-    async fn store(&self, _: &Descriptor, reader: LayerReader) -> Result<()> {
+    async fn store(&self, _: &Layer, reader: LayerReader) -> Result<()> {
         reader.finish().await
     }
 

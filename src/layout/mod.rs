@@ -29,7 +29,7 @@ use tokio::sync::OnceCell;
 use self::folder::Folder;
 use self::staging::{LayoutLock, Staging, is_ours};
 use crate::error::{Error, Result};
-use crate::fetch::{ImageContent, IndexContent, LayerReader, Sink, panicked};
+use crate::fetch::{ImageContent, IndexContent, Layer, LayerReader, Sink, panicked};
 
 /// What images are called in the index.
 #[derive(Debug)]
@@ -202,7 +202,13 @@ impl OciLayout {
         .await
     }
 
-    /// Store a document that is in memory, under its digest.
+    /// Whether there is a blob of this name and size.
+    async fn has_blob(&self, blob: &Descriptor) -> Result<bool> {
+        let size = self.in_blob_folder(blob, |folder, name| folder.size_of(name));
+        Ok(size.await? == Some(blob.size()))
+    }
+
+    /// Stores a document that is in memory, under its digest.
     async fn put(&self, descriptor: &Descriptor, bytes: &[u8]) -> Result<()> {
         let digest = descriptor.digest().clone();
         let what = format!("can't write {}", self.blob_path(&digest).display());
@@ -228,13 +234,12 @@ impl Sink for OciLayout {
         self.staging().await.map(drop)
     }
 
-    async fn has(&self, blob: &Descriptor) -> Result<bool> {
-        let size = self.in_blob_folder(blob, |folder, name| folder.size_of(name));
-        Ok(size.await? == Some(blob.size()))
+    async fn has(&self, layer: &Layer) -> Result<bool> {
+        self.has_blob(&layer.descriptor).await
     }
 
     async fn read(&self, blob: &Descriptor) -> Result<Option<Vec<u8>>> {
-        if !self.has(blob).await? {
+        if !self.has_blob(blob).await? {
             return Ok(None);
         }
         let size = blob.size();
@@ -242,7 +247,8 @@ impl Sink for OciLayout {
             .await
     }
 
-    async fn store(&self, blob: &Descriptor, reader: LayerReader) -> Result<()> {
+    async fn store(&self, layer: &Layer, reader: LayerReader) -> Result<()> {
+        let blob = &layer.descriptor;
         let digest = blob.digest().clone();
         let staging = self.staging().await?;
         let counted = Arc::clone(&self.stored);

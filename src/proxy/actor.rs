@@ -453,6 +453,7 @@ fn exit_error(exit: Option<Arc<ChildExit>>) -> Error {
 fn refused(method: Option<Method>, refusal: Refusal) -> Error {
     Error::Refused {
         method: method.map_or("a call", Method::name),
+        tries: 1,
         refusal,
     }
 }

@@ -461,7 +461,7 @@ impl ImageProxy {
     /// # Errors
     ///
     /// The errors of [`get_blob`](Self::get_blob); [`Error::Unsupported`] before protocol 0.2.8
-    /// ([`supports_raw_blobs`](Self::supports_raw_blobs)).
+    /// ([`supports_get_raw_blob`](Self::supports_get_raw_blob)).
     #[instrument(level = "debug", skip(self, image))]
     pub async fn get_raw_blob(&self, image: &OpenedImage, digest: &Digest) -> Result<RawBlob> {
         let call = Call::GetRawBlob {
@@ -539,25 +539,25 @@ impl ImageProxy {
     /// Whether the proxy has [`get_raw_blob`](Self::get_raw_blob): from protocol 0.2.8 on (skopeo 1.19). Such a proxy also
     /// ends the transfer of a blob that is dropped early.
     #[must_use]
-    pub fn supports_raw_blobs(&self) -> bool {
+    pub fn supports_get_raw_blob(&self) -> bool {
         self.can(Method::GetRawBlob)
     }
 
     /// Whether the proxy has [`open_image_optional`](Self::open_image_optional): from protocol 0.2.4 on.
     #[must_use]
-    pub fn supports_optional_images(&self) -> bool {
+    pub fn supports_open_image_optional(&self) -> bool {
         self.can(Method::OpenImageOptional)
     }
 
     /// Whether the proxy has [`get_layer_info`](Self::get_layer_info): from protocol 0.2.5 on (skopeo 1.11).
     #[must_use]
-    pub fn supports_layer_info(&self) -> bool {
+    pub fn supports_get_layer_info(&self) -> bool {
         self.can(Method::GetLayerInfo)
     }
 
     /// Whether the proxy has [`open_varlink_socket`](Self::open_varlink_socket): from protocol 0.2.9 on.
     #[must_use]
-    pub fn supports_varlink_socket(&self) -> bool {
+    pub fn supports_open_varlink_socket(&self) -> bool {
         self.can(Method::OpenVarlinkSocket)
     }
 

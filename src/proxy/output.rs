@@ -65,6 +65,7 @@ pub(crate) async fn output(
 fn failure(method: &'static str, exit: Arc<ChildExit>) -> Error {
     match reason(exit.stderr()) {
         Some(message) => Error::Refused {
+            tries: 1,
             method,
             refusal: Refusal::from_wire("", &message),
         },

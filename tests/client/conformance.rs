@@ -37,10 +37,16 @@ impl Subject<'_> {
     async fn conforms(self) {
         assert_eq!(self.proxy.protocol_version().to_string(), self.protocol);
         let supported = [
-            ("OpenImageOptional", self.proxy.supports_optional_images()),
-            ("GetLayerInfo", self.proxy.supports_layer_info()),
-            ("GetRawBlob", self.proxy.supports_raw_blobs()),
-            ("OpenVarlinkSocket", self.proxy.supports_varlink_socket()),
+            (
+                "OpenImageOptional",
+                self.proxy.supports_open_image_optional(),
+            ),
+            ("GetLayerInfo", self.proxy.supports_get_layer_info()),
+            ("GetRawBlob", self.proxy.supports_get_raw_blob()),
+            (
+                "OpenVarlinkSocket",
+                self.proxy.supports_open_varlink_socket(),
+            ),
         ];
         for (method, supported) in supported {
             assert_eq!(supported, self.can(method), "{method}");

@@ -106,15 +106,15 @@ fn the_documents_of_one_pull_are_bounded_together() {
             opened.push(fetcher.open(reference).await.unwrap());
         }
         let sink = std::sync::Arc::new(longshore::Discard);
-        fetcher.pull(&opened[0], &sink).await.unwrap();
-        let error = soon(Box::pin(fetcher.pull_all(&opened, &sink))).await;
+        fetcher.pull(&opened[0], sink.clone()).await.unwrap();
+        let error = soon(Box::pin(fetcher.pull_all(&opened, sink.clone()))).await;
         assert!(too_large(&error.unwrap_err()));
 
         let fetcher = Fetcher::new(config("0.2.8"), options(100_000))
             .await
             .unwrap();
         let opened = fetcher.open_all(&references).await.unwrap();
-        soon(Box::pin(fetcher.pull_all(&opened, &sink)))
+        soon(Box::pin(fetcher.pull_all(&opened, sink.clone())))
             .await
             .unwrap();
     });

@@ -8,11 +8,13 @@ use std::process::Command;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use longshore::{BlobError, Error, FetchOptions, Fetcher, ImageProxyConfig, Result};
+use longshore::{
+    BlobError, Error, FetchOptions, Fetcher, ImageProxyConfig, Layer, LayerReader, Result,
+};
 use test_registry::image::ImageBuilder;
 use test_registry::server::Options;
 use test_support::leaks::run;
-use test_support::{soon, tools};
+use test_support::{sha256, soon, tools};
 use tokio::io::AsyncReadExt;
 
 use crate::harness::{Served, config, options};
@@ -246,5 +248,89 @@ fn what_a_descriptor_says_of_its_size_allows_for_no_larger_expansion() {
                 "{protocol}: {error:?}"
             );
         }
+    });
+}
+
+#[test]
+#[ignore = "needs skopeo"]
+fn layers_come_in_order_and_decompressed_as_a_stream() {
+    run(async {
+        let served = Served::new(6, 50_000);
+        let fetcher = Fetcher::new(config("0.2.8"), options()).await.unwrap();
+        let image = soon(fetcher.open(&served.reference())).await.unwrap();
+        let content = soon(fetcher.content(&image)).await.unwrap();
+        let some = [content.layers()[4].clone(), content.layers()[2].clone()];
+        let streams = [
+            soon(fetcher.layers_uncompressed(&image, 2)).await.unwrap(),
+            fetcher.layers_of_uncompressed(&image, &some, 1).unwrap(),
+        ];
+        for (mut stream, wanted) in streams.into_iter().zip([content.layers(), &some]) {
+            for wanted in wanted {
+                let (layer, mut reader) = soon(stream.next()).await.unwrap().unwrap();
+                assert_eq!(layer, *wanted);
+                let mut bytes = Vec::new();
+                reader.read_to_end(&mut bytes).await.unwrap();
+                assert_eq!(Some(sha256(&bytes)), layer.diff_id);
+            }
+            assert!(soon(stream.next()).await.is_none());
+        }
+        // What is left unread is checked all the same, and ends the stream.
+        let mut wrong = some.clone();
+        wrong[0].diff_id = Some(served.image.config_digest.clone());
+        let mut stream = fetcher.layers_of_uncompressed(&image, &wrong, 1).unwrap();
+        let error = loop {
+            match soon(stream.next()).await.expect("an error comes") {
+                Ok((_, reader)) => drop(reader),
+                Err(error) => break blob_error(error),
+            }
+        };
+        assert!(matches!(error, BlobError::WrongDiffId { .. }), "{error:?}");
+        assert!(soon(stream.next()).await.is_none());
+    });
+}
+
+#[test]
+#[ignore = "needs skopeo"]
+fn a_layer_that_breaks_before_it_is_handed_out_decompressed_is_tried_again() {
+    run(async {
+        // Two bytes are too few to tell how the layer is compressed.
+        let served = Served::new(3, 50_000).faults(&["blob#1:cut=2*1"]);
+        let fetcher = Fetcher::new(config("0.2.8"), options()).await.unwrap();
+        let image = soon(fetcher.open(&served.reference())).await.unwrap();
+        let mut stream = soon(fetcher.layers_uncompressed(&image, 2)).await.unwrap();
+        let mut count = 0;
+        while let Some(next) = soon(stream.next()).await {
+            let (layer, mut reader) = next.unwrap();
+            let mut bytes = Vec::new();
+            reader.read_to_end(&mut bytes).await.unwrap();
+            assert_eq!(Some(sha256(&bytes)), layer.diff_id);
+            count += 1;
+        }
+        assert_eq!((count, served.gets(1)), (3, 2));
+    });
+}
+
+#[test]
+#[ignore = "needs skopeo"]
+fn a_handler_can_have_some_layers_decompressed() {
+    run(async {
+        let served = Served::new(4, 50_000);
+        let fetcher = Fetcher::new(config("0.2.8"), options()).await.unwrap();
+        let image = soon(fetcher.open(&served.reference())).await.unwrap();
+        let handler = |layer: Layer, mut reader: LayerReader| async move {
+            let mut bytes = Vec::new();
+            if layer.index % 2 == 0 {
+                reader.read_to_end(&mut bytes).await?;
+                assert_eq!(sha256(&bytes), *layer.descriptor.digest());
+            } else {
+                let options = FetchOptions::default();
+                let mut tar = reader.uncompressed(&layer, &options).await?;
+                tar.read_to_end(&mut bytes).await?;
+                assert_eq!(Some(sha256(&bytes)), layer.diff_id);
+            }
+            Ok::<_, std::io::Error>(layer.index)
+        };
+        let found = soon(fetcher.for_each_layer(&image, handler)).await.unwrap();
+        assert_eq!(found, [0, 1, 2, 3]);
     });
 }

@@ -123,13 +123,17 @@ fn what_is_there_already_is_told_as_reused() {
         let fetcher = Fetcher::new(config("0.2.8"), options()).await.unwrap();
         let image = fetcher.open(&served.reference()).await.unwrap();
         let sink = || Arc::new(OciLayout::new(target.path(), Some("x".into())));
-        soon(Box::pin(fetcher.pull(&image, &sink()))).await.unwrap();
+        soon(Box::pin(fetcher.pull(&image, sink().clone())))
+            .await
+            .unwrap();
         let gone = target
             .path()
             .join("blobs/sha256")
             .join(served.digest(3).digest());
         std::fs::remove_file(gone).unwrap();
-        let again = soon(Box::pin(fetcher.pull(&image, &sink()))).await.unwrap();
+        let again = soon(Box::pin(fetcher.pull(&image, sink().clone())))
+            .await
+            .unwrap();
         assert_eq!((again.fetched_blobs, again.reused_blobs), (1, 4));
         assert_eq!(again.fetched_bytes, served.image.layers[3].size());
         complete(target.path(), &served.image);
@@ -200,7 +204,7 @@ fn images_pulled_together_share_their_blobs_and_a_layout() {
             let names = [registry.reference("one"), registry.reference("two")];
             let images = soon(fetcher.open_all(&names)).await.unwrap();
             let sink = Arc::new(OciLayout::new(target.path(), None));
-            let pulled = soon(Box::pin(fetcher.pull_all(&images, &sink)))
+            let pulled = soon(Box::pin(fetcher.pull_all(&images, sink.clone())))
                 .await
                 .unwrap();
             assert_eq!(pulled.fetched_blobs, 6 + 2, "{protocol}");
@@ -282,9 +286,7 @@ fn events_that_nobody_reads_hold_no_pull_up() {
         let fetcher = Fetcher::new(config("0.2.8"), options()).await.unwrap();
         let fetcher = fetcher.with_events(events);
         let image = soon(fetcher.open(&served.reference())).await.unwrap();
-        soon(Box::pin(fetcher.pull(&image, &Arc::new(Discard))))
-            .await
-            .unwrap();
+        soon(Box::pin(fetcher.pull(&image, Discard))).await.unwrap();
         let mut verified = 0;
         while let Some(event) = soon(stream.recv()).await {
             verified += usize::from(matches!(event.kind, EventKind::BlobVerified { .. }));
@@ -306,7 +308,7 @@ fn events_end_with_the_pull_however_it_ends() {
             let fetcher = fetcher.clone().with_events(events);
             let pulling = async {
                 let image = fetcher.open(reference).await?;
-                fetcher.pull(&image, &Arc::new(Discard)).await
+                fetcher.pull(&image, Discard).await
             };
             let reading = async { while stream.recv().await.is_some() {} };
             let (pulled, ()) = soon(Box::pin(async { tokio::join!(pulling, reading) })).await;
@@ -318,7 +320,7 @@ fn events_end_with_the_pull_however_it_ends() {
         let fetcher = fetcher.clone().with_events(events);
         let image = fetcher.open(&served.reference()).await.unwrap();
         let sink = Arc::new(Discard);
-        let mut pulling = Box::pin(fetcher.pull(&image, &sink));
+        let mut pulling = Box::pin(fetcher.pull(&image, sink.clone()));
         let opened = async {
             while let Some(event) = stream.recv().await {
                 if let EventKind::BlobOpened { .. } = event.kind {

@@ -52,9 +52,9 @@ fn futures_of_the_engine(
     send(fetcher.open_index("docker://a/b"));
     send(fetcher.content(image));
     send(fetcher.layers(image, 2));
-    send(fetcher.pull(image, &layout));
-    send(fetcher.pull_all(std::slice::from_ref(image), &sink));
-    send(fetcher.pull_index(index, &layout));
+    send(fetcher.pull(image, layout.clone()));
+    send(fetcher.pull_all(std::slice::from_ref(image), sink.clone()));
+    send(fetcher.pull_index(index, layout.clone()));
     send(fetcher.for_each_layer(image, read_all));
     send(fetcher.for_each_of(image, &[], read_all));
     send(fetcher.for_each_layer_blocking(image, read_blocking));
@@ -75,9 +75,9 @@ fn futures_of_the_engine(
         let index = fetcher.open_index("docker://a/b").await?;
         let content = fetcher.content(&image).await?;
         let layers = fetcher.layers(&image, 2).await?;
-        fetcher.pull(&image, &layout).await?;
-        fetcher.pull_all(&images, &layout).await?;
-        fetcher.pull_index(&index, &layout).await?;
+        fetcher.pull(&image, layout.clone()).await?;
+        fetcher.pull_all(&images, layout.clone()).await?;
+        fetcher.pull_index(&index, layout.clone()).await?;
         fetcher.for_each_layer(&image, read_all).await?;
         Ok::<_, longshore::Error>((content, layers))
     });
@@ -87,14 +87,14 @@ fn futures_of_the_engine(
 #[expect(dead_code, reason = "it is compiled, not run")]
 fn futures_of_a_sink<S: Sink>(
     sink: &S,
-    blob: &Descriptor,
+    layer: &Layer,
     reader: LayerReader,
     image: &Arc<ImageContent>,
     index: &IndexContent,
 ) {
-    send(sink.has(blob));
-    send(sink.read(blob));
-    send(sink.store(blob, reader));
+    send(sink.has(layer));
+    send(sink.read(&layer.descriptor));
+    send(sink.store(layer, reader));
     send(sink.commit(image));
     send(sink.commit_index(index, std::slice::from_ref(image)));
 }
@@ -144,7 +144,7 @@ fn many_pulls_run_in_tasks_of_a_server() {
                 let (fetcher, reference) = (fetcher.clone(), served.reference());
                 pulls.spawn(async move {
                     let image = fetcher.open(&reference).await?;
-                    fetcher.pull(&image, &Arc::new(Discard)).await
+                    fetcher.pull(&image, Discard).await
                 });
             }
             for pulled in soon(pulls.join_all()).await {
@@ -166,7 +166,7 @@ fn a_pull_is_a_boxed_future() {
         let reference = served.reference();
         let pull: Pull = Box::pin(async move {
             let image = fetcher.open(&reference).await?;
-            fetcher.pull(&image, &Arc::new(Discard)).await
+            fetcher.pull(&image, Discard).await
         });
         let pulled = soon(tokio::spawn(pull)).await.unwrap().unwrap();
         assert_eq!(pulled.images.len(), 1);

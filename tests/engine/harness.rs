@@ -4,7 +4,6 @@
 use std::fs;
 use std::num::NonZeroUsize;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use longshore::oci_spec::image::{Descriptor, Digest, MediaType};
@@ -152,7 +151,7 @@ pub(crate) async fn pull_watched(
         let fetcher = fetcher.with_events(sending);
         let image = fetcher.open(reference).await?;
         let sink = OciLayout::new(target.path(), Some("latest".into()));
-        fetcher.pull(&image, &Arc::new(sink)).await
+        fetcher.pull(&image, sink).await
     });
     let mut events: Vec<Event> = Vec::new();
     let watching = async {
@@ -182,7 +181,7 @@ pub(crate) async fn discard(
     let pulling = async {
         let fetcher = Fetcher::new(config, options).await?;
         let image = fetcher.open(reference).await?;
-        fetcher.pull(&image, &Arc::new(Discard)).await
+        fetcher.pull(&image, Discard).await
     };
     soon(Box::pin(pulling)).await
 }

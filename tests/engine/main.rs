@@ -18,5 +18,6 @@ mod numbers;
 mod ordered;
 mod proxies;
 mod quiet;
+mod sinks;
 mod some;
 mod sources;

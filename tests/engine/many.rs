@@ -71,7 +71,7 @@ async fn pull(protocol: &str, options: FetchOptions, references: &[String]) -> R
     for (image, reference) in images.iter().zip(references) {
         assert_eq!(image.reference(), reference);
     }
-    soon(Box::pin(fetcher.pull_all(&images, &Arc::new(Discard)))).await
+    soon(Box::pin(fetcher.pull_all(&images, Discard))).await
 }
 
 #[test]
@@ -152,7 +152,7 @@ fn a_blob_that_a_mirror_does_not_have_is_asked_for_by_its_own_image() {
             let fetcher = Fetcher::new(config, options().proxies(four)).await.unwrap();
             let images = fetcher.open_all(&references).await.unwrap();
             let sink = Arc::new(Discard);
-            let pulling = fetcher.pull_all(&images, &sink);
+            let pulling = fetcher.pull_all(&images, sink.clone());
             let pulled = soon(Box::pin(pulling)).await.unwrap();
             assert_eq!(pulled.fetched_blobs, 1 + 30 + 2, "{protocol}");
             assert!(
@@ -191,7 +191,7 @@ async fn pull_many(
     references: Vec<String>,
     sink: &Arc<OciLayout>,
 ) -> (Vec<PulledImages>, Pulled) {
-    let mut pulling = fetcher.pull_many(references, sink);
+    let mut pulling = fetcher.pull_many(references, Arc::clone(sink));
     let mut all = Vec::new();
     while let Some(pulled) = soon(pulling.next()).await {
         all.push(pulled);
@@ -255,7 +255,7 @@ fn many_are_taken_one_after_another() {
             reference.clone()
         });
         let fetcher = Fetcher::new(config("0.2.8"), options()).await.unwrap();
-        let mut pulling = fetcher.pull_many(requests, &Arc::new(Discard));
+        let mut pulling = fetcher.pull_many(requests, Discard);
         while let Some(pulled) = soon(pulling.next()).await {
             pulled.images.unwrap();
             told += 1;
@@ -273,7 +273,7 @@ fn many_that_nobody_waits_for_are_stopped() {
     run(async {
         let several = Several::new();
         let fetcher = Fetcher::new(config("0.2.8"), options()).await.unwrap();
-        let mut pulling = fetcher.pull_many(several.references(false), &Arc::new(Discard));
+        let mut pulling = fetcher.pull_many(several.references(false), Discard);
         soon(pulling.next()).await.unwrap().images.unwrap();
         drop(pulling);
     });
@@ -299,7 +299,7 @@ fn a_wrong_password_for_many_images_is_tried_once() {
             let indexes: Vec<ImageRequest> = references.iter().map(all).collect();
             let images: Vec<ImageRequest> = references.iter().map(ImageRequest::new).collect();
             for (requests, tried) in [(images, 1), (indexes, 2)] {
-                let mut pulling = fetcher.pull_many(requests, &Arc::new(Discard));
+                let mut pulling = fetcher.pull_many(requests, Discard);
                 let mut failed = 0;
                 while let Some(pulled) = soon(pulling.next()).await {
                     pulled.images.unwrap_err();
@@ -328,7 +328,7 @@ fn the_layers_of_an_image_that_is_there_twice_are_fetched_once() {
         let image = fetcher.open(&several.references(true)[0]).await.unwrap();
         let images = [image.clone(), image];
         let sink = Arc::new(Discard);
-        let pulled = soon(fetcher.pull_all(&images, &sink)).await.unwrap();
+        let pulled = soon(fetcher.pull_all(&images, sink.clone())).await.unwrap();
         assert_eq!(pulled.images.len(), 2);
         // And the config of each.
         assert_eq!(pulled.fetched_blobs as u64, 2 * OWN + 2);
@@ -367,7 +367,7 @@ fn documents_for_which_there_is_no_room_fail_their_image() {
         let several = Several::new();
         let options = options().max_documents_bytes(0);
         let fetcher = Fetcher::new(config("0.2.8"), options).await.unwrap();
-        let mut pulling = fetcher.pull_many(several.references(true), &Arc::new(Discard));
+        let mut pulling = fetcher.pull_many(several.references(true), Discard);
         let mut failed = 0;
         while let Some(pulled) = soon(pulling.next()).await {
             let error = pulled.images.unwrap_err();
@@ -394,7 +394,7 @@ fn many_images_cost_hardly_more_openings_than_there_are_images() {
             let other = one.iter().map(|image| image.replace("/image", "/other"));
             let references: Vec<String> = one.iter().cloned().chain(other).collect();
             let fetcher = Fetcher::new(config(protocol), options()).await.unwrap();
-            let mut pulling = fetcher.pull_many(references, &Arc::new(Discard));
+            let mut pulling = fetcher.pull_many(references, Discard);
             while let Some(pulled) = soon(pulling.next()).await {
                 pulled.images.unwrap();
             }
@@ -418,7 +418,7 @@ fn an_index_that_fails_is_no_trouble_of_the_others() {
             let all = |reference: String| ImageRequest::new(reference).platforms(Platforms::All);
             let requests = several.references(true).into_iter().map(all);
             let requests: Vec<ImageRequest> = requests.collect();
-            let mut pulling = fetcher.pull_many(requests, &Arc::new(Discard));
+            let mut pulling = fetcher.pull_many(requests, Discard);
             let mut failed = Vec::new();
             while let Some(pulled) = soon(pulling.next()).await {
                 if pulled.images.is_err() {

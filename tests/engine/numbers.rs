@@ -2,7 +2,6 @@
 //! hangs.
 
 use std::num::{NonZeroU64, NonZeroUsize};
-use std::sync::Arc;
 use std::time::Duration;
 
 use longshore::{
@@ -96,7 +95,7 @@ fn connection() -> impl Strategy<Value = ConnectionOptions> {
 async fn pull(config: ImageProxyConfig, options: FetchOptions, reference: &str, ahead: usize) {
     let fetcher = Fetcher::new(config, options).await.unwrap();
     let image = fetcher.open(reference).await.unwrap();
-    let pulled = fetcher.pull(&image, &Arc::new(Discard)).await.unwrap();
+    let pulled = fetcher.pull(&image, Discard).await.unwrap();
     assert_eq!(pulled.fetched_blobs, 4);
     let mut layers = fetcher.layers(&image, ahead).await.unwrap();
     for _ in 0..3 {

@@ -47,10 +47,11 @@ fn only_these_layers_are_fetched_and_not_the_config() {
             let all = image.layers();
             let wanted = [all[4].clone(), all[1].clone()];
             let expected = [4, 1].map(|layer| digest_of(&served.image, layer));
+            let pairs: Vec<_> = wanted.iter().cloned().zip(expected.clone()).collect();
             let found = soon(fetcher.for_each_of(&image, &wanted, digest)).await;
-            assert_eq!(found.unwrap(), expected, "{protocol}");
+            assert_eq!(found.unwrap(), pairs, "{protocol}");
             let found = fetcher.for_each_of_blocking(&image, &wanted, digest_blocking);
-            assert_eq!(soon(found).await.unwrap(), expected, "{protocol}");
+            assert_eq!(soon(found).await.unwrap(), pairs, "{protocol}");
             let mut stream = fetcher.layers_of(&image, &wanted, 1).unwrap();
             let mut found = Vec::new();
             // It is a `Stream`.
@@ -192,7 +193,7 @@ fn some_layers_uncompressed() {
             .await
             .unwrap();
         let expected = wanted[0].diff_id.clone().unwrap();
-        assert_eq!(found, [expected]);
+        assert_eq!(found, [(wanted[0].clone(), expected)]);
         assert_eq!(served.gets(2), 0);
         // A wrong one is found out.
         let mut wrong = wanted[0].clone();
@@ -208,5 +209,29 @@ fn some_layers_uncompressed() {
             .iter()
             .map(|layer| layer.diff_id.clone().unwrap());
         assert_eq!(all, diff_ids.collect::<Vec<_>>());
+    });
+}
+
+/// A result that can't be cloned.
+#[derive(Debug, PartialEq)]
+struct Once(Digest);
+
+#[test]
+#[ignore = "needs skopeo"]
+fn a_blob_that_is_given_twice_is_handled_once_and_its_result_need_not_be_cloned() {
+    run(async {
+        let served = served();
+        let fetcher = Fetcher::new(config("0.2.8"), options()).await.unwrap();
+        let image = soon(fetcher.open(&served.reference())).await.unwrap();
+        let all = image.layers();
+        let wanted = [all[3].clone(), all[0].clone(), all[3].clone()];
+        let handler = |layer, reader| async move { digest(layer, reader).await.map(Once) };
+        let found = soon(fetcher.for_each_of(&image, &wanted, handler)).await;
+        let expected = [3, 0].map(|layer| {
+            let digest = digest_of(&served.image, layer);
+            (all[layer].clone(), Once(digest))
+        });
+        assert_eq!(found.unwrap(), expected);
+        assert_eq!(served.gets(3), 1);
     });
 }

@@ -2,10 +2,9 @@
 
 use std::path::Path;
 use std::process::Command;
-use std::sync::Arc;
 
-use crate::harness::{Served, Told, config, options, pull, random};
-use longshore::{ConnectionOptions, Discard, Error, Fetcher, Pulled};
+use crate::harness::{Served, Told, config, faults, options, pull, random};
+use longshore::{ConnectionOptions, Discard, Error, Fetcher, Pulled, RefusalKind};
 use serde_json::Value;
 use test_registry::format::Compression;
 use test_registry::image::write_index;
@@ -62,6 +61,51 @@ fn a_docker_schema_2_image_is_stored_as_oci() {
             let layer = &manifest["layers"][0]["mediaType"];
             let expected = "application/vnd.oci.image.layer.v1.tar+gzip";
             assert_eq!(layer, expected, "{protocol}");
+        });
+    }
+}
+
+#[test]
+#[ignore = "needs skopeo"]
+fn the_manifest_at_its_source_can_be_had_also_where_it_was_converted() {
+    for protocol in SKOPEOS {
+        for is_docker in [false, true] {
+            run(async {
+                let image = random(2, 1000, 0);
+                let image = if is_docker {
+                    image.docker_schema2()
+                } else {
+                    image
+                };
+                let served = Served::with(Options::default(), &image);
+                let fetcher = Fetcher::new(config(protocol), options()).await.unwrap();
+                let image = soon(fetcher.open(&served.reference())).await.unwrap();
+                assert_eq!(image.is_converted(), is_docker, "{protocol}");
+                let source = soon(fetcher.source_manifest(&image)).await.unwrap();
+                assert_eq!(sha256(&source), *image.digest(), "{protocol}");
+                let is_same = source == image.manifest_raw();
+                assert_eq!(is_same, !is_docker, "{protocol}");
+            });
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs skopeo"]
+fn an_image_that_is_not_there_is_none() {
+    for protocol in SKOPEOS {
+        run(async {
+            let served = Served::new(1, 1000);
+            let fetcher = Fetcher::new(config(protocol), options()).await.unwrap();
+            let there = soon(fetcher.open_optional(&served.reference())).await;
+            assert!(there.unwrap().is_some(), "{protocol}");
+            let missing = served.registry.reference("missing");
+            let missing = soon(fetcher.open_optional(&missing)).await;
+            assert!(missing.unwrap().is_none(), "{protocol}");
+            served.registry.set_faults(faults(&["manifest:status=403"]));
+            let denied = soon(fetcher.open_optional(&served.reference())).await;
+            let denied = denied.unwrap_err();
+            assert_eq!(denied.kind(), Some(RefusalKind::Denied), "{protocol}");
         });
     }
 }
@@ -295,8 +339,8 @@ fn an_image_opened_in_a_runtime_that_is_idle_is_pulled_in_another() {
             let opened = fetcher.open(&image.reference()).await.unwrap();
             (fetcher, opened)
         });
-        let pulled = runtime(2)
-            .block_on(async { soon(Box::pin(fetcher.pull(&opened, &Arc::new(Discard)))).await });
+        let pulled =
+            runtime(2).block_on(async { soon(Box::pin(fetcher.pull(&opened, Discard))).await });
         assert_eq!(pulled.unwrap().images.len(), 1);
         drop((opened, fetcher, idle, image, served));
     });

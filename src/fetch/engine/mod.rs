@@ -403,7 +403,12 @@ impl Engine {
                     }
                 }
                 Action::Fetched(image) => self.outcomes.push_back(Outcome::Fetched(image)),
-                Action::Failed(image, error) => {
+                Action::Failed {
+                    image,
+                    error,
+                    tries,
+                } => {
+                    let error = error.after(tries);
                     self.outcomes.push_back(Outcome::Failed(image, error));
                 }
             }
@@ -546,7 +551,7 @@ impl Engine {
             .crew
             .get(&unit)
             .and_then(|member| member.proxy.as_ref())
-            .is_some_and(ImageProxy::supports_raw_blobs);
+            .is_some_and(ImageProxy::supports_get_raw_blob);
         let setback = setback(failure, &reference.unwrap_or_default(), cancels);
         let reason = chain(setback.error());
         if let (Setback::Lost { sick: true, .. }, Some(member)) =

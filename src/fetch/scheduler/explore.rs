@@ -205,7 +205,7 @@ impl World {
                 );
                 self.scheduler.forget(image);
             }
-            Action::Failed(image, _) => {
+            Action::Failed { image, .. } => {
                 assert!(
                     self.ended.insert(image, false).is_none(),
                     "{image:?} ends twice"

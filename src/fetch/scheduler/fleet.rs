@@ -506,7 +506,7 @@ impl<E: Clone> Scheduler<E> {
         let of_kind = |(id, image): (&ImageId, &Image)| (image.kind == kind).then_some(*id);
         let images: Vec<ImageId> = self.images.iter().filter_map(of_kind).collect();
         for image in images {
-            self.fail(image, &lost.error);
+            self.fail(image, &lost.error, 0);
         }
     }
 

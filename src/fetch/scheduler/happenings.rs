@@ -159,7 +159,7 @@ impl<E: Clone> Scheduler<E> {
                 self.count(counted);
                 next
             }
-            (_, error) => self.blob_given_up(blob, source, &error, now),
+            (_, error) => self.blob_given_up(blob, source, (&error, failed), now),
         }
     }
 
@@ -168,14 +168,14 @@ impl<E: Clone> Scheduler<E> {
         &mut self,
         blob: BlobId,
         source: Option<SourceId>,
-        error: &E,
+        (error, tries): (&E, u32),
         now: Instant,
     ) -> Next {
         let images = self.blobs.get(blob).map(|blob| blob.images.clone());
         for image in images.unwrap_or_default() {
             let of_image = self.images.get(&image).map(|image| image.source);
             if source.is_none() || of_image == source {
-                self.fail(image, error);
+                self.fail(image, error, tries);
             }
         }
         let counted = self.blobs.begin_anew(blob, now);
@@ -215,7 +215,7 @@ impl<E: Clone> Scheduler<E> {
             }
             self.configs.insert(image);
         } else {
-            self.fail(image, &setback.into_error());
+            self.fail(image, &setback.into_error(), failed);
         }
         next
     }
@@ -266,11 +266,11 @@ impl<E: Clone> Scheduler<E> {
                     self.hosts[host.0].failed_once = true;
                 }
             }
-            (_, Some(Refused::Throttled), error) => self.lock(host, &error, None),
+            (_, Some(Refused::Throttled), error) => self.lock(host, (&error, failed), None),
             (_, Some(Refused::Login), error) if self.hosts[host.0].is_unproved_login() => {
-                self.lock(host, &error, None);
+                self.lock(host, (&error, failed), None);
             }
-            (_, _, error) => self.fail(image, &error),
+            (_, _, error) => self.fail(image, &error, failed),
         }
         next
     }
@@ -304,7 +304,7 @@ impl<E: Clone> Scheduler<E> {
                 outage.refused(task, retry, *began, (now, random));
                 if outage.is_lasting(retry) {
                     let error = error.clone();
-                    self.lock(host, &error, Some(now + LOCKED_FOR));
+                    self.lock(host, (&error, failed), Some(now + LOCKED_FOR));
                     return Next::GivenUp;
                 }
                 retry.jittered(failed, random)

@@ -35,8 +35,13 @@ pub(in crate::fetch) enum Action<E> {
     Close { unit: UnitId, image: ImageId },
     /// All that was wanted of the image is there.
     Fetched(ImageId),
-    /// The image can't be had.
-    Failed(ImageId, E),
+    /// The image failed with this error.
+    Failed {
+        image: ImageId,
+        error: E,
+        /// How often what failed was tried; 0 if it was not tried for this image.
+        tries: u32,
+    },
 }
 
 /// Why a task failed.

@@ -197,7 +197,7 @@ impl<E: Clone> Scheduler<E> {
     ) -> ImageId {
         let id = self.insert_image(host, kind, source);
         if let Some(error) = self.hosts[host.0].refusal(now) {
-            self.fail(id, &error);
+            self.fail(id, &error, 0);
         } else {
             self.hosts[host.0].waiting.insert(id);
         }
@@ -374,16 +374,20 @@ impl<E: Clone> Scheduler<E> {
         }
     }
 
-    fn fail(&mut self, image: ImageId, error: &E) {
+    fn fail(&mut self, image: ImageId, error: &E, tries: u32) {
         if self.images.get(&image).is_some_and(|of| !of.is_fetched) {
             self.forget(image);
-            let failed = Action::Failed(image, error.clone());
-            self.actions.push_back(failed);
+            let error = error.clone();
+            self.actions.push_back(Action::Failed {
+                image,
+                error,
+                tries,
+            });
         }
     }
 
     /// No image is opened at this host any more, or not before `until`; then those that are open fail, too.
-    fn lock(&mut self, host: HostId, error: &E, until: Option<Instant>) {
+    fn lock(&mut self, host: HostId, (error, tries): (&E, u32), until: Option<Instant>) {
         let locked = &mut self.hosts[host.0].locked;
         if !matches!(locked, Some((_, None))) {
             *locked = Some((error.clone(), until));
@@ -394,7 +398,7 @@ impl<E: Clone> Scheduler<E> {
         };
         let images: Vec<ImageId> = self.images.iter().filter_map(of_host).collect();
         for image in images {
-            self.fail(image, error);
+            self.fail(image, error, tries);
         }
     }
 

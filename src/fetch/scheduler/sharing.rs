@@ -81,7 +81,7 @@ impl Script {
                 }
                 Action::Give { unit, task } => self.given.push((unit, task)),
                 Action::Close { unit, image } => self.closed.push((unit, image)),
-                Action::Failed(image, _) => self.failed.push(image),
+                Action::Failed { image, .. } => self.failed.push(image),
                 Action::Fetched(image) => self.fetched.push(image),
                 Action::Recall { unit } | Action::Retire { unit } | Action::Abandon { unit } => {
                     self.given.retain(|(other, _)| *other != unit);

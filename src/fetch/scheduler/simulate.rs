@@ -188,7 +188,7 @@ impl World {
             }
             Action::Close { .. } => {}
             Action::Fetched(_) => self.fetched += 1,
-            Action::Failed(..) => panic!("nothing fails here"),
+            Action::Failed { .. } => panic!("nothing fails here"),
         }
     }
 

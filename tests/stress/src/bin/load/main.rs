@@ -12,7 +12,6 @@ mod times;
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
@@ -158,10 +157,10 @@ async fn pull(
     let fetcher = Fetcher::new(config, options).await?.with_events(events);
     let image = fetcher.open(reference).await?;
     match into {
-        None => fetcher.pull(&image, &Arc::new(Discard)).await,
+        None => fetcher.pull(&image, Discard).await,
         Some(folder) => {
             let layout = OciLayout::new(folder, Some("load".into()));
-            fetcher.pull(&image, &Arc::new(layout)).await
+            fetcher.pull(&image, layout).await
         }
     }
 }

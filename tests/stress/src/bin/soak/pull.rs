@@ -289,7 +289,7 @@ async fn pull_many(
     let references: Vec<String> = (0..images.images.len())
         .map(|image| format!("docker://{address}/many/{image}:{image}"))
         .collect();
-    let mut pulling = fetcher.pull_many(references, &sink);
+    let mut pulling = fetcher.pull_many(references, sink.clone());
     let (mut came, mut failure, mut told) = (Vec::new(), None, 0);
     while let Some(done) = pulling.next().await {
         told += 1;
@@ -341,10 +341,10 @@ async fn pull_into(
             }
             return Ok(wrong);
         }
-        Into::Discard => fetcher.pull(&opened, &Arc::new(Discard)).await?,
+        Into::Discard => fetcher.pull(&opened, Discard).await?,
         Into::Layout | Into::Many => {
             let sink = Arc::new(OciLayout::new(layout, Some("soak".into())));
-            fetcher.pull(&opened, &sink).await?
+            fetcher.pull(&opened, sink.clone()).await?
         }
     };
     let blobs = pulled.fetched_blobs + pulled.reused_blobs;

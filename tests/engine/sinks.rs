@@ -1,0 +1,187 @@
+//! Sinks: what they are given, when they are told to discard it, and how they are tested without skopeo.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use longshore::oci_spec::image::{Descriptor, Digest, MediaType};
+use longshore::{
+    BlobError, Error, Fetcher, ImageContent, ImageRequest, Layer, LayerReader, Result, Sink,
+};
+use test_support::leaks::run;
+use test_support::stage::wrong;
+use test_support::tools::SKOPEOS;
+use test_support::{sha256, soon};
+use tokio::io::AsyncReadExt as _;
+use tokio::sync::mpsc;
+
+use crate::harness::{Served, config, options};
+
+/// Tells what it is given.
+struct Telling {
+    layers: mpsc::UnboundedSender<(Layer, Digest)>,
+    discarded: Arc<AtomicUsize>,
+}
+
+impl Telling {
+    fn new() -> (
+        Self,
+        mpsc::UnboundedReceiver<(Layer, Digest)>,
+        Arc<AtomicUsize>,
+    ) {
+        let (layers, told) = mpsc::unbounded_channel();
+        let discarded = Arc::new(AtomicUsize::new(0));
+        let sink = Self {
+            layers,
+            discarded: Arc::clone(&discarded),
+        };
+        (sink, told, discarded)
+    }
+}
+
+impl Sink for Telling {
+    async fn has(&self, _: &Layer) -> Result<bool> {
+        Ok(false)
+    }
+
+    async fn store(&self, layer: &Layer, mut reader: LayerReader) -> Result<()> {
+        let mut bytes = Vec::new();
+        let read = reader.read_to_end(&mut bytes).await;
+        read.map_err(Error::handler)?;
+        reader.finish().await?;
+        self.layers.send((layer.clone(), sha256(&bytes))).unwrap();
+        Ok(())
+    }
+
+    async fn commit(&self, _: &ImageContent) -> Result<()> {
+        Ok(())
+    }
+
+    fn discard(&self) {
+        self.discarded.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[test]
+#[ignore = "needs skopeo"]
+fn a_sink_is_given_the_layer_with_its_place_and_its_diff_id_where_the_config_is_known() {
+    for knows in [false, true] {
+        run(async {
+            let served = Served::new(5, 5000);
+            let fetcher = Fetcher::new(config("0.2.8"), options()).await.unwrap();
+            let image = soon(fetcher.open(&served.reference())).await.unwrap();
+            if knows {
+                soon(fetcher.content(&image)).await.unwrap();
+            }
+            let (sink, mut told, discarded) = Telling::new();
+            let pulled = soon(fetcher.pull(&image, sink)).await.unwrap();
+            let mut given = Vec::new();
+            while let Some(layer) = told.recv().await {
+                given.push(layer);
+            }
+            given.sort_by_key(|(layer, _)| layer.index);
+            let expected = pulled.images[0].layers();
+            assert_eq!(given.len(), expected.len());
+            for ((layer, digest), expected) in given.iter().zip(expected) {
+                assert_eq!(layer.index, expected.index);
+                assert_eq!(layer.descriptor.digest(), digest);
+                let diff_id = expected.diff_id.clone().filter(|_| knows);
+                assert_eq!(layer.diff_id, diff_id);
+            }
+            assert_eq!(discarded.load(Ordering::Relaxed), 0);
+            // The config is fetched once.
+            let gets = served.registry.blob_gets(&served.image.config_digest);
+            assert_eq!(gets, 1);
+        });
+    }
+}
+
+#[test]
+#[ignore = "needs skopeo"]
+fn a_pull_that_fails_or_is_dropped_is_discarded_once() {
+    for protocol in SKOPEOS {
+        run(async {
+            let served = Served::new(5, 5000).faults(&["blob#3:status=404"]);
+            let fetcher = Fetcher::new(config(protocol), options()).await.unwrap();
+            let image = soon(fetcher.open(&served.reference())).await.unwrap();
+            let (sink, _told, discarded) = Telling::new();
+            soon(fetcher.pull(&image, sink)).await.unwrap_err();
+            assert_eq!(discarded.load(Ordering::Relaxed), 1, "{protocol}");
+            let (sink, _told, discarded) = Telling::new();
+            let pulling = Box::pin(fetcher.pull(&image, sink));
+            let none = futures_util::FutureExt::now_or_never(pulling);
+            assert!(none.is_none(), "{protocol}");
+            assert_eq!(discarded.load(Ordering::Relaxed), 1, "{protocol}");
+            // Of many images, one fails.
+            let (sink, _told, discarded) = Telling::new();
+            let requests = [ImageRequest::new(served.reference())];
+            let pulling = fetcher.pull_many(requests, sink);
+            let pulled = soon(pulling.finish()).await.unwrap();
+            assert_eq!(pulled.failed_images, 1, "{protocol}");
+            assert_eq!(discarded.load(Ordering::Relaxed), 1, "{protocol}");
+        });
+    }
+}
+
+#[test]
+fn a_sink_can_be_tested_without_skopeo() {
+    run(async {
+        let content = b"a layer";
+        let descriptor =
+            Descriptor::new(MediaType::ImageLayer, content.len() as u64, sha256(content));
+        let layer = Layer::new(0, descriptor);
+        let (sink, mut told, _) = Telling::new();
+        let reader = LayerReader::from_bytes(&layer, *content).unwrap();
+        soon(sink.store(&layer, reader)).await.unwrap();
+        assert_eq!(told.recv().await, Some((layer.clone(), sha256(content))));
+        for (bytes, is_short) in [(&b"a layes"[..], false), (b"a lay", true)] {
+            let reader = LayerReader::from_bytes(&layer, bytes).unwrap();
+            let error = soon(sink.store(&layer, reader)).await.unwrap_err();
+            let error = wrong(error);
+            let is_expected = match error {
+                BlobError::Short { read: 5, .. } => is_short,
+                BlobError::Corrupt { .. } => !is_short,
+                _ => false,
+            };
+            assert!(is_expected, "{error:?}");
+        }
+        let config = br#"{"os":"linux","architecture":"amd64"}"#;
+        let manifest = serde_json::json!({
+            "schemaVersion": 2,
+            "config": {
+                "mediaType": MediaType::ImageConfig,
+                "digest": sha256(config),
+                "size": config.len(),
+            },
+            "layers": [layer.descriptor],
+        });
+        let image = ImageContent::from_bytes("x:y", manifest.to_string(), *config).unwrap();
+        assert_eq!(image.layers(), [layer]);
+        assert_eq!(image.platform().as_deref(), Some("linux/amd64"));
+        soon(sink.commit(&image)).await.unwrap();
+        ImageContent::from_bytes("x:y", manifest.to_string(), "{}").unwrap_err();
+    });
+}
+
+#[test]
+#[ignore = "needs skopeo"]
+fn the_last_error_tells_how_often_it_was_tried() {
+    for protocol in SKOPEOS {
+        run(async {
+            let served = Served::new(3, 5000).faults(&["blob#1:corrupt"]);
+            let fetcher = Fetcher::new(config(protocol), options()).await.unwrap();
+            let image = soon(fetcher.open(&served.reference())).await.unwrap();
+            let handler = |_: Layer, mut reader: LayerReader| async move {
+                tokio::io::copy(&mut reader, &mut tokio::io::sink()).await?;
+                Ok::<_, io::Error>(())
+            };
+            let error = soon(fetcher.for_each_layer(&image, handler)).await;
+            let error = error.unwrap_err();
+            assert!(
+                matches!(error, Error::Blob { tries: 5, .. }),
+                "{protocol}: {error:?}"
+            );
+            assert!(error.to_string().ends_with(" (tried 5 times)"), "{error}");
+        });
+    }
+}
