@@ -21,7 +21,6 @@ use nix::libc;
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
 use nix::unistd::{Pid, getppid};
-use tokio::io::unix::AsyncFd;
 
 /// The most descriptors that one message carries (Linux: `SCM_MAX_FD`), so
 /// that only our own limit of open files can make the kernel drop some.
@@ -165,13 +164,6 @@ pub(crate) fn duplicate_above(file: impl AsFd, lowest: RawFd) -> io::Result<Owne
     let fd = fcntl(file.as_fd(), FcntlArg::F_DUPFD_CLOEXEC(lowest))?;
     // SAFETY: the descriptor is new, and ours alone.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-}
-
-/// Have the tokio runtime that we are in watch this descriptor, which must be
-/// non-blocking.
-pub(crate) fn register(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
-    // SAFETY: an OwnedFd is open, and stays the same descriptor, as long as it is owned.
-    Ok(unsafe { AsyncFd::register(fd) }?)
 }
 
 /// Have the child see an empty, read-only folder where skopeo keeps its

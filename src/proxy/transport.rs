@@ -1,26 +1,30 @@
 //! The SEQPACKET socket: one packet out, one packet in.
 
 use std::io;
+use std::net::Shutdown;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::net;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use nix::sys::socket::{MsgFlags, Shutdown, SockType, getsockopt, send, shutdown, sockopt};
+use nix::sys::socket::{MsgFlags, SockType, getsockopt, send, sockopt};
 use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
+use tokio::net::UnixDatagram;
 
 use crate::protocol::Packet;
 use crate::sys;
 
 #[derive(Debug)]
 pub(crate) struct Transport {
-    socket: AsyncFd<OwnedFd>,
+    /// The socket, which is a SEQPACKET one, not a datagram one. tokio has no type for those, watches all sockets
+    /// alike, and makes an `AsyncFd` only in unsafe code.
+    socket: UnixDatagram,
 }
 
 /// A program that forks has copies of the socket, which would keep it open.
 impl Drop for Transport {
     fn drop(&mut self) {
         // It fails if the other end has gone, which is as good.
-        let _ = shutdown(self.socket.as_raw_fd(), Shutdown::Both);
+        let _ = self.socket.shutdown(Shutdown::Both);
     }
 }
 
@@ -34,15 +38,15 @@ impl Transport {
         let flags = OFlag::from_bits_retain(fcntl(&socket, FcntlArg::F_GETFL)?);
         fcntl(&socket, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
         Ok(Self {
-            socket: sys::register(socket)?,
+            socket: UnixDatagram::from_std(net::UnixDatagram::from(socket))?,
         })
     }
 
     /// Send one packet. Dropped before it is ready, it has sent nothing.
     pub(crate) async fn send(&self, packet: &[u8]) -> io::Result<()> {
-        let sent = self.socket.async_io(Interest::WRITABLE, |socket| {
+        let sent = self.socket.async_io(Interest::WRITABLE, || {
             let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
-            Ok(send(socket.as_raw_fd(), packet, flags)?)
+            Ok(send(self.socket.as_raw_fd(), packet, flags)?)
         });
         // A packet goes whole or not at all.
         sent.await.map(|_| ())
@@ -54,8 +58,8 @@ impl Transport {
     pub(crate) async fn receive(&self, buffer: &mut [u8]) -> io::Result<Option<Packet<OwnedFd>>> {
         let received = self
             .socket
-            .async_io(Interest::READABLE, |socket| {
-                sys::receive(socket.as_fd(), buffer)
+            .async_io(Interest::READABLE, || {
+                sys::receive(self.socket.as_fd(), buffer)
             })
             .await?;
         if received.bytes == 0 {
