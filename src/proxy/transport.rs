@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::Shutdown;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -58,9 +58,7 @@ impl Transport {
     pub(crate) async fn receive(&self, buffer: &mut [u8]) -> io::Result<Option<Packet<OwnedFd>>> {
         let received = self
             .socket
-            .async_io(Interest::READABLE, || {
-                sys::receive(self.socket.as_fd(), buffer)
-            })
+            .async_io(Interest::READABLE, || sys::receive(&self.socket, buffer))
             .await?;
         if received.bytes == 0 {
             return Ok(None);
