@@ -1,26 +1,31 @@
-//! The only unsafe code: calls that nix lacks, or that deal in raw descriptors.
-//! Everything that leaves here is owned.
+//! The only unsafe code: descriptors of which the kernel tells us the number, and what a child does before it runs its
+//! program. Every descriptor that leaves this module is owned.
 
 #![allow(
     unsafe_code,
     reason = "the one module for it; each block says why it is sound"
 )]
 
-use std::ffi::CStr;
+use std::ffi::{CStr, OsStr};
 use std::fs::DirBuilder;
 use std::io::{self, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::sync::Arc;
 
-use nix::fcntl::{FcntlArg, fcntl};
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::libc;
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
 use nix::sys::socket::{MsgFlags, recvmsg};
-use nix::unistd::{Pid, getppid};
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
+use nix::unistd::{Pid, getpid, getppid};
 
 /// The most descriptors that one message carries (Linux: `SCM_MAX_FD`), so
 /// that only our own limit of open files can make the kernel drop some.
@@ -63,7 +68,7 @@ fn receive_with_room<const CONTROL: usize>(
         let received = recvmsg::<()>(socket, &mut buffers, Some(&mut control.0), flags)?;
         (received.bytes, received.flags)
     };
-    // Read here, because nix reads no control messages if some were lost: those that arrived would stay open for ever.
+    // nix reads no control messages if some were lost; the descriptors that arrived would stay open for ever.
     let fds = descriptors(&control.0).into_iter();
     // SAFETY: the kernel has just opened these descriptors in this process, and nobody else knows of them.
     let fds = fds.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }).collect();
@@ -98,7 +103,7 @@ fn descriptors(mut control: &[u8]) -> Vec<RawFd> {
     fds
 }
 
-/// A descriptor that becomes readable when the process ends (Linux 5.3).
+/// Returns a descriptor that becomes readable when the process ends (Linux 5.3).
 pub(crate) fn pidfd_open(pid: Pid) -> io::Result<OwnedFd> {
     // SAFETY: no memory is passed. A result that is not negative is a new descriptor, ours alone.
     unsafe {
@@ -109,116 +114,86 @@ pub(crate) fn pidfd_open(pid: Pid) -> io::Result<OwnedFd> {
     }
 }
 
-/// Whether the process of this pidfd is still there, be it as a zombie: nobody has reaped it.
-pub(crate) fn is_there(pidfd: impl AsFd) -> bool {
-    // SAFETY: the descriptor is open, and no memory is passed.
-    let sent = unsafe {
-        libc::syscall(
-            libc::SYS_pidfd_send_signal,
-            pidfd.as_fd().as_raw_fd(),
-            0,
-            std::ptr::null::<libc::siginfo_t>(),
-            0,
-        )
-    };
-    sent == 0
-}
-
-/// Make the child die with the thread that starts it, and keep `passed` open
-/// in it under their present numbers.
+/// Whether nobody has reaped the child of this pidfd yet: it runs, or is a zombie.
 ///
-/// By `SIGKILL`, for one that is stopped, or ignores `SIGTERM`, would outlive us,
-/// and nobody would be left to see to it. A skopeo that listens has ended before:
-/// its socket is closed.
-pub(crate) fn tie_to_parent(command: &mut Command, passed: &[Arc<OwnedFd>]) {
-    let parent = nix::unistd::getpid();
-    let passed: Vec<RawFd> = passed.iter().map(AsRawFd::as_raw_fd).collect();
-    let in_child = move || {
-        prctl::set_pdeathsig(Signal::SIGKILL)?;
-        if getppid() != parent {
-            // The parent died before the line above took effect.
-            return Err(io::Error::from_raw_os_error(libc::ESRCH));
-        }
-        for fd in &passed {
-            // SAFETY: the parent keeps these open until after the start.
-            let result = unsafe { libc::fcntl(*fd, libc::F_SETFD, 0) };
-            if result == -1 {
-                return Err(io::Error::last_os_error());
-            }
-        }
-        Ok(())
-    };
-    // SAFETY: the closure makes only system calls that are safe between fork and exec, and
-    // allocates nothing.
-    unsafe {
-        command.pre_exec(in_child);
-    }
+/// Always true on Linux 5.3, where `waitid` takes no pidfd.
+pub(crate) fn is_there(pidfd: impl AsFd) -> bool {
+    let look_only = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    // nix fails with EINVAL for a zombie that a real-time signal killed.
+    waitid(Id::PIDFd(pidfd.as_fd()), look_only) != Err(Errno::ECHILD)
 }
 
-/// A second descriptor for the same file, numbered `lowest` or higher.
+/// Returns a second descriptor for the same file, numbered `lowest` or higher.
 pub(crate) fn duplicate_above(file: impl AsFd, lowest: RawFd) -> io::Result<OwnedFd> {
-    let fd = fcntl(file.as_fd(), FcntlArg::F_DUPFD_CLOEXEC(lowest))?;
+    let fd = fcntl(file, FcntlArg::F_DUPFD_CLOEXEC(lowest))?;
     // SAFETY: the descriptor is new, and ours alone.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Have the child see an empty, read-only folder where skopeo keeps its
-/// blob-info cache for root, in a mount namespace of its own. skopeo then keeps
-/// the cache in memory. Nothing else changes, and where it is not allowed (in
-/// most containers) nothing at all does.
+/// Makes the child die with the thread that starts it, and keeps `passed` open
+/// in it under their present numbers. `hide_cache` also hides skopeo's cache for root from it.
 ///
-/// What the host mounts and unmounts later is seen by the child, too (`MS_SLAVE`); otherwise the namespace
-/// would keep file systems busy that the host wants to unmount, and miss those that are mounted when they are
-/// first used.
-///
-/// The folder is made if it is not there, for there is nothing else that could be covered: as skopeo
-/// itself would make it, and empty.
-pub(crate) fn hide_system_cache(command: &mut Command) {
-    const CACHE: &CStr = c"/var/lib/containers/cache";
-    // As skopeo would make it (containers/image, `blobinfocache`).
-    let made = DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create("/var/lib/containers/cache");
-    if made.is_err() {
-        return;
-    }
-    let in_child = || {
-        let none = std::ptr::null();
-        // SAFETY: system calls with constant, terminated strings; safe between fork and exec.
-        unsafe {
-            if libc::unshare(libc::CLONE_NEWNS) == 0
-                && libc::mount(
-                    none,
-                    c"/".as_ptr(),
-                    none,
-                    libc::MS_REC | libc::MS_SLAVE,
-                    none.cast(),
-                ) == 0
-            {
-                libc::mount(
-                    c"none".as_ptr(),
-                    CACHE.as_ptr(),
-                    c"tmpfs".as_ptr(),
-                    libc::MS_RDONLY,
-                    none.cast(),
-                );
-            }
+/// The child dies by `SIGKILL`: one that is stopped, or ignores `SIGTERM`, would outlive us,
+/// and nobody would be left to see to it. A skopeo that listens has ended before:
+/// its socket is closed.
+pub(crate) fn prepare_child(command: &mut Command, passed: &[Arc<OwnedFd>], hide_cache: bool) {
+    let parent = getpid();
+    let passed = passed.to_vec();
+    let hide_cache = hide_cache && make_system_cache().is_ok();
+    let in_child = move || {
+        prctl::set_pdeathsig(Signal::SIGKILL)?;
+        if getppid() != parent {
+            // The parent died before the line above took effect.
+            return Err(Errno::ESRCH.into());
+        }
+        for fd in &passed {
+            fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty()))?;
+        }
+        if hide_cache {
+            // Where it is not allowed, the child shares the cache.
+            let _ = hide_system_cache();
         }
         Ok(())
     };
-    // SAFETY: as `tie_to_parent`.
+    // SAFETY: the closure makes only system calls that are safe between fork and exec, and
+    // allocates nothing: nix passes C strings on as they are.
     unsafe {
         command.pre_exec(in_child);
     }
+}
+
+/// The folder where skopeo keeps its blob-info cache for root (containers/image, `blobinfocache`).
+const SYSTEM_CACHE: &CStr = c"/var/lib/containers/cache";
+
+/// Makes [`SYSTEM_CACHE`] as skopeo would, for only a folder that is there can be covered.
+fn make_system_cache() -> io::Result<()> {
+    let path = OsStr::from_bytes(SYSTEM_CACHE.to_bytes());
+    DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+/// Mounts an empty, read-only folder over [`SYSTEM_CACHE`], in a mount namespace of this process's own. skopeo then
+/// keeps the cache in memory. Nothing else changes. Most containers allow no namespace; there, nothing changes at all.
+///
+/// The process still sees what the host mounts and unmounts later (`MS_SLAVE`). Otherwise, the namespace would keep
+/// file systems busy that the host wants to unmount, and would miss those that are mounted when they are first used.
+///
+/// This runs between fork and exec.
+fn hide_system_cache() -> nix::Result<()> {
+    const NONE: Option<&CStr> = None;
+    unshare(CloneFlags::CLONE_NEWNS)?;
+    mount(NONE, c"/", NONE, MsFlags::MS_REC | MsFlags::MS_SLAVE, NONE)?;
+    let tmpfs = Some(c"tmpfs");
+    mount(Some(c"none"), SYSTEM_CACHE, tmpfs, MsFlags::MS_RDONLY, NONE)
 }
 
 #[cfg(test)]
 mod tests {
     use std::fs::File;
-    use std::io::Write;
+    use std::io::{Read, Write};
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::{Child, Stdio};
 
-    use nix::fcntl::{FdFlag, OFlag};
+    use nix::fcntl::OFlag;
     use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
     use nix::sys::socket::{
         AddressFamily, ControlMessage, SockFlag, SockType, sendmsg, setsockopt, socketpair, sockopt,
@@ -235,17 +210,18 @@ mod tests {
         socketpair(AddressFamily::Unix, kind, None, flags).expect("a socket pair")
     }
 
-    fn pipes(count: usize) -> (Vec<OwnedFd>, Vec<OwnedFd>) {
-        let pipe = |_| pipe2(OFlag::O_CLOEXEC).expect("a pipe");
-        (0..count).map(pipe).unzip()
+    fn pipe() -> (OwnedFd, OwnedFd) {
+        pipe2(OFlag::O_CLOEXEC).expect("a pipe")
     }
 
-    fn send(socket: &OwnedFd, packet: &[u8], fds: &[OwnedFd]) {
-        let fds: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
+    /// Sends a packet with `count` descriptors of the pipe that is written to, and closes this one.
+    fn send(socket: &OwnedFd, packet: &[u8], writer: OwnedFd, count: usize) {
+        let fds = vec![writer.as_raw_fd(); count];
         let packet = [io::IoSlice::new(packet)];
         let rights = [ControlMessage::ScmRights(&fds)];
         let socket = socket.as_raw_fd();
         sendmsg::<()>(socket, &packet, &rights, MsgFlags::empty(), None).expect("sent");
+        drop(writer);
     }
 
     /// Whether this happens within 10 s.
@@ -256,19 +232,16 @@ mod tests {
     }
 
     #[track_caller]
-    fn assert_all_closed(readers: &[OwnedFd]) {
-        for reader in readers {
-            assert!(happens(reader, PollFlags::POLLHUP), "a writer is open");
-        }
+    fn assert_no_writer(reader: &OwnedFd) {
+        assert!(happens(reader, PollFlags::POLLHUP), "a writer is open");
     }
 
     #[test]
     fn truncated_control_messages_leak_no_descriptor() {
         let (ours, theirs) = sockets();
         for (sent, kept) in [(1, 1), (2, 2), (3, 2), (4, 2), (MAX_FDS, 2)] {
-            let (readers, writers) = pipes(sent);
-            send(&theirs, b"packet", &writers);
-            drop(writers);
+            let (reader, writer) = pipe();
+            send(&theirs, b"packet", writer, sent);
             let mut buffer = [0; 10];
             let received = receive_with_room::<ROOM_FOR_TWO>(&ours, &mut buffer).expect("one");
             assert_eq!((received.bytes, received.fds.len()), (6, kept));
@@ -280,27 +253,25 @@ mod tests {
             for fd in received.fds {
                 File::from(fd).write_all(b"x").expect("it is a pipe");
             }
-            assert_all_closed(&readers);
+            assert_no_writer(&reader);
         }
     }
 
     #[test]
     fn without_room_for_a_control_message_none_is_read() {
         let (ours, theirs) = sockets();
-        let (readers, writers) = pipes(2);
-        send(&theirs, b"packet", &writers);
-        drop(writers);
+        let (reader, writer) = pipe();
+        send(&theirs, b"packet", writer, 2);
         let received = receive_with_room::<0>(&ours, &mut [0; 10]).expect("one");
         assert!(received.fds.is_empty() && received.fds_lost);
-        assert_all_closed(&readers);
+        assert_no_writer(&reader);
     }
 
     #[test]
     fn a_packet_carries_as_many_descriptors_as_linux_allows() {
         let (ours, theirs) = sockets();
-        let (readers, writers) = pipes(MAX_FDS);
-        send(&theirs, b"packet", &writers);
-        drop(writers);
+        let (reader, writer) = pipe();
+        send(&theirs, b"packet", writer, MAX_FDS);
         let mut buffer = [0; 3];
         let received = receive(&ours, &mut buffer).expect("one");
         assert_eq!((received.bytes, received.fds.len()), (3, MAX_FDS));
@@ -310,7 +281,7 @@ mod tests {
             assert_eq!(flags, Ok(FdFlag::FD_CLOEXEC));
         }
         drop(received);
-        assert_all_closed(&readers);
+        assert_no_writer(&reader);
         let nothing = receive(&ours, &mut buffer).expect_err("nothing was sent");
         assert_eq!(nothing.kind(), io::ErrorKind::WouldBlock);
     }
@@ -319,13 +290,12 @@ mod tests {
     fn descriptors_are_found_behind_another_control_message() {
         let (ours, theirs) = sockets();
         setsockopt(&ours, sockopt::PassCred, &true).expect("the credentials of who sends");
-        let (readers, writers) = pipes(3);
-        send(&theirs, b"packet", &writers);
-        drop(writers);
+        let (reader, writer) = pipe();
+        send(&theirs, b"packet", writer, 3);
         let received = receive(&ours, &mut [0; 10]).expect("one");
         assert_eq!((received.fds.len(), received.fds_lost), (3, false));
         drop(received);
-        assert_all_closed(&readers);
+        assert_no_writer(&reader);
     }
 
     #[test]
@@ -356,9 +326,43 @@ mod tests {
         assert!(descriptors(&[]).is_empty());
     }
 
+    fn pid(child: &Child) -> Pid {
+        Pid::from_raw(child.id().cast_signed())
+    }
+
+    #[test]
+    fn a_child_is_there_until_it_is_reaped() {
+        // The last one dies of a real-time signal.
+        let ends = [
+            ("exit 3", None),
+            ("kill -9 $$", Some(libc::SIGKILL)),
+            ("kill -40 $$", Some(40)),
+        ];
+        for (last_words, signal) in ends {
+            let mut command = Command::new("sh");
+            command.args(["-c", &format!("read line; {last_words}")]);
+            let mut child = command.stdin(Stdio::piped()).spawn().expect("a shell");
+            let pidfd = pidfd_open(pid(&child)).expect("it is there");
+            assert!(is_there(&pidfd), "{last_words}");
+            drop(child.stdin.take());
+            assert!(happens(&pidfd, PollFlags::POLLIN), "{last_words}");
+            assert!(is_there(&pidfd), "a zombie, after {last_words}");
+            let status = child.wait().expect("nobody else waits for it");
+            assert_eq!(status.signal(), signal);
+            assert!(!is_there(&pidfd), "{last_words}");
+        }
+    }
+
+    #[test]
+    fn a_process_that_is_not_there_has_no_pidfd() {
+        // Far above the highest number that Linux gives.
+        let error = pidfd_open(Pid::from_raw(i32::MAX)).expect_err("no process");
+        assert_eq!(error.raw_os_error(), Some(libc::ESRCH));
+    }
+
     #[test]
     fn a_duplicate_is_numbered_as_high_as_wanted() {
-        let (reader, writer) = pipe2(OFlag::O_CLOEXEC).expect("a pipe");
+        let (reader, writer) = pipe();
         let duplicate = duplicate_above(&writer, 100).expect("there is room");
         assert!(duplicate.as_raw_fd() >= 100);
         let flags = fcntl(&duplicate, FcntlArg::F_GETFD).map(FdFlag::from_bits_retain);
@@ -367,8 +371,39 @@ mod tests {
         File::from(duplicate)
             .write_all(b"x")
             .expect("the same pipe");
-        assert_all_closed(&[reader]);
-        let (_, writer) = pipe2(OFlag::O_CLOEXEC).expect("a pipe");
+        assert_no_writer(&reader);
+        let (_, writer) = pipe();
         duplicate_above(&writer, RawFd::MAX).expect_err("beyond the limit");
+    }
+
+    #[test]
+    fn a_child_keeps_the_files_that_are_passed_and_no_others() {
+        let pipes = || {
+            let (reader, writer) = pipe();
+            (File::from(reader), Arc::new(writer))
+        };
+        let ((mut reader, passed), (_other_reader, other)) = (pipes(), pipes());
+        let path = |fd: &OwnedFd| format!("/proc/self/fd/{}", fd.as_raw_fd());
+        let mut command = Command::new("sh");
+        let script = "echo seen > $0; test ! -e $1";
+        command.args(["-c", script, &path(&passed), &path(&other)]);
+        prepare_child(&mut command, &[Arc::clone(&passed)], false);
+        assert!(command.status().expect("a shell").success());
+        drop((command, passed));
+        let mut seen = String::new();
+        reader.read_to_string(&mut seen).expect("text");
+        assert_eq!(seen, "seen\n");
+    }
+
+    #[test]
+    fn a_child_dies_with_the_thread_that_started_it() {
+        let start = || {
+            let mut command = Command::new("sleep");
+            prepare_child(command.arg("60"), &[], false);
+            command.spawn().expect("it starts")
+        };
+        let mut child = std::thread::spawn(start).join().expect("a child");
+        let status = child.wait().expect("nobody else waits for it");
+        assert_eq!(status.signal(), Some(libc::SIGKILL));
     }
 }

@@ -337,7 +337,7 @@ impl VersionQuestion {
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .process_group(0);
-        sys::tie_to_parent(command, &[]);
+        sys::prepare_child(command, &[], false);
         let mut process = command.spawn().map_err(spawn_failed)?;
         let pid = Pid::from_raw(process.id().cast_signed());
         let pidfd = sys::pidfd_open(pid);

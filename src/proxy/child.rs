@@ -145,10 +145,7 @@ fn start(launch: Launch, [stdin, stdout]: [Stdio; 2]) -> Result<(Child, ExitSend
         // Of its own, so that signals reach a wrapper's children too, and
         // Ctrl-C at our terminal reaches only us.
         .process_group(0);
-    sys::tie_to_parent(&mut command, &passed);
-    if hide_system_cache {
-        sys::hide_system_cache(&mut command);
-    }
+    sys::prepare_child(&mut command, &passed, hide_system_cache);
     let spawn_failed = |source| Error::Spawn {
         program: program.clone(),
         source: Arc::new(source),
