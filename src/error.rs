@@ -204,7 +204,8 @@ pub enum Error {
     #[error("not done within the deadline")]
     DeadlineExceeded,
 
-    /// The call was [cancelled](crate::Fetcher::cancel_with).
+    /// The fetch has ended, by another error or because its future or stream was dropped: what a reader of one of its layers
+    /// says then.
     #[error("cancelled")]
     Cancelled,
 
@@ -613,6 +614,15 @@ impl std::fmt::Display for ChildExit {
 }
 
 impl std::error::Error for ChildExit {}
+
+/// The error of a task that ended without a result. A task that panicked panics on in its owner; one that was cancelled went
+/// with its runtime.
+pub(crate) fn panicked(error: tokio::task::JoinError) -> Error {
+    if error.is_panic() {
+        std::panic::resume_unwind(error.into_panic());
+    }
+    Error::Closed
+}
 
 #[cfg(test)]
 mod tests {

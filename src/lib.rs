@@ -64,6 +64,7 @@ pub mod internals;
 mod layout;
 mod protocol;
 mod proxy;
+mod reference;
 mod sys;
 mod time;
 mod words;
@@ -71,7 +72,7 @@ mod words;
 pub use config::{
     AuthData, ConnectionOptions, Credentials, DEFAULT_CALL_TIMEOUT, DEFAULT_LEAST_RATE,
     DEFAULT_MAX_DOCUMENT_BYTES, DEFAULT_SHUTDOWN_TIMEOUT, DEFAULT_STALL_TIMEOUT, ImageProxyConfig,
-    Platform, VersionQuestion,
+    Platform,
 };
 pub use error::{BlobError, ChildExit, ConfigError, Error, Result, Violation};
 #[cfg(feature = "decompress")]
@@ -86,4 +87,5 @@ pub use layout::OciLayout;
 pub use oci_spec;
 pub use protocol::{FIRST_SUPPORTED, LayerInfo, Refusal, RefusalCode, RefusalKind};
 pub use proxy::{Blob, BlobDriver, BlobReader, ImageProxy, OpenedImage, RawBlob};
+pub use reference::{ImageReference, Transport};
 pub use words::printable;

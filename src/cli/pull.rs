@@ -37,8 +37,7 @@ pub(crate) async fn run(arguments: PullArguments, config: ImageProxyConfig) -> R
     let (events, showing) = progress::show(Style::choose(quiet || json), events).await?;
     // Asked while the pull runs, for it takes a process.
     let restricts = config.restricts_images();
-    let question = config.version_question();
-    let version = json.then(|| tokio::task::spawn_blocking(move || question.ask()));
+    let version = json.then(|| tokio::spawn(config.skopeo_version()));
     let is_together = from.is_none() && shard.is_none() && !keep_going;
     let has_names = requests.iter().any(|request| request.name.is_some());
     let all = requests

@@ -7,6 +7,7 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
+use std::sync::{Arc, OnceLock};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -43,7 +44,9 @@ impl From<&str> for Secret {
 /// The content of an auth file (`man containers-auth.json`), from memory or
 /// from an open file or pipe. The child gets it as a sealed memory file, and what
 /// the child starts, such as a credential helper, inherits it.
-#[derive(Debug)]
+///
+/// A clone of a file's or pipe's content is the same content: it is read once, by whoever needs it first.
+#[derive(Debug, Clone)]
 pub struct AuthData(AuthSource);
 
 impl AuthData {
@@ -51,27 +54,39 @@ impl AuthData {
     pub(super) fn read(self) -> Result<Zeroizing<Vec<u8>>> {
         match self.0 {
             AuthSource::Bytes(secret) => Ok(secret.0),
-            AuthSource::File(file) => {
-                // Room for all of it: a vector that grows leaves copies behind.
-                let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_AUTH_BYTES + 1));
-                let read = file.take(MAX_AUTH_BYTES as u64 + 1).read_to_end(&mut bytes);
-                read.map_err(Error::io("can't read the auth data"))?;
-                if bytes.len() > MAX_AUTH_BYTES {
-                    return Err(Error::from(ConfigError::Invalid {
-                        option: "auth_data",
-                        reason: format!("an auth file has at most {MAX_AUTH_BYTES} bytes"),
-                    }));
-                }
-                Ok(bytes)
+            AuthSource::File(opened) => {
+                let content = opened.content.get_or_init(|| read_auth(&opened.file));
+                content.clone().map(|secret| secret.0)
             }
         }
     }
 }
 
-#[derive(Debug)]
+fn read_auth(file: &File) -> Result<Secret> {
+    // Room for all of it: a vector that grows leaves copies behind.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_AUTH_BYTES + 1));
+    let read = file.take(MAX_AUTH_BYTES as u64 + 1).read_to_end(&mut bytes);
+    read.map_err(Error::io("can't read the auth data"))?;
+    if bytes.len() > MAX_AUTH_BYTES {
+        return Err(Error::from(ConfigError::Invalid {
+            option: "auth_data",
+            reason: format!("an auth file has at most {MAX_AUTH_BYTES} bytes"),
+        }));
+    }
+    Ok(Secret(bytes))
+}
+
+#[derive(Debug, Clone)]
 enum AuthSource {
     Bytes(Secret),
-    File(File),
+    File(Arc<OpenedFile>),
+}
+
+/// A file or pipe, and its content once somebody has read it.
+#[derive(Debug)]
+struct OpenedFile {
+    file: File,
+    content: OnceLock<Result<Secret>>,
 }
 
 impl From<Vec<u8>> for AuthData {
@@ -83,7 +98,8 @@ impl From<Vec<u8>> for AuthData {
 impl From<File> for AuthData {
     /// Read from its present position to its end when the proxy is started.
     fn from(file: File) -> Self {
-        Self(AuthSource::File(file))
+        let content = OnceLock::new();
+        Self(AuthSource::File(Arc::new(OpenedFile { file, content })))
     }
 }
 

@@ -21,7 +21,7 @@ use super::helpers;
 use super::logins::Logins;
 use super::once::path_of;
 use super::{ImageProxyConfig, Platform};
-use crate::error::{ConfigError, Error, Result};
+use crate::error::{ConfigError, Error, Result, panicked};
 use crate::sys;
 
 /// The skopeo version that brought `--user-agent-prefix`.
@@ -65,7 +65,7 @@ impl ImageProxyConfig {
     pub(crate) fn into_template(mut self) -> Result<Template> {
         self.validate()?;
         if self.user_agent_prefix.is_some() {
-            let found = self.version_question().ask()?;
+            let found = version_of(self.base_command())?;
             if found < USER_AGENT_PREFIX_SINCE {
                 tracing::warn!(
                     "user_agent_prefix is left out: it needs skopeo {USER_AGENT_PREFIX_SINCE} or later, \
@@ -134,10 +134,27 @@ impl ImageProxyConfig {
         Ok(template.launch_with(given.unwrap_or_else(|| same_command(&template.base)), None))
     }
 
-    /// What asks the skopeo that this configuration would run for its version.
-    #[must_use]
-    pub fn version_question(&self) -> VersionQuestion {
-        VersionQuestion(self.base_command())
+    /// Runs the skopeo of this configuration with `--version`, and returns what it prints. It gets 10 s, and dies with this
+    /// process. The future does not borrow the configuration.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Spawn`] if it can't be run, [`Error::CallTimeout`] if it does not answer in time, [`ConfigError::Invalid`]
+    /// if what it prints is not a version.
+    ///
+    /// # Panics
+    ///
+    /// When polled outside of a tokio runtime.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped early, a skopeo that runs already ends by itself or after its 10 s.
+    pub fn skopeo_version(&self) -> impl Future<Output = Result<Version>> + Send + use<> {
+        let command = self.base_command();
+        async move {
+            let asking = tokio::task::spawn_blocking(move || version_of(command));
+            asking.await.map_err(panicked)?
+        }
     }
 
     /// A fresh command like the one to be run, without our arguments.
@@ -204,7 +221,7 @@ impl ImageProxyConfig {
 }
 
 /// The same program, arguments, environment and folder.
-fn same_command(given: &Command) -> Command {
+pub(super) fn same_command(given: &Command) -> Command {
     let mut command = Command::new(given.get_program());
     command.args(given.get_args());
     for (name, value) in given.get_envs() {
@@ -313,55 +330,43 @@ fn uses_system_cache() -> bool {
 /// How long a skopeo may take to say its version.
 const VERSION_PATIENCE: Duration = Duration::from_secs(10);
 
-/// Asks a skopeo for its version.
-pub struct VersionQuestion(pub(super) Command);
-
-impl VersionQuestion {
-    /// Runs it with `--version`, and waits for what it prints, 10 s at most: not on an async task's
-    /// thread. It is ended if it takes longer, and dies with this process.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Spawn`] if it can't be run, [`Error::CallTimeout`] if it does not answer in time,
-    /// [`ConfigError::Invalid`] if what it prints is not a version.
-    pub fn ask(mut self) -> Result<Version> {
-        let command = &mut self.0;
-        let program = command.get_program().to_string_lossy().into_owned();
-        let spawn_failed = |source| Error::Spawn {
-            program: program.clone(),
-            source: Arc::new(source),
-        };
-        command
-            .arg("--version")
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .process_group(0);
-        sys::prepare_child(command, &[], false);
-        let mut process = command.spawn().map_err(spawn_failed)?;
-        let pid = Pid::from_raw(process.id().cast_signed());
-        let pidfd = sys::pidfd_open(pid);
-        let printed = match process.stdout.take() {
-            Some(stdout) => read_within(stdout, VERSION_PATIENCE),
-            None => Ok(None),
-        };
-        // It has said all, or takes too long, and so does what it has started. How it ended does not
-        // matter, and may be known to somebody else only.
-        if pidfd.is_ok_and(|pidfd| sys::is_there(&pidfd)) {
-            let _ = killpg(pid, Signal::SIGKILL);
-        }
-        let _ = process.wait();
-        let printed = printed.map_err(spawn_failed)?.ok_or(Error::CallTimeout {
-            method: "skopeo --version",
-            after: VERSION_PATIENCE,
-        })?;
-        parse_version(&String::from_utf8_lossy(&printed)).ok_or_else(|| {
-            Error::from(ConfigError::Invalid {
-                option: "skopeo_path",
-                reason: format!("{program} --version printed no version"),
-            })
-        })
+/// Asks a skopeo for its version. Blocks, for [`VERSION_PATIENCE`] at most.
+fn version_of(mut command: Command) -> Result<Version> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let spawn_failed = |source| Error::Spawn {
+        program: program.clone(),
+        source: Arc::new(source),
+    };
+    command
+        .arg("--version")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .process_group(0);
+    sys::prepare_child(&mut command, &[], false);
+    let mut process = command.spawn().map_err(spawn_failed)?;
+    let pid = Pid::from_raw(process.id().cast_signed());
+    let pidfd = sys::pidfd_open(pid);
+    let printed = match process.stdout.take() {
+        Some(stdout) => read_within(stdout, VERSION_PATIENCE),
+        None => Ok(None),
+    };
+    // It has said all, or takes too long, and so does what it has started. How it ended does not
+    // matter, and may be known to somebody else only.
+    if pidfd.is_ok_and(|pidfd| sys::is_there(&pidfd)) {
+        let _ = killpg(pid, Signal::SIGKILL);
     }
+    let _ = process.wait();
+    let printed = printed.map_err(spawn_failed)?.ok_or(Error::CallTimeout {
+        method: "skopeo --version",
+        after: VERSION_PATIENCE,
+    })?;
+    parse_version(&String::from_utf8_lossy(&printed)).ok_or_else(|| {
+        Error::from(ConfigError::Invalid {
+            option: "skopeo_path",
+            reason: format!("{program} --version printed no version"),
+        })
+    })
 }
 
 /// What comes out of a pipe until it ends, the first 4 KiB of it; `None` if that takes longer.

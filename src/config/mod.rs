@@ -18,7 +18,6 @@ use std::process::Command;
 use std::time::Duration;
 
 pub use self::auth::{AuthData, Credentials};
-pub use self::launch::VersionQuestion;
 pub use self::platform::Platform;
 
 pub(crate) use self::launch::{Launch, Template};
@@ -219,7 +218,8 @@ pub struct ImageProxyConfig {
     pub debug: bool,
     /// The program to run instead of `skopeo` from the `PATH`.
     pub skopeo_path: Option<PathBuf>,
-    /// A command to which our arguments are added: `skopeo` itself with an
+    /// A command to which our arguments are added (a clone of the configuration has the same program, arguments, environment
+    /// and folder, but no hooks such as `pre_exec`): `skopeo` itself with an
     /// environment of its own, or a wrapper such as `podman unshare skopeo`.
     /// Its stdin and stderr are ours, stdout goes nowhere. It runs in a
     /// process group of its own, and what is left of the group when it ends
@@ -229,6 +229,30 @@ pub struct ImageProxyConfig {
     pub skopeo_cmd: Option<Command>,
     /// The limits of the connection to the proxy.
     pub connection: ConnectionOptions,
+}
+
+impl Clone for ImageProxyConfig {
+    fn clone(&self) -> Self {
+        Self {
+            authfile: self.authfile.clone(),
+            auth_data: self.auth_data.clone(),
+            credentials: self.credentials.clone(),
+            certificate_directory: self.certificate_directory.clone(),
+            decryption_keys: self.decryption_keys.clone(),
+            policy: self.policy.clone(),
+            registries_conf: self.registries_conf.clone(),
+            registries_d: self.registries_d.clone(),
+            os: self.os.clone(),
+            architecture: self.architecture.clone(),
+            variant: self.variant.clone(),
+            user_agent_prefix: self.user_agent_prefix.clone(),
+            temporary_directory: self.temporary_directory.clone(),
+            skopeo_path: self.skopeo_path.clone(),
+            skopeo_cmd: self.skopeo_cmd.as_ref().map(launch::same_command),
+            connection: self.connection.clone(),
+            ..*self
+        }
+    }
 }
 
 impl ImageProxyConfig {

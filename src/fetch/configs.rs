@@ -58,7 +58,7 @@ impl Fetcher {
                 Err(error) if retry::is_the_proxys(&error) => {
                     // Its proxy is gone, or hangs, but not the image.
                     Box::pin(async {
-                        let proxy = self.starter.start(image.same.transport(), None).await?;
+                        let proxy = self.starter.start(image.same.place(), None).await?;
                         let opened = proxy.open_image(reference).await?;
                         image.same.compare(&proxy, &opened).await?;
                         content::resolve(&proxy, &opened, reference, manifest, sink).await

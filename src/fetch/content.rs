@@ -15,12 +15,12 @@ use oci_spec::image::{
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
 
-use super::options::Transport;
 use super::{Sink, document};
 use crate::drain::verify::{has_digest, sha256};
 use crate::error::{BlobError, Error, Result};
 use crate::protocol::LayerInfo;
 use crate::proxy::{ImageProxy, OpenedImage};
+use crate::reference::Place;
 use crate::time::timeout;
 
 /// One layer of an image.
@@ -322,11 +322,11 @@ impl FetchedManifest {
 pub(super) async fn fetch_manifest(
     proxy: &ImageProxy,
     image: &OpenedImage,
-    transport: Transport<'_>,
+    place: Place<'_>,
 ) -> Result<FetchedManifest> {
     let (source_digest, raw) = proxy.fetch_manifest_raw_oci(image).await?;
     let mut fetched = FetchedManifest::new(source_digest, raw)?;
-    if transport == Transport::Storage {
+    if place == Place::Storage {
         let layers = proxy.get_layer_info(image).await?.ok_or_else(|| {
             let found = proxy.protocol_version();
             Error::image(format!(

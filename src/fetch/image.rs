@@ -10,9 +10,9 @@ use tokio::sync::OnceCell;
 
 use super::content::{FetchedManifest, ImageContent, Layer, layers};
 use super::engine::{Home, Parked};
-use super::options::Transport;
 use crate::error::{Error, Result};
 use crate::proxy::{ImageProxy, OpenedImage};
+use crate::reference::Place;
 
 /// An open image. It keeps the proxy that opened it. Further proxies that help to fetch its layers open it by the same
 /// name; layers are fetched by digest, so it does not matter if its tag moves meanwhile.
@@ -119,14 +119,14 @@ pub(super) struct SameImage {
 }
 
 impl SameImage {
-    pub(super) fn transport(&self) -> Transport<'_> {
-        Transport::of(&self.reference)
+    pub(super) fn place(&self) -> Place<'_> {
+        Place::of(&self.reference)
     }
 
     /// Whether what was opened there is the same. At a registry that does not matter: its blobs are asked for by
     /// their digests, also if the tag has moved.
     pub(super) async fn compare(&self, proxy: &ImageProxy, opened: &OpenedImage) -> Result<()> {
-        if matches!(self.transport(), Transport::Registry { .. }) {
+        if matches!(self.place(), Place::Registry { .. }) {
             return Ok(());
         }
         let (digest, raw) = proxy.fetch_manifest_raw_oci(opened).await?;
@@ -138,55 +138,6 @@ impl SameImage {
                 was: self.manifest.source_digest.clone(),
                 now: digest,
             })
-        }
-    }
-}
-
-/// `docker://repository@digest`, of a reference to an image at a registry.
-pub(super) fn by_digest(reference: &str, digest: &Digest) -> Option<String> {
-    Some(format!("{}@{digest}", repository(reference)?))
-}
-
-/// What one open image gives access to: at a registry, any open image of a repository serves any blob of it (so it
-/// is in skopeo 1.9 to 1.22). Elsewhere each image is its own.
-pub(super) fn source_of(reference: &str) -> &str {
-    repository(reference).unwrap_or(reference)
-}
-
-/// `docker://repository`, of a reference to an image at a registry.
-fn repository(reference: &str) -> Option<&str> {
-    let name = reference.strip_prefix("docker://")?;
-    let prefix = reference.len() - name.len();
-    let name = name.split_once('@').map_or(name, |(name, _)| name);
-    // A colon after the last slash begins a tag, before it a port.
-    let path = name.rfind('/').map_or(0, |slash| slash + 1);
-    let end = name[path..]
-        .find(':')
-        .map_or(name.len(), |colon| path + colon);
-    Some(&reference[..prefix + end])
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn references_by_digest() {
-        let table = [
-            ("docker://a.b/c/d:tag", Some("docker://a.b/c/d@other:x")),
-            ("docker://a.b:5000/c", Some("docker://a.b:5000/c@other:x")),
-            (
-                "docker://a.b:5000/c:tag",
-                Some("docker://a.b:5000/c@other:x"),
-            ),
-            ("docker://name:tag", Some("docker://name@other:x")),
-            ("docker://a.b/c@other:y", Some("docker://a.b/c@other:x")),
-            ("oci:dir:tag", None),
-        ];
-        for (reference, expected) in table {
-            let digest = "other:x".parse().expect("a digest");
-            let pinned = by_digest(reference, &digest);
-            assert_eq!(pinned.as_deref(), expected, "{reference}");
         }
     }
 }

@@ -5,16 +5,16 @@
 
 use std::sync::Arc;
 
-use oci_spec::image::{Descriptor, Digest, MediaType};
+use oci_spec::image::{Descriptor, MediaType};
 use serde_json::{Value, json};
 
 use super::content::FetchedManifest;
 use super::document::Entry;
 use super::documents::Documents;
-use super::image::by_digest;
 use super::{Fetcher, Image, ImageContent, document};
 use crate::drain::verify::{has_digest, sha256};
 use crate::error::{BlobError, Error, Result};
+use crate::reference::{by_digest, digest_of};
 
 /// An index whose images are all open, or a single image that is in no index.
 #[derive(Debug)]
@@ -253,12 +253,6 @@ fn two_sizes(entry: &Entry, size: u64) -> Error {
     ))
 }
 
-/// The digest of `docker://NAME@DIGEST`.
-fn digest_of(reference: &str) -> Option<Digest> {
-    let (_, digest) = reference.strip_prefix("docker://")?.rsplit_once('@')?;
-    digest.parse().ok()
-}
-
 /// Whether it says that it is an image, or says nothing: what else there is, the proxy can't hand out
 /// as it is.
 fn check_kind(entry: &Entry) -> Result<()> {
@@ -316,18 +310,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_registrys_reference_by_digest_has_a_digest() {
-        let digest = format!("sha256:{}", "a".repeat(64));
-        for name in ["docker://a/b", "docker://a:5/b:tag"] {
-            let found = digest_of(&format!("{name}@{digest}"));
-            assert_eq!(found.expect("a digest").as_ref(), digest);
-            assert_eq!(digest_of(name), None);
-        }
-        assert_eq!(digest_of(&format!("oci:a@{digest}")), None);
-        assert_eq!(digest_of("docker://a/b@sha256:../x"), None);
-    }
-
-    #[test]
     fn an_index_is_written_anew_also_where_its_keys_are_in_another_case() {
         let digest = |digit: &str| format!("sha256:{}", digit.repeat(64));
         let raw = json!({
@@ -341,7 +323,9 @@ mod tests {
         let stored = Descriptor::new(
             MediaType::ImageManifest,
             8,
-            digest("b").parse::<Digest>().expect("a digest"),
+            digest("b")
+                .parse::<oci_spec::image::Digest>()
+                .expect("a digest"),
         );
         let stored = |asked: &str| (asked == digest("a")).then(|| stored.clone());
         let written = with_manifests(raw.to_string().as_bytes(), stored).expect("fine");

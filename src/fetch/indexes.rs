@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 
 use super::index::Listed;
-use super::options::Transport;
 use super::request::ImageRequest;
 use super::{Fetcher, panicked};
 use crate::error::{Error, Result};
 use crate::protocol::RefusalKind;
+use crate::reference::Place;
 
 /// How many are asked for at once.
 const AT_ONCE: usize = 4;
@@ -96,7 +96,7 @@ impl Indexes {
         match &asked {
             Ok((_, request, Err(error))) => self.refused(&request.reference, error),
             Ok((_, request, Ok(_))) => {
-                if let Transport::Registry { host } = Transport::of(&request.reference) {
+                if let Place::Registry { host } = Place::of(&request.reference) {
                     self.refusals.remove(host);
                 }
             }
@@ -106,7 +106,7 @@ impl Indexes {
     }
 
     fn refusal(&self, reference: &str) -> Option<Error> {
-        let Transport::Registry { host } = Transport::of(reference) else {
+        let Place::Registry { host } = Place::of(reference) else {
             return None;
         };
         let refusal = self.refusals.get(host)?;
@@ -117,8 +117,8 @@ impl Indexes {
     /// A registry that does not take a password would not take it for the others, either, and count the tries. One that is
     /// out would be asked as often for each.
     fn refused(&mut self, reference: &str, error: &Error) {
-        let transport = Transport::of(reference);
-        let Transport::Registry { host } = transport else {
+        let place = Place::of(reference);
+        let Place::Registry { host } = place else {
             return;
         };
         let is_login = error.kind() == Some(RefusalKind::Unauthorized)

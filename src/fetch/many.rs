@@ -169,7 +169,7 @@ impl PullMany {
     ///
     /// # Errors
     ///
-    /// [`Error::Io`] of a sink that can't be used at all, [`Error::DeadlineExceeded`], [`Error::Cancelled`]: then not
+    /// [`Error::Io`] of a sink that can't be used at all, [`Error::DeadlineExceeded`]: then not
     /// all requests were told of.
     ///
     /// # Cancel safety
@@ -275,7 +275,6 @@ impl<S: Sink> Driver<S> {
     {
         let mut requests = std::pin::pin!(requests);
         let ends = self.fetcher.options.retry.ends();
-        let cancelled = self.fetcher.cancelled.clone();
         self.sink.prepare().await?;
         let mut all_came = false;
         loop {
@@ -304,7 +303,6 @@ impl<S: Sink> Driver<S> {
                     }
                 }
                 () = sleep_until_opt(ends) => return Err(Error::DeadlineExceeded),
-                () = cancelled.cancelled() => return Err(Error::Cancelled),
             }
         }
         Ok(self.pulled())

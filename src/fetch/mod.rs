@@ -29,10 +29,10 @@ mod sink;
 mod starter;
 mod unit;
 
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use tokio::time::sleep;
-use tokio_util::sync::CancellationToken;
 use tracing::instrument;
 
 pub use self::content::{ImageContent, Layer};
@@ -54,11 +54,12 @@ pub use self::sink::{Discard, Sink};
 
 use self::documents::Documents;
 use self::engine::{Engine, Outcome, Parked};
-use self::options::Transport;
 use self::starter::Starter;
 use crate::config::ImageProxyConfig;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, panicked};
 use crate::protocol::RefusalKind;
+use crate::proxy::ImageProxy;
+use crate::reference::Place;
 use crate::time::sleep_until_opt;
 
 /// Fetches images.
@@ -106,7 +107,6 @@ pub struct Fetcher {
     starter: Arc<Starter>,
     options: FetchOptions,
     events: Events,
-    cancelled: CancellationToken,
 }
 
 /// One blob to fetch.
@@ -132,27 +132,46 @@ impl Fetcher {
         let private = options.private_blob_info_cache;
         let starter = tokio::task::spawn_blocking(move || Starter::new(config, private));
         let starter = Arc::new(starter.await.map_err(panicked)??);
-        let (events, cancelled) = (Events::none(), CancellationToken::new());
         Ok(Self {
             starter,
             options,
-            events,
-            cancelled,
+            events: Events::none(),
         })
+    }
+
+    /// Makes a fetcher over proxies that somebody else has started, such as one that
+    /// [`ImageProxy::connect`] speaks to with other privileges than this process's. It starts none: it has no more proxies than
+    /// these, and uses each for as many blobs at once as there are workers for it. [`proxies`](FetchOptions::proxies) is not
+    /// looked at. The proxies live as long as this fetcher, its clones, its images, and whoever gave them.
+    ///
+    /// Indexes can't be opened as a whole, nor a platform be chosen for an image: both take a skopeo of its own.
+    ///
+    /// ```no_run
+    /// # async fn example(socket: std::os::fd::OwnedFd) -> longshore::Result<()> {
+    /// use longshore::{ConnectionOptions, FetchOptions, Fetcher, ImageProxy, OciLayout};
+    ///
+    /// let proxy = ImageProxy::connect(socket, ConnectionOptions::default()).await?;
+    /// let fetcher = Fetcher::over([proxy], FetchOptions::default());
+    /// let image = fetcher.open("docker://quay.io/fedora/fedora:latest").await?;
+    /// fetcher.pull(&image, OciLayout::new("fedora", Some("latest".into()))).await?;
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn over(proxies: impl IntoIterator<Item = ImageProxy>, options: FetchOptions) -> Self {
+        let proxies: Vec<ImageProxy> = proxies.into_iter().collect();
+        let min = NonZeroUsize::MIN;
+        let max = NonZeroUsize::new(proxies.len()).unwrap_or(min);
+        Self {
+            options: options.proxies(Proxies::Range { min, max }),
+            starter: Arc::new(Starter::given(proxies)),
+            events: Events::none(),
+        }
     }
 
     /// Sends the events of one pull to `events`.
     #[must_use]
     pub fn with_events(mut self, events: Events) -> Self {
         self.events = events;
-        self
-    }
-
-    /// Ends all calls of this fetcher with [`Error::Cancelled`] when this token is cancelled. Dropping the future of a call
-    /// ends it, too; a token also ends calls that are awaited elsewhere.
-    #[must_use]
-    pub fn cancel_with(mut self, token: CancellationToken) -> Self {
-        self.cancelled = token;
         self
     }
 
@@ -291,17 +310,15 @@ impl Fetcher {
         self.bounded(fetching).await
     }
 
-    /// Do this until the deadline, or until it is cancelled.
+    /// Does this until the deadline.
     async fn bounded<T>(&self, work: impl Future<Output = Result<T>> + Send) -> Result<T> {
         tokio::select! {
             done = work => done,
             () = sleep_until_opt(self.options.retry.ends()) => Err(Error::DeadlineExceeded),
-            () = self.cancelled.cancelled() => Err(Error::Cancelled),
         }
     }
 
-    /// Try something about this image, and again as the policy says, until its deadline, or until
-    /// it is cancelled.
+    /// Tries something about this image, and retries it as the policy says, until its deadline.
     ///
     /// It takes no `AsyncFn`: nobody can say that the futures of one are [`Send`].
     async fn retrying<T, Fut>(&self, reference: &str, attempt: impl Fn() -> Fut + Send) -> Result<T>
@@ -321,7 +338,7 @@ impl Fetcher {
         T: Send,
         Fut: Future<Output = Result<T>> + Send,
     {
-        let source = Transport::of(reference);
+        let source = Place::of(reference);
         let mut failed = 0;
         loop {
             let error = match attempt().await {
@@ -340,13 +357,4 @@ impl Fetcher {
             sleep(wait).await;
         }
     }
-}
-
-/// A task that panicked panics on in its owner; one that was cancelled went
-/// with its runtime.
-pub(crate) fn panicked(error: tokio::task::JoinError) -> Error {
-    if error.is_panic() {
-        std::panic::resume_unwind(error.into_panic());
-    }
-    Error::Closed
 }

@@ -4,6 +4,7 @@ use std::num::{NonZeroU64, NonZeroUsize};
 use std::str::FromStr;
 
 use super::retry::RetryPolicy;
+use crate::reference::Place;
 
 /// The default of [`FetchOptions::workers`]. Each blob in flight has a pipe and, while it is written into a layout, half a
 /// megabyte of buffers.
@@ -25,11 +26,6 @@ const DEFAULT_MAX_ZSTD_WINDOW: NonZeroU64 = NonZeroU64::new(32 << 20).expect("no
 
 /// The documents of some thousand usual images: a manifest and a config have 4 to 20 kB together.
 const DEFAULT_MAX_DOCUMENTS_BYTES: u64 = 64 << 20;
-
-const DOCKER_HUB: &str = "docker.io";
-
-/// Other names of it: that of its API, which old references have, and that of the server itself.
-const ALSO_DOCKER_HUB: [&str; 2] = ["index.docker.io", "registry-1.docker.io"];
 
 /// The number of proxies to fetch with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -206,9 +202,9 @@ impl FetchOptions {
     }
 
     /// The least and the most proxies for images from these places.
-    pub(super) fn bounds(&self, sources: &[Transport<'_>]) -> (usize, usize) {
+    pub(super) fn bounds(&self, sources: &[Place<'_>]) -> (usize, usize) {
         // An archive is unpacked by each proxy that opens it.
-        if sources.contains(&Transport::Archive) {
+        if sources.contains(&Place::Archive) {
             return (1, 1);
         }
         let (min, max) = match self.proxies {
@@ -233,60 +229,18 @@ impl FetchOptions {
     }
 
     /// Whether a registry counts manifest reads, so that none is made that is not needed.
-    pub(super) fn counts_openings(&self, source: Transport<'_>) -> bool {
-        matches!(source, Transport::Registry { host: DOCKER_HUB })
-            && self.proxies == Proxies::Auto
-            && self.proxies_per_host.is_none()
+    pub(super) fn counts_openings(&self, source: Place<'_>) -> bool {
+        source.is_docker_hub() && self.proxies == Proxies::Auto && self.proxies_per_host.is_none()
     }
 
-    fn cap(&self, transport: Transport<'_>) -> usize {
-        match transport {
-            Transport::Registry { .. } => {
+    fn cap(&self, place: Place<'_>) -> usize {
+        match place {
+            Place::Registry { .. } => {
                 let default = DEFAULT_PROXIES_PER_HOST;
                 self.proxies_per_host.unwrap_or(default).get()
             }
-            Transport::Local | Transport::Storage | Transport::Archive => {
-                DEFAULT_PROXIES_PER_HOST.get()
-            }
+            Place::Local | Place::Storage | Place::Archive => DEFAULT_PROXIES_PER_HOST.get(),
         }
-    }
-}
-
-/// Where an image lies, as far as it matters for fetching it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Transport<'a> {
-    /// `docker://`: has digests, and a cap per host.
-    Registry { host: &'a str },
-    /// `containers-storage:`: has layers of its own.
-    Storage,
-    /// `oci-archive:`, `docker-archive:`: unpacked at each opening.
-    Archive,
-    /// A folder, or a daemon.
-    Local,
-}
-
-impl<'a> Transport<'a> {
-    pub(super) fn of(reference: &'a str) -> Self {
-        if let Some(name) = reference.strip_prefix("docker://") {
-            return Self::Registry {
-                host: host_of(name),
-            };
-        }
-        match reference.split_once(':').map(|(transport, _)| transport) {
-            Some("containers-storage") => Self::Storage,
-            Some("oci-archive" | "docker-archive" | "sif") => Self::Archive,
-            _ => Self::Local,
-        }
-    }
-}
-
-/// The first part of a name is a host if it looks like one (the rule of
-/// distribution's reference grammar); a short name is taken for docker.io's.
-fn host_of(name: &str) -> &str {
-    match name.split_once('/') {
-        Some((first, _)) if ALSO_DOCKER_HUB.contains(&first) => DOCKER_HUB,
-        Some((first, _)) if first.contains(['.', ':']) || first == "localhost" => first,
-        _ => DOCKER_HUB,
     }
 }
 
@@ -348,7 +302,7 @@ mod tests {
             (&auto, "oci:x", (1, 16)),
         ];
         for (options, reference, expected) in table {
-            let bounds = options.bounds(&[Transport::of(reference)]);
+            let bounds = options.bounds(&[Place::of(reference)]);
             assert_eq!(bounds, expected, "{reference}");
         }
     }
@@ -371,7 +325,7 @@ mod tests {
             (&fixed, "docker://debian", false),
         ];
         for (options, reference, expected) in table {
-            let counts = options.counts_openings(Transport::of(reference));
+            let counts = options.counts_openings(Place::of(reference));
             assert_eq!(counts, expected, "{reference}");
         }
     }

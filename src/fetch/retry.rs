@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::options::Transport;
 use crate::error::{BlobError, Error};
 use crate::protocol::{Refusal, RefusalCode, RefusalKind};
+use crate::reference::Place;
 use crate::time::moment_after;
 
 /// How failures of single blobs are dealt with.
@@ -98,7 +98,7 @@ impl RetryPolicy {
     pub(super) fn next_try(
         &self,
         error: &Error,
-        source: Transport<'_>,
+        source: Place<'_>,
         failed: u32,
         random: f64,
     ) -> Option<Duration> {
@@ -132,7 +132,7 @@ impl RetryPolicy {
 }
 
 /// Whether the same, tried again, may work.
-pub(super) fn may_pass(error: &Error, source: Transport<'_>) -> bool {
+pub(super) fn may_pass(error: &Error, source: Place<'_>) -> bool {
     match error {
         Error::Refused { refusal, .. }
         | Error::Blob {
@@ -167,9 +167,9 @@ pub(super) fn is_the_proxys(error: &Error) -> bool {
     }
 }
 
-fn refusal_may_pass(refusal: &Refusal, source: Transport<'_>) -> bool {
+fn refusal_may_pass(refusal: &Refusal, source: Place<'_>) -> bool {
     // A folder or an archive is what it is.
-    let is_registry = matches!(source, Transport::Registry { .. });
+    let is_registry = matches!(source, Place::Registry { .. });
     refusal.code == Some(RefusalCode::Retryable) || is_registry && refusal.is_transient()
 }
 
@@ -179,7 +179,7 @@ mod tests {
     use crate::drain::verify::sha256;
     use crate::time::sleep_until_opt;
 
-    const REGISTRY: Transport<'_> = Transport::Registry { host: "a.b" };
+    const REGISTRY: Place<'_> = Place::Registry { host: "a.b" };
 
     fn refused(code: Option<RefusalCode>, message: &str) -> Error {
         let refusal = Refusal {
@@ -269,7 +269,7 @@ mod tests {
     #[test]
     fn what_refuses_an_image_that_is_at_no_registry_does_not_pass() {
         let refused = |code| refused(code, "no descriptor found for reference \"a\"");
-        for source in [Transport::Local, Transport::Archive, Transport::Storage] {
+        for source in [Place::Local, Place::Archive, Place::Storage] {
             assert!(!may_pass(&refused(Some(RefusalCode::Other)), source));
             assert!(!may_pass(&refused(None), source));
             assert!(may_pass(&refused(Some(RefusalCode::Retryable)), source));

@@ -1,15 +1,16 @@
-//! Starting proxies, as many as wanted, from one configuration.
+//! Starting proxies, as many as wanted, from one configuration; or handing out those that somebody else has started.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::options::Transport;
 use crate::config::{ConnectionOptions, ImageProxyConfig, Launch, Platform, Policy, Template};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::proxy::{ImageProxy, output};
+use crate::reference::Place;
 
 /// How long a further proxy of a registry may go on with the call that it is at,
 /// once nobody waits for it. It has nothing to clean up, unless a policy has it ask
@@ -19,13 +20,28 @@ const FURTHER_SHUTDOWN_TIMEOUT: Duration = Duration::from_millis(100);
 
 #[derive(Debug)]
 pub(super) struct Starter {
-    template: Arc<Template>,
+    from: From,
     connection: ConnectionOptions,
-    policy: Policy,
-    may_ask_gpg: bool,
-    private_cache: bool,
     /// The registries at which an image could be opened, and with what login there is.
     proved: watch::Sender<BTreeSet<String>>,
+}
+
+/// Where proxies come from.
+#[derive(Debug)]
+enum From {
+    /// They are started by one configuration.
+    Config {
+        template: Arc<Template>,
+        policy: Policy,
+        may_ask_gpg: bool,
+        private_cache: bool,
+    },
+    /// They were started by somebody else.
+    Given {
+        proxies: Vec<ImageProxy>,
+        /// The number of times that one was taken.
+        taken: AtomicUsize,
+    },
 }
 
 impl Starter {
@@ -36,13 +52,28 @@ impl Starter {
         let may_ask_gpg = policy.may_ask_gpg();
         let template = Arc::new(config.into_template()?);
         Ok(Self {
-            template,
+            from: From::Config {
+                template,
+                policy,
+                may_ask_gpg,
+                private_cache,
+            },
             connection,
-            policy,
-            may_ask_gpg,
-            private_cache,
             proved: watch::Sender::default(),
         })
+    }
+
+    /// A starter that hands out these proxies in turn, and starts none.
+    pub(super) fn given(proxies: Vec<ImageProxy>) -> Self {
+        let options = proxies.first().map(|proxy| proxy.options().clone());
+        Self {
+            from: From::Given {
+                proxies,
+                taken: AtomicUsize::new(0),
+            },
+            connection: options.unwrap_or_default(),
+            proved: watch::Sender::default(),
+        }
     }
 
     /// The most bytes that one document may have.
@@ -52,25 +83,28 @@ impl Starter {
 
     /// Whether there may be credentials for this image's registry.
     pub(super) async fn may_have_login(&self, reference: &str) -> bool {
-        let Transport::Registry { host } = Transport::of(reference) else {
+        let Place::Registry { host } = Place::of(reference) else {
             return false;
         };
-        let (template, host) = (Arc::clone(&self.template), host.to_owned());
+        let From::Config { template, .. } = &self.from else {
+            return true;
+        };
+        let (template, host) = (Arc::clone(template), host.to_owned());
         let asked = tokio::task::spawn_blocking(move || template.logins.may_have(&host));
         asked.await.unwrap_or(true)
     }
 
     /// Whether anything could be fetched from this image's registry, if it is at one.
     pub(super) fn is_proved(&self, reference: &str) -> bool {
-        match Transport::of(reference) {
-            Transport::Registry { host } => self.proved.borrow().contains(host),
+        match Place::of(reference) {
+            Place::Registry { host } => self.proved.borrow().contains(host),
             _ => true,
         }
     }
 
     /// Something could be fetched from this image's registry.
     pub(super) fn proved(&self, reference: &str) {
-        if let Transport::Registry { host } = Transport::of(reference) {
+        if let Place::Registry { host } = Place::of(reference) {
             self.proved
                 .send_if_modified(|proved| proved.insert(host.to_owned()));
         }
@@ -78,8 +112,12 @@ impl Starter {
 
     /// The manifest or index of this name, as it is at its source.
     pub(super) async fn inspect(&self, reference: &str) -> Result<Vec<u8>> {
+        let From::Config { template, .. } = &self.from else {
+            let reason = "what is at its source can't be read over proxies that were given";
+            return Err(Error::image(reason));
+        };
         let patience = self.connection.call_limit();
-        let launch = self.template.launch_inspect(reference);
+        let launch = template.launch_inspect(reference);
         let inspected = output(
             launch,
             patience,
@@ -93,50 +131,87 @@ impl Starter {
         inspected
     }
 
-    /// Start one more proxy for images that another one has opened already. When it
+    /// Starts one more proxy for images that another one has opened already. When it
     /// is not needed any more, it does not go on asking the registry for long.
     pub(super) async fn start_further(
         &self,
-        transport: Transport<'_>,
+        place: Place<'_>,
         platform: Option<&Platform>,
     ) -> Result<ImageProxy> {
         let mut connection = self.connection.clone();
-        if !self.may_ask_gpg && matches!(transport, Transport::Registry { .. }) {
+        let may_ask_gpg = matches!(
+            self.from,
+            From::Config {
+                may_ask_gpg: true,
+                ..
+            }
+        );
+        if !may_ask_gpg && matches!(place, Place::Registry { .. }) {
             let timeout = connection.shutdown_timeout.min(FURTHER_SHUTDOWN_TIMEOUT);
             connection.shutdown_timeout = timeout;
         }
-        self.launch(transport, platform, connection).await
+        self.launch(place, platform, connection).await
     }
 
-    /// Start a proxy for images of this kind.
+    /// Starts a proxy for images of this kind.
     pub(super) async fn start(
         &self,
-        transport: Transport<'_>,
+        place: Place<'_>,
         platform: Option<&Platform>,
     ) -> Result<ImageProxy> {
         let connection = self.connection.clone();
-        let proxy = self.launch(transport, platform, connection).await?;
-        proxy.warn_of_unchecked(self.policy.clone()).await;
+        let proxy = self.launch(place, platform, connection).await?;
+        if let From::Config { policy, .. } = &self.from {
+            proxy.warn_of_unchecked(policy.clone()).await;
+        }
         Ok(proxy)
     }
 
     async fn launch(
         &self,
-        transport: Transport<'_>,
+        place: Place<'_>,
         platform: Option<&Platform>,
         connection: ConnectionOptions,
     ) -> Result<ImageProxy> {
-        let template = Arc::clone(&self.template);
-        // Elsewhere, what hides the cache could also hide a storage.
-        let private = self.private_cache && matches!(transport, Transport::Registry { .. });
-        let shutdown_timeout = connection.shutdown_timeout;
-        let platform = platform.cloned();
-        let launch = move || {
-            Ok(Launch {
-                shutdown_timeout,
-                ..template.launch(private, platform.as_ref())
-            })
-        };
-        ImageProxy::launch(launch, connection, self.policy.demanded).await
+        match &self.from {
+            From::Config {
+                template,
+                policy,
+                private_cache,
+                ..
+            } => {
+                let template = Arc::clone(template);
+                // Elsewhere, what hides the cache could also hide a storage.
+                let private = *private_cache && matches!(place, Place::Registry { .. });
+                let shutdown_timeout = connection.shutdown_timeout;
+                let platform = platform.cloned();
+                let launch = move || {
+                    Ok(Launch {
+                        shutdown_timeout,
+                        ..template.launch(private, platform.as_ref())
+                    })
+                };
+                ImageProxy::launch(launch, connection, policy.demanded).await
+            }
+            From::Given { .. } if platform.is_some() => {
+                let reason = "a proxy that was given chooses the platform for which it was started";
+                Err(Error::image(reason))
+            }
+            From::Given { proxies, taken } => next_of(proxies, taken),
+        }
     }
+}
+
+/// The next of these proxies, in turn, that still works; or else the error with which one has ended.
+fn next_of(proxies: &[ImageProxy], taken: &AtomicUsize) -> Result<ImageProxy> {
+    let first = taken.fetch_add(1, Ordering::Relaxed);
+    let in_turn = proxies.iter().cycle().skip(first % proxies.len().max(1));
+    let mut ended = Error::Closed;
+    for proxy in in_turn.take(proxies.len()) {
+        match proxy.ended() {
+            None => return Ok(proxy.clone()),
+            Some(error) => ended = error,
+        }
+    }
+    Err(ended)
 }

@@ -16,7 +16,6 @@ use super::content::{ImageContent, fetch_manifest};
 use super::event::{BlobRef, EventKind, Events};
 use super::handler::Handler;
 use super::image::SameImage;
-use super::options::Transport;
 use super::rate::Limit;
 use super::reader::{LayerReader, Reading};
 use super::scheduler::{ImageId, Task, UnitId};
@@ -25,6 +24,7 @@ use super::{Job, panicked};
 use crate::config::Platform;
 use crate::error::{BlobError, Error, Result};
 use crate::proxy::{Blob, ImageProxy, OpenedImage};
+use crate::reference::Place;
 use crate::time::timeout;
 
 /// How many bytes of a blob are read, and for how long, to find out whether its handler failed because
@@ -185,11 +185,11 @@ impl Unit {
         match beginning {
             Beginning::Running(proxy) => Ok(proxy),
             Beginning::New { kind, is_first } => {
-                let (transport, platform) = (Transport::of(&kind.like), kind.platform.as_ref());
+                let (place, platform) = (Place::of(&kind.like), kind.platform.as_ref());
                 let proxy = if is_first {
-                    self.starter.start(transport, platform).await?
+                    self.starter.start(place, platform).await?
                 } else {
-                    self.starter.start_further(transport, platform).await?
+                    self.starter.start_further(place, platform).await?
                 };
                 self.tell(Report::Ready {
                     unit: self.number,
@@ -355,12 +355,12 @@ impl Crew {
         let begun = Instant::now();
         let opened = self.proxy.open_image(reference).await?;
         let took = begun.elapsed();
-        let transport = Transport::of(reference);
+        let place = Place::of(reference);
         if let Some(known) = known {
             known.compare(&self.proxy, &opened).await?;
             Ok((opened, known, took))
         } else {
-            let manifest = fetch_manifest(&self.proxy, &opened, transport).await?;
+            let manifest = fetch_manifest(&self.proxy, &opened, place).await?;
             let same = SameImage {
                 reference: reference.to_string(),
                 manifest,

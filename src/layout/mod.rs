@@ -28,8 +28,8 @@ use tokio::sync::OnceCell;
 
 use self::folder::Folder;
 use self::staging::{LayoutLock, Staging, is_ours};
-use crate::error::{Error, Result};
-use crate::fetch::{ImageContent, IndexContent, Layer, LayerReader, Sink, panicked};
+use crate::error::{Error, Result, panicked};
+use crate::fetch::{ImageContent, IndexContent, Layer, LayerReader, Sink};
 
 /// What images are called in the index.
 #[derive(Debug)]

@@ -11,8 +11,8 @@ use tokio::task::{self, JoinHandle};
 use super::staging::{Staged, Staging};
 use crate::drain::aligned::AlignedBuffer;
 use crate::drain::verify::Verifier;
-use crate::error::Error;
-use crate::fetch::{LayerReader, panicked};
+use crate::error::{Error, panicked};
+use crate::fetch::LayerReader;
 
 /// How large chunks are. A write takes a hand-over to another thread and back,
 /// so the more at once, the better: with 512 KiB instead of 256 KiB, pulls into

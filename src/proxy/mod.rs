@@ -39,6 +39,7 @@ use crate::error::{BlobError, Error, Result};
 use crate::protocol::{
     CHECKS_POLICY_SINCE, Call, ImageId, LayerInfo, Method, Violation, is_compatible, supports,
 };
+use crate::reference::ImageReference;
 
 /// The largest number that the protocol's JSON carries exactly, 2^53 − 1.
 const MAX_SIZE: u64 = (1 << 53) - 1;
@@ -272,6 +273,15 @@ impl ImageProxy {
             Granted::Image(Some(image)) => Ok(image),
             other => Err(unexpected(&other)),
         }
+    }
+
+    /// Opens the image of this reference, like [`open_image`](Self::open_image).
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`open_image`](Self::open_image).
+    pub async fn open_image_ref(&self, reference: &ImageReference) -> Result<OpenedImage> {
+        self.open_image(&reference.to_string()).await
     }
 
     /// Opens an image, or returns `None` if there is no image of that name. The proxy decides what that means: for a tag that
@@ -534,6 +544,11 @@ impl ImageProxy {
             .ok()
             .and_then(|error| error.clone())
             .unwrap_or(Error::Closed)
+    }
+
+    /// The error with which the connection has failed or ended, if it has.
+    pub(crate) fn ended(&self) -> Option<Error> {
+        self.shared.closed.borrow().clone()
     }
 
     /// Whether the proxy has [`get_raw_blob`](Self::get_raw_blob): from protocol 0.2.8 on (skopeo 1.19). Such a proxy also

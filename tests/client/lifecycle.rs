@@ -421,11 +421,8 @@ fn a_question_for_the_version_has_a_bound() {
     run(async {
         let mut command = Command::new("sh");
         command.args(["-c", "sleep 1000 & sleep 1000", "sh"]);
-        let question = ImageProxyConfig::default()
-            .skopeo_cmd(command)
-            .version_question();
-        let asked = tokio::task::spawn_blocking(move || question.ask());
-        let error = soon(asked).await.unwrap().unwrap_err();
+        let config = ImageProxyConfig::default().skopeo_cmd(command);
+        let error = soon(config.skopeo_version()).await.unwrap_err();
         assert!(matches!(error, Error::CallTimeout { .. }), "{error:?}");
     });
 }

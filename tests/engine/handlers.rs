@@ -20,7 +20,6 @@ use test_support::{sha256, soon};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt};
 use tokio::sync::{Barrier, Notify, mpsc};
 use tokio_util::io::SyncIoBridge;
-use tokio_util::sync::CancellationToken;
 
 /// Each layer of an image through this handler.
 async fn for_each<T, F, Fut>(
@@ -328,28 +327,6 @@ fn dropping_the_future_stops_all() {
             })
             .await;
             // What is left behind is looked for after this.
-        });
-    }
-}
-
-#[test]
-#[ignore = "needs skopeo"]
-fn the_token_stops_all() {
-    for protocol in SKOPEOS {
-        run(async {
-            let served = Served::new(6, 100_000);
-            let begun = Arc::new(Notify::new());
-            let token = CancellationToken::new();
-            let fetcher = Fetcher::new(config(protocol), options()).await.unwrap();
-            let fetcher = fetcher.cancel_with(token.clone());
-            let image = fetcher.open(&served.reference()).await.unwrap();
-            let cancelling = async {
-                begun.notified().await;
-                token.cancel();
-            };
-            let fetching = Box::pin(fetcher.for_each_layer(&image, endless(&begun)));
-            let (result, ()) = soon(async { tokio::join!(fetching, cancelling) }).await;
-            assert!(matches!(result, Err(Error::Cancelled)), "{result:?}");
         });
     }
 }

@@ -11,6 +11,7 @@ mod decompress;
 mod events;
 mod faults;
 mod futures;
+mod given;
 mod handlers;
 mod harness;
 mod many;

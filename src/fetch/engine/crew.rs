@@ -8,7 +8,6 @@ use tokio::sync::watch;
 use tokio::task::{AbortHandle, Id, JoinError};
 
 use super::super::event::EventKind;
-use super::super::options::Transport;
 use super::super::panicked;
 use super::super::retry::may_pass;
 use super::super::scheduler::{ImageId, KindId, Lost, Task, UnitId};
@@ -16,6 +15,7 @@ use super::super::unit::{Beginning, Unit, What, Work};
 use super::{Engine, chain};
 use crate::error::Result;
 use crate::proxy::{ImageProxy, OpenedImage};
+use crate::reference::Place;
 
 /// A unit of the engine.
 pub(super) struct Member {
@@ -142,7 +142,7 @@ impl Engine {
         let reason = result.as_ref().err().map(chain).or(member.sick);
         self.events.send(|| EventKind::ProxyEnded { proxy, reason });
         let lost = result.err().map(|error| Lost {
-            may_pass: may_pass(&error, Transport::Registry { host: "" }),
+            may_pass: may_pass(&error, Place::Registry { host: "" }),
             error,
         });
         self.scheduler.ended(unit, lost, Instant::now());

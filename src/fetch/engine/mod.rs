@@ -21,8 +21,8 @@ use self::setback::setback;
 use super::descriptors::Room;
 use super::event::{EventKind, Events};
 use super::handler::Handler;
-use super::image::{SameImage, source_of};
-use super::options::{FetchOptions, Transport};
+use super::image::SameImage;
+use super::options::FetchOptions;
 use super::rate::Limit;
 use super::scheduler::{
     Action, BlobId, HostId, ImageId, Login, Next, Scheduler, Setback, Settings, Task, UnitId,
@@ -34,6 +34,7 @@ use super::{Image, ImageContent, Job, Layer, Pulled};
 use crate::config::Platform;
 use crate::error::{Error, Result};
 use crate::proxy::{ImageProxy, OpenedImage};
+use crate::reference::{Place, source_of};
 use crate::time::sleep_until_opt;
 
 /// Reports that may wait while the engine is busy. Units wait for room; the engine
@@ -109,7 +110,7 @@ impl Engine {
         first: &str,
     ) -> Self {
         let room = Room::now();
-        let (least, most) = options.bounds(&[Transport::of(first)]);
+        let (least, most) = options.bounds(&[Place::of(first)]);
         let most = most.min(room.proxies).max(least);
         let workers = options.workers.get();
         let units = options.units().min(room.proxies).max(most);

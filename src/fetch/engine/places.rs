@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::thread::available_parallelism;
 
 use super::super::descriptors::Room;
-use super::super::options::Transport;
 use super::super::scheduler::{HostId, HostRules, KindId, Login};
 use super::super::unit::Kind;
 use super::Engine;
 use crate::config::Platform;
+use crate::reference::Place;
 
 /// Workers of each proxy for each processor, where the number of proxies is not fixed.
 /// On two processors one asks and three drain; seven were 2 to 5 % slower, for what
@@ -25,17 +25,17 @@ impl Engine {
         reference: &str,
         platform: Option<&Platform>,
     ) -> (HostId, KindId) {
-        let transport = Transport::of(reference);
-        let key = match transport {
-            Transport::Registry { host } => format!("docker://{host}"),
+        let place = Place::of(reference);
+        let key = match place {
+            Place::Registry { host } => format!("docker://{host}"),
             // Each is unpacked by one proxy.
-            Transport::Archive => reference.to_owned(),
-            Transport::Storage => "containers-storage:".to_owned(),
-            Transport::Local => String::new(),
+            Place::Archive => reference.to_owned(),
+            Place::Storage => "containers-storage:".to_owned(),
+            Place::Local => String::new(),
         };
         let is_same = |kind: &Arc<Kind>| {
-            let is_registry = |transport| matches!(transport, Transport::Registry { .. });
-            is_registry(Transport::of(&kind.like)) == is_registry(transport)
+            let is_registry = |place| matches!(place, Place::Registry { .. });
+            is_registry(Place::of(&kind.like)) == is_registry(place)
                 && kind.platform.as_ref() == platform
         };
         let kind = self.kinds.iter().position(is_same).unwrap_or_else(|| {
@@ -50,7 +50,7 @@ impl Engine {
         }
         let host = self.scheduler.add_host(self.rules(reference));
         self.hosts.insert(key, host);
-        if matches!(transport, Transport::Registry { .. }) {
+        if matches!(place, Place::Registry { .. }) {
             let (starter, reference) = (Arc::clone(&self.starter), reference.to_owned());
             self.logins.spawn(async move {
                 let login = if starter.may_have_login(&reference).await {
@@ -65,8 +65,8 @@ impl Engine {
     }
 
     fn rules(&self, reference: &str) -> HostRules {
-        let transport = Transport::of(reference);
-        let (least, most) = self.options.bounds(&[transport]);
+        let place = Place::of(reference);
+        let (least, most) = self.options.bounds(&[place]);
         let most = most.min(Room::now().proxies).max(least);
         let workers = self.options.workers.get();
         let per_unit = if least == most {
@@ -79,8 +79,8 @@ impl Engine {
             least,
             most,
             per_unit,
-            is_registry: matches!(transport, Transport::Registry { .. }),
-            counts_openings: self.options.counts_openings(transport),
+            is_registry: matches!(place, Place::Registry { .. }),
+            counts_openings: self.options.counts_openings(place),
             is_proved: self.starter.is_proved(reference),
         }
     }

@@ -1,15 +1,15 @@
 //! What a failure means to the scheduler.
 
-use super::super::options::Transport;
 use super::super::retry::{is_the_proxys, is_throttled, may_pass};
 use super::super::scheduler::{Refused, Setback};
 use super::super::unit::Failure;
 use crate::error::{BlobError, Error};
 use crate::protocol::RefusalKind;
+use crate::reference::Place;
 
 /// `reference` is the image that was asked for it, and `cancels` whether the proxy can be told to give a blob up.
 pub(super) fn setback(failure: Failure, reference: &str, cancels: bool) -> Setback<Error> {
-    let transport = Transport::of(reference);
+    let place = Place::of(reference);
     match failure {
         Failure::Handling(error) => Setback::Final(error),
         Failure::Unanswered(error) => Setback::Lost { error, sick: true },
@@ -20,7 +20,7 @@ pub(super) fn setback(failure: Failure, reference: &str, cancels: bool) -> Setba
                 match error.kind() {
                     // Also where the proxy calls that retryable, as skopeo 1.22 does.
                     Some(RefusalKind::NotFound) => Refused::Missing,
-                    _ if may_pass(&error, transport) => Refused::MayPass,
+                    _ if may_pass(&error, place) => Refused::MayPass,
                     Some(RefusalKind::Unauthorized) => Refused::Login,
                     _ => Refused::ForGood,
                 }
@@ -28,7 +28,7 @@ pub(super) fn setback(failure: Failure, reference: &str, cancels: bool) -> Setba
             Setback::Refused { error, began, why }
         }
         Failure::Fetching(error @ Error::ImageChanged { .. }) => Setback::Changed(error),
-        Failure::Fetching(error) if !may_pass(&error, transport) => Setback::Final(error),
+        Failure::Fetching(error) if !may_pass(&error, place) => Setback::Final(error),
         Failure::Fetching(error) if is_the_proxys(&error) => {
             let is_stalled = matches!(
                 error,

@@ -37,7 +37,7 @@ pub(crate) struct Plan {
     pub(crate) image: usize,
     pub(crate) skopeo: PathBuf,
     pub(crate) into: Into,
-    pub(crate) cancel: Option<Cancel>,
+    pub(crate) cancel: Option<Duration>,
     pub(crate) options: FetchOptions,
     pub(crate) patience: Duration,
 }
@@ -51,15 +51,6 @@ pub(crate) enum Into {
     Discard,
     /// A handler that computes digests of its own.
     Handler,
-}
-
-/// How a pull is given up.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Cancel {
-    /// By its token.
-    Told(Duration),
-    /// By dropping its future.
-    Dropped(Duration),
 }
 
 impl Round {
@@ -163,12 +154,8 @@ fn retries(number: u32) -> RetryPolicy {
         .max_backoff(Duration::from_millis(500))
 }
 
-fn cancel(rng: &mut Rng) -> Option<Cancel> {
-    match rng.u8(..10) {
-        0 => Some(Cancel::Told(moment(rng))),
-        1 => Some(Cancel::Dropped(moment(rng))),
-        _ => None,
-    }
+fn cancel(rng: &mut Rng) -> Option<Duration> {
+    (rng.u8(..10) < 2).then(|| moment(rng))
 }
 
 fn signal(rng: &mut Rng) -> Signal {

@@ -9,11 +9,10 @@ use longshore::oci_spec::image::Descriptor;
 use longshore::{BlobError, Discard, Error, Event, EventKind, Events, Fetcher, OciLayout};
 use tokio::io::AsyncReadExt;
 use tokio::time::{sleep, timeout};
-use tokio_util::sync::CancellationToken;
 
 use super::faults::End;
 use super::images::{Checked, Images, Named, check_layout, sha256};
-use super::plan::{Cancel, Into, Plan};
+use super::plan::{Into, Plan};
 use test_registry::image::Written;
 use test_registry::server::{Options, Registry};
 
@@ -185,7 +184,6 @@ async fn attempt(plan: &Plan, images: &Images, layout: &Path) -> anyhow::Result<
         Ok(Pulled::Failed { error, came }) => {
             outcome.came = came;
             match (plan.case.end, error) {
-                (_, Error::Cancelled) if plan.cancel.is_some() => outcome.ended = Ended::Cancelled,
                 (End::Failed(expected), error) if expected(&error) => outcome.ended = Ended::Failed,
                 // A signal can hit the proxy of the last try.
                 (End::Failed(_), error) if outcome.told.lost > 0 && is_the_proxys(&error) => {
@@ -240,10 +238,9 @@ async fn pull(
     layout: &Path,
     events: Events,
 ) -> Pulled {
-    let token = CancellationToken::new();
     let pulling = async {
         let fetcher = match Fetcher::new(plan.config(), plan.options.clone()).await {
-            Ok(fetcher) => fetcher.with_events(events).cancel_with(token.clone()),
+            Ok(fetcher) => fetcher.with_events(events),
             Err(error) => return error.into(),
         };
         if let Into::Many = plan.into {
@@ -259,17 +256,11 @@ async fn pull(
             Err(error) => error.into(),
         }
     };
-    let mut pulling = Box::pin(pulling);
-    if let Some(Cancel::Dropped(after) | Cancel::Told(after)) = plan.cancel {
-        if let Ok(done) = timeout(after, &mut pulling).await {
-            return done;
-        }
-        if let Some(Cancel::Dropped(_)) = plan.cancel {
-            return Pulled::Cancelled;
-        }
-        token.cancel();
+    let pulling = Box::pin(pulling);
+    match plan.cancel {
+        None => pulling.await,
+        Some(after) => timeout(after, pulling).await.unwrap_or(Pulled::Cancelled),
     }
-    pulling.await
 }
 
 /// Pull all images, each from a repository of its own. Of their failures, one that is not expected is told.
