@@ -8,13 +8,12 @@
 //!
 //! ```no_run
 //! # async fn example() -> longshore::Result<()> {
-//! use std::sync::Arc;
 //! use longshore::{FetchOptions, Fetcher, ImageProxyConfig, OciLayout};
 //!
 //! let fetcher = Fetcher::new(ImageProxyConfig::default(), FetchOptions::default()).await?;
 //! let image = fetcher.open("docker://quay.io/fedora/fedora:latest").await?;
-//! let layout = Arc::new(OciLayout::new("fedora", Some("latest".into())));
-//! let pulled = fetcher.pull(&image, layout.clone()).await?;
+//! let layout = OciLayout::new("fedora", Some("latest".into()));
+//! let pulled = fetcher.pull(&image, layout).await?;
 //! println!("{} bytes over {} proxies", pulled.fetched_bytes, pulled.proxies);
 //! # Ok(()) }
 //! ```
@@ -29,6 +28,7 @@
 //! | read layers decompressed | [`Fetcher::for_each_layer_uncompressed`](Fetcher#method.for_each_layer_uncompressed) |
 //! | read them with `std::io::Read` | [`Fetcher::for_each_layer_blocking`] |
 //! | read layers one after another, in their order | [`Fetcher::layers`] |
+//! | fetch over proxies that somebody else has started | [`Fetcher::over`] |
 //! | know what happens meanwhile | [`Events`] |
 //! | talk to one proxy, call by call | [`ImageProxy`] |
 //!
@@ -46,7 +46,7 @@
 //! - Children die with this process, and with the last handle to them.
 //! - `tracing` spans and events tell what happens, without secrets.
 //!
-//! Linux only (5.3 or later, for pidfds). The protocol is skopeo's private one;
+//! Linux only (5.4 or later, for pidfds that can be waited for). The protocol is skopeo's private one;
 //! versions 0.2.3 (skopeo 1.6) to 0.2.9 are spoken.
 //!
 //! # Features

@@ -103,7 +103,7 @@ fn descriptors(mut control: &[u8]) -> Vec<RawFd> {
     fds
 }
 
-/// Returns a descriptor that becomes readable when the process ends (Linux 5.3).
+/// Returns a descriptor that becomes readable when the process ends (Linux 5.3; that it can be waited for by: 5.4).
 pub(crate) fn pidfd_open(pid: Pid) -> io::Result<OwnedFd> {
     // SAFETY: no memory is passed. A result that is not negative is a new descriptor, ours alone.
     unsafe {
@@ -115,8 +115,6 @@ pub(crate) fn pidfd_open(pid: Pid) -> io::Result<OwnedFd> {
 }
 
 /// Whether nobody has reaped the child of this pidfd yet: it runs, or is a zombie.
-///
-/// Always true on Linux 5.3, where `waitid` takes no pidfd.
 pub(crate) fn is_there(pidfd: impl AsFd) -> bool {
     let look_only = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
     // nix fails with EINVAL for a zombie that a real-time signal killed.

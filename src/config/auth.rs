@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, OnceLock};
 
@@ -16,6 +16,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use serde::Serialize;
 use zeroize::Zeroizing;
 
+use crate::drain::bounded;
 use crate::error::{ConfigError, Error, Result};
 
 /// The lowest descriptor that is handed to the child besides stdin, stdout and
@@ -63,17 +64,13 @@ impl AuthData {
 }
 
 fn read_auth(file: &File) -> Result<Secret> {
-    // Room for all of it: a vector that grows leaves copies behind.
-    let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_AUTH_BYTES + 1));
-    let read = file.take(MAX_AUTH_BYTES as u64 + 1).read_to_end(&mut bytes);
-    read.map_err(Error::io("can't read the auth data"))?;
-    if bytes.len() > MAX_AUTH_BYTES {
-        return Err(Error::from(ConfigError::Invalid {
-            option: "auth_data",
-            reason: format!("an auth file has at most {MAX_AUTH_BYTES} bytes"),
-        }));
-    }
-    Ok(Secret(bytes))
+    let read = bounded::read_secret(file, MAX_AUTH_BYTES);
+    let read = read.map_err(Error::io("can't read the auth data"))?;
+    read.map(Secret).ok_or_else(|| {
+        let option = "auth_data";
+        let reason = format!("an auth file has at most {MAX_AUTH_BYTES} bytes");
+        ConfigError::Invalid { option, reason }.into()
+    })
 }
 
 #[derive(Debug, Clone)]

@@ -2,7 +2,6 @@
 //! its own look at them, so they are read into a sealed memory file.
 
 use std::fs::{self, File};
-use std::io::Read;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,6 +10,7 @@ use zeroize::Zeroizing;
 
 use super::ImageProxyConfig;
 use super::auth::sealed;
+use crate::drain::bounded;
 use crate::error::{ConfigError, Error, Result};
 
 /// The largest file that is read so.
@@ -79,20 +79,12 @@ fn is_read_once(path: &Path) -> bool {
 }
 
 fn read(path: &Path, option: &'static str) -> Result<Zeroizing<Vec<u8>>> {
-    // Room for all of it: a vector that grows leaves copies behind.
-    let mut content = Zeroizing::new(Vec::with_capacity(MAX_BYTES + 1));
-    let read = File::open(path).and_then(|file| {
-        let mut file = file.take(MAX_BYTES as u64 + 1);
-        file.read_to_end(&mut content)
-    });
-    read.map_err(Error::io(format!("can't read {}", path.display())))?;
-    if content.len() > MAX_BYTES {
-        return Err(Error::from(ConfigError::Invalid {
-            option,
-            reason: format!("{} has more than {MAX_BYTES} bytes", path.display()),
-        }));
-    }
-    Ok(content)
+    let read = File::open(path).and_then(|file| bounded::read_secret(file, MAX_BYTES));
+    let read = read.map_err(Error::io(format!("can't read {}", path.display())))?;
+    read.ok_or_else(|| {
+        let reason = format!("{} has more than {MAX_BYTES} bytes", path.display());
+        ConfigError::Invalid { option, reason }.into()
+    })
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, Permissions};
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
@@ -15,6 +15,8 @@ use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, open, openat, renameat};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat, mkdirat};
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, fsync, unlinkat};
+
+use crate::drain::bounded;
 
 /// What others may see (image layouts are shared), under the user's umask.
 const FILE_MODE: Mode = Mode::from_bits_truncate(0o644);
@@ -183,12 +185,10 @@ impl Folder {
         if kind(&fstat(&file)?) != SFlag::S_IFREG {
             return Err(self.is_no(name, "plain file"));
         }
-        let mut bytes = Vec::new();
-        let read = File::from(file).take(max + 1).read_to_end(&mut bytes)?;
-        if read as u64 > max {
+        let Some(bytes) = bounded::read_blocking(File::from(file), max)? else {
             let reason = format!("{} has more than {max} bytes", name.display());
             return Err(io::Error::new(io::ErrorKind::FileTooLarge, reason));
-        }
+        };
         Ok(Some(bytes))
     }
 

@@ -1,9 +1,7 @@
 //! Manifests, configs and layer info: whole documents from the proxy's memory.
 
-use tokio::io::AsyncReadExt;
-
 use super::message::HeldPipe;
-use crate::drain::pipe;
+use crate::drain::{bounded, pipe};
 use crate::error::{Error, Result};
 use crate::protocol::Violation;
 
@@ -24,14 +22,9 @@ pub(super) async fn read(pipe: HeldPipe, what: &'static str, limit: u64) -> Resu
     let reader = pipe::reader(data).map_err(|_| Error::from(Violation::NotAPipe))?;
     let task = tokio::spawn(async move {
         let reading = async move {
-            let mut document = Vec::new();
-            let mut bounded = reader.take(limit.saturating_add(1));
-            let read = bounded.read_to_end(&mut document).await;
-            read.map_err(Error::io("can't read what the proxy hands out"))?;
-            if document.len() as u64 > limit {
-                return Err(Error::DocumentTooLarge { what, limit });
-            }
-            Ok(document)
+            let read = bounded::read(reader, limit).await;
+            let read = read.map_err(Error::io("can't read what the proxy hands out"))?;
+            read.ok_or(Error::DocumentTooLarge { what, limit })
         };
         let releasing = guard.release();
         tokio::pin!(reading, releasing);

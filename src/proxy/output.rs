@@ -7,11 +7,10 @@ use std::time::Duration;
 
 use nix::fcntl::OFlag;
 use nix::unistd::pipe2;
-use tokio::io::AsyncReadExt;
 
 use super::child::Child;
 use crate::config::Launch;
-use crate::drain::pipe;
+use crate::drain::{bounded, pipe};
 use crate::error::{ChildExit, Error, Result};
 use crate::protocol::Refusal;
 use crate::time::timeout;
@@ -38,13 +37,8 @@ pub(crate) async fn output(
     let mut child = Child::start(|| Ok(launch), Stdio::null(), Stdio::from(theirs)).await?;
     let reader = pipe::reader(ours).map_err(cant_read())?;
     let run = async {
-        let mut printed = Vec::new();
-        let mut bounded = reader.take(limit.saturating_add(1));
-        let read = bounded.read_to_end(&mut printed).await;
-        read.map_err(cant_read())?;
-        if printed.len() as u64 > limit {
-            return Err(Error::DocumentTooLarge { what, limit });
-        }
+        let read = bounded::read(reader, limit).await.map_err(cant_read())?;
+        let printed = read.ok_or(Error::DocumentTooLarge { what, limit })?;
         match child.exited().await {
             Some(exit) if exit.failed() => Err(failure(method, exit)),
             // Whoever prints nothing has failed, also if nobody knows how it ended.

@@ -319,7 +319,7 @@ fn a_handler_can_have_some_layers_decompressed() {
         let image = soon(fetcher.open(&served.reference())).await.unwrap();
         let handler = |layer: Layer, mut reader: LayerReader| async move {
             let mut bytes = Vec::new();
-            if layer.index % 2 == 0 {
+            if layer.index.is_multiple_of(2) {
                 reader.read_to_end(&mut bytes).await?;
                 assert_eq!(sha256(&bytes), *layer.descriptor.digest());
             } else {
