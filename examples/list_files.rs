@@ -4,7 +4,6 @@
 
 use anyhow::Context;
 use longshore::{FetchOptions, Fetcher, ImageProxyConfig};
-use tokio_util::io::SyncIoBridge;
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
@@ -17,17 +16,13 @@ async fn main() -> anyhow::Result<()> {
     let fetcher = Fetcher::new(config, FetchOptions::default()).await?;
     let image = fetcher.open(&reference).await?;
     let listings = fetcher
-        .for_each_layer_uncompressed(&image, |_layer, reader| async move {
-            // The tar library reads synchronously, so it gets a thread for blocking work.
-            let bridge = SyncIoBridge::new(reader);
-            tokio::task::spawn_blocking(move || {
-                let mut paths = Vec::new();
-                for entry in tar::Archive::new(bridge).entries()? {
-                    paths.push(entry?.path()?.into_owned());
-                }
-                Ok::<_, anyhow::Error>(paths)
-            })
-            .await?
+        // The tar library reads synchronously, so it gets threads that may block.
+        .for_each_layer_uncompressed_blocking(&image, |_layer, reader| {
+            let mut paths = Vec::new();
+            for entry in tar::Archive::new(reader).entries()? {
+                paths.push(entry?.path()?.into_owned());
+            }
+            Ok::<_, anyhow::Error>(paths)
         })
         .await?;
     for (layer, paths) in image.manifest().layers().iter().zip(listings) {

@@ -90,6 +90,7 @@ fn read(path: &Path, option: &'static str) -> Result<Zeroizing<Vec<u8>>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::AuthData;
     use std::io::{Write, pipe};
 
     #[test]
@@ -105,6 +106,30 @@ mod tests {
         let path = config.authfile.expect("still given");
         for _ in 0..2 {
             assert_eq!(fs::read_to_string(&path).expect("a file"), "{}");
+        }
+    }
+
+    #[test]
+    fn a_clone_of_a_configuration_has_the_same_auth_data_though_they_come_once() {
+        let (reader, mut writer) = pipe().expect("a pipe");
+        writer.write_all(b"{}").expect("room");
+        drop(writer);
+        let auth = AuthData::from(OwnedFd::from(reader));
+        let mut command = std::process::Command::new("wrapper");
+        command.arg("its").env("NAME", "value").current_dir("/");
+        let config = ImageProxyConfig::default()
+            .auth_data(auth)
+            .skopeo_cmd(command)
+            .os("linux");
+        for config in [config.clone(), config] {
+            let command = config.skopeo_cmd.as_ref().expect("a command");
+            assert_eq!(
+                format!("{command:?}"),
+                "cd \"/\" && NAME=\"value\" \"wrapper\" \"its\""
+            );
+            assert_eq!(config.os.as_deref(), Some("linux"));
+            let auth = config.auth_data.expect("auth data").read();
+            assert_eq!(auth.expect("it can be read").as_slice(), b"{}");
         }
     }
 
