@@ -4,6 +4,7 @@
 
 mod held;
 mod message;
+mod phase;
 mod refusal;
 mod reply;
 mod session;
@@ -15,6 +16,7 @@ pub use version::FIRST_SUPPORTED;
 
 pub(crate) use held::Held;
 pub(crate) use message::{Call, ImageId, MAX_PACKET, Method, PipeId};
+pub(crate) use phase::Phase;
 pub(crate) use reply::{Grant, Packet, Pipe, Violation};
 pub(crate) use session::{Rejected, Session, Turn, Waiter};
 pub(crate) use version::{CHECKS_POLICY_SINCE, is_compatible, supports};

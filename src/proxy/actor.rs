@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, timeout};
 
 use super::child::Child;
 use super::image::{ConnectionId, OpenedImage};
@@ -20,9 +20,9 @@ use super::transport::Transport;
 use crate::drain::pipe;
 use crate::error::{ChildExit, Error, Result};
 use crate::protocol::{
-    Call, Grant, MAX_PACKET, Method, Packet, Pipe, Refusal, Rejected, Session, Turn, Waiter,
+    Call, Grant, MAX_PACKET, Method, Packet, Phase, Pipe, Refusal, Rejected, Session, Turn, Waiter,
 };
-use crate::time::{is_long_past, moment_after};
+use crate::time::{is_long_past, moment_after, sleep_until_opt};
 
 /// After the socket was closed over there, how long the news of the child's
 /// end may take to reach us.
@@ -58,15 +58,7 @@ impl Caller {
     }
 }
 
-/// Why the actor stops serving.
-enum Ending {
-    /// All that was accepted is answered, all blobs are done with. Whoever
-    /// called `finalize` is to be told when the proxy has ended.
-    Finished(Option<oneshot::Sender<Result<()>>>),
-    /// The connection is of no use any more.
-    Failed(Failure),
-}
-
+/// Why the connection is of no use any more.
 enum Failure {
     /// The other end closed the socket.
     HungUp,
@@ -91,12 +83,32 @@ pub(crate) struct Setup {
     pub(crate) shutdown_timeout: Duration,
 }
 
+/// How long the call may take whose turn it is.
+struct CallTimer {
+    /// Since when it is the turn of the call in flight or to be sent.
+    began: Option<Instant>,
+    /// `None` = no limit.
+    timeout: Option<Duration>,
+}
+
+impl CallTimer {
+    /// The moment at which the call has taken too long, if it is the turn of one.
+    fn deadline(&mut self, is_turn: bool) -> Option<Instant> {
+        if !is_turn {
+            self.began = None;
+            return None;
+        }
+        let began = *self.began.get_or_insert_with(Instant::now);
+        Some(moment_after(began, self.timeout?))
+    }
+}
+
 pub(crate) struct Actor {
     connection: ConnectionId,
     transport: Transport,
     session: Session<Caller>,
-    /// Since when it is the turn of the call in flight or to be sent.
-    turn_began: Option<Instant>,
+    timer: CallTimer,
+    phase: Phase<Instant, oneshot::Sender<Result<()>>>,
     inbox: mpsc::Receiver<Request>,
     returns: mpsc::UnboundedReceiver<Return>,
     /// Cloned into each guard, to give back with.
@@ -108,7 +120,6 @@ pub(crate) struct Actor {
     child: Option<Child>,
     /// Where handles and blobs read what became of the connection.
     closed: watch::Sender<Option<Error>>,
-    call_timeout: Option<Duration>,
     shutdown_timeout: Duration,
 }
 
@@ -129,7 +140,11 @@ impl Actor {
             connection,
             transport,
             session: Session::new(),
-            turn_began: None,
+            timer: CallTimer {
+                began: None,
+                timeout: call_timeout,
+            },
+            phase: Phase::Serving,
             inbox,
             returns,
             release_tx,
@@ -137,104 +152,97 @@ impl Actor {
             leases,
             child,
             closed,
-            call_timeout,
             shutdown_timeout,
         }
     }
 
     pub(crate) async fn run(mut self) {
         match self.serve().await {
-            Ending::Finished(reply) => self.finish(reply).await,
-            Ending::Failed(failure) => self.fail(failure).await,
+            Ok(()) => self.finish().await,
+            Err(failure) => self.fail(failure).await,
         }
     }
 
-    async fn serve(&mut self) -> Ending {
+    /// Serves until all is done, or until the connection fails.
+    async fn serve(&mut self) -> Result<(), Failure> {
         let mut buffer = vec![0; MAX_PACKET].into_boxed_slice();
-        let mut inbox_open = true;
-        let mut finalizer = None;
-        let mut patience = None;
         loop {
-            // When no more blobs will be granted to anybody, the leases can run
-            // out. A call in flight whose caller gave it up could stall until
-            // its timeout; it is not waited for. If all handles are gone, what
-            // is still to be given back is not waited for long, either.
-            let impatient = finalizer.is_none() && patience.is_some_and(|p| Instant::now() >= p);
-            if !inbox_open && (self.session.is_idle() || impatient) {
+            self.phase.step(self.session.is_idle());
+            if self.phase.is_finished() {
+                return Ok(());
+            }
+            if self.phase.awaits_blobs() {
+                // Now the leases can run out.
                 self.lease = None;
             }
-            let ending = self.lease.is_none();
-            let awaiting = self.session.in_flight().is_some();
+            let awaits_reply = self.session.in_flight().is_some();
             let turn = self.session.turn();
-            if !awaiting && turn.is_none() {
-                self.turn_began = None;
-            }
-            let began = (awaiting || turn.is_some())
-                .then(|| *self.turn_began.get_or_insert_with(Instant::now));
-            let deadline = began.and_then(|began| Some(moment_after(began, self.call_timeout?)));
+            let call_deadline = self.timer.deadline(awaits_reply || turn.is_some());
+            let deadline = self.phase.deadline().into_iter().chain(call_deadline).min();
             tokio::select! {
                 // What is given back before anything is sent; news of the
                 // connection before that of the process, which may still have
-                // answered.
+                // answered; time last.
                 biased;
-                Some(returned) = self.returns.recv() => match returned {
-                    Return::Release { call, reply } => {
-                        self.session.give_back(&call, reply.map(Caller::now));
-                    }
-                    Return::Violation(violation) => {
-                        return Ending::Failed(Failure::Other(violation.into()));
-                    }
-                },
-                packet = self.transport.receive(&mut buffer) => {
-                    if let Err(failure) = self.take_reply(packet) {
-                        return Ending::Failed(failure);
-                    }
-                }
+                Some(returned) = self.returns.recv() => self.take_back(returned)?,
+                packet = self.transport.receive(&mut buffer) => self.take_reply(packet)?,
                 sent = send(&self.transport, turn.as_ref()), if turn.is_some() => {
-                    if sent.is_err() {
-                        return Ending::Failed(Failure::HungUp);
-                    }
+                    sent.map_err(|_| Failure::HungUp)?;
                     if let Some(turn) = turn {
                         turn.sent();
                     }
                 }
                 exit = exited(&mut self.child), if self.child.is_some() => {
-                    return Ending::Failed(Failure::Other(exit_error(exit)));
+                    return Err(Failure::Other(exit_error(exit)));
                 }
-                request = self.inbox.recv(), if inbox_open => match request {
-                    Some(Request::Call { call, reply, asked }) => {
-                        self.accept(&call, Caller { reply, asked });
-                    }
-                    Some(Request::Finalize { reply }) if finalizer.is_none() => {
-                        self.inbox.close();
-                        finalizer = Some(reply);
-                        patience = Some(moment_after(Instant::now(), self.shutdown_timeout));
-                    }
-                    Some(Request::Finalize { reply }) => {
-                        let _ = reply.send(Err(Error::Closed));
-                    }
-                    None => {
-                        inbox_open = false;
-                        patience.get_or_insert(moment_after(Instant::now(), self.shutdown_timeout));
-                    }
-                },
+                request = self.inbox.recv(), if self.phase.accepts() => self.take_request(request),
                 // Never a message: the last lease is gone.
-                _ = self.leases.recv(), if ending => return Ending::Finished(finalizer),
-                // `finalize` does not wait for open blobs any longer.
-                () = at(patience), if ending && finalizer.is_some() => {
-                    return Ending::Finished(finalizer);
-                }
-                // Nobody is left but those who hold open blobs.
-                () = at(patience), if !ending && !inbox_open && finalizer.is_none() => {}
-                () = at(deadline), if deadline.is_some() => {
-                    if deadline.is_some_and(is_long_past) {
-                        // We were stopped, perhaps with the proxy: it gets its time again.
-                        self.turn_began = Some(Instant::now());
-                        continue;
+                _ = self.leases.recv(), if self.phase.awaits_blobs() => self.phase.blobs_done(),
+                () = sleep_until_opt(deadline) => {
+                    if !self.phase.expire(Instant::now()) {
+                        self.expire_call(call_deadline)?;
                     }
-                    return Ending::Failed(Failure::Other(self.timed_out()));
                 }
             }
+        }
+    }
+
+    /// Ends the connection if the call's time is up. If this process was stopped
+    /// meanwhile, perhaps with the proxy, the call gets its time again.
+    fn expire_call(&mut self, deadline: Option<Instant>) -> Result<(), Failure> {
+        let now = Instant::now();
+        match deadline {
+            Some(deadline) if is_long_past(deadline) => self.timer.began = Some(now),
+            Some(deadline) if deadline <= now => return Err(self.timed_out().into()),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Takes what somebody asks for. `None` means that nobody will ask any more.
+    fn take_request(&mut self, request: Option<Request>) {
+        let until = moment_after(Instant::now(), self.shutdown_timeout);
+        match request {
+            Some(Request::Call { call, reply, asked }) => {
+                self.accept(&call, Caller { reply, asked });
+            }
+            Some(Request::Finalize { reply }) => match self.phase.finalize(until, reply) {
+                Ok(()) => self.inbox.close(),
+                Err(second) => {
+                    let _ = second.send(Err(Error::Closed));
+                }
+            },
+            None => self.phase.inbox_ended(until),
+        }
+    }
+
+    fn take_back(&mut self, returned: Return) -> Result<(), Failure> {
+        match returned {
+            Return::Release { call, reply } => {
+                self.session.give_back(&call, reply.map(Caller::now));
+                Ok(())
+            }
+            Return::Violation(violation) => Err(Error::from(violation).into()),
         }
     }
 
@@ -252,7 +260,7 @@ impl Actor {
         let method = self.session.in_flight();
         let received = self.session.receive(packet, pipe::is_readable);
         let (caller, answer) = received.map_err(Error::from)?;
-        if let (Some(begun), Some(caller)) = (self.turn_began.take(), &caller) {
+        if let (Some(begun), Some(caller)) = (self.timer.began.take(), &caller) {
             tracing::trace!(
                 method = method.map(Method::name),
                 queued_us = begun.duration_since(caller.asked).as_micros(),
@@ -312,14 +320,15 @@ impl Actor {
         let method = self.session.in_flight().map_or("a call", Method::name);
         Error::CallTimeout {
             method,
-            after: self.call_timeout.unwrap_or_default(),
+            after: self.timer.timeout.unwrap_or_default(),
         }
     }
 
     /// All is answered: have the proxy end, and tell how it did.
-    async fn finish(self, reply: Option<oneshot::Sender<Result<()>>>) {
+    async fn finish(self) {
         let Self {
             transport,
+            phase,
             child,
             closed,
             shutdown_timeout,
@@ -347,9 +356,9 @@ impl Actor {
             closed.map(drop).map_err(|_| too_slow(shutdown_timeout))
         };
         closed.send_replace(Some(Error::Closed));
-        if let Some(reply) = reply {
+        if let Some(finalizer) = phase.into_finalizer() {
             // The one who asked may have left.
-            let _ = reply.send(ended);
+            let _ = finalizer.send(ended);
         }
     }
 
@@ -358,6 +367,7 @@ impl Actor {
         let Self {
             transport,
             mut session,
+            phase,
             mut inbox,
             mut returns,
             release_tx,
@@ -379,6 +389,9 @@ impl Actor {
         };
         tracing::debug!(%error, "the connection failed");
         closed.send_replace(Some(error.clone()));
+        if let Some(finalizer) = phase.into_finalizer() {
+            let _ = finalizer.send(Err(error.clone()));
+        }
         for caller in session.drain() {
             caller.answer(Err(error.clone()));
         }
@@ -434,14 +447,6 @@ async fn send(transport: &Transport, turn: Option<&Turn<'_, Caller>>) -> io::Res
 async fn exited(child: &mut Option<Child>) -> Option<Arc<ChildExit>> {
     match child {
         Some(child) => child.exited().await,
-        None => std::future::pending().await,
-    }
-}
-
-/// Never, if there is no such moment.
-async fn at(moment: Option<Instant>) {
-    match moment {
-        Some(moment) => sleep_until(moment).await,
         None => std::future::pending().await,
     }
 }

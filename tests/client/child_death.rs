@@ -287,6 +287,29 @@ fn a_proxy_killed_while_it_is_finalized_is_told_as_killed() {
     });
 }
 
+#[test]
+fn a_proxy_killed_while_finalize_waits_for_an_answer_is_told_as_killed() {
+    run(async {
+        let script = format!("{HELLO} exec sleep 1000");
+        let proxy = ImageProxy::new_with_config(scripted(&script))
+            .await
+            .unwrap();
+        let asking = proxy.clone();
+        let asking = tokio::spawn(async move { asking.open_image("x:").await });
+        // It comes through before the finalizer, or at least before the end.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let finalizing = tokio::spawn(proxy.clone().finalize());
+        eventually(|| {
+            let asked = futures_util::FutureExt::now_or_never(proxy.open_image("y:"));
+            matches!(asked, Some(Err(Error::Closed)))
+        })
+        .await;
+        kill_now(only_child());
+        assert_killed(soon(finalizing).await.unwrap().unwrap_err());
+        assert_killed(soon(asking).await.unwrap().unwrap_err());
+    });
+}
+
 /// A process that starts a proxy and is then killed: this test binary, as
 /// [`helper_that_is_killed`] alone.
 async fn killed_with_its_starter(wrapped: bool) {

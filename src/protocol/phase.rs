@@ -1,0 +1,274 @@
+//! The phases of a connection's life, from serving to its end in order.
+//!
+//! A connection ends when `finalize` is called, or when its last handle is
+//! dropped. Requests that were accepted before are answered first. Blobs that
+//! are open are awaited after that.
+
+/// The phase of a connection, stepped by its actor before each wait.
+///
+/// `I` is an instant of any clock. `F` is whoever called `finalize` and is to
+/// be told how the proxy ended.
+#[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
+pub(crate) enum Phase<I, F> {
+    /// Requests are accepted.
+    Serving,
+    /// `finalize` was called, and the inbox is closed. Requests that are in the
+    /// inbox already are still accepted.
+    Closing { until: I, finalizer: F },
+    /// The inbox has ended. Requests that were accepted are being answered.
+    Draining { until: I, finalizer: Option<F> },
+    /// No further blob is granted. Blobs that are open may be read to their end.
+    AwaitingBlobs { until: I, finalizer: Option<F> },
+    /// The proxy is to be told to end.
+    Finished { finalizer: Option<F> },
+}
+
+impl<I: Copy + Ord, F> Phase<I, F> {
+    /// Closes the inbox for this finalizer, who waits for open blobs `until` this moment.
+    ///
+    /// # Errors
+    ///
+    /// The finalizer itself, if another one was first.
+    pub(crate) fn finalize(&mut self, until: I, finalizer: F) -> Result<(), F> {
+        if !matches!(self, Self::Serving) {
+            return Err(finalizer);
+        }
+        *self = Self::Closing { until, finalizer };
+        Ok(())
+    }
+
+    /// Takes note that the inbox has ended: all that will ever be asked for has
+    /// been accepted. If nobody finalizes, all handles are gone, and what is
+    /// still unanswered is awaited `until` this moment.
+    pub(crate) fn inbox_ended(&mut self, until: I) {
+        self.change(|phase| match phase {
+            Self::Serving => Self::Draining {
+                until,
+                finalizer: None,
+            },
+            Self::Closing { until, finalizer } => Self::Draining {
+                until,
+                finalizer: Some(finalizer),
+            },
+            later => later,
+        });
+    }
+
+    /// Moves on to the open blobs once nothing is left to be answered.
+    pub(crate) fn step(&mut self, is_idle: bool) {
+        self.change(|phase| match phase {
+            Self::Draining { until, finalizer } if is_idle => {
+                Self::AwaitingBlobs { until, finalizer }
+            }
+            other => other,
+        });
+    }
+
+    /// Takes note that the last open blob is done with.
+    pub(crate) fn blobs_done(&mut self) {
+        self.change(|phase| match phase {
+            Self::AwaitingBlobs { finalizer, .. } => Self::Finished { finalizer },
+            other => other,
+        });
+    }
+
+    /// The moment at which [`expire`](Self::expire) is due. `None` means never.
+    ///
+    /// A finalizer waits for all answers, each within its call timeout, and for
+    /// blobs until this moment. If nobody finalizes, answers are awaited until
+    /// this moment, and blobs for as long as somebody holds one.
+    pub(crate) fn deadline(&self) -> Option<I> {
+        match self {
+            Self::Draining {
+                until,
+                finalizer: None,
+            }
+            | Self::AwaitingBlobs {
+                until,
+                finalizer: Some(_),
+            } => Some(*until),
+            _ => None,
+        }
+    }
+
+    /// Moves on if the deadline has come, and returns whether it has.
+    pub(crate) fn expire(&mut self, now: I) -> bool {
+        let due = self.deadline().is_some_and(|deadline| deadline <= now);
+        if due {
+            self.change(|phase| match phase {
+                Self::Draining { until, finalizer } => Self::AwaitingBlobs { until, finalizer },
+                Self::AwaitingBlobs { finalizer, .. } => Self::Finished { finalizer },
+                other => other,
+            });
+        }
+        due
+    }
+
+    /// Whether the inbox is to be read.
+    pub(crate) fn accepts(&self) -> bool {
+        matches!(self, Self::Serving | Self::Closing { .. })
+    }
+
+    /// Whether no further blob is granted, so that the open ones can run out.
+    pub(crate) fn awaits_blobs(&self) -> bool {
+        matches!(self, Self::AwaitingBlobs { .. })
+    }
+
+    /// Whether the proxy is to be told to end.
+    pub(crate) fn is_finished(&self) -> bool {
+        matches!(self, Self::Finished { .. })
+    }
+
+    /// The one who is to be told how the connection ended, in whatever phase that was.
+    pub(crate) fn into_finalizer(self) -> Option<F> {
+        match self {
+            Self::Serving => None,
+            Self::Closing { finalizer, .. } => Some(finalizer),
+            Self::Draining { finalizer, .. }
+            | Self::AwaitingBlobs { finalizer, .. }
+            | Self::Finished { finalizer } => finalizer,
+        }
+    }
+
+    fn change(&mut self, to: impl FnOnce(Self) -> Self) {
+        *self = to(std::mem::replace(self, Self::Serving));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// When patience runs out, in these tests.
+    const UNTIL: u8 = 10;
+
+    type Tested = Phase<u8, &'static str>;
+
+    /// What can happen to a phase.
+    #[derive(Debug, Clone, Copy)]
+    enum Event {
+        Finalize(&'static str),
+        InboxEnded,
+        Step { is_idle: bool },
+        BlobsDone,
+        Expire(u8),
+    }
+
+    use Event::{BlobsDone, Expire, Finalize, InboxEnded};
+
+    const IDLE: Event = Event::Step { is_idle: true };
+    const BUSY: Event = Event::Step { is_idle: false };
+
+    /// The phase after these events, in one word; and its deadline.
+    fn after(events: &[Event]) -> (&'static str, Option<u8>) {
+        let mut phase = Tested::Serving;
+        for event in events {
+            match *event {
+                Finalize(who) => drop(phase.finalize(UNTIL, who)),
+                InboxEnded => phase.inbox_ended(UNTIL),
+                Event::Step { is_idle } => phase.step(is_idle),
+                BlobsDone => phase.blobs_done(),
+                Expire(now) => drop(phase.expire(now)),
+            }
+        }
+        let name = match &phase {
+            Phase::Serving => "serving",
+            Phase::Closing { .. } => "closing",
+            Phase::Draining { .. } => "draining",
+            Phase::AwaitingBlobs { .. } => "awaiting blobs",
+            Phase::Finished { .. } => "finished",
+        };
+        assert_eq!(phase.accepts(), matches!(name, "serving" | "closing"));
+        assert_eq!(phase.awaits_blobs(), name == "awaiting blobs");
+        assert_eq!(phase.is_finished(), name == "finished");
+        let deadline = phase.deadline();
+        let first = events.iter().find_map(|event| match event {
+            Finalize(who) => Some(*who),
+            _ => None,
+        });
+        assert_eq!(phase.into_finalizer(), first, "{events:?}");
+        (name, deadline)
+    }
+
+    #[test]
+    fn each_event_leads_where_it_should() {
+        let a = Finalize("a");
+        let table: &[(&[Event], &str, Option<u8>)] = &[
+            // Nothing but the end of the inbox ends the serving.
+            (&[], "serving", None),
+            (&[IDLE, BlobsDone, Expire(UNTIL)], "serving", None),
+            // The inbox is read to its end, whoever waits, and however long that takes.
+            (&[a], "closing", None),
+            (&[a, IDLE, BlobsDone, Expire(UNTIL)], "closing", None),
+            (&[a, Finalize("b")], "closing", None),
+            // A finalizer waits for all answers, and for blobs until his patience has run out.
+            (&[a, InboxEnded], "draining", None),
+            (
+                &[a, InboxEnded, BUSY, BlobsDone, Expire(UNTIL)],
+                "draining",
+                None,
+            ),
+            (&[a, InboxEnded, IDLE], "awaiting blobs", Some(UNTIL)),
+            (&[a, InboxEnded, IDLE, BUSY], "awaiting blobs", Some(UNTIL)),
+            (
+                &[a, InboxEnded, IDLE, Expire(UNTIL - 1)],
+                "awaiting blobs",
+                Some(UNTIL),
+            ),
+            (&[a, InboxEnded, IDLE, Expire(UNTIL)], "finished", None),
+            (&[a, InboxEnded, IDLE, BlobsDone], "finished", None),
+            // Without any handle, answers are awaited until patience has run out, and blobs for ever.
+            (&[InboxEnded], "draining", Some(UNTIL)),
+            (
+                &[InboxEnded, BUSY, BlobsDone, Expire(UNTIL - 1)],
+                "draining",
+                Some(UNTIL),
+            ),
+            (&[InboxEnded, Expire(UNTIL)], "awaiting blobs", None),
+            (&[InboxEnded, IDLE], "awaiting blobs", None),
+            (&[InboxEnded, IDLE, Expire(UNTIL)], "awaiting blobs", None),
+            (&[InboxEnded, IDLE, BlobsDone], "finished", None),
+            // An end is one for good.
+            (
+                &[InboxEnded, IDLE, BlobsDone, InboxEnded, BUSY, Expire(UNTIL)],
+                "finished",
+                None,
+            ),
+        ];
+        for (events, name, deadline) in table {
+            assert_eq!(after(events), (*name, *deadline), "{events:?}");
+        }
+    }
+
+    #[test]
+    fn a_second_finalizer_is_handed_back_in_every_phase() {
+        let mut phase = Tested::Serving;
+        assert_eq!(phase.finalize(UNTIL, "a"), Ok(()));
+        let events: [fn(&mut Tested); 4] = [
+            |_| (),
+            |phase| phase.inbox_ended(UNTIL),
+            |phase| phase.step(true),
+            Phase::blobs_done,
+        ];
+        for event in events {
+            event(&mut phase);
+            assert_eq!(phase.finalize(UNTIL, "b"), Err("b"), "{phase:?}");
+        }
+        assert_eq!(phase.into_finalizer(), Some("a"));
+    }
+
+    #[test]
+    fn a_deadline_that_has_come_always_moves_the_phase_on() {
+        for finalizers in [0, 1] {
+            let mut phase = Tested::Serving;
+            if finalizers == 1 {
+                phase.finalize(UNTIL, "a").expect("the first");
+            }
+            phase.inbox_ended(UNTIL);
+            phase.step(finalizers == 1);
+            assert!(phase.expire(UNTIL));
+            assert!(!phase.expire(u8::MAX), "{phase:?}");
+        }
+    }
+}
