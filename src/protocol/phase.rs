@@ -20,6 +20,8 @@ pub(crate) enum Phase<I, F> {
     Draining { until: I, finalizer: Option<F> },
     /// No further blob is granted. Blobs that are open may be read to their end.
     AwaitingBlobs { until: I, finalizer: Option<F> },
+    /// The last blob is done with. What was given back meanwhile is being answered.
+    Settling { until: I, finalizer: Option<F> },
     /// The proxy is to be told to end.
     Finished { finalizer: Option<F> },
 }
@@ -55,12 +57,13 @@ impl<I: Copy + Ord, F> Phase<I, F> {
         });
     }
 
-    /// Moves on to the open blobs once nothing is left to be answered.
+    /// Moves on once nothing is left to be answered.
     pub(crate) fn step(&mut self, is_idle: bool) {
         self.change(|phase| match phase {
             Self::Draining { until, finalizer } if is_idle => {
                 Self::AwaitingBlobs { until, finalizer }
             }
+            Self::Settling { finalizer, .. } if is_idle => Self::Finished { finalizer },
             other => other,
         });
     }
@@ -68,7 +71,7 @@ impl<I: Copy + Ord, F> Phase<I, F> {
     /// Takes note that the last open blob is done with.
     pub(crate) fn blobs_done(&mut self) {
         self.change(|phase| match phase {
-            Self::AwaitingBlobs { finalizer, .. } => Self::Finished { finalizer },
+            Self::AwaitingBlobs { until, finalizer } => Self::Settling { until, finalizer },
             other => other,
         });
     }
@@ -77,7 +80,8 @@ impl<I: Copy + Ord, F> Phase<I, F> {
     ///
     /// A finalizer waits for all answers, each within its call timeout, and for
     /// blobs until this moment. If nobody finalizes, answers are awaited until
-    /// this moment, and blobs for as long as somebody holds one.
+    /// this moment, and blobs for as long as somebody holds one. What is given back
+    /// last is awaited until this moment in both cases.
     pub(crate) fn deadline(&self) -> Option<I> {
         match self {
             Self::Draining {
@@ -87,7 +91,8 @@ impl<I: Copy + Ord, F> Phase<I, F> {
             | Self::AwaitingBlobs {
                 until,
                 finalizer: Some(_),
-            } => Some(*until),
+            }
+            | Self::Settling { until, .. } => Some(*until),
             _ => None,
         }
     }
@@ -98,7 +103,9 @@ impl<I: Copy + Ord, F> Phase<I, F> {
         if due {
             self.change(|phase| match phase {
                 Self::Draining { until, finalizer } => Self::AwaitingBlobs { until, finalizer },
-                Self::AwaitingBlobs { finalizer, .. } => Self::Finished { finalizer },
+                Self::AwaitingBlobs { finalizer, .. } | Self::Settling { finalizer, .. } => {
+                    Self::Finished { finalizer }
+                }
                 other => other,
             });
         }
@@ -127,6 +134,7 @@ impl<I: Copy + Ord, F> Phase<I, F> {
             Self::Closing { finalizer, .. } => Some(finalizer),
             Self::Draining { finalizer, .. }
             | Self::AwaitingBlobs { finalizer, .. }
+            | Self::Settling { finalizer, .. }
             | Self::Finished { finalizer } => finalizer,
         }
     }
@@ -177,6 +185,7 @@ mod tests {
             Phase::Closing { .. } => "closing",
             Phase::Draining { .. } => "draining",
             Phase::AwaitingBlobs { .. } => "awaiting blobs",
+            Phase::Settling { .. } => "settling",
             Phase::Finished { .. } => "finished",
         };
         assert_eq!(phase.accepts(), matches!(name, "serving" | "closing"));
@@ -217,7 +226,18 @@ mod tests {
                 Some(UNTIL),
             ),
             (&[a, InboxEnded, IDLE, Expire(UNTIL)], "finished", None),
-            (&[a, InboxEnded, IDLE, BlobsDone], "finished", None),
+            (&[a, InboxEnded, IDLE, BlobsDone], "settling", Some(UNTIL)),
+            (
+                &[a, InboxEnded, IDLE, BlobsDone, BUSY],
+                "settling",
+                Some(UNTIL),
+            ),
+            (&[a, InboxEnded, IDLE, BlobsDone, IDLE], "finished", None),
+            (
+                &[a, InboxEnded, IDLE, BlobsDone, Expire(UNTIL)],
+                "finished",
+                None,
+            ),
             // Without any handle, answers are awaited until patience has run out, and blobs for ever.
             (&[InboxEnded], "draining", Some(UNTIL)),
             (
@@ -228,10 +248,20 @@ mod tests {
             (&[InboxEnded, Expire(UNTIL)], "awaiting blobs", None),
             (&[InboxEnded, IDLE], "awaiting blobs", None),
             (&[InboxEnded, IDLE, Expire(UNTIL)], "awaiting blobs", None),
-            (&[InboxEnded, IDLE, BlobsDone], "finished", None),
+            (
+                &[InboxEnded, IDLE, BlobsDone, BUSY],
+                "settling",
+                Some(UNTIL),
+            ),
+            (&[InboxEnded, IDLE, BlobsDone, IDLE], "finished", None),
+            (
+                &[InboxEnded, IDLE, BlobsDone, Expire(UNTIL)],
+                "finished",
+                None,
+            ),
             // An end is one for good.
             (
-                &[InboxEnded, IDLE, BlobsDone, InboxEnded, BUSY, Expire(UNTIL)],
+                &[InboxEnded, IDLE, BlobsDone, IDLE, InboxEnded, BUSY, BlobsDone],
                 "finished",
                 None,
             ),
@@ -245,11 +275,12 @@ mod tests {
     fn a_second_finalizer_is_handed_back_in_every_phase() {
         let mut phase = Tested::Serving;
         assert_eq!(phase.finalize(UNTIL, "a"), Ok(()));
-        let events: [fn(&mut Tested); 4] = [
+        let events: [fn(&mut Tested); 5] = [
             |_| (),
             |phase| phase.inbox_ended(UNTIL),
             |phase| phase.step(true),
             Phase::blobs_done,
+            |phase| phase.step(true),
         ];
         for event in events {
             event(&mut phase);

@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout};
 
 use super::child::Child;
 use super::image::{ConnectionId, OpenedImage};
-use super::message::{Answer, BlobLease, Granted, HeldPipe, ReleaseGuard, Request, Return};
+use super::message::{Answer, Granted, HeldPipe, Lease, ReleaseGuard, Request, Return};
 use super::transport::Transport;
 use crate::drain::pipe;
 use crate::error::{ChildExit, Error, Result};
@@ -113,8 +113,8 @@ pub(crate) struct Actor {
     returns: mpsc::UnboundedReceiver<Return>,
     /// Cloned into each guard, to give back with.
     release_tx: mpsc::UnboundedSender<Return>,
-    /// Cloned into each open blob.
-    lease: Option<BlobLease>,
+    /// Cloned into each open blob, and each document.
+    lease: Option<Lease>,
     /// Ends when the last lease is gone. Nothing is ever sent.
     leases: mpsc::Receiver<Infallible>,
     child: Option<Child>,
@@ -167,7 +167,9 @@ impl Actor {
     async fn serve(&mut self) -> Result<(), Failure> {
         let mut buffer = vec![0; MAX_PACKET].into_boxed_slice();
         loop {
-            self.phase.step(self.session.is_idle());
+            // A lease is dropped after what it covers is given back.
+            let is_idle = self.session.is_idle() && self.returns.is_empty();
+            self.phase.step(is_idle);
             if self.phase.is_finished() {
                 return Ok(());
             }
@@ -298,8 +300,12 @@ impl Actor {
             Grant::Manifest { digest, pipe } => Granted::Manifest {
                 digest,
                 pipe: held(pipe),
+                lease: lease()?,
             },
-            Grant::Document { pipe } => Granted::Document(held(pipe)),
+            Grant::Document { pipe } => Granted::Document {
+                pipe: held(pipe),
+                lease: lease()?,
+            },
             Grant::Blob { size, pipe } => Granted::Blob {
                 size,
                 pipe: held(pipe),

@@ -61,25 +61,30 @@ pub(crate) enum Granted {
     Manifest {
         digest: Digest,
         pipe: HeldPipe,
+        lease: Lease,
     },
-    Document(HeldPipe),
+    Document {
+        pipe: HeldPipe,
+        lease: Lease,
+    },
     Blob {
         size: Option<u64>,
         pipe: HeldPipe,
-        lease: BlobLease,
+        lease: Lease,
     },
     RawBlob {
         size: Option<u64>,
         data: OwnedFd,
         error: OwnedFd,
-        lease: BlobLease,
+        lease: Lease,
     },
     Layers(Vec<LayerInfo>),
     Socket(OwnedFd),
 }
 
-/// Held as long as a blob is open: `finalize` waits until all are gone.
-pub(crate) type BlobLease = mpsc::Sender<std::convert::Infallible>;
+/// A lease is held while a blob is open, and until the pipe of a document is being finished. `finalize` waits until all
+/// leases are gone.
+pub(crate) type Lease = mpsc::Sender<std::convert::Infallible>;
 
 /// A pipe that ends only with `FinishPipe`.
 ///

@@ -1,6 +1,6 @@
 //! Manifests, configs and layer info: whole documents from the proxy's memory.
 
-use super::message::HeldPipe;
+use super::message::{HeldPipe, Lease};
 use crate::drain::{bounded, pipe};
 use crate::error::{Error, Result};
 use crate::protocol::Violation;
@@ -17,7 +17,12 @@ use crate::protocol::Violation;
 /// # Cancel safety
 ///
 /// Dropped early, the task ends by itself within the call timeout.
-pub(super) async fn read(pipe: HeldPipe, what: &'static str, limit: u64) -> Result<Vec<u8>> {
+pub(super) async fn read(
+    pipe: HeldPipe,
+    lease: Lease,
+    what: &'static str,
+    limit: u64,
+) -> Result<Vec<u8>> {
     let HeldPipe { data, mut guard } = pipe;
     let reader = pipe::reader(data).map_err(|_| Error::from(Violation::NotAPipe))?;
     let task = tokio::spawn(async move {
@@ -27,6 +32,8 @@ pub(super) async fn read(pipe: HeldPipe, what: &'static str, limit: u64) -> Resu
             read.ok_or(Error::DocumentTooLarge { what, limit })
         };
         let releasing = guard.release();
+        // From here on the actor knows that an answer is awaited.
+        drop(lease);
         tokio::pin!(reading, releasing);
         tokio::select! {
             read = &mut reading => {

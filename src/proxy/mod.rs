@@ -31,7 +31,7 @@ use self::actor::{Actor, Setup};
 use self::blob::{Patience, Source};
 use self::child::Child;
 use self::image::ConnectionId;
-use self::message::{Granted, HeldPipe, INBOX_MESSAGES, Request, ask, close_reason};
+use self::message::{Granted, HeldPipe, INBOX_MESSAGES, Lease, Request, ask, close_reason};
 use self::transport::Transport;
 use crate::config::{ConnectionOptions, ImageProxyConfig, Launch, Policy};
 use crate::drain::verify::Verifier;
@@ -344,7 +344,11 @@ impl ImageProxy {
     /// every call may meet.
     pub async fn fetch_manifest_raw_oci(&self, image: &OpenedImage) -> Result<(Digest, Vec<u8>)> {
         match self.ask(Call::GetManifest(self.id(image)?)).await? {
-            Granted::Manifest { digest, pipe } => Ok((digest, self.read(pipe, "manifest").await?)),
+            Granted::Manifest {
+                digest,
+                pipe,
+                lease,
+            } => Ok((digest, self.read(pipe, lease, "manifest").await?)),
             other => Err(unexpected(&other)),
         }
     }
@@ -591,13 +595,14 @@ impl ImageProxy {
 
     async fn document(&self, call: Call, what: &'static str) -> Result<Vec<u8>> {
         match self.ask(call).await? {
-            Granted::Document(pipe) => self.read(pipe, what).await,
+            Granted::Document { pipe, lease } => self.read(pipe, lease, what).await,
             other => Err(unexpected(&other)),
         }
     }
 
-    async fn read(&self, pipe: HeldPipe, what: &'static str) -> Result<Vec<u8>> {
-        metadata::read(pipe, what, self.shared.options.max_document_bytes).await
+    async fn read(&self, pipe: HeldPipe, lease: Lease, what: &'static str) -> Result<Vec<u8>> {
+        let limit = self.shared.options.max_document_bytes;
+        metadata::read(pipe, lease, what, limit).await
     }
 
     async fn open_blob(

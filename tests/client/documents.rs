@@ -2,6 +2,7 @@
 //! through pipes that end only with `FinishPipe`.
 
 use std::task::{Context, Waker};
+use std::time::Duration;
 
 use longshore::{ConnectionOptions, Error, ImageProxy};
 use serde_json::{Value, json};
@@ -44,6 +45,31 @@ fn a_large_manifest_comes_while_other_calls_are_queued() {
         drop((opened, proxy));
         assert_eq!(server.ended().await, Leftover::NOTHING);
     });
+}
+
+#[test]
+fn a_document_asked_for_before_finalize_is_read_to_its_end() {
+    let test = || async {
+        let Stage {
+            image,
+            proxy,
+            mut peer,
+            ..
+        } = Stage::new(Way::Raw).await;
+        let finalizer = proxy.clone();
+        let asking = tokio::spawn(async move { proxy.fetch_manifest_raw_oci(&image).await });
+        peer.expect("GetManifest", json!([1])).await;
+        let finalizing = tokio::spawn(finalizer.finalize());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        peer.document(json!("sha256:m"), b"{}").await;
+        let (digest, bytes) = soon(asking).await.unwrap().unwrap();
+        assert_eq!((digest.as_str(), &bytes[..]), ("sha256:m", &b"{}"[..]));
+        peer.lenient();
+        drop(peer);
+        let _ = soon(finalizing).await.unwrap();
+    };
+    run_single(test());
+    run(test());
 }
 
 #[test]

@@ -24,7 +24,7 @@ use crate::drain::verify::Verifier;
 use crate::error::{BlobError, Error, Result};
 use crate::protocol::{Refusal, Violation};
 use crate::proxy::elsewhere::answered_in;
-use crate::proxy::message::{BlobLease, HeldPipe, ReleaseGuard};
+use crate::proxy::message::{HeldPipe, Lease, ReleaseGuard};
 
 /// After a pipe ended early without a reason, how long to wait for the news
 /// that the whole proxy has died. It is sent at the same moment, on another way.
@@ -122,7 +122,7 @@ pub(in crate::proxy) struct Opened {
     pub(in crate::proxy) verifier: Option<Verifier>,
     pub(in crate::proxy) patience: Patience,
     pub(in crate::proxy) closed: watch::Receiver<Option<Error>>,
-    pub(in crate::proxy) lease: BlobLease,
+    pub(in crate::proxy) lease: Lease,
 }
 
 enum State {
@@ -155,7 +155,7 @@ pub(super) struct Stream {
     flow: Flow,
     closed: watch::Receiver<Option<Error>>,
     runtime: Handle,
-    lease: BlobLease,
+    lease: Lease,
 }
 
 impl Stream {
