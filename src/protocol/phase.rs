@@ -261,7 +261,9 @@ mod tests {
             ),
             // An end is one for good.
             (
-                &[InboxEnded, IDLE, BlobsDone, IDLE, InboxEnded, BUSY, BlobsDone],
+                &[
+                    InboxEnded, IDLE, BlobsDone, IDLE, InboxEnded, BUSY, BlobsDone,
+                ],
                 "finished",
                 None,
             ),

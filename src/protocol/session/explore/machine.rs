@@ -1,25 +1,17 @@
-//! The session as the world drives it; and, for the sake of the rules, ones
-//! that do one thing wrong.
+//! The session and its phase as the world drives them; and, for the sake of
+//! the rules, ones that do one thing wrong.
 
-use super::super::{Queued, Session, Waiter};
+use super::super::{Queued, Session};
+use super::caller::{Caller, Ticket, Want};
 use super::rule::Rule;
 use super::server::Fd;
-use super::world::Want;
-use crate::protocol::{Call, Grant, Held, Packet, Refusal, Violation};
+use crate::protocol::{Call, Grant, Held, Packet, Phase, Refusal, Violation};
 
-/// Somebody who waits for the answer to one call.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Ticket {
-    pub(super) caller: usize,
-    pub(super) want: Want,
-    pub(super) gone: bool,
-}
+/// When patience runs out. It is 0 before.
+pub(super) const UNTIL: u8 = 1;
 
-impl Waiter for Ticket {
-    fn is_gone(&self) -> bool {
-        self.gone
-    }
-}
+/// One of those who call `finalize`, by number.
+pub(super) type Finalizer = u8;
 
 /// What a broken machine does wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,18 +34,32 @@ pub(super) enum Broken {
     SendsForLeavers,
     IgnoresTheTimeout,
     NeverSendsReturns,
+    AcceptsAfterTheInbox,
+    DoesNotAwaitBlobs,
+    DoesNotAwaitDocuments,
+    DoesNotSettle,
+    LosesPatienceWithCallers,
+    AwaitsBlobsForEver,
+    AwaitsAnswersForEver,
+    AwaitsAnswersOfLeavers,
+    KeepsItsOwnLease,
+    SpinsWhileDraining,
+    ForgetsTheFinalizer,
+    ForgetsTheFinalizerOfAFailure,
+    TellsTheFinalizerTwice,
+    ReplacesTheFinalizer,
 }
 
 impl Broken {
     /// Each, with the rule that it breaks.
-    pub(super) const ALL: [(Self, Rule); 18] = [
+    pub(super) const ALL: [(Self, Rule); 32] = [
         (Self::AnswersTwice, Rule::OneAnswer),
         (Self::AnswersAnotherCaller, Rule::OneAnswer),
         (Self::SwallowsRefusals, Rule::OneAnswer),
         (Self::SendsTwoAtOnce, Rule::OneAnswer),
         (Self::SurvivesViolations, Rule::ViolationEnds),
         (Self::TellsOnlyOneOfTheEnd, Rule::OneAnswer),
-        (Self::EndsBeforeAllIsAnswered, Rule::OneAnswer),
+        (Self::EndsBeforeAllIsAnswered, Rule::EndsInOrder),
         (Self::KeepsDescriptorsOfLeavers, Rule::NothingLost),
         (Self::KeepsDescriptorsOfViolations, Rule::NothingLost),
         (Self::ForgetsImagesOfLeavers, Rule::NothingLost),
@@ -65,6 +71,20 @@ impl Broken {
         (Self::SendsForLeavers, Rule::LeaversAreNotSentFor),
         (Self::IgnoresTheTimeout, Rule::NoDeadlock),
         (Self::NeverSendsReturns, Rule::NoDeadlock),
+        (Self::AcceptsAfterTheInbox, Rule::NothingAfterTheInbox),
+        (Self::DoesNotAwaitBlobs, Rule::EndsInOrder),
+        (Self::DoesNotAwaitDocuments, Rule::EndsInOrder),
+        (Self::DoesNotSettle, Rule::EndsInOrder),
+        (Self::LosesPatienceWithCallers, Rule::EndsInOrder),
+        (Self::AwaitsBlobsForEver, Rule::AlwaysEnds),
+        (Self::AwaitsAnswersForEver, Rule::AlwaysEnds),
+        (Self::AwaitsAnswersOfLeavers, Rule::AlwaysEnds),
+        (Self::KeepsItsOwnLease, Rule::AlwaysEnds),
+        (Self::SpinsWhileDraining, Rule::TimerMovesOn),
+        (Self::ForgetsTheFinalizer, Rule::OneFinalizer),
+        (Self::ForgetsTheFinalizerOfAFailure, Rule::OneFinalizer),
+        (Self::TellsTheFinalizerTwice, Rule::OneFinalizer),
+        (Self::ReplacesTheFinalizer, Rule::OneFinalizer),
     ];
 }
 
@@ -73,12 +93,20 @@ pub(super) type Answered = (Option<Ticket>, Result<Grant<Fd>, Refusal>);
 #[derive(Debug, Clone)]
 pub(super) struct Machine {
     pub(super) session: Session<Ticket>,
+    pub(super) phase: Phase<u8, Finalizer>,
+    /// The actor's own lease, cloned into each grant that needs one.
+    pub(super) has_lease: bool,
     broken: Option<Broken>,
 }
 
 impl Machine {
     pub(super) fn new(session: Session<Ticket>, broken: Option<Broken>) -> Self {
-        Self { session, broken }
+        Self {
+            session,
+            phase: Phase::Serving,
+            has_lease: true,
+            broken,
+        }
     }
 
     fn is(&self, broken: Broken) -> bool {
@@ -132,7 +160,9 @@ impl Machine {
     }
 
     pub(super) fn send(&mut self) -> Option<Vec<u8>> {
-        let Self { session, broken } = self;
+        let Self {
+            session, broken, ..
+        } = self;
         let mut held_up = Vec::new();
         match broken {
             Some(Broken::SendsTwoAtOnce) => session.in_flight = None,
@@ -192,8 +222,107 @@ impl Machine {
         })
     }
 
-    pub(super) fn is_idle(&self) -> bool {
-        self.session.is_idle() || self.is(Broken::EndsBeforeAllIsAnswered)
+    /// What the actor does before each wait. Returns whether the connection is to end.
+    pub(super) fn step(&mut self) -> bool {
+        let is_idle = match self.broken {
+            Some(Broken::EndsBeforeAllIsAnswered) => true,
+            Some(Broken::AwaitsAnswersOfLeavers) => {
+                self.session.in_flight.is_none() && self.session.is_idle()
+            }
+            _ => self.session.is_idle(),
+        };
+        self.phase.step(is_idle);
+        if self.phase.awaits_blobs() {
+            self.has_lease = self.is(Broken::KeepsItsOwnLease);
+            if self.is(Broken::DoesNotAwaitBlobs) {
+                self.phase.blobs_done();
+                self.phase.step(is_idle);
+            }
+        }
+        self.phase.is_finished()
+    }
+
+    /// Takes this finalizer. Returns who is told at once that another one was first.
+    pub(super) fn finalize(&mut self, finalizer: Finalizer) -> Option<Finalizer> {
+        let replaces = self.is(Broken::ReplacesTheFinalizer);
+        match &mut self.phase {
+            Phase::Closing {
+                finalizer: first, ..
+            } if replaces => {
+                *first = finalizer;
+                None
+            }
+            phase => phase.finalize(UNTIL, finalizer).err(),
+        }
+    }
+
+    pub(super) fn inbox_ended(&mut self) {
+        self.phase.inbox_ended(UNTIL);
+    }
+
+    pub(super) fn accepts(&self) -> bool {
+        self.phase.accepts() || (self.is(Broken::AcceptsAfterTheInbox) && !self.phase.is_finished())
+    }
+
+    /// Whether the last lease is gone, and that is noticed now.
+    pub(super) fn leases_ran_out(&self, callers: &[Caller]) -> bool {
+        let has_lease = |caller: &Caller| {
+            let awaited = !(caller.document.is_some() && self.is(Broken::DoesNotAwaitDocuments));
+            caller.has_lease() && awaited
+        };
+        self.phase.awaits_blobs() && !self.has_lease && !callers.iter().any(has_lease)
+    }
+
+    pub(super) fn blobs_done(&mut self) {
+        self.phase.blobs_done();
+        if self.is(Broken::DoesNotSettle) {
+            self.phase.step(true);
+        }
+    }
+
+    /// Whether all that was asked for is still being answered, and somebody finalizes.
+    fn drains_for_a_finalizer(&self) -> bool {
+        matches!(
+            &self.phase,
+            Phase::Draining {
+                finalizer: Some(_),
+                ..
+            }
+        )
+    }
+
+    pub(super) fn deadline(&self) -> Option<u8> {
+        match (self.broken, &self.phase) {
+            (Some(Broken::AwaitsBlobsForEver), Phase::AwaitingBlobs { .. })
+            | (Some(Broken::AwaitsAnswersForEver), Phase::Draining { .. }) => None,
+            (Some(Broken::SpinsWhileDraining | Broken::LosesPatienceWithCallers), _)
+                if self.drains_for_a_finalizer() =>
+            {
+                Some(UNTIL)
+            }
+            (_, phase) => phase.deadline(),
+        }
+    }
+
+    /// The timer has fired. Returns whether that moved the phase on.
+    pub(super) fn expire(&mut self) -> bool {
+        if self.is(Broken::LosesPatienceWithCallers) && self.drains_for_a_finalizer() {
+            self.phase.step(true);
+            return true;
+        }
+        self.phase.expire(UNTIL)
+    }
+
+    /// Those who are told how the connection ended.
+    pub(super) fn finalizers(&self, failed: bool) -> Vec<Finalizer> {
+        let finalizer = self.phase.clone().into_finalizer();
+        let told = match self.broken {
+            Some(Broken::ForgetsTheFinalizer) => 0,
+            Some(Broken::ForgetsTheFinalizerOfAFailure) if failed => 0,
+            Some(Broken::TellsTheFinalizerTwice) => 2,
+            _ => 1,
+        };
+        finalizer.into_iter().cycle().take(told).collect()
     }
 
     pub(super) fn times_out(&self) -> bool {

@@ -22,10 +22,26 @@ pub(super) enum Rule {
     /// As long as somebody waits, something can happen; if the server is
     /// stalled, a timeout.
     NoDeadlock,
+    /// Nothing is accepted after the inbox has ended.
+    NothingAfterTheInbox,
+    /// The connection ends in order when all that was accepted is answered, and
+    /// all blobs are done with. Where patience has run out, a finalizer still
+    /// waits for all that was asked for, and nobody for anything else.
+    EndsInOrder,
+    /// After `finalize`, and when all handles and blobs are gone, an end can be
+    /// reached without any move of a caller. A finalizer needs no answer to a
+    /// request whose caller left, unless something else has to be sent after it.
+    /// Without handles, no answer is needed at all.
+    AlwaysEnds,
+    /// A timer that fires moves the connection on.
+    TimerMovesOn,
+    /// Each finalizer is told exactly once: the first how the connection ended,
+    /// and the second at once that another one was first.
+    OneFinalizer,
 }
 
 impl Rule {
-    pub(super) const ALL: [Self; 8] = [
+    pub(super) const ALL: [Self; 13] = [
         Self::OneAnswer,
         Self::NothingLost,
         Self::GivenBackOnce,
@@ -34,6 +50,11 @@ impl Rule {
         Self::LeaversAreNotSentFor,
         Self::ViolationEnds,
         Self::NoDeadlock,
+        Self::NothingAfterTheInbox,
+        Self::EndsInOrder,
+        Self::AlwaysEnds,
+        Self::TimerMovesOn,
+        Self::OneFinalizer,
     ];
 }
 

@@ -6,8 +6,8 @@ use std::rc::Rc;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::caller::{CALLERS, Want};
 use super::rule::{Offence, Rule};
-use super::world::{CALLERS, Want};
 use crate::protocol::{Method, Packet};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,10 +109,6 @@ impl Received {
             Want::Manifest | Want::Piped => (1, true),
             Want::Raw => (2, false),
         }
-    }
-
-    pub(super) fn asks(self) -> bool {
-        !matches!(self.want, Want::Document | Want::Finish | Want::Close)
     }
 }
 

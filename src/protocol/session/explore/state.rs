@@ -1,10 +1,10 @@
 //! The rules that are about states, and what tells one state from another.
 
-use super::machine::Ticket;
+use super::caller::{Blob, Doing, Ticket};
 use super::rule::{Checked, Rule, hold};
 use super::server::parse;
-use super::world::{Blob, Doing, Phase, World, held_id, ticket};
-use crate::protocol::{Held, Method};
+use super::world::{Status, World, held_id};
+use crate::protocol::{Held, Method, Phase};
 
 impl World {
     /// Hold the state against the rules that are about states.
@@ -18,13 +18,13 @@ impl World {
             let will_be_answered = self
                 .machine
                 .tickets()
-                .filter(|t| *t == ticket(c, want))
+                .filter(|t| *t == Ticket::new(c, want))
                 .count();
             hold(Rule::OneAnswer, will_be_answered == 1, || {
                 format!("{c} waits for {want:?} and gets {will_be_answered} answers")
             })?;
         }
-        if self.phase != Phase::Serving {
+        if self.status != Status::Open {
             return Ok(());
         }
         for (id, owner) in self.server.images.iter().enumerate() {
@@ -35,8 +35,12 @@ impl World {
         }
         for (id, pipe) in self.server.pipes.iter().enumerate() {
             let Some(pipe) = *pipe else { continue };
-            let blob = self.callers[pipe.owner].blob;
-            let held = matches!(blob, Some(Blob::Piped(held)) if held_id(held) == id + 1);
+            let owner = &self.callers[pipe.owner];
+            let held = if pipe.memory {
+                owner.document.is_some_and(|held| held_id(held) == id + 1)
+            } else {
+                matches!(owner.blob, Some(Blob::Piped(held)) if held_id(held) == id + 1)
+            };
             self.is_owned_once(held || pipe.written_off, Method::FinishPipe, id + 1)?;
         }
         let call = self.server.call;
@@ -73,9 +77,9 @@ impl World {
     /// each caller has and has queued, with the places in the queue, in any
     /// fixed order.
     pub(super) fn signature(&self) -> Vec<u8> {
-        if self.phase != Phase::Serving {
+        if self.status != Status::Open {
             // Nothing more happens.
-            return vec![self.phase as u8];
+            return vec![self.status as u8];
         }
         let mut parts = [0, 1, 2].map(|c| self.part(c));
         let in_flight = self.machine.session.in_flight.as_ref();
@@ -95,7 +99,28 @@ impl World {
             }
         }
         parts.sort_unstable();
-        parts.join(&u8::MAX)
+        let mut signature = parts.join(&u8::MAX);
+        signature.extend(self.end_part());
+        signature
+    }
+
+    /// How far the connection is on the way to its end.
+    fn end_part(&self) -> [u8; 5] {
+        let (phase, finalizer) = match &self.machine.phase {
+            Phase::Serving => (0, false),
+            Phase::Closing { .. } => (1, true),
+            Phase::Draining { finalizer, .. } => (2, finalizer.is_some()),
+            Phase::AwaitingBlobs { finalizer, .. } => (3, finalizer.is_some()),
+            Phase::Settling { finalizer, .. } => (4, finalizer.is_some()),
+            Phase::Finished { finalizer } => (5, finalizer.is_some()),
+        };
+        [
+            phase,
+            u8::from(finalizer),
+            u8::from(self.machine.has_lease),
+            self.inbox as u8,
+            u8::from(self.patience_ran_out),
+        ]
     }
 
     fn part(&self, c: usize) -> Vec<u8> {
@@ -114,6 +139,8 @@ impl World {
             Some(Blob::Piped(_)) => 3,
         });
         part.push(u8::from(caller.image.is_some()));
+        part.push(u8::from(caller.has_handle));
+        part.push(u8::from(caller.document.is_some()));
         part.push(u8::from(caller.had_manifest));
         part.push(u8::from(caller.had_blob));
         part.push(u8::from(self.server.images.contains(&Some(c))));

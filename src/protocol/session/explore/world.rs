@@ -1,31 +1,17 @@
-//! Three callers around a session, and all that they, the server and time can
-//! do next.
+//! Callers around a session, and all that they, the server and time can do next.
 
 use std::cell::Cell;
 use std::rc::Rc;
 
-use super::machine::{Answered, Broken, Machine, Ticket};
+use super::caller::{Blob, CALLERS, Caller, Doing, Ticket, Want};
+use super::machine::{Answered, Broken, Finalizer, Machine};
 use super::rule::{Checked, Offence, Rule, hold};
 use super::server::{Answer, Fd, Received, Server, packet};
 use crate::protocol::{Call, Grant, Held, ImageId, Method, Packet, Refusal, Session};
 
-pub(super) const CALLERS: usize = 3;
-
-/// What a caller waits for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum Want {
-    Open,
-    Manifest,
-    /// The end of a manifest's pipe. A task of its own waits for it.
-    Document,
-    /// A blob by `GetRawBlob`.
-    Raw,
-    /// A blob by `GetBlob`.
-    Piped,
-    /// The verdict on such a blob.
-    Finish,
-    Close,
-}
+/// Those who finalize the connection.
+const FIRST: Finalizer = 1;
+const SECOND: Finalizer = 2;
 
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Step {
@@ -51,75 +37,87 @@ pub(super) enum Step {
     Die,
     /// The server has stalled: it has not answered for too long.
     TimeOut,
-    /// All callers are done: the connection ends.
-    End,
+    /// A caller drops its handle and its image, and keeps its blob.
+    DropHandle(usize),
+    /// A caller begins to read the manifest that it was granted.
+    Read(usize),
+    /// Somebody finalizes the connection.
+    Finalize,
+    /// Somebody else finalized it, too, before the inbox was seen to be closed.
+    FinalizeAgain,
+    /// The inbox is closed and empty, or all handles are gone.
+    InboxEnds,
+    /// The last lease is gone.
+    BlobsDone,
+    /// Patience runs out.
+    Timer,
+}
+
+/// Which of two small worlds this is: all at once would be millions of states.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Scope {
+    /// Three callers, who read what they are granted at once. The connection
+    /// ends when all of them are gone.
+    Callers,
+    /// So many callers, who may wait before they read, or keep a blob longer
+    /// than their handle; and somebody who finalizes at any moment.
+    End { callers: usize },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Doing {
-    Nothing,
-    Waiting(Want),
-    /// It closed its image, or could not open one.
-    Done,
-    Left,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Blob {
-    Raw,
-    Piped(Held),
-}
-
-#[derive(Debug, Clone)]
-pub(super) struct Caller {
-    pub(super) doing: Doing,
-    pub(super) image: Option<Held>,
-    pub(super) blob: Option<Blob>,
-    pub(super) had_manifest: bool,
-    pub(super) had_blob: bool,
-}
-
-impl Caller {
-    pub(super) fn is_over(&self) -> bool {
-        matches!(self.doing, Doing::Done | Doing::Left)
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Phase {
-    Serving,
+pub(super) enum Status {
+    Open,
     /// The connection is of no use any more, and everybody was told.
     Failed,
     /// It ended in order.
     Ended,
 }
 
+/// Where requests come in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Inbox {
+    Open,
+    /// `finalize` has closed the inbox. Requests may be in it already.
+    Closed,
+    Ended,
+}
+
 #[derive(Debug, Clone)]
 pub(super) struct World {
+    scope: Scope,
     pub(super) machine: Machine,
     pub(super) callers: [Caller; CALLERS],
     pub(super) server: Server,
-    pub(super) phase: Phase,
+    pub(super) inbox: Inbox,
+    pub(super) patience_ran_out: bool,
+    pub(super) status: Status,
     pub(super) can_send: bool,
 }
 
 impl World {
     /// Connected, and nobody has asked for anything.
-    pub(super) fn new(broken: Option<Broken>) -> Self {
+    pub(super) fn new(scope: Scope, broken: Option<Broken>) -> Self {
         let mut session = Session::new();
         session.version = Some(semver::Version::new(0, 2, 8));
-        let caller = Caller {
-            doing: Doing::Nothing,
-            image: None,
-            blob: None,
-            had_manifest: false,
-            had_blob: false,
+        let count = match scope {
+            Scope::Callers => CALLERS,
+            Scope::End { callers } => callers,
         };
+        let callers = std::array::from_fn(|c| {
+            if c < count {
+                Caller::new()
+            } else {
+                Caller::nobody()
+            }
+        });
         Self {
+            scope,
             machine: Machine::new(session, broken),
-            callers: [caller.clone(), caller.clone(), caller],
+            callers,
             server: Server::new(),
-            phase: Phase::Serving,
+            inbox: Inbox::Open,
+            patience_ran_out: false,
+            status: Status::Open,
             can_send: false,
         }
     }
@@ -127,9 +125,11 @@ impl World {
     /// All that can happen now.
     pub(super) fn steps(&self) -> Vec<Step> {
         let mut steps = Vec::new();
-        if self.phase != Phase::Serving {
+        if self.status != Status::Open {
             return steps;
         }
+        let accepts = self.machine.accepts();
+        let finalizes = self.scope != Scope::Callers;
         for (c, caller) in self.callers.iter().enumerate() {
             if caller.is_over() {
                 continue;
@@ -138,13 +138,23 @@ impl World {
             if caller.doing != Doing::Nothing {
                 continue;
             }
-            if caller.image.is_none() {
-                steps.push(Step::Ask(c, Want::Open));
+            if caller.document.is_some() {
+                steps.push(Step::Read(c));
                 continue;
             }
+            if finalizes && caller.has_handle && caller.blob.is_some() {
+                steps.push(Step::DropHandle(c));
+            }
             match caller.blob {
-                None if !caller.had_manifest => steps.push(Step::Ask(c, Want::Manifest)),
-                None if !caller.had_blob => {
+                None if caller.image.is_none() => {
+                    if accepts {
+                        steps.push(Step::Ask(c, Want::Open));
+                    }
+                }
+                None if accepts && !caller.had_manifest => {
+                    steps.push(Step::Ask(c, Want::Manifest));
+                }
+                None if accepts && !caller.had_blob => {
                     steps.push(Step::Ask(c, Want::Raw));
                     steps.push(Step::Ask(c, Want::Piped));
                 }
@@ -169,17 +179,83 @@ impl World {
         if self.machine.times_out() {
             steps.push(Step::TimeOut);
         }
-        if self.callers.iter().all(Caller::is_over) && self.machine.is_idle() {
-            steps.push(Step::End);
-        }
         steps.push(Step::Die);
+        steps.extend(self.steps_to_the_end());
         steps
+    }
+
+    /// What can happen now on the way to the end. The one who finalizes has a
+    /// handle that is nobody else's, and drops it when all other handles are gone.
+    fn steps_to_the_end(&self) -> impl Iterator<Item = Step> {
+        let nobody_asks = !self.callers.iter().any(Caller::keeps_the_inbox_open);
+        let ends = self.inbox == Inbox::Closed || (self.inbox == Inbox::Open && nobody_asks);
+        let steps = [
+            (
+                self.scope != Scope::Callers && self.inbox == Inbox::Open,
+                Step::Finalize,
+            ),
+            (self.inbox == Inbox::Closed, Step::FinalizeAgain),
+            (ends, Step::InboxEnds),
+            (self.machine.leases_ran_out(&self.callers), Step::BlobsDone),
+            (self.machine.deadline().is_some(), Step::Timer),
+        ];
+        let possible = steps.into_iter().filter(|(possible, _)| *possible);
+        possible.map(|(_, step)| step)
+    }
+
+    /// Whether a caller has an open blob, or a document that is not being read yet.
+    fn has_leases(&self) -> bool {
+        self.callers.iter().any(Caller::has_lease)
+    }
+
+    fn has_finalizer(&self) -> bool {
+        self.machine.phase.clone().into_finalizer().is_some()
+    }
+
+    /// Whether an end has to be near, whatever the callers do.
+    pub(super) fn has_to_end(&self) -> bool {
+        let nobody_is_left = self.inbox == Inbox::Ended && !self.has_leases();
+        self.status == Status::Open && (self.has_finalizer() || nobody_is_left)
+    }
+
+    /// Whether this step brings the end nearer without any move of a caller.
+    pub(super) fn leads_to_the_end(&self, step: Step) -> bool {
+        match step {
+            Step::Send | Step::InboxEnds | Step::BlobsDone | Step::Timer => true,
+            Step::Reply(Answer::Yes | Answer::No) => {
+                let session = &self.machine.session;
+                let waiter = session.in_flight.as_ref().and_then(|(_, waiter)| *waiter);
+                let is_needed = waiter.is_none_or(|ticket| !ticket.gone)
+                    || self.machine.tickets().any(|ticket| !ticket.gone)
+                    || !session.returns.is_empty();
+                self.has_finalizer() && is_needed
+            }
+            _ => false,
+        }
     }
 
     /// Do it, and hold it against the rules that are about what happens.
     pub(super) fn take(&mut self, step: Step) -> Checked {
         match step {
-            Step::Ask(c, want) => self.ask(c, want),
+            Step::Ask(c, want) => {
+                hold(
+                    Rule::NothingAfterTheInbox,
+                    self.inbox != Inbox::Ended,
+                    || format!("{c} asks for {want:?}, and the inbox has ended"),
+                )?;
+                self.ask(c, want);
+            }
+            Step::Read(c) => {
+                if let Some(held) = self.callers[c].document.take() {
+                    self.release(c, Want::Document, held);
+                }
+            }
+            Step::DropHandle(c) => {
+                self.callers[c].has_handle = false;
+                if let Some(held) = self.callers[c].image.take() {
+                    self.drop_held(held);
+                }
+            }
             Step::Drain(c) => {
                 if let Some(Blob::Piped(held)) = &mut self.callers[c].blob {
                     held.set_drained();
@@ -195,7 +271,12 @@ impl World {
                     self.release(c, Want::Finish, held);
                 }
             }
-            Step::DropBlob(c) => self.drop_blob(c),
+            Step::DropBlob(c) => {
+                self.drop_blob(c);
+                if !self.callers[c].has_handle {
+                    self.callers[c].doing = Doing::Done;
+                }
+            }
             Step::Close(c) => {
                 if let Some(held) = self.callers[c].image.take() {
                     self.release(c, Want::Close, held);
@@ -205,7 +286,9 @@ impl World {
                 self.machine.leave(c);
                 self.callers[c].doing = Doing::Left;
                 self.drop_blob(c);
-                if let Some(held) = self.callers[c].image.take() {
+                let caller = &mut self.callers[c];
+                let held = [caller.document.take(), caller.image.take()];
+                for held in held.into_iter().flatten() {
                     self.drop_held(held);
                 }
             }
@@ -218,17 +301,35 @@ impl World {
                 return self.ends();
             }
             Step::Die | Step::TimeOut => self.fail()?,
-            Step::End => {
-                let told = self.machine.drain();
-                hold(
-                    Rule::OneAnswer,
-                    told.iter().all(|ticket| ticket.gone),
-                    || format!("the connection ends while {told:?} wait"),
-                )?;
-                self.phase = Phase::Ended;
+            Step::Finalize => {
+                let second = self.machine.finalize(FIRST);
+                hold(Rule::OneFinalizer, second.is_none(), || {
+                    "the first finalizer is turned away".into()
+                })?;
+                self.inbox = Inbox::Closed;
+            }
+            Step::FinalizeAgain => {
+                let second = self.machine.finalize(SECOND);
+                hold(Rule::OneFinalizer, second == Some(SECOND), || {
+                    format!("{second:?} is told that another finalizer was first")
+                })?;
+            }
+            Step::InboxEnds => {
+                self.inbox = Inbox::Ended;
+                self.machine.inbox_ended();
+            }
+            Step::BlobsDone => self.machine.blobs_done(),
+            Step::Timer => {
+                self.patience_ran_out = true;
+                hold(Rule::TimerMovesOn, self.machine.expire(), || {
+                    "the timer fires, and will fire again".into()
+                })?;
             }
         }
-        self.can_send = self.phase == Phase::Serving && self.machine.can_send();
+        if self.status == Status::Open && self.machine.step() {
+            self.end()?;
+        }
+        self.can_send = self.status == Status::Open && self.machine.can_send();
         Ok(())
     }
 
@@ -267,13 +368,13 @@ impl World {
                 }
             }
         };
-        self.machine.ask(&call, ticket(c, want));
+        self.machine.ask(&call, Ticket::new(c, want));
     }
 
     /// Give something back, and wait for the answer.
     fn release(&mut self, c: usize, want: Want, held: Held) {
         if let Some(call) = self.machine.release(held) {
-            self.machine.give_back(&call, Some(ticket(c, want)));
+            self.machine.give_back(&call, Some(Ticket::new(c, want)));
             self.callers[c].doing = Doing::Waiting(want);
         }
     }
@@ -301,7 +402,7 @@ impl World {
         };
         let call = self.server.understand(&packet)?;
         let text = || String::from_utf8_lossy(&packet).into_owned();
-        if call.asks() {
+        if call.want.is_asked() {
             let waits = self.callers[call.caller].doing == Doing::Waiting(call.want);
             hold(Rule::LeaversAreNotSentFor, waits, text)?;
             let mut queued = self.machine.queued();
@@ -365,7 +466,7 @@ impl World {
     }
 
     fn ends(&self) -> Checked {
-        hold(Rule::ViolationEnds, self.phase == Phase::Failed, || {
+        hold(Rule::ViolationEnds, self.status == Status::Failed, || {
             "the connection goes on after a violation".into()
         })
     }
@@ -412,13 +513,22 @@ impl World {
         }
         self.callers[caller].doing = match (want, &answer) {
             (Want::Open, Err(_)) | (Want::Close, _) => Doing::Done,
+            (Want::Finish, _) if !self.callers[caller].has_handle => Doing::Done,
             _ => Doing::Nothing,
         };
+        if let Ok(Grant::Manifest { .. } | Grant::Blob { .. } | Grant::RawBlob { .. }) = answer {
+            hold(Rule::EndsInOrder, self.machine.has_lease, || {
+                format!("{caller} is granted {want:?}, and no lease is left")
+            })?;
+        }
         match answer {
             Ok(Grant::Image(Some(image))) => self.callers[caller].image = Some(Held::Image(image)),
             Ok(Grant::Manifest { pipe, .. }) => {
                 held.push(pipe.data);
-                self.release(caller, Want::Document, pipe.held);
+                match self.scope {
+                    Scope::Callers => self.release(caller, Want::Document, pipe.held),
+                    Scope::End { .. } => self.callers[caller].document = Some(pipe.held),
+                }
             }
             Ok(Grant::Blob { pipe, .. }) => {
                 held.push(pipe.data);
@@ -440,22 +550,46 @@ impl World {
 
     /// Everybody is told that the connection is of no use any more.
     fn fail(&mut self) -> Checked {
-        self.phase = Phase::Failed;
-        for Ticket { caller, want, gone } in self.machine.drain() {
-            if gone || self.callers[caller].doing == Doing::Left {
+        self.status = Status::Failed;
+        self.tell_all().map(drop)
+    }
+
+    /// The connection ends in order.
+    fn end(&mut self) -> Checked {
+        self.status = Status::Ended;
+        let has_leases = self.has_leases();
+        let finalizes = self.has_finalizer();
+        let waited = self.tell_all()?;
+        let may_wait = |ticket: &Ticket| !(finalizes && ticket.want.is_asked());
+        let in_order = if self.patience_ran_out {
+            waited.iter().all(may_wait)
+        } else {
+            waited.is_empty() && !has_leases
+        };
+        hold(Rule::EndsInOrder, in_order, || {
+            format!("the connection ends while {waited:?} wait, and blobs are open: {has_leases}")
+        })
+    }
+
+    /// Everybody is told that the connection has ended. Returns those who waited for an answer.
+    fn tell_all(&mut self) -> Result<Vec<Ticket>, Offence> {
+        let finalizers = self.machine.finalizers(self.status == Status::Failed);
+        let expected: &[_] = if self.has_finalizer() { &[FIRST] } else { &[] };
+        hold(Rule::OneFinalizer, finalizers == expected, || {
+            format!("{finalizers:?} are told of the end instead of {expected:?}")
+        })?;
+        let mut waited = self.machine.drain();
+        waited.retain(|ticket| !ticket.gone);
+        for Ticket { caller, want, .. } in &waited {
+            if self.callers[*caller].doing == Doing::Left {
                 continue;
             }
-            let waits = self.callers[caller].doing == Doing::Waiting(want);
+            let waits = self.callers[*caller].doing == Doing::Waiting(*want);
             hold(Rule::OneAnswer, waits, || format!("{caller} is told twice"))?;
-            self.callers[caller].doing = Doing::Done;
+            self.callers[*caller].doing = Doing::Done;
         }
-        Ok(())
+        Ok(waited)
     }
-}
-
-pub(super) fn ticket(caller: usize, want: Want) -> Ticket {
-    let gone = false;
-    Ticket { caller, want, gone }
 }
 
 /// The server's number of what is held.

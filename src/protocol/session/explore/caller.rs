@@ -1,0 +1,113 @@
+//! The callers of the connection, and what each of them has and waits for.
+
+use super::super::Waiter;
+use crate::protocol::Held;
+
+pub(super) const CALLERS: usize = 3;
+
+/// What a caller waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Want {
+    Open,
+    Manifest,
+    /// The end of a manifest's pipe. A task of its own waits for it.
+    Document,
+    /// A blob by `GetRawBlob`.
+    Raw,
+    /// A blob by `GetBlob`.
+    Piped,
+    /// The verdict on such a blob.
+    Finish,
+    Close,
+}
+
+impl Want {
+    /// Whether this is asked for through the inbox, and not given back.
+    pub(super) fn is_asked(self) -> bool {
+        !matches!(self, Self::Document | Self::Finish | Self::Close)
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Doing {
+    Nothing,
+    Waiting(Want),
+    /// The caller closed its image, or could not open one, or has no handle any more and no blob.
+    Done,
+    Left,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Blob {
+    Raw,
+    Piped(Held),
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Caller {
+    pub(super) doing: Doing,
+    /// Whether the caller can ask for something.
+    pub(super) has_handle: bool,
+    pub(super) image: Option<Held>,
+    /// The pipe of a manifest that was granted, and is not being read yet.
+    pub(super) document: Option<Held>,
+    pub(super) blob: Option<Blob>,
+    pub(super) had_manifest: bool,
+    pub(super) had_blob: bool,
+}
+
+impl Caller {
+    pub(super) fn new() -> Self {
+        Self {
+            doing: Doing::Nothing,
+            has_handle: true,
+            image: None,
+            document: None,
+            blob: None,
+            had_manifest: false,
+            had_blob: false,
+        }
+    }
+
+    /// A caller who was never there.
+    pub(super) fn nobody() -> Self {
+        Self {
+            doing: Doing::Left,
+            ..Self::new()
+        }
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        matches!(self.doing, Doing::Done | Doing::Left)
+    }
+
+    pub(super) fn keeps_the_inbox_open(&self) -> bool {
+        self.has_handle && !self.is_over()
+    }
+
+    /// Whether the end of the connection has to wait for this caller's blob or document.
+    pub(super) fn has_lease(&self) -> bool {
+        self.blob.is_some() || self.document.is_some() || self.doing == Doing::Waiting(Want::Finish)
+    }
+}
+
+/// Somebody who waits for the answer to one call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Ticket {
+    pub(super) caller: usize,
+    pub(super) want: Want,
+    pub(super) gone: bool,
+}
+
+impl Ticket {
+    pub(super) fn new(caller: usize, want: Want) -> Self {
+        let gone = false;
+        Self { caller, want, gone }
+    }
+}
+
+impl Waiter for Ticket {
+    fn is_gone(&self) -> bool {
+        self.gone
+    }
+}
