@@ -167,7 +167,7 @@ impl Actor {
     async fn serve(&mut self) -> Result<(), Failure> {
         let mut buffer = vec![0; MAX_PACKET].into_boxed_slice();
         loop {
-            // A lease is dropped after what it covers is given back.
+            // A lease is dropped only after what was read under it is given back: so that is seen here.
             let is_idle = self.session.is_idle() && self.returns.is_empty();
             self.phase.step(is_idle);
             if self.phase.is_finished() {
@@ -238,6 +238,7 @@ impl Actor {
         }
     }
 
+    /// Takes what is given back.
     fn take_back(&mut self, returned: Return) -> Result<(), Failure> {
         match returned {
             Return::Release { call, reply } => {

@@ -25,8 +25,8 @@ pub(super) enum Rule {
     /// Nothing is accepted after the inbox has ended.
     NothingAfterTheInbox,
     /// The connection ends in order when all that was accepted is answered, and
-    /// all blobs are done with. Where patience has run out, a finalizer still
-    /// waits for all that was asked for, and nobody for anything else.
+    /// all blobs are done with. Once patience has run out, only answers to
+    /// requests are still awaited, and only by a finalizer.
     EndsInOrder,
     /// After `finalize`, and when all handles and blobs are gone, an end can be
     /// reached without any move of a caller. A finalizer needs no answer to a
