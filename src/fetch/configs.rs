@@ -1,4 +1,4 @@
-//! The content of one image, without its layers.
+//! Fetches the config of one image, without its layers.
 
 use std::sync::Arc;
 
@@ -12,13 +12,12 @@ impl Fetcher {
     ///
     /// # Errors
     ///
-    /// What fetching the config fails with; [`Error::Decode`](crate::Error::Decode);
-    /// [`Error::Image`](crate::Error::Image);
-    /// [`Error::DocumentsTooLarge`](crate::Error::DocumentsTooLarge).
+    /// The error with which the fetch of the config failed; [`Error::Decode`](crate::Error::Decode);
+    /// [`Error::Image`](crate::Error::Image); [`Error::DocumentsTooLarge`](crate::Error::DocumentsTooLarge).
     ///
     /// # Cancel safety
     ///
-    /// Dropped early, the config is not fetched. Another call that waits for it fetches it then.
+    /// Dropped early, the config is not fetched. Another call that waits for the same config then fetches it.
     pub async fn content(&self, image: &Image) -> Result<Arc<ImageContent>> {
         let ending = self.events.ending();
         let mut documents = Documents::within(self.options.max_documents_bytes);
@@ -29,7 +28,7 @@ impl Fetcher {
                 .await
                 .map(Arc::new)
         };
-        // Whoever fetches it may have another deadline.
+        // The call that fetches the config may have another deadline than this one.
         let content = self
             .bounded(image.same.content.get_or_try_init(fetch))
             .await?;
@@ -42,7 +41,7 @@ impl Fetcher {
         self.content_from(asked, image, sink).await
     }
 
-    /// Ask this proxy, in which the image is open.
+    /// Asks this proxy, in which the image is open.
     async fn content_from(
         &self,
         (proxy, opened): (&ImageProxy, &OpenedImage),
@@ -52,11 +51,11 @@ impl Fetcher {
         let manifest = &image.same.manifest;
         let reference = image.reference();
         self.retrying(reference, || async move {
-            // Boxed, here and below, so that pulls are no larger than they must be.
+            // Boxed, here and below, to keep the future of a pull small.
             let resolving = content::resolve(proxy, opened, reference, manifest, sink);
             match Box::pin(resolving).await {
-                Err(error) if retry::is_the_proxys(&error) => {
-                    // Its proxy is gone, or hangs, but not the image.
+                Err(error) if retry::is_proxy_failure(&error) => {
+                    // The proxy is gone or hangs, so another one is started.
                     Box::pin(async {
                         let proxy = self.starter.start(image.same.place(), None).await?;
                         let opened = proxy.open_image(reference).await?;

@@ -1,4 +1,4 @@
-//! What is tried again, how often, and when.
+//! Which failures are retried, how often, and when.
 
 use std::time::Duration;
 
@@ -9,22 +9,25 @@ use crate::protocol::{Refusal, RefusalCode, RefusalKind};
 use crate::reference::Place;
 use crate::time::moment_after;
 
-/// How failures of single blobs are dealt with.
+/// Which failures of single blobs are retried, how often, and after which wait.
 ///
-/// Tried again is what may pass: a broken or stalled transfer, other bytes than
-/// the descriptor's (something on the way may answer in the registry's place:
-/// a gateway's error page, a cache's half of a blob), a proxy that died, and a
-/// refusal that is not final. skopeo classes refusals
-/// narrowly ([`RefusalCode`]), so those it calls `other`, and all of an old one,
-/// are judged by their words: refusals that a repetition can't change (not
-/// found, not allowed, certificates, settings on this side) are final, all
-/// others may pass. All refusals are final where the image is not at a registry.
+/// These failures are retried:
 ///
-/// A registry that refuses a blob in a way that may pass (429, 5xx, a refused
-/// connection) is asked by nobody for a while; then one proxy asks again. If that was
-/// in vain as often as there are retries, with no answer between, the fetch
-/// fails, however many blobs are left. A registry that answers an opening with 429
-/// is not asked again: skopeo has by then waited, and asked it five times.
+/// - a transfer that broke off or stalled;
+/// - bytes that do not match the descriptor, because something else may have answered for the registry, such
+///   as a gateway with an error page or a cache with half of a blob;
+/// - a proxy that died;
+/// - a refusal that is transient.
+///
+/// skopeo classes few refusals as retryable ([`RefusalCode`]). Those that it calls `other`, and all refusals
+/// of an old skopeo, are judged by their words. A refusal is final if a retry can't change it: not found, not
+/// allowed, a certificate, a setting on this side. All others are transient. If the image is not at a
+/// registry, only refusals that skopeo classes as retryable are retried.
+///
+/// After a transient refusal of a blob (429, 5xx, a refused connection), no proxy asks the registry for a
+/// while. Then one proxy asks again. If this fails as often as there are retries, without an answer in
+/// between, the fetch fails, however many blobs are left. If the registry answers an opening with 429, the
+/// opening is not retried: skopeo itself has retried it five times by then.
 ///
 /// ```
 /// use std::time::Duration;
@@ -34,21 +37,20 @@ use crate::time::moment_after;
 /// let options = FetchOptions::default().retry(retry);
 /// ```
 ///
-/// A try never goes on where another broke off: its bytes come from the start,
-/// through a fresh reader.
+/// A retry starts from the first byte, with a new reader.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RetryPolicy {
     /// The number of retries of a blob after its first try. The default is 4.
     pub retries: u32,
-    /// The wait before the first repetition of something that the registry
-    /// refused, 250 ms unless set; doubled with each further one. What a proxy
-    /// lost is repeated at once, on another one if there is.
+    /// The wait before the first retry of something that the registry refused. Each further wait is twice as
+    /// long. The default is 250 ms. What was lost because of the proxy is retried at once, with another proxy
+    /// if there is one.
     pub initial_backoff: Duration,
     /// The longest wait before a retry. The default is 15 s.
     pub max_backoff: Duration,
-    /// The most that an opening may take with all its repetitions, and the most
-    /// that a pull of open images may, each from its start; no limit unless set.
+    /// The time limit for an opening with all its retries, and for a pull of open images, each counted from
+    /// its start. `None`, the default, means no limit.
     pub deadline: Option<Duration>,
 }
 
@@ -92,9 +94,8 @@ impl RetryPolicy {
         self
     }
 
-    /// After `failed` tries of something from that source, the last of which failed with `error`: how long
-    /// to wait before the next, or `None` to give up. `random`, from 0 to 1, keeps
-    /// many clients from coming back at the same moment.
+    /// The wait before the next try of something that has failed `failed` times, the last time with `error`.
+    /// `None` means to give up. `random`, from 0 to 1, keeps many clients from retrying at the same moment.
     pub(super) fn next_try(
         &self,
         error: &Error,
@@ -102,27 +103,27 @@ impl RetryPolicy {
         failed: u32,
         random: f64,
     ) -> Option<Duration> {
-        if failed > self.retries || !may_pass(error, source) {
+        if failed > self.retries || !is_transient(error, source) {
             return None;
         }
-        if is_the_proxys(error) {
+        if is_proxy_failure(error) {
             return Some(Duration::ZERO);
         }
         Some(self.jittered(failed, random))
     }
 
-    /// The wait after that many failures: between half of the longest and all of it.
+    /// The wait after this many failures: between half of [`backoff`](Self::backoff) and all of it.
     pub(super) fn jittered(&self, failed: u32, random: f64) -> Duration {
         let half = self.backoff(failed) / 2;
         half + half.mul_f64(random.clamp(0.0, 1.0))
     }
 
-    /// When something that starts now must have ended.
+    /// The deadline of something that starts now.
     pub(super) fn ends(&self) -> Option<Instant> {
         self.deadline.map(|most| moment_after(Instant::now(), most))
     }
 
-    /// The longest wait after that many failures.
+    /// The longest wait after this many failures.
     pub(super) fn backoff(&self, failed: u32) -> Duration {
         let doubled = self
             .initial_backoff
@@ -131,30 +132,30 @@ impl RetryPolicy {
     }
 }
 
-/// Whether the same, tried again, may work.
-pub(super) fn may_pass(error: &Error, source: Place<'_>) -> bool {
+/// Whether a retry of the same may succeed.
+pub(super) fn is_transient(error: &Error, source: Place<'_>) -> bool {
     match error {
         Error::Refused { refusal, .. }
         | Error::Blob {
             source: BlobError::Refused(refusal),
             ..
-        } => refusal_may_pass(refusal, source),
+        } => is_transient_refusal(refusal, source),
         Error::Blob {
             source: BlobError::Connection(error),
             ..
-        } => may_pass(error, source),
+        } => is_transient(error, source),
         Error::Protocol(_) => true,
         error => error.is_retryable(),
     }
 }
 
-/// Whether a registry wants to be asked less often. skopeo itself has waited and asked an opening again by then, five times.
+/// Whether a registry limits the rate of requests. skopeo itself has retried an opening five times by then.
 pub(super) fn is_throttled(error: &Error) -> bool {
     matches!(error, Error::Refused { .. }) && error.kind() == Some(RefusalKind::Throttled)
 }
 
-/// The proxy lost it, or the way to it; the registry did not refuse it.
-pub(super) fn is_the_proxys(error: &Error) -> bool {
+/// Whether the proxy is the cause, or the transfer through it, and not a refusal of the registry.
+pub(super) fn is_proxy_failure(error: &Error) -> bool {
     match error {
         Error::Blob { source, .. } => {
             let stalled = matches!(
@@ -167,8 +168,8 @@ pub(super) fn is_the_proxys(error: &Error) -> bool {
     }
 }
 
-fn refusal_may_pass(refusal: &Refusal, source: Place<'_>) -> bool {
-    // A folder or an archive is what it is.
+fn is_transient_refusal(refusal: &Refusal, source: Place<'_>) -> bool {
+    // A folder or an archive gives the same answer each time.
     let is_registry = matches!(source, Place::Registry { .. });
     refusal.code == Some(RefusalCode::Retryable) || is_registry && refusal.is_transient()
 }
@@ -252,28 +253,28 @@ mod tests {
         ];
         for (message, expected) in table {
             assert_eq!(
-                may_pass(&refused(Some(RefusalCode::Other), &message), REGISTRY),
+                is_transient(&refused(Some(RefusalCode::Other), &message), REGISTRY),
                 expected,
                 "{message}"
             );
             assert_eq!(
-                may_pass(&refused(None, &message), REGISTRY),
+                is_transient(&refused(None, &message), REGISTRY),
                 expected,
                 "{message}"
             );
         }
         let retryable = refused(Some(RefusalCode::Retryable), "404 in a funny place");
-        assert!(may_pass(&retryable, REGISTRY));
+        assert!(is_transient(&retryable, REGISTRY));
     }
 
     #[test]
     fn what_refuses_an_image_that_is_at_no_registry_does_not_pass() {
         let refused = |code| refused(code, "no descriptor found for reference \"a\"");
         for source in [Place::Local, Place::Archive, Place::Storage] {
-            assert!(!may_pass(&refused(Some(RefusalCode::Other)), source));
-            assert!(!may_pass(&refused(None), source));
-            assert!(may_pass(&refused(Some(RefusalCode::Retryable)), source));
-            assert!(may_pass(&Error::Disconnected, source));
+            assert!(!is_transient(&refused(Some(RefusalCode::Other)), source));
+            assert!(!is_transient(&refused(None), source));
+            assert!(is_transient(&refused(Some(RefusalCode::Retryable)), source));
+            assert!(is_transient(&Error::Disconnected, source));
         }
     }
 
@@ -294,7 +295,7 @@ mod tests {
         ];
         for message in said {
             assert!(
-                !may_pass(&refused(Some(RefusalCode::Other), message), REGISTRY),
+                !is_transient(&refused(Some(RefusalCode::Other), message), REGISTRY),
                 "{message}"
             );
         }
@@ -333,13 +334,13 @@ mod tests {
             },
         ];
         for error in wrong {
-            assert!(may_pass(&Error::blob(&digest)(error), REGISTRY));
+            assert!(is_transient(&Error::blob(&digest)(error), REGISTRY));
         }
         for error in [
             BlobError::UnknownAlgorithm,
             BlobError::ImpossibleSize(1 << 60),
         ] {
-            assert!(!may_pass(&Error::blob(&digest)(error), REGISTRY));
+            assert!(!is_transient(&Error::blob(&digest)(error), REGISTRY));
         }
     }
 

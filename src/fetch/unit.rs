@@ -1,8 +1,8 @@
 //! A unit: one proxy with its workers.
 //!
-//! A proxy answers one call at a time, so its workers take turns in asking: who
-//! has the unit's **slot** takes a task, asks for it, and passes the slot on when the answer is there; then it
-//! drains the blob, beside the others. What the unit is to do comes through a channel; it decides nothing.
+//! A proxy answers one call at a time, so the workers take turns in asking. The worker that has the unit's
+//! **slot** takes a task, sends the call, and passes the slot on when the answer is there. Then it drains the
+//! blob, at the same time as the other workers. Tasks come through a channel; the unit decides nothing.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -27,39 +27,39 @@ use crate::proxy::{Blob, ImageProxy, OpenedImage};
 use crate::reference::Place;
 use crate::time::timeout;
 
-/// How many bytes of a blob are read, and for how long, to find out whether its handler failed because
-/// the blob is wrong. More would hold up the news of a failure that is the handler's own.
+/// How many bytes of a blob are read, and for how long, to find out whether its handler failed because the
+/// blob is wrong. Reading more would delay the report of a failure that is the handler's own.
 const MOST_TO_BLAME: u64 = 128 * 1024 * 1024;
 const TIME_TO_BLAME: Duration = Duration::from_secs(10);
 
-/// What is done with what is fetched.
+/// The handler, limits and events of a fetch.
 pub(super) struct Purpose {
     pub(super) handler: Box<dyn Handler>,
     pub(super) limit: Option<Limit>,
     pub(super) events: Events,
-    /// Cancelled when nobody wants it any more.
+    /// Cancelled when the results are no longer wanted.
     pub(super) over: CancellationToken,
 }
 
-/// What a unit is told to do.
+/// A task of the scheduler, with what the unit needs to do it.
 pub(super) struct Work {
     pub(super) task: Task,
     pub(super) what: What,
 }
 
 pub(super) enum What {
-    /// Open an image; the same as this one, if it is known already.
+    /// Open an image. If `known` is given, the opened image must be equal to it.
     Open {
         reference: Arc<str>,
         known: Option<Arc<SameImage>>,
     },
-    /// Make an image's content of its config.
+    /// Fetch the config of an image, and make the image's content of it.
     Config {
         image: Arc<SameImage>,
         opened: Arc<OpenedImage>,
         purpose: Arc<Purpose>,
     },
-    /// Fetch a blob by an image that is open.
+    /// Fetch a blob through an image that is open.
     Blob {
         job: Box<Job>,
         opened: Arc<OpenedImage>,
@@ -67,9 +67,9 @@ pub(super) enum What {
     },
 }
 
-/// What units tell.
+/// A report of a unit to the engine.
 pub(super) enum Report {
-    /// The proxy is started, which took that long.
+    /// The proxy has started, in that time.
     Ready {
         unit: UnitId,
         proxy: ImageProxy,
@@ -83,19 +83,19 @@ pub(super) enum Report {
         known: Arc<SameImage>,
         took: Duration,
     },
-    /// An image's content is there.
+    /// The config of an image has been fetched.
     Configured {
         unit: UnitId,
         image: ImageId,
         content: Arc<ImageContent>,
     },
-    /// A blob begins to come.
+    /// The call for a blob was answered, and its bytes begin to arrive.
     Answered {
         unit: UnitId,
         task: Task,
         took: Duration,
     },
-    /// A blob is done; without fetching, if it was there already.
+    /// A blob is done. `fetched` is false if the sink had it already.
     Done {
         unit: UnitId,
         task: Task,
@@ -106,7 +106,7 @@ pub(super) enum Report {
         unit: UnitId,
         task: Task,
         failure: Failure,
-        /// The unit asks for nothing before this is dropped.
+        /// The unit sends no call before this sender is dropped.
         noted: Option<oneshot::Sender<()>>,
     },
 }
@@ -125,31 +125,30 @@ impl Report {
 }
 
 pub(super) enum Failure {
-    /// It did not come, or not right.
+    /// The transfer failed, or the bytes were wrong.
     Fetching(Error),
-    /// The call for it, which began then, was refused.
+    /// The call, which began at `began`, was refused.
     Refused { error: Error, began: Instant },
-    /// The proxy was asked for it, and has not answered yet: it can't be asked
-    /// for anything else.
+    /// The proxy has not answered the call, so it can't be asked for anything else.
     Unanswered(Error),
-    /// The handler failed in its own right.
+    /// The handler failed for a reason of its own.
     Handling(Error),
 }
 
-/// What a proxy is started as.
+/// What distinguishes proxies that can't open each other's images.
 #[derive(Debug)]
 pub(super) struct Kind {
-    /// An image such as it opens.
+    /// A reference whose transport the proxies are started for.
     pub(super) like: Arc<str>,
-    /// What it chooses from indexes, if not what is configured.
+    /// The platform that the proxies choose from indexes. `None` means the configured one.
     pub(super) platform: Option<Platform>,
 }
 
-/// What a unit starts from.
+/// The proxy that a unit starts with.
 pub(super) enum Beginning {
     /// A proxy that is running already.
     Running(ImageProxy),
-    /// A proxy for images such as this one.
+    /// A new proxy for images of this kind.
     New { kind: Arc<Kind>, is_first: bool },
 }
 
@@ -157,27 +156,27 @@ pub(super) struct Unit {
     pub(super) number: UnitId,
     pub(super) starter: Arc<Starter>,
     pub(super) work: async_channel::Receiver<Work>,
-    /// Becomes `true` when it is to take no more work.
+    /// Becomes `true` when the unit is to take no more work.
     pub(super) retired: watch::Receiver<bool>,
     pub(super) reports: mpsc::Sender<Report>,
 }
 
 impl Unit {
-    /// Work until there is nothing to do, it is retired, or its proxy fails.
+    /// Runs until there is no more work, the unit is retired, or its proxy fails.
     pub(super) async fn run(self, beginning: Beginning) -> Result<()> {
         let mut retired = self.retired.clone();
         let proxy = tokio::select! {
             biased;
-            // Not needed any more before it could do anything.
+            // The unit is retired before its proxy is ready.
             _ = retired.wait_for(|retired| *retired) => return Ok(()),
             begun = self.begin(beginning) => begun?,
         };
-        let crew = Arc::new(Crew {
+        let workers = Arc::new(Workers {
             unit: self,
             proxy,
             slot: Arc::new(Semaphore::new(1)),
         });
-        crew.work().await
+        workers.run().await
     }
 
     async fn begin(&self, beginning: Beginning) -> Result<ImageProxy> {
@@ -202,30 +201,30 @@ impl Unit {
         }
     }
 
-    /// If nobody listens any more, it is over, and we will be, too.
+    /// Sends a report. If the receiver is gone, the fetch is over, and this unit will be ended.
     async fn tell(&self, report: Report) {
         let _ = self.reports.send(report).await;
     }
 }
 
-/// A call for a blob that was answered.
+/// An answered call for a blob.
 struct Asked {
     began: Instant,
     answer: Result<Blob>,
-    /// Kept where it was refused.
+    /// The slot, which is kept only if the call was refused.
     slot: Option<OwnedSemaphorePermit>,
 }
 
-/// A unit at work.
-struct Crew {
+/// The workers of a unit and their proxy.
+struct Workers {
     unit: Unit,
     proxy: ImageProxy,
-    /// One permit: whoever has it may ask the proxy.
+    /// The slot: a semaphore with one permit. The worker that has the permit may ask the proxy.
     slot: Arc<Semaphore>,
 }
 
-impl Crew {
-    async fn work(self: Arc<Self>) -> Result<()> {
+impl Workers {
+    async fn run(self: Arc<Self>) -> Result<()> {
         let mut workers = JoinSet::new();
         let mut ended = Ok(());
         loop {
@@ -250,31 +249,31 @@ impl Crew {
             };
             workers.spawn(Arc::clone(&self).worker(work, slot));
         }
-        // All end what they are at: whoever has a task tells what became of it.
+        // All workers finish their tasks, because each of them must report the result.
         while let Some(done) = workers.join_next().await {
             ended = ended.and(done.map_err(panicked).and_then(|done| done));
         }
         ended
     }
 
-    /// The slot, and something to do. `None` if there will be no more.
+    /// Waits for the slot and for a task. `None` if no more tasks will come.
     ///
     /// # Cancel safety
     ///
-    /// Nothing is lost: work is taken only when this is ready.
+    /// Dropped early, no task is lost: a task is taken only when this future is ready.
     async fn turn(&self) -> Option<(OwnedSemaphorePermit, Work)> {
         let slot = Arc::clone(&self.slot).acquire_owned().await.ok()?;
         let work = self.unit.work.recv().await.ok()?;
         Some((slot, work))
     }
 
-    /// Ready when this unit is to take no more work, or nobody is there to give it any.
+    /// Waits until the unit is to take no more work, or the engine is gone.
     async fn retired(&self) {
         let mut retired = self.unit.retired.clone();
         let _ = retired.wait_for(|retired| *retired).await;
     }
 
-    /// One worker. `Err` means that the proxy is of no more use.
+    /// Does one task. An error means that the proxy can't be used any more.
     async fn worker(self: Arc<Self>, work: Work, slot: OwnedSemaphorePermit) -> Result<()> {
         let Work { task, what } = work;
         match what {
@@ -310,7 +309,7 @@ impl Crew {
                     digest = %job.layer.descriptor.digest(),
                     proxy = self.unit.number.0,
                 );
-                // Boxed, because it is large.
+                // The future is boxed because it is large.
                 Box::pin(self.fetch(task, &job, opened, &purpose, slot))
                     .instrument(span)
                     .await
@@ -399,7 +398,7 @@ impl Crew {
         }
     }
 
-    /// Tell of a call that failed. `Err` if the proxy is lost with it.
+    /// Reports a failed call. Returns an error if the proxy was lost.
     async fn lost_or(
         &self,
         task: Task,
@@ -500,7 +499,7 @@ impl Crew {
         }
     }
 
-    /// Tell that a call was refused, and ask for nothing before it has been decided who may.
+    /// Reports a refused call, and keeps the slot until the scheduler has decided which unit may ask.
     async fn refused(&self, task: Task, error: Error, began: Instant, slot: OwnedSemaphorePermit) {
         let (noted, wait) = oneshot::channel();
         let failure = Failure::Refused { error, began };
@@ -511,14 +510,13 @@ impl Crew {
             noted: Some(noted),
         })
         .await;
-        // It is dropped, also when nobody is there any more.
+        // The sender is also dropped if the engine is gone.
         let _ = wait.await;
         drop(slot);
     }
 
-    /// Ask for the blob, and pass the slot on when there is an answer. `None`
-    /// if there is none within the stall timeout: then the slot stays with the
-    /// call, until it is answered after all.
+    /// Asks for the blob, and passes the slot on when the answer is there. `None` if there is no answer
+    /// within the stall timeout. The slot then stays with the call until it is answered.
     async fn ask(
         &self,
         task: Task,
@@ -537,7 +535,7 @@ impl Crew {
             tokio::spawn(async move {
                 tokio::select! {
                     late = asking => drop(late),
-                    // Or nobody is there any more.
+                    // The unit was retired, or the engine is gone.
                     _ = retired.wait_for(|retired| *retired) => {}
                 }
                 drop(slot);
@@ -552,7 +550,7 @@ impl Crew {
                 ..
             })
         );
-        // Otherwise it is passed on at once.
+        // Without a refusal, the slot is passed on at once.
         let slot = is_refused.then_some(slot);
         if answer.is_ok() {
             self.tell(Report::Answered { unit, task, took }).await;
@@ -571,7 +569,7 @@ impl Crew {
         })
     }
 
-    /// Have the blob handled, and find out whose fault it is if that fails.
+    /// Runs the handler. If the handler fails, finds out whether the blob is the cause.
     async fn handle(&self, job: &Job, blob: Blob, purpose: &Purpose) -> Result<(), Failure> {
         let (reader, mut returned) =
             LayerReader::new(blob, job.name(), purpose, self.proxy.options());
@@ -582,7 +580,7 @@ impl Crew {
             ));
         };
         match (handled, reading.ended()) {
-            // A blob that failed makes its handler fail, or should.
+            // If the blob failed, that is the error, whatever the handler returned.
             (_, Some(Err(error))) if !is_unjudged(error) => Err(Failure::Fetching(error.clone())),
             (Err(error), None) => Err(whose_fault(error, reading).await),
             (Err(error), Some(_)) => Err(Failure::Handling(error)),
@@ -604,9 +602,8 @@ impl Crew {
         self.unit.tell(report).await;
     }
 }
-/// A handler failed without having read all of its blob. If the blob is wrong, that is why: a handler
-/// that parses what it reads may notice first. What is left is read to find out, if that is not too
-/// much.
+/// Finds out why a handler failed that has not read all of its blob. The blob may be wrong, and a handler
+/// that parses it may notice first. So the rest of the blob is read and verified, unless that is too much.
 async fn whose_fault(error: Error, mut rest: Reading) -> Failure {
     if rest.left() > MOST_TO_BLAME {
         return Failure::Handling(error);
@@ -629,7 +626,7 @@ fn is_unjudged(error: &Error) -> bool {
 }
 
 impl Failure {
-    /// The error with which the proxy is lost, if it is.
+    /// The error because of which the proxy is lost, if it is.
     fn proxy_lost(&self) -> Option<Error> {
         match self {
             Self::Fetching(error) if error.is_closed() => Some(error.clone()),

@@ -1,9 +1,10 @@
-//! Carries out what the [`Scheduler`] decides: starts units, gives them work, and tells it what they report.
+//! The engine carries out what the [`Scheduler`] decides: it starts units, gives them tasks, and passes their
+//! reports on to the scheduler.
 
-mod crew;
+mod hosts;
 mod parked;
-mod places;
 mod setback;
+mod units;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -16,9 +17,9 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 pub(super) use self::parked::Parked;
 
-use self::crew::Member;
 use self::setback::setback;
-use super::descriptors::Room;
+use self::units::UnitHandle;
+use super::descriptors::FdBudget;
 use super::event::{EventKind, Events};
 use super::handler::Handler;
 use super::image::SameImage;
@@ -37,44 +38,44 @@ use crate::proxy::{ImageProxy, OpenedImage};
 use crate::reference::{Place, source_of};
 use crate::time::sleep_until_opt;
 
-/// Reports that may wait while the engine is busy. Units wait for room; the engine
-/// never waits for a unit, so this can't lock up.
+/// How many reports may wait while the engine is busy. Units wait for the channel, and the engine never waits
+/// for a unit, so there is no deadlock.
 const REPORTS: usize = 256;
 
-/// What has become of an image.
+/// What the engine has done for an image.
 #[derive(Debug)]
 pub(super) enum Outcome {
-    /// It is open.
+    /// The image is open.
     Opened(ImageId),
-    /// All that was wanted of it is there.
+    /// Everything that was wanted of the image has been fetched.
     Fetched(ImageId),
-    /// It can't be had.
+    /// The image can't be opened or fetched.
     Failed(ImageId, Error),
 }
 
-/// An image of the engine.
+/// What the engine knows of an image.
 struct Entry {
-    /// As callers and events count it.
+    /// The number of the image, as callers and events count images.
     number: usize,
     reference: Arc<str>,
     known: Option<Arc<SameImage>>,
-    /// How it was opened first.
+    /// The proxy that opened the image first, and how.
     home: Option<Home>,
     content: Option<Arc<ImageContent>>,
 }
 
-/// How an image was opened.
+/// The proxy that opened an image first, with the opened image.
 #[derive(Debug, Clone)]
 pub(super) struct Home {
     pub(super) proxy: ImageProxy,
     pub(super) opened: Arc<OpenedImage>,
-    /// What `OpenImage` took: two of the registry's answers.
+    /// The duration of `OpenImage`, which waits for two answers of the registry.
     pub(super) opening: Duration,
-    /// What the start of the proxy took.
+    /// The duration of the proxy's start.
     pub(super) starting: Duration,
 }
 
-/// What a fetch is made of, from the opening of the first image to the last blob.
+/// The state of a fetch, from the opening of the first image to the last blob.
 pub(super) struct Engine {
     starter: Arc<Starter>,
     options: FetchOptions,
@@ -85,10 +86,10 @@ pub(super) struct Engine {
     images: HashMap<ImageId, Entry>,
     jobs: HashMap<BlobId, Job>,
     purpose: Option<Arc<Purpose>>,
-    crew: HashMap<UnitId, Member>,
-    units: JoinSet<Result<()>>,
+    units: HashMap<UnitId, UnitHandle>,
+    unit_tasks: JoinSet<Result<()>>,
     numbers: HashMap<Id, UnitId>,
-    /// Answers to the question whether there may be a login at a host.
+    /// The tasks that find out whether there may be credentials for a host.
     logins: JoinSet<(HostId, Login)>,
     window: Option<watch::Receiver<usize>>,
     outcomes: VecDeque<Outcome>,
@@ -102,23 +103,23 @@ pub(super) struct Engine {
 }
 
 impl Engine {
-    /// For images such as `first`, and others.
+    /// An engine without images. The limits are computed for images at the host of `first`.
     pub(super) fn new(
         starter: Arc<Starter>,
         options: FetchOptions,
         events: Events,
         first: &str,
     ) -> Self {
-        let room = Room::now();
+        let budget = FdBudget::now();
         let (least, most) = options.bounds(&[Place::of(first)]);
-        let most = most.min(room.proxies).max(least);
+        let most = most.min(budget.proxies).max(least);
         let workers = options.workers.get();
-        let units = options.units().min(room.proxies).max(most);
+        let units = options.units().min(budget.proxies).max(most);
         let settings = Settings {
             retry: options.retry.clone(),
             processors: at_a_time(),
             units,
-            in_flight: workers.min(room.blobs_beside(most)),
+            in_flight: workers.min(budget.blobs_beside(most)),
             start_ahead: options.start_ahead,
             is_limited: options.limit_rate.is_some(),
         };
@@ -134,8 +135,8 @@ impl Engine {
             images: HashMap::new(),
             jobs: HashMap::new(),
             purpose: None,
-            crew: HashMap::new(),
-            units: JoinSet::new(),
+            units: HashMap::new(),
+            unit_tasks: JoinSet::new(),
             numbers: HashMap::new(),
             logins: JoinSet::new(),
             window: None,
@@ -150,20 +151,21 @@ impl Engine {
         }
     }
 
-    /// Whether it starts proxies by the same configuration, and its units are in this runtime.
+    /// Whether the engine starts proxies from the same configuration, and its units run in this runtime.
     pub(super) fn is_of(&self, starter: &Arc<Starter>) -> bool {
         let is_here = Handle::try_current().is_ok_and(|here| here.id() == self.runtime);
         is_here && Arc::ptr_eq(&self.starter, starter)
     }
 
-    /// An image to open, which callers count so: that of this platform, or of what is configured.
+    /// Adds an image to open, for this platform or else for the configured one. `number` is how the caller
+    /// counts it.
     pub(super) fn open(
         &mut self,
         number: usize,
         reference: &str,
         platform: Option<&Platform>,
     ) -> ImageId {
-        let (host, kind) = self.place_of(reference, platform);
+        let (host, kind) = self.host_and_kind(reference, platform);
         let source = source_of(reference);
         let id = self.scheduler.add_image(host, kind, source, Instant::now());
         let entry = Entry {
@@ -177,13 +179,13 @@ impl Engine {
         id
     }
 
-    /// Why no image of this one's host is opened now.
+    /// The error because of which no image of this host is opened now, if there is one.
     pub(super) fn refusal(&mut self, reference: &str) -> Option<Error> {
-        let (host, _) = self.place_of(reference, None);
+        let (host, _) = self.host_and_kind(reference, None);
         self.scheduler.refusal(host, Instant::now())
     }
 
-    /// Fetch something of these images, and of no others.
+    /// Prepares to fetch from these images, and forgets all others. Returns their numbers in the scheduler.
     pub(super) fn begin(
         &mut self,
         images: &[&Image],
@@ -206,7 +208,7 @@ impl Engine {
         ids
     }
 
-    /// Give what is fetched to this handler.
+    /// Sets the handler that gets the blobs.
     pub(super) fn serve(&mut self, handler: impl Handler + 'static) {
         self.purpose = Some(Arc::new(Purpose {
             handler: Box::new(handler),
@@ -216,7 +218,8 @@ impl Engine {
         }));
     }
 
-    /// An image that was opened, here or elsewhere. One that is there twice is another one, which is none of `others`.
+    /// Takes over an image that was opened by this engine or by another one. An image that occurs twice gets
+    /// a number of its own, which is none of `others`.
     fn adopt(&mut self, number: usize, image: &Image, others: &[ImageId]) -> ImageId {
         let known = self.images.iter_mut().find(|(id, entry)| {
             let known = entry.known.as_ref();
@@ -226,12 +229,12 @@ impl Engine {
             entry.number = number;
             *id
         });
-        let (host, kind) = self.place_of(image.reference(), None);
-        let is_home = |(_, member): &(&UnitId, &Member)| {
-            let proxy = member.proxy.as_ref();
+        let (host, kind) = self.host_and_kind(image.reference(), None);
+        let is_home = |(_, handle): &(&UnitId, &UnitHandle)| {
+            let proxy = handle.proxy.as_ref();
             proxy.is_some_and(|proxy| image.home.opened.is_open_in(proxy))
         };
-        let home = self.crew.iter().find(is_home).map(|(unit, _)| *unit);
+        let home = self.units.iter().find(is_home).map(|(unit, _)| *unit);
         if let (Some(id), Some(_)) = (known, home) {
             return id;
         }
@@ -252,8 +255,8 @@ impl Engine {
         };
         let guess = call_time_from(image.home.opening);
         self.scheduler.expect(host, image.home.starting, guess);
-        if let Some(member) = self.crew.get_mut(&unit) {
-            member.opened.insert(id, Arc::clone(&image.home.opened));
+        if let Some(handle) = self.units.get_mut(&unit) {
+            handle.opened.insert(id, Arc::clone(&image.home.opened));
         }
         let entry = Entry {
             number,
@@ -266,19 +269,19 @@ impl Engine {
         id
     }
 
-    /// Fetch these layers of an image that is open, each blob once, and its config if `config`. Returns the bytes of
-    /// those that no other image named before.
+    /// Starts to fetch these layers of an open image, each blob once, and its config if `config` is true.
+    /// Returns the bytes of the blobs that no other image has named before.
     ///
     /// # Errors
     ///
-    /// [`Error::Image`] if a blob has two sizes.
+    /// [`Error::Image`] if the same digest occurs with two sizes.
     pub(super) fn fetch(&mut self, image: ImageId, layers: &[Layer], config: bool) -> Result<u64> {
         let once = distinct(layers)?.into_iter().map(|layer| (layer, 0));
         Ok(self.fetch_copies(image, once, config))
     }
 
-    /// Fetch these layers in their order, each as often as it is there; `ahead` of them besides the one that is due, and
-    /// none that is not below `window`.
+    /// Starts to fetch these layers in their order. A layer that occurs twice is fetched twice. Up to `ahead`
+    /// layers are fetched besides the one that is due, and only layers below the value of `window`.
     pub(super) fn fetch_in_order(
         &mut self,
         image: ImageId,
@@ -329,7 +332,7 @@ impl Engine {
         bytes
     }
 
-    /// Nobody wants anything of this image any more.
+    /// Removes an image of which nothing is wanted any more.
     pub(super) fn forget(&mut self, image: ImageId) {
         self.images.remove(&image);
         self.scheduler.forget(image);
@@ -337,7 +340,7 @@ impl Engine {
         self.jobs.retain(|blob, _| scheduler.has_blob(*blob));
     }
 
-    /// The image, once it is open.
+    /// The image and the proxy that opened it first, once it is open.
     pub(super) fn image(&self, id: ImageId) -> Option<(Arc<SameImage>, Home)> {
         let entry = self.images.get(&id)?;
         Some((entry.known.clone()?, entry.home.clone()?))
@@ -351,16 +354,16 @@ impl Engine {
         self.images.get(&id)?.content.as_ref()
     }
 
-    /// What was fetched so far, but configs.
+    /// What has been fetched so far, not counting configs.
     pub(super) fn tally(&self) -> &Pulled {
         &self.tally
     }
 
-    /// The next thing that becomes of an image. Only to be called while something is to become of one.
+    /// Waits for the next outcome of an image. Must be called only while an outcome is to come.
     ///
     /// # Cancel safety
     ///
-    /// Nothing is lost.
+    /// Dropped early, no outcome is lost.
     pub(super) async fn next(&mut self) -> Outcome {
         loop {
             self.carry_out();
@@ -370,7 +373,7 @@ impl Engine {
             let wake = self.scheduler.wake(Instant::now());
             tokio::select! {
                 Some(report) = self.reported.recv() => self.take(report),
-                Some(ended) = self.units.join_next_with_id() => self.unit_ended(ended),
+                Some(ended) = self.unit_tasks.join_next_with_id() => self.unit_ended(ended),
                 Some(login) = self.logins.join_next() => {
                     if let Ok((host, login)) = login {
                         self.scheduler.login(host, login);
@@ -389,18 +392,18 @@ impl Engine {
                 Action::Give { unit, task } => self.give(unit, task),
                 Action::Recall { unit } => self.recall(unit),
                 Action::Retire { unit } => {
-                    if let Some(member) = self.crew.get(&unit) {
-                        member.retire.send_replace(true);
+                    if let Some(handle) = self.units.get(&unit) {
+                        handle.retire.send_replace(true);
                     }
                 }
                 Action::Abandon { unit } => {
-                    if let Some(member) = self.crew.get(&unit) {
-                        member.abort.abort();
+                    if let Some(handle) = self.units.get(&unit) {
+                        handle.abort.abort();
                     }
                 }
                 Action::Close { unit, image } => {
-                    if let Some(member) = self.crew.get_mut(&unit) {
-                        member.opened.remove(&image);
+                    if let Some(handle) = self.units.get_mut(&unit) {
+                        handle.opened.remove(&image);
                     }
                 }
                 Action::Fetched(image) => self.outcomes.push_back(Outcome::Fetched(image)),
@@ -418,13 +421,13 @@ impl Engine {
             let at_work = self.scheduler.all_at_work();
             self.tally.proxies = self.tally.proxies.max(at_work);
         }
-        // Who may ask now has been decided.
+        // The scheduler has decided which units may ask now, so the refused units may go on.
         self.noted.clear();
     }
 
     fn take(&mut self, report: Report) {
-        // What was abandoned may have told something at its end; its work is for others already.
-        if !self.crew.contains_key(&report.unit()) {
+        // Reports of an abandoned unit may still arrive. Its tasks have been given to others already.
+        if !self.units.contains_key(&report.unit()) {
             return;
         }
         let now = Instant::now();
@@ -437,8 +440,8 @@ impl Engine {
                 self.scheduler.ready(unit, started, now);
                 self.tally.protocol = Some(proxy.protocol_version().clone());
                 self.tally.policy_unchecked |= !proxy.checks_policy();
-                if let Some(member) = self.crew.get_mut(&unit) {
-                    (member.proxy, member.started) = (Some(proxy), started);
+                if let Some(handle) = self.units.get_mut(&unit) {
+                    (handle.proxy, handle.started) = (Some(proxy), started);
                 }
             }
             Report::Opened {
@@ -449,16 +452,16 @@ impl Engine {
                 took,
             } => {
                 let mut home = None;
-                if let Some(member) = self.crew.get_mut(&unit) {
-                    member.opened.insert(image, Arc::clone(&opened));
-                    home = member.proxy.clone().map(|proxy| Home {
+                if let Some(handle) = self.units.get_mut(&unit) {
+                    handle.opened.insert(image, Arc::clone(&opened));
+                    home = handle.proxy.clone().map(|proxy| Home {
                         proxy,
                         opened,
                         opening: took,
-                        starting: member.started,
+                        starting: handle.started,
                     });
-                    if !std::mem::replace(&mut member.was_useful, true) {
-                        let (proxy, took) = (unit.0, member.begun.elapsed());
+                    if !std::mem::replace(&mut handle.was_useful, true) {
+                        let (proxy, took) = (unit.0, handle.begun.elapsed());
                         self.events.send(|| EventKind::ProxyReady { proxy, took });
                     }
                 }
@@ -540,7 +543,7 @@ impl Engine {
             Task::Open(image) | Task::Config(image) | Task::Blob { by: image, .. } => {
                 let entry = self.images.get(&image);
                 let reference = entry.map(|entry| Arc::clone(&entry.reference));
-                // By an image that is forgotten, and still open there.
+                // The image is forgotten, and still open in the unit.
                 reference.or_else(|| self.scheduler.source_key(unit, task).map(Arc::from))
             }
         };
@@ -549,32 +552,32 @@ impl Engine {
             _ => None,
         };
         let cancels = self
-            .crew
+            .units
             .get(&unit)
-            .and_then(|member| member.proxy.as_ref())
+            .and_then(|handle| handle.proxy.as_ref())
             .is_some_and(ImageProxy::supports_get_raw_blob);
         let setback = setback(failure, &reference.unwrap_or_default(), cancels);
         let reason = chain(setback.error());
-        if let (Setback::Lost { sick: true, .. }, Some(member)) =
-            (&setback, self.crew.get_mut(&unit))
+        if let (Setback::Lost { unusable: true, .. }, Some(handle)) =
+            (&setback, self.units.get_mut(&unit))
         {
-            member.sick.get_or_insert_with(|| reason.clone());
+            handle.unusable.get_or_insert_with(|| reason.clone());
         }
         let next = self
             .scheduler
             .failed(unit, task, setback, (now, fastrand::f64()));
         let proxy = unit.0;
         match next {
-            Next::Again { wait, .. } => {
+            Next::Retry { wait, .. } => {
                 tracing::debug!(?task, proxy, %reason, ?wait, "will try again");
             }
-            Next::GivenUp | Next::Otherwise => tracing::debug!(?task, proxy, %reason, "failed"),
+            Next::GivenUp | Next::Elsewhere => tracing::debug!(?task, proxy, %reason, "failed"),
         }
         let (Some(blob), proxy) = (job, unit.0) else {
             return;
         };
         match next {
-            Next::Again { failed, wait } => {
+            Next::Retry { failed, wait } => {
                 self.tally.retries += 1;
                 self.events.send(|| EventKind::BlobRetried {
                     blob,
@@ -589,12 +592,13 @@ impl Engine {
                 proxy,
                 reason,
             }),
-            Next::Otherwise => {}
+            Next::Elsewhere => {}
         }
     }
 }
 
-/// The end of the window, when it has moved; never, if there is none or nobody moves it any more.
+/// Waits until the end of the window moves, and returns it. Never returns if there is no window, or if its
+/// sender is gone.
 async fn moved(window: &mut Option<watch::Receiver<usize>>) -> usize {
     if let Some(end) = window
         && end.changed().await.is_ok()
@@ -604,11 +608,11 @@ async fn moved(window: &mut Option<watch::Receiver<usize>>) -> usize {
     std::future::pending().await
 }
 
-/// Each blob once.
+/// Returns each blob of these layers once.
 ///
 /// # Errors
 ///
-/// [`Error::Image`] if one has two sizes.
+/// [`Error::Image`] if the same digest occurs with two sizes.
 pub(super) fn distinct(layers: &[Layer]) -> Result<Vec<Layer>> {
     let mut known = HashMap::new();
     let mut distinct = Vec::new();
@@ -629,7 +633,7 @@ fn two_sizes(digest: &oci_spec::image::Digest, one: u64, other: u64) -> Error {
     ))
 }
 
-/// An error with its causes, on one line.
+/// The message of an error and of its causes, on one line.
 pub(super) fn chain(error: &Error) -> String {
     let mut text = error.to_string();
     let mut source = std::error::Error::source(error);

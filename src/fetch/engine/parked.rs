@@ -1,15 +1,16 @@
-//! Engines between two calls.
+//! Keeps an engine between two calls.
 
 use super::Engine;
 
-/// An engine between two calls, for whoever takes it first. With the last clone, it ends.
+/// An engine that is kept between two calls. The first caller that takes it gets it. The engine ends with the
+/// last clone.
 #[derive(Debug, Clone)]
 pub(in crate::fetch) struct Parked(async_channel::Receiver<Box<Engine>>);
 
 impl Parked {
     pub(in crate::fetch) fn new(engine: Engine) -> Self {
         let (park, parked) = async_channel::bounded(1);
-        // There is room for it.
+        // The channel is empty, so this can't fail.
         let _ = park.try_send(Box::new(engine));
         Self(parked)
     }
@@ -22,7 +23,7 @@ impl Parked {
 impl std::fmt::Debug for Engine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Engine")
-            .field("units", &self.crew.len())
+            .field("units", &self.units.len())
             .finish_non_exhaustive()
     }
 }

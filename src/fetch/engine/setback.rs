@@ -1,26 +1,30 @@
-//! What a failure means to the scheduler.
+//! Classifies a failure for the scheduler.
 
-use super::super::retry::{is_the_proxys, is_throttled, may_pass};
+use super::super::retry::{is_proxy_failure, is_throttled, is_transient};
 use super::super::scheduler::{Refused, Setback};
 use super::super::unit::Failure;
 use crate::error::{BlobError, Error};
 use crate::protocol::RefusalKind;
 use crate::reference::Place;
 
-/// `reference` is the image that was asked for it, and `cancels` whether the proxy can be told to give a blob up.
+/// Classifies a failure. `reference` is the image through which was asked; `cancels` is whether the proxy can
+/// be told to give up a blob.
 pub(super) fn setback(failure: Failure, reference: &str, cancels: bool) -> Setback<Error> {
     let place = Place::of(reference);
     match failure {
         Failure::Handling(error) => Setback::Final(error),
-        Failure::Unanswered(error) => Setback::Lost { error, sick: true },
+        Failure::Unanswered(error) => Setback::Lost {
+            error,
+            unusable: true,
+        },
         Failure::Refused { error, began } => {
             let why = if is_throttled(&error) {
                 Refused::Throttled
             } else {
                 match error.kind() {
-                    // Also where the proxy calls that retryable, as skopeo 1.22 does.
+                    // This comes first, because skopeo 1.22 also calls this refusal retryable.
                     Some(RefusalKind::NotFound) => Refused::Missing,
-                    _ if may_pass(&error, place) => Refused::MayPass,
+                    _ if is_transient(&error, place) => Refused::Transient,
                     Some(RefusalKind::Unauthorized) => Refused::Login,
                     _ => Refused::ForGood,
                 }
@@ -28,8 +32,8 @@ pub(super) fn setback(failure: Failure, reference: &str, cancels: bool) -> Setba
             Setback::Refused { error, began, why }
         }
         Failure::Fetching(error @ Error::ImageChanged { .. }) => Setback::Changed(error),
-        Failure::Fetching(error) if !may_pass(&error, place) => Setback::Final(error),
-        Failure::Fetching(error) if is_the_proxys(&error) => {
+        Failure::Fetching(error) if !is_transient(&error, place) => Setback::Final(error),
+        Failure::Fetching(error) if is_proxy_failure(&error) => {
             let is_stalled = matches!(
                 error,
                 Error::Blob {
@@ -37,9 +41,9 @@ pub(super) fn setback(failure: Failure, reference: &str, cancels: bool) -> Setba
                     ..
                 }
             );
-            // It can't be told to give the blob up.
-            let sick = is_stalled && !cancels;
-            Setback::Lost { error, sick }
+            // The proxy can't be told to give up the blob, so it stays busy with it.
+            let unusable = is_stalled && !cancels;
+            Setback::Lost { error, unusable }
         }
         Failure::Fetching(error) => Setback::Broken(error),
     }
@@ -65,11 +69,11 @@ mod tests {
                 other => panic!("{other:?}"),
             }
         };
-        // skopeo 1.22 calls 404 retryable.
+        // skopeo 1.22 calls a 404 retryable.
         let missing = "invalid status code from registry 404 (Not Found)";
         assert_eq!(why("retryable", missing, "docker://a/b"), Refused::Missing);
         let failed = "invalid status code from registry 503 (Service Unavailable)";
-        assert_eq!(why("other", failed, "docker://a/b"), Refused::MayPass);
+        assert_eq!(why("other", failed, "docker://a/b"), Refused::Transient);
         assert_eq!(why("other", failed, "oci:a"), Refused::ForGood);
         let login = "unauthorized: authentication required";
         assert_eq!(why("other", login, "docker://a/b"), Refused::Login);

@@ -1,8 +1,8 @@
 //! Which task a unit does next.
 //!
-//! A unit opens images first, for only then it is known what there is to fetch; then come configs, then blobs
-//! of the sources that it has open. Where it has nothing to do, it opens an image that others have open, too, to
-//! help with its blobs, if enough of them wait.
+//! A unit opens images first, because only an open image tells which blobs it has. Then come configs, then
+//! blobs of the sources that the unit has open. A unit without such work opens an image that other units have
+//! open, too, and helps with its blobs if enough of them wait.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -10,16 +10,17 @@ use std::time::{Duration, Instant};
 use super::unit::{Stage, Unit};
 use super::{Action, Config, ImageId, KindId, Opening, Scheduler, SourceId, Task, UnitId};
 
-/// How many blobs have to wait for each unit that can ask for them before another one opens an image for them, which
-/// takes about as long as three calls: one that has opened nothing yet, and one that has. The latter costs the registry
-/// one more reading of a manifest, so there must be enough to share when it is done.
-const CROWD: [f64; 2] = [4.0, 9.0];
+/// The backlog from which another unit helps: the number of waiting blobs for each unit that can ask for
+/// them. To help, a unit opens the image, which takes about as long as three calls. The first value is for a
+/// unit that has opened nothing yet. The second value is for a unit that has: its opening costs the registry
+/// one more read of the manifest, so more blobs must be left for it.
+const BACKLOG_FOR_HELP: [f64; 2] = [4.0, 9.0];
 
-/// How long it is taken for granted that nobody needs help.
+/// For how long the result "no unit needs help" is reused.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 impl<E: Clone> Scheduler<E> {
-    /// Give everybody something to do, as far as there is.
+    /// Gives tasks to all units that can do one.
     pub(super) fn assign(&mut self, now: Instant) {
         loop {
             let mut units: Vec<(usize, UnitId)> = self
@@ -90,7 +91,8 @@ impl<E: Clone> Scheduler<E> {
             return None;
         }
         if unit.asking().is_some() {
-            // One more may wait there, so that the proxy need not wait for us, as long as there is enough for all.
+            // A second task may wait at the unit, so that the proxy has the next call at once, as long as
+            // there are enough tasks for all.
             let late = host.governor.late_after();
             let is_calm = !host.outage.is_on() && !unit.is_late(late, now);
             let is_plenty = self.blobs.ready_count() > 2 * self.units.len();
@@ -119,7 +121,7 @@ impl<E: Clone> Scheduler<E> {
             .or_else(|| self.blob_for(id, unit, now))
     }
 
-    /// Have an idle unit work for another host, if one needs it.
+    /// Moves an idle unit to another host that needs one. Returns whether it was moved.
     fn move_on(&mut self, id: UnitId) -> bool {
         if self.hosts.len() == 1 {
             return false;
@@ -173,8 +175,8 @@ impl<E: Clone> Scheduler<E> {
             .is_some_and(|image| image.kind == kind)
     }
 
-    /// A config that this unit can ask for. Another one that is about to open the same image, and has nothing
-    /// else to do, had better do that, while this one goes on with layers, the largest first.
+    /// A config that this unit can ask for. The config is left to another unit that is about to open the same
+    /// image and has nothing else to do. This unit goes on with layers meanwhile, the largest first.
     fn config_for(&self, id: UnitId, unit: &Unit, now: Instant) -> Option<ImageId> {
         let can = |image: &&ImageId| {
             let of_image = self.images.get(image);
@@ -200,7 +202,7 @@ impl<E: Clone> Scheduler<E> {
         (!is_left).then_some(image)
     }
 
-    /// Whether this is the only image, and proxies are started ahead for it.
+    /// Whether this is the only image, and warm proxies are started for it.
     fn is_alone(&self, image: ImageId) -> bool {
         self.images.len() == 1 && self.images.contains_key(&image) && self.settings.start_ahead
     }
@@ -210,7 +212,7 @@ impl<E: Clone> Scheduler<E> {
         if self.in_flight >= self.settings.in_flight {
             return None;
         }
-        // It may have moved on from a host that refuses everybody.
+        // The unit may have been moved here from a host that has an outage.
         let lets = |source: &&SourceId| {
             let source = self.sources.get(source);
             source.is_some_and(|source| self.hosts[source.host.0].lets(id, now))
@@ -244,7 +246,7 @@ impl<E: Clone> Scheduler<E> {
         Some(Task::Blob { blob, by })
     }
 
-    /// Whether another unit can ask for what is in these sources.
+    /// Whether another unit can ask for blobs of these sources.
     fn can_another(&self, id: UnitId, sources: &[SourceId]) -> bool {
         self.units.iter().any(|(other, unit)| {
             let can = sources.iter().any(|source| unit.open.contains_key(source));
@@ -252,8 +254,8 @@ impl<E: Clone> Scheduler<E> {
         })
     }
 
-    /// Whether a unit can ask for what is in this source, or is about to. One that has long been at as much as it can, or
-    /// waits for a late answer, does not count.
+    /// Whether a unit can ask for blobs of this source now or soon. A unit does not count if it has been at
+    /// its maximum number of tasks for long, or if it waits for a late answer.
     fn is_near(&self, unit: &Unit, source: SourceId, now: Instant) -> bool {
         let opens = |of: &super::Source| of.images.iter().any(|image| unit.is_opening(*image));
         let is_opening = || self.sources.get(&source).is_some_and(opens);
@@ -263,12 +265,13 @@ impl<E: Clone> Scheduler<E> {
         !unit.retired && !is_full && !is_late && (unit.open.contains_key(&source) || is_opening())
     }
 
-    /// The sources of those units that have so many blobs to ask for that others had better help, those that have most
-    /// first. A blob that several can ask for counts for each of them in part; what nobody can ask for comes first.
+    /// The sources whose units have a backlog of at least `least_backlog` blobs each, the largest backlog
+    /// first. A blob that several units can ask for counts in part for each of them. Sources without any unit
+    /// come first.
     #[expect(clippy::cast_precision_loss, reason = "there are few units")]
-    fn crowded(&self, crowd: f64, now: Instant) -> Vec<SourceId> {
+    fn with_backlog(&self, least_backlog: f64, now: Instant) -> Vec<SourceId> {
         let mut backlogs: BTreeMap<UnitId, f64> = BTreeMap::new();
-        let mut crowded: Vec<(f64, SourceId)> = Vec::new();
+        let mut with_backlog: Vec<(f64, SourceId)> = Vec::new();
         let near_of = |source: SourceId| -> Vec<UnitId> {
             let near = self.units.iter();
             let near = near.filter(|(_, unit)| self.is_near(unit, source, now));
@@ -287,26 +290,27 @@ impl<E: Clone> Scheduler<E> {
         for (source, near) in &near {
             let backlog = |unit: &UnitId| backlogs.get(unit).copied().unwrap_or_default();
             let least = near.iter().map(backlog).fold(f64::INFINITY, f64::min);
-            if least >= crowd {
-                crowded.push((least, *source));
+            if least >= least_backlog {
+                with_backlog.push((least, *source));
             }
         }
-        crowded.sort_by(|(one, _), (other, _)| other.total_cmp(one));
-        crowded.into_iter().map(|(_, source)| source).collect()
+        with_backlog.sort_by(|(one, _), (other, _)| other.total_cmp(one));
+        with_backlog.into_iter().map(|(_, source)| source).collect()
     }
 
-    /// An image that is open elsewhere, or about to be, for an idle unit to open, too.
+    /// An image that is open in another unit, or soon will be, for an idle unit to open, too.
     fn image_to_help_with(&mut self, id: UnitId, now: Instant) -> Option<ImageId> {
         let unit = self.units.get(&id)?;
         if !self.may_open(unit, now) {
             return None;
         }
         let lost = self.image_that_nobody_has(unit, now);
-        let ahead = self.image_ahead(id, unit);
-        lost.or_else(|| self.image_of_a_crowd(id, now)).or(ahead)
+        let new = self.image_being_opened(id, unit);
+        lost.or_else(|| self.image_with_backlog(id, now)).or(new)
     }
 
-    /// What can be asked for only by an image that was open in a unit that is gone.
+    /// An image through which a blob or config can be asked for that no other image gives access to. The unit
+    /// that had it open is gone.
     fn image_that_nobody_has(&self, unit: &Unit, now: Instant) -> Option<ImageId> {
         let late = self.hosts[unit.host.0].governor.late_after();
         let is_open = |image: ImageId, source: SourceId| {
@@ -317,7 +321,9 @@ impl<E: Clone> Scheduler<E> {
         let can = |image: &ImageId| {
             let of_image = self.images.get(image);
             of_image.filter(|of| {
-                of.host == unit.host && of.kind == unit.kind && !unit.lacks.contains(&of.source)
+                of.host == unit.host
+                    && of.kind == unit.kind
+                    && !unit.cannot_open.contains(&of.source)
             })
         };
         let config = self
@@ -340,26 +346,26 @@ impl<E: Clone> Scheduler<E> {
         config.or_else(named).copied()
     }
 
-    /// An image of a source with more blobs than those who can ask for them will soon have asked for.
-    fn image_of_a_crowd(&mut self, id: UnitId, now: Instant) -> Option<ImageId> {
+    /// An image of a source whose backlog is large enough for another unit to help.
+    fn image_with_backlog(&mut self, id: UnitId, now: Instant) -> Option<ImageId> {
         let is_known = |then| now.saturating_duration_since(then) < LOOK_AGAIN;
         if self.in_flight >= self.settings.in_flight || self.unneeded.is_some_and(is_known) {
             return None;
         }
         let unit = self.units.get(&id)?;
         let rules = self.hosts[unit.host.0].rules;
-        let crowd = match (rules.counts_openings, rules.least == rules.most) {
-            // Only if nobody can ask for them.
+        let least_backlog = match (rules.counts_openings, rules.least == rules.most) {
+            // Help only if no unit can ask for them.
             (true, _) => f64::INFINITY,
-            // So many were asked for.
+            // A fixed number of proxies was requested, so all of them help early.
             (false, true) => 1.0,
-            (false, false) => CROWD[usize::from(!unit.open.is_empty())],
+            (false, false) => BACKLOG_FOR_HELP[usize::from(!unit.open.is_empty())],
         };
-        let crowded = self.crowded(crowd, now);
-        let found = crowded.into_iter().find_map(|source| {
+        let with_backlog = self.with_backlog(least_backlog, now);
+        let found = with_backlog.into_iter().find_map(|source| {
             let of_source = self.sources.get(&source)?;
             let can = of_source.host == unit.host
-                && !unit.lacks.contains(&source)
+                && !unit.cannot_open.contains(&source)
                 && !unit.open.contains_key(&source);
             let mut images = of_source.images.iter().filter(|_| can);
             images
@@ -372,24 +378,24 @@ impl<E: Clone> Scheduler<E> {
         found
     }
 
-    /// An image that is being opened for the first time: most have enough blobs for more than one. Not where
-    /// there are enough images for all.
-    fn image_ahead(&self, id: UnitId, unit: &Unit) -> Option<ImageId> {
+    /// An image that another unit is opening for the first time: most images have enough blobs for more than
+    /// one unit. `None` if there are enough images for all units.
+    fn image_being_opened(&self, id: UnitId, unit: &Unit) -> Option<ImageId> {
         let host = &self.hosts[unit.host.0];
-        let pays = self.settings.start_ahead
+        let is_useful = self.settings.start_ahead
             && host.rules.is_registry
             && !host.rules.counts_openings
             && host.waiting.is_empty()
             && host.images < self.most_at(unit.host)
             && unit.open.is_empty();
-        if !pays {
+        if !is_useful {
             return None;
         }
         let being_opened = |(image, of_image): (&ImageId, &super::Image)| {
             let is_by_another = matches!(of_image.opening, Opening::By(other) if other != id);
             let fits = of_image.host == unit.host
                 && of_image.kind == unit.kind
-                && !unit.lacks.contains(&of_image.source);
+                && !unit.cannot_open.contains(&of_image.source);
             (is_by_another && fits).then_some(*image)
         };
         let images = self.images.iter().filter_map(being_opened);

@@ -1,4 +1,4 @@
-//! What has become of each blob.
+//! The state of each blob.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -6,39 +6,40 @@ use std::time::Instant;
 
 use super::{BlobId, HostId, ImageId, SourceId, UnitId, Wanted};
 
-/// How many small blobs follow a large one: while the bytes of large ones keep the processors busy, answers for
-/// small ones are waited for, and the largest do not begin when all others are done. (The largest first, then
-/// the next, did the one after the other: 400 layers at 50 ms took 8 % longer, 85 real ones 3 %.)
+/// How many small blobs follow a large one. The transfer of a large blob keeps the processors busy while the
+/// calls for small blobs wait for the registry. The largest blobs still start early, so that none of them
+/// ends last. docs/decisions.md compares this with strict size order.
 const SMALL_PER_LARGE: usize = 2;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
-    /// Beyond the window.
+    /// Outside the window, or not ready to be asked for.
     Held,
     Waits,
-    /// Not before.
+    /// Not to be asked for before this time.
     WaitsUntil(Instant),
     Given,
     Done,
 }
 
-/// Digest, size and copy: one image that names a blob with a wrong size spoils it for no other.
+/// Digest, size and copy of a blob. The size is included so that an image which names a wrong size does no
+/// harm to others.
 type Key = (String, u64, usize);
 
 #[derive(Debug, Clone)]
 pub(super) struct Blob {
     key: Key,
     pub(super) size: u64,
-    /// The host for which it counts: that of an image that names it.
+    /// The host whose backlog counts this blob. An image of this host names it.
     pub(super) host: HostId,
-    /// The images that name it.
+    /// The images that name this blob.
     pub(super) images: Vec<ImageId>,
-    /// Their sources, each once.
+    /// The sources of these images, each once.
     pub(super) sources: Vec<SourceId>,
     pub(super) failed: u32,
-    /// It is asked for only by an image that names it.
+    /// Whether the blob is asked for only through an image that names it.
     pub(super) only_named: bool,
-    /// The unit that has just failed to bring it.
+    /// The unit at which the last try failed.
     pub(super) failed_at: Option<UnitId>,
     pub(super) unasked: bool,
     state: State,
@@ -51,26 +52,26 @@ impl Blob {
     }
 }
 
-/// What became of a blob that was added.
+/// What [`Blobs::add`] did.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Added {
     pub(super) blob: BlobId,
     pub(super) is_new: bool,
     pub(super) is_done: bool,
-    /// The host for which it was to be asked until now, and no more.
+    /// The host whose backlog counted the blob before, if it is another one now.
     pub(super) left: Option<HostId>,
 }
 
-/// A blob that was to be asked for, and no longer counts for a host.
+/// A blob that was still to be asked for, and is no longer counted for `host`.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Left {
     pub(super) host: HostId,
-    /// The host for which it counts instead.
+    /// The host whose backlog counts the blob now.
     pub(super) now_of: Option<HostId>,
     pub(super) size: u64,
 }
 
-/// What has changed of how much is to be asked for.
+/// How the amount that is still to be asked for has changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Counted {
     Same,
@@ -78,8 +79,8 @@ pub(super) enum Counted {
     Less(HostId, u64),
 }
 
-/// The blobs of a source that can be asked for now: by size, and those first that have the fewest sources, for others
-/// can be asked for elsewhere.
+/// The blobs of one source that can be asked for now, ordered by size. Among equal sizes, those with the
+/// fewest sources come first, because a blob with several sources can also be asked for elsewhere.
 type Ready = BTreeSet<(u64, usize, BlobId)>;
 
 #[derive(Debug, Clone, Default)]
@@ -87,15 +88,15 @@ pub(super) struct Blobs {
     all: BTreeMap<BlobId, Blob>,
     known: BTreeMap<Key, BlobId>,
     next: usize,
-    /// Sources of which there is none are left out.
+    /// The ready blobs of each source. A source without any has no entry.
     ready: BTreeMap<SourceId, Ready>,
     ready_count: usize,
-    /// Those that are ready and only named images may be asked for.
+    /// The ready blobs that may be asked for only through an image that names them.
     pub(super) named: BTreeSet<BlobId>,
     delayed: BTreeSet<(Instant, BlobId)>,
-    /// Where they are given out in their order: only those before this one.
+    /// With an order: only blobs with a number below this one are given out.
     end: Option<usize>,
-    /// How many were given out.
+    /// How many blobs have been given out.
     turn: usize,
 }
 
@@ -162,7 +163,7 @@ impl Blobs {
         };
         if let Some(blob) = self.all.get_mut(&id) {
             added.is_done = blob.state == State::Done;
-            // Those who wanted it have left while it was asked for.
+            // All images that wanted the blob were forgotten while it was being asked for.
             if blob.images.is_empty() && blob.host != host {
                 added.left = blob.unasked.then_some(blob.host);
                 blob.host = host;
@@ -180,8 +181,8 @@ impl Blobs {
         added
     }
 
-    /// This image does not want it any more. `place` tells the hosts and sources of the others: it counts for one of
-    /// their hosts from now on.
+    /// Records that this image no longer wants the blob. `place` returns host and source of each remaining
+    /// image, and the blob counts for one of these hosts from now on.
     pub(super) fn leave(
         &mut self,
         id: BlobId,
@@ -233,7 +234,7 @@ impl Blobs {
         })
     }
 
-    /// It was given up: if nobody wants it, it is gone.
+    /// Removes a given-up blob if no image wants it.
     pub(super) fn drop_orphan(&mut self, id: BlobId) {
         if self.get(id).is_some_and(|blob| blob.images.is_empty()) {
             self.remove(id);
@@ -244,7 +245,7 @@ impl Blobs {
         self.get(id).is_some_and(|blob| blob.state == State::Waits)
     }
 
-    /// It can be asked for.
+    /// Makes the blob ready to be asked for.
     fn wait(&mut self, id: BlobId) {
         let Some(blob) = self.all.get_mut(&id) else {
             return;
@@ -261,7 +262,7 @@ impl Blobs {
         }
     }
 
-    /// It can't, if it could.
+    /// Makes the blob not ready, if it was ready or delayed.
     fn take(&mut self, id: BlobId) {
         let Some(blob) = self.all.get_mut(&id) else {
             return;
@@ -294,15 +295,16 @@ impl Blobs {
         }
     }
 
-    /// It need not be asked for any more. Returns its host and size if it had to be.
+    /// Records that the blob need not be asked for any more. Returns its host and size if it had to be until
+    /// now.
     pub(super) fn asked(&mut self, id: BlobId) -> Option<(HostId, u64)> {
         let blob = self.all.get_mut(&id)?;
         let was = std::mem::replace(&mut blob.unasked, false);
         was.then_some((blob.host, blob.size))
     }
 
-    /// It failed at this unit, and is asked for again from then on.
-    pub(super) fn again(
+    /// Records a failure of the blob at this unit. The blob is ready again at `then`.
+    pub(super) fn retry_at(
         &mut self,
         id: BlobId,
         unit: UnitId,
@@ -316,7 +318,7 @@ impl Blobs {
         self.put_back_at(id, then, now)
     }
 
-    /// It was given out, and is not fetched after all.
+    /// Makes a blob ready again that was given to a unit and was not fetched.
     pub(super) fn put_back(&mut self, id: BlobId, now: Instant) -> Counted {
         self.put_back_at(id, now, now)
     }
@@ -347,7 +349,7 @@ impl Blobs {
         counted
     }
 
-    /// Those whose waits are over can be asked for.
+    /// Makes the delayed blobs ready whose time has come.
     pub(super) fn release(&mut self, now: Instant) {
         while let Some((then, id)) = self
             .delayed
@@ -364,8 +366,9 @@ impl Blobs {
         self.delayed.first().map(|(then, _)| *then)
     }
 
-    /// It was given up for some of its images: the others begin anew, if there are any.
-    pub(super) fn begin_anew(&mut self, id: BlobId, now: Instant) -> Counted {
+    /// Resets the tries of a blob that was given up for some of its images. The remaining images start from
+    /// zero.
+    pub(super) fn reset(&mut self, id: BlobId, now: Instant) -> Counted {
         if let Some(blob) = self.all.get_mut(&id) {
             blob.failed = 0;
             blob.failed_at = None;
@@ -373,7 +376,8 @@ impl Blobs {
         self.put_back(id, now)
     }
 
-    /// The registry lacks it where another image of its source was asked.
+    /// Restricts the blob to images that name it, because the registry refused it through another image of
+    /// the same source.
     pub(super) fn must_be_named(&mut self, id: BlobId, now: Instant) -> Counted {
         if let Some(blob) = self.all.get_mut(&id) {
             blob.only_named = true;
@@ -381,7 +385,7 @@ impl Blobs {
         self.put_back(id, now)
     }
 
-    /// It is done. Returns the images that name it.
+    /// Marks the blob as done. Returns the images that name it.
     pub(super) fn done(&mut self, id: BlobId) -> Vec<ImageId> {
         let Some(blob) = self.all.get_mut(&id) else {
             return Vec::new();
@@ -398,7 +402,7 @@ impl Blobs {
         images
     }
 
-    /// How many could be asked for now.
+    /// How many blobs could be asked for now.
     pub(super) fn ready_count(&self) -> usize {
         self.ready_count
     }
@@ -414,8 +418,9 @@ impl Blobs {
         ids.into_iter().filter_map(|id| self.get(id))
     }
 
-    /// The next blob for somebody who can ask these sources, and for whom it is `fit`: in the order of the
-    /// blobs, if there is one; otherwise large ones and small ones in turn.
+    /// The next blob for a unit that can ask these sources, among the blobs for which `fit` returns true.
+    /// With an order, that is the one with the lowest number. Without an order, large blobs and small blobs
+    /// alternate.
     pub(super) fn pick<'s>(
         &self,
         sources: impl Iterator<Item = &'s SourceId>,

@@ -1,8 +1,9 @@
-//! Every state of a small world: a few images, a few units, and a registry and proxies that fail in every way and order,
-//! a few times. The real scheduler is driven.
+//! Every state of small worlds, with the real scheduler: a few images, a few units, and a registry and
+//! proxies that fail a few times, in every way and order.
 //!
-//! In each state: what a unit is given is given to nobody else, no more units than allowed, the gentle rules are kept, and
-//! something goes on. In the end: each image has come, or has failed, once. (About 100,000 states altogether.)
+//! In each state: no task is given to two units, there are no more units than allowed, a registry that
+//! refuses is asked rarely, and something makes progress. At the end, each image was fetched or has failed,
+//! once. There are about 100,000 states altogether.
 
 use std::collections::hash_map::DefaultHasher;
 use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
@@ -13,14 +14,14 @@ use super::host::{HostRules, Login};
 use super::*;
 use crate::fetch::retry::RetryPolicy;
 
-/// What a world is like.
+/// The parameters of a world.
 #[derive(Debug, Clone, Copy)]
 struct Setting {
-    /// For each image, its kind, its source and its blobs.
+    /// Kind, source and blobs of each image.
     images: &'static [(usize, &'static str, &'static [u8])],
     login: Login,
     units: usize,
-    /// How much may go wrong.
+    /// How many failures may take.
     failures: usize,
 }
 
@@ -31,7 +32,7 @@ const MOST_OPENINGS: usize = 8;
 struct Proxy {
     kind: usize,
     is_starting: bool,
-    /// What it was given and has not begun; the first is asked for now.
+    /// The tasks that the proxy was given and has not answered. It is asked for the first one now.
     asked: VecDeque<Task>,
     draining: Vec<Task>,
     open: BTreeSet<ImageId>,
@@ -42,22 +43,23 @@ struct Proxy {
 struct World {
     scheduler: Scheduler<u8>,
     proxies: BTreeMap<UnitId, Proxy>,
-    /// Whether each image that is done with came.
+    /// The images that have ended, and whether they were fetched.
     ended: BTreeMap<ImageId, bool>,
     done: BTreeSet<BlobId>,
     failures: usize,
     ticks: u32,
-    /// The registry refused a call, and nobody may ask before time passes, or a call that was under way succeeds.
+    /// The registry refused a call. No unit may ask before time passes, or before a call that was under way
+    /// succeeds.
     is_refused: bool,
-    /// ... a blob, for which an image that can be opened says nothing.
+    /// The refused call was for a blob, so an opened image does not end the outage.
     is_of_blobs: bool,
     has_succeeded: bool,
     wrong_logins: usize,
 }
 
-/// Something that happens.
+/// One thing that can happen in a world.
 #[derive(Debug, Clone, Copy)]
-enum Happening {
+enum Step {
     Ready(UnitId),
     StartFails(UnitId),
     Dies(UnitId),
@@ -78,7 +80,7 @@ enum Failing {
 }
 
 const FAILINGS: [Failing; 7] = [
-    Failing::Refused(Refused::MayPass),
+    Failing::Refused(Refused::Transient),
     Failing::Refused(Refused::Missing),
     Failing::Refused(Refused::Login),
     Failing::Refused(Refused::Throttled),
@@ -124,7 +126,7 @@ impl World {
         }
     }
 
-    /// Carry out all that is decided.
+    /// Carries out all actions of the scheduler.
     fn settle(&mut self, setting: Setting, now: Instant) {
         while let Some(action) = self.scheduler.next(now) {
             self.carry_out(&action, setting, now);
@@ -238,70 +240,70 @@ impl World {
         self.ended.len() == setting.images.len()
     }
 
-    /// What may happen next.
-    fn happenings(&self) -> Vec<Happening> {
-        let mut all = vec![Happening::TimePasses];
+    /// All things that can take next.
+    fn steps(&self) -> Vec<Step> {
+        let mut all = vec![Step::TimePasses];
         for (unit, proxy) in &self.proxies {
             let unit = *unit;
             let may_fail = self.failures > 0;
             if may_fail {
-                all.push(Happening::Dies(unit));
+                all.push(Step::Dies(unit));
             }
             if proxy.is_starting {
-                all.push(Happening::Ready(unit));
+                all.push(Step::Ready(unit));
                 if may_fail {
-                    all.push(Happening::StartFails(unit));
+                    all.push(Step::StartFails(unit));
                 }
                 continue;
             }
             match proxy.asked.front() {
-                Some(Task::Blob { .. }) => all.push(Happening::Answered(unit)),
-                Some(_) => all.push(Happening::Succeeds(unit)),
+                Some(Task::Blob { .. }) => all.push(Step::Answered(unit)),
+                Some(_) => all.push(Step::Succeeds(unit)),
                 None => {}
             }
             if proxy.asked.front().is_some() && may_fail {
-                all.extend(FAILINGS.map(|failing| Happening::Fails(unit, failing)));
+                all.extend(FAILINGS.map(|failing| Step::Fails(unit, failing)));
             }
             for place in 0..proxy.draining.len() {
-                all.push(Happening::Drained(unit, place));
+                all.push(Step::Drained(unit, place));
                 if may_fail {
-                    all.push(Happening::BreaksOff(unit, place));
+                    all.push(Step::BreaksOff(unit, place));
                 }
             }
         }
         all
     }
 
-    fn happen(&mut self, happening: Happening, setting: Setting, begun: Instant) {
-        if let Happening::TimePasses = happening {
+    fn take(&mut self, step: Step, setting: Setting, begun: Instant) {
+        if let Step::TimePasses = step {
             self.ticks += 1;
             self.is_refused = false;
         }
         let now = begun + TICK * 3 * self.ticks;
-        match happening {
-            Happening::TimePasses => {}
-            Happening::Ready(unit) => {
+        match step {
+            Step::TimePasses => {}
+            Step::Ready(unit) => {
                 self.proxy(unit).is_starting = false;
                 self.scheduler.ready(unit, TICK, now);
             }
-            Happening::StartFails(unit) | Happening::Dies(unit) => {
+            Step::StartFails(unit) | Step::Dies(unit) => {
                 self.failures -= 1;
                 self.proxies.remove(&unit);
                 let lost = Lost {
                     error: 0,
-                    may_pass: matches!(happening, Happening::Dies(_)),
+                    is_transient: matches!(step, Step::Dies(_)),
                 };
                 self.scheduler.ended(unit, Some(lost), now);
             }
-            Happening::Succeeds(unit) => self.succeeds(unit, setting, now),
-            Happening::Answered(unit) => {
+            Step::Succeeds(unit) => self.succeeds(unit, setting, now),
+            Step::Answered(unit) => {
                 (self.is_refused, self.is_of_blobs) = (false, false);
                 let proxy = self.proxy(unit);
                 let task = proxy.asked.pop_front().expect("one");
                 proxy.draining.push(task);
                 self.scheduler.answered(unit, task, TICK, now);
             }
-            Happening::Drained(unit, place) => {
+            Step::Drained(unit, place) => {
                 let task = self.proxy(unit).draining.remove(place);
                 let Task::Blob { blob, .. } = task else {
                     panic!("{task:?} is drained");
@@ -309,22 +311,22 @@ impl World {
                 self.done.insert(blob);
                 self.scheduler.done(unit, task, now);
             }
-            Happening::BreaksOff(unit, place) => {
+            Step::BreaksOff(unit, place) => {
                 self.failures -= 1;
                 let task = self.proxy(unit).draining.remove(place);
                 let next = self
                     .scheduler
                     .failed(unit, task, Setback::Broken(1), (now, 1.0));
-                // Another repository may have it still.
+                // Another repository may still have the blob.
                 let Task::Blob { blob, .. } = task else {
                     panic!("{task:?} breaks off");
                 };
                 let is_wanted = self.scheduler.blobs.get(blob).is_some();
-                assert!(next != Next::Otherwise || is_wanted);
+                assert!(next != Next::Elsewhere || is_wanted);
             }
-            Happening::Fails(unit, failing) => self.fails(unit, failing, now),
+            Step::Fails(unit, failing) => self.fails(unit, failing, now),
         }
-        // A retired one ends when it is at nothing any more.
+        // A retired proxy ends when it has no task left.
         let ends =
             |proxy: &Proxy| proxy.is_retired && proxy.asked.is_empty() && proxy.draining.is_empty();
         let gone: Vec<UnitId> = (self.proxies.iter())
@@ -375,8 +377,8 @@ impl World {
         let task = self.proxy(unit).asked.pop_front().expect("one");
         let setback = match failing {
             Failing::Refused(why) => {
-                // Refusals that may pass hold up all.
-                self.is_refused = why == Refused::MayPass;
+                // A transient refusal stops all units.
+                self.is_refused = why == Refused::Transient;
                 self.is_of_blobs |= self.is_refused && matches!(task, Task::Blob { .. });
                 self.wrong_logins += usize::from(why == Refused::Login && !self.has_succeeded);
                 Setback::Refused {
@@ -388,17 +390,18 @@ impl World {
             Failing::Final => Setback::Final(3),
             Failing::Lost => Setback::Lost {
                 error: 4,
-                sick: false,
+                unusable: false,
             },
             Failing::Hangs => Setback::Lost {
                 error: 5,
-                sick: true,
+                unusable: true,
             },
         };
         self.scheduler.failed(unit, task, setback, (now, 1.0));
     }
 
-    /// Whether something goes on by itself: time alone must bring what nobody is at.
+    /// Whether the world makes progress by itself: a task that no proxy has must be given out when only time
+    /// passes.
     fn goes_on(&self, setting: Setting, begun: Instant) -> bool {
         let is_busy = |proxy: &Proxy| {
             proxy.is_starting || !proxy.asked.is_empty() || !proxy.draining.is_empty()
@@ -408,7 +411,7 @@ impl World {
             if world.is_over(setting) || world.proxies.values().any(is_busy) {
                 return true;
             }
-            world.happen(Happening::TimePasses, setting, begun);
+            world.take(Step::TimePasses, setting, begun);
         }
         false
     }
@@ -420,7 +423,7 @@ impl World {
     }
 }
 
-/// All states, in which time passes a few times at most.
+/// Explores all states in which time passes at most `most_ticks` times. Returns their number.
 fn explore(setting: Setting, most_ticks: u32) -> usize {
     let begun = Instant::now();
     let mut first = World::new(setting, begun);
@@ -432,12 +435,12 @@ fn explore(setting: Setting, most_ticks: u32) -> usize {
         if world.is_over(setting) {
             continue;
         }
-        for happening in world.happenings() {
-            if matches!(happening, Happening::TimePasses) && world.ticks == most_ticks {
+        for step in world.steps() {
+            if matches!(step, Step::TimePasses) && world.ticks == most_ticks {
                 continue;
             }
             let mut next = world.clone();
-            next.happen(happening, setting, begun);
+            next.take(step, setting, begun);
             if known.insert(next.key()) {
                 waiting.push(next);
             }
@@ -494,7 +497,7 @@ fn three_units() {
     assert!(states > 25_000, "{states}");
 }
 
-/// As where images of several platforms are wanted.
+/// This happens where images of several platforms are wanted.
 #[test]
 fn two_kinds_of_images_and_one_unit() {
     let setting = Setting {

@@ -1,61 +1,60 @@
-//! How many proxies pay.
+//! How many proxies make a fetch as fast as possible.
 //!
-//! A proxy answers one call at a time, and a call takes as long as the registry's
-//! first byte. With `n` blobs to ask for, `c` a call, and `k` proxies, the asking takes
-//! `n × c ÷ k`. Meanwhile the processors have the work `w` of bringing the blobs, and `s`
-//! for each proxy's start. More proxies pay until asking takes no longer than that:
-//! `n × c ÷ k = w + k × s`.
+//! A proxy answers one call at a time, and a call takes as long as the registry's first byte. With `n` blobs
+//! to ask for, a latency of `c`, and `k` proxies, the calls take `n × c ÷ k` altogether. Meanwhile the
+//! processors are busy for `w` with the blobs, and for `s` with the start of each proxy. More proxies make
+//! the fetch faster until the calls take no longer than the work: `n × c ÷ k = w + k × s`.
+//!
+//! `c` is the lowest moving average so far. If latency rises because there are more proxies, the estimate
+//! does not follow, so growth cannot feed itself.
 
 use std::time::{Duration, Instant};
 
-/// What a proxy costs besides its start: skopeo 1.22 takes that much of a processor to
-/// open an image, and to end.
+/// The processor time of a proxy besides its start: skopeo 1.22 needs this much to open an image and to exit.
 const OPENING_COST: Duration = Duration::from_millis(5);
 
-/// How many calls it takes to open an image: for its manifest, which takes two, and for its config.
+/// The number of calls that the opening of an image takes: two for its manifest, one for its config.
 const CALLS_OF_AN_IMAGE: f64 = 3.0;
 
-/// What a proxy does itself to open one.
+/// The processor time that a proxy needs to open an image.
 pub(super) const OPENING_WORK: Duration = Duration::from_millis(6);
 
-/// The bounds of what is believed (a loaded machine starts them slowly, which is
-/// no reason to think that more are as dear).
+/// The bounds of the estimated cost of a start. On a loaded machine a start takes longer, which is no reason
+/// to start fewer proxies.
 const COST_BOUNDS: (Duration, Duration) = (Duration::from_millis(15), Duration::from_millis(40));
 
-/// The work that is counted for each blob, and for each byte: about a third of what a
-/// processor has with it. Blobs do not come evenly, so it has to wait now and then even
-/// where there is more work than waiting. (By these, 1 to 400 layers, real and made-up ones,
-/// take within a tenth of what the best number takes them, mostly within 4 %, at 0, 10 and 50 ms.)
+/// The work that the model counts for each blob, and for each byte: about a third of the measured processor
+/// time. Blobs arrive unevenly, so the processors are idle now and then even where there is more work than
+/// waiting. docs/decisions.md compares the result with the best fixed numbers.
 const WORK_PER_BLOB: Duration = Duration::from_millis(1);
 const WORK_PER_GB: Duration = Duration::from_secs(1);
 
-/// Calls that got that much slower than the fastest run of them say that the
-/// registry is holding us back.
+/// A call that takes this many times the usual latency was held back by the registry, if it also takes
+/// [`THROTTLED_FROM`].
 const THROTTLED: u32 = 8;
 
-/// ... if they are also that slow: quicker ones may just be busy machines.
+/// The least latency of a call that counts as held back. Faster ones may be due to a busy machine.
 const THROTTLED_FROM: Duration = Duration::from_secs(1);
 
-/// How few proxies a registry that throttles gets: while some wait as long as they
-/// were told to, the others ask. (At ten requests a second, four were faster than one,
-/// two, three or eight.)
+/// The minimum number of proxies while a registry throttles. Some of them wait as they were told while the
+/// others ask. docs/decisions.md has the measurement.
 const FEWEST: usize = 4;
 
-/// A call is late if it takes that many times the usual, and at least this.
+/// A call is late if it takes this many times the usual latency, and at least [`LATE_FROM`].
 const LATE_TIMES: u32 = 10;
 const LATE_FROM: Duration = Duration::from_millis(500);
 
-/// ... or at least this, before there was an answer.
+/// A call is late after this time if no call has been answered yet.
 const LATE_AT_FIRST: Duration = Duration::from_secs(5);
 
-/// The part of a first impression in the moving average.
+/// The weight of the old average: a new value counts one part in this many.
 const SMOOTHING: u32 = 4;
 
-/// How much is still to be asked for: images, blobs, and their bytes. (A manifest may say anything of sizes: their sum
-/// may be more than a `u64` holds.)
+/// How much is still to be asked for: images, blobs, and bytes. The sum of the sizes can exceed a `u64`,
+/// because a manifest can claim any size.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct ToAsk {
-    /// Images to open.
+    /// The number of images to open.
     pub(super) images: usize,
     pub(super) blobs: usize,
     pub(super) bytes: u128,
@@ -77,17 +76,17 @@ impl ToAsk {
 pub(super) struct Governor {
     min: usize,
     max: usize,
-    /// How many are taken to share the work.
+    /// The number of processors that share the work.
     processors: u32,
-    /// Of one more proxy: the least that was seen.
+    /// The lowest cost of one more proxy so far.
     cost: Duration,
-    /// A moving average of what calls take.
+    /// A moving average of the latency of calls.
     call_time: Option<Duration>,
-    /// The least that this average was.
+    /// The lowest value of this average so far.
     best: Option<Duration>,
-    /// Lowered when the registry throttles; never raised again.
+    /// The maximum while the registry throttles. The ceiling is only ever lowered.
     ceiling: usize,
-    /// It does, also where the ceiling could not be lowered.
+    /// Whether the registry throttles. The flag is also set where the ceiling can't be lowered.
     throttled: bool,
     /// When many proxies last waited for late answers.
     slowed: Option<Instant>,
@@ -108,36 +107,36 @@ impl Governor {
         }
     }
 
-    /// No more than so many, from now on.
+    /// Lowers the maximum to `most`.
     pub(super) fn at_most(&mut self, most: usize) {
         self.min = self.min.min(most);
         self.max = self.max.min(most);
     }
 
-    /// Whether there is an idea of what a call takes.
+    /// Whether there is an estimate of the latency of a call.
     pub(super) fn has_guess(&self) -> bool {
         self.best.is_some()
     }
 
-    /// A first idea of what a call takes, from before there was one.
+    /// Sets a first estimate of the latency. An estimate that is there already stays.
     pub(super) fn expect_call_time(&mut self, guess: Duration) {
         self.best.get_or_insert(guess);
     }
 
-    /// A proxy was started in that time.
+    /// Records that a proxy started in that time.
     pub(super) fn started(&mut self, took: Duration) {
         let (least, most) = COST_BOUNDS;
         let cost = (took + OPENING_COST).clamp(least, most);
         self.cost = self.cost.min(cost);
     }
 
-    /// A call was answered in that time, while `running` proxies were at work.
+    /// Records that a call was answered in that time, while `running` proxies were at work.
     pub(super) fn answered(&mut self, took: Duration, running: usize) {
         let average = self.call_time.map_or(took, |average| {
             (average * (SMOOTHING - 1) + took) / SMOOTHING
         });
         let best = match (self.call_time, self.best) {
-            // The first real answer beats any guess, unless it was held back.
+            // The first measured answer replaces an estimate, unless the call was held back.
             (None, Some(guess)) if !is_held_back(took, guess) => average,
             (_, None) => average,
             (_, Some(best)) => best.min(average),
@@ -149,9 +148,8 @@ impl Governor {
         }
     }
 
-    /// Many of the `running` proxies wait for late answers. Counted at most once
-    /// in the time that a throttled call takes: it takes a while to be seen
-    /// whether fewer are better.
+    /// Records that many of the `running` proxies wait for late answers. This counts at most once in
+    /// [`THROTTLED_FROM`], because the effect of fewer proxies is not seen at once.
     pub(super) fn slowed(&mut self, running: usize, now: Instant) {
         if self
             .slowed
@@ -162,32 +160,32 @@ impl Governor {
         }
     }
 
-    /// No more than those that work, for others could not be started.
+    /// Limits the number to the proxies that work, because others could not be started.
     pub(super) fn no_more_than(&mut self, working: usize) {
         self.throttled(working.saturating_mul(2));
     }
 
-    /// The registry wants less of us.
+    /// Records that the registry throttles: at most half of the `running` proxies are wanted from now on.
     pub(super) fn throttled(&mut self, running: usize) {
         let fewer = running.div_ceil(2).max(FEWEST).max(self.min);
         self.ceiling = self.ceiling.min(fewer);
         self.throttled = true;
     }
 
-    /// It does.
+    /// Whether the registry throttles.
     pub(super) fn is_throttled(&self) -> bool {
         self.throttled
     }
 
-    /// How old a call must be to be called late.
+    /// The time after which a call counts as late.
     pub(super) fn late_after(&self) -> Duration {
         self.best
             .map_or(LATE_AT_FIRST, |best| (best * LATE_TIMES).max(LATE_FROM))
     }
 
-    /// How many proxies to run, with that still to ask for.
+    /// How many proxies to run while this much is still to be asked for.
     pub(super) fn wanted(&self, to_ask: ToAsk) -> usize {
-        self.pays(to_ask)
+        self.fastest(to_ask)
             .clamp(self.min, self.ceiling.min(self.max).max(self.min))
             .min(to_ask.blobs.saturating_add(to_ask.images).max(1))
     }
@@ -199,7 +197,7 @@ impl Governor {
         clippy::cast_sign_loss,
         reason = "it need not be exact, is never negative, and `as` clamps"
     )]
-    fn pays(&self, to_ask: ToAsk) -> usize {
+    fn fastest(&self, to_ask: ToAsk) -> usize {
         let (images, blobs) = (to_ask.images as f64, to_ask.blobs as f64);
         let gigabytes = to_ask.bytes as f64 / 1e9;
         let calls = blobs + images * CALLS_OF_AN_IMAGE;
@@ -223,7 +221,7 @@ mod tests {
 
     const MS: fn(u64) -> Duration = Duration::from_millis;
 
-    /// So many blobs of hardly any bytes.
+    /// A backlog of this many blobs without bytes.
     fn small(blobs: usize) -> ToAsk {
         megabytes(blobs, 0)
     }

@@ -1,4 +1,4 @@
-//! What is known of a host: its rules, and how it answers.
+//! The state of a host: its rules, and how it answers.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -7,36 +7,37 @@ use super::governor::{Governor, ToAsk};
 use super::outage::Outage;
 use super::{ImageId, UnitId};
 
-/// How many openings are under way at a host at which none has succeeded: if it has trouble, or the image is
-/// not there, each of them is in vain.
+/// How many openings may be under way at a host where none has succeeded. If the host has trouble, or the
+/// image does not exist, each of them is wasted.
 const MOST_UNPROVED: usize = 8;
 
-/// How long the first opening may take before the others are given up. A registry that answers takes less; one
-/// that throttles is asked again by each proxy after some seconds.
+/// How long the first opening may take before the other openings are given up. A healthy registry answers
+/// sooner. If the registry throttles, each proxy retries after some seconds, which makes it worse.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What a host allows, and what its proxies are for.
+/// What a host allows.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::fetch) struct HostRules {
-    /// The least units, if there is enough to do.
+    /// The minimum number of units, if there is enough to do.
     pub(in crate::fetch) least: usize,
-    /// The most units.
+    /// The maximum number of units.
     pub(in crate::fetch) most: usize,
-    /// The most tasks that one unit is at.
+    /// The maximum number of tasks of one unit at a time.
     pub(in crate::fetch) per_unit: usize,
-    /// It has images by name, at a distance.
+    /// Whether the host is a registry.
     pub(in crate::fetch) is_registry: bool,
-    /// It counts openings: none is made that is not needed.
+    /// Whether the host limits the number of openings, so that an image is not opened more often than
+    /// necessary.
     pub(in crate::fetch) counts_openings: bool,
-    /// An image could be opened there before.
+    /// Whether an image was opened at this host before.
     pub(in crate::fetch) is_proved: bool,
 }
 
-/// Whether those who ask there give a name and a password.
+/// Whether calls to a host send credentials.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::fetch) enum Login {
     No,
-    /// Or it is not known yet.
+    /// The calls may send credentials, or this is not known yet.
     Perhaps,
 }
 
@@ -47,16 +48,16 @@ pub(super) struct Host<E> {
     pub(super) outage: Outage,
     pub(super) proved: bool,
     pub(super) login: Login,
-    /// No image is opened there any more, or not before that.
+    /// Why no image is opened at this host, and until when. `None` as the time means for ever.
     pub(super) locked: Option<(E, Option<Instant>)>,
-    /// Images that are to be opened.
+    /// The images that are to be opened.
     pub(super) waiting: BTreeSet<ImageId>,
-    /// How many images there are that are not forgotten.
+    /// The number of images that are not forgotten.
     pub(super) images: usize,
     pub(super) to_ask: ToAsk,
     /// When the first opening began.
     pub(super) asked_since: Option<Instant>,
-    /// An opening is to be made again.
+    /// Whether an opening has failed and is to be retried.
     pub(super) failed_once: bool,
 }
 
@@ -77,7 +78,7 @@ impl<E: Clone> Host<E> {
         }
     }
 
-    /// No more units, each with so many tasks at most.
+    /// Lowers the maximum number of units, and sets the maximum number of tasks of each.
     pub(super) fn at_most(&mut self, most: usize, per_unit: usize) {
         self.rules.per_unit = per_unit;
         self.rules.most = self.rules.most.min(most);
@@ -85,12 +86,13 @@ impl<E: Clone> Host<E> {
         self.governor.at_most(most);
     }
 
-    /// Whether something of it is to be opened or asked for.
+    /// Whether an image is to be opened, or a blob is to be asked for.
     pub(super) fn has_work(&self) -> bool {
         !self.waiting.is_empty() || self.to_ask.blobs > 0
     }
 
-    /// Why no image is opened there now. After a while it is asked again as if nothing were known of it.
+    /// The error because of which no image is opened now. When the lock ends, the host is treated as if it
+    /// had never failed.
     pub(super) fn refusal(&mut self, now: Instant) -> Option<E> {
         let (error, until) = self.locked.as_ref()?;
         if until.is_none_or(|until| now < until) {
@@ -103,19 +105,19 @@ impl<E: Clone> Host<E> {
         None
     }
 
-    /// A blob could be had from it.
+    /// Records that a call for a blob was answered.
     pub(super) fn answered(&mut self) {
         self.outage.answered();
         self.proved = true;
     }
 
-    /// An image could be opened there.
+    /// Records that an image was opened.
     pub(super) fn opened(&mut self) {
         self.outage.opened();
         self.proved = true;
     }
 
-    /// Whether this unit may ask it for something now.
+    /// Whether this unit may ask the host for something now.
     pub(super) fn lets(&self, unit: UnitId, now: Instant) -> bool {
         self.outage.lets(unit.0, now)
     }
@@ -124,7 +126,8 @@ impl<E: Clone> Host<E> {
         self.rules.is_registry && !self.proved && self.login == Login::Perhaps
     }
 
-    /// How many openings may be under way. A registry may lock an account after a few wrong passwords.
+    /// How many openings may be under way at the same time. Only one is allowed with unconfirmed credentials,
+    /// because a registry may lock an account after a few wrong passwords.
     pub(super) fn openings(&self, now: Instant) -> usize {
         if self.proved || !self.rules.is_registry {
             usize::MAX
@@ -135,7 +138,7 @@ impl<E: Clone> Host<E> {
         }
     }
 
-    /// Nothing could be had from it yet, and its first answer takes longer than is usual, or was none.
+    /// Whether nothing could be opened yet, and the first answer is late or was a refusal.
     pub(super) fn has_trouble(&self, now: Instant) -> bool {
         let is_slow = |since| now.saturating_duration_since(since) >= PATIENCE;
         let is_unproved = !self.proved && self.rules.is_registry;

@@ -1,4 +1,4 @@
-//! What the engine tells the scheduler, and what that has it do.
+//! The types that the engine and the scheduler exchange.
 
 use std::time::{Duration, Instant};
 
@@ -7,14 +7,14 @@ use oci_spec::image::Digest;
 use super::{BlobId, ImageId, KindId, UnitId};
 use crate::fetch::retry::RetryPolicy;
 
-/// What a unit is to do.
+/// A task for a unit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(in crate::fetch) enum Task {
     /// Open this image.
     Open(ImageId),
-    /// Fetch the config of this image, which is open there.
+    /// Fetch the config of this image, which is open in the unit.
     Config(ImageId),
-    /// Fetch this blob by this image, which is open there.
+    /// Fetch this blob through the image `by`, which is open in the unit.
     Blob { blob: BlobId, by: ImageId },
 }
 
@@ -23,17 +23,17 @@ pub(in crate::fetch) enum Task {
 pub(in crate::fetch) enum Action<E> {
     /// Start a proxy of this kind.
     Start { unit: UnitId, kind: KindId },
-    /// Have the unit do this.
+    /// Give the unit this task.
     Give { unit: UnitId, task: Task },
-    /// Take back the task that the unit has not begun, if it has not: see [`Scheduler::recalled`].
+    /// Take back the task that the unit has not begun, if there is one, and call [`Scheduler::recalled`].
     Recall { unit: UnitId },
-    /// Have the unit end what it is at, and then end.
+    /// Let the unit finish its tasks, and then end it.
     Retire { unit: UnitId },
     /// End the unit at once.
     Abandon { unit: UnitId },
-    /// Close this image there: nobody needs it any more.
+    /// Close this image in the unit, because nothing needs it any more.
     Close { unit: UnitId, image: ImageId },
-    /// All that was wanted of the image is there.
+    /// Everything that was wanted of the image has been fetched.
     Fetched(ImageId),
     /// The image failed with this error.
     Failed {
@@ -44,18 +44,19 @@ pub(in crate::fetch) enum Action<E> {
     },
 }
 
-/// Why a task failed.
+/// Why a task failed, as far as it matters for what is done next.
 #[derive(Debug, Clone)]
 pub(in crate::fetch) enum Setback<E> {
-    /// No repetition changes it.
+    /// A retry would not change this error.
     Final(E),
-    /// The image is no longer what it was.
+    /// The image at the source differs from the one that was opened first.
     Changed(E),
-    /// The proxy lost it: it is repeated at once. `sick`: this proxy can't be asked for more.
-    Lost { error: E, sick: bool },
-    /// What came was wrong: it is repeated after a wait.
+    /// The proxy lost the transfer, so the task is retried at once. With `unusable`, this proxy can't be asked
+    /// for anything else.
+    Lost { error: E, unusable: bool },
+    /// The bytes were wrong or incomplete. The task is retried after a wait.
     Broken(E),
-    /// The registry refused the call that began then.
+    /// The registry refused the call, which began at `began`.
     Refused {
         error: E,
         began: Instant,
@@ -66,46 +67,46 @@ pub(in crate::fetch) enum Setback<E> {
 /// Why a registry refused a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::fetch) enum Refused {
-    /// It may answer later.
-    MayPass,
-    /// It does not have it.
+    /// The registry may answer later.
+    Transient,
+    /// The registry does not have the object.
     Missing,
-    /// It does not know who asks.
+    /// The registry does not accept the credentials, or wants some.
     Login,
-    /// It wants to be asked less, and has been asked several times by the proxy itself.
+    /// The registry limits the rate of requests. The proxy has retried the call several times itself.
     Throttled,
-    /// For a reason that does not pass.
+    /// The reason is none of the others, and will not go away.
     ForGood,
 }
 
-/// What comes after a setback.
+/// What the scheduler does after a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::fetch) enum Next {
-    /// It is tried again after this wait; so many tries have failed.
-    Again { failed: u32, wait: Duration },
-    /// It is asked for in another way, which counts as the same try.
-    Otherwise,
-    /// It is given up.
+    /// The task is retried after `wait`; `failed` tries have failed so far.
+    Retry { failed: u32, wait: Duration },
+    /// The task is retried through another image or source, which does not count as another try.
+    Elsewhere,
+    /// The task is given up.
     GivenUp,
 }
 
-/// What holds for all hosts.
+/// The settings that apply to all hosts.
 #[derive(Debug, Clone)]
 pub(in crate::fetch) struct Settings {
     pub(in crate::fetch) retry: RetryPolicy,
-    /// How many proxies are started at a time.
+    /// How many proxies may be starting at the same time.
     pub(in crate::fetch) processors: u32,
-    /// The most units of all hosts together.
+    /// The maximum number of units of all hosts together.
     pub(in crate::fetch) units: usize,
-    /// The most blobs in flight.
+    /// The maximum number of blobs in flight.
     pub(in crate::fetch) in_flight: usize,
-    /// Open an image by several units before it is known what there is to fetch.
+    /// Whether several units open the same image before its list of blobs is known.
     pub(in crate::fetch) start_ahead: bool,
-    /// A limit of the rate makes all transfers slow.
+    /// Whether a rate limit slows down all transfers.
     pub(in crate::fetch) is_limited: bool,
 }
 
-/// A blob that an image names. Only `copy` tells those apart that have the same digest.
+/// A blob that an image names. `copy` distinguishes blobs of the same digest that are fetched separately.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::fetch) struct Wanted {
     pub(in crate::fetch) digest: Digest,
@@ -117,8 +118,8 @@ pub(in crate::fetch) struct Wanted {
 #[derive(Debug)]
 pub(in crate::fetch) struct Lost<E> {
     pub(in crate::fetch) error: E,
-    /// Whether another start may work.
-    pub(in crate::fetch) may_pass: bool,
+    /// Whether starting another proxy may succeed.
+    pub(in crate::fetch) is_transient: bool,
 }
 
 impl<E> Setback<E> {

@@ -1,44 +1,51 @@
-//! Decides who fetches what, and when. Pure: it has no clock, no tasks and no I/O.
+//! The scheduler decides which task which unit does, and when. This module is pure: no clock, no async tasks,
+//! no I/O.
 //!
-//! The [engine](super::engine) tells it what has happened, with the time, and carries out the [`Action`]s that
-//! it decides on. Everything that a registry is asked for is a [`Task`]: to open an image, to fetch its config,
-//! to fetch a blob. A **unit** is a proxy with its workers; a **source** is what one open image gives access to
-//! (for a registry: the repository); a **host** is whose rules and troubles images share.
+//! The [engine](super::engine) reports what has happened, with the time, and carries out the [`Action`]s that
+//! the scheduler decides on. Everything that a registry is asked for is a [`Task`]: to open an image, to
+//! fetch its config, to fetch a blob.
 //!
-//! - [`message`]: what it is told, and what it has done; [`happenings`]: what follows from that.
+//! - A **unit** is a proxy with its workers.
+//! - A **source** is what one open image gives access to. At a registry, that is the repository.
+//! - A **host** groups the images that share rules and outages. At a registry, that is the registry.
+//!
+//! The modules:
+//!
+//! - [`message`]: the types that the engine and the scheduler exchange.
+//! - [`reports`]: what the scheduler does with each report of the engine.
 //! - [`assign`]: which task a unit does next.
-//! - [`fleet`]: how many units there are.
-//! - [`host`], [`outage`], [`governor`]: what is known of a host.
-//! - [`blobs`], [`unit`]: what has become of each blob, and what each unit is at.
+//! - [`pool`]: how many units there are; [`start_interval`]: when the next one is started.
+//! - [`host`], [`outage`], [`governor`]: the state of a host.
+//! - [`blobs`], [`unit`]: the state of each blob, and of each unit.
 
 mod assign;
 mod blobs;
 #[cfg(test)]
 mod explore;
-mod fleet;
 mod governor;
-mod happenings;
 mod host;
 mod message;
 mod outage;
-mod pace;
+mod pool;
+mod reports;
 #[cfg(test)]
 mod sharing;
 #[cfg(test)]
 mod simulate;
+mod start_interval;
 mod unit;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use self::blobs::Blobs;
-use self::fleet::Starts;
-pub(super) use self::fleet::call_time_from;
 use self::host::Host;
 pub(super) use self::host::{HostRules, Login};
 pub(super) use self::message::{Action, Lost, Next, Refused, Setback, Settings, Task, Wanted};
-use self::pace::Pace;
-pub(super) use self::pace::at_a_time;
+use self::pool::Starts;
+pub(super) use self::pool::call_time_from;
+use self::start_interval::StartInterval;
+pub(super) use self::start_interval::at_a_time;
 use self::unit::{Stage, Unit};
 
 macro_rules! ids {
@@ -50,27 +57,27 @@ macro_rules! ids {
 }
 
 ids!(
-    /// An image, in the order in which they came.
+    /// The number of an image. Images are numbered in the order in which they were added.
     ImageId,
-    /// A blob, in the order in which they came.
+    /// The number of a blob. Blobs are numbered in the order in which they were added.
     BlobId,
-    /// A unit, in the order in which they were started.
+    /// The number of a unit. Units are numbered in the order in which they were started.
     UnitId,
-    /// A host.
+    /// The number of a host.
     HostId,
-    /// A source.
+    /// The number of a source.
     SourceId,
-    /// What proxies are started as: one kind can't open the images of another.
+    /// The number of a kind of proxies. A proxy of one kind can't open the images of another kind.
     KindId
 );
 
-/// How often what is late is looked for. Everything else has its own moment.
+/// How often the scheduler looks for late calls. Everything else has its own wake-up time.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 #[derive(Debug, Clone)]
 struct Source {
     host: HostId,
-    /// Those that are not forgotten.
+    /// The images of this source that are not forgotten.
     images: BTreeSet<ImageId>,
     key: String,
 }
@@ -79,7 +86,7 @@ struct Source {
 enum Opening {
     Waits,
     By(UnitId),
-    /// Somebody has opened it.
+    /// A unit has opened the image.
     Known,
 }
 
@@ -98,27 +105,28 @@ struct Image {
     source: SourceId,
     opening: Opening,
     config: Config,
-    /// Whether its blobs are wanted: before, nothing of it is complete.
+    /// Whether [`Scheduler::fetch`] was called for the image. Before that call, the image can't be complete.
     is_wanted: bool,
     blobs: Vec<BlobId>,
-    /// Blobs that are not done.
+    /// The number of its blobs that are not done.
     left: usize,
-    /// Tries of its opening or its config that have failed.
+    /// The number of failed tries to open the image, or to fetch its config.
     failed: u32,
     is_fetched: bool,
 }
 
-/// See the [module](self).
+/// The scheduler. The [module](self) describes it.
 #[derive(Debug, Clone)]
 pub(super) struct Scheduler<E> {
     settings: Settings,
     hosts: Vec<Host<E>>,
-    /// Those that have images: each archive of thousands is a host for a while.
+    /// The hosts that have images. Each archive is a host, so a fetch may have had thousands of hosts that
+    /// are empty now.
     live: BTreeSet<HostId>,
     sources: BTreeMap<SourceId, Source>,
     known_sources: BTreeMap<String, SourceId>,
     images: BTreeMap<ImageId, Image>,
-    /// Images whose configs are to be asked for.
+    /// The images whose configs are still to be asked for.
     configs: BTreeSet<ImageId>,
     blobs: Blobs,
     units: BTreeMap<UnitId, Unit>,
@@ -126,11 +134,11 @@ pub(super) struct Scheduler<E> {
     next_image: usize,
     next_unit: usize,
     next_source: usize,
-    pace: Pace,
+    start_interval: StartInterval,
     starts: Starts,
-    /// When idle units found last that nobody needs help.
+    /// When an idle unit last found that no other unit needs help.
     unneeded: Option<Instant>,
-    /// When a unit was last started, or given something.
+    /// When a unit was last started, or was last given a task.
     active: Instant,
     actions: VecDeque<Action<E>>,
 }
@@ -138,7 +146,7 @@ pub(super) struct Scheduler<E> {
 impl<E: Clone> Scheduler<E> {
     pub(super) fn new(settings: Settings, now: Instant) -> Self {
         Self {
-            pace: Pace::from(now, settings.processors),
+            start_interval: StartInterval::from(now, settings.processors),
             settings,
             hosts: Vec::new(),
             live: BTreeSet::new(),
@@ -159,20 +167,20 @@ impl<E: Clone> Scheduler<E> {
         }
     }
 
-    /// Fetch the layers in their order, from now on: of those that are added, none before
-    /// [`window`](Self::window) allows it. `ahead` of them are fetched besides the one that is due.
+    /// Switches to fetching the layers in their order. Blobs that are added later are not fetched before
+    /// [`window`](Self::window) allows it. Up to `ahead` blobs are fetched besides the one that is due.
     pub(super) fn in_order(&mut self, ahead: usize) {
         self.blobs.in_order();
         self.settings.in_flight = usize::MAX;
-        // More units could not be at work. Each blob of the window can be waiting for its turn, and one more be tried
-        // again.
+        // More units would have nothing to do. A unit can hold each blob of the window until its turn comes,
+        // and one more that is being retried.
         let (most, per_unit) = (ahead.saturating_add(1), ahead.saturating_add(2));
         for host in &mut self.hosts {
             host.at_most(most, per_unit);
         }
     }
 
-    /// The blobs before this one may be fetched.
+    /// Allows the blobs with a number below `end` to be fetched.
     pub(super) fn window(&mut self, end: usize) {
         self.blobs.window(end);
     }
@@ -182,12 +190,12 @@ impl<E: Clone> Scheduler<E> {
         HostId(self.hosts.len() - 1)
     }
 
-    /// Whether there may be a login at this host that nobody knows to be right.
+    /// Sets whether there may be credentials for this host which no call has confirmed yet.
     pub(super) fn login(&mut self, host: HostId, login: Login) {
         self.hosts[host.0].login = login;
     }
 
-    /// An image that is to be opened.
+    /// Adds an image that is to be opened. The image fails at once if the host is locked.
     pub(super) fn add_image(
         &mut self,
         host: HostId,
@@ -204,7 +212,7 @@ impl<E: Clone> Scheduler<E> {
         id
     }
 
-    /// An image that is known; a unit has it open.
+    /// Adds an image that this unit has open already.
     pub(super) fn add_open_image(
         &mut self,
         host: HostId,
@@ -253,7 +261,7 @@ impl<E: Clone> Scheduler<E> {
         id
     }
 
-    /// A proxy that was started elsewhere, and is idle.
+    /// Adds a unit whose proxy is running already, and is idle.
     pub(super) fn add_unit(&mut self, host: HostId, kind: KindId, now: Instant) -> UnitId {
         let id = UnitId(self.next_unit);
         self.next_unit += 1;
@@ -263,8 +271,8 @@ impl<E: Clone> Scheduler<E> {
         id
     }
 
-    /// Fetch these blobs of an image that is open, and its config if `config`. Each is there once. Returns their
-    /// numbers, and whether they are new.
+    /// Requests these blobs of an open image, and its config if `config` is true. No two of the blobs may be
+    /// equal. Returns the number of each blob, and whether the blob is new.
     pub(super) fn fetch(
         &mut self,
         image: ImageId,
@@ -302,7 +310,7 @@ impl<E: Clone> Scheduler<E> {
         ids
     }
 
-    /// Nobody wants anything of this image any more.
+    /// Removes an image of which nothing is wanted any more.
     pub(super) fn forget(&mut self, image: ImageId) {
         let Some(of_image) = self.images.remove(&image) else {
             return;
@@ -332,8 +340,9 @@ impl<E: Clone> Scheduler<E> {
         self.leave_source(source, image);
     }
 
-    /// What units have open of a source goes with its last image. Before, each unit keeps one image of it open, by which
-    /// it fetches what others name.
+    /// Removes the image from its source. The last image of a source removes the source, and each unit closes
+    /// what it has open of it. Before that, each unit keeps one image of the source open, through which it
+    /// fetches blobs of other images.
     fn leave_source(&mut self, id: SourceId, image: ImageId) {
         let Some(source) = self.sources.get_mut(&id) else {
             return;
@@ -356,7 +365,8 @@ impl<E: Clone> Scheduler<E> {
         }
     }
 
-    /// Have a unit close the images of a source that are forgotten, but for one if it has no other.
+    /// Has a unit close the forgotten images of a source. One of them stays open if the unit has no other
+    /// image of the source open.
     fn close_unneeded(&mut self, id: UnitId, source: SourceId) {
         let Some(unit) = self.units.get_mut(&id) else {
             return;
@@ -386,7 +396,8 @@ impl<E: Clone> Scheduler<E> {
         }
     }
 
-    /// No image is opened at this host any more, or not before `until`; then those that are open fail, too.
+    /// Lets no image be opened at this host until `until`, or ever again if it is `None`. With a time, images
+    /// that are open fail as well.
     fn lock(&mut self, host: HostId, (error, tries): (&E, u32), until: Option<Instant>) {
         let locked = &mut self.hosts[host.0].locked;
         if !matches!(locked, Some((_, None))) {
@@ -413,7 +424,8 @@ impl<E: Clone> Scheduler<E> {
         }
     }
 
-    /// What is known of a host from before: what the start of a proxy takes, and a guess what a call takes.
+    /// Sets what earlier calls measured at this host: how long the start of a proxy took, and an estimate of
+    /// the latency of a call.
     pub(super) fn expect(&mut self, host: HostId, started: Duration, call: Duration) {
         let host = &mut self.hosts[host.0];
         host.governor.started(started);
@@ -422,17 +434,17 @@ impl<E: Clone> Scheduler<E> {
         }
     }
 
-    /// Whether blobs are to be fetched, or are being fetched.
+    /// Whether any blob is still to be fetched, or is being fetched.
     pub(super) fn is_fetching_blobs(&self) -> bool {
         self.in_flight > 0 || self.live_hosts().any(|host| host.to_ask.blobs > 0)
     }
 
-    /// Whether somebody wants this blob, or has it.
+    /// Whether the blob is still known: an image names it, or a unit fetches it.
     pub(super) fn has_blob(&self, blob: BlobId) -> bool {
         self.blobs.get(blob).is_some()
     }
 
-    /// Why no image is opened at this host now.
+    /// The error because of which no image is opened at this host now, if there is one.
     pub(super) fn refusal(&mut self, host: HostId, now: Instant) -> Option<E> {
         self.hosts[host.0].refusal(now)
     }
@@ -441,7 +453,7 @@ impl<E: Clone> Scheduler<E> {
         self.live.iter().map(|host| &self.hosts[host.0])
     }
 
-    /// This unit has an image open that was opened elsewhere.
+    /// Records that this unit has an image open.
     pub(super) fn has_open(&mut self, unit: UnitId, image: ImageId) {
         let Some(of_image) = self.images.get_mut(&image) else {
             self.actions.push_back(Action::Close { unit, image });
@@ -458,7 +470,7 @@ impl<E: Clone> Scheduler<E> {
 }
 
 impl<E: Clone> Scheduler<E> {
-    /// What to do now; `None` if nothing, until something happens or [`wake`](Self::wake).
+    /// The next action, or `None` if there is none until the next report or until [`wake`](Self::wake).
     pub(super) fn next(&mut self, now: Instant) -> Option<Action<E>> {
         if self.actions.is_empty() {
             self.blobs.release(now);
@@ -469,14 +481,18 @@ impl<E: Clone> Scheduler<E> {
         self.actions.pop_front()
     }
 
-    /// When to ask what to do again, if nothing happens before.
+    /// When to call [`next`](Self::next) again if there is no report before. `None` if no image is left to
+    /// fetch.
     pub(super) fn wake(&self, now: Instant) -> Option<Instant> {
         if self.images.values().all(|image| image.is_fetched) {
             return None;
         }
         let outages = self.live_hosts().filter_map(|host| host.outage.ends());
         let rests = self.units.values().filter_map(|unit| unit.rests_until);
-        let starts = [self.starts.again(), self.starts.held_back(&self.pace)];
+        let starts = [
+            self.starts.not_before(),
+            self.starts.held_back(&self.start_interval),
+        ];
         let all = outages.chain(rests).chain(starts.into_iter().flatten());
         let all = all.chain(self.blobs.next_release());
         let later = all.filter(|then| *then > now);

@@ -1,7 +1,7 @@
-//! What becomes of a registry that refuses everybody.
+//! The outage of a registry that refuses all calls.
 //!
-//! A refusal that may pass (429, 5xx, a refused connection) is the registry's affair, not that of the blob
-//! that was asked for: nobody asks it for a while. Then one asks, and if that is answered, all do.
+//! A transient refusal (429, 5xx, a refused connection) concerns the registry, not the blob that was asked
+//! for. So no unit asks the registry for a while. Then one unit asks, and if it gets an answer, all units do.
 
 use std::collections::BTreeSet;
 use std::time::Instant;
@@ -12,21 +12,22 @@ use crate::time::moment_after;
 
 #[derive(Debug, Clone)]
 pub(super) struct Outage {
-    /// Refusals without an answer between them. Those of calls that were under way together count once.
+    /// Refusals without an answer in between. Refusals of calls that were under way together count once.
     refusals: u32,
-    /// What was refused. One blob that a registry can't read, while it has nothing else to answer, is no outage.
+    /// What was refused. A single blob that the registry can't read is no outage, even if nothing else is
+    /// asked for.
     refused: BTreeSet<Refusal>,
-    /// When the last of those came that counted.
+    /// When the last counted refusal came.
     since: Option<Instant>,
-    /// Nobody asks before.
+    /// No unit asks before this time.
     until: Option<Instant>,
-    /// The unit that asks first after that, once there is one.
+    /// The unit that asks first after that time.
     probe: Option<usize>,
-    /// A blob was refused: that an image can be opened says nothing then.
+    /// Whether a blob was refused. An opened image does not end the outage then.
     of_blobs: bool,
 }
 
-/// What was asked for, by the number of the image or the blob.
+/// What was asked for: the number of the image or the blob.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Refusal {
     Image(usize),
@@ -43,7 +44,7 @@ impl From<Task> for Refusal {
 }
 
 impl Outage {
-    /// There is none.
+    /// The state without an outage.
     pub(super) fn none() -> Self {
         Self {
             refusals: 0,
@@ -55,7 +56,7 @@ impl Outage {
         }
     }
 
-    /// A call for this that began then was refused in a way that may pass. `random` is from 0 to 1.
+    /// Records a transient refusal of a call that began at `began`. `random` is from 0 to 1.
     pub(super) fn refused(
         &mut self,
         task: Task,
@@ -74,25 +75,26 @@ impl Outage {
         self.until = Some(moment_after(now, wait));
     }
 
-    /// A blob was refused.
+    /// Records that a blob was refused.
     pub(super) fn is_of_blobs(&mut self) {
         self.of_blobs = true;
     }
 
-    /// A call was answered with a blob.
+    /// Records that a call for a blob was answered.
     pub(super) fn answered(&mut self) {
         *self = Self::none();
     }
 
-    /// An image could be opened.
+    /// Records that an image was opened.
     pub(super) fn opened(&mut self) {
         if !self.of_blobs {
             *self = Self::none();
         }
     }
 
-    /// Whether it has lasted for too many refusals to go on: of several images, or of as many blobs, for some blobs that
-    /// can't be had are no reason to give up all others.
+    /// Whether the registry is to be given up. That needs more refusals than there are retries, of several
+    /// images or of more blobs than there are retries. A few blobs that can't be read are no reason to give
+    /// up all others.
     pub(super) fn is_lasting(&self, policy: &RetryPolicy) -> bool {
         let is_image = |refused: &Refusal| matches!(refused, Refusal::Image(_));
         let images = self
@@ -105,7 +107,7 @@ impl Outage {
         of_many && self.refusals > policy.retries
     }
 
-    /// When somebody may ask again, if nobody may now.
+    /// When a unit may ask again.
     pub(super) fn ends(&self) -> Option<Instant> {
         self.until
     }
@@ -116,19 +118,19 @@ impl Outage {
         self.since.is_none() || is_over && self.probe.is_none_or(|probe| probe == unit)
     }
 
-    /// This unit asks now, as it may.
+    /// Records that this unit asks now. [`lets`](Self::lets) must have allowed it.
     pub(super) fn asks(&mut self, unit: usize) {
         if self.since.is_some() {
             self.probe = Some(unit);
         }
     }
 
-    /// This unit asks for nothing any more, and has learned nothing.
+    /// Records that this unit has nothing to ask for any more. Another unit may ask in its place.
     pub(super) fn gone(&mut self, unit: usize) {
         self.probe = self.probe.filter(|probe| *probe != unit);
     }
 
-    /// Whether there is one, be it that somebody asks again.
+    /// Whether there is an outage. It lasts until a call is answered.
     pub(super) fn is_on(&self) -> bool {
         self.since.is_some()
     }
@@ -178,7 +180,7 @@ mod tests {
         }
         assert_eq!(outage.ends(), Some(begun + MS(110)));
         assert!(!outage.is_lasting(&policy));
-        // Two more, each of one that asked after the wait, are as many as there are retries.
+        // Two more refusals, each of a call made after the wait, exceed the number of retries.
         for (count, at) in [(2, 200), (3, 600)] {
             outage.refused(blob(0), &policy, begun + MS(at), (begun + MS(at + 1), 1.0));
             assert_eq!(outage.is_lasting(&policy), count > 2);

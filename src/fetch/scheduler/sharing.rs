@@ -1,4 +1,4 @@
-//! What images share does not tie their fates together. Scripted: each test names what happens.
+//! Scripted tests: a failure of one image does not affect other images that share its host, source or blobs.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ const MS: fn(u64) -> Duration = Duration::from_millis;
 struct Script {
     scheduler: Scheduler<&'static str>,
     now: Instant,
-    /// What units were given, and have not ended.
+    /// The tasks that units were given and have not ended.
     given: Vec<(UnitId, Task)>,
     closed: Vec<(UnitId, ImageId)>,
     failed: Vec<ImageId>,
@@ -54,7 +54,7 @@ impl Script {
         host
     }
 
-    /// An image that is open in a unit of its own.
+    /// Opens an image in a unit of its own.
     fn open(&mut self, host: HostId, source: &str, blobs: &[u8]) -> (UnitId, ImageId) {
         let unit = self.scheduler.add_unit(host, KindId(0), self.now);
         let image = self.scheduler.add_open_image(host, KindId(0), source, unit);
@@ -91,7 +91,7 @@ impl Script {
         }
     }
 
-    /// Everything succeeds but what `refused` says, at once, for so long.
+    /// Lets everything succeed at once, except the tasks for which `refused` returns a reason, for this long.
     fn go_on(&mut self, time: Duration, refused: impl Fn(&Self, Task) -> Option<Refused>) {
         let until = self.now + time;
         while self.now < until {
@@ -145,7 +145,8 @@ fn a_blob_that_one_repository_lacks_is_asked_for_at_another() {
             (source?.key == "lacks").then_some(Refused::Missing)
         });
         let ended = (script.fetched, script.failed);
-        // Whoever is asked first decides for the image that lacks it: it may get it from the other one.
+        // The answer to the first unit decides for the image whose repository lacks the blob: it may get the
+        // blob from the other one.
         assert!(ended.0.contains(&has), "{same_host}: {ended:?}");
         assert!(
             !ended.1.contains(&has) && ended.0.len() + ended.1.len() == 2,
@@ -162,7 +163,7 @@ fn a_host_that_refuses_everything_fails_its_own_images_only() {
     let (_, of_down) = script.open(down, "down", &[1, 2, 9]);
     let (_, of_up) = script.open(up, "up", &[9, 8]);
     script.go_on(Duration::from_secs(120), |script, task| {
-        script.asks(task, down).then_some(Refused::MayPass)
+        script.asks(task, down).then_some(Refused::Transient)
     });
     assert_eq!(script.fetched, [of_up]);
     assert_eq!(script.failed, [of_down]);
@@ -218,7 +219,7 @@ fn a_unit_keeps_no_more_images_of_a_repository_open_than_are_needed() {
     );
 }
 
-/// A unit asks for what others name by the last image of the repository that it had open.
+/// A unit fetches blobs of other images through the last image of the repository that it had open.
 #[test]
 fn a_blob_asked_for_by_an_image_that_is_forgotten_fails_no_other_repository() {
     let mut script = Script::new();
@@ -230,7 +231,8 @@ fn a_blob_asked_for_by_an_image_that_is_forgotten_fails_no_other_repository() {
     script.scheduler.has_open(unit, second);
     script.go_on(MS(50), |_, _| None);
     script.scheduler.forget(first);
-    // It names the blob, and so does another repository, whose proxy is gone; the first unit has only its first image open.
+    // The second image and another repository name the blob. The proxy of the other repository is gone, and
+    // the first unit has only its first image open.
     let other = script.scheduler.add_unit(host, KindId(0), script.now);
     let elsewhere = script
         .scheduler
@@ -250,7 +252,7 @@ fn a_blob_asked_for_by_an_image_that_is_forgotten_fails_no_other_repository() {
     script.scheduler.ended(other, None, script.now);
     script.go_on(Duration::from_secs(60), |_, task| {
         let is_first = matches!(task, Task::Blob { by, .. } if by == first || by == second);
-        is_first.then_some(Refused::MayPass)
+        is_first.then_some(Refused::Transient)
     });
     assert!(script.fetched.contains(&elsewhere), "{:?}", script.failed);
     assert!(!script.failed.contains(&elsewhere));

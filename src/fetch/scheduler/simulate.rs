@@ -1,8 +1,8 @@
 //! Drives the real scheduler against models of machines, networks and registries, in virtual time.
 //!
-//! The model: processors are shared evenly by whatever needs them (a proxy's start, the bytes of blobs), the way to
-//! the registry is shared evenly by the blobs that come, and an answer takes as long as it takes, unless a registry
-//! answers only so many requests a second.
+//! The model: the start of a proxy and the bytes of blobs share the processors evenly. The blobs in flight
+//! share the network evenly. An answer takes a fixed time, unless the registry answers only so many requests
+//! per second.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -11,37 +11,37 @@ use super::host::{HostRules, Login};
 use super::*;
 use crate::fetch::retry::RetryPolicy;
 
-/// A machine, the way to a registry, and the registry.
+/// A machine, its network, and a registry.
 #[derive(Debug, Clone, Copy)]
 struct Model {
     processors: u32,
-    /// What a start takes of a processor.
+    /// The processor time of a start.
     start: Duration,
-    /// What an answer takes.
+    /// The latency of an answer.
     answer: Duration,
-    /// Bytes per second of all blobs together.
+    /// The bandwidth of all blobs together, in bytes per second.
     bandwidth: f64,
     /// Requests per second, if the registry throttles.
     requests: Option<f64>,
 }
 
-/// What a processor has with a blob, and with a byte of it (measured with skopeo 1.22 on an AMD EPYC, the registry's
-/// own share on the same machine included).
+/// The processor seconds for each blob, and for each byte (measured with skopeo 1.22 on an AMD EPYC,
+/// including the registry on the same machine).
 const CPU_PER_BLOB: f64 = 0.001_5;
 const CPU_PER_BYTE: f64 = 1.8e-9;
-/// What a proxy does itself to open an image.
+/// The processor seconds that a proxy needs to open an image.
 const CPU_OF_OPENING: f64 = 0.005;
 
-/// Images, as lists of the sizes of their blobs; the blobs of the same number are the same.
+/// Images, as lists of blobs: the number of the blob and its size. Equal numbers mean the same blob.
 type Images = Vec<Vec<(usize, u64)>>;
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Doing {
-    /// Waits for the registry until then.
+    /// Waits for the registry until this time, in seconds.
     Waits(f64),
-    /// Needs so much of a processor.
+    /// Needs this many seconds of a processor.
     Works(f64),
-    /// Brings so many bytes.
+    /// Transfers this many bytes.
     Drains(f64),
 }
 
@@ -49,7 +49,7 @@ enum Doing {
 struct Activity {
     unit: UnitId,
     task: Option<Task>,
-    /// What comes after what it does.
+    /// What the unit does afterwards for this task.
     then: VecDeque<Doing>,
     doing: Doing,
     began: f64,
@@ -64,7 +64,7 @@ struct World {
     queues: BTreeMap<UnitId, VecDeque<Task>>,
     images: Images,
     sizes: Vec<u64>,
-    /// When the registry has answered all that it was asked.
+    /// When the registry has answered all requests so far.
     free: f64,
     fetched: usize,
     openings: usize,
@@ -137,7 +137,7 @@ impl World {
         }
     }
 
-    /// How long it takes until all images are there.
+    /// Runs until all images are fetched.
     fn run(mut self) -> Run {
         loop {
             let mut wants_more = true;
@@ -204,7 +204,7 @@ impl World {
         });
     }
 
-    /// Each unit asks for what comes next, if its proxy is asked for nothing.
+    /// Lets each unit begin its next task if its proxy is not asked for anything.
     fn begin_queued(&mut self) -> bool {
         let units: Vec<UnitId> = self.queues.keys().copied().collect();
         let mut began = false;
@@ -248,14 +248,14 @@ impl World {
         began
     }
 
-    /// The number in the images of the scheduler's blob, whose digest it is.
+    /// The number that the model gave to this blob, which is its digest.
     fn number_of(&self, blob: BlobId) -> usize {
         let digest = self.scheduler.blobs.get(blob).expect("a blob").digest();
         let number = digest.strip_prefix("sha256:").expect("a digest");
         usize::from_str_radix(number, 16).expect("a number")
     }
 
-    /// Go on to when the next thing is done.
+    /// Advances the time to the next event.
     fn step(&mut self) {
         let works = |activity: &&Activity| !matches!(activity.doing, Doing::Waits(_));
         #[expect(clippy::cast_precision_loss, reason = "it is a model")]
@@ -315,7 +315,7 @@ impl World {
         let took = Duration::from_secs_f64(self.now - activity.began);
         if let Some(next) = activity.then.pop_front() {
             activity.doing = match next {
-                // What each blob takes besides its bytes.
+                // The model expresses the fixed work of a blob in bytes.
                 Doing::Drains(bytes) => Doing::Drains(bytes + CPU_PER_BLOB / CPU_PER_BYTE),
                 next => next,
             };
@@ -351,7 +351,7 @@ impl World {
     }
 }
 
-/// How it went.
+/// The result of a run.
 #[derive(Debug, Clone, Copy)]
 struct Run {
     took: f64,
@@ -364,7 +364,7 @@ fn one(sizes: &[u64]) -> Images {
     vec![sizes.iter().copied().enumerate().collect()]
 }
 
-/// So many images of which each has all of the first blobs, and as many of its own.
+/// A number of images that have the first `shared` blobs in common, and `own` blobs each.
 fn sharing(images: usize, shared: usize, own: usize, size: u64) -> Images {
     let image = |number: usize| {
         let first = shared + number * own;
@@ -394,7 +394,7 @@ fn a_to_d() -> Vec<(&'static str, Images)> {
     ]
 }
 
-/// Machines with 1 to 64 processors, networks of a room and of the other side of the world.
+/// Machines with 1 to 64 processors, and networks from a local one to one with 300 ms of latency.
 fn models() -> Vec<Model> {
     const NETWORKS: [(u64, u32); 7] = [
         (0, 25_000),
@@ -422,10 +422,12 @@ fn models() -> Vec<Model> {
     models
 }
 
-/// How much longer what is chosen takes than the best of the fixed numbers, which nobody knows before.
+/// Compares the automatic number of proxies with the best of some fixed numbers, which nobody knows
+/// beforehand.
 ///
-/// Some of the models, or all of them (630 pairs of a model and a workload; a minute and a half without
-/// optimisation) with `LONGSHORE_SURVEY=1`, which also prints those that come off worst. Of all, 621 are within 5 %.
+/// By default, the test takes some of the models. With `LONGSHORE_SURVEY=1`, it takes all of them: 630 pairs
+/// of a model and a workload, in a minute and a half without optimisation. It then also prints the worst
+/// pairs. Of all pairs, 621 are within 5 % of the best fixed number.
 #[test]
 fn the_number_of_proxies_is_near_the_best_fixed_one_on_machines_that_we_do_not_have() {
     let all = std::env::var_os("LONGSHORE_SURVEY").is_some();
@@ -462,9 +464,11 @@ fn the_number_of_proxies_is_near_the_best_fixed_one_on_machines_that_we_do_not_h
     }
 }
 
-/// What the model says of a machine with two processors and a registry on loopback, to be compared with measured pulls:
-/// `LONGSHORE_PREDICT=1 cargo test --lib predictions -- --nocapture`. benches/RESULTS.md has both. More processors are
-/// never slower, and longer answers never faster.
+/// Checks what the model predicts for a machine with two processors and a registry on loopback: more
+/// processors are never slower, and longer answers never faster.
+///
+/// `LONGSHORE_PREDICT=1 cargo test --lib predictions -- --nocapture` prints the predictions.
+/// benches/RESULTS.md compares them with measured pulls.
 #[test]
 fn predictions_follow_the_machine() {
     let prints = std::env::var_os("LONGSHORE_PREDICT").is_some();

@@ -1,4 +1,4 @@
-//! What a unit is at.
+//! The state of a unit, as the scheduler knows it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -16,30 +16,31 @@ pub(super) struct Unit {
     pub(super) host: HostId,
     pub(super) kind: KindId,
     pub(super) stage: Stage,
-    /// When it was started.
+    /// When the unit was started.
     begun: Instant,
-    /// The task that its proxy is asked for, and since when: a proxy answers one call at a time.
+    /// The task that its proxy is asked for, and since when. There is one at most, because a proxy answers
+    /// one call at a time.
     asking: Option<(Task, Instant)>,
-    /// The task that comes after it.
+    /// The task that comes next.
     queued: Option<Task>,
-    /// The engine was asked to take that back.
+    /// Whether the engine was asked to take back the queued task.
     pub(super) recalled: bool,
-    /// Those that were answered, and are not done.
+    /// The tasks whose calls were answered, and which are not done.
     draining: Vec<Task>,
-    /// The images that it has open.
+    /// The images that the unit has open, by source.
     pub(super) open: BTreeMap<SourceId, BTreeSet<ImageId>>,
-    /// Sources whose images it could not open.
-    pub(super) lacks: BTreeSet<SourceId>,
-    /// It takes nothing before.
+    /// The sources whose images the unit could not open.
+    pub(super) cannot_open: BTreeSet<SourceId>,
+    /// The unit gets no task before this time.
     pub(super) rests_until: Option<Instant>,
-    /// It takes nothing more.
+    /// Whether the unit gets no more tasks.
     pub(super) retired: bool,
-    /// It was given something to fetch.
+    /// Whether the unit was given something to fetch.
     pub(super) served: bool,
 }
 
 impl Unit {
-    /// One that is being started.
+    /// A unit whose proxy is being started.
     pub(super) fn new(host: HostId, kind: KindId, now: Instant) -> Self {
         Self {
             host,
@@ -51,7 +52,7 @@ impl Unit {
             recalled: false,
             draining: Vec::new(),
             open: BTreeMap::new(),
-            lacks: BTreeSet::new(),
+            cannot_open: BTreeSet::new(),
             rests_until: None,
             retired: false,
             served: false,
@@ -86,7 +87,7 @@ impl Unit {
         self.served |= !matches!(task, Task::Open(_));
     }
 
-    /// A task was answered with a blob, which is drained now.
+    /// Records that the call for a task was answered. The blob is drained from now on.
     pub(super) fn answered(&mut self, task: Task, now: Instant) {
         if self.asking() == Some(task) {
             self.draining.push(task);
@@ -94,7 +95,7 @@ impl Unit {
         }
     }
 
-    /// Whether it was at this task.
+    /// Removes the task. Returns whether the unit had it.
     pub(super) fn finish(&mut self, task: Task, now: Instant) -> bool {
         if self.asking() == Some(task) {
             self.next(now);
@@ -112,7 +113,7 @@ impl Unit {
         self.asking = self.queued.take().map(|task| (task, now));
     }
 
-    /// Whether it has been starting, or waiting for an answer, for longer than that.
+    /// Whether the unit has been starting, or waiting for an answer, for longer than `after`.
     pub(super) fn is_late(&self, after: Duration, now: Instant) -> bool {
         let since = match (self.stage, self.asking) {
             (Stage::Starting, _) => Some(self.begun),
@@ -127,7 +128,7 @@ impl Unit {
             .is_some_and(|open| open.contains(&image))
     }
 
-    /// Whether it is opening this image.
+    /// Whether the unit is opening this image.
     pub(super) fn is_opening(&self, image: ImageId) -> bool {
         self.asking() == Some(Task::Open(image))
     }

@@ -1,36 +1,35 @@
 //! When proxies are started: one after the other.
 //!
-//! Each start takes a processor for a while. Many at once share the processors, so that
-//! all are ready late, and those that were nearly ready, too. In turn, the first ones ask
-//! for blobs while the last ones start.
+//! Each start needs a processor for a while. Proxies that start together share the processors, so all of them
+//! are ready late. If they start in turn, the first ones ask for blobs while the last ones start.
 
 use std::num::NonZeroUsize;
 use std::thread::available_parallelism;
 use std::time::{Duration, Instant};
 
-/// What a proxy takes of a processor until it has opened an image (skopeo 1.22; 21 ms
-/// where there are 400 layers).
+/// The processor time that a proxy needs until it has opened an image (skopeo 1.22; 21 ms with 400 layers).
 const START_COST: Duration = Duration::from_millis(15);
 
-/// The most that is believed of a start: a busy machine makes them slow, which is no reason to make no more.
+/// The maximum that is taken as the cost of a start. On a busy machine starts are slow, which is no reason to
+/// start fewer proxies.
 const MOST_START_COST: Duration = Duration::from_millis(40);
 
-/// More than so many proxies are not started at a time, so that an answer within
-/// few milliseconds brings no crowd, however many processors there are.
+/// The maximum number of proxies that start at the same time. It keeps a low latency from starting many
+/// proxies at once on a machine with many processors.
 const MOST_AT_A_TIME: usize = 4;
 
 #[derive(Debug, Clone)]
-pub(super) struct Pace {
+pub(super) struct StartInterval {
     at_a_time: u32,
     every: Duration,
     next: Instant,
-    /// How many more there may be before one is ready: until then there is nothing to wait for, so all would only
-    /// share the processors.
+    /// How many more starts may be made before the first proxy is ready. Until then there is no work for
+    /// proxies, so more of them would only share the processors.
     at_once: Option<u32>,
 }
 
-impl Pace {
-    /// The first start is due at once; so many are started at a time.
+impl StartInterval {
+    /// An interval whose first start is due at once. `at_a_time` proxies may start at the same time.
     pub(super) fn from(now: Instant, at_a_time: u32) -> Self {
         let at_a_time = at_a_time.max(1);
         Self {
@@ -41,7 +40,7 @@ impl Pace {
         }
     }
 
-    /// One is ready, which took that long.
+    /// Records that a proxy is ready, whose start took that long.
     pub(super) fn ready(&mut self, took: Duration, now: Instant) {
         if self.at_once.take().is_some() {
             self.every = self.every.max(took.min(MOST_START_COST) / self.at_a_time);
@@ -49,7 +48,7 @@ impl Pace {
         }
     }
 
-    /// One ended before it was ready.
+    /// Records that a proxy ended before it was ready.
     pub(super) fn gone(&mut self) {
         self.at_once = self.at_once.map(|left| left + 1);
     }
@@ -63,8 +62,8 @@ impl Pace {
         self.at_once != Some(0) && self.next <= now
     }
 
-    /// One was started. The next is counted from when this one was due, for sleeps last a
-    /// millisecond longer than they should; but if nobody wanted it then, from now.
+    /// Records a start. The next start is due one interval after this one was due, because sleeps last about
+    /// a millisecond too long. If this one is more than an interval late, the interval begins now.
     pub(super) fn started(&mut self, now: Instant) {
         let on_time = now.saturating_duration_since(self.next) < self.every;
         self.next = if on_time { self.next } else { now } + self.every;
@@ -72,10 +71,11 @@ impl Pace {
     }
 }
 
-/// How many proxies are started at a time: one on each processor that we may use.
+/// How many proxies start at the same time: one on each processor that this process may use, up to
+/// [`MOST_AT_A_TIME`].
 pub(in crate::fetch) fn at_a_time() -> u32 {
     let processors = available_parallelism().map_or(1, NonZeroUsize::get);
-    // Both are small.
+    // Both numbers are small.
     u32::try_from(processors.min(MOST_AT_A_TIME)).unwrap_or(1)
 }
 
@@ -86,14 +86,14 @@ mod tests {
     #[test]
     fn starts_are_as_far_apart_as_one_takes_on_all_processors() {
         let begun = Instant::now();
-        let mut pace = Pace::from(begun, 2);
-        pace.ready(Duration::ZERO, begun);
-        let mut now = pace.due();
+        let mut start_interval = StartInterval::from(begun, 2);
+        start_interval.ready(Duration::ZERO, begun);
+        let mut now = start_interval.due();
         for _ in 0..10 {
-            assert!(pace.is_due(now));
-            pace.started(now);
-            assert!(!pace.is_due(now));
-            now = pace.due();
+            assert!(start_interval.is_due(now));
+            start_interval.started(now);
+            assert!(!start_interval.is_due(now));
+            now = start_interval.due();
         }
         assert_eq!(now, begun + START_COST * 11 / 2);
     }
@@ -101,30 +101,30 @@ mod tests {
     #[test]
     fn what_was_not_started_when_it_was_due_is_not_made_up_for() {
         let begun = Instant::now();
-        let mut pace = Pace::from(begun, 2);
-        pace.ready(Duration::ZERO, begun);
-        pace.started(begun);
+        let mut start_interval = StartInterval::from(begun, 2);
+        start_interval.ready(Duration::ZERO, begun);
+        start_interval.started(begun);
         let later = begun + START_COST * 100;
-        assert!(pace.is_due(later));
-        pace.started(later);
-        assert!(!pace.is_due(later));
+        assert!(start_interval.is_due(later));
+        start_interval.started(later);
+        assert!(!start_interval.is_due(later));
     }
 
     #[test]
     fn before_one_is_ready_there_are_few_and_then_as_often_as_that_took() {
         let begun = Instant::now();
         for (processors, at_once) in [(1, 1), (2, 1), (4, 2)] {
-            let mut pace = Pace::from(begun, processors);
+            let mut start_interval = StartInterval::from(begun, processors);
             let mut now = begun;
             for _ in 0..at_once {
-                assert!(pace.is_due(now));
-                pace.started(now);
-                now = pace.due();
+                assert!(start_interval.is_due(now));
+                start_interval.started(now);
+                now = start_interval.due();
             }
             let later = begun + START_COST * 100;
-            assert!(!pace.is_due(later));
-            pace.ready(MOST_START_COST * 2, later);
-            assert_eq!(pace.due(), later + MOST_START_COST / processors);
+            assert!(!start_interval.is_due(later));
+            start_interval.ready(MOST_START_COST * 2, later);
+            assert_eq!(start_interval.due(), later + MOST_START_COST / processors);
         }
     }
 }

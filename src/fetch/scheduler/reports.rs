@@ -1,4 +1,4 @@
-//! What happens, and what follows from it.
+//! What the scheduler does with each report of the engine.
 
 use std::time::{Duration, Instant};
 
@@ -8,21 +8,23 @@ use super::unit::Stage;
 use super::{BlobId, Config, HostId, ImageId, Opening, Scheduler, SourceId, Task, UnitId};
 use crate::time::moment_after;
 
-/// After an outage that was too long, nobody asks the registry for so long, however many images are still to come.
+/// After an outage that lasted too long, the registry is not asked for this long, however many images are
+/// added.
 const LOCKED_FOR: Duration = Duration::from_secs(60);
 
 impl<E: Clone> Scheduler<E> {
-    /// A proxy is started, which took that long.
+    /// A proxy has started, in that time.
     pub(in crate::fetch) fn ready(&mut self, unit: UnitId, started: Duration, now: Instant) {
         self.starts.succeeded();
-        self.pace.ready(started, now);
+        self.start_interval.ready(started, now);
         if let Some(unit) = self.units.get_mut(&unit) {
             unit.stage = Stage::Ready;
             self.hosts[unit.host.0].governor.started(started);
         }
     }
 
-    /// A unit has opened an image, which took that long. A `guess` is what a call takes, judged by it.
+    /// A unit has opened an image. `guess` is the latency of a call, estimated from the duration of the
+    /// opening.
     pub(in crate::fetch) fn opened(
         &mut self,
         id: UnitId,
@@ -37,9 +39,9 @@ impl<E: Clone> Scheduler<E> {
             .get(&image)
             .filter(|image| image.opening != Opening::Known);
         if let Some(source) = first.map(|image| image.source) {
-            // Those that were refused while this one opened it may try again.
+            // Units that were refused while this one opened the image may try again.
             for unit in self.units.values_mut() {
-                unit.lacks.remove(&source);
+                unit.cannot_open.remove(&source);
             }
         }
         if let Some(host) = host {
@@ -52,7 +54,7 @@ impl<E: Clone> Scheduler<E> {
         self.has_open(id, image);
     }
 
-    /// The config of an image is there.
+    /// The config of an image has been fetched.
     pub(in crate::fetch) fn configured(&mut self, unit: UnitId, image: ImageId, now: Instant) {
         self.finish(unit, Task::Config(image), now);
         if let Some(of_image) = self.images.get_mut(&image) {
@@ -62,7 +64,7 @@ impl<E: Clone> Scheduler<E> {
         self.complete(image);
     }
 
-    /// A blob begins to come, after that time.
+    /// The proxy has answered the call for a blob, after that time, and the bytes begin to arrive.
     pub(in crate::fetch) fn answered(
         &mut self,
         id: UnitId,
@@ -84,7 +86,7 @@ impl<E: Clone> Scheduler<E> {
         host.governor.answered(took, running);
     }
 
-    /// The proxy has answered for this blob, or need not.
+    /// Removes a blob from its host's backlog: the proxy has answered for it, or need not be asked.
     fn asked(&mut self, blob: BlobId) {
         if let Some((host, size)) = self.blobs.asked(blob) {
             self.hosts[host.0].to_ask.remove(size);
@@ -116,7 +118,7 @@ impl<E: Clone> Scheduler<E> {
     ) -> Next {
         let (host, source) = (self.host_of(unit, task), self.source_of(unit, task));
         self.finish(unit, task, now);
-        if let Setback::Lost { sick: true, .. } = &setback {
+        if let Setback::Lost { unusable: true, .. } = &setback {
             self.retire(unit);
         }
         match task {
@@ -138,24 +140,24 @@ impl<E: Clone> Scheduler<E> {
         let Some(of_blob) = self.blobs.get(blob) else {
             return Next::GivenUp;
         };
-        let is_final = |why: Refused| why != Refused::MayPass && why != Refused::Throttled;
+        let is_final = |why: Refused| why != Refused::Transient && why != Refused::Throttled;
         if setback.why().is_some_and(is_final) && !of_blob.images.contains(&by) {
-            // A mirror can have one image of a repository and not another, or allow one and not another.
+            // A mirror can have, or allow, one image of a repository and not another.
             let counted = self.blobs.must_be_named(blob, now);
             self.count(counted);
-            return Next::Otherwise;
+            return Next::Elsewhere;
         }
         let host = host.unwrap_or(of_blob.host);
         let failed = of_blob.failed + 1;
-        if setback.why() == Some(Refused::MayPass) {
+        if setback.why() == Some(Refused::Transient) {
             self.hosts[host.0].outage.is_of_blobs();
         }
         let task = Task::Blob { blob, by };
         let next = self.after((host, task), failed, &setback, (now, random));
         match (&next, setback.into_error()) {
-            (Next::Again { wait, .. }, _) => {
+            (Next::Retry { wait, .. }, _) => {
                 let then = moment_after(now, *wait);
-                let counted = self.blobs.again(blob, unit, then, now);
+                let counted = self.blobs.retry_at(blob, unit, then, now);
                 self.count(counted);
                 next
             }
@@ -163,7 +165,7 @@ impl<E: Clone> Scheduler<E> {
         }
     }
 
-    /// A blob can't be had from a source: images of other sources may still have it.
+    /// Gives up a blob at a source. Images of other sources may still get it.
     fn blob_given_up(
         &mut self,
         blob: BlobId,
@@ -178,10 +180,10 @@ impl<E: Clone> Scheduler<E> {
                 self.fail(image, error, tries);
             }
         }
-        let counted = self.blobs.begin_anew(blob, now);
+        let counted = self.blobs.reset(blob, now);
         self.count(counted);
         match self.blobs.get(blob) {
-            Some(_) => Next::Otherwise,
+            Some(_) => Next::Elsewhere,
             None => Next::GivenUp,
         }
     }
@@ -198,15 +200,15 @@ impl<E: Clone> Scheduler<E> {
         };
         of_image.failed += 1;
         let (host, failed) = (of_image.host, of_image.failed);
-        // That a proxy ends says nothing of the config: once, that is no try.
+        // The end of a proxy is no failure of the config, so the first one does not count as a try.
         let is_proxys = failed == 1 && matches!(setback, Setback::Lost { .. });
         let next = if is_proxys {
             let wait = Duration::ZERO;
-            Next::Again { failed, wait }
+            Next::Retry { failed, wait }
         } else {
             self.after((host, Task::Config(image)), failed, &setback, (now, random))
         };
-        if let Next::Again { wait, .. } = next {
+        if let Next::Retry { wait, .. } = next {
             if let Some(of_image) = self.images.get_mut(&image) {
                 of_image.config = Config::Waits;
             }
@@ -233,10 +235,10 @@ impl<E: Clone> Scheduler<E> {
         let (host, source) = (of_image.host, of_image.source);
         let is_changed = matches!(setback, Setback::Changed(_));
         if of_image.opening != Opening::By(unit) && !is_changed {
-            // Somebody else has opened it, or is about to: this unit is of no use for it.
+            // Another unit has opened the image, or is opening it: this unit can't help with it.
             if let Setback::Refused {
                 began,
-                why: Refused::MayPass,
+                why: Refused::Transient,
                 ..
             } = &setback
             {
@@ -244,22 +246,22 @@ impl<E: Clone> Scheduler<E> {
                 let outage = &mut self.hosts[host.0].outage;
                 outage.refused(Task::Open(image), retry, *began, (now, random));
             }
-            let is_final = setback.why().is_some_and(|why| why != Refused::MayPass);
+            let is_final = setback.why().is_some_and(|why| why != Refused::Transient);
             if is_final && matches!(of_image.opening, Opening::By(_)) {
-                // Another one would be refused, too: whoever opens it first will tell.
+                // Any other unit would be refused, too. The unit that opens the image first reports why.
                 if let Some(unit) = self.units.get_mut(&unit) {
-                    unit.lacks.insert(source);
+                    unit.cannot_open.insert(source);
                 }
             } else {
                 self.is_useless(unit, source, &setback.into_error(), now);
             }
-            return Next::Otherwise;
+            return Next::Elsewhere;
         }
         of_image.failed += 1;
         let failed = of_image.failed;
         let next = self.after((host, Task::Open(image)), failed, &setback, (now, random));
         match (next, setback.why(), setback.into_error()) {
-            (Next::Again { .. }, ..) => {
+            (Next::Retry { .. }, ..) => {
                 if let Some(of_image) = self.images.get_mut(&image) {
                     of_image.opening = Opening::Waits;
                     self.hosts[host.0].waiting.insert(image);
@@ -283,7 +285,8 @@ impl<E: Clone> Scheduler<E> {
         }
     }
 
-    /// Whether to try again what failed so often. A registry that refuses for too long is not asked any more.
+    /// Whether to retry a task that has failed `failed` times, and when. A registry that refuses for too long
+    /// is not asked any more.
     fn after(
         &mut self,
         (host, task): (HostId, Task),
@@ -297,7 +300,7 @@ impl<E: Clone> Scheduler<E> {
             Setback::Broken(_) => retry.jittered(failed, random),
             Setback::Refused {
                 began,
-                why: Refused::MayPass,
+                why: Refused::Transient,
                 error,
             } => {
                 let outage = &mut self.hosts[host.0].outage;
@@ -314,10 +317,10 @@ impl<E: Clone> Scheduler<E> {
         if failed > retry.retries {
             return Next::GivenUp;
         }
-        Next::Again { failed, wait }
+        Next::Retry { failed, wait }
     }
 
-    /// A task was taken back, and is for anybody again.
+    /// A task was taken back from a unit. Any unit may do it.
     pub(in crate::fetch) fn recalled(&mut self, unit: UnitId, task: Task, now: Instant) {
         self.finish(unit, task, now);
         self.put_back(unit, task, now);
@@ -346,7 +349,7 @@ impl<E: Clone> Scheduler<E> {
         }
     }
 
-    /// A unit has ended. Everything that it told before has been told.
+    /// A unit has ended. All its earlier reports must have been passed on.
     pub(in crate::fetch) fn ended(&mut self, id: UnitId, lost: Option<Lost<E>>, now: Instant) {
         let Some(unit) = self.units.remove(&id) else {
             return;
@@ -355,7 +358,7 @@ impl<E: Clone> Scheduler<E> {
             host.outage.gone(id.0);
         }
         if unit.stage == Stage::Starting {
-            self.pace.gone();
+            self.start_interval.gone();
         }
         for task in unit.tasks() {
             self.in_flight -= usize::from(matches!(task, Task::Blob { .. }));
@@ -376,8 +379,8 @@ impl<E: Clone> Scheduler<E> {
         if unit.finish(task, now) {
             self.in_flight -= usize::from(matches!(task, Task::Blob { .. }));
         }
-        let (home, to_ask) = (unit.host, [unit.asking(), unit.queued()]);
-        for host in [Some(home), host].into_iter().flatten() {
+        let (assigned, to_ask) = (unit.host, [unit.asking(), unit.queued()]);
+        for host in [Some(assigned), host].into_iter().flatten() {
             let is_there = |task: &Task| self.host_of(id, *task) == Some(host);
             if !to_ask.iter().flatten().any(is_there) {
                 self.hosts[host.0].outage.gone(id.0);
@@ -385,7 +388,8 @@ impl<E: Clone> Scheduler<E> {
         }
     }
 
-    /// The host that a unit asks for this. It may have moved on to another one since it was given the task.
+    /// The host that a unit asks for this task. The unit may have been moved to another host since it was
+    /// given the task.
     pub(super) fn host_of(&self, id: UnitId, task: Task) -> Option<HostId> {
         let unit = self.units.get(&id)?;
         let source = self.source_of(id, task);
@@ -393,13 +397,13 @@ impl<E: Clone> Scheduler<E> {
         Some(source.map_or(unit.host, |source| source.host))
     }
 
-    /// The repository, or else the image, that a unit asks for this.
+    /// The source (at a registry, the repository; elsewhere, the image) that a unit asks for this task.
     pub(in crate::fetch) fn source_key(&self, unit: UnitId, task: Task) -> Option<&str> {
         let source = self.source_of(unit, task)?;
         self.sources.get(&source).map(|source| source.key.as_str())
     }
 
-    /// The source that a unit asks for this, also by an image that is forgotten and still open there.
+    /// The source that a unit asks for this task. The image may be forgotten and still be open in the unit.
     fn source_of(&self, id: UnitId, task: Task) -> Option<SourceId> {
         let (Task::Open(image) | Task::Config(image) | Task::Blob { by: image, .. }) = task;
         let of_image = self.images.get(&image).map(|image| image.source);

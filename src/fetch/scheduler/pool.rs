@@ -1,11 +1,11 @@
-//! How many units there are, and which of them go.
+//! How many units there are, when another one is started, and which ones are ended.
 
 use std::cmp::Reverse;
 use std::time::{Duration, Instant};
 
 use super::governor::{OPENING_WORK, ToAsk};
 use super::host::{Host, PATIENCE};
-use super::pace::Pace;
+use super::start_interval::StartInterval;
 use super::unit::{Stage, Unit};
 use super::{
     Action, HostId, Image, ImageId, KindId, Lost, Opening, Scheduler, SourceId, Task, UnitId,
@@ -13,21 +13,22 @@ use super::{
 use crate::fetch::retry::RetryPolicy;
 use crate::time::moment_after;
 
-/// If more than one in so many units waits for a late answer, it is not their fault.
+/// If more than one in this many units waits for a late answer, the registry is taken to be slow, not the
+/// proxies.
 const MANY_LATE: usize = 4;
 
-/// How starts go.
+/// The state of the starts of proxies.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Starts {
-    /// How many failed since one succeeded; those that were made together count once.
+    /// How many starts have failed since the last success. Starts that were under way together count once.
     failed: u32,
-    /// Units from this number on were started after the last that failed.
+    /// Units with this number or a higher one were started after the last failure.
     since: usize,
-    /// None is made before.
-    again: Option<Instant>,
-    /// One failed for good, and so would others.
-    no_more: bool,
-    /// More units are wanted than the pace allows yet.
+    /// No start is made before this time.
+    not_before: Option<Instant>,
+    /// A start failed for a reason that does not go away, so no further start would succeed.
+    failed_for_good: bool,
+    /// Whether more units are wanted than the start interval allows yet.
     is_held_back: bool,
 }
 
@@ -36,31 +37,31 @@ impl Starts {
         self.failed = 0;
     }
 
-    /// One failed. Whether there may be another.
+    /// Records a failed start. Returns whether another start may be made.
     fn failed(
         &mut self,
         unit: UnitId,
         next: usize,
         retry: &RetryPolicy,
-        may_pass: bool,
+        is_transient: bool,
         now: Instant,
     ) -> bool {
         if unit.0 >= self.since {
             self.failed += 1;
             self.since = next;
-            self.again = Some(moment_after(now, retry.backoff(self.failed)));
+            self.not_before = Some(moment_after(now, retry.backoff(self.failed)));
         }
-        self.no_more |= !may_pass;
-        may_pass && self.failed <= retry.retries
+        self.failed_for_good |= !is_transient;
+        is_transient && self.failed <= retry.retries
     }
 
-    /// When the next may be made, if not at once.
-    pub(super) fn again(&self) -> Option<Instant> {
-        self.again
+    /// When the next start may be made, if not at once.
+    pub(super) fn not_before(&self) -> Option<Instant> {
+        self.not_before
     }
 
-    pub(super) fn held_back(&self, pace: &Pace) -> Option<Instant> {
-        self.is_held_back.then(|| pace.due())
+    pub(super) fn held_back(&self, start_interval: &StartInterval) -> Option<Instant> {
+        self.is_held_back.then(|| start_interval.due())
     }
 }
 
@@ -74,12 +75,12 @@ impl<E: Clone> Scheduler<E> {
         self.units_at(host).count()
     }
 
-    /// All units that are not retired.
+    /// The number of units that are not retired.
     pub(in crate::fetch) fn all_at_work(&self) -> usize {
         self.units.values().filter(|unit| !unit.retired).count()
     }
 
-    /// The most units for a host: what it allows, or its share of what there may be together.
+    /// The maximum number of units for a host: what its rules allow, or its share of the overall maximum.
     pub(super) fn most_at(&self, host: HostId) -> usize {
         self.share(host, self.hosts_with_work())
     }
@@ -94,14 +95,14 @@ impl<E: Clone> Scheduler<E> {
         rules.most.min((self.settings.units / hosts).max(1))
     }
 
-    /// How many units pay for this host.
+    /// How many units make the fetch from this host as fast as possible.
     fn wanted(&self, id: HostId) -> usize {
         let host = &self.hosts[id.0];
         let most = self.most_at(id);
         let to_open = self.to_open(id);
         let wanted = if to_open > 0 && !host.governor.has_guess() {
-            // It is not known yet what an answer takes; while the first is waited for, the processors have nothing
-            // else to do.
+            // The latency of a call is not known yet. The processors are idle until the first answer comes,
+            // so proxies are started meanwhile.
             let ahead = self.settings.start_ahead && host.rules.is_registry;
             if ahead { most } else { to_open }
         } else {
@@ -118,7 +119,7 @@ impl<E: Clone> Scheduler<E> {
         wanted.clamp(1, most)
     }
 
-    /// How many images of this host nobody has opened.
+    /// How many images of this host no unit has opened.
     fn to_open(&self, id: HostId) -> usize {
         let is_opening = |unit: &&Unit| match unit.asking() {
             Some(Task::Open(image)) => self
@@ -130,8 +131,9 @@ impl<E: Clone> Scheduler<E> {
         self.hosts[id.0].waiting.len() + self.units_at(id).filter(is_opening).count()
     }
 
-    /// As many units as make the fetch faster. A few that wait for a late answer count for nothing: they are made up for as long as
-    /// they are late. If many do, or the registry throttles, more units would make it slower.
+    /// Starts as many units as make the fetch faster, and ends those that are too many. A few units that wait
+    /// for late answers are not counted, so others are started for them. If many units wait, or the registry
+    /// throttles, more units would make the fetch slower.
     pub(super) fn adjust(&mut self, now: Instant) {
         self.starts.is_held_back = false;
         let live: Vec<HostId> = self.live.iter().copied().collect();
@@ -153,8 +155,8 @@ impl<E: Clone> Scheduler<E> {
         }
         let is_starting = |unit: &Unit| unit.stage == Stage::Starting && !unit.retired;
         let any_starting = self.units.values().any(is_starting);
-        let resting = self.starts.again.is_some_and(|then| now < then);
-        // After a failed start, one at a time.
+        let resting = self.starts.not_before.is_some_and(|then| now < then);
+        // After a failed start, only one proxy is started at a time.
         if resting || self.starts.failed > 0 && any_starting {
             return;
         }
@@ -162,7 +164,7 @@ impl<E: Clone> Scheduler<E> {
         if at_work > 0 && self.serve_all_kinds(id, now) {
             return;
         }
-        if at_work > 0 && (is_out || self.starts.no_more) {
+        if at_work > 0 && (is_out || self.starts.failed_for_good) {
             return;
         }
         let late = self.late(id, now);
@@ -183,14 +185,14 @@ impl<E: Clone> Scheduler<E> {
             (self.most_with_late(id), self.wanted(id))
         };
         let is_full = self.all_at_work() >= self.most_of_all();
-        if self.at_work(id) == 0 && wanted > 0 && is_full && self.pace.is_due(now) {
-            self.make_room_for(id);
+        if self.at_work(id) == 0 && wanted > 0 && is_full && self.start_interval.is_due(now) {
+            self.end_idle_elsewhere(id);
         }
         for _ in working..wanted {
             if self.at_work(id) >= most || self.all_at_work() >= self.most_of_all() {
                 break;
             }
-            if !self.pace.is_due(now) {
+            if !self.start_interval.is_due(now) {
                 self.starts.is_held_back = true;
                 break;
             }
@@ -208,7 +210,8 @@ impl<E: Clone> Scheduler<E> {
         }
     }
 
-    /// Something waits, and all units wait for answers that do not come: their proxies may hang, and the registry not.
+    /// Whether there is work, but all units wait for late answers. Their proxies may hang although the
+    /// registry does not.
     fn is_stuck(&self, id: HostId, now: Instant) -> bool {
         let waits = self.blobs.ready_count() > 0 && self.hosts[id.0].to_ask.blobs > 0
             || self.has_configs(id);
@@ -221,12 +224,12 @@ impl<E: Clone> Scheduler<E> {
             && at_work - late < self.most_at(id)
     }
 
-    /// Whether configs are to be asked for, and nobody can.
+    /// Whether there are configs to ask for, and no unit that could.
     fn needs_configs(&self, host: HostId) -> bool {
         self.at_work(host) == 0 && self.has_configs(host)
     }
 
-    /// Whether configs are to be asked for at this host.
+    /// Whether there are configs to ask for at this host.
     fn has_configs(&self, host: HostId) -> bool {
         self.configs.iter().any(|image| {
             let image = self.images.get(image);
@@ -234,7 +237,8 @@ impl<E: Clone> Scheduler<E> {
         })
     }
 
-    /// A fixed number is one also while calls are late.
+    /// The maximum number of units of a host while some calls are late. A fixed number of proxies stays
+    /// fixed.
     fn most_with_late(&self, id: HostId) -> usize {
         self.share_with_late(id, self.hosts_with_work())
     }
@@ -255,7 +259,7 @@ impl<E: Clone> Scheduler<E> {
         self.settings.units.max(shares.max().unwrap_or(0))
     }
 
-    /// How many units wait for a call, or a start, that takes too long.
+    /// How many units wait too long for an answer, or for the start of their proxy.
     fn late(&self, id: HostId, now: Instant) -> usize {
         let after = self.hosts[id.0].governor.late_after();
         self.units_at(id)
@@ -272,13 +276,13 @@ impl<E: Clone> Scheduler<E> {
     fn start_one(&mut self, host: HostId, kind: KindId, now: Instant) {
         let unit = UnitId(self.next_unit);
         self.next_unit += 1;
-        self.pace.started(now);
+        self.start_interval.started(now);
         self.active = now;
         self.units.insert(unit, Unit::new(host, kind, now));
         self.actions.push_back(Action::Start { unit, kind });
     }
 
-    /// Of what kind one more unit of a host is: of that of images that nobody can open, or in turn.
+    /// The kind of the next unit of a host: one that has images but no unit, or else each kind in turn.
     fn kind_for(&self, host: HostId) -> Option<KindId> {
         self.kind_without_units(host).or_else(|| {
             let of_host = self.images.values().filter(|image| image.host == host);
@@ -287,7 +291,7 @@ impl<E: Clone> Scheduler<E> {
         })
     }
 
-    /// A kind of images that somebody has to open, and nobody can.
+    /// A kind that has images to open or to ask, and no unit.
     fn kind_without_units(&self, host: HostId) -> Option<KindId> {
         let mut images = self.images.values();
         let first = images.next()?.kind;
@@ -318,8 +322,8 @@ impl<E: Clone> Scheduler<E> {
         kinds.find(|kind| !self.units_at(host).any(|unit| unit.kind == *kind))
     }
 
-    /// Have a kind of images opened that nobody can open: by one more unit, or in place of one that has nothing to do.
-    /// Whether there is such a kind.
+    /// Gets a unit for a kind that has images and no unit: starts one, or ends an idle one to have a place
+    /// for it. Returns whether there is such a kind.
     fn serve_all_kinds(&mut self, id: HostId, now: Instant) -> bool {
         let Some(kind) = self.kind_without_units(id) else {
             return false;
@@ -334,7 +338,7 @@ impl<E: Clone> Scheduler<E> {
             if let Some(idle) = idle {
                 self.abandon(idle);
             }
-        } else if self.pace.is_due(now) {
+        } else if self.start_interval.is_due(now) {
             self.start_one(id, kind, now);
         } else {
             self.starts.is_held_back = true;
@@ -342,13 +346,13 @@ impl<E: Clone> Scheduler<E> {
         true
     }
 
-    /// End a unit of another host that has nothing to do: this one has none, and there may be no more of them.
-    fn make_room_for(&mut self, host: HostId) {
+    /// Ends an idle unit of another host, because this host has none and the overall maximum is reached.
+    fn end_idle_elsewhere(&mut self, host: HostId) {
         let is_idle = |(_, unit): &(&UnitId, &Unit)| {
             let has_work = || self.hosts[unit.host.0].has_work() || self.has_configs(unit.host);
-            let is_spare = || self.at_work(unit.host) > 1 || !has_work();
+            let is_dispensable = || self.at_work(unit.host) > 1 || !has_work();
             let is_ready = unit.stage == Stage::Ready && unit.load() == 0 && !unit.retired;
-            is_ready && unit.host != host && is_spare()
+            is_ready && unit.host != host && is_dispensable()
         };
         let idle = self.units.iter().find(is_idle).map(|(id, _)| *id);
         if let Some(idle) = idle {
@@ -359,7 +363,7 @@ impl<E: Clone> Scheduler<E> {
     pub(super) fn retire(&mut self, id: UnitId) {
         if let Some(unit) = self.units.get_mut(&id).filter(|unit| !unit.retired) {
             unit.retired = true;
-            // It may not have begun what it was given a moment ago, either.
+            // The unit may not have begun the task that it was just given, either.
             if unit.asking().is_some() {
                 self.actions.push_back(Action::Recall { unit: id });
             }
@@ -374,7 +378,7 @@ impl<E: Clone> Scheduler<E> {
         }
     }
 
-    /// So many go, the newest, after what they are at.
+    /// Retires `count` units, the newest first. They finish their tasks.
     fn retire_newest(&mut self, host: HostId, count: usize) {
         let of_host = |(_, unit): &(&UnitId, &Unit)| unit.host == host && !unit.retired;
         let mut units: Vec<UnitId> = self
@@ -389,13 +393,13 @@ impl<E: Clone> Scheduler<E> {
         }
     }
 
-    /// Those that have not fetched anything yet are not needed if there is less to ask for than there are units.
+    /// Ends units that have not fetched anything yet if there is less to ask for than there are units.
     fn retire_unneeded(&mut self, id: HostId) {
         let host = &self.hosts[id.0];
         let to_do = host.to_ask.blobs + self.to_open(id);
         let to_do = to_do.max(usize::from(self.has_configs(id)));
         let is_known = self.images.values().all(|image| image.is_wanted);
-        // Those that are at as much as they can do nothing for the rest.
+        // Units at their maximum number of tasks can't help with the rest.
         let per_unit = host.rules.per_unit;
         let mut at_work = self
             .units_at(id)
@@ -435,7 +439,7 @@ impl<E: Clone> Scheduler<E> {
         self.units.values().filter(has).count()
     }
 
-    /// A registry that has trouble is asked by one.
+    /// Ends all units but one, because a registry in trouble is asked by one unit only.
     fn abandon_all_but_the_first(&mut self, host: HostId) {
         let of_host = |(_, unit): &(&UnitId, &Unit)| unit.host == host && !unit.retired;
         let units = self.units.iter().filter(of_host);
@@ -448,9 +452,9 @@ impl<E: Clone> Scheduler<E> {
         }
     }
 
-    /// Blobs wait, and nobody asks for them, because all units are at as much as they can for long, and more blobs
-    /// may be in flight: slow transfers, or slow handlers. A limit of the rate makes all slow, and more units do
-    /// not help.
+    /// Whether blobs wait because all units have been at their maximum number of tasks for long, while more
+    /// blobs may be in flight. Transfers or handlers are slow then, and another unit helps. With a rate limit
+    /// or a throttling registry, it would not.
     fn is_starved(&self, id: HostId, now: Instant) -> bool {
         let host = &self.hosts[id.0];
         let is_asking = |unit: &Unit| unit.asking().is_some() || unit.stage == Stage::Starting;
@@ -464,12 +468,12 @@ impl<E: Clone> Scheduler<E> {
             && !self.units_at(id).any(is_asking)
     }
 
-    /// Whether nothing was given to anybody for long.
+    /// Whether no unit has been given a task for long.
     pub(super) fn is_still(&self, host: &Host<E>, now: Instant) -> bool {
         now.saturating_duration_since(self.active) >= host.governor.late_after()
     }
 
-    /// What waits behind a late call is for anybody.
+    /// Takes back the tasks that wait behind a late call, so that any unit can do them.
     pub(super) fn recall_from_late(&mut self, now: Instant) {
         let mut late = Vec::new();
         for (id, unit) in &mut self.units {
@@ -485,13 +489,13 @@ impl<E: Clone> Scheduler<E> {
         }
     }
 
-    /// A start failed. That is no loss as long as others work; but the next one waits, or one that always fails would
-    /// be made for ever.
+    /// Handles a failed start. The failure does no harm as long as other units work. The next start waits, so
+    /// that starts that always fail are not repeated without end.
     pub(super) fn start_failed(&mut self, id: UnitId, kind: KindId, lost: &Lost<E>, now: Instant) {
         let retry = &self.settings.retry;
         let may = self
             .starts
-            .failed(id, self.next_unit, retry, lost.may_pass, now);
+            .failed(id, self.next_unit, retry, lost.is_transient, now);
         let working = self.all_at_work();
         let is_of_kind = |unit: &Unit| unit.kind == kind && !unit.retired;
         if self.units.values().any(is_of_kind) {
@@ -510,12 +514,12 @@ impl<E: Clone> Scheduler<E> {
         }
     }
 
-    /// A unit could not open an image that another one has opened.
+    /// Handles a unit that could not open an image which another unit has opened.
     pub(super) fn is_useless(&mut self, id: UnitId, source: SourceId, error: &E, now: Instant) {
         let Some(unit) = self.units.get_mut(&id) else {
             return;
         };
-        unit.lacks.insert(source);
+        unit.cannot_open.insert(source);
         if !unit.open.is_empty() || unit.retired {
             return;
         }
@@ -523,14 +527,14 @@ impl<E: Clone> Scheduler<E> {
         self.abandon(id);
         let lost = Lost {
             error: error.clone(),
-            may_pass: true,
+            is_transient: true,
         };
         self.start_failed(id, kind, &lost, now);
     }
 }
 
-/// What a call takes, judged by an opening: `OpenImage` waits for two answers, one after the other, and does some work of
-/// its own.
+/// The latency of a call, estimated from the duration of an opening. `OpenImage` waits for two answers, one
+/// after the other, and the proxy does some work itself.
 pub(in crate::fetch) fn call_time_from(opening: Duration) -> Duration {
     opening.saturating_sub(OPENING_WORK) / 2
 }

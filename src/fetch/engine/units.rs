@@ -1,4 +1,4 @@
-//! The engine's units: started, given work, and ended.
+//! The units of the engine: how they are started, given tasks, and ended.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use tokio::task::{AbortHandle, Id, JoinError};
 
 use super::super::event::EventKind;
 use super::super::panicked;
-use super::super::retry::may_pass;
+use super::super::retry::is_transient;
 use super::super::scheduler::{ImageId, KindId, Lost, Task, UnitId};
 use super::super::unit::{Beginning, Unit, What, Work};
 use super::{Engine, chain};
@@ -17,10 +17,10 @@ use crate::error::Result;
 use crate::proxy::{ImageProxy, OpenedImage};
 use crate::reference::Place;
 
-/// A unit of the engine.
-pub(super) struct Member {
+/// The engine's side of a unit.
+pub(super) struct UnitHandle {
     pub(super) work: async_channel::Sender<Work>,
-    /// To take back what it has not begun.
+    /// The receiving end of `work`, by which the engine takes back what the unit has not begun.
     pub(super) left: async_channel::Receiver<Work>,
     pub(super) retire: watch::Sender<bool>,
     pub(super) abort: AbortHandle,
@@ -29,8 +29,8 @@ pub(super) struct Member {
     pub(super) started: Duration,
     pub(super) opened: HashMap<ImageId, Arc<OpenedImage>>,
     pub(super) was_useful: bool,
-    /// Why it is retired, if not for being too many.
-    pub(super) sick: Option<String>,
+    /// The error because of which the unit is retired, if there is one.
+    pub(super) unusable: Option<String>,
 }
 
 impl Engine {
@@ -56,9 +56,9 @@ impl Engine {
             retired,
             reports: self.reports.clone(),
         };
-        let abort = self.units.spawn(unit.run(beginning));
+        let abort = self.unit_tasks.spawn(unit.run(beginning));
         self.numbers.insert(abort.id(), number);
-        let member = Member {
+        let handle = UnitHandle {
             work,
             left,
             retire,
@@ -68,16 +68,16 @@ impl Engine {
             started: Duration::ZERO,
             opened: HashMap::new(),
             was_useful: false,
-            sick: None,
+            unusable: None,
         };
-        self.crew.insert(number, member);
+        self.units.insert(number, handle);
     }
 
     pub(super) fn give(&mut self, unit: UnitId, task: Task) {
         let what = self.what(unit, task);
-        let work = self.crew.get(&unit).map(|member| &member.work);
+        let work = self.units.get(&unit).map(|handle| &handle.work);
         let given = what.zip(work).is_some_and(|(what, work)| {
-            // It has no bound, and its other end is here, too.
+            // The channel is unbounded, and a receiver is held here, so this can't fail.
             work.try_send(Work { task, what }).is_ok()
         });
         if !given {
@@ -87,7 +87,7 @@ impl Engine {
 
     fn what(&self, unit: UnitId, task: Task) -> Option<What> {
         let opened = |image: &ImageId| {
-            let opened = &self.crew.get(&unit)?.opened;
+            let opened = &self.units.get(&unit)?.opened;
             opened.get(image).map(Arc::clone)
         };
         Some(match task {
@@ -113,10 +113,10 @@ impl Engine {
 
     pub(super) fn recall(&mut self, unit: UnitId) {
         let now = Instant::now();
-        let Some(member) = self.crew.get(&unit) else {
+        let Some(handle) = self.units.get(&unit) else {
             return;
         };
-        while let Ok(work) = member.left.try_recv() {
+        while let Ok(work) = handle.left.try_recv() {
             self.scheduler.recalled(unit, work.task, now);
         }
     }
@@ -124,25 +124,25 @@ impl Engine {
     pub(super) fn unit_ended(&mut self, ended: Result<(Id, Result<()>), JoinError>) {
         let (id, result) = match ended {
             Ok(ended) => ended,
-            // It was abandoned.
+            // The unit was abandoned.
             Err(error) if error.is_cancelled() => (error.id(), Ok(())),
             Err(error) => (error.id(), Err(panicked(error))),
         };
-        // What it told before it ended comes first.
+        // The reports that the unit sent before it ended come first.
         while let Ok(report) = self.reported.try_recv() {
             self.take(report);
         }
         let Some(unit) = self.numbers.remove(&id) else {
             return;
         };
-        let Some(member) = self.crew.remove(&unit) else {
+        let Some(handle) = self.units.remove(&unit) else {
             return;
         };
         let proxy = unit.0;
-        let reason = result.as_ref().err().map(chain).or(member.sick);
+        let reason = result.as_ref().err().map(chain).or(handle.unusable);
         self.events.send(|| EventKind::ProxyEnded { proxy, reason });
         let lost = result.err().map(|error| Lost {
-            may_pass: may_pass(&error, Place::Registry { host: "" }),
+            is_transient: is_transient(&error, Place::Registry { host: "" }),
             error,
         });
         self.scheduler.ended(unit, lost, Instant::now());

@@ -1,26 +1,24 @@
-//! Where images are: their hosts, and what proxies for them are started as.
+//! The host of an image, its rules, and the kind of proxy that opens it.
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::thread::available_parallelism;
 
-use super::super::descriptors::Room;
+use super::super::descriptors::FdBudget;
 use super::super::scheduler::{HostId, HostRules, KindId, Login};
 use super::super::unit::Kind;
 use super::Engine;
 use crate::config::Platform;
 use crate::reference::Place;
 
-/// Workers of each proxy for each processor, where the number of proxies is not fixed.
-/// On two processors one asks and three drain; seven were 2 to 5 % slower, for what
-/// flows through so many pipes does not stay in the processors' caches. Where not
-/// processors but the network or the handlers make all of them slow, there will be
-/// further proxies.
+/// Workers of each proxy for each processor, where the number of proxies is not fixed. More workers were
+/// slower, because the bytes of so many pipes do not stay in the processors' caches (docs/decisions.md). If
+/// transfers or handlers are slow for other reasons, the scheduler starts further proxies.
 const WORKERS_PER_PROCESSOR: usize = 2;
 
 impl Engine {
-    /// The host and the kind of this image.
-    pub(super) fn place_of(
+    /// The host of this image, and the kind of proxy that opens it. New ones are added.
+    pub(super) fn host_and_kind(
         &mut self,
         reference: &str,
         platform: Option<&Platform>,
@@ -28,7 +26,7 @@ impl Engine {
         let place = Place::of(reference);
         let key = match place {
             Place::Registry { host } => format!("docker://{host}"),
-            // Each is unpacked by one proxy.
+            // An archive is unpacked by one proxy, so each archive is a host of its own.
             Place::Archive => reference.to_owned(),
             Place::Storage => "containers-storage:".to_owned(),
             Place::Local => String::new(),
@@ -67,10 +65,10 @@ impl Engine {
     fn rules(&self, reference: &str) -> HostRules {
         let place = Place::of(reference);
         let (least, most) = self.options.bounds(&[place]);
-        let most = most.min(Room::now().proxies).max(least);
+        let most = most.min(FdBudget::now().proxies).max(least);
         let workers = self.options.workers.get();
         let per_unit = if least == most {
-            // A fixed number of proxies shares all workers between them.
+            // A fixed number of proxies shares all workers.
             workers.div_ceil(least).max(2)
         } else {
             usual_workers().max(workers.div_ceil(most))
@@ -86,7 +84,7 @@ impl Engine {
     }
 }
 
-/// How many workers a proxy has.
+/// How many workers a proxy has, if their number is not given by the options.
 fn usual_workers() -> usize {
     let processors = available_parallelism().map_or(1, NonZeroUsize::get);
     WORKERS_PER_PROCESSOR * processors.max(2)
