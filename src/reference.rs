@@ -117,7 +117,7 @@ impl FromStr for ImageReference {
 
 const DOCKER_HUB: &str = "docker.io";
 
-/// Other names of it: that of its API, which old references have, and that of the server itself.
+/// Other names of Docker Hub: its API, which old references name, and the server itself.
 const ALSO_DOCKER_HUB: [&str; 2] = ["index.docker.io", "registry-1.docker.io"];
 
 /// The place of an image, as far as it matters for fetching it. Each reference has one, also of a transport that nobody
@@ -154,8 +154,8 @@ impl<'a> Place<'a> {
     }
 }
 
-/// The first part of a name is a host if it looks like one (the rule of
-/// distribution's reference grammar); a short name is taken for docker.io's.
+/// The host of an image name: the first part, if it looks like a host (the rule of distribution's reference grammar). A name
+/// without a host is at docker.io.
 fn host_of(name: &str) -> &str {
     match name.split_once('/') {
         Some((first, _)) if ALSO_DOCKER_HUB.contains(&first) => DOCKER_HUB,

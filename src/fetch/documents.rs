@@ -1,9 +1,9 @@
-//! How many bytes the documents of one pull have together. Pure.
+//! Limits the bytes of all documents of a pull together. This module is pure.
 
 use super::Image;
 use crate::error::{Error, Result};
 
-/// The documents that are held, or about to be.
+/// The documents that are held, or will soon be.
 #[derive(Debug)]
 pub(super) struct Documents {
     limit: u64,
@@ -11,7 +11,7 @@ pub(super) struct Documents {
 }
 
 impl Documents {
-    /// None yet.
+    /// A limit of this many bytes, with no documents yet.
     pub(super) fn within(limit: u64) -> Self {
         Self { limit, bytes: 0 }
     }
@@ -29,7 +29,8 @@ impl Documents {
         self.add(image.same.manifest.raw.len() as u64)
     }
 
-    /// The config that this image's manifest names, of as many bytes as it says: no more are read of it.
+    /// Adds the config of this image. The size that the manifest states is counted, because no more bytes are
+    /// read.
     pub(super) fn add_config(&mut self, image: &Image) -> Result<()> {
         let (size, limit) = (
             image.manifest().config().size(),

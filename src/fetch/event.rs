@@ -1,5 +1,4 @@
-//! What happens during a fetch, as one stream of typed events. Progress bars,
-//! logs and pictures of a pull are made from it and from nothing else.
+//! The events of a fetch, as one typed stream. Progress bars and logs are made from these events only.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -11,10 +10,10 @@ use tokio::sync::mpsc;
 
 use super::Layer;
 
-/// Something happened during a fetch.
+/// Something that happened during a fetch.
 ///
-/// Serialised, it is one flat object: `at_ms`, `event` (the kind's name), and
-/// the kind's own fields; durations are milliseconds.
+/// Serialised, an event is one flat object: `at_ms`, `event` (the name of the kind), and the fields of the
+/// kind. Durations are in milliseconds.
 #[derive(Debug, Clone, Serialize)]
 #[non_exhaustive]
 pub struct Event {
@@ -69,7 +68,7 @@ pub enum EventKind {
         /// The number of the image's layers.
         layers: usize,
     },
-    /// A layer is to be fetched. All come before the first of them is.
+    /// A layer is to be fetched. All of these events come before the first layer is fetched.
     #[non_exhaustive]
     BlobQueued {
         /// The blob.
@@ -118,8 +117,8 @@ pub enum EventKind {
         #[serde(rename = "took_ms", serialize_with = "millis")]
         took: Duration,
     },
-    /// Bytes came. Some of these events are left out when nobody reads them fast
-    /// enough, so each says how many bytes have come in all, in this try.
+    /// Bytes of a blob have arrived. Some of these events are left out if they are not read fast enough, so
+    /// each one states the total of this try.
     #[non_exhaustive]
     BlobBytes {
         /// The blob.
@@ -153,7 +152,7 @@ pub enum EventKind {
         #[serde(rename = "wait_ms", serialize_with = "millis")]
         wait: Duration,
     },
-    /// A blob failed for good, and so do the images that name it.
+    /// A blob failed for good. The images that name it fail as well.
     #[non_exhaustive]
     BlobFailed {
         /// The blob.
@@ -164,7 +163,7 @@ pub enum EventKind {
         /// The reason.
         reason: String,
     },
-    /// An image, or all of an index, is in the sink, visible to others.
+    /// An image, or a whole index, is complete in the sink and visible to others.
     #[non_exhaustive]
     ImagePulled {
         /// The number of the image or of the request, zero-based.
@@ -192,19 +191,18 @@ fn text<S: Serializer>(value: &impl ToString, serializer: S) -> Result<S::Ok, S:
     serializer.serialize_str(&value.to_string())
 }
 
-/// How many byte counts may wait to be read. Further ones are left out.
+/// The maximum number of byte counts that wait to be read. Further ones are left out.
 const COUNTS: usize = 4096;
 
 /// Where the events of one pull go: into an [`EventStream`], or nowhere.
 ///
-/// Whoever reads the events late, or never, does not hold the pull up. Events wait in memory
-/// until they are read, about 500 bytes each: some four for each blob, one for each retry, and at
-/// most 4,096 byte counts ([`EventKind::BlobBytes`]), beyond which byte counts are left out.
-/// Nothing is kept once the stream is dropped.
+/// A reader that is slow, or reads nothing, does not hold up the pull. Events wait in memory until they are
+/// read, about 500 bytes each: about four for each blob, one for each retry, and at most 4,096 byte counts
+/// ([`EventKind::BlobBytes`]). Further byte counts are left out. Nothing is kept once the stream is dropped.
 ///
-/// The events end with the pull (or with whatever else fetches the layers), with the first call
-/// of the [`Fetcher`](crate::Fetcher) that fails or is dropped early, or with the fetcher. For
-/// another pull, make another pair.
+/// The events end with the pull or other call that fetches the layers, with the first call of the
+/// [`Fetcher`](crate::Fetcher) that fails or is dropped early, or with the fetcher. Another pull needs
+/// another pair.
 ///
 /// ```no_run
 /// # async fn example() -> longshore::Result<()> {
@@ -232,7 +230,7 @@ pub struct Events(Option<Target>);
 
 #[derive(Debug, Clone)]
 struct Target {
-    /// `None` is the end.
+    /// `None` marks the end of the events.
     sender: mpsc::UnboundedSender<Option<Event>>,
     shared: Arc<Shared>,
     start: Instant,
@@ -240,9 +238,9 @@ struct Target {
 
 #[derive(Debug, Default)]
 struct Shared {
-    /// Byte counts that wait to be read.
+    /// The number of byte counts that wait to be read.
     counts: AtomicUsize,
-    /// Nothing is sent any more.
+    /// Whether the events have ended, so that no more are sent.
     ended: AtomicBool,
 }
 
@@ -273,14 +271,14 @@ impl Events {
         (Self(Some(target)), stream)
     }
 
-    /// Send an event that must not be lost.
+    /// Sends an event that must not be left out.
     pub(super) fn send(&self, kind: impl FnOnce() -> EventKind) {
         if let Some(target) = &self.0 {
             target.send(kind());
         }
     }
 
-    /// Send a byte count, unless too many wait to be read.
+    /// Sends a byte count, unless too many wait to be read.
     pub(super) fn count(&self, kind: impl FnOnce() -> EventKind) {
         if let Some(target) = &self.0
             && target.shared.counts.load(Ordering::Relaxed) < COUNTS
@@ -302,17 +300,17 @@ impl Target {
             return;
         }
         let at = self.start.elapsed();
-        // Whoever read has gone; the fetch goes on.
+        // The stream may have been dropped. The fetch goes on without it.
         let _ = self.sender.send(Some(Event { at, kind }));
     }
 }
 
-/// Ends the events of a call, however the call ends.
+/// Ends the events of a call when it is dropped.
 #[derive(Debug)]
 pub(super) struct Ending(Events);
 
 impl Ending {
-    /// The call was good, and another one is to follow.
+    /// Keeps the events open, because the call succeeded and another one follows.
     pub(super) fn keep(mut self) {
         self.0 = Events::none();
     }
@@ -349,8 +347,8 @@ impl EventStream {
         self.taken(event)
     }
 
-    /// Returns the next event if it is there already. `None` says that there is none now, or no
-    /// more at all.
+    /// Returns the next event if there is one already. `None` means that there is none now, or that the
+    /// events have ended.
     pub fn try_recv(&mut self) -> Option<Event> {
         if self.ended {
             return None;
@@ -433,7 +431,7 @@ mod tests {
             }
         }
         assert_eq!((counts, others), (COUNTS, 3 * COUNTS));
-        // There is room again.
+        // Reading has made space for another byte count.
         events.count(|| count(1));
         assert!(stream.try_recv().is_some());
     }
@@ -455,7 +453,7 @@ mod tests {
         assert_eq!(seen, 2);
         assert!(stream.recv().await.is_none());
         assert!(stream.try_recv().is_none());
-        // Nobody keeps what nobody will read.
+        // Nothing is kept for a stream that has been dropped.
         assert!(stream.receiver.is_empty());
     }
 }

@@ -1,4 +1,5 @@
-//! The indexes that requests of all platforms ask for, each by a program of its own.
+//! Fetches the indexes for requests that want all platforms. A program of its own (`skopeo inspect`) fetches
+//! each.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -12,16 +13,17 @@ use crate::error::{Error, Result};
 use crate::protocol::RefusalKind;
 use crate::reference::Place;
 
-/// How many are asked for at once.
+/// How many indexes are fetched at the same time.
 const AT_ONCE: usize = 4;
 
-/// After a registry has refused so many, each as often as there are retries, it has trouble, and not they.
+/// After this many indexes in a row were refused, each with all its retries, the registry is taken to be the
+/// cause, not the index.
 const ENOUGH: u32 = 2;
 
-/// Then no other is asked for there for so long.
+/// How long no other index is fetched from such a registry.
 const REFUSED_FOR: Duration = Duration::from_secs(60);
 
-/// A request, and what became of its index: `None` if it is a single image.
+/// A request with the result for its index. `None` if the reference names a single image.
 pub(super) type Asked = (usize, ImageRequest, Result<Option<Listed>>);
 
 #[derive(Debug)]
@@ -29,17 +31,17 @@ pub(super) struct Indexes {
     fetcher: Fetcher,
     waiting: VecDeque<(usize, ImageRequest)>,
     asking: JoinSet<Asked>,
-    /// By registry.
+    /// The refusals of each registry.
     refusals: HashMap<String, Refusal>,
 }
 
-/// What a registry has refused.
+/// The refusals of one registry.
 #[derive(Debug)]
 struct Refusal {
     error: Error,
-    /// How many indexes, with none that came between them.
+    /// How many indexes were refused in a row.
     indexes: u32,
-    /// None is asked for before; `None` means never.
+    /// No index is asked for before this time. `None` means never again.
     until: Option<Instant>,
 }
 
@@ -57,13 +59,14 @@ impl Indexes {
         self.waiting.push_back((number, request));
     }
 
-    /// How many are wanted.
+    /// How many indexes are still to come.
     pub(super) fn len(&self) -> usize {
         self.waiting.len() + self.asking.len()
     }
 
-    /// Asks for the next ones; for one, until it is known that the registry answers. Returns those that need not be asked
-    /// for, for their registry has refused others, here or as `refusal` tells.
+    /// Starts to fetch the next indexes; only one at a time until the registry is known to answer. Returns
+    /// the requests that were refused without asking, because their registry has refused others, here or
+    /// according to `refusal`.
     pub(super) fn ask(&mut self, mut refusal: impl FnMut(&str) -> Option<Error>) -> Vec<Asked> {
         let mut refused = Vec::new();
         while let Some((number, request)) = self.waiting.pop_front() {
@@ -86,11 +89,11 @@ impl Indexes {
         refused
     }
 
-    /// The next one that came, or was refused; `None` if none is asked for.
+    /// Waits for the next result. `None` if no index is being fetched.
     ///
     /// # Cancel safety
     ///
-    /// Nothing is lost.
+    /// Dropped early, no result is lost.
     pub(super) async fn next(&mut self) -> Option<Result<Asked>> {
         let asked = self.asking.join_next().await?;
         match &asked {
@@ -114,8 +117,9 @@ impl Indexes {
         (lasts && refusal.indexes >= ENOUGH).then(|| refusal.error.clone())
     }
 
-    /// A registry that does not take a password would not take it for the others, either, and count the tries. One that is
-    /// out would be asked as often for each.
+    /// Counts a refusal that concerns the registry. Credentials that were refused would be refused for other
+    /// indexes, too, and a registry may count the tries. A registry with an outage would be asked with all
+    /// retries for each index.
     fn refused(&mut self, reference: &str, error: &Error) {
         let place = Place::of(reference);
         let Place::Registry { host } = place else {

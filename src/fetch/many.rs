@@ -1,7 +1,7 @@
-//! Many images, one after another in, one after another out.
+//! Pulls many images: requests come in one after another, and so do their results go out.
 //!
-//! One task drives the engine for all of them. It holds no more than a window of images: it takes the next request
-//! when another one is done with.
+//! One task drives the engine for all images. It holds a limited number of them, and takes the next request
+//! when another one is done.
 
 use std::collections::{HashMap, VecDeque};
 use std::pin::Pin;
@@ -26,11 +26,11 @@ use super::{Fetcher, ImageContent, IndexContent, Pulled, Sink, panicked};
 use crate::error::{Error, Result};
 use crate::time::sleep_until_opt;
 
-/// The most images that are held at once, from when they are asked for until they are told of. More than there are
-/// proxies for one host, so that each always has one to open.
+/// The maximum number of images that are held at once, from their request until their result is taken. There
+/// are more of them than proxies for one host, so that each proxy always has one to open.
 const WINDOW: usize = 64;
 
-/// What became of a request.
+/// The result of a request.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct PulledImages {
@@ -48,15 +48,16 @@ pub struct PulledImages {
 
 impl Fetcher {
     /// Pulls many images into one sink. A blob that several of them name at the same time is fetched once.
+    /// Pulls many images into one sink. A blob that several images name at the same time is fetched once.
     ///
-    /// An image becomes visible in the sink when all that it names is there. Its outcome follows, in the order in which images
-    /// are done. An image that fails has an outcome, too, and the others go on. Two images that are given the same name
-    /// in the sink replace each other.
+    /// An image becomes visible in the sink when everything that it names is there. Its result follows, in
+    /// the order in which images are done. A failed image has a result, too, and the others go on. Two images
+    /// with the same name in the sink replace each other.
     ///
-    /// The next request is taken when another one is done. No more than 64 images are held, and not much more than
+    /// The next request is taken when another one is done. At most 64 images are held, and not much more than
     /// [`max_documents_bytes`](crate::FetchOptions::max_documents_bytes) of their documents.
     ///
-    /// The pull runs in a task of its own. It waits while 64 images are done and nobody takes them.
+    /// The pull runs in a task of its own. It waits while 64 images are done and their results are not taken.
     ///
     /// ```no_run
     /// # async fn example() -> longshore::Result<()> {
@@ -94,8 +95,8 @@ impl Fetcher {
     }
 
     /// Pulls many images, like [`pull_many`](Self::pull_many), whose requests come as a stream. The stream is asked for the
-    /// next request when there is room for it.
-    ///
+    /// Pulls many images, like [`pull_many`](Self::pull_many), whose requests come as a stream. The stream is
+    /// polled for the next request when another image may be held.
     /// # Panics
     ///
     /// Outside of a runtime.
@@ -130,10 +131,10 @@ impl Fetcher {
     }
 }
 
-/// An iterator as a stream.
+/// A stream of the items of an iterator.
 struct Iterated<I>(I);
 
-// Nothing points into it.
+// There are no pointers into the iterator.
 impl<I> Unpin for Iterated<I> {}
 
 impl<I: Iterator> Stream for Iterated<I> {
@@ -152,8 +153,8 @@ pub struct PullMany {
 }
 
 impl PullMany {
-    /// Waits for the next request that is done, and returns what became of it. `None` after the last one, and also if the
-    /// pull has ended early: [`finish`](Self::finish) tells which.
+    /// Waits for the next request that is done, and returns its result. `None` after the last one, and also
+    /// if the pull has ended early. [`finish`](Self::finish) returns which of the two it was.
     ///
     /// # Cancel safety
     ///
@@ -162,15 +163,15 @@ impl PullMany {
         self.done.recv().await
     }
 
-    /// Waits for the end, and returns what was fetched altogether, and how many requests
-    /// [failed](Pulled::failed_images): that some did is no error. Its [`images`](Pulled::images) and
-    /// [`foreign_layers`](Pulled::foreign_layers) were told of with the requests, and are empty here. What was not taken by
-    /// [`next`](Self::next) is lost.
+    /// Waits for the end of the pull. Returns what was fetched altogether, and how many requests
+    /// [failed](Pulled::failed_images). Failed requests are no error. [`images`](Pulled::images) and
+    /// [`foreign_layers`](Pulled::foreign_layers) are empty here, because they were returned with each
+    /// request. Results that [`next`](Self::next) has not returned are lost.
     ///
     /// # Errors
     ///
-    /// [`Error::Io`] of a sink that can't be used at all, [`Error::DeadlineExceeded`]: then not
-    /// all requests were told of.
+    /// [`Error::Io`] if the sink can't be used at all, or [`Error::DeadlineExceeded`].
+    /// Some requests have no result then.
     ///
     /// # Cancel safety
     ///
@@ -208,17 +209,17 @@ impl Drop for PullMany {
 struct Order {
     number: usize,
     request: ImageRequest,
-    /// The index, if all of its images are wanted and it is one.
+    /// The index, if all of its images are wanted and the reference names an index.
     listed: Option<Listed>,
-    /// Its images, each once it is there.
+    /// The images of the request. Each is `None` until it has been fetched.
     contents: Vec<Option<Arc<ImageContent>>>,
     foreign_layers: Vec<Descriptor>,
-    /// What its documents have. They are held until somebody takes what became of it.
+    /// The bytes of its documents. They are held until the result of the request is taken.
     bytes: u64,
 }
 
-/// What became of a request, and what its documents have.
-type Told = (PulledImages, u64);
+/// The result of a request, and the bytes of its documents.
+type Finished = (PulledImages, u64);
 
 /// An image of a request.
 #[derive(Debug, Clone, Copy)]
@@ -231,15 +232,15 @@ struct Driver<S> {
     fetcher: Fetcher,
     sink: Arc<S>,
     engine: Option<Engine>,
-    /// By their numbers.
+    /// The requests that are being worked on, by their numbers.
     orders: HashMap<usize, Order>,
     parts: HashMap<ImageId, Part>,
     indexes: Indexes,
-    /// Orders of which all is there, to be committed.
+    /// Requests whose images have been fetched, and are to be committed.
     ready: Vec<Order>,
-    committing: JoinSet<Vec<Told>>,
-    /// Done with, and not told yet.
-    told: VecDeque<Told>,
+    committing: JoinSet<Vec<Finished>>,
+    /// Results that have not been taken.
+    finished: VecDeque<Finished>,
     failed: usize,
     held_bytes: u64,
     next: usize,
@@ -259,7 +260,7 @@ impl<S: Sink> Driver<S> {
             parts: HashMap::new(),
             ready: Vec::new(),
             committing: JoinSet::new(),
-            told: VecDeque::new(),
+            finished: VecDeque::new(),
             failed: 0,
             held_bytes: 0,
             next: 0,
@@ -292,14 +293,14 @@ impl<S: Sink> Driver<S> {
                 outcome = next_outcome(&mut self.engine), if !self.parts.is_empty() => self.became(outcome),
                 Some(asked) = self.indexes.next() => self.has_index(asked?),
                 Some(done) = self.committing.join_next() => {
-                    done.map_err(panicked)?.into_iter().for_each(|done| self.tell(done));
+                    done.map_err(panicked)?.into_iter().for_each(|done| self.report(done));
                 }
-                room = out.reserve(), if !self.told.is_empty() => {
-                    // Nobody wants to know any more.
+                room = out.reserve(), if !self.finished.is_empty() => {
+                    // The caller has dropped the receiver.
                     let room = room.map_err(|_| Error::Cancelled)?;
-                    if let Some((told, bytes)) = self.told.pop_front() {
+                    if let Some((finished, bytes)) = self.finished.pop_front() {
                         self.held_bytes = self.held_bytes.saturating_sub(bytes);
-                        room.send(told);
+                        room.send(finished);
                     }
                 }
                 () = sleep_until_opt(ends) => return Err(Error::DeadlineExceeded),
@@ -320,10 +321,10 @@ impl<S: Sink> Driver<S> {
         }
     }
 
-    /// How many requests are held.
+    /// The number of requests that are held.
     fn held(&self) -> usize {
         let orders = self.orders.len() + self.ready.len() + self.indexes.len();
-        orders + self.committing.len() + self.told.len()
+        orders + self.committing.len() + self.finished.len()
     }
 
     fn has_room(&self) -> bool {
@@ -356,7 +357,7 @@ impl<S: Sink> Driver<S> {
         }
     }
 
-    /// Open the image of a request, or all of its index.
+    /// Opens the image of a request, or all images of its index.
     fn order(&mut self, number: usize, request: ImageRequest, listed: Option<Listed>) {
         let engine = self.engine.get_or_insert_with(|| {
             let mut engine = self.fetcher.engine(&request.reference);
@@ -408,10 +409,10 @@ impl<S: Sink> Driver<S> {
             index: None,
             foreign_layers: Vec::new(),
         };
-        self.tell((refused, 0));
+        self.report((refused, 0));
     }
 
-    fn tell(&mut self, (done, bytes): Told) {
+    fn report(&mut self, (done, bytes): Finished) {
         self.failed += usize::from(done.images.is_err());
         let (image, reference) = (done.number, done.request.reference.clone());
         self.fetcher.events.send(|| match &done.images {
@@ -422,7 +423,7 @@ impl<S: Sink> Driver<S> {
                 reason: chain(error),
             },
         });
-        self.told.push_back((done, bytes));
+        self.finished.push_back((done, bytes));
     }
 
     fn became(&mut self, outcome: Outcome) {
@@ -499,7 +500,7 @@ impl<S: Sink> Driver<S> {
         Ok(())
     }
 
-    /// One image of a request fails, and so does the request.
+    /// Fails the request that this image belongs to.
     fn failed(&mut self, id: ImageId, error: Error) {
         let Some(part) = self.parts.get(&id).copied() else {
             return;
@@ -520,7 +521,7 @@ impl<S: Sink> Driver<S> {
         }
     }
 
-    /// Let others see what is there: all that has come since the last time, at once.
+    /// Commits everything that has become complete since the last commit.
     fn commit(&mut self) {
         if self.ready.is_empty() || !self.committing.is_empty() {
             return;
@@ -530,10 +531,10 @@ impl<S: Sink> Driver<S> {
     }
 }
 
-async fn commit<S: Sink>(orders: Vec<Order>, sink: Arc<S>) -> Vec<Told> {
+async fn commit<S: Sink>(orders: Vec<Order>, sink: Arc<S>) -> Vec<Finished> {
     let (single, listed): (Vec<Order>, Vec<Order>) =
         orders.into_iter().partition(|order| order.listed.is_none());
-    let mut told = Vec::new();
+    let mut finished = Vec::new();
     let contents = |order: &Order| order.contents.iter().flatten().cloned().collect::<Vec<_>>();
     let images: Vec<Arc<ImageContent>> = single.iter().flat_map(contents).collect();
     let together = match images.len() {
@@ -551,16 +552,16 @@ async fn commit<S: Sink>(orders: Vec<Order>, sink: Arc<S>) -> Vec<Told> {
             Ok(())
         };
         let committed = committed.await;
-        told.push(order.told(committed.map(|()| images), None));
+        finished.push(order.finished(committed.map(|()| images), None));
     }
     for order in listed {
         let images = contents(&order);
         match commit_index(&order, &images, &*sink).await {
-            Ok(index) => told.push(order.told(Ok(images), Some(index))),
-            Err(error) => told.push(order.told(Err(error), None)),
+            Ok(index) => finished.push(order.finished(Ok(images), Some(index))),
+            Err(error) => finished.push(order.finished(Err(error), None)),
         }
     }
-    told
+    finished
 }
 
 async fn commit_index<S: Sink>(
@@ -580,7 +581,11 @@ async fn commit_index<S: Sink>(
 }
 
 impl Order {
-    fn told(self, images: Result<Vec<Arc<ImageContent>>>, index: Option<Descriptor>) -> Told {
+    fn finished(
+        self,
+        images: Result<Vec<Arc<ImageContent>>>,
+        index: Option<Descriptor>,
+    ) -> Finished {
         let pulled = PulledImages {
             number: self.number,
             request: self.request,

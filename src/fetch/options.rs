@@ -1,4 +1,4 @@
-//! How the engine fetches.
+//! The options of a fetch.
 
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::str::FromStr;
@@ -6,39 +6,38 @@ use std::str::FromStr;
 use super::retry::RetryPolicy;
 use crate::reference::Place;
 
-/// The default of [`FetchOptions::workers`]. Each blob in flight has a pipe and, while it is written into a layout, half a
-/// megabyte of buffers.
+/// The default of [`FetchOptions::workers`]. Each blob in flight needs a pipe. While it is written into a
+/// layout, it also needs half a megabyte of buffers.
 pub const DEFAULT_WORKERS: NonZeroUsize = NonZeroUsize::new(32).expect("not zero");
 
-/// The default of [`FetchOptions::proxies_per_host`]: some registries throttle clients that send more than a few dozen
-/// requests a second. quay.io answers a few a second, and allows bursts (Red Hat, solution 6218921; "tens", article
-/// 5531191); Amazon ECR allows an account 2,000 manifests a second (its service quotas). A proxy asks for one thing at
-/// a time, so 16 are at most 530 requests a second at a distance of 30 ms. More brought little or nothing at a
-/// distance (`benches/RESULTS.md`).
+/// The default of [`FetchOptions::proxies_per_host`]. Some registries throttle clients that send more than a
+/// few dozen requests per second. A proxy sends one request at a time, so 16 proxies send at most 530
+/// requests per second at a distance of 30 ms. More proxies were hardly faster (docs/decisions.md).
 pub const DEFAULT_PROXIES_PER_HOST: NonZeroUsize = NonZeroUsize::new(16).expect("not zero");
 
-/// More than gzip can do.
+/// gzip can't exceed this factor.
 const DEFAULT_MAX_EXPANSION: NonZeroU64 = NonZeroU64::new(1100).expect("not zero");
 
-/// As large as the windows of the encoder that container tools use, at its best level
-/// (klauspost/compress, `SpeedBestCompression`). RFC 8878 asks decoders for 8 MiB.
+/// The window that the encoder of container tools uses at its best level (klauspost/compress,
+/// `SpeedBestCompression`). RFC 8878 recommends that decoders support 8 MiB.
 const DEFAULT_MAX_ZSTD_WINDOW: NonZeroU64 = NonZeroU64::new(32 << 20).expect("not zero");
 
-/// The documents of some thousand usual images: a manifest and a config have 4 to 20 kB together.
+/// Enough for some thousand usual images, whose manifest and config have 4 to 20 kB together.
 const DEFAULT_MAX_DOCUMENTS_BYTES: u64 = 64 << 20;
 
 /// The number of proxies to fetch with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Proxies {
-    /// As many proxies as make the pull faster, judged by how long the registry's answers take and by how much there is to
-    /// fetch: no more than the cap per host, and no more than workers. One more is started whenever all workers have been
-    /// at work for half a second while blobs wait, be it slow transfers or slow handlers.
+    /// As many proxies as make the pull faster, judged by the latency of the registry and by how much there
+    /// is to fetch. There are never more than the cap per host allows, nor more than workers. One more proxy
+    /// is started whenever all workers have been busy for at least half a second while blobs wait, because of
+    /// slow transfers or slow handlers.
     #[default]
     Auto,
     /// This number of proxies, if there are as many blobs. The cap per host does not apply.
     Fixed(NonZeroUsize),
-    /// As many proxies as make the pull faster, within these bounds, and no more than workers. The cap per host does not
-    /// apply.
+    /// As many proxies as make the pull faster, within these bounds, and never more than workers. The cap per
+    /// host does not apply.
     Range {
         /// The lowest number.
         min: NonZeroUsize,
@@ -47,7 +46,7 @@ pub enum Proxies {
     },
 }
 
-/// `auto`, `N`, or `MIN-MAX`.
+/// Parses `auto`, `N` or `MIN-MAX`.
 impl FromStr for Proxies {
     type Err = String;
 
@@ -69,47 +68,47 @@ impl FromStr for Proxies {
     }
 }
 
-/// Options of a [`Fetcher`](super::Fetcher).
+/// The options of a [`Fetcher`](super::Fetcher).
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct FetchOptions {
     /// The number of proxies. The default is [`Proxies::Auto`].
     pub proxies: Proxies,
-    /// The most proxies that [`Proxies::Auto`] takes for one registry host in one
-    /// pull; 16 unless set. Pulls that run at the same time count apart. Unless set, a proxy
-    /// for docker.io opens no image that another one has opened, for Docker Hub's quota counts
-    /// openings: so one image is fetched by one proxy, and several by as many as there are images.
+    /// The maximum number of proxies that [`Proxies::Auto`] starts for one registry host in one pull. The
+    /// default is 16. Pulls that run at the same time count separately.
+    ///
+    /// With the default, an image of docker.io is never opened by two proxies, because Docker Hub's quota
+    /// counts openings. One image is then fetched by one proxy, and several images by as many proxies as
+    /// there are images.
     pub proxies_per_host: Option<NonZeroUsize>,
-    /// The number of blobs in flight at once, over all proxies. The default is 32. There are fewer where the limit of open
-    /// files (`RLIMIT_NOFILE`) leaves no room for them; then [`Proxies::Auto`] takes fewer proxies, too.
+    /// The number of blobs in flight at once, over all proxies. The default is 32. If the limit of open files
+    /// (`RLIMIT_NOFILE`) does not suffice, there are fewer blobs in flight, and [`Proxies::Auto`] starts
+    /// fewer proxies.
     pub workers: NonZeroUsize,
-    /// Which failures are tried again, how often, and when.
+    /// Which failures are retried, how often, and when.
     pub retry: RetryPolicy,
     /// The limit of all blobs together, in bytes per second. `None`, the default, means no limit.
     pub limit_rate: Option<NonZeroU64>,
-    /// The most decompressed bytes of a layer, as a multiple of its compressed size; 1 MiB more are allowed. At no
-    /// moment is a layer more than 32 MiB ahead of this multiple of the bytes that were read. The default is 1,100:
-    /// gzip does not exceed 1,032 (zlib's technical details).
+    /// The maximum number of decompressed bytes of a layer, as a multiple of its compressed size; 1 MiB more
+    /// is allowed. At every moment, the decompressed bytes may exceed this multiple of the bytes read so far
+    /// by at most 32 MiB. The default is 1,100: gzip does not exceed 1,032 (zlib's technical details).
     pub max_expansion: NonZeroU64,
-    /// The largest window, in bytes, of a layer that is compressed by zstd, rounded down to a power of two.
-    /// Each layer that is being decompressed takes as much memory as its window. 32 MiB unless set, which
-    /// only `zstd --ultra` exceeds.
+    /// The largest window of a zstd layer, in bytes, rounded down to a power of two. Each layer that is being
+    /// decompressed needs as much memory as its window. The default is 32 MiB, which only `zstd --ultra`
+    /// exceeds.
     pub max_zstd_window: NonZeroU64,
-    /// The most bytes that the documents of one pull may have together: manifests, indexes and image
-    /// configs, which are held in memory. Parsed, they take several times as much. 64 MiB unless set; each
-    /// alone is bound by [`max_document_bytes`](crate::ConnectionOptions::max_document_bytes).
+    /// The maximum number of bytes of all documents of one pull together: manifests, indexes and image
+    /// configs. They are held in memory; parsed, they need several times as much. The default is 64 MiB. Each
+    /// single document is limited by [`max_document_bytes`](crate::ConnectionOptions::max_document_bytes).
     pub max_documents_bytes: u64,
-    /// Start further proxies while the first one waits for the registry to open
-    /// an image; each opens it, too, which reads its manifest once more. On
-    /// unless set otherwise; turn it off where most images that are opened are
-    /// not pulled. Not done for docker.io
-    /// ([`proxies_per_host`](Self::proxies_per_host)), nor where there are at least as many
-    /// images as proxies.
+    /// Whether warm proxies are started while the first proxy waits for the registry to open an image. Each
+    /// of them opens the image, too, which reads its manifest once more. The default is true. Set it to false
+    /// if most opened images are not pulled. No warm proxies are started for docker.io
+    /// ([`proxies_per_host`](Self::proxies_per_host)), nor if there are at least as many images as proxies.
     pub start_ahead: bool,
-    /// Keep the children that fetch from registries off skopeo's shared
-    /// blob-info cache, for whose lock they would contend at every blob, and
-    /// which nothing in a pull reads. On unless set otherwise; see
-    /// [`Fetcher`](super::Fetcher#the-blob-info-cache) for how.
+    /// Whether the children that fetch from registries do without skopeo's shared blob-info cache. Nothing in
+    /// a pull reads this cache, but each blob would wait for its lock. The default is true.
+    /// [`Fetcher`](super::Fetcher#the-blob-info-cache) describes how it is hidden.
     pub private_blob_info_cache: bool,
 }
 
@@ -201,9 +200,9 @@ impl FetchOptions {
         self
     }
 
-    /// The least and the most proxies for images from these places.
+    /// The minimum and the maximum number of proxies for images of these places.
     pub(super) fn bounds(&self, sources: &[Place<'_>]) -> (usize, usize) {
-        // An archive is unpacked by each proxy that opens it.
+        // Each proxy that opens an archive unpacks it.
         if sources.contains(&Place::Archive) {
             return (1, 1);
         }
@@ -215,11 +214,11 @@ impl FetchOptions {
             Proxies::Fixed(number) => (number.get(), number.get()),
             Proxies::Range { min, max } => (min.get(), max.get()),
         };
-        // Who waits for a blob in flight is one of the workers.
+        // A proxy without a free worker would be idle, so there are never more proxies than workers.
         (min, max.min(self.workers.get()).max(min))
     }
 
-    /// The most proxies for all hosts together.
+    /// The maximum number of proxies for all hosts together.
     pub(super) fn units(&self) -> usize {
         match self.proxies {
             Proxies::Auto => self.workers.get(),
@@ -228,7 +227,7 @@ impl FetchOptions {
         }
     }
 
-    /// Whether a registry counts manifest reads, so that none is made that is not needed.
+    /// Whether the registry counts openings, so that an image is not opened more often than necessary.
     pub(super) fn counts_openings(&self, source: Place<'_>) -> bool {
         source.is_docker_hub() && self.proxies == Proxies::Auto && self.proxies_per_host.is_none()
     }

@@ -1,4 +1,4 @@
-//! What is fetched: layers into handlers, images into sinks.
+//! Pulls images into sinks, and their layers into handlers.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -33,8 +33,8 @@ pub struct Pulled {
     pub fetched_bytes: u64,
     /// The number of layer blobs that the sink already had.
     pub reused_blobs: usize,
-    /// The foreign layers, which are left out. Their licences do not allow everybody to hand them out, so their descriptors
-    /// have addresses (`urls`), where whatever runs the image fetches them.
+    /// The foreign layers, which are left out. Their licences do not allow everybody to distribute them.
+    /// Their descriptors have addresses (`urls`) from which the container runtime fetches them.
     pub foreign_layers: Vec<Descriptor>,
     /// The number of retries of all blobs together.
     pub retries: usize,
@@ -47,8 +47,8 @@ pub struct Pulled {
 }
 
 impl Fetcher {
-    /// Pulls an image into a sink. Foreign layers, whose descriptors have `urls`, are left out, as
-    /// `skopeo copy` does ([`Pulled::foreign_layers`]).
+    /// Pulls an image into a sink. Foreign layers, whose descriptors have `urls`, are left out
+    /// ([`Pulled::foreign_layers`]), as `skopeo copy` does.
     ///
     /// # Errors
     ///
@@ -61,8 +61,9 @@ impl Fetcher {
         self.pull_all(std::slice::from_ref(image), sink).await
     }
 
-    /// Pulls several images into one sink, each blob once. The images become visible in the sink when all of them are
-    /// complete. [`pull_many`](Self::pull_many) makes each visible on its own, and goes on when one fails.
+    /// Pulls several images into one sink, each blob once. The images become visible in the sink when all of
+    /// them are complete. With [`pull_many`](Self::pull_many), each image becomes visible on its own, and a
+    /// failure does not stop the others.
     ///
     /// # Errors
     ///
@@ -90,11 +91,12 @@ impl Fetcher {
         self.events.send(event);
     }
 
-    /// Pulls all images of an index, and the index; or the single image that was opened as an index.
+    /// Pulls all images of an index, and the index itself. If the reference names a single image, pulls that
+    /// image.
     ///
     /// # Errors
     ///
-    /// As [`pull_all`](Self::pull_all); [`Error::Image`](crate::Error::Image) if the sink takes no
+    /// As [`pull_all`](Self::pull_all); [`Error::Image`](crate::Error::Image) if the sink does not accept an
     /// index.
     ///
     /// # Cancel safety
@@ -147,7 +149,7 @@ impl Fetcher {
         }
         self.fetch_all(&mut engine, ids.len()).await?;
         let contents = ids.iter().map(|id| engine.content(*id).cloned());
-        // Each was fetched.
+        // All of them have been fetched.
         let contents: Vec<Arc<ImageContent>> = contents.flatten().collect();
         let pulled = engine.tally().clone();
         let configs = contents
@@ -168,12 +170,13 @@ impl Fetcher {
     }
 }
 
-/// Whether a blob is elsewhere than in the registry of its image (image-spec, `descriptor.md`, `urls`).
+/// Whether a blob is stored elsewhere than in the registry of its image (image-spec, `descriptor.md`,
+/// `urls`).
 pub(crate) fn is_foreign(blob: &Descriptor) -> bool {
     blob.urls().as_ref().is_some_and(|urls| !urls.is_empty())
 }
 
-/// Of these layers, each blob once. What a manifest says may be more than there is in the world.
+/// The size of these layers, each blob once. The sum saturates, because a manifest may claim any size.
 fn bytes_of(images: &[Vec<Layer>]) -> u64 {
     let mut known = HashSet::new();
     let layers = images.iter().flatten();
@@ -181,7 +184,7 @@ fn bytes_of(images: &[Vec<Layer>]) -> u64 {
     distinct.fold(0, |sum, layer| sum.saturating_add(layer.descriptor.size()))
 }
 
-/// A sink as a handler.
+/// A handler that writes into a sink.
 pub(super) struct IntoSink<S>(pub(super) Arc<S>);
 
 impl<S: Sink> Handler for IntoSink<S> {

@@ -1,4 +1,4 @@
-//! A limit on bytes per second, over all blobs together.
+//! A limit on bytes per second, for all blobs together.
 
 use std::num::NonZeroU64;
 use std::pin::Pin;
@@ -10,15 +10,14 @@ use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
 use tokio::task::AbortHandle;
 use tokio::time::{MissedTickBehavior, interval};
 
-/// How often the allowance is topped up.
+/// How often bytes are added to the allowance.
 const TICK: Duration = Duration::from_millis(20);
 
-/// What is taken from it at a time: less than a pipe full, so that many blobs
-/// share evenly.
+/// How many bytes a reader takes at a time. This is less than a pipe holds, so that many blobs share evenly.
 const SLICE_BYTES: u32 = 16 * 1024;
 
-/// An allowance that a task tops up and readers take from. Its bytes are a
-/// semaphore's permits; what is not used within two ticks lapses.
+/// An allowance of bytes, as permits of a semaphore. A task adds permits at each tick, and readers take them.
+/// What is not used within two ticks is lost.
 #[derive(Debug, Clone)]
 pub(super) struct Limit {
     bytes: Arc<Semaphore>,
@@ -35,7 +34,7 @@ impl Drop for Filler {
 }
 
 impl Limit {
-    /// Must be called within a tokio runtime.
+    /// Makes a limit, and starts the task that refills it. Must be called within a tokio runtime.
     pub(super) fn new(bytes_per_second: NonZeroU64) -> Self {
         let bytes = Arc::new(Semaphore::new(0));
         let filled = Arc::clone(&bytes);
@@ -45,13 +44,13 @@ impl Limit {
             let mut credit = 0;
             loop {
                 ticks.tick().await;
-                // In nanosecond-bytes, so that slow rates are exact too.
+                // Nanosecond-bytes keep slow rates exact.
                 credit += u128::from(bytes_per_second.get()) * TICK.as_nanos();
                 let due = usize::try_from(credit / 1_000_000_000).unwrap_or(usize::MAX);
                 credit %= 1_000_000_000;
                 let most = due.saturating_mul(2).max(SLICE_BYTES as usize);
                 let room = most.saturating_sub(filled.available_permits());
-                // What readers give back may come on top of it.
+                // Bytes that readers return may be added on top.
                 let most = Semaphore::MAX_PERMITS / 4;
                 filled.add_permits(due.min(room).min(most));
             }
@@ -66,7 +65,7 @@ impl Limit {
 type Taking =
     Pin<Box<dyn Future<Output = Result<OwnedSemaphorePermit, AcquireError>> + Send + Sync>>;
 
-/// One reader's share.
+/// The share of one reader.
 #[derive(Default)]
 pub(super) struct Share {
     limit: Option<Limit>,
@@ -83,7 +82,7 @@ impl std::fmt::Debug for Share {
 }
 
 impl Drop for Share {
-    /// Most blobs end within a slice; the next one may have the rest.
+    /// Returns what is left of the slice, because most blobs end within a slice.
     fn drop(&mut self) {
         if let Some(limit) = &self.limit {
             limit.bytes.add_permits(self.left);
@@ -100,7 +99,7 @@ impl Share {
         }
     }
 
-    /// How many bytes may be read now; waits until there are some.
+    /// Waits until bytes may be read, and returns how many.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<usize> {
         let Some(limit) = &self.limit else {
             return Poll::Ready(usize::MAX);

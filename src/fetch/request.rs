@@ -1,10 +1,10 @@
-//! Which images are pulled.
+//! The requests: which images are pulled.
 
 use std::str::FromStr;
 
 use crate::config::Platform;
 
-/// The images of an index that are pulled.
+/// Which images of an index are pulled.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub enum Platforms {
     /// The image for the platform that the [`ImageProxyConfig`](crate::ImageProxyConfig) names, or else for this machine.
@@ -16,7 +16,7 @@ pub enum Platforms {
     All,
 }
 
-/// `all`, or a [`Platform`].
+/// Parses `all`, or a [`Platform`].
 impl FromStr for Platforms {
     type Err = String;
 
@@ -28,16 +28,16 @@ impl FromStr for Platforms {
     }
 }
 
-/// One of the images that [`Fetcher::pull_many`](crate::Fetcher::pull_many) pulls.
+/// One of the requests of [`Fetcher::pull_many`](crate::Fetcher::pull_many).
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct ImageRequest {
-    /// The image's name, with its transport: `docker://quay.io/fedora/fedora:latest`.
+    /// The reference of the image, with its transport: `docker://quay.io/fedora/fedora:latest`.
     pub reference: String,
-    /// The images that are pulled, if the reference names an index.
+    /// Which images are pulled if the reference names an index.
     pub platforms: Platforms,
-    /// The name of the image in the sink, if the sink names images ([`OciLayout`](crate::OciLayout) does). `None` leaves
-    /// the name to the sink.
+    /// The name of the image in the sink, if the sink names images ([`OciLayout`](crate::OciLayout) does).
+    /// With `None`, the sink chooses the name.
     pub name: Option<String>,
 }
 

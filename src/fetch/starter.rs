@@ -1,4 +1,4 @@
-//! Starting proxies, as many as wanted, from one configuration; or handing out those that somebody else has started.
+//! Starts any number of proxies from one configuration, or hands out proxies that somebody else started.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -12,17 +12,16 @@ use crate::error::{Error, Result};
 use crate::proxy::{ImageProxy, output};
 use crate::reference::Place;
 
-/// How long a further proxy of a registry may go on with the call that it is at,
-/// once nobody waits for it. It has nothing to clean up, unless a policy has it ask
-/// gpg, and each request to a registry that throttles is taken from those who still
-/// work.
+/// How long a further proxy of a registry may finish its call after it is no longer needed. Each of its
+/// requests to a throttling registry is one less for the other proxies. A proxy has nothing to clean up,
+/// unless the policy runs gpg.
 const FURTHER_SHUTDOWN_TIMEOUT: Duration = Duration::from_millis(100);
 
 #[derive(Debug)]
 pub(super) struct Starter {
     from: From,
     connection: ConnectionOptions,
-    /// The registries at which an image could be opened, and with what login there is.
+    /// The registries at which an image was opened, with the credentials that there are.
     proved: watch::Sender<BTreeSet<String>>,
 }
 
@@ -45,7 +44,7 @@ enum From {
 }
 
 impl Starter {
-    /// Blocks, if the configuration has something to be read.
+    /// Makes a starter. Blocks if files of the configuration are to be read.
     pub(super) fn new(config: ImageProxyConfig, private_cache: bool) -> Result<Self> {
         let connection = config.connection.clone();
         let policy = config.policy_in_force();
@@ -76,12 +75,12 @@ impl Starter {
         }
     }
 
-    /// The most bytes that one document may have.
+    /// The maximum size of one document, in bytes.
     pub(super) fn max_document_bytes(&self) -> u64 {
         self.connection.max_document_bytes
     }
 
-    /// Whether there may be credentials for this image's registry.
+    /// Whether there may be credentials for the registry of this image.
     pub(super) async fn may_have_login(&self, reference: &str) -> bool {
         let Place::Registry { host } = Place::of(reference) else {
             return false;
@@ -94,7 +93,8 @@ impl Starter {
         asked.await.unwrap_or(true)
     }
 
-    /// Whether anything could be fetched from this image's registry, if it is at one.
+    /// Whether something was fetched from the registry of this image before. Always true if the image is not
+    /// at a registry.
     pub(super) fn is_proved(&self, reference: &str) -> bool {
         match Place::of(reference) {
             Place::Registry { host } => self.proved.borrow().contains(host),
@@ -102,7 +102,7 @@ impl Starter {
         }
     }
 
-    /// Something could be fetched from this image's registry.
+    /// Records that something was fetched from the registry of this image.
     pub(super) fn proved(&self, reference: &str) {
         if let Place::Registry { host } = Place::of(reference) {
             self.proved
@@ -110,7 +110,7 @@ impl Starter {
         }
     }
 
-    /// The manifest or index of this name, as it is at its source.
+    /// The manifest or index that this reference names, unchanged. `skopeo inspect` fetches it.
     pub(super) async fn inspect(&self, reference: &str) -> Result<Vec<u8>> {
         let From::Config { template, .. } = &self.from else {
             let reason = "what is at its source can't be read over proxies that were given";
@@ -131,8 +131,8 @@ impl Starter {
         inspected
     }
 
-    /// Starts one more proxy for images that another one has opened already. When it
-    /// is not needed any more, it does not go on asking the registry for long.
+    /// Starts one more proxy for images that another proxy has opened already. It exits soon after it is no
+    /// longer needed.
     pub(super) async fn start_further(
         &self,
         place: Place<'_>,
@@ -181,7 +181,7 @@ impl Starter {
                 ..
             } => {
                 let template = Arc::clone(template);
-                // Elsewhere, what hides the cache could also hide a storage.
+                // Away from registries, the namespace that hides the cache could also hide a storage.
                 let private = *private_cache && matches!(place, Place::Registry { .. });
                 let shutdown_timeout = connection.shutdown_timeout;
                 let platform = platform.cloned();
