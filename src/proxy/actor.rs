@@ -14,8 +14,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout};
 
 use super::child::Child;
+use super::held::{HeldPipe, Lease, ReleaseGuard, Return};
 use super::image::{ConnectionId, OpenedImage};
-use super::message::{Answer, Granted, HeldPipe, Lease, ReleaseGuard, Request, Return};
+use super::message::{Answer, Granted, Request};
 use super::transport::Transport;
 use crate::drain::pipe;
 use crate::error::{ChildExit, Error, Result};
@@ -35,26 +36,45 @@ const END_SLACK: Duration = Duration::from_secs(5);
 /// Whoever waits for the answer to a call.
 #[derive(Debug)]
 struct Caller {
-    reply: oneshot::Sender<Answer>,
+    reply: Reply,
     asked: Instant,
+}
+
+/// The way to a caller.
+#[derive(Debug)]
+enum Reply {
+    /// To one who asked for something.
+    Granted(oneshot::Sender<Answer>),
+    /// To one who released something.
+    Released(oneshot::Sender<Result<()>>),
 }
 
 impl Waiter for Caller {
     fn is_gone(&self) -> bool {
-        self.reply.is_closed()
+        match &self.reply {
+            Reply::Granted(reply) => reply.is_closed(),
+            Reply::Released(reply) => reply.is_closed(),
+        }
     }
 }
 
 impl Caller {
-    fn now(reply: oneshot::Sender<Answer>) -> Self {
-        let asked = Instant::now();
+    fn asks(reply: oneshot::Sender<Answer>, asked: Instant) -> Self {
+        let reply = Reply::Granted(reply);
         Self { reply, asked }
     }
 
-    /// If the caller left, the answer is dropped, and what it grants is given
-    /// back by its guards.
+    fn releases(reply: oneshot::Sender<Result<()>>) -> Self {
+        let (reply, asked) = (Reply::Released(reply), Instant::now());
+        Self { reply, asked }
+    }
+
+    /// Answers the caller. If the caller left, the answer is dropped, and its guards release what it grants.
     fn answer(self, answer: Answer) {
-        let _ = self.reply.send(answer);
+        let _ = match self.reply {
+            Reply::Granted(reply) => reply.send(answer).is_ok(),
+            Reply::Released(reply) => reply.send(answer.map(drop)).is_ok(),
+        };
     }
 }
 
@@ -226,7 +246,7 @@ impl Actor {
         let until = moment_after(Instant::now(), self.shutdown_timeout);
         match request {
             Some(Request::Call { call, reply, asked }) => {
-                self.accept(&call, Caller { reply, asked });
+                self.accept(&call, Caller::asks(reply, asked));
             }
             Some(Request::Finalize { reply }) => match self.phase.finalize(until, reply) {
                 Ok(()) => self.inbox.close(),
@@ -242,7 +262,7 @@ impl Actor {
     fn take_back(&mut self, returned: Return) -> Result<(), Failure> {
         match returned {
             Return::Release { call, reply } => {
-                self.session.give_back(&call, reply.map(Caller::now));
+                self.session.give_back(&call, reply.map(Caller::releases));
                 Ok(())
             }
             Return::Violation(violation) => Err(Error::from(violation).into()),
@@ -413,7 +433,7 @@ impl Actor {
             tokio::select! {
                 request = inbox.recv(), if inbox_open => match request {
                     Some(Request::Call { reply, asked, .. }) => {
-                        Caller { reply, asked }.answer(Err(error.clone()));
+                        Caller::asks(reply, asked).answer(Err(error.clone()));
                     }
                     Some(Request::Finalize { reply }) => {
                         let _ = reply.send(Err(error.clone()));
@@ -422,7 +442,7 @@ impl Actor {
                 },
                 Some(returned) = returns.recv() => {
                     if let Return::Release { reply: Some(reply), .. } = returned {
-                        Caller::now(reply).answer(Err(error.clone()));
+                        Caller::releases(reply).answer(Err(error.clone()));
                     }
                 }
                 _ = leases.recv(), if blobs_open => {

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::mpsc;
 
-use super::message::{ReleaseGuard, Return};
+use super::held::{ReleaseGuard, Return};
 use crate::error::{Error, Result};
 use crate::protocol::{Held, ImageId};
 

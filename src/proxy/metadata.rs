@@ -1,6 +1,6 @@
 //! Manifests, configs and layer info: whole documents from the proxy's memory.
 
-use super::message::{HeldPipe, Lease};
+use super::held::{HeldPipe, Lease};
 use crate::drain::{bounded, pipe};
 use crate::error::{Error, Result};
 use crate::protocol::Violation;

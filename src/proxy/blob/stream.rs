@@ -24,7 +24,7 @@ use crate::drain::verify::Verifier;
 use crate::error::{BlobError, Error, Result};
 use crate::protocol::{Refusal, Violation};
 use crate::proxy::elsewhere::answered_in;
-use crate::proxy::message::{HeldPipe, Lease, ReleaseGuard};
+use crate::proxy::held::{HeldPipe, Lease, ReleaseGuard};
 
 /// After a pipe ended early without a reason, how long to wait for the news
 /// that the whole proxy has died. It is sent at the same moment, on another way.
