@@ -1,5 +1,5 @@
-//! An open folder in which everything is called by a plain name: without paths,
-//! no symbolic link can lead out of it.
+//! An open folder whose entries are addressed by plain names. Without paths, no symbolic link can lead out of
+//! the folder.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, Permissions};
@@ -18,7 +18,7 @@ use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, fsync, unlinkat};
 
 use crate::drain::bounded;
 
-/// What others may see (image layouts are shared), under the user's umask.
+/// The permissions of files that others may read, less the user's umask. Image layouts are shared.
 const FILE_MODE: Mode = Mode::from_bits_truncate(0o644);
 pub(super) const FOLDER_MODE: Mode = Mode::from_bits_truncate(0o755);
 
@@ -30,12 +30,12 @@ const FOLDER_FLAGS: OFlag = OFlag::O_RDONLY
 pub(super) struct Folder(OwnedFd);
 
 impl Folder {
-    /// The folder at a path of the user's own, whose links are followed.
+    /// Opens the folder at a path of the user's own. Symbolic links in the path are followed.
     pub(super) fn at(path: &Path) -> io::Result<Self> {
         Ok(Self(open(path, FOLDER_FLAGS, Mode::empty())?))
     }
 
-    /// The same, made if it is not there, and durably so.
+    /// Opens the folder at a path, and creates it durably if it does not exist.
     pub(super) fn make_at(path: &Path) -> io::Result<Self> {
         match (Self::at(path), path.parent(), path.file_name()) {
             (Err(e), Some(parent), Some(name)) if e.kind() == io::ErrorKind::NotFound => {
@@ -49,7 +49,7 @@ impl Folder {
         }
     }
 
-    /// The folder of that name in it.
+    /// Opens the subfolder of this name.
     pub(super) fn open(&self, name: impl AsRef<OsStr>) -> io::Result<Self> {
         let name = plain(name.as_ref())?;
         let flags = FOLDER_FLAGS | OFlag::O_NOFOLLOW;
@@ -60,7 +60,7 @@ impl Folder {
         }
     }
 
-    /// The same, made if it is not there.
+    /// Opens the subfolder of this name, and creates it if it does not exist.
     pub(super) fn open_or_make(&self, name: impl AsRef<OsStr>) -> io::Result<Self> {
         let name = name.as_ref();
         match self.open(name) {
@@ -72,7 +72,7 @@ impl Folder {
         }
     }
 
-    /// Make a folder in it. That somebody else was faster is no error.
+    /// Creates a subfolder. A subfolder that exists already is no error.
     fn make(&self, name: &OsStr, mode: Mode) -> io::Result<()> {
         match self.make_new(name, mode) {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
@@ -84,12 +84,12 @@ impl Folder {
         Ok(mkdirat(&self.0, plain(name.as_ref())?, mode)?)
     }
 
-    /// A second descriptor of it, to be locked.
+    /// Opens the folder once more, so that it can be locked.
     pub(super) fn reopen(&self) -> io::Result<OwnedFd> {
         Ok(openat(&self.0, ".", FOLDER_FLAGS, Mode::empty())?)
     }
 
-    /// What is in it.
+    /// The names of all entries.
     pub(super) fn names(&self) -> io::Result<Vec<OsString>> {
         let mut names = Vec::new();
         for entry in Dir::from_fd(self.reopen()?)?.iter() {
@@ -102,7 +102,7 @@ impl Folder {
         Ok(names)
     }
 
-    /// The size of a file in it, if there is one, and it is a plain file.
+    /// The size of a plain file in bytes. `None` if there is no plain file of this name.
     pub(super) fn size_of(&self, name: impl AsRef<OsStr>) -> io::Result<Option<u64>> {
         match self.stat(plain(name.as_ref())?) {
             Ok(found) if kind(&found) == SFlag::S_IFREG => {
@@ -113,13 +113,13 @@ impl Folder {
         }
     }
 
-    /// Has a new file belong to whom the one of this name belongs, with its permissions, if there is
-    /// one: others are not to lose it.
+    /// Gives a new file the owner and the permissions of the file of this name, if there is one, so that
+    /// others keep their access.
     pub(super) fn keep_owner_and_mode(&self, name: &str, new: &File) -> io::Result<()> {
         match self.stat(plain(name.as_ref())?) {
             Ok(old) => {
                 give_to(new, &old);
-                // Where permissions are another system's, it may fail.
+                // This may fail on a file system of another operating system.
                 let _ = new.set_permissions(Permissions::from_mode(old.st_mode & 0o777));
                 Ok(())
             }
@@ -133,27 +133,28 @@ impl Folder {
         Ok(self.stat(plain(name.as_ref())?)?.st_mode & 0o777)
     }
 
-    /// When something in it was last changed, if it is there.
+    /// The time since the entry was last modified.
     pub(super) fn age_of(&self, name: impl AsRef<OsStr>) -> io::Result<Duration> {
         let changed = self.stat(plain(name.as_ref())?)?.st_mtime;
         let changed = SystemTime::UNIX_EPOCH + Duration::from_secs(changed.try_into().unwrap_or(0));
-        // What the clock of another host calls the future is new.
+        // The clock of another host may be ahead; such an entry counts as new.
         Ok(SystemTime::now()
             .duration_since(changed)
             .unwrap_or_default())
     }
 
-    /// A file in it that is only locked, made if it is not there, for those who may change the folder.
+    /// Opens a file that serves only as a lock, and creates it for everybody who may change the folder if it
+    /// does not exist.
     pub(super) fn lock_file(&self, name: impl AsRef<OsStr>) -> io::Result<File> {
         let name = plain(name.as_ref())?;
-        // On NFS, an exclusive lock takes a file that is open for writing.
+        // On NFS, only a file that is open for writing can be locked exclusively.
         let flags = OFlag::O_RDWR | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
         match openat(&self.0, name, flags, Mode::empty()) {
             Err(Errno::ENOENT) => {}
             Err(Errno::ELOOP) => return Err(self.is_no(name, "plain file")),
             other => return Ok(other?.into()),
         }
-        // Whoever may write into the folder may lock it, and nobody else can hold pulls up.
+        // Everybody who may write into the folder may lock the file, and nobody else, who could block pulls.
         let folder = fstat(&self.0)?;
         let writers = folder.st_mode & 0o222;
         let mode = Mode::from_bits_truncate(writers | (writers << 1));
@@ -161,7 +162,7 @@ impl Folder {
             Ok(file) => {
                 let file = File::from(file);
                 give_to(&file, &folder);
-                // Without regard to the umask. It may fail where permissions are another system's.
+                // The umask must not apply. This may fail on a file system of another operating system.
                 let _ = file.set_permissions(Permissions::from_mode(mode.bits()));
                 Ok(file)
             }
@@ -170,11 +171,10 @@ impl Folder {
         }
     }
 
-    /// The content of a file in it, if there is one of that name: a plain one,
-    /// of at most `max` bytes.
+    /// The content of a plain file of at most `max` bytes. `None` if there is no file of this name.
     pub(super) fn read(&self, name: impl AsRef<OsStr>, max: u64) -> io::Result<Option<Vec<u8>>> {
         let name = plain(name.as_ref())?;
-        // Of a named pipe, nobody waits for the other end.
+        // Opening a named pipe must not wait for its other end.
         let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
         let file = match openat(&self.0, name, flags, Mode::empty()) {
             Ok(file) => file,
@@ -192,15 +192,15 @@ impl Folder {
         Ok(Some(bytes))
     }
 
-    /// A new file in it.
+    /// Creates a new file.
     pub(super) fn create(&self, name: impl AsRef<OsStr>) -> io::Result<File> {
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
         let file = openat(&self.0, plain(name.as_ref())?, flags, FILE_MODE)?;
         Ok(file.into())
     }
 
-    /// Give a file of it a new name elsewhere. What has that name loses it,
-    /// also if it is a link.
+    /// Moves a file into another folder, under a new name. An entry that has this name is replaced, even if
+    /// it is a symbolic link.
     pub(super) fn move_to(&self, name: &str, there: &Self, new_name: &str) -> io::Result<()> {
         let (name, new_name) = (plain(name.as_ref())?, plain(new_name.as_ref())?);
         Ok(renameat(&self.0, name, &there.0, new_name)?)
@@ -216,7 +216,7 @@ impl Folder {
         Ok(unlinkat(&self.0, name, UnlinkatFlags::RemoveDir)?)
     }
 
-    /// Make the names in it durable.
+    /// Makes the names in this folder durable.
     pub(super) fn sync(&self) -> io::Result<()> {
         Ok(fsync(&self.0)?)
     }
@@ -238,8 +238,8 @@ impl Folder {
     }
 }
 
-/// Gives a file to whom `like` belongs, as far as we may: only root gives files away, others choose among
-/// their groups.
+/// Gives a file the owner and the group of `like`, as far as this process may. Only root can change the
+/// owner; others can change the group to one of their own.
 fn give_to(file: &File, like: &FileStat) {
     let (owner, group) = (Uid::from_raw(like.st_uid), Gid::from_raw(like.st_gid));
     let is_whole = fchown(file, Some(owner), Some(group)).is_ok();
@@ -252,7 +252,7 @@ fn kind(found: &FileStat) -> SFlag {
     SFlag::from_bits_truncate(found.st_mode & SFlag::S_IFMT.bits())
 }
 
-/// A name, and not a path.
+/// Returns the name if it is a plain one, not a path.
 fn plain(name: &OsStr) -> io::Result<&OsStr> {
     let path = name.is_empty() || name == "." || name == ".." || name.as_bytes().contains(&b'/');
     if path {
@@ -269,7 +269,7 @@ mod tests {
 
     use super::*;
 
-    /// A folder with a file and a folder in it, and links to such outside.
+    /// A folder with a file, a subfolder, and symbolic links out of it.
     fn folder() -> (tempfile::TempDir, Folder) {
         let all = tempfile::tempdir().expect("a folder");
         let inside = all.path().join("inside");

@@ -1,4 +1,4 @@
-//! Changing an `index.json`, without losing what other tools put there.
+//! Changes an `index.json`, and keeps what other tools have put there.
 
 use std::collections::{BTreeMap, HashSet};
 use std::io;
@@ -9,11 +9,10 @@ use serde_json::{Value, json};
 
 use crate::fetch::document::is_same_key;
 
-/// The annotation that names an image in a layout (image-spec,
-/// `annotations.md`).
+/// The annotation that contains the name of an image in a layout (image-spec, `annotations.md`).
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
 
-/// The name of the list of images.
+/// The key of the list of images.
 const MANIFESTS: &str = "manifests";
 
 pub(super) fn empty() -> Vec<u8> {
@@ -22,27 +21,28 @@ pub(super) fn empty() -> Vec<u8> {
         .into_bytes()
 }
 
-/// Whether images can be added to this index.
+/// Returns an error if images can't be added to this index.
 pub(super) fn check(index: &[u8]) -> io::Result<()> {
     Index::parse(index).map(drop)
 }
 
-/// An index in pieces of its text: parsed as a whole, it would take ten times the memory.
+/// An index, in pieces of its text. Parsed as a whole, it would need ten times the memory.
 struct Index<'a> {
-    /// All but the list of manifests.
+    /// All members except the list of manifests.
     members: BTreeMap<String, &'a RawValue>,
     manifests: Vec<&'a RawValue>,
 }
 
 impl<'a> Index<'a> {
-    /// An index without a list of manifests, or with `null`, which `umoci init` writes, has no manifests.
+    /// Parses an index. A missing list of manifests, or `null`, which `umoci init` writes, means that there
+    /// are none.
     fn parse(index: &'a [u8]) -> io::Result<Self> {
         let not_json = |error| invalid(format!("index.json is no JSON: {error}"));
         let wrong = |reason: &str| invalid(format!("index.json {reason}"));
         let whole: &RawValue = serde_json::from_slice(index).map_err(not_json)?;
         let all: BTreeMap<String, &RawValue> =
             serde_json::from_str(whole.get()).map_err(|_| wrong("is no JSON object"))?;
-        // By the name that Go finds it under, which reads layouts: in any case.
+        // Go ignores the case of this key, and most tools that read layouts are written in Go.
         let (lists, members): (BTreeMap<_, _>, _) =
             (all.into_iter()).partition(|(key, _)| is_same_key(key, MANIFESTS));
         if lists.len() > 1 {
@@ -73,7 +73,7 @@ fn invalid(reason: String) -> io::Error {
 
 /// Adds images to the index, each with its name in the layout, in this order.
 ///
-/// An image that had one of the names goes. So does an earlier entry without a name of the same image.
+/// An entry that has one of the names is removed. So is an entry of the same image that has no name.
 pub(super) fn with_images(
     index: &[u8],
     images: &[(Descriptor, Option<String>)],
@@ -81,7 +81,7 @@ pub(super) fn with_images(
     let mut index = Index::parse(index)?;
     let (mut names, mut digests) = (HashSet::new(), HashSet::new());
     let mut entries = Vec::with_capacity(images.len());
-    // From the end: a later image replaces an earlier one.
+    // From the end, because a later image replaces an earlier one of the same name.
     for (image, name) in images.iter().rev() {
         let is_first_of_digest = digests.insert(image.digest().to_string());
         let is_kept = match name.as_deref() {
@@ -122,7 +122,7 @@ mod tests {
         Descriptor::new(MediaType::ImageManifest, 7, digest)
     }
 
-    /// Name and first digit of each entry, after adding these.
+    /// The name and the first digit of each entry after these images have been added.
     fn entries(start: &[u8], added: &[(char, Option<&str>)]) -> Vec<(Option<String>, char)> {
         let images: Vec<_> = (added.iter())
             .map(|(digit, tag)| (image(*digit), tag.map(str::to_owned)))

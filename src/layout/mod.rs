@@ -1,15 +1,13 @@
 //! An OCI image layout as a sink.
 //!
-//! Whatever happens, the layout stays valid: a blob gets its name only when it
-//! is complete, verified and on disk; the index is replaced, in one step, when
-//! all that it names is there. Pulls into the same layout, also by other
-//! processes, do not disturb each other: each has a staging folder of its own,
-//! and a lock on the layout itself is held for the moments in which the index
-//! changes.
+//! The layout is valid at every moment. A blob gets its name only when it is complete, verified and on disk.
+//! The index is replaced in one step, when everything that it names is there.
 //!
-//! A layout may come from somebody else, so nothing in it is followed out of it:
-//! what should be a folder or a file and is a symbolic link is refused, and a
-//! blob that is one is fetched, and replaced.
+//! Pulls into the same layout do not disturb each other, even from different processes. Each pull has a
+//! staging folder of its own. The layout is locked only while its index changes.
+//!
+//! A layout may come from somebody else, so no symbolic link in it is followed. If a folder or a file of the
+//! layout is a symbolic link, that is an error. A blob that is one is fetched again and replaced.
 
 mod folder;
 mod index;
@@ -31,7 +29,7 @@ use self::staging::{LayoutLock, Staging, is_ours};
 use crate::error::{Error, Result, panicked};
 use crate::fetch::{ImageContent, IndexContent, Layer, LayerReader, Sink};
 
-/// What images are called in the index.
+/// How images are named in the index.
 #[derive(Debug)]
 enum Names {
     Given(Option<String>),
@@ -39,7 +37,7 @@ enum Names {
 }
 
 impl Names {
-    /// What an image is called that was asked for by this reference, and perhaps by a name.
+    /// The name of an image that was requested by this reference, and optionally by this name.
     fn name_of(&self, reference: &str, name: Option<&str>) -> Result<Option<String>> {
         let name = match (name, self) {
             (Some(name), _) => name,
@@ -57,42 +55,40 @@ impl Names {
     }
 }
 
-/// The only layout version there is (image-spec, `image-layout.md`).
+/// The only layout version that exists (image-spec, `image-layout.md`).
 const LAYOUT_VERSION: &str = "1.0.0";
 
 const MARKER: &str = "oci-layout";
 const INDEX: &str = "index.json";
 const BLOBS: &str = "blobs";
 
-/// The largest marker that is read; it has 30 bytes.
+/// The maximum size of the marker file that is read, in bytes. It usually has 30 bytes.
 const MAX_MARKER_BYTES: u64 = 4 * 1024;
-/// The largest index that is read or written, in bytes: one of some 200,000 images.
+/// The maximum size of an index that is read or written, in bytes. This suffices for some 200,000 images.
 const MAX_INDEX_BYTES: u64 = 64 * 1024 * 1024;
 
-/// An OCI image layout to pull into, created or added to.
+/// An OCI image layout that images are pulled into. It is created if it does not exist.
 ///
-/// Blobs that are there are not fetched again. Killed at any moment, the layout
-/// stays valid and keeps what was complete; the next pull goes on from there,
-/// and sweeps what was not.
+/// A blob that is already in the layout is reused if its size matches. If the process is killed, the layout
+/// stays valid and keeps all complete blobs. The next pull continues from there, and removes incomplete
+/// files.
 #[derive(Debug)]
 pub struct OciLayout {
     root: PathBuf,
     names: Names,
-    /// Made when the first thing is to be stored.
+    /// The staging folder, which is created before the first blob is stored.
     staging: OnceCell<Arc<Staging>>,
-    /// Cloned for each blob that is being stored, to count them.
+    /// A counter of the blobs that are being stored: each of them holds a clone.
     stored: Arc<()>,
 }
 
 impl OciLayout {
-    /// The layout in the folder `root`. `tag` names the pulled image in the
-    /// index (`org.opencontainers.image.ref.name`); another image of that name
-    /// loses it.
+    /// Makes a sink for the layout in the folder `root`. `tag` names the pulled image in the index
+    /// (`org.opencontainers.image.ref.name`). Another image of that name loses it.
     ///
-    /// Nothing is touched before the first blob is fetched. Then a layout is
-    /// made there if the folder is missing, or has nothing in it but hidden files
-    /// and `lost+found`; if it holds something else than a layout, it is left as
-    /// it is, and the pull fails. A file `.longshore.lock` stays in the layout.
+    /// Nothing is changed before the first blob is fetched. Then the layout is created if the folder does not
+    /// exist, or contains nothing but hidden files and `lost+found`. If it contains anything other than a
+    /// layout, nothing is changed and the pull fails. A file `.longshore.lock` stays in the layout.
     pub fn new(root: impl Into<PathBuf>, tag: Option<String>) -> Self {
         Self {
             root: root.into(),
@@ -102,8 +98,9 @@ impl OciLayout {
         }
     }
 
-    /// The layout in the folder `root`, for several images. Each is named by its reference: `docker://quay.io/a/b:c` by
-    /// `quay.io/a/b:c`. Otherwise it is like [`new`](Self::new).
+    /// Makes a sink for several images in the folder `root`. Each image is named by its reference:
+    /// `docker://quay.io/a/b:c` is called `quay.io/a/b:c`. Otherwise the sink is like that of
+    /// [`new`](Self::new).
     pub fn named_by_reference(root: impl Into<PathBuf>) -> Self {
         Self {
             root: root.into(),
@@ -113,8 +110,9 @@ impl OciLayout {
         }
     }
 
-    /// The name of an image in a layout [named by reference](Self::named_by_reference): its reference without the
-    /// transport, so that `docker://quay.io/a/b:c` is called `quay.io/a/b:c`. Two references can have the same one.
+    /// Returns the name of an image in a layout that is [named by reference](Self::named_by_reference): the
+    /// reference without its transport. `docker://quay.io/a/b:c` is called `quay.io/a/b:c`. Two references
+    /// can have the same name.
     #[must_use]
     pub fn name_of_reference(reference: &str) -> &str {
         let name = reference.split_once(':');
@@ -122,10 +120,9 @@ impl OciLayout {
         name.trim_start_matches('/')
     }
 
-    /// Whether this can name an image in a layout. The image specification
-    /// (annotations.md, `org.opencontainers.image.ref.name`) allows letters and
-    /// digits, with one of `-._:@/+`, or `--`, between them. skopeo opens no
-    /// image of another name.
+    /// Returns whether `tag` can name an image in a layout. The image specification (annotations.md,
+    /// `org.opencontainers.image.ref.name`) allows letters and digits, with one of `-._:@/+`, or `--`,
+    /// between them. skopeo opens no image of another name.
     #[must_use]
     pub fn can_name(tag: &str) -> bool {
         let is_component = |component: &str| {
@@ -133,21 +130,21 @@ impl OciLayout {
             let mut words = component.split(['-', '.', '_', ':', '@', '+']);
             words.all(|word| !word.is_empty() && word.chars().all(|c| c.is_ascii_alphanumeric()))
         };
-        // Three in a row are no separator, whatever they are made of.
+        // Three dashes in a row are no separator.
         !tag.contains("---") && tag.split('/').all(is_component)
     }
 
-    /// Looks whether the images of these references can be pulled to there, without changing anything:
-    /// whether there is a layout, or room for one, and each image can have its name. [`Fetcher::pull`](crate::Fetcher::pull) does
-    /// so by itself, but has opened the image by then.
+    /// Checks whether the images of these references can be pulled to there, without changing anything:
+    /// whether there is a layout or one can be created, and whether each image can have its name.
+    /// [`Fetcher::pull`](crate::Fetcher::pull) checks the same, but only after it has opened the image.
     ///
     /// # Errors
     ///
-    /// [`Error::Io`], [`Error::Image`].
+    /// [`Error::Io`] if the folder can't be used; [`Error::Image`] if an image can't have its name.
     ///
     /// # Cancel safety
     ///
-    /// Nothing is changed.
+    /// Dropped early, nothing has been changed.
     pub async fn check(&self, references: &[impl AsRef<str>]) -> Result<()> {
         for reference in references {
             self.names.name_of(reference.as_ref(), None)?;
@@ -161,7 +158,7 @@ impl OciLayout {
         format!("can't use {} as an image layout", self.root.display())
     }
 
-    /// The folder of the layout.
+    /// Returns the folder of the layout.
     #[must_use]
     pub fn root(&self) -> &Path {
         &self.root
@@ -180,8 +177,7 @@ impl OciLayout {
         folder.join(digest.digest())
     }
 
-    /// Look at a blob in its folder, off this thread. Before anything is
-    /// stored, there may be no layout yet.
+    /// Runs a check on a blob in its folder, on a blocking thread. There may be no layout yet.
     async fn in_blob_folder<T: Send + 'static>(
         &self,
         blob: &Descriptor,
@@ -208,7 +204,7 @@ impl OciLayout {
         Ok(size.await? == Some(blob.size()))
     }
 
-    /// Stores a document that is in memory, under its digest.
+    /// Stores a document from memory under its digest.
     async fn put(&self, descriptor: &Descriptor, bytes: &[u8]) -> Result<()> {
         let digest = descriptor.digest().clone();
         let what = format!("can't write {}", self.blob_path(&digest).display());
@@ -270,7 +266,7 @@ impl Sink for OciLayout {
             .await
     }
 
-    /// All of them at once, or none.
+    /// Commits all of these images in one step.
     async fn commit_all(&self, images: &[Arc<ImageContent>]) -> Result<()> {
         let mut listed = Vec::with_capacity(images.len());
         for image in images {
@@ -300,7 +296,8 @@ impl OciLayout {
             .await
     }
 
-    /// Let others see these manifests or indexes, all of which are there, by these names.
+    /// Adds these manifests or indexes to the index of the layout, by these names. Everything that they name
+    /// must be there.
     async fn list(&self, images: Vec<(Descriptor, Option<String>)>) -> Result<()> {
         if images.is_empty() {
             return Ok(());
@@ -309,7 +306,8 @@ impl OciLayout {
         let staging = self.staging().await?;
         blocking(move || {
             let update = || {
-                // Their bytes are on disk; now their names, and then what names them.
+                // The bytes are on disk already. The names of the blobs come next, and then the index that
+                // names them.
                 staging.sync_blobs()?;
                 let root = staging.root();
                 for (descriptor, _) in &images {
@@ -333,11 +331,11 @@ impl OciLayout {
     }
 }
 
-/// Make sure that there is a layout, sweep what dead pulls left in it, and make
-/// room for ours.
+/// Creates the layout if it does not exist, removes what dead pulls have left in it, and creates a staging
+/// folder.
 fn prepare(root: &Path) -> io::Result<Staging> {
     let root = Folder::make_at(root)?;
-    // Before anything is put into a folder that is somebody else's.
+    // This check comes first, so that nothing is put into a folder that is no layout.
     is_layout(&root)?;
     let lock = LayoutLock::take(&root)?;
     let fresh = !is_layout(&root)?;
@@ -357,11 +355,11 @@ fn prepare(root: &Path) -> io::Result<Staging> {
     Ok(staging)
 }
 
-/// Whether this folder, or the one that it would be made in, can be used.
+/// Returns an error if this folder, or the one in which it would be created, can't be used.
 fn check(root: &Path) -> io::Result<()> {
     match Folder::at(root) {
         Ok(root) => is_layout(&root).map(drop),
-        // It is made, with those that it is in.
+        // The folder will be created with all missing parents.
         Err(e) if e.kind() == io::ErrorKind::NotFound => match root.parent() {
             Some(parent) if parent.as_os_str().is_empty() => Ok(()),
             Some(parent) => match Folder::at(parent) {
@@ -374,7 +372,8 @@ fn check(root: &Path) -> io::Result<()> {
     }
 }
 
-/// Whether there is a layout to add to, or nothing yet; an error if there is something else.
+/// Returns whether there is a layout. `false` means that one can be created here. Anything else in the folder
+/// is an error.
 fn is_layout(root: &Folder) -> io::Result<bool> {
     if let Some(index) = root.read(INDEX, MAX_INDEX_BYTES)? {
         index::check(&index)?;
@@ -384,7 +383,7 @@ fn is_layout(root: &Folder) -> io::Result<bool> {
     }
     let names = root.names()?;
     if names.iter().any(|name| name == MARKER) {
-        // Another pull has made the layout just now.
+        // Another pull has created the layout just now.
         return is_layout(root);
     }
     only_a_layouts_beginning(&names).map(|()| false)
@@ -396,16 +395,16 @@ fn check_version(marker: &[u8]) -> io::Result<()> {
         Some(LAYOUT_VERSION) => Ok(()),
         found => {
             let found = found.unwrap_or("none");
-            let reason = format!("its layout version is {found}, known is {LAYOUT_VERSION}");
+            let reason =
+                format!("its layout version is {found}; only {LAYOUT_VERSION} is supported");
             Err(io::Error::new(io::ErrorKind::Unsupported, reason))
         }
     }
 }
 
-/// Without its marker, this is an empty folder, or what a killed pull has made
-/// of one.
+/// Returns an error unless a folder without the marker is empty, or is what a killed pull has left.
 fn only_a_layouts_beginning(names: &[OsString]) -> io::Result<()> {
-    // What is hidden, and what ext4 puts into the root of each file system, was not put there by a user.
+    // Hidden files, and what ext4 puts into the root of each file system, are not the user's content.
     let foreign = |name: &OsStr| name == "lost+found" || name.as_bytes().starts_with(b".");
     if names
         .iter()
@@ -417,7 +416,7 @@ fn only_a_layouts_beginning(names: &[OsString]) -> io::Result<()> {
     Err(io::Error::new(io::ErrorKind::AlreadyExists, reason))
 }
 
-/// Run something that may wait for a disk where that does no harm.
+/// Runs something that may wait for a disk on a blocking thread.
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {

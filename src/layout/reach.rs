@@ -1,4 +1,5 @@
-//! Whether all that a manifest or index names is in the layout, before the index names it.
+//! Checks that everything that a manifest or index names is in the layout, before the index of the layout
+//! names it.
 
 use std::io;
 
@@ -8,15 +9,15 @@ use super::BLOBS;
 use super::folder::Folder;
 use crate::fetch::{document, is_foreign};
 
-/// An index may name an index, and so on: more often than that is nobody's image.
+/// How deep indexes may be nested. No real image needs more.
 const DEEPEST: usize = 4;
 
-/// The largest document that is looked into.
+/// The maximum size of a document that is parsed, in bytes.
 const MAX_DOCUMENT_BYTES: u64 = 64 * 1024 * 1024;
 
-/// Check that this manifest or index, and every blob that it names, is there with its size, but for
-/// foreign layers, which are elsewhere. Digests are
-/// not computed: each blob was verified when it got its name.
+/// Returns an error unless this manifest or index, and every blob that it names, is there with its size.
+/// Foreign layers are not checked, because they are stored elsewhere. Digests are not computed: each blob was
+/// verified when it got its name.
 pub(super) fn check(root: &Folder, named: &Descriptor) -> io::Result<()> {
     check_at(root, named, DEEPEST)
 }
@@ -86,7 +87,8 @@ mod tests {
         json!({ "mediaType": "x", "digest": digest, "size": bytes.len() })
     }
 
-    /// A layout with an index of an image of one layer: its folder, the index, the blobs' names.
+    /// A layout with an index of one image with one layer: its folder, the index, and the descriptors of the
+    /// blobs.
     fn layout() -> (tempfile::TempDir, Descriptor, Vec<Value>) {
         let folder = tempfile::tempdir().expect("a folder");
         fs::create_dir_all(folder.path().join("blobs/sha256")).expect("a folder");

@@ -1,5 +1,5 @@
-//! Where files lie until they are complete: a folder within the layout, one a
-//! pull, locked as long as that pull lives.
+//! The staging folder, which holds files until they are complete. Each pull has its own one within the
+//! layout, and locks it until the pull ends.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -16,39 +16,39 @@ use oci_spec::image::Digest;
 
 use super::folder::Folder;
 
-/// How staging folders are called, before the numbers of a process and of its
-/// folder. They begin with a dot, as other tools' do, so that nobody takes them
-/// for part of the layout.
+/// The prefix of the names of staging folders. The numbers of the process and of the folder follow. Names
+/// that begin with a dot are not taken for part of the layout; other tools do the same.
 const PREFIX: &str = ".longshore-";
 
-/// Nobody else has business in them.
+/// Only the owner may use a staging folder.
 const STAGING_MODE: Mode = Mode::from_bits_truncate(0o700);
 
-/// How long to wait for another process that changes the layout: it takes
-/// milliseconds, or has hung.
+/// How long to wait for another process that changes the layout. A change takes milliseconds; a process that
+/// takes longer has hung.
 const LOCK_PATIENCE: Duration = Duration::from_secs(30);
 const LOCK_RETRY: Duration = Duration::from_millis(5);
 
-/// The file that is locked while the index is changed, or staging folders come and go. It stays: who
-/// removes it could have a lock that nobody else sees.
+/// The file that is locked while the index changes, or while a staging folder is created or removed. The file
+/// is never removed, because a process could then hold a lock that others do not see.
 const LOCK: &str = ".longshore.lock";
 
-/// The file in a staging folder that is locked as long as its pull lives, and tells where that is.
+/// The file in a staging folder that is locked until its pull ends. It contains the boot id of the host.
 const STAGING_LOCK: &str = "lock";
 
-/// What nobody has changed for so long, and nobody has locked, belongs to no pull, on whatever host.
+/// A staging folder that is not locked, and has not changed for this long, belongs to no running pull on any
+/// host.
 const ABANDONED: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Held while the index is changed, or staging folders come and go. The kernel
-/// releases it when its holder dies.
+/// The lock of the layout. It is held while the index changes, or while a staging folder is created or
+/// removed. The kernel releases it if its holder dies.
 ///
-/// What is locked is a plain file, open for writing: only such locks are seen by the other hosts of a
-/// network file system (flock(2), "NFS details").
+/// The locked file is a plain file that is open for writing, because other hosts of a network file system see
+/// only such locks (flock(2), "NFS details").
 #[derive(Debug)]
 pub(super) struct LayoutLock(#[expect(dead_code, reason = "held, not used")] Flock<File>);
 
 impl LayoutLock {
-    /// May wait for others, but not for ever.
+    /// Takes the lock. Waits for other holders, but not longer than [`LOCK_PATIENCE`].
     pub(super) fn take(root: &Folder) -> io::Result<Self> {
         let until = Instant::now() + LOCK_PATIENCE;
         let mut file = root.lock_file(LOCK)?;
@@ -69,17 +69,17 @@ impl LayoutLock {
     }
 }
 
-/// Whether it is ours, and neither a blob nor anybody else's.
+/// Whether this is the name of a lock file or a staging folder of this library.
 pub(super) fn is_ours(name: &OsStr) -> bool {
     name == LOCK || is_staging(name)
 }
 
-/// Which run of which host's kernel this is: among its processes, locks are always seen.
+/// The boot id of this host. Processes with the same boot id see each other's locks.
 fn here() -> String {
     fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default()
 }
 
-/// Whether a staging folder could be called like that.
+/// Whether this can be the name of a staging folder.
 fn is_staging(name: &OsStr) -> bool {
     let number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     name.to_str()
@@ -88,10 +88,10 @@ fn is_staging(name: &OsStr) -> bool {
         .is_some_and(|(process, folder)| number(process) && number(folder))
 }
 
-/// Remove what pulls that died have left. Call it with the layout locked.
+/// Removes what dead pulls have left. The layout must be locked.
 ///
-/// What can't be removed (another user's, or gone meanwhile: the living remove
-/// theirs without that lock) is left, for it is in nobody's way.
+/// What can't be removed is left, because it does no harm. It may belong to another user, or may have been
+/// removed meanwhile: running pulls remove theirs without the lock.
 pub(super) fn sweep(root: &Folder) -> io::Result<()> {
     for name in root.names()?.iter().filter(|name| is_staging(name)) {
         match sweep_one(root, name) {
@@ -105,8 +105,8 @@ pub(super) fn sweep(root: &Folder) -> io::Result<()> {
     Ok(())
 }
 
-/// `false`: it belongs to a pull that lives, or that may live on another host, whose locks are not seen
-/// here if its file system does not share them.
+/// Removes a staging folder if it belongs to no running pull. Returns `false` if the pull may be running. It
+/// may run on another host, whose locks are not seen here if the file system does not share them.
 fn sweep_one(root: &Folder, name: &OsStr) -> io::Result<bool> {
     let folder = root.open(name)?;
     let told = folder.read(STAGING_LOCK, 1024)?;
@@ -115,22 +115,22 @@ fn sweep_one(root: &Folder, name: &OsStr) -> io::Result<bool> {
             folder.lock_file(STAGING_LOCK)?,
             FlockArg::LockExclusiveNonblock,
         );
-        // Nothing is told by a pull that died before it could: that happens with the layout locked, as
-        // we have it now.
+        // The file is empty if the pull died before it wrote its boot id. A pull writes it while it holds the
+        // lock of the layout, which we hold now.
         let is_here = told.is_empty() || *told == here().into_bytes();
         if lock.is_err() || !is_here && root.age_of(name)? < ABANDONED {
             return Ok(false);
         }
     } else if !folder.names()?.is_empty() && root.age_of(name)? < ABANDONED {
-        // Another version's. An empty one was made by a pull that died before it could lock it: that
-        // happens with the layout locked, as we have it now.
+        // Another version has made this folder. An empty folder was left by a pull that died before it could
+        // lock it. A pull does that while it holds the lock of the layout, which we hold now.
         return Ok(false);
     }
     remove(root, name, &folder)?;
     Ok(true)
 }
 
-/// A staging folder holds plain files only.
+/// Removes a staging folder and the plain files in it.
 fn remove(root: &Folder, name: &OsStr, folder: &Folder) -> io::Result<()> {
     for file in folder.names()? {
         folder.remove_file(file)?;
@@ -138,7 +138,7 @@ fn remove(root: &Folder, name: &OsStr, folder: &Folder) -> io::Result<()> {
     root.remove_empty_folder(name)
 }
 
-/// A staging folder. Dropped, it is removed with all that is still in it.
+/// The staging folder of a pull. Dropping it removes the folder and all files in it.
 #[derive(Debug)]
 pub(super) struct Staging {
     root: Folder,
@@ -149,10 +149,10 @@ pub(super) struct Staging {
 }
 
 impl Staging {
-    /// Make one. Call it with the layout locked.
+    /// Creates a staging folder. The layout must be locked.
     pub(super) fn new(root: Folder) -> io::Result<Self> {
         let process = std::process::id();
-        // Others of this process may have theirs here.
+        // Other pulls of this process may have staging folders here.
         let mut number = 0_u64;
         let name = loop {
             let name = format!("{PREFIX}{process}-{number}");
@@ -178,12 +178,12 @@ impl Staging {
         })
     }
 
-    /// The layout that it is in.
+    /// The folder of the layout.
     pub(super) fn root(&self) -> &Folder {
         &self.root
     }
 
-    /// A new file in it.
+    /// Creates a new file in the staging folder.
     pub(super) fn create(&self) -> io::Result<Staged> {
         let name = self.files.fetch_add(1, Ordering::Relaxed).to_string();
         let file = self.folder.create(&name)?;
@@ -194,8 +194,8 @@ impl Staging {
         Ok(Staged { file, name })
     }
 
-    /// Put these bytes into a file of the layout's own folder, durably but for
-    /// its name, and in one step.
+    /// Writes these bytes into a file in the folder of the layout, in one step. The bytes are durable, the
+    /// name is not yet.
     pub(super) fn publish_file(&self, bytes: &[u8], name: &str) -> io::Result<()> {
         let mut staged = self.create()?;
         staged.file.write_all(bytes)?;
@@ -203,19 +203,19 @@ impl Staging {
         staged.publish(&self.root, name)
     }
 
-    /// Give a complete blob its name.
+    /// Gives a complete blob its name.
     pub(super) fn publish_blob(&self, staged: Staged, digest: &Digest) -> io::Result<()> {
-        // Its folder may be missing: of an algorithm that is new to the layout.
+        // The folder of the algorithm may be missing, if the layout has no blob of this algorithm yet.
         let blobs = self.root.open_or_make("blobs")?;
         let folder = blobs.open_or_make(digest.algorithm().as_ref())?;
         staged.publish(&folder, digest.digest())
     }
 
-    /// Make the names of all blobs durable.
+    /// Makes the names of all blobs durable.
     pub(super) fn sync_blobs(&self) -> io::Result<()> {
         let blobs = self.root.open("blobs")?;
         for algorithm in blobs.names()? {
-            // Whatever else somebody has put there is not ours to sync.
+            // Other entries are not ours to sync.
             if let Ok(folder) = blobs.open(&algorithm) {
                 folder.sync()?;
             }
@@ -227,12 +227,12 @@ impl Staging {
 
 impl Drop for Staging {
     fn drop(&mut self) {
-        // What can't be removed now is swept by the next pull.
+        // If this fails, the next pull removes the folder.
         let _ = remove(&self.root, self.name.as_ref(), &self.folder);
     }
 }
 
-/// A file that is not complete yet. Dropped, it is removed.
+/// A file that is not complete yet. Dropping it removes the file.
 #[derive(Debug)]
 pub(super) struct Staged {
     pub(super) file: File,
@@ -247,13 +247,13 @@ struct StagedName {
 
 impl Drop for StagedName {
     fn drop(&mut self) {
-        // Published, it is not there any more; otherwise its folder goes too.
+        // A published file has been moved, so this fails. Any other leftover is removed with its folder.
         let _ = self.folder.remove_file(&self.name);
     }
 }
 
 impl Staged {
-    /// It is complete: make it durable, and give it its name.
+    /// Makes a complete file durable, and gives it its name.
     fn publish(self, folder: &Folder, name: &str) -> io::Result<()> {
         self.file.sync_data()?;
         let Self { name: staged, .. } = self;

@@ -1,4 +1,4 @@
-//! From a reader into a blob's file.
+//! Writes the bytes of a reader into the file of a blob.
 
 use std::io::{self, Write};
 use std::mem;
@@ -14,46 +14,42 @@ use crate::drain::verify::Verifier;
 use crate::error::{Error, panicked};
 use crate::fetch::LayerReader;
 
-/// How large chunks are. A write takes a hand-over to another thread and back,
-/// so the more at once, the better: with 512 KiB instead of 256 KiB, pulls into
-/// memory took 4 to 7 % less time, 1 MiB brought no more, 64 KiB cost a tenth.
+/// The minimum and the maximum size of a chunk, in bytes. Each chunk is handed over to another thread and
+/// back, so larger chunks need fewer wake-ups. docs/decisions.md has the measurement.
 const CHUNK_BYTES: (usize, usize) = (128 * 1024, 512 * 1024);
 
-/// What the chunks of all blobs are to take together, as far as the least size
-/// allows.
+/// The size of the chunks of all blobs together, in bytes. The minimum size of a chunk may exceed it.
 const BUFFERED_BYTES: usize = 8 * 1024 * 1024;
 
-/// Which side failed.
+/// The side that failed.
 #[derive(Debug)]
 pub(super) enum Failed {
     Fetch(Error),
     Write(io::Error),
 }
 
-/// How large the chunks of one more blob of `size` bytes should be, the `stored`th
-/// of those that are stored at this time. Each has two, or one that has room for
-/// all of it, and for what comes too much.
+/// The size of the chunks of one more blob of `size` bytes, in bytes. `stored` is the number of blobs that
+/// are being stored, including this one. Each blob has two chunks, or a single one that holds all of it and
+/// one excess byte.
 pub(super) fn chunk_bytes(size: u64, stored: usize) -> usize {
     let (least, most) = CHUNK_BYTES;
     let share = (BUFFERED_BYTES / 2 / stored.max(1)).clamp(least, most);
     usize::try_from(size).map_or(share, |size| share.min(size.saturating_add(1)))
 }
 
-/// What goes to the writing thread with each chunk, and comes back.
+/// The state that is passed to the writing thread with each chunk, and comes back.
 #[derive(Default)]
 struct Begun {
-    /// Made with the first chunk.
+    /// The file, which is created with the first chunk.
     file: Option<Staged>,
     verifier: Option<Verifier>,
 }
 
-/// Write a blob, and give it its name if it is the right one.
+/// Writes a blob, and gives it its name if it is the right one.
 ///
-/// A disk can make a write wait, so each one goes to a thread for such things,
-/// and the next bytes are read meanwhile: two buffers take turns. That thread also
-/// hashes what it writes, so that it writes what its processor has just seen (a
-/// blob of a gigabyte takes a tenth less time in memory). The file is made with
-/// the first write, and named with the last.
+/// A blocking thread writes each chunk and hashes it while it is in the cache. The next bytes are read
+/// meanwhile, into the other of two buffers. The file is created with the first write, and gets its name with
+/// the last one.
 pub(super) async fn store(
     mut reader: LayerReader,
     staging: Arc<Staging>,
@@ -103,7 +99,7 @@ pub(super) async fn store(
     }
 }
 
-/// As many bytes as there is room for, or as there are.
+/// Fills the buffer, or reads up to the end. Returns the number of bytes.
 async fn fill(reader: &mut LayerReader, buffer: &mut [u8]) -> Result<usize, Failed> {
     let mut filled = 0;
     while filled < buffer.len() {
