@@ -1,4 +1,4 @@
-//! The command line, and the library's configuration made from it.
+//! The command line, and the library's configuration that is made from it.
 
 #![allow(
     clippy::doc_markdown,
@@ -29,7 +29,7 @@ use super::secret;
 #[derive(Debug, Parser)]
 #[command(version, arg_required_else_help = true)]
 pub(crate) struct Arguments {
-    /// Show what is going on, and what skopeo logs (RUST_LOG chooses more finely)
+    /// Show debug messages, and what skopeo logs (RUST_LOG selects in detail)
     #[arg(short, long, global = true)]
     pub(crate) verbose: bool,
     #[command(subcommand)]
@@ -41,12 +41,12 @@ pub(crate) enum Command {
     /// Pull images into an OCI image layout
     #[command(allow_missing_positional = true)]
     Pull(PullArguments),
-    /// Show what an image is made of
+    /// Show the contents of an image
     Inspect(InspectArguments),
 }
 
 impl Command {
-    /// Read the list of images, if there is one, for which this may wait.
+    /// Reads the list of images, if there is one. Blocks.
     pub(crate) fn read_list(&mut self) -> Result<(), Failure> {
         match self {
             Self::Pull(arguments) => arguments.read_list(),
@@ -64,7 +64,7 @@ impl Command {
         }
     }
 
-    /// Whether skopeo unpacks an archive for it, into a temporary folder.
+    /// Whether skopeo will unpack an archive into a temporary folder.
     pub(crate) fn unpacks_archives(&self) -> bool {
         let is_archive = |image: &String| {
             image.starts_with("oci-archive:") || image.starts_with("docker-archive:")
@@ -72,7 +72,7 @@ impl Command {
         self.references().iter().any(is_archive)
     }
 
-    /// How skopeo is to be run, with the credentials, for which this may wait.
+    /// The configuration for skopeo, with the credentials. Blocks.
     pub(crate) fn proxy_config(&self, verbose: bool) -> Result<ImageProxyConfig, Failure> {
         let (platform, proxy) = match self {
             Self::Pull(PullArguments {
@@ -95,47 +95,46 @@ impl Command {
     reason = "each is an option of its own"
 )]
 pub(crate) struct PullArguments {
-    /// The image: docker://HOST/NAME:TAG, oci:DIR:TAG, dir:DIR, oci-archive:FILE,
-    /// docker-archive:FILE, containers-storage:NAME. Several go into one layout, each under its
-    /// own name
+    /// The image: docker://HOST/NAME:TAG, oci:DIR:TAG, dir:DIR, oci-archive:FILE, docker-archive:FILE,
+    /// containers-storage:NAME. Several images go into one layout, each under its own name
     #[arg(value_parser = image_reference, required_unless_present = "from", num_args = 1.., value_name = "IMAGE")]
     pub(crate) images: Vec<String>,
-    /// Where to: oci:DIR[:TAG], an image layout that is created or added to. For several images, TAG is
-    /// made of {registry}, {repository}, {name} (the last part of the repository), {tag} and {platform}
+    /// The destination: oci:DIR[:TAG], an image layout that is created or added to. For several images, TAG
+    /// is a template of {registry}, {repository}, {name} (the last part of the repository), {tag} and
+    /// {platform}
     #[arg(value_name = "DEST", value_parser = OsStringValueParser::new().try_map(|text| Destination::parse(&text)))]
     pub(crate) destination: Destination,
-    /// Pull the images of a list, too: a line for each, with platform=OS/ARCH[/VARIANT] or platform=all
-    /// and name=NAME behind it, if wanted; # begins a comment; - is stdin
+    /// Also pull the images of a list. Each line names one image, optionally followed by
+    /// platform=OS/ARCH[/VARIANT] or platform=all, and by name=NAME. # begins a comment; - is stdin
     #[arg(long, value_name = "FILE")]
     pub(crate) from: Option<PathBuf>,
-    /// Of all images, pull only those of part I of N, counted from 0: each image is in one part, which follows
-    /// from its name
+    /// Pull only part I of N of all images, counted from 0. The name of an image determines its part
     #[arg(long, value_name = "I/N")]
     pub(crate) shard: Option<Shard>,
-    /// When an image fails, pull the others all the same; what a list is pulled with
+    /// When an image fails, go on with the others; the default for a list
     #[arg(long, conflicts_with = "strict")]
     pub(crate) keep_going: bool,
-    /// When an image fails, stop; what images on the command line are pulled with
+    /// When an image fails, stop; the default for images on the command line
     #[arg(long)]
     pub(crate) strict: bool,
-    /// Which image of a multi-platform index (linux/arm64, linux/arm/v7), or all of them, with the
-    /// index; default: this machine's. In a list, of those that say none
+    /// The platform to choose from a multi-platform index (linux/arm64, linux/arm/v7), or all of them, with
+    /// the index. Default: this machine's. In a list, it applies to images without a platform of their own
     #[arg(long, value_name = "OS/ARCH[/VARIANT]|all")]
     pub(crate) platform: Option<Platforms>,
     /// Blobs in flight at once, over all proxies
     #[arg(long, value_name = "N", default_value_t = longshore::DEFAULT_WORKERS)]
     workers: NonZeroUsize,
-    /// How many skopeos to fetch with: auto, N, or MIN-MAX. auto takes as many as make it faster, at most 16 for
-    /// a registry, and for docker.io, whose quota counts what each of them reads, one for each image
+    /// The number of skopeo processes: auto, N, or MIN-MAX. auto uses as many as make the pull faster, at
+    /// most 16 for a registry. For docker.io, whose quota counts openings, it uses one for each image
     #[arg(long, value_name = "auto|N|MIN-MAX", default_value = "auto")]
     proxies: Proxies,
-    /// How often to try a blob again that failed; 0 = never
+    /// How often to retry a blob that failed; 0 = never
     #[arg(long, value_name = "N", default_value_t = RetryPolicy::default().retries)]
     retries: u32,
-    /// The most bytes per second over all blobs: 500K, 10M, 1G (powers of a thousand)
+    /// The maximum number of bytes per second, over all blobs: 500K, 10M, 1G (powers of a thousand)
     #[arg(long, value_name = "RATE", value_parser = rate)]
     limit_rate: Option<NonZeroU64>,
-    /// Write what happens into this file, one JSON object a line
+    /// Write the events into this file, one JSON object a line
     #[arg(long, value_name = "FILE")]
     pub(crate) events: Option<PathBuf>,
     /// Print one JSON object at the end, and no progress
@@ -146,7 +145,7 @@ pub(crate) struct PullArguments {
     pub(crate) quiet: bool,
     #[command(flatten)]
     pub(crate) proxy: ProxyArguments,
-    /// All of them, once the list is read.
+    /// All requests, once the list has been read.
     #[arg(skip)]
     pub(crate) requests: Vec<ImageRequest>,
 }
@@ -156,7 +155,8 @@ pub(crate) struct InspectArguments {
     /// The image, as for pull
     #[arg(value_parser = image_reference)]
     pub(crate) image: String,
-    /// Which image of a multi-platform index (linux/arm64, linux/arm/v7); default: this machine's
+    /// The platform to choose from a multi-platform index (linux/arm64, linux/arm/v7); default: this
+    /// machine's
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
     pub(crate) platform: Option<Platform>,
     /// Print one JSON object
@@ -167,7 +167,7 @@ pub(crate) struct InspectArguments {
 }
 
 impl PullArguments {
-    /// Put together what is to be pulled.
+    /// Collects the requests from the command line and from the list.
     fn read_list(&mut self) -> Result<(), Failure> {
         let given = self.images.iter().map(ImageRequest::new);
         let mut requests: Vec<ImageRequest> = given.collect();
@@ -221,17 +221,16 @@ impl PullArguments {
     }
 }
 
-/// What becomes an [`ImageProxyConfig`], but for the deadline.
+/// The options that become an [`ImageProxyConfig`], and the deadline.
 #[derive(Debug, Args)]
 pub(crate) struct ProxyArguments {
-    /// The skopeo to run
+    /// The skopeo program to run
     #[arg(long, value_name = "PATH")]
     skopeo: Option<PathBuf>,
     /// Auth file (see containers-auth.json(5))
     #[arg(long, value_name = "FILE", group = "auth")]
     authfile: Option<PathBuf>,
-    /// Credentials; others can see them on the command line. "-" reads one line
-    /// USER:PASS from stdin
+    /// Credentials; other users can see them on the command line. "-" reads one line USER:PASS from stdin
     #[arg(long, value_name = "USER:PASS", group = "auth")]
     creds: Option<String>,
     /// A file whose first line is USER:PASS
@@ -241,41 +240,41 @@ pub(crate) struct ProxyArguments {
     /// stores it)
     #[arg(long, value_name = "FILE", group = "auth")]
     registry_token_file: Option<PathBuf>,
-    /// Use no credentials, also none from the default auth files
+    /// Use no credentials, not even those of the default auth files
     #[arg(long, group = "auth")]
     no_creds: bool,
     /// Certificates (*.crt, *.cert, *.key) for the registry
     #[arg(long, value_name = "DIR")]
     cert_dir: Option<PathBuf>,
-    /// Demand HTTPS with a valid certificate, or don't (also plain HTTP is then tried)
+    /// Require HTTPS with a valid certificate. false accepts any certificate, and plain HTTP
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     tls_verify: Option<bool>,
     /// Signature policy file
     #[arg(long, value_name = "FILE", group = "trust")]
     policy: Option<PathBuf>,
-    /// Demand a skopeo that checks the signature policy (1.13 or later), be it the system's
+    /// Require a skopeo that checks the signature policy (1.13 or later), even if it is the system's policy
     #[arg(long, conflicts_with = "insecure_policy")]
     require_policy: bool,
     /// Accept images whatever the signature policy says
     #[arg(long, group = "trust")]
     insecure_policy: bool,
-    /// Give a blob up when no byte comes for that long: 90, 90s, 2m; 0 = never
+    /// Give up on a blob if no byte arrives for this long: 90, 90s, 2m; 0 = never
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
     stall_timeout: Duration,
-    /// Give a blob up that comes slower than so many bytes per second, over the stall timeout: 100, 2K;
-    /// 0 = never
+    /// Give up on a blob that is slower than this many bytes per second, measured over the stall timeout:
+    /// 100, 2K; 0 = never
     #[arg(long, value_name = "RATE", default_value_t = longshore::DEFAULT_LEAST_RATE, value_parser = rate_or_none)]
     least_rate: u64,
-    /// Give all up that is not done by then: 90, 90s, 10m, 1h; default: no bound on the whole
+    /// Give up on everything that is not done within this time: 90, 90s, 10m, 1h; default: no limit
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub(crate) deadline: Option<Duration>,
-    /// Give a skopeo up that does not answer for that long; 0 = never
+    /// Give up on a skopeo that has not answered for this long; 0 = never
     #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = duration)]
     call_timeout: Duration,
 }
 
 impl ProxyArguments {
-    /// Read what is to be read, and put it all together.
+    /// Reads the files that are needed, and makes the configuration.
     fn config(
         &self,
         images: &[String],
@@ -345,7 +344,7 @@ impl ProxyArguments {
     }
 }
 
-/// The one registry that credentials are for.
+/// The one registry that the credentials are for.
 fn common_registry(images: &[String]) -> Result<String, Failure> {
     let registries: Result<Vec<_>, _> = images.iter().map(|image| registry_of(image)).collect();
     let mut registries = registries?;
@@ -372,7 +371,7 @@ fn registry_of(image: &str) -> Result<String, Failure> {
     Ok(reference.registry().to_owned())
 }
 
-/// Only that it has a transport, whose name skopeo would miss less kindly.
+/// Checks only that the reference has a transport, because skopeo's message for that is unclear.
 pub(super) fn image_reference(text: &str) -> Result<String, String> {
     match text.split_once(':') {
         Some((transport, rest)) if !rest.is_empty() && is_transport(transport) => {
@@ -384,7 +383,7 @@ pub(super) fn image_reference(text: &str) -> Result<String, String> {
     }
 }
 
-/// Those of skopeo (containers-transports(5)).
+/// Whether skopeo knows this transport (containers-transports(5)).
 fn is_transport(name: &str) -> bool {
     const TRANSPORTS: [&str; 10] = [
         "atomic",
@@ -409,7 +408,7 @@ pub(crate) struct Destination {
 }
 
 impl Destination {
-    /// A folder can have any name, also one that is not UTF-8.
+    /// Parses a destination. The name of the folder need not be UTF-8.
     fn parse(text: &OsStr) -> Result<Self, String> {
         let shown = text.display();
         let rest = text
@@ -437,7 +436,7 @@ impl Destination {
     }
 }
 
-/// `3`, `3s`, `2m`, `1h`, `500ms`.
+/// Parses a duration: `3`, `3s`, `2m`, `1h`, `500ms`.
 fn duration(text: &str) -> Result<Duration, String> {
     let unit_at = text
         .find(|c: char| !c.is_ascii_digit())
@@ -460,7 +459,7 @@ fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// As [`rate`], or 0.
+/// Parses a rate like [`rate`], or 0.
 fn rate_or_none(text: &str) -> Result<u64, String> {
     match text {
         "0" => Ok(0),
@@ -468,7 +467,7 @@ fn rate_or_none(text: &str) -> Result<u64, String> {
     }
 }
 
-/// `500K`, `10M`, `1G`, or bytes.
+/// Parses a rate: `500K`, `10M`, `1G`, or bytes.
 fn rate(text: &str) -> Result<NonZeroU64, String> {
     let unit_at = text
         .find(|c: char| !c.is_ascii_digit())

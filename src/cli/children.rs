@@ -1,4 +1,4 @@
-//! The skopeos that this process has started, at its end.
+//! Ends the skopeo processes that this process has started.
 
 use std::fs;
 use std::thread;
@@ -7,15 +7,15 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::{Pid, getpgid};
 
-/// The children that this process starts, each of which leads a group.
+/// The children of this process. Each of them leads a process group.
 #[derive(Debug)]
 pub(crate) struct Children {
-    /// Those of the program that this process was before (`exec`), which are none of ours.
+    /// Children of the program that this process was before `exec`. They are not ours to end.
     inherited: Vec<Pid>,
 }
 
 impl Children {
-    /// Those that are started from now on.
+    /// The children that are started from now on.
     pub(crate) fn from_now() -> Self {
         Self {
             inherited: groups(),
@@ -28,7 +28,8 @@ impl Children {
         groups
     }
 
-    /// Waits until all of them are reaped, by the threads that started them, but no longer than this.
+    /// Waits until all children have been reaped by the threads that started them, but not longer than
+    /// `patience`.
     pub(crate) fn wait_for_all(&self, patience: Duration) {
         let deadline = Instant::now() + patience;
         while !self.groups().is_empty() && Instant::now() < deadline {
@@ -36,17 +37,17 @@ impl Children {
         }
     }
 
-    /// Ends those that are left, with all that they have started: a skopeo dies with this process, but
-    /// one that a wrapper has started does not.
+    /// Kills the remaining children with their process groups. A skopeo dies with this process, but one that
+    /// a wrapper has started does not.
     pub(crate) fn end_all(&self) {
         for group in self.groups() {
-            // It may have ended meanwhile.
+            // The group may have ended meanwhile.
             let _ = killpg(group, Signal::SIGKILL);
         }
     }
 }
 
-/// The groups that children of this process lead.
+/// The process groups that children of this process lead.
 fn groups() -> Vec<Pid> {
     let tasks = fs::read_dir("/proc/self/task").into_iter().flatten();
     let children = tasks.filter_map(|task| {

@@ -1,4 +1,4 @@
-//! Failures as the user sees them: what failed, on what, and what to do.
+//! Failures as the user sees them: what failed, where, and what to do.
 
 use std::fmt;
 use std::io;
@@ -8,15 +8,15 @@ use longshore::{BlobError, Error, Refusal, RefusalKind, printable};
 
 use super::say::say;
 
-/// The exit code for wrong usage, as clap's.
+/// The exit code for wrong usage, which is also clap's.
 const USAGE: u8 = 2;
 
 #[derive(Debug)]
 pub(crate) enum Failure {
-    /// The command line can't be what the user meant.
+    /// The command line is wrong.
     Usage(String),
     Failed(anyhow::Error),
-    /// Of so many images, some failed.
+    /// Some of several images failed.
     Several {
         failures: Vec<Failure>,
         of: usize,
@@ -28,7 +28,7 @@ impl Failure {
         Self::Usage(message)
     }
 
-    /// Tells what could not be done with which image.
+    /// Makes a failure of an action on an image.
     pub(crate) fn on(what: &'static str, image: &str) -> impl FnOnce(Error) -> Self {
         move |error| match Self::from(error) {
             Self::Failed(error) => Self::Failed(error.context(format!("can't {what} {image}"))),
@@ -36,7 +36,7 @@ impl Failure {
         }
     }
 
-    /// Says that the pull is complete, and that something else failed after it.
+    /// Makes a failure that came after the pull was complete.
     pub(crate) fn after_all(self) -> Self {
         match self {
             Self::Failed(error) => {
@@ -46,7 +46,7 @@ impl Failure {
         }
     }
 
-    /// Say it on stderr, in one or two lines each.
+    /// Writes the failure to stderr, in one or two lines.
     pub(crate) fn report(self) -> ExitCode {
         match self {
             Self::Usage(message) => {
@@ -74,7 +74,7 @@ impl Failure {
     }
 }
 
-/// The message says what failed and why; [`hint`] says what to do.
+/// The message says what failed and why. [`hint`] says what to do.
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -114,7 +114,7 @@ const POLICY: &str = "the signature policy (--policy) decides what is accepted";
 const REGISTRY_FAILED: &str = "the registry has trouble; try again later";
 const NOT_REACHED: &str = "is the registry's name right, and does it run?";
 
-/// The advice to the user for this error, if there is any.
+/// The advice for this error, if there is any.
 fn hint(error: &Error) -> Option<&'static str> {
     match error {
         Error::Spawn { source, .. } if source.kind() == io::ErrorKind::NotFound => {
@@ -134,10 +134,12 @@ fn hint(error: &Error) -> Option<&'static str> {
                 Some("try again; --stall-timeout sets how long to wait for a byte")
             }
             BlobError::TooSlow { .. } => Some(
-                "try again; --least-rate sets how slow is too slow, and --workers how many blobs share the way",
+                "try again; --least-rate sets how slow is too slow, and --workers how many blobs share the bandwidth",
             ),
             BlobError::Corrupt { .. } | BlobError::TooLong { .. } | BlobError::WrongSize { .. } => {
-                Some("the registry, or something on the way, does not send what the manifest says")
+                Some(
+                    "the registry, or a cache or gateway in between, does not send what the manifest says",
+                )
             }
             BlobError::Short { .. } | BlobError::Connection(_) => Some(TRY_AGAIN),
             _ => None,

@@ -1,12 +1,11 @@
-//! Text for people.
+//! Formats values for people.
 
 use std::fmt::Write as _;
 
 use longshore::printable;
 use serde::Serialize;
 
-/// Bytes as people say them, with the units of `skopeo` and `docker`: powers
-/// of a thousand.
+/// Formats a number of bytes with the units of `skopeo` and `docker`: powers of a thousand.
 pub(crate) fn bytes(count: u64) -> String {
     const UNITS: [&str; 4] = ["kB", "MB", "GB", "TB"];
     if count < 1000 {
@@ -25,21 +24,27 @@ pub(crate) fn bytes(count: u64) -> String {
     format!("{value:.1} {unit}")
 }
 
-/// The first digits of a digest, enough to tell layers apart.
+/// Formats a number of things: "1 layer", "2 layers".
+pub(crate) fn counted(count: usize, what: &str) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{count} {what}{plural}")
+}
+
+/// The first digits of a digest, which suffice to distinguish layers.
 pub(crate) fn short(digest: &str) -> &str {
     let hex = digest.split_once(':').map_or(digest, |(_, hex)| hex);
     hex.get(..12).unwrap_or(hex)
 }
 
-/// One line of JSON. Outside of strings it is ASCII; what could control a terminal or turn the order of
-/// what it shows is escaped, also where JSON would allow it.
+/// Serialises a value as one line of JSON. Outside of strings, JSON is ASCII. Characters that could control a
+/// terminal or reverse the order of text are escaped, even where JSON does not require it.
 pub(crate) fn json_line(value: &impl Serialize) -> serde_json::Result<String> {
     let line = serde_json::to_string(value)?;
     Ok(line.chars().fold(String::new(), |mut line, c| {
         let plain = c.is_ascii_graphic()
             || c == ' '
             || *printable(c.encode_utf8(&mut [0; 4])) == *c.to_string();
-        // Writing to a String can't fail. All that is not printable has four digits.
+        // Writing to a `String` can't fail. All characters that are not printable have four hex digits.
         let _ = if plain {
             line.write_char(c)
         } else {

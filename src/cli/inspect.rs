@@ -1,4 +1,4 @@
-//! `longshore inspect`.
+//! The command `longshore inspect`.
 
 use std::sync::Arc;
 
@@ -12,17 +12,17 @@ use super::format::{bytes, json_line};
 use super::say::print;
 use super::{warnings, within};
 
-/// As wide as the column of media types gets.
+/// The maximum width of the column of media types.
 const WIDEST_TYPE: usize = 60;
 
-/// The line that `--json` prints.
+/// The object that `--json` prints.
 #[derive(Debug, Serialize)]
 struct Report<'a> {
     image: &'a str,
     digest: &'a str,
     platform: Option<String>,
     created: Option<String>,
-    /// The `config` part of the image config, as it is there.
+    /// The `config` part of the image config, unchanged.
     config: Value,
     layers: Vec<LayerReport>,
 }
@@ -91,7 +91,7 @@ fn report<'a>(image: &'a str, content: &'a ImageContent) -> Report<'a> {
     }
 }
 
-/// For people.
+/// Formats the report for people.
 fn page(report: &Report<'_>) -> String {
     let mut page = String::new();
     let mut line = |name: &str, value: &str| {
@@ -99,11 +99,8 @@ fn page(report: &Report<'_>) -> String {
     };
     line("image", report.image);
     line("digest", report.digest);
-    line(
-        "platform",
-        report.platform.as_deref().unwrap_or("(not told)"),
-    );
-    line("created", report.created.as_deref().unwrap_or("(not told)"));
+    line("platform", report.platform.as_deref().unwrap_or("unknown"));
+    line("created", report.created.as_deref().unwrap_or("unknown"));
     if let Some(config) = report.config.as_object() {
         for key in [
             "Entrypoint",
@@ -130,7 +127,7 @@ fn page(report: &Report<'_>) -> String {
     );
     page.push('\n');
     let types = report.layers.iter().map(|layer| layer.media_type.len());
-    // A longer one moves what follows it in its own line, and no other.
+    // A longer type shifts only its own line.
     let types = types.max().unwrap_or(0).min(WIDEST_TYPE);
     page.extend([format!(
         "{:>5}  {:<types$}  {:>9}  {:<71}  DIFF_ID\n",

@@ -1,4 +1,4 @@
-//! Lists of images: what a file names, and which part of it.
+//! Reads lists of images, and selects a part of them.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -13,10 +13,10 @@ use sha2::{Digest, Sha256};
 use super::args::image_reference;
 use super::failure::Failure;
 
-/// The largest list: one of some hundred thousand images.
+/// The maximum size of a list, in bytes. This suffices for some hundred thousand images.
 const MAX_LIST_BYTES: u64 = 64 << 20;
 
-/// Read a list; `-` is stdin.
+/// Reads a list; `-` is stdin.
 pub(crate) fn read(path: &Path) -> Result<Vec<ImageRequest>, Failure> {
     let wrong = |what: &str| Failure::usage(format!("the list {}: {what}", path.display()));
     let mut bytes = Vec::new();
@@ -37,7 +37,8 @@ pub(crate) fn read(path: &Path) -> Result<Vec<ImageRequest>, Failure> {
     Ok(requests)
 }
 
-/// A line names one image: `REFERENCE [platform=OS/ARCH[/VARIANT]|all] [name=NAME]`, up to a `#`.
+/// Parses a list. A line names one image: `REFERENCE [platform=OS/ARCH[/VARIANT]|all] [name=NAME]`. `#`
+/// begins a comment.
 fn parse(text: &str) -> Result<Vec<ImageRequest>, String> {
     let mut requests = Vec::new();
     for (number, line) in text.lines().enumerate() {
@@ -79,7 +80,7 @@ pub(crate) struct Shard {
     of: u64,
 }
 
-/// `I/N`.
+/// Parses `I/N`.
 impl FromStr for Shard {
     type Err = String;
 
@@ -97,8 +98,8 @@ impl FromStr for Shard {
 }
 
 impl Shard {
-    /// Whether this part has the image. It follows from the name alone: on every machine, and whatever else is in
-    /// the list.
+    /// Whether this part contains the image. Only the name of the image matters, so the answer is the same on
+    /// every machine and in every list.
     pub(crate) fn has(self, reference: &str) -> bool {
         let digest = Sha256::digest(reference.as_bytes());
         let number = digest
@@ -109,7 +110,7 @@ impl Shard {
     }
 }
 
-/// Give the images the names that the template makes, those of them that have none. Each may be there once.
+/// Names those images that have no name, according to the template. No name may occur twice.
 pub(crate) fn name_all(
     requests: Vec<ImageRequest>,
     template: Option<&str>,
@@ -153,7 +154,7 @@ pub(crate) fn name_all(
     Ok(named)
 }
 
-/// What can stand in a template.
+/// The placeholders of a template.
 const PARTS: [&str; 5] = [
     "{registry}",
     "{repository}",
@@ -162,7 +163,7 @@ const PARTS: [&str; 5] = [
     "{platform}",
 ];
 
-/// Whether this is a template, and what it makes can be names.
+/// Whether this is a template whose results can be names.
 pub(crate) fn is_template(text: &str) -> bool {
     let parts = PARTS.iter().any(|part| text.contains(part));
     let filled = PARTS
@@ -195,7 +196,7 @@ fn fill(template: &str, request: &ImageRequest) -> Result<String, String> {
     }
 }
 
-/// Registry, repository, its last part, and the tag, or else the digest.
+/// The registry, the repository, the last part of the repository, and the tag or else the digest.
 fn parts_of(reference: &str) -> Result<[String; 4], String> {
     let parsed = reference
         .strip_prefix("docker://")
@@ -302,7 +303,7 @@ mod tests {
         let error = name_all(vec![ImageRequest::new("docker://a.b/c__d:1")], None);
         let error = error.expect_err("no name in a layout");
         assert!(error.contains("a.b/c__d:1: "), "{error}");
-        // The same image twice is no harm.
+        // The same image twice is no error.
         named(["docker://a.b/c:1", "docker://a.b/c:1"]).expect("the same image");
     }
 }

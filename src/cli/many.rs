@@ -1,4 +1,4 @@
-//! `longshore pull` of many images: each comes or fails by itself.
+//! The command `longshore pull` for many images, each of which succeeds or fails on its own.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -18,20 +18,20 @@ use super::report::{FailedReport, ImageReport, ImageReports, Report};
 use super::say::print;
 use super::{warnings, within};
 
-/// What is pulled, and how.
+/// The images to pull, and the options.
 pub(super) struct Many {
     pub(super) requests: Vec<ImageRequest>,
     pub(super) folder: PathBuf,
-    /// When one fails, the others are pulled all the same.
+    /// Whether the pull goes on when an image fails.
     pub(super) keeps_going: bool,
     pub(super) json: bool,
     pub(super) quiet: bool,
     pub(super) deadline: Option<Duration>,
 }
 
-/// What has become of all.
+/// The results of all images so far.
 #[derive(Default)]
-struct Told {
+struct Results {
     reports: Vec<ImageReport>,
     failures: Vec<Failure>,
     failed: Vec<FailedReport>,
@@ -47,36 +47,36 @@ impl Many {
         showing: impl Future<Output = Result<(), Failure>>,
         version: Option<JoinHandle<longshore::Result<Version>>>,
     ) -> Result<(), Failure> {
-        let mut told = Told::default();
+        let mut results = Results::default();
         let count = self.requests.len();
-        let pulling = within(self.deadline, self.pull_each(fetcher, &mut told));
+        let pulling = within(self.deadline, self.pull_each(fetcher, &mut results));
         let (pulled, shown) = tokio::join!(pulling, showing);
         let pulled = match pulled {
             Ok(Some(pulled)) => pulled,
-            // It was stopped at the first failure.
+            // The pull was stopped at the first failure.
             Ok(None) => {
-                return Err(told.failures.pop().unwrap_or(Failure::Several {
+                return Err(results.failures.pop().unwrap_or(Failure::Several {
                     failures: Vec::new(),
                     of: count,
                 }));
             }
             Err(error) => {
-                for failure in told.failures {
+                for failure in results.failures {
                     failure.report();
                 }
                 return Err(Failure::on("pull", "the images")(error));
             }
         };
         warnings::of_policy(restricts, !pulled.policy_unchecked);
-        told.foreign_layers.iter().for_each(warnings::of_foreign);
+        results.foreign_layers.iter().for_each(warnings::of_foreign);
         if let Some(version) = version {
             let version = version.await.map_err(anyhow::Error::from)?;
             let skopeo = version.ok().map(|version| version.to_string());
             let images = ImageReports::Several {
-                images: told.reports,
+                images: results.reports,
             };
-            let failed = Some(told.failed);
-            let foreign = &told.foreign_layers;
+            let failed = Some(results.failed);
+            let foreign = &results.foreign_layers;
             let report = Report::new(images, failed, &pulled, foreign, started, skopeo);
             let line = json_line(&report).map_err(anyhow::Error::from)?;
             let printed = print(format!("{line}\n")).await;
@@ -85,20 +85,20 @@ impl Many {
             let printed = print(totals(&pulled, started)).await;
             printed.map_err(Failure::after_all)?;
         }
-        if told.failures.is_empty() {
+        if results.failures.is_empty() {
             return shown.map_err(Failure::after_all);
         }
         Err(Failure::Several {
-            failures: told.failures,
+            failures: results.failures,
             of: count,
         })
     }
 
-    /// `None` if it was stopped at a failure. The events end with the fetcher.
+    /// Pulls the images. `None` if the pull was stopped at a failure. The events end with the fetcher.
     async fn pull_each(
         &self,
         fetcher: Fetcher,
-        told: &mut Told,
+        results: &mut Results,
     ) -> longshore::Result<Option<Pulled>> {
         let layout = Arc::new(OciLayout::named_by_reference(&self.folder));
         let unnamed = (self.requests.iter()).filter(|request| request.name.is_none());
@@ -107,7 +107,7 @@ impl Many {
         let mut pulling = fetcher.pull_many(self.requests.clone(), layout.clone());
         while let Some(pulled) = pulling.next().await {
             let has_failed = pulled.images.is_err();
-            self.take(pulled, told).await?;
+            self.take(pulled, results).await?;
             if has_failed && !self.keeps_going {
                 return Ok(None);
             }
@@ -115,20 +115,20 @@ impl Many {
         pulling.finish().await.map(Some)
     }
 
-    async fn take(&self, pulled: PulledImages, told: &mut Told) -> longshore::Result<()> {
+    async fn take(&self, pulled: PulledImages, results: &mut Results) -> longshore::Result<()> {
         let PulledImages {
             request,
             images,
             foreign_layers,
             ..
         } = pulled;
-        told.foreign_layers.extend(foreign_layers);
+        results.foreign_layers.extend(foreign_layers);
         match images {
             Ok(images) => {
                 for content in &images {
                     warn_of_platform(content, &request.platforms);
                     if self.json {
-                        told.reports.push(ImageReport::of(content));
+                        results.reports.push(ImageReport::of(content));
                     } else if !self.quiet {
                         let printed = print(of_image(content)).await;
                         printed.map_err(|_| Error::Cancelled)?;
@@ -142,12 +142,12 @@ impl Many {
                     Platforms::All => Some("all".to_owned()),
                 };
                 let failure = Failure::on("pull", &request.reference)(error);
-                told.failed.push(FailedReport {
+                results.failed.push(FailedReport {
                     image: request.reference,
                     platform,
                     error: failure.to_string(),
                 });
-                told.failures.push(failure);
+                results.failures.push(failure);
             }
         }
         Ok(())

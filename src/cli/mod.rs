@@ -1,4 +1,4 @@
-//! The command: arguments in, exit code out.
+//! The command: from arguments to an exit code.
 
 mod args;
 mod children;
@@ -32,23 +32,22 @@ use self::say::{Log, all_said, all_said_blocking, say_last};
 /// How long to wait at the end for file operations that are under way.
 const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(2);
 
-/// How long to wait at the end for somebody to read that a signal came.
+/// How long to wait at the end until the message about a signal has been written.
 const LAST_WORDS_PATIENCE: Duration = Duration::from_millis(200);
 
-/// How long to wait for skopeos that may have a temporary folder. They remove it
-/// when they end, but die when we do; those that don't end get `SIGTERM` within
-/// that.
+/// How long to wait for skopeo processes that may have a temporary folder. They remove it when they exit, but
+/// are killed when this process exits. A skopeo that does not exit gets `SIGTERM` within this time.
 const CLEANING_PATIENCE: Duration = Duration::from_secs(10);
 
 pub(crate) fn main() -> ExitCode {
-    // clap itself exits: with 2 for wrong usage, with 0 for --help.
+    // clap itself exits: with 2 for wrong usage, with 0 for `--help`.
     let Arguments {
         verbose,
         mut command,
     } = Arguments::parse();
     log_to_stderr(verbose);
-    // While Ctrl-C still ends the process at once: this may wait for somebody
-    // to type a list, or a password.
+    // There are no signal handlers yet, so Ctrl-C still ends the process at once. This may wait until
+    // somebody has typed a list or a password.
     let config = command
         .read_list()
         .and_then(|()| command.proxy_config(verbose));
@@ -64,19 +63,18 @@ pub(crate) fn main() -> ExitCode {
     };
     let code = runtime.block_on(async {
         tokio::select! {
-            // Its handlers must be there before there is something to interrupt.
+            // The handlers must exist before there is something to interrupt.
             biased;
             signal = signals::received() => {
                 say_last(format!("longshore: {}", signal.what));
-                // Perhaps nobody reads it.
+                // stderr may not be read.
                 let _ = timeout(LAST_WORDS_PATIENCE, all_said()).await;
                 ExitCode::from(signal.code)
             }
             code = run_and_report(command, config) => code,
         }
     });
-    // What still runs is dropped, and with it what is not complete; a disk that
-    // hangs is not waited for.
+    // What is still running is dropped, and incomplete files with it. A disk that hangs is not waited for.
     runtime.shutdown_timeout(SHUTDOWN_PATIENCE);
     if untidy {
         children.wait_for_all(CLEANING_PATIENCE);
@@ -102,13 +100,13 @@ async fn run_and_report(command: Command, config: ImageProxyConfig) -> ExitCode 
 
 async fn run(command: Command, config: ImageProxyConfig) -> Result<(), Failure> {
     match command {
-        // Boxed, because they are large.
+        // Boxed, because the futures are large.
         Command::Pull(arguments) => Box::pin(pull::run(arguments, config)).await,
         Command::Inspect(arguments) => Box::pin(inspect::run(arguments, config)).await,
     }
 }
 
-/// Give it up if it takes longer than that.
+/// Returns an error if the work takes longer than the deadline.
 async fn within<T>(
     deadline: Option<Duration>,
     work: impl Future<Output = longshore::Result<T>>,
@@ -121,7 +119,7 @@ async fn within<T>(
     }
 }
 
-/// `RUST_LOG` chooses; without it, `-v` shows debug messages of ours.
+/// Sends the log to stderr. `RUST_LOG` selects; without it, `-v` shows our debug messages.
 fn log_to_stderr(verbose: bool) {
     let filter = match EnvFilter::try_from_default_env() {
         Ok(filter) => filter,

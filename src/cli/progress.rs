@@ -1,5 +1,5 @@
-//! What a pull shows while it runs, made from its events and nothing else:
-//! bars on a terminal, lines elsewhere, JSON lines in a file.
+//! Shows a pull while it runs, from its events only: bars on a terminal, lines elsewhere, JSON lines in a
+//! file.
 
 use std::collections::HashMap;
 use std::io::{self, BufWriter, IsTerminal, Write};
@@ -15,7 +15,7 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use super::failure::Failure;
-use super::format::{bytes, json_line, short};
+use super::format::{bytes, counted, json_line, short};
 use super::say::say;
 
 /// How progress is shown.
@@ -36,10 +36,10 @@ impl Style {
     }
 }
 
-/// Where to send events, and what shows them until they have ended.
+/// Returns where to send events, and a future that ends when all of them have been shown.
 ///
-/// A thread of its own shows them and writes them down: a terminal that is stopped, or a disk that hangs,
-/// holds up that thread, and neither the pull nor a signal.
+/// A thread of its own shows the events and writes them to the file. A stopped terminal or a hanging disk
+/// holds up this thread, and neither the pull nor a signal.
 pub(crate) async fn show(
     style: Style,
     path: Option<PathBuf>,
@@ -59,9 +59,9 @@ pub(crate) async fn show(
     let (ended, end) = oneshot::channel();
     thread::Builder::new()
         .name("longshore-progress".into())
-        // If nobody waits any more, the command ends.
+        // The receiver is gone if the command is ending.
         .spawn(move || drop(ended.send(show_all(&runtime, stream, style, file))))?;
-    // It has ended without a word only if it panicked.
+    // The sender is dropped without a message only if the thread panicked.
     let showing = async { end.await.unwrap_or(Ok(())) };
     Ok((events, showing))
 }
@@ -75,7 +75,7 @@ fn show_all(
     let mut display = Display::new(style);
     let mut written = Ok(());
     while let Some(event) = runtime.block_on(stream.recv()) {
-        // What can't be written down is shown all the same.
+        // After a write error, events are still shown.
         if written.is_ok()
             && let Some(file) = &mut file
         {
@@ -88,7 +88,7 @@ fn show_all(
     file.map_or(Ok(()), EventFile::end)
 }
 
-/// Where events are written down.
+/// The file that events are written to.
 struct EventFile {
     path: PathBuf,
     to: BufWriter<std::fs::File>,
@@ -137,13 +137,13 @@ impl Display {
 
     fn clear(&self) {
         if let Self::Bars(bars) = self {
-            // The terminal is gone: nothing to clear.
+            // If the terminal is gone, there is nothing to clear.
             let _ = bars.all.clear();
         }
     }
 }
 
-/// A line for each thing that is done.
+/// Prints a line for each blob and image that is done.
 #[derive(Default)]
 struct Lines {
     done: usize,
@@ -160,14 +160,24 @@ impl Lines {
                 ..
             } => {
                 let (reference, digest) = (printable(&reference), printable(&digest));
-                say(format!("{reference}: {digest}, {layers} layers"));
+                let layers = counted(layers, "layer");
+                say(format!("{reference}: {digest}, {layers}"));
             }
             EventKind::BlobQueued { .. } => self.blobs += 1,
             EventKind::BlobReused { blob, .. } => self.line("reused ", &blob),
             EventKind::BlobVerified { blob, .. } => self.line("fetched", &blob),
-            EventKind::BlobRetried { blob, reason, .. } => {
+            EventKind::BlobRetried {
+                blob,
+                failed,
+                reason,
+                wait,
+                ..
+            } => {
                 let digest = short(blob.digest.as_ref());
-                say(format!("        again   {digest}: {}", printable(&reason)));
+                let (wait, reason) = (wait.as_secs_f64(), printable(&reason));
+                say(format!(
+                    "        retry {failed} in {wait:.1} s  {digest}: {reason}"
+                ));
             }
             EventKind::ImageFailed {
                 reference, reason, ..
@@ -187,7 +197,7 @@ impl Lines {
     }
 }
 
-/// A bar for all, and one for each blob that is on its way.
+/// A bar for the whole pull, and one for each blob in flight.
 struct Bars {
     all: MultiProgress,
     total: ProgressBar,
@@ -197,7 +207,7 @@ struct Bars {
     images: Images,
 }
 
-/// How many images there are, came and failed.
+/// How many images there are, how many are done, and how many failed.
 #[derive(Default)]
 struct Images {
     opened: usize,
@@ -263,13 +273,13 @@ impl Bars {
                 self.done += 1;
                 self.count();
             }
-            // Its next try begins at nothing.
+            // The next try starts at zero.
             EventKind::BlobRetried { blob, .. } => self.end(&blob, 0),
             _ => {}
         }
     }
 
-    /// Take a blob's bar away, and have that many of its bytes in the total.
+    /// Removes the bar of a blob, and adds this many bytes to the total.
     fn end(&mut self, blob: &BlobRef, bytes: u64) {
         let shown = self.running.remove(&blob.digest).map_or(0, |bar| {
             bar.finish_and_clear();
@@ -297,7 +307,7 @@ impl Bars {
 }
 
 fn style(template: &str) -> ProgressStyle {
-    // The templates are ours and right; a plain bar would do otherwise.
+    // The templates are constants and valid. A plain bar would be the fallback.
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
 }
 

@@ -1,4 +1,4 @@
-//! `longshore pull`.
+//! The command `longshore pull`.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -9,7 +9,7 @@ use longshore::{
 
 use super::args::{Destination, PullArguments};
 use super::failure::Failure;
-use super::format::{bytes, json_line};
+use super::format::{bytes, counted, json_line};
 use super::many::Many;
 use super::progress::{self, Style};
 use super::report::{ImageReports, Report};
@@ -35,7 +35,7 @@ pub(crate) async fn run(arguments: PullArguments, config: ImageProxyConfig) -> R
         ..
     } = arguments;
     let (events, showing) = progress::show(Style::choose(quiet || json), events).await?;
-    // Asked while the pull runs, for it takes a process.
+    // This runs during the pull, because it starts a process.
     let restricts = config.restricts_images();
     let version = json.then(|| tokio::spawn(config.skopeo_version()));
     let is_together = from.is_none() && shard.is_none() && !keep_going;
@@ -68,7 +68,7 @@ pub(crate) async fn run(arguments: PullArguments, config: ImageProxyConfig) -> R
         ..destination
     };
 
-    // Boxed, because it is large.
+    // Boxed, because the future is large.
     let pulling = Box::pin(async {
         let fetcher = Fetcher::new(config, options).await?.with_events(events);
         pull(&fetcher, &images, all, destination, restricts).await
@@ -140,14 +140,14 @@ async fn pull(
     }
 }
 
-/// For people.
+/// Formats the result for people.
 fn summary(pulled: &Pulled, started: Instant) -> String {
     let images = pulled.images.iter().map(|content| of_image(content));
     let lines: Vec<String> = images.chain([totals(pulled, started)]).collect();
     lines.concat()
 }
 
-/// An image that is there, for people.
+/// Formats a pulled image for people.
 pub(super) fn of_image(content: &ImageContent) -> String {
     let (image, digest) = (content.reference(), content.source_digest());
     let line = format!("{}: {}\n", printable(image), digest);
@@ -158,11 +158,11 @@ pub(super) fn of_image(content: &ImageContent) -> String {
     format!("{line}  stored as {stored}: its source has it in another form\n")
 }
 
-/// What was fetched, for people.
+/// Formats the totals for people.
 pub(super) fn totals(pulled: &Pulled, started: Instant) -> String {
     format!(
-        "{} blobs fetched ({}), {} already there, {:.1} s\n",
-        pulled.fetched_blobs,
+        "{} fetched ({}), {} already there, {:.1} s\n",
+        counted(pulled.fetched_blobs, "blob"),
         bytes(pulled.fetched_bytes),
         pulled.reused_blobs,
         started.elapsed().as_secs_f64(),

@@ -1,4 +1,4 @@
-//! What `pull --json` prints.
+//! The output of `pull --json`.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -7,30 +7,30 @@ use longshore::oci_spec::image::Descriptor;
 use longshore::{ImageContent, Pulled};
 use serde::Serialize;
 
-/// The line that `--json` prints.
+/// The object that `--json` prints.
 #[derive(Debug, Serialize)]
 pub(super) struct Report {
     /// The only image, or all of them.
     #[serde(flatten)]
     images: ImageReports,
-    /// Those of many that failed.
+    /// The failed images of a pull of many.
     #[serde(skip_serializing_if = "Option::is_none")]
     failed: Option<Vec<FailedReport>>,
-    /// Of all images' layers, each blob once.
+    /// The size of the layers of all images in bytes, each blob once.
     bytes: u64,
     fetched_blobs: usize,
     fetched_bytes: u64,
     reused_blobs: usize,
-    /// Those that were left out.
+    /// The foreign layers, which were left out.
     foreign_layers: Vec<String>,
-    /// The most that were at work at once.
+    /// The highest number of proxies that were at work at the same time.
     proxies: usize,
     retries: usize,
     elapsed_ms: u64,
-    /// In bytes; of this process, without its children.
+    /// The peak resident memory of this process in bytes, without its children.
     peak_rss: Option<u64>,
     protocol: String,
-    /// None if it does not tell.
+    /// The version of skopeo. `None` if it could not be determined.
     skopeo: Option<String>,
 }
 
@@ -44,7 +44,7 @@ pub(super) enum ImageReports {
 #[derive(Debug, Serialize)]
 pub(super) struct FailedReport {
     pub(super) image: String,
-    /// The platform that was asked for, if any.
+    /// The platform that was requested, if any.
     pub(super) platform: Option<String>,
     pub(super) error: String,
 }
@@ -52,9 +52,9 @@ pub(super) struct FailedReport {
 #[derive(Debug, Serialize)]
 pub(super) struct ImageReport {
     image: String,
-    /// Of the manifest at its source.
+    /// The digest of the manifest at its source.
     digest: String,
-    /// Of the manifest in the layout; another one after a conversion.
+    /// The digest of the manifest in the layout, which differs after a conversion.
     stored_digest: String,
     platform: Option<String>,
     layers: usize,
@@ -117,7 +117,7 @@ fn digests(blobs: &[Descriptor]) -> Vec<String> {
     blobs.iter().map(|blob| blob.digest().to_string()).collect()
 }
 
-/// The most memory that this process ever had resident (proc(5), `VmHWM`).
+/// The peak resident memory of this process in bytes (proc(5), `VmHWM`).
 fn peak_rss() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status

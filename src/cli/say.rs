@@ -1,5 +1,5 @@
-//! What the command says, on stderr, and prints, on stdout. Who does not read it holds nothing up, and who
-//! has stopped reading it breaks nothing.
+//! Writes messages to stderr and output to stdout. A reader that is slow holds up nothing, and a closed
+//! stream breaks nothing.
 
 use std::io::{self, Write};
 use std::sync::OnceLock;
@@ -10,14 +10,15 @@ use std::thread;
 use tokio::sync::oneshot;
 
 use super::failure::Failure;
+use super::format::counted;
 
-/// How many lines may wait for somebody to read them. Further ones are left out.
+/// How many lines may wait to be written. Further ones are left out.
 const LINES: usize = 10_000;
 
 #[derive(Debug)]
 enum Message {
     Text(Vec<u8>),
-    /// All that was said before is written.
+    /// A request to confirm that all earlier messages have been written.
     Written(oneshot::Sender<()>),
 }
 
@@ -26,12 +27,13 @@ enum Message {
 struct Writer {
     messages: SyncSender<Message>,
     left_out: AtomicUsize,
-    /// The last line was said.
+    /// Whether the last message has been sent.
     is_over: AtomicBool,
 }
 
 impl Writer {
-    /// `None` if there can be no thread for it; then nothing is said.
+    /// The writer, which is started at the first call. `None` if the thread can't be started; nothing is
+    /// written then.
     fn get() -> Option<&'static Self> {
         static WRITER: OnceLock<Option<Writer>> = OnceLock::new();
         let start = || {
@@ -54,16 +56,17 @@ impl Writer {
             return;
         }
         let left_out = self.left_out.swap(0, Ordering::Relaxed);
-        let note = format!("({left_out} lines left out, for nobody read them)\n");
+        let lines = counted(left_out, "line");
+        let note = format!("({lines} left out, because stderr was not read)\n");
         let messages = [(note.into_bytes(), left_out), (text, 1)];
-        // How many lines are still to be told of, after each message.
-        let mut untold = left_out + 1;
+        // How many lines will count as left out if the next message does not fit.
+        let mut unsent = left_out + 1;
         for (text, lines) in messages.into_iter().filter(|(_, lines)| *lines > 0) {
             if let Err(TrySendError::Full(_)) = self.messages.try_send(Message::Text(text)) {
-                self.left_out.fetch_add(untold, Ordering::Relaxed);
+                self.left_out.fetch_add(unsent, Ordering::Relaxed);
                 return;
             }
-            untold -= lines;
+            unsent -= lines;
         }
     }
 }
@@ -71,15 +74,15 @@ impl Writer {
 fn write(messages: &Receiver<Message>) {
     for message in messages {
         match message {
-            // Nobody may be there to read it.
+            // stderr may be closed.
             Message::Text(text) => drop(io::stderr().write_all(&text)),
-            // Nobody waits any more.
+            // The receiver may be gone.
             Message::Written(written) => drop(written.send(())),
         }
     }
 }
 
-/// Say this line on stderr, soon.
+/// Writes this line to stderr, without waiting.
 pub(crate) fn say(line: impl Into<String>) {
     let mut line: String = line.into();
     line.push('\n');
@@ -88,7 +91,7 @@ pub(crate) fn say(line: impl Into<String>) {
     }
 }
 
-/// Say this line on stderr, and nothing more: other threads may not know yet that it is over.
+/// Writes this line to stderr as the last one. Other threads may not know yet that the command is ending.
 pub(crate) fn say_last(line: impl Into<String>) {
     say(line);
     if let Some(writer) = Writer::get() {
@@ -96,25 +99,25 @@ pub(crate) fn say_last(line: impl Into<String>) {
     }
 }
 
-/// Waits until all is written that was said. Whoever reads may take as long as they like.
+/// Waits until all messages have been written. A slow reader is waited for without a limit.
 pub(crate) async fn all_said() {
-    // Not here: this waits for room.
+    // This blocks while the queue is full, so it needs a thread of its own.
     let waiting = tokio::task::spawn_blocking(all_said_blocking);
-    // It does not panic.
+    // The closure does not panic.
     let _ = waiting.await;
 }
 
-/// As [`all_said`], where there is no runtime.
+/// Waits like [`all_said`], without a runtime.
 pub(crate) fn all_said_blocking() {
     let Some(writer) = Writer::get() else { return };
     let (written, wait) = oneshot::channel();
-    // Both fail only if the thread is gone.
+    // Both operations fail only if the thread is gone.
     if writer.messages.send(Message::Written(written)).is_ok() {
         let _ = wait.blocking_recv();
     }
 }
 
-/// What [`tracing_subscriber`] writes to: an event at a time.
+/// The writer for [`tracing_subscriber`], which gets one log event at a time.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Log;
 
@@ -131,7 +134,7 @@ impl Write for Log {
     }
 }
 
-/// Print this text on stdout, on a thread that may block. A reader that has gone has had enough, which is no
+/// Prints this text on stdout, on a blocking thread. A closed stdout is no failure.
 /// failure.
 pub(crate) async fn print(text: String) -> Result<(), Failure> {
     let printing = tokio::task::spawn_blocking(move || {
@@ -166,12 +169,12 @@ mod tests {
         let say = |line: &str| writer.send(line.as_bytes().to_vec());
         ["1", "2", "3", "4"].into_iter().for_each(say);
         assert_eq!(take(), "1");
-        // There is room for the note, but not for the line.
+        // The queue has space for the note, but not for the line.
         say("5");
         assert_eq!(take(), "2");
-        assert_eq!(take(), "(2 lines left out, for nobody read them)\n");
+        assert_eq!(take(), "(2 lines left out, because stderr was not read)\n");
         say("6");
-        assert_eq!(take(), "(1 lines left out, for nobody read them)\n");
+        assert_eq!(take(), "(1 line left out, because stderr was not read)\n");
         assert_eq!(take(), "6");
     }
 }

@@ -1,4 +1,4 @@
-//! Reading secrets so that no copy of them stays in memory.
+//! Reads secrets without leaving copies of them in memory.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -9,17 +9,17 @@ use zeroize::Zeroizing;
 
 use super::failure::Failure;
 
-/// The longest line that is taken for a password or a token.
+/// The maximum length of a password or a token line, in bytes.
 const MAX_BYTES: usize = 64 * 1024;
 
-/// The first line of a file, without its end.
+/// The first line of a file, without its line break.
 pub(crate) fn first_line_of(path: &Path) -> Result<Zeroizing<String>, Failure> {
     let read = File::open(path).and_then(first_line);
     read.map_err(|e| Failure::usage(format!("can't read {}: {e}", path.display())))
 }
 
-/// The next line of stdin, without its end. What follows it is left there, and
-/// the standard library's buffer, which lives as long as we do, is passed by.
+/// The next line of stdin, without its line break. What follows is left unread. The standard library's buffer
+/// is not used, because it would keep a copy.
 pub(crate) fn line_from_stdin() -> Result<Zeroizing<String>, Failure> {
     let stdin = io::stdin().as_fd().try_clone_to_owned();
     let read = stdin.map(File::from).and_then(first_line);
@@ -27,7 +27,7 @@ pub(crate) fn line_from_stdin() -> Result<Zeroizing<String>, Failure> {
 }
 
 fn first_line(mut from: impl Read) -> io::Result<Zeroizing<String>> {
-    // All its room at once: a vector that grows leaves copies behind.
+    // The whole capacity at once, because a vector that grows leaves copies behind.
     let mut line = Zeroizing::new(Vec::with_capacity(MAX_BYTES));
     let mut byte = [0];
     while read_one(&mut from, &mut byte)? && byte != *b"\n" {
@@ -44,7 +44,7 @@ fn first_line(mut from: impl Read) -> io::Result<Zeroizing<String>> {
     Ok(Zeroizing::new(text.to_owned()))
 }
 
-/// `false` at the end.
+/// Reads one byte. Returns `false` at the end.
 fn read_one(from: &mut impl Read, byte: &mut [u8; 1]) -> io::Result<bool> {
     loop {
         match from.read(byte) {

@@ -5,12 +5,12 @@ use std::future::pending;
 
 use tokio::signal::unix::{SignalKind, signal};
 
-/// A signal, and what becomes of it.
+/// A signal, with its message and its exit code.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Signal {
     kind: SignalKind,
     pub(crate) what: &'static str,
-    /// As a shell reports a program that a signal ended: 128 and its number.
+    /// The exit code, which is 128 and the number of the signal, as in a shell.
     pub(crate) code: u8,
 }
 
@@ -32,8 +32,8 @@ const ALL: [Signal; 3] = [
     },
 ];
 
-/// Ctrl-C, a polite request to end, or the end of the terminal. A signal that was ignored when we were
-/// started (`nohup`, `trap '' INT`) stays ignored.
+/// Waits for Ctrl-C, a request to terminate, or the end of the terminal. A signal that was ignored when this
+/// process was started (`nohup`, `trap '' INT`) stays ignored.
 pub(crate) async fn received() -> Signal {
     let ignored = fs::read_to_string("/proc/self/status").map_or(0, |status| ignored(&status));
     let [first, second, third] = ALL.map(|signal| one(signal, ignored));
@@ -47,7 +47,7 @@ pub(crate) async fn received() -> Signal {
 async fn one(awaited: Signal, ignored: u64) -> Signal {
     let bit = u32::try_from(awaited.kind.as_raw_value() - 1).unwrap_or(u32::MAX);
     let is_ignored = ignored.checked_shr(bit).unwrap_or(0) & 1 == 1;
-    // Without a handler, the signal does what it does.
+    // Without a handler, the signal has its default effect.
     let handler = (!is_ignored).then(|| signal(awaited.kind));
     match handler {
         Some(Ok(mut handler)) => {
@@ -58,7 +58,7 @@ async fn one(awaited: Signal, ignored: u64) -> Signal {
     }
 }
 
-/// A bit for each ignored signal, the lowest for signal 1 (proc(5), `SigIgn`).
+/// The ignored signals, one bit each; the lowest bit is signal 1 (proc(5), `SigIgn`).
 fn ignored(status: &str) -> u64 {
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())

@@ -1,4 +1,4 @@
-//! What is not as one might expect, and no failure.
+//! Warnings about a pull that succeeded.
 
 use longshore::oci_spec::image::Descriptor;
 use longshore::{Platform, printable};
@@ -9,7 +9,7 @@ fn warn(what: &str) {
     say(format!("longshore: warning: {what}"));
 }
 
-/// The system's policy restricts images, and the proxy does not check it.
+/// Warns if the system's policy restricts images and the proxy does not check it.
 pub(crate) fn of_policy(restricts_images: bool, is_checked: bool) {
     if restricts_images && !is_checked {
         warn(
@@ -19,7 +19,7 @@ pub(crate) fn of_policy(restricts_images: bool, is_checked: bool) {
     }
 }
 
-/// An image is for another platform than was asked for.
+/// Warns if an image is for another platform than the requested one.
 pub(crate) fn of_platform(image: &str, wanted: Option<&Platform>, found: Option<&str>) {
     if let (Some(wanted), Some(found)) = (wanted, found)
         && !wanted.is(found)
@@ -31,12 +31,12 @@ pub(crate) fn of_platform(image: &str, wanted: Option<&Platform>, found: Option<
     }
 }
 
-/// A layer is left out.
+/// Warns about a layer that was left out.
 pub(crate) fn of_foreign(layer: &Descriptor) {
     let (digest, urls) = (layer.digest(), layer.urls().iter().flatten());
     let urls: Vec<String> = urls.map(|url| printable(url)).collect();
     warn(&format!(
-        "foreign layer {digest} is left out, for it is not the registry's: {}",
+        "foreign layer {digest} is left out, because it is not stored at the registry: {}",
         urls.join(", ")
     ));
 }
