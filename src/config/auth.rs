@@ -1,6 +1,6 @@
-//! Credentials, and how they reach the child: in a sealed memory file that we leave open for it. What skopeo
-//! itself starts, such as a credential helper or gpg, inherits that file. Credentials never stand on a command
-//! line or in an environment.
+//! Credentials, and how the child gets them: in a sealed memory file that stays open for it. Programs that
+//! skopeo starts, such as a credential helper or gpg, inherit this file. Credentials are never part of a
+//! command line or an environment.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -19,14 +19,14 @@ use zeroize::Zeroizing;
 use crate::drain::bounded;
 use crate::error::{ConfigError, Error, Result};
 
-/// The lowest descriptor that is handed to the child besides stdin, stdout and
-/// stderr: clear of those even if this process runs with some of them closed.
+/// The lowest descriptor number that is passed to the child besides stdin, stdout and stderr. It is above
+/// theirs even if this process runs with some of them closed.
 const FIRST_PASSED_FD: i32 = 10;
 
-/// The largest auth file that is taken from a file or pipe.
+/// The maximum size of an auth file that is read from a file or a pipe, in bytes.
 const MAX_AUTH_BYTES: usize = 1024 * 1024;
 
-/// A secret in memory: not shown by `Debug`, wiped when dropped.
+/// A secret in memory. `Debug` does not show it, and it is wiped when it is dropped.
 #[derive(Clone)]
 struct Secret(Zeroizing<Vec<u8>>);
 
@@ -42,16 +42,16 @@ impl From<&str> for Secret {
     }
 }
 
-/// The content of an auth file (`man containers-auth.json`), from memory or
-/// from an open file or pipe. The child gets it as a sealed memory file, and what
-/// the child starts, such as a credential helper, inherits it.
+/// The content of an auth file (`man containers-auth.json`), from memory or from an open file or pipe. The
+/// child gets it as a sealed memory file. Programs that the child starts, such as a credential helper,
+/// inherit that file.
 ///
-/// A clone of a file's or pipe's content is the same content: it is read once, by whoever needs it first.
+/// Clones have the same content. A file or pipe is read once, when the first of them is used.
 #[derive(Debug, Clone)]
 pub struct AuthData(AuthSource);
 
 impl AuthData {
-    /// Blocks until a file or pipe is read to its end.
+    /// Returns the content. Blocks until a file or pipe has been read to its end.
     pub(super) fn read(self) -> Result<Zeroizing<Vec<u8>>> {
         match self.0 {
             AuthSource::Bytes(secret) => Ok(secret.0),
@@ -93,7 +93,8 @@ impl From<Vec<u8>> for AuthData {
 }
 
 impl From<File> for AuthData {
-    /// Read from its present position to its end when the proxy is started.
+    /// Takes the content of a file, from its current position to its end. It is read when the proxy is
+    /// started.
     fn from(file: File) -> Self {
         let content = OnceLock::new();
         Self(AuthSource::File(Arc::new(OpenedFile { file, content })))
@@ -101,18 +102,18 @@ impl From<File> for AuthData {
 }
 
 impl From<OwnedFd> for AuthData {
-    /// Read from its present position to its end when the proxy is started.
+    /// Takes the content of a descriptor, from its current position to its end. It is read when the proxy is
+    /// started.
     fn from(fd: OwnedFd) -> Self {
         Self::from(File::from(fd))
     }
 }
 
-/// Credentials for one registry. The child gets them as an auth file that is
-/// sealed and in memory only; no other registry, such as a mirror, is shown
-/// them.
+/// Credentials for one registry. The child gets them in a sealed auth file that exists only in memory. They
+/// are not sent to any other registry, such as a mirror.
 ///
-/// skopeo takes a ready-made *bearer* token only on its command line, where
-/// every user of the machine can read it; that is not offered here.
+/// Ready-made *bearer* tokens are not supported, because skopeo accepts one only on its command line, where
+/// every user of the machine can read it.
 #[derive(Debug, Clone)]
 pub struct Credentials {
     registry: String,
@@ -126,8 +127,8 @@ enum CredentialKind {
 }
 
 impl Credentials {
-    /// User name and password for `registry` (`host` or `host:port`, or a
-    /// namespace under it).
+    /// Makes credentials of a user name and a password. `registry` is `host` or `host:port`, or a namespace
+    /// under it.
     pub fn password(
         registry: impl Into<String>,
         username: impl Into<String>,
@@ -143,8 +144,8 @@ impl Credentials {
         }
     }
 
-    /// A token that the registry's token service takes as an OAuth 2 refresh
-    /// token: what `docker login` stores as `identitytoken`.
+    /// Makes credentials of a token that the registry's token service accepts as an OAuth 2 refresh token.
+    /// `docker login` stores such a token as `identitytoken`.
     pub fn identity_token(registry: impl Into<String>, token: &str) -> Self {
         Self {
             registry: registry.into(),
@@ -152,7 +153,7 @@ impl Credentials {
         }
     }
 
-    /// Nothing of it is left in memory but the result.
+    /// The content of an auth file. No other copy of it stays in memory.
     pub(super) fn auth_file(&self) -> Result<Zeroizing<Vec<u8>>, ConfigError> {
         let invalid = |reason: &str| ConfigError::Invalid {
             option: "credentials",
@@ -169,7 +170,7 @@ impl Credentials {
             CredentialKind::IdentityToken(token) => {
                 let token = std::str::from_utf8(&token.0);
                 let token = token.map_err(|_| invalid("the token is not text"))?;
-                // containers/image asks for an `auth` beside the token; docker writes this one.
+                // containers/image requires an `auth` beside the token. docker writes this one.
                 (Zeroizing::new(STANDARD.encode("<token>:")), Some(token))
             }
         };
@@ -178,8 +179,8 @@ impl Credentials {
             identitytoken,
         };
         let auths = BTreeMap::from([(self.registry.as_str(), entry)]);
-        // Written as it is, and into room for all of it: no copies. One character
-        // becomes six at most.
+        // The text is written into a buffer of sufficient capacity, so that there are no copies. One
+        // character becomes six at most.
         let length = self.registry.len() + auth.len() + identitytoken.map_or(0, str::len);
         let mut file = Zeroizing::new(Vec::with_capacity(6 * length + 100));
         serde_json::to_writer(&mut *file, &AuthFile { auths })
@@ -188,7 +189,7 @@ impl Credentials {
     }
 }
 
-/// `containers-auth.json(5)`.
+/// The format of `containers-auth.json(5)`.
 #[derive(Serialize)]
 struct AuthFile<'a> {
     auths: BTreeMap<&'a str, AuthEntry<'a>>,
@@ -201,7 +202,7 @@ struct AuthEntry<'a> {
     identitytoken: Option<&'a str>,
 }
 
-/// A memory file with this content that nobody can change any more.
+/// Makes a memory file with this content that can't be changed any more.
 pub(super) fn sealed(bytes: &[u8]) -> io::Result<OwnedFd> {
     let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
     let mut file = File::from(memfd_create("longshore-auth", flags)?);

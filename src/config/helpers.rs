@@ -1,5 +1,5 @@
-//! Whether skopeo looks at the credentials that are given: `credential-helpers` of registries.conf can say
-//! that it does not.
+//! Checks whether skopeo uses the credentials that were given. `credential-helpers` in registries.conf can
+//! make it ignore auth files.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,23 +7,24 @@ use std::path::{Path, PathBuf};
 use super::ImageProxyConfig;
 use crate::error::ConfigError;
 
-/// What stands for auth files in that list (containers-registries.conf(5)).
+/// The entry of that list that stands for auth files (containers-registries.conf(5)).
 const AUTH_FILES: &str = "containers-auth.json";
 
 const SYSTEM: &str = "/etc/containers/registries.conf";
 
-/// An error if auth files are not among what skopeo asks for credentials. `option` is how they were given.
+/// Returns an error if skopeo asks only credential helpers, and ignores auth files. `option` is how the
+/// credentials were given.
 ///
-/// Blocks: it reads registries.conf, and the files beside it.
+/// Blocks: it reads registries.conf, and the files of registries.conf.d.
 pub(super) fn check(config: &ImageProxyConfig, option: &'static str) -> Result<(), ConfigError> {
-    match said(config) {
+    match listed(config) {
         Some((helpers, path))
             if !helpers.is_empty() && !helpers.iter().any(|one| one == AUTH_FILES) =>
         {
             Err(ConfigError::Invalid {
                 option,
                 reason: format!(
-                    "{} has skopeo ask {} for credentials, and look at no others: add \"{AUTH_FILES}\" to its \
+                    "{} makes skopeo ask {} for credentials and ignore all others: add \"{AUTH_FILES}\" to its \
                      credential-helpers, or log in with the helper",
                     path.display(),
                     helpers.join(", ")
@@ -34,14 +35,14 @@ pub(super) fn check(config: &ImageProxyConfig, option: &'static str) -> Result<(
     }
 }
 
-/// Whether skopeo asks programs for credentials.
+/// Whether skopeo asks credential helpers.
 ///
 /// Blocks as [`check`].
 pub(super) fn asks_programs(config: &ImageProxyConfig) -> bool {
-    said(config).is_some_and(|(helpers, _)| helpers.iter().any(|one| one != AUTH_FILES))
+    listed(config).is_some_and(|(helpers, _)| helpers.iter().any(|one| one != AUTH_FILES))
 }
 
-/// Whether skopeo may ask other hosts than the one in an image's name: a mirror, or another location.
+/// Whether skopeo may ask other hosts than the one in the name of an image: a mirror, or another location.
 ///
 /// Blocks as [`check`].
 pub(super) fn redirects(config: &ImageProxyConfig) -> bool {
@@ -58,19 +59,20 @@ fn redirects_somewhere(text: &str) -> bool {
     })
 }
 
-/// The list, and where it is. The last one that there is counts.
-fn said(config: &ImageProxyConfig) -> Option<(Vec<String>, PathBuf)> {
-    let mut said = files(config).into_iter().filter_map(|path| {
+/// The list of credential helpers, and the file that contains it. The last such file counts.
+fn listed(config: &ImageProxyConfig) -> Option<(Vec<String>, PathBuf)> {
+    let mut listed = files(config).into_iter().filter_map(|path| {
         let text = fs::read_to_string(&path).ok()?;
         Some((helpers(&text)?, path))
     });
-    said.next_back()
+    listed.next_back()
 }
 
-/// Those that can say it, in the order in which they are read (containers-registries.conf.d(5)).
+/// The files that can contain the list, in the order in which skopeo reads them
+/// (containers-registries.conf.d(5)).
 fn files(config: &ImageProxyConfig) -> Vec<PathBuf> {
     let users = std::env::home_dir().map(|home| home.join(".config/containers/registries.conf"));
-    // A user's own file does without the system's folder (containers-registries.conf(5)).
+    // The system's folder is ignored if the user has a file (containers-registries.conf(5)).
     let (main, has_system_folder) = match (&config.registries_conf, &users) {
         (Some(named), _) => (named.clone(), true),
         (None, Some(users)) if users.exists() => (users.clone(), false),
@@ -96,12 +98,12 @@ fn files(config: &ImageProxyConfig) -> Vec<PathBuf> {
     files
 }
 
-/// What `credential-helpers` lists in this TOML, if it is there.
+/// The value of `credential-helpers` in this TOML, if there is one.
 fn helpers(text: &str) -> Option<Vec<String>> {
     let without_comments: String = text
         .lines()
         .map(|line| line.split('#').next().unwrap_or_default().trim())
-        // Only what stands before the first table is no part of one.
+        // The lines before the first table belong to no table.
         .take_while(|line| !line.starts_with('['))
         .flat_map(|line| [line, "\n"])
         .collect();

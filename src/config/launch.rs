@@ -1,4 +1,4 @@
-//! From options to a command that can be started: once, or as often as wanted.
+//! Makes commands of a configuration: for a single start, or for any number of them.
 
 use std::ffi::OsString;
 use std::io::{self, Read as _};
@@ -24,31 +24,31 @@ use super::{ImageProxyConfig, Platform};
 use crate::error::{ConfigError, Error, Result, panicked};
 use crate::sys;
 
-/// The skopeo version that brought `--user-agent-prefix`.
+/// The first skopeo version that supports `--user-agent-prefix`.
 const USER_AGENT_PREFIX_SINCE: Version = Version::new(1, 21, 0);
 
-/// What to start, ready to be started.
+/// A command that is ready to be started, and how.
 pub(crate) struct Launch {
     pub(crate) command: Command,
-    /// The program's name, for messages.
+    /// The name of the program, for messages.
     pub(crate) program: String,
-    /// Files that the child keeps open under their present numbers.
+    /// The files that the child keeps open, under their current numbers.
     pub(crate) passed: Vec<Arc<OwnedFd>>,
     pub(crate) pass_stderr_on: bool,
     pub(crate) shutdown_timeout: Duration,
-    /// Hide skopeo's system-wide blob-info cache from the child.
+    /// Whether skopeo's system-wide blob-info cache is hidden from the child.
     pub(crate) hide_system_cache: bool,
 }
 
-/// All that launches of one configuration have in common.
+/// The part that is common to all launches of one configuration.
 pub(crate) struct Template {
-    /// Program, first arguments, environment and folder.
+    /// The program, with its first arguments, environment and working folder.
     pub(super) base: Command,
-    /// Before the subcommand, and after it.
+    /// The arguments before the subcommand; `registry` has those after it.
     global: Vec<OsString>,
     registry: Vec<OsString>,
     decryption_keys: Vec<String>,
-    /// Memory files that children keep open.
+    /// The memory files that the children keep open.
     passed: Vec<Arc<OwnedFd>>,
     pub(crate) logins: Logins,
     pass_stderr_on: bool,
@@ -56,9 +56,8 @@ pub(crate) struct Template {
 }
 
 impl ImageProxyConfig {
-    /// What can be started any number of times. Hooks in
-    /// [`skopeo_cmd`](Self#structfield.skopeo_cmd) (`pre_exec`) are lost, for a
-    /// command can't be cloned.
+    /// Makes a template that can be started any number of times. Hooks (`pre_exec`) in
+    /// [`skopeo_cmd`](Self#structfield.skopeo_cmd) are lost, because a command can't be cloned.
     ///
     /// Blocks: it reads [`auth_data`](Self#structfield.auth_data), and may ask
     /// skopeo for its version.
@@ -100,14 +99,14 @@ impl ImageProxyConfig {
         })
     }
 
-    /// Whether skopeo looks at the credentials that are given. A wrapper may have it see another
-    /// registries.conf than ours.
+    /// Returns an error if skopeo would ignore the given credentials. With a command of the caller nothing is
+    /// checked, because a wrapper may use another registries.conf.
     fn check_helpers(&self) -> Result<(), ConfigError> {
         if self.skopeo_cmd.is_some() {
             return Ok(());
         }
         if self.authfile.is_some() {
-            // Some give one at any rate, and rely on the helper.
+            // Some callers always set an auth file, and rely on the helper.
             if let Err(error) = helpers::check(self, "authfile") {
                 tracing::warn!("{error}");
             }
@@ -122,7 +121,7 @@ impl ImageProxyConfig {
         }
     }
 
-    /// What can be started once, hooks and all. Blocks as
+    /// Makes a command that can be started once, with its hooks. Blocks like
     /// [`into_template`](Self::into_template).
     pub(crate) fn into_launch(mut self) -> Result<Launch> {
         self.validate()?;
@@ -134,13 +133,13 @@ impl ImageProxyConfig {
         Ok(template.launch_with(given.unwrap_or_else(|| same_command(&template.base)), None))
     }
 
-    /// Runs the skopeo of this configuration with `--version`, and returns what it prints. It gets 10 s, and dies with this
-    /// process. The future does not borrow the configuration.
+    /// Returns the version of the skopeo that this configuration would run: runs it with `--version`, for 10 s at most. The
+    /// future does not borrow the configuration.
     ///
     /// # Errors
     ///
-    /// [`Error::Spawn`] if it can't be run, [`Error::CallTimeout`] if it does not answer in time, [`ConfigError::Invalid`]
-    /// if what it prints is not a version.
+    /// [`Error::Spawn`] if the program can't be run, [`Error::CallTimeout`] if it does not answer in time,
+    /// [`ConfigError::Invalid`] if it does not print a version.
     ///
     /// # Panics
     ///
@@ -148,7 +147,7 @@ impl ImageProxyConfig {
     ///
     /// # Cancel safety
     ///
-    /// Dropped early, a skopeo that runs already ends by itself or after its 10 s.
+    /// A skopeo that is running when the future is dropped exits by itself, or is killed after 10 s.
     pub fn skopeo_version(&self) -> impl Future<Output = Result<Version>> + Send + use<> {
         let command = self.base_command();
         async move {
@@ -157,7 +156,7 @@ impl ImageProxyConfig {
         }
     }
 
-    /// A fresh command like the one to be run, without our arguments.
+    /// A new command like the one to be run, without our arguments.
     fn base_command(&self) -> Command {
         match &self.skopeo_cmd {
             Some(given) => same_command(given),
@@ -165,7 +164,7 @@ impl ImageProxyConfig {
         }
     }
 
-    /// skopeo's global options, which stand before the subcommand.
+    /// The global options of skopeo, which come before the subcommand.
     fn global_arguments(&self) -> Vec<OsString> {
         let mut arguments = Vec::new();
         if self.debug {
@@ -199,7 +198,7 @@ impl ImageProxyConfig {
         arguments
     }
 
-    /// Those about the source of images, which stand after it.
+    /// The options for the source of images, which come after the subcommand.
     fn registry_arguments(&self) -> Vec<OsString> {
         let mut arguments = Vec::new();
         if self.auth_anonymous {
@@ -220,7 +219,7 @@ impl ImageProxyConfig {
     }
 }
 
-/// The same program, arguments, environment and folder.
+/// A command with the same program, arguments, environment and working folder.
 pub(super) fn same_command(given: &Command) -> Command {
     let mut command = Command::new(given.get_program());
     command.args(given.get_args());
@@ -237,8 +236,8 @@ pub(super) fn same_command(given: &Command) -> Command {
 }
 
 impl Template {
-    /// One more launch; `private_cache` keeps it off the blob-info cache that
-    /// all skopeos share. It chooses images of this platform from indexes, or what is configured.
+    /// Makes one more launch. With `private_cache`, the proxy does not use the blob-info cache that all
+    /// skopeos share. It chooses images of this platform from indexes, or else of the configured platform.
     pub(crate) fn launch(&self, private_cache: bool, platform: Option<&Platform>) -> Launch {
         let mut launch = self.launch_with(same_command(&self.base), platform);
         match Cache::of(private_cache, uses_system_cache(), is_wrapper(&self.base)) {
@@ -251,7 +250,7 @@ impl Template {
         launch
     }
 
-    /// `skopeo inspect --raw`, which prints a manifest or index as it is.
+    /// Makes a launch of `skopeo inspect --raw`, which prints a manifest or index unchanged.
     pub(crate) fn launch_inspect(&self, reference: &str) -> Launch {
         let mut command = same_command(&self.base);
         command.args(&self.global).args(["inspect", "--raw"]);
@@ -262,7 +261,7 @@ impl Template {
     fn launch_with(&self, mut command: Command, platform: Option<&Platform>) -> Launch {
         command.args(&self.global);
         if let Some(platform) = platform {
-            // Of an option that is there twice, the last one counts; an empty one is none.
+            // If an option occurs twice, the last one counts. An empty value counts as none.
             let variant = platform.variant.as_deref().unwrap_or_default();
             command.args(["--override-os", &platform.os]);
             command.args(["--override-arch", &platform.architecture]);
@@ -287,14 +286,14 @@ impl Template {
     }
 }
 
-/// How a skopeo is kept off the blob-info cache.
+/// Whether and how a skopeo is kept from using the blob-info cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Cache {
-    /// Not at all.
+    /// It uses the shared cache.
     Shared,
-    /// The folder of root's is hidden from it.
+    /// The folder of root's cache is hidden.
     Hidden,
-    /// It can't make the folder of a user's, and so keeps the cache in memory.
+    /// The folder of a user's cache can't be created, so skopeo keeps the cache in memory.
     Nowhere,
 }
 
@@ -309,8 +308,8 @@ impl Cache {
     }
 }
 
-/// Whether it is not skopeo that is started, but something that starts it: a program that is not called `skopeo`, with or
-/// without a version.
+/// Whether this command starts a wrapper, and not skopeo itself. A wrapper is a program whose name is not
+/// `skopeo`, with or without a version.
 pub(super) fn is_wrapper(command: &Command) -> bool {
     let name = Path::new(command.get_program()).file_name();
     let version = name.and_then(|name| name.as_bytes().strip_prefix(b"skopeo"));
@@ -318,8 +317,8 @@ pub(super) fn is_wrapper(command: &Command) -> bool {
     !version.is_some_and(|version| version.iter().all(is_of_version))
 }
 
-/// Whether skopeo takes us for root (containers/image, `blobinfocache`): then
-/// its cache is below `/var/lib`, else below `XDG_DATA_HOME`.
+/// Whether skopeo regards this process as root's (containers/image, `blobinfocache`). Its cache is then below
+/// `/var/lib`, and otherwise below `XDG_DATA_HOME`.
 fn uses_system_cache() -> bool {
     let uid = std::env::var("_CONTAINERS_ROOTLESS_UID")
         .ok()
@@ -327,10 +326,10 @@ fn uses_system_cache() -> bool {
     uid.unwrap_or_else(|| nix::unistd::geteuid().as_raw()) == 0
 }
 
-/// How long a skopeo may take to say its version.
+/// How long a skopeo may take to print its version.
 const VERSION_PATIENCE: Duration = Duration::from_secs(10);
 
-/// Asks a skopeo for its version. Blocks, for [`VERSION_PATIENCE`] at most.
+/// Runs a skopeo to ask for its version. Blocks for [`VERSION_PATIENCE`] at most.
 fn version_of(mut command: Command) -> Result<Version> {
     let program = command.get_program().to_string_lossy().into_owned();
     let spawn_failed = |source| Error::Spawn {
@@ -351,8 +350,8 @@ fn version_of(mut command: Command) -> Result<Version> {
         Some(stdout) => read_within(stdout, VERSION_PATIENCE),
         None => Ok(None),
     };
-    // It has said all, or takes too long, and so does what it has started. How it ended does not
-    // matter, and may be known to somebody else only.
+    // The output is complete, or the time is up, so the process and what it has started are killed. Its exit status does not
+    // matter. Another part of this program may have reaped it already.
     if pidfd.is_ok_and(|pidfd| sys::is_there(&pidfd)) {
         let _ = killpg(pid, Signal::SIGKILL);
     }
@@ -369,11 +368,11 @@ fn version_of(mut command: Command) -> Result<Version> {
     })
 }
 
-/// What comes out of a pipe until it ends, the first 4 KiB of it; `None` if that takes longer.
+/// Reads a pipe until it ends, and returns the first 4 KiB. `None` if that takes longer than `patience`.
 fn read_within(mut pipe: ChildStdout, patience: Duration) -> io::Result<Option<Vec<u8>>> {
     let until = Instant::now() + patience;
     let mut read = Vec::new();
-    let mut room = [0; 4096];
+    let mut buffer = [0; 4096];
     loop {
         let left = until.saturating_duration_since(Instant::now());
         if left.is_zero() {
@@ -384,16 +383,15 @@ fn read_within(mut pipe: ChildStdout, patience: Duration) -> io::Result<Option<V
             Ok(0) | Err(Errno::EINTR) => continue,
             other => other.map(drop)?,
         }
-        match pipe.read(&mut room)? {
+        match pipe.read(&mut buffer)? {
             0 => return Ok(Some(read)),
-            n => read.extend(&room[..n]),
+            n => read.extend(&buffer[..n]),
         }
-        read.truncate(room.len());
+        read.truncate(buffer.len());
     }
 }
 
-/// What `skopeo --version` prints: `skopeo version 1.22.0`, perhaps with more
-/// behind it.
+/// Parses the output of `skopeo --version`: `skopeo version 1.22.0`, possibly with more text after it.
 fn parse_version(printed: &str) -> Option<Version> {
     printed
         .split_whitespace()
@@ -439,7 +437,7 @@ mod tests {
                 &["experimental-image-proxy", "--tls-verify=false"],
             ),
             (
-                // registries.conf may say otherwise.
+                // This leaves the decision to registries.conf.
                 config().insecure_skip_tls_verification(false),
                 &["experimental-image-proxy"],
             ),

@@ -1,5 +1,5 @@
-//! Whether skopeo may log in at a registry: whether there are credentials for it, as far as that can be seen
-//! from here.
+//! Whether skopeo may log in at a registry: whether there are credentials for it, as far as this process can
+//! see.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,21 +8,21 @@ use zeroize::Zeroizing;
 
 use super::{ImageProxyConfig, helpers, launch};
 
-/// Where a skopeo of some configuration looks for credentials.
+/// Where the skopeo of a configuration looks for credentials.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Logins {
-    /// Nowhere.
+    /// Whether no credentials are used at all.
     anonymous: bool,
-    /// In places that we can't see.
+    /// Whether skopeo looks in places that this process can't see.
     unseen: bool,
-    /// registries.conf has mirrors, or other locations: any credentials may be those of one.
+    /// Whether registries.conf has mirrors or other locations. Any credentials may then be for one of these.
     redirects: bool,
-    /// In these files (containers-auth.json(5)).
+    /// The auth files (containers-auth.json(5)).
     files: Vec<PathBuf>,
 }
 
 impl Logins {
-    /// Blocks: it reads registries.conf. To be asked once the auth file has its place.
+    /// Reads registries.conf, which blocks. The path of the auth file in `config` must be final.
     pub(super) fn of(config: &ImageProxyConfig) -> Self {
         let wrapped = config.skopeo_cmd.as_ref().is_some_and(launch::is_wrapper);
         Self {
@@ -36,7 +36,7 @@ impl Logins {
         }
     }
 
-    /// Whether there may be some for this registry.
+    /// Whether there may be credentials for this registry.
     ///
     /// Blocks: it reads the auth files.
     pub(crate) fn may_have(&self, host: &str) -> bool {
@@ -49,7 +49,7 @@ impl Logins {
     }
 }
 
-/// Whether an auth file says anything of this registry, or has a program asked.
+/// Whether an auth file mentions this registry, or a credential helper.
 fn names(auth_file: &[u8], host: &str) -> bool {
     let has = |text: &str| {
         auth_file
@@ -59,7 +59,7 @@ fn names(auth_file: &[u8], host: &str) -> bool {
     has(host) || has("credsStore")
 }
 
-/// Where skopeo looks unless it is told (containers-auth.json(5), skopeo(1)).
+/// Where skopeo looks by default (containers-auth.json(5), skopeo(1)).
 fn default_files() -> Vec<PathBuf> {
     let variable = |name: &str| std::env::var_os(name).map(PathBuf::from);
     if let Some(named) = variable("REGISTRY_AUTH_FILE") {

@@ -1,8 +1,7 @@
-//! How the proxy is to be started: options, and what becomes of them on the
-//! child's command line.
+//! How the proxy is started: the options, and the command line of the child.
 //!
-//! A secret never goes there, nor into the environment: it is written to a
-//! sealed memory file that the child, and what the child starts, have open.
+//! A secret is never part of a command line or an environment. It is written to a sealed memory file that
+//! stays open in the child, and in the programs that the child starts.
 
 mod auth;
 mod helpers;
@@ -25,60 +24,60 @@ pub(crate) use self::policy::Policy;
 
 use crate::error::ConfigError;
 
-/// Default of [`ConnectionOptions::stall_timeout`].
+/// The default of [`ConnectionOptions::stall_timeout`].
 pub const DEFAULT_STALL_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Default of [`ConnectionOptions::least_rate`]: 6,000 bytes in a minute. Thirty-two blobs at a time need 26
-/// kbit/s for that, which is what the slowest networks have that are in use. (cargo gives up below 10 bytes a
-/// second over half a minute.)
+/// The default of [`ConnectionOptions::least_rate`], in bytes per second: 6,000 bytes in a minute. Thirty-two
+/// blobs at a time then need 26 kbit/s, which the slowest networks in use provide. (cargo gives up below 10
+/// bytes per second over half a minute.)
 pub const DEFAULT_LEAST_RATE: u64 = 100;
 
-/// Default of [`ConnectionOptions::call_timeout`]: skopeo waits up to 60 s for
-/// a registry that says "too many requests", several times, inside one call.
+/// The default of [`ConnectionOptions::call_timeout`]. Within one call, skopeo may wait several times for a
+/// registry that answers "too many requests", up to 60 s each time.
 pub const DEFAULT_CALL_TIMEOUT: Duration = Duration::from_secs(300);
 
-/// Default of [`ConnectionOptions::shutdown_timeout`].
+/// The default of [`ConnectionOptions::shutdown_timeout`].
 pub const DEFAULT_SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Default of [`ConnectionOptions::max_document_bytes`]: as much as skopeo takes
-/// of a manifest or a config (containers/image, `iolimits.MaxManifestBodySize`
-/// and `MaxConfigBodySize`), and as registries are asked to accept (OCI
-/// distribution-spec, "Pushing Manifests").
+/// The default of [`ConnectionOptions::max_document_bytes`]. skopeo accepts manifests and configs of the same
+/// size (containers/image, `iolimits.MaxManifestBodySize` and `MaxConfigBodySize`), and registries are asked
+/// to (OCI distribution-spec, "Pushing Manifests").
 pub const DEFAULT_MAX_DOCUMENT_BYTES: u64 = 4 * 1024 * 1024;
 
-/// The limits of a connection to a proxy: timeouts, the slowest rate, the largest documents.
+/// The limits of a connection to a proxy: timeouts, the lowest rate, and the size of documents.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct ConnectionOptions {
-    /// How long a blob may bring no byte while somebody waits to read one; then it fails as
-    /// [stalled](crate::BlobError::Stalled). 60 s by default; `None` or zero means no limit.
+    /// How long no byte of a blob may arrive while a caller waits to read. The blob then fails as
+    /// [stalled](crate::BlobError::Stalled). The default is 60 s. `None` or zero means no limit.
     pub stall_timeout: Option<Duration>,
 
-    /// The slowest rate at which a blob may come, in bytes per second; a slower one fails as
-    /// [too slow](crate::BlobError::TooSlow). The rate is measured over each [`stall_timeout`](Self::stall_timeout) in
-    /// which somebody waited to read; time in which nobody reads does not count. The default is 100; zero means that a
-    /// single byte within each stall timeout is enough. Without a stall timeout it has no effect.
+    /// The lowest rate of a blob, in bytes per second. A slower blob fails as [too
+    /// slow](crate::BlobError::TooSlow). The rate is measured over each
+    /// [`stall_timeout`](Self::stall_timeout) in which a caller waits to read; time in which no caller reads
+    /// does not count. The default is 100. Zero means that a single byte within each stall timeout is enough.
+    /// Without a stall timeout, this option has no effect.
     pub least_rate: u64,
 
-    /// How long a call may wait for its answer; then the whole connection fails, for the proxy answers in order, and
-    /// all other calls would wait, too. 300 s by default; `None` or zero means no limit.
+    /// How long a call may wait for its answer. Then the whole connection fails: the proxy answers in order,
+    /// so all other calls would wait as well. The default is 300 s. `None` or zero means no limit.
     ///
-    /// Opening a compressed archive unpacks it inside the call, and skopeo
-    /// sits out a registry's "too many requests" there.
+    /// Some calls take long. Opening a compressed archive unpacks it within the call, and skopeo waits within
+    /// the call if a registry answers "too many requests".
     pub call_timeout: Option<Duration>,
 
-    /// How long [`finalize`](crate::ImageProxy::finalize) waits for blobs that
-    /// are still open, and then a proxy that is told to end may take for it,
-    /// before it gets `SIGTERM` and, 2 s later, `SIGKILL`. 5 s unless set.
+    /// How long [`finalize`](crate::ImageProxy::finalize) waits for blobs that are still open, and how long a
+    /// proxy may then take to exit. After that, it gets `SIGTERM` and, 2 s later, `SIGKILL`. The default is 5
+    /// s.
     ///
-    /// The proxies that a [`Fetcher`](crate::Fetcher) adds to the one that opened
-    /// an image at a registry get 100 ms at most, unless the policy
-    /// [may have them ask gpg](crate::ImageProxyConfig::may_ask_gpg).
+    /// The proxies that a [`Fetcher`](crate::Fetcher) adds to the one that opened an image at a registry get
+    /// at most 100 ms, unless the policy [may make them run gpg](crate::ImageProxyConfig::may_ask_gpg).
     pub shutdown_timeout: Duration,
 
-    /// The largest manifest, index, image config or layer info, in bytes; a larger one fails as
-    /// [too large](crate::Error::DocumentTooLarge), for documents are read into memory whole. The default is 4 MiB, as
-    /// much as skopeo itself takes from a registry. [`u64::MAX`] means no limit of this library.
+    /// The maximum size of a manifest, index, image config or layer info, in bytes. A larger one fails as
+    /// [too large](crate::Error::DocumentTooLarge), because documents are read into memory as a whole. The
+    /// default is 4 MiB, which is also skopeo's limit for a registry. [`u64::MAX`] means no limit of this
+    /// library.
     pub max_document_bytes: u64,
 }
 
@@ -95,12 +94,12 @@ impl Default for ConnectionOptions {
 }
 
 impl ConnectionOptions {
-    /// The stall timeout, if there is one.
+    /// The stall timeout. `None` means no limit.
     pub(crate) fn stall_limit(&self) -> Option<Duration> {
         self.stall_timeout.filter(|limit| !limit.is_zero())
     }
 
-    /// The call timeout, if there is one.
+    /// The call timeout. `None` means no limit.
     pub(crate) fn call_limit(&self) -> Option<Duration> {
         self.call_timeout.filter(|limit| !limit.is_zero())
     }
@@ -155,8 +154,8 @@ macro_rules! setters {
     };
 }
 
-/// The configuration of a proxy: how skopeo is started. The fields have the names that the crate containers-image-proxy
-/// gives them, where it has them. The methods of the same names set them in a chain:
+/// The configuration of a proxy: how skopeo is started. The fields have the same names as in the crate
+/// containers-image-proxy, where it has them. The methods of the same names set them in a chain:
 ///
 /// ```
 /// use longshore::ImageProxyConfig;
@@ -170,8 +169,8 @@ macro_rules! setters {
 )]
 #[derive(Default)]
 pub struct ImageProxyConfig {
-    /// The path of an auth file, as in `skopeo --authfile`. A file that can be read only once, such as a pipe, is read when the
-    /// first proxy is started, as [`auth_data`](Self#structfield.auth_data) is.
+    /// The path of an auth file, as in `skopeo --authfile`. A file that can be read only once, such as a
+    /// pipe, is read when the first proxy is started, like [`auth_data`](Self#structfield.auth_data).
     pub authfile: Option<PathBuf>,
     /// The content of an auth file.
     pub auth_data: Option<AuthData>,
@@ -184,17 +183,17 @@ pub struct ImageProxyConfig {
     /// The keys for encrypted layers, passed as `--decryption-key`. No released skopeo (up to 1.22) accepts this option for
     /// the proxy; startup then fails with skopeo's message.
     pub decryption_keys: Option<Vec<String>>,
-    /// Whether any certificate is accepted, and plain HTTP. `Some(false)` and `None` leave it to registries.conf, which can
-    /// say `insecure` for a registry.
+    /// Whether any certificate is accepted, and plain HTTP. `Some(false)` and `None` leave the decision to
+    /// registries.conf, which can declare a registry `insecure`.
     pub insecure_skip_tls_verification: Option<bool>,
-    /// Whether HTTPS with a valid certificate is demanded, also where registries.conf says `insecure`.
+    /// Whether HTTPS with a valid certificate is required, even if registries.conf says `insecure`.
     pub require_tls_verification: bool,
-    /// The path of a signature policy file, as in `skopeo --policy`. skopeo before 1.13 (protocol 0.2.6) checks no policy:
-    /// with such a skopeo this option is an error, and the system's policy is ignored with a warning in the log, unless
-    /// [`require_policy`](Self#structfield.require_policy) is set.
+    /// The path of a signature policy file, as in `skopeo --policy`. A skopeo before 1.13 (protocol 0.2.6)
+    /// checks no policy, so this option is an error there. The system's policy is then ignored with a warning
+    /// in the log, unless [`require_policy`](Self#structfield.require_policy) is set.
     pub policy: Option<PathBuf>,
-    /// Whether the proxy must check the signature policy, be it the system's. A skopeo before 1.13 (protocol 0.2.6) is then
-    /// an error.
+    /// Whether the proxy must check the signature policy, even if it is the system's. A skopeo before 1.13
+    /// (protocol 0.2.6) is then an error.
     pub require_policy: bool,
     /// Whether images are accepted whatever the signature policy says, as in `skopeo --insecure-policy`.
     pub insecure_policy: bool,
@@ -208,24 +207,27 @@ pub struct ImageProxyConfig {
     pub architecture: Option<String>,
     /// The variant of the architecture (`v7`, ...) for which an image is chosen from an index.
     pub variant: Option<String>,
-    /// The text that is put in front of skopeo's user agent. It needs skopeo 1.21 or later; with an older one it is left
-    /// out, with a warning in the log.
+    /// The text that is put in front of skopeo's user agent. This needs skopeo 1.21 or later. With an older
+    /// skopeo, the text is left out, with a warning in the log.
     pub user_agent_prefix: Option<String>,
     /// The folder for skopeo's temporary files, such as unpacked archives.
     pub temporary_directory: Option<PathBuf>,
-    /// Whether skopeo logs its debug messages. Its stderr then goes to the stderr of this process, too; the end of it is kept
-    /// for error messages in any case.
+    /// Whether skopeo logs its debug messages. Its stderr then also goes to the stderr of this process. The
+    /// end of stderr is kept for error messages in any case.
     pub debug: bool,
     /// The program to run instead of `skopeo` from the `PATH`.
     pub skopeo_path: Option<PathBuf>,
-    /// A command to which our arguments are added (a clone of the configuration has the same program, arguments, environment
-    /// and folder, but no hooks such as `pre_exec`): `skopeo` itself with an
-    /// environment of its own, or a wrapper such as `podman unshare skopeo`.
-    /// Its stdin and stderr are ours, stdout goes nowhere. It runs in a
-    /// process group of its own, and what is left of the group when it ends
-    /// is killed. A wrapper that starts skopeo elsewhere (`systemd-run`) does
-    /// not pass on the memory file of [`auth_data`](Self::auth_data) and
-    /// [`credentials`](Self::credentials): give it an `authfile`.
+    /// A command to which our arguments are added: `skopeo` with an environment of its own, or a wrapper such
+    /// as `podman unshare skopeo`.
+    ///
+    /// The library replaces stdin and stderr of the command, and discards stdout. The command runs in a
+    /// process group of its own. When it exits, all remaining processes of the group are killed.
+    ///
+    /// A wrapper that starts skopeo elsewhere (`systemd-run`) does not pass on the memory file of
+    /// [`auth_data`](Self::auth_data) and [`credentials`](Self::credentials). Use an `authfile` there.
+    ///
+    /// A clone of the configuration has a command with the same program, arguments, environment and folder, but without hooks
+    /// such as `pre_exec`.
     pub skopeo_cmd: Option<Command>,
     /// The limits of the connection to the proxy.
     pub connection: ConnectionOptions,
@@ -303,7 +305,7 @@ impl ImageProxyConfig {
         connection: ConnectionOptions => |value| value;
     }
 
-    /// Options that exclude each other are refused before anything is started.
+    /// Returns an error if options exclude each other. This is checked before anything is started.
     pub(crate) fn validate(&self) -> Result<(), ConfigError> {
         let exclusive: [&[(&'static str, bool)]; 5] = [
             &[

@@ -1,5 +1,5 @@
-//! Files that can be read only once, such as pipes, or only by us, such as `/dev/stdin`: each proxy needs
-//! its own look at them, so they are read into a sealed memory file.
+//! Files that can be read only once, such as pipes, or only by this process, such as `/dev/stdin`. Each proxy
+//! must read them, so they are copied into a sealed memory file.
 
 use std::fs::{self, File};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -13,16 +13,17 @@ use super::auth::sealed;
 use crate::drain::bounded;
 use crate::error::{ConfigError, Error, Result};
 
-/// The largest file that is read so.
+/// The maximum size of such a file, in bytes.
 const MAX_BYTES: usize = 1024 * 1024;
 
-/// The variable by which skopeo knows an auth file (skopeo(1)).
+/// The environment variable that names an auth file to skopeo (skopeo(1)).
 const AUTH_FILE_VARIABLE: &str = "REGISTRY_AUTH_FILE";
 
 impl ImageProxyConfig {
-    /// Read such files, and put the memory files in their place, which children are to keep open.
+    /// Reads such files, and replaces their paths by those of memory files. Returns the memory files, which
+    /// children must keep open.
     ///
-    /// Blocks, until they end.
+    /// Blocks until the files end.
     pub(super) fn read_once(&mut self) -> Result<Vec<Arc<OwnedFd>>> {
         self.take_auth_file_of_environment();
         let files = [
@@ -44,7 +45,7 @@ impl ImageProxyConfig {
         Ok(passed)
     }
 
-    /// If the environment names such an auth file, and nothing else says what to use, it is ours.
+    /// Uses the auth file that the environment names, if it is such a file and no option says otherwise.
     fn take_auth_file_of_environment(&mut self) {
         let given = self.authfile.is_some()
             || self.auth_data.is_some()
@@ -65,13 +66,13 @@ impl ImageProxyConfig {
     }
 }
 
-/// How a child finds a file that it keeps open.
+/// The path by which a child opens a file that was passed to it.
 pub(super) fn path_of(file: &OwnedFd) -> PathBuf {
     format!("/proc/self/fd/{}", file.as_raw_fd()).into()
 }
 
-/// A name of one of our descriptors means another file in each process. What is not there is for skopeo to
-/// tell.
+/// Whether a file must be read by this process. A path to one of our descriptors names another file in each
+/// process. If a file does not exist, skopeo reports that.
 fn is_read_once(path: &Path) -> bool {
     let ours = ["/dev/fd", "/dev/stdin", "/proc/self", "/proc/thread-self"];
     let is_ours = ours.iter().any(|ours| path.starts_with(ours));

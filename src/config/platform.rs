@@ -1,11 +1,11 @@
-//! What an index has its images by.
+//! The platform by which an image is chosen from an index.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// An operating system and an architecture, by which an index has its images.
+/// An operating system and an architecture, by which an image is chosen from an index.
 ///
-/// Written `OS/ARCH[/VARIANT]`, such as `linux/arm64` or `linux/arm/v7`.
+/// The text form is `OS/ARCH[/VARIANT]`, such as `linux/arm64` or `linux/arm/v7`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Platform {
     /// The operating system (`linux`, ...).
@@ -17,8 +17,8 @@ pub struct Platform {
 }
 
 impl Platform {
-    /// Whether an image of the platform `found`, which is `OS/ARCH[/VARIANT]`, is one of this platform. A
-    /// variant that only one of them has does not matter.
+    /// Returns whether an image of the platform `found`, written as `OS/ARCH[/VARIANT]`, is one of this
+    /// platform. A variant that only one of the two has is ignored.
     #[must_use]
     pub fn is(&self, found: &str) -> bool {
         let mut found = found.split('/');

@@ -1,4 +1,4 @@
-//! What the signature policy has skopeo do.
+//! What the signature policy makes skopeo do.
 
 use std::fs;
 use std::io;
@@ -8,28 +8,28 @@ use serde_json::Value;
 
 use super::ImageProxyConfig;
 
-/// The system's policy (containers-policy.json(5)).
+/// The path of the system's policy (containers-policy.json(5)).
 const SYSTEM: &str = "/etc/containers/policy.json";
 
 impl ImageProxyConfig {
-    /// Whether the signature policy has keys of gpg (containers-policy.json(5),
-    /// also for where it lies). Then skopeo has a temporary folder while it
-    /// opens an image, and had better not be killed then.
+    /// Returns whether the signature policy has gpg keys. containers-policy.json(5) describes where the
+    /// policy is. With gpg keys, skopeo has a temporary folder while it opens an image, so it should not be
+    /// killed at that time.
     ///
-    /// Blocks: it reads the policy. One that is no regular file can be read only once, and is taken to have
-    /// keys.
+    /// Blocks: it reads the policy. A policy that is not a regular file can be read only once, so the answer
+    /// is `true`.
     #[must_use]
     pub fn may_ask_gpg(&self) -> bool {
         self.policy_in_force().may_ask_gpg()
     }
 
-    /// Whether the signature policy refuses, or may refuse, any image: whether there is one
-    /// (containers-policy.json(5), also for where it lies) that says more than `insecureAcceptAnything`.
-    /// Where it does, have a look at [`checks_policy`](crate::ImageProxy::checks_policy), or set
+    /// Returns whether the signature policy may refuse images: whether there is one that says more than
+    /// `insecureAcceptAnything`. containers-policy.json(5) describes where the policy is. If it may refuse
+    /// images, look at [`checks_policy`](crate::ImageProxy::checks_policy), or set
     /// [`require_policy`](Self#structfield.require_policy).
     ///
-    /// Blocks: it reads the policy. One that is no regular file can be read only once, and is taken to
-    /// refuse some.
+    /// Blocks: it reads the policy. A policy that is not a regular file can be read only once, so the answer
+    /// is `true`.
     #[must_use]
     pub fn restricts_images(&self) -> bool {
         self.policy_in_force().restricts_images()
@@ -44,13 +44,13 @@ impl ImageProxyConfig {
     }
 }
 
-/// The policy that a skopeo of some configuration goes by, if it checks one.
+/// The policy that the skopeo of a configuration uses, if it checks one.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Policy {
-    /// A skopeo that checks none is not to be used.
+    /// Whether a skopeo that checks no policy is an error.
     pub(crate) demanded: bool,
     named: Option<PathBuf>,
-    /// Anything is accepted.
+    /// Whether all images are accepted.
     insecure: bool,
 }
 
@@ -63,7 +63,7 @@ impl Policy {
         self.may(restricts)
     }
 
-    /// Whether it does that, or may: nobody knows what is in a policy that can't be read.
+    /// Whether the policy has this property. `true` if the policy can't be read.
     fn may(&self, does: impl Fn(&str) -> bool) -> bool {
         if self.insecure {
             return false;
@@ -85,7 +85,7 @@ impl Policy {
     }
 }
 
-/// What is where a policy may be.
+/// The policy file, if there is one.
 enum Found {
     Nothing,
     Unreadable,
@@ -97,7 +97,7 @@ impl Found {
         let is_file = fs::metadata(path).map(|found| found.is_file());
         let read = match is_file {
             Ok(true) => fs::read_to_string(path),
-            // What can be read only once is for skopeo.
+            // skopeo must read a file that can be read only once.
             Ok(false) => return Self::Unreadable,
             Err(error) => Err(error),
         };
@@ -109,10 +109,10 @@ impl Found {
     }
 }
 
-/// Whether any requirement is another one than to accept anything.
+/// Whether any requirement is other than to accept everything.
 fn restricts(policy: &str) -> bool {
     let Ok(policy) = serde_json::from_str::<Value>(policy) else {
-        // skopeo does not accept it either.
+        // skopeo rejects such a policy.
         return true;
     };
     let scopes = policy["transports"].as_object().into_iter().flatten();

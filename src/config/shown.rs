@@ -1,4 +1,4 @@
-//! `Debug` for what can hold secrets: a command's environment and arguments, and keys.
+//! `Debug` for values that can contain secrets: the environment and the arguments of a command, and keys.
 
 use std::fmt;
 use std::process::Command;
@@ -6,8 +6,8 @@ use std::process::Command;
 use super::ImageProxyConfig;
 use super::launch::{Launch, Template};
 
-/// A command without the values of its environment and without its arguments, both of which can be
-/// secret.
+/// Shows a command without its arguments and without the values of its environment, because both can contain
+/// secrets.
 struct Shown<'a>(&'a Command);
 
 impl fmt::Debug for Shown<'_> {
@@ -22,7 +22,7 @@ impl fmt::Debug for Shown<'_> {
     }
 }
 
-/// How many there are.
+/// The number of keys.
 struct Keys(usize);
 
 impl fmt::Debug for Keys {
@@ -31,8 +31,8 @@ impl fmt::Debug for Keys {
     }
 }
 
-/// Decryption keys are counted, and of `skopeo_cmd` neither the arguments nor the values in its environment
-/// are shown.
+/// Only the number of decryption keys is shown. Of `skopeo_cmd`, neither the arguments nor the values of the
+/// environment are shown.
 impl fmt::Debug for ImageProxyConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {

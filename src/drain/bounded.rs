@@ -30,7 +30,7 @@ pub(crate) fn read_secret(
     reader: impl Read,
     limit: usize,
 ) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
-    // There is room for all of it: a vector that grows leaves copies behind.
+    // The whole capacity at once, because a vector that grows leaves copies behind.
     let mut bytes = Zeroizing::new(Vec::with_capacity(limit + 1));
     reader.take(limit as u64 + 1).read_to_end(&mut bytes)?;
     Ok((bytes.len() <= limit).then_some(bytes))
