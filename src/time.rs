@@ -1,4 +1,4 @@
-//! Moments in the future, for durations that callers choose, in a process that may be stopped.
+//! Points in time, for durations that callers choose, in a process that may be stopped.
 
 use std::ops::Add;
 use std::pin::pin;
@@ -7,25 +7,25 @@ use std::time::Duration;
 use tokio::time::error::Elapsed;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-/// About 30 years: as good as never, and a moment that every clock has.
+/// About 30 years. This means never, and every clock can represent it.
 const FAR: Duration = Duration::from_secs(86_400 * 365 * 30);
 
-/// A timer that fires so late tells that this process was stopped meanwhile (by Ctrl-Z, a debugger, a
-/// paused container), or had no processor. Whoever it waits for may have been stopped, too.
+/// How late a timer must fire to show that this process was stopped meanwhile (by Ctrl-Z, a debugger, a
+/// paused container) or had no processor. The other side may have been stopped, too.
 const LATE: Duration = Duration::from_secs(1);
 
-/// The moment `wait` after `now`, on whatever clock, but no more than about 30 years later. The sum
-/// itself panics where the clock does not reach so far.
+/// The time `wait` after `now`, on any clock, but at most about 30 years later. The plain sum panics if the
+/// clock can't represent it.
 pub(crate) fn moment_after<T: Add<Duration, Output = T>>(now: T, wait: Duration) -> T {
     now + wait.min(FAR)
 }
 
-/// Whether so much time has passed since this moment that the process was stopped.
+/// Whether this time passed so long ago that the process must have been stopped.
 pub(crate) fn is_long_past(moment: Instant) -> bool {
     Instant::now().saturating_duration_since(moment) > LATE
 }
 
-/// Waits until this moment; for ever, if there is none.
+/// Waits until this time. `None` means for ever.
 pub(crate) async fn sleep_until_opt(moment: Option<Instant>) {
     match moment {
         Some(moment) => sleep_until(moment).await,
@@ -33,12 +33,12 @@ pub(crate) async fn sleep_until_opt(moment: Option<Instant>) {
     }
 }
 
-/// The future's output, or an error if it takes longer than `after`. It begins anew where the process
-/// was stopped when the time was up. `None` means no limit.
+/// Waits for the output of a future. Returns an error if it takes longer than `after`; `None` means no limit.
+/// The time starts again if the process was stopped when it was up.
 ///
 /// # Cancel safety
 ///
-/// As the future's.
+/// As the future.
 pub(crate) async fn timeout<F: Future>(
     after: impl Into<Option<Duration>>,
     future: F,
@@ -79,7 +79,7 @@ mod tests {
         timeout(10 * second, pending::<()>()).await.unwrap_err();
         assert_eq!(begun.elapsed(), 10 * second);
 
-        // As if it had been stopped after 5 s, for a minute.
+        // Simulates a process that was stopped for a minute after 5 s.
         let begun = Instant::now();
         let stopped = async {
             tokio::time::sleep(5 * second).await;

@@ -1,20 +1,22 @@
-//! Text from outside: what registries, skopeo and images say. It is cleaned where it comes in, so that
+//! Text from outside: from registries, from skopeo, and from images. It is cleaned where it enters, so that
 //! messages, logs and events can show it.
 
-/// Text from outside as it can be shown: without what could move a terminal's cursor, change its colours or
-/// turn the order of what it shows, and without the secrets that a URL can have.
+/// Returns text from outside in a form that can be shown. What could move a terminal's cursor, change its
+/// colours or reverse the order of text is removed, and so are secrets in URLs.
 ///
-/// Line breaks and tabs become spaces. Other control characters, and Unicode's directional formatting
-/// (UAX #9, 2), become `U+FFFD`. Of each URL, the query becomes `?…`, for it can be a signature, and what
-/// stands before the host becomes `…@`, for it can be a password. The messages of this library's errors,
-/// events and logs are cleaned already; what is in an image's documents, such as its labels, is not.
+/// Line breaks and tabs become spaces. Other control characters, and Unicode's directional formatting (UAX
+/// #9, 2), become `U+FFFD`. In each URL, the query becomes `?…`, because it can be a signature. The part
+/// before the host becomes `…@`, because it can be a password.
+///
+/// The messages of this library's errors, events and logs are cleaned already. The documents of an image,
+/// such as its labels, are not.
 #[must_use]
 pub fn printable(text: &str) -> String {
     let clean = |c| if is_break(c) { ' ' } else { harmless(c) };
     without_secrets(&text.chars().map(clean).collect::<String>())
 }
 
-/// As [`printable`], with its lines and tabs.
+/// Returns text like [`printable`], but keeps line breaks and tabs.
 pub(crate) fn printable_lines(text: &str) -> String {
     let clean = |c| {
         if matches!(c, '\n' | '\t') {
@@ -50,7 +52,7 @@ fn without_secrets(text: &str) -> String {
         let (before, url) = rest.split_at(start + "://".len());
         shown.push_str(before);
         let end = url.find(ends_a_url).unwrap_or(url.len());
-        // A sentence goes on after it.
+        // Punctuation at the end belongs to the sentence, not to the URL.
         let end = url[..end].trim_end_matches([':', ',', '.', ';', ')']).len();
         push_url(&mut shown, &url[..end]);
         rest = &url[end..];
@@ -63,9 +65,10 @@ fn ends_a_url(c: char) -> bool {
     c.is_whitespace() || matches!(c, '"' | '\'' | '`' | '<' | '>' | '\\')
 }
 
-/// What follows the scheme.
+/// Appends the part of a URL that follows the scheme.
 fn push_url(shown: &mut String, url: &str) {
-    // A password can have what ends a host: "user:pa" is none, for "pa" is no port.
+    // A password can contain characters that end a host. In "user:pa", "pa" is no port, so this is not a
+    // host.
     let first = url.split(['/', '?']).next().unwrap_or(url);
     let port = first.rsplit_once(':').filter(|_| !first.starts_with('['));
     let is_no_host = port.is_some_and(|(_, port)| !port.bytes().all(|b| b.is_ascii_digit()));

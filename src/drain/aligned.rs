@@ -2,18 +2,16 @@
 
 use std::ops::{Deref, DerefMut};
 
-/// A cache line of every processor we know of that has `rep movsb` for large
-/// copies.
+/// The size of a cache line on every processor known to us that has `rep movsb` for large copies.
 const ALIGNMENT: usize = 64;
 
 /// A buffer of zeros that begins at a cache line.
 ///
-/// Where glibc's own large allocations begin, 16 bytes into a page, AMD's Zen
-/// takes three times as long to copy a pipe's pages (0.27 s instead of 0.09 s
-/// for 512 MiB, Linux 6.18): `rep movsb` is slow there whenever the destination
-/// is a few bytes further into its page than the source, which is at 0.
+/// glibc's own large allocations begin 16 bytes into a page. There, AMD's Zen takes three times as long to
+/// copy the pages of a pipe, because `rep movsb` is slow if the destination is a few bytes further into its
+/// page than the source. docs/decisions.md has the measurement.
 ///
-/// Memory is taken from the system only as far as it is written to.
+/// The system provides the memory only as far as it is written to.
 #[derive(Debug)]
 pub(crate) struct AlignedBuffer {
     memory: Vec<u8>,

@@ -1,4 +1,4 @@
-//! A read buffer that is there only once somebody wants it.
+//! A read buffer that is allocated only when it is needed.
 
 use std::io;
 use std::pin::Pin;
@@ -8,19 +8,18 @@ use tokio::io::{AsyncBufRead, AsyncRead, ReadBuf};
 
 use super::aligned::AlignedBuffer;
 
-/// Enough to make a system call worth its while.
+/// The size of the buffer in bytes, which makes a system call worth its cost.
 const BUFFER_BYTES: usize = 64 * 1024;
 
-/// Like tokio's `BufReader`, but the buffer is allocated at the first
-/// `fill_buf`: thousands of blobs can be open before anyone reads, and those
-/// who read into large buffers of their own never need it.
+/// A buffered reader like tokio's `BufReader`, but the buffer is allocated at the first `fill_buf`. Thousands
+/// of blobs can be open before one is read. Callers that read into large buffers of their own never need it.
 #[derive(Debug)]
 pub(crate) struct Buffered<R> {
     inner: R,
     buffer: Option<AlignedBuffer>,
-    /// What is not yet consumed of `buffer`: from here ...
+    /// The start of the bytes of `buffer` that are not yet consumed.
     start: usize,
-    /// ... to here.
+    /// The end of these bytes.
     end: usize,
 }
 

@@ -1,4 +1,4 @@
-//! Draining a pipe and judging what came out of it. Knows no proxy.
+//! Drains a pipe, and verifies its bytes. This module knows nothing of proxies.
 
 pub(crate) mod aligned;
 pub(crate) mod bounded;

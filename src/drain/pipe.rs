@@ -1,4 +1,4 @@
-//! The read end of a pipe, as the reactor wants it.
+//! The read end of a pipe, registered with tokio's reactor.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -7,12 +7,11 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::stat::{SFlag, fstat};
 use tokio::net::unix::pipe::Receiver;
 
-/// What we ask the kernel to hold for a blob. A pipe starts with 64 KiB; with
-/// 256 KiB, whole pulls take a tenth less time, with 512 KiB some 5 % less still,
-/// and 1 MiB brings little more.
+/// The capacity that is requested for the pipe of a blob, in bytes. A pipe starts with 64 KiB. Larger pipes
+/// make whole pulls faster up to this size; docs/decisions.md has the measurement.
 const BLOB_PIPE_BYTES: i32 = 512 * 1024;
 
-/// Whether this is a pipe's read end.
+/// Whether this is the read end of a pipe.
 pub(crate) fn is_readable(fd: &OwnedFd) -> bool {
     let is_pipe = fstat(fd).is_ok_and(|stat| {
         SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT == SFlag::S_IFIFO
@@ -21,14 +20,13 @@ pub(crate) fn is_readable(fd: &OwnedFd) -> bool {
     is_pipe && flags.is_ok_and(|flags| flags & OFlag::O_ACCMODE != OFlag::O_WRONLY)
 }
 
-/// A non-blocking reader of this pipe. `Err` if it is no pipe's read end.
+/// Makes a non-blocking reader of this pipe. Returns an error if this is not the read end of a pipe.
 pub(crate) fn reader(fd: OwnedFd) -> io::Result<Receiver> {
     Receiver::from_owned_fd(fd)
 }
 
-/// The same, with a larger buffer where the system lets us have it: pages
-/// over `/proc/sys/fs/pipe-user-pages-soft` are refused to ordinary users, and
-/// a smaller pipe is only slower.
+/// Makes a reader like [`reader`], with a larger pipe if the system allows it. The system refuses ordinary
+/// users more pages than `/proc/sys/fs/pipe-user-pages-soft`. A smaller pipe is only slower.
 pub(crate) fn blob_reader(fd: OwnedFd) -> io::Result<Receiver> {
     if let Err(errno) = fcntl(&fd, FcntlArg::F_SETPIPE_SZ(BLOB_PIPE_BYTES)) {
         tracing::trace!(%errno, "the pipe keeps its size");

@@ -1,10 +1,10 @@
-//! Does a blob have the size and the digest that its descriptor promises?
+//! Checks whether a blob has the size and the digest of its descriptor.
 
 use oci_spec::image::{Digest, DigestAlgorithm};
 use sha2::{Digest as _, Sha256, Sha384, Sha512};
 
-/// A running hash, by one of the algorithms that the OCI image specification
-/// registers ("Digests", in `descriptor.md`).
+/// A running hash, by one of the algorithms that the OCI image specification registers ("Digests", in
+/// `descriptor.md`).
 #[derive(Debug, Clone)]
 enum Hasher {
     Sha256(Sha256),
@@ -12,7 +12,7 @@ enum Hasher {
     Sha512(Sha512),
 }
 
-/// Feeds on a blob's bytes and compares their digest with the wanted one.
+/// Hashes the bytes of a blob, and compares the digest with the wanted one.
 #[derive(Debug, Clone)]
 pub(crate) struct Verifier {
     hasher: Hasher,
@@ -20,7 +20,7 @@ pub(crate) struct Verifier {
 }
 
 impl Verifier {
-    /// `None` if the digest's algorithm is not one that can be checked.
+    /// Makes a verifier. `None` if the algorithm of the digest is not supported.
     pub(crate) fn new(wanted: &Digest) -> Option<Self> {
         let hasher = match wanted.algorithm() {
             DigestAlgorithm::Sha256 => Hasher::Sha256(Sha256::new()),
@@ -42,7 +42,7 @@ impl Verifier {
         }
     }
 
-    /// Compares the digests. `Err` holds the digest that the bytes really have.
+    /// Compares the digests. The error is the digest that the bytes really have.
     pub(crate) fn finish(self) -> Result<(), Digest> {
         let found = match self.hasher {
             Hasher::Sha256(h) => digest("sha256", &h.finalize()),
@@ -68,8 +68,7 @@ fn digest(algorithm: &str, hash: &[u8]) -> Digest {
         .unwrap_or_else(|_| unreachable!("a hash in lower-case hexadecimal digits is a digest"))
 }
 
-/// Whether `bytes` have this digest; `false` also for an algorithm that can
-/// not be checked.
+/// Whether `bytes` have this digest. `false` if the algorithm is not supported.
 pub(crate) fn has_digest(bytes: &[u8], digest: &Digest) -> bool {
     Verifier::new(digest).is_some_and(|mut verifier| {
         verifier.update(bytes);
@@ -82,7 +81,7 @@ fn hex(bytes: &[u8]) -> String {
     bytes
         .iter()
         .fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-            // Writing to a String can't fail.
+            // Writing to a `String` can't fail.
             let _ = write!(text, "{byte:02x}");
             text
         })
@@ -92,7 +91,7 @@ fn hex(bytes: &[u8]) -> String {
 mod tests {
     use super::*;
 
-    /// FIPS 180-2, appendices B, C and D: the message "abc".
+    /// The digests of the message "abc" in FIPS 180-2, appendices B, C and D.
     const ABC: [&str; 3] = [
         "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
         "sha384:cb00753f45a35e8bb5a03d699ac65007272c32ab0eded1631a8b605a43ff5bed8086072ba1e7cc2358baeca134c825a7",
