@@ -285,27 +285,27 @@ impl ProxyArguments {
             .stall_timeout(self.stall_timeout)
             .least_rate(self.least_rate)
             .call_timeout(self.call_timeout);
-        let platform = platform.cloned();
-        Ok(ImageProxyConfig {
-            authfile: self.authfile.clone(),
-            credentials: self.credentials(images)?,
-            auth_anonymous: self.no_creds,
-            certificate_directory: self.cert_dir.clone(),
-            insecure_skip_tls_verification: (self.tls_verify == Some(false)).then_some(true),
-            require_tls_verification: self.tls_verify == Some(true),
-            policy: self.policy.clone(),
-            require_policy: self.require_policy,
-            insecure_policy: self.insecure_policy,
-            os: platform.as_ref().map(|platform| platform.os.clone()),
-            architecture: platform
-                .as_ref()
-                .map(|platform| platform.architecture.clone()),
-            variant: platform.and_then(|platform| platform.variant),
-            debug: verbose,
-            skopeo_path: self.skopeo.clone(),
-            connection,
-            ..ImageProxyConfig::default()
-        })
+        let mut config = ImageProxyConfig::default()
+            .auth_anonymous(self.no_creds)
+            .require_tls_verification(self.tls_verify == Some(true))
+            .require_policy(self.require_policy)
+            .insecure_policy(self.insecure_policy)
+            .debug(verbose)
+            .connection(connection);
+        config.authfile.clone_from(&self.authfile);
+        config.credentials = self.credentials(images)?;
+        config.certificate_directory.clone_from(&self.cert_dir);
+        if self.tls_verify == Some(false) {
+            config.insecure_skip_tls_verification = Some(true);
+        }
+        config.policy.clone_from(&self.policy);
+        config.skopeo_path.clone_from(&self.skopeo);
+        if let Some(platform) = platform.cloned() {
+            config.os = Some(platform.os);
+            config.architecture = Some(platform.architecture);
+            config.variant = platform.variant;
+        }
+        Ok(config)
     }
 
     fn credentials(&self, images: &[String]) -> Result<Option<Credentials>, Failure> {

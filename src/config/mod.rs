@@ -168,6 +168,7 @@ macro_rules! setters {
     reason = "each is an option of skopeo's"
 )]
 #[derive(Default)]
+#[non_exhaustive]
 pub struct ImageProxyConfig {
     /// The path of an auth file, as in `skopeo --authfile`. A file that can be read only once, such as a
     /// pipe, is read when the first proxy is started, like [`auth_data`](Self#structfield.auth_data).

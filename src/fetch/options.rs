@@ -27,6 +27,7 @@ const DEFAULT_MAX_DOCUMENTS_BYTES: u64 = 64 << 20;
 
 /// The number of proxies to fetch with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum Proxies {
     /// As many proxies as make the pull faster, judged by the latency of the registry and by how much there
     /// is to fetch. There are never more than the cap per host allows, nor more than workers. One more proxy
