@@ -353,7 +353,7 @@ impl Fetcher {
             let Some(wait) = self.options.retry.next_try(&error, source, failed, random) else {
                 return Err(error.after(failed));
             };
-            tracing::debug!(error = engine::chain(&error), ?wait, "will try again");
+            tracing::debug!(error = engine::chain(&error), ?wait, "will retry");
             sleep(wait).await;
         }
     }

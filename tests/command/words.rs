@@ -85,7 +85,7 @@ fn whatever_a_registry_says_is_harmless_wherever_it_is_written() {
             for (what, text) in [("stderr", &said), ("events", &events)] {
                 assert_harmless(what, text);
             }
-            assert!(said.contains("will try again"), "{said}");
+            assert!(said.contains("will retry"), "{said}");
             assert!(events.contains("blob_retried"), "{events}");
             assert!(!said.contains("signature policy"), "{said}");
         }

@@ -113,7 +113,7 @@ fn last_words(run: &Run) -> String {
 /// are no events, but both are logged.
 pub(crate) fn retries(run: &Run) -> usize {
     let lines = run.stderr.lines();
-    lines.filter(|line| line.contains("will try again")).count()
+    lines.filter(|line| line.contains("will retry")).count()
 }
 
 /// The most that a pull waits for, apart from what is under way. Only a pull
