@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::attempts::{bounded, retrying};
 use super::documents::Documents;
 use super::{Discard, Fetcher, Image, ImageContent, Sink, content, retry};
 use crate::error::Result;
@@ -29,9 +30,8 @@ impl Fetcher {
                 .map(Arc::new)
         };
         // The call that fetches the config may have another deadline than this one.
-        let content = self
-            .bounded(image.same.content.get_or_try_init(fetch))
-            .await?;
+        let fetched = image.same.content.get_or_try_init(fetch);
+        let content = bounded(&self.options.retry, fetched).await?;
         ending.keep();
         Ok(Arc::clone(content))
     }
@@ -50,7 +50,7 @@ impl Fetcher {
     ) -> Result<ImageContent> {
         let manifest = &image.same.manifest;
         let reference = image.reference();
-        self.retrying(reference, || async move {
+        retrying(&self.options.retry, reference, || async move {
             // Boxed, here and below, to keep the future of a pull small.
             let resolving = content::resolve(proxy, opened, reference, manifest, sink);
             match Box::pin(resolving).await {

@@ -8,9 +8,12 @@ use std::sync::Arc;
 use oci_spec::image::{Descriptor, MediaType};
 use serde_json::{Value, json};
 
+use super::attempts::retrying;
 use super::content::FetchedManifest;
 use super::document::Entry;
 use super::documents::Documents;
+use super::retry::RetryPolicy;
+use super::starter::Starter;
 use super::{Fetcher, Image, ImageContent, document};
 use crate::drain::verify::{has_digest, sha256};
 use crate::error::{BlobError, Error, Result};
@@ -129,7 +132,7 @@ impl Fetcher {
     /// Dropped early, whatever was started is ended.
     pub async fn open_index(&self, reference: &str) -> Result<Index> {
         let ending = self.events.ending();
-        let listed = self.list(reference).await?;
+        let listed = Listed::fetch(&self.starter, &self.options.retry, reference).await?;
         let mut documents = Documents::within(self.options.max_documents_bytes);
         let (raw, images) = match listed {
             None => (None, vec![self.open(reference).await?]),
@@ -172,27 +175,8 @@ impl Fetcher {
                 "the manifest at its source can be fetched only from a registry (docker://)",
             )
         })?;
-        self.retrying(&reference, || self.inspect(&reference)).await
-    }
-
-    /// What the index of this name lists; `None` if it is that of a single image.
-    pub(super) async fn list(&self, reference: &str) -> Result<Option<Listed>> {
-        let raw = self.retrying(reference, || self.inspect(reference)).await?;
-        let entries = document::index(&raw)?;
-        entries.map(|entries| Listed::new(raw, entries)).transpose()
-    }
-
-    /// What is at its source under this name. A skopeo before 1.19 does not compare it with the digest
-    /// in the name.
-    async fn inspect(&self, reference: &str) -> Result<Vec<u8>> {
-        let raw = self.starter.inspect(reference).await?;
-        if let Some(digest) = digest_of(reference)
-            && !has_digest(&raw, &digest)
-        {
-            let computed = sha256(&raw);
-            return Err(Error::blob(&digest)(BlobError::Corrupt { computed }));
-        }
-        Ok(raw)
+        let fetch = || inspect(&self.starter, &reference);
+        retrying(&self.options.retry, &reference, fetch).await
     }
 }
 
@@ -205,6 +189,17 @@ pub(super) struct Listed {
 }
 
 impl Listed {
+    /// What the index of this name lists; `None` if it is that of a single image.
+    pub(super) async fn fetch(
+        starter: &Starter,
+        policy: &RetryPolicy,
+        reference: &str,
+    ) -> Result<Option<Self>> {
+        let raw = retrying(policy, reference, || inspect(starter, reference)).await?;
+        let entries = document::index(&raw)?;
+        entries.map(|entries| Self::new(raw, entries)).transpose()
+    }
+
     fn new(raw: Vec<u8>, all: Vec<Entry>) -> Result<Self> {
         let mut entries: Vec<Entry> = Vec::new();
         for entry in all {
@@ -228,6 +223,19 @@ impl Listed {
         };
         self.entries.iter().map(by_digest).collect()
     }
+}
+
+/// What is at its source under this name. A skopeo before 1.19 does not compare it with the digest
+/// in the name.
+async fn inspect(starter: &Starter, reference: &str) -> Result<Vec<u8>> {
+    let raw = starter.inspect(reference).await?;
+    if let Some(digest) = digest_of(reference)
+        && !has_digest(&raw, &digest)
+    {
+        let computed = sha256(&raw);
+        return Err(Error::blob(&digest)(BlobError::Corrupt { computed }));
+    }
+    Ok(raw)
 }
 
 /// What was opened is what the index lists.

@@ -2,14 +2,16 @@
 //! each.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
 
 use super::index::Listed;
 use super::request::ImageRequest;
-use super::{Fetcher, panicked};
-use crate::error::{Error, Result};
+use super::retry::RetryPolicy;
+use super::starter::Starter;
+use crate::error::{Error, Result, panicked};
 use crate::protocol::RefusalKind;
 use crate::reference::Place;
 
@@ -28,7 +30,8 @@ pub(super) type Asked = (usize, ImageRequest, Result<Option<Listed>>);
 
 #[derive(Debug)]
 pub(super) struct Indexes {
-    fetcher: Fetcher,
+    starter: Arc<Starter>,
+    policy: RetryPolicy,
     waiting: VecDeque<(usize, ImageRequest)>,
     asking: JoinSet<Asked>,
     /// The refusals of each registry.
@@ -46,9 +49,10 @@ struct Refusal {
 }
 
 impl Indexes {
-    pub(super) fn new(fetcher: Fetcher) -> Self {
+    pub(super) fn new(starter: Arc<Starter>, policy: RetryPolicy) -> Self {
         Self {
-            fetcher,
+            starter,
+            policy,
             waiting: VecDeque::new(),
             asking: JoinSet::new(),
             refusals: HashMap::new(),
@@ -75,14 +79,14 @@ impl Indexes {
                 refused.push((number, request, Err(error)));
                 continue;
             }
-            let is_proved = self.fetcher.starter.is_proved(&request.reference);
+            let is_proved = self.starter.is_proved(&request.reference);
             if self.asking.len() >= if is_proved { AT_ONCE } else { 1 } {
                 self.waiting.push_front((number, request));
                 break;
             }
-            let fetcher = self.fetcher.clone();
+            let (starter, policy) = (Arc::clone(&self.starter), self.policy.clone());
             self.asking.spawn(async move {
-                let listed = fetcher.list(&request.reference).await;
+                let listed = Listed::fetch(&starter, &policy, &request.reference).await;
                 (number, request, listed)
             });
         }
@@ -125,8 +129,8 @@ impl Indexes {
         let Place::Registry { host } = place else {
             return;
         };
-        let is_login = error.kind() == Some(RefusalKind::Unauthorized)
-            && !self.fetcher.starter.is_proved(reference);
+        let is_login =
+            error.kind() == Some(RefusalKind::Unauthorized) && !self.starter.is_proved(reference);
         let is_registrys = matches!(
             error.kind(),
             Some(RefusalKind::Throttled | RefusalKind::Unavailable | RefusalKind::Unreachable)

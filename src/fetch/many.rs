@@ -15,15 +15,17 @@ use tokio::task::{JoinHandle, JoinSet};
 
 use super::content::layers;
 use super::engine::{Engine, Outcome, chain};
-use super::event::EventKind;
+use super::event::{EventKind, Events};
 use super::index::{Listed, check_entry};
 use super::indexes::{Asked, Indexes};
+use super::options::FetchOptions;
 use super::pull::{IntoSink, is_foreign};
 use super::request::{ImageRequest, Platforms};
 use super::scheduler::ImageId;
 use super::sink::Unfinished;
-use super::{Fetcher, ImageContent, IndexContent, Pulled, Sink, panicked};
-use crate::error::{Error, Result};
+use super::starter::Starter;
+use super::{Fetcher, ImageContent, IndexContent, Pulled, Sink};
+use crate::error::{Error, Result, panicked};
 use crate::time::sleep_until_opt;
 
 /// The maximum number of images that are held at once, from their request until their result is taken. There
@@ -112,9 +114,15 @@ impl Fetcher {
         let (out, done) = mpsc::channel(1);
         let (fetcher, sink) = (self.clone(), Arc::new(sink));
         let task = tokio::spawn(async move {
-            let ending = fetcher.events.ending();
+            let Fetcher {
+                starter,
+                options,
+                events,
+            } = fetcher;
+            let ending = events.ending();
             let unfinished = Unfinished::new(&sink);
-            let pulled = Driver::new(fetcher.clone(), sink).run(requests, out).await;
+            let driver = Driver::new(starter, options, events, sink);
+            let pulled = driver.run(requests, out).await;
             if pulled
                 .as_ref()
                 .is_ok_and(|pulled| pulled.failed_images == 0)
@@ -229,7 +237,9 @@ struct Part {
 }
 
 struct Driver<S> {
-    fetcher: Fetcher,
+    starter: Arc<Starter>,
+    options: FetchOptions,
+    events: Events,
     sink: Arc<S>,
     engine: Option<Engine>,
     /// The requests that are being worked on, by their numbers.
@@ -250,10 +260,12 @@ struct Driver<S> {
 }
 
 impl<S: Sink> Driver<S> {
-    fn new(fetcher: Fetcher, sink: Arc<S>) -> Self {
+    fn new(starter: Arc<Starter>, options: FetchOptions, events: Events, sink: Arc<S>) -> Self {
         Self {
-            indexes: Indexes::new(fetcher.clone()),
-            fetcher,
+            indexes: Indexes::new(Arc::clone(&starter), options.retry.clone()),
+            starter,
+            options,
+            events,
             sink,
             engine: None,
             orders: HashMap::new(),
@@ -275,7 +287,7 @@ impl<S: Sink> Driver<S> {
         R: Stream<Item: Into<ImageRequest>>,
     {
         let mut requests = std::pin::pin!(requests);
-        let ends = self.fetcher.options.retry.ends();
+        let ends = self.options.retry.ends();
         self.sink.prepare().await?;
         let mut all_came = false;
         loop {
@@ -329,7 +341,7 @@ impl<S: Sink> Driver<S> {
 
     fn has_room(&self) -> bool {
         let images = self.parts.len().max(self.held());
-        let has_room = self.held_bytes < self.fetcher.options.max_documents_bytes;
+        let has_room = self.held_bytes < self.options.max_documents_bytes;
         images < WINDOW && has_room || self.held() == 0
     }
 
@@ -360,7 +372,9 @@ impl<S: Sink> Driver<S> {
     /// Opens the image of a request, or all images of its index.
     fn order(&mut self, number: usize, request: ImageRequest, listed: Option<Listed>) {
         let engine = self.engine.get_or_insert_with(|| {
-            let mut engine = self.fetcher.engine(&request.reference);
+            let (starter, options) = (Arc::clone(&self.starter), self.options.clone());
+            let events = self.events.clone();
+            let mut engine = Engine::new(starter, options, events, &request.reference);
             engine.serve(IntoSink(Arc::clone(&self.sink)));
             engine
         });
@@ -415,7 +429,7 @@ impl<S: Sink> Driver<S> {
     fn report(&mut self, (done, bytes): Finished) {
         self.failed += usize::from(done.images.is_err());
         let (image, reference) = (done.number, done.request.reference.clone());
-        self.fetcher.events.send(|| match &done.images {
+        self.events.send(|| match &done.images {
             Ok(_) => EventKind::ImagePulled { image, reference },
             Err(error) => EventKind::ImageFailed {
                 image,
@@ -452,7 +466,7 @@ impl<S: Sink> Driver<S> {
             check_entry(&listed.entries[part.place], manifest)?;
         }
         let config = manifest.manifest.config().size();
-        let limit = self.fetcher.starter.max_document_bytes();
+        let limit = self.starter.max_document_bytes();
         if config > limit {
             let what = "image config";
             return Err(Error::DocumentTooLarge { what, limit });
@@ -460,7 +474,7 @@ impl<S: Sink> Driver<S> {
         let bytes = config.saturating_add(manifest.raw.len() as u64);
         order.bytes = order.bytes.saturating_add(bytes);
         self.held_bytes = self.held_bytes.saturating_add(bytes);
-        let limit = self.fetcher.options.max_documents_bytes;
+        let limit = self.options.max_documents_bytes;
         if order.bytes > limit {
             return Err(Error::DocumentsTooLarge { limit });
         }

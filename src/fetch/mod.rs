@@ -1,6 +1,7 @@
 //! The fetch engine: opens images, and fetches their layers with many workers
 //! over as many proxies as make it faster.
 
+mod attempts;
 mod configs;
 mod content;
 #[cfg(feature = "decompress")]
@@ -32,7 +33,6 @@ mod unit;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
-use tokio::time::sleep;
 use tracing::instrument;
 
 pub use self::content::{ImageContent, Layer};
@@ -52,6 +52,7 @@ pub use self::request::{ImageRequest, Platforms};
 pub use self::retry::RetryPolicy;
 pub use self::sink::{Discard, Sink};
 
+use self::attempts::bounded;
 use self::documents::Documents;
 use self::engine::{Engine, Outcome, Parked};
 use self::starter::Starter;
@@ -59,8 +60,6 @@ use crate::config::ImageProxyConfig;
 use crate::error::{Error, Result, panicked};
 use crate::protocol::RefusalKind;
 use crate::proxy::ImageProxy;
-use crate::reference::Place;
-use crate::time::sleep_until_opt;
 
 /// Fetches images.
 ///
@@ -266,7 +265,7 @@ impl Fetcher {
             }
             Ok(())
         };
-        self.bounded(opening).await?;
+        bounded(&self.options.retry, opening).await?;
         let images: Option<Vec<_>> = ids.iter().map(|id| engine.image(*id)).collect();
         // Each was opened.
         let images = images.ok_or(Error::Closed)?;
@@ -307,54 +306,6 @@ impl Fetcher {
             }
             Ok(())
         };
-        self.bounded(fetching).await
-    }
-
-    /// Does this until the deadline.
-    async fn bounded<T>(&self, work: impl Future<Output = Result<T>> + Send) -> Result<T> {
-        tokio::select! {
-            done = work => done,
-            () = sleep_until_opt(self.options.retry.ends()) => Err(Error::DeadlineExceeded),
-        }
-    }
-
-    /// Tries something about this image, and retries it as the policy says, until its deadline.
-    ///
-    /// It takes no `AsyncFn`: nobody can say that the futures of one are [`Send`].
-    async fn retrying<T, Fut>(&self, reference: &str, attempt: impl Fn() -> Fut + Send) -> Result<T>
-    where
-        T: Send,
-        Fut: Future<Output = Result<T>> + Send,
-    {
-        self.bounded(self.retrying_on(reference, attempt)).await
-    }
-
-    async fn retrying_on<T, Fut>(
-        &self,
-        reference: &str,
-        attempt: impl Fn() -> Fut + Send,
-    ) -> Result<T>
-    where
-        T: Send,
-        Fut: Future<Output = Result<T>> + Send,
-    {
-        let source = Place::of(reference);
-        let mut failed = 0;
-        loop {
-            let error = match attempt().await {
-                Ok(done) => return Ok(done),
-                Err(error) => error,
-            };
-            if retry::is_throttled(&error) {
-                return Err(error);
-            }
-            failed += 1;
-            let random = fastrand::f64();
-            let Some(wait) = self.options.retry.next_try(&error, source, failed, random) else {
-                return Err(error.after(failed));
-            };
-            tracing::debug!(error = engine::chain(&error), ?wait, "will retry");
-            sleep(wait).await;
-        }
+        bounded(&self.options.retry, fetching).await
     }
 }

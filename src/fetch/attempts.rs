@@ -1,0 +1,64 @@
+//! Tries something until it succeeds, as often and as long as the [`RetryPolicy`] allows.
+
+use tokio::time::sleep;
+
+use super::engine::chain;
+use super::retry::{RetryPolicy, is_throttled};
+use crate::error::{Error, Result};
+use crate::reference::Place;
+use crate::time::sleep_until_opt;
+
+/// Does this until the deadline.
+pub(super) async fn bounded<T>(
+    policy: &RetryPolicy,
+    work: impl Future<Output = Result<T>> + Send,
+) -> Result<T> {
+    tokio::select! {
+        done = work => done,
+        () = sleep_until_opt(policy.ends()) => Err(Error::DeadlineExceeded),
+    }
+}
+
+/// Tries something about this image, and retries it as the policy says, until its deadline.
+///
+/// It takes no `AsyncFn`: nobody can say that the futures of one are [`Send`].
+pub(super) async fn retrying<T, Fut>(
+    policy: &RetryPolicy,
+    reference: &str,
+    attempt: impl Fn() -> Fut + Send,
+) -> Result<T>
+where
+    T: Send,
+    Fut: Future<Output = Result<T>> + Send,
+{
+    bounded(policy, retrying_on(policy, reference, attempt)).await
+}
+
+async fn retrying_on<T, Fut>(
+    policy: &RetryPolicy,
+    reference: &str,
+    attempt: impl Fn() -> Fut + Send,
+) -> Result<T>
+where
+    T: Send,
+    Fut: Future<Output = Result<T>> + Send,
+{
+    let source = Place::of(reference);
+    let mut failed = 0;
+    loop {
+        let error = match attempt().await {
+            Ok(done) => return Ok(done),
+            Err(error) => error,
+        };
+        if is_throttled(&error) {
+            return Err(error);
+        }
+        failed += 1;
+        let random = fastrand::f64();
+        let Some(wait) = policy.next_try(&error, source, failed, random) else {
+            return Err(error.after(failed));
+        };
+        tracing::debug!(error = chain(&error), ?wait, "will retry");
+        sleep(wait).await;
+    }
+}
