@@ -1,11 +1,31 @@
 //! What is done with what is fetched.
 
 use std::pin::Pin;
+use std::sync::Arc;
 
+use super::event::BlobRef;
 use super::image::SameImage;
-use super::{ImageContent, Job, LayerReader};
+use super::{ImageContent, Layer, LayerReader};
 use crate::error::{Error, Result};
 use crate::proxy::{ImageProxy, OpenedImage};
+
+/// One blob to fetch.
+#[derive(Debug, Clone)]
+pub(super) struct Job {
+    /// Its place among the blobs of its fetch.
+    pub(super) number: usize,
+    /// The first image that names it, as callers and events count it.
+    pub(super) image: usize,
+    /// What that was asked for by.
+    pub(super) reference: Arc<str>,
+    pub(super) layer: Layer,
+}
+
+impl Job {
+    pub(super) fn name(&self) -> BlobRef {
+        BlobRef::of(self.image, &self.layer)
+    }
+}
 
 /// A future that lives as long as what it borrows.
 pub(super) type Doing<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>;

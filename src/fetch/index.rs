@@ -11,10 +11,9 @@ use serde_json::{Value, json};
 use super::attempts::retrying;
 use super::content::FetchedManifest;
 use super::document::Entry;
-use super::documents::Documents;
 use super::retry::RetryPolicy;
 use super::starter::Starter;
-use super::{Fetcher, Image, ImageContent, document};
+use super::{Image, ImageContent, document};
 use crate::drain::verify::{has_digest, sha256};
 use crate::error::{BlobError, Error, Result};
 use crate::reference::{by_digest, digest_of};
@@ -29,6 +28,14 @@ pub struct Index {
 }
 
 impl Index {
+    pub(super) fn new(reference: &str, raw: Option<Vec<u8>>, images: Vec<Image>) -> Self {
+        Self {
+            reference: reference.to_owned(),
+            raw,
+            images,
+        }
+    }
+
     /// The reference by which the index was asked for.
     #[must_use]
     pub fn reference(&self) -> &str {
@@ -117,69 +124,6 @@ impl IndexContent {
     }
 }
 
-impl Fetcher {
-    /// Opens all images of the index of this name, to be pulled together. If the name is that of a
-    /// single image, the [`Index`] is just that image.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Image`] if it is an index that is not at a registry (`docker://`), or if it names
-    /// something that is no image, or with another size than it has; [`Error::Blob`] if it was asked
-    /// for by a digest that it does not have; as [`open_all`](Self::open_all).
-    ///
-    /// # Cancel safety
-    ///
-    /// Dropped early, whatever was started is ended.
-    pub async fn open_index(&self, reference: &str) -> Result<Index> {
-        let ending = self.events.ending();
-        let listed = Listed::fetch(&self.starter, &self.options.retry, reference).await?;
-        let mut documents = Documents::within(self.options.max_documents_bytes);
-        let (raw, images) = match listed {
-            None => (None, vec![self.open(reference).await?]),
-            Some(listed) => {
-                documents.add(listed.raw.len() as u64)?;
-                let references = listed.references(reference)?;
-                let images = self.open_each(&references, &mut documents).await?;
-                for (image, entry) in images.iter().zip(&listed.entries) {
-                    check_entry(entry, &image.same.manifest)?;
-                }
-                (Some(listed.raw), images)
-            }
-        };
-        ending.keep();
-        Ok(Index {
-            reference: reference.to_owned(),
-            raw,
-            images,
-        })
-    }
-
-    /// Fetches the manifest of an image in the form that it has at its source, before any
-    /// [conversion](Image::is_converted): the bytes whose digest is [`Image::digest`]. Of a manifest that was not converted,
-    /// no request is made.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Image`] if the manifest was converted and the image is not at a registry (`docker://`); [`Error::Blob`] if the
-    /// registry sends other bytes; [`Error::Refused`], after the tries that the [`RetryPolicy`](crate::RetryPolicy) allows.
-    ///
-    /// # Cancel safety
-    ///
-    /// Dropped early, whatever was started is ended.
-    pub async fn source_manifest(&self, image: &Image) -> Result<Vec<u8>> {
-        if !image.is_converted() {
-            return Ok(image.manifest_raw().to_vec());
-        }
-        let reference = by_digest(image.reference(), image.digest()).ok_or_else(|| {
-            Error::image(
-                "the manifest at its source can be fetched only from a registry (docker://)",
-            )
-        })?;
-        let fetch = || inspect(&self.starter, &reference);
-        retrying(&self.options.retry, &reference, fetch).await
-    }
-}
-
 /// An index, and the images that it lists.
 #[derive(Debug)]
 pub(super) struct Listed {
@@ -227,7 +171,7 @@ impl Listed {
 
 /// What is at its source under this name. A skopeo before 1.19 does not compare it with the digest
 /// in the name.
-async fn inspect(starter: &Starter, reference: &str) -> Result<Vec<u8>> {
+pub(super) async fn inspect(starter: &Starter, reference: &str) -> Result<Vec<u8>> {
     let raw = starter.inspect(reference).await?;
     if let Some(digest) = digest_of(reference)
         && !has_digest(&raw, &digest)

@@ -22,9 +22,8 @@ use super::options::FetchOptions;
 use super::pull::{IntoSink, is_foreign};
 use super::request::{ImageRequest, Platforms};
 use super::scheduler::ImageId;
-use super::sink::Unfinished;
 use super::starter::Starter;
-use super::{Fetcher, ImageContent, IndexContent, Pulled, Sink};
+use super::{ImageContent, IndexContent, Pulled, Sink};
 use crate::error::{Error, Result, panicked};
 use crate::time::sleep_until_opt;
 
@@ -48,99 +47,8 @@ pub struct PulledImages {
     pub foreign_layers: Vec<Descriptor>,
 }
 
-impl Fetcher {
-    /// Pulls many images into one sink. A blob that several of them name at the same time is fetched once.
-    /// Pulls many images into one sink. A blob that several images name at the same time is fetched once.
-    ///
-    /// An image becomes visible in the sink when everything that it names is there. Its result follows, in
-    /// the order in which images are done. A failed image has a result, too, and the others go on. Two images
-    /// with the same name in the sink replace each other.
-    ///
-    /// The next request is taken when another one is done. At most 64 images are held, and not much more than
-    /// [`max_documents_bytes`](crate::FetchOptions::max_documents_bytes) of their documents.
-    ///
-    /// The pull runs in a task of its own. It waits while 64 images are done and their results are not taken.
-    ///
-    /// ```no_run
-    /// # async fn example() -> longshore::Result<()> {
-    /// use longshore::{FetchOptions, Fetcher, ImageProxyConfig, OciLayout};
-    ///
-    /// let fetcher = Fetcher::new(ImageProxyConfig::default(), FetchOptions::default()).await?;
-    /// let images = ["docker://quay.io/fedora/fedora:latest", "docker://quay.io/podman/hello:latest"];
-    /// let sink = OciLayout::named_by_reference("mirror");
-    /// let mut pulling = fetcher.pull_many(images, sink);
-    /// while let Some(pulled) = pulling.next().await {
-    ///     match &pulled.images {
-    ///         Ok(_) => println!("{} is there", pulled.request.reference),
-    ///         Err(error) => println!("{} is not: {error}", pulled.request.reference),
-    ///     }
-    /// }
-    /// // Whether it went to its end, and how many images failed.
-    /// let pulled = pulling.finish().await?;
-    /// println!("{} failed", pulled.failed_images);
-    /// # Ok(()) }
-    /// ```
-    ///
-    /// # Panics
-    ///
-    /// Outside of a runtime.
-    ///
-    /// # Cancel safety
-    ///
-    /// Dropping the [`PullMany`] stops the pull. The sink keeps the blobs and images that were complete.
-    pub fn pull_many<S, R>(&self, requests: R, sink: S) -> PullMany
-    where
-        S: Sink,
-        R: IntoIterator<Item: Into<ImageRequest>, IntoIter: Send + 'static>,
-    {
-        self.pull_stream(Iterated(requests.into_iter()), sink)
-    }
-
-    /// Pulls many images, like [`pull_many`](Self::pull_many), whose requests come as a stream. The stream is asked for the
-    /// Pulls many images, like [`pull_many`](Self::pull_many), whose requests come as a stream. The stream is
-    /// polled for the next request when another image may be held.
-    /// # Panics
-    ///
-    /// Outside of a runtime.
-    ///
-    /// # Cancel safety
-    ///
-    /// As [`pull_many`](Self::pull_many).
-    pub fn pull_stream<S, R>(&self, requests: R, sink: S) -> PullMany
-    where
-        S: Sink,
-        R: Stream<Item: Into<ImageRequest>> + Send + 'static,
-    {
-        let (out, done) = mpsc::channel(1);
-        let (fetcher, sink) = (self.clone(), Arc::new(sink));
-        let task = tokio::spawn(async move {
-            let Fetcher {
-                starter,
-                options,
-                events,
-            } = fetcher;
-            let ending = events.ending();
-            let unfinished = Unfinished::new(&sink);
-            let driver = Driver::new(starter, options, events, sink);
-            let pulled = driver.run(requests, out).await;
-            if pulled
-                .as_ref()
-                .is_ok_and(|pulled| pulled.failed_images == 0)
-            {
-                unfinished.keep();
-            }
-            drop(ending);
-            pulled
-        });
-        PullMany {
-            done,
-            task: Some(task),
-        }
-    }
-}
-
 /// A stream of the items of an iterator.
-struct Iterated<I>(I);
+pub(super) struct Iterated<I>(pub(super) I);
 
 // There are no pointers into the iterator.
 impl<I> Unpin for Iterated<I> {}
@@ -161,6 +69,16 @@ pub struct PullMany {
 }
 
 impl PullMany {
+    pub(super) fn new(
+        done: mpsc::Receiver<PulledImages>,
+        task: JoinHandle<Result<Pulled>>,
+    ) -> Self {
+        Self {
+            done,
+            task: Some(task),
+        }
+    }
+
     /// Waits for the next request that is done, and returns its result. `None` after the last one, and also
     /// if the pull has ended early. [`finish`](Self::finish) returns which of the two it was.
     ///
@@ -236,7 +154,8 @@ struct Part {
     place: usize,
 }
 
-struct Driver<S> {
+/// Pulls many images into a sink.
+pub(super) struct Driver<S> {
     starter: Arc<Starter>,
     options: FetchOptions,
     events: Events,
@@ -260,7 +179,12 @@ struct Driver<S> {
 }
 
 impl<S: Sink> Driver<S> {
-    fn new(starter: Arc<Starter>, options: FetchOptions, events: Events, sink: Arc<S>) -> Self {
+    pub(super) fn new(
+        starter: Arc<Starter>,
+        options: FetchOptions,
+        events: Events,
+        sink: Arc<S>,
+    ) -> Self {
         Self {
             indexes: Indexes::new(Arc::clone(&starter), options.retry.clone()),
             starter,
@@ -282,7 +206,11 @@ impl<S: Sink> Driver<S> {
         }
     }
 
-    async fn run<R>(mut self, requests: R, out: mpsc::Sender<PulledImages>) -> Result<Pulled>
+    pub(super) async fn run<R>(
+        mut self,
+        requests: R,
+        out: mpsc::Sender<PulledImages>,
+    ) -> Result<Pulled>
     where
         R: Stream<Item: Into<ImageRequest>>,
     {

@@ -9,87 +9,12 @@ use futures_core::Stream;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
-use super::event::Ending;
-use super::handler::{Doing, Handler};
-use super::{Fetcher, Image, Job, Layer, LayerReader, panicked};
-use crate::error::{Error, Result};
+use super::handler::{Doing, Handler, Job};
+use super::{Layer, LayerReader};
+use crate::error::{Error, Result, panicked};
 
-impl Fetcher {
-    /// Returns the layers of an image as a stream, from the base layer up.
-    ///
-    /// While one layer is read, up to `ahead` of the following ones are opened, over several proxies, and wait in their
-    /// pipes, with up to 512 KiB each. A layer that occurs twice is fetched twice.
-    ///
-    /// A layer that fails before it is handed out is tried again, as the [`RetryPolicy`](super::RetryPolicy) says. A layer
-    /// that breaks while it is read is not, for its reader has had a part of it: the stream ends with its error.
-    ///
-    /// # Errors
-    ///
-    /// The errors of [`content`](Self::content). The errors of layers come from the stream.
-    ///
-    /// # Cancel safety
-    ///
-    /// Dropping the stream ends the fetch.
-    pub async fn layers(&self, image: &Image, ahead: usize) -> Result<LayerStream> {
-        let ending = self.events.ending();
-        let content = self.content(image).await?;
-        self.in_order(image, content.layers(), ahead, AsStored, ending)
-    }
-
-    /// Returns these layers of an image as a stream, in the order in which they are given; otherwise it is like
-    /// [`layers`](Self::layers). Nothing else is fetched, not even the config.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Image`] for a layer that the image does not have. The errors of layers come from the stream.
-    ///
-    /// # Panics
-    ///
-    /// Outside of a runtime.
-    ///
-    /// # Cancel safety
-    ///
-    /// Dropping the stream ends the fetch.
-    pub fn layers_of(&self, image: &Image, layers: &[Layer], ahead: usize) -> Result<LayerStream> {
-        image.check_layers(layers)?;
-        self.in_order(image, layers, ahead, AsStored, self.events.ending())
-    }
-
-    pub(super) fn in_order<V: View>(
-        &self,
-        image: &Image,
-        layers: &[Layer],
-        ahead: usize,
-        view: V,
-        ending: Ending,
-    ) -> Result<LayerStream<V::Reader>> {
-        let (to, handed_out) = mpsc::channel(layers.len().max(1));
-        let (window, end) = watch::channel(0);
-        let count = layers.len();
-        let mut engine = self.engine_for(&[image]);
-        let ids = engine.begin(&[image], self.events.clone(), HandOut { view, to });
-        for id in &ids {
-            engine.fetch_in_order(*id, layers, ahead, end.clone())?;
-        }
-        let fetcher = self.clone();
-        let run = tokio::spawn(async move {
-            let _ending = ending;
-            fetcher.fetch_all(&mut engine, ids.len()).await
-        });
-        Ok(LayerStream {
-            next: 0,
-            count,
-            ahead,
-            window,
-            handed_out,
-            early: HashMap::new(),
-            run: Some(run),
-        })
-    }
-}
-
-/// The layers of an image, one after another: see [`Fetcher::layers`]. The methods of [`Stream`] can be used on it, too. `R`
-/// is the type of the layers' readers.
+/// The layers of an image, one after another: see [`Fetcher::layers`](crate::Fetcher::layers). The methods of [`Stream`] can
+/// be used on it, too. `R` is the type of the layers' readers.
 ///
 /// ```no_run
 /// # async fn example(fetcher: longshore::Fetcher) -> longshore::Result<()> {
@@ -116,14 +41,34 @@ pub struct LayerStream<R = LayerReader> {
     run: Option<JoinHandle<Result<()>>>,
 }
 
+/// A layer that is ready to be read.
 #[derive(Debug)]
-struct HandedOut<R> {
+pub(super) struct HandedOut<R> {
     number: usize,
     layer: Layer,
     reader: R,
 }
 
 impl<R> LayerStream<R> {
+    /// The layers that `run` fetches and hands out. It fetches those before the end in `window`.
+    pub(super) fn new(
+        count: usize,
+        ahead: usize,
+        window: watch::Sender<usize>,
+        handed_out: mpsc::Receiver<HandedOut<R>>,
+        run: JoinHandle<Result<()>>,
+    ) -> Self {
+        Self {
+            next: 0,
+            count,
+            ahead,
+            window,
+            handed_out,
+            early: HashMap::new(),
+            run: Some(run),
+        }
+    }
+
     /// Waits for the next layer. Returns `None` after the last. Drop the reader of the layer before: what it left unread is
     /// read and checked now.
     ///
@@ -207,7 +152,7 @@ pub(super) trait View: Send + Sync + 'static {
 }
 
 /// The layers as they are stored.
-struct AsStored;
+pub(super) struct AsStored;
 
 impl View for AsStored {
     type Reader = LayerReader;
@@ -223,7 +168,7 @@ impl View for AsStored {
 }
 
 /// Hands each reader out, and waits until it is dropped.
-struct HandOut<V: View> {
+pub(super) struct HandOut<V: View> {
     view: V,
     to: mpsc::Sender<HandedOut<V::Reader>>,
 }
@@ -239,6 +184,12 @@ impl<V: View> Handler for HandOut<V> {
 }
 
 impl<V: View> HandOut<V> {
+    /// For so many layers, with the channel through which they come.
+    pub(super) fn new(view: V, count: usize) -> (Self, mpsc::Receiver<HandedOut<V::Reader>>) {
+        let (to, handed_out) = mpsc::channel(count.max(1));
+        (Self { view, to }, handed_out)
+    }
+
     async fn hand_out(&self, job: &Job, reader: LayerReader) -> Result<()> {
         let (reading, owner) = reader.into_parts().ok_or(Error::Closed)?;
         let (reader, mut dropped) = LayerReader::lend(reading);

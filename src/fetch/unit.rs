@@ -13,16 +13,15 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use super::content::{ImageContent, fetch_manifest};
-use super::event::{BlobRef, EventKind, Events};
-use super::handler::Handler;
+use super::event::{EventKind, Events};
+use super::handler::{Handler, Job};
 use super::image::SameImage;
 use super::rate::Limit;
 use super::reader::{LayerReader, Reading};
 use super::scheduler::{ImageId, Task, UnitId};
 use super::starter::Starter;
-use super::{Job, panicked};
 use crate::config::Platform;
-use crate::error::{BlobError, Error, Result};
+use crate::error::{BlobError, Error, Result, panicked};
 use crate::proxy::{Blob, ImageProxy, OpenedImage};
 use crate::reference::Place;
 use crate::time::timeout;
@@ -632,11 +631,5 @@ impl Failure {
             Self::Fetching(error) if error.is_closed() => Some(error.clone()),
             _ => None,
         }
-    }
-}
-
-impl Job {
-    pub(super) fn name(&self) -> BlobRef {
-        BlobRef::of(self.image, &self.layer)
     }
 }

@@ -21,7 +21,7 @@ use self::setback::setback;
 use self::units::UnitHandle;
 use super::descriptors::FdBudget;
 use super::event::{EventKind, Events};
-use super::handler::Handler;
+use super::handler::{Handler, Job};
 use super::image::SameImage;
 use super::options::FetchOptions;
 use super::rate::Limit;
@@ -31,7 +31,7 @@ use super::scheduler::{
 };
 use super::starter::Starter;
 use super::unit::{Beginning, Failure, Kind, Purpose, Report};
-use super::{Image, ImageContent, Job, Layer, Pulled};
+use super::{Image, ImageContent, Layer, Pulled};
 use crate::config::Platform;
 use crate::error::{Error, Result};
 use crate::proxy::{ImageProxy, OpenedImage};

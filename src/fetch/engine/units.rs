@@ -8,12 +8,11 @@ use tokio::sync::watch;
 use tokio::task::{AbortHandle, Id, JoinError};
 
 use super::super::event::EventKind;
-use super::super::panicked;
 use super::super::retry::is_transient;
 use super::super::scheduler::{ImageId, KindId, Lost, Task, UnitId};
 use super::super::unit::{Beginning, Unit, What, Work};
 use super::{Engine, chain};
-use crate::error::Result;
+use crate::error::{Result, panicked};
 use crate::proxy::{ImageProxy, OpenedImage};
 use crate::reference::Place;
 

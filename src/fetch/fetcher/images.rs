@@ -1,0 +1,351 @@
+//! Images as a whole: what their documents say, and pulls into sinks.
+
+use std::sync::Arc;
+
+use futures_core::Stream;
+use oci_spec::image::Descriptor;
+use tokio::sync::mpsc;
+
+use super::super::attempts::{bounded, retrying};
+use super::super::documents::Documents;
+use super::super::event::EventKind;
+use super::super::index::{Listed, check_entry, inspect};
+use super::super::many::{Driver, Iterated};
+use super::super::pull::{IntoSink, bytes_of};
+use super::super::sink::Unfinished;
+use super::super::{
+    Discard, Image, ImageContent, ImageRequest, Index, IndexContent, Layer, PullMany, Pulled, Sink,
+    content, is_foreign, retry,
+};
+use super::Fetcher;
+use crate::error::{Error, Result};
+use crate::proxy::{ImageProxy, OpenedImage};
+use crate::reference::by_digest;
+
+impl Fetcher {
+    /// Returns manifest, config and layers of an open image. The config is fetched once for an [`Image`] and its clones.
+    ///
+    /// # Errors
+    ///
+    /// The error with which the fetch of the config failed; [`Error::Decode`](crate::Error::Decode);
+    /// [`Error::Image`](crate::Error::Image); [`Error::DocumentsTooLarge`](crate::Error::DocumentsTooLarge).
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped early, the config is not fetched. Another call that waits for the same config then fetches it.
+    pub async fn content(&self, image: &Image) -> Result<Arc<ImageContent>> {
+        let ending = self.events.ending();
+        let mut documents = Documents::within(self.options.max_documents_bytes);
+        documents.add_manifest(image)?;
+        documents.add_config(image)?;
+        let fetch = || async {
+            Box::pin(self.content_for(image, &Discard))
+                .await
+                .map(Arc::new)
+        };
+        // The call that fetches the config may have another deadline than this one.
+        let fetched = image.same.content.get_or_try_init(fetch);
+        let content = bounded(&self.options.retry, fetched).await?;
+        ending.keep();
+        Ok(Arc::clone(content))
+    }
+
+    async fn content_for(&self, image: &Image, sink: &impl Sink) -> Result<ImageContent> {
+        let asked = (image.proxy(), image.opened());
+        self.content_from(asked, image, sink).await
+    }
+
+    /// Asks this proxy, in which the image is open.
+    async fn content_from(
+        &self,
+        (proxy, opened): (&ImageProxy, &OpenedImage),
+        image: &Image,
+        sink: &impl Sink,
+    ) -> Result<ImageContent> {
+        let manifest = &image.same.manifest;
+        let reference = image.reference();
+        retrying(&self.options.retry, reference, || async move {
+            // Boxed, here and below, to keep the future of a pull small.
+            let resolving = content::resolve(proxy, opened, reference, manifest, sink);
+            match Box::pin(resolving).await {
+                Err(error) if retry::is_proxy_failure(&error) => {
+                    // The proxy is gone or hangs, so another one is started.
+                    Box::pin(async {
+                        let proxy = self.starter.start(image.same.place(), None).await?;
+                        let opened = proxy.open_image(reference).await?;
+                        image.same.compare(&proxy, &opened).await?;
+                        content::resolve(&proxy, &opened, reference, manifest, sink).await
+                    })
+                    .await
+                }
+                other => other,
+            }
+        })
+        .await
+    }
+
+    /// Opens all images of the index of this name, to be pulled together. If the name is that of a
+    /// single image, the [`Index`] is just that image.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Image`] if it is an index that is not at a registry (`docker://`), or if it names
+    /// something that is no image, or with another size than it has; [`Error::Blob`] if it was asked
+    /// for by a digest that it does not have; as [`open_all`](Self::open_all).
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped early, whatever was started is ended.
+    pub async fn open_index(&self, reference: &str) -> Result<Index> {
+        let ending = self.events.ending();
+        let listed = Listed::fetch(&self.starter, &self.options.retry, reference).await?;
+        let mut documents = Documents::within(self.options.max_documents_bytes);
+        let (raw, images) = match listed {
+            None => (None, vec![self.open(reference).await?]),
+            Some(listed) => {
+                documents.add(listed.raw.len() as u64)?;
+                let references = listed.references(reference)?;
+                let images = self.open_each(&references, &mut documents).await?;
+                for (image, entry) in images.iter().zip(&listed.entries) {
+                    check_entry(entry, &image.same.manifest)?;
+                }
+                (Some(listed.raw), images)
+            }
+        };
+        ending.keep();
+        Ok(Index::new(reference, raw, images))
+    }
+
+    /// Fetches the manifest of an image in the form that it has at its source, before any
+    /// [conversion](Image::is_converted): the bytes whose digest is [`Image::digest`]. Of a manifest that was not converted,
+    /// no request is made.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Image`] if the manifest was converted and the image is not at a registry (`docker://`); [`Error::Blob`] if the
+    /// registry sends other bytes; [`Error::Refused`], after the tries that the [`RetryPolicy`](crate::RetryPolicy) allows.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped early, whatever was started is ended.
+    pub async fn source_manifest(&self, image: &Image) -> Result<Vec<u8>> {
+        if !image.is_converted() {
+            return Ok(image.manifest_raw().to_vec());
+        }
+        let reference = by_digest(image.reference(), image.digest()).ok_or_else(|| {
+            Error::image(
+                "the manifest at its source can be fetched only from a registry (docker://)",
+            )
+        })?;
+        let fetch = || inspect(&self.starter, &reference);
+        retrying(&self.options.retry, &reference, fetch).await
+    }
+
+    /// Pulls an image into a sink. Foreign layers, whose descriptors have `urls`, are left out
+    /// ([`Pulled::foreign_layers`]), as `skopeo copy` does.
+    ///
+    /// # Errors
+    ///
+    /// As [`pull_all`](Self::pull_all).
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`pull_all`](Self::pull_all).
+    pub async fn pull(&self, image: &Image, sink: impl Sink) -> Result<Pulled> {
+        self.pull_all(std::slice::from_ref(image), sink).await
+    }
+
+    /// Pulls several images into one sink, each blob once. The images become visible in the sink when all of
+    /// them are complete. With [`pull_many`](Self::pull_many), each image becomes visible on its own, and a
+    /// failure does not stop the others.
+    ///
+    /// # Errors
+    ///
+    /// The first fatal error, which stops the whole pull at once.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped early, all workers are stopped. The sink keeps the blobs that were complete.
+    pub async fn pull_all(&self, images: &[Image], sink: impl Sink) -> Result<Pulled> {
+        let _ending = self.events.ending();
+        let sink = Arc::new(sink);
+        let unfinished = Unfinished::new(&sink);
+        let pulled = self.pull_blobs(images, &sink).await?;
+        sink.commit_all(&pulled.images).await?;
+        unfinished.keep();
+        for (image, content) in pulled.images.iter().enumerate() {
+            self.is_pulled(image, content.reference());
+        }
+        Ok(pulled)
+    }
+
+    fn is_pulled(&self, image: usize, reference: &str) {
+        let reference = reference.to_owned();
+        let event = || EventKind::ImagePulled { image, reference };
+        self.events.send(event);
+    }
+
+    /// Pulls all images of an index, and the index itself. If the reference names a single image, pulls that
+    /// image.
+    ///
+    /// # Errors
+    ///
+    /// As [`pull_all`](Self::pull_all); [`Error::Image`](crate::Error::Image) if the sink does not accept an
+    /// index.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`pull_all`](Self::pull_all).
+    pub async fn pull_index(&self, index: &Index, sink: impl Sink) -> Result<Pulled> {
+        let _ending = self.events.ending();
+        let sink = Arc::new(sink);
+        let unfinished = Unfinished::new(&sink);
+        let pulled = self.pull_blobs(index.images(), &sink).await?;
+        match index.raw() {
+            Some(raw) => {
+                let content = IndexContent::new(index.reference(), raw, &pulled.images)?;
+                sink.commit_index(&content, &pulled.images).await?;
+            }
+            None => sink.commit_all(&pulled.images).await?,
+        }
+        unfinished.keep();
+        self.is_pulled(0, index.reference());
+        Ok(pulled)
+    }
+
+    async fn pull_blobs<S: Sink>(&self, images: &[Image], sink: &Arc<S>) -> Result<Pulled> {
+        let mut layers: Vec<Vec<Layer>> = images.iter().map(Image::layers).collect();
+        let mut foreign_layers: Vec<Descriptor> = Vec::new();
+        for layer in layers
+            .iter_mut()
+            .flat_map(|layers| layers.extract_if(.., |layer| is_foreign(&layer.descriptor)))
+        {
+            let known = |known: &Descriptor| known.digest() == layer.descriptor.digest();
+            if !foreign_layers.iter().any(known) {
+                foreign_layers.push(layer.descriptor);
+            }
+        }
+        let bytes = bytes_of(&layers);
+        let mut documents = Documents::within(self.options.max_documents_bytes);
+        for image in images {
+            documents.add_manifest(image)?;
+            documents.add_config(image)?;
+        }
+        sink.prepare().await?;
+        let images: Vec<&Image> = images.iter().collect();
+        if images.is_empty() {
+            return Ok(Pulled::default());
+        }
+        let mut engine = self.engine_for(&images);
+        let ids = engine.begin(&images, self.events.clone(), IntoSink(Arc::clone(sink)));
+        for (id, layers) in ids.iter().zip(&layers) {
+            engine.fetch(*id, layers, true)?;
+        }
+        self.fetch_all(&mut engine, ids.len()).await?;
+        let contents = ids.iter().map(|id| engine.content(*id).cloned());
+        // All of them have been fetched.
+        let contents: Vec<Arc<ImageContent>> = contents.flatten().collect();
+        let pulled = engine.tally().clone();
+        let configs = contents
+            .iter()
+            .filter(|content| content.config_was_fetched());
+        let config_bytes: u64 = configs
+            .clone()
+            .map(|content| content.config().len() as u64)
+            .sum();
+        Ok(Pulled {
+            bytes,
+            fetched_blobs: pulled.fetched_blobs + configs.count(),
+            fetched_bytes: pulled.fetched_bytes + config_bytes,
+            images: contents,
+            foreign_layers,
+            ..pulled
+        })
+    }
+
+    /// Pulls many images into one sink. A blob that several of them name at the same time is fetched once.
+    /// Pulls many images into one sink. A blob that several images name at the same time is fetched once.
+    ///
+    /// An image becomes visible in the sink when everything that it names is there. Its result follows, in
+    /// the order in which images are done. A failed image has a result, too, and the others go on. Two images
+    /// with the same name in the sink replace each other.
+    ///
+    /// The next request is taken when another one is done. At most 64 images are held, and not much more than
+    /// [`max_documents_bytes`](crate::FetchOptions::max_documents_bytes) of their documents.
+    ///
+    /// The pull runs in a task of its own. It waits while 64 images are done and their results are not taken.
+    ///
+    /// ```no_run
+    /// # async fn example() -> longshore::Result<()> {
+    /// use longshore::{FetchOptions, Fetcher, ImageProxyConfig, OciLayout};
+    ///
+    /// let fetcher = Fetcher::new(ImageProxyConfig::default(), FetchOptions::default()).await?;
+    /// let images = ["docker://quay.io/fedora/fedora:latest", "docker://quay.io/podman/hello:latest"];
+    /// let sink = OciLayout::named_by_reference("mirror");
+    /// let mut pulling = fetcher.pull_many(images, sink);
+    /// while let Some(pulled) = pulling.next().await {
+    ///     match &pulled.images {
+    ///         Ok(_) => println!("{} is there", pulled.request.reference),
+    ///         Err(error) => println!("{} is not: {error}", pulled.request.reference),
+    ///     }
+    /// }
+    /// // Whether it went to its end, and how many images failed.
+    /// let pulled = pulling.finish().await?;
+    /// println!("{} failed", pulled.failed_images);
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// Outside of a runtime.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the [`PullMany`] stops the pull. The sink keeps the blobs and images that were complete.
+    pub fn pull_many<S, R>(&self, requests: R, sink: S) -> PullMany
+    where
+        S: Sink,
+        R: IntoIterator<Item: Into<ImageRequest>, IntoIter: Send + 'static>,
+    {
+        self.pull_stream(Iterated(requests.into_iter()), sink)
+    }
+
+    /// Pulls many images, like [`pull_many`](Self::pull_many), whose requests come as a stream. The stream is asked for the
+    /// Pulls many images, like [`pull_many`](Self::pull_many), whose requests come as a stream. The stream is
+    /// polled for the next request when another image may be held.
+    /// # Panics
+    ///
+    /// Outside of a runtime.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`pull_many`](Self::pull_many).
+    pub fn pull_stream<S, R>(&self, requests: R, sink: S) -> PullMany
+    where
+        S: Sink,
+        R: Stream<Item: Into<ImageRequest>> + Send + 'static,
+    {
+        let (out, done) = mpsc::channel(1);
+        let (fetcher, sink) = (self.clone(), Arc::new(sink));
+        let task = tokio::spawn(async move {
+            let Fetcher {
+                starter,
+                options,
+                events,
+            } = fetcher;
+            let ending = events.ending();
+            let unfinished = Unfinished::new(&sink);
+            let driver = Driver::new(starter, options, events, sink);
+            let pulled = driver.run(requests, out).await;
+            if pulled
+                .as_ref()
+                .is_ok_and(|pulled| pulled.failed_images == 0)
+            {
+                unfinished.keep();
+            }
+            drop(ending);
+            pulled
+        });
+        PullMany::new(done, task)
+    }
+}
