@@ -28,8 +28,8 @@ impl Children {
         groups
     }
 
-    /// Waits until all children have been reaped by the threads that started them, but not longer than
-    /// `patience`.
+    /// Waits until all children have been reaped by the threads that started them, but not longer
+    /// than `patience`.
     pub(crate) fn wait_for_all(&self, patience: Duration) {
         let deadline = Instant::now() + patience;
         while !self.groups().is_empty() && Instant::now() < deadline {

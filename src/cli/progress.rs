@@ -1,5 +1,5 @@
-//! Shows a pull while it runs, from its events only: bars on a terminal, lines elsewhere, JSON lines in a
-//! file.
+//! Shows a pull while it runs, from its events only: bars on a terminal, lines elsewhere, JSON lines in
+//! a file.
 
 use std::collections::HashMap;
 use std::io::{self, BufWriter, IsTerminal, Write};

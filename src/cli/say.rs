@@ -134,8 +134,8 @@ impl Write for Log {
     }
 }
 
-/// Prints this text on stdout, on a blocking thread. A closed stdout is no failure.
-/// failure.
+/// Prints this text on stdout, on a blocking thread. A closed stdout is no
+/// failure. failure.
 pub(crate) async fn print(text: String) -> Result<(), Failure> {
     let printing = tokio::task::spawn_blocking(move || {
         let mut stdout = io::stdout().lock();

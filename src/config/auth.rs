@@ -93,8 +93,8 @@ impl From<Vec<u8>> for AuthData {
 }
 
 impl From<File> for AuthData {
-    /// Takes the content of a file, from its current position to its end. It is read when the proxy is
-    /// started.
+    /// Takes the content of a file, from its current position to its end. It is read when the proxy
+    /// is started.
     fn from(file: File) -> Self {
         let content = OnceLock::new();
         Self(AuthSource::File(Arc::new(OpenedFile { file, content })))
@@ -102,8 +102,8 @@ impl From<File> for AuthData {
 }
 
 impl From<OwnedFd> for AuthData {
-    /// Takes the content of a descriptor, from its current position to its end. It is read when the proxy is
-    /// started.
+    /// Takes the content of a descriptor, from its current position to its end. It is read when the proxy
+    /// is started.
     fn from(fd: OwnedFd) -> Self {
         Self::from(File::from(fd))
     }

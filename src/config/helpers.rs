@@ -68,8 +68,8 @@ fn listed(config: &ImageProxyConfig) -> Option<(Vec<String>, PathBuf)> {
     listed.next_back()
 }
 
-/// The files that can contain the list, in the order in which skopeo reads them
-/// (containers-registries.conf.d(5)).
+/// The files that can contain the list, in the order in which skopeo reads
+/// them (containers-registries.conf.d(5)).
 fn files(config: &ImageProxyConfig) -> Vec<PathBuf> {
     let users = std::env::home_dir().map(|home| home.join(".config/containers/registries.conf"));
     // The system's folder is ignored if the user has a file (containers-registries.conf(5)).

@@ -121,8 +121,8 @@ impl ImageProxyConfig {
         }
     }
 
-    /// Makes a command that can be started once, with its hooks. Blocks like
-    /// [`into_template`](Self::into_template).
+    /// Makes a command that can be started once, with its hooks. Blocks
+    /// like [`into_template`](Self::into_template).
     pub(crate) fn into_launch(mut self) -> Result<Launch> {
         self.validate()?;
         let given = self.skopeo_cmd.take();
@@ -289,7 +289,7 @@ impl Template {
 /// Whether and how a skopeo is kept from using the blob-info cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Cache {
-    /// It uses the shared cache.
+    /// The shared cache is used.
     Shared,
     /// The folder of root's cache is hidden.
     Hidden,

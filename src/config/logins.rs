@@ -1,5 +1,5 @@
-//! Whether skopeo may log in at a registry: whether there are credentials for it, as far as this process can
-//! see.
+//! Whether skopeo may log in at a registry: whether there are credentials for it, as far as this process
+//! can see.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -67,8 +67,8 @@ pub struct ConnectionOptions {
     pub call_timeout: Option<Duration>,
 
     /// How long [`finalize`](crate::ImageProxy::finalize) waits for blobs that are still open, and how long a
-    /// proxy may then take to exit. After that, it gets `SIGTERM` and, 2 s later, `SIGKILL`. The default is 5
-    /// s.
+    /// proxy may then take to exit. After that, it gets `SIGTERM` and, 2 s later, `SIGKILL`. The default is
+    /// 5 s.
     ///
     /// The proxies that a [`Fetcher`](crate::Fetcher) adds to the one that opened an image at a registry get
     /// at most 100 ms, unless the policy [may make them run gpg](crate::ImageProxyConfig::may_ask_gpg).
@@ -76,8 +76,8 @@ pub struct ConnectionOptions {
 
     /// The maximum size of a manifest, index, image config or layer info, in bytes. A larger one fails as
     /// [too large](crate::Error::DocumentTooLarge), because documents are read into memory as a whole. The
-    /// default is 4 MiB, which is also skopeo's limit for a registry. [`u64::MAX`] means no limit of this
-    /// library.
+    /// default is 4 MiB, which is also skopeo's limit for a registry. [`u64::MAX`] means no limit of
+    /// this library.
     pub max_document_bytes: u64,
 }
 

@@ -1,4 +1,4 @@
-//! What the signature policy makes skopeo do.
+//! The effects of the signature policy on skopeo.
 
 use std::fs;
 use std::io;
@@ -25,8 +25,8 @@ impl ImageProxyConfig {
 
     /// Returns whether the signature policy may refuse images: whether there is one that says more than
     /// `insecureAcceptAnything`. containers-policy.json(5) describes where the policy is. If it may refuse
-    /// images, look at [`checks_policy`](crate::ImageProxy::checks_policy), or set
-    /// [`require_policy`](Self#structfield.require_policy).
+    /// images, look at [`checks_policy`](crate::ImageProxy::checks_policy), or
+    /// set [`require_policy`](Self#structfield.require_policy).
     ///
     /// Blocks: it reads the policy. A policy that is not a regular file can be read only once, so the answer
     /// is `true`.

@@ -6,8 +6,8 @@ use std::process::Command;
 use super::ImageProxyConfig;
 use super::launch::{Launch, Template};
 
-/// Shows a command without its arguments and without the values of its environment, because both can contain
-/// secrets.
+/// Shows a command without its arguments and without the values of its environment, because both can
+/// contain secrets.
 struct Shown<'a>(&'a Command);
 
 impl fmt::Debug for Shown<'_> {

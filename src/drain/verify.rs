@@ -3,8 +3,8 @@
 use oci_spec::image::{Digest, DigestAlgorithm};
 use sha2::{Digest as _, Sha256, Sha384, Sha512};
 
-/// A running hash, by one of the algorithms that the OCI image specification registers ("Digests", in
-/// `descriptor.md`).
+/// A running hash, by one of the algorithms that the OCI image specification registers ("Digests",
+/// in `descriptor.md`).
 #[derive(Debug, Clone)]
 enum Hasher {
     Sha256(Sha256),

@@ -29,8 +29,8 @@ impl Documents {
         self.add(image.same.manifest.raw.len() as u64)
     }
 
-    /// Adds the config of this image. The size that the manifest states is counted, because no more bytes are
-    /// read.
+    /// Adds the config of this image. The size that the manifest states is counted, because no more bytes
+    /// are read.
     pub(super) fn add_config(&mut self, image: &Image) -> Result<()> {
         let (size, limit) = (
             image.manifest().config().size(),

@@ -20,7 +20,7 @@ pub struct Event {
     /// The time of the event, counted from when the [`Events`] were made.
     #[serde(rename = "at_ms", serialize_with = "millis")]
     pub at: Duration,
-    /// What happened.
+    /// The kind of the event, with its data.
     #[serde(flatten)]
     pub kind: EventKind,
 }

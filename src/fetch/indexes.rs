@@ -1,5 +1,5 @@
-//! Fetches the indexes for requests that want all platforms. A program of its own (`skopeo inspect`) fetches
-//! each.
+//! Fetches the indexes for requests that want all platforms. A program of its own (`skopeo inspect`)
+//! fetches each.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;

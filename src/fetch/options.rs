@@ -95,8 +95,8 @@ pub struct FetchOptions {
     /// by at most 32 MiB. The default is 1,100: gzip does not exceed 1,032 (zlib's technical details).
     pub max_expansion: NonZeroU64,
     /// The largest window of a zstd layer, in bytes, rounded down to a power of two. Each layer that is being
-    /// decompressed needs as much memory as its window. The default is 32 MiB, which only `zstd --ultra`
-    /// exceeds.
+    /// decompressed needs as much memory as its window. The default is 32 MiB, which only `zstd
+    /// --ultra` exceeds.
     pub max_zstd_window: NonZeroU64,
     /// The maximum number of bytes of all documents of one pull together: manifests, indexes and image
     /// configs. They are held in memory; parsed, they need several times as much. The default is 64 MiB. Each

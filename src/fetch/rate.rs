@@ -17,7 +17,7 @@ const TICK: Duration = Duration::from_millis(20);
 const SLICE_BYTES: u32 = 16 * 1024;
 
 /// An allowance of bytes, as permits of a semaphore. A task adds permits at each tick, and readers take them.
-/// What is not used within two ticks is lost.
+/// Permits that are not used within two ticks are lost.
 #[derive(Debug, Clone)]
 pub(super) struct Limit {
     bytes: Arc<Semaphore>,

@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use crate::config::Platform;
 
-/// Which images of an index are pulled.
+/// The selection of images of an index.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub enum Platforms {
     /// The image for the platform that the [`ImageProxyConfig`](crate::ImageProxyConfig) names, or else for this machine.

@@ -70,8 +70,8 @@ const MAX_INDEX_BYTES: u64 = 64 * 1024 * 1024;
 /// An OCI image layout that images are pulled into. It is created if it does not exist.
 ///
 /// A blob that is already in the layout is reused if its size matches. If the process is killed, the layout
-/// stays valid and keeps all complete blobs. The next pull continues from there, and removes incomplete
-/// files.
+/// stays valid and keeps all complete blobs. The next pull continues from there, and removes
+/// incomplete files.
 #[derive(Debug)]
 pub struct OciLayout {
     root: PathBuf,
@@ -99,8 +99,8 @@ impl OciLayout {
     }
 
     /// Makes a sink for several images in the folder `root`. Each image is named by its reference:
-    /// `docker://quay.io/a/b:c` is called `quay.io/a/b:c`. Otherwise the sink is like that of
-    /// [`new`](Self::new).
+    /// `docker://quay.io/a/b:c` is called `quay.io/a/b:c`. Otherwise the sink is like that
+    /// of [`new`](Self::new).
     pub fn named_by_reference(root: impl Into<PathBuf>) -> Self {
         Self {
             root: root.into(),
@@ -331,8 +331,8 @@ impl OciLayout {
     }
 }
 
-/// Creates the layout if it does not exist, removes what dead pulls have left in it, and creates a staging
-/// folder.
+/// Creates the layout if it does not exist, removes what dead pulls have left in it, and creates a
+/// staging folder.
 fn prepare(root: &Path) -> io::Result<Staging> {
     let root = Folder::make_at(root)?;
     // This check comes first, so that nothing is put into a folder that is no layout.

@@ -87,8 +87,8 @@ mod tests {
         json!({ "mediaType": "x", "digest": digest, "size": bytes.len() })
     }
 
-    /// A layout with an index of one image with one layer: its folder, the index, and the descriptors of the
-    /// blobs.
+    /// A layout with an index of one image with one layer: its folder, the index, and the descriptors of
+    /// the blobs.
     fn layout() -> (tempfile::TempDir, Descriptor, Vec<Value>) {
         let folder = tempfile::tempdir().expect("a folder");
         fs::create_dir_all(folder.path().join("blobs/sha256")).expect("a folder");

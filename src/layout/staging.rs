@@ -35,8 +35,8 @@ const LOCK: &str = ".longshore.lock";
 /// The file in a staging folder that is locked until its pull ends. It contains the boot id of the host.
 const STAGING_LOCK: &str = "lock";
 
-/// A staging folder that is not locked, and has not changed for this long, belongs to no running pull on any
-/// host.
+/// A staging folder that is not locked, and has not changed for this long, belongs to no running pull on
+/// any host.
 const ABANDONED: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The lock of the layout. It is held while the index changes, or while a staging folder is created or
@@ -109,15 +109,15 @@ pub(super) fn sweep(root: &Folder) -> io::Result<()> {
 /// may run on another host, whose locks are not seen here if the file system does not share them.
 fn sweep_one(root: &Folder, name: &OsStr) -> io::Result<bool> {
     let folder = root.open(name)?;
-    let told = folder.read(STAGING_LOCK, 1024)?;
-    if let Some(told) = &told {
+    let boot_id = folder.read(STAGING_LOCK, 1024)?;
+    if let Some(boot_id) = &boot_id {
         let lock = Flock::lock(
             folder.lock_file(STAGING_LOCK)?,
             FlockArg::LockExclusiveNonblock,
         );
         // The file is empty if the pull died before it wrote its boot id. A pull writes it while it holds the
         // lock of the layout, which we hold now.
-        let is_here = told.is_empty() || *told == here().into_bytes();
+        let is_here = boot_id.is_empty() || *boot_id == here().into_bytes();
         if lock.is_err() || !is_here && root.age_of(name)? < ABANDONED {
             return Ok(false);
         }
@@ -294,19 +294,19 @@ mod tests {
         let (path, root) = root();
         let other = path.path().join(".longshore-1-0");
         let (lock, blob) = (other.join(STAGING_LOCK), other.join("0"));
-        for told in [Some("another host"), None] {
+        for boot_id in [Some("another host"), None] {
             fs::create_dir(&other).expect("a folder");
             fs::write(&blob, "half a blob").expect("a file");
-            if let Some(told) = told {
-                fs::write(&lock, told).expect("a file");
+            if let Some(boot_id) = boot_id {
+                fs::write(&lock, boot_id).expect("a file");
             }
             sweep(&root()).expect("swept");
-            assert!(blob.exists(), "{told:?}");
+            assert!(blob.exists(), "{boot_id:?}");
             let long_ago = std::time::SystemTime::now() - 2 * ABANDONED;
             let folder = File::open(&other).expect("a folder");
             folder.set_modified(long_ago).expect("an older folder");
             sweep(&root()).expect("swept");
-            assert!(!other.exists(), "{told:?}");
+            assert!(!other.exists(), "{boot_id:?}");
         }
     }
 

@@ -42,7 +42,7 @@ use crate::time::sleep_until_opt;
 /// for a unit, so there is no deadlock.
 const REPORTS: usize = 256;
 
-/// What the engine has done for an image.
+/// The result of the engine's work on an image.
 #[derive(Debug)]
 pub(super) enum Outcome {
     /// The image is open.
@@ -53,7 +53,7 @@ pub(super) enum Outcome {
     Failed(ImageId, Error),
 }
 
-/// What the engine knows of an image.
+/// The engine's data of an image.
 struct Entry {
     /// The number of the image, as callers and events count images.
     number: usize,

@@ -1,6 +1,6 @@
-//! Which task a unit does next.
+//! Chooses the next task of each unit.
 //!
-//! A unit opens images first, because only an open image tells which blobs it has. Then come configs, then
+//! A unit opens images first, because only an open image shows which blobs it has. Then come configs, then
 //! blobs of the sources that the unit has open. A unit without such work opens an image that other units have
 //! open, too, and helps with its blobs if enough of them wait.
 

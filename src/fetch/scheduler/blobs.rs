@@ -295,8 +295,8 @@ impl Blobs {
         }
     }
 
-    /// Records that the blob need not be asked for any more. Returns its host and size if it had to be until
-    /// now.
+    /// Records that the blob need not be asked for any more. Returns its host and size if it had to be
+    /// until now.
     pub(super) fn asked(&mut self, id: BlobId) -> Option<(HostId, u64)> {
         let blob = self.all.get_mut(&id)?;
         let was = std::mem::replace(&mut blob.unasked, false);
@@ -366,8 +366,8 @@ impl Blobs {
         self.delayed.first().map(|(then, _)| *then)
     }
 
-    /// Resets the tries of a blob that was given up for some of its images. The remaining images start from
-    /// zero.
+    /// Resets the tries of a blob that was given up for some of its images. The remaining images start
+    /// from zero.
     pub(super) fn reset(&mut self, id: BlobId, now: Instant) -> Counted {
         if let Some(blob) = self.all.get_mut(&id) {
             blob.failed = 0;
@@ -419,8 +419,8 @@ impl Blobs {
     }
 
     /// The next blob for a unit that can ask these sources, among the blobs for which `fit` returns true.
-    /// With an order, that is the one with the lowest number. Without an order, large blobs and small blobs
-    /// alternate.
+    /// With an order, that is the one with the lowest number. Without an order, large blobs and small
+    /// blobs alternate.
     pub(super) fn pick<'s>(
         &self,
         sources: impl Iterator<Item = &'s SourceId>,

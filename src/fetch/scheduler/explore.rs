@@ -48,8 +48,8 @@ struct World {
     done: BTreeSet<BlobId>,
     failures: usize,
     ticks: u32,
-    /// The registry refused a call. No unit may ask before time passes, or before a call that was under way
-    /// succeeds.
+    /// The registry refused a call. No unit may ask before time passes, or before a call that was under
+    /// way succeeds.
     is_refused: bool,
     /// The refused call was for a blob, so an opened image does not end the outage.
     is_of_blobs: bool,
@@ -400,8 +400,8 @@ impl World {
         self.scheduler.failed(unit, task, setback, (now, 1.0));
     }
 
-    /// Whether the world makes progress by itself: a task that no proxy has must be given out when only time
-    /// passes.
+    /// Whether the world makes progress by itself: a task that no proxy has must be given out when only
+    /// time passes.
     fn goes_on(&self, setting: Setting, begun: Instant) -> bool {
         let is_busy = |proxy: &Proxy| {
             proxy.is_starting || !proxy.asked.is_empty() || !proxy.draining.is_empty()

@@ -29,8 +29,8 @@ const COST_BOUNDS: (Duration, Duration) = (Duration::from_millis(15), Duration::
 const WORK_PER_BLOB: Duration = Duration::from_millis(1);
 const WORK_PER_GB: Duration = Duration::from_secs(1);
 
-/// A call that takes this many times the usual latency was held back by the registry, if it also takes
-/// [`THROTTLED_FROM`].
+/// A call that takes this many times the usual latency was held back by the registry, if it also
+/// takes [`THROTTLED_FROM`].
 const THROTTLED: u32 = 8;
 
 /// The least latency of a call that counts as held back. Faster ones may be due to a busy machine.

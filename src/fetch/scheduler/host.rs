@@ -15,7 +15,7 @@ const MOST_UNPROVED: usize = 8;
 /// sooner. If the registry throttles, each proxy retries after some seconds, which makes it worse.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What a host allows.
+/// The limits and properties of a host.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::fetch) struct HostRules {
     /// The minimum number of units, if there is enough to do.
@@ -26,8 +26,8 @@ pub(in crate::fetch) struct HostRules {
     pub(in crate::fetch) per_unit: usize,
     /// Whether the host is a registry.
     pub(in crate::fetch) is_registry: bool,
-    /// Whether the host limits the number of openings, so that an image is not opened more often than
-    /// necessary.
+    /// Whether the host limits the number of openings, so that an image is not opened more often
+    /// than necessary.
     pub(in crate::fetch) counts_openings: bool,
     /// Whether an image was opened at this host before.
     pub(in crate::fetch) is_proved: bool,
@@ -55,7 +55,7 @@ pub(super) struct Host<E> {
     /// The number of images that are not forgotten.
     pub(super) images: usize,
     pub(super) to_ask: ToAsk,
-    /// When the first opening began.
+    /// The start of the first opening.
     pub(super) asked_since: Option<Instant>,
     /// Whether an opening has failed and is to be retried.
     pub(super) failed_once: bool,

@@ -18,7 +18,7 @@ pub(in crate::fetch) enum Task {
     Blob { blob: BlobId, by: ImageId },
 }
 
-/// What the engine is to do.
+/// An action that the engine must carry out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::fetch) enum Action<E> {
     /// Start a proxy of this kind.
@@ -79,7 +79,7 @@ pub(in crate::fetch) enum Refused {
     ForGood,
 }
 
-/// What the scheduler does after a failure.
+/// The scheduler's decision after a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::fetch) enum Next {
     /// The task is retried after `wait`; `failed` tries have failed so far.

@@ -481,8 +481,8 @@ impl<E: Clone> Scheduler<E> {
         self.actions.pop_front()
     }
 
-    /// When to call [`next`](Self::next) again if there is no report before. `None` if no image is left to
-    /// fetch.
+    /// When to call [`next`](Self::next) again if there is no report before. `None` if no image is left
+    /// to fetch.
     pub(super) fn wake(&self, now: Instant) -> Option<Instant> {
         if self.images.values().all(|image| image.is_fetched) {
             return None;

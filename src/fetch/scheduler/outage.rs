@@ -17,7 +17,7 @@ pub(super) struct Outage {
     /// What was refused. A single blob that the registry can't read is no outage, even if nothing else is
     /// asked for.
     refused: BTreeSet<Refusal>,
-    /// When the last counted refusal came.
+    /// The time of the last counted refusal.
     since: Option<Instant>,
     /// No unit asks before this time.
     until: Option<Instant>,
@@ -107,7 +107,7 @@ impl Outage {
         of_many && self.refusals > policy.retries
     }
 
-    /// When a unit may ask again.
+    /// The time from which a unit may ask again.
     pub(super) fn ends(&self) -> Option<Instant> {
         self.until
     }

@@ -13,8 +13,8 @@ use super::{
 use crate::fetch::retry::RetryPolicy;
 use crate::time::moment_after;
 
-/// If more than one in this many units waits for a late answer, the registry is taken to be slow, not the
-/// proxies.
+/// If more than one in this many units waits for a late answer, the registry is taken to be slow, not
+/// the proxies.
 const MANY_LATE: usize = 4;
 
 /// The state of the starts of proxies.
@@ -237,8 +237,8 @@ impl<E: Clone> Scheduler<E> {
         })
     }
 
-    /// The maximum number of units of a host while some calls are late. A fixed number of proxies stays
-    /// fixed.
+    /// The maximum number of units of a host while some calls are late. A fixed number of proxies
+    /// stays fixed.
     fn most_with_late(&self, id: HostId) -> usize {
         self.share_with_late(id, self.hosts_with_work())
     }

@@ -8,8 +8,8 @@ use super::unit::Stage;
 use super::{BlobId, Config, HostId, ImageId, Opening, Scheduler, SourceId, Task, UnitId};
 use crate::time::moment_after;
 
-/// After an outage that lasted too long, the registry is not asked for this long, however many images are
-/// added.
+/// After an outage that lasted too long, the registry is not asked for this long, however many images
+/// are added.
 const LOCKED_FOR: Duration = Duration::from_secs(60);
 
 impl<E: Clone> Scheduler<E> {
@@ -23,8 +23,8 @@ impl<E: Clone> Scheduler<E> {
         }
     }
 
-    /// A unit has opened an image. `guess` is the latency of a call, estimated from the duration of the
-    /// opening.
+    /// A unit has opened an image. `guess` is the latency of a call, estimated from the duration of
+    /// the opening.
     pub(in crate::fetch) fn opened(
         &mut self,
         id: UnitId,

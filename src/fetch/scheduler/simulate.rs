@@ -49,7 +49,7 @@ enum Doing {
 struct Activity {
     unit: UnitId,
     task: Option<Task>,
-    /// What the unit does afterwards for this task.
+    /// The next activities for this task.
     then: VecDeque<Doing>,
     doing: Doing,
     began: f64,
@@ -125,7 +125,7 @@ impl World {
         self.begun + Duration::from_secs_f64(self.now)
     }
 
-    /// When a request that is made now is answered.
+    /// The time, in seconds, at which a request that is made now is answered.
     fn answered_at(&mut self, answers: f64) -> f64 {
         let answer = self.model.answer.as_secs_f64() * answers;
         match self.model.requests {
@@ -356,7 +356,7 @@ impl World {
 struct Run {
     took: f64,
     openings: usize,
-    #[expect(dead_code, reason = "told where an assertion fails")]
+    #[expect(dead_code, reason = "shown where an assertion fails")]
     units: usize,
 }
 
@@ -422,8 +422,8 @@ fn models() -> Vec<Model> {
     models
 }
 
-/// Compares the automatic number of proxies with the best of some fixed numbers, which nobody knows
-/// beforehand.
+/// Compares the automatic number of proxies with the best of some fixed numbers, which nobody
+/// knows beforehand.
 ///
 /// By default, the test takes some of the models. With `LONGSHORE_SURVEY=1`, it takes all of them: 630 pairs
 /// of a model and a workload, in a minute and a half without optimisation. It then also prints the worst

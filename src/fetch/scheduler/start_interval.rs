@@ -53,7 +53,7 @@ impl StartInterval {
         self.at_once = self.at_once.map(|left| left + 1);
     }
 
-    /// When the next start is due.
+    /// The time at which the next start is due.
     pub(super) fn due(&self) -> Instant {
         self.next
     }
@@ -71,8 +71,8 @@ impl StartInterval {
     }
 }
 
-/// How many proxies start at the same time: one on each processor that this process may use, up to
-/// [`MOST_AT_A_TIME`].
+/// How many proxies start at the same time: one on each processor that this process may use, up
+/// to [`MOST_AT_A_TIME`].
 pub(in crate::fetch) fn at_a_time() -> u32 {
     let processors = available_parallelism().map_or(1, NonZeroUsize::get);
     // Both numbers are small.

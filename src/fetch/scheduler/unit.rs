@@ -16,7 +16,7 @@ pub(super) struct Unit {
     pub(super) host: HostId,
     pub(super) kind: KindId,
     pub(super) stage: Stage,
-    /// When the unit was started.
+    /// The time at which the unit was started.
     begun: Instant,
     /// The task that its proxy is asked for, and since when. There is one at most, because a proxy answers
     /// one call at a time.
