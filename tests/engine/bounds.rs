@@ -1,4 +1,4 @@
-//! What a registry may ask of this machine and of its user's time, whatever it says.
+//! The limits on what a registry can demand of this machine and of its user's time.
 
 use std::time::Duration;
 
@@ -21,11 +21,11 @@ fn a_blob_that_trickles_is_too_slow_and_is_fetched_again() {
                 .stall_timeout(Duration::from_secs(2))
                 .least_rate(1000);
             let options = FetchOptions::default().retry(retries(1));
-            let told = pull(config, options, &served.reference()).await;
-            assert_eq!(told.result.unwrap().retries, 1);
+            let outcome = pull(config, options, &served.reference()).await;
+            assert_eq!(outcome.result.unwrap().retries, 1);
             let slow = |kind: &EventKind| matches!(kind, EventKind::BlobRetried { reason, .. } if reason.contains("too slow"));
             assert!(
-                told.events.iter().any(|event| slow(&event.kind)),
+                outcome.events.iter().any(|event| slow(&event.kind)),
                 "{protocol}"
             );
         }
@@ -43,13 +43,13 @@ fn a_blob_that_trickles_faster_than_the_least_rate_or_without_one_comes() {
                 .stall_timeout(Duration::from_secs(1))
                 .least_rate(least_rate);
             let options = FetchOptions::default().retry(retries(0));
-            let told = pull(config, options, &served.reference()).await;
-            told.result.unwrap();
+            let outcome = pull(config, options, &served.reference()).await;
+            outcome.result.unwrap();
         }
     });
 }
 
-/// It is no fault of the registry's.
+/// The reader is slow, not the registry.
 #[test]
 #[ignore = "needs skopeo"]
 fn a_slow_reader_does_not_make_a_blob_too_slow() {
@@ -74,7 +74,7 @@ fn a_slow_reader_does_not_make_a_blob_too_slow() {
     });
 }
 
-/// The sum counts, whether it is one index or several images.
+/// The sum is limited, whether the documents are those of one index or of several images.
 #[test]
 #[ignore = "needs skopeo"]
 fn the_documents_of_one_pull_are_bounded_together() {
@@ -100,7 +100,7 @@ fn the_documents_of_one_pull_are_bounded_together() {
             .collect();
         let error = fetcher.open_all(&references).await;
         assert!(too_large(&error.unwrap_err()));
-        // Opened one by one, they are too large only together.
+        // If they are opened one by one, they are too large only together.
         let mut opened = Vec::new();
         for reference in &references {
             opened.push(fetcher.open(reference).await.unwrap());

@@ -1,4 +1,4 @@
-//! Layers without their compression, checked against the image config.
+//! Decompressed layers, verified against the image config.
 
 #![cfg(feature = "decompress")]
 use std::io::Write as _;
@@ -158,7 +158,7 @@ async fn bytes_that_are_right_and_no_gzip_after_all_are_told() {
     assert!(matches!(blob_error(error), BlobError::Decompress(_)));
 }
 
-/// The decoder notices before the digest does.
+/// The decoder notices the error before the digest does.
 #[test]
 #[ignore = "needs skopeo"]
 fn a_corrupt_layer_that_can_not_be_decompressed_is_fetched_again() {
@@ -200,7 +200,7 @@ fn zstd(bytes: &[u8], window_log: u32) -> Vec<u8> {
 async fn a_zstd_window_larger_than_allowed_is_refused_by_name() {
     const ZSTD: &str = "application/vnd.oci.image.layer.v1.tar+zstd";
     let folder = tempfile::tempdir().unwrap();
-    // Not so regular that it would expand too much.
+    // The content is irregular enough not to expand too much.
     let plain: Vec<u8> = (0..3_000_000_u32)
         .map(|n| n.wrapping_mul(n).to_be_bytes()[1])
         .collect();
@@ -208,7 +208,7 @@ async fn a_zstd_window_larger_than_allowed_is_refused_by_name() {
     for (window_log, allowed) in [(25, true), (26, false), (27, false)] {
         let image = ImageBuilder::new().layer_blob(ZSTD, zstd(&plain, window_log));
         image.write(folder.path(), "v1").unwrap();
-        // The layer's diff_id is wrong, but to find that out it must be decompressed.
+        // The diff_id of the layer is wrong, but only decompressing it can show that.
         let usual = layers(folder.path(), FetchOptions::default(), u64::MAX).await;
         let usual = blob_error(usual.unwrap_err());
         let refused = matches!(usual, BlobError::ZstdWindow { limit, .. } if limit == 32 << 20);
@@ -224,13 +224,13 @@ async fn a_zstd_window_larger_than_allowed_is_refused_by_name() {
     }
 }
 
-/// Its descriptor may say anything; what came of it so far can't lie.
+/// The descriptor may state any size. The bytes that have arrived are what counts.
 #[test]
 #[ignore = "needs skopeo"]
 fn what_a_descriptor_says_of_its_size_allows_for_no_larger_expansion() {
     run(async {
         let image = ImageBuilder::new().layer_tar_gz(gzip(&tar(&vec![0; 64_000_000])));
-        // Without its length in the headers: nobody knows how much is to come.
+        // The length is not in the headers, so nobody knows how much will follow.
         let served = Served::with(Options::default(), &image).faults(&["blob#0:chunked-shorter=1"]);
         served.edit_manifest(|manifest| manifest["layers"][0]["size"] = 4_000_000_000_u64.into());
         for protocol in tools::SKOPEOS {

@@ -1,4 +1,5 @@
-//! The events of a pull tell its whole story, to the library's users and in the command's file.
+//! The events of a pull contain everything that happened, for users of the library and in the file of
+//! the command.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU64;
@@ -7,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::harness::{
-    Served, Told, complete, config, discard, faults, impatient, options, proxies, pull, random,
+    Outcome, Served, complete, config, discard, faults, impatient, options, proxies, pull, random,
 };
 use longshore::oci_spec::image::Descriptor;
 use longshore::{Discard, EventKind, Events, Fetcher, OciLayout};
@@ -18,7 +19,7 @@ use test_support::soon;
 use test_support::tools::{self, SKOPEOS};
 use tokio::process::Command;
 
-/// What the events tell about one blob.
+/// The events about one blob.
 #[derive(Debug, Default)]
 struct Blob {
     queued: usize,
@@ -29,10 +30,10 @@ struct Blob {
     bytes: u64,
 }
 
-/// What they tell about all of them, by layer.
-fn blobs(told: &Told) -> BTreeMap<usize, Blob> {
+/// The events about all blobs, by layer.
+fn blobs(outcome: &Outcome) -> BTreeMap<usize, Blob> {
     let mut blobs: BTreeMap<usize, Blob> = BTreeMap::new();
-    for event in &told.events {
+    for event in &outcome.events {
         match &event.kind {
             EventKind::BlobQueued { blob, .. } => blobs.entry(blob.layer).or_default().queued += 1,
             EventKind::BlobOpened { blob, .. } => blobs.get_mut(&blob.layer).unwrap().opened += 1,
@@ -58,9 +59,9 @@ fn a_pull_is_told_from_its_beginning_to_its_end() {
     for protocol in SKOPEOS {
         run(async {
             let served = Served::new(5, 50_000);
-            let told = pull(config(protocol), proxies(2), &served.reference()).await;
-            let pulled = told.right(&served);
-            let mut but_starts = told
+            let outcome = pull(config(protocol), proxies(2), &served.reference()).await;
+            let pulled = outcome.right(&served);
+            let mut but_starts = outcome
                 .events
                 .iter()
                 .filter(|event| !matches!(event.kind, EventKind::ProxyStarted { .. }));
@@ -71,7 +72,7 @@ fn a_pull_is_told_from_its_beginning_to_its_end() {
                 EventKind::ImageOpened { image: 0, layers: 5, digest, .. }
                     if *digest == served.image.manifest_digest.to_string()
             ));
-            let blobs = blobs(&told);
+            let blobs = blobs(&outcome);
             assert_eq!(blobs.len(), 5);
             for (layer, blob) in &blobs {
                 let size = served.image.layers[*layer].size();
@@ -86,7 +87,7 @@ fn a_pull_is_told_from_its_beginning_to_its_end() {
                     "{blob:?}"
                 );
             }
-            // The config is a blob too, of which there are no events.
+            // The config is a blob, too, but has no events.
             assert_eq!(pulled.fetched_blobs, blobs.len() + 1);
             assert_eq!((pulled.reused_blobs, pulled.retries), (0, 0));
             let layers: u64 = served.image.layers.iter().map(Descriptor::size).sum();
@@ -94,9 +95,9 @@ fn a_pull_is_told_from_its_beginning_to_its_end() {
             let config = pulled.images[0].config().len() as u64;
             assert_eq!(pulled.fetched_bytes, layers + config);
 
-            // A proxy is started before it is ready, and both before it sends anything.
+            // A proxy is started before it is ready, and ready before it sends anything.
             let (mut started, mut ready) = (BTreeSet::new(), BTreeSet::new());
-            for event in &told.events {
+            for event in &outcome.events {
                 match &event.kind {
                     EventKind::ProxyStarted { proxy, .. } => assert!(started.insert(*proxy)),
                     EventKind::ProxyReady { proxy, .. } => {
@@ -146,15 +147,15 @@ fn a_blob_that_is_cut_is_told_as_retried() {
     for protocol in SKOPEOS {
         run(async {
             let served = Served::new(3, 50_000).faults(&["blob#1:chunked-shorter=5*2"]);
-            let told = pull(impatient(protocol), options(), &served.reference()).await;
-            assert_eq!(told.right(&served).retries, 2, "{protocol}");
-            let blob = &blobs(&told)[&1];
+            let outcome = pull(impatient(protocol), options(), &served.reference()).await;
+            assert_eq!(outcome.right(&served).retries, 2, "{protocol}");
+            let blob = &blobs(&outcome)[&1];
             assert_eq!(
                 (blob.opened, blob.verified, blob.retried),
                 (3, 1, 2),
                 "{protocol}"
             );
-            let tries = told.events.iter().filter_map(|event| match &event.kind {
+            let tries = outcome.events.iter().filter_map(|event| match &event.kind {
                 EventKind::BlobRetried { failed, reason, .. } => {
                     Some((*failed, !reason.is_empty()))
                 }
@@ -175,12 +176,12 @@ fn a_limited_rate_is_kept_to_whoever_reads() {
     run(async {
         let served = Served::new(4, 250_000);
         let limited = options().limit_rate(NonZeroU64::new(1_000_000).unwrap());
-        // A million bytes and some: at least 0.8 s, with room for what is rounded.
+        // A bit more than a million bytes take at least 0.8 s, with a margin for rounding.
         let begun = Instant::now();
-        let told = pull(config("0.2.8"), limited.clone(), &served.reference()).await;
-        told.right(&served);
+        let outcome = pull(config("0.2.8"), limited.clone(), &served.reference()).await;
+        outcome.right(&served);
         assert!(begun.elapsed() >= Duration::from_millis(800));
-        // This reads nothing itself.
+        // This fetches nothing itself.
         let begun = Instant::now();
         discard(config("0.2.8"), limited, &served.reference())
             .await
@@ -195,7 +196,7 @@ fn images_pulled_together_share_their_blobs_and_a_layout() {
     for protocol in SKOPEOS {
         run(async {
             let layout = tempfile::tempdir().unwrap();
-            // They have layers 2 and 3 in common.
+            // The images have layers 2 and 3 in common.
             let one = random(4, 10_000, 0).write(layout.path(), "one").unwrap();
             let two = random(4, 10_000, 2).write(layout.path(), "two").unwrap();
             let registry = Registry::start(layout.path(), Options::default()).unwrap();
@@ -219,7 +220,7 @@ fn images_pulled_together_share_their_blobs_and_a_layout() {
     }
 }
 
-/// Run the command on an image, and return the object it prints, and the lines of its events.
+/// Runs the command on an image. Returns the object that it prints, and the lines of its events.
 async fn command(protocol: &str, reference: &str, target: &Path) -> (Value, Vec<Value>) {
     let file = target.join("events");
     let mut command = Command::new(env!("CARGO_BIN_EXE_longshore"));
@@ -295,7 +296,7 @@ fn events_that_nobody_reads_hold_no_pull_up() {
     });
 }
 
-/// Although the fetcher, which could send more, is still there.
+/// The fetcher still exists, and could send more.
 #[test]
 #[ignore = "needs skopeo"]
 fn events_end_with_the_pull_however_it_ends() {
@@ -314,7 +315,7 @@ fn events_end_with_the_pull_however_it_ends() {
             let (pulled, ()) = soon(Box::pin(async { tokio::join!(pulling, reading) })).await;
             pulled.unwrap_err();
         }
-        // One that is dropped early.
+        // A pull that is dropped early.
         served.registry.set_faults(faults(&["blob:stall=half"]));
         let (events, mut stream) = Events::channel();
         let fetcher = fetcher.clone().with_events(events);

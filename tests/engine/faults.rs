@@ -1,7 +1,7 @@
-//! Registries that stall, cut, refuse, and come late: the pull succeeds all the same, or fails
-//! after as many tries as the policy says, and names the blob.
+//! Registries that stall, cut, refuse, or answer late. The pull succeeds, or fails after as many tries as the
+//! policy allows, and names the blob.
 
-use crate::harness::{Served, Told, blob_error, config, impatient, options, pull, retries};
+use crate::harness::{Outcome, Served, blob_error, config, impatient, options, pull, retries};
 use futures_util::{StreamExt, stream};
 use longshore::{BlobError, EventKind, FetchOptions, ImageProxyConfig};
 use test_support::chain;
@@ -11,23 +11,23 @@ use test_support::tools::SKOPEOS;
 const LAYERS: u64 = 6;
 const SIZE: u64 = 100_000;
 
-/// Pulls at the same time: with more of them a small machine takes so long for
-/// each that the impatient ones lose patience without reason.
+/// The number of pulls at the same time. With more of them, each takes so long on a small machine that short
+/// timeouts expire without reason.
 const AT_ONCE: usize = 6;
 
 /// A pull from a registry of its own.
 struct Case {
-    /// The skopeo.
+    /// The protocol version of the skopeo.
     protocol: &'static str,
     fault: &'static str,
     served: Served,
-    told: Told,
+    outcome: Outcome,
 }
 
-/// Pull with each skopeo for each of these faults, all at the same time.
+/// Pulls with each skopeo for each of these faults, all at the same time.
 ///
-/// Those before protocol 0.2.8 don't tell that a transfer was cut: bytes just stop, so it takes an
-/// [`impatient`] one to see it soon.
+/// A skopeo before protocol 0.2.8 does not report that a transfer was cut. The bytes just stop, so an
+/// [`impatient`] configuration is needed to notice it soon.
 async fn pull_with_each(
     config: fn(&str) -> ImageProxyConfig,
     options: FetchOptions,
@@ -36,16 +36,16 @@ async fn pull_with_each(
     let cases = faults.iter().flat_map(|fault| {
         SKOPEOS.map(|protocol| {
             let (config, options) = (config(protocol), options.clone());
-            // Boxed, for there are many and they are large.
+            // Boxed, because there are many futures and they are large.
             Box::pin(async move {
                 let faults: Vec<&str> = fault.split_whitespace().collect();
                 let served = Served::new(LAYERS, SIZE).faults(&faults);
-                let told = pull(config, options, &served.reference()).await;
+                let outcome = pull(config, options, &served.reference()).await;
                 Case {
                     protocol,
                     fault,
                     served,
-                    told,
+                    outcome,
                 }
             })
         })
@@ -53,8 +53,8 @@ async fn pull_with_each(
     stream::iter(cases).buffered(AT_ONCE).collect().await
 }
 
-/// Whether this skopeo asks itself for the rest of a blob whose transfer breaks off (once, of blobs
-/// that small).
+/// Whether this skopeo itself asks for the rest of a blob whose transfer breaks off. It does so once, for
+/// blobs of this size.
 fn resumes(protocol: &str) -> bool {
     protocol != "0.2.3"
 }
@@ -68,13 +68,13 @@ fn a_blob_that_stalls_for_ever_is_fetched_again() {
             let Case {
                 protocol,
                 served,
-                told,
+                outcome,
                 ..
             } = case;
-            assert_eq!(told.right(&served).retries, 1, "{protocol}");
-            assert_eq!((told.retried(2), served.gets(2)), (1, 2), "{protocol}");
-            // A skopeo that can't be told to give a blob up is replaced.
-            let losses = told.losses();
+            assert_eq!(outcome.right(&served).retries, 1, "{protocol}");
+            assert_eq!((outcome.retried(2), served.gets(2)), (1, 2), "{protocol}");
+            // A skopeo that can't be told to give up a blob is replaced.
+            let losses = outcome.losses();
             let replaced = losses.iter().any(|why| why.contains("stalled"));
             assert_eq!(replaced, protocol != "0.2.8", "{protocol}: {losses:?}");
         }
@@ -91,10 +91,10 @@ fn blobs_whose_first_transfers_are_all_cut_are_fetched_again() {
             let Case {
                 protocol,
                 served,
-                told,
+                outcome,
                 ..
             } = case;
-            let pulled = told.right(&served);
+            let pulled = outcome.right(&served);
             let expected = if resumes(protocol) { 0 } else { 6 };
             assert_eq!(pulled.retries, expected, "{protocol}");
             assert_eq!(pulled.fetched_blobs, 7, "{protocol}");
@@ -116,7 +116,7 @@ fn transfers_that_break_are_begun_again() {
             "config:cut=half*2",
         ];
         for case in pull_with_each(impatient, options(), &faults).await {
-            let pulled = case.told.right(&case.served);
+            let pulled = case.outcome.right(&case.served);
             let Case {
                 protocol, fault, ..
             } = case;
@@ -146,12 +146,12 @@ fn what_passes_is_sat_out_and_disturbs_no_other_blob() {
                 protocol,
                 fault,
                 served,
-                told,
+                outcome,
             } = case;
-            let pulled = told.right(&served);
+            let pulled = outcome.right(&served);
             assert_eq!(pulled.fetched_blobs, 7, "{protocol} {fault}");
             for other in [0, 2, 3, 4, 5] {
-                assert_eq!(told.retried(other), 0, "{protocol} {fault}");
+                assert_eq!(outcome.retried(other), 0, "{protocol} {fault}");
                 assert_eq!(served.gets(other), 1, "{protocol} {fault}");
             }
         }
@@ -169,9 +169,9 @@ fn a_blob_that_stays_broken_is_named_after_as_many_tries_as_allowed() {
                 protocol,
                 fault,
                 served,
-                told,
+                outcome,
             } = case;
-            let (digest, source) = blob_error(told.wrong());
+            let (digest, source) = blob_error(outcome.wrong());
             assert_eq!(digest, served.digest(3), "{protocol} {fault}");
             assert!(
                 !matches!(source, BlobError::Connection(_)),
@@ -180,9 +180,9 @@ fn a_blob_that_stays_broken_is_named_after_as_many_tries_as_allowed() {
             let twice = fault.ends_with("=half") && resumes(protocol);
             let gets = if twice { 6 } else { 3 };
             assert_eq!(served.gets(3), gets, "{protocol} {fault}");
-            assert_eq!(told.retried(3), 2, "{protocol} {fault}");
+            assert_eq!(outcome.retried(3), 2, "{protocol} {fault}");
             let failed = |kind: &EventKind| matches!(kind, EventKind::BlobFailed { blob, .. } if blob.layer == 3);
-            assert_eq!(told.count(failed), 1, "{protocol} {fault}");
+            assert_eq!(outcome.count(failed), 1, "{protocol} {fault}");
         }
     });
 }
@@ -198,9 +198,9 @@ fn a_blob_that_always_stalls_is_named_too() {
                 protocol,
                 fault,
                 served,
-                told,
+                outcome,
             } = case;
-            let (digest, source) = blob_error(told.wrong());
+            let (digest, source) = blob_error(outcome.wrong());
             assert_eq!(digest, served.digest(3), "{protocol} {fault}");
             assert!(
                 matches!(source, BlobError::Stalled { .. }),
@@ -227,14 +227,14 @@ fn without_retries_the_first_failure_is_the_last() {
                 protocol,
                 fault,
                 served,
-                told,
+                outcome,
             } = case;
-            let (digest, _) = blob_error(told.wrong());
+            let (digest, _) = blob_error(outcome.wrong());
             assert_eq!(digest, served.digest(3), "{protocol} {fault}");
             let resumed = fault.contains("cut") && resumes(protocol);
             let gets = 1 + usize::from(resumed);
             assert_eq!(served.gets(3), gets, "{protocol} {fault}");
-            assert_eq!(told.retried(3), 0, "{protocol} {fault}");
+            assert_eq!(outcome.retried(3), 0, "{protocol} {fault}");
         }
     });
 }
@@ -253,9 +253,9 @@ fn final_refusals_are_not_tried_again() {
                 protocol,
                 fault,
                 served,
-                told,
+                outcome,
             } = case;
-            let (digest, source) = blob_error(told.wrong());
+            let (digest, source) = blob_error(outcome.wrong());
             assert_eq!(digest, served.digest(3), "{protocol} {fault}");
             assert!(
                 matches!(source, BlobError::Refused(_)),
@@ -273,10 +273,10 @@ fn an_image_that_is_not_there_is_asked_for_once() {
         for protocol in SKOPEOS {
             let served = Served::new(1, 10);
             let missing = served.registry.reference("not");
-            // A proxy that is started ahead opens the image before the first one's answer is there.
+            // A warm proxy opens the image before the first one has its answer.
             let options = options().start_ahead(false);
-            let told = pull(config(protocol), options, &missing).await;
-            let error = chain(told.wrong());
+            let outcome = pull(config(protocol), options, &missing).await;
+            let error = chain(outcome.wrong());
             assert!(error.contains("OpenImage"), "{protocol}: {error}");
             assert_eq!(served.registry.manifest_gets(), 1, "{protocol}");
         }
@@ -290,17 +290,17 @@ fn a_registry_that_throttles_is_no_failure() {
         let pulls = SKOPEOS.map(|protocol| {
             Box::pin(async move {
                 let served = Served::new(20, 1000).faults(&["any:rate=10"]);
-                let told = pull(config(protocol), options(), &served.reference()).await;
-                (protocol, served, told)
+                let outcome = pull(config(protocol), options(), &served.reference()).await;
+                (protocol, served, outcome)
             })
         });
-        for (protocol, served, told) in stream::iter(pulls)
+        for (protocol, served, outcome) in stream::iter(pulls)
             .buffered(AT_ONCE)
             .collect::<Vec<_>>()
             .await
         {
-            told.right(&served);
-            // A "no" is answered by waiting, not by more proxies.
+            outcome.right(&served);
+            // A refusal causes a wait, and no further proxies.
             let requests = served.registry.requests().len();
             assert!(requests < 200, "{protocol}: {requests}");
         }

@@ -1,4 +1,4 @@
-//! The engine as an async server uses it: every public future can be spawned, boxed and joined.
+//! The engine in an async server: every public future can be spawned, boxed and joined.
 
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
@@ -31,7 +31,7 @@ fn read_blocking(_: Layer, mut reader: BlockingReader) -> std::io::Result<u64> {
     std::io::copy(&mut reader, &mut std::io::sink())
 }
 
-/// All public futures of the engine. It is never run: that it compiles is what it shows.
+/// All public futures of the engine. This function is never run; it only has to compile.
 #[expect(dead_code, reason = "it is compiled, not run")]
 fn futures_of_the_engine(
     fetcher: Fetcher,
@@ -68,7 +68,7 @@ fn futures_of_the_engine(
     );
     send(stream.next());
     owned(reader.finish());
-    // All at once, in a task of its own, which owns what they borrow.
+    // All futures run in one task, which owns what they borrow.
     owned(async move {
         let image = fetcher.open("docker://a/b").await?;
         let images = fetcher.open_all(&["docker://a/b".to_owned()]).await?;
@@ -83,7 +83,7 @@ fn futures_of_the_engine(
     });
 }
 
-/// The same of a sink.
+/// All futures of a sink. This function is never run, either.
 #[expect(dead_code, reason = "it is compiled, not run")]
 fn futures_of_a_sink<S: Sink>(
     sink: &S,
@@ -156,7 +156,7 @@ fn many_pulls_run_in_tasks_of_a_server() {
 
 type Pull = Pin<Box<dyn Future<Output = longshore::Result<Pulled>> + Send>>;
 
-/// As `tower` and `async_trait` have them.
+/// `tower` and `async_trait` use such futures.
 #[test]
 #[ignore = "needs skopeo"]
 fn a_pull_is_a_boxed_future() {

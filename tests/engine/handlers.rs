@@ -1,4 +1,4 @@
-//! `for_each_layer`: what a handler gets, what it may do with it, and whose error is reported.
+//! `for_each_layer`: what a handler gets, what it may do, and whose error is reported.
 
 use std::future::pending;
 use std::io;
@@ -21,7 +21,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt};
 use tokio::sync::{Barrier, Notify, mpsc};
 use tokio_util::io::SyncIoBridge;
 
-/// Each layer of an image through this handler.
+/// Passes each layer of an image to this handler.
 async fn for_each<T, F, Fut>(
     protocol: &str,
     options: FetchOptions,
@@ -52,7 +52,7 @@ async fn read_all(_: Layer, mut reader: LayerReader) -> io::Result<Vec<u8>> {
 fn results_come_in_the_order_of_the_layers() {
     for protocol in SKOPEOS {
         run(async {
-            // The largest is fetched first, and is not the first.
+            // The largest layer is fetched first, and is not the first one.
             let image = [10, 100_000, 5000, 0, 70_000]
                 .into_iter()
                 .zip(0..)
@@ -65,8 +65,8 @@ fn results_come_in_the_order_of_the_layers() {
                 Ok((layer.index, layer.diff_id, sha256(&bytes)))
             };
             let results = for_each(protocol, options(), &served, handler).await;
-            for (index, (told, diff_id, digest)) in results.unwrap().into_iter().enumerate() {
-                assert_eq!(told, index, "{protocol}");
+            for (index, (outcome, diff_id, digest)) in results.unwrap().into_iter().enumerate() {
+                assert_eq!(outcome, index, "{protocol}");
                 assert_eq!(&digest, served.digest(index), "{protocol}");
                 assert!(diff_id.is_some(), "{protocol}");
             }
@@ -78,8 +78,8 @@ fn results_come_in_the_order_of_the_layers() {
 #[ignore = "needs skopeo"]
 fn many_handlers_run_at_once() {
     run(async {
-        // More than the workers of one proxy, on whatever machine this is; and the answers
-        // are quick, so that one is enough to ask.
+        // There are more handlers than one proxy has workers, on any machine. Answers are fast, so that one
+        // proxy is enough to ask.
         let processors = std::thread::available_parallelism().unwrap().get();
         let many = 2 * processors + 6;
         let served = Served::new(many as u64, 50_000);
@@ -87,7 +87,7 @@ fn many_handlers_run_at_once() {
         let handler = move |layer, reader| {
             let all = Arc::clone(&all);
             async move {
-                // Nobody goes on before everybody is here.
+                // No handler goes on before all of them are here.
                 all.wait().await;
                 read_all(layer, reader).await
             }
@@ -112,7 +112,7 @@ fn slow_handlers_bring_no_proxies_that_could_not_work() {
         let fetcher = Fetcher::new(impatient("0.2.8"), options).await.unwrap();
         let fetcher = fetcher.with_events(events);
         let image = fetcher.open(&served.reference()).await.unwrap();
-        // Longer than workers may all be at work before there is another proxy.
+        // This is longer than all workers may be busy before another proxy is started.
         let slow = |layer, reader| async move {
             tokio::time::sleep(Duration::from_millis(700)).await;
             read_all(layer, reader).await
@@ -123,7 +123,7 @@ fn slow_handlers_bring_no_proxies_that_could_not_work() {
         while let Some(event) = stream.try_recv() {
             proxies += usize::from(matches!(event.kind, EventKind::ProxyStarted { .. }));
         }
-        // One, but on a machine so busy that answers are slow.
+        // There is one proxy, except on a machine so busy that answers are slow.
         assert!(proxies <= 3, "{proxies}");
     });
 }
@@ -298,7 +298,7 @@ fn a_layer_that_is_there_twice_is_fetched_once() {
     }
 }
 
-/// A handler that tells when it has begun, and never ends.
+/// A handler that reports when it has begun, and never ends.
 fn endless(
     begun: &Arc<Notify>,
 ) -> impl Fn(Layer, LayerReader) -> futures_util::future::BoxFuture<'static, io::Result<()>> + use<>
@@ -326,7 +326,7 @@ fn dropping_the_future_stops_all() {
                 }
             })
             .await;
-            // What is left behind is looked for after this.
+            // The check for what is left behind comes after this.
         });
     }
 }
@@ -379,7 +379,7 @@ fn a_handler_that_panics_does_so_in_its_caller() {
     });
 }
 
-/// As one that parses what it reads, and stops where that makes no sense.
+/// The handler parses what it reads, and stops when that makes no sense.
 #[test]
 #[ignore = "needs skopeo"]
 fn a_handler_that_fails_because_its_blob_is_corrupt_is_run_again() {
@@ -422,7 +422,7 @@ fn a_handler_that_fails_although_its_blob_is_right_is_not_run_again() {
     });
 }
 
-/// Dropping the fetch ends the tasks of its handlers, but no thread can be ended from outside.
+/// Dropping the fetch ends the tasks of its handlers. A thread can't be ended from outside.
 #[test]
 #[ignore = "needs skopeo"]
 fn a_reader_on_a_blocking_thread_ends_with_its_fetch() {
@@ -436,15 +436,17 @@ fn a_reader_on_a_blocking_thread_ends_with_its_fetch() {
         let image = fetcher.open(&served.reference()).await.unwrap();
         let (send, mut ended) = mpsc::unbounded_channel();
         let begun = Arc::new(Notify::new());
-        let (told, tell) = (send, Arc::clone(&begun));
+        let (outcome, tell) = (send, Arc::clone(&begun));
         let handler = move |_: Layer, reader: LayerReader| {
-            let (told, tell) = (told.clone(), Arc::clone(&tell));
+            let (outcome, tell) = (outcome.clone(), Arc::clone(&tell));
             async move {
                 let reading = tokio::task::spawn_blocking(move || {
                     let mut reader = SyncIoBridge::new(reader);
                     io::Read::read_exact(&mut reader, &mut [0]).unwrap();
                     tell.notify_one();
-                    told.send(io::copy(&mut reader, &mut io::sink())).unwrap();
+                    outcome
+                        .send(io::copy(&mut reader, &mut io::sink()))
+                        .unwrap();
                 });
                 reading.await.map_err(io::Error::from)
             }
@@ -453,7 +455,7 @@ fn a_reader_on_a_blocking_thread_ends_with_its_fetch() {
             done = fetcher.for_each_layer(&image, handler) => panic!("{done:?}"),
             () = soon(begun.notified()) => {}
         }
-        // Each that had begun; the channel ends when all handlers are gone.
+        // Each handler that had begun is counted. The channel ends when all handlers are gone.
         while let Some(read) = soon(ended.recv()).await {
             let error = read.expect_err("it read to the end");
             let error: Error = error.downcast().unwrap();

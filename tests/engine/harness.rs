@@ -1,5 +1,4 @@
-//! What the tests of the fetch engine share: images at the test registry, and pulls of them with
-//! all that they tell.
+//! Helpers of the engine tests: images at the test registry, and pulls of them with all events.
 
 use std::fs;
 use std::num::NonZeroUsize;
@@ -19,7 +18,7 @@ use test_registry::server::{Options, Registry};
 use test_registry::store::Store;
 use test_support::{BOUND, chain, sha256, soon, tools};
 
-/// Short, for the tests that wait for it.
+/// The stall timeout, which is short for the tests that wait for it.
 pub(crate) const STALL: Duration = Duration::from_secs(2);
 
 /// An image at a registry of its own.
@@ -31,12 +30,12 @@ pub(crate) struct Served {
 }
 
 impl Served {
-    /// So many layers of about that many bytes.
+    /// Makes an image with this many layers of about this many bytes.
     pub(crate) fn new(layers: u64, size: u64) -> Self {
         Self::slow(layers, size, Options::default())
     }
 
-    /// The same at a registry that behaves in some way.
+    /// Makes an image at a registry with these options.
     pub(crate) fn slow(layers: u64, size: u64, options: Options) -> Self {
         Self::with(options, &random(layers, size, 0))
     }
@@ -52,13 +51,13 @@ impl Served {
         }
     }
 
-    /// From now on, with these faults.
+    /// Sets the faults of the registry.
     pub(crate) fn faults(self, texts: &[&str]) -> Self {
         self.registry.set_faults(faults(texts));
         self
     }
 
-    /// Change the manifest of the image.
+    /// Changes the manifest of the image.
     pub(crate) fn edit_manifest(&self, change: impl FnOnce(&mut serde_json::Value)) {
         let store = Store::open(self.layout.path()).unwrap();
         let hex = self.image.manifest_digest.digest();
@@ -88,14 +87,14 @@ pub(crate) fn faults(texts: &[&str]) -> Vec<Fault> {
     texts.iter().map(|text| text.parse().unwrap()).collect()
 }
 
-/// An image of layers whose bytes depend on `seed` and their number.
+/// An image of layers whose bytes depend on `seed` and on their number.
 pub(crate) fn random(layers: u64, size: u64, seed: u64) -> ImageBuilder {
     (0..layers).fold(ImageBuilder::new(), |image, number| {
         image.layer_random(size, seed + number)
     })
 }
 
-/// Options with quick repetitions.
+/// Options with short waits between retries.
 pub(crate) fn options() -> FetchOptions {
     FetchOptions::default().retry(retries(4))
 }
@@ -110,42 +109,46 @@ pub(crate) fn proxies(number: usize) -> FetchOptions {
     options().proxies(Proxies::Fixed(NonZeroUsize::new(number).unwrap()))
 }
 
-/// A skopeo that reaches the test registry.
+/// A configuration that reaches the test registry.
 pub(crate) fn config(protocol: &str) -> ImageProxyConfig {
     tools::config(protocol).insecure_skip_tls_verification(true)
 }
 
-/// The same, which soon loses patience.
+/// A configuration with short timeouts.
 pub(crate) fn impatient(protocol: &str) -> ImageProxyConfig {
     let mut config = config(protocol);
     config.connection = ConnectionOptions::default().stall_timeout(STALL);
     config
 }
 
-/// A pull that has ended, and what it told.
+/// A pull that has ended, with its events.
 #[derive(Debug)]
-pub(crate) struct Told {
+pub(crate) struct Outcome {
     pub(crate) result: Result<Pulled>,
     pub(crate) events: Vec<Event>,
-    /// What it was pulled into.
+    /// The folder of the layout.
     pub(crate) target: TempDir,
 }
 
-/// Pull an image into a layout, within [`BOUND`].
-pub(crate) async fn pull(config: ImageProxyConfig, options: FetchOptions, reference: &str) -> Told {
+/// Pulls an image into a layout, within [`BOUND`].
+pub(crate) async fn pull(
+    config: ImageProxyConfig,
+    options: FetchOptions,
+    reference: &str,
+) -> Outcome {
     pull_watched(config, options, reference, |_| {}).await
 }
 
-/// The same, and look at each event when it comes.
+/// Pulls like [`pull`], and passes each event to `watch` when it comes.
 pub(crate) async fn pull_watched(
     config: ImageProxyConfig,
     options: FetchOptions,
     reference: &str,
     mut watch: impl FnMut(&EventKind),
-) -> Told {
+) -> Outcome {
     let target = tempfile::tempdir().unwrap();
     let (sending, mut stream) = Events::channel();
-    // Boxed, because it is large.
+    // Boxed, because the future is large.
     let pulling = Box::pin(async {
         let fetcher = Fetcher::new(config, options).await?;
         let fetcher = fetcher.with_events(sending);
@@ -162,17 +165,17 @@ pub(crate) async fn pull_watched(
     };
     let both = Box::pin(async { tokio::join!(pulling, watching) });
     let Ok((result, ())) = tokio::time::timeout(BOUND, both).await else {
-        let told = without_bytes(&events);
-        panic!("still at work after {BOUND:?}: {told:#?}");
+        let outcome = without_bytes(&events);
+        panic!("still at work after {BOUND:?}: {outcome:#?}");
     };
-    Told {
+    Outcome {
         result,
         events,
         target,
     }
 }
 
-/// Pull an image to nowhere, within [`BOUND`].
+/// Pulls an image into [`Discard`](longshore::Discard), within [`BOUND`].
 pub(crate) async fn discard(
     config: ImageProxyConfig,
     options: FetchOptions,
@@ -186,8 +189,8 @@ pub(crate) async fn discard(
     soon(Box::pin(pulling)).await
 }
 
-impl Told {
-    /// It succeeded, and all of the image is in its layout.
+impl Outcome {
+    /// Checks that the pull has succeeded, and that the whole image is in its layout.
     #[track_caller]
     pub(crate) fn right(&self, served: &Served) -> &Pulled {
         let pulled = match &self.result {
@@ -200,13 +203,13 @@ impl Told {
         pulled
     }
 
-    /// The error it ended with.
+    /// The error with which the pull ended.
     #[track_caller]
     pub(crate) fn wrong(&self) -> &longshore::Error {
         self.result.as_ref().expect_err("it succeeded")
     }
 
-    /// What it told, but for the byte counts.
+    /// The events except the byte counts.
     pub(crate) fn without_bytes(&self) -> Vec<&EventKind> {
         without_bytes(&self.events)
     }
@@ -215,7 +218,7 @@ impl Told {
         self.events.iter().filter(|e| wanted(&e.kind)).count()
     }
 
-    /// How often a layer was tried again.
+    /// How often a layer was retried.
     pub(crate) fn retried(&self, layer: usize) -> usize {
         self.count(
             |kind| matches!(kind, EventKind::BlobRetried { blob, .. } if blob.layer == layer),
@@ -226,7 +229,7 @@ impl Told {
         self.count(|kind| matches!(kind, EventKind::ProxyStarted { .. }))
     }
 
-    /// Why proxies ended that were not just no longer needed.
+    /// The reasons of proxies that ended while they were needed.
     pub(crate) fn losses(&self) -> Vec<&str> {
         let reason = |event: &'_ Event| match &event.kind {
             EventKind::ProxyEnded { reason, .. } => Some(reason.is_some()),
@@ -248,7 +251,7 @@ fn without_bytes(events: &[Event]) -> Vec<&EventKind> {
         .collect()
 }
 
-/// Each of the image's blobs is in the layout, and is what its name says.
+/// Checks that each blob of the image is in the layout, and matches its name.
 #[track_caller]
 pub(crate) fn complete(layout: &Path, image: &Written) {
     let layers = image.layers.iter().map(Descriptor::digest);
@@ -261,7 +264,7 @@ pub(crate) fn complete(layout: &Path, image: &Written) {
     assert!(index.contains(image.manifest_digest.as_ref()), "{index}");
 }
 
-/// What is wrong with which blob.
+/// The digest and the error of a failed blob.
 #[track_caller]
 pub(crate) fn blob_error(error: &longshore::Error) -> (&Digest, &BlobError) {
     match error {

@@ -1,5 +1,4 @@
-//! Several images at once: each manifest is read once, each blob is fetched once, and each is found wherever it
-//! is.
+//! Several images at once: each manifest is read once, and each blob is fetched once, from wherever it is.
 
 use std::fs;
 use std::num::NonZeroUsize;
@@ -20,7 +19,7 @@ use test_support::{soon, tools};
 use crate::harness::{config, options, random};
 
 const IMAGES: u64 = 12;
-/// Of each image; as many more are the same in all.
+/// The number of layers of each image's own. All images share as many more.
 const OWN: u64 = 3;
 
 /// Images that share half of their layers, at a registry that is far away.
@@ -50,7 +49,7 @@ impl Several {
         }
     }
 
-    /// Of the images, in one repository or each in one of its own.
+    /// The references of the images, in one repository or in one for each.
     fn references(&self, one_repository: bool) -> Vec<String> {
         let reference = |image| {
             let reference = self.registry.reference(&format!("i{image}"));
@@ -93,7 +92,7 @@ fn each_manifest_is_read_once_and_each_blob_fetched_once() {
                 assert_eq!(gets as u64, blobs, "{protocol}");
                 assert!(pulled.proxies > 2, "{protocol}: {}", pulled.proxies);
                 let reads = several.registry.manifest_gets() as u64;
-                // Each proxy has to open one; whoever has nothing to do opens another one to help with it.
+                // Each proxy opens one image. A proxy with nothing to do opens another one to help with it.
                 let most = IMAGES.max(pulled.proxies as u64) + 6;
                 assert!((IMAGES..=most).contains(&reads), "{protocol}: {reads}");
             }
@@ -117,7 +116,7 @@ fn one_that_is_not_there_is_named() {
     });
 }
 
-/// Two images of one repository, of which a mirror has only the first: skopeo takes each from where it is.
+/// A mirror has only the first of two images of one repository. skopeo takes each from where it is.
 #[test]
 #[ignore = "needs skopeo"]
 fn a_blob_that_a_mirror_does_not_have_is_asked_for_by_its_own_image() {
@@ -185,7 +184,7 @@ fn an_outage_holds_up_no_image_for_ever() {
     });
 }
 
-/// Ask for many, and collect what becomes of each.
+/// Pulls many images, and collects the results.
 async fn pull_many(
     fetcher: &Fetcher,
     references: Vec<String>,
@@ -209,7 +208,7 @@ fn of_many_each_comes_or_fails_by_itself() {
                 let several = Several::new();
                 let mut references = several.references(one_repository);
                 references.insert(5, format!("{}-missing", references[0]));
-                // Nobody listens there.
+                // No server listens at that address.
                 references.push("docker://127.0.0.1:1/a:b".to_owned());
                 let fetcher = Fetcher::new(config(protocol), options()).await.unwrap();
                 let target = tempfile::tempdir().unwrap();
@@ -228,11 +227,11 @@ fn of_many_each_comes_or_fails_by_itself() {
                 }
                 let blobs = OWN + IMAGES * OWN + IMAGES;
                 assert_eq!(pulled.fetched_blobs as u64, blobs, "{protocol}");
-                // Each proxy that has nothing to do may open one more, to help.
+                // Each proxy that has nothing to do may open one more image, to help.
                 let reads = several.registry.manifest_gets();
                 let most = references.len() + pulled.proxies;
                 assert!(reads <= most, "{protocol}: {reads}");
-                // A second time, all is there.
+                // In a second pull, everything is there.
                 let (_, again) = pull_many(&fetcher, references, &sink).await;
                 assert_eq!(again.fetched_blobs, 0, "{protocol}: {again:?}");
             }
@@ -240,7 +239,7 @@ fn of_many_each_comes_or_fails_by_itself() {
     });
 }
 
-/// However many there are, they are asked for as others are done with.
+/// Requests are taken one after another, as other images are done.
 #[test]
 #[ignore = "needs skopeo"]
 fn many_are_taken_one_after_another() {
@@ -248,7 +247,7 @@ fn many_are_taken_one_after_another() {
     run(async {
         let several = Several::new();
         let reference = several.references(true).swap_remove(0);
-        let (taken, mut told, mut most) = (Arc::new(AtomicUsize::new(0)), 0, 0);
+        let (taken, mut outcome, mut most) = (Arc::new(AtomicUsize::new(0)), 0, 0);
         let counted = Arc::clone(&taken);
         let requests = (0..MANY).map(move |_| {
             counted.fetch_add(1, Ordering::Relaxed);
@@ -258,10 +257,10 @@ fn many_are_taken_one_after_another() {
         let mut pulling = fetcher.pull_many(requests, Discard);
         while let Some(pulled) = soon(pulling.next()).await {
             pulled.images.unwrap();
-            told += 1;
-            most = most.max(taken.load(Ordering::Relaxed) - told);
+            outcome += 1;
+            most = most.max(taken.load(Ordering::Relaxed) - outcome);
         }
-        assert_eq!(told, MANY);
+        assert_eq!(outcome, MANY);
         assert!(most <= 130, "{most} were held at once");
         soon(pulling.finish()).await.unwrap();
     });
@@ -279,7 +278,7 @@ fn many_that_nobody_waits_for_are_stopped() {
     });
 }
 
-/// ... and what is not asked for is not asked of the registry.
+/// The registry is asked for none of the other images.
 #[test]
 #[ignore = "needs skopeo"]
 fn a_wrong_password_for_many_images_is_tried_once() {
@@ -308,7 +307,7 @@ fn a_wrong_password_for_many_images_is_tried_once() {
                 assert_eq!(failed, 20, "{protocol}");
                 let ended = soon(pulling.finish()).await.unwrap();
                 assert_eq!(ended.failed_images, 20, "{protocol}");
-                // One more for each pull: the password may have been changed.
+                // Each pull makes one more try, because the password may have been changed.
                 assert_eq!(
                     crate::quiet::requests(&served, "/token"),
                     tried,
@@ -330,12 +329,12 @@ fn the_layers_of_an_image_that_is_there_twice_are_fetched_once() {
         let sink = Arc::new(Discard);
         let pulled = soon(fetcher.pull_all(&images, sink.clone())).await.unwrap();
         assert_eq!(pulled.images.len(), 2);
-        // And the config of each.
+        // The config of each image is counted as well.
         assert_eq!(pulled.fetched_blobs as u64, 2 * OWN + 2);
     });
 }
 
-/// Where all else is there already, so that the registry has nothing else to answer.
+/// Everything else is in the layout already, so the registry answers nothing else.
 #[test]
 #[ignore = "needs skopeo"]
 fn a_blob_that_a_registry_can_not_read_fails_its_own_image_only() {
@@ -381,8 +380,8 @@ fn documents_for_which_there_is_no_room_fail_their_image() {
     });
 }
 
-/// Where there are more images than proxies, each is opened once, and hardly any a second time by a proxy that helps with
-/// its layers.
+/// If there are more images than proxies, each image is opened once. Hardly any is opened again by a proxy
+/// that helps with its layers.
 #[test]
 #[ignore = "needs skopeo"]
 fn many_images_cost_hardly_more_openings_than_there_are_images() {
@@ -390,7 +389,7 @@ fn many_images_cost_hardly_more_openings_than_there_are_images() {
         for protocol in tools::SKOPEOS {
             let several = Several::new();
             let one = several.references(false);
-            // The same images in as many other repositories.
+            // The same images are in as many other repositories.
             let other = one.iter().map(|image| image.replace("/image", "/other"));
             let references: Vec<String> = one.iter().cloned().chain(other).collect();
             let fetcher = Fetcher::new(config(protocol), options()).await.unwrap();
@@ -410,7 +409,7 @@ fn an_index_that_fails_is_no_trouble_of_the_others() {
     run(async {
         for protocol in tools::SKOPEOS {
             let several = Several::new();
-            // Both tries of the first one.
+            // Both tries of the first image fail.
             let fault = "manifest:status=500*2".parse().unwrap();
             several.registry.set_faults(vec![fault]);
             let options = options().retry(crate::harness::retries(1));

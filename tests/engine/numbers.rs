@@ -1,5 +1,4 @@
-//! Numbers of callers can be as small or as large as their types allow: nothing overflows, panics or
-//! hangs.
+//! Callers may use numbers as small or as large as their types allow. Nothing overflows, panics or hangs.
 
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::time::Duration;
@@ -14,7 +13,7 @@ use test_support::soon;
 
 use crate::harness::{Served, config};
 
-/// No timeout at all, and ever longer ones. None is so short that a pull would run into it.
+/// No timeout at all, or longer and longer ones. None is so short that a pull could exceed it.
 fn duration() -> impl Strategy<Value = Duration> {
     prop_oneof![
         Just(Duration::ZERO),
@@ -86,7 +85,7 @@ fn connection() -> impl Strategy<Value = ConnectionOptions> {
             .stall_timeout(stall)
             .least_rate(least)
             .call_timeout(call)
-            // Zero is no time at all here.
+            // Zero really means no time for this option.
             .shutdown_timeout(end.max(Duration::from_secs(30)))
             .max_document_bytes(bytes.get())
     })

@@ -14,7 +14,7 @@ async fn fetcher() -> Fetcher {
     Fetcher::new(config, FetchOptions::default()).await.unwrap()
 }
 
-/// An image of so many layers, of which one comes twice.
+/// Serves an image with this many layers, one of which occurs twice.
 fn serve(folder: &std::path::Path, layers: u64) -> (Registry, Vec<String>) {
     let mut image = ImageBuilder::new();
     for layer in 0..layers {

@@ -1,5 +1,4 @@
-//! How many proxies there are, and that it does not matter which of them dies, hangs, or finds the
-//! image changed.
+//! The number of proxies, and that it does not matter which of them dies, hangs, or finds the image changed.
 
 use std::future::pending;
 use std::num::NonZeroUsize;
@@ -8,7 +7,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::harness::{
-    Served, Told, complete, config, impatient, options, proxies, pull, pull_watched, random,
+    Outcome, Served, complete, config, impatient, options, proxies, pull, pull_watched, random,
 };
 use longshore::oci_spec::image::{Descriptor, Digest, MediaType};
 use longshore::{ConnectionOptions, Error, EventKind, Fetcher, Layer, LayerReader, Proxies};
@@ -21,7 +20,7 @@ use test_support::process::children;
 use test_support::tools::{self, SKOPEOS};
 use test_support::{sha256, soon};
 
-/// Slow enough that something can happen meanwhile.
+/// Options of a registry that is slow enough for something to happen meanwhile.
 fn slow_options() -> Options {
     Options {
         ttfb: Duration::from_millis(20),
@@ -50,7 +49,7 @@ fn each_proxy_may_be_killed_during_a_pull() {
                 {
                     let mut alive = children(std::process::id());
                     alive.retain(|pid| !killed.contains(pid));
-                    // The oldest: in the end, each of the first three.
+                    // This kills the oldest one, so in the end each of the first three.
                     if let Some(pid) = alive.into_iter().min() {
                         send(Signal::SIGKILL, pid);
                         killed.push(pid);
@@ -58,12 +57,13 @@ fn each_proxy_may_be_killed_during_a_pull() {
                 }
             };
             let reference = served.reference();
-            let told = pull_watched(config(protocol), proxies(3), &reference, kill_in_turn).await;
-            told.right(&served);
-            // Each of the first three, if not one more.
+            let outcome =
+                pull_watched(config(protocol), proxies(3), &reference, kill_in_turn).await;
+            outcome.right(&served);
+            // Each of the first three was killed, and perhaps one more.
             assert!(killed.len() >= 3, "{protocol}: {killed:?}");
-            assert!(told.started() > 3, "{protocol}");
-            let losses = told.losses();
+            assert!(outcome.started() > 3, "{protocol}");
+            let losses = outcome.losses();
             assert!(!losses.is_empty(), "{protocol}");
             for why in losses {
                 assert!(
@@ -86,28 +86,28 @@ fn a_proxy_that_hangs_loses_its_jobs_to_others() {
     for (patience, protocols) in [(by_stall, &SKOPEOS[..]), (by_call, &SKOPEOS[1..])] {
         for protocol in protocols {
             run(async {
-                // So slow that no blob has come whole when the event is seen.
+                // The registry is so slow that no blob is complete when the event is seen.
                 let options = Options {
                     bandwidth: Some(50_000),
                     ..slow_options()
                 };
                 let served = Served::slow(24, 50_000, options);
                 let mut config = config(protocol);
-                // Its end is not waited for, either.
+                // The pull does not wait for the end of the proxy, either.
                 let soon = Duration::from_millis(500);
                 config.connection = patience.clone().shutdown_timeout(soon);
                 let mut stopped = None;
                 let stop_one = |event: &EventKind| {
                     if matches!(event, EventKind::BlobOpened { .. }) && stopped.is_none() {
-                        // The first one, which sends that blob.
+                        // The oldest proxy sends that blob.
                         stopped = children(std::process::id()).into_iter().min();
                         send(Signal::SIGSTOP, stopped.unwrap());
                     }
                 };
-                let told = pull_watched(config, proxies(2), &served.reference(), stop_one).await;
-                told.right(&served);
-                let events = told.without_bytes();
-                assert!(!told.losses().is_empty(), "{protocol}: {events:#?}");
+                let outcome = pull_watched(config, proxies(2), &served.reference(), stop_one).await;
+                outcome.right(&served);
+                let events = outcome.without_bytes();
+                assert!(!outcome.losses().is_empty(), "{protocol}: {events:#?}");
             });
         }
     }
@@ -123,11 +123,12 @@ fn a_fixed_number_of_proxies_is_just_that() {
                 let mut most = 0;
                 let count = |_: &EventKind| most = most.max(children(std::process::id()).len());
                 let reference = served.reference();
-                let told = pull_watched(config(protocol), proxies(number), &reference, count).await;
-                assert_eq!(told.right(&served).proxies, number, "{protocol}");
-                assert_eq!(told.started(), number, "{protocol}");
+                let outcome =
+                    pull_watched(config(protocol), proxies(number), &reference, count).await;
+                assert_eq!(outcome.right(&served).proxies, number, "{protocol}");
+                assert_eq!(outcome.started(), number, "{protocol}");
                 assert_eq!(most, number, "{protocol}");
-                // Each reads the manifest once, and it is resolved only once.
+                // Each proxy reads the manifest once, and the manifest is resolved only once.
                 assert_eq!(served.registry.manifest_gets(), number, "{protocol}");
             });
         }
@@ -144,13 +145,13 @@ fn a_range_is_kept_to() {
             min: number(2),
             max: number(3),
         };
-        let told = pull(
+        let outcome = pull(
             config("0.2.8"),
             options().proxies(range),
             &served.reference(),
         )
         .await;
-        let proxies = told.right(&served).proxies;
+        let proxies = outcome.right(&served).proxies;
         assert!((2..=3).contains(&proxies), "{proxies}");
     });
 }
@@ -160,8 +161,8 @@ fn a_range_is_kept_to() {
 fn no_more_proxies_than_blobs() {
     run(async {
         let served = Served::slow(2, 1000, slow_options());
-        let told = pull(config("0.2.8"), proxies(8), &served.reference()).await;
-        assert!(told.right(&served).proxies <= 2);
+        let outcome = pull(config("0.2.8"), proxies(8), &served.reference()).await;
+        assert!(outcome.right(&served).proxies <= 2);
     });
 }
 
@@ -170,15 +171,15 @@ fn no_more_proxies_than_blobs() {
 fn an_image_without_layers_needs_no_further_proxy() {
     run(async {
         let served = Served::new(0, 0);
-        let told = pull(config("0.2.8"), proxies(8), &served.reference()).await;
-        let pulled = told.right(&served);
+        let outcome = pull(config("0.2.8"), proxies(8), &served.reference()).await;
+        let pulled = outcome.right(&served);
         assert_eq!((pulled.proxies, pulled.fetched_blobs), (0, 1));
     });
 }
 
-/// All that is in the layout is what its name says.
-fn intact(told: &Told) -> usize {
-    let blobs = told.target.path().join("blobs/sha256");
+/// Checks that each blob in the layout matches its name. Returns their number.
+fn intact(outcome: &Outcome) -> usize {
+    let blobs = outcome.target.path().join("blobs/sha256");
     let files = std::fs::read_dir(blobs).unwrap().map(|file| {
         let file = file.unwrap();
         let digest = sha256(&std::fs::read(file.path()).unwrap());
@@ -203,21 +204,21 @@ fn an_archive_stays_on_one_proxy() {
         prepare(|| tools::succeed(copy.arg(&archive)));
         for protocol in SKOPEOS {
             run(async {
-                let told = pull(config(protocol), proxies(4), &archive).await;
-                let pulled = told.result.as_ref().unwrap();
+                let outcome = pull(config(protocol), proxies(4), &archive).await;
+                let pulled = outcome.result.as_ref().unwrap();
                 assert_eq!(
-                    (pulled.proxies, told.started()),
+                    (pulled.proxies, outcome.started()),
                     (1, 1),
                     "{archive} {protocol}"
                 );
                 assert_eq!(pulled.images[0].layers().len(), 5, "{archive} {protocol}");
-                assert_eq!(intact(&told), 7, "{archive} {protocol}");
+                assert_eq!(intact(&outcome), 7, "{archive} {protocol}");
             });
         }
     }
 }
 
-/// Give the tag to another image.
+/// Moves the tag to another image.
 fn move_tag(layout: &Path) {
     random(5, 1000, 1000).write(layout, "latest").unwrap();
 }
@@ -230,12 +231,12 @@ fn a_folder_that_changes_between_two_openings_is_an_error() {
             let folder = tempfile::tempdir().unwrap();
             let first = random(5, 1000, 0).write(folder.path(), "latest").unwrap();
             let reference = format!("oci:{}:latest", folder.path().display());
-            // More layers than the first proxy takes at once.
+            // There are more layers than the first proxy fetches at once.
             let options = proxies(3).workers(NonZeroUsize::new(3).unwrap());
             let fetcher = Fetcher::new(config(protocol), options).await.unwrap();
             let image = fetcher.open(&reference).await.unwrap();
             move_tag(folder.path());
-            // None of the layers is ever done.
+            // No layer is ever done.
             let handler = |_: Layer, _reader: LayerReader| pending::<Result<(), Error>>();
             let error = soon(Box::pin(fetcher.for_each_layer(&image, handler))).await;
             match error.unwrap_err() {
@@ -264,15 +265,15 @@ fn a_tag_that_moves_at_a_registry_changes_nothing() {
             };
             let reference = served.reference();
             let options = proxies(3).start_ahead(false);
-            let told = pull_watched(config(protocol), options, &reference, move_once).await;
-            // Each opens the image by the name that was given; what they find there does not matter.
-            told.right(&served);
+            let outcome = pull_watched(config(protocol), options, &reference, move_once).await;
+            // Each proxy opens the image by the given name. What it finds there does not matter.
+            outcome.right(&served);
             assert_eq!(opened_as(&served), ["latest"; 3], "{protocol}");
         });
     }
 }
 
-/// By which names manifests were read.
+/// The names by which manifests were read.
 fn opened_as(served: &Served) -> Vec<String> {
     let requests = served.registry.requests();
     let manifests = requests.iter().filter_map(|request| {
@@ -288,14 +289,14 @@ fn proxies_started_ahead_open_the_image_while_the_first_one_waits() {
     for protocol in SKOPEOS {
         run(async {
             let served = Served::slow(12, 20_000, slow_options());
-            let told = pull(config(protocol), proxies(3), &served.reference()).await;
-            assert_eq!(told.right(&served).proxies, 3, "{protocol}");
+            let outcome = pull(config(protocol), proxies(3), &served.reference()).await;
+            assert_eq!(outcome.right(&served).proxies, 3, "{protocol}");
             assert_eq!(opened_as(&served), ["latest"; 3], "{protocol}");
         });
     }
 }
 
-/// A spare is asked for it, and for no layer before it has answered.
+/// A warm proxy is asked for the config, and for no layer before it has answered.
 #[test]
 #[ignore = "needs skopeo"]
 fn a_config_that_is_never_answered_holds_up_no_layer() {
@@ -303,13 +304,13 @@ fn a_config_that_is_never_answered_holds_up_no_layer() {
         run(async {
             let served =
                 Served::slow(6, 20_000, slow_options()).faults(&["config:headers-never*1"]);
-            let told = pull(impatient(protocol), proxies(2), &served.reference()).await;
-            assert_eq!(told.right(&served).retries, 0, "{protocol}");
-            let asked_the_spare = told
+            let outcome = pull(impatient(protocol), proxies(2), &served.reference()).await;
+            assert_eq!(outcome.right(&served).retries, 0, "{protocol}");
+            let asked_the_warm_proxy = outcome
                 .events
                 .iter()
                 .any(|event| matches!(event.kind, EventKind::BlobOpened { proxy: 1, .. }));
-            assert!(!asked_the_spare, "{protocol}: {:#?}", told.events);
+            assert!(!asked_the_warm_proxy, "{protocol}: {:#?}", outcome.events);
         });
     }
 }
@@ -330,7 +331,7 @@ fn a_tag_that_moves_while_proxies_are_started_ahead_changes_nothing() {
             let served = Served::slow(12, 20_000, slow_options());
             let other = random(5, 1000, 1000).write(served.layout.path(), "other");
             let others = other.unwrap();
-            // Whatever each proxy finds, all go by what the first one found.
+            // All proxies use what the first one found, whatever the others find.
             let moving = async {
                 let mut flips = [served.image.clone(), others.clone()].into_iter().cycle();
                 loop {
@@ -341,16 +342,16 @@ fn a_tag_that_moves_while_proxies_are_started_ahead_changes_nothing() {
             };
             let reference = served.reference();
             let pulling = Box::pin(pull(config(protocol), proxies(6), &reference));
-            let told = tokio::select! {
-                told = pulling => told,
+            let outcome = tokio::select! {
+                outcome = pulling => outcome,
                 never = moving => never,
             };
-            let pulled = told.result.as_ref().unwrap();
+            let pulled = outcome.result.as_ref().unwrap();
             let digest = pulled.images[0].source_digest();
             let image = [&served.image, &others]
                 .into_iter()
                 .find(|image| image.manifest_digest == *digest);
-            complete(told.target.path(), image.unwrap());
+            complete(outcome.target.path(), image.unwrap());
         });
     }
 }
@@ -360,7 +361,7 @@ fn a_tag_that_moves_while_proxies_are_started_ahead_changes_nothing() {
 fn an_image_that_is_only_opened_takes_what_was_started_ahead_with_it() {
     for protocol in SKOPEOS {
         run(async {
-            // Long enough for all to be started while it is opened.
+            // All proxies can start while the image is being opened.
             let options = Options {
                 ttfb: Duration::from_secs(1),
                 ..slow_options()

@@ -1,4 +1,4 @@
-//! How often a registry is asked that says no: a guest who is refused does not ring all bells.
+//! How often a registry is asked that refuses.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -14,7 +14,7 @@ use crate::harness::{Served, config, options, pull, random};
 
 const TTFB: Duration = Duration::from_millis(50);
 
-/// Answers take so long that many proxies pay.
+/// Options of a registry whose answers take so long that many proxies make a pull faster.
 fn far(auth: Auth) -> Options {
     Options {
         ttfb: TTFB,
@@ -23,7 +23,7 @@ fn far(auth: Auth) -> Options {
     }
 }
 
-/// Tokens for those who know the password, and as slow as such services are.
+/// A registry with tokens for users who know the password. Answers are as slow as those of such services.
 pub(crate) fn with_password() -> Served {
     let auth = Auth {
         basic: Some(("me".into(), "right".into())),
@@ -58,13 +58,13 @@ fn a_wrong_password_is_tried_once() {
     run(async {
         for protocol in tools::SKOPEOS {
             let served = with_password();
-            let told = pull(
+            let outcome = pull(
                 login(&served, protocol, "wrong"),
                 options(),
                 &served.reference(),
             )
             .await;
-            told.result.unwrap_err();
+            outcome.result.unwrap_err();
             assert_eq!(requests(&served, "/token"), 1, "{protocol}");
         }
     });
@@ -90,26 +90,27 @@ fn a_wrong_password_for_an_index_is_tried_once() {
     });
 }
 
-/// Once it is known to be right, it holds nothing up any more.
+/// Once the password is known to be right, it delays nothing any more.
 #[test]
 #[ignore = "needs skopeo"]
 fn a_right_password_is_used_by_many_proxies() {
     run(async {
         for protocol in tools::SKOPEOS {
             let served = with_password();
-            let told = pull(
+            let outcome = pull(
                 login(&served, protocol, "right"),
                 options(),
                 &served.reference(),
             )
             .await;
-            let pulled = told.result.unwrap();
+            let pulled = outcome.result.unwrap();
             assert!(pulled.proxies > 2, "{protocol}: {pulled:?}");
         }
     });
 }
 
-/// As often as there are retries, and once more by those that were under way with the first.
+/// The manifest is requested once for each try, and once more by each proxy whose call was under way with
+/// the first.
 #[test]
 #[ignore = "needs skopeo"]
 fn a_manifest_that_is_refused_is_asked_for_a_few_times() {
@@ -121,8 +122,8 @@ fn a_manifest_that_is_refused_is_asked_for_a_few_times() {
         ] {
             for protocol in tools::SKOPEOS {
                 let served = Served::slow(30, 2000, far(Auth::default())).faults(&[fault]);
-                let told = pull(config(protocol), options(), &served.reference()).await;
-                told.result.unwrap_err();
+                let outcome = pull(config(protocol), options(), &served.reference()).await;
+                outcome.result.unwrap_err();
                 let gets = served.registry.manifest_gets();
                 assert!(gets <= most, "{fault} with {protocol}: {gets}");
             }
@@ -130,14 +131,14 @@ fn a_manifest_that_is_refused_is_asked_for_a_few_times() {
     });
 }
 
-/// skopeo waits and asks again by itself, five times a process, for half a minute.
+/// skopeo itself waits and retries, five times in each process, for half a minute.
 #[test]
 #[ignore = "needs skopeo"]
 fn a_registry_that_throttles_openings_is_not_asked_by_ever_more() {
     run(async {
         let served = Served::slow(30, 2000, far(Auth::default())).faults(&["manifest:status=429"]);
-        let told = pull(config("0.2.8"), options(), &served.reference()).await;
-        told.result.unwrap_err();
+        let outcome = pull(config("0.2.8"), options(), &served.reference()).await;
+        outcome.result.unwrap_err();
         let gets = served.registry.manifest_gets();
         assert!(gets <= 30, "{gets}");
     });
@@ -164,7 +165,7 @@ fn an_index_that_is_not_there_is_asked_for_once() {
     });
 }
 
-/// 200 layers, and all answer 503: the first refusals come together, and then one asks at a time.
+/// All of 200 layers answer 503. The first refusals come together, and then one proxy asks at a time.
 #[test]
 #[ignore = "needs skopeo"]
 fn a_registry_that_refuses_all_blobs_is_left_alone() {
@@ -172,15 +173,15 @@ fn a_registry_that_refuses_all_blobs_is_left_alone() {
         for protocol in tools::SKOPEOS {
             let served = Served::slow(200, 100, far(Auth::default()))
                 .faults(&["blob:status=503,retry-after=120"]);
-            let told = pull(config(protocol), options(), &served.reference()).await;
-            told.result.unwrap_err();
+            let outcome = pull(config(protocol), options(), &served.reference()).await;
+            outcome.result.unwrap_err();
             let gets = requests(&served, "/blobs/");
             assert!(gets <= 40, "{protocol}: {gets}");
         }
     });
 }
 
-/// ... and when it answers again, all go on.
+/// When the registry answers again, all proxies go on.
 #[test]
 #[ignore = "needs skopeo"]
 fn after_an_outage_all_go_on() {
@@ -188,20 +189,21 @@ fn after_an_outage_all_go_on() {
         for protocol in tools::SKOPEOS {
             let served =
                 Served::slow(60, 100, far(Auth::default())).faults(&["blob#5:ttfb=60ms*1"]);
-            // No more in a row than there are retries: asked for one by one, more are a registry that is down.
+            // No more layers in a row are refused than there are retries. More in a row, one after another,
+            // would be an outage.
             let refused = (0..4).chain((10..50).step_by(10));
             let faults: Vec<String> = refused
                 .map(|layer| format!("blob#{layer}:status=503*1"))
                 .collect();
             let faults: Vec<&str> = faults.iter().map(String::as_str).collect();
             let served = served.faults(&faults);
-            let told = pull(
+            let outcome = pull(
                 config(protocol),
                 FetchOptions::default(),
                 &served.reference(),
             )
             .await;
-            let pulled = told.result.unwrap();
+            let pulled = outcome.result.unwrap();
             assert_eq!(pulled.fetched_blobs, 61, "{protocol}");
             assert!(pulled.retries >= 8, "{protocol}: {}", pulled.retries);
             assert_eq!(requests(&served, "/blobs/"), 61 + 8, "{protocol}");
@@ -209,7 +211,7 @@ fn after_an_outage_all_go_on() {
     });
 }
 
-/// What no repetition can change is not repeated.
+/// A failure that a retry can't change is not retried.
 #[test]
 #[ignore = "needs skopeo"]
 fn what_is_wrong_on_this_side_is_tried_once() {
@@ -222,7 +224,7 @@ fn what_is_wrong_on_this_side_is_tried_once() {
             let reference = served.reference();
             let malformed = reference.replace("docker://", "docker://UPPER/");
             let layout = format!("oci:{}:none", served.layout.path().display());
-            // Each try starts one.
+            // Each try starts a skopeo.
             let (counted, starts) = (folder.path().join("skopeo"), folder.path().join("starts"));
             let real = tools::skopeo(protocol);
             let script = format!(

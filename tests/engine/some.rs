@@ -1,4 +1,4 @@
-//! Some layers of an image, for those who have the others: what is not wanted is not fetched.
+//! Fetches only some layers of an image, for callers that have the others.
 
 use std::io::{self, Read as _};
 use std::sync::Arc;
@@ -54,7 +54,7 @@ fn only_these_layers_are_fetched_and_not_the_config() {
             assert_eq!(soon(found).await.unwrap(), pairs, "{protocol}");
             let mut stream = fetcher.layers_of(&image, &wanted, 1).unwrap();
             let mut found = Vec::new();
-            // It is a `Stream`.
+            // The result is a `Stream`.
             while let Some(next) = soon(futures_util::StreamExt::next(&mut stream)).await {
                 let (_, mut reader) = next.unwrap();
                 let mut bytes = Vec::new();
@@ -195,7 +195,7 @@ fn some_layers_uncompressed() {
         let expected = wanted[0].diff_id.clone().unwrap();
         assert_eq!(found, [(wanted[0].clone(), expected)]);
         assert_eq!(served.gets(2), 0);
-        // A wrong one is found out.
+        // A wrong layer is noticed.
         let mut wrong = wanted[0].clone();
         wrong.diff_id = Some(served.image.config_digest.clone());
         let failed = soon(fetcher.for_each_of_uncompressed(&image, &[wrong], handler)).await;

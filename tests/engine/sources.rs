@@ -1,9 +1,9 @@
-//! Images of all kinds and from everywhere are pulled right, as skopeo's own digest checks show.
+//! Images of all kinds and from all sources are pulled correctly, as skopeo's own digest checks show.
 
 use std::path::Path;
 use std::process::Command;
 
-use crate::harness::{Served, Told, config, faults, options, pull, random};
+use crate::harness::{Outcome, Served, config, faults, options, pull, random};
 use longshore::{ConnectionOptions, Discard, Error, Fetcher, Pulled, RefusalKind};
 use serde_json::Value;
 use test_registry::format::Compression;
@@ -14,22 +14,22 @@ use test_support::tools::{self, SKOPEOS};
 use test_support::{chain, sha256, soon};
 use tokio::runtime::Builder;
 
-/// The skopeo of the system can start itself again, which some things need.
+/// Runs the system's skopeo, which can start itself again. Some transports need that.
 fn skopeo_copy(arguments: &[&str]) {
     let mut copy = Command::new(tools::system("skopeo"));
     copy.args(["--insecure-policy", "copy", "--quiet"]);
     tools::succeed(copy.args(arguments));
 }
 
-/// The pull succeeded, and skopeo can copy all of what it left, whose digests it checks.
+/// Checks that the pull has succeeded, and that skopeo, which verifies digests, can copy the layout.
 #[track_caller]
-fn right(told: &Told) -> &Pulled {
-    let pulled = match &told.result {
+fn right(outcome: &Outcome) -> &Pulled {
+    let pulled = match &outcome.result {
         Ok(pulled) => pulled,
         Err(error) => panic!("{}", chain(error)),
     };
     let folder = tempfile::tempdir().unwrap();
-    let from = format!("oci:{}:latest", told.target.path().display());
+    let from = format!("oci:{}:latest", outcome.target.path().display());
     skopeo_copy(&[&from, &format!("dir:{}", folder.path().display())]);
     let manifest = std::fs::read(folder.path().join("manifest.json")).unwrap();
     let content = &pulled.images[0];
@@ -51,8 +51,8 @@ fn a_docker_schema_2_image_is_stored_as_oci() {
         run(async {
             let image = random(4, 10_000, 0).docker_schema2();
             let served = Served::with(Options::default(), &image);
-            let told = pull(config(protocol), options(), &served.reference()).await;
-            let content = &right(&told).images[0];
+            let outcome = pull(config(protocol), options(), &served.reference()).await;
+            let content = &right(&outcome).images[0];
             let source = served.image.manifest_digest.as_ref();
             assert_eq!(content.source_digest().as_ref(), source, "{protocol}");
             let stored = content.manifest_descriptor();
@@ -125,8 +125,8 @@ fn of_an_index_the_image_for_the_platform_is_taken() {
                 let mut config = config(protocol);
                 config.os = Some("linux".into());
                 config.architecture = Some(architecture.into());
-                let told = pull(config, options(), &registry.reference("latest")).await;
-                let content = &right(&told).images[0];
+                let outcome = pull(config, options(), &registry.reference("latest")).await;
+                let content = &right(&outcome).images[0];
                 let expected = format!("linux/{architecture}");
                 assert_eq!(content.platform(), Some(expected), "{protocol}");
                 let digest = image.manifest_digest.as_ref();
@@ -153,8 +153,8 @@ fn zstd_layers_are_stored_as_they_are() {
     for protocol in SKOPEOS {
         run(async {
             let registry = Registry::start(&zstd, Options::default()).unwrap();
-            let told = pull(config(protocol), options(), &registry.reference("latest")).await;
-            let content = &right(&told).images[0];
+            let outcome = pull(config(protocol), options(), &registry.reference("latest")).await;
+            let content = &right(&outcome).images[0];
             assert_eq!(content.layers().len(), 3, "{protocol}");
             for layer in content.layers() {
                 let kind = layer.descriptor.media_type().to_string();
@@ -173,8 +173,8 @@ fn an_image_of_400_layers() {
     for protocol in SKOPEOS {
         run(async {
             let served = Served::with(Options::default(), &image);
-            let told = pull(config(protocol), options(), &served.reference()).await;
-            assert_eq!(right(&told).fetched_blobs, 401, "{protocol}");
+            let outcome = pull(config(protocol), options(), &served.reference()).await;
+            assert_eq!(right(&outcome).fetched_blobs, 401, "{protocol}");
             assert!((0..400).all(|layer| served.gets(layer) == 1), "{protocol}");
         });
     }
@@ -192,8 +192,8 @@ fn folders_of_all_kinds() {
     for reference in [&oci, &dir] {
         for protocol in SKOPEOS {
             run(async {
-                let told = pull(config(protocol), options(), reference).await;
-                let content = &right(&told).images[0];
+                let outcome = pull(config(protocol), options(), reference).await;
+                let content = &right(&outcome).images[0];
                 let digest = image.manifest_digest.as_ref();
                 assert_eq!(
                     content.source_digest().as_ref(),
@@ -205,7 +205,7 @@ fn folders_of_all_kinds() {
     }
 }
 
-/// The name of an image in a storage of its own in this folder (which takes root, or a user namespace to run this in).
+/// The name of an image in a storage of its own in this folder. This needs root, or a user namespace.
 fn in_storage(folder: &Path) -> String {
     let (root, run) = (folder.join("root"), folder.join("run"));
     format!(
@@ -215,7 +215,7 @@ fn in_storage(folder: &Path) -> String {
     )
 }
 
-/// A storage with one image of three layers in it.
+/// A storage with one image of three layers.
 fn storage(folder: &Path) -> String {
     let layout = folder.join("layout");
     random(3, 50_000, 0).write(&layout, "latest").unwrap();
@@ -224,7 +224,7 @@ fn storage(folder: &Path) -> String {
     name
 }
 
-/// The same, made by buildah, layer by layer.
+/// A storage with the same image, made by buildah layer by layer.
 fn built_storage(folder: &Path) -> String {
     let buildah = |arguments: &[&str]| {
         let mut command = Command::new(tools::system("buildah"));
@@ -255,8 +255,8 @@ fn layers_of_a_storage_come_uncompressed() {
         .flat_map(|reference| ["0.2.6", "0.2.8"].map(|protocol| (reference, protocol)))
     {
         run(async {
-            let told = pull(config(protocol), options(), reference).await;
-            let content = &right(&told).images[0];
+            let outcome = pull(config(protocol), options(), reference).await;
+            let content = &right(&outcome).images[0];
             assert_eq!(content.layers().len(), 3, "{protocol}");
             for layer in content.layers() {
                 let kind = layer.descriptor.media_type().to_string();
@@ -275,8 +275,8 @@ fn a_storage_takes_a_proxy_that_tells_its_layers() {
     let folder = tempfile::tempdir().unwrap();
     let reference = prepare(|| storage(folder.path()));
     run(async {
-        let told = pull(config("0.2.3"), options(), &reference).await;
-        let error = chain(told.wrong());
+        let outcome = pull(config("0.2.3"), options(), &reference).await;
+        let error = chain(outcome.wrong());
         assert!(error.contains("0.2.5"), "{error}");
     });
 }
@@ -294,14 +294,16 @@ fn documents_over_the_bound_are_refused_by_name() {
             for (limit, wanted) in [(10, "manifest"), (2000, "image config")] {
                 let mut config = config(protocol);
                 config.connection = ConnectionOptions::default().max_document_bytes(limit);
-                let told = pull(config, options(), &registry.reference("latest")).await;
+                let outcome = pull(config, options(), &registry.reference("latest")).await;
                 let Error::DocumentTooLarge {
-                    what, limit: told, ..
-                } = told.wrong()
+                    what,
+                    limit: outcome,
+                    ..
+                } = outcome.wrong()
                 else {
-                    panic!("{protocol}: {}", chain(told.wrong()));
+                    panic!("{protocol}: {}", chain(outcome.wrong()));
                 };
-                assert_eq!((*what, *told), (wanted, limit), "{protocol}");
+                assert_eq!((*what, *outcome), (wanted, limit), "{protocol}");
             }
             let mut config = config(protocol);
             config.connection = ConnectionOptions::default().max_document_bytes(10);
@@ -313,8 +315,8 @@ fn documents_over_the_bound_are_refused_by_name() {
     });
 }
 
-/// As a program does that has a `block_on` for each step. Its own runtime does not run any more, so the
-/// proxy that opened the image does not answer; others are started.
+/// Simulates a program that has a `block_on` for each step. The runtime of the proxy that opened the image no
+/// longer runs, so this proxy does not answer, and others are started.
 #[test]
 #[ignore = "needs skopeo"]
 fn an_image_opened_in_a_runtime_that_is_idle_is_pulled_in_another() {
@@ -327,7 +329,7 @@ fn an_image_opened_in_a_runtime_that_is_idle_is_pulled_in_another() {
             .unwrap()
     };
     run_without(|| {
-        // The registry's, which runs.
+        // This is the runtime of the registry, which runs.
         let served = runtime(1);
         let guard = served.enter();
         let image = Served::new(3, 20_000);
