@@ -1,20 +1,20 @@
-//! What becomes of a blob, by both ways: right ones are read whole, each kind
-//! of wrong one is an error of its own, and none is a success or a hang.
+//! Reads blobs with both framings: right ones are read whole, and each kind of wrong one is an error of its
+//! own. None succeeds or hangs.
 
 use longshore::oci_spec::image::Digest;
 use longshore::{Blob, BlobError, Error, RefusalCode};
 use test_support::leaks::run;
-use test_support::peer::Way;
+use test_support::peer::Framing;
 use test_support::stage::{Stage, read_all, wrong};
 use test_support::{digest, noise, sha256, sha384, sha512, soon};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
 
-/// How a consumer comes to the verdict.
+/// How a consumer gets the verdict.
 #[derive(Debug, Clone, Copy)]
 enum Reading {
     ToTheEnd,
     Unread,
-    /// Exactly its bytes, without ever seeing the end.
+    /// Reads exactly this many bytes, and never sees the end.
     JustItsBytes(u64),
 }
 
@@ -27,7 +27,7 @@ impl Reading {
         ]
     }
 
-    /// The bytes read, and the verdict.
+    /// Returns the bytes that were read, or the error.
     async fn verdict(self, mut blob: Blob) -> Result<Vec<u8>, Error> {
         let bytes = match self {
             Self::ToTheEnd => read_all(&mut blob).await?,
@@ -39,22 +39,22 @@ impl Reading {
     }
 }
 
-/// Ask for a blob with the digest of `wanted`, send `sent` instead and end
-/// it with `error`; expect this verdict by each reading.
+/// Asks for a blob with the digest of `wanted`, sends `sent` instead, and ends it with `error`. Expects this
+/// verdict with each way of reading.
 async fn judged(
-    way: Way,
+    framing: Framing,
     wanted: &[u8],
     sent: &[u8],
     error: Option<&str>,
     expect: impl Fn(Result<Vec<u8>, Error>, Reading),
 ) {
     for reading in Reading::all(wanted.len()) {
-        let mut stage = Stage::impatient(way).await;
+        let mut stage = Stage::impatient(framing).await;
         let digest = sha256(wanted);
         let size = wanted.len() as u64;
         let (blob, mut flow) = stage.get(&digest, size, size.cast_signed()).await;
         let write = async {
-            // The reader may close its end before all is written.
+            // The reader may close its end before everything is written.
             let _ = flow.data.write_all(sent).await;
             flow.end(&mut stage.peer, error).await;
         };
@@ -67,14 +67,14 @@ async fn judged(
 #[test]
 fn a_good_blob_is_read_whole() {
     run(async {
-        for way in Way::BOTH {
+        for framing in Framing::BOTH {
             for size in [1, 1000, 3 << 20] {
                 let content = noise(size, 1);
-                judged(way, &content, &content, None, |verdict, reading| {
+                judged(framing, &content, &content, None, |verdict, reading| {
                     let bytes = verdict.unwrap();
                     match reading {
                         Reading::Unread => assert!(bytes.is_empty()),
-                        _ => assert!(bytes == content, "{way:?} {size}"),
+                        _ => assert!(bytes == content, "{framing:?} {size}"),
                     }
                 })
                 .await;
@@ -86,8 +86,8 @@ fn a_good_blob_is_read_whole() {
 #[test]
 fn a_blob_of_no_bytes_is_good() {
     run(async {
-        for way in Way::BOTH {
-            judged(way, b"", b"", None, |verdict, _| {
+        for framing in Framing::BOTH {
+            judged(framing, b"", b"", None, |verdict, _| {
                 assert_eq!(verdict.unwrap(), b"");
             })
             .await;
@@ -101,8 +101,8 @@ fn corrupt_bytes_are_told_with_their_digest() {
         let wanted = noise(1000, 1);
         let mut sent = wanted.clone();
         sent[999] ^= 1;
-        for way in Way::BOTH {
-            judged(way, &wanted, &sent, None, |verdict, _| {
+        for framing in Framing::BOTH {
+            judged(framing, &wanted, &sent, None, |verdict, _| {
                 let BlobError::Corrupt { computed, .. } = wrong(verdict.unwrap_err()) else {
                     panic!("not corrupt");
                 };
@@ -118,8 +118,8 @@ fn a_byte_too_many_and_a_mebibyte_too_many_are_too_long() {
     run(async {
         for excess in [1, 1 << 20] {
             let sent = noise(1000 + excess, 1);
-            for way in Way::BOTH {
-                judged(way, &sent[..1000], &sent, None, |verdict, _| {
+            for framing in Framing::BOTH {
+                judged(framing, &sent[..1000], &sent, None, |verdict, _| {
                     let error = wrong(verdict.unwrap_err());
                     assert!(
                         matches!(error, BlobError::TooLong { size: 1000, .. }),
@@ -137,7 +137,7 @@ fn a_proxy_that_finds_the_blob_too_long_too_does_not_hide_that_it_is() {
     run(async {
         let sent = noise(2 << 20, 1);
         let error = Some("write |1: broken pipe");
-        judged(Way::Piped, &sent[..1000], &sent, error, |verdict, _| {
+        judged(Framing::Piped, &sent[..1000], &sent, error, |verdict, _| {
             let error = wrong(verdict.unwrap_err());
             assert!(
                 matches!(error, BlobError::TooLong { size: 1000, .. }),
@@ -153,16 +153,22 @@ fn fewer_bytes_than_promised_are_short_and_no_success() {
     run(async {
         let wanted = noise(1000, 1);
         for length in [0, 999] {
-            judged(Way::Raw, &wanted, &wanted[..length], None, |verdict, _| {
-                let error = wrong(verdict.unwrap_err());
-                let BlobError::Short {
-                    read, size: 1000, ..
-                } = error
-                else {
-                    panic!("{error:?}");
-                };
-                assert_eq!(read, length as u64);
-            })
+            judged(
+                Framing::Raw,
+                &wanted,
+                &wanted[..length],
+                None,
+                |verdict, _| {
+                    let error = wrong(verdict.unwrap_err());
+                    let BlobError::Short {
+                        read, size: 1000, ..
+                    } = error
+                    else {
+                        panic!("{error:?}");
+                    };
+                    assert_eq!(read, length as u64);
+                },
+            )
             .await;
         }
     });
@@ -172,10 +178,10 @@ fn fewer_bytes_than_promised_are_short_and_no_success() {
 fn a_blob_that_breaks_off_silently_is_stalled() {
     run(async {
         let wanted = noise(1000, 1);
-        for way in Way::BOTH {
+        for framing in Framing::BOTH {
             for length in [0, 999] {
                 for reading in Reading::all(1000) {
-                    let mut stage = Stage::impatient(way).await;
+                    let mut stage = Stage::impatient(framing).await;
                     let (blob, mut flow) = stage.get(&sha256(&wanted), 1000, 1000).await;
                     flow.write(&wanted[..length]).await;
                     let error = wrong(reading.verdict(blob.unwrap()).await.unwrap_err());
@@ -183,7 +189,7 @@ fn a_blob_that_breaks_off_silently_is_stalled() {
                         panic!("{error:?}");
                     };
                     assert_eq!(read, length as u64);
-                    // Not finished: that would hold up the connection.
+                    // The pipe is not finished, because that would block the connection.
                     stage.end().await;
                     drop(flow);
                 }
@@ -195,7 +201,7 @@ fn a_blob_that_breaks_off_silently_is_stalled() {
 #[test]
 fn all_bytes_without_an_end_are_stalled_on_the_raw_way() {
     run(async {
-        let mut stage = Stage::impatient(Way::Raw).await;
+        let mut stage = Stage::impatient(Framing::Raw).await;
         let (blob, mut flow) = stage.get(&sha256(b"content"), 7, 7).await;
         flow.write(b"content").await;
         let error = wrong(soon(blob.unwrap().finish()).await.unwrap_err());
@@ -210,8 +216,8 @@ fn all_bytes_without_an_end_are_stalled_on_the_raw_way() {
 #[test]
 fn a_slow_blob_that_makes_progress_is_not_stalled() {
     run(async {
-        for way in Way::BOTH {
-            let mut stage = Stage::impatient(way).await;
+        for framing in Framing::BOTH {
+            let mut stage = Stage::impatient(framing).await;
             let content = noise(64, 1);
             let (blob, mut flow) = stage.get(&sha256(&content), 64, 64).await;
             let mut blob = blob.unwrap();
@@ -231,8 +237,8 @@ fn a_slow_blob_that_makes_progress_is_not_stalled() {
 #[test]
 fn a_wrong_announced_size_is_refused_before_a_byte_is_read() {
     run(async {
-        for way in Way::BOTH {
-            let mut stage = Stage::new(way).await;
+        for framing in Framing::BOTH {
+            let mut stage = Stage::new(framing).await;
             let (blob, flow) = stage.get(&sha256(b"content"), 7, 8).await;
             let error = wrong(blob.unwrap_err());
             let BlobError::WrongSize {
@@ -251,8 +257,8 @@ fn a_wrong_announced_size_is_refused_before_a_byte_is_read() {
 #[test]
 fn an_unannounced_size_is_that_of_the_descriptor() {
     run(async {
-        for way in Way::BOTH {
-            let mut stage = Stage::new(way).await;
+        for framing in Framing::BOTH {
+            let mut stage = Stage::new(framing).await;
             let (blob, mut flow) = stage.get(&sha256(b"content"), 7, -1).await;
             let blob = blob.unwrap();
             assert_eq!(blob.announced(), None);
@@ -268,8 +274,8 @@ fn an_unannounced_size_is_that_of_the_descriptor() {
 #[test]
 fn a_refusal_at_once_names_the_blob_and_leaves_the_connection_good() {
     run(async {
-        for way in Way::BOTH {
-            let mut stage = Stage::new(way).await;
+        for framing in Framing::BOTH {
+            let mut stage = Stage::new(framing).await;
             let wanted = sha256(b"content");
             let (blob, ()) = tokio::join!(stage.proxy.get_blob(&stage.image, &wanted, 7), async {
                 stage.peer.next().await.unwrap();
@@ -303,7 +309,7 @@ fn a_refusal_in_the_middle_is_told_by_the_error_pipe() {
         for (said, code, message) in table {
             for written in [0, 3] {
                 for reading in Reading::all(7) {
-                    let mut stage = Stage::new(Way::Raw).await;
+                    let mut stage = Stage::new(Framing::Raw).await;
                     let (blob, mut flow) = stage.get(&sha256(b"content"), 7, 7).await;
                     flow.write(&b"content"[..written]).await;
                     flow.error_pipe().write_all(said.as_bytes()).await.unwrap();
@@ -326,7 +332,7 @@ fn what_the_proxy_finds_in_the_end_is_told_by_finish() {
     run(async {
         let content = noise(1000, 1);
         let error = Some("it was wrong, says the proxy");
-        judged(Way::Piped, &content, &content, error, |verdict, _| {
+        judged(Framing::Piped, &content, &content, error, |verdict, _| {
             let BlobError::Refused(refusal) = wrong(verdict.unwrap_err()) else {
                 panic!("not refused");
             };
@@ -340,10 +346,10 @@ fn what_the_proxy_finds_in_the_end_is_told_by_finish() {
 fn each_known_digest_algorithm_is_checked() {
     run(async {
         let hash: [fn(&[u8]) -> Digest; 3] = [sha256, sha384, sha512];
-        for way in Way::BOTH {
+        for framing in Framing::BOTH {
             for hash in hash {
                 for (sent, good) in [(b"content", true), (b"c0ntent", false)] {
-                    let mut stage = Stage::new(way).await;
+                    let mut stage = Stage::new(framing).await;
                     let (blob, mut flow) = stage.get(&hash(b"content"), 7, 7).await;
                     flow.write(sent).await;
                     let (verdict, ()) = tokio::join!(
@@ -372,8 +378,8 @@ fn each_known_digest_algorithm_is_checked() {
 #[test]
 fn an_unknown_algorithm_or_an_impossible_size_is_not_even_asked_for() {
     run(async {
-        for way in Way::BOTH {
-            let stage = Stage::new(way).await;
+        for framing in Framing::BOTH {
+            let stage = Stage::new(framing).await;
             let blake = digest(&format!("blake3:{}", "a".repeat(64)));
             let blob = stage.proxy.get_blob(&stage.image, &blake, 1).await;
             let error = wrong(blob.unwrap_err());
@@ -392,8 +398,8 @@ fn an_unknown_algorithm_or_an_impossible_size_is_not_even_asked_for() {
 #[test]
 fn a_blob_is_read_by_lines_as_well() {
     run(async {
-        for way in Way::BOTH {
-            let mut stage = Stage::new(way).await;
+        for framing in Framing::BOTH {
+            let mut stage = Stage::new(framing).await;
             let (blob, mut flow) = stage.get(&sha256(b"one\ntwo\nthree"), 13, 13).await;
             flow.write(b"one\ntwo\nthree").await;
             let read = async {

@@ -1,17 +1,17 @@
-//! Many blobs open at once in one proxy.
+//! Many open blobs in one proxy.
 
 use futures_util::future::join_all;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use test_support::honest::{Honest, Leftover};
 use test_support::image::TestImage;
 use test_support::leaks::run;
-use test_support::peer::Way;
+use test_support::peer::Framing;
 use test_support::stage::read_all;
 use test_support::{noise, soon};
 
 const BLOBS: usize = 2000;
 
-/// Both ends of a raw blob's two pipes are in this process.
+/// Both ends of the two pipes of each raw blob are in this process.
 const DESCRIPTORS: u64 = 4 * BLOBS as u64 + 200;
 
 fn raise_limit() {
@@ -23,14 +23,14 @@ fn raise_limit() {
 #[test]
 fn two_thousand_blobs_are_open_at_once_and_all_are_read() {
     raise_limit();
-    for way in Way::BOTH {
+    for framing in Framing::BOTH {
         run(async move {
             let mut image = TestImage::with_layers(&[1]);
             let mut layer = image.layers.pop().unwrap();
             layer.bytes = noise(20_000, 1);
             layer.digest = test_support::sha256(&layer.bytes);
             image.layers.push(layer.clone());
-            let (proxy, server) = Honest::connected(way.version(), &[("x:", &image)]).await;
+            let (proxy, server) = Honest::connected(framing.version(), &[("x:", &image)]).await;
             let opened = proxy.open_image("x:").await.unwrap();
             let gets = (0..BLOBS).map(|_| proxy.get_blob(&opened, &layer.digest, layer.size()));
             let blobs = soon(join_all(gets)).await;
@@ -49,7 +49,7 @@ fn two_thousand_blobs_are_open_at_once_and_all_are_read() {
                 assert_eq!(length.unwrap(), layer.bytes.len());
             }
             drop((opened, proxy));
-            assert_eq!(server.ended().await, Leftover::NOTHING, "{way:?}");
+            assert_eq!(server.ended().await, Leftover::NOTHING, "{framing:?}");
         });
     }
 }

@@ -1,17 +1,17 @@
-//! Reader and driver of a blob: in whatever order they are used, both tell the
-//! verdict, and neither waits for the other to be polled.
+//! The reader and the driver of a blob: in any order of use, both return the verdict, and neither waits for
+//! the other to be polled.
 
 use longshore::{BlobDriver, BlobError, BlobReader};
 use test_support::leaks::run;
-use test_support::peer::{Flow, Way};
+use test_support::peer::{Flow, Framing};
 use test_support::stage::{Stage, inner, read_all, wrong};
 use test_support::{noise, sha256, soon};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt};
 
-/// More than fits into a pipe.
+/// More bytes than fit into a pipe.
 const SIZE: usize = 1_000_000;
 
-/// A stage with a blob of this content split, all of it being written.
+/// A stage with a split blob of this content, all of which is being written.
 struct Split {
     stage: Stage,
     reader: BlobReader,
@@ -19,8 +19,8 @@ struct Split {
     flow: Flow,
 }
 
-async fn split(way: Way, wanted: &[u8]) -> Split {
-    split_on(Stage::impatient(way).await, wanted).await
+async fn split(framing: Framing, wanted: &[u8]) -> Split {
+    split_on(Stage::impatient(framing).await, wanted).await
 }
 
 async fn split_on(mut stage: Stage, wanted: &[u8]) -> Split {
@@ -35,9 +35,9 @@ async fn split_on(mut stage: Stage, wanted: &[u8]) -> Split {
     }
 }
 
-/// Send `sent` and end it, while `consume` uses the halves.
+/// Sends `sent` and ends the blob, while `consume` uses the halves.
 async fn consumed<T>(
-    way: Way,
+    framing: Framing,
     wanted: &[u8],
     sent: &[u8],
     consume: impl AsyncFnOnce(BlobReader, BlobDriver) -> T,
@@ -47,7 +47,7 @@ async fn consumed<T>(
         reader,
         driver,
         mut flow,
-    } = split(way, wanted).await;
+    } = split(framing, wanted).await;
     let serve = async {
         flow.write(sent).await;
         flow.end(&mut stage.peer, None).await;
@@ -61,8 +61,8 @@ async fn consumed<T>(
 fn reader_first_then_driver() {
     run(async {
         let content = noise(SIZE, 1);
-        for way in Way::BOTH {
-            let read = consumed(way, &content, &content, async |mut reader, driver| {
+        for framing in Framing::BOTH {
+            let read = consumed(framing, &content, &content, async |mut reader, driver| {
                 let read = read_all(&mut reader).await.unwrap();
                 drop(reader);
                 driver.await.unwrap();
@@ -78,8 +78,8 @@ fn reader_first_then_driver() {
 fn driver_in_a_task_and_reader_here() {
     run(async {
         let content = noise(SIZE, 1);
-        for way in Way::BOTH {
-            let read = consumed(way, &content, &content, async |mut reader, driver| {
+        for framing in Framing::BOTH {
+            let read = consumed(framing, &content, &content, async |mut reader, driver| {
                 let driver = tokio::spawn(driver);
                 let read = read_all(&mut reader).await.unwrap();
                 driver.await.unwrap().unwrap();
@@ -95,8 +95,8 @@ fn driver_in_a_task_and_reader_here() {
 fn reader_in_a_task_and_the_driver_awaited_first() {
     run(async {
         let content = noise(SIZE, 1);
-        for way in Way::BOTH {
-            let read = consumed(way, &content, &content, async |mut reader, driver| {
+        for framing in Framing::BOTH {
+            let read = consumed(framing, &content, &content, async |mut reader, driver| {
                 let read = tokio::spawn(async move { read_all(&mut reader).await });
                 driver.await.unwrap();
                 read.await.unwrap().unwrap()
@@ -111,8 +111,8 @@ fn reader_in_a_task_and_the_driver_awaited_first() {
 fn joined() {
     run(async {
         let content = noise(SIZE, 1);
-        for way in Way::BOTH {
-            let read = consumed(way, &content, &content, async |mut reader, driver| {
+        for framing in Framing::BOTH {
+            let read = consumed(framing, &content, &content, async |mut reader, driver| {
                 let (read, verdict) = tokio::join!(read_all(&mut reader), driver);
                 verdict.unwrap();
                 read.unwrap()
@@ -127,8 +127,8 @@ fn joined() {
 fn a_driver_that_is_dropped_unpolled_keeps_the_reader_from_nothing() {
     run(async {
         let content = noise(SIZE, 1);
-        for way in Way::BOTH {
-            let read = consumed(way, &content, &content, async |mut reader, driver| {
+        for framing in Framing::BOTH {
+            let read = consumed(framing, &content, &content, async |mut reader, driver| {
                 drop(driver);
                 read_all(&mut reader).await.unwrap()
             })
@@ -143,8 +143,8 @@ fn a_reader_kept_alive_after_taking_exactly_its_bytes_holds_up_no_driver() {
     run(async {
         for size in [0, 1, SIZE] {
             let content = noise(size, 1);
-            for way in Way::BOTH {
-                let read = consumed(way, &content, &content, async |reader, driver| {
+            for framing in Framing::BOTH {
+                let read = consumed(framing, &content, &content, async |reader, driver| {
                     let mut taking = reader.take(size as u64);
                     let read = read_all(&mut taking).await.unwrap();
                     driver.await.unwrap();
@@ -152,7 +152,7 @@ fn a_reader_kept_alive_after_taking_exactly_its_bytes_holds_up_no_driver() {
                     read
                 })
                 .await;
-                assert!(read == content, "{way:?} {size}");
+                assert!(read == content, "{framing:?} {size}");
             }
         }
     });
@@ -163,8 +163,8 @@ fn a_reader_dropped_after_exactly_its_bytes_has_abandoned_nothing() {
     run(async {
         for size in [0, 1, SIZE] {
             let content = noise(size, 1);
-            for way in Way::BOTH {
-                consumed(way, &content, &content, async |reader, driver| {
+            for framing in Framing::BOTH {
+                consumed(framing, &content, &content, async |reader, driver| {
                     read_all(&mut reader.take(size as u64)).await.unwrap();
                     driver.await.unwrap();
                 })
@@ -180,11 +180,12 @@ fn both_halves_tell_that_the_bytes_are_wrong() {
         let content = noise(SIZE, 1);
         let mut corrupt = content.clone();
         corrupt[SIZE / 2] ^= 1;
-        for way in Way::BOTH {
-            let (read, verdict) = consumed(way, &content, &corrupt, async |mut reader, driver| {
-                tokio::join!(read_all(&mut reader), driver)
-            })
-            .await;
+        for framing in Framing::BOTH {
+            let (read, verdict) =
+                consumed(framing, &content, &corrupt, async |mut reader, driver| {
+                    tokio::join!(read_all(&mut reader), driver)
+                })
+                .await;
             let read = wrong(read.unwrap_err());
             assert!(matches!(read, BlobError::Corrupt { .. }), "{read:?}");
             let verdict = wrong(verdict.unwrap_err());
@@ -197,9 +198,9 @@ fn both_halves_tell_that_the_bytes_are_wrong() {
 fn both_halves_tell_that_a_byte_is_too_many() {
     run(async {
         let long = noise(1001, 1);
-        for way in Way::BOTH {
+        for framing in Framing::BOTH {
             let (read, verdict) =
-                consumed(way, &long[..1000], &long, async |mut reader, driver| {
+                consumed(framing, &long[..1000], &long, async |mut reader, driver| {
                     tokio::join!(read_all(&mut reader), driver)
                 })
                 .await;
@@ -217,13 +218,13 @@ fn both_halves_tell_that_a_byte_is_too_many() {
 #[test]
 fn both_halves_tell_that_it_stalled() {
     run(async {
-        for way in Way::BOTH {
+        for framing in Framing::BOTH {
             let Split {
                 stage,
                 mut reader,
                 driver,
                 mut flow,
-            } = split(way, b"content").await;
+            } = split(framing, b"content").await;
             flow.write(b"con").await;
             let (read, verdict) = soon(async { tokio::join!(read_all(&mut reader), driver) }).await;
             let read = wrong(read.unwrap_err());
@@ -248,14 +249,14 @@ fn both_halves_tell_that_it_stalled() {
 #[test]
 fn a_reader_dropped_early_is_told_by_the_driver() {
     run(async {
-        for way in Way::BOTH {
+        for framing in Framing::BOTH {
             for count in [0, 3] {
                 let Split {
                     stage,
                     mut reader,
                     driver,
                     mut flow,
-                } = split(way, b"content").await;
+                } = split(framing, b"content").await;
                 flow.write(b"content").await;
                 soon(reader.read_exact(&mut vec![0; count])).await.unwrap();
                 drop(reader);
@@ -273,13 +274,13 @@ fn a_reader_dropped_early_is_told_by_the_driver() {
 #[test]
 fn a_driver_awaited_while_nobody_reads_ends_as_unread() {
     run(async {
-        for way in Way::BOTH {
+        for framing in Framing::BOTH {
             let Split {
                 stage,
                 reader,
                 driver,
                 mut flow,
-            } = split(way, b"content").await;
+            } = split(framing, b"content").await;
             flow.write(b"content").await;
             let error = wrong(soon(driver).await.unwrap_err());
             assert!(matches!(error, BlobError::Unread { .. }), "{error:?}");
@@ -292,8 +293,8 @@ fn a_driver_awaited_while_nobody_reads_ends_as_unread() {
 #[test]
 fn a_reader_reads_by_lines_as_well() {
     run(async {
-        for way in Way::BOTH {
-            let lines = consumed(way, b"one\ntwo", b"one\ntwo", async |reader, driver| {
+        for framing in Framing::BOTH {
+            let lines = consumed(framing, b"one\ntwo", b"one\ntwo", async |reader, driver| {
                 let mut lines = reader.lines();
                 let mut all = Vec::new();
                 while let Some(line) = lines.next_line().await.unwrap() {
@@ -317,9 +318,9 @@ fn a_reader_alone_learns_that_the_blob_broke_off() {
                 mut reader,
                 driver,
                 mut flow,
-            } = split_on(Stage::new(Way::Raw).await, b"content").await;
+            } = split_on(Stage::new(Framing::Raw).await, b"content").await;
             flow.write(b"con").await;
-            // In a task without any timer, which would wake it by the way.
+            // This task has no timer that would wake it by chance.
             let reading = tokio::spawn(async move { reader.read_to_end(&mut Vec::new()).await });
             flow.end(&mut stage.peer, error).await;
             let read = wrong(inner(soon(reading).await.unwrap().unwrap_err()));

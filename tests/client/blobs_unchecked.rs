@@ -3,7 +3,7 @@
 use longshore::{BlobError, ConnectionOptions, Error};
 use serde_json::json;
 use test_support::leaks::run;
-use test_support::peer::{Peer, Way};
+use test_support::peer::{Framing, Peer};
 use test_support::stage::{STALL, Stage, read_all, wrong};
 use test_support::{noise, sha256, soon};
 use tokio::io::AsyncWriteExt;
@@ -16,7 +16,7 @@ async fn raw(announced: i64, sent: &[u8], error: Option<&str>) -> Result<Vec<u8>
         proxy,
         mut peer,
         ..
-    } = Stage::with(Way::Raw, options).await;
+    } = Stage::with(Framing::Raw, options).await;
     let wanted = sha256(b"something else");
     let (blob, mut ends) = tokio::join!(proxy.get_raw_blob(&image, &wanted), async {
         peer.expect("GetRawBlob", json!([1, wanted.to_string()]))
@@ -87,7 +87,7 @@ fn an_error_of_a_raw_blob_is_told_whatever_came() {
 #[test]
 fn a_raw_blob_needs_protocol_0_2_8() {
     run(async {
-        let stage = Stage::new(Way::Piped).await;
+        let stage = Stage::new(Framing::Piped).await;
         let blob = stage.proxy.get_raw_blob(&stage.image, &sha256(b"")).await;
         let error = blob.unwrap_err();
         assert!(
@@ -107,10 +107,10 @@ fn a_raw_blob_needs_protocol_0_2_8() {
 #[test]
 fn a_proxy_that_goes_away_in_the_middle_is_told_as_that() {
     run(async {
-        for way in Way::BOTH {
+        for framing in Framing::BOTH {
             for read_some in [false, true] {
                 let content = noise(100_000, 1);
-                let mut stage = Stage::new(way).await;
+                let mut stage = Stage::new(framing).await;
                 let (blob, mut flow) = stage.get(&sha256(&content), 100_000, 100_000).await;
                 let mut blob = blob.unwrap();
                 if read_some {
@@ -127,7 +127,7 @@ fn a_proxy_that_goes_away_in_the_middle_is_told_as_that() {
                 let error = read_all(&mut blob).await.unwrap_err();
                 assert!(error.is_closed() && error.is_retryable(), "{error:?}");
                 let BlobError::Connection(source) = wrong(error) else {
-                    panic!("{way:?}: not told that it was the proxy");
+                    panic!("{framing:?}: not reported as a failure of the proxy");
                 };
                 assert!(matches!(*source, Error::Disconnected), "{source:?}");
                 let again = wrong(soon(blob.finish()).await.unwrap_err());
@@ -157,7 +157,7 @@ fn a_raw_blob_of_unknown_size_whose_proxy_goes_away_is_no_success() {
             peer.lenient();
             drop(ends);
             if round % 2 == 0 {
-                // The news of the end comes a little later than the pipe's.
+                // The end of the connection is noticed a little later than the end of the pipe.
                 tokio::task::yield_now().await;
             }
             drop(peer);
@@ -171,7 +171,7 @@ fn a_raw_blob_of_unknown_size_whose_proxy_goes_away_is_no_success() {
 #[test]
 fn a_blob_that_has_all_its_bytes_is_good_though_its_proxy_is_gone() {
     run(async {
-        let mut stage = Stage::new(Way::Raw).await;
+        let mut stage = Stage::new(Framing::Raw).await;
         let (blob, mut flow) = stage.get(&sha256(b"content"), 7, 7).await;
         flow.write(b"content").await;
         let Stage {

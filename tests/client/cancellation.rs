@@ -1,6 +1,6 @@
-//! Every future may be dropped at every await: each method is polled a number
-//! of times, given different amounts of time between, and dropped. Afterwards
-//! the connection works, and nothing is left open on either side.
+//! Every future may be dropped at every await. Each method is polled a number of times, with different
+//! amounts of time in between, and dropped. Afterwards the connection works, and nothing is left open on
+//! either side.
 
 use std::task::{Context, Poll, Waker};
 
@@ -15,7 +15,7 @@ use tokio::io::AsyncReadExt;
 
 type Method = for<'a> fn(&'a ImageProxy, &'a OpenedImage, &'a TestImage) -> BoxFuture<'a, ()>;
 
-/// Methods that hand out no blob, and the first protocol to try each with.
+/// The methods that return no blob, and the first protocol version to try each with.
 const METHODS: [(&str, Method); 10] = [
     ("open_image", |proxy, _, _| {
         async { drop(proxy.open_image("x:").await.unwrap()) }.boxed()
@@ -53,8 +53,8 @@ const METHODS: [(&str, Method); 10] = [
     }),
 ];
 
-/// Methods with a blob of which all is read: its pipe is finished, or
-/// dropped before all was read.
+/// The methods with a blob that is read to the end: its pipe is finished, or the blob is dropped before
+/// the end.
 const BLOB_METHODS: [(&str, Method); 6] = [
     ("get_blob", |proxy, image, test| {
         async {
@@ -108,11 +108,10 @@ const BLOB_METHODS: [(&str, Method); 6] = [
 
 const VERSIONS: [&str; 4] = ["0.2.3", "0.2.6", "0.2.8", "0.2.9"];
 
-/// How often others get to run between two polls. The runtime looks at its
-/// sockets and pipes every 61 times.
+/// How often other tasks run between two polls. The runtime checks its sockets and pipes every 61 times.
 const PAUSES: [usize; 5] = [0, 1, 4, 20, 150];
 
-/// Poll `future` so many times, with pauses. Whether it came to its end.
+/// Polls `future` this many times, with pauses. Returns whether it has completed.
 async fn poll_times(mut future: BoxFuture<'_, ()>, polls: usize, pause: usize) -> bool {
     for _ in 0..polls {
         let mut cx = Context::from_waker(Waker::noop());
@@ -126,9 +125,9 @@ async fn poll_times(mut future: BoxFuture<'_, ()>, polls: usize, pause: usize) -
     false
 }
 
-/// Run a method to each of its awaits. `judge` looks at what is left.
+/// Runs a method up to each of its awaits. `judge` checks what is left.
 async fn at_each_await(name: &str, method: Method, judge: impl Fn(&str, Leftover)) {
-    // More than fits into a pipe.
+    // More bytes than fit into a pipe.
     let test = TestImage::with_layers(&[300_000]);
     for version in VERSIONS {
         for pause in PAUSES {
@@ -139,8 +138,7 @@ async fn at_each_await(name: &str, method: Method, judge: impl Fn(&str, Leftover
                 let label = format!("{name}, protocol {version}, {polls} polls, pause {pause}");
                 let other = soon(proxy.open_image("other:")).await.unwrap_err();
                 assert!(!other.is_closed(), "{label}: {other}");
-                // After all that was given back before; without the handle, the
-                // proxy is ended without ceremony.
+                // Everything was released before. Without the handle, the proxy is ended at once.
                 soon(proxy.close_image(image)).await.unwrap();
                 drop(proxy);
                 judge(&label, server.ended().await);
@@ -241,7 +239,7 @@ fn tasks_that_are_aborted_at_random_leave_nothing_open() {
             });
             soon(join_all(tasks)).await;
             soon(proxy.open_image("other:")).await.unwrap_err();
-            // Documents are still drained by tasks of the library's own.
+            // Tasks of the library itself still drain documents.
             eventually(|| server.unfinished() == 0).await;
             drop(proxy);
             assert_eq!(server.ended().await, Leftover::NOTHING, "{version}");

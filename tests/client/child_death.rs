@@ -1,5 +1,5 @@
-//! A proxy that dies: all who wait, all who come later and all blobs on their
-//! way tell the same story. And it dies with us.
+//! A proxy that dies: all pending calls, all later ones and all blobs in flight report the same reason. And a
+//! proxy dies with this process.
 
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::ExitStatusExt;
@@ -17,7 +17,7 @@ use test_support::tools::{self, HELLO, SKOPEOS, scripted, wrapped};
 use test_support::{eventually, soon};
 use tokio::io::AsyncReadExt;
 
-/// Starts skopeo as a child of its own, and does not become it.
+/// Starts skopeo as a child, instead of becoming it by `exec`.
 const WRAPPER: &str = r#""$skopeo" "$@"; exit $?"#;
 
 #[track_caller]
@@ -78,7 +78,7 @@ fn a_pending_call_queued_ones_and_later_ones_tell_that_the_proxy_was_killed() {
 fn a_blob_on_its_way_tells_that_the_proxy_was_killed() {
     run(async {
         let folder = tempfile::tempdir().unwrap();
-        // More than a pipe and skopeo's own buffers hold.
+        // More bytes than a pipe and skopeo's own buffers hold.
         let test = TestImage::with_layers(&[4 << 20]);
         test.write_layout(folder.path(), "it");
         let reference = format!("oci:{}:it", folder.path().display());
@@ -127,7 +127,7 @@ fn a_raw_blob_of_which_no_size_is_wanted_tells_it_too() {
     });
 }
 
-/// The error within the blob's.
+/// The error inside the error of the blob.
 fn wrong_or_closed(error: Error) -> Error {
     match wrong(error) {
         BlobError::Connection(source) => *source,
@@ -197,7 +197,7 @@ fn a_program_that_is_not_there_is_named() {
 #[ignore = "needs skopeo"]
 fn a_child_that_writes_megabytes_to_stderr_is_not_held_up() {
     run(async {
-        // Before the first answer, and in one long line.
+        // The text comes before the first answer, and in one long line.
         let script =
             r#"head -c 4000000 /dev/zero | tr '\0' x >&2; echo end >&2; exec "$skopeo" "$@""#;
         let proxy = soon(ImageProxy::new_with_config(wrapped(script)))
@@ -215,7 +215,7 @@ fn a_child_that_writes_megabytes_to_stderr_is_not_held_up() {
 fn a_child_that_never_stops_writing_to_stderr_can_be_ended() {
     run(async {
         let options = ConnectionOptions::default().shutdown_timeout(Duration::from_millis(100));
-        // Several, so that there is always something to read.
+        // There are several, so that there is always something to read.
         let noise = "for i in 1 2 3 4 5 6 7 8; do (trap '' TERM; exec cat /dev/zero >&2) & done;";
         let config = wrapped(&format!(r#"{noise} exec "$skopeo" "$@""#)).connection(options);
         let proxy = soon(ImageProxy::new_with_config(config)).await.unwrap();
@@ -276,7 +276,7 @@ fn a_proxy_killed_while_it_is_finalized_is_told_as_killed() {
             .await
             .unwrap();
         let finalizing = tokio::spawn(proxy.clone().finalize());
-        // From the moment on that finalize has come through.
+        // This starts when `finalize` has begun.
         eventually(|| {
             let asked = futures_util::FutureExt::now_or_never(proxy.open_image("x:"));
             matches!(asked, Some(Err(Error::Closed)))
@@ -310,7 +310,7 @@ fn a_proxy_killed_while_finalize_waits_for_an_answer_is_told_as_killed() {
     });
 }
 
-/// A process that starts a proxy and is then killed: this test binary, as
+/// A process that starts a proxy and is then killed. It is this test binary, which runs
 /// [`helper_that_is_killed`] alone.
 async fn killed_with_its_starter(wrapped: bool) {
     let mut helper = as_another_test(module_path!(), "helper_that_is_killed")
@@ -346,7 +346,7 @@ fn helper_that_is_killed() {
     let config = if by_wrapper {
         wrapped(WRAPPER)
     } else {
-        // It does not see that its socket is closed, and does not want to end.
+        // The proxy does not notice that its socket is closed, and does not exit.
         scripted(&format!("{HELLO} trap '' TERM; exec sleep 1000"))
     };
     tokio::runtime::Runtime::new().unwrap().block_on(async {
@@ -356,8 +356,8 @@ fn helper_that_is_killed() {
     });
 }
 
-/// Our stderr is a pipe that is full; what the proxy says there has no room, and must not hold up the
-/// thread that reaps it.
+/// Our stderr is a full pipe. What the proxy writes there does not fit, and must not block the thread that
+/// reaps the proxy.
 #[test]
 fn a_stderr_of_ours_that_nobody_reads_holds_up_no_proxy() {
     run(async {

@@ -1,5 +1,5 @@
-//! What every proxy has to do, one suite over all of them: the scripted one,
-//! and each real skopeo with a layout on disk and with a real registry.
+//! What every proxy must do, in one suite for all of them: the scripted proxy, and each real skopeo with a
+//! layout on disk and with a real registry.
 
 use longshore::oci_spec::image::{Digest, ImageManifest};
 use longshore::{BlobError, Error, ImageProxy, ImageProxyConfig, OpenedImage};
@@ -11,16 +11,16 @@ use test_support::stage::{read_all, wrong};
 use test_support::tools::{self, SKOPEOS};
 use test_support::{sha256, soon};
 
-/// A proxy to be tested, and what it has.
+/// A proxy to be tested, with its images.
 struct Subject<'a> {
     proxy: ImageProxy,
     protocol: &'a str,
     image: &'a TestImage,
     reference: &'a str,
-    /// A name of the same kind with nothing behind it.
+    /// The reference of an image that does not exist, with the same transport.
     missing: &'a str,
-    /// Whether `OpenImageOptional` tells the absence of `missing`. skopeo 1.18
-    /// does not of a layout: there it is an error like others.
+    /// Whether `OpenImageOptional` reports that `missing` does not exist. skopeo 1.18 fails with an ordinary
+    /// error if it is in a layout.
     tells_absence: bool,
 }
 
@@ -33,7 +33,7 @@ impl Subject<'_> {
         soon(self.proxy.open_image(self.reference)).await.unwrap()
     }
 
-    /// The whole suite.
+    /// Runs the whole suite.
     async fn conforms(self) {
         assert_eq!(self.proxy.protocol_version().to_string(), self.protocol);
         let supported = [
@@ -139,21 +139,21 @@ impl Subject<'_> {
         let image = self.open().await;
         for wanted in test.layers.iter().chain([&test.config]) {
             let get = || proxy.get_blob(&image, &wanted.digest, wanted.size());
-            // Read to the end, then judged.
+            // The blob is read to the end, then verified.
             let mut blob = soon(get()).await.unwrap();
             assert_eq!(blob.digest(), &wanted.digest);
             assert!(read_all(&mut blob).await.unwrap() == wanted.bytes);
             soon(blob.finish()).await.unwrap();
-            // Only judged.
+            // The blob is only verified.
             soon(soon(get()).await.unwrap().finish()).await.unwrap();
-            // Reader and driver.
+            // The blob is read through its reader and its driver.
             let (mut reader, driver) = soon(get()).await.unwrap().split();
             let (read, verdict) = soon(async { tokio::join!(read_all(&mut reader), driver) }).await;
             assert!(read.unwrap() == wanted.bytes);
             verdict.unwrap();
-            // Given up: the connection stays good.
+            // The blob is given up. The connection stays usable.
             drop(soon(get()).await.unwrap());
-            // All at once, read in the order of asking.
+            // All blobs are open at once, and are read in the order of asking.
             let mut blobs = Vec::new();
             for _ in 0..4 {
                 blobs.push(soon(get()).await.unwrap());
@@ -161,14 +161,14 @@ impl Subject<'_> {
             for blob in blobs {
                 soon(blob.finish()).await.unwrap();
             }
-            // Without any check.
+            // The blob is read without any check.
             let raw = soon(proxy.get_raw_blob(&image, &wanted.digest)).await;
             if self.can("GetRawBlob") {
                 assert!(read_all(&mut raw.unwrap()).await.unwrap() == wanted.bytes);
             } else {
                 assert!(matches!(raw, Err(Error::Unsupported { .. })), "{raw:?}");
             }
-            // With another size than it has.
+            // The blob has another size than the one that is asked for.
             let short = soon(proxy.get_blob(&image, &wanted.digest, wanted.size() - 1)).await;
             let verdict = match short {
                 Ok(blob) => soon(blob.finish()).await,

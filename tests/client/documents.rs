@@ -1,5 +1,5 @@
-//! Manifests, configs and layer info: whole documents from the proxy's memory,
-//! through pipes that end only with `FinishPipe`.
+//! Manifests, configs and layer info: whole documents from the memory of the proxy, through pipes that end
+//! only with `FinishPipe`.
 
 use std::task::{Context, Waker};
 
@@ -8,15 +8,15 @@ use serde_json::{Value, json};
 use test_support::honest::{Honest, Leftover};
 use test_support::image::TestImage;
 use test_support::leaks::{run, run_single};
-use test_support::peer::{Peer, PipeEnd, Way};
+use test_support::peer::{Framing, Peer, PipeEnd};
 use test_support::stage::Stage;
 use test_support::{eventually, noise, soon};
 use tokio::io::AsyncWriteExt;
 
-/// Many times what a pipe holds.
+/// The size of the manifest in bytes, which is many times what a pipe holds.
 const MANIFEST: usize = 4 << 20;
 
-/// An image with a manifest of [`MANIFEST`] bytes, which need not be JSON.
+/// An image with a manifest of [`MANIFEST`] bytes. The manifest need not be JSON.
 fn with_large_manifest() -> TestImage {
     let mut image = TestImage::with_layers(&[]);
     image.manifest.bytes = noise(MANIFEST, 1);
@@ -54,7 +54,7 @@ fn a_document_asked_for_before_finalize_is_read_to_its_end() {
             proxy,
             mut peer,
             ..
-        } = Stage::new(Way::Raw).await;
+        } = Stage::new(Framing::Raw).await;
         let (finalizer, other) = (proxy.clone(), proxy.clone());
         let asking = tokio::spawn(async move { proxy.fetch_manifest_raw_oci(&image).await });
         peer.expect("GetManifest", json!([1])).await;
@@ -102,8 +102,7 @@ fn a_document_without_end_is_given_up_and_the_connection_goes_on() {
 
 #[test]
 fn a_document_whose_future_is_polled_no_further_holds_up_no_other_call() {
-    // On one thread nothing happens between a poll and the next but what the
-    // other call makes happen.
+    // On one thread, nothing happens between two polls except what the other call does.
     run_single(async {
         let image = with_large_manifest();
         let (proxy, server) = Honest::connected("0.2.8", &[("x:", &image)]).await;
@@ -155,7 +154,7 @@ fn a_document_given_up_at_any_point_is_finished_over_there() {
 #[test]
 fn a_refusal_to_finish_is_an_error_though_all_bytes_came() {
     run(async {
-        let mut stage = Stage::new(Way::Raw).await;
+        let mut stage = Stage::new(Framing::Raw).await;
         let (config, ()) = tokio::join!(soon(stage.proxy.fetch_config_raw(&stage.image)), async {
             stage.peer.expect("GetFullConfig", json!([1])).await;
             let PipeEnd { id, mut data } = stage.peer.grant_pipe(Value::Null).await;
@@ -181,7 +180,7 @@ fn a_proxy_that_goes_away_in_the_middle_of_a_document_is_told() {
             proxy,
             mut peer,
             ..
-        } = Stage::new(Way::Raw).await;
+        } = Stage::new(Framing::Raw).await;
         let (manifest, ()) = tokio::join!(soon(proxy.fetch_manifest_raw_oci(&image)), async {
             peer.call("GetManifest").await;
             let PipeEnd { id, mut data } = peer.grant_pipe(json!("other:x")).await;
@@ -197,7 +196,7 @@ fn a_proxy_that_goes_away_in_the_middle_of_a_document_is_told() {
 #[test]
 fn what_is_not_the_document_it_should_be_is_told_with_its_name() {
     run(async {
-        let mut stage = Stage::new(Way::Raw).await;
+        let mut stage = Stage::new(Framing::Raw).await;
         let Stage {
             image, proxy, peer, ..
         } = &mut stage;
@@ -282,7 +281,7 @@ fn a_document_over_the_bound_is_given_up_and_leaves_nothing_open() {
             ("GetConfig", "image config"),
             ("GetLayerInfoPiped", "layer info"),
         ] {
-            // All in the pipe at once, and more than it holds.
+            // The whole document is in the pipe at once, or is larger than a pipe.
             for (bytes, fits) in [(1000, true), (1001, false), (MANIFEST, false)] {
                 let options = ConnectionOptions::default().max_document_bytes(LIMIT);
                 let (mut peer, proxy) = Peer::connected_with("0.2.8", options).await;
@@ -310,13 +309,13 @@ fn a_document_over_the_bound_is_given_up_and_leaves_nothing_open() {
                     }
                 });
                 match document {
-                    // Spaces are no layer info.
+                    // Spaces are not valid layer info.
                     Ok(()) | Err(Error::Decode { .. }) => assert!(fits, "{method}"),
                     Err(Error::DocumentTooLarge {
-                        what: told, limit, ..
+                        what: found, limit, ..
                     }) => {
                         assert!(!fits, "{method}");
-                        assert_eq!((told, limit), (what, LIMIT), "{method}");
+                        assert_eq!((found, limit), (what, LIMIT), "{method}");
                     }
                     Err(other) => panic!("{method}: {other:?}"),
                 }

@@ -1,16 +1,16 @@
-//! What was granted is given back: an image nobody holds is closed, a drained
-//! pipe is finished exactly once, one that is not drained never.
+//! What was granted is released: an image without a handle is closed, a drained pipe is finished exactly
+//! once, and a pipe that is not drained is never finished.
 
 use std::task::{Context, Waker};
 
 use serde_json::{Value, json};
 use test_support::leaks::{run, run_single};
-use test_support::peer::{Flow, Peer, PipeEnd, Way};
+use test_support::peer::{Flow, Framing, Peer, PipeEnd};
 use test_support::stage::{Stage, read_all};
 use test_support::{sha256, soon};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-/// The reader of this pipe is closed: sooner or later a write fails.
+/// Waits until a write fails, because the reader of this pipe is closed.
 async fn expect_broken(pipe: &mut tokio::net::unix::pipe::Sender) {
     let broken = soon(async {
         loop {
@@ -44,13 +44,13 @@ fn an_image_opened_for_a_caller_who_left_is_closed() {
 #[test]
 fn a_blob_granted_to_a_caller_who_left_is_closed_and_never_finished() {
     run(async {
-        for way in Way::BOTH {
+        for framing in Framing::BOTH {
             let Stage {
                 image,
                 proxy,
                 mut peer,
                 ..
-            } = Stage::new(way).await;
+            } = Stage::new(framing).await;
             let wanted = sha256(b"content");
             let mut asking = Box::pin(proxy.get_blob(&image, &wanted, 7));
             tokio::select! {
@@ -59,9 +59,9 @@ fn a_blob_granted_to_a_caller_who_left_is_closed_and_never_finished() {
                 call = peer.next() => assert!(call.unwrap().method.starts_with("Get")),
             }
             drop(asking);
-            let mut data = match way {
-                Way::Piped => peer.grant_pipe(json!(7)).await.data,
-                Way::Raw => peer.grant_raw(7).await.data,
+            let mut data = match framing {
+                Framing::Piped => peer.grant_pipe(json!(7)).await.data,
+                Framing::Raw => peer.grant_raw(7).await.data,
             };
             expect_broken(&mut data).await;
             peer.fence(&proxy).await;
@@ -73,9 +73,9 @@ fn a_blob_granted_to_a_caller_who_left_is_closed_and_never_finished() {
 #[test]
 fn a_blob_dropped_before_all_is_read_is_closed_and_never_finished() {
     run(async {
-        for way in Way::BOTH {
+        for framing in Framing::BOTH {
             for read in [0, 1, 6] {
-                let mut stage = Stage::new(way).await;
+                let mut stage = Stage::new(framing).await;
                 let (blob, mut flow) = stage.get(&sha256(b"content"), 7, 7).await;
                 flow.write(b"content").await;
                 let mut blob = blob.unwrap();
@@ -92,7 +92,7 @@ fn a_blob_dropped_before_all_is_read_is_closed_and_never_finished() {
 fn a_drained_blob_dropped_without_finish_is_finished_once() {
     run(async {
         for to_the_end in [false, true] {
-            let mut stage = Stage::new(Way::Piped).await;
+            let mut stage = Stage::new(Framing::Piped).await;
             let (blob, mut flow) = stage.get(&sha256(b"content"), 7, 7).await;
             flow.write(b"content").await;
             let mut blob = blob.unwrap();
@@ -112,7 +112,7 @@ fn a_drained_blob_dropped_without_finish_is_finished_once() {
 fn a_finish_dropped_while_it_waits_finishes_once() {
     run_single(async {
         for polls in 0..4 {
-            let mut stage = Stage::new(Way::Piped).await;
+            let mut stage = Stage::new(Framing::Piped).await;
             let (blob, mut flow) = stage.get(&sha256(b"content"), 7, 7).await;
             flow.write(b"content").await;
             let mut blob = blob.unwrap();
@@ -135,7 +135,7 @@ fn a_finish_dropped_while_it_waits_finishes_once() {
 #[test]
 fn a_corrupt_blob_is_finished_once_all_the_same() {
     run(async {
-        let mut stage = Stage::new(Way::Piped).await;
+        let mut stage = Stage::new(Framing::Piped).await;
         let (blob, mut flow) = stage.get(&sha256(b"content"), 7, 7).await;
         flow.write(b"c0ntent").await;
         let mut blob = blob.unwrap();
@@ -154,7 +154,7 @@ fn a_manifest_for_a_caller_who_left_is_closed_first_and_finished_then() {
             proxy,
             mut peer,
             ..
-        } = Stage::new(Way::Raw).await;
+        } = Stage::new(Framing::Raw).await;
         let mut asking = Box::pin(proxy.fetch_manifest(&image));
         tokio::select! {
             biased;
@@ -164,7 +164,7 @@ fn a_manifest_for_a_caller_who_left_is_closed_first_and_finished_then() {
         drop(asking);
         let PipeEnd { id, mut data } = peer.grant_pipe(json!("other:x")).await;
         peer.expect("FinishPipe", json!([id])).await;
-        // So the proxy's writer, whatever the size, can't block.
+        // So a write of any size can't block the proxy.
         expect_broken(&mut data).await;
         peer.refuse("write |1: broken pipe").await;
         peer.fence(&proxy).await;
@@ -180,7 +180,7 @@ fn close_image_that_is_polled_once_closes_the_image() {
             proxy,
             mut peer,
             ..
-        } = Stage::new(Way::Raw).await;
+        } = Stage::new(Framing::Raw).await;
         let mut closing = Box::pin(proxy.close_image(image));
         let mut cx = Context::from_waker(Waker::noop());
         assert!(closing.as_mut().poll(&mut cx).is_pending());
@@ -200,7 +200,7 @@ fn an_image_of_another_proxy_is_refused_and_closed_where_it_belongs() {
             proxy,
             mut peer,
             ..
-        } = Stage::new(Way::Raw).await;
+        } = Stage::new(Framing::Raw).await;
         let (other_peer, other) = Peer::connected("0.2.8").await;
         let refused = other.fetch_manifest(&image).await.unwrap_err();
         assert!(
@@ -219,12 +219,12 @@ fn an_image_of_another_proxy_is_refused_and_closed_where_it_belongs() {
     });
 }
 
-/// `Flow` without its blob: the pipe stays open over there.
+/// The flow goes on without its blob: the pipe stays open on the side of the proxy.
 #[test]
 fn a_blob_of_the_wrong_size_is_closed_and_never_finished() {
     run(async {
-        for way in Way::BOTH {
-            let mut stage = Stage::new(way).await;
+        for framing in Framing::BOTH {
+            let mut stage = Stage::new(framing).await;
             let (blob, mut flow): (_, Flow) = stage.get(&sha256(b"content"), 7, 8).await;
             drop(blob.unwrap_err());
             expect_broken(&mut flow.data).await;

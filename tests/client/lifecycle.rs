@@ -1,6 +1,5 @@
-//! The proxy's life: how it starts, how it is ended, and that nothing of it
-//! stays. (Each test of this crate must leave no process and no thread; see
-//! `test_support::leaks`.)
+//! The life of a proxy: how it starts, how it ends, and that nothing of it stays. Each test of this crate
+//! must leave no process and no thread (`test_support::leaks`).
 
 use std::fs::File;
 use std::os::unix::process::ExitStatusExt;
@@ -13,7 +12,7 @@ use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 use serde_json::json;
 use test_support::leaks::{run, run_without};
-use test_support::peer::{Flow, Peer, Way};
+use test_support::peer::{Flow, Framing, Peer};
 use test_support::process::{gone, only_child, silent_registry};
 use test_support::stage::{Stage, read_all};
 use test_support::tools::{self, HELLO, SKOPEOS, scripted};
@@ -64,8 +63,8 @@ fn what_was_asked_before_finalize_is_answered() {
 #[test]
 fn blobs_open_at_finalize_may_be_read_to_their_end() {
     run(async {
-        for way in Way::BOTH {
-            let mut stage = Stage::new(way).await;
+        for framing in Framing::BOTH {
+            let mut stage = Stage::new(framing).await;
             let (blob, mut flow) = stage.get(&sha256(b"content"), 7, 7).await;
             let mut blob = blob.unwrap();
             let Stage {
@@ -106,7 +105,7 @@ fn blobs_open_at_finalize_may_be_read_to_their_end() {
 #[test]
 fn a_blob_kept_open_holds_finalize_up_no_longer_than_the_shutdown_timeout() {
     run(async {
-        let mut stage = Stage::with(Way::Piped, hasty()).await;
+        let mut stage = Stage::with(Framing::Piped, hasty()).await;
         let (blob, flow): (_, Flow) = stage.get(&sha256(b"content"), 7, 7).await;
         let Stage {
             image,
@@ -342,7 +341,7 @@ fn close_image_tells_how_it_went() {
             proxy,
             mut peer,
             ..
-        } = Stage::new(Way::Raw).await;
+        } = Stage::new(Framing::Raw).await;
         let (closed, ()) = tokio::join!(soon(proxy.close_image(image)), async {
             peer.expect("CloseImage", json!([1])).await;
             peer.refuse("it sticks").await;
@@ -361,7 +360,7 @@ fn close_image_tells_how_it_went() {
     });
 }
 
-/// A second writer of each pipe of this process, as a forked one has that does not `exec`.
+/// A second write end of each pipe of this process. A forked process that does not `exec` has such copies.
 fn copies_of_all_pipes() -> Vec<File> {
     let entries = std::fs::read_dir("/proc/self/fd").unwrap();
     let paths = entries.map(|entry| entry.unwrap().path());
@@ -387,7 +386,7 @@ fn a_hung_child_ends_although_a_fork_of_us_has_copies_of_our_pipes() {
     });
 }
 
-/// `user_agent_prefix` came with skopeo 1.21; bootc sets it whatever the skopeo.
+/// skopeo supports `user_agent_prefix` from 1.21 on. bootc sets it with every skopeo.
 #[test]
 #[ignore = "needs skopeo"]
 fn an_old_skopeo_goes_without_the_user_agent_prefix() {
@@ -400,7 +399,8 @@ fn an_old_skopeo_goes_without_the_user_agent_prefix() {
     }
 }
 
-/// Whoever waits for all children of this process gets the proxy's status, and we do not.
+/// Another thread waits for all children of this process, so it gets the status of the proxy, and the library
+/// does not.
 #[test]
 #[ignore = "needs skopeo"]
 fn a_proxy_that_somebody_else_reaps_has_not_failed() {
@@ -411,13 +411,13 @@ fn a_proxy_that_somebody_else_reaps_has_not_failed() {
             let child = Pid::from_raw(only_child().cast_signed());
             let other = std::thread::spawn(move || waitpid(child, None));
             soon(proxy.finalize()).await.unwrap();
-            // Either may have been first.
+            // Either of the two may have been first.
             let _ = other.join().unwrap();
         });
     }
 }
 
-/// A `skopeo` that neither says its version nor ends, and has started another program.
+/// A `skopeo` that neither prints its version nor exits, and has started another program.
 #[test]
 fn a_question_for_the_version_has_a_bound() {
     run(async {

@@ -1,4 +1,4 @@
-//! `ImageProxy` and what it hands out: against a scripted proxy where a real one can't be made to
+//! `ImageProxy` and its images and blobs: against a scripted proxy where a real one can't be made to
 //! misbehave, and against three real skopeos.
 
 #![allow(

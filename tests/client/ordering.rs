@@ -1,23 +1,23 @@
-//! Whose turn it is: calls go out one at a time and in order, replies reach
-//! those who asked, and what gives something back goes first.
+//! The order of calls: they go out one at a time and in order, replies reach the right caller, and releases
+//! go first.
 
 use futures_util::future::join_all;
 use longshore::ImageProxy;
 use serde_json::{Value, json};
 use test_support::leaks::{run, run_single};
-use test_support::peer::{Flow, Peer, Way};
+use test_support::peer::{Flow, Framing, Peer};
 use test_support::{eventually, sha256, soon};
 use tokio::io::AsyncReadExt;
 use tokio::task::JoinHandle;
 
-/// Open an image from a task of its own; the call is queued when this returns.
+/// Opens an image in a task of its own. The call is queued when this returns.
 async fn opening(
     proxy: &ImageProxy,
     reference: &str,
 ) -> JoinHandle<longshore::Result<longshore::OpenedImage>> {
     let (proxy, reference) = (proxy.clone(), reference.to_owned());
     let task = tokio::spawn(async move { proxy.open_image(&reference).await });
-    // On a runtime of one thread: the task asks, then the actor takes it in.
+    // On a runtime of one thread, the task sends its request first, and then the actor receives it.
     for _ in 0..10 {
         tokio::task::yield_now().await;
     }
@@ -83,10 +83,10 @@ fn finish_pipe_of_a_drained_blob_overtakes_queued_requests() {
         let digest = sha256(content);
         let (blob, mut flow) = tokio::join!(
             proxy.get_blob(&image, &digest, 11),
-            Flow::grant(&mut peer, Way::Piped, &digest, 11, 11)
+            Flow::grant(&mut peer, Framing::Piped, &digest, 11, 11)
         );
         flow.write(content).await;
-        // One call in flight, two queued, and only then the blob is drained.
+        // One call is in flight and two are queued before the blob is drained.
         let mut queued = Vec::new();
         for reference in ["a:", "b:", "c:"] {
             queued.push(opening(&proxy, reference).await);

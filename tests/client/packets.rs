@@ -1,9 +1,9 @@
-//! The edges of a packet: what just fits, what does not, and the empty one.
+//! The limits of a packet: what just fits, what does not, and the empty one.
 
 use longshore::Error;
 use serde_json::json;
 use test_support::leaks::run;
-use test_support::peer::{Peer, Way, pipe};
+use test_support::peer::{Framing, Peer, pipe};
 use test_support::soon;
 use test_support::stage::Stage;
 
@@ -29,10 +29,10 @@ fn an_empty_packet_is_the_end() {
             proxy,
             mut peer,
             ..
-        } = Stage::new(Way::Raw).await;
+        } = Stage::new(Framing::Raw).await;
         let (error, ()) = tokio::join!(soon(proxy.open_image("x:")), async {
             peer.call("OpenImage").await;
-            // Even with descriptors in it.
+            // The packet is empty even though it carries descriptors.
             peer.send(b"", &[pipe().0, pipe().0]).await;
         });
         assert!(matches!(error, Err(Error::Disconnected)), "{error:?}");

@@ -1,4 +1,4 @@
-//! A proxy belongs to the runtime that it was made in.
+//! A proxy belongs to the runtime in which it was made.
 
 use longshore::Error;
 use test_support::leaks::run_without;
@@ -15,7 +15,7 @@ fn a_proxy_whose_runtime_does_not_run_answers_with_an_error() {
     run_without(|| {
         let its_own = runtime(false);
         let (peer, proxy) = its_own.block_on(Peer::connected("0.2.8"));
-        // On this one's clock, no time passes while it waits.
+        // On the clock of this runtime, no time passes while it waits.
         let another = runtime(true);
         let opened = another.block_on(proxy.open_image("x:"));
         assert!(matches!(opened, Err(Error::RuntimeIdle)), "{opened:?}");

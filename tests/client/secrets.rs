@@ -1,5 +1,5 @@
-//! Credentials reach a real registry, and appear nowhere else: not on the
-//! command line, not in the environment, not in `Debug`, errors or logs.
+//! Credentials reach a real registry, and appear nowhere else: not on a command line, not in the environment,
+//! not in `Debug`, errors or logs.
 
 use std::fs::{self, File};
 use std::io::{Seek, Write};
@@ -14,7 +14,7 @@ use test_support::process::{kill_now, only_child_besides};
 use test_support::tools::{self, SKOPEOS};
 use test_support::{log, soon};
 
-/// The ways to give them.
+/// How the credentials are given.
 #[derive(Debug, Clone, Copy)]
 enum Given {
     Credentials,
@@ -142,7 +142,7 @@ fn without_or_with_wrong_credentials_the_registry_refuses_and_no_error_shows_the
             let configs = [
                 config().auth_anonymous(true),
                 Given::Credentials.to(config(), &registry.host(), wrong),
-                // For another registry: this one is not shown them.
+                // These credentials are for another registry, so this one does not get them.
                 Given::Credentials.to(config(), "localhost:1", PASSWORD),
             ];
             for config in configs {

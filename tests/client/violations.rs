@@ -1,4 +1,4 @@
-//! A proxy that breaks the protocol: each kind is told in its own words,
+//! A proxy that breaks the protocol: each kind is reported in its own words,
 //! to all who wait and all who come later, and nothing it sent stays open.
 
 use std::os::fd::OwnedFd;
@@ -7,7 +7,7 @@ use longshore::{BlobError, Error, ImageProxy, OpenedImage};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::{Value, json};
 use test_support::leaks::{descriptors, run, run_single};
-use test_support::peer::{Peer, Way, pipe};
+use test_support::peer::{Framing, Peer, pipe};
 use test_support::stage::Stage;
 use test_support::{sha256, soon};
 
@@ -38,10 +38,10 @@ impl Ask {
         Self::Close,
     ];
 
-    fn way(self) -> Way {
+    fn framing(self) -> Framing {
         match self {
-            Self::Blob => Way::Piped,
-            _ => Way::Raw,
+            Self::Blob => Framing::Piped,
+            _ => Framing::Raw,
         }
     }
 
@@ -57,7 +57,7 @@ impl Ask {
         }
     }
 
-    /// How many descriptors and whether a pipe id its answer has.
+    /// The number of descriptors of the answer, and whether it has a pipe id.
     fn shape(self) -> (usize, bool) {
         match self {
             Self::Open | Self::OpenOptional | Self::Close => (0, false),
@@ -66,7 +66,7 @@ impl Ask {
         }
     }
 
-    /// A value that is right for it.
+    /// A correct value for this call.
     fn value(self) -> Value {
         match self {
             Self::Manifest => json!("other:x"),
@@ -88,7 +88,7 @@ impl Ask {
     }
 }
 
-/// The violation, also where a blob could not be had because of it.
+/// The violation in this error, even if it is inside the error of a blob.
 #[track_caller]
 fn violation(error: Error) -> String {
     assert!(error.is_closed() && !error.is_retryable(), "{error:?}");
@@ -103,14 +103,14 @@ fn violation(error: Error) -> String {
 }
 
 /// Answer `ask` with what `answer` sends. The one who asked, those who wait
-/// behind it and those who come later are all told the same.
+/// behind it and those who come later are all reported the same.
 async fn broken_by(ask: Ask, answer: impl AsyncFnOnce(&mut Peer)) -> String {
     let Stage {
         image,
         proxy,
         mut peer,
         ..
-    } = Stage::new(ask.way()).await;
+    } = Stage::new(ask.framing()).await;
     let serve = async {
         assert_eq!(peer.next().await.unwrap().method, ask.method());
         let waiting = {
@@ -124,14 +124,14 @@ async fn broken_by(ask: Ask, answer: impl AsyncFnOnce(&mut Peer)) -> String {
         soon(waiting).await.unwrap()
     };
     let (error, waiting) = tokio::join!(soon(ask.error(&proxy, image)), serve);
-    let told = violation(error);
-    assert_eq!(violation(waiting), told);
+    let reported = violation(error);
+    assert_eq!(violation(waiting), reported);
     let later = soon(proxy.open_image("later:")).await.unwrap_err();
-    assert_eq!(violation(later), told);
+    assert_eq!(violation(later), reported);
     let finalized = soon(proxy.finalize()).await.unwrap_err();
-    assert_eq!(violation(finalized), told);
+    assert_eq!(violation(finalized), reported);
     peer.expect_close().await;
-    told
+    reported
 }
 
 fn pipes(count: usize) -> Vec<OwnedFd> {
@@ -144,7 +144,7 @@ fn the_wrong_number_of_descriptors() {
         for ask in Ask::ALL {
             let (expected, piped) = ask.shape();
             for found in (0..4).filter(|found| *found != expected) {
-                let told = broken_by(ask, async |peer| {
+                let reported = broken_by(ask, async |peer| {
                     let id = if piped { 5 } else { 0 };
                     peer.reply_with(ask.value(), id, &pipes(found)).await;
                 })
@@ -153,7 +153,7 @@ fn the_wrong_number_of_descriptors() {
                 let expected = format!(
                     "the reply to {method} came with {found} file descriptors instead of {expected}"
                 );
-                assert_eq!(told, expected);
+                assert_eq!(reported, expected);
             }
         }
     });
@@ -165,13 +165,13 @@ fn a_pipe_id_where_none_belongs_and_none_where_one_does() {
         for ask in Ask::ALL {
             let (count, piped) = ask.shape();
             let id = if piped { 0 } else { 5 };
-            let told = broken_by(ask, async |peer| {
+            let reported = broken_by(ask, async |peer| {
                 peer.reply_with(ask.value(), id, &pipes(count)).await;
             })
             .await;
             let method = ask.method();
             assert_eq!(
-                told,
+                reported,
                 format!("the reply to {method} came with pipe id {id}")
             );
         }
@@ -181,13 +181,13 @@ fn a_pipe_id_where_none_belongs_and_none_where_one_does() {
 #[test]
 fn descriptors_with_a_refusal() {
     run(async {
-        let told = broken_by(Ask::Manifest, async |peer| {
+        let reported = broken_by(Ask::Manifest, async |peer| {
             let no = json!({ "success": false, "error": "no" });
             peer.send(no.to_string().as_bytes(), &pipes(1)).await;
         })
         .await;
         let expected = "the reply to GetManifest came with 1 file descriptors instead of 0";
-        assert_eq!(told, expected);
+        assert_eq!(reported, expected);
     });
 }
 
@@ -205,13 +205,13 @@ fn a_value_of_another_kind() {
         ];
         for (ask, value) in table {
             let (count, piped) = ask.shape();
-            let told = broken_by(ask, async |peer| {
+            let reported = broken_by(ask, async |peer| {
                 let id = if piped { 5 } else { 0 };
                 peer.reply_with(value, id, &pipes(count)).await;
             })
             .await;
             let expected = format!("the reply to {} has an unusable value: ", ask.method());
-            assert!(told.starts_with(&expected), "{told:?}");
+            assert!(reported.starts_with(&expected), "{reported:?}");
         }
     });
 }
@@ -222,12 +222,12 @@ fn what_is_no_reply() {
         let table: [&[u8]; 5] = [b"nonsense", b"{", b"[]", b"{}", b"\xff\xfe\0"];
         for bytes in table {
             for fds in [0, 2] {
-                let told = broken_by(Ask::RawBlob, async |peer| {
+                let reported = broken_by(Ask::RawBlob, async |peer| {
                     peer.send(bytes, &pipes(fds)).await;
                 })
                 .await;
                 let expected = "the reply to GetRawBlob is not a reply: ";
-                assert!(told.starts_with(expected), "{told:?}");
+                assert!(reported.starts_with(expected), "{reported:?}");
             }
         }
     });
@@ -236,38 +236,37 @@ fn what_is_no_reply() {
 #[test]
 fn a_reply_longer_than_a_packet() {
     run(async {
-        let told = broken_by(Ask::RawBlob, async |peer| {
+        let reported = broken_by(Ask::RawBlob, async |peer| {
             let mut reply = json!({ "success": true, "value": 7 }).to_string();
             reply.push_str(&" ".repeat(32 * 1024));
             peer.send(reply.as_bytes(), &pipes(2)).await;
         })
         .await;
         let expected = "the reply to GetRawBlob was cut: it is longer than a packet may be";
-        assert_eq!(told, expected);
+        assert_eq!(reported, expected);
     });
 }
 
 #[test]
 fn descriptors_that_the_kernel_could_not_deliver() {
-    // The limit is the whole process's; `run` lets no other test of this
-    // binary run meanwhile.
+    // The limit applies to the whole process. `run` runs no other test of this binary meanwhile.
     run_single(async {
         let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
-        let told = broken_by(Ask::RawBlob, async |peer| {
+        let reported = broken_by(Ask::RawBlob, async |peer| {
             let fds = pipes(2);
             let highest = descriptors()
                 .iter()
                 .filter_map(|fd| fd.split(' ').next()?.parse::<u64>().ok())
                 .max()
                 .unwrap();
-            // As if this process had no descriptor left.
+            // From here on, this process has no free descriptor.
             setrlimit(Resource::RLIMIT_NOFILE, 1.min(highest), hard).unwrap();
             peer.reply_with(json!(7), 0, &fds).await;
         })
         .await;
         setrlimit(Resource::RLIMIT_NOFILE, soft, hard).unwrap();
         let expected = "file descriptors in the reply to GetRawBlob were lost";
-        assert!(told.starts_with(expected), "{told:?}");
+        assert!(reported.starts_with(expected), "{reported:?}");
     });
 }
 
@@ -277,14 +276,14 @@ fn a_descriptor_that_is_no_pipe() {
         for ask in [Ask::Manifest, Ask::Config, Ask::Blob, Ask::RawBlob] {
             let (count, piped) = ask.shape();
             for wrong in 0..count {
-                let told = broken_by(ask, async |peer| {
+                let reported = broken_by(ask, async |peer| {
                     let mut fds = pipes(count);
                     fds[wrong] = std::fs::File::open("/dev/null").unwrap().into();
                     let id = if piped { 5 } else { 0 };
                     peer.reply_with(ask.value(), id, &fds).await;
                 })
                 .await;
-                assert_eq!(told, NOT_A_PIPE, "{ask:?}");
+                assert_eq!(reported, NOT_A_PIPE, "{ask:?}");
             }
         }
     });
@@ -293,12 +292,12 @@ fn a_descriptor_that_is_no_pipe() {
 #[test]
 fn the_writing_end_of_a_pipe_is_no_pipe_to_read_from() {
     run(async {
-        let told = broken_by(Ask::Manifest, async |peer| {
+        let reported = broken_by(Ask::Manifest, async |peer| {
             let (_read, write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).unwrap();
             peer.reply_with(json!("other:x"), 5, &[write]).await;
         })
         .await;
-        assert_eq!(told, NOT_A_PIPE);
+        assert_eq!(reported, NOT_A_PIPE);
     });
 }
 
@@ -307,7 +306,7 @@ fn a_reply_that_nobody_asked_for() {
     run(async {
         let (mut peer, proxy) = Peer::connected("0.2.8").await;
         peer.reply(Value::Null).await;
-        // Once it has seen that, no call goes out any more that could be taken to be asking.
+        // After the proxy has seen the close, no call is sent that could be mistaken for this one.
         peer.expect_close().await;
         let error = soon(proxy.open_image("x:")).await.unwrap_err();
         assert_eq!(violation(error), UNSOLICITED);
@@ -351,13 +350,13 @@ fn a_pipe_that_is_said_to_be_finished_and_does_not_end() {
             image,
             mut peer,
             ..
-        } = Stage::new(Way::Raw).await;
+        } = Stage::new(Framing::Raw).await;
         let keeps_it_open = async {
             peer.expect("GetFullConfig", json!([1])).await;
             let kept = peer.grant_pipe(Value::Null).await;
             peer.expect("FinishPipe", json!([kept.id])).await;
             peer.reply(Value::Null).await;
-            // What is left to do now is waiting.
+            // Only waits are left from here on.
             tokio::time::pause();
             std::future::pending::<()>().await;
         };
@@ -376,7 +375,7 @@ fn a_pipe_that_is_said_to_be_finished_and_does_not_end() {
 #[test]
 fn a_blobs_pipe_that_is_said_to_be_finished_and_does_not_end() {
     run_single(async {
-        let mut stage = Stage::new(Way::Piped).await;
+        let mut stage = Stage::new(Framing::Piped).await;
         let wanted = sha256(b"content");
         let (blob, mut flow) = stage.get(&wanted, 7, 7).await;
         flow.write(b"content").await;
@@ -386,12 +385,12 @@ fn a_blobs_pipe_that_is_said_to_be_finished_and_does_not_end() {
         let keeps_it_open = async {
             peer.call("FinishPipe").await;
             peer.reply(Value::Null).await;
-            // What is left to do now is waiting.
+            // Only waits are left from here on.
             tokio::time::pause();
             std::future::pending::<()>().await;
         };
         tokio::select! {
-            // All bytes are here and right, whatever the proxy does then.
+            // All bytes are here and right, whatever the proxy does afterwards.
             finished = blob.unwrap().finish() => finished.unwrap(),
             () = keeps_it_open => unreachable!(),
         }

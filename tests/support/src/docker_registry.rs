@@ -1,4 +1,4 @@
-//! A real registry for the client's tests, and their images in it.
+//! A real registry for the tests of the client, with their images.
 
 use std::process::Command;
 
@@ -6,14 +6,14 @@ use super::image::TestImage;
 use super::registry_process::RegistryProcess;
 use super::tools;
 
-/// Who may enter a registry made by [`DockerRegistry::locked`].
+/// The user who has access to a registry made by [`DockerRegistry::locked`].
 pub const USER: &str = "somebody";
-/// With this.
+/// The password of that user.
 pub const PASSWORD: &str = "correct-horse-battery";
-/// `htpasswd -nbB somebody correct-horse-battery`
+/// The output of `htpasswd -nbB somebody correct-horse-battery`.
 const HTPASSWD: &str = "somebody:$2y$05$nTADvIhu5cVKCMKA5Fzj3unWtJRfPJCtcf7zz/PJbisoigcS/ABFu\n";
 
-/// A running `docker-registry`, killed when dropped.
+/// A running `docker-registry`. Dropping it kills it.
 #[derive(Debug)]
 pub struct DockerRegistry {
     process: RegistryProcess,
@@ -28,7 +28,7 @@ impl DockerRegistry {
         }
     }
 
-    /// One that asks for user name and password.
+    /// Starts a registry that asks for a user name and a password.
     pub fn locked() -> Self {
         Self {
             process: RegistryProcess::with_password(HTPASSWD),
@@ -40,12 +40,12 @@ impl DockerRegistry {
         self.process.pid()
     }
 
-    /// `127.0.0.1:PORT`
+    /// The address, as `127.0.0.1:PORT`.
     pub fn host(&self) -> String {
         self.process.address().to_owned()
     }
 
-    /// Put an image there, and return skopeo's name for it.
+    /// Pushes an image, and returns skopeo's name for it.
     pub fn push(&self, image: &TestImage, name: &str) -> String {
         let layout = self.process.folder().join(format!("layout-{name}"));
         image.write_layout(&layout, "it");

@@ -1,4 +1,4 @@
-//! A small honest proxy over images in memory, on top of [`Peer`].
+//! A small correct proxy over images in memory, on top of [`Peer`].
 
 use std::collections::HashMap;
 use std::io;
@@ -16,7 +16,7 @@ use super::image::TestImage;
 use super::peer::{Peer, PipeEnd};
 use super::soon;
 
-/// What is being written into a pipe that `FinishPipe` is to close.
+/// A document that is being written into a pipe, until `FinishPipe` closes it.
 type Writing = JoinHandle<(Sender, io::Result<()>)>;
 
 const NO_IMAGE: &str = "invalid imageid";
@@ -52,7 +52,7 @@ pub struct Honest {
 }
 
 impl Honest {
-    /// Serve these images by name until the other end shuts down.
+    /// Serves these images by name until the other end shuts down.
     pub fn spawn(version: &str, images: &[(&str, &TestImage)]) -> (OwnedFd, Serving) {
         let (peer, socket) = Peer::pair();
         let unfinished = Arc::new(AtomicUsize::new(0));
@@ -165,7 +165,7 @@ impl Honest {
             "FinishPipe" => {
                 let id = u32::try_from(args[0].as_u64().unwrap()).unwrap();
                 let writing = self.pipes.remove(&id).ok_or(NO_PIPE)?;
-                // As skopeo does: nobody else is served until all is written.
+                // skopeo does the same: no other call is answered until everything is written.
                 let (pipe, written) = writing.await.unwrap();
                 drop(pipe);
                 written.map_err(|error| error.to_string())?;
@@ -186,19 +186,19 @@ impl Honest {
     }
 }
 
-/// A proxy that serves.
+/// A running proxy.
 pub struct Serving {
     task: JoinHandle<Leftover>,
     unfinished: Arc<AtomicUsize>,
 }
 
 impl Serving {
-    /// What was left open, once it has ended.
+    /// Waits for the end of the proxy, and returns what was left open.
     pub async fn ended(self) -> Leftover {
         soon(self.task).await.unwrap()
     }
 
-    /// How many pipes wait for their `FinishPipe`.
+    /// The number of pipes that wait for their `FinishPipe`.
     pub fn unfinished(&self) -> usize {
         self.unfinished.load(Ordering::Relaxed)
     }
@@ -209,7 +209,7 @@ impl Serving {
 pub struct Leftover {
     pub images: usize,
     pub pipes: usize,
-    /// Calls with an image or a pipe that was not open: given back twice, say.
+    /// Calls with an image or a pipe that was not open, for example because it was released twice.
     pub unknown: Vec<String>,
 }
 

@@ -1,4 +1,4 @@
-//! Small images, made here: in memory, and as an OCI layout on disk.
+//! Small images that are made here: in memory, and as an OCI layout on disk.
 
 use std::fs;
 use std::io::Write;
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::{noise, sha256};
 
-/// One blob, and what its descriptor says.
+/// A blob, with what its descriptor contains.
 #[derive(Debug, Clone)]
 pub struct TestBlob {
     pub media_type: &'static str,
@@ -50,7 +50,7 @@ pub struct TestImage {
 }
 
 impl TestImage {
-    /// With a layer of each of these sizes (about, for they are compressed).
+    /// Makes an image with layers of about these sizes. They are compressed, so the sizes are not exact.
     pub fn with_layers(sizes: &[usize]) -> Self {
         let mut diff_ids = Vec::new();
         let mut layers = Vec::new();
@@ -96,7 +96,7 @@ impl TestImage {
         self.layers.iter().chain([&self.config, &self.manifest])
     }
 
-    /// Write an OCI image layout that has this image under `tag`.
+    /// Writes an OCI image layout that contains this image under `tag`.
     pub fn write_layout(&self, folder: &Path, tag: &str) {
         let blobs = folder.join("blobs/sha256");
         fs::create_dir_all(&blobs).unwrap();
@@ -125,7 +125,7 @@ fn archive(content: &[u8]) -> Vec<u8> {
     archive.into_inner().unwrap()
 }
 
-/// This machine's, as Go calls it.
+/// The architecture of this machine, by Go's name.
 fn architecture() -> &'static str {
     match std::env::consts::ARCH {
         "x86_64" => "amd64",

@@ -1,8 +1,7 @@
-//! Runs a test alone, and looks at what it leaves behind.
+//! Runs a test alone, and checks what it leaves behind.
 //!
-//! A process has one table of descriptors, so tests that look at it can't run
-//! side by side. Each test of a binary goes through [`run`], which takes a lock
-//! of the whole process: that works under plain `cargo test`.
+//! A process has one table of descriptors, so tests that check it can't run at the same time. Each test of a
+//! binary goes through [`run`], which takes a lock of the whole process. This works under plain `cargo test`.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -14,19 +13,18 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::{Builder, Runtime};
 
-/// How long the end of what goes on in the background may take.
+/// How long background work may take to end.
 const TAIL: Duration = Duration::from_secs(10);
 
 static ALONE: Mutex<()> = Mutex::new(());
 
-/// Run a test on a runtime of two workers, alone in this process, and fail if
-/// it leaves a descriptor, a process or a supervisor thread: first while the
-/// runtime still runs, then without it.
+/// Runs a test on a runtime of two workers, alone in this process. Fails if the test leaves a descriptor, a
+/// process or a supervisor thread. The check is made while the runtime still runs, and again after its end.
 pub fn run(test: impl Future<Output = ()>) {
     on(&mut Builder::new_multi_thread(), test);
 }
 
-/// The same on a runtime of one thread, which a test may make wait.
+/// Runs a test like [`run`], on a runtime of one thread that a test may block.
 pub fn run_single(test: impl Future<Output = ()>) {
     on(&mut Builder::new_current_thread(), test);
 }
@@ -38,10 +36,10 @@ fn on(builder: &mut Builder, test: impl Future<Output = ()>) {
     });
 }
 
-/// The same for a test that makes and ends its runtimes itself.
+/// Runs a test like [`run`] that makes and ends its runtimes itself.
 pub fn run_without(test: impl FnOnce()) {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-    // tokio's signal pipe stays for the life of the process, once it is made.
+    // tokio's signal pipe stays for the life of the process once it exists.
     drop(Builder::new_current_thread().enable_all().build().unwrap());
     let without_runtime = Snapshot::take();
     test();
@@ -52,8 +50,8 @@ pub fn run_without(test: impl FnOnce()) {
     }
 }
 
-/// Do what a test needs before it runs, and takes other programs: a test that
-/// runs would count their processes and pipes as its own.
+/// Does what a test needs before it runs, and what starts other programs. A test that runs meanwhile would
+/// count their processes and pipes as its own.
 pub fn prepare<T>(work: impl FnOnce() -> T) -> T {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     work()
@@ -64,7 +62,7 @@ fn watch(runtime: &Runtime, test: impl Future<Output = ()>) {
     runtime.block_on(async {
         test.await;
         let deadline = Instant::now() + TAIL;
-        // A test may have stopped tokio's clock; this goes by the real one.
+        // A test may have stopped tokio's clock, so this uses the real one.
         while let Some(more) = Snapshot::take().more_than(&before) {
             assert!(Instant::now() < deadline, "left by the test: {more}");
             tokio::task::yield_now().await;
@@ -73,10 +71,10 @@ fn watch(runtime: &Runtime, test: impl Future<Output = ()>) {
     });
 }
 
-/// What this process has at one moment.
+/// The resources of this process at one time.
 #[derive(Debug, PartialEq, Eq)]
 struct Snapshot {
-    /// `number -> target`: pipes and sockets have unique targets.
+    /// Descriptors as `number -> target`. Pipes and sockets have unique targets.
     descriptors: BTreeSet<String>,
     children: BTreeSet<String>,
     supervisor_threads: usize,
@@ -101,7 +99,7 @@ impl Snapshot {
         }
     }
 
-    /// What is here and not in `before`; `None` if nothing.
+    /// The resources that are here and not in `before`. `None` if there are none.
     fn more_than(&self, before: &Self) -> Option<Self> {
         let descriptors: BTreeSet<_> = &self.descriptors - &before.descriptors;
         let children: BTreeSet<_> = &self.children - &before.children;
@@ -118,7 +116,7 @@ impl Snapshot {
     }
 }
 
-/// What this process has open, but for the listing itself.
+/// The open descriptors of this process, without the one that lists them.
 pub fn descriptors() -> BTreeSet<String> {
     entries("/proc/self/fd")
         .filter_map(|fd| {
@@ -130,12 +128,12 @@ pub fn descriptors() -> BTreeSet<String> {
         .collect()
 }
 
-/// The processes that `parent` has started and not reaped, zombies too.
+/// The processes that `parent` has started and not reaped, including zombies.
 pub fn children(parent: u32) -> BTreeSet<String> {
     entries("/proc")
         .filter_map(|pid| {
             let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-            // "pid (name) state ppid ...": the name may contain anything.
+            // The format is "pid (name) state ppid ...", and the name may contain anything.
             let (name, rest) = stat.rsplit_once(')')?;
             let mut rest = rest.split_whitespace();
             let state = rest.next()?;

@@ -1,4 +1,4 @@
-//! What the tests share: a scripted proxy, a check for leaks, the real programs, and small helpers.
+//! Helpers of the tests: a scripted proxy, a check for leaks, the real programs, and small functions.
 
 #![allow(
     clippy::expect_used,
@@ -31,10 +31,10 @@ use std::time::Duration;
 use longshore::oci_spec::image::Digest;
 use sha2::{Digest as _, Sha256, Sha384, Sha512};
 
-/// A bound for what must happen at some time: only a failing test reaches it.
+/// A time limit for what must happen at some time. Only a failing test reaches it.
 pub const BOUND: Duration = Duration::from_secs(60);
 
-/// An error with its causes.
+/// The message of an error with its causes.
 pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
@@ -45,7 +45,7 @@ pub fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// The future's output, within [`BOUND`].
+/// The output of the future, within [`BOUND`].
 #[track_caller]
 pub fn soon<F: Future>(future: F) -> impl Future<Output = F::Output> {
     let caller = std::panic::Location::caller();
@@ -56,7 +56,7 @@ pub fn soon<F: Future>(future: F) -> impl Future<Output = F::Output> {
     }
 }
 
-/// Wait until `condition` holds, within [`BOUND`].
+/// Waits until `condition` holds, within [`BOUND`].
 #[track_caller]
 pub fn eventually(mut condition: impl FnMut() -> bool) -> impl Future<Output = ()> {
     soon(async move {
@@ -90,12 +90,12 @@ fn hex(bytes: &[u8]) -> String {
     })
 }
 
-/// Bytes that do not compress and repeat nothing; the same for the same seed.
+/// Bytes that do not compress and do not repeat. Equal seeds give equal bytes.
 pub fn noise(length: usize, seed: u64) -> Vec<u8> {
     let mut state = seed.wrapping_mul(2).wrapping_add(0x9E37_79B9_7F4A_7C15);
     let mut bytes = Vec::with_capacity(length + 8);
     while bytes.len() < length {
-        // xorshift64
+        // The xorshift64 generator.
         state ^= state << 13;
         state ^= state >> 7;
         state ^= state << 17;

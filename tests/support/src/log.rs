@@ -1,4 +1,4 @@
-//! All that the library logs in this process, as text.
+//! Everything that the library logs in this process, as text.
 
 use std::fmt::{self, Write as _};
 use std::sync::Mutex;
@@ -12,13 +12,13 @@ static TEXT: Mutex<String> = Mutex::new(String::new());
 
 struct Recorder(AtomicU64);
 
-/// Take down everything from now on, at every level, on every thread.
+/// Records everything from now on, at every level, on every thread.
 pub fn record_all() {
     // Another test of this binary may have been first.
     let _ = tracing::subscriber::set_global_default(Recorder(AtomicU64::new(1)));
 }
 
-/// What has been logged.
+/// The log so far.
 pub fn recorded() -> String {
     TEXT.lock().unwrap().clone()
 }

@@ -1,10 +1,9 @@
 //! The other end of a connection, played by a test.
 //!
-//! A [`Peer`] speaks the proxy's side over a real `SOCK_SEQPACKET` socket,
-//! with its own JSON, its own `sendmsg` and real pipes: it shares no code with
-//! the library. The test awaits each call, looks at it and answers it, so the
-//! test's own order is the script, and to stall is not to answer. A peer that
-//! is dropped with a call that nobody expected fails its test.
+//! A [`Peer`] speaks the proxy's side over a real `SOCK_SEQPACKET` socket, with its own JSON, its own
+//! `sendmsg` and real pipes. It shares no code with the library. The test awaits each call, checks it and
+//! answers it, so the order of the test is the script. A test that does not answer simulates a stall. A peer
+//! that is dropped with an unexpected call fails its test.
 
 use std::io::{self, IoSlice};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -24,7 +23,7 @@ use tokio::net::unix::pipe::Sender;
 
 use super::soon;
 
-/// A call as it came.
+/// A call as it was received.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Call {
     pub method: String,
@@ -44,14 +43,14 @@ impl Call {
 /// The proxy's end of the socket.
 #[derive(Debug)]
 pub struct Peer {
-    /// tokio has no type for SEQPACKET; the system calls are the same.
+    /// tokio has no type for SEQPACKET. The system calls are the same.
     socket: UnixDatagram,
     next_pipe: u32,
-    /// Whether dropping fails on calls nobody expected.
+    /// Whether unexpected calls make the drop fail.
     strict: bool,
 }
 
-/// Our end of a pipe that we gave away.
+/// Our end of a pipe that was given away.
 #[derive(Debug)]
 pub struct PipeEnd {
     pub id: u32,
@@ -66,7 +65,7 @@ pub struct RawEnds {
 }
 
 impl Peer {
-    /// A peer, and the socket to connect to it with.
+    /// A peer, and the socket by which to connect to it.
     pub fn pair() -> (Self, OwnedFd) {
         let (theirs, ours) = socketpair(
             AddressFamily::Unix,
@@ -83,7 +82,7 @@ impl Peer {
         (peer, theirs)
     }
 
-    /// A peer of this protocol version, and the handle connected to it.
+    /// A peer of this protocol version, and the handle that is connected to it.
     pub async fn connected(version: &str) -> (Self, ImageProxy) {
         Self::connected_with(version, ConnectionOptions::default()).await
     }
@@ -97,14 +96,14 @@ impl Peer {
         (peer, proxy.unwrap())
     }
 
-    /// The next call; `None` when the other end is closed.
+    /// The next call. `None` when the other end is closed.
     pub async fn next(&mut self) -> Option<Call> {
         let mut packet = vec![0; 64 * 1024];
         let length = soon(self.socket.recv(&mut packet)).await.unwrap_or(0);
         (length > 0).then(|| Call::parse(&packet[..length]))
     }
 
-    /// The next call, which is to have this method.
+    /// The next call, which must have this method.
     #[track_caller]
     pub fn call(&mut self, method: &str) -> impl Future<Output = Value> {
         let caller = std::panic::Location::caller();
@@ -116,7 +115,7 @@ impl Peer {
         }
     }
 
-    /// The next call, which is to be this one.
+    /// Expects exactly this call next.
     #[track_caller]
     pub fn expect(&mut self, method: &str, args: Value) -> impl Future<Output = ()> {
         let caller = std::panic::Location::caller();
@@ -124,7 +123,7 @@ impl Peer {
         async move { assert_eq!(call.await, args, "{caller}") }
     }
 
-    /// The other end is to close now, and say nothing before.
+    /// Expects that the other end closes now, without another call.
     #[track_caller]
     pub fn expect_close(&mut self) -> impl Future<Output = ()> {
         let caller = std::panic::Location::caller();
@@ -134,7 +133,7 @@ impl Peer {
         }
     }
 
-    /// Send any packet with any descriptors.
+    /// Sends any packet with any descriptors.
     pub async fn send(&self, bytes: &[u8], fds: &[OwnedFd]) {
         let sent = self.try_send(bytes, fds).await;
         assert_eq!(sent.unwrap(), bytes.len());
@@ -158,7 +157,7 @@ impl Peer {
         soon(send).await
     }
 
-    /// Say yes.
+    /// Answers with success.
     pub async fn reply(&self, value: Value) {
         self.reply_with(value, 0, &[]).await;
     }
@@ -168,7 +167,7 @@ impl Peer {
         self.send(reply.to_string().as_bytes(), fds).await;
     }
 
-    /// Say no.
+    /// Answers with an error.
     pub async fn refuse(&self, error: &str) {
         self.refuse_as("other", error).await;
     }
@@ -180,7 +179,7 @@ impl Peer {
         self.send(reply.to_string().as_bytes(), &[]).await;
     }
 
-    /// Say yes, and hand out a pipe.
+    /// Answers with success, and hands out a pipe.
     pub async fn grant_pipe(&mut self, value: Value) -> PipeEnd {
         let id = self.next_pipe;
         self.next_pipe += 1;
@@ -189,7 +188,7 @@ impl Peer {
         PipeEnd { id, data }
     }
 
-    /// Say yes to a `GetRawBlob`.
+    /// Answers a `GetRawBlob` with success.
     pub async fn grant_raw(&self, size: i64) -> RawEnds {
         let ((data_read, data), (error_read, error)) = (pipe(), pipe());
         self.reply_with(json!(size), 0, &[data_read, error_read])
@@ -197,16 +196,16 @@ impl Peer {
         RawEnds { data, error }
     }
 
-    /// Let the caller open an image as number `id`.
+    /// Lets the caller open an image with the number `id`.
     pub async fn opens(&mut self, id: u64) {
         self.call("OpenImage").await;
         self.reply(json!(id)).await;
     }
 
-    /// Hand out a document from memory, and finish its pipe.
+    /// Hands out a document from memory, and finishes its pipe.
     pub async fn document(&mut self, value: Value, content: &[u8]) {
         let PipeEnd { id, mut data } = self.grant_pipe(value).await;
-        // Into the pipe while the next call is awaited, as skopeo does.
+        // The document is written while the next call is awaited, as skopeo does.
         let write = async {
             let _ = data.write_all(content).await;
             drop(data);
@@ -215,8 +214,8 @@ impl Peer {
         self.reply(Value::Null).await;
     }
 
-    /// The connection still works in both directions, and nothing was sent
-    /// before this but what was expected.
+    /// Checks that the connection still works in both directions, and that nothing unexpected was
+    /// sent before.
     pub async fn fence(&mut self, proxy: &ImageProxy) {
         let reference = "fence:";
         let (image, ()) = tokio::join!(soon(proxy.open_image(reference)), async {
@@ -230,13 +229,13 @@ impl Peer {
         closed.unwrap();
     }
 
-    /// Drop the last handle, and see the connection end in order.
+    /// Drops the last handle, and expects an orderly end of the connection.
     pub async fn end(mut self, proxy: ImageProxy) {
         drop(proxy);
         self.expect("Shutdown", json!([])).await;
     }
 
-    /// Drop the images, which are to be closed, and the last handle.
+    /// Drops the images, which must be closed, and the last handle.
     pub async fn end_with(mut self, proxy: ImageProxy, images: Vec<OpenedImage>) {
         let count = images.len();
         drop(images);
@@ -247,7 +246,7 @@ impl Peer {
         self.end(proxy).await;
     }
 
-    /// From now on, what comes unexpected is no failure.
+    /// Accepts unexpected calls from now on.
     pub fn lenient(&mut self) {
         self.strict = false;
     }
@@ -261,7 +260,7 @@ impl Drop for Peer {
         let mut packet = vec![0; 64 * 1024];
         while let Ok(length @ 1..) = self.socket.try_recv(&mut packet) {
             let call = Call::parse(&packet[..length]);
-            // What dropping handles and images sends on its own.
+            // The calls that dropped handles and images send by themselves.
             let background = ["CloseImage", "Shutdown"];
             assert!(
                 background.contains(&call.method.as_str()),
@@ -277,19 +276,19 @@ pub fn pipe() -> (OwnedFd, Sender) {
     (read, Sender::from_owned_fd(write).unwrap())
 }
 
-/// The two ways to a blob.
+/// The two framings of a blob.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Way {
-    /// `GetBlob` and `FinishPipe`.
+pub enum Framing {
+    /// Piped, by `GetBlob` and `FinishPipe`.
     Piped,
-    /// `GetRawBlob`.
+    /// Raw, by `GetRawBlob`.
     Raw,
 }
 
-impl Way {
+impl Framing {
     pub const BOTH: [Self; 2] = [Self::Piped, Self::Raw];
 
-    /// A protocol version that goes this way.
+    /// A protocol version with this framing.
     pub fn version(self) -> &'static str {
         match self {
             Self::Piped => "0.2.6",
@@ -302,27 +301,27 @@ impl Way {
 #[derive(Debug)]
 pub struct Flow {
     pub data: Sender,
-    /// The raw way's error pipe, or the number of the pipe to finish.
+    /// The error pipe of a raw blob, or the number of the pipe to finish.
     end: Result<Sender, u32>,
 }
 
 impl Flow {
-    /// Await the call for a blob, and answer it with pipes.
+    /// Expects the call for a blob, and answers it with pipes.
     pub async fn grant(
         peer: &mut Peer,
-        way: Way,
+        framing: Framing,
         digest: &Digest,
         size: u64,
         announced: i64,
     ) -> Self {
-        match way {
-            Way::Piped => {
+        match framing {
+            Framing::Piped => {
                 let args = peer.call("GetBlob").await;
                 assert_eq!(args, json!([args[0], digest.to_string(), size]));
                 let PipeEnd { id, data } = peer.grant_pipe(json!(announced)).await;
                 Self { data, end: Err(id) }
             }
-            Way::Raw => {
+            Framing::Raw => {
                 let args = peer.call("GetRawBlob").await;
                 assert_eq!(args, json!([args[0], digest.to_string()]));
                 let RawEnds { data, error } = peer.grant_raw(announced).await;
@@ -338,7 +337,7 @@ impl Flow {
         soon(self.data.write_all(bytes)).await.unwrap();
     }
 
-    /// All is written: end it as the server does, content or not.
+    /// Ends the blob as the server does, after everything is written.
     pub async fn end(self, peer: &mut Peer, error: Option<&str>) {
         let Self { data, end } = self;
         match end {
@@ -360,7 +359,7 @@ impl Flow {
         }
     }
 
-    /// The error pipe of the raw way.
+    /// The error pipe of a raw blob.
     pub fn error_pipe(&mut self) -> &mut Sender {
         self.end.as_mut().unwrap()
     }

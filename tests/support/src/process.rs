@@ -1,4 +1,4 @@
-//! Looking at processes, and ending them by their own number.
+//! Looks at processes, and ends them by their number.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -10,7 +10,7 @@ use nix::unistd::Pid;
 
 use super::eventually;
 
-/// The processes that `parent` started and that are not reaped.
+/// The processes that `parent` has started and that are not reaped.
 pub fn children(parent: u32) -> Vec<u32> {
     let processes = fs::read_dir("/proc").unwrap();
     processes
@@ -24,7 +24,7 @@ pub fn only_child() -> u32 {
     only_child_besides(0)
 }
 
-/// The only child of this process besides that one.
+/// The only child of this process besides `other`.
 pub fn only_child_besides(other: u32) -> u32 {
     let mut all = children(std::process::id());
     all.retain(|pid| *pid != other);
@@ -34,12 +34,12 @@ pub fn only_child_besides(other: u32) -> u32 {
 
 fn parent_of(pid: u32) -> Option<u32> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // "pid (name) state ppid ...": the name may contain anything.
+    // The format is "pid (name) state ppid ...", and the name may contain anything.
     let (_, rest) = stat.rsplit_once(')')?;
     rest.split_whitespace().nth(1)?.parse().ok()
 }
 
-/// It runs: it is there, and no zombie.
+/// Whether the process runs: it exists, and is no zombie.
 pub fn is_alive(pid: u32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit_once(')')
@@ -54,8 +54,8 @@ pub async fn gone(pid: u32) {
     eventually(|| !is_alive(pid)).await;
 }
 
-/// This test program, to be run again as one of its own tests, which others ignore: the function
-/// `test` of the module that [`module_path!`] names.
+/// This test program, set up to run one of its own tests, which is otherwise ignored: the function `test` of
+/// the module that [`module_path!`] names.
 pub fn as_another_test(module: &str, test: &str) -> Command {
     let (_program, module) = module.split_once("::").unwrap();
     let mut command = with_default_signals(std::env::current_exe().unwrap());
@@ -64,18 +64,18 @@ pub fn as_another_test(module: &str, test: &str) -> Command {
     command
 }
 
-/// A program that starts with the default disposition of every signal. Whoever runs the tests may
-/// ignore some, as a shell does with `SIGINT` for what it starts in the background, and a child
-/// inherits that.
+/// A program that starts with the default disposition of every signal. The parent of the tests may ignore
+/// some signals, and a child inherits that. A shell ignores `SIGINT` for programs in the background,
+/// for example.
 pub fn with_default_signals(program: impl AsRef<OsStr>) -> Command {
-    // By its path: a test may have set a $PATH in which it is not.
+    // The path is absolute, because a test may have changed `$PATH`.
     let mut command = Command::new("/usr/bin/env");
     command.arg("--default-signal").arg(program);
     command
 }
 
-/// A registry that takes connections and never says a word: skopeo waits for
-/// it for ever. The listener is to be kept.
+/// A registry that accepts connections and never answers, so that skopeo waits for ever. The caller must keep
+/// the listener.
 pub fn silent_registry() -> (TcpListener, String) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();

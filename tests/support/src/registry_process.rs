@@ -1,5 +1,4 @@
-//! A real `docker-registry` of a test's own, on a free port of the loopback
-//! interface.
+//! A real `docker-registry` for one test, on a free port of the loopback interface.
 
 use std::cell::Cell;
 use std::fs::{self, File};
@@ -15,7 +14,7 @@ use tempfile::TempDir;
 
 use super::tools;
 
-/// How long it may take to start.
+/// How long the start of the registry may take.
 const START: Duration = Duration::from_secs(30);
 
 #[derive(Debug)]
@@ -27,13 +26,13 @@ pub struct RegistryProcess {
 }
 
 impl RegistryProcess {
-    /// One that asks for no credentials.
+    /// Starts a registry that asks for no credentials.
     pub fn start() -> Self {
         Self::with_auth(|_| Value::Null)
     }
 
-    /// One that asks for a user and password of this line of a password file,
-    /// as `htpasswd -B` prints it.
+    /// Starts a registry that asks for a user and a password. They are given as a line of a password file, as
+    /// `htpasswd -B` prints it.
     pub fn with_password(htpasswd: &str) -> Self {
         Self::with_auth(|folder| {
             let file = folder.join("htpasswd");
@@ -55,7 +54,7 @@ impl RegistryProcess {
         if !auth.is_null() {
             config["auth"] = auth;
         }
-        // JSON is YAML.
+        // JSON is also valid YAML.
         fs::write(path("config.yml"), config.to_string()).unwrap();
         let process = Command::new(tools::system("docker-registry"))
             .arg("serve")
@@ -75,12 +74,12 @@ impl RegistryProcess {
         registry
     }
 
-    /// Its host and port.
+    /// The host and the port of the registry.
     pub fn address(&self) -> &str {
         &self.address
     }
 
-    /// Let it answer nothing until it is to go on.
+    /// Stops the process, so that the registry answers nothing until it is continued.
     pub fn pause(&self) {
         self.signal(Signal::SIGSTOP);
     }
@@ -97,25 +96,24 @@ impl RegistryProcess {
         self.process.id()
     }
 
-    /// A folder of its own, gone when it is.
+    /// The folder of the registry, which is removed with it.
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }
 
-    /// What to call an image of it, for skopeo.
+    /// The reference of an image at this registry, for skopeo.
     pub fn reference(&self, name_and_tag: &str) -> String {
         format!("docker://{}/{name_and_tag}", self.address)
     }
 
-    /// The digests of the blobs that were asked for since the last time, in
-    /// order.
+    /// The digests of the blobs that were requested since the last call, in order.
     pub fn take_blob_gets(&self) -> Vec<String> {
         let log = fs::read_to_string(self.folder.path().join("access.log")).unwrap();
         let gets: Vec<_> = log.lines().filter_map(blob_get).collect();
         gets[self.seen.replace(gets.len())..].to_vec()
     }
 
-    /// It says where it listens when it does.
+    /// Waits until the registry logs the address at which it listens.
     fn wait_for_address(&mut self) -> String {
         let deadline = Instant::now() + START;
         loop {
@@ -138,19 +136,19 @@ impl RegistryProcess {
     }
 }
 
-/// The digest in a line of its access log, such as
+/// The digest in a line of the access log, such as
 /// `127.0.0.1 - - [date] "GET /v2/image/blobs/sha256:00 HTTP/1.1" 200 7 "" ""`.
 fn blob_get(line: &str) -> Option<String> {
     let (_, request) = line.split_once("\"GET ")?;
     let (path, rest) = request.split_once(' ')?;
     let (_, digest) = path.split_once("/blobs/")?;
-    // Refused for want of credentials, it is asked for again.
+    // A request without credentials is refused and then repeated, so it does not count.
     (!rest.contains("\" 401 ")).then(|| digest.to_owned())
 }
 
 impl Drop for RegistryProcess {
     fn drop(&mut self) {
-        // It can't fail: the process is ours and not reaped yet.
+        // This can't fail: the process is ours and not reaped yet.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }

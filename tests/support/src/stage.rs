@@ -1,4 +1,4 @@
-//! A connection with an image open, on which blobs are fetched.
+//! A connection with an open image, on which blobs are fetched.
 
 use std::io;
 use std::time::Duration;
@@ -7,10 +7,10 @@ use longshore::oci_spec::image::Digest;
 use longshore::{Blob, BlobError, ConnectionOptions, Error, ImageProxy, OpenedImage};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-use super::peer::{Flow, Peer, Way};
+use super::peer::{Flow, Framing, Peer};
 use super::soon;
 
-/// Short, for the tests that wait for it.
+/// The stall timeout, which is short for the tests that wait for it.
 pub const STALL: Duration = Duration::from_millis(100);
 
 #[derive(Debug)]
@@ -18,31 +18,31 @@ pub struct Stage {
     pub image: OpenedImage,
     pub proxy: ImageProxy,
     pub peer: Peer,
-    pub way: Way,
+    pub framing: Framing,
 }
 
 impl Stage {
-    pub async fn new(way: Way) -> Self {
-        Self::with(way, ConnectionOptions::default()).await
+    pub async fn new(framing: Framing) -> Self {
+        Self::with(framing, ConnectionOptions::default()).await
     }
 
-    pub async fn impatient(way: Way) -> Self {
-        Self::with(way, ConnectionOptions::default().stall_timeout(STALL)).await
+    pub async fn impatient(framing: Framing) -> Self {
+        Self::with(framing, ConnectionOptions::default().stall_timeout(STALL)).await
     }
 
-    pub async fn with(way: Way, options: ConnectionOptions) -> Self {
-        let (mut peer, proxy) = Peer::connected_with(way.version(), options).await;
+    pub async fn with(framing: Framing, options: ConnectionOptions) -> Self {
+        let (mut peer, proxy) = Peer::connected_with(framing.version(), options).await;
         let (image, ()) = tokio::join!(proxy.open_image("x:"), peer.opens(1));
         let image = image.unwrap();
         Self {
             image,
             proxy,
             peer,
-            way,
+            framing,
         }
     }
 
-    /// Ask for a blob, and have it granted.
+    /// Asks for a blob, and lets the peer grant it.
     pub async fn get(
         &mut self,
         digest: &Digest,
@@ -53,15 +53,15 @@ impl Stage {
             image,
             proxy,
             peer,
-            way,
+            framing,
         } = self;
         tokio::join!(
             soon(proxy.get_blob(image, digest, size)),
-            Flow::grant(peer, *way, digest, size, announced)
+            Flow::grant(peer, *framing, digest, size, announced)
         )
     }
 
-    /// Nothing but what was expected was sent, and all ends in order.
+    /// Checks that nothing unexpected was sent, and that everything ends in order.
     pub async fn end(self) {
         let Self {
             image,
@@ -74,7 +74,7 @@ impl Stage {
     }
 }
 
-/// Read to the end; the library's error, if there is one.
+/// Reads to the end. Returns the library's error, if there is one.
 pub async fn read_all(reader: &mut (impl AsyncRead + Unpin)) -> Result<Vec<u8>, Error> {
     let mut bytes = Vec::new();
     match soon(reader.read_to_end(&mut bytes)).await {
@@ -83,12 +83,12 @@ pub async fn read_all(reader: &mut (impl AsyncRead + Unpin)) -> Result<Vec<u8>, 
     }
 }
 
-/// The library's error within the I/O error.
+/// The library's error inside the I/O error.
 pub fn inner(error: io::Error) -> Error {
     error.downcast().unwrap()
 }
 
-/// What is wrong with the blob.
+/// The error of the blob.
 #[track_caller]
 pub fn wrong(error: Error) -> BlobError {
     match error {

@@ -5,16 +5,16 @@ use std::process::Command;
 
 use longshore::ImageProxyConfig;
 
-/// The protocol versions of which there is a real skopeo.
+/// The protocol versions for which there is a real skopeo.
 pub const SKOPEOS: [&str; 3] = ["0.2.3", "0.2.6", NEWEST];
 
-/// The newest of them.
+/// The newest of these versions.
 pub const NEWEST: &str = "0.2.8";
 
-/// Where `tests/tools.sh` installs the programs that are the tests' own.
+/// The folder in which `tests/tools.sh` installs the programs of the tests.
 ///
-/// `$LONGSHORE_TOOLS` names another folder. If it is `none`, no program is found at all, neither
-/// here nor in `$PATH`: so `tests/run.sh` sees that a test that is not marked needs none.
+/// `$LONGSHORE_TOOLS` names another folder. With `none`, no program is found at all, neither here nor in
+/// `$PATH`. `tests/run.sh` uses this to check that unmarked tests need no program.
 fn folder() -> Option<PathBuf> {
     match std::env::var_os("LONGSHORE_TOOLS") {
         Some(folder) if folder == "none" => None,
@@ -34,7 +34,7 @@ pub fn private(name: &str) -> PathBuf {
     found(program.filter(|program| program.exists()), name)
 }
 
-/// A program that the system has to have.
+/// A program that the system must provide.
 pub fn system(program: &str) -> PathBuf {
     let path = folder().and(std::env::var_os("PATH")).unwrap_or_default();
     let candidates = std::env::split_paths(&path).map(|folder| folder.join(program));
@@ -49,21 +49,21 @@ fn found(program: Option<PathBuf>, name: &str) -> PathBuf {
     })
 }
 
-/// A proxy of this protocol version.
+/// The configuration of a proxy with this protocol version.
 pub fn config(protocol: &str) -> ImageProxyConfig {
     ImageProxyConfig::default()
         .skopeo_path(skopeo(protocol))
         .insecure_policy(true)
 }
 
-/// A proxy that is this shell script. Its arguments are in `"$@"`.
+/// The configuration of a proxy that is this shell script. Its arguments are in `"$@"`.
 pub fn scripted(script: &str) -> ImageProxyConfig {
     let mut command = Command::new("sh");
     command.args(["-c", script, "sh"]);
     started_by(command)
 }
 
-/// The same for a script that starts the newest skopeo, which is in `$skopeo`.
+/// The configuration of a proxy that is a shell script and starts the newest skopeo, which is in `$skopeo`.
 pub fn wrapped(script: &str) -> ImageProxyConfig {
     let mut command = Command::new("sh");
     command
@@ -78,18 +78,18 @@ fn started_by(command: Command) -> ImageProxyConfig {
         .insecure_policy(true)
 }
 
-/// A script that says hello as a proxy of protocol 0.2.8, as far as `dd` and
-/// `printf` can. It has to be followed by what it does then, deaf to all calls.
+/// A script that answers the first call as a proxy of protocol 0.2.8, as far as `dd` and `printf` can. What
+/// the proxy does then must follow; it answers no other call.
 pub const HELLO: &str =
     r#"dd bs=65536 count=1 >/dev/null 2>&1; printf '{"success":true,"value":"0.2.8"}' >&0;"#;
 
-/// Run a program to its successful end.
+/// Runs a program, which must succeed.
 #[track_caller]
 pub fn succeed(command: &mut Command) {
     output_of(command);
 }
 
-/// What a program prints, which must succeed.
+/// The output of a program, which must succeed.
 #[track_caller]
 pub fn output_of(command: &mut Command) -> Vec<u8> {
     let output = command
