@@ -1,5 +1,5 @@
-//! A skopeo that is missing, too old, something else, or dies: the command
-//! says which and what became of it, and does not wait for ever.
+//! A skopeo that is missing, too old, another program, or dies. The command reports which one and what
+//! happened, and does not wait for ever.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -12,7 +12,7 @@ use crate::harness::{
 };
 use test_registry::image::Written;
 
-/// What a pull with this script says, which fails with code 1.
+/// The error of a pull with this script, which fails with code 1.
 #[track_caller]
 fn said_with(lines: &str) -> String {
     let scratch = Scratch::new();
@@ -91,7 +91,7 @@ fn a_dying_skopeos_words_cant_control_the_terminal() {
     assert_eq!(control, None, "{said:?}");
 }
 
-/// Waits for the first request, and answers it with this packet.
+/// A script that waits for the first request, and answers it with this packet.
 fn answering(packet: &str) -> String {
     format!("dd bs=65536 count=1 of=/dev/null 2>/dev/null; printf '%s' '{packet}' >&0; exec cat")
 }
@@ -133,7 +133,7 @@ fn a_silent_program_that_does_not_want_to_end_can_be_interrupted() {
     assert_eq!(pull.end().failed(130), "longshore: interrupted\n");
 }
 
-/// An image of which one layer can be held back: the last, and largest.
+/// An image of which one layer can be held back: the last and largest one.
 fn image_to_hold() -> (Served, Written, String) {
     let image = small_image(1).layer_random(2_000_000, 11);
     let (served, image) = Served::image("v1", &image);
@@ -141,7 +141,7 @@ fn image_to_hold() -> (Served, Written, String) {
     (served, image, held)
 }
 
-/// Wait until only that layer is on its way.
+/// Waits until only that layer is in flight.
 #[track_caller]
 fn wait_for_the_held(pull: &mut Running, image: &Written, layout: &Layout) {
     pull.gate("only one layer is on its way", |_| {

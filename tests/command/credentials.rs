@@ -1,5 +1,4 @@
-//! Every way of giving credentials works, and with none of them can others on
-//! the machine see a secret.
+//! Credentials can be given in several ways, and in none of them can others on the machine see a secret.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -23,13 +22,13 @@ use test_support::registry_process::RegistryProcess;
 
 const USER: &str = "tester";
 const PASSWORD: &str = "sesame-7Kq2-street";
-/// `htpasswd -nbBC 5 tester sesame-7Kq2-street`
+/// The output of `htpasswd -nbBC 5 tester sesame-7Kq2-street`.
 const HTPASSWD: &str = "tester:$2y$05$xHJdpxi6DQWxdG1OPz7Equ.KIXoukKXxJwc4cXn4DZUlWswYFZ2GK\n";
 
 const REFRESH_TOKEN: &str = "refresh-me-9Zw4";
 const BEARER_TOKEN: &str = "bearer-of-news-3Xv1";
 
-/// A registry with one image, which demands the password.
+/// A registry with one image, which requires the password.
 fn locked_registry() -> (RegistryProcess, String) {
     let registry = RegistryProcess::with_password(HTPASSWD);
     let scratch = Scratch::new();
@@ -47,7 +46,7 @@ fn user_and_password() -> String {
     format!("{USER}:{PASSWORD}")
 }
 
-/// Write an auth file for the registry, as `skopeo login` does.
+/// Writes an auth file for the registry, as `skopeo login` does.
 fn write_auth_file(path: &Path, registry: &RegistryProcess) {
     let auth = BASE64.encode(user_and_password());
     let file = json!({ "auths": { registry.address(): { "auth": auth } } });
@@ -73,7 +72,7 @@ impl Way {
         Self::DefaultAuthFile,
     ];
 
-    /// The pull with the password given this way.
+    /// The pull, with the password given in this way.
     fn give(self, pull: Longshore, scratch: &Scratch, registry: &RegistryProcess) -> Longshore {
         let file = scratch.path("given/containers/auth.json");
         let name = file.to_str().unwrap();
@@ -101,7 +100,7 @@ impl Way {
     }
 }
 
-/// In no form in which it is used.
+/// Checks that the text contains the secrets in no form in which they are used.
 #[track_caller]
 fn assert_hidden(text: &str, place: &str) {
     let secrets = [PASSWORD, REFRESH_TOKEN, BEARER_TOKEN].map(str::to_owned);
@@ -112,7 +111,7 @@ fn assert_hidden(text: &str, place: &str) {
         BASE64.encode(format!("{USER}:{REFRESH_TOKEN}")),
     ];
     for secret in secrets.iter().chain(&encoded) {
-        // Of a memory, only what is around it.
+        // A memory is too large to print, so only the surroundings are shown.
         if let Some(at) = text.find(secret) {
             let around: String = text[..at].chars().rev().take(300).collect();
             let around: String = around.chars().rev().collect();
@@ -128,7 +127,7 @@ fn assert_process_hides_all(process: &Process, name: &str) {
     assert_hidden(&process.environ, &format!("the environment of {name}"));
 }
 
-/// Nothing that the run writes, in its temporary and other folders.
+/// Checks that nothing that the run writes, in its temporary and other folders, contains a secret.
 fn assert_files_hide_all(folder: &Path) {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
@@ -141,8 +140,8 @@ fn assert_files_hide_all(folder: &Path) {
     }
 }
 
-/// While it goes on: the proxies and whatever else it has started, the command
-/// itself with its memory, and its files.
+/// Checks the running command: the proxies and everything else that it has started, the command itself with
+/// its memory, and its files.
 #[track_caller]
 fn assert_run_hides_all(running: &mut Running, named_on_our_command_line: bool) {
     running.proxies();
@@ -162,9 +161,8 @@ fn assert_run_hides_all(running: &mut Running, named_on_our_command_line: bool) 
     assert_files_hide_all(running.folder());
 }
 
-/// What a core dump would hold: everything that can be written to, which the
-/// process has not mapped from a file. Skopeo has the secrets by now, so that
-/// not one copy need be left.
+/// Checks what a core dump would contain: all writable memory that the process has not mapped from a file.
+/// Skopeo has the secrets by now, so no copy may be left.
 #[track_caller]
 fn assert_memory_hides_all(pid: u32) {
     let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
@@ -174,7 +172,7 @@ fn assert_memory_hides_all(pid: u32) {
         let (start, end) = line.split(' ').next().unwrap().split_once('-').unwrap();
         let address = |hex| u64::from_str_radix(hex, 16).unwrap();
         let mut bytes = vec![0; usize::try_from(address(end) - address(start)).unwrap()];
-        // A part may have been given back meanwhile.
+        // A part of the memory may have been freed meanwhile.
         if memory.read_exact_at(&mut bytes, address(start)).is_ok() {
             looked_at += bytes.len();
             assert_hidden(&String::from_utf8_lossy(&bytes), &format!("memory: {line}"));
@@ -183,7 +181,7 @@ fn assert_memory_hides_all(pid: u32) {
     assert!(looked_at > 100_000, "{looked_at} bytes of memory were seen");
 }
 
-/// One that says as much as it can.
+/// A pull with the most verbose log.
 fn verbose_pull(scratch: &Scratch, skopeo: &Skopeo, image: &str, layout: &Layout) -> Longshore {
     scratch
         .pull(skopeo, image, &layout.tagged("v1"))
@@ -293,7 +291,7 @@ fn without_credentials_the_registry_stays_closed() {
         let layout = scratch.layout("image");
         let pull = || scratch.pull(&skopeo, &image, &layout.tagged("v1"));
         let none = pull();
-        // There are some, which are not to be used.
+        // There are default credentials, which must not be used.
         let unused = Way::DefaultAuthFile.give(pull().arg("--no-creds"), &scratch, &registry);
         for run in [none, unused] {
             let said = run.run().failed(1);
@@ -356,12 +354,12 @@ fn reading_a_password_can_be_interrupted() {
     assert_eq!(run.status.signal(), Some(Signal::SIGINT as i32), "{run}");
 }
 
-/// A pipe: what is read from it is gone. It is written once.
+/// A pipe that is written once, so that what is read from it is gone.
 fn pipe_with(scratch: &Scratch, name: &str, content: Vec<u8>) -> String {
     let path = scratch.path(name);
     nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
     let writer = path.clone();
-    // It waits for its reader.
+    // The writer waits for its reader.
     std::thread::spawn(move || fs::write(writer, content));
     path.to_str().unwrap().to_owned()
 }

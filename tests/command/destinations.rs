@@ -1,4 +1,4 @@
-//! Where an image can be pulled to, and what is left alone.
+//! Where an image can be pulled to, and what is left unchanged.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -8,7 +8,7 @@ use crate::harness::{
     Layout, Scratch, Served, assert_skopeo_accepts, newest_skopeo, skopeo_copy, small_image,
 };
 
-/// A pull that fails, and what it says.
+/// The error of a pull that fails.
 #[track_caller]
 fn refused(served: &Served, scratch: &Scratch, layout: &Layout) -> String {
     let skopeo = newest_skopeo();
@@ -138,7 +138,7 @@ fn a_place_that_cant_be_written_to_is_named() {
     fs::write(scratch.path("file"), "").unwrap();
     refused(&served, &scratch, &scratch.layout("file"));
     refused(&served, &scratch, &scratch.layout("file/below"));
-    // Nobody can make a folder there, root neither.
+    // Nobody can create a folder there, not even root.
     refused(&served, &scratch, &Layout::new("/sys/image".into()));
 }
 
@@ -206,7 +206,7 @@ fn folders_and_layouts_that_others_have_begun_are_used() {
             fs::create_dir_all(path.join("lost+found")).unwrap();
             fs::write(path.join(".gitkeep"), "").unwrap();
         },
-        // As `umoci init` makes it.
+        // `umoci init` writes such an index.
         |path| {
             fs::create_dir_all(path.join("blobs/sha256")).unwrap();
             let marker = r#"{"imageLayoutVersion":"1.0.0"}"#;
@@ -247,7 +247,7 @@ fn folders_and_layouts_that_others_have_begun_are_used() {
     }
 }
 
-/// What `can_name` takes, skopeo can open.
+/// skopeo can open every name that `can_name` accepts.
 #[test]
 #[ignore = "needs skopeo"]
 fn an_image_has_a_name_that_skopeo_can_open_or_none() {

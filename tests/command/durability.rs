@@ -1,6 +1,5 @@
-//! What a layout names survives a loss of power: bytes reach the disk before
-//! their name, names before what names them. Seen by the system calls of a
-//! whole pull.
+//! What a layout names survives a loss of power: bytes reach the disk before their name does, and names
+//! before what names them. The system calls of a whole pull show this.
 
 use std::collections::HashMap;
 use std::fs;
@@ -8,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use crate::harness::{Scratch, Served, newest_skopeo, small_image};
 
-/// A call that succeeded. Threads make them at the same time, so each has the
-/// lines of its beginning and of its end.
+/// A call that succeeded. Threads make calls at the same time, so each call has the line of its beginning and
+/// the line of its end.
 #[derive(Debug)]
 struct Call {
     kind: Kind,
@@ -23,7 +22,7 @@ enum Kind {
     Rename { from: PathBuf, to: PathBuf },
 }
 
-/// As `strace -f -y` writes them:
+/// The calls in the output of `strace -f -y`:
 ///
 /// ```text
 /// 17 fdatasync(9</layout/.longshore-17-0/2>) = 0
@@ -144,7 +143,7 @@ fn bytes_reach_the_disk_before_names_and_names_before_the_index() {
     synced(&root.join("blobs"), 0, named.began);
     synced(&root, 0, named.began);
     synced(&root, named.ended, usize::MAX);
-    // The layout is new, and so is the folder that it is in.
+    // The layout is new, and so is its parent folder.
     for made in [&root, root.parent().unwrap()] {
         synced(made.parent().unwrap(), 0, named.began);
     }

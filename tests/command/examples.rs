@@ -1,4 +1,4 @@
-//! The examples do what they say.
+//! The examples work as they say.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use crate::harness::{Scratch, Served, newest_skopeo, output_of, small_image};
 
-/// An example as cargo builds it beside the tests.
+/// An example that cargo has built beside the tests.
 fn example(name: &str) -> Command {
     let command = PathBuf::from(env!("CARGO_BIN_EXE_longshore"));
     let program = command.parent().unwrap().join("examples").join(name);
@@ -81,7 +81,7 @@ fn list_files_lists_what_is_in_the_layers() {
     );
 }
 
-/// A client that goes away is not tried here: `engine/handlers.rs` has pulls that are dropped.
+/// A client that goes away is not tested here. `engine/handlers.rs` tests pulls that are dropped.
 #[test]
 #[ignore = "needs skopeo"]
 fn async_server_pulls_for_its_clients() {

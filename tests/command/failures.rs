@@ -1,5 +1,5 @@
-//! What a registry can do wrong: the command ends with code 1, says on which
-//! image and blob and what to do, and leaves nothing behind.
+//! What a registry can do wrong. The command ends with code 1, names image, blob and what to do, and leaves
+//! nothing behind.
 
 use std::net::TcpListener;
 
@@ -10,8 +10,8 @@ use crate::harness::{
 };
 use test_registry::image::Written;
 
-/// A pull under one fault, which tries nothing twice, and what it says, which must be one line of what
-/// failed and perhaps one of what to do.
+/// The error of a pull under one fault, without retries. It must be one line about what failed, and perhaps
+/// one line about what to do.
 #[track_caller]
 fn failing_pull(skopeo: &Skopeo, served: &Served, fault: &str) -> String {
     served.faults(&[fault]);
@@ -30,7 +30,7 @@ fn failing_pull(skopeo: &Skopeo, served: &Served, fault: &str) -> String {
     said
 }
 
-/// It says one of these things, and a second line if there is something to do.
+/// Checks that the error contains one of these texts, and has a second line if there is something to do.
 #[track_caller]
 fn assert_says(said: &str, fault: &str, any_of: &[&str]) {
     let found = any_of.iter().any(|words| said.contains(words));
@@ -52,7 +52,7 @@ fn a_wrong_blob_is_refused() {
         ("shorter=1", &["bytes, its descriptor says"]),
         ("longer=1", &["bytes, its descriptor says"]),
         ("content-length=7", &["announced with 7 bytes"]),
-        // An old skopeo may be the first to say so.
+        // An old skopeo may be the first to notice.
         ("chunked-longer=1", &["longer than", "orrupted blob"]),
     ];
     for skopeo in skopeos() {
@@ -70,7 +70,7 @@ fn a_wrong_blob_is_refused() {
     }
 }
 
-/// It is written in several chunks, and hashed where it is written.
+/// The blob is written in several chunks, and hashed where it is written.
 #[test]
 #[ignore = "needs skopeo"]
 fn a_wrong_byte_anywhere_in_a_large_blob_is_found() {
@@ -197,7 +197,7 @@ fn a_registry_that_is_not_there_is_told() {
     }
 }
 
-/// A server that lets everybody in, and then has only this error to tell.
+/// A server that accepts everybody, and then answers only with this error.
 fn server_that_says(message: &str) -> String {
     let error = json!({ "errors": [{ "code": "DENIED", "message": message }] });
     let address = answering(move |path| match path {

@@ -1,5 +1,4 @@
-//! Images of all sorts, from everywhere: what is stored is valid, and is what
-//! was there.
+//! Images of all sorts, from all sources: what is stored is valid, and equal to what was there.
 
 use std::fs;
 use std::io::Read;
@@ -24,7 +23,7 @@ fn sha256(bytes: &[u8]) -> String {
     format!("sha256:{}", hash("sha256", bytes))
 }
 
-/// The config's layers are the manifest's, uncompressed.
+/// Checks that the layers of the config are the layers of the manifest, uncompressed.
 #[track_caller]
 fn assert_diff_ids_match(layout: &Layout, tag: &str) {
     let manifest = layout.manifest(tag);
@@ -194,7 +193,7 @@ fn an_image_may_have_no_layers() {
     }
 }
 
-/// Write an image whose only layer goes by its sha512, and give that.
+/// Writes an image whose only layer has a sha512 digest, and returns this digest.
 fn write_sha512_image(layout: &Layout) -> String {
     let image = ImageBuilder::new().layer_random(10_000, 7);
     let image = image.write(layout.folder(), "v1").unwrap();
@@ -230,7 +229,7 @@ fn a_layer_may_go_by_its_sha512() {
         pull().run().succeeded();
         assert!(layout.has(&digest));
         layout.assert_valid();
-        // It could not copy that: it names what it writes by sha256 alone.
+        // skopeo can't copy this image, because it uses only sha256 for names.
         let shown = skopeo_inspect(&skopeo, &[], &layout.tagged("v1"));
         assert_eq!(shown["Layers"], json!([digest]));
         served.take_blob_gets();
@@ -242,7 +241,7 @@ fn a_layer_may_go_by_its_sha512() {
 #[test]
 #[ignore = "needs skopeo"]
 fn zstd_layers_are_stored_as_they_are() {
-    // Nothing looks into a layer.
+    // Nothing parses the layer.
     let media_type = "application/vnd.oci.image.layer.v1.tar+zstd";
     let image = ImageBuilder::new().layer_blob(media_type, "not even zstd");
     let (served, image) = Served::image("v1", &image);
@@ -258,7 +257,7 @@ fn zstd_layers_are_stored_as_they_are() {
     }
 }
 
-/// A layer that is called compressed is, and no other.
+/// Checks that exactly those layers are compressed whose media type says so.
 #[track_caller]
 fn assert_labels_are_right(layout: &Layout, tag: &str) {
     let manifest = layout.manifest(tag);
@@ -270,7 +269,8 @@ fn assert_labels_are_right(layout: &Layout, tag: &str) {
     }
 }
 
-/// As `skopeo copy` does; whoever runs the image fetches them where their descriptors say.
+/// `skopeo copy` does the same. The container runtime fetches these layers from the addresses in
+/// their descriptors.
 #[test]
 #[ignore = "needs skopeo"]
 fn foreign_layers_are_left_out_with_a_warning() {

@@ -1,4 +1,4 @@
-//! What surrounds the command is not always as usual: ignored signals, pauses, wrappers.
+//! Unusual environments of the command: ignored signals, pauses, wrappers.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -13,7 +13,7 @@ use crate::harness::{
     Scratch, Served, Skopeo, newest_skopeo, processes, script, skopeos, small_image,
 };
 
-/// A program that ignores SIGCHLD has its children reaped by the kernel, and nobody learns how they ended.
+/// If a program ignores SIGCHLD, the kernel reaps its children, and their exit status is unknown.
 #[test]
 #[ignore = "needs skopeo"]
 fn children_whose_status_nobody_knows_have_not_failed() {
@@ -26,7 +26,7 @@ fn children_whose_status_nobody_knows_have_not_failed() {
         write_index(served.folder.path(), "v1", &images).unwrap();
         let scratch = Scratch::new();
         let layout = scratch.layout("image");
-        // Asks for the index by another program, and for skopeo's version.
+        // This also starts programs for the index and for skopeo's version.
         let report = scratch
             .pull(&skopeo, &served.reference("v1"), &layout.tagged("v1"))
             .args(["--platform", "all"])
@@ -39,7 +39,7 @@ fn children_whose_status_nobody_knows_have_not_failed() {
     }
 }
 
-/// Ctrl-Z, a debugger, a paused container: nobody has stalled.
+/// After Ctrl-Z, a debugger or a paused container, nothing has stalled.
 #[test]
 #[ignore = "needs skopeo"]
 fn a_pause_longer_than_the_stall_timeout_is_no_stall() {
@@ -84,7 +84,7 @@ fn a_pause_longer_than_the_stall_timeout_is_no_stall() {
     }
 }
 
-/// A wrapper dies with us, but what it has started and does not listen would not.
+/// A wrapper dies with the command, but a process that it has started, and that is stopped, would not.
 #[test]
 #[ignore = "needs skopeo"]
 fn what_a_wrapper_has_started_ends_with_the_command() {
@@ -101,22 +101,22 @@ fn what_a_wrapper_has_started_ends_with_the_command() {
     let mut pull = scratch
         .pull(&wrapper, "docker://127.0.0.1:1/a", "oci:image:v1")
         .start();
-    // The command, the wrapper, and what that has stopped.
+    // These are the command, the wrapper, and the process that the wrapper has started.
     pull.gate("the wrapper has started something", |pull| {
         pull.processes().len() >= 3
     });
     pull.signal(Signal::SIGINT);
-    // It must have left nothing.
+    // The command must have left nothing.
     pull.end().failed(130);
 }
 
-/// A shell that becomes the command (`exec`) leaves it its children.
+/// A shell that becomes the command by `exec` leaves its children to it.
 #[test]
 #[ignore = "needs skopeo"]
 fn children_of_the_program_before_are_left_alone() {
     let (served, _) = Served::image("v1", &small_image(1));
     let scratch = Scratch::new();
-    // Each in a group of its own, as those that the command starts.
+    // Each child has a process group of its own, like the children of the command.
     let script = r#"set -m; sleep 1000 </dev/null >/dev/null 2>&1 & echo $! >pid; exec "$@""#;
     let run = scratch
         .pull(&newest_skopeo(), &served.reference("v1"), "oci:image:v1")
@@ -133,8 +133,8 @@ fn children_of_the_program_before_are_left_alone() {
     kill_now(pid);
 }
 
-/// What the host mounts and unmounts while a proxy of root's runs is no matter of the proxy's: its namespace
-/// follows the host's (`master:`, `proc_pid_mountinfo(5)`), and nothing of it gets out.
+/// Mounts of the host that change while a proxy of root's runs do not affect the proxy. Its namespace follows
+/// the host's (`master:`, `proc_pid_mountinfo(5)`), and its own mounts do not get out.
 #[test]
 #[ignore = "needs skopeo, root"]
 fn the_mount_namespace_of_a_proxy_follows_the_hosts() {

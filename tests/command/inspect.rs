@@ -5,7 +5,7 @@ use serde_json::json;
 use crate::harness::{Scratch, Served, newest_skopeo, skopeo_inspect, skopeos, small_image};
 use test_registry::image::write_index;
 
-/// The digests of an image's uncompressed layers, as its config has them.
+/// The digests of the uncompressed layers of an image, from its config.
 fn diff_ids(served: &Served, config: &str) -> Vec<String> {
     let layout = crate::harness::Layout::new(served.folder.path().to_owned());
     let config = layout.json(config);

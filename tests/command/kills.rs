@@ -1,7 +1,7 @@
-//! Pulls that are killed at random moments of their lives damage nothing.
+//! Pulls that are killed at random moments damage nothing.
 //!
-//! `LONGSHORE_KILLS` sets how many (40 unless set), `LONGSHORE_SEED` which
-//! moments: the seed of each run is printed.
+//! `LONGSHORE_KILLS` sets the number of kills (the default is 40). `LONGSHORE_SEED` sets the seed of the
+//! moments; each run prints its seed.
 
 use std::collections::BTreeMap;
 use std::str::FromStr;
@@ -19,16 +19,16 @@ use test_registry::server::Options;
 
 const KILLS: usize = 40;
 
-/// How many pulls are watched before others are killed: any one may be held up.
+/// The number of pulls that are timed before others are killed. A single one may be slow by chance.
 const LIVES: usize = 3;
 
-/// So that fetching takes a good part of a pull's life.
+/// The bandwidth of the registry, so that fetching takes a large part of a pull.
 const BYTES_PER_SECOND: u64 = 10_000_000;
 
-/// What is pulled, each line by a process of its own, all of them at once.
+/// The images that are pulled, each line by a process of its own, all of them at the same time.
 struct Scenario {
     name: &'static str,
-    /// The layout holds an image before.
+    /// Whether the layout contains an image before.
     on_top: bool,
     pulls: &'static [&'static [&'static str]],
 }
@@ -56,13 +56,13 @@ const SCENARIOS: [Scenario; 4] = [
     },
 ];
 
-/// When to kill.
+/// The time at which a pull is killed.
 #[derive(Debug, Clone, Copy)]
 enum Moment {
-    /// So long after the start.
+    /// This long after its start.
     SinceStart(Duration),
-    /// So long after the last layer got its name: while manifests, the index and
-    /// folders are written and synced.
+    /// This long after the last layer got its name. Manifests, the index and folders are written and
+    /// synced then.
     SinceLastLayer(Duration),
 }
 
@@ -73,11 +73,11 @@ enum Stage {
     Fetching,
     LayersStored,
     ImageNamed,
-    /// The signal found only the process's remains.
+    /// The signal reached only a process that had ended.
     TooLate,
 }
 
-/// The images, and where they are pulled from.
+/// The images, and the registry that they are pulled from.
 struct Source {
     served: Served,
     images: BTreeMap<&'static str, Written>,
@@ -145,7 +145,7 @@ impl Source {
         }
     }
 
-    /// A layout as it is before the pulls that are going to be killed.
+    /// A layout as it is before the pulls that will be killed.
     fn layout(&self, scratch: &Scratch, scenario: &Scenario, name: &str) -> Layout {
         let layout = scratch.layout(name);
         if scenario.on_top {
@@ -154,8 +154,7 @@ impl Source {
         layout
     }
 
-    /// All pulls of the scenario, to their ends; then all of it must be there,
-    /// and nothing else.
+    /// Runs all pulls of the scenario to their ends. Everything must be there then, and nothing else.
     fn complete(&self, scratch: &Scratch, layout: &Layout, scenario: &Scenario) {
         let start = |tags: &&[&str]| self.start(scratch, layout, tags);
         let pulls: Vec<_> = scenario.pulls.iter().map(start).collect();
@@ -175,14 +174,13 @@ impl Source {
         }
     }
 
-    /// The shortest of several.
+    /// The shortest duration of several.
     fn lifetime(&self, scenario: &Scenario) -> (Duration, Duration) {
         let lives = (0..LIVES).map(|_| self.one_lifetime(scenario));
         lives.min().unwrap()
     }
 
-    /// How long such a pull lives, and how long after it has stored its last
-    /// layer.
+    /// The duration of such a pull, and the part of it after the last layer is stored.
     fn one_lifetime(&self, scenario: &Scenario) -> (Duration, Duration) {
         let scratch = Scratch::new();
         let layout = self.layout(&scratch, scenario, "clean");
@@ -217,7 +215,7 @@ fn killed_at_any_moment_pulls_damage_nothing() {
     let mut rng = Rng::with_seed(seed);
     let source = Source::new();
     for (number, scenario) in SCENARIOS.iter().enumerate() {
-        // What does not divide goes to the first ones.
+        // The first scenarios get the remainder of the division.
         let share = (kills + SCENARIOS.len() - 1 - number) / SCENARIOS.len();
         kill_often(&source, scenario, share, &mut rng);
     }
@@ -231,7 +229,7 @@ fn kill_often(source: &Source, scenario: &Scenario, kills: usize, rng: &mut Rng)
         let scratch = Scratch::new();
         let layout = source.layout(&scratch, scenario, "layout");
         layouts += 1;
-        // Sometimes the next pull is killed, too, and the one after it.
+        // Sometimes the next pull is killed as well, and the one after it.
         for _ in 0..rng.usize(1..=3) {
             let moments = scenario.pulls.iter().map(|_| draw(life, end, rng));
             let moments: Vec<_> = moments.collect();
@@ -248,7 +246,7 @@ fn kill_often(source: &Source, scenario: &Scenario, kills: usize, rng: &mut Rng)
     );
 }
 
-/// Evenly over a pull's life, and as often over its end.
+/// A moment that is spread evenly over a pull, or equally often over its end.
 fn draw(life: Duration, end: Duration, rng: &mut Rng) -> Moment {
     if rng.bool() {
         Moment::SinceStart(life.mul_f64(rng.f64()))
@@ -257,7 +255,7 @@ fn draw(life: Duration, end: Duration, rng: &mut Rng) -> Moment {
     }
 }
 
-/// Kill the scenario's pulls, each at its moment, and look at what is left.
+/// Kills the pulls of the scenario, each at its moment, and checks what is left.
 fn kill(
     source: &Source,
     scenario: &Scenario,
@@ -293,7 +291,7 @@ fn kill(
     }
 
     let stage = |(pull, tags, ..): (Running, &[&str], _, _)| {
-        // None of its processes may be left, and no temporary file.
+        // No process of the pull may be left, and no temporary file.
         let run = pull.end_by_force();
         if run.was_killed() {
             source.stage(layout, tags)
@@ -318,8 +316,8 @@ fn kill(
     stages
 }
 
-/// Beside the layout, there are at most the staging folders of these pulls; of
-/// earlier ones, only if these have not come far enough to sweep them.
+/// Checks that beside the layout there are at most the staging folders of these pulls. Those of earlier pulls
+/// may be there only if these pulls have not come far enough to sweep them.
 fn assert_staging_of(layout: &Layout, pids: &[u32]) {
     let strangers = layout.strangers();
     let ours = |name: &String| {

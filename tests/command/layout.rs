@@ -1,5 +1,4 @@
-//! A layout stays valid, whatever happens to the pulls into it, and what was
-//! complete is not fetched again.
+//! A layout stays valid, whatever happens to the pulls into it, and complete blobs are not fetched again.
 
 use std::fs;
 use std::path::PathBuf;
@@ -13,8 +12,8 @@ use crate::harness::{
 use test_registry::image::Written;
 use test_registry::server::Options;
 
-/// The layer that a held pull waits for: the largest, so that a part of it gets
-/// through all buffers into a file.
+/// The layer that a held pull waits for. It is the largest, so that a part of it gets through all buffers
+/// into a file.
 const HELD: usize = 1;
 
 fn image_to_hold(seed: u64) -> ImageBuilder {
@@ -24,8 +23,8 @@ fn image_to_hold(seed: u64) -> ImageBuilder {
         .layer_random(10_000, seed + 2)
 }
 
-/// A pull of such an image that has asked for the config and stored all other
-/// layers, and has some of this one, of which no more is going to come.
+/// A pull that has asked for the config, has stored all layers but this one, and has a part of this one, of
+/// which no more bytes arrive.
 #[track_caller]
 fn held(
     scratch: &Scratch,
@@ -50,8 +49,8 @@ fn held(
     pull
 }
 
-/// The blobs that a pull fetches of which all but one layer is there. The
-/// config comes again: it is stored with the manifest, at the end.
+/// The blobs that a pull fetches if all layers but one are there. The config is fetched again, because it is
+/// stored at the end with the manifest.
 fn missing(image: &Written) -> Vec<String> {
     let missing = [&image.config_digest, image.layers[HELD].digest()];
     sorted(missing.map(ToString::to_string).to_vec())
@@ -189,7 +188,7 @@ fn a_pull_that_fails_leaves_the_layout_with_what_it_had() {
         for fault in ["corrupt", "cut=half", "shorter=1", "longer=1", "status=404"] {
             let blob = format!("blob@{}:{fault}", last.digest());
             served.faults(&[&blob]);
-            // An old skopeo says nothing of a blob that ends early.
+            // An old skopeo does not report that a blob ends early.
             pull("bad")
                 .args(["--stall-timeout", "1", "--retries", "0"])
                 .run()
@@ -209,7 +208,7 @@ fn a_pull_that_fails_leaves_the_layout_with_what_it_had() {
 #[test]
 #[ignore = "needs skopeo"]
 fn the_working_folder_of_a_living_pull_is_not_swept_by_another() {
-    // So slow that the first pull is certainly stopped in the middle.
+    // The registry is so slow that the first pull is certainly stopped in the middle.
     let slow = Served::with(Options {
         bandwidth: Some(2_000_000),
         ..Options::default()
@@ -257,7 +256,7 @@ fn working_folders_of_dead_pulls_are_swept_and_others_are_not() {
         let folder = layout.folder().join(name);
         fs::create_dir(&folder).unwrap();
         fs::write(folder.join("0"), "half a blob").unwrap();
-        // As pulls of this host do; what may be another one's has to be old.
+        // Pulls of this host write its boot id. A folder that may be another host's must be old.
         let here = fs::read("/proc/sys/kernel/random/boot_id").unwrap();
         fs::write(folder.join("lock"), here).unwrap();
     }

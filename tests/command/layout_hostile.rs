@@ -1,5 +1,5 @@
-//! A layout that comes from somebody else leads nobody out of it, and what is
-//! written into one has the modes that others expect.
+//! A layout that comes from somebody else leads no pull out of it, and what is written into a layout has the
+//! usual modes.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -10,7 +10,7 @@ use nix::sys::stat::{Mode, umask};
 use crate::harness::{Layout, Scratch, Served, newest_skopeo, small_image};
 use test_registry::image::Written;
 
-/// An image, a layout that holds an earlier one, and a folder outside.
+/// An image, a layout that contains an earlier one, and a folder outside.
 struct Stage {
     served: Served,
     image: Written,
@@ -41,7 +41,7 @@ impl Stage {
         self.scratch.pull(&newest_skopeo(), &reference, &dest)
     }
 
-    /// Move a part of the layout outside, and leave a link to it.
+    /// Moves a part of the layout outside, and leaves a link to it.
     fn lead_out(&self, part: &str) {
         let inside = self.layout.folder().join(part);
         let outside = self.scratch.path("outside").join("part");
@@ -100,7 +100,7 @@ fn a_dangling_link_brings_forth_nothing_outside() {
 #[ignore = "needs skopeo"]
 fn a_blob_that_is_a_link_is_fetched_and_replaced() {
     let stage = Stage::new();
-    // Of the right size: followed, it would pass for the layer.
+    // The file has the right size, so it would pass for the layer if the link were followed.
     let layer = &stage.image.layers[1];
     let outside = stage.scratch.path("outside/file");
     let content = vec![7; usize::try_from(layer.size()).unwrap()];
@@ -169,7 +169,7 @@ fn a_folder_that_is_no_layout_keeps_what_looks_like_ours() {
 #[ignore = "needs skopeo"]
 fn files_and_folders_have_the_usual_modes_under_the_users_umask() {
     let served = Served::image("v1", &small_image(3)).0;
-    // Those of the other tests here are not looked at.
+    // The modes of the other tests are not checked.
     for mask in [0o022, 0o000, 0o077] {
         let scratch = Scratch::new();
         let layout = scratch.layout("new/image");
@@ -192,7 +192,7 @@ fn assert_modes(path: &Path, mask: u32) {
     let found = fs::symlink_metadata(path).unwrap();
     let expected = match path.file_name() {
         _ if found.is_dir() => 0o755,
-        // Only for those who may write into the folder.
+        // The lock is only for users who may write into the folder.
         Some(name) if name == ".longshore.lock" => 0o600,
         _ => 0o644,
     };

@@ -1,4 +1,4 @@
-//! Lists of images: each comes or fails by itself, under a name of its own.
+//! Lists of images: each image succeeds or fails on its own, under a name of its own.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -12,7 +12,7 @@ use crate::harness::{
 
 const IMAGES: u64 = 24;
 
-/// Images of three layers each, by the tags `i0`, `i1`, ...
+/// Serves images of three layers each, with the tags `i0`, `i1`, ...
 fn serve() -> Served {
     let served = Served::start();
     for image in 0..IMAGES {
@@ -47,7 +47,7 @@ fn name_of(reference: &str) -> String {
     reference.strip_prefix("docker://").unwrap().to_owned()
 }
 
-/// What it said on stderr; on stdout, there are the images that came.
+/// The text on stderr. stdout contains the images that were pulled.
 #[track_caller]
 fn failed(run: Run, code: i32) -> String {
     assert_eq!(run.status.code(), Some(code), "{run}");
@@ -78,7 +78,7 @@ fn one_that_is_missing_is_named_and_the_others_come() {
         let expected: BTreeSet<String> = references.iter().map(|image| name_of(image)).collect();
         assert_eq!(names(&layout), expected);
         layout.assert_valid();
-        // What is there is not fetched again.
+        // Blobs that are there are not fetched again.
         served.take_blob_gets();
         let run = pull(&scratch, &skopeo, &list, &layout.all());
         let run = run.arg("--json").run();
@@ -112,7 +112,7 @@ fn a_strict_pull_stops_at_the_first_failure() {
 fn images_of_the_command_line_that_may_fail_one_by_one() {
     let (skopeo, served, scratch) = (newest_skopeo(), serve(), Scratch::new());
     let (missing, one) = (served.reference("missing"), served.reference("i1"));
-    // Without it, neither comes.
+    // Without the option, neither image is pulled.
     let layout = scratch.layout("none");
     let run = scratch.pull(&skopeo, &missing, &one).arg(&layout.all());
     run.run().failed(1);
@@ -197,7 +197,7 @@ fn names_by_a_template_and_a_list_from_stdin() {
     assert_eq!(names(&layout), expected.into());
 }
 
-/// Before anything is fetched.
+/// A wrong list is noticed before anything is fetched.
 #[test]
 #[ignore = "needs skopeo"]
 fn what_is_wrong_with_a_list_is_wrong_usage() {
@@ -290,7 +290,7 @@ fn a_part_without_images_is_no_failure() {
     assert_eq!(came, 1);
 }
 
-/// Proxies for the one can't open the other, and there may be one proxy.
+/// Proxies for one transport can't open the other, and only one proxy is allowed.
 #[test]
 #[ignore = "needs skopeo"]
 fn images_of_two_transports_by_one_proxy() {

@@ -1,4 +1,4 @@
-//! Documents that are odd, and name their blobs all the same: what others pull whole, we do.
+//! Unusual documents that still name their blobs. Other tools pull such images, so this one does, too.
 
 use longshore::oci_spec::image::{Descriptor, MediaType};
 use serde_json::{Value, json};
@@ -6,7 +6,7 @@ use test_registry::store::Store;
 
 use crate::harness::{Layout, Scratch, Served, Skopeo, newest_skopeo, skopeos, small_image};
 
-/// Change the config and the manifest of a small image, and serve it as `v1`.
+/// Changes the config and the manifest of a small image, and serves it as `v1`.
 fn serve(config: impl FnOnce(&mut Value), manifest: impl FnOnce(&mut Value)) -> (Served, String) {
     let served = Served::start();
     served.add("v1", &small_image(1));
@@ -89,7 +89,7 @@ fn an_odd_manifest_is_stored_as_it_is() {
     }
 }
 
-/// `inspect` once named other layers than those that a runtime would take.
+/// `inspect` once named other layers than those that a container runtime would use.
 #[test]
 #[ignore = "needs skopeo"]
 fn a_manifest_that_two_readers_could_understand_differently_is_refused() {

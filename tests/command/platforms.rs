@@ -78,7 +78,7 @@ fn all_platforms_of_a_single_image_are_that_image() {
     layout.assert_valid();
 }
 
-/// An index of two images, and a change to it before it is served.
+/// Makes an index of two images, and changes it before it is served.
 fn changed_index(served: &Served, change: impl FnOnce(&mut Value)) -> String {
     let images = [
         small_image(1).platform("linux", "amd64"),
@@ -114,13 +114,13 @@ fn an_index_that_does_not_have_the_digest_it_was_asked_for_by_is_refused() {
             .args(["--platform", "all", "--retries", "1"])
             .run()
             .failed(1);
-        // skopeo 1.22 compares them itself.
+        // skopeo 1.22 compares the two itself.
         assert!(
             said.contains(&asked) || said.contains("does not match"),
             "{said}"
         );
         assert!(!layout.is_there());
-        // The other one is what the tag is for.
+        // The tag names the other one.
         scratch
             .pull(&skopeo, &by_tag, &layout.tagged("v1"))
             .args(["--platform", "all"])
@@ -208,7 +208,7 @@ fn an_odd_image_of_an_index_comes_with_the_others() {
         index["manifests"][1]["digest"] = json!(odd);
         index["manifests"][1]["size"] = json!(size);
     });
-    // As buildkit names what it attests.
+    // buildkit describes attestations in this way.
     let attested = small_image(3)
         .layer_blob("application/vnd.in-toto+json", "{}")
         .platform("unknown", "unknown");

@@ -1,5 +1,4 @@
-//! What `longshore pull` fetches, what it does not fetch again, and what it
-//! says about it.
+//! What `longshore pull` fetches, what it does not fetch again, and what it prints.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -15,7 +14,7 @@ use test_registry::image::Written;
 use test_registry::store::Store;
 use test_support::registry_process::RegistryProcess;
 
-/// The digests of an image's blobs, in order: all that a first pull asks for.
+/// The digests of the blobs of an image, in order: everything that a first pull asks for.
 fn blobs(image: &Written) -> Vec<String> {
     let layers = image.layers.iter().map(|layer| layer.digest().to_string());
     let mut blobs: Vec<_> = layers.chain([image.config_digest.to_string()]).collect();
@@ -91,7 +90,7 @@ fn the_report_has_these_fields_and_no_others() {
             .report();
 
         let config = fs::metadata(layout.blob(&image.config_digest)).unwrap();
-        // They depend on the machine.
+        // These values depend on the machine.
         for field in ["elapsed_ms", "peak_rss", "proxies"] {
             assert!(report[field].is_u64(), "{report}");
             report[field] = json!(0);
@@ -465,7 +464,7 @@ fn numbers_can_be_as_large_as_they_can_be_written() {
         .args(["--limit-rate", &large, "--proxies", &format!("1-{count}")])
         .run()
         .succeeded();
-    // More hours than seconds can be counted.
+    // The number of hours exceeds what seconds can express.
     pull()
         .args(["--stall-timeout", &format!("{large}h")])
         .run()

@@ -1,5 +1,5 @@
-//! An image of many real layers, out of a real registry, through each skopeo;
-//! what arrives is accepted by everybody else's tools.
+//! An image of many real layers, from a real registry, through each skopeo. Other tools must accept
+//! the result.
 
 use std::fs;
 use std::path::PathBuf;
@@ -16,10 +16,10 @@ use crate::harness::{
 use test_registry::image::Written;
 use test_support::registry_process::RegistryProcess;
 
-/// Fewer would not be much of a test.
+/// The minimum number of layers for a useful test.
 const LAYERS: usize = 60;
 
-/// The layers that `tests/real-image.sh` makes, from the bottom up.
+/// The layers that `tests/real-image.sh` makes, the base layer first.
 fn real_layers() -> Vec<PathBuf> {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/real-image.sh");
     let printed = output_of(Command::new("bash").arg(script));
@@ -39,8 +39,8 @@ fn real_image(layout: &Layout) -> Written {
     image.write(layout.folder(), "v1").unwrap()
 }
 
-/// Copy it with skopeo and `oras`, push it with `crane`, which then validates
-/// what is in the registry, and unpack it with `umoci`.
+/// Copies the image with skopeo and `oras`, pushes it with `crane`, which then validates the registry's copy,
+/// and unpacks it with `umoci`.
 fn assert_everybody_accepts(skopeo: &Skopeo, layout: &Layout, image: &Written, registry: &str) {
     assert_skopeo_accepts(skopeo, &layout.tagged("v1"));
     let digest = image.manifest_digest.to_string();
@@ -75,7 +75,7 @@ fn assert_everybody_accepts(skopeo: &Skopeo, layout: &Layout, image: &Written, r
         unpack.arg("--rootless");
     }
     output_of(unpack.arg(&bundle));
-    // What the lowest and the highest layer brought.
+    // These files come from the lowest and from the highest layer.
     for file in ["usr/sbin/adduser", "usr/sbin/update-xmlcatalog"] {
         assert!(bundle.join("rootfs").join(file).is_file(), "{file}");
     }

@@ -1,5 +1,5 @@
-//! A signature policy is kept, with any number of proxies: only what the right
-//! key has signed is pulled, and whoever is refused is told why.
+//! A signature policy is enforced, with any number of proxies. Only images that the right key has signed are
+//! pulled, and the error of any other pull names the reason.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -21,7 +21,7 @@ use test_support::tools;
 /// Two keys, and a server of signatures ("lookaside", containers-registries.d(5)).
 struct Signer {
     folder: TempDir,
-    /// Where the signatures can be fetched.
+    /// The address from which the signatures can be fetched.
     address: String,
 }
 
@@ -34,7 +34,7 @@ impl Signer {
         for who in ["right", "wrong"] {
             let home = signer.folder.path().join(who);
             fs::create_dir(&home).unwrap();
-            // gpg wants it private.
+            // gpg requires a private folder.
             fs::set_permissions(&home, PermissionsExt::from_mode(0o700)).unwrap();
             let mut generate = signer.gpg(who);
             generate.args(["--quick-generate-key", "signer@example.com", "ed25519"]);
@@ -51,7 +51,7 @@ impl Signer {
         gpg
     }
 
-    /// Whose signatures count.
+    /// A policy by which only signatures of this identity count.
     fn policy(&self, identity: &str) -> PathBuf {
         let key = self.folder.path().join("key.gpg");
         fs::write(&key, output_of(self.gpg("right").arg("--export"))).unwrap();
@@ -75,7 +75,7 @@ impl Signer {
         self.folder.path().join(folder)
     }
 
-    /// Sign what a tag of the registry stands for.
+    /// Signs the image that a tag of the registry names.
     fn sign(&self, who: &str, served: &Served, tag: &str, image: &Written) {
         let mut list = self.gpg(who);
         let keys = output_of(list.args(["--list-keys", "--with-colons"]));
@@ -105,7 +105,7 @@ impl Signer {
         let settings = home.join(".config/containers/registries.d");
         fs::create_dir_all(&settings).unwrap();
         let lookaside = json!({ "default-docker": { "lookaside": self.address } });
-        // JSON is YAML.
+        // JSON is also valid YAML.
         fs::write(settings.join("test.yaml"), lookaside.to_string()).unwrap();
         let dest = scratch.layout("image").tagged("v1");
         scratch
@@ -117,7 +117,7 @@ impl Signer {
 
 impl Drop for Signer {
     fn drop(&mut self) {
-        // Each home's agent, which signing has started.
+        // Signing has started an agent for each home.
         for who in ["right", "wrong"] {
             let mut kill = Command::new("gpgconf");
             kill.env("GNUPGHOME", self.folder.path().join(who));
@@ -126,13 +126,13 @@ impl Drop for Signer {
     }
 }
 
-/// Serve a folder's files.
+/// Serves the files of a folder.
 fn serve(folder: PathBuf) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());
     thread::spawn(move || {
         for connection in listener.incoming() {
-            // A client that went away is not missed.
+            // A client that has gone away is ignored.
             let _ = answer(&folder, connection.unwrap());
         }
     });
@@ -161,10 +161,10 @@ fn answer(folder: &Path, mut connection: TcpStream) -> std::io::Result<()> {
     connection.write_all(&body)
 }
 
-/// The tag alone, or any tag and digest of the repository.
+/// The policy matches the tag alone, or any tag and digest of the repository.
 const IDENTITIES: [&str; 2] = ["matchExact", "matchRepoDigestOrExact"];
 
-/// Those that check a policy at all.
+/// The skopeos that check a policy at all.
 fn checking_skopeos() -> [Skopeo; 2] {
     let [_, middle, newest] = skopeos();
     [middle, newest]
@@ -190,7 +190,7 @@ fn a_policy_that_would_not_be_checked_is_an_error() {
     assert_eq!(served.registry.manifest_gets(), 0);
 }
 
-/// The policy of the user, who has one that refuses everything.
+/// Sets the policy of the user, instead of one that refuses everything.
 fn with_own_policy(scratch: &Scratch, run: Longshore, policy: &str) -> Longshore {
     let home = scratch.path("home-with-policy");
     let folder = home.join(".config/containers");
@@ -222,7 +222,7 @@ fn a_policy_of_the_system_that_is_not_checked_is_told_at_each_pull() {
             assert_eq!(run.stderr.contains(warning), warned, "{run}");
         }
     }
-    // Whoever asks for it gets an error instead; a skopeo that checks needs no warning.
+    // `--require-policy` turns this into an error. A skopeo that checks the policy needs no warning.
     for skopeo in skopeos() {
         let pull = scratch.pull(&skopeo, &image, "oci:required");
         let pull = with_own_policy(&scratch, pull, REJECT).arg("--require-policy");
@@ -248,7 +248,7 @@ fn a_signed_image_passes_also_with_many_proxies() {
                 let scratch = Scratch::new();
                 let pull = signer.pull(&scratch, &skopeo, &served.reference("v1"), identity);
                 let report = pull.args(["--proxies", proxies]).report();
-                // How many of them come to work is a matter of time.
+                // How many proxies do some work depends on timing.
                 let several = report["proxies"].as_u64().unwrap() > 1;
                 assert_eq!(several, proxies == "8", "{skopeo:?} {identity}");
                 scratch.layout("image").assert_valid();
@@ -257,7 +257,7 @@ fn a_signed_image_passes_also_with_many_proxies() {
     }
 }
 
-/// The pull fails with the policy's reason, and at once.
+/// Checks that the pull fails with the reason of the policy, and at once.
 #[track_caller]
 fn assert_refused(signer: &Signer, served: &Served, why: &str, reasons: &[&str]) {
     for skopeo in checking_skopeos() {
@@ -266,8 +266,8 @@ fn assert_refused(signer: &Signer, served: &Served, why: &str, reasons: &[&str])
             let before = served.registry.manifest_gets();
             let pull = signer.pull(&scratch, &skopeo, &served.reference("v1"), IDENTITIES[1]);
             let said = pull.args(["--proxies", proxies]).run().failed(1);
-            let told = reasons.iter().any(|reason| said.contains(reason));
-            assert!(told, "{why}: {said}");
+            let named = reasons.iter().any(|reason| said.contains(reason));
+            assert!(named, "{why}: {said}");
             assert!(said.contains("--policy"), "{why} has no hint: {said}");
             let asked = served.registry.manifest_gets() - before;
             // Further proxies may have begun, each with a try of its own.
@@ -313,7 +313,7 @@ fn a_tag_that_was_swapped_is_refused() {
     let other = served.add("v1", &small_image(5));
     assert_refused(&signer, &served, "swapped", &["A signature was required"]);
 
-    // Whoever can swap a tag may be able to copy a signature, too.
+    // Somebody who can swap a tag may be able to copy a signature, too.
     fs::rename(signer.place(&image), signer.place(&other)).unwrap();
     assert_refused(
         &signer,

@@ -1,5 +1,5 @@
-//! stdout, stderr and signals: whoever does not read what the command says, or has stopped reading it,
-//! breaks nothing and holds nothing up.
+//! stdout, stderr and signals: a reader that is slow, or has closed its end, breaks nothing and holds
+//! up nothing.
 
 use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
@@ -15,7 +15,7 @@ fn full() -> File {
     OpenOptions::new().write(true).open("/dev/full").unwrap()
 }
 
-/// A pipe that has no room, and its reader.
+/// A full pipe, and its reader.
 fn full_pipe() -> (PipeReader, std::os::fd::OwnedFd) {
     let (reader, mut writer) = pipe().unwrap();
     let flags = OFlag::from_bits_retain(fcntl(&writer, FcntlArg::F_GETFL).unwrap());
@@ -25,7 +25,7 @@ fn full_pipe() -> (PipeReader, std::os::fd::OwnedFd) {
     (reader, writer.into())
 }
 
-/// A pipe whose reader has gone.
+/// A pipe whose reader has closed its end.
 fn unread_pipe() -> std::os::fd::OwnedFd {
     pipe().unwrap().1.into()
 }
@@ -96,7 +96,7 @@ fn a_stderr_that_is_full_or_that_nobody_reads_breaks_no_pull() {
             complete(&layout);
         }
     }
-    // Nor does a failure become another one.
+    // A failure stays the same failure, too.
     let scratch = Scratch::new();
     for stderr in [full().into(), unread_pipe()] {
         let pull = scratch.pull(&newest_skopeo(), "oci:nowhere:v1", "oci:image");
@@ -130,7 +130,7 @@ fn a_signal_ends_a_pull_of_whose_words_nobody_reads_any() {
     }
 }
 
-/// `nohup`, and `trap '' INT` of a shell.
+/// `nohup` and a shell's `trap '' INT` ignore signals in this way.
 #[test]
 #[ignore = "needs skopeo"]
 fn a_signal_that_was_ignored_at_the_start_stays_ignored() {

@@ -1,11 +1,10 @@
-//! Command lines that can't be meant: code 2, a word on what would be right,
-//! and nothing is started.
+//! Wrong command lines end with code 2 and a hint, and nothing is started.
 
 use std::fs;
 
 use crate::harness::Scratch;
 
-/// With a skopeo that would be missed if it were needed.
+/// Runs the command with a skopeo that does not exist, so that using it would fail.
 #[track_caller]
 fn refused(scratch: &Scratch, args: &[&str], words: &str) {
     let run = scratch.longshore().env("PATH", "/nowhere");

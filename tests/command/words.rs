@@ -1,4 +1,4 @@
-//! What others say, in messages, logs, events and reports: it controls no terminal and tells no secret.
+//! Text from outside in messages, logs, events and reports: it controls no terminal and reveals no secret.
 
 use std::fs;
 
@@ -8,7 +8,7 @@ use crate::harness::{Answer, ImageBuilder, Scratch, answering, script, skopeos, 
 
 const SECRET: &str = "X-Amz-Signature=s3cret";
 
-/// Escape sequences, C1, and Unicode's directions.
+/// Escape sequences, C1 controls, and Unicode's directional formatting.
 const HOSTILE: &str =
     "go\u{1b}[2J\u{1b}]0;title\u{7}\u{9b}31m \u{202e}away\u{2066}\r\nlongshore: fine";
 
@@ -23,8 +23,8 @@ fn assert_harmless(what: &str, text: &str) {
     assert!(!text.contains("s3cret"), "{what}: {text:?}");
 }
 
-/// A registry with an image whose layers are refused: in hostile words, or by a redirection to a
-/// pre-signed address at which nobody listens.
+/// A registry with an image whose layers are refused: with hostile text, or by a redirection to a pre-signed
+/// address at which no server listens.
 fn registry(scratch: &Scratch, redirects: bool) -> String {
     let folder = scratch.path("source");
     let image = small_image(1).write(&folder, "v1").unwrap();

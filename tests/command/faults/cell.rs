@@ -1,4 +1,4 @@
-//! One fault, one skopeo: a pull, and a look at what became of it.
+//! One fault with one skopeo: a pull, and a check of the result.
 
 use std::any::Any;
 use std::time::{Duration, Instant};
@@ -8,29 +8,28 @@ use crate::harness::{Layout, Longshore, Run, Running, Scratch, Served, Skopeo, s
 use test_registry::image::Written;
 use test_registry::server::Options;
 
-/// What a pull may take beyond what it is said to wait for: only one that hangs
-/// takes longer.
+/// What a pull may take beyond its expected waits. Only a pull that hangs takes longer.
 const SLACK: Duration = Duration::from_secs(50);
 
-/// The timeouts that are not to be met.
+/// The value of timeouts that must not expire.
 const PATIENCE: Duration = Duration::from_secs(45);
 
-/// What shows that something is tried again, and that a pipe keeps its size.
+/// The log that shows retries, and whether a pipe keeps its size.
 const LOG: &str = "longshore::fetch=debug,longshore::drain=trace";
 
-/// What must stay as long as the pull runs, and until all is looked at.
+/// A value that must live until the pull has ended and everything is checked.
 pub(crate) type Guard = Box<dyn Any>;
 
-/// Prepares the ground for a pull, and perhaps makes it another one.
+/// Prepares a pull, and may replace it by another one.
 pub(crate) type Before = fn(&Cell, Longshore) -> (Longshore, Guard);
 
-/// A fault, and what it should come to.
+/// A fault, and the expected outcome.
 pub(crate) struct Fault {
     pub(crate) name: String,
-    /// For each skopeo, the oldest first.
+    /// The outcome with each skopeo, the oldest first.
     pub(crate) outcomes: [Outcome; 3],
     pub(crate) bound: Bound,
-    /// The test registry's faults.
+    /// The faults of the test registry.
     faults: Vec<String>,
     options: Vec<&'static str>,
     repeats: u32,
@@ -56,19 +55,19 @@ impl Fault {
         }
     }
 
-    /// The registry's, as `registry --fault` takes it.
+    /// Adds a fault of the registry, as `registry --fault` reads it.
     pub(crate) fn fault(mut self, fault: &str) -> Self {
         self.faults.push(fault.to_owned());
         self
     }
 
-    /// Of the pull.
+    /// Sets the options of the pull.
     pub(crate) fn options(mut self, options: &[&'static str]) -> Self {
         self.options.extend(options);
         self
     }
 
-    /// How many it is allowed.
+    /// The number of retries that are allowed.
     pub(crate) fn retries(&self) -> &str {
         let option = self
             .options
@@ -77,38 +76,38 @@ impl Fault {
         option.map_or("4", |option| self.options[option + 1])
     }
 
-    /// Have it so many times: it depends on chance.
+    /// Repeats the fault this many times, because it depends on chance.
     pub(crate) fn repeats(mut self, times: u32) -> Self {
         self.repeats = times;
         self
     }
 
-    /// Put another image into the registry.
+    /// Puts another image into the registry.
     pub(crate) fn image(mut self, image: fn(&Served)) -> Self {
         self.image = Some(image);
         self
     }
 
-    /// Prepare the ground.
+    /// Adds a preparation.
     pub(crate) fn before(mut self, before: Before) -> Self {
         self.before = Some(before);
         self
     }
 
-    /// Do something while it runs.
+    /// Adds something to do while the pull runs.
     pub(crate) fn during(mut self, during: fn(&Cell, &mut Running)) -> Self {
         self.during = Some(during);
         self
     }
 
-    /// Look at something more.
+    /// Adds a check.
     pub(crate) fn after(mut self, after: fn(&Cell, &Run)) -> Self {
         self.after = Some(after);
         self
     }
 
-    /// Have it with one of the skopeos. What it came to, as the table has it.
-    /// Panics if that is not what it should.
+    /// Runs the fault with one of the skopeos. Returns the outcome as the table shows it. Panics if the
+    /// outcome is not the expected one.
     pub(crate) fn seen_with(&self, skopeo: &Skopeo, which: usize) -> String {
         let outcome = self.outcomes[which];
         for _ in 0..self.repeats {
@@ -118,14 +117,14 @@ impl Fault {
     }
 }
 
-/// What a fault is had with.
+/// The environment in which a fault is run.
 pub(crate) struct Cell {
     pub(crate) skopeo: Skopeo,
     pub(crate) scratch: Scratch,
     pub(crate) served: Served,
     pub(crate) image: Written,
     pub(crate) layout: Layout,
-    /// What is pulled.
+    /// The reference that is pulled.
     pub(crate) reference: String,
 }
 
@@ -196,7 +195,7 @@ impl Cell {
         drop(guard);
     }
 
-    /// It is valid, and has what it should.
+    /// Checks that the layout is valid, and contains what it should.
     fn look_at_the_layout(&self, outcome: Outcome) {
         match outcome {
             Outcome::Right(_) => self.assert_whole(),
@@ -220,7 +219,7 @@ impl Cell {
         }
     }
 
-    /// The image is there, as the registry has it.
+    /// Checks that the image is there, as the registry has it.
     fn assert_whole(&self) {
         self.layout.assert_valid();
         assert_eq!(self.layout.strangers(), [""; 0]);

@@ -1,4 +1,4 @@
-//! Images whose manifests a registry should not have.
+//! Images with manifests that no registry should have.
 
 use std::fs;
 
@@ -9,7 +9,7 @@ use crate::harness::{Layout, Served, small_image};
 use test_registry::image::write_index;
 use test_registry::store::Store;
 
-/// Change the manifest of `v1`.
+/// Changes the manifest of `v1`.
 fn edit(served: &Served, change: impl FnOnce(&mut Value)) {
     let layout = Layout::new(served.folder.path().to_owned());
     let mut manifest = layout.manifest("v1");
@@ -65,7 +65,7 @@ pub(crate) fn enormous_layer_size(served: &Served) {
     });
 }
 
-/// The largest that a JSON number can tell exactly.
+/// The size is the largest integer that every JSON number can represent exactly.
 pub(crate) fn large_layer_size(served: &Served) {
     edit(served, |manifest| {
         manifest["layers"][1]["size"] = json!((1_u64 << 53) - 1);
@@ -110,7 +110,7 @@ pub(crate) fn manifest_without_config(served: &Served) {
     });
 }
 
-/// Another config, in place of the image's.
+/// Replaces the config of the image.
 fn config(served: &Served, bytes: &[u8]) {
     let store = Store::open(served.folder.path()).unwrap();
     let blob = store.put(bytes).unwrap();
@@ -120,7 +120,7 @@ fn config(served: &Served, bytes: &[u8]) {
     });
 }
 
-/// A config that has what it is said to have, but is none. It is stored as it is.
+/// The config matches its descriptor, but is not JSON. It is stored unchanged.
 pub(crate) fn config_is_no_json(served: &Served) {
     config(served, b"<html></html>");
 }
@@ -145,7 +145,7 @@ pub(crate) fn null_annotation(served: &Served) {
     });
 }
 
-/// Go takes the one that comes last, others the one in lower case.
+/// Go uses the last of the two lists, and other parsers the one in lower case.
 pub(crate) fn two_lists_of_layers(served: &Served) {
     edit(served, |manifest| manifest["Layers"] = json!([]));
 }
@@ -170,7 +170,7 @@ pub(crate) fn foreign_layer(served: &Served) {
     });
 }
 
-/// The layer's blob is not at the registry.
+/// The blob of the layer is not at the registry.
 pub(crate) fn layer_is_missing(served: &Served) {
     let layout = Layout::new(served.folder.path().to_owned());
     let manifest = layout.manifest("v1");
@@ -178,7 +178,7 @@ pub(crate) fn layer_is_missing(served: &Served) {
     fs::remove_file(layout.blob(digest)).unwrap();
 }
 
-/// For another platform than any machine's.
+/// The index contains only images for a platform that no machine has.
 pub(crate) fn index_without_our_platform(served: &Served) {
     let image = small_image(1).platform("plan9", "mips");
     write_index(served.folder.path(), "v1", &[image]).unwrap();

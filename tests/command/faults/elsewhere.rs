@@ -1,4 +1,4 @@
-//! Registries that are not there, or not what was asked for.
+//! Registries that are not there, or are not what was asked for.
 
 use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, TcpListener, UdpSocket};
@@ -10,7 +10,7 @@ use super::cell::{Cell, Guard};
 use crate::harness::Longshore;
 use test_support::tools::{self, succeed};
 
-/// The same pull, of another image.
+/// The same pull of another image.
 fn of(cell: &Cell, reference: &str, tls: &str) -> Longshore {
     let pull = cell.scratch.longshore();
     let skopeo = cell.skopeo.path.to_str().unwrap();
@@ -19,7 +19,7 @@ fn of(cell: &Cell, reference: &str, tls: &str) -> Longshore {
         .arg(tls)
 }
 
-/// Nobody listens there.
+/// No server listens at that address.
 pub(crate) fn refused(cell: &Cell, _: Longshore) -> (Longshore, Guard) {
     let gone = TcpListener::bind("127.0.0.1:0").unwrap();
     let reference = format!("docker://{}/a/b:c", gone.local_addr().unwrap());
@@ -28,11 +28,11 @@ pub(crate) fn refused(cell: &Cell, _: Longshore) -> (Longshore, Guard) {
     (of(cell, &reference, tls), Box::new(()))
 }
 
-/// There is no such name (RFC 6761: `.invalid`): so says a name server of ours,
-/// for nobody's real one is to be asked.
+/// The name does not exist (RFC 6761: `.invalid`). A name server of this test says so, because no real one
+/// may be asked.
 pub(crate) fn no_such_name(cell: &Cell, _: Longshore) -> (Longshore, Guard) {
     static NAME_SERVER: Once = Once::new();
-    // glibc and Go know no other port than 53, so it has an address of its own.
+    // glibc and Go support no port other than 53, so the name server has an address of its own.
     let [_, a, b, c] = std::process::id().to_be_bytes();
     let address = Ipv4Addr::new(127, 64 | a, b, c);
     NAME_SERVER.call_once(|| {
@@ -42,7 +42,7 @@ pub(crate) fn no_such_name(cell: &Cell, _: Longshore) -> (Longshore, Guard) {
             let mut packet = [0; 512];
             loop {
                 let (length, from) = server.recv_from(&mut packet).unwrap();
-                // The question, with the bits for an answer: there is none (RFC 1035, 4.1.1).
+                // This turns the question into an answer without records (RFC 1035, 4.1.1).
                 packet[2] |= 0x80;
                 packet[3] = 0x83;
                 let _ = server.send_to(&packet[..length], from);
@@ -58,13 +58,13 @@ pub(crate) fn no_such_name(cell: &Cell, _: Longshore) -> (Longshore, Guard) {
     (pull.under("unshare", under), Box::new(()))
 }
 
-/// It speaks plain HTTP.
+/// The registry speaks plain HTTP.
 pub(crate) fn plain_http(cell: &Cell, _: Longshore) -> (Longshore, Guard) {
     let tls = "--tls-verify=true";
     (of(cell, &cell.reference, tls), Box::new(()))
 }
 
-/// Its certificate is signed by nobody but itself.
+/// The certificate is self-signed.
 pub(crate) fn self_signed(cell: &Cell, _: Longshore) -> (Longshore, Guard) {
     let (key, certificate) = (cell.scratch.path("key"), cell.scratch.path("certificate"));
     let openssl = tools::system("openssl");
@@ -94,14 +94,14 @@ pub(crate) fn self_signed(cell: &Cell, _: Longshore) -> (Longshore, Guard) {
     let lines = BufReader::new(server.0.stdout.take().unwrap()).lines();
     let mut accepting = lines.map_while(Result::ok);
     let address = accepting.find_map(|line| Some(line.strip_prefix("ACCEPT ")?.to_owned()));
-    // It writes on, and must not meet a closed pipe.
+    // The server goes on writing, and must not meet a closed pipe.
     thread::spawn(move || accepting.for_each(drop));
     let reference = format!("docker://{}/a/b:c", address.unwrap());
     let tls = "--tls-verify=true";
     (of(cell, &reference, tls), Box::new(server))
 }
 
-/// A server of ours. Dropped, it is killed.
+/// A server of this test. Dropping it kills it.
 struct Server(Child);
 
 impl Drop for Server {
@@ -111,7 +111,7 @@ impl Drop for Server {
     }
 }
 
-/// A name that no image has.
+/// The reference is malformed.
 pub(crate) fn malformed_name(cell: &Cell, _: Longshore) -> (Longshore, Guard) {
     let reference = cell.reference.replace("/image", "/Image");
     (of(cell, &reference, "--tls-verify=false"), Box::new(()))

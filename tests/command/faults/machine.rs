@@ -1,4 +1,4 @@
-//! What our own machine denies: space, descriptors, pipe buffers, folders, a steady clock.
+//! What this machine may deny: disk space, descriptors, pipe buffers, folders, a steady clock.
 
 use std::fs;
 use std::io::{BufRead, BufReader, PipeReader, PipeWriter};
@@ -15,7 +15,7 @@ use crate::harness::{ImageBuilder, Longshore, Run, Running, Served};
 use test_support::process::as_another_test;
 use test_support::tools;
 
-/// A small file system. Dropped, it is gone.
+/// A small file system. Dropping it unmounts it.
 struct Disk(PathBuf);
 
 impl Disk {
@@ -54,7 +54,7 @@ pub(crate) fn larger_image(served: &Served) {
     served.add("small", &crate::harness::small_image(5));
 }
 
-/// The disk has room for one of the images, and not for the other one, too.
+/// The disk has space for one of the images, but not for both.
 pub(crate) fn full_disk(cell: &Cell, pull: Longshore) -> (Longshore, Guard) {
     let disk = Disk::mount(cell.layout.folder(), "size=1m");
     let small = cell.served.reference("small");
@@ -71,7 +71,7 @@ pub(crate) fn the_first_image_is_still_there(cell: &Cell, _: &Run) {
 
 /// No file may have more than 512 KiB.
 pub(crate) fn small_files(_: &Cell, pull: Longshore) -> (Longshore, Guard) {
-    // Without the signal, which would end it as it would end any program.
+    // The signal is ignored, because it would end the command like any program.
     let script = r#"trap "" XFSZ; ulimit -f 1024; exec "$@""#;
     (pull.under("sh", ["-c", script, "sh"]), Box::new(()))
 }
@@ -102,8 +102,7 @@ pub(crate) fn no_temporary_folder(_: &Cell, pull: Longshore) -> (Longshore, Guar
     (pull.env("TMPDIR", "/dev/null/tmp"), Box::new(()))
 }
 
-/// Neither home nor caches can be written to. (What skopeo has for root, it does
-/// not see in any pull.)
+/// Neither home nor caches are writable. (In no pull does skopeo see root's cache.)
 pub(crate) fn no_cache(cell: &Cell, pull: Longshore) -> (Longshore, Guard) {
     let home = cell.scratch.path("home");
     let disk = Disk::mount(&home, "ro,size=1m");
@@ -129,10 +128,10 @@ pub(crate) fn few_descriptors(_: &Cell, pull: Longshore) -> (Longshore, Guard) {
     )
 }
 
-/// An ordinary user that has so many pipe pages that pipes can't be made larger
-/// any more, and new ones get two pages (pipe(7), `pipe-user-pages-soft`). They
-/// count for each user, so it is one that nobody else is. Programs and folders
-/// here are root's, so it may go everywhere.
+/// Runs the command as an ordinary user who already has so many pipe pages that pipes can't be made larger,
+/// and new ones get two pages (pipe(7), `pipe-user-pages-soft`). The pages count for each user, so the user
+/// must be one that nobody else is. Programs and folders here belong to root, so the user may
+/// access everything.
 const LIKE_AN_ORDINARY_USER: [&str; 7] = [
     "--reuid=54321",
     "--regid=54321",
@@ -144,7 +143,7 @@ const LIKE_AN_ORDINARY_USER: [&str; 7] = [
 ];
 
 pub(crate) fn no_pipe_pages(_: &Cell, pull: Longshore) -> (Longshore, Guard) {
-    // One for all pulls. It ends when its stdin is closed, so with us.
+    // One process serves all pulls. It ends when its stdin is closed, so with this process.
     static HOG: OnceLock<Child> = OnceLock::new();
     HOG.get_or_init(|| {
         let hog = as_another_test(module_path!(), "helper_takes_all_pipe_pages");
@@ -173,7 +172,7 @@ pub(crate) fn the_pipes_kept_their_size(_: &Cell, run: &Run) {
     assert!(run.stderr.contains(kept), "{run}");
 }
 
-/// What takes them, as that user.
+/// Takes all pipe pages of that user.
 #[test]
 #[ignore = "it is started, and ended, by another test"]
 fn helper_takes_all_pipe_pages() {
@@ -188,15 +187,15 @@ fn helper_takes_all_pipe_pages() {
     };
     assert_eq!(refused, Errno::EPERM);
     println!("READY");
-    // Until the other test's process ends, and with it the reader of our stdout.
+    // This waits until the process of the other test ends, and with it the reader of our stdout.
     std::io::stdin().read_line(&mut String::new()).unwrap();
     std::process::exit(0);
 }
 
-/// The wall clock is this file's to say, for us and not for skopeo: Go does not
-/// ask the C library, and the library would not load under another one.
+/// This file determines the wall clock of the command, but not that of skopeo: Go does not ask the C library,
+/// and the library would not load under another one.
 pub(crate) fn a_clock_of_its_own(cell: &Cell, _: Longshore) -> (Longshore, Guard) {
-    // Once for all: two at a time get into each other's way.
+    // The library is built once, because two builds at the same time disturb each other.
     static LIBRARY: OnceLock<String> = OnceLock::new();
     fs::write(clock(cell), "+0\n").unwrap();
     let mut skopeo = cell.skopeo.clone();
@@ -233,7 +232,7 @@ fn set_clock(cell: &Cell, offset: &str) {
     fs::rename(new, clock(cell)).unwrap();
 }
 
-/// A year and more forward.
+/// The clock jumps forward by more than a year.
 pub(crate) fn clock_jumps_forward(cell: &Cell, running: &mut Running) {
     jump(cell, running, "+400d");
 }
@@ -242,7 +241,7 @@ pub(crate) fn clock_jumps_back(cell: &Cell, running: &mut Running) {
     jump(cell, running, "-400d");
 }
 
-/// While it waits for a blob that has stalled.
+/// The clock jumps while the command waits for a blob that has stalled.
 fn jump(cell: &Cell, running: &mut Running, offset: &str) {
     let stalled = cell.image.layers[1].digest();
     running.gate("the blob is asked for", |_| {
@@ -251,7 +250,7 @@ fn jump(cell: &Cell, running: &mut Running, offset: &str) {
     set_clock(cell, offset);
 }
 
-/// What it logged when it tried again has another year: the clock did jump.
+/// The log line about the retry has another year, so the clock did jump.
 pub(crate) fn the_clock_did_jump(_: &Cell, run: &Run) {
     let year = |line: &str| line.get(..4)?.parse::<u32>().ok();
     let again = run.stderr.lines().find(|line| line.contains("will retry"));
@@ -263,7 +262,7 @@ pub(crate) fn the_clock_did_jump(_: &Cell, run: &Run) {
     assert_ne!(logged, now, "{run}");
 }
 
-/// Write this file, and name it behind that option.
+/// Writes this file, and passes its name with this option.
 fn with_file(cell: &Cell, pull: Longshore, option: &str, text: &str) -> (Longshore, Guard) {
     let file = cell.scratch.path("given.json");
     fs::write(&file, text).unwrap();
@@ -278,7 +277,7 @@ pub(crate) fn broken_auth_file(cell: &Cell, pull: Longshore) -> (Longshore, Guar
     with_file(cell, pull, "--authfile", "{\"auths\":")
 }
 
-/// A pipe that is written once.
+/// The auth file is a pipe that is written once.
 pub(crate) fn auth_file_is_a_pipe(cell: &Cell, pull: Longshore) -> (Longshore, Guard) {
     let pipe = cell.scratch.path("pipe");
     nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
@@ -290,7 +289,7 @@ pub(crate) fn auth_file_is_a_pipe(cell: &Cell, pull: Longshore) -> (Longshore, G
     )
 }
 
-/// `/dev/full`.
+/// stderr is `/dev/full`.
 pub(crate) fn stderr_is_full(_: &Cell, pull: Longshore) -> (Longshore, Guard) {
     let full = fs::OpenOptions::new()
         .write(true)

@@ -1,6 +1,6 @@
 //! The fault matrix: each fault of the table, with each of the three skopeos, through the command.
-//! What they come to is written into `tests/command/faults/FAULTS.md`, and the test fails if it says
-//! something else; `LONGSHORE_WRITE_FAULTS=1` has it written anew.
+//! `tests/command/faults/FAULTS.md` contains the outcomes, and the test fails if that file says something
+//! else. `LONGSHORE_WRITE_FAULTS=1` writes it again.
 
 mod cell;
 mod documents;
@@ -19,7 +19,7 @@ use std::thread;
 
 use crate::harness::skopeos;
 
-/// Pulls at the same time: they mostly wait.
+/// The number of pulls at the same time. Most of the time they wait.
 const AT_ONCE: usize = 20;
 
 #[test]
@@ -27,7 +27,7 @@ const AT_ONCE: usize = 20;
 fn every_fault_comes_to_what_the_table_says() {
     let sections = table::sections();
     let skopeos = skopeos();
-    // Chosen by name, for work on a few of them.
+    // A name selects some faults, for work on them.
     let wanted = std::env::var("LONGSHORE_FAULT").unwrap_or_default();
     let cells: Vec<_> = sections
         .iter()

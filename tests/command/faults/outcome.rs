@@ -1,4 +1,4 @@
-//! What a pull under a fault comes to: as it should be, and as it was seen.
+//! The outcome of a pull under a fault: as expected, and as observed.
 
 use std::fmt;
 use std::os::unix::process::ExitStatusExt;
@@ -8,19 +8,18 @@ use nix::sys::signal::Signal;
 
 use crate::harness::Run;
 
-/// `--stall-timeout` of the pulls that are to wait for it. No honest blob of a
-/// busy machine takes as long.
+/// The `--stall-timeout` of the pulls that wait for it. A correct blob on a busy machine is never that late.
 pub(crate) const STALL: Duration = Duration::from_secs(4);
-/// `--call-timeout` of those that wait for that one.
+/// The `--call-timeout` of the pulls that wait for it.
 pub(crate) const CALL: Duration = Duration::from_secs(5);
 
-/// How often something was tried again.
+/// How often something was retried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Retries {
     Exactly(usize),
-    /// At least once; how often is a matter of chance.
+    /// At least once. How often depends on chance.
     Some,
-    /// Perhaps: that is a matter of chance.
+    /// Perhaps. That depends on chance.
     Any,
 }
 
@@ -45,17 +44,17 @@ impl fmt::Display for Retries {
     }
 }
 
-/// How a pull is to end.
+/// How a pull must end.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Outcome {
     /// The whole image is in the layout.
     Right(Retries),
-    /// Exit code 1, and these words are in what it says last.
+    /// Exit code 1, and these words in the last lines of stderr.
     Wrong(Retries, &'static str),
-    /// Told to end by this signal, it does, with the exit code that goes with
-    /// it; or by the signal itself, before it can take it.
+    /// The command ends after this signal, with the exit code for it. If the signal comes before the handler
+    /// exists, the signal itself ends the command.
     Interrupted(Signal),
-    /// Killed, of course. What it left is valid, and the next pull completes it.
+    /// The command is killed. What it has left is valid, and the next pull completes it.
     Killed,
 }
 
@@ -71,7 +70,7 @@ impl fmt::Display for Outcome {
 }
 
 impl Outcome {
-    /// The run came to this.
+    /// Checks that the run had this outcome.
     #[track_caller]
     pub(crate) fn assert_seen(self, run: &Run) {
         let last = last_words(run);
@@ -79,7 +78,7 @@ impl Outcome {
         let fits = match self {
             Self::Right(retries) => run.status.success() && retries.include(seen),
             Self::Wrong(retries, words) => {
-                // In a line, and perhaps another one of what to do.
+                // The error has one line, and perhaps another one about what to do.
                 run.status.code() == Some(1)
                     && retries.include(seen)
                     && last.starts_with("longshore: can't pull ")
@@ -100,7 +99,7 @@ impl Outcome {
     }
 }
 
-/// What it said when it ended, without what it logged.
+/// The last lines of stderr, without the log.
 fn last_words(run: &Run) -> String {
     let lines = run.stderr.lines();
     lines
@@ -109,30 +108,29 @@ fn last_words(run: &Run) -> String {
         .join("\n")
 }
 
-/// All that it tried again, the opening of the image included: of that there
-/// are no events, but both are logged.
+/// The number of retries, including those of the opening of the image. Openings have no events, but both
+/// are logged.
 pub(crate) fn retries(run: &Run) -> usize {
     let lines = run.stderr.lines();
     lines.filter(|line| line.contains("will retry")).count()
 }
 
-/// The most that a pull waits for, apart from what is under way. Only a pull
-/// that hangs takes noticeably longer.
+/// The longest wait of a pull, apart from the work itself. Only a pull that hangs takes noticeably longer.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Bound {
-    /// Nothing.
+    /// No wait.
     None,
-    /// So many stall timeouts, one after the other.
+    /// This many stall timeouts, one after the other.
     Stalls(u32),
-    /// So many call timeouts.
+    /// This many call timeouts.
     Calls(u32),
     /// The waits between retries.
     Backoff,
-    /// What the registry asks skopeo to wait, or skopeo waits by itself.
+    /// Seconds that skopeo waits, because the registry asks it to or by itself.
     Skopeo(u64),
-    /// What the server takes.
+    /// Seconds that the server takes.
     Server(u64),
-    /// From `SIGTERM` to `SIGKILL`, and the end of file operations.
+    /// The time from `SIGTERM` to `SIGKILL`, and for the end of file operations.
     Grace,
 }
 

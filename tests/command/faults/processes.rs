@@ -1,4 +1,4 @@
-//! Signals, to us and to skopeo.
+//! Signals to the command and to skopeo.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,11 +12,11 @@ use nix::unistd::Pid;
 use super::cell::{Cell, Guard};
 use crate::harness::{ImageBuilder, Longshore, Run, Running, newest_skopeo, skopeo_copy};
 
-/// A pull of the small image takes less, most of the time.
+/// Most of the time, a pull of the small image takes less than this many milliseconds.
 const MOMENTS: u64 = 400;
 
 fn random_moment() {
-    // The moment is not reproducible by a seed, so there is none.
+    // A seed would not make the time reproducible, so there is none.
     sleep(Duration::from_millis(fastrand::u64(0..MOMENTS)));
 }
 
@@ -47,13 +47,13 @@ pub(crate) fn stop_skopeo_and_kill_us(cell: &Cell, running: &mut Running) {
 
 pub(crate) fn kill_skopeo_at_a_random_moment(_: &Cell, running: &mut Running) {
     random_moment();
-    // There may be none yet, or no more.
+    // There may be no proxy yet, or none any more.
     for proxy in running.living_proxies() {
         send(proxy.pid, Signal::SIGKILL);
     }
 }
 
-/// It may just have ended, for want of work.
+/// The process may just have ended, because there was nothing to do.
 fn send(pid: u32, what: Signal) {
     let sent = kill(Pid::from_raw(pid.cast_signed()), what);
     assert!(matches!(sent, Ok(()) | Err(Errno::ESRCH)), "{sent:?}");
@@ -76,7 +76,7 @@ pub(crate) fn stop_skopeo_at_the_manifest(cell: &Cell, running: &mut Running) {
     to_skopeo(running, Signal::SIGSTOP);
 }
 
-/// The largest layer, which is the first.
+/// Waits for the first layer, which is the largest.
 fn wait_for_blob(cell: &Cell, running: &mut Running) {
     let largest = cell.image.layers[2].digest();
     running.gate("the blob is asked for", |_| {
@@ -84,8 +84,7 @@ fn wait_for_blob(cell: &Cell, running: &mut Running) {
     });
 }
 
-/// The image is in an archive, which skopeo unpacks into `/var/tmp`: here a
-/// folder of the test's.
+/// The image is in an archive, which skopeo unpacks into `/var/tmp`. That is a folder of the test here.
 pub(crate) fn from_an_archive(cell: &Cell, _: Longshore) -> (Longshore, Guard) {
     let (source, archive) = (cell.scratch.path("source"), cell.scratch.path("archive"));
     let image = ImageBuilder::new().layer_random(10_000_000, 3);
@@ -117,10 +116,10 @@ pub(crate) fn interrupt_us_while_unpacking(cell: &Cell, running: &mut Running) {
     running.signal(Signal::SIGINT);
 }
 
-/// The skopeo of protocol 0.2.3 does not see to that.
+/// The skopeo of protocol 0.2.3 does not remove it.
 pub(crate) fn what_was_unpacked_is_removed(cell: &Cell, run: &Run) {
     let removed = is_empty(&unpacked(cell));
-    // The old one may be fast enough.
+    // The old skopeo may be fast enough.
     assert!(removed || cell.skopeo.protocol == "0.2.3", "{run}");
 }
 

@@ -1,4 +1,4 @@
-//! The table as a document.
+//! Formats the table as a document.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -7,10 +7,10 @@ use std::path::Path;
 use super::outcome::{CALL, STALL};
 use super::table::Section;
 
-/// Ask for it to be written anew.
+/// The environment variable that makes the test write the document.
 const WRITE: &str = "LONGSHORE_WRITE_FAULTS";
 
-/// Compare what was seen with what is written.
+/// Compares the observed outcomes with the document.
 pub(crate) fn compare(sections: &[Section], seen: &[String]) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/command/faults/FAULTS.md");
     let now = document(sections, seen);
@@ -32,14 +32,18 @@ pub(crate) fn compare(sections: &[Section], seen: &[String]) {
 fn document(sections: &[Section], seen: &[String]) -> String {
     let mut text = format!(
         "# The fault matrix\n\n\
-         Written by the test `every_fault_comes_to_what_the_table_says`, which has each of these faults with each of three real skopeos, \
-         by the protocol that they speak, and fails if one comes to something else. \
-         `longshore pull` is run with a stall timeout of {} s or a call timeout of {} s where the fault is to meet it, \
-         and else with generous ones; with `--proxies 1` where all proxies would meet the fault.\n\n\
-         In each of these, whatever the outcome: nothing panics; no process and no temporary file is left; \
-         each blob in the layout has the digest that is its name; what the index names is whole; \
-         a pull that fails has not named its image, one that succeeds has the registry's manifest. \
-         *Waits for* is the most that it waits for besides what is under way; what takes 50 s longer, or a minute in all, has failed.\n\n\
+         The test `every_fault_comes_to_what_the_table_says` writes this page.\n\
+         It runs each fault with each of three real skopeos, by their protocol versions, and fails if an outcome differs.\n\
+         `longshore pull` has a stall timeout of {} s or a call timeout of {} s if the fault is to meet it, and long timeouts otherwise.\n\
+         It has `--proxies 1` if all proxies would meet the fault.\n\n\
+         After each pull, whatever the outcome, the test checks that:\n\n\
+         - nothing has panicked;\n\
+         - no process and no temporary file is left;\n\
+         - each blob in the layout has the digest that is its name;\n\
+         - everything that the index names is complete;\n\
+         - a failed pull has not named its image, and a successful one has the registry's manifest.\n\n\
+         *Waits for* is the longest wait of a pull, apart from its work.\n\
+         A pull that takes 50 s longer, or a minute in all, has failed.\n\n\
          {} faults, {} pulls or more.\n",
         STALL.as_secs(),
         CALL.as_secs(),
@@ -59,7 +63,7 @@ fn document(sections: &[Section], seen: &[String]) -> String {
         for fault in &section.faults {
             let cell = cells.next().unwrap();
             let bound = fault.bound;
-            // What is the same with all is said once.
+            // An outcome that is the same with all skopeos is written once.
             let [a, b, c] = cell else { panic!("three") };
             let (b, c) = if a == b && b == c {
                 ("same", "same")

@@ -1,4 +1,4 @@
-//! The faults, and what each should come to.
+//! The faults, and their expected outcomes.
 
 use nix::sys::signal::Signal;
 
@@ -8,7 +8,7 @@ use super::outcome::Outcome::{self, Interrupted, Killed};
 use super::outcome::{Bound, Retries};
 use super::{documents, elsewhere, machine, processes, words};
 
-/// Faults of a kind.
+/// Faults of one kind.
 pub(crate) struct Section {
     pub(crate) name: &'static str,
     pub(crate) about: &'static str,
@@ -23,30 +23,28 @@ fn wrong(retries: usize, words: &'static str) -> Outcome {
     Outcome::Wrong(Retries::Exactly(retries), words)
 }
 
-/// Proxies that are started ahead ask for ping and manifest, too: which of them a
-/// fault hits would be a matter of chance.
+/// Warm proxies also ask for ping and manifest, so it would depend on chance which proxy a fault hits.
 const ONE_PROXY: [&str; 2] = ["--proxies", "1"];
 
-/// One whose bytes don't come.
+/// The error of a blob whose bytes stop.
 const STALLED: &str = "stalled: no byte for 4s";
 
-/// With all three.
+/// The same outcome with all three skopeos.
 fn all(outcome: Outcome) -> [Outcome; 3] {
     [outcome; 3]
 }
 
-/// With the oldest, and with the others.
+/// The outcomes with the oldest skopeo, and with the others.
 fn until_0_2_6(old: Outcome, new: Outcome) -> [Outcome; 3] {
     [old, new, new]
 }
 
-/// With the older two, and with the newest.
+/// The outcomes with the two older skopeos, and with the newest.
 fn until_0_2_8(old: Outcome, new: Outcome) -> [Outcome; 3] {
     [old, old, new]
 }
 
-/// The registry's, told as `registry --fault` takes it. It is to be tried again as
-/// often as this option says.
+/// A fault of the registry, as `registry --fault` reads it. The pull makes this many retries.
 fn registry(fault: &str, retries: &'static str, bound: Bound, outcomes: [Outcome; 3]) -> Fault {
     let parsed = fault.parse().unwrap();
     let name = words::explained(&[parsed]);
@@ -62,37 +60,37 @@ pub(crate) fn sections() -> Vec<Section> {
     vec![
         Section {
             name: "The registry can't be reached",
-            about: "What a repetition can't change is not tried again.",
+            about: "A failure that a retry can't change is not retried.",
             faults: unreachable(),
         },
         Section {
             name: "The registry refuses",
-            about: "Once and twice mean the first requests for it; without, it is always so. The layer is one of three.",
+            about: "\"Once\" and \"twice\" mean the first requests for the object; otherwise, all of them are refused. The layer is one of three.",
             faults: refusing(),
         },
         Section {
             name: "Answers come late, or never",
-            about: "Nothing is waited for without a bound. (The stall timeout of a blob also holds for the answer to its request.)",
+            about: "Every wait has a limit. (The stall timeout of a blob also applies to the answer to its request.)",
             faults: late(),
         },
         Section {
             name: "Bodies are not what they should be",
-            about: "skopeo from protocol 0.2.6 on asks itself for the rest of a transfer that breaks off. Before 0.2.8 it does not tell that one did: the bytes stop.",
+            about: "From protocol 0.2.6 on, skopeo itself asks for the rest of a transfer that breaks off. Before 0.2.8, it does not report that a transfer broke off: the bytes just stop.",
             faults: bodies(),
         },
         Section {
             name: "Documents are hostile",
-            about: "The registry serves them as they are.",
+            about: "The registry serves these documents unchanged.",
             faults: hostile(),
         },
         Section {
             name: "Our own machine",
-            about: "Disks are small tmpfs that the test mounts, so this takes root.",
+            about: "The disks are small tmpfs that the test mounts, so this needs root.",
             faults: own_machine(),
         },
         Section {
             name: "Processes and clocks",
-            about: "What depends on the moment is done at several random ones.",
+            about: "Faults that depend on the moment are repeated at several random moments.",
             faults: process(),
         },
     ]
@@ -101,7 +99,7 @@ pub(crate) fn sections() -> Vec<Section> {
 fn unreachable() -> Vec<Fault> {
     vec![
         Fault::new(
-            "nobody listens",
+            "no server listens",
             Backoff,
             all(wrong(1, "connection refused")),
         )

@@ -1,8 +1,8 @@
-//! The registry's faults in plain words, made from what the registry is told.
+//! Describes the faults of the registry in plain words.
 
 use test_registry::fault::{Fault, FaultKind, Point, Target};
 
-/// What these faults are, one after the other.
+/// The description of these faults, one after the other.
 pub(crate) fn explained(faults: &[Fault]) -> String {
     let each: Vec<_> = faults.iter().map(explain).collect();
     each.join("; ")

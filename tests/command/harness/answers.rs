@@ -1,10 +1,10 @@
-//! A server whose answers a test writes by hand, where the test registry is too polite.
+//! A server whose answers are written by hand, for what the test registry can't do.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::thread;
 
-/// An answer: its status line, a further header, and its body.
+/// An answer: its status line, one more header, and its body.
 #[derive(Debug, Clone)]
 pub(crate) struct Answer {
     pub(crate) status: &'static str,
@@ -27,7 +27,7 @@ impl Answer {
     }
 }
 
-/// Answers each `GET` by its path, over plain HTTP. It lives as long as the process.
+/// Answers each `GET` by its path, over plain HTTP. The server runs until the process ends.
 pub(crate) fn answering(answer: impl Fn(&str) -> Answer + Send + 'static) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -47,7 +47,7 @@ pub(crate) fn answering(answer: impl Fn(&str) -> Answer + Send + 'static) -> Soc
             "HTTP/1.1 {status}\r\n{header}\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}",
         )
     };
-    // Whoever hangs up early is no matter.
+    // A client that hangs up early does no harm.
     thread::spawn(move || listener.incoming().flatten().map(reply).all(|_| true));
     address
 }

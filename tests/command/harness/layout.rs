@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 use test_support::{sha256, sha512};
 
-/// What a pull leaves in a layout: what the specification has, and the file that pulls lock.
+/// The files that a pull leaves in a layout: those of the specification, and the file that pulls lock.
 const BELONGS: [&str; 4] = [".longshore.lock", "blobs", "index.json", "oci-layout"];
 
-/// An OCI image layout, or where one is going to be.
+/// An OCI image layout, or the folder of one that does not exist yet.
 #[derive(Debug, Clone)]
 pub(crate) struct Layout {
     folder: PathBuf,
@@ -25,17 +25,17 @@ impl Layout {
         &self.folder
     }
 
-    /// `oci:DIR`.
+    /// The destination `oci:DIR`.
     pub(crate) fn all(&self) -> String {
         format!("oci:{}", self.folder.display())
     }
 
-    /// `oci:DIR:TAG`.
+    /// The destination `oci:DIR:TAG`.
     pub(crate) fn tagged(&self, tag: &str) -> String {
         format!("oci:{}:{tag}", self.folder.display())
     }
 
-    /// Whether it has become one.
+    /// Whether the layout exists.
     pub(crate) fn is_there(&self) -> bool {
         self.folder.join("oci-layout").exists()
     }
@@ -53,7 +53,7 @@ impl Layout {
         serde_json::from_slice(&fs::read(self.blob(digest)).unwrap()).unwrap()
     }
 
-    /// Each entry of the index: its tag, if it has one, and its digest.
+    /// The tag, if there is one, and the digest of each entry of the index.
     pub(crate) fn entries(&self) -> Vec<(Option<String>, String)> {
         let entry = |entry: &Value| {
             let tag = &entry["annotations"]["org.opencontainers.image.ref.name"];
@@ -81,22 +81,22 @@ impl Layout {
         serde_json::from_slice(&index).unwrap()
     }
 
-    /// What is in it besides what belongs into a layout.
+    /// The files in the folder that do not belong to a layout.
     pub(crate) fn strangers(&self) -> Vec<String> {
         names(&self.folder)
             .filter(|name| !BELONGS.contains(&name.as_str()))
             .collect()
     }
 
-    /// Folders that a pull works in, or has left.
+    /// The staging folders that a pull uses, or has left.
     pub(crate) fn staging(&self) -> Vec<PathBuf> {
         let staging = |name: &String| name.starts_with(".longshore-");
         let found = names(&self.folder).filter(staging);
         found.map(|name| self.folder.join(name)).collect()
     }
 
-    /// Whether a pull is writing a blob: a file of at least so many bytes that
-    /// has not got its name.
+    /// Whether a pull is writing a blob: a file of at least this many bytes that does not have its
+    /// final name.
     pub(crate) fn is_written_to(&self, bytes: u64) -> bool {
         let files = self.staging().into_iter().flat_map(|staging| {
             let files = fs::read_dir(staging).into_iter().flatten();
@@ -105,9 +105,8 @@ impl Layout {
         files.into_iter().any(|file| file.len() >= bytes)
     }
 
-    /// Everything that the index names is there, and whole, and every blob is
-    /// what its name says. Damaged blobs would not be found by what names them
-    /// alone: a killed pull's blobs have no manifest yet.
+    /// Checks that everything that the index names is there and complete, and that every blob matches its
+    /// name. All blobs are checked, because those of a killed pull have no manifest yet.
     #[track_caller]
     pub(crate) fn assert_valid(&self) {
         let marker = fs::read(self.folder.join("oci-layout")).unwrap();
@@ -133,7 +132,7 @@ impl Layout {
                 continue;
             }
             self.assert_whole(&manifest["config"]);
-            // Foreign ones are elsewhere.
+            // Foreign layers are stored elsewhere.
             let layers = list(&manifest["layers"]).filter(|layer| layer["urls"].is_null());
             layers.for_each(|layer| self.assert_whole(layer));
         }
@@ -147,7 +146,7 @@ impl Layout {
     }
 }
 
-/// The digest of these bytes, without the algorithm's name.
+/// The digest of these bytes, without the name of the algorithm.
 pub(crate) fn hash(algorithm: &str, bytes: &[u8]) -> String {
     let digest = match algorithm {
         "sha256" => sha256(bytes),
@@ -162,7 +161,7 @@ fn names(folder: &Path) -> impl Iterator<Item = String> {
     entries.map(|entry| entry.unwrap().file_name().into_string().unwrap())
 }
 
-/// `null` is an empty list, as in Go.
+/// The elements of a list. `null` is an empty list, as in Go.
 fn list(value: &Value) -> impl Iterator<Item = &Value> {
     assert!(value.is_array() || value.is_null(), "{value}");
     value.as_array().into_iter().flatten()

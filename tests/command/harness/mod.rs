@@ -1,5 +1,5 @@
-//! The `longshore` command as a test runs it: in folders of its own, within a
-//! bounded time, and with a look at what it leaves behind.
+//! Runs the `longshore` command in folders of its own and within a bounded time, and checks what it
+//! leaves behind.
 
 pub(crate) mod answers;
 pub(crate) mod layout;
@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 
 use test_support::BOUND;
 
-/// Wait until `condition` holds, within [`BOUND`].
+/// Waits until `condition` holds, within [`BOUND`].
 #[track_caller]
 pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + BOUND;
@@ -43,7 +43,7 @@ pub(crate) fn small_image(seed: u64) -> ImageBuilder {
     })
 }
 
-/// For what comes in no certain order.
+/// The digests in sorted order, for those that come in no certain order.
 pub(crate) fn sorted(mut digests: Vec<String>) -> Vec<String> {
     digests.sort();
     digests

@@ -7,10 +7,10 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-/// The variable that marks all processes that come from one run.
+/// The environment variable that marks all processes of one run.
 pub(crate) const MARK: &str = "LONGSHORE_TEST_RUN";
 
-/// A process that runs: a zombie has no environment any more.
+/// A running process. A zombie has no environment any more, so it is not one.
 #[derive(Debug, Clone)]
 pub(crate) struct Process {
     pub(crate) pid: u32,
@@ -20,15 +20,15 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// The skopeo that serves, in contrast to one that is asked for its
-    /// version, and to the shell that becomes it.
+    /// Whether this is a skopeo that serves as a proxy, and not one that prints its version, or the shell
+    /// that becomes it.
     pub(crate) fn is_proxy(&self) -> bool {
         self.cmdline.contains("\0experimental-image-proxy\0")
             && !self.cmdline.starts_with("/bin/sh\0")
     }
 
-    /// What gpg leaves behind when skopeo has it verify: a daemon, which ends
-    /// by itself when it notices that its folder is gone.
+    /// Whether this is the daemon that gpg leaves behind when skopeo has it verify. The daemon exits when its
+    /// folder is gone.
     pub(crate) fn is_gpg_agent(&self) -> bool {
         self.cmdline.starts_with("gpg-agent\0")
     }
@@ -42,15 +42,15 @@ pub(crate) fn marked(mark: &str) -> Vec<Process> {
     pids.filter_map(|pid| read(pid, &wanted)).collect()
 }
 
-/// The process, if it has this in its environment.
+/// The process, if its environment contains this.
 fn read(pid: u32, wanted: &str) -> Option<Process> {
-    // They come and go; the bytes of those that are ours are UTF-8.
+    // Processes come and go. The bytes of our own are UTF-8.
     let text = |name: &str| {
         let bytes = fs::read(format!("/proc/{pid}/{name}")).ok()?;
         Some(String::from_utf8_lossy(&bytes).into_owned())
     };
     let environ = text("environ").filter(|environ| environ.contains(wanted))?;
-    // In the middle of an `exec`, there are no arguments for a moment.
+    // During an `exec`, there are no arguments for a moment.
     let cmdline = (0..100).find_map(|_| {
         let cmdline = text("cmdline").filter(|cmdline| !cmdline.is_empty());
         if cmdline.is_none() {

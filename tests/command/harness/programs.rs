@@ -1,4 +1,4 @@
-//! The programs that look at what was pulled, and the skopeos it is pulled with.
+//! The programs that check what was pulled, and the skopeos that pull it.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -11,7 +11,7 @@ use test_support::tools::{self, output_of};
 /// One of the three skopeos.
 #[derive(Debug, Clone)]
 pub(crate) struct Skopeo {
-    /// The version of the proxy protocol it speaks.
+    /// The version of the proxy protocol that it speaks.
     pub(crate) protocol: &'static str,
     pub(crate) path: PathBuf,
 }
@@ -24,13 +24,13 @@ pub(crate) fn skopeos() -> [Skopeo; 3] {
     })
 }
 
-/// The one that speaks the newest protocol.
+/// The skopeo with the newest protocol.
 pub(crate) fn newest_skopeo() -> Skopeo {
     let [.., newest] = skopeos();
     newest
 }
 
-/// A program of ours in the place of skopeo.
+/// A script that takes the place of skopeo.
 pub(crate) fn script(scratch: &Scratch, lines: &str) -> Skopeo {
     let path = scratch.path("skopeo");
     fs::write(&path, format!("#!/bin/sh\n{lines}\n")).unwrap();
@@ -53,7 +53,7 @@ pub(crate) fn umoci() -> Command {
     Command::new(tools::system("umoci"))
 }
 
-/// `skopeo copy`, which reads each blob and compares its digest.
+/// Runs `skopeo copy`, which reads each blob and compares its digest.
 #[track_caller]
 pub(crate) fn skopeo_copy(skopeo: &Skopeo, from: &str, to: &str) {
     let mut command = Command::new(&skopeo.path);
@@ -61,7 +61,7 @@ pub(crate) fn skopeo_copy(skopeo: &Skopeo, from: &str, to: &str) {
     output_of(command.args(["--dest-tls-verify=false", from, to]));
 }
 
-/// `skopeo inspect` with these options.
+/// Runs `skopeo inspect` with these options.
 #[track_caller]
 pub(crate) fn skopeo_inspect(skopeo: &Skopeo, options: &[&str], image: &str) -> serde_json::Value {
     let mut command = Command::new(&skopeo.path);
@@ -69,7 +69,7 @@ pub(crate) fn skopeo_inspect(skopeo: &Skopeo, options: &[&str], image: &str) -> 
     serde_json::from_slice(&output_of(command.args(options).arg(image))).unwrap()
 }
 
-/// Have skopeo read the image.
+/// Checks that skopeo can read the image.
 #[track_caller]
 pub(crate) fn assert_skopeo_accepts(skopeo: &Skopeo, image: &str) {
     let folder = tempfile::tempdir().unwrap();

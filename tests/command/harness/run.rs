@@ -20,7 +20,7 @@ use super::layout::Layout;
 use super::processes::{self, MARK, Process};
 use super::{Skopeo, eventually};
 
-/// A folder that holds all that the runs of a test write.
+/// A folder for everything that the runs of a test write.
 #[derive(Debug)]
 pub(crate) struct Scratch {
     folder: TempDir,
@@ -37,26 +37,26 @@ impl Scratch {
         self.folder.path().join(name)
     }
 
-    /// A layout to pull into, which is not there yet.
+    /// A layout to pull into, which does not exist yet.
     pub(crate) fn layout(&self, name: &str) -> Layout {
         Layout::new(self.path(name))
     }
 
-    /// `longshore pull IMAGE DEST`, over plain HTTP.
+    /// The command `longshore pull IMAGE DEST`, over plain HTTP.
     pub(crate) fn pull(&self, skopeo: &Skopeo, image: &str, dest: &str) -> Longshore {
         self.longshore()
             .args(["pull", "--tls-verify=false", "--skopeo"])
             .args([skopeo.path.to_str().unwrap(), image, dest])
     }
 
-    /// `longshore inspect IMAGE`, over plain HTTP.
+    /// The command `longshore inspect IMAGE`, over plain HTTP.
     pub(crate) fn inspect(&self, skopeo: &Skopeo, image: &str) -> Longshore {
         self.longshore()
             .args(["inspect", "--tls-verify=false", "--skopeo"])
             .args([skopeo.path.to_str().unwrap(), image])
     }
 
-    /// Without arguments, and with nothing of the user's settings.
+    /// The command without arguments, and with none of the user's settings.
     pub(crate) fn longshore(&self) -> Longshore {
         static RUNS: AtomicU32 = AtomicU32::new(0);
         let number = RUNS.fetch_add(1, Ordering::Relaxed);
@@ -111,13 +111,13 @@ impl Longshore {
         self
     }
 
-    /// What it prints goes there; [`Run::stdout`] is then empty.
+    /// Sends stdout there. [`Run::stdout`] is then empty.
     pub(crate) fn stdout_to(mut self, stdout: impl Into<OwnedFd>) -> Self {
         self.stdout = Some(stdout.into());
         self
     }
 
-    /// What it says goes there; [`Run::stderr`] is then empty.
+    /// Sends stderr there. [`Run::stderr`] is then empty.
     pub(crate) fn stderr_to(mut self, stderr: impl Into<OwnedFd>) -> Self {
         self.stderr = Some(stderr.into());
         self
@@ -128,8 +128,8 @@ impl Longshore {
         self
     }
 
-    /// Run by this program, which must become it (`prlimit`, `setpriv`, a shell's
-    /// `exec`): these are its name and its arguments.
+    /// Starts the command by this program, given as its name and its arguments. The program must become the
+    /// command (`prlimit`, `setpriv`, a shell's `exec`).
     pub(crate) fn under<'a>(
         mut self,
         program: &str,
@@ -141,7 +141,7 @@ impl Longshore {
         self
     }
 
-    /// Have this command start ours: with its arguments, in its folder, with its environment.
+    /// Makes this command start ours, with its arguments, in its folder, with its environment.
     fn become_argument_of(&mut self, mut command: Command) {
         command.arg(self.command.get_program());
         self.become_arguments_of(command);
@@ -161,13 +161,13 @@ impl Longshore {
         self.command = command;
     }
 
-    /// What it reads from stdin, which stays open, as a terminal does.
+    /// Sets what the command reads from stdin, which stays open, as on a terminal.
     pub(crate) fn input(mut self, text: &str) -> Self {
         self.input = Some(text.to_owned());
         self
     }
 
-    /// Have strace write down these system calls of it and of what it starts.
+    /// Has strace record these system calls of the command and of what it starts.
     pub(crate) fn traced(mut self, file: &Path, calls: &str) -> Self {
         let mut strace = Command::new(tools::system("strace"));
         strace
@@ -190,7 +190,7 @@ impl Longshore {
             stdout,
             stderr,
         } = self;
-        // Files: a pipe would have to be read while it runs.
+        // These are files, because a pipe would have to be read while the command runs.
         let file = |name: &str| File::create(folder.join(name)).unwrap();
         command.stdout(file("stdout")).stderr(file("stderr"));
         if let Some(stdout) = stdout {
@@ -216,20 +216,20 @@ impl Longshore {
         }
     }
 
-    /// Run it to its end, which it must reach by itself.
+    /// Runs the command to its end, which it must reach by itself.
     #[track_caller]
     pub(crate) fn run(self) -> Run {
         self.start().end()
     }
 
-    /// Run it with `--json`; it must succeed.
+    /// Runs the command with `--json`, which must succeed.
     #[track_caller]
     pub(crate) fn report(self) -> Value {
         self.arg("--json").run().report()
     }
 }
 
-/// A run that goes on. Dropped, it is killed.
+/// A command that is running. Dropping it kills it.
 #[derive(Debug)]
 pub(crate) struct Running {
     what: String,
@@ -244,7 +244,7 @@ impl Running {
         self.process.id()
     }
 
-    /// The command itself, as others see it.
+    /// The process of the command, as others see it.
     pub(crate) fn process(&self) -> Process {
         let marked = processes::marked(&self.mark).into_iter();
         let pid = self.pid();
@@ -255,7 +255,7 @@ impl Running {
         self.process.try_wait().unwrap().is_some()
     }
 
-    /// Where its temporary files and the user's settings would be.
+    /// The folder for temporary files and for the user's settings.
     pub(crate) fn folder(&self) -> &Path {
         &self.folder
     }
@@ -265,12 +265,12 @@ impl Running {
         processes::signal(self.pid(), signal);
     }
 
-    /// All that run of it and of what it has started.
+    /// All running processes of the command and of what it has started.
     pub(crate) fn processes(&self) -> Vec<Process> {
         processes::marked(&self.mark)
     }
 
-    /// Wait until a skopeo of it runs: there may be several.
+    /// Waits until at least one skopeo of the command runs.
     #[track_caller]
     pub(crate) fn proxies(&mut self) -> Vec<Process> {
         let mut found = Vec::new();
@@ -281,19 +281,19 @@ impl Running {
         found
     }
 
-    /// Those skopeos of it that run now.
+    /// The skopeos of the command that run now.
     pub(crate) fn living_proxies(&self) -> Vec<Process> {
         let mut found = processes::marked(&self.mark);
         found.retain(Process::is_proxy);
         found
     }
 
-    /// What it has said so far.
+    /// The text on stderr so far.
     pub(crate) fn stderr(&self) -> String {
         fs::read_to_string(self.folder.join("stderr")).unwrap()
     }
 
-    /// Wait for something to happen while it runs.
+    /// Waits for something to happen while the command runs.
     #[track_caller]
     pub(crate) fn gate(&mut self, what: &str, mut happened: impl FnMut(&Self) -> bool) {
         eventually(what, || {
@@ -301,13 +301,13 @@ impl Running {
                 return true;
             }
             if let Some(status) = self.process.try_wait().unwrap() {
-                panic!("ended too early, before {what}: {}", self.told(status));
+                panic!("ended too early, before {what}: {}", self.ended(status));
             }
             false
         });
     }
 
-    /// Wait for its end. It must then have left nothing.
+    /// Waits for the end. The command must then have left nothing.
     #[track_caller]
     pub(crate) fn end(self) -> Run {
         let run = self.end_by_force();
@@ -315,8 +315,8 @@ impl Running {
         run
     }
 
-    /// Wait for its end. No process of it may go on, and no temporary file be
-    /// left, but for a staging folder.
+    /// Waits for the end. No process of the command may be left, and no temporary file except for a
+    /// staging folder.
     #[track_caller]
     pub(crate) fn end_by_force(mut self) -> Run {
         let mut status = None;
@@ -324,11 +324,11 @@ impl Running {
             status = self.process.try_wait().unwrap();
             status.is_some()
         });
-        let run = self.told(status.unwrap());
+        let run = self.ended(status.unwrap());
         eventually(&format!("the end of all processes of {run}"), || {
             let mut left = processes::marked(&self.mark);
             for agent in left.extract_if(.., |process| process.is_gpg_agent()) {
-                // It may have ended by now.
+                // The process may have ended by now.
                 let _ = kill(Pid::from_raw(agent.pid.cast_signed()), Signal::SIGKILL);
             }
             left.is_empty()
@@ -343,7 +343,7 @@ impl Running {
         run
     }
 
-    /// Wait for its end, whatever goes on besides.
+    /// Waits for the end of the command alone.
     #[track_caller]
     pub(crate) fn end_alone(mut self) -> Run {
         let mut status = None;
@@ -351,10 +351,10 @@ impl Running {
             status = self.process.try_wait().unwrap();
             status.is_some()
         });
-        self.told(status.unwrap())
+        self.ended(status.unwrap())
     }
 
-    fn told(&self, status: ExitStatus) -> Run {
+    fn ended(&self, status: ExitStatus) -> Run {
         let text = |name: &str| {
             let bytes = fs::read(self.folder.join(name)).unwrap();
             String::from_utf8_lossy(&bytes).into_owned()
@@ -370,7 +370,7 @@ impl Running {
     }
 }
 
-/// The staging folders of a process, in whatever layout.
+/// The staging folders of a process, in any layout.
 fn staging_folders(scratch: &Path, pid: u32) -> Vec<PathBuf> {
     let prefix = format!(".longshore-{pid}-");
     let layouts = fs::read_dir(scratch).unwrap();
@@ -387,7 +387,7 @@ fn staging_folders(scratch: &Path, pid: u32) -> Vec<PathBuf> {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // It has ended, or a test that fails leaves it.
+        // The process has ended, or a failing test leaves it.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
@@ -423,7 +423,7 @@ impl Run {
         self
     }
 
-    /// What it prints with `--json`: one object, on one line.
+    /// The object that the command prints with `--json`, on one line.
     #[track_caller]
     pub(crate) fn report(self) -> Value {
         let run = self.succeeded();
@@ -433,8 +433,8 @@ impl Run {
         serde_json::from_str(line).unwrap()
     }
 
-    /// It ended with this exit code, and said nothing on stdout. What it said
-    /// on stderr is returned.
+    /// Checks that the command ended with this exit code, and printed nothing on stdout. Returns the text
+    /// on stderr.
     #[track_caller]
     pub(crate) fn failed(self, code: i32) -> String {
         assert_eq!(self.status.code(), Some(code), "{self}");

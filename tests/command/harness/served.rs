@@ -1,5 +1,4 @@
-//! A test registry with images, on a runtime of its own: tests wait for
-//! processes, and so do not run on it.
+//! A test registry with images, on a runtime of its own, because tests block while they wait for processes.
 
 use std::cell::Cell;
 
@@ -41,7 +40,7 @@ impl Served {
         }
     }
 
-    /// One that has a single image.
+    /// A registry with a single image.
     pub(crate) fn image(tag: &str, image: &ImageBuilder) -> (Self, Written) {
         let served = Self::start();
         let written = served.add(tag, image);
@@ -52,12 +51,12 @@ impl Served {
         image.write(self.folder.path(), tag).unwrap()
     }
 
-    /// What to call an image of it, for skopeo.
+    /// The reference of an image at this registry, for skopeo.
     pub(crate) fn reference(&self, tag: &str) -> String {
         self.registry.reference(tag)
     }
 
-    /// The faults in force from now on, as `registry --fault` takes them.
+    /// Sets the faults from now on, as `registry --fault` reads them.
     #[track_caller]
     pub(crate) fn faults(&self, faults: &[&str]) {
         let faults = faults.iter().map(|text| text.parse::<Fault>());
@@ -65,8 +64,7 @@ impl Served {
         self.registry.set_faults(faults);
     }
 
-    /// The digests of the blobs that were asked for since the last time, in
-    /// order.
+    /// The digests of the blobs that were requested since the last call, in order.
     pub(crate) fn take_blob_gets(&self) -> Vec<String> {
         let requests = self.registry.requests();
         let new = &requests[self.seen.replace(requests.len())..];
