@@ -1,4 +1,4 @@
-//! Layers' contents as tar archives that are the same, byte for byte, whenever they are made.
+//! Tar archives for layers that are always the same, byte for byte.
 
 use std::fs;
 use std::io::{self, Read, Write};
@@ -22,8 +22,8 @@ pub fn write_random(out: impl Write, size: u64, seed: u64) -> io::Result<()> {
     archive.finish()
 }
 
-/// Writes an archive of what a directory contains, in the order of the names, with neither the
-/// times nor the owners of the files.
+/// Writes an archive of what a directory contains, in the order of the names, without the times and the
+/// owners of the files.
 ///
 /// # Errors
 ///
@@ -36,7 +36,7 @@ pub fn write_directory(out: impl Write, directory: &Path) -> io::Result<()> {
     archive.finish()
 }
 
-/// Appends what is in `root`'s subdirectory `inside`, and what is below.
+/// Appends the contents of `root`'s subdirectory `inside`, recursively.
 fn append_children(
     archive: &mut Builder<impl Write>,
     root: &Path,

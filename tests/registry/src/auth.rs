@@ -1,5 +1,5 @@
-//! The two ways in which a registry asks for credentials: basic authentication, and bearer tokens
-//! that are handed out at another address, to which the challenge points.
+//! The two kinds of authentication of a registry: basic authentication, and bearer tokens from another
+//! address, to which the challenge points.
 
 use std::net::SocketAddr;
 
@@ -13,18 +13,18 @@ use super::reply::Reply;
 /// The credentials that the registry asks for; none at all by default.
 #[derive(Clone, Debug, Default)]
 pub struct Auth {
-    /// A user's name and password. With a bearer token, `/token` asks for them, otherwise the
-    /// registry itself does.
+    /// A user's name and password. With a bearer token, `/token` asks for them, and otherwise the
+    /// registry itself.
     pub basic: Option<(String, String)>,
-    /// The bearer token that the registry asks for, and that `/token` hands out.
+    /// The bearer token that the registry requires, and that `/token` returns.
     pub bearer: Option<String>,
-    /// A refresh token that `/token` takes instead of a user's name and password. It must not
-    /// have characters that a form has to escape.
+    /// A refresh token that `/token` accepts instead of a user's name and password. It must not have
+    /// characters that a form has to escape.
     pub refresh_token: Option<String>,
 }
 
 impl Auth {
-    /// The refusal of a request to the registry at `address`, unless it has the credentials.
+    /// Refuses a request to the registry at `address`, unless it has the credentials.
     pub fn refusal(&self, request: &Request, address: SocketAddr) -> Option<Reply> {
         if let Some(token) = &self.bearer {
             let challenge = format!("Bearer realm=\"http://{address}/token\",service=\"test\"");

@@ -1,6 +1,6 @@
-//! The faults a test can ask for: which requests they hit, and what they do to the replies.
+//! The faults that a test can ask for: which requests they hit, and what they do to the replies.
 //!
-//! These are plain data; `fault_text` reads them from text, `sabotage` carries them out.
+//! These are plain data. `fault_text` parses them from text, and `sabotage` carries them out.
 
 use std::time::Duration;
 
@@ -10,11 +10,11 @@ use super::pull::Endpoint;
 /// A fault.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
-    /// The requests that it hits.
+    /// The requests that the fault hits.
     pub target: Target,
-    /// What it does to them.
+    /// The effect of the fault on these requests.
     pub kind: FaultKind,
-    /// How many requests it hits before it is over; `None` is all of them.
+    /// How many requests the fault hits before it is over. `None` means all of them.
     pub times: Option<u32>,
 }
 
@@ -23,7 +23,7 @@ pub struct Fault {
 pub enum Target {
     /// Every request.
     Any,
-    /// `/v2/`.
+    /// The endpoint `/v2/`.
     Ping,
     /// Every manifest and index, by tag or digest.
     Manifest,
@@ -31,14 +31,14 @@ pub enum Target {
     Blob,
     /// The blob with this digest.
     BlobDigest(String),
-    /// The layer with this number, counting from 0 and each digest once, in any of the layout's
-    /// images.
+    /// The layer with this number in any of the layout's images. Numbers are zero-based, and each digest is
+    /// counted once.
     Layer(usize),
     /// The configuration of any of the layout's images.
     Config,
 }
 
-/// What a fault does to a reply.
+/// The effect of a fault on a reply.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FaultKind {
     /// Answers with an error instead.
@@ -48,9 +48,9 @@ pub enum FaultKind {
         /// The seconds in a `Retry-After` header.
         retry_after: Option<u64>,
     },
-    /// Answers 429 to those requests that come on top of so many within a second.
+    /// Answers 429 to requests above this rate.
     Rate {
-        /// How many requests may pass in any one second.
+        /// How many requests may pass in any second.
         limit: usize,
         /// The seconds in a `Retry-After` header.
         retry_after: Option<u64>,
@@ -63,40 +63,40 @@ pub enum FaultKind {
     LateHeaders(Duration),
     /// Stops sending at this point of the body, and keeps the connection open.
     Stall(Point),
-    /// Sends the body byte by byte, and waits so long after each.
+    /// Sends the body byte by byte, and waits this long after each.
     Trickle(Duration),
-    /// Closes the connection at this point of the body, which the headers said is longer.
+    /// Closes the connection at this point of the body. The headers announced a longer body.
     Cut(Point),
     /// Resets the connection at this point of the body.
     Reset(Point),
-    /// Flips the byte at an offset, by default the one in the middle.
+    /// Flips the byte at this offset. `None` means the byte in the middle.
     Corrupt(Option<u64>),
     /// Sends a body that is longer than the descriptor says.
     Longer {
-        /// By how many bytes.
+        /// The number of additional bytes.
         by: u64,
-        /// Whether the headers leave the length open, instead of agreeing with the body sent.
+        /// Whether the headers omit the length, instead of stating the length of the body that is sent.
         chunked: bool,
     },
     /// Sends a body that is shorter than the descriptor says.
     Shorter {
-        /// By how many bytes.
+        /// The number of missing bytes.
         by: u64,
-        /// Whether the headers leave the length open, instead of agreeing with the body sent.
+        /// Whether the headers omit the length, instead of stating the length of the body that is sent.
         chunked: bool,
     },
     /// Sends the whole body after a `Content-Length` with this value.
     ContentLength(u64),
     /// Sends a body that is not JSON.
     NotJson,
-    /// Fills a manifest up with spaces to this many bytes. It stays valid, save for its digest.
+    /// Fills up a manifest with spaces to this many bytes. The manifest stays valid, except for its digest.
     BigManifest(u64),
 }
 
-/// A place in a body.
+/// A position in a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Point {
-    /// After so many bytes.
+    /// After this many bytes.
     Byte(u64),
     /// In the middle.
     Half,
@@ -105,7 +105,7 @@ pub enum Point {
 }
 
 impl Target {
-    /// Whether a request is hit, given what the blob it asks for is to the layout's manifests.
+    /// Whether the fault hits a request. `roles` are those of the requested blob in the layout's manifests.
     pub fn matches(&self, endpoint: &Endpoint, roles: &[Role]) -> bool {
         match (self, endpoint) {
             (Self::Any, _)
@@ -121,7 +121,7 @@ impl Target {
 }
 
 impl FaultKind {
-    /// Whether the fault is one of the body, and so passes by a request for the headers alone.
+    /// Whether the fault changes the body, so that it does not hit requests for the headers alone.
     pub fn needs_body(&self) -> bool {
         match self {
             Self::Status { .. }
@@ -144,7 +144,7 @@ impl FaultKind {
 }
 
 impl Point {
-    /// How many bytes come before this place in a body of `length` bytes.
+    /// The number of bytes before this position in a body of `length` bytes.
     pub fn in_body(self, length: u64) -> u64 {
         match self {
             Self::Byte(at) => at.min(length),

@@ -1,4 +1,4 @@
-//! Reading faults from text: `TARGET:KIND` or, to hit so many requests only, `TARGET:KIND*TIMES`.
+//! Parses faults from text: `TARGET:KIND`, or `TARGET:KIND*TIMES` to hit only this many requests.
 //!
 //! | target | hits |
 //! |---|---|
@@ -37,7 +37,7 @@ use super::fault::{Fault, FaultKind, Point, Target};
 use super::layout::is_digest;
 use super::units::{parse_duration, parse_size};
 
-/// A text that describes no fault.
+/// The error for a text that describes no fault.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("fault {text:?}: {problem}")]
 pub struct ParseFaultError {
@@ -57,7 +57,7 @@ impl FromStr for Fault {
 }
 
 fn parse_fault(text: &str) -> Result<Fault, String> {
-    // A digest has a colon of its own, a kind never has one.
+    // A digest has a colon of its own, but a kind never has one.
     let (target, rest) = text
         .rsplit_once(':')
         .ok_or("a fault is TARGET:KIND, such as blob:status=429")?;
@@ -145,7 +145,7 @@ fn parse_kind_with_value(name: &str, value: &str) -> Result<FaultKind, String> {
     })
 }
 
-/// Takes `,retry-after=SECONDS` off the end of a value.
+/// Splits `,retry-after=SECONDS` off the end of a value.
 fn parse_retry_after(value: &str) -> Result<(&str, Option<u64>), String> {
     let Some((value, option)) = value.split_once(',') else {
         return Ok((value, None));

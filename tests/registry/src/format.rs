@@ -1,6 +1,6 @@
 //! The two families of media types that images come in.
 
-/// What an image's documents and layers are called. The documents themselves are the same.
+/// The media types of an image's documents and layers. The documents themselves are the same.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Format {
     /// The OCI image specification.
@@ -13,10 +13,10 @@ pub enum Format {
 /// How layers are compressed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Compression {
-    /// With gzip.
+    /// Compressed with gzip.
     #[default]
     Gzip,
-    /// Not at all.
+    /// Not compressed.
     None,
 }
 

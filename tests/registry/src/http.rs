@@ -1,14 +1,14 @@
-//! The little HTTP/1.1 a registry's client speaks: reading a request, writing the head of a reply.
+//! The part of HTTP/1.1 that a registry's client needs: reading a request, and writing the head of a reply.
 
 use std::fmt::Write as _;
 use std::io;
 
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt};
 
-/// The most bytes that a request's head may have, and that its body may have.
+/// The maximum size of a request's head, and of its body, in bytes.
 const LIMIT: u64 = 64 * 1024;
 
-/// A request, read whole.
+/// A complete request.
 #[derive(Debug)]
 pub struct Request {
     /// `GET`, `HEAD`, `POST`...
@@ -23,12 +23,12 @@ pub struct Request {
 }
 
 impl Request {
-    /// The value of a header, its name in any case.
+    /// Returns the value of a header. The case of its name does not matter.
     pub fn header(&self, name: &str) -> Option<&str> {
         header(&self.headers, name)
     }
 
-    /// Whether the reply must be its head alone.
+    /// Whether the reply must consist of its head alone.
     pub fn is_head(&self) -> bool {
         self.method == "HEAD"
     }
@@ -46,11 +46,11 @@ impl Request {
     }
 }
 
-/// Reads the next request of a connection; `None` once the client has closed it.
+/// Reads the next request of a connection. `None` if the client has closed it.
 ///
 /// # Errors
 ///
-/// If the connection fails, or if what comes is not an HTTP/1 request of a decent size.
+/// If the connection fails, or if the request is not HTTP/1 or too large.
 pub async fn read_request(stream: &mut (impl AsyncBufRead + Unpin)) -> io::Result<Option<Request>> {
     let mut head = (&mut *stream).take(LIMIT);
     let mut line = String::new();
@@ -96,7 +96,7 @@ async fn read_headers(head: &mut (impl AsyncBufRead + Unpin)) -> io::Result<Vec<
     }
 }
 
-/// Reads the body of a request; some clients send even short ones in chunks.
+/// Reads the body of a request. Some clients send even short bodies in chunks.
 async fn read_body(
     stream: &mut (impl AsyncBufRead + Unpin),
     headers: &[(String, String)],
@@ -112,7 +112,7 @@ async fn read_body(
     Ok(body)
 }
 
-/// Reads a chunk with the line before it and the one after; `false` after the last.
+/// Reads a chunk with the line before it and the one after. Returns `false` after the last chunk.
 async fn read_chunk(
     stream: &mut (impl AsyncBufRead + Unpin),
     body: &mut Vec<u8>,
@@ -151,7 +151,7 @@ fn malformed(what: &str) -> io::Error {
     )
 }
 
-/// The head of a reply, its closing empty line included.
+/// The head of a reply, including the empty line at its end.
 pub fn format_head(status: u16, headers: &[(&str, String)]) -> String {
     let mut head = format!("HTTP/1.1 {status} {}\r\n", reason(status));
     for (name, value) in headers {
@@ -162,7 +162,7 @@ pub fn format_head(status: u16, headers: &[(&str, String)]) -> String {
     head
 }
 
-/// The customary words for a status; clients ignore them.
+/// The usual text for a status. Clients ignore it.
 fn reason(status: u16) -> &'static str {
     match status {
         200 => "OK",
@@ -182,13 +182,14 @@ fn reason(status: u16) -> &'static str {
     }
 }
 
-/// Reads a `Range` header with one range of a body of `len` bytes: its first byte and its length.
+/// Parses a `Range` header with one range of a body of `len` bytes. Returns the first byte and the length.
 ///
-/// `Ok(None)` is a header to ignore, as the standard has it for those that are not understood.
+/// `Ok(None)` means that the header must be ignored, as the standard requires for headers that are
+/// not understood.
 ///
 /// # Errors
 ///
-/// If the range lies outside of the body: the answer is then 416.
+/// If the range lies outside of the body. The answer is 416 then.
 pub fn parse_range(text: &str, len: u64) -> Result<Option<(u64, u64)>, RangeOutside> {
     let Some((first, last)) = text
         .strip_prefix("bytes=")
@@ -209,7 +210,7 @@ pub fn parse_range(text: &str, len: u64) -> Result<Option<(u64, u64)>, RangeOuts
     Ok(Some((start, end - start)))
 }
 
-/// The range asked for lies outside of the body.
+/// The error for a range outside of the body.
 #[derive(Debug, PartialEq, Eq)]
 pub struct RangeOutside;
 

@@ -1,4 +1,4 @@
-//! Making images: correct ones, with the digests in their right places, of layers from anywhere.
+//! Makes correct images, with the right digests, of layers from any source.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -26,18 +26,18 @@ pub struct ImageBuilder {
     labels: BTreeMap<String, String>,
 }
 
-/// Where a layer comes from.
+/// The source of a layer.
 #[derive(Clone, Debug)]
 enum Layer {
     /// An archive to make, and to compress or not.
     Tar(Contents),
-    /// A compressed archive as it is.
+    /// A compressed archive, which is stored unchanged.
     TarGz(Vec<u8>),
     /// Any bytes.
     Blob { media_type: String, bytes: Vec<u8> },
 }
 
-/// What an archive is made from.
+/// The source of an archive.
 #[derive(Clone, Debug)]
 enum Contents {
     Random { size: u64, seed: u64 },
@@ -48,11 +48,11 @@ enum Contents {
 /// An image that has been written.
 #[derive(Clone, Debug)]
 pub struct Written {
-    /// The digest of its manifest.
+    /// The digest of the manifest.
     pub manifest_digest: Digest,
-    /// The digest of its configuration.
+    /// The digest of the configuration.
     pub config_digest: Digest,
-    /// Its layers, as in its manifest.
+    /// The layers in the order of the manifest.
     pub layers: Vec<Descriptor>,
 }
 
@@ -61,7 +61,7 @@ pub struct Written {
 pub struct WrittenIndex {
     /// The digest of the index.
     pub digest: Digest,
-    /// Its images, in order.
+    /// The images of the index, in order.
     pub images: Vec<Written>,
 }
 
@@ -72,7 +72,7 @@ impl Default for ImageBuilder {
 }
 
 impl ImageBuilder {
-    /// An OCI image for linux/amd64, created at the epoch, without layers.
+    /// Makes an OCI image for linux/amd64, created at the epoch, without layers.
     #[must_use]
     pub fn new() -> Self {
         Self {
@@ -104,14 +104,14 @@ impl ImageBuilder {
         self.layer(Layer::Tar(Contents::TarFile(path.into())))
     }
 
-    /// Adds a layer that is a tar archive compressed with gzip; it is stored as it is.
+    /// Adds a layer that is a tar archive compressed with gzip. The archive is stored unchanged.
     #[must_use]
     pub fn layer_tar_gz(self, bytes: impl Into<Vec<u8>>) -> Self {
         self.layer(Layer::TarGz(bytes.into()))
     }
 
-    /// Adds a layer of any bytes with any media type. Its `diff_id` is the digest of the bytes,
-    /// which is right unless they are compressed.
+    /// Adds a layer of any bytes with any media type. The `diff_id` is the digest of the bytes, which is
+    /// right only if they are not compressed.
     #[must_use]
     pub fn layer_blob(self, media_type: impl Into<String>, bytes: impl Into<Vec<u8>>) -> Self {
         let media_type = media_type.into();
@@ -119,7 +119,7 @@ impl ImageBuilder {
         self.layer(Layer::Blob { media_type, bytes })
     }
 
-    /// Chooses how the layers are compressed that are not compressed already.
+    /// Sets how the layers are compressed that are not compressed already.
     #[must_use]
     pub fn compression(self, compression: Compression) -> Self {
         Self {
@@ -128,14 +128,14 @@ impl ImageBuilder {
         }
     }
 
-    /// Makes it a Docker image: a version 2, schema 2 manifest.
+    /// Makes the image a Docker image with a version 2, schema 2 manifest.
     #[must_use]
     pub fn docker_schema2(self) -> Self {
         let format = Format::Docker;
         Self { format, ..self }
     }
 
-    /// Chooses the platform, such as `linux` and `arm64`.
+    /// Sets the platform, such as `linux` and `arm64`.
     #[must_use]
     pub fn platform(mut self, os: &str, architecture: &str) -> Self {
         os.clone_into(&mut self.os);
@@ -143,7 +143,7 @@ impl ImageBuilder {
         self
     }
 
-    /// Chooses the time of creation, such as `2024-02-29T12:00:00Z`.
+    /// Sets the time of creation, such as `2024-02-29T12:00:00Z`.
     #[must_use]
     pub fn created(mut self, time: &str) -> Self {
         time.clone_into(&mut self.created);
@@ -157,7 +157,7 @@ impl ImageBuilder {
         self
     }
 
-    /// Writes the image to a layout, which is made if it is not there, and tags it.
+    /// Writes the image to a layout, and tags it. The layout is created if it does not exist.
     ///
     /// # Errors
     ///
@@ -213,7 +213,7 @@ impl ImageBuilder {
         })
     }
 
-    /// Stores a layer, and returns its `diff_id`, too.
+    /// Stores a layer. Returns its descriptor and its `diff_id`.
     fn store_layer(&self, store: &Store, layer: &Layer) -> io::Result<(Descriptor, Digest)> {
         match layer {
             Layer::Tar(contents) => {
@@ -237,7 +237,7 @@ impl ImageBuilder {
 }
 
 impl Contents {
-    /// Writes the archive, compressed or not, and returns the digest of what is not compressed.
+    /// Writes the archive, compressed or not. Returns the digest of the uncompressed bytes.
     fn write_layer(&self, file: &mut dyn Write, compression: Compression) -> io::Result<Digest> {
         match compression {
             Compression::Gzip => {
@@ -263,7 +263,7 @@ impl Contents {
         }
     }
 
-    /// How hard to compress: what is random does not get smaller, and so is only wrapped up.
+    /// The compression level. Random bytes do not get smaller, so they are only wrapped.
     fn level(&self) -> flate2::Compression {
         match self {
             Self::Random { .. } => flate2::Compression::none(),
@@ -272,8 +272,8 @@ impl Contents {
     }
 }
 
-/// Writes images for several platforms to a layout, and tags an index of them. It is a Docker
-/// manifest list if the first image is a Docker image.
+/// Writes images for several platforms to a layout, and tags an index of them. The index is a Docker manifest
+/// list if the first image is a Docker image.
 ///
 /// # Errors
 ///

@@ -1,4 +1,4 @@
-//! Reading an OCI image layout: which manifest a tag stands for, and where the blobs are.
+//! Reads an OCI image layout: the manifest of a tag, and the blobs.
 
 use std::io;
 use std::path::PathBuf;
@@ -7,13 +7,13 @@ use oci_spec::image::MediaType;
 use serde_json::Value;
 use tokio::fs;
 
-/// The annotation of `index.json` that holds a tag.
+/// The annotation of `index.json` that contains a tag.
 pub const TAG: &str = "org.opencontainers.image.ref.name";
 
-/// The largest file that may be a manifest.
+/// The maximum size of a manifest, in bytes.
 const MANIFEST_LIMIT: u64 = 32 * 1024 * 1024;
 
-/// An OCI image layout on disk. Nothing of it is kept in memory: its tags may move at any time.
+/// An OCI image layout on disk. Nothing is kept in memory, because its tags may move at any time.
 #[derive(Clone, Debug)]
 pub struct Layout {
     root: PathBuf,
@@ -22,25 +22,25 @@ pub struct Layout {
 /// A manifest or an index of manifests.
 #[derive(Debug)]
 pub struct Manifest {
-    /// Its digest.
+    /// The digest of the manifest.
     pub digest: String,
-    /// What it says it is.
+    /// The media type that the manifest states.
     pub media_type: String,
-    /// Its bytes.
+    /// The bytes of the manifest.
     pub bytes: Vec<u8>,
 }
 
-/// What a blob is to a manifest of the layout.
+/// The role of a blob in a manifest of the layout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// The image's configuration.
     Config,
-    /// The layer with this number, counting from 0 and each digest once.
+    /// The layer with this number. Numbers are zero-based, and each digest is counted once.
     Layer(usize),
 }
 
 impl Layout {
-    /// The layout in a directory.
+    /// Opens the layout in a directory.
     pub fn new(root: impl Into<PathBuf>) -> Self {
         Self { root: root.into() }
     }
@@ -49,7 +49,7 @@ impl Layout {
     ///
     /// # Errors
     ///
-    /// If the layout cannot be read. A manifest that is not there is no error, but `None`.
+    /// If the layout can't be read. `None` if there is no such manifest.
     pub async fn manifest(&self, reference: &str) -> io::Result<Option<Manifest>> {
         let digest = if is_digest(reference) {
             Some(reference.to_owned())
@@ -70,7 +70,7 @@ impl Layout {
         Ok(manifest)
     }
 
-    /// All of the tags.
+    /// Returns all tags.
     ///
     /// # Errors
     ///
@@ -99,7 +99,7 @@ impl Layout {
         Ok(Some((file, len)))
     }
 
-    /// What a blob is to each of the manifests that have it.
+    /// Returns the role of a blob in each of the manifests that contain it.
     ///
     /// # Errors
     ///
@@ -131,7 +131,7 @@ impl Layout {
         Ok(tagged.map(str::to_owned))
     }
 
-    /// The bytes of a blob that may be a manifest.
+    /// Returns the bytes of a blob that is small enough to be a manifest.
     async fn small_blob(&self, digest: &str) -> io::Result<Option<Vec<u8>>> {
         let Some(path) = self.blob_path(digest) else {
             return Ok(None);
@@ -148,7 +148,7 @@ impl Layout {
     }
 }
 
-/// Whether a text is a digest, and so neither a tag nor a path to somewhere else.
+/// Whether a text is a digest, and so neither a tag nor a path.
 pub fn is_digest(text: &str) -> bool {
     text.split_once(':').is_some_and(|(algorithm, hex)| {
         !algorithm.is_empty()
@@ -158,7 +158,7 @@ pub fn is_digest(text: &str) -> bool {
     })
 }
 
-/// What a manifest says it is or, if it does not, what it looks like.
+/// The media type that a manifest states, or else the one that its contents suggest.
 fn media_type(manifest: &[u8]) -> Option<String> {
     let document: Value = serde_json::from_slice(manifest).ok()?;
     if let Some(media_type) = document["mediaType"].as_str() {
@@ -171,7 +171,7 @@ fn media_type(manifest: &[u8]) -> Option<String> {
     is_manifest.then(|| MediaType::ImageManifest.to_string())
 }
 
-/// What a blob is to one manifest.
+/// The role of a blob in one manifest.
 fn role_in(manifest: &Value, digest: &str) -> Option<Role> {
     if manifest["config"]["digest"] == digest {
         return Some(Role::Config);

@@ -1,9 +1,9 @@
-//! A test registry: the pull half of the OCI distribution API, served from an OCI image layout,
-//! by a server that can break HTTP on purpose.
+//! A test registry: the pull half of the OCI distribution API. It is served from an OCI image layout, by a
+//! server that can break HTTP on purpose.
 //!
-//! The HTTP layer is written by hand ([`http`], [`reply`]), because a server library exists to keep
-//! HTTP right, and half of this registry's work is to get it wrong: bodies cut short, connections
-//! reset, headers that lie. It is no more than a registry's client needs.
+//! The HTTP layer is written by hand ([`http`], [`reply`]), because a server library exists to keep HTTP
+//! right. Half of the work of this registry is to violate it: bodies cut short, connections reset, wrong
+//! headers. Only what a registry's client needs is implemented.
 
 #![allow(
     clippy::len_without_is_empty,

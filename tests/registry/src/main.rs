@@ -1,5 +1,5 @@
-//! A test registry for the command line: `make` makes images, `serve` serves them, slowly or
-//! faultily if so asked.
+//! A test registry for the command line: `make` makes images, and `serve` serves them, slowly or with faults
+//! if requested.
 //!
 //! ```console
 //! $ cargo run -p test-registry -- make layout:latest --random 5x10M
@@ -40,26 +40,26 @@ struct Serve {
     /// The address to listen at; port 0 takes a free one.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:0")]
     listen: SocketAddr,
-    /// Hold the headers of every reply back for so many milliseconds.
+    /// Delay the headers of every reply by this many milliseconds.
     #[arg(long, value_name = "MS", default_value_t = 0)]
     ttfb: u64,
-    /// Send so many bytes a second of each body at most; K, M and G are understood.
+    /// Send at most this many bytes per second of each body; K, M and G are understood.
     #[arg(long, value_name = "BYTES_PER_S", value_parser = parse_size)]
     bandwidth: Option<u64>,
-    /// Spoil replies: TARGET:KIND[*TIMES], such as `blob#3:cut=half*2`; see `fault_text.rs` for
-    /// all of them. The first that matches a request and is not used up hits it.
+    /// Add a fault: TARGET:KIND[*TIMES], such as `blob#3:cut=half*2`; see `fault_text.rs` for all of them.
+    /// The first one that matches a request and is not used up applies.
     #[arg(long = "fault", value_name = "SPEC")]
     faults: Vec<Fault>,
     /// Print each request to the standard error.
     #[arg(long)]
     print_requests: bool,
-    /// Ask for a user's name and password, or have `/token` ask for them.
+    /// Require a user's name and password, or make `/token` require them.
     #[arg(long, value_name = "USER:PASSWORD", value_parser = parse_credentials)]
     basic_auth: Option<(String, String)>,
-    /// Ask for a bearer token, which `/token` hands out.
+    /// Require a bearer token, which `/token` returns.
     #[arg(long, value_name = "TOKEN")]
     bearer: Option<String>,
-    /// Have `/token` take this refresh token, too.
+    /// Make `/token` accept this refresh token, too.
     #[arg(long, value_name = "TOKEN", requires = "bearer")]
     refresh_token: Option<String>,
 }
@@ -73,13 +73,13 @@ struct Make {
     /// What the layers are made from: directories, .tar files, or .tar.gz files.
     #[arg(value_name = "SOURCE", required_unless_present = "random")]
     sources: Vec<PathBuf>,
-    /// Add so many layers of that many bytes that do not compress, such as 5x10M.
+    /// Add layers of bytes that do not compress: 5x10M adds 5 layers of 10 MiB.
     #[arg(long, value_name = "COUNTxSIZE", value_parser = parse_random)]
     random: Option<(u64, u64)>,
-    /// What the bytes of the first random layer depend on; the next layers count on from it.
+    /// The seed of the bytes of the first random layer; each further layer uses the next number.
     #[arg(long, value_name = "N", default_value_t = 0, requires = "random")]
     seed: u64,
-    /// How to compress the layers; .tar.gz files are taken as they are.
+    /// How to compress the layers; .tar.gz files are used unchanged.
     #[arg(long, value_enum, default_value_t)]
     compression: Compression,
 }
@@ -163,7 +163,7 @@ fn add_source(image: ImageBuilder, source: &Path) -> anyhow::Result<ImageBuilder
     }
 }
 
-/// `LAYOUT:TAG`, or a layout alone. A tag has no slashes; a path may have colons before one.
+/// Splits `LAYOUT:TAG`, or a layout alone. A tag contains no slashes, but a path may contain colons.
 fn split_target(target: &str) -> (&str, &str) {
     match target.rsplit_once(':') {
         Some((layout, tag)) if !tag.contains('/') => (layout, tag),

@@ -1,4 +1,4 @@
-//! The endpoints of the distribution API that a pull needs, and their honest answers.
+//! The endpoints of the distribution API that a pull needs, and their correct answers.
 
 use std::io;
 
@@ -9,25 +9,25 @@ use super::http::{RangeOutside, parse_range};
 use super::layout::{Layout, is_digest};
 use super::reply::{Body, Reply};
 
-/// What a request's path asks for.
+/// The endpoint that a request's path names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Endpoint {
-    /// `/v2/`: whether this is a registry, and what credentials it wants.
+    /// `/v2/`: whether this is a registry, and which credentials it requires.
     Ping,
-    /// `/v2/NAME/manifests/REFERENCE`, with its tag or digest.
+    /// `/v2/NAME/manifests/REFERENCE`, with the tag or digest of the manifest.
     Manifest(String),
-    /// `/v2/NAME/blobs/DIGEST`, with its digest.
+    /// `/v2/NAME/blobs/DIGEST`, with the digest of the blob.
     Blob(String),
     /// `/v2/NAME/tags/list`, with the repository's name.
     Tags(String),
-    /// `/token`: where bearer tokens are handed out.
+    /// `/token`: the source of bearer tokens.
     Token,
     /// Anything else.
     Unknown,
 }
 
 impl Endpoint {
-    /// The endpoint of a path. The name of the repository does not matter.
+    /// Returns the endpoint of a path. The name of the repository does not matter.
     pub fn of(path: &str) -> Self {
         if path == "/token" {
             return Self::Token;
@@ -53,12 +53,12 @@ impl Endpoint {
     }
 }
 
-/// The answer to a ping by a client that is let in.
+/// The answer to a ping of a client that has access.
 pub fn ping() -> Reply {
     Reply::json(200, &json!({})).with_header("Docker-Distribution-Api-Version", "registry/2.0")
 }
 
-/// The answer to a request for the tags of a repository: `skopeo inspect` wants to see them all.
+/// The answer to a request for the tags of a repository. `skopeo inspect` asks for all of them.
 ///
 /// # Errors
 ///
@@ -85,7 +85,7 @@ pub async fn manifest(layout: &Layout, reference: &str) -> io::Result<Reply> {
     Ok(Reply::new(200, headers, manifest.bytes.into()))
 }
 
-/// The answer to a request for a blob or, with a `Range` header, for a part of one.
+/// The answer to a request for a blob or, with a `Range` header, for a part of it.
 ///
 /// # Errors
 ///

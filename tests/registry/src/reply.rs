@@ -1,5 +1,5 @@
-//! A reply as it goes over the wire, faults included: what its headers say, which bytes really
-//! follow, how fast, and how the connection ends.
+//! A reply as it is sent, including faults: what its headers say, which bytes really follow, how fast, and
+//! how the connection ends.
 
 use std::io::{self, Cursor};
 use std::time::Duration;
@@ -19,27 +19,27 @@ pub type Connection = BufReader<TcpStream>;
 /// How many bytes of a body are read and sent at a time.
 const CHUNK: usize = 512 * 1024;
 
-/// How many chunks a second a body with limited bandwidth is sent in.
+/// In how many chunks per second a body with limited bandwidth is sent.
 const CHUNKS_PER_SECOND: u64 = 20;
 
-/// How long a reset waits for the bytes before it to reach the client: a reset discards what the
-/// kernel has not sent yet.
+/// How long a reset waits until the earlier bytes have reached the client. A reset discards what the kernel
+/// has not sent yet.
 const BEFORE_RESET: Duration = Duration::from_millis(100);
 
-/// What the registry answers to one request.
+/// The answer of the registry to one request.
 #[derive(Debug)]
 pub struct Reply {
     /// The status code.
     pub status: u16,
-    /// The headers, without those that [`Delivery`] is in charge of.
+    /// The headers, without those that [`Delivery`] determines.
     pub headers: Vec<(&'static str, String)>,
-    /// Where the bytes of the body come from.
+    /// The source of the bytes of the body.
     pub body: Body,
-    /// How they are delivered.
+    /// How the bytes are delivered.
     pub delivery: Delivery,
 }
 
-/// Where the bytes of a body come from.
+/// The source of the bytes of a body.
 #[derive(Debug)]
 pub enum Body {
     /// From memory.
@@ -48,22 +48,22 @@ pub enum Body {
     File(File, u64),
 }
 
-/// How a reply is delivered: `Delivery::honest`, unless a fault changed it.
+/// How a reply is delivered. This is `Delivery::honest`, unless a fault changed it.
 #[derive(Debug)]
 pub struct Delivery {
-    /// How long the headers are held back; `None` is for ever.
+    /// The delay of the headers. `None` means for ever.
     pub headers_after: Option<Duration>,
     /// What the headers say about the length of the body.
     pub framing: Framing,
-    /// The number of bytes sent: fewer than the body has, or more.
+    /// The number of bytes that are sent, which may be fewer or more than the body has.
     pub length: u64,
-    /// The byte that fills up a body sent with more bytes than it has.
+    /// The byte that fills up a body that is sent with more bytes than it has.
     pub filler: u8,
     /// The offset of the byte to flip.
     pub flipped: Option<u64>,
     /// How long to wait after each byte.
     pub pause: Option<Duration>,
-    /// Where the body stops before its end, and what becomes of the connection there.
+    /// Where the body stops before its end, and how the connection goes on from there.
     pub stop: Option<(u64, Ending)>,
 }
 
@@ -76,14 +76,14 @@ pub enum Framing {
     Chunked,
 }
 
-/// What becomes of the connection where a body stops early.
+/// How the connection goes on when a body stops early.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
-    /// It stays open, and nothing more is sent.
+    /// The connection stays open, and nothing more is sent.
     Stall,
-    /// It is closed in good order, as by a server that exits.
+    /// The connection is closed in good order, as by a server that exits.
     Close,
-    /// It is reset.
+    /// The connection is reset.
     Reset,
 }
 
@@ -96,7 +96,7 @@ impl Body {
         }
     }
 
-    /// Takes the next bytes out, as many as there is room for.
+    /// Takes the next bytes, until the buffer is full.
     async fn take(&mut self, room: &mut [u8]) -> io::Result<()> {
         match self {
             Body::Memory(bytes) => bytes.read_exact(room).await?,
@@ -113,7 +113,7 @@ impl From<Vec<u8>> for Body {
 }
 
 impl Delivery {
-    /// At once, all of the bytes, and the headers tell the truth.
+    /// Sends all bytes at once, with correct headers.
     fn honest(length: u64) -> Self {
         Self {
             headers_after: Some(Duration::ZERO),
@@ -126,7 +126,7 @@ impl Delivery {
         }
     }
 
-    /// Whether the client can tell where the body ends, and so may send another request.
+    /// Whether the client can find the end of the body, so that another request may follow.
     fn is_well_framed(&self) -> bool {
         self.stop.is_none()
             && (self.framing == Framing::Chunked || self.framing == Framing::Length(self.length))
@@ -134,7 +134,7 @@ impl Delivery {
 }
 
 impl Reply {
-    /// A reply delivered honestly.
+    /// A reply that is delivered correctly.
     pub fn new(status: u16, headers: Vec<(&'static str, String)>, body: Body) -> Self {
         let delivery = Delivery::honest(body.len());
         Self {
@@ -151,21 +151,21 @@ impl Reply {
         Self::new(status, headers, document.to_string().into_bytes().into())
     }
 
-    /// An error as the distribution specification words it.
+    /// An error in the format of the distribution specification.
     pub fn error(status: u16, code: &str, message: &str) -> Self {
         let document = json!({"errors": [{"code": code, "message": message}]});
         Self::json(status, &document)
     }
 
-    /// With one more header.
+    /// Adds a header.
     #[must_use]
     pub fn with_header(mut self, name: &'static str, value: impl Into<String>) -> Self {
         self.headers.push((name, value.into()));
         self
     }
 
-    /// Sends the head and, unless only the head was asked for, the body, at `bandwidth` bytes a
-    /// second at most. Tells whether the connection may serve another request.
+    /// Sends the head and, unless only the head was requested, the body, with at most `bandwidth` bytes per
+    /// second. Returns whether the connection may serve another request.
     ///
     /// # Errors
     ///
@@ -233,7 +233,7 @@ impl Reply {
         Ok(())
     }
 
-    /// The file of which the first `end` bytes are to be sent just as they are.
+    /// The file, if its first `end` bytes are to be sent unchanged.
     fn plain_file(&self, end: u64) -> Option<&File> {
         match &self.body {
             Body::File(file, length)
@@ -274,7 +274,7 @@ impl Reply {
         connection.write_all(b"\r\n").await
     }
 
-    /// What comes after the last byte of the body that is sent.
+    /// Ends the body after the last byte that is sent.
     async fn end(&self, connection: &mut Connection) -> io::Result<()> {
         match self.delivery.stop {
             None if self.delivery.framing == Framing::Chunked => {
@@ -290,8 +290,8 @@ impl Reply {
     }
 }
 
-/// Sends the next `length` bytes of a file without reading them: what is measured is the client,
-/// and the registry that it usually has does not run on the same processors.
+/// Sends the next `length` bytes of a file without reading them. Benchmarks measure the client, whose usual
+/// registry does not run on the same processors.
 async fn send_file(socket: &TcpStream, file: &File, length: u64) -> io::Result<()> {
     let mut left = length;
     while left > 0 {
@@ -310,13 +310,13 @@ async fn wait_for_hangup(connection: &mut Connection) -> io::Result<()> {
     Ok(())
 }
 
-/// How large the chunks are in which `length` bytes are sent.
+/// The size of the chunks in which `length` bytes are sent.
 fn chunk_len(length: u64, bandwidth: Option<u64>) -> usize {
     let limit = bandwidth.map_or(length, |bytes| (bytes / CHUNKS_PER_SECOND).max(1));
     clip(length.min(limit), CHUNK)
 }
 
-/// The lesser of the two.
+/// The smaller of the two.
 fn clip(count: u64, limit: usize) -> usize {
     usize::try_from(count).map_or(limit, |count| count.min(limit))
 }

@@ -1,4 +1,4 @@
-//! Carrying faults out: choosing the one that hits a request, and spoiling the reply.
+//! Carries out faults: chooses the one that hits a request, and changes the reply.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -11,11 +11,11 @@ use super::layout::Role;
 use super::pull::Endpoint;
 use super::reply::{Ending, Framing, Reply};
 
-/// The faults in force, and how many requests each of those has hit that are limited in number.
+/// The current faults, with the number of requests that each limited one has hit.
 ///
-/// The first one in the list that matches a request and is not used up hits it, alone. So
-/// `blob:status=500*1` followed by `blob:cut=half*1` spoils the first two requests for blobs, each
-/// in its own way.
+/// The first fault in the list that matches a request and is not used up hits it, alone. So
+/// `blob:status=500*1` followed by `blob:cut=half*1` changes the first two requests for blobs, each in its
+/// own way.
 #[derive(Debug, Default)]
 pub struct ActiveFaults {
     faults: Vec<ActiveFault>,
@@ -25,12 +25,12 @@ pub struct ActiveFaults {
 struct ActiveFault {
     fault: Fault,
     hits: AtomicU32,
-    /// When the last requests passed that a limited rate let pass.
+    /// When the last requests passed that a limited rate allowed.
     passed: Mutex<VecDeque<Instant>>,
 }
 
 impl ActiveFaults {
-    /// Puts faults in force.
+    /// Makes these faults the current ones.
     pub fn new(faults: Vec<Fault>) -> Self {
         let faults = faults.into_iter().map(|fault| ActiveFault {
             fault,
@@ -42,7 +42,7 @@ impl ActiveFaults {
         }
     }
 
-    /// Whether choosing a fault takes the roles of a blob.
+    /// Whether the choice of a fault depends on the roles of a blob.
     pub fn need_roles(&self) -> bool {
         self.faults
             .iter()
@@ -77,8 +77,7 @@ impl ActiveFault {
             .is_ok()
     }
 
-    /// Whether a request comes on top of those that a limited rate lets pass; any request does if
-    /// the rate is not limited.
+    /// Whether a request exceeds a limited rate. If the rate is not limited, every request does.
     fn exceeds_rate(&self) -> bool {
         let FaultKind::Rate { limit, .. } = self.fault.kind else {
             return true;
@@ -99,7 +98,7 @@ impl ActiveFault {
     }
 }
 
-/// Spoils the reply to a request.
+/// Applies a fault to the reply to a request.
 pub fn spoil(reply: &mut Reply, kind: &FaultKind, request: &Request) {
     match *kind {
         FaultKind::Status { code, retry_after } => *reply = refusal(code, retry_after),
@@ -136,7 +135,7 @@ pub fn spoil(reply: &mut Reply, kind: &FaultKind, request: &Request) {
     }
 }
 
-/// An error with the code of the distribution specification that comes closest.
+/// An error with the closest code of the distribution specification.
 fn refusal(status: u16, retry_after: Option<u64>) -> Reply {
     let code = match status {
         401 => "UNAUTHORIZED",
@@ -165,7 +164,7 @@ fn resize(reply: &mut Reply, length: u64, chunked: bool) {
     };
 }
 
-/// Takes the header away that says what the digest of an honest body is.
+/// Removes the header with the digest of the correct body.
 fn forget_digest(reply: &mut Reply) {
     reply
         .headers

@@ -1,5 +1,4 @@
-//! The registry as a server: it listens, answers, keeps a log of the requests, and stops when it
-//! is dropped.
+//! The registry as a server: it listens, answers, logs the requests, and stops when it is dropped.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -18,19 +17,18 @@ use super::pull::{self, Endpoint};
 use super::reply::{Connection, Reply};
 use super::sabotage::{ActiveFaults, spoil};
 
-/// How long the registry waits after it could not accept a connection, for want of file
-/// descriptors most likely.
+/// How long the registry waits after it could not accept a connection. The most likely reason is a lack of
+/// file descriptors.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
 
-/// How a registry behaves: by default like an honest one on a free port of the loopback
-/// interface.
+/// How a registry behaves. The default is a correct registry on a free port of the loopback interface.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// The address to listen at.
     pub listen: SocketAddr,
     /// How long the headers of every reply are held back.
     pub ttfb: Duration,
-    /// The most bytes a second of each reply's body.
+    /// The maximum number of bytes per second of each reply's body.
     pub bandwidth: Option<u64>,
     /// The faults in force from the start.
     pub faults: Vec<Fault>,
@@ -60,9 +58,9 @@ pub struct RequestLog {
     pub method: String,
     /// The path without the query.
     pub path: String,
-    /// The status answered; `None` if a fault withholds the answer.
+    /// The status of the answer. `None` if a fault withholds the answer.
     pub status: Option<u16>,
-    /// When the request had been read.
+    /// The time at which the request was complete.
     pub when: Instant,
 }
 
@@ -80,7 +78,7 @@ impl Registry {
     ///
     /// # Errors
     ///
-    /// If it cannot listen at the address.
+    /// If the registry can't listen at the address.
     ///
     /// # Panics
     ///
@@ -104,17 +102,17 @@ impl Registry {
         })
     }
 
-    /// The address it listens at.
+    /// Returns the address at which the registry listens.
     pub fn addr(&self) -> SocketAddr {
         self.address
     }
 
-    /// What to call one of its images, for skopeo: `docker://127.0.0.1:PORT/image:TAG`.
+    /// Returns the reference of one of the images, for skopeo: `docker://127.0.0.1:PORT/image:TAG`.
     pub fn reference(&self, tag: &str) -> String {
         format!("docker://{}/image:{tag}", self.address)
     }
 
-    /// Replaces the faults in force, with fresh counts.
+    /// Replaces the current faults, and resets their counts.
     pub fn set_faults(&self, faults: Vec<Fault>) {
         *lock(&self.service.faults) = Arc::new(ActiveFaults::new(faults));
     }
@@ -124,13 +122,13 @@ impl Registry {
         lock(&self.service.log).clone()
     }
 
-    /// How often a blob has been asked for, with success or without.
+    /// Returns how often a blob has been requested, successfully or not.
     pub fn blob_gets(&self, digest: impl AsRef<str>) -> usize {
         let blob = Endpoint::Blob(digest.as_ref().to_owned());
         self.count_gets(|endpoint| *endpoint == blob)
     }
 
-    /// How often any manifest or index has been asked for, with success or without.
+    /// Returns how often any manifest or index has been requested, successfully or not.
     pub fn manifest_gets(&self) -> usize {
         self.count_gets(|endpoint| matches!(endpoint, Endpoint::Manifest(_)))
     }
@@ -145,7 +143,7 @@ impl Registry {
 
 impl Drop for Registry {
     fn drop(&mut self) {
-        // The task owns the listener and the connections' tasks, and so takes them with it.
+        // The task owns the listener and the tasks of the connections, so they end with it.
         self.accepting.abort();
     }
 }
@@ -164,8 +162,8 @@ async fn accept(listener: TcpListener, service: Arc<Service>) {
     }
 }
 
-/// Serves one connection to its end. A client that leaves is no error of the registry's. One that
-/// sends nonsense, as by trying TLS, is told so, and its connection is closed.
+/// Serves one connection to its end. A client that leaves is no error of the registry. A client that sends
+/// nonsense, such as TLS, gets an answer that says so, and its connection is closed.
 async fn serve(stream: TcpStream, service: Arc<Service>) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let mut connection = Connection::new(stream);
@@ -192,7 +190,7 @@ async fn serve(stream: TcpStream, service: Arc<Service>) -> io::Result<()> {
     }
 }
 
-/// What the connections share.
+/// The state that the connections share.
 #[derive(Debug)]
 struct Service {
     address: SocketAddr,
@@ -203,7 +201,7 @@ struct Service {
 }
 
 impl Service {
-    /// The reply to a request, faults included.
+    /// The reply to a request, including faults.
     async fn answer(&self, request: &Request) -> Reply {
         let when = Instant::now();
         let reply = self.spoiled_answer(request).await;

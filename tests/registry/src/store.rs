@@ -1,4 +1,4 @@
-//! Writing an OCI image layout: blobs under their digests, and tags in `index.json`.
+//! Writes an OCI image layout: blobs under their digests, and tags in `index.json`.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -12,7 +12,7 @@ use tempfile::NamedTempFile;
 
 use super::layout::TAG;
 
-/// An OCI image layout that is written to.
+/// An OCI image layout that can be written to.
 #[derive(Debug)]
 pub struct Store {
     root: PathBuf,
@@ -21,14 +21,14 @@ pub struct Store {
 /// A blob that has been stored.
 #[derive(Clone, Debug)]
 pub struct Blob {
-    /// Its digest.
+    /// The digest of the blob.
     pub digest: Digest,
-    /// Its number of bytes.
+    /// The size of the blob in bytes.
     pub size: u64,
 }
 
 impl Store {
-    /// Opens the layout in a directory, making both if they are not there.
+    /// Opens the layout in a directory, and creates both if they do not exist.
     ///
     /// # Errors
     ///
@@ -54,7 +54,7 @@ impl Store {
         Ok(blob)
     }
 
-    /// Stores the blob that `write` writes, and passes on what it returns.
+    /// Stores the blob that `write` writes, and returns the result of `write`.
     ///
     /// # Errors
     ///
@@ -73,7 +73,7 @@ impl Store {
         Ok((blob, result))
     }
 
-    /// Tags a manifest. The tag no longer stands for what it stood for before.
+    /// Tags a manifest. The tag no longer names any earlier manifest.
     ///
     /// # Errors
     ///
@@ -90,7 +90,7 @@ impl Store {
         self.write_index(&index)
     }
 
-    /// Replaces `index.json` at once: somebody may be reading it.
+    /// Replaces `index.json` in one step, because another process may be reading it.
     fn write_index(&self, index: &Value) -> io::Result<()> {
         let mut file = NamedTempFile::new_in(&self.root)?;
         file.write_all(index.to_string().as_bytes())?;
@@ -108,13 +108,13 @@ impl Store {
     }
 }
 
-/// Lets others read what was a temporary file.
+/// Makes a former temporary file readable for others.
 fn share(file: &Path) -> io::Result<()> {
     use std::os::unix::fs::PermissionsExt;
     fs::set_permissions(file, fs::Permissions::from_mode(0o644))
 }
 
-/// A writer that knows the digest of what went through it.
+/// A writer that computes the digest of its bytes.
 #[derive(Debug)]
 pub struct Hashing<W> {
     inner: W,
@@ -132,11 +132,11 @@ impl<W: Write> Hashing<W> {
         }
     }
 
-    /// Returns the writer, and what went through.
+    /// Returns the writer, and the digest and size of its bytes.
     ///
     /// # Errors
     ///
-    /// Never, in fact: only the digest's text could be refused.
+    /// In practice never: only the text of the digest could be rejected.
     pub fn finish(self) -> io::Result<(W, Blob)> {
         let mut digest = "sha256:".to_owned();
         for byte in self.hasher.finalize() {

@@ -1,4 +1,4 @@
-//! Sizes and durations as people write them on a command line: `64K`, `1G`, `250ms`, `30s`.
+//! Parses sizes and durations of a command line: `64K`, `1G`, `250ms`, `30s`.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use std::time::Duration;
 ///
 /// # Errors
 ///
-/// If the text is something else, or too large for 64 bits.
+/// If the text is anything else, or the number is too large for 64 bits.
 pub fn parse_size(text: &str) -> Result<u64, String> {
     let (digits, unit) = match text.char_indices().next_back() {
         Some((end, 'K')) => (&text[..end], 1 << 10),
@@ -26,7 +26,7 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
 ///
 /// # Errors
 ///
-/// If the text is something else.
+/// If the text is anything else.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let parsed = if let Some(digits) = text.strip_suffix("ms") {
         digits.parse().map(Duration::from_millis)

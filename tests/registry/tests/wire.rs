@@ -1,4 +1,4 @@
-//! What the registry really sends, seen by a client that reads bytes and believes no header.
+//! Checks what the registry really sends, with a client that reads bytes and trusts no header.
 
 #![allow(
     clippy::unwrap_used,
@@ -19,10 +19,10 @@ use test_registry::format::Compression;
 use test_registry::image::{ImageBuilder, Written};
 use test_registry::server::{Options, Registry};
 
-/// More than the registry sends at a time, to have several pieces in a body.
+/// The size of the layer. It exceeds what the registry sends at a time, so that a body has several pieces.
 const LAYER_SIZE: u64 = 1_500_000;
 
-/// How long a connection must be silent to count as stalled: longer than a busy machine holds anybody up.
+/// How long a connection must be silent to count as stalled. A busy machine never causes a pause this long.
 const SILENCE: Duration = Duration::from_secs(4);
 
 /// A registry with one image of one layer.
@@ -33,7 +33,7 @@ struct Fixture {
     _layout: TempDir,
 }
 
-/// What a connection sent until it ended in some way.
+/// The bytes that a connection sent, and how it ended.
 struct Answer {
     head: String,
     body: Vec<u8>,
@@ -248,8 +248,8 @@ async fn the_log_has_every_request() -> io::Result<()> {
     Ok(())
 }
 
-/// A client that tries TLS first, as most do, must see at once that there is none: crane takes a
-/// connection that is closed without a word for a passing trouble, and tries again later.
+/// Most clients try TLS first, and must see at once that there is none. crane takes a connection that is
+/// closed without an answer for a transient failure, and retries later.
 #[tokio::test]
 async fn nonsense_is_answered() -> io::Result<()> {
     let fixture = Fixture::start()?;

@@ -1,4 +1,4 @@
-//! What this process has at a moment: for programs that watch themselves.
+//! The resources of this process, for programs that watch themselves.
 
 #![allow(
     clippy::must_use_candidate,
@@ -9,24 +9,24 @@ use std::fs;
 use std::path::Path;
 use std::process;
 
-/// What this process has.
+/// The resources of this process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// Open file descriptors.
+    /// The number of open file descriptors.
     pub fds: usize,
-    /// Threads, of whatever kind.
+    /// The number of threads of any kind.
     pub threads: usize,
-    /// Processes that it started and that are not reaped.
+    /// The number of processes that it has started and not reaped.
     pub children: usize,
-    /// Resident memory.
+    /// The resident memory, in KiB.
     pub memory_kib: u64,
 }
 
 impl Usage {
-    /// What there is now.
+    /// Returns the current values.
     pub fn now() -> Self {
         Self {
-            // But for the one that the listing itself needs.
+            // The listing itself needs one descriptor, which is not counted.
             fds: entries("/proc/self/fd").count().saturating_sub(1),
             threads: entries("/proc/self/task").count(),
             children: children().len(),
@@ -34,7 +34,7 @@ impl Usage {
         }
     }
 
-    /// The larger one of each.
+    /// Returns the larger value of each.
     #[must_use]
     pub fn max(self, other: Self) -> Self {
         Self {
@@ -45,7 +45,7 @@ impl Usage {
         }
     }
 
-    /// The smaller one of each.
+    /// Returns the smaller value of each.
     #[must_use]
     pub fn min(self, other: Self) -> Self {
         Self {
@@ -57,12 +57,12 @@ impl Usage {
     }
 }
 
-/// The most memory that was ever resident.
+/// Returns the peak of resident memory, in KiB.
 pub fn peak_memory_kib() -> u64 {
     status_kib("VmHWM:")
 }
 
-/// The processes that this one started and that are not reaped.
+/// Returns the processes that this one has started and not reaped.
 pub fn children() -> Vec<i32> {
     let us = process::id().to_string();
     let numbers = entries("/proc").filter_map(|name| name.parse().ok());
@@ -71,10 +71,10 @@ pub fn children() -> Vec<i32> {
         .collect()
 }
 
-/// The process that started this one.
+/// The process that has started this one.
 fn parent(pid: i32) -> Option<String> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // "pid (name) state ppid ...": the name may contain anything.
+    // The format is "pid (name) state ppid ...", and the name may contain anything.
     let (_, rest) = stat.rsplit_once(')')?;
     rest.split_whitespace().nth(1).map(str::to_owned)
 }

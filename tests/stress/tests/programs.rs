@@ -1,4 +1,4 @@
-//! The programs do what they say, in a moment.
+//! Short runs of the programs.
 
 #![allow(
     clippy::unwrap_used,
@@ -18,20 +18,20 @@ fn load_tells_what_it_took() {
     load.args(["--blobs", "30", "--size", "10K", "--workers", "8", "--json"]);
     let printed = tools::output_of(load.arg("--skopeo").arg(skopeo));
     let report: serde_json::Value = serde_json::from_slice(&printed).unwrap();
-    // And the config.
+    // The config is the last one.
     assert_eq!(report["blobs"], 31);
     assert_eq!(report["retries"], 0);
     for histogram in ["open_ms", "first_byte_ms", "drain_ms"] {
         assert_eq!(report[histogram]["count"], 30, "{histogram}: {report}");
     }
     for histogram in ["actor_queue_ms", "round_trip_ms"] {
-        // Blobs, and what comes before.
+        // The calls are those for the blobs, and those before them.
         assert!(report[histogram]["count"].as_u64() > Some(30), "{report}");
     }
     assert!(report["peak_memory_kib"].as_u64() > Some(0), "{report}");
 }
 
-/// A real run takes minutes; this one ends after its first round.
+/// A real run takes minutes. This one ends after its first round.
 #[test]
 #[ignore = "needs skopeo"]
 fn soak_ends_with_its_tables() {

@@ -1,4 +1,4 @@
-//! How long calls take, from what the library tells `tracing` of each.
+//! The duration of calls, from the library's `tracing` events.
 
 use std::fmt;
 use std::mem;
@@ -12,16 +12,16 @@ use tracing::{Event, Metadata, Subscriber};
 
 use super::times::Durations;
 
-/// Of all calls to all proxies.
+/// The durations of all calls to all proxies.
 #[derive(Debug, Default)]
 pub(crate) struct Calls {
-    /// In the actor's inbox and queue.
+    /// The time in the actor's inbox and queue.
     pub(crate) queued: Durations,
-    /// From the sending to the answer.
+    /// The time from the sending of a call to its answer.
     pub(crate) round_trip: Durations,
 }
 
-/// Where they are noted.
+/// The record of the calls.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Noted(Arc<Mutex<Calls>>);
 
@@ -31,7 +31,7 @@ impl Noted {
     }
 }
 
-/// Note the calls of this process from now on.
+/// Records the calls of this process from now on.
 pub(crate) fn record() -> anyhow::Result<Noted> {
     let noted = Noted::default();
     set_global_default(Recorder(noted.clone()))?;
@@ -54,7 +54,7 @@ impl Subscriber for Recorder {
         calls.round_trip.add(call.answered);
     }
 
-    // There are no spans among what is enabled.
+    // No spans are enabled.
     fn new_span(&self, _: &Attributes<'_>) -> Id {
         Id::from_u64(1)
     }

@@ -1,4 +1,4 @@
-//! Many blobs at once: what they take, and what this process takes for it.
+//! Pulls many blobs at once, and measures the time and the resources of this process.
 //!
 //! Without `--image`, another process of this program makes an image and serves it on the loopback
 //! interface, so that what is counted here is the client's alone.
@@ -29,13 +29,13 @@ use served::{Order, Served};
 use test_registry::units::parse_size;
 use times::Times;
 
-/// How often this process looks at itself.
+/// How often this process samples its own resources.
 const SAMPLING: Duration = Duration::from_millis(100);
 
-/// How long skopeos may take to end after the pull.
+/// How long skopeo processes may take to exit after the pull.
 const ENDING: Duration = Duration::from_secs(5);
 
-/// Pulls many blobs, and tells what that took.
+/// Pulls many blobs, and reports the time and the resources.
 #[derive(Debug, Parser)]
 #[command(name = "load")]
 struct Arguments {
@@ -45,16 +45,16 @@ struct Arguments {
     /// How large each of them is; K, M and G are understood.
     #[arg(long, default_value = "100K", value_parser = parse_size)]
     size: u64,
-    /// `auto`, a number, or MIN-MAX.
+    /// The number of proxies: `auto`, a number, or MIN-MAX.
     #[arg(long, default_value = "auto")]
     proxies: Proxies,
     /// Blobs in flight at once.
     #[arg(long, default_value = "32")]
     workers: NonZeroUsize,
-    /// Hold each of the registry's answers back for so many milliseconds.
+    /// Delay each answer of the registry by this many milliseconds.
     #[arg(long, value_name = "MS", default_value_t = 0)]
     ttfb: u64,
-    /// Send at most so many bytes a second of each blob, so that many are under way.
+    /// Send at most this many bytes per second of each blob, so that many are in flight.
     #[arg(long, value_name = "BYTES_PER_S", value_parser = parse_size)]
     bandwidth: Option<u64>,
     /// Pull this image instead, as skopeo names it.
@@ -63,7 +63,7 @@ struct Arguments {
     /// Accept any certificate, and plain HTTP.
     #[arg(long)]
     insecure: bool,
-    /// Put what comes into an OCI image layout there; without, it is verified and thrown away.
+    /// Write the blobs into an OCI image layout there; by default, they are verified and discarded.
     #[arg(long, value_name = "FOLDER")]
     into: Option<PathBuf>,
     /// The skopeo to pull with.
@@ -72,7 +72,7 @@ struct Arguments {
     /// Print one line of JSON.
     #[arg(long)]
     json: bool,
-    /// Make the image, and serve it until the standard input ends: what the other process does.
+    /// Make the image, and serve it until stdin ends. The other process runs with this option.
     #[arg(long, hide = true)]
     serve: bool,
 }
@@ -94,7 +94,7 @@ fn main() -> anyhow::Result<()> {
         None => Some(Served::start(order)?),
         Some(_) => None,
     };
-    // Boxed, because it is large.
+    // Boxed, because the future is large.
     let report = runtime.block_on(Box::pin(load(&arguments, served.as_ref())))?;
     if arguments.json {
         println!("{}", report.json(&calls.take()));
@@ -136,7 +136,7 @@ async fn load(arguments: &Arguments, served: Option<&Served>) -> anyhow::Result<
         retries: pulled.retries,
         proxies: pulled.proxies,
         own_cpu,
-        // The registry is not reaped yet, and so not among them.
+        // The registry is not reaped yet, so its CPU time is not included.
         children_cpu: cpu(UsageWho::RUSAGE_CHILDREN)?,
         peak: Usage {
             children: peak.children.saturating_sub(others),
@@ -165,7 +165,7 @@ async fn pull(
     }
 }
 
-/// Take all events, and look at this process now and then, until the pull is over.
+/// Receives all events, and samples the resources of this process, until the pull is over.
 async fn watch(mut events: EventStream) -> (Times, Usage) {
     let (mut times, mut peak) = (Times::default(), Usage::now());
     let mut sampling = interval(SAMPLING);

@@ -1,4 +1,4 @@
-//! What a load came to, for people and for programs.
+//! The report of a load test, for people and for programs.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -22,7 +22,7 @@ pub(crate) struct Report {
     pub(crate) times: Times,
 }
 
-/// The histograms' columns.
+/// The columns of the histograms.
 const QUANTILES: [(&str, f64); 6] = [
     ("min", 0.0),
     ("p50", 0.5),

@@ -9,21 +9,21 @@ use anyhow::Context;
 use test_registry::image::ImageBuilder;
 use test_registry::server::{Options, Registry};
 
-/// An image at a registry, which ends when this is dropped, or this process does.
+/// An image at a registry. The registry ends when this is dropped, or when this process ends.
 #[derive(Debug)]
 pub(crate) struct Served {
     pub(crate) reference: String,
     child: Child,
 }
 
-/// What the other process is to do.
+/// The arguments of the other process.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Order {
     pub(crate) blobs: u64,
     pub(crate) size: u64,
-    /// In milliseconds.
+    /// The delay of each answer, in milliseconds.
     pub(crate) ttfb: u64,
-    /// Bytes a second of each body.
+    /// The maximum number of bytes per second of each body.
     pub(crate) bandwidth: Option<u64>,
 }
 
@@ -57,13 +57,13 @@ impl Served {
 
 impl Drop for Served {
     fn drop(&mut self) {
-        // It reads that its standard input ended, and ends.
+        // The other process exits when its stdin ends.
         drop(self.child.stdin.take());
         let _ = self.child.wait();
     }
 }
 
-/// What the other process does: make an image, and serve it until the standard input ends.
+/// Makes an image, and serves it until stdin ends. The other process runs this.
 pub(crate) async fn serve(order: Order) -> anyhow::Result<()> {
     let layout = tempfile::tempdir()?;
     let image = (0..order.blobs).fold(ImageBuilder::new(), |image, seed| {

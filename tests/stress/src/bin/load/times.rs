@@ -1,4 +1,4 @@
-//! How long things take, from the events of a pull.
+//! The durations in a pull, from its events.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -6,11 +6,11 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use longshore::{Event, EventKind};
 
-/// Microseconds, with three digits of precision.
+/// A histogram of durations in microseconds, with three digits of precision.
 #[derive(Clone, Debug)]
 pub(crate) struct Durations(pub(crate) Histogram<u64>);
 
-/// An hour.
+/// One hour.
 const LONGEST_MICROS: u64 = 3_600_000_000;
 
 impl Default for Durations {
@@ -27,7 +27,7 @@ impl Durations {
     }
 }
 
-/// Of all blobs. A try that failed is forgotten when the next one begins.
+/// The durations of all blobs. A failed try is discarded when the next one begins.
 #[derive(Debug, Default)]
 pub(crate) struct Times {
     /// From the call for a blob to its answer.

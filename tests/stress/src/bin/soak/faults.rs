@@ -1,33 +1,33 @@
-//! The faults that are drawn, and how a pull must end under each.
+//! The faults that are drawn, and how a pull must end under each of them.
 
 use longshore::{BlobError, Error};
 
-/// How a pull ends that nobody cancels.
+/// How a pull must end that is not cancelled.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum End {
-    /// With all of the image.
+    /// The whole image must be there.
     Whole,
-    /// With an error of this kind.
+    /// The pull must fail with an error of this kind.
     Failed(fn(&Error) -> bool),
 }
 
-/// A fault as the test registry reads it. `#N` is some layer.
+/// A fault, as the test registry reads it. `#N` stands for some layer.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Case {
     pub(crate) fault: &'static str,
     pub(crate) end: End,
-    /// Each try waits for a timeout, so there must be few.
+    /// Whether each try waits for a timeout, so that there must be few tries.
     pub(crate) slow: bool,
 }
 
-/// What the registry does, each as likely as any other.
+/// The faults of the registry. Each is drawn with the same probability.
 pub(crate) const CASES: &[Case] = &[
-    // Nothing, or nothing bad.
+    // No fault, or a harmless one.
     passes(""),
     passes("any:ttfb=30ms"),
     passes("blob:ttfb=200ms*5"),
     passes("any:rate=30,retry-after=1"),
-    // Layers.
+    // Faults of layers.
     passes("blob#N:status=500*2"),
     passes("blob#N:status=502*2"),
     passes("blob#N:status=503*1"),
@@ -64,7 +64,7 @@ pub(crate) const CASES: &[Case] = &[
     fails_slowly("blob#N:reset=half", broken_blob),
     fails_slowly("blob#N:stall=half", broken_blob),
     fails_slowly("blob#N:headers-never", broken_blob),
-    // The config.
+    // Faults of the config.
     passes("config:status=500*2"),
     passes("config:headers-never*1"),
     passes("config:stall=half*1"),
@@ -74,7 +74,7 @@ pub(crate) const CASES: &[Case] = &[
     fails("config:status=404", refused_blob),
     fails("config:corrupt", wrong_blob),
     fails("config:longer=1", wrong_blob),
-    // The manifest, and what comes before it.
+    // Faults of the manifest, and of the requests before it.
     passes("manifest:ttfb=300ms"),
     passes("manifest:status=500*2"),
     passes("manifest:status=503*1"),
@@ -135,7 +135,7 @@ fn refused_blob(error: &Error) -> bool {
     matches!(blob_error(error), Some(BlobError::Refused(_)))
 }
 
-/// A skopeo that checks blobs itself may be the first to say so.
+/// A skopeo that verifies blobs itself may be the first to notice.
 fn wrong_blob(error: &Error) -> bool {
     matches!(
         blob_error(error),
@@ -148,7 +148,7 @@ fn wrong_blob(error: &Error) -> bool {
     )
 }
 
-/// An old skopeo does not say that a transfer broke off.
+/// An old skopeo does not report that a transfer broke off.
 fn broken_blob(error: &Error) -> bool {
     matches!(
         blob_error(error),

@@ -1,4 +1,4 @@
-//! The images that are pulled, and whether what came is theirs.
+//! The images that are pulled, and the check of the results.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -11,25 +11,25 @@ use tempfile::TempDir;
 
 use test_registry::image::{ImageBuilder, Written};
 
-/// What may be in a layout.
+/// The files that may be in a layout.
 const LAYOUT: [&str; 4] = [".longshore.lock", "blobs", "index.json", "oci-layout"];
 
-/// Some images in one OCI layout, tagged by their number.
+/// Some images in one OCI layout. Their tags are their numbers.
 #[derive(Debug)]
 pub(crate) struct Images {
     folder: TempDir,
     pub(crate) images: Vec<Written>,
 }
 
-/// What came out of a check.
+/// The result of a check.
 #[derive(Debug, Default)]
 pub(crate) struct Checked {
-    /// Blobs that are whole.
+    /// The number of complete blobs.
     pub(crate) blobs: usize,
     pub(crate) bytes: u64,
-    /// Blobs whose bytes are not those that their digest tells.
+    /// Blobs whose bytes do not match their digest.
     pub(crate) wrong: Vec<String>,
-    /// Blobs that should be there, and files that should not.
+    /// Blobs that should be there and are not, and files that should not be there.
     pub(crate) astray: Vec<String>,
 }
 
@@ -45,7 +45,7 @@ impl Images {
         let mut layers: Vec<Vec<(u64, u64)>> = (0..sizes.len())
             .map(|image| numbered(image).collect())
             .collect();
-        // Two that share layers with others.
+        // These two share layers with others.
         layers.push(numbered(1).chain([(5000, 200_000)]).collect());
         layers.push(numbered(2).take(20).chain(numbered(1)).collect());
         let folder = tempfile::tempdir()?;
@@ -64,27 +64,28 @@ impl Images {
     }
 }
 
-/// The digest of some bytes, by other means than the library's.
+/// The digest of some bytes, computed without the library.
 pub(crate) fn sha256(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
     let mut digest = "sha256:".to_owned();
     for byte in Sha256::digest(bytes) {
-        // Writing to a string cannot fail.
+        // Writing to a string can't fail.
         let _ = write!(digest, "{byte:02x}");
     }
     digest
 }
 
-/// Which images a layout is to name.
+/// The images that a layout must name.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Named<'a> {
-    /// These, and if there are none, there need not be a layout.
+    /// Exactly these. If there are none, there need not be a layout.
     Exactly(&'a [&'a Written]),
     /// Some of these.
     Some(&'a [Written]),
 }
 
-/// Everything in the layout is whole, and nothing else is there. All of each image that it names is there.
+/// Checks that every blob in the layout is complete, that nothing else is there, and that everything of each
+/// image is there that the layout names.
 pub(crate) fn check_layout(layout: &Path, expected: Named<'_>) -> Checked {
     let mut checked = Checked::default();
     let may_be_none = matches!(expected, Named::Exactly([]) | Named::Some(_));
@@ -139,7 +140,7 @@ fn check_blobs(folder: &Path, checked: &mut Checked) {
     }
 }
 
-/// All blobs of an image.
+/// The digests of all blobs of an image.
 fn digests(image: &Written) -> impl Iterator<Item = &Digest> {
     let layers = image.layers.iter().map(Descriptor::digest);
     layers.chain([&image.config_digest, &image.manifest_digest])

@@ -1,10 +1,10 @@
-//! Pulls in a loop with faults, kills and cancellations drawn at random; checks every result, and
-//! that nothing is left behind. Ends with a table, and with failure if anything was wrong.
+//! Pulls in a loop, with faults, kills and cancellations drawn at random. Checks every result, and that
+//! nothing is left behind. Ends with a table, and with failure if anything was wrong.
 //!
 //! `cargo run --release -p longshore-stress --bin soak -- --minutes 30`
 //!
-//! glibc keeps memory for each thread that ever used some, so that what is resident creeps up for
-//! a while; with `MALLOC_ARENA_MAX=1` in the environment it does not.
+//! glibc keeps memory for each thread that has ever used some, so resident memory grows for a while. It does
+//! not with `MALLOC_ARENA_MAX=1` in the environment.
 
 mod faults;
 mod images;
@@ -29,27 +29,27 @@ use plan::Round;
 use pull::Outcome;
 use table::{Rest, Table};
 
-/// How soon threads end for which there is nothing to do, so that they can be counted.
+/// How soon idle threads end, so that they can be counted.
 const IDLE_THREADS: Duration = Duration::from_millis(100);
 
-/// How long it may take until everything that pulls have started has ended: hung children get
-/// `SIGTERM`, and `SIGKILL` later.
+/// How long it may take until everything that pulls have started has ended. Children that hang get `SIGTERM`,
+/// and `SIGKILL` later.
 const SETTLING: Duration = Duration::from_secs(30);
 
 /// Pulls for some minutes under faults, kills and cancellations, and checks everything.
 #[derive(Parser)]
 #[command(name = "soak")]
 struct Arguments {
-    /// How long.
+    /// The duration in minutes.
     #[arg(long, default_value_t = 1.0)]
     minutes: f64,
-    /// Draw the same again. Whatever depends on time is not repeated.
+    /// Repeat the random choices of this seed. Timing is not repeated.
     #[arg(long)]
     seed: Option<u64>,
-    /// A skopeo to pull with, or several of them, to be drawn from.
+    /// A skopeo to pull with. If there are several, one is drawn for each pull.
     #[arg(long, default_value = "skopeo")]
     skopeo: Vec<PathBuf>,
-    /// The stall timeout in seconds; calls may take twice as long. A busy machine needs more.
+    /// The stall timeout in seconds. Calls may take twice as long. A busy machine needs more.
     #[arg(long, default_value_t = 3.0)]
     patience: f64,
 }
@@ -92,7 +92,7 @@ async fn soak(arguments: Arguments) -> anyhow::Result<ExitCode> {
         }
         match settled(at_rest).await {
             Ok(usage) => {
-                // The first round made what stays for good.
+                // The first round creates what stays for good.
                 at_rest.get_or_insert(usage);
                 rest.add(usage);
             }
@@ -119,12 +119,12 @@ async fn soak(arguments: Arguments) -> anyhow::Result<ExitCode> {
 fn report(plan: &plan::Plan, round: &Round, outcome: &Outcome) -> usize {
     for problem in &outcome.problems {
         eprintln!("PROBLEM {problem}\n  in {plan:?}");
-        eprintln!("  with signals {:?}, {:?}", round.signals, outcome.told);
+        eprintln!("  with signals {:?}, {:?}", round.signals, outcome.summary);
     }
     outcome.problems.len()
 }
 
-/// Send signals to children drawn at random, as there are any. Returns how many were sent.
+/// Sends signals to children drawn at random, if there are any. Returns the number of signals sent.
 async fn send(signals: &[(Duration, Signal)]) -> usize {
     let sent = signals.iter().map(|(after, signal)| async {
         sleep(*after).await;
@@ -132,20 +132,20 @@ async fn send(signals: &[(Duration, Signal)]) -> usize {
         let Some(child) = fastrand::choice(children) else {
             return 0;
         };
-        // It may have ended on its own.
+        // The child may have ended on its own.
         usize::from(kill(Pid::from_raw(child), *signal).is_ok())
     });
     join_all(sent).await.into_iter().sum()
 }
 
-/// Wait until nothing is going on, and there is no more than there was before.
+/// Waits until nothing is running, and there are no more resources than before.
 ///
 /// # Errors
 ///
-/// What there is too much of.
+/// A description of the resources that are too many.
 async fn settled(before: Option<Usage>) -> Result<Usage, String> {
     let until = Instant::now() + SETTLING;
-    // The first time, what stays is not known yet: the least is taken, after a while.
+    // After the first round, it is not known yet what stays. The lowest value within some time counts.
     let mut least = before;
     if before.is_none() {
         sleep(IDLE_THREADS * 10).await;

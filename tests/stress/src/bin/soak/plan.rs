@@ -1,4 +1,4 @@
-//! What a pull is to be like: drawn at random, the same for the same seed.
+//! The plan of a pull, which is drawn at random. Equal seeds give equal plans.
 
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
@@ -10,30 +10,30 @@ use nix::sys::signal::Signal;
 
 use super::faults::{CASES, Case};
 
-/// Pulls at once in a round.
+/// The maximum number of pulls in a round.
 const MOST_PULLS: usize = 6;
 
-/// Tries after the first: more than all that can befall a blob which is to come in the end.
+/// The number of retries. There are more of them than failures of a blob that must succeed in the end.
 const RETRIES: u32 = 8;
 
-/// The moments of kills and cancellations: most pulls are over by then.
+/// The time in which kills and cancellations happen. Most pulls are over by then.
 const MOMENTS: Duration = Duration::from_millis(1200);
 
-/// Some pulls at the same time, and what befalls their proxies.
+/// Some pulls at the same time, and the signals to their proxies.
 #[derive(Debug)]
 pub(crate) struct Round {
     pub(crate) pulls: Vec<Plan>,
-    /// When, counted from the start, some child gets which signal.
+    /// The signals, each with its time from the start of the round. They go to random children.
     pub(crate) signals: Vec<(Duration, Signal)>,
 }
 
-/// One pull.
+/// The plan of one pull.
 #[derive(Debug)]
 pub(crate) struct Plan {
     pub(crate) case: Case,
-    /// The fault, with the layer in place.
+    /// The fault, with the number of the layer filled in.
     pub(crate) fault: String,
-    /// Which of the images.
+    /// The number of the image.
     pub(crate) image: usize,
     pub(crate) skopeo: PathBuf,
     pub(crate) into: Into,
@@ -42,19 +42,19 @@ pub(crate) struct Plan {
     pub(crate) patience: Duration,
 }
 
-/// What is done with the blobs.
+/// The destination of the blobs.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Into {
     Layout,
-    /// All images into one layout, at once; the fault befalls whichever has such a layer.
+    /// All images go into one layout, in one pull. The fault hits every image that has such a layer.
     Many,
     Discard,
-    /// A handler that computes digests of its own.
+    /// A handler computes digests of its own.
     Handler,
 }
 
 impl Round {
-    /// `layers` tells how many each image has.
+    /// Draws a round. `layers` contains the number of layers of each image.
     pub(crate) fn draw(
         rng: &mut Rng,
         skopeos: &[PathBuf],
@@ -82,7 +82,7 @@ impl Plan {
     ) -> Self {
         let case = loop {
             let case = CASES[rng.usize(..CASES.len())];
-            // With few tries, a killed proxy could be the reason of a failure.
+            // With few tries, the kill of a proxy could be the reason of a failure.
             if !(killed && case.slow) {
                 break case;
             }
@@ -101,7 +101,7 @@ impl Plan {
         }
     }
 
-    /// The same, with nothing in its way.
+    /// The same plan without faults and cancellation.
     pub(crate) fn undisturbed(&self) -> Self {
         Self {
             case: CASES[0],
@@ -161,7 +161,7 @@ fn cancel(rng: &mut Rng) -> Option<Duration> {
 fn signal(rng: &mut Rng) -> Signal {
     match rng.u8(..6) {
         0 => Signal::SIGTERM,
-        // It hangs, and holds on to all that it has.
+        // The process hangs, and keeps everything that it has open.
         1 => Signal::SIGSTOP,
         _ => Signal::SIGKILL,
     }

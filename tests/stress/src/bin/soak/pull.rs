@@ -1,4 +1,4 @@
-//! One pull, and whether it ended as it must.
+//! One pull, and the check of how it ended.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -16,50 +16,50 @@ use super::plan::{Into, Plan};
 use test_registry::image::Written;
 use test_registry::server::{Options, Registry};
 
-/// A pull that takes longer hangs.
+/// A pull that takes longer than this hangs.
 const HANGS: Duration = Duration::from_secs(300);
 
-/// What was cancelled may still be putting down its last bytes.
+/// How long a cancelled pull may take to write its last bytes.
 const TAIL: Duration = Duration::from_secs(10);
 
-/// What became of a pull.
+/// The result of a pull.
 #[derive(Debug, Default)]
 pub(crate) struct Outcome {
     pub(crate) ended: Ended,
-    /// What is not as it must be; empty if all is well.
+    /// Descriptions of what is wrong. Empty if all is well.
     pub(crate) problems: Vec<String>,
-    /// Blobs whose bytes were not the right ones.
+    /// The number of blobs with wrong bytes.
     pub(crate) wrong: usize,
-    /// The images that came, by their numbers.
+    /// The numbers of the images that were pulled.
     came: Vec<usize>,
-    pub(crate) told: Told,
+    pub(crate) summary: Summary,
     pub(crate) took: Duration,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Ended {
-    /// All of the image came.
+    /// The whole image was pulled.
     Whole,
-    /// With an error, as expected.
+    /// The pull failed as expected.
     Failed,
     Cancelled,
-    /// Not as it must be.
+    /// The pull did not end as it must.
     #[default]
     Wrong,
 }
 
-/// What its events told.
+/// A summary of the events.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Told {
+pub(crate) struct Summary {
     pub(crate) retries: usize,
     pub(crate) blobs: usize,
     pub(crate) bytes: u64,
     pub(crate) proxies: usize,
-    /// Proxies that were given up, or died.
+    /// The number of proxies that were given up, or died.
     pub(crate) lost: usize,
 }
 
-impl Told {
+impl Summary {
     fn hear(&mut self, event: &Event) {
         match &event.kind {
             EventKind::BlobRetried { .. } => self.retries += 1,
@@ -84,11 +84,11 @@ impl Told {
     }
 }
 
-/// Pull by this plan; and if that leaves a part of the image in a layout, once more without faults.
+/// Pulls by this plan. If that leaves a part of the image in a layout, pulls once more without faults.
 ///
 /// # Errors
 ///
-/// What the program itself fails with; whatever a pull does is in the outcome.
+/// The errors of the program itself. The result of the pull is in the outcome.
 pub(crate) async fn run(plan: &Plan, images: &Images) -> anyhow::Result<Outcome> {
     let all: Vec<&Written> = match plan.into {
         Into::Many => images.images.iter().collect(),
@@ -106,7 +106,7 @@ pub(crate) async fn run(plan: &Plan, images: &Images) -> anyhow::Result<Outcome>
             .map(|image| &images.images[*image])
             .collect();
         let named = match (plan.into, outcome.ended) {
-            // Some of them may have come before it was given up.
+            // Some of the images may have been pulled before the cancellation.
             (Into::Many, Ended::Cancelled) => Named::Some(&images.images),
             _ => Named::Exactly(&came),
         };
@@ -116,7 +116,7 @@ pub(crate) async fn run(plan: &Plan, images: &Images) -> anyhow::Result<Outcome>
             let problems = again.problems.into_iter();
             let problems = problems.map(|problem| format!("the next pull: {problem}"));
             outcome.problems.extend(problems);
-            outcome.told.add(again.told);
+            outcome.summary.add(again.summary);
             outcome.take(check(&layout, Named::Exactly(&all)).await);
         }
     }
@@ -124,13 +124,13 @@ pub(crate) async fn run(plan: &Plan, images: &Images) -> anyhow::Result<Outcome>
 }
 
 async fn check(layout: &Path, images: Named<'_>) -> Checked {
-    // A write that a thread had begun when its pull was dropped ends a moment later.
+    // If a thread had begun a write when its pull was dropped, the write ends a moment later.
     let settled = timeout(TAIL, async {
         while !check_layout(layout, images).astray.is_empty() {
             sleep(Duration::from_millis(20)).await;
         }
     });
-    // What is still not as it must be after that time is told below.
+    // What is still wrong after that time is reported below.
     let _ = settled.await;
     check_layout(layout, images)
 }
@@ -154,21 +154,21 @@ async fn attempt(plan: &Plan, images: &Images, layout: &Path) -> anyhow::Result<
     };
     let registry = Registry::start(images.folder(), options).context("no registry")?;
     let (events, mut stream) = Events::channel();
-    let mut told = Told::default();
+    let mut summary = Summary::default();
     let hearing = async {
         while let Some(event) = stream.recv().await {
-            told.hear(&event);
+            summary.hear(&event);
         }
     };
     let pulling = timeout(HANGS, pull(plan, &registry, images, layout, events));
-    // Boxed, because it is large.
+    // Boxed, because the future is large.
     let (pulled, ()) = Box::pin(async { tokio::join!(pulling, hearing) }).await;
     let mut outcome = Outcome {
-        told,
+        summary,
         ..Outcome::default()
     };
     match pulled {
-        Err(_) => outcome.problems.push(format!("it hangs: {told:?}")),
+        Err(_) => outcome.problems.push(format!("it hangs: {summary:?}")),
         Ok(Pulled::Done { wrong, came }) => {
             outcome.ended = Ended::Whole;
             outcome.came = came;
@@ -186,7 +186,7 @@ async fn attempt(plan: &Plan, images: &Images, layout: &Path) -> anyhow::Result<
             match (plan.case.end, error) {
                 (End::Failed(expected), error) if expected(&error) => outcome.ended = Ended::Failed,
                 // A signal can hit the proxy of the last try.
-                (End::Failed(_), error) if outcome.told.lost > 0 && is_the_proxys(&error) => {
+                (End::Failed(_), error) if outcome.summary.lost > 0 && is_proxy_failure(&error) => {
                     outcome.ended = Ended::Failed;
                 }
                 (_, error) => {
@@ -202,8 +202,8 @@ async fn attempt(plan: &Plan, images: &Images, layout: &Path) -> anyhow::Result<
     Ok(outcome)
 }
 
-/// It is a proxy that was lost or stopped, not the fault.
-fn is_the_proxys(error: &Error) -> bool {
+/// Whether the error is due to a proxy that was lost or stopped, and not to the fault.
+fn is_proxy_failure(error: &Error) -> bool {
     match error {
         Error::Blob { source, .. } => {
             matches!(source, BlobError::Stalled { .. } | BlobError::Connection(_))
@@ -213,14 +213,14 @@ fn is_the_proxys(error: &Error) -> bool {
 }
 
 enum Pulled {
-    /// `wrong` tells of blobs that are not the image's.
+    /// The pull succeeded. `wrong` describes blobs with wrong bytes.
     Done {
         wrong: Vec<String>,
         came: Vec<usize>,
     },
-    /// Its future was dropped.
+    /// The future was dropped.
     Cancelled,
-    /// `came`: of many images, those that came all the same.
+    /// The pull failed. `came` contains the images of a pull of many that were pulled all the same.
     Failed { error: Error, came: Vec<usize> },
 }
 
@@ -263,7 +263,7 @@ async fn pull(
     }
 }
 
-/// Pull all images, each from a repository of its own. Of their failures, one that is not expected is told.
+/// Pulls all images, each from a repository of its own. Returns one unexpected failure, if there is one.
 async fn pull_many(
     plan: &Plan,
     fetcher: &Fetcher,
@@ -281,9 +281,9 @@ async fn pull_many(
         .map(|image| format!("docker://{address}/many/{image}:{image}"))
         .collect();
     let mut pulling = fetcher.pull_many(references, sink.clone());
-    let (mut came, mut failure, mut told) = (Vec::new(), None, 0);
+    let (mut came, mut failure, mut count) = (Vec::new(), None, 0);
     while let Some(done) = pulling.next().await {
-        told += 1;
+        count += 1;
         match done.images {
             Ok(_) => came.push(done.number),
             Err(error) if failure.as_ref().is_none_or(is_expected) => failure = Some(error),
@@ -291,9 +291,9 @@ async fn pull_many(
         }
     }
     let failure = pulling.finish().await.err().or(failure);
-    let wrong = match told {
-        told if told == images.images.len() => Vec::new(),
-        told => vec![format!("{told} images were told of")],
+    let wrong = match count {
+        count if count == images.images.len() => Vec::new(),
+        count => vec![format!("{count} images have a result")],
     };
     match failure {
         Some(error) => Pulled::Failed { error, came },
@@ -301,7 +301,7 @@ async fn pull_many(
     }
 }
 
-/// What of it is wrong.
+/// Checks the result of a pull into a layout. Returns what is wrong.
 async fn pull_into(
     into: Into,
     fetcher: &Fetcher,

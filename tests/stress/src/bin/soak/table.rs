@@ -1,14 +1,14 @@
-//! What all pulls came to, as tables.
+//! The results of all pulls, as tables.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
 use super::plan::Plan;
-use super::pull::{Ended, Outcome, Told};
+use super::pull::{Ended, Outcome, Summary};
 use longshore_stress::Usage;
 
-/// By fault, and in all.
+/// The counts for each fault, and in total.
 #[derive(Debug, Default)]
 pub(crate) struct Table {
     faults: BTreeMap<&'static str, Row>,
@@ -22,11 +22,11 @@ struct Row {
     whole: usize,
     failed: usize,
     cancelled: usize,
-    /// Pulls that did not end as they must.
+    /// The number of pulls that did not end as they must.
     problems: usize,
-    /// Blobs with wrong bytes.
+    /// The number of blobs with wrong bytes.
     wrong: usize,
-    told: Told,
+    summary: Summary,
     longest: Duration,
 }
 
@@ -41,7 +41,7 @@ impl Row {
         }
         self.problems += usize::from(!outcome.problems.is_empty());
         self.wrong += outcome.wrong;
-        self.told.add(outcome.told);
+        self.summary.add(outcome.summary);
         self.longest = self.longest.max(outcome.took);
     }
 }
@@ -71,7 +71,7 @@ impl fmt::Display for Table {
                 failed,
                 cancelled,
                 problems,
-                told: Told { retries, .. },
+                summary: Summary { retries, .. },
                 ..
             } = row;
             let longest = row.longest.as_secs_f64();
@@ -80,26 +80,26 @@ impl fmt::Display for Table {
                 "| {fault} | {pulls} | {whole} | {failed} | {cancelled} | {problems} | {retries} | {longest:.1} |"
             )?;
         }
-        let Row { told, wrong, .. } = self.all;
+        let Row { summary, wrong, .. } = self.all;
         writeln!(
             f,
             "\n{} blobs, {} bytes; {} proxies, of which {} were lost; {} signals; wrong bytes: {wrong}",
-            told.blobs, told.bytes, told.proxies, told.lost, self.signals,
+            summary.blobs, summary.bytes, summary.proxies, summary.lost, self.signals,
         )
     }
 }
 
-/// What the process had whenever nothing was going on.
+/// The resources of the process whenever nothing was running.
 #[derive(Debug)]
 pub(crate) struct Rest {
     samples: Vec<Usage>,
 }
 
-/// Memory may grow by that much over the run, for the allocator's own reasons: a part of what there
-/// was after the first tenth, and some.
+/// How much memory may grow over the run because of the allocator: this part of the value after the first
+/// tenth, and this many KiB.
 const MEMORY_GROWTH: (u64, u64) = (4, 8 * 1024);
 
-/// To speak of growth.
+/// The minimum number of samples for a statement about growth.
 const ENOUGH_SAMPLES: usize = 50;
 
 impl Rest {
@@ -113,8 +113,8 @@ impl Rest {
         self.samples.push(usage);
     }
 
-    /// What memory grew from, and to: the most in the second tenth and in the last tenth of the
-    /// run. A short run is all beginning, and tells nothing.
+    /// The maximum in the second tenth of the run, and in the last tenth. `None` for a short run, which is
+    /// all beginning.
     fn memory(&self) -> Option<(u64, u64)> {
         if self.samples.len() < ENOUGH_SAMPLES {
             return None;
@@ -126,7 +126,7 @@ impl Rest {
         Some((early, late))
     }
 
-    /// Memory grew by more than it may.
+    /// A description of the growth, if memory grew by more than it may.
     pub(crate) fn leaks_memory(&self) -> Option<String> {
         let (early, late) = self.memory()?;
         let (part, some) = MEMORY_GROWTH;
