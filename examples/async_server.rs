@@ -14,7 +14,7 @@ use longshore::{Error, FetchOptions, Fetcher, ImageProxyConfig, OciLayout};
 use serde::Deserialize;
 use tokio::net::TcpListener;
 
-/// What all requests share. A clone of the fetcher is cheap.
+/// The state that all requests share. A clone of the fetcher is cheap.
 #[derive(Clone)]
 struct Server {
     fetcher: Fetcher,
@@ -26,8 +26,8 @@ struct Wanted {
     image: String,
 }
 
-/// axum drops this future when its client goes away. That ends the pull: its
-/// processes end, and the layout keeps the blobs that were complete.
+/// Pulls an image. axum drops this future when its client goes away, which ends the pull: its processes end,
+/// and the layout keeps the complete blobs.
 async fn pull(
     State(server): State<Server>,
     Query(wanted): Query<Wanted>,
@@ -52,7 +52,7 @@ async fn main() -> anyhow::Result<()> {
     let mut arguments = std::env::args().skip(1);
     let address = arguments.next().context("which address?")?;
     let folder = arguments.next().context("which folder?")?.into();
-    // A third argument "insecure" allows plain HTTP, as of a registry on this machine.
+    // A third argument "insecure" allows plain HTTP, for example for a registry on this machine.
     let insecure = arguments.next().is_some_and(|word| word == "insecure");
     let config = ImageProxyConfig::default().insecure_skip_tls_verification(insecure);
     let fetcher = Fetcher::new(config, FetchOptions::default()).await?;

@@ -1,5 +1,5 @@
-//! Embed the engine: a checksum of each layer, computed while they come, all at once.
-//! `cargo run --example embed -- docker://quay.io/fedora/fedora:latest`
+//! Embeds the engine: computes a checksum of each layer, of many layers at the same time. `cargo run
+//! --example embed -- docker://quay.io/fedora/fedora:latest`
 
 use anyhow::Context;
 use longshore::{FetchOptions, Fetcher, ImageProxyConfig};
@@ -9,7 +9,7 @@ use tokio::io::AsyncReadExt;
 async fn main() -> anyhow::Result<()> {
     let mut arguments = std::env::args().skip(1);
     let reference = arguments.next().context("which image?")?;
-    // A second argument "insecure" allows plain HTTP, as of a registry on this machine.
+    // A second argument "insecure" allows plain HTTP, for example for a registry on this machine.
     let insecure = arguments.next().is_some_and(|word| word == "insecure");
     let config = ImageProxyConfig::default().insecure_skip_tls_verification(insecure);
 
@@ -17,9 +17,8 @@ async fn main() -> anyhow::Result<()> {
     let image = fetcher.open(&reference).await?;
     let checksums = fetcher
         .for_each_layer(&image, |_layer, mut reader| async move {
-            // Many of these run at once, each in a task of its own. The end of a
-            // reader comes only if size and digest were right; a layer that breaks
-            // off is handed to us again, from its start.
+            // Many of these run at the same time, each in a task of its own. A reader ends only if size and
+            // digest were right. If a layer breaks off, the handler gets it again, from its start.
             let (mut buffer, mut sum) = (vec![0; 64 * 1024], 0_u32);
             while let n @ 1.. = reader.read(&mut buffer).await? {
                 for byte in &buffer[..n] {

@@ -1,4 +1,4 @@
-//! List the files in all layers of an image, without storing any of it.
+//! Lists the files in all layers of an image, without storing anything.
 //!
 //! `cargo run --example list_files -- docker://quay.io/fedora/fedora:latest`
 
@@ -9,14 +9,14 @@ use longshore::{FetchOptions, Fetcher, ImageProxyConfig};
 async fn main() -> anyhow::Result<()> {
     let mut arguments = std::env::args().skip(1);
     let reference = arguments.next().context("which image?")?;
-    // A second argument "insecure" allows plain HTTP, as of a registry on this machine.
+    // A second argument "insecure" allows plain HTTP, for example for a registry on this machine.
     let insecure = arguments.next().is_some_and(|word| word == "insecure");
     let config = ImageProxyConfig::default().insecure_skip_tls_verification(insecure);
 
     let fetcher = Fetcher::new(config, FetchOptions::default()).await?;
     let image = fetcher.open(&reference).await?;
     let listings = fetcher
-        // The tar library reads synchronously, so it gets threads that may block.
+        // The tar library reads synchronously, so it runs on blocking threads.
         .for_each_layer_uncompressed_blocking(&image, |_layer, reader| {
             let mut paths = Vec::new();
             for entry in tar::Archive::new(reader).entries()? {

@@ -1,4 +1,4 @@
-//! A sink of one's own: pull an image into flat files, one a layer.
+//! A custom sink: pulls an image into flat files, one for each layer.
 //!
 //! `cargo run --example sink -- docker://quay.io/fedora/fedora:latest FOLDER`
 
@@ -10,7 +10,7 @@ use longshore::{
 };
 use tokio::fs::{self, File};
 
-/// `FOLDER/DIGEST` for each layer, and `FOLDER/manifest.json` at the end.
+/// Writes `FOLDER/DIGEST` for each layer, and `FOLDER/manifest.json` at the end.
 struct Flat(PathBuf);
 
 impl Flat {
@@ -32,7 +32,7 @@ impl Sink for Flat {
             .await
             .map_err(Error::handler)?;
         file.sync_all().await.map_err(Error::handler)?;
-        // The verdict first, then the name under which others find it.
+        // The blob must be verified before it gets the name under which others find it.
         reader.finish().await?;
         fs::rename(&partial, self.path(layer))
             .await
@@ -52,7 +52,7 @@ async fn main() -> anyhow::Result<()> {
     let mut arguments = std::env::args().skip(1);
     let reference = arguments.next().context("which image?")?;
     let folder = PathBuf::from(arguments.next().context("into which folder?")?);
-    // A third argument "insecure" allows plain HTTP, as of a registry on this machine.
+    // A third argument "insecure" allows plain HTTP, for example for a registry on this machine.
     let insecure = arguments.next().is_some_and(|word| word == "insecure");
     fs::create_dir_all(&folder).await?;
 

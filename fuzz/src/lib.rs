@@ -1,5 +1,5 @@
-//! What the fuzz targets share: an image whose every part is made up, the
-//! program that serves it, and looking at what became of a folder.
+//! Helpers of the fuzz targets: an image whose parts are all made up, the program that serves it, and checks
+//! of a folder.
 
 #![allow(clippy::expect_used, reason = "what fails here is a test")]
 
@@ -14,7 +14,7 @@ use longshore::{FetchOptions, Fetcher, ImageProxyConfig, OciLayout, Pulled, Retr
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
-/// More than any case takes that does not hang.
+/// More time than any case needs that does not hang.
 pub const BOUND: Duration = Duration::from_secs(30);
 
 /// How long each target runs by itself in the ordinary tests.
@@ -29,8 +29,7 @@ pub fn digest(bytes: &[u8]) -> String {
         .fold(start, |text, byte| format!("{text}{byte:02x}"))
 }
 
-/// A folder with what the server serves (`served`), a layout to pull into, and
-/// what is none of the pull's business.
+/// A folder with the served files (`served`), a layout to pull into, and files that the pull must not touch.
 #[derive(Debug)]
 pub struct Place {
     folder: TempDir,
@@ -38,11 +37,11 @@ pub struct Place {
 }
 
 impl Place {
-    /// An empty one. `program` is where `files-as-skopeo` is.
+    /// Makes an empty place. `program` is the folder of `files-as-skopeo`.
     ///
     /// # Panics
     ///
-    /// If there is no room for it.
+    /// If it can't be created.
     #[must_use]
     pub fn new(program: &str) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
@@ -51,19 +50,19 @@ impl Place {
         Self { folder, program }
     }
 
-    /// The layout, which need not be there yet.
+    /// The folder of the layout, which need not exist.
     #[must_use]
     pub fn layout(&self) -> PathBuf {
         self.folder.path().join("layout")
     }
 
-    /// What is beside the layout.
+    /// The folder beside the layout.
     #[must_use]
     pub fn outside(&self) -> PathBuf {
         self.folder.path().join("outside")
     }
 
-    /// What is beside the layout and what is served.
+    /// The names of everything beside the layout and the served files.
     #[must_use]
     pub fn names(&self) -> Vec<String> {
         let entries = tree(self.folder.path());
@@ -71,24 +70,24 @@ impl Place {
         top.cloned().collect()
     }
 
-    /// Serve these bytes under this name.
+    /// Serves these bytes under this name.
     ///
     /// # Panics
     ///
-    /// If it can't be written.
+    /// If the file can't be written.
     pub fn serve(&self, name: &str, bytes: &[u8]) {
         fs::write(self.folder.path().join("served").join(name), bytes).expect("written");
     }
 
-    /// Pull what is served under this reference.
+    /// Pulls what is served under this reference.
     ///
     /// # Errors
     ///
-    /// As the pull.
+    /// The errors of the pull.
     ///
     /// # Panics
     ///
-    /// If it hangs, or the runtime can't be made.
+    /// If the pull hangs, or the runtime can't be made.
     pub fn pull(&self, reference: &str, index: bool) -> longshore::Result<Pulled> {
         let mut command = Command::new(&self.program);
         command.env("FILES_AS_SKOPEO", self.folder.path().join("served"));
@@ -113,20 +112,20 @@ impl Place {
     }
 }
 
-/// What lies at a path.
+/// An entry of a folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Thing {
-    /// With its content.
+    /// A file with its content.
     File(Vec<u8>),
-    /// With what it points to.
+    /// A symbolic link with its target.
     Link(PathBuf),
     /// A folder.
     Folder,
-    /// A named pipe or the like.
+    /// A named pipe or another special file.
     Other,
 }
 
-/// All that is in a folder, by path.
+/// All entries of a folder, by path.
 #[must_use]
 pub fn tree(folder: &Path) -> BTreeMap<String, Thing> {
     let mut found = BTreeMap::new();

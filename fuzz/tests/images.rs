@@ -1,8 +1,8 @@
-//! Images made of any manifest, any config, any layer info and any index, at
-//! registries, in storages and elsewhere.
+//! Images made of any manifest, any config, any layer info and any index, at registries, in storages
+//! and elsewhere.
 //!
-//! Nothing panics or hangs; what a pull says is complete, is; what it does not,
-//! is not visible; and nothing is written outside of the layout.
+//! Nothing panics or hangs. An image that a pull reports as complete is complete, and any other image is not
+//! visible. Nothing is written outside of the layout.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "it is a test")]
 
@@ -19,7 +19,7 @@ struct Case {
     config: Document,
     layers: Document,
     blobs: Vec<Vec<u8>>,
-    /// Other bytes are served for the blobs than their digests say.
+    /// Whether the bytes that are served for the blobs differ from their digests.
     lies: bool,
 }
 
@@ -34,14 +34,14 @@ enum Transport {
 #[derive(Debug, TypeGenerator)]
 enum Document {
     Bytes(Vec<u8>),
-    /// As it should be, but for what its parts say, and one thing replaced.
+    /// A correct image, except for what its parts contain, and with one thing replaced.
     Plausible {
         parts: Vec<Part>,
         replaced: Option<(Key, Something)>,
     },
 }
 
-/// A layer, or something else with a digest.
+/// A layer, or another object with a digest.
 #[derive(Debug, TypeGenerator)]
 struct Part {
     digest: Name,
@@ -51,7 +51,7 @@ struct Part {
 
 #[derive(Debug, TypeGenerator)]
 enum Name {
-    /// That of one of the blobs.
+    /// The digest of one of the blobs.
     Blob(u8),
     Config,
     Text(String),
@@ -140,7 +140,7 @@ impl Case {
         };
         json!({
             "mediaType": part.media_type.text(),
-            // As layer info calls it.
+            // The name of this field in layer info.
             "media_type": part.media_type.text(),
             "digest": self.name(&part.digest, config),
             "size": match part.size {
@@ -338,7 +338,7 @@ fn named(layout: &std::collections::BTreeMap<String, Thing>) -> Vec<Value> {
     index["manifests"].as_array().expect("a list").clone()
 }
 
-/// What this descriptor names is there, with all that it names itself.
+/// Checks that everything that this descriptor names, directly or not, is there.
 fn is_whole(layout: &std::collections::BTreeMap<String, Thing>, descriptor: &Value, depth: usize) {
     let name: Digest = descriptor["digest"].as_str().unwrap().parse().unwrap();
     let path = format!("blobs/{}/{}", name.algorithm(), name.digest());

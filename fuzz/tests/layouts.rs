@@ -1,8 +1,7 @@
 //! A good image is pulled into a layout that was damaged in any way.
 //!
-//! Nothing panics or hangs. If the pull succeeds, its image is there; if not,
-//! the index is as it was. In any case nothing outside of the layout changes,
-//! and nothing in it that the pull does not own.
+//! Nothing panics or hangs. If the pull succeeds, its image is there. If it fails, the index is unchanged. In
+//! either case, nothing outside of the layout changes, and nothing in it that the pull does not own.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "it is a test")]
 
@@ -21,7 +20,7 @@ use serde_json::{Value, json};
 struct Case {
     /// Whether there is a layout at all.
     there: bool,
-    /// Whether it has the image already.
+    /// Whether the layout has the image already.
     pulled: bool,
     damages: Vec<(Where, Damage)>,
 }
@@ -38,7 +37,7 @@ enum Where {
     Layer,
     OtherBlob,
     Stranger,
-    /// Looks like what a dead pull left.
+    /// A folder that looks like what a dead pull has left.
     Staging,
 }
 
@@ -100,7 +99,7 @@ impl Where {
 }
 
 impl Damage {
-    /// What can't be done is not.
+    /// Damages the layout. A damage that can't be done is left out.
     fn inflict(&self, path: &Path, outside: &Path) -> std::io::Result<()> {
         if let Self::Cut(length) = self {
             if !fs::symlink_metadata(path)?.is_file() {
@@ -137,7 +136,7 @@ impl Damage {
     }
 }
 
-/// The same shape outside, for links to lead to.
+/// Makes the same files outside, as targets of links.
 fn furnish(place: &Place, case: &Case) {
     let [manifest, config, layer] = image();
     let marker = json!({ "imageLayoutVersion": "1.0.0" }).to_string();
@@ -182,7 +181,7 @@ fn layouts() {
                 place.serve(&digest(bytes), bytes);
             }
             furnish(&place, case);
-            // The user may have named a link.
+            // The path of the layout may be a symbolic link.
             let root = fs::canonicalize(place.layout()).unwrap_or_else(|_| place.layout());
             let led_outside = root == fs::canonicalize(place.outside()).unwrap();
             let (before, outside) = (tree(&root), tree(&place.outside()));
@@ -218,7 +217,7 @@ fn layouts() {
                     let Some(Thing::File(found)) = after.get(path) else {
                         panic!("{path} is missing");
                     };
-                    // What was there with the right size is not read again.
+                    // A blob that was there with the right size is not read again.
                     let was_there = before.get(path) == after.get(path);
                     assert!(found == bytes || (was_there && found.len() == bytes.len()));
                 }

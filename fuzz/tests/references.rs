@@ -1,4 +1,4 @@
-//! Names that users and registries make up.
+//! References and names that users and registries make up.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "it is a test")]
 
@@ -9,8 +9,8 @@ use serde_json::json;
 use test_support::peer::Peer;
 use tokio::runtime::Builder;
 
-/// A reference reaches the proxy as it is, or is too long, and can do nothing
-/// to the packet that it is in; what a layout takes as a name is harmless.
+/// A reference reaches the proxy unchanged, or is too long. It can't change the packet that contains it. A
+/// name that a layout accepts is harmless.
 #[test]
 fn references() {
     check!()
@@ -42,7 +42,7 @@ async fn open(reference: &str) {
     tokio::select! {
         biased;
         error = opened => {
-            // Answered before anything was sent.
+            // The error came before anything was sent.
             let error = error.unwrap_err();
             assert!(matches!(error, Error::TooLarge { .. } | Error::Refused { .. }), "{error:?}");
         }

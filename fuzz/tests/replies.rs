@@ -1,8 +1,7 @@
-//! A proxy that says anything, with any descriptors, in answer to any call.
+//! A proxy that answers any call with anything, and any descriptors.
 //!
-//! Nothing panics or hangs; what is wrong is an error; after the connection
-//! has failed every call fails; a blob comes to its end only with the right
-//! bytes; and no descriptor stays open.
+//! Nothing panics or hangs, and a wrong answer is an error. After the connection has failed, every call
+//! fails. A blob reaches its end only with the right bytes. No descriptor stays open.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "it is a test")]
 
@@ -45,10 +44,10 @@ enum Call {
     Close,
 }
 
-/// What the proxy says to a call.
+/// The answer of the proxy to a call.
 #[derive(Debug, TypeGenerator)]
 enum Say {
-    /// What belongs there, with this in the pipe.
+    /// The right answer, with this in the pipe.
     Right {
         right_bytes: bool,
         bytes: Vec<u8>,
@@ -108,7 +107,7 @@ impl Something {
     }
 }
 
-/// Within a time that only passes if nothing else happens.
+/// The output of the future, within a time that passes only if nothing else happens.
 async fn soon<F: Future>(future: F) -> F::Output {
     let ended = tokio::time::timeout(1000 * BOUND, future).await;
     ended.expect("it hangs")
@@ -116,14 +115,14 @@ async fn soon<F: Future>(future: F) -> F::Output {
 
 #[test]
 fn replies() {
-    // What tokio makes once for the process stays.
+    // tokio makes some descriptors once for the whole process.
     drop(Builder::new_current_thread().enable_all().build().unwrap());
     check!()
         .with_type::<Case>()
         .with_test_time(SOME_TIME)
         .for_each(|case| {
             let before = descriptors();
-            // Waits that nothing else will end take no time.
+            // On this runtime, waits that nothing else ends take no time.
             let runtime = Builder::new_current_thread()
                 .enable_all()
                 .start_paused(true)
@@ -197,7 +196,7 @@ async fn ask(call: &Call, proxy: &ImageProxy, image: &OpenedImage) -> longshore:
     }
 }
 
-/// Answer call after call, and hang up in the end.
+/// Answers one call after another, and then hangs up.
 fn say(mut peer: Peer, says: &[Say]) -> impl Future<Output = ()> + use<> {
     let mut packets = Vec::new();
     for say in says {
@@ -251,7 +250,7 @@ fn say(mut peer: Peer, says: &[Say]) -> impl Future<Output = ()> + use<> {
             };
             match answer {
                 Answer::Packet(bytes, fds) => {
-                    // More than the kernel lets through, and the empty packet, are refused here.
+                    // The kernel refuses more descriptors, and an empty packet.
                     let fds = &fds[..fds.len().min(200)];
                     peer.send(&bytes, fds).await;
                 }

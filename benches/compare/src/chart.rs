@@ -1,4 +1,4 @@
-//! The medians as bars, in SVG.
+//! Draws the medians as bars, in SVG.
 
 use std::fmt::Write;
 
@@ -10,8 +10,8 @@ const LABELS: usize = 150;
 const BARS: f64 = 480.0;
 const WIDTH: usize = 720;
 
-/// One group of bars for each case, with a line from the least to the greatest time. Each group
-/// has a scale of its own.
+/// Draws one group of bars for each case, with a line from the shortest to the longest time. Each group has a
+/// scale of its own.
 pub(crate) fn svg(report: &Report) -> String {
     let mut body = String::new();
     let mut y = 0;

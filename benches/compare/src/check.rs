@@ -1,4 +1,4 @@
-//! Whether a pull brought what it should.
+//! Checks the result of a pull.
 
 use std::fmt::Write as _;
 use std::fs::File;
@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 
 use crate::workload::Image;
 
-/// Compares the layout that a contestant has written with an image that it was to pull: manifest,
+/// Compares the layout that a contestant has written with the image that it should have pulled. Manifest,
 /// configuration and every layer must be there, with the right bytes.
 pub(crate) fn check(layout: &Path, made: &Image) -> anyhow::Result<()> {
     let index = std::fs::read_to_string(layout.join("index.json")).context("no index.json")?;

@@ -1,4 +1,4 @@
-//! Who takes part, with which settings, and how each is started.
+//! The contestants, their settings, and how each is started.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
@@ -11,16 +11,16 @@ use crate::each;
 use crate::tools::Tools;
 use crate::workload::TAG;
 
-/// What the registry and the image call for.
+/// Properties of the registry and the image that the command depends on.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct How {
-    /// The registry speaks HTTP without TLS.
+    /// Whether the registry speaks HTTP without TLS.
     pub(crate) is_plain: bool,
-    /// All platforms of an index are wanted.
+    /// Whether all platforms of an index are wanted.
     pub(crate) is_index: bool,
 }
 
-/// A way to pull an image.
+/// A program that pulls an image, with its settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Contestant {
     /// `longshore[:PROXIES[:WORKERS]]`
@@ -28,7 +28,7 @@ pub(crate) enum Contestant {
         proxies: Option<String>,
         workers: Option<NonZeroU32>,
     },
-    /// `skopeo[:PARALLEL]`, its `copy` command.
+    /// `skopeo[:PARALLEL]`, with its `copy` command.
     Skopeo(Option<NonZeroU32>),
     /// `crane`
     Crane,
@@ -36,7 +36,7 @@ pub(crate) enum Contestant {
     Oras(Option<NonZeroU32>),
     /// `cip:LAYERS[:raw]`, the crate containers-image-proxy.
     Cip { layers: NonZeroU32, raw: bool },
-    /// `CONTESTANT@N`: of many images, so many at once, each by a process of its own.
+    /// `CONTESTANT@N`: many images, N of them at once, each by a process of its own.
     AtOnce {
         contestant: Box<Contestant>,
         images: NonZeroU32,
@@ -44,13 +44,14 @@ pub(crate) enum Contestant {
 }
 
 impl Contestant {
-    /// Whether it is longshore, which has its own way with skopeo's cache.
+    /// Whether the contestant is longshore, which handles skopeo's cache itself.
     pub(crate) fn is_ours(&self) -> bool {
         matches!(self, Self::Longshore { .. })
     }
 
-    /// The command that pulls these images, without a transport in front, into the OCI layout `layout`. Where several
-    /// processes pull at once, each has a layout of its own in that folder, for they would spoil a common one.
+    /// The command that pulls these images into the OCI layout `layout`. The images have no transport in
+    /// front. If several processes pull at once, each has a layout of its own in that folder, because they
+    /// would damage a common one.
     pub(crate) fn pull(
         &self,
         tools: &Tools,
@@ -67,7 +68,7 @@ impl Contestant {
             std::fs::write(&list, lines.collect::<String>())?;
             let mut command = self.command(tools, "", layout, how);
             let mut arguments: Vec<OsString> = command.get_args().map(OsStr::to_owned).collect();
-            // Image and layout are the last two.
+            // Image and layout are the last two arguments.
             arguments.truncate(arguments.len() - 2);
             arguments.extend(["--from".into(), list.into()]);
             arguments.push(format!("oci:{}", layout.display()).into());
@@ -91,7 +92,7 @@ impl Contestant {
         Ok(command)
     }
 
-    /// The layout in which [`pull`](Self::pull) has the image of this number, of so many.
+    /// The layout into which [`pull`](Self::pull) pulls the image with this number, out of `images`.
     pub(crate) fn layout_of(&self, layout: &Path, number: usize, images: usize) -> PathBuf {
         match self {
             Self::AtOnce {
@@ -101,7 +102,7 @@ impl Contestant {
         }
     }
 
-    /// The command that pulls `image`, without a transport in front, into an OCI layout.
+    /// The command that pulls `image` into an OCI layout. The image has no transport in front.
     fn command(&self, tools: &Tools, image: &str, layout: &Path, how: How) -> Command {
         let image_with_transport = format!("docker://{image}");
         let tagged_layout = format!("{}:{TAG}", layout.display());
@@ -160,7 +161,7 @@ impl Contestant {
         }
     }
 
-    /// What it is, for those who read the tables.
+    /// A description for readers of the tables.
     pub(crate) fn explanation(&self) -> String {
         match self {
             Self::AtOnce { contestant, images } => {

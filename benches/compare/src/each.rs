@@ -1,4 +1,4 @@
-//! Many images by a program that pulls one: so many processes at once.
+//! Pulls many images with a program that pulls one: several processes at once.
 
 use std::fs;
 use std::num::NonZeroUsize;
@@ -12,15 +12,15 @@ use clap::Args;
 
 use crate::workload::TAG;
 
-/// What stands for the image in the command.
+/// The placeholder for the image in the command.
 pub(crate) const IMAGE: &str = "{image}";
-/// What stands for its layout.
+/// The placeholder for the layout in the command.
 pub(crate) const LAYOUT: &str = "{layout}";
 
 /// Runs a command for each image of a list.
 #[derive(Debug, Args)]
 pub(crate) struct Each {
-    /// How many at once
+    /// How many processes run at once
     #[arg(long)]
     at_once: NonZeroUsize,
     /// The folder for their layouts
@@ -60,7 +60,7 @@ impl Each {
 
     fn pull(&self, number: usize, image: &str) -> anyhow::Result<()> {
         let layout = match self.at_once.get() {
-            // One after the other, they can share a layout, and what is there already.
+            // Processes that run one after the other can share a layout, and the blobs in it.
             1 => self.into.clone(),
             _ => self.into.join(number.to_string()),
         };

@@ -1,4 +1,4 @@
-//! What the figures were measured on.
+//! Describes the machine on which the figures were measured.
 
 use std::fs;
 use std::path::Path;
@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::Context;
 use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 
-/// Lines about the machine, and about the folder that everything is in.
+/// Lines about the machine, and about the folder that contains everything.
 pub(crate) fn describe(work: &Path) -> anyhow::Result<Vec<String>> {
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
     let cpu = field("/proc/cpuinfo", "model name").unwrap_or_else(|| "unknown".into());
@@ -19,7 +19,7 @@ pub(crate) fn describe(work: &Path) -> anyhow::Result<Vec<String>> {
     let place = if is_tmpfs(work)? {
         "in memory (tmpfs), where fsync costs nothing"
     } else {
-        "NOT in memory: who syncs his files pays for it, and who doesn't, doesn't"
+        "NOT in memory: contestants that sync their files are slower for it, and the others are not"
     };
     Ok(vec![
         format!("{cores} cores ({cpu}), {memory} of memory"),

@@ -1,7 +1,7 @@
-//! Compares `longshore` with other ways to pull an image: the same images from the same registries
-//! on the loopback interface, in turn, several times, each result checked.
+//! Compares `longshore` with other programs that pull images: the same images from the same registries on the
+//! loopback interface, in turn, several times, with every result checked.
 //!
-//! How to run it, and what is measured: see `README.md` in this folder.
+//! `README.md` in this folder describes how to run it, and what is measured.
 
 #![allow(
     clippy::doc_markdown,
@@ -42,7 +42,7 @@ use workload::Workload;
 /// The protocol of the newest skopeo that the tests have.
 const NEWEST_SKOPEO: &str = "0.2.8";
 
-/// Compares longshore with other ways to pull an image.
+/// Compares longshore with other programs that pull images.
 #[derive(Debug, Parser)]
 #[command(name = "compare", args_conflicts_with_subcommands = true)]
 struct Arguments {
@@ -58,21 +58,21 @@ struct Arguments {
 enum Subcommands {
     /// Make tables of figures that were kept with --json
     Show {
-        /// Files with figures; several count as one
+        /// Files with figures; several files count as one
         #[arg(required = true, value_name = "FILE")]
         files: Vec<PathBuf>,
         #[command(flatten)]
         output: Output,
     },
-    /// Run a command for each image of a list, which is how others pull many
+    /// Run a command for each image of a list, which is how other programs pull many images
     #[command(hide = true)]
     Each(Each),
     /// Relay connections over a distance
     #[command(hide = true)]
     Relay(Relay),
-    /// Say which of the project's targets are reached, by figures that were kept with --json
+    /// Show which of the project's targets are reached, by figures that were kept with --json
     Targets {
-        /// Files with figures; several count as one
+        /// Files with figures; several files count as one
         #[arg(required = true, value_name = "FILE")]
         files: Vec<PathBuf>,
     },
@@ -80,8 +80,8 @@ enum Subcommands {
 
 #[derive(Debug, Args)]
 struct Run {
-    /// What to pull: A to F, COUNTxSIZE, such as 40x5M, or many images: H1, H2, H3, H4, H4x10; and one image with the
-    /// same layers: H1-one, H4-one
+    /// The images to pull: A to F, COUNTxSIZE, such as 40x5M, or many images: H1, H2, H3, H4, H4x10; and one
+    /// image with the same layers: H1-one, H4-one
     #[arg(long, value_delimiter = ',', default_value = "A,B,C,D,E,F")]
     workloads: Vec<Workload>,
     /// The test registry's times to the first byte, in milliseconds
@@ -92,7 +92,8 @@ struct Run {
         default_value = "0,10,50,200"
     )]
     ttfb: Vec<u64>,
-    /// The distances of a distant registry: a round trip in milliseconds, and what the link carries in Mbit/s
+    /// The distances of a distant registry: a round trip in milliseconds, and the bandwidth of the link in
+    /// Mbit/s
     #[arg(
         long,
         value_name = "MS:MBITS",
@@ -103,8 +104,9 @@ struct Run {
     /// The registries to pull from
     #[arg(long, value_delimiter = ',', default_value = "test")]
     registry: Vec<RegistryKind>,
-    /// Who takes part: longshore[:PROXIES[:WORKERS]], skopeo[:PARALLEL], crane,
-    /// oras[:CONCURRENCY], cip:LAYERS[:raw]; of many images, CONTESTANT@N pulls N at once; by default all of them, or what --proxies says
+    /// The contestants: longshore[:PROXIES[:WORKERS]], skopeo[:PARALLEL], crane, oras[:CONCURRENCY],
+    /// cip:LAYERS[:raw]; for many images, CONTESTANT@N pulls N at once; default: all of them, or what
+    /// --proxies says
     #[arg(long, value_delimiter = ',')]
     contestants: Vec<Contestant>,
     /// Let longshore take part with each of these numbers of proxies, such as 1,2,4,auto,1-64
@@ -113,14 +115,14 @@ struct Run {
     /// How often each contestant pulls each image from each registry
     #[arg(long, value_name = "N", default_value = "5")]
     runs: NonZeroUsize,
-    /// The skopeo for everybody, by the protocol it speaks: 0.2.3, 0.2.6 or 0.2.8
+    /// The skopeo for all contestants, by its protocol version: 0.2.3, 0.2.6 or 0.2.8
     #[arg(long, value_name = "PROTOCOL", default_value = NEWEST_SKOPEO)]
     skopeo: String,
-    /// Keep skopeo's blob-info cache in memory for the others, too, as longshore does; by default
+    /// Keep skopeo's blob-info cache in memory for the other contestants, too, as longshore does; by default
     /// it is where skopeo has it, on disk
     #[arg(long)]
     memory_cache: bool,
-    /// Kill a contestant that takes so many seconds
+    /// Kill a contestant that takes more than this many seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 300)]
     timeout: u64,
     /// Images of a few layers and a few megabytes
@@ -132,17 +134,17 @@ struct Run {
     /// Keep the images and the last results
     #[arg(long)]
     keep: bool,
-    /// Keep the raw figures in a file, which is written anew whenever a registry is done with
+    /// Keep the raw figures in a file, which is written again after each registry
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
 struct Output {
-    /// The contestant that ratios are to
+    /// The contestant that ratios refer to
     #[arg(long, value_name = "CONTESTANT")]
     against: Option<String>,
-    /// Draw the medians
+    /// Draw the medians into this file
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
 }
@@ -186,7 +188,7 @@ fn start(arguments: Arguments) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// Measures, and prints the figures. Any contestant's failure is ours in the end.
+/// Measures, and prints the figures. If any contestant fails, this program fails in the end.
 fn compare(run: &Run, output: &Output) -> anyhow::Result<ExitCode> {
     ctrlc::set_handler(|| measure::INTERRUPTED.store(true, Ordering::Relaxed))?;
     let tools = Tools::prepare(&run.skopeo)?;

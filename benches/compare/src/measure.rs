@@ -1,4 +1,4 @@
-//! Running one program to its end, and what that took.
+//! Runs one program to its end, and measures it.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -17,31 +17,31 @@ use nix::sys::time::TimeVal;
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 
-/// Set when the user wants all this to end.
+/// Whether the user wants to stop the measurement.
 pub(crate) static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
-/// How often to look at the memory of what runs.
+/// How often the memory of the program is sampled.
 const SAMPLING: Duration = Duration::from_millis(20);
 /// How long processes may outlive the program that started them.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// What a program's run took.
+/// The measurements of one run of a program.
 #[derive(Clone, Debug)]
 pub(crate) struct Measured {
-    /// From before it was started until it had ended.
+    /// The time from before the start until the end.
     pub(crate) wall: Duration,
-    /// Of the program and all its descendants, in user and kernel mode.
+    /// The CPU time of the program and all its descendants, in user and kernel mode.
     pub(crate) cpu: Duration,
-    /// The largest resident set of the program itself, without its children, in bytes. What it
-    /// grows in its last 20 ms may be missing; `None` if it did not live that long.
+    /// The peak resident memory of the program itself, without its children, in bytes. Growth in its last 20
+    /// ms may be missing. `None` if the program did not run that long.
     pub(crate) peak_rss: Option<u64>,
-    /// How many descendants had to be killed after it had ended.
+    /// How many descendants had to be killed after the end of the program.
     pub(crate) left_behind: usize,
-    /// What went wrong.
+    /// The failure, if there was one.
     pub(crate) failure: Option<String>,
 }
 
-/// Makes this process the one that orphans come to, so that their use of the processor counts.
+/// Makes this process the parent of orphans, so that their CPU time counts.
 pub(crate) fn adopt_orphans() -> anyhow::Result<()> {
     nix::sys::prctl::set_child_subreaper(true).context("can't adopt orphans")
 }
@@ -58,7 +58,7 @@ pub(crate) fn stop_if_interrupted() -> anyhow::Result<()> {
 ///
 /// # Errors
 ///
-/// If it can't be started. That it fails is no error, but something to be measured.
+/// If the program can't be started. A failure of the program is no error, but part of the measurements.
 pub(crate) fn run(command: &mut Command, timeout: Duration) -> anyhow::Result<Measured> {
     let mut complaints = tempfile::tempfile().context("no file for the standard error")?;
     command
@@ -104,7 +104,7 @@ pub(crate) fn run(command: &mut Command, timeout: Duration) -> anyhow::Result<Me
     })
 }
 
-/// Until a child has ended, notes its memory, and kills it when it's time. Returns its peak, and
+/// Samples the memory of a child until it ends, and kills it when the time is up. Returns its peak, and
 /// whether it was killed.
 fn watch(pid: u32, deadline: Instant, ended: &Receiver<()>) -> (Option<u64>, bool) {
     let mut peak = None;
@@ -113,7 +113,7 @@ fn watch(pid: u32, deadline: Instant, ended: &Receiver<()>) -> (Option<u64>, boo
         peak = peak.max(peak_rss(pid));
         let late = Instant::now() > deadline || INTERRUPTED.load(Ordering::Relaxed);
         if late && !killed {
-            // It can only fail if the child has just ended.
+            // This can fail only if the child has just ended.
             let _ = kill_process(pid);
             killed = true;
         }
@@ -126,7 +126,7 @@ fn kill_process(pid: u32) -> Result<(), Errno> {
     kill(Pid::from_raw(pid), Signal::SIGKILL)
 }
 
-/// The kernel's own record of the most memory a process has had, in bytes.
+/// The kernel's own record of the peak memory of a process, in bytes.
 fn peak_rss(pid: u32) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = status
@@ -136,7 +136,7 @@ fn peak_rss(pid: u32) -> Option<u64> {
     Some(kilobytes * 1024)
 }
 
-/// This process's children. Where the kernel doesn't tell, none.
+/// The children of this process. Empty if the kernel does not list them.
 fn children() -> BTreeSet<u32> {
     let mut found = BTreeSet::new();
     let Ok(threads) = fs::read_dir("/proc/self/task") else {
@@ -152,20 +152,20 @@ fn children() -> BTreeSet<u32> {
     found
 }
 
-/// Waits for what a program has left running, and kills it after a while. Returns how many
-/// processes had to be killed.
+/// Waits for the processes that a program has left running, and kills them after a while. Returns how many
+/// had to be killed.
 fn reap_orphans(others: &BTreeSet<u32>) -> usize {
     let deadline = Instant::now() + GRACE;
     let mut killed = BTreeSet::new();
     loop {
-        // Those that end may bring new ones, their own children.
+        // A process that ends may leave its own children as new orphans.
         let orphans: Vec<u32> = children().difference(others).copied().collect();
         if orphans.is_empty() {
             return killed.len();
         }
         for pid in orphans {
             if let Ok(raw) = i32::try_from(pid) {
-                // Whatever the answer is, the next look shows whether it is still there.
+                // Whatever this returns, the next round shows whether the process is still there.
                 let _ = waitpid(Pid::from_raw(raw), Some(WaitPidFlag::WNOHANG));
             }
             if Instant::now() > deadline && kill_process(pid).is_ok() {
@@ -176,7 +176,7 @@ fn reap_orphans(others: &BTreeSet<u32>) -> usize {
     }
 }
 
-/// What all children have used that have been waited for, and theirs.
+/// The CPU time of all children that have been waited for, and of their descendants.
 fn cpu_of_children() -> anyhow::Result<Duration> {
     let usage = getrusage(UsageWho::RUSAGE_CHILDREN)?;
     let duration = |time: TimeVal| -> anyhow::Result<Duration> {

@@ -1,5 +1,5 @@
-//! The registries that the images are pulled from: processes on the loopback interface that end
-//! when they are dropped.
+//! The registries from which the images are pulled: processes on the loopback interface that end when they
+//! are dropped.
 
 use std::fmt;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -21,7 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// A registry to be started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// Our own, which holds the headers of every reply back for so many milliseconds.
+    /// The test registry, which delays the headers of every reply by this many milliseconds.
     Test { ttfb: u64 },
     /// `docker-registry`, which keeps its files in the work folder.
     Docker,
@@ -35,21 +35,21 @@ pub(crate) struct Registry {
     process: Child,
     address: String,
     trust: Option<Trust>,
-    /// What is between it and the contestants.
+    /// The relay between the registry and the contestants.
     relay: Option<Box<Self>>,
 }
 
-/// What a contestant needs for a registry with TLS and a login.
+/// What a contestant needs for a registry with TLS and a login: certificate and credentials.
 #[derive(Clone, Debug)]
 pub(crate) struct Trust {
-    /// The registry's certificate.
+    /// The certificate of the registry.
     certificate: PathBuf,
-    /// A folder with a `config.json` as Docker has it.
+    /// A folder with a `config.json` in Docker's format.
     logins: PathBuf,
 }
 
 impl Trust {
-    /// Has this command use it. All contestants know these variables.
+    /// Makes this command use both. All contestants support these variables.
     pub(crate) fn give_to(&self, command: &mut Command) {
         command
             .env("SSL_CERT_FILE", &self.certificate)
@@ -59,7 +59,7 @@ impl Trust {
 }
 
 impl Kind {
-    /// Starts it with the image in it.
+    /// Starts the registry, with the images in it.
     pub(crate) fn start(self, made: &Made, work: &Path, tools: &Tools) -> anyhow::Result<Registry> {
         match self {
             Self::Test { ttfb } => start_test(made, ttfb, tools),
@@ -80,7 +80,7 @@ impl fmt::Display for Kind {
 }
 
 impl Registry {
-    /// `HOST:PORT/REPOSITORY:TAG` of each image.
+    /// The name of each image, as `HOST:PORT/REPOSITORY:TAG`.
     pub(crate) fn images(&self, made: &Made) -> Vec<String> {
         let name = |image: &Image| format!("{}/{}", self.address, image.name);
         made.images.iter().map(name).collect()
@@ -93,7 +93,7 @@ impl Registry {
 
 impl Drop for Registry {
     fn drop(&mut self) {
-        // Neither can fail but for a process that is gone, as it should be.
+        // Neither can fail, except for a process that has ended already.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
@@ -105,7 +105,7 @@ fn start_test(made: &Made, ttfb: u64, tools: &Tools) -> anyhow::Result<Registry>
     start_and_listen(command.args(["--ttfb", &ttfb.to_string()]))
 }
 
-/// Starts a program that says where it listens.
+/// Starts a program that prints the address at which it listens.
 fn start_and_listen(command: &mut Command) -> anyhow::Result<Registry> {
     let process = command
         .stdin(Stdio::null())
@@ -165,7 +165,7 @@ fn start_distant(
     Ok(registry)
 }
 
-/// The secrets of a registry that nobody but this run sees.
+/// The secrets of a registry that only this run uses.
 #[derive(Debug)]
 struct Secrets {
     trust: Trust,
@@ -173,7 +173,7 @@ struct Secrets {
     users: PathBuf,
 }
 
-/// The login, and what docker-registry has of it: the second part is bcrypt's.
+/// The login, and docker-registry's form of it: the second part is bcrypt's.
 const LOGIN: &str = "bench:distant";
 const USERS: &str = "bench:$2y$05$abcdefghijklmnopqrstuu3rlr5vqdXBrRhF6x7FotVcCrn3R6jFu\n";
 
@@ -213,7 +213,7 @@ impl Secrets {
     }
 }
 
-/// Bytes in base 64, padded.
+/// Bytes in base64, padded.
 fn base64(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::new();
@@ -232,7 +232,7 @@ fn base64(bytes: &[u8]) -> String {
     text
 }
 
-/// Copies all images into it.
+/// Copies all images into the registry.
 fn fill(registry: &Registry, made: &Made, tools: &Tools) -> anyhow::Result<()> {
     for image in registry.images(made) {
         let (_, tag) = image.rsplit_once(':').context("an image without a tag")?;
@@ -250,7 +250,7 @@ fn fill(registry: &Registry, made: &Made, tools: &Tools) -> anyhow::Result<()> {
 }
 
 fn start_empty_docker(folder: &Path, secrets: Option<&Secrets>) -> anyhow::Result<Registry> {
-    // Between finding a free port and using it, somebody else may take it.
+    // Another process may take the free port before it is used.
     for _ in 0..5 {
         if folder.exists() {
             std::fs::remove_dir_all(folder)?;
@@ -258,7 +258,7 @@ fn start_empty_docker(folder: &Path, secrets: Option<&Secrets>) -> anyhow::Resul
         std::fs::create_dir_all(folder)?;
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let address = format!("127.0.0.1:{port}");
-        // Which is YAML, too.
+        // JSON is also valid YAML.
         let mut config = json!({
             "version": "0.1",
             "log": { "level": "error", "accesslog": { "disabled": true } },

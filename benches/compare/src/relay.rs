@@ -1,9 +1,9 @@
-//! A distance: a relay in front of a registry that delays what passes, has one limited link for all connections, and
-//! windows that grow as those of TCP do.
+//! Simulates distance: a relay in front of a registry that delays all bytes, has one limited link for all
+//! connections, and has windows that grow like those of TCP.
 //!
-//! Each direction of a connection is read as far as its window allows. What was read leaves when the link is free,
-//! and arrives half a round trip later; the acknowledgement takes the other half. The kernel's own connections
-//! on loopback are much faster than that, and have no part in it. Nothing is lost on the way.
+//! Each direction of a connection is read as far as its window allows. The bytes leave when the link is free,
+//! and arrive half a round trip later. The acknowledgement takes the other half. The kernel's own loopback
+//! connections are much faster than that, so they do not matter. Nothing is lost.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -22,33 +22,34 @@ use tokio::sync::mpsc;
 use tokio::task::LocalSet;
 use tokio::time::{Instant, sleep_until};
 
-/// The most that is read at once, in bytes: at 100 Mbit/s it takes a millisecond, as long as the shortest sleep.
+/// The maximum number of bytes that is read at once. At 100 Mbit/s, it takes a millisecond, which is the
+/// shortest sleep.
 const CHUNK: usize = 12 << 10;
-/// The first window: 10 segments of 1,448 bytes (RFC 6928).
+/// The first window in bytes: 10 segments of 1,448 bytes (RFC 6928).
 const FIRST_WINDOW: usize = 14_480;
-/// The largest window: half of the 6 MiB that Linux gives a receiver at most (`net.ipv4.tcp_rmem`).
+/// The largest window in bytes: half of the 6 MiB that Linux gives a receiver at most (`net.ipv4.tcp_rmem`).
 const LARGEST_WINDOW: usize = 3 << 20;
-/// A connection that was quiet for this long begins with the first window again (Linux's shortest retransmission
-/// timeout, to which a round trip is added).
+/// After this idle time, a connection starts again with the first window. This is Linux's shortest
+/// retransmission timeout; a round trip is added to it.
 const QUIET: Duration = Duration::from_millis(200);
 
 /// Relays connections over a distance.
 #[derive(Debug, Args)]
 pub(crate) struct Relay {
-    /// Where the registry is
+    /// The address of the registry
     #[arg(long)]
     to: SocketAddr,
     #[command(flatten)]
     distance: Distance,
 }
 
-/// How far it is.
+/// The distance of a registry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Args)]
 pub(crate) struct Distance {
     /// A round trip, in milliseconds
     #[arg(long)]
     pub(crate) rtt: u32,
-    /// What the link carries in each direction, in Mbit/s
+    /// The bandwidth of the link in each direction, in Mbit/s
     #[arg(long)]
     pub(crate) mbits: u32,
 }
@@ -77,7 +78,7 @@ impl Distance {
     }
 }
 
-/// One direction of the link, which all connections share.
+/// One direction of the link. All connections share it.
 #[derive(Debug)]
 struct Link {
     bytes_per_second: f64,
@@ -92,7 +93,7 @@ impl Link {
         })
     }
 
-    /// When so many bytes, which are ready at `ready`, have left.
+    /// When this many bytes have left that are ready at `ready`.
     fn leave(&self, ready: Instant, bytes: u32) -> Instant {
         let takes = Duration::from_secs_f64(f64::from(bytes) / self.bytes_per_second);
         let left = self.free_at.get().max(ready) + takes;
@@ -101,8 +102,8 @@ impl Link {
     }
 }
 
-/// The congestion window of one direction of a connection. Nothing is lost, so it doubles each round trip until it
-/// is as large as it may be.
+/// The congestion window of one direction of a connection. Nothing is lost, so the window doubles in each
+/// round trip until it has its largest size.
 #[derive(Debug)]
 struct Window {
     size: usize,
@@ -136,7 +137,7 @@ impl Window {
     }
 
     fn acknowledge(&mut self, bytes: usize) {
-        // It grows only while it is what holds the sender back.
+        // The window grows only while it limits the sender.
         if self.in_flight * 2 > self.size {
             self.size = (self.size + bytes).min(LARGEST_WINDOW);
         }
@@ -145,7 +146,7 @@ impl Window {
 }
 
 impl Relay {
-    /// Serves until it is killed. Says where it listens on the first line of its standard output.
+    /// Serves until it is killed. Prints its address on the first line of stdout.
     pub(crate) fn run(&self) -> anyhow::Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -162,7 +163,7 @@ impl Relay {
             let links = (Rc::clone(&there), Rc::clone(&back));
             let (to, distance) = (self.to, self.distance);
             tokio::task::spawn_local(async move {
-                // What goes wrong on one side is seen by the other one as the end.
+                // The other side sees a failure as the end of the connection.
                 let _ = connect(client, to, distance, links).await;
             });
         }
@@ -178,7 +179,7 @@ async fn connect(
     let server = TcpStream::connect(to).await?;
     client.set_nodelay(true)?;
     server.set_nodelay(true)?;
-    // Before it can send anything, a client waits for the answer to its SYN.
+    // A client can send nothing before the answer to its SYN arrives.
     let connected = Instant::now() + distance.half() * 2;
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
@@ -188,7 +189,7 @@ async fn connect(
     sent.and(received)
 }
 
-/// Carries one direction to its end.
+/// Relays one direction to its end.
 async fn carry(
     mut from: OwnedReadHalf,
     to: OwnedWriteHalf,
@@ -198,7 +199,7 @@ async fn carry(
 ) -> anyhow::Result<()> {
     let half = distance.half();
     let mut window = Window::new(half * 2);
-    // Both are bounded by the window.
+    // Both channels are bounded by the window.
     let (under_way, arriving) = mpsc::unbounded_channel();
     let (acknowledge, mut acknowledged) = mpsc::unbounded_channel();
     let delivering = tokio::task::spawn_local(deliver(arriving, to, half, acknowledge));
@@ -242,7 +243,7 @@ async fn deliver(
     while let Some((arrives, bytes)) = arriving.recv().await {
         sleep_until(arrives).await;
         to.write_all(&bytes).await?;
-        // Nobody listens after the end.
+        // There may be no receiver after the end.
         let _ = acknowledge.send((Instant::now() + half, bytes.len()));
     }
     to.shutdown().await?;
@@ -264,7 +265,8 @@ mod tests {
             window.send(bytes, now);
             assert_eq!(window.room(), 0);
             now += RTT;
-            // Acknowledged in pieces, of which only those count that come while it is at least half full.
+            // The bytes are acknowledged in pieces. Only pieces that come while the window is at least half
+            // full make it grow.
             window.acknowledge(bytes);
             assert_eq!(window.size, FIRST_WINDOW << doubled);
         }

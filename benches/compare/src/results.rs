@@ -1,4 +1,4 @@
-//! The raw figures, as they are kept in a file, and what is calculated from them.
+//! The raw figures as they are stored in a file, and the values that are computed from them.
 
 use std::fs;
 use std::path::Path;
@@ -6,77 +6,77 @@ use std::path::Path;
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 
-/// All that one run of the program has measured.
+/// The measurements of one run of the program.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Report {
-    /// The arguments that it was started with.
+    /// The arguments of the program.
     pub(crate) command: Vec<String>,
-    /// The seconds since 1970 when it was started.
+    /// The seconds from 1970 to its start.
     pub(crate) started: u64,
-    /// What it ran on.
+    /// Lines about the machine.
     pub(crate) machine: Vec<String>,
-    /// Who took part.
+    /// The versions of the contestants.
     pub(crate) versions: Vec<String>,
-    /// Each contestant's name in the tables, and what it is.
+    /// The name of each contestant in the tables, and its description.
     pub(crate) contestants: Vec<(String, String)>,
-    /// The figures.
+    /// The measured pulls.
     pub(crate) samples: Vec<Sample>,
 }
 
-/// One pull.
+/// The measurements of one pull.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Sample {
-    /// What was pulled, and from where.
+    /// The image and the registry.
     #[serde(flatten)]
     pub(crate) case: Case,
-    /// By whom.
+    /// The name of the contestant.
     pub(crate) contestant: String,
-    /// In which round, counting from 0.
+    /// The number of the round, zero-based.
     pub(crate) round: usize,
-    /// From start to end, in seconds.
+    /// The seconds from start to end.
     pub(crate) wall: f64,
-    /// What it and its descendants had of the processors, in seconds.
+    /// The CPU seconds of the contestant and its descendants.
     pub(crate) cpu: f64,
-    /// The peak of its own memory, in bytes.
+    /// The peak memory of the contestant itself, in bytes.
     pub(crate) peak_rss: Option<u64>,
-    /// How many processes it left running.
+    /// How many processes the contestant left running.
     pub(crate) left_behind: usize,
-    /// Why this is no valid figure.
+    /// Why the figures are not valid, if they are not.
     pub(crate) failure: Option<String>,
 }
 
-/// What is comparable.
+/// A case: the figures of one case can be compared with each other.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Case {
-    /// Its letter, or `COUNTxSIZE`.
+    /// The letter of the workload, or `COUNTxSIZE`.
     pub(crate) workload: String,
-    /// What it consists of.
+    /// A description of the images.
     pub(crate) description: String,
     /// The registry: `50 ms` for the test registry, or `docker-registry`.
     pub(crate) registry: String,
-    /// The protocol that the skopeo speaks.
+    /// The protocol version of the skopeo.
     pub(crate) skopeo: String,
 }
 
-/// One contestant's valid samples in one case.
+/// The valid samples of one contestant in one case.
 #[derive(Clone, Debug)]
 pub(crate) struct Summary {
-    /// Seconds.
+    /// The duration in seconds.
     pub(crate) wall: Spread,
-    /// Seconds.
+    /// The CPU time in seconds.
     pub(crate) cpu: Spread,
-    /// Bytes.
+    /// The peak memory in bytes.
     pub(crate) peak_rss: Option<Spread>,
 }
 
-/// What is said about several figures.
+/// The median and the bounds of several figures.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Spread {
-    /// The middle one, or the mean of the two in the middle.
+    /// The figure in the middle, or the mean of the two in the middle.
     pub(crate) median: f64,
-    /// The least.
+    /// The lowest figure.
     pub(crate) min: f64,
-    /// The greatest.
+    /// The highest figure.
     pub(crate) max: f64,
 }
 
@@ -94,7 +94,7 @@ impl Report {
         Ok(all)
     }
 
-    /// Writes it into a file.
+    /// Writes the report into a file.
     pub(crate) fn write(&self, file: &Path) -> anyhow::Result<()> {
         let mut text = serde_json::to_string_pretty(self)?;
         text.push('\n');
@@ -114,7 +114,7 @@ impl Report {
         self.samples.extend(other.samples);
     }
 
-    /// The cases, in the order in which they were measured.
+    /// The cases in the order in which they were measured.
     pub(crate) fn cases(&self) -> Vec<&Case> {
         let mut cases: Vec<&Case> = Vec::new();
         for sample in &self.samples {
@@ -125,7 +125,7 @@ impl Report {
         cases
     }
 
-    /// All samples of a contestant in a case, the failed ones, too.
+    /// All samples of a contestant in a case, including the failed ones.
     pub(crate) fn samples_of<'a>(
         &'a self,
         case: &'a Case,
@@ -138,7 +138,7 @@ impl Report {
         of_case.filter(move |sample| sample.contestant == contestant)
     }
 
-    /// What a contestant has achieved in a case; `None` without a valid sample.
+    /// The results of a contestant in a case. `None` without a valid sample.
     pub(crate) fn summary(&self, case: &Case, contestant: &str) -> Option<Summary> {
         let valid: Vec<&Sample> = self
             .samples_of(case, contestant)
@@ -170,7 +170,7 @@ fn merge_list<T: PartialEq>(ours: &mut Vec<T>, others: Vec<T>) {
 }
 
 impl Spread {
-    /// Of no figures, there is none.
+    /// Computes the spread. `None` without figures.
     pub(crate) fn of(mut figures: Vec<f64>) -> Option<Self> {
         figures.sort_by(f64::total_cmp);
         let (min, max) = (*figures.first()?, *figures.last()?);

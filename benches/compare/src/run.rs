@@ -1,4 +1,4 @@
-//! The order of everything: workload by workload, registry by registry, round by round.
+//! Runs all pulls, workload by workload, registry by registry, round by round.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,30 +16,30 @@ use crate::tools::Tools;
 use crate::workload::Made;
 use crate::{RegistryKind, Run, machine, measure};
 
-/// Where things are in memory on every Linux.
+/// The folder that is in memory on every Linux.
 const MEMORY: &str = "/dev/shm";
 
 /// The folder for everything that is large.
 #[derive(Debug)]
 struct Work {
     folder: PathBuf,
-    /// Removes it when dropped.
+    /// The guard removes the folder when it is dropped.
     guard: Option<TempDir>,
 }
 
-/// What is the same for all pulls of an image from a registry.
+/// The values that are the same for all pulls of an image from a registry.
 #[derive(Debug)]
 struct Stage<'a> {
     case: Case,
     made: &'a Made,
-    /// The images' names at the registry.
+    /// The names of the images at the registry.
     images: Vec<String>,
-    /// What contestants need for its certificate and its login, where it has them.
+    /// What contestants need for the certificate and the login of the registry, if it has them.
     trust: Option<Trust>,
-    /// All platforms of an index are wanted.
+    /// Whether all platforms of an index are wanted.
     is_index: bool,
     tools: &'a Tools,
-    /// Where the pulled image goes.
+    /// The layout into which the image is pulled.
     destination: PathBuf,
 }
 
@@ -64,7 +64,7 @@ impl Work {
         })
     }
 
-    /// Removes it, and says so if that fails.
+    /// Removes the folder, and reports a failure.
     fn remove(self) -> anyhow::Result<()> {
         let removed = self.guard.map_or(Ok(()), TempDir::close);
         removed.context("can't remove the work folder")
@@ -72,7 +72,7 @@ impl Work {
 }
 
 impl Run {
-    /// Has every contestant pull everything.
+    /// Makes every contestant pull everything.
     pub(crate) fn measure(&self, tools: &Tools) -> anyhow::Result<Report> {
         let work = Work::new(self)?;
         let contestants = self.contestants();
@@ -94,7 +94,7 @@ impl Run {
                 let registry = kind.start(&made, &work.folder, tools)?;
                 let stage = Stage {
                     case: Case {
-                        // No figure of a small image passes for that of the real one.
+                        // Figures of a small image must not be mistaken for those of the real one.
                         workload: format!("{workload}{}", if self.tiny { " (tiny)" } else { "" }),
                         description: made.description.clone(),
                         registry: kind.to_string(),
@@ -124,7 +124,7 @@ impl Run {
         Ok(report)
     }
 
-    /// Has one contestant pull the image once.
+    /// Makes one contestant pull the image once.
     fn pull(
         &self,
         stage: &Stage<'_>,
@@ -144,7 +144,7 @@ impl Run {
             trust.give_to(&mut command);
         }
         if self.memory_cache && !contestant.is_ours() {
-            // Not taken for root, skopeo wants its cache in a folder that can't be made.
+            // skopeo then does not regard itself as root's, and uses a cache folder that can't be created.
             command.env("_CONTAINERS_ROOTLESS_UID", "1000");
             command.env("XDG_DATA_HOME", "/dev/null");
         }
@@ -194,7 +194,7 @@ impl Run {
         kinds
     }
 
-    /// Those that are named, each once.
+    /// The contestants of the command line, each once.
     fn contestants(&self) -> Vec<Contestant> {
         let with_proxies = self.proxies.iter().map(|proxies| Contestant::Longshore {
             proxies: Some(proxies.clone()),
@@ -214,7 +214,7 @@ impl Run {
     }
 }
 
-/// Each at its default and at what suits it best.
+/// Each contestant with its default settings, and with those that suit it best.
 fn everybody() -> Vec<Contestant> {
     let names = [
         "longshore",
@@ -230,8 +230,8 @@ fn everybody() -> Vec<Contestant> {
     names.iter().filter_map(|name| name.parse().ok()).collect()
 }
 
-/// All of them, begun with another one in each round, and every other round the other way round, so
-/// that none always runs after the same one.
+/// All contestants. Each round starts with another one, and every second round has the reverse order, so that
+/// none always runs after the same one.
 fn in_turn(contestants: &[Contestant], round: usize) -> Vec<&Contestant> {
     let mut order: Vec<&Contestant> = contestants.iter().collect();
     let length = order.len();

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use crate::results::{Case, Report, Spread, Summary};
 
-/// The whole report. Ratios are to the contestant `against`.
+/// Formats the whole report. Ratios refer to the contestant `against`.
 pub(crate) fn markdown(report: &Report, against: &str) -> String {
     let mut text = String::new();
     preamble(&mut text, report);
@@ -27,7 +27,7 @@ fn preamble(out: &mut String, report: &Report) {
     }
 }
 
-/// Medians of all cases, and how automatic proxies compare with the best fixed number of them.
+/// The medians of all cases, and the ratio of automatic proxies to the best fixed number.
 fn overview(out: &mut String, report: &Report) {
     let names: Vec<&str> = report.names().collect();
     let auto = names.iter().find(|name| is_auto(name));
@@ -127,7 +127,7 @@ fn figures(summary: &Summary, reference: Option<&Summary>) -> String {
     format!("{median:.3} | {min:.3} – {max:.3} | {ratio} | {cpu:.2} | {memory}")
 }
 
-/// What went wrong, each thing once.
+/// The failures, each different one once.
 fn remarks(out: &mut String, report: &Report, case: &Case) {
     let mut remarks: Vec<String> = Vec::new();
     for sample in report.samples.iter().filter(|sample| sample.case == *case) {
@@ -152,7 +152,7 @@ fn remarks(out: &mut String, report: &Report, case: &Case) {
     }
 }
 
-/// A case in a few words.
+/// A short name of a case.
 pub(crate) fn name_of(case: &Case) -> String {
     format!("{}, {}", case.workload, place(case))
 }
@@ -164,7 +164,7 @@ fn place(case: &Case) -> String {
     }
 }
 
-/// `longshore`, whose default that is, or `longshore:auto`, with workers or without.
+/// Whether this is `longshore`, whose default is `auto`, or `longshore:auto`, with or without workers.
 fn is_auto(name: &str) -> bool {
     name == "longshore" || name.starts_with("longshore:auto")
 }
@@ -183,7 +183,7 @@ fn one_line(text: &str) -> String {
     text.replace(['\n', '|'], " ")
 }
 
-/// The line between a table's head and body: one column of text, the others of figures.
+/// The line between the head and the body of a table: one column of text, the others of figures.
 fn rule(columns: usize) -> String {
     format!("| --- |{}", " ---: |".repeat(columns - 1))
 }

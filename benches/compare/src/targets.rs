@@ -1,18 +1,18 @@
-//! What has been promised, and whether it is so: the rows that this program can measure.
+//! The targets of the project that this program can measure, and whether they are reached.
 
 use std::fmt::Write;
 
 use crate::results::{Case, Report};
 
-/// A promise about one workload at one registry.
+/// A target for one workload at one registry.
 struct Target {
     workload: &'static str,
     registry: &'static str,
     skopeo: &'static str,
-    /// Whether any number of proxies may be chosen, or the default has to do.
+    /// Whether any number of proxies may be chosen. Otherwise the default must reach the target.
     free: bool,
     what: What,
-    /// The contestants, as they begin, of which the best counts.
+    /// The prefixes of the names of the contestants. The best of them counts.
     peers: &'static [&'static str],
     relation: Relation,
     must: f64,
@@ -22,15 +22,15 @@ struct Target {
 #[derive(Clone, Copy)]
 enum What {
     Time,
-    /// Of us and all our children.
+    /// The CPU time of the contestant and all its children.
     Cpu,
 }
 
 #[derive(Clone, Copy)]
 enum Relation {
-    /// Ours is at most so many times theirs.
+    /// Our value is at most this many times that of the peer.
     AtMost,
-    /// Theirs is at least so many times ours.
+    /// The value of the peer is at least this many times ours.
     Faster,
 }
 
@@ -43,7 +43,7 @@ const SHORT_ROAD: &[&str] = &["crane", "oras"];
 const ALL: &[&str] = &["crane", "oras", "skopeo", "cip"];
 const NEW: &str = crate::NEWEST_SKOPEO;
 
-/// The most that our process may take, in MiB: must, and aim.
+/// The maximum memory of our process in MiB: must, and aim.
 const MEMORY: (f64, f64) = (32.0, 16.0);
 
 #[rustfmt::skip]
@@ -103,7 +103,7 @@ const fn free(
     }
 }
 
-/// The promises as a Markdown table.
+/// Formats the targets as a Markdown table.
 pub(crate) fn markdown(report: &Report) -> String {
     let mut text = "| workload | against | must | aim | measured | |\n\
                     | --- | --- | --- | --- | --- | --- |\n"
@@ -143,7 +143,7 @@ impl Target {
         );
     }
 
-    /// The ratio, and whose figures are in it.
+    /// The ratio, and the names of the two contestants.
     fn measure<'a>(&self, report: &'a Report) -> Option<(f64, &'a str, &'a str)> {
         let case = report.cases().into_iter().find(|case| {
             case.workload == self.workload
@@ -217,7 +217,7 @@ impl Relation {
     }
 }
 
-/// The most memory that any of our pulls has taken, the failed ones, too.
+/// The highest memory of our pulls, including the failed ones.
 fn memory(report: &Report, out: &mut String) {
     let ours = report
         .samples

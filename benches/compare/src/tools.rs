@@ -9,28 +9,27 @@ use anyhow::{Context, bail};
 use flate2::read::GzDecoder;
 use serde_json::Value;
 
-/// Where the programs are.
+/// The paths of the programs.
 #[derive(Clone, Debug)]
 pub(crate) struct Tools {
-    /// Longshore's repository.
+    /// The repository of longshore.
     pub(crate) repository: PathBuf,
-    /// The command that all this is about.
+    /// The `longshore` command.
     pub(crate) longshore: PathBuf,
     /// The test registry.
     pub(crate) registry: PathBuf,
-    /// Our small program around containers-image-proxy.
+    /// The program `cip`, which uses the crate containers-image-proxy.
     pub(crate) cip: PathBuf,
-    /// The skopeo that everybody uses.
+    /// The skopeo that all contestants use.
     pub(crate) skopeo: PathBuf,
-    /// go-containerregistry's command.
+    /// The command of go-containerregistry.
     pub(crate) crane: PathBuf,
-    /// The ORAS project's command.
+    /// The command of the ORAS project.
     pub(crate) oras: PathBuf,
 }
 
 impl Tools {
-    /// Builds what is ours, and installs what is not. `skopeo` is the version of the protocol that
-    /// the skopeo speaks.
+    /// Builds our own programs, and installs the others. `skopeo` is the protocol version of the skopeo.
     pub(crate) fn prepare(skopeo: &str) -> anyhow::Result<Self> {
         let here = Path::new(env!("CARGO_MANIFEST_DIR"));
         let repository = here
@@ -38,7 +37,7 @@ impl Tools {
             .nth(2)
             .context("not in the repository")?
             .to_owned();
-        // Apart from `cip`, whose dependencies would add features to what is measured.
+        // `cip` is built separately, because its dependencies would add features to what is measured.
         let ours = [
             ["-p", "longshore", "--bin", "longshore"],
             ["-p", "test-registry", "--bin", "registry"],
@@ -62,7 +61,7 @@ impl Tools {
         })
     }
 
-    /// Name and version of each program.
+    /// The name and the version of each program.
     pub(crate) fn versions(&self) -> Vec<String> {
         let ask = |program: &Path, question: &str| {
             let answer = stdout_of(Command::new(program).arg(question).stderr(Stdio::null()));
@@ -91,7 +90,7 @@ impl Tools {
         ]
     }
 
-    /// Distributions build it without its version, but say it in the package's change log.
+    /// Distributions build crane without its version, but their change log contains it.
     fn crane_version(&self) -> String {
         if let Ok(version) = stdout_of(
             Command::new(&self.crane)
@@ -117,7 +116,7 @@ impl Tools {
     }
 }
 
-/// That of the crate which is compiled into `cip`.
+/// The version of the crate that is compiled into `cip`.
 fn cip_version() -> &'static str {
     let lock = include_str!("../../../Cargo.lock");
     let entry = lock.split_once("name = \"containers-image-proxy\"\nversion = \"");
@@ -126,7 +125,7 @@ fn cip_version() -> &'static str {
         .unwrap_or("of unknown version")
 }
 
-/// Has cargo build in release mode, and returns the executables that come out.
+/// Builds with cargo in release mode. Returns the executables.
 fn build(repository: &Path, what: &[&str]) -> anyhow::Result<Vec<PathBuf>> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let messages = stdout_of(
@@ -151,7 +150,7 @@ fn pick(executables: &[PathBuf], name: &str) -> anyhow::Result<PathBuf> {
         .with_context(|| format!("cargo says nothing of an executable named {name}"))
 }
 
-/// What a program prints, without the white space around it; an error if it fails.
+/// The output of a program, without surrounding white space. An error if the program fails.
 pub(crate) fn stdout_of(command: &mut Command) -> anyhow::Result<String> {
     let program = command.get_program().to_string_lossy().into_owned();
     let output = command
@@ -159,7 +158,7 @@ pub(crate) fn stdout_of(command: &mut Command) -> anyhow::Result<String> {
         .stdout(Stdio::piped())
         .output()
         .with_context(|| format!("can't run {program}"))?;
-    // `output` would otherwise keep what went wrong to itself.
+    // `output` has captured stderr, so it must be printed here.
     if !output.status.success() {
         let complaint = String::from_utf8_lossy(&output.stderr);
         bail!("{program} failed, {}: {}", output.status, complaint.trim());

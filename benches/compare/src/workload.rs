@@ -1,4 +1,5 @@
-//! The images that are pulled: single ones, with names or of any number of layers of one size, and many together.
+//! The images that are pulled: single ones, either named or with any number of layers of one size, and
+//! many together.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -30,7 +31,7 @@ pub(crate) enum Workload {
     E,
     /// One layer of 1 GiB.
     F,
-    /// So many layers of so many bytes.
+    /// The given number of layers of the given size in bytes.
     Equal { layers: usize, size: u64 },
     /// 24 images of 24 layers, 82 different ones, in one repository.
     H1,
@@ -40,45 +41,46 @@ pub(crate) enum Workload {
     H1One,
     /// An index of 12 platforms, each with 6 layers of its own of 4 MB.
     H3,
-    /// So many images of 12 layers of 50 KiB, 6 that all have and 6 of their own, in as many repositories.
+    /// The given number of images with 12 layers of 50 KiB each, 6 that all share and 6 of their own, in as
+    /// many repositories.
     H4 { images: usize },
     /// One image with all layers of 100 images of H4.
     H4One,
 }
 
-/// A blob that has to be there after a pull.
+/// A blob that must be there after a pull.
 #[derive(Clone, Debug)]
 pub(crate) struct Blob {
-    /// `sha256:...`
+    /// The digest, as `sha256:...`.
     pub(crate) digest: String,
-    /// In bytes.
+    /// The size in bytes.
     pub(crate) size: u64,
 }
 
 /// Images in an OCI layout.
 #[derive(Clone, Debug)]
 pub(crate) struct Made {
-    /// The layout's directory.
+    /// The folder of the layout.
     pub(crate) layout: PathBuf,
-    /// One, or many.
+    /// The images.
     pub(crate) images: Vec<Image>,
-    /// What a table says about them.
+    /// A description for tables.
     pub(crate) description: String,
 }
 
-/// One of them.
+/// An image in the layout.
 #[derive(Clone, Debug)]
 pub(crate) struct Image {
-    /// `REPOSITORY:TAG`, at the registry.
+    /// The name of the image at the registry, as `REPOSITORY:TAG`.
     pub(crate) name: String,
-    /// The digest of its manifest.
+    /// The digest of the manifest.
     pub(crate) manifest: String,
-    /// Its configuration, and its layers.
+    /// The configuration and the layers.
     pub(crate) blobs: Vec<Blob>,
 }
 
 impl Workload {
-    /// Makes it in a layout below `work`, at a small scale if `tiny`.
+    /// Makes the images in a layout below `work`, at a small scale if `tiny` is true.
     pub(crate) fn make(self, work: &Path, tools: &Tools, tiny: bool) -> anyhow::Result<Made> {
         let layout = work.join(format!("workload-{self}"));
         if self == Self::H3 {
@@ -170,7 +172,8 @@ impl Workload {
         self == Self::H3
     }
 
-    /// For each image, its layers: their numbers, by which layers of several images are the same, and their sizes.
+    /// The layers of each image: their numbers and their sizes. Equal numbers in several images mean the
+    /// same layer.
     fn many(self, tiny: bool) -> Vec<Vec<(u64, u64)>> {
         const SHARED: u64 = 10;
         const RING: u64 = 72;
@@ -200,7 +203,7 @@ impl Workload {
         }
     }
 
-    /// The layers' sizes in bytes, before they are wrapped up in archives.
+    /// The sizes of the layers in bytes, before they are put into archives.
     fn sizes(self, tiny: bool) -> Vec<u64> {
         const MB: u64 = 1_000_000;
         let scale = if tiny { 200 } else { 1 };
@@ -218,7 +221,7 @@ impl Workload {
             }
             Self::F => vec![(1 << 30) / scale],
             Self::Equal { layers, size } => vec![size; layers],
-            // Others make them.
+            // The layers of these workloads are made elsewhere.
             Self::C
             | Self::H1
             | Self::H2
@@ -278,20 +281,20 @@ fn size_of(layout: &Path, digest: &str) -> anyhow::Result<u64> {
         .len())
 }
 
-/// Bytes for a person.
+/// Formats a number of bytes for people.
 fn megabytes(bytes: u64) -> String {
     let tenths = bytes.div_ceil(100_000);
     format!("{}.{} MB", tenths / 10, tenths % 10)
 }
 
-/// Layers whose bytes do not compress, and so are served as they are.
+/// Makes layers of bytes that do not compress, so they are stored unchanged.
 fn random_layers(sizes: &[u64]) -> ImageBuilder {
     let start = ImageBuilder::new();
     let numbered = sizes.iter().zip(0..);
     numbered.fold(start, |image, (size, seed)| image.layer_random(*size, seed))
 }
 
-/// The same of layers with these numbers and sizes.
+/// Makes layers like [`random_layers`], with these numbers and sizes.
 fn numbered_layers(layers: &[(u64, u64)]) -> ImageBuilder {
     let start = ImageBuilder::new();
     layers.iter().fold(start, |image, (seed, size)| {
@@ -323,14 +326,14 @@ fn real_layers(tools: &Tools, tiny: bool) -> anyhow::Result<ImageBuilder> {
     })
 }
 
-/// So many sizes with this sum, the same ones every time: half of them are less than a third of the
-/// mean, and a few are the bulk of it.
+/// `count` sizes with this sum, which are always the same. Half of them are below a third of the mean, and a
+/// few make up most of the sum.
 fn lognormal(count: usize, sum: u64) -> Vec<u64> {
     const SIGMA: f64 = 1.5;
     let mut uniform = Uniform { state: 20_240_229 };
     let weights: Vec<f64> = (0..count)
         .map(|_| {
-            // Box and Muller's way from two uniform numbers to a normal one.
+            // The Box-Muller transform makes a normal number of two uniform ones.
             let radius = (-2.0 * uniform.next().ln()).sqrt();
             let angle = std::f64::consts::TAU * uniform.next();
             (SIGMA * radius * angle.cos()).exp()

@@ -1,6 +1,6 @@
-//! From a pipe into a file, with its digest: ways to do it, against a copy without a digest and a
-//! digest without a pipe. Once by the clock, once by the CPU time that it takes besides that of
-//! whoever fills the pipe.
+//! Copies from a pipe into a file and computes the digest, in several ways. They are compared with a copy
+//! without a digest, and with a digest without a pipe. Measured are the time and the CPU time, not counting
+//! the thread that fills the pipe.
 //!
 //! The file is in `/dev/shm`, or in the folder that `$BENCH_FOLDER` names.
 
@@ -31,15 +31,14 @@ const BYTES: usize = 64 << 20;
 const KIB: usize = 1024;
 const ROOMS: [usize; 3] = [64 * KIB, 512 * KIB, 1024 * KIB];
 
-/// As the library's.
+/// The size of the library's buffers.
 const BUFFER_BYTES: usize = 512 * KIB;
 
 const PAGE: usize = 4096;
 
 type Digest = [u8; 32];
 
-/// Drains a pipe of so much room into a file, and returns the digest of what came, if it computes
-/// one.
+/// Drains a pipe of the given capacity into a file. Returns the digest, if it computes one.
 type Strategy = fn(&File, &File, usize) -> io::Result<Option<Digest>>;
 
 const STRATEGIES: [(&str, Strategy); 8] = [
@@ -72,7 +71,7 @@ fn read_hash(pipe: &File, _: &File, _: usize) -> io::Result<Option<Digest>> {
     Ok(Some(hasher.finalize().into()))
 }
 
-/// As the library does, on one thread.
+/// Reads, hashes and writes as the library does, on one thread.
 fn read_hash_write(pipe: &File, file: &File, _: usize) -> io::Result<Option<Digest>> {
     let mut hasher = Sha256::new();
     read_each(pipe, |bytes| {
@@ -82,7 +81,7 @@ fn read_hash_write(pipe: &File, file: &File, _: usize) -> io::Result<Option<Dige
     Ok(Some(hasher.finalize().into()))
 }
 
-/// The same, with the buffer where glibc has large ones begin.
+/// Reads, hashes and writes with a buffer that begins where glibc's large allocations begin.
 fn read_askew(mut pipe: &File, mut file: &File, _: usize) -> io::Result<Option<Digest>> {
     let mut hasher = Sha256::new();
     let mut memory = ReadBuffer::new(BUFFER_BYTES + 2 * PAGE);
@@ -149,7 +148,7 @@ fn read_each(mut pipe: &File, mut each: impl FnMut(&[u8]) -> io::Result<()>) -> 
     Ok(())
 }
 
-/// Splices all, and tells where each piece went.
+/// Splices everything, and passes the place of each piece to `then`.
 fn splice_each(
     pipe: &File,
     file: &File,
@@ -167,8 +166,8 @@ fn splice_each(
     }
 }
 
-/// A blob through the library, from a proxy that sends it at once, written as `OciLayout` writes:
-/// two buffers take turns, one being filled while a thread for blocking work writes the other.
+/// Reads a blob through the library, from a proxy that sends it at once, and writes it as `OciLayout` does:
+/// one of two buffers is filled while a blocking thread writes the other.
 async fn through_the_library(proxy: &ImageProxy, digest: &str, file: File) -> io::Result<File> {
     let failed = |error: longshore::Error| io::Error::other(error);
     let digest = digest.parse().map_err(io::Error::other)?;
@@ -219,16 +218,16 @@ fn by_cpu_time(c: &mut Criterion) {
     });
 }
 
-/// What a run leaves.
+/// The result of a run.
 #[derive(Debug, Default)]
 struct Done {
-    /// To be closed, and its memory freed, when the time is taken.
+    /// The file, which must be closed, and its memory freed, outside of the measured time.
     file: Option<File>,
-    /// The CPU time of who only filled a pipe.
+    /// The CPU time of the thread that filled the pipe.
     others: Duration,
 }
 
-/// `measure` runs something once.
+/// Measures something. `measure` runs it once.
 fn bench(
     c: &mut Criterion,
     group: &str,
@@ -316,7 +315,7 @@ fn folder() -> PathBuf {
 fn noise() -> Vec<u8> {
     let mut state = 1_u64;
     let words = std::iter::repeat_with(|| {
-        // xorshift64
+        // The xorshift64 generator.
         state ^= state << 13;
         state ^= state >> 7;
         state ^= state << 17;

@@ -1,4 +1,4 @@
-//! What a call costs besides its way: to encode it, and to understand the reply.
+//! The cost of a call without its transport: to encode it, and to parse the reply.
 
 #![allow(clippy::expect_used, reason = "a benchmark may fail this way")]
 #![allow(missing_docs, reason = "criterion's macros make public functions")]

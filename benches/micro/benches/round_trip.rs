@@ -1,4 +1,4 @@
-//! A cheap request's way through the actor, against a bare loop that sends and receives.
+//! The round trip of a cheap request through the actor, compared with a bare loop that sends and receives.
 
 #![allow(clippy::expect_used, reason = "a benchmark may fail this way")]
 #![allow(missing_docs, reason = "criterion's macros make public functions")]
@@ -16,7 +16,7 @@ use tokio::runtime::{Builder, Runtime};
 
 const CALLERS: [u64; 3] = [1, 16, 1000];
 
-/// What `open_image_optional` sends; the answer, 0, grants nothing that would be given back.
+/// The packet that `open_image_optional` sends. The answer is 0, so nothing has to be released.
 const REQUEST: &[u8] = br#"{"method":"OpenImageOptional","args":["x:"]}"#;
 
 fn bare(c: &mut Criterion) {
@@ -50,7 +50,7 @@ fn actor(c: &mut Criterion) {
     }
 }
 
-/// What so many calls take, made by so many callers at the same time.
+/// The duration of this many calls, made by this many callers at the same time.
 fn call(runtime: &Runtime, proxy: &ImageProxy, callers: u64, calls: u64) -> Duration {
     let each = calls.div_ceil(callers);
     let tasks = (0..callers).map(|_| {
@@ -68,7 +68,7 @@ fn call(runtime: &Runtime, proxy: &ImageProxy, callers: u64, calls: u64) -> Dura
     for task in done {
         task.expect("no panic");
     }
-    // Callers make whole calls, perhaps a few more than asked for.
+    // Callers make whole calls, perhaps a few more than requested.
     #[expect(clippy::cast_precision_loss, reason = "a ratio")]
     took.mul_f64(calls as f64 / (each * callers) as f64)
 }

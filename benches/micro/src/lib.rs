@@ -1,5 +1,4 @@
-//! What the micro-benchmarks measure against: a proxy that answers at once, a pipe that is always
-//! full, and CPU clocks.
+//! Helpers of the micro-benchmarks: a proxy that answers at once, a pipe that is always full, and CPU clocks.
 
 use std::fs::File;
 use std::io::{self, IoSlice, Write};
@@ -16,19 +15,18 @@ use nix::sys::socket::{
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::pipe2;
 
-/// More than any packet.
+/// A size that exceeds every packet, in bytes.
 pub const PACKET_BYTES: usize = 32 * 1024;
 
-/// How much is written into a pipe at a time, like Go's `io.Copy` does at most.
+/// The number of bytes that are written into a pipe at a time, which is the maximum of Go's `io.Copy`.
 const WRITE_BYTES: usize = 32 * 1024;
 
-/// Answers `null` to everything but the calls below, on a thread of its own, until the other end is
-/// closed. Any blob that is asked for is `blob`; the receiver gets the CPU time that it took to
-/// write it into its pipe.
+/// Answers `null` to everything but the calls below, on a thread of its own, until the other end is closed.
+/// Every requested blob is `blob`. The receiver gets the CPU time of writing it into its pipe.
 ///
 /// # Errors
 ///
-/// If there is no socket to be had.
+/// If no socket can be made.
 pub fn proxy(blob: Arc<[u8]>) -> io::Result<(OwnedFd, Receiver<Duration>)> {
     let (ours, theirs) = socketpair(
         AddressFamily::Unix,
@@ -58,7 +56,7 @@ fn answer_all(socket: &OwnedFd, blob: &Arc<[u8]>, written: &Sender<Duration>) ->
             let written = written.clone();
             thread::spawn(move || {
                 if let Ok(Ok(took)) = filling.join() {
-                    // Whoever measures something else does not listen.
+                    // The receiver may have been dropped.
                     let _ = written.send(took);
                 }
             });
@@ -85,12 +83,12 @@ fn answer(socket: &OwnedFd, value: &str, fds: &[OwnedFd]) -> io::Result<()> {
     Ok(())
 }
 
-/// A pipe with room for so many bytes, that a thread fills with these. The thread tells what CPU
-/// time it took.
+/// A pipe with this capacity, which a thread fills with these bytes. The thread sends the CPU time that
+/// it used.
 ///
 /// # Errors
 ///
-/// If there is no such pipe to be had.
+/// If no such pipe can be made.
 pub fn full_pipe(
     bytes: Arc<[u8]>,
     room: usize,
@@ -110,11 +108,11 @@ fn fill(mut pipe: File, bytes: Arc<[u8]>) -> JoinHandle<io::Result<Duration>> {
     })
 }
 
-/// The CPU time of all threads of this process.
+/// Returns the CPU time of all threads of this process.
 ///
 /// # Errors
 ///
-/// None that is known.
+/// No errors are known.
 pub fn process_cpu_time() -> io::Result<Duration> {
     cpu_time(ClockId::CLOCK_PROCESS_CPUTIME_ID)
 }

@@ -1,13 +1,12 @@
-//! A skopeo whose every answer is a file: `manifest`, `digest`, `config`,
-//! `layers`, `index`, and blobs by their digests, in the folder that
-//! `FILES_AS_SKOPEO` names.
+//! A skopeo whose answers are files: `manifest`, `digest`, `config`, `layers`, `index`, and blobs by their
+//! digests, in the folder that `FILES_AS_SKOPEO` names.
 
 use std::fs::{self, File};
 use std::io::{self, IoSlice, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-// What the instrumented code of a build for libFuzzer calls.
+// The instrumented code of a build for libFuzzer calls this crate.
 use bolero as _;
 use nix::sys::socket::{ControlMessage, MsgFlags, recv, sendmsg};
 use nix::unistd::pipe;
@@ -29,7 +28,7 @@ fn main() -> io::Result<()> {
 
 fn serve(folder: &Path) -> io::Result<()> {
     let mut packet = vec![0; 64 * 1024];
-    // What FinishPipe closes.
+    // The write ends that `FinishPipe` closes.
     let mut open = Vec::new();
     loop {
         let length = recv(0, &mut packet, MsgFlags::empty())?;
@@ -58,7 +57,7 @@ fn serve(folder: &Path) -> io::Result<()> {
             }
             "GetRawBlob" => {
                 let digest = call["args"][1].as_str().unwrap_or_default();
-                // Whoever asks has parsed it, so that it can be no path.
+                // The client has parsed the digest, so it can't be a path.
                 assert!(!digest.contains('/'), "{digest}");
                 let Ok(blob) = fs::read(folder.join(digest)) else {
                     answer(&json!({ "success": false, "error": "no such blob" }), &[])?;
@@ -76,7 +75,7 @@ fn serve(folder: &Path) -> io::Result<()> {
     }
 }
 
-/// A pipe with this in it, which is less than a pipe holds, and its ends.
+/// A pipe that contains these bytes, with both ends. They must fit into the pipe.
 fn filled(content: &[u8]) -> io::Result<(OwnedFd, OwnedFd)> {
     let (read, write) = pipe()?;
     let mut file = File::from(write);

@@ -1,9 +1,9 @@
-//! What an embedder of the crate containers-image-proxy would write to pull an image: one proxy, so
-//! many layers at once, into an OCI layout.
+//! A typical program that embeds the crate containers-image-proxy to pull an image: one proxy, several layers
+//! at once, into an OCI layout.
 //!
-//! Where the crate leaves a choice, this makes the one that is faster for it: it reads 64 KiB at a
-//! time, the size of a pipe, where `tokio::io::copy` reads 8 KiB; every layer is a task of its own
-//! on a runtime of many threads; and it hashes only what the proxy has not verified already.
+//! Where the crate leaves a choice, this program makes the faster one. It reads 64 KiB at a time, the size of
+//! a pipe, where `tokio::io::copy` reads 8 KiB. Every layer is a task of its own on a runtime of many
+//! threads. It hashes only what the proxy has not verified already.
 
 use std::fmt::Write as _;
 use std::fs::File;
@@ -35,21 +35,21 @@ struct Arguments {
     /// How many layers to fetch at once
     #[arg(long, value_name = "N", default_value_t = 1)]
     layers: usize,
-    /// Fetch with `GetRawBlob`, and verify here; else with `GetBlob`, which skopeo verifies
+    /// Fetch with `GetRawBlob`, and verify here; by default with `GetBlob`, which skopeo verifies
     #[arg(long)]
     raw: bool,
     /// The image, with its transport
     image: String,
-    /// The OCI layout to write, which must not be there
+    /// The OCI layout to write, which must not exist
     layout: PathBuf,
 }
 
-/// What every task needs.
+/// The data that every task needs.
 struct Source {
     proxy: ImageProxy,
     image: OpenedImage,
     raw: bool,
-    /// Where the blobs go.
+    /// The folder for the blobs.
     blobs: PathBuf,
 }
 
@@ -93,7 +93,7 @@ async fn pull(arguments: Arguments) -> anyhow::Result<()> {
     write_documents(&arguments.layout, &digest, &manifest)
 }
 
-/// Fetches so many blobs at once until all are there. The first error ends it.
+/// Fetches all layers, up to `at_once` at the same time. The first error ends the pull.
 async fn fetch_all(
     source: &Arc<Source>,
     descriptors: Vec<Descriptor>,
@@ -149,8 +149,8 @@ impl Source {
     }
 }
 
-/// Writes what comes into a file, and hashes it. A write to a file in memory is shorter than the way
-/// to another thread and back, so it is done right here.
+/// Writes a blob into a file, and hashes it. Writing to a file in memory takes less time than a hand-over to
+/// another thread, so it is done here.
 async fn drain(
     mut reader: impl AsyncRead + Unpin,
     mut file: File,
