@@ -263,7 +263,6 @@ impl Fetcher {
         })
     }
 
-    /// Pulls many images into one sink. A blob that several of them name at the same time is fetched once.
     /// Pulls many images into one sink. A blob that several images name at the same time is fetched once.
     ///
     /// An image becomes visible in the sink when everything that it names is there. Its result follows, in
@@ -310,9 +309,9 @@ impl Fetcher {
         self.pull_stream(Iterated(requests.into_iter()), sink)
     }
 
-    /// Pulls many images, like [`pull_many`](Self::pull_many), whose requests come as a stream. The stream is asked for the
     /// Pulls many images, like [`pull_many`](Self::pull_many), whose requests come as a stream. The stream is
     /// polled for the next request when another image may be held.
+    ///
     /// # Panics
     ///
     /// Outside of a runtime.
