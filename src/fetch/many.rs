@@ -224,9 +224,9 @@ impl<S: Sink> Driver<S> {
             if all_came && self.held() == 0 {
                 break;
             }
-            let has_room = self.has_room();
+            let may_take_more = self.may_take_more();
             tokio::select! {
-                request = next_of(requests.as_mut()), if !all_came && has_room => match request {
+                request = next_of(requests.as_mut()), if !all_came && may_take_more => match request {
                     Some(request) => self.take(request.into()),
                     None => all_came = true,
                 },
@@ -235,12 +235,12 @@ impl<S: Sink> Driver<S> {
                 Some(done) = self.committing.join_next() => {
                     done.map_err(panicked)?.into_iter().for_each(|done| self.report(done));
                 }
-                room = out.reserve(), if !self.finished.is_empty() => {
+                permit = out.reserve(), if !self.finished.is_empty() => {
                     // The caller has dropped the receiver.
-                    let room = room.map_err(|_| Error::Cancelled)?;
+                    let permit = permit.map_err(|_| Error::Cancelled)?;
                     if let Some((finished, bytes)) = self.finished.pop_front() {
                         self.held_bytes = self.held_bytes.saturating_sub(bytes);
-                        room.send(finished);
+                        permit.send(finished);
                     }
                 }
                 () = sleep_until_opt(ends) => return Err(Error::DeadlineExceeded),
@@ -267,10 +267,10 @@ impl<S: Sink> Driver<S> {
         orders + self.committing.len() + self.finished.len()
     }
 
-    fn has_room(&self) -> bool {
+    fn may_take_more(&self) -> bool {
         let images = self.parts.len().max(self.held());
-        let has_room = self.held_bytes < self.options.max_documents_bytes;
-        images < WINDOW && has_room || self.held() == 0
+        let below_limit = self.held_bytes < self.options.max_documents_bytes;
+        images < WINDOW && below_limit || self.held() == 0
     }
 
     fn take(&mut self, request: ImageRequest) {

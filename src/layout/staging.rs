@@ -95,10 +95,12 @@ fn is_staging(name: &OsStr) -> bool {
 pub(super) fn sweep(root: &Folder) -> io::Result<()> {
     for name in root.names()?.iter().filter(|name| is_staging(name)) {
         match sweep_one(root, name) {
-            Ok(true) => tracing::debug!(folder = %name.display(), "swept what a dead pull left"),
+            Ok(true) => {
+                tracing::debug!(folder = %name.display(), "removed the staging folder of a dead pull")
+            }
             Ok(false) => {}
             Err(error) => {
-                tracing::debug!(folder = %name.display(), %error, "can't sweep what a pull left");
+                tracing::debug!(folder = %name.display(), %error, "can't remove what a pull left");
             }
         }
     }

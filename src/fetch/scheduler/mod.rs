@@ -16,7 +16,7 @@
 //! - [`assign`]: which task a unit does next.
 //! - [`pool`]: how many units there are; [`start_interval`]: when the next one is started.
 //! - [`host`], [`outage`], [`governor`]: the state of a host.
-//! - [`blobs`], [`unit`]: the state of each blob, and of each unit.
+//! - [`blobs`], [`unit`](mod@unit): the state of each blob, and of each unit.
 
 mod assign;
 mod blobs;
