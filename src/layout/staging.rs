@@ -95,9 +95,7 @@ fn is_staging(name: &OsStr) -> bool {
 pub(super) fn sweep(root: &Folder) -> io::Result<()> {
     for name in root.names()?.iter().filter(|name| is_staging(name)) {
         match sweep_one(root, name) {
-            Ok(true) => {
-                tracing::debug!(folder = %name.display(), "removed the staging folder of a dead pull")
-            }
+            Ok(true) => tracing::debug!(folder = %name.display(), "removed what a dead pull left"),
             Ok(false) => {}
             Err(error) => {
                 tracing::debug!(folder = %name.display(), %error, "can't remove what a pull left");
