@@ -330,7 +330,7 @@ pub(super) async fn fetch_manifest(
         let layers = proxy.get_layer_info(image).await?.ok_or_else(|| {
             let found = proxy.protocol_version();
             Error::image(format!(
-                "layers of containers-storage: can be had from protocol 0.2.5 on \
+                "layers of containers-storage: need protocol 0.2.5 or later \
                  (skopeo 1.11), this proxy speaks {found}"
             ))
         })?;

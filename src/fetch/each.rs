@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::error::Error as StdError;
 use std::fmt;
-use std::io;
+use std::io::{self, BufRead, BufReader};
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -79,8 +79,13 @@ where
     }
 }
 
-/// A layer on its way into a handler that blocks. Its end comes only if the blob is right, as with the reader in it.
-pub struct BlockingReader(SyncIoBridge<Box<dyn AsyncRead + Send + Unpin>>);
+/// How much a [`BlockingReader`] reads at once, in bytes. An archive is read in small pieces, and an inflater that has room
+/// for few bytes is slow.
+const BUFFER_BYTES: usize = 64 * 1024;
+
+/// A buffered reader of a layer, for a handler that blocks. Its end comes only if the layer is right, like that of
+/// [`LayerReader`] or, of a layer that is being decompressed, `UncompressedReader`.
+pub struct BlockingReader(BufReader<SyncIoBridge<Box<dyn AsyncRead + Send + Unpin>>>);
 
 impl fmt::Debug for BlockingReader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -91,6 +96,16 @@ impl fmt::Debug for BlockingReader {
 impl io::Read for BlockingReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.0.read(buffer)
+    }
+}
+
+impl BufRead for BlockingReader {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        self.0.fill_buf()
+    }
+
+    fn consume(&mut self, amount: usize) {
+        self.0.consume(amount);
     }
 }
 
@@ -108,7 +123,8 @@ where
         let handler = Arc::clone(&handler);
         Box::pin(async move {
             let reader: Box<dyn AsyncRead + Send + Unpin> = Box::new(reader);
-            let reader = BlockingReader(SyncIoBridge::new(reader));
+            let reader = BufReader::with_capacity(BUFFER_BYTES, SyncIoBridge::new(reader));
+            let reader = BlockingReader(reader);
             let run = move || handler(layer, reader).map_err(Into::into);
             let done = tokio::task::spawn_blocking(run).await;
             done.unwrap_or_else(|error| Err(panicked(error).into()))
