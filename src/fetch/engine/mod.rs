@@ -569,7 +569,7 @@ impl Engine {
         let proxy = unit.0;
         match next {
             Next::Retry { wait, .. } => {
-                tracing::debug!(?task, proxy, %reason, ?wait, "will try again");
+                tracing::debug!(?task, proxy, %reason, ?wait, "will retry");
             }
             Next::GivenUp | Next::Elsewhere => tracing::debug!(?task, proxy, %reason, "failed"),
         }

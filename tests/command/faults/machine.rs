@@ -256,7 +256,7 @@ pub(crate) fn the_clock_did_jump(_: &Cell, run: &Run) {
     let again = run
         .stderr
         .lines()
-        .find(|line| line.contains("will try again"));
+        .find(|line| line.contains("will retry"));
     let logged = again
         .and_then(year)
         .unwrap_or_else(|| panic!("no year: {run}"));
