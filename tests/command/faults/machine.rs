@@ -253,10 +253,7 @@ fn jump(cell: &Cell, running: &mut Running, offset: &str) {
 /// The log line about the retry has another year, so the clock did jump.
 pub(crate) fn the_clock_did_jump(_: &Cell, run: &Run) {
     let year = |line: &str| line.get(..4)?.parse::<u32>().ok();
-    let again = run
-        .stderr
-        .lines()
-        .find(|line| line.contains("will retry"));
+    let again = run.stderr.lines().find(|line| line.contains("will retry"));
     let logged = again
         .and_then(year)
         .unwrap_or_else(|| panic!("no year: {run}"));
