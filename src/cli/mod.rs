@@ -13,6 +13,7 @@ mod report;
 mod say;
 mod secret;
 mod signals;
+mod task;
 mod warnings;
 
 use std::io::IsTerminal;
@@ -20,14 +21,14 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
-use longshore::ImageProxyConfig;
 use tokio::time::timeout;
 use tracing_subscriber::EnvFilter;
 
-use self::args::{Arguments, Command};
+use self::args::Arguments;
 use self::children::Children;
 use self::failure::Failure;
 use self::say::{Log, all_said, all_said_blocking, say_last};
+use self::task::Task;
 
 /// How long to wait at the end for file operations that are under way.
 const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(2);
@@ -41,22 +42,16 @@ const CLEANING_PATIENCE: Duration = Duration::from_secs(10);
 
 pub(crate) fn main() -> ExitCode {
     // clap itself exits: with 2 for wrong usage, with 0 for `--help`.
-    let Arguments {
-        verbose,
-        mut command,
-    } = Arguments::parse();
+    let Arguments { verbose, command } = Arguments::parse();
     log_to_stderr(verbose);
     // There are no signal handlers yet, so Ctrl-C still ends the process at once. This may wait until
     // somebody has typed a list or a password.
-    let config = command
-        .read_list()
-        .and_then(|()| command.proxy_config(verbose));
-    let config = match config {
-        Ok(config) => config,
+    let task = match Task::prepare(command, verbose) {
+        Ok(task) => task,
         Err(failure) => return failed_early(failure),
     };
     let children = Children::from_now();
-    let untidy = command.unpacks_archives() || config.may_ask_gpg();
+    let untidy = task.may_leave_files();
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => return failed_early(Failure::from(error)),
@@ -71,7 +66,7 @@ pub(crate) fn main() -> ExitCode {
                 let _ = timeout(LAST_WORDS_PATIENCE, all_said()).await;
                 ExitCode::from(signal.code)
             }
-            code = run_and_report(command, config) => code,
+            code = run_and_report(task) => code,
         }
     });
     // What is still running is dropped, and incomplete files with it. A disk that hangs is not waited for.
@@ -89,21 +84,13 @@ fn failed_early(failure: Failure) -> ExitCode {
     code
 }
 
-async fn run_and_report(command: Command, config: ImageProxyConfig) -> ExitCode {
-    let code = match run(command, config).await {
+async fn run_and_report(task: Task) -> ExitCode {
+    let code = match task.run().await {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),
     };
     all_said().await;
     code
-}
-
-async fn run(command: Command, config: ImageProxyConfig) -> Result<(), Failure> {
-    match command {
-        // Boxed, because the futures are large.
-        Command::Pull(arguments) => Box::pin(pull::run(arguments, config)).await,
-        Command::Inspect(arguments) => Box::pin(inspect::run(arguments, config)).await,
-    }
 }
 
 /// Returns an error if the work takes longer than the deadline.

@@ -1,0 +1,83 @@
+//! The destination of a pull on the command line.
+
+use std::borrow::Cow;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+
+use longshore::OciLayout;
+
+use crate::cli::list;
+
+/// The destination of a pull, given as `oci:DIR[:TAG]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Destination {
+    pub(crate) folder: PathBuf,
+    pub(crate) tag: Option<String>,
+}
+
+impl Destination {
+    /// Parses a destination. The name of the folder need not be UTF-8.
+    pub(super) fn parse(text: &OsStr) -> Result<Self, String> {
+        let shown = text.display();
+        let rest = text
+            .as_bytes()
+            .strip_prefix(b"oci:")
+            .ok_or_else(|| format!("a destination is oci:DIR[:TAG]; did you mean oci:{shown}?"))?;
+        let (folder, tag) = match rest.iter().position(|byte| *byte == b':') {
+            Some(colon) => (&rest[..colon], Some(&rest[colon + 1..])),
+            None => (rest, None),
+        };
+        if folder.is_empty() {
+            return Err("a destination is oci:DIR[:TAG], and the DIR is missing".into());
+        }
+        let tag = tag.map(String::from_utf8_lossy);
+        if let Some(tag) = &tag
+            && !OciLayout::can_name(tag)
+            && !list::is_template(tag)
+        {
+            return Err(list::cant_name(tag));
+        }
+        Ok(Self {
+            folder: OsStr::from_bytes(folder).into(),
+            tag: tag.map(Cow::into_owned),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn destinations() {
+        let to = |folder: &str, tag: Option<&str>| {
+            Some(Destination {
+                folder: folder.into(),
+                tag: tag.map(str::to_owned),
+            })
+        };
+        let table = [
+            ("oci:dir", to("dir", None)),
+            ("oci:/a/b:latest", to("/a/b", Some("latest"))),
+            (
+                "oci:dir:name/with:parts",
+                to("dir", Some("name/with:parts")),
+            ),
+            ("dir", None),
+            ("oci:", None),
+            ("oci::tag", None),
+            ("oci:dir:", None),
+            ("oci:dir:a b", None),
+            ("dir:x", None),
+        ];
+        for (text, expected) in table {
+            assert_eq!(Destination::parse(text.as_ref()).ok(), expected, "{text}");
+        }
+        let odd = OsStr::from_bytes(b"oci:a\xff:v1");
+        let parsed = Destination::parse(odd).expect("a folder");
+        assert_eq!(parsed.folder.as_os_str().as_bytes(), b"a\xff");
+        assert_eq!(parsed.tag.as_deref(), Some("v1"));
+        Destination::parse(OsStr::from_bytes(b"oci:a:\xff")).expect_err("no tag");
+    }
+}

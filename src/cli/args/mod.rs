@@ -1,0 +1,51 @@
+//! The command line.
+
+#![allow(
+    clippy::doc_markdown,
+    reason = "doc comments here are help texts for a terminal"
+)]
+
+mod destination;
+mod inspect;
+mod proxy;
+mod pull;
+mod reference;
+mod values;
+
+use clap::{Parser, Subcommand};
+
+pub(super) use self::destination::Destination;
+pub(super) use self::inspect::InspectArguments;
+pub(super) use self::pull::PullArguments;
+pub(super) use self::reference::image_reference;
+
+/// Fetch container images through skopeo.
+#[derive(Debug, Parser)]
+#[command(version, arg_required_else_help = true)]
+pub(super) struct Arguments {
+    /// Show debug messages, and what skopeo logs (RUST_LOG selects in detail)
+    #[arg(short, long, global = true)]
+    pub(super) verbose: bool,
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Pull images into an OCI image layout
+    #[command(allow_missing_positional = true)]
+    Pull(PullArguments),
+    /// Show the contents of an image
+    Inspect(InspectArguments),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+}

@@ -1,0 +1,186 @@
+//! The options for skopeo, and the library's configuration that is made from them.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use longshore::oci_spec::distribution::Reference;
+use longshore::{ConnectionOptions, Credentials, ImageProxyConfig, Platform};
+
+use super::values::{duration, rate_or_none};
+use crate::cli::failure::Failure;
+use crate::cli::say::say;
+use crate::cli::secret;
+
+/// The options that become an [`ImageProxyConfig`], and the deadline.
+#[derive(Debug, Args)]
+pub(crate) struct ProxyArguments {
+    /// The skopeo program to run
+    #[arg(long, value_name = "PATH")]
+    skopeo: Option<PathBuf>,
+    /// Auth file (see containers-auth.json(5))
+    #[arg(long, value_name = "FILE", group = "auth")]
+    authfile: Option<PathBuf>,
+    /// Credentials; other users can see them on the command line. "-" reads one line USER:PASS from stdin
+    #[arg(long, value_name = "USER:PASS", group = "auth")]
+    creds: Option<String>,
+    /// A file whose first line is USER:PASS
+    #[arg(long, value_name = "FILE", group = "auth")]
+    creds_file: Option<PathBuf>,
+    /// A file with a token for the registry's token service (an identity token, as docker login
+    /// stores it)
+    #[arg(long, value_name = "FILE", group = "auth")]
+    registry_token_file: Option<PathBuf>,
+    /// Use no credentials, not even those of the default auth files
+    #[arg(long, group = "auth")]
+    no_creds: bool,
+    /// Certificates (*.crt, *.cert, *.key) for the registry
+    #[arg(long, value_name = "DIR")]
+    cert_dir: Option<PathBuf>,
+    /// Require HTTPS with a valid certificate. false accepts any certificate, and plain HTTP
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    tls_verify: Option<bool>,
+    /// Signature policy file
+    #[arg(long, value_name = "FILE", group = "trust")]
+    policy: Option<PathBuf>,
+    /// Require a skopeo that checks the signature policy (1.13 or later), even if it is the system's policy
+    #[arg(long, conflicts_with = "insecure_policy")]
+    require_policy: bool,
+    /// Accept images whatever the signature policy says
+    #[arg(long, group = "trust")]
+    insecure_policy: bool,
+    /// Give up on a blob if no byte arrives for this long: 90, 90s, 2m; 0 = never
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
+    stall_timeout: Duration,
+    /// Give up on a blob that is slower than this many bytes per second, measured over the stall timeout:
+    /// 100, 2K; 0 = never
+    #[arg(long, value_name = "RATE", default_value_t = longshore::DEFAULT_LEAST_RATE, value_parser = rate_or_none)]
+    least_rate: u64,
+    /// Give up on everything that is not done within this time: 90, 90s, 10m, 1h; default: no limit
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub(crate) deadline: Option<Duration>,
+    /// Give up on a skopeo that has not answered for this long; 0 = never
+    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = duration)]
+    call_timeout: Duration,
+}
+
+impl ProxyArguments {
+    /// Whether the credentials are a line of stdin.
+    pub(super) fn read_stdin(&self) -> bool {
+        self.creds.as_deref() == Some("-")
+    }
+
+    /// Reads the files that are needed, and makes the configuration. Blocks.
+    pub(crate) fn config(
+        &self,
+        images: &[&str],
+        platform: Option<&Platform>,
+        verbose: bool,
+    ) -> Result<ImageProxyConfig, Failure> {
+        let connection = ConnectionOptions::default()
+            .stall_timeout(self.stall_timeout)
+            .least_rate(self.least_rate)
+            .call_timeout(self.call_timeout);
+        let mut config = ImageProxyConfig::default()
+            .auth_anonymous(self.no_creds)
+            .require_tls_verification(self.tls_verify == Some(true))
+            .require_policy(self.require_policy)
+            .insecure_policy(self.insecure_policy)
+            .debug(verbose)
+            .connection(connection);
+        config.authfile.clone_from(&self.authfile);
+        config.credentials = self.credentials(images)?;
+        config.certificate_directory.clone_from(&self.cert_dir);
+        if self.tls_verify == Some(false) {
+            config.insecure_skip_tls_verification = Some(true);
+        }
+        config.policy.clone_from(&self.policy);
+        config.skopeo_path.clone_from(&self.skopeo);
+        if let Some(platform) = platform.cloned() {
+            config.os = Some(platform.os);
+            config.architecture = Some(platform.architecture);
+            config.variant = platform.variant;
+        }
+        Ok(config)
+    }
+
+    fn credentials(&self, images: &[&str]) -> Result<Option<Credentials>, Failure> {
+        // A part of a list can be empty.
+        if images.is_empty() {
+            return Ok(None);
+        }
+        if let Some(file) = &self.registry_token_file {
+            let token = secret::first_line_of(file)?;
+            let registry = common_registry(images)?;
+            return Ok(Some(Credentials::identity_token(registry, &token)));
+        }
+        let line = match (&self.creds, &self.creds_file) {
+            (Some(dash), _) if dash == "-" => {
+                tracing::debug!("reading credentials from stdin");
+                secret::line_from_stdin()?
+            }
+            (Some(given), _) => {
+                say(
+                    "longshore: warning: --creds USER:PASS can be seen by every user of this machine; \
+                     use --creds - or --creds-file",
+                );
+                given.clone().into()
+            }
+            (None, Some(file)) => secret::first_line_of(file)?,
+            (None, None) => return Ok(None),
+        };
+        let (user, password) = line
+            .split_once(':')
+            .ok_or_else(|| Failure::usage("credentials must be USER:PASS, on one line".into()))?;
+        Ok(Some(Credentials::password(
+            common_registry(images)?,
+            user,
+            password,
+        )))
+    }
+}
+
+/// The one registry that the credentials are for.
+fn common_registry(images: &[&str]) -> Result<String, Failure> {
+    let registries: Result<Vec<_>, _> = images.iter().map(|image| registry_of(image)).collect();
+    let mut registries = registries?;
+    registries.sort_unstable();
+    registries.dedup();
+    match <[String; 1]>::try_from(registries) {
+        Ok([registry]) => Ok(registry),
+        Err(several) => Err(Failure::usage(format!(
+            "credentials are for one registry, and these are several: {}; use --authfile",
+            several.join(", ")
+        ))),
+    }
+}
+
+fn registry_of(image: &str) -> Result<String, Failure> {
+    let reference = image.strip_prefix("docker://").ok_or_else(|| {
+        Failure::usage(format!(
+            "credentials are of use only for docker:// images, not for {image}"
+        ))
+    })?;
+    let reference: Reference = reference
+        .parse()
+        .map_err(|e| Failure::usage(format!("{image} is not an image reference: {e}")))?;
+    Ok(reference.registry().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn credentials_go_to_the_images_registry() {
+        let table = [
+            ("docker://127.0.0.1:5000/a/b:c", Some("127.0.0.1:5000")),
+            ("docker://quay.io/a/b", Some("quay.io")),
+            ("docker://debian", Some("docker.io")),
+            ("oci:dir", None),
+        ];
+        for (image, expected) in table {
+            assert_eq!(registry_of(image).ok().as_deref(), expected, "{image}");
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! Durations and rates on the command line.
+
+use std::num::NonZeroU64;
+use std::time::Duration;
+
+/// Parses a duration: `3`, `3s`, `2m`, `1h`, `500ms`.
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    let unit_at = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
+    let (number, unit) = text.split_at(unit_at);
+    let wrong = || format!("{text:?} is not a duration: 90, 90s, 2m, 1h or 500ms");
+    let number: u64 = number.parse().map_err(|_| wrong())?;
+    let seconds = |factor| {
+        number
+            .checked_mul(factor)
+            .map(Duration::from_secs)
+            .ok_or_else(wrong)
+    };
+    match unit {
+        "" | "s" => seconds(1),
+        "ms" => Ok(Duration::from_millis(number)),
+        "m" => seconds(60),
+        "h" => seconds(60 * 60),
+        _ => Err(wrong()),
+    }
+}
+
+/// Parses a rate like [`rate`], or 0.
+pub(super) fn rate_or_none(text: &str) -> Result<u64, String> {
+    match text {
+        "0" => Ok(0),
+        _ => rate(text).map(NonZeroU64::get),
+    }
+}
+
+/// Parses a rate: `500K`, `10M`, `1G`, or bytes.
+pub(super) fn rate(text: &str) -> Result<NonZeroU64, String> {
+    let unit_at = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
+    let (number, unit) = text.split_at(unit_at);
+    let factor = match unit {
+        "" => Some(1),
+        "K" | "k" => Some(1_000),
+        "M" => Some(1_000_000),
+        "G" => Some(1_000_000_000),
+        _ => None,
+    };
+    let bytes = factor.and_then(|factor| number.parse::<u64>().ok()?.checked_mul(factor));
+    bytes
+        .and_then(NonZeroU64::new)
+        .ok_or_else(|| format!("{text:?} is not a rate: bytes per second, such as 500K, 10M or 1G"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates() {
+        let table = [
+            ("1", Some(1)),
+            ("500K", Some(500_000)),
+            ("10M", Some(10_000_000)),
+            ("0", None),
+            ("M", None),
+            ("1.5M", None),
+            ("99999999999999G", None),
+        ];
+        for (text, expected) in table {
+            assert_eq!(rate(text).ok().map(NonZeroU64::get), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn durations() {
+        let table = [
+            ("3", Some(Duration::from_secs(3))),
+            ("3s", Some(Duration::from_secs(3))),
+            ("2m", Some(Duration::from_secs(120))),
+            ("1h", Some(Duration::from_secs(3600))),
+            ("500ms", Some(Duration::from_millis(500))),
+            ("0", Some(Duration::ZERO)),
+            ("", None),
+            ("s", None),
+            ("-1", None),
+            ("1.5s", None),
+            ("3 s", None),
+            ("99999999999999999999", None),
+            ("18446744073709551615h", None),
+        ];
+        for (text, expected) in table {
+            assert_eq!(duration(text).ok(), expected, "{text}");
+        }
+    }
+}

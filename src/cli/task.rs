@@ -1,0 +1,57 @@
+//! A command that is ready to run.
+
+use longshore::{ImageProxyConfig, Platforms};
+
+use super::args::{Command, InspectArguments, PullArguments};
+use super::failure::Failure;
+use super::{inspect, pull};
+
+/// A command whose list, credentials and other files have been read.
+#[derive(Debug)]
+pub(super) enum Task {
+    Pull(PullArguments, ImageProxyConfig),
+    Inspect(InspectArguments, ImageProxyConfig),
+}
+
+impl Task {
+    /// Reads what a command needs before it can start. Blocks, perhaps until somebody has typed a password.
+    pub(super) fn prepare(command: Command, verbose: bool) -> Result<Self, Failure> {
+        match command {
+            Command::Pull(mut arguments) => {
+                arguments.read_list()?;
+                let platform = match &arguments.platform {
+                    Some(Platforms::One(platform)) => Some(platform),
+                    _ => None,
+                };
+                let images = arguments.references();
+                let config = arguments.proxy.config(&images, platform, verbose)?;
+                Ok(Self::Pull(arguments, config))
+            }
+            Command::Inspect(arguments) => {
+                let (images, platform) = ([&*arguments.image], arguments.platform.as_ref());
+                let config = arguments.proxy.config(&images, platform, verbose)?;
+                Ok(Self::Inspect(arguments, config))
+            }
+        }
+    }
+
+    /// Whether a skopeo of this task may have a temporary folder or child process when the task ends.
+    pub(super) fn may_leave_files(&self) -> bool {
+        let is_archive = |image: &&str| {
+            image.starts_with("oci-archive:") || image.starts_with("docker-archive:")
+        };
+        let (images, config) = match self {
+            Self::Pull(arguments, config) => (arguments.references(), config),
+            Self::Inspect(arguments, config) => (vec![&*arguments.image], config),
+        };
+        images.iter().any(is_archive) || config.may_ask_gpg()
+    }
+
+    pub(super) async fn run(self) -> Result<(), Failure> {
+        match self {
+            // Boxed, because the futures are large.
+            Self::Pull(arguments, config) => Box::pin(pull::run(arguments, config)).await,
+            Self::Inspect(arguments, config) => Box::pin(inspect::run(arguments, config)).await,
+        }
+    }
+}
