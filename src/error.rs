@@ -9,7 +9,9 @@ use oci_spec::image::Digest;
 use semver::Version;
 use serde::de::Error as _;
 
-use crate::protocol::{self, FIRST_SUPPORTED, Refusal, RefusalKind};
+use crate::protocol::{
+    self, FIRST_SUPPORTED, Refusal, RefusalKind, doing, first_skopeo, skopeo_of,
+};
 use crate::words::printable;
 
 /// A result with this library's [`Error`].
@@ -50,7 +52,8 @@ pub enum Error {
 
     /// The proxy speaks a protocol version that this library does not.
     #[error(
-        "the proxy speaks protocol {found}; needed is 0.2, from {FIRST_SUPPORTED} on (skopeo 1.6 or later)"
+        "this skopeo can't be used: it speaks protocol {found}, and {FIRST_SUPPORTED} or a later 0.2 is needed (skopeo {})",
+        first_skopeo(&FIRST_SUPPORTED)
     )]
     #[non_exhaustive]
     Incompatible {
@@ -59,7 +62,12 @@ pub enum Error {
     },
 
     /// The proxy is too old for this call. Nothing was sent.
-    #[error("{method} needs protocol {required} or later, this proxy speaks {found}")]
+    #[error(
+        "{} needs skopeo {}; this is {}",
+        doing(method),
+        first_skopeo(required),
+        skopeo_of(found)
+    )]
     #[non_exhaustive]
     Unsupported {
         /// The name of the method in the protocol, or of what else the proxy does not do.
@@ -71,7 +79,10 @@ pub enum Error {
     },
 
     /// The call's arguments do not fit into one packet. Nothing was sent.
-    #[error("{method} with its arguments takes {bytes} bytes, more than a packet may have")]
+    #[error(
+        "{}: the request has {bytes} bytes, more than the protocol allows",
+        doing(method)
+    )]
     #[non_exhaustive]
     TooLarge {
         /// The method's name on the wire.
@@ -81,7 +92,7 @@ pub enum Error {
     },
 
     /// The proxy refused the call. The connection is still good.
-    #[error("{method} failed{}", times(*.tries))]
+    #[error("{} failed{}", doing(method), times(*.tries))]
     #[non_exhaustive]
     Refused {
         /// The method's name on the wire.
@@ -117,7 +128,7 @@ pub enum Error {
     RuntimeIdle,
 
     /// A call was not answered in time. The connection was given up, for all later calls would wait, too.
-    #[error("{method} was not answered within {after:?}")]
+    #[error("{}: skopeo did not answer within {after:?}", doing(method))]
     #[non_exhaustive]
     CallTimeout {
         /// The method's name on the wire.

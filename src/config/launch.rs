@@ -357,7 +357,7 @@ fn version_of(mut command: Command) -> Result<Version> {
     }
     let _ = process.wait();
     let printed = printed.map_err(spawn_failed)?.ok_or(Error::CallTimeout {
-        method: "skopeo --version",
+        method: "asking skopeo for its version",
         after: VERSION_PATIENCE,
     })?;
     parse_version(&String::from_utf8_lossy(&printed)).ok_or_else(|| {

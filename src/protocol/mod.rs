@@ -2,6 +2,7 @@
 //! back, and whose turn it is. Nothing here knows tokio or nix, so tests step
 //! it by hand.
 
+mod described;
 mod held;
 mod message;
 mod phase;
@@ -14,6 +15,7 @@ pub use message::LayerInfo;
 pub use refusal::{Refusal, RefusalCode, RefusalKind};
 pub use version::FIRST_SUPPORTED;
 
+pub(crate) use described::{doing, first_skopeo, skopeo_of};
 pub(crate) use held::Held;
 pub(crate) use message::{Call, ImageId, MAX_PACKET, Method, PipeId};
 pub(crate) use phase::Phase;

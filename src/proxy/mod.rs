@@ -39,7 +39,8 @@ use crate::config::{ConnectionOptions, ImageProxyConfig, Launch, Policy};
 use crate::drain::verify::Verifier;
 use crate::error::{BlobError, Error, Result};
 use crate::protocol::{
-    CHECKS_POLICY_SINCE, Call, ImageId, LayerInfo, Method, Violation, is_compatible, supports,
+    CHECKS_POLICY_SINCE, Call, ImageId, LayerInfo, Method, Violation, first_skopeo, is_compatible,
+    skopeo_of, supports,
 };
 use crate::reference::ImageReference;
 
@@ -148,7 +149,7 @@ impl ImageProxy {
                 tokio::time::timeout(after, start)
                     .await
                     .map_err(|_| Error::CallTimeout {
-                        method: "the start",
+                        method: "starting skopeo",
                         after,
                     })??
             }
@@ -157,7 +158,7 @@ impl ImageProxy {
         let found = proxy.protocol_version();
         if demands_policy && *found < CHECKS_POLICY_SINCE {
             return Err(Error::Unsupported {
-                method: "a signature policy",
+                method: "checking a signature policy",
                 required: CHECKS_POLICY_SINCE,
                 found: found.clone(),
             });
@@ -181,8 +182,9 @@ impl ImageProxy {
         if asked.await.unwrap_or(true) {
             let found = self.protocol_version();
             tracing::warn!(
-                "the signature policy is not checked: that needs protocol {CHECKS_POLICY_SINCE} or later, this \
-                 proxy speaks {found}"
+                "the signature policy is not checked: that needs skopeo {}; this is {}",
+                first_skopeo(&CHECKS_POLICY_SINCE),
+                skopeo_of(found)
             );
         }
     }

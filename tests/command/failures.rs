@@ -131,7 +131,7 @@ fn a_manifest_that_cant_be_had_is_told() {
     for skopeo in skopeos() {
         for (fault, words) in cases {
             let said = failing_pull(&skopeo, &served, fault);
-            assert!(said.contains("OpenImage failed"), "{fault}: {said}");
+            assert!(said.contains("opening the image failed"), "{fault}: {said}");
             assert_says(&said, fault, words);
         }
     }

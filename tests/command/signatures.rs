@@ -183,7 +183,7 @@ fn a_policy_that_would_not_be_checked_is_an_error() {
         .run()
         .failed(1);
     assert!(
-        said.contains("a signature policy needs protocol 0.2.6 or later"),
+        said.contains("a signature policy needs skopeo 1.13 or later"),
         "{said}"
     );
     assert!(said.contains("use a newer skopeo"), "{said}");
@@ -228,7 +228,7 @@ fn a_policy_of_the_system_that_is_not_checked_is_told_at_each_pull() {
         let pull = with_own_policy(&scratch, pull, REJECT).arg("--require-policy");
         let said = pull.run().failed(1);
         let reason = match skopeo.protocol {
-            "0.2.3" => "a signature policy needs protocol 0.2.6 or later",
+            "0.2.3" => "a signature policy needs skopeo 1.13 or later",
             _ => "is rejected by policy",
         };
         assert!(said.contains(reason) && !said.contains("warning"), "{said}");

@@ -141,7 +141,7 @@ fn refusing() -> Vec<Fault> {
         registry("blob#1:status=429,retry-after=1*2", "1", Skopeo(2), all(right(0))),
         registry("blob#1:status=429,retry-after=30*1", "1", Stalls(1), all(right(1))),
         registry("manifest:status=429,retry-after=1*1", "1", Skopeo(1), all(right(0))),
-        registry("manifest:status=429", "1", Calls(2), all(wrong(1, "OpenImage was not answered within 5s"))),
+        registry("manifest:status=429", "1", Calls(2), all(wrong(1, "opening the image: skopeo did not answer within 5s"))),
         registry("ping:status=500*1", "1", Backoff, all(right(1))),
         registry("manifest:status=500*1", "1", Backoff, all(right(1))),
         registry("manifest:status=500", "2", Backoff, all(wrong(2, "received unexpected HTTP status: 500"))),
@@ -170,7 +170,7 @@ fn late() -> Vec<Fault> {
         registry("config:headers-never*1", "1", Stalls(1), all(right(1))),
         registry("ping:headers-never*1", "1", Calls(1), all(right(1))),
         registry("manifest:headers-never*1", "1", Calls(1), all(right(1))),
-        registry("manifest:headers-never", "1", Calls(2), all(wrong(1, "OpenImage was not answered within 5s"))),
+        registry("manifest:headers-never", "1", Calls(2), all(wrong(1, "opening the image: skopeo did not answer within 5s"))),
         registry("manifest:stall=half*1", "1", Calls(1), all(right(1))),
         registry("blob#1:stall=0*1", "1", Stalls(1), all(right(1))),
         registry("blob#1:stall=0", "1", Stalls(2), all(wrong(1, "stalled: no byte for 4s, after 0 in all"))),
@@ -226,7 +226,7 @@ fn hostile() -> Vec<Fault> {
     };
     vec![
         registry("manifest:big-manifest=100M", "0", Nothing, all(wrong(0, "exceeded maximum allowed size of 4194304 bytes"))),
-        registry("manifest:not-json", "0", Nothing, all(wrong(0, "GetManifest failed: invalid character"))),
+        registry("manifest:not-json", "0", Nothing, all(wrong(0, "reading the manifest failed: invalid character"))),
         document("10,000 layers", documents::ten_thousand_layers, all(right(0))),
         document("no layers", documents::no_layers, all(right(0))),
         document("a layer of 0 bytes", documents::empty_layer, all(right(0))),
@@ -252,7 +252,7 @@ fn hostile() -> Vec<Fault> {
         document("a layer of unknown media type", documents::unknown_layer_type, all(right(0))),
         document("a config of unknown media type", documents::unknown_config_type, all(right(0))),
         document("an index without an image for our platform", documents::index_without_our_platform, all(wrong(0, "no image found in"))),
-        document("a manifest of unknown media type", documents::unknown_manifest_type, all(wrong(0, "GetManifest failed: unsupported schema version"))),
+        document("a manifest of unknown media type", documents::unknown_manifest_type, all(wrong(0, "reading the manifest failed: unsupported schema version"))),
     ]
 }
 
@@ -295,7 +295,7 @@ fn own_machine() -> Vec<Fault> {
             "the signature policy is not JSON",
             Nothing,
             until_0_2_6(
-                wrong(0, "a signature policy needs protocol 0.2.6"),
+                wrong(0, "checking a signature policy needs skopeo 1.13"),
                 wrong(0, "invalid policy in"),
             ),
         )
