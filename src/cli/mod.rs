@@ -20,7 +20,6 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::Parser;
 use tokio::time::timeout;
 use tracing_subscriber::EnvFilter;
 
@@ -41,8 +40,7 @@ const LAST_WORDS_PATIENCE: Duration = Duration::from_millis(200);
 const CLEANING_PATIENCE: Duration = Duration::from_secs(10);
 
 pub(crate) fn main() -> ExitCode {
-    // clap itself exits: with 2 for wrong usage, with 0 for `--help`.
-    let Arguments { verbose, command } = Arguments::parse();
+    let Arguments { verbose, command } = Arguments::of_process();
     log_to_stderr(verbose);
     // There are no signal handlers yet, so Ctrl-C still ends the process at once. This may wait until
     // somebody has typed a list or a password.

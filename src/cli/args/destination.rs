@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use longshore::OciLayout;
 
+use super::reference::transport_of;
 use crate::cli::list;
 
 /// The destination of a pull, given as `oci:DIR[:TAG]`.
@@ -20,10 +21,9 @@ impl Destination {
     /// Parses a destination. The name of the folder need not be UTF-8.
     pub(super) fn parse(text: &OsStr) -> Result<Self, String> {
         let shown = text.display();
-        let rest = text
-            .as_bytes()
-            .strip_prefix(b"oci:")
-            .ok_or_else(|| format!("a destination is oci:DIR[:TAG]; did you mean oci:{shown}?"))?;
+        let Some(rest) = text.as_bytes().strip_prefix(b"oci:") else {
+            return Err(not_a_layout(&shown.to_string()));
+        };
         let (folder, tag) = match rest.iter().position(|byte| *byte == b':') {
             Some(colon) => (&rest[..colon], Some(&rest[colon + 1..])),
             None => (rest, None),
@@ -42,6 +42,20 @@ impl Destination {
             folder: OsStr::from_bytes(folder).into(),
             tag: tag.map(Cow::into_owned),
         })
+    }
+}
+
+/// What to do instead, if the destination is not an OCI image layout.
+fn not_a_layout(text: &str) -> String {
+    match transport_of(text) {
+        Some("docker") => {
+            "this is an image, and the destination after it is missing: oci:DIR[:TAG]".into()
+        }
+        Some(_) => format!(
+            "a destination is oci:DIR[:TAG]; from there, skopeo writes everything else: \
+             skopeo copy oci:DIR:TAG {text}"
+        ),
+        None => format!("a destination is oci:DIR[:TAG]; did you mean oci:{text}?"),
     }
 }
 
@@ -79,5 +93,26 @@ mod tests {
         assert_eq!(parsed.folder.as_os_str().as_bytes(), b"a\xff");
         assert_eq!(parsed.tag.as_deref(), Some("v1"));
         Destination::parse(OsStr::from_bytes(b"oci:a:\xff")).expect_err("no tag");
+    }
+    #[test]
+    fn another_destination_gets_advice() {
+        let table = [
+            ("x", "did you mean oci:x?"),
+            ("/a/b", "did you mean oci:/a/b?"),
+            ("docker://a/b:c", "the destination after it is missing"),
+            ("dir:x", "skopeo copy oci:DIR:TAG dir:x"),
+            (
+                "oci-archive:x.tar",
+                "skopeo copy oci:DIR:TAG oci-archive:x.tar",
+            ),
+            (
+                "containers-storage:x",
+                "skopeo copy oci:DIR:TAG containers-storage:x",
+            ),
+        ];
+        for (text, advice) in table {
+            let said = Destination::parse(text.as_ref()).expect_err(text);
+            assert!(said.contains(advice), "{text}: {said}");
+        }
     }
 }

@@ -7,6 +7,7 @@
 
 mod destination;
 mod inspect;
+mod other_tools;
 mod proxy;
 mod pull;
 mod reference;
@@ -28,6 +29,13 @@ pub(super) struct Arguments {
     pub(super) verbose: bool,
     #[command(subcommand)]
     pub(super) command: Command,
+}
+
+impl Arguments {
+    /// Parses the command line. For wrong usage it exits with 2, and for `--help` with 0.
+    pub(super) fn of_process() -> Self {
+        Self::try_parse().unwrap_or_else(|error| other_tools::with_advice(error).exit())
+    }
 }
 
 #[derive(Debug, Subcommand)]

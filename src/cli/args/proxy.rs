@@ -1,6 +1,8 @@
 //! The options for skopeo, and the library's configuration that is made from them.
 
-use std::path::PathBuf;
+use std::fmt::Display;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
@@ -19,10 +21,10 @@ pub(crate) struct ProxyArguments {
     #[arg(long, value_name = "PATH")]
     skopeo: Option<PathBuf>,
     /// Auth file (see containers-auth.json(5))
-    #[arg(long, value_name = "FILE", group = "auth")]
+    #[arg(long, alias = "src-authfile", value_name = "FILE", group = "auth")]
     authfile: Option<PathBuf>,
     /// Credentials; other users can see them on the command line. "-" reads one line USER:PASS from stdin
-    #[arg(long, value_name = "USER:PASS", group = "auth")]
+    #[arg(long, alias = "src-creds", value_name = "USER:PASS", group = "auth")]
     creds: Option<String>,
     /// A file whose first line is USER:PASS
     #[arg(long, value_name = "FILE", group = "auth")]
@@ -32,14 +34,17 @@ pub(crate) struct ProxyArguments {
     #[arg(long, value_name = "FILE", group = "auth")]
     registry_token_file: Option<PathBuf>,
     /// Use no credentials, not even those of the default auth files
-    #[arg(long, group = "auth")]
+    #[arg(long, alias = "src-no-creds", group = "auth")]
     no_creds: bool,
     /// Certificates (*.crt, *.cert, *.key) for the registry
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, alias = "src-cert-dir", value_name = "DIR")]
     cert_dir: Option<PathBuf>,
     /// Require HTTPS with a valid certificate. false accepts any certificate, and plain HTTP
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(long, alias = "src-tls-verify", value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     tls_verify: Option<bool>,
+    /// The same as --tls-verify=false, as crane and oras call it.
+    #[arg(long, alias = "plain-http", hide = true, conflicts_with = "tls_verify")]
+    insecure: bool,
     /// Signature policy file
     #[arg(long, value_name = "FILE", group = "trust")]
     policy: Option<PathBuf>,
@@ -77,6 +82,7 @@ impl ProxyArguments {
         platform: Option<&Platform>,
         verbose: bool,
     ) -> Result<ImageProxyConfig, Failure> {
+        self.check_files()?;
         let connection = ConnectionOptions::default()
             .stall_timeout(self.stall_timeout)
             .least_rate(self.least_rate)
@@ -91,7 +97,7 @@ impl ProxyArguments {
         config.authfile.clone_from(&self.authfile);
         config.credentials = self.credentials(images)?;
         config.certificate_directory.clone_from(&self.cert_dir);
-        if self.tls_verify == Some(false) {
+        if self.insecure || self.tls_verify == Some(false) {
             config.insecure_skip_tls_verification = Some(true);
         }
         config.policy.clone_from(&self.policy);
@@ -102,6 +108,28 @@ impl ProxyArguments {
             config.variant = platform.variant;
         }
         Ok(config)
+    }
+
+    /// Checks that the files exist whose absence skopeo would not tell of, or only as a refusal of the registry.
+    fn check_files(&self) -> Result<(), Failure> {
+        if let Some(file) = &self.authfile {
+            let found = fs::metadata(file);
+            found.map_err(|e| cant_use("--authfile", file, e))?;
+        }
+        let Some(folder) = &self.cert_dir else {
+            return Ok(());
+        };
+        let entries = fs::read_dir(folder).map_err(|e| cant_use("--cert-dir", folder, e))?;
+        let is_for_tls = |entry: fs::DirEntry| {
+            let name = entry.file_name();
+            let ending = Path::new(&name).extension();
+            ending.is_some_and(|ending| ["crt", "cert", "key"].iter().any(|known| ending == *known))
+        };
+        if entries.flatten().any(is_for_tls) {
+            return Ok(());
+        }
+        let what = "it has no file *.crt (certificates to trust), *.cert or *.key (ours)";
+        Err(cant_use("--cert-dir", folder, what))
     }
 
     fn credentials(&self, images: &[&str]) -> Result<Option<Credentials>, Failure> {
@@ -140,6 +168,10 @@ impl ProxyArguments {
     }
 }
 
+fn cant_use(option: &str, path: &Path, reason: impl Display) -> Failure {
+    Failure::usage(format!("{option} {}: {reason}", path.display()))
+}
+
 /// The one registry that the credentials are for.
 fn common_registry(images: &[&str]) -> Result<String, Failure> {
     let registries: Result<Vec<_>, _> = images.iter().map(|image| registry_of(image)).collect();
@@ -161,6 +193,12 @@ fn registry_of(image: &str) -> Result<String, Failure> {
             "credentials are of use only for docker:// images, not for {image}"
         ))
     })?;
+    // The parser does not know the addresses of IPv6.
+    if let Some((host, _)) = reference.split_once('/')
+        && host.starts_with('[')
+    {
+        return Ok(host.to_owned());
+    }
     let reference: Reference = reference
         .parse()
         .map_err(|e| Failure::usage(format!("{image} is not an image reference: {e}")))?;
@@ -177,6 +215,7 @@ mod tests {
             ("docker://127.0.0.1:5000/a/b:c", Some("127.0.0.1:5000")),
             ("docker://quay.io/a/b", Some("quay.io")),
             ("docker://debian", Some("docker.io")),
+            ("docker://[::1]:5000/a/b", Some("[::1]:5000")),
             ("oci:dir", None),
         ];
         for (image, expected) in table {

@@ -54,7 +54,7 @@ pub(crate) struct PullArguments {
     #[arg(long, value_name = "auto|N|MIN-MAX", default_value = "auto")]
     proxies: Proxies,
     /// How often to retry a blob that failed; 0 = never
-    #[arg(long, value_name = "N", default_value_t = RetryPolicy::default().retries)]
+    #[arg(long, alias = "retry-times", value_name = "N", default_value_t = RetryPolicy::default().retries)]
     retries: u32,
     /// The maximum number of bytes per second, over all blobs: 500K, 10M, 1G (powers of a thousand)
     #[arg(long, value_name = "RATE", value_parser = rate)]

@@ -1,32 +1,84 @@
 //! The names of images on the command line.
 
-/// Checks only that the reference has a transport, because skopeo's message for that is unclear.
+use longshore::oci_spec::distribution::Reference;
+use strsim::damerau_levenshtein;
+
+/// The transports of skopeo (containers-transports(5)).
+const TRANSPORTS: [&str; 10] = [
+    "docker",
+    "oci",
+    "dir",
+    "oci-archive",
+    "docker-archive",
+    "containers-storage",
+    "docker-daemon",
+    "atomic",
+    "ostree",
+    "sif",
+];
+
+/// Checks that the reference has a transport, and that the name of an image at a registry can be one. For the rest, skopeo's
+/// messages are clear.
 pub(crate) fn image_reference(text: &str) -> Result<String, String> {
-    match text.split_once(':') {
-        Some((transport, rest)) if !rest.is_empty() && is_transport(transport) => {
-            Ok(text.to_owned())
+    let (transport, rest) = match text.split_once(':') {
+        Some((transport, rest)) if TRANSPORTS.contains(&transport) => (transport, rest),
+        _ => return Err(without_transport(text)),
+    };
+    if transport == "docker" {
+        let Some(name) = rest.strip_prefix("//") else {
+            return Err(did_you_mean(rest.trim_start_matches('/')));
+        };
+        match name.parse::<Reference>() {
+            Ok(_) => Ok(text.to_owned()),
+            // The parser does not know the addresses of IPv6, which skopeo does.
+            Err(_) if name.starts_with('[') => Ok(text.to_owned()),
+            Err(error) => Err(format!(
+                "{error}; an image at a registry is docker://HOST/REPOSITORY[:TAG][@DIGEST], in lower case"
+            )),
         }
-        _ => Err(format!(
-            "an image is TRANSPORT:REFERENCE; did you mean docker://{text}?"
-        )),
+    } else if rest.is_empty() {
+        Err(format!("{transport}: needs a name after the colon"))
+    } else {
+        Ok(text.to_owned())
     }
 }
 
-/// Whether skopeo knows this transport (containers-transports(5)).
-fn is_transport(name: &str) -> bool {
-    const TRANSPORTS: [&str; 10] = [
-        "atomic",
-        "containers-storage",
-        "dir",
-        "docker",
-        "docker-archive",
-        "docker-daemon",
-        "oci",
-        "oci-archive",
-        "ostree",
-        "sif",
-    ];
-    TRANSPORTS.contains(&name)
+/// Returns the transport that a text begins with, if it begins with one.
+pub(super) fn transport_of(text: &str) -> Option<&'static str> {
+    let (transport, _) = text.split_once(':')?;
+    TRANSPORTS.into_iter().find(|known| *known == transport)
+}
+
+fn without_transport(text: &str) -> String {
+    if matches!(text, "true" | "false") {
+        return format!(
+            "this is no image; an option's value follows an equals sign, as in --tls-verify={text}"
+        );
+    }
+    if let Some(("http" | "https", name)) = text.split_once("://") {
+        return did_you_mean(name);
+    }
+    if let Some((transport, name)) = text.split_once(':')
+        && let Some(near) = TRANSPORTS
+            .into_iter()
+            .find(|known| damerau_levenshtein(known, transport) <= known.len() / 3)
+    {
+        let name = name.trim_start_matches("//");
+        let slashes = if near == "docker" { "//" } else { "" };
+        return format!("there is no transport {transport}:; did you mean {near}:{slashes}{name}?");
+    }
+    if let Some((transport, _)) = text.split_once("://") {
+        let known = TRANSPORTS.join(", ");
+        return format!("there is no transport {transport}:; skopeo has {known}");
+    }
+    did_you_mean(text)
+}
+
+fn did_you_mean(name: &str) -> String {
+    if name.is_empty() {
+        return "an image is TRANSPORT:REFERENCE, such as docker://HOST/REPOSITORY:TAG".into();
+    }
+    format!("an image is TRANSPORT:REFERENCE; did you mean docker://{name}?")
 }
 
 #[cfg(test)]
@@ -35,12 +87,56 @@ mod tests {
     use longshore::Platform;
 
     #[test]
-    fn images_need_a_transport() {
-        for good in ["docker://a/b", "oci:dir", "containers-storage:x"] {
-            assert!(image_reference(good).is_ok(), "{good}");
+    fn images_have_a_transport_and_a_name() {
+        let digest = format!("sha256:{}", "a".repeat(64));
+        for good in [
+            "docker://a/b",
+            "docker://debian",
+            "docker://127.0.0.1:5000/a/b:c",
+            "docker://[::1]:5000/a",
+            "docker://localhost/a_b/c__d/e-f:V1.0_x",
+            &format!("docker://quay.io/a@{digest}"),
+            &format!("docker://quay.io/a:b@{digest}"),
+            "oci:dir",
+            "oci:dir:Tag",
+            "containers-storage:x",
+            "containers-storage:[overlay@/a+/b]x",
+            "docker-daemon:a:b",
+            "dir:/",
+        ] {
+            assert_eq!(image_reference(good).as_deref(), Ok(good));
         }
-        for bad in ["debian", "debian:stable", "http://a/b", "docker:", ""] {
-            assert!(image_reference(bad).is_err(), "{bad}");
+    }
+
+    #[test]
+    fn what_is_no_image_gets_advice() {
+        let table = [
+            ("debian", "did you mean docker://debian?"),
+            ("debian:stable", "did you mean docker://debian:stable?"),
+            ("localhost:5000/a:b", "docker://localhost:5000/a:b?"),
+            ("http://a/b", "did you mean docker://a/b?"),
+            ("https://a/b:c", "did you mean docker://a/b:c?"),
+            (
+                "dokcer://a/b",
+                "no transport dokcer:; did you mean docker://a/b?",
+            ),
+            ("docker:a/b", "did you mean docker://a/b?"),
+            ("docker:/a/b", "did you mean docker://a/b?"),
+            ("oci-archiv:x.tar", "did you mean oci-archive:x.tar?"),
+            ("container-storage:x", "did you mean containers-storage:x?"),
+            ("s3://a/b", "no transport s3:; skopeo has docker, oci,"),
+            ("docker:", "such as docker://HOST/REPOSITORY:TAG"),
+            ("docker://", "docker://HOST/REPOSITORY[:TAG]"),
+            ("docker:///a", "docker://HOST/REPOSITORY[:TAG]"),
+            ("docker://a.b/UPPER", "lower case"),
+            ("docker://a.b/c@sha256:12", "docker://HOST/REPOSITORY[:TAG]"),
+            ("oci:", "needs a name"),
+            ("", "such as docker://"),
+            ("false", "--tls-verify=false"),
+        ];
+        for (text, advice) in table {
+            let said = image_reference(text).expect_err(text);
+            assert!(said.contains(advice), "{text}: {said}");
         }
     }
 

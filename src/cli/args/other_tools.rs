@@ -1,0 +1,154 @@
+//! Options of skopeo, crane, oras and podman that have another name here.
+
+use clap::builder::StyledStr;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+
+/// Options of other tools, each with what to use instead. Options that mean the same have an alias instead.
+const ELSEWHERE: [(&[&str], &str); 13] = [
+    (
+        &["--all", "-a", "--multi-arch", "--all-tags"],
+        "--platform all takes all platforms of an index",
+    ),
+    (
+        &[
+            "--override-os",
+            "--override-arch",
+            "--override-variant",
+            "--arch",
+            "--os",
+            "--variant",
+        ],
+        "--platform OS/ARCH[/VARIANT] chooses a platform",
+    ),
+    (
+        &[
+            "--username",
+            "--user",
+            "-u",
+            "--password",
+            "-p",
+            "--password-stdin",
+            "--identity-token-stdin",
+        ],
+        "--creds-file FILE or --creds - reads USER:PASS",
+    ),
+    (
+        &[
+            "--registry-token",
+            "--src-registry-token",
+            "--identity-token",
+        ],
+        "--registry-token-file FILE reads a token",
+    ),
+    (
+        &["--registry-config", "--config", "--auth-file"],
+        "--authfile FILE names an auth file",
+    ),
+    (
+        &["--ca-file", "--cafile"],
+        "--cert-dir DIR names a folder with certificates",
+    ),
+    (
+        &[
+            "--concurrency",
+            "--jobs",
+            "-j",
+            "--image-parallel-copies",
+            "--max-parallel-downloads",
+        ],
+        "--workers N sets how many blobs are in flight",
+    ),
+    (
+        &["--command-timeout", "--timeout"],
+        "--deadline DURATION limits the time of everything",
+    ),
+    (&["--debug", "-d"], "--verbose shows debug messages"),
+    (
+        &["--output", "-o"],
+        "the destination is the last argument: oci:DIR[:TAG]",
+    ),
+    (
+        &["--format", "-f", "--preserve-digests"],
+        "images are stored as their source has them",
+    ),
+    (
+        &["--remove-signatures", "--sign-by", "--digestfile"],
+        "there is no such option; skopeo copy has it, and reads the layout as oci:DIR:TAG",
+    ),
+    (
+        &["--tmpdir"],
+        "the variable TMPDIR says where skopeo unpacks archives",
+    ),
+];
+
+const OF_DESTINATIONS: &str = "the destination is a folder, which needs no such option";
+
+/// Replaces clap's suggestions about an unknown option by ours, if another tool has an option of this name.
+pub(in crate::cli) fn with_advice(mut error: clap::Error) -> clap::Error {
+    if error.kind() != ErrorKind::UnknownArgument {
+        return error;
+    }
+    let Some(ContextValue::String(given)) = error.get(ContextKind::InvalidArg) else {
+        return error;
+    };
+    let advice = advice_on(given.split('=').next().unwrap_or_default());
+    // No image or destination begins with a dash, so clap's tip to write `--` before it is wrong.
+    error.remove(ContextKind::Suggested);
+    if let Some(advice) = advice {
+        error.remove(ContextKind::SuggestedArg);
+        error.remove(ContextKind::Usage);
+        let advice = ContextValue::StyledStrs(vec![StyledStr::from(advice)]);
+        error.insert(ContextKind::Suggested, advice);
+    }
+    error
+}
+
+fn advice_on(option: &str) -> Option<&'static str> {
+    if option.starts_with("--dest-") {
+        return Some(OF_DESTINATIONS);
+    }
+    let known = ELSEWHERE.iter().find(|(names, _)| names.contains(&option));
+    known.map(|(_, advice)| *advice)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::args::Arguments;
+    use clap::{CommandFactory, Parser};
+
+    fn error(option: &str) -> String {
+        let arguments = ["longshore", "pull", option, "docker://a/b", "oci:x"];
+        let error = Arguments::try_parse_from(arguments).expect_err(option);
+        with_advice(error).to_string()
+    }
+
+    #[test]
+    fn an_option_of_another_tool_gets_advice() {
+        for (names, advice) in ELSEWHERE {
+            for name in names {
+                let said = error(name);
+                assert!(said.contains(advice), "{name}: {said}");
+                assert!(!said.contains("a similar argument"), "{name}: {said}");
+            }
+        }
+        assert!(error("--dest-creds=a:b").contains(OF_DESTINATIONS));
+        let said = error("--override-arch=arm64");
+        assert!(said.contains("--platform"), "{said}");
+        let said = error("--retrie");
+        assert!(said.contains("--retries"), "{said}");
+        assert!(!error("--frobnicate").contains("as a value"), "{said}");
+    }
+
+    #[test]
+    fn the_advice_names_options_that_there_are() {
+        let mut command = Arguments::command();
+        let pull = command.find_subcommand_mut("pull").expect("a subcommand");
+        let help = pull.render_long_help().to_string() + "--verbose";
+        for (_, advice) in ELSEWHERE {
+            for word in advice.split(' ').filter(|word| word.starts_with("--")) {
+                assert!(help.contains(word), "{word}");
+            }
+        }
+    }
+}
