@@ -4,8 +4,10 @@ use std::fmt;
 use std::io;
 use std::process::ExitCode;
 
-use longshore::{BlobError, Error, Refusal, RefusalKind, printable};
+use longshore::Error;
 
+use super::format::plain;
+use super::hint::{Login, hint};
 use super::say::say;
 
 /// The exit code for wrong usage, which is also clap's.
@@ -16,11 +18,13 @@ pub(crate) enum Failure {
     /// The command line is wrong.
     Usage(String),
     Failed(anyhow::Error),
-    /// Some of several images failed.
+    /// Several failures, and how many images there were.
     Several {
         failures: Vec<Failure>,
         of: usize,
     },
+    /// Some images failed before the whole did.
+    After(Vec<Failure>, Box<Failure>),
 }
 
 impl Failure {
@@ -46,16 +50,22 @@ impl Failure {
         }
     }
 
+    /// Makes a failure that ended everything, after these images had failed on their own.
+    pub(crate) fn with_earlier(self, failures: Vec<Self>) -> Self {
+        Self::After(failures, Box::new(self))
+    }
+
     /// Writes the failure to stderr, in one or two lines.
-    pub(crate) fn report(self) -> ExitCode {
+    pub(crate) fn report(self, login: Login) -> ExitCode {
         match self {
             Self::Usage(message) => {
-                say(format!("longshore: {}", printable(&message)));
+                say(format!("longshore: {}", plain(&message)));
                 ExitCode::from(USAGE)
             }
             Self::Failed(error) => {
-                say(format!("longshore: {}", printable(&format!("{error:#}"))));
-                if let Some(hint) = error.downcast_ref::<Error>().and_then(hint) {
+                say(format!("longshore: {}", plain(&format!("{error:#}"))));
+                let error = error.downcast_ref::<Error>();
+                if let Some(hint) = error.and_then(|error| hint(error, login)) {
                     say(format!("  {hint}"));
                 }
                 ExitCode::FAILURE
@@ -63,24 +73,31 @@ impl Failure {
             Self::Several { failures, of } => {
                 let failed = failures.len();
                 for failure in failures {
-                    failure.report();
+                    failure.report(login);
                 }
                 say(format!(
                     "longshore: {failed} of {of} images could not be pulled"
                 ));
                 ExitCode::FAILURE
             }
+            Self::After(failures, last) => {
+                for failure in failures {
+                    failure.report(login);
+                }
+                last.report(login)
+            }
         }
     }
 }
 
-/// The message says what failed and why. [`hint`] says what to do.
+/// The message says what failed and why. A hint says what to do.
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Usage(message) => f.write_str(&printable(message)),
-            Self::Failed(error) => f.write_str(&printable(&format!("{error:#}"))),
+            Self::Usage(message) => f.write_str(&plain(message)),
+            Self::Failed(error) => f.write_str(&plain(&format!("{error:#}"))),
             Self::Several { failures, of } => write!(f, "{} of {of} images failed", failures.len()),
+            Self::After(_, last) => last.fmt(f),
         }
     }
 }
@@ -106,72 +123,6 @@ impl From<io::Error> for Failure {
     }
 }
 
-const TRY_AGAIN: &str = "try again; what is complete will not be fetched again";
-const NOT_THERE: &str = "the registry does not have it, or not all of it: are name and tag right?";
-const DENIED: &str =
-    "the image may not exist, or need credentials: --authfile, --creds-file or --creds -";
-const POLICY: &str = "the signature policy (--policy) decides what is accepted";
-const REGISTRY_FAILED: &str = "the registry has trouble; try again later";
-const NOT_REACHED: &str = "is the registry's name right, and does it run?";
-
-/// The advice for this error, if there is any.
-fn hint(error: &Error) -> Option<&'static str> {
-    match error {
-        Error::Spawn { source, .. } if source.kind() == io::ErrorKind::NotFound => {
-            Some("install skopeo, or say where it is with --skopeo PATH")
-        }
-        Error::Incompatible { .. } | Error::Unsupported { .. } => {
-            Some("use a newer skopeo; --skopeo PATH chooses one")
-        }
-        Error::DocumentsTooLarge { .. } => Some("pull fewer images, or platforms, at a time"),
-        Error::DeadlineExceeded => Some(
-            "--deadline sets how long all may take; what is complete will not be fetched again",
-        ),
-        Error::Refused { refusal, .. } => hint_of_refusal(refusal),
-        Error::Blob { source, .. } => match source {
-            BlobError::Refused(refusal) => hint_of_refusal(refusal),
-            BlobError::Stalled { .. } => {
-                Some("try again; --stall-timeout sets how long to wait for a byte")
-            }
-            BlobError::TooSlow { .. } => Some(
-                "try again; --least-rate sets how slow is too slow, and --workers how many blobs share the bandwidth",
-            ),
-            BlobError::Corrupt { .. } | BlobError::TooLong { .. } | BlobError::WrongSize { .. } => {
-                Some(
-                    "the registry, or a cache or gateway in between, does not send what the manifest says",
-                )
-            }
-            BlobError::Short { .. } | BlobError::Connection(_) => Some(TRY_AGAIN),
-            _ => None,
-        },
-        _ => None,
-    }
-}
-
-fn hint_of_refusal(refusal: &Refusal) -> Option<&'static str> {
-    let said = |words| refusal.message.contains(words);
-    match refusal.kind() {
-        RefusalKind::Tls if said("server gave HTTP response") => {
-            Some("the registry speaks plain HTTP; --tls-verify=false allows it")
-        }
-        RefusalKind::Tls => Some("--cert-dir names a folder with the registry's certificates"),
-        RefusalKind::Unauthorized => {
-            Some("give credentials: --authfile, --creds-file or --creds -")
-        }
-        RefusalKind::NotFound => Some(NOT_THERE),
-        RefusalKind::Denied => Some(DENIED),
-        RefusalKind::Throttled => Some("the registry wants you to wait, or to log in"),
-        RefusalKind::Policy => Some(POLICY),
-        RefusalKind::Unavailable => Some(REGISTRY_FAILED),
-        RefusalKind::Unreachable => Some(NOT_REACHED),
-        RefusalKind::Invalid if said("no image found in") => {
-            Some("--platform chooses another platform of the image")
-        }
-        _ if said("unexpected EOF") || said("connection reset") => Some(TRY_AGAIN),
-        _ => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -183,6 +134,7 @@ mod tests {
             panic!("a deadline is no wrong usage");
         };
         assert!(format!("{error:#}").starts_with("can't pull docker://a/b: not done within"));
-        assert!(error.downcast_ref::<Error>().and_then(hint).is_some());
+        let error = error.downcast_ref::<Error>().expect("our error");
+        assert!(hint(error, Login::FromFiles).is_some());
     }
 }

@@ -30,6 +30,20 @@ pub(crate) fn counted(count: usize, what: &str) -> String {
     format!("{count} {what}{plural}")
 }
 
+/// Returns a message as [`printable`] text, without the numbers that Rust adds to the system's errors.
+pub(crate) fn plain(message: &str) -> String {
+    let message = printable(message);
+    let mut parts = message.split(" (os error ");
+    let mut text = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        match part.split_once(')') {
+            Some((number, rest)) if number.bytes().all(|b| b.is_ascii_digit()) => text += rest,
+            _ => text.extend([" (os error ", part]),
+        }
+    }
+    text
+}
+
 /// The first digits of a digest, which suffice to distinguish layers.
 pub(crate) fn short(digest: &str) -> &str {
     let hex = digest.split_once(':').map_or(digest, |(_, hex)| hex);
@@ -71,6 +85,20 @@ mod tests {
         ];
         for (count, expected) in table {
             assert_eq!(bytes(count), expected);
+        }
+    }
+
+    #[test]
+    fn messages_have_no_numbers_of_errors() {
+        let table = [
+            ("a: No such file (os error 2)", "a: No such file"),
+            ("a (os error 2): b (os error 13)!", "a: b!"),
+            ("a (os error x) b", "a (os error x) b"),
+            ("a (os error ", "a (os error "),
+            ("", ""),
+        ];
+        for (message, expected) in table {
+            assert_eq!(plain(message), expected);
         }
     }
 

@@ -61,10 +61,8 @@ impl Many {
                 }));
             }
             Err(error) => {
-                for failure in results.failures {
-                    failure.report();
-                }
-                return Err(Failure::on("pull", "the images")(error));
+                let failure = Failure::on("pull", "the images")(error);
+                return Err(failure.with_earlier(results.failures));
             }
         };
         warnings::of_policy(restricts, !pulled.policy_unchecked);

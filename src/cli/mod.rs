@@ -4,6 +4,7 @@ mod args;
 mod children;
 mod failure;
 mod format;
+mod hint;
 mod inspect;
 mod list;
 mod many;
@@ -26,6 +27,7 @@ use tracing_subscriber::EnvFilter;
 use self::args::Arguments;
 use self::children::Children;
 use self::failure::Failure;
+use self::hint::Login;
 use self::say::{Log, all_said, all_said_blocking, say_last};
 use self::task::Task;
 
@@ -46,13 +48,13 @@ pub(crate) fn main() -> ExitCode {
     // somebody has typed a list or a password.
     let task = match Task::prepare(command, verbose) {
         Ok(task) => task,
-        Err(failure) => return failed_early(failure),
+        Err(failure) => return failed_early(failure, Login::FromFiles),
     };
     let children = Children::from_now();
     let untidy = task.may_leave_files();
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
-        Err(error) => return failed_early(Failure::from(error)),
+        Err(error) => return failed_early(Failure::from(error), task.login()),
     };
     let code = runtime.block_on(async {
         tokio::select! {
@@ -76,16 +78,17 @@ pub(crate) fn main() -> ExitCode {
     code
 }
 
-fn failed_early(failure: Failure) -> ExitCode {
-    let code = failure.report();
+fn failed_early(failure: Failure, login: Login) -> ExitCode {
+    let code = failure.report(login);
     all_said_blocking();
     code
 }
 
 async fn run_and_report(task: Task) -> ExitCode {
+    let login = task.login();
     let code = match task.run().await {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => failure.report(),
+        Err(failure) => failure.report(login),
     };
     all_said().await;
     code

@@ -4,6 +4,7 @@ use longshore::{ImageProxyConfig, Platforms};
 
 use super::args::{Command, InspectArguments, PullArguments};
 use super::failure::Failure;
+use super::hint::Login;
 use super::{inspect, pull};
 
 /// A command whose list, credentials and other files have been read.
@@ -45,6 +46,14 @@ impl Task {
             Self::Inspect(arguments, config) => (vec![&*arguments.image], config),
         };
         images.iter().any(is_archive) || config.may_ask_gpg()
+    }
+
+    /// Where the credentials of this task come from.
+    pub(super) fn login(&self) -> Login {
+        match self {
+            Self::Pull(PullArguments { proxy, .. }, _)
+            | Self::Inspect(InspectArguments { proxy, .. }, _) => proxy.login(),
+        }
     }
 
     pub(super) async fn run(self) -> Result<(), Failure> {

@@ -293,11 +293,18 @@ fn without_credentials_the_registry_stays_closed() {
         let none = pull();
         // There are default credentials, which must not be used.
         let unused = Way::DefaultAuthFile.give(pull().arg("--no-creds"), &scratch, &registry);
-        for run in [none, unused] {
+        let table = [
+            (
+                none,
+                "give credentials that the registry accepts: --authfile",
+            ),
+            (unused, "--no-creds forbids them"),
+        ];
+        for (run, hint) in table {
             let said = run.run().failed(1);
             assert!(said.contains(&image), "{said}");
             assert!(said.contains("authentication required"), "{said}");
-            assert!(said.contains("give credentials: --authfile"), "{said}");
+            assert!(said.contains(hint), "{said}");
             assert!(!layout.folder().exists());
         }
     }
@@ -316,7 +323,8 @@ fn a_wrong_password_is_told_and_not_shown() {
             .input("tester:not-the-password\n")
             .run()
             .failed(1);
-        assert!(said.contains("give credentials"), "{said}");
+        let hint = "does not accept the credentials that were given";
+        assert!(said.contains(hint), "{said}");
         assert!(!said.contains("not-the-password"), "{said}");
     }
 }

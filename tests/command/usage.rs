@@ -27,7 +27,25 @@ fn wrong_usage_is_code_2() {
         (&["pull", "debian", "oci:x"], "did you mean docker://debian"),
         (&["inspect", "debian:12"], "did you mean docker://debian:12"),
         (&["pull", image, "x"], "did you mean oci:x"),
-        (&["pull", image, "dir:x"], "oci:DIR[:TAG]"),
+        (&["pull", image, "dir:x"], "skopeo copy oci:DIR:TAG dir:x"),
+        (&["pull", image], "the destination after it is missing"),
+        (
+            &["pull", "dokcer://a/b", "oci:x"],
+            "did you mean docker://a/b",
+        ),
+        (
+            &["pull", "--tls-verify", "false", image, "oci:x"],
+            "--tls-verify=false",
+        ),
+        (&["pull", "--all", image, "oci:x"], "--platform all"),
+        (
+            &["pull", "--authfile", "missing", image, "oci:x"],
+            "--authfile missing: No such file",
+        ),
+        (
+            &["pull", "--cert-dir", ".", image, "oci:x"],
+            "it has no file *.crt",
+        ),
         (&["pull", image, "oci:x:a b"], "can't name an image"),
         (&["pull", "--workers", "0", image, "oci:x"], "--workers"),
         (&["pull", "--stall-timeout", "soon", image, "oci:x"], "90s"),

@@ -11,11 +11,16 @@ use longshore::{ConnectionOptions, Credentials, ImageProxyConfig, Platform};
 
 use super::values::{duration, rate_or_none};
 use crate::cli::failure::Failure;
+use crate::cli::hint::Login;
 use crate::cli::say::say;
 use crate::cli::secret;
 
 /// The options that become an [`ImageProxyConfig`], and the deadline.
 #[derive(Debug, Args)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is an option of its own"
+)]
 pub(crate) struct ProxyArguments {
     /// The skopeo program to run
     #[arg(long, value_name = "PATH")]
@@ -108,6 +113,19 @@ impl ProxyArguments {
             config.variant = platform.variant;
         }
         Ok(config)
+    }
+
+    pub(crate) fn login(&self) -> Login {
+        let given = [
+            self.creds.is_some(),
+            self.creds_file.is_some(),
+            self.registry_token_file.is_some(),
+        ];
+        match self.no_creds {
+            true => Login::Forbidden,
+            false if given.contains(&true) => Login::Given,
+            false => Login::FromFiles,
+        }
     }
 
     /// Checks that the files exist whose absence skopeo would not tell of, or only as a refusal of the registry.

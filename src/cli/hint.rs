@@ -1,0 +1,95 @@
+//! What to do about an error. Pure.
+
+use std::io;
+
+use longshore::{BlobError, Error, Refusal, RefusalKind};
+
+/// Where the credentials come from, as the command line says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Login {
+    /// The command line gives them, or names their file.
+    Given,
+    /// None may be used.
+    Forbidden,
+    /// The default auth files may have some.
+    FromFiles,
+}
+
+const TRY_AGAIN: &str = "try again; what is complete will not be fetched again";
+const NOT_THERE: &str = "the registry does not have it, or not all of it: are name and tag right?";
+const DENIED: &str =
+    "the image may not exist, or need credentials: --authfile, --creds-file or --creds -";
+const UNAUTHORIZED: &str =
+    "give credentials that the registry accepts: --authfile, --creds-file or --creds -";
+const POLICY: &str = "the signature policy (--policy) decides what is accepted";
+const REGISTRY_FAILED: &str = "the registry has trouble; try again later";
+const NOT_REACHED: &str = "is the registry's name right, and does it run?";
+
+/// Returns the advice for this error, if there is any.
+pub(super) fn hint(error: &Error, login: Login) -> Option<&'static str> {
+    match error {
+        Error::Spawn { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+            Some("install skopeo, or say where it is with --skopeo PATH")
+        }
+        Error::Incompatible { .. } | Error::Unsupported { .. } => {
+            Some("use a newer skopeo; --skopeo PATH chooses one")
+        }
+        Error::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
+            Some("free some space and run it again; what is complete will not be fetched again")
+        }
+        Error::Io { source, .. } if source.kind() == io::ErrorKind::NotADirectory => {
+            Some("a file has the name of the folder that is needed; choose another destination")
+        }
+        Error::DocumentsTooLarge { .. } => Some("pull fewer images, or platforms, at a time"),
+        Error::DeadlineExceeded => Some(
+            "--deadline sets how long all may take; what is complete will not be fetched again",
+        ),
+        Error::Refused { refusal, .. } => hint_of_refusal(refusal, login),
+        Error::Blob { source, .. } => match source {
+            BlobError::Refused(refusal) => hint_of_refusal(refusal, login),
+            BlobError::Stalled { .. } => {
+                Some("try again; --stall-timeout sets how long to wait for a byte")
+            }
+            BlobError::TooSlow { .. } => Some(
+                "try again; --least-rate sets how slow is too slow, and --workers how many blobs share the bandwidth",
+            ),
+            BlobError::Corrupt { .. } | BlobError::TooLong { .. } | BlobError::WrongSize { .. } => {
+                Some(
+                    "the registry, or a cache or gateway in between, does not send what the manifest says",
+                )
+            }
+            BlobError::Short { .. } | BlobError::Connection(_) => Some(TRY_AGAIN),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+fn hint_of_refusal(refusal: &Refusal, login: Login) -> Option<&'static str> {
+    let said = |words| refusal.message.contains(words);
+    match refusal.kind() {
+        RefusalKind::Tls if said("server gave HTTP response") => {
+            Some("the registry speaks plain HTTP; --tls-verify=false allows it")
+        }
+        RefusalKind::Tls => Some("--cert-dir names a folder with the registry's certificates"),
+        RefusalKind::Unauthorized => Some(match login {
+            Login::Given => "the registry does not accept the credentials that were given",
+            Login::Forbidden => "the registry wants credentials, and --no-creds forbids them",
+            Login::FromFiles => UNAUTHORIZED,
+        }),
+        RefusalKind::NotFound => Some(NOT_THERE),
+        RefusalKind::Denied => Some(match login {
+            Login::Given => "these credentials do not give access to it, or it does not exist",
+            _ => DENIED,
+        }),
+        RefusalKind::Throttled => Some("the registry wants you to wait, or to log in"),
+        RefusalKind::Policy => Some(POLICY),
+        RefusalKind::Unavailable => Some(REGISTRY_FAILED),
+        RefusalKind::Unreachable => Some(NOT_REACHED),
+        RefusalKind::Invalid if said("no image found in") => Some(
+            "inspect --platform all lists the platforms that the image has; --platform chooses one",
+        ),
+        _ if said("unexpected EOF") || said("connection reset") => Some(TRY_AGAIN),
+        _ => None,
+    }
+}
