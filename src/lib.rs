@@ -81,7 +81,7 @@ pub use fetch::{
     BlobRef, BlockingReader, DEFAULT_PROXIES_PER_HOST, DEFAULT_WORKERS, Discard, Event, EventKind,
     EventStream, Events, FetchOptions, Fetcher, Image, ImageContent, ImageRequest, Index,
     IndexContent, Layer, LayerReader, LayerStream, Platforms, Proxies, PullMany, Pulled,
-    PulledImages, RetryPolicy, Sink,
+    PulledImages, RetryPolicy, Sink, SourceDocument,
 };
 pub use layout::OciLayout;
 pub use oci_spec;

@@ -4,23 +4,13 @@
 //! A pull stores documents as they are. It needs to understand only which blobs a manifest names, and
 //! which manifests an index does. So whatever else is odd about a document stops no pull.
 
+mod node;
+
 use oci_spec::image::{Descriptor, Digest, ImageManifest, MediaType};
-use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value, json};
 
+use self::node::Node;
 use crate::error::{Error, Result};
-
-/// A JSON value whose objects keep all their members, also those of the same name.
-#[derive(Debug, Clone, PartialEq)]
-enum Node {
-    Null,
-    Text(String),
-    Number(serde_json::Number),
-    List(Vec<Node>),
-    Object(Vec<(String, Node)>),
-    /// `true` or `false`, which nothing here asks for.
-    Other,
-}
 
 /// A document of this kind, which errors name, or a part of it.
 #[derive(Debug, Clone, Copy)]
@@ -85,6 +75,22 @@ pub(crate) fn manifest(raw: &[u8]) -> Result<ImageManifest> {
 ///
 /// As [`manifest`].
 pub(crate) fn index(raw: &[u8]) -> Result<Option<Vec<Entry>>> {
+    let entry = |descriptor: Descriptor| Entry {
+        media_type: descriptor.media_type().clone(),
+        digest: descriptor.digest().clone(),
+        size: descriptor.size(),
+    };
+    let entries = descriptors(raw)?;
+    Ok(entries.map(|entries| entries.into_iter().map(entry).collect()))
+}
+
+/// The entries of an index with their platforms; `None` if it is no index. An entry has no platform if it does not name
+/// one operating system and one architecture.
+///
+/// # Errors
+///
+/// As [`manifest`].
+pub(crate) fn descriptors(raw: &[u8]) -> Result<Option<Vec<Descriptor>>> {
     let node = parse(raw, "index")?;
     let part = Part {
         what: "index",
@@ -100,13 +106,11 @@ pub(crate) fn index(raw: &[u8]) -> Result<Option<Vec<Entry>>> {
         }
     }
     let entry = |entry: Part<'_>| {
-        let descriptor: Descriptor =
-            serde_json::from_value(entry.descriptor()?).map_err(Error::decode("index"))?;
-        Ok(Entry {
-            media_type: descriptor.media_type().clone(),
-            digest: descriptor.digest().clone(),
-            size: descriptor.size(),
-        })
+        let mut descriptor = entry.descriptor()?;
+        if let Some(platform) = entry.platform() {
+            descriptor["platform"] = platform;
+        }
+        serde_json::from_value(descriptor).map_err(Error::decode("index"))
     };
     part.list("manifests")?
         .map(entry)
@@ -254,6 +258,20 @@ impl<'a> Part<'a> {
         })
     }
 
+    /// The platform of an index's entry. `None` if it names no operating system or no architecture, or two.
+    fn platform(self) -> Option<Value> {
+        let part = self.get("platform").ok()??;
+        let text = |name| part.text(name).ok().flatten();
+        let mut platform = json!({ "os": text("os")?, "architecture": text("architecture")? });
+        // oci-spec reads the version under a name of its own.
+        for (name, read_as) in [("variant", "variant"), ("os.version", "os_version")] {
+            if let Some(text) = text(name).filter(|text| !text.is_empty()) {
+                platform[read_as] = json!(text);
+            }
+        }
+        Some(platform)
+    }
+
     /// What a descriptor must have, and where else the blob may be.
     fn descriptor(self) -> Result<Value> {
         let digest = self
@@ -301,67 +319,6 @@ pub(crate) fn is_same_key(key: &str, name: &str) -> bool {
         c => c.to_ascii_lowercase(),
     };
     key.chars().map(folded).eq(name.chars().map(folded))
-}
-
-impl<'de> Deserialize<'de> for Node {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(Reading)
-    }
-}
-
-struct Reading;
-
-impl<'de> Visitor<'de> for Reading {
-    type Value = Node;
-
-    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("JSON")
-    }
-
-    fn visit_unit<E>(self) -> Result<Node, E> {
-        Ok(Node::Null)
-    }
-
-    fn visit_bool<E>(self, _: bool) -> Result<Node, E> {
-        Ok(Node::Other)
-    }
-
-    fn visit_u64<E>(self, number: u64) -> Result<Node, E> {
-        Ok(Node::Number(number.into()))
-    }
-
-    fn visit_i64<E>(self, number: i64) -> Result<Node, E> {
-        Ok(Node::Number(number.into()))
-    }
-
-    fn visit_f64<E>(self, _: f64) -> Result<Node, E> {
-        // No number here may be one.
-        Ok(Node::Other)
-    }
-
-    fn visit_str<E>(self, text: &str) -> Result<Node, E> {
-        Ok(Node::Text(text.to_owned()))
-    }
-
-    fn visit_string<E>(self, text: String) -> Result<Node, E> {
-        Ok(Node::Text(text))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Node, A::Error> {
-        let mut nodes = Vec::new();
-        while let Some(node) = list.next_element()? {
-            nodes.push(node);
-        }
-        Ok(Node::List(nodes))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> Result<Node, A::Error> {
-        let mut members = Vec::new();
-        while let Some(member) = object.next_entry()? {
-            members.push(member);
-        }
-        Ok(Node::Object(members))
-    }
 }
 
 #[cfg(test)]
@@ -503,6 +460,43 @@ mod tests {
             r#"{"manifests":[],"Config":{}}"#,
         ] {
             assert!(index(bad.as_bytes()).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_entry_has_a_platform_if_it_names_one() {
+        let table = [
+            ("null", None),
+            ("7", None),
+            (r#"{"os":"linux"}"#, None),
+            (r#"{"os":"linux","OS":"a","architecture":"amd64"}"#, None),
+            (
+                r#"{"OS":"linux","architecture":"amd64","variant":""}"#,
+                Some(["linux", "amd64", "", ""]),
+            ),
+            (
+                r#"{"os":"odd","architecture":"odder","variant":"v7","os.version":"1","x":2}"#,
+                Some(["odd", "odder", "v7", "1"]),
+            ),
+        ];
+        for (platform, expected) in table {
+            let digest = digest('a');
+            let raw = format!(
+                r#"{{"manifests":[{{"digest":"{digest}","size":1,"platform":{platform}}}]}}"#
+            );
+            let found = descriptors(raw.as_bytes()).expect(platform);
+            let found = found.expect("an index")[0].platform().clone();
+            let found = found.map(|found| {
+                [
+                    found.os().to_string(),
+                    found.architecture().to_string(),
+                    found.variant().clone().unwrap_or_default(),
+                    found.os_version().clone().unwrap_or_default(),
+                ]
+            });
+            let expected = expected.map(|expected| expected.map(str::to_owned));
+            assert_eq!(found, expected, "{platform}");
+            assert!(index(raw.as_bytes()).expect(platform).is_some());
         }
     }
 

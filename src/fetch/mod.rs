@@ -27,6 +27,7 @@ mod retry;
 mod returning;
 mod scheduler;
 mod sink;
+mod source;
 mod starter;
 mod unit;
 
@@ -47,3 +48,4 @@ pub use self::reader::LayerReader;
 pub use self::request::{ImageRequest, Platforms};
 pub use self::retry::RetryPolicy;
 pub use self::sink::{Discard, Sink};
+pub use self::source::SourceDocument;

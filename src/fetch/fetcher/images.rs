@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use super::super::attempts::{bounded, retrying};
 use super::super::documents::Documents;
 use super::super::event::EventKind;
-use super::super::index::{Listed, check_entry, inspect};
+use super::super::index::{Listed, check_entry};
 use super::super::many::{Driver, Iterated};
 use super::super::pull::{IntoSink, bytes_of};
 use super::super::sink::Unfinished;
@@ -122,8 +122,8 @@ impl Fetcher {
     ///
     /// # Errors
     ///
-    /// [`Error::Image`] if the manifest was converted and the image is not at a registry (`docker://`); [`Error::Blob`] if the
-    /// registry sends other bytes; [`Error::Refused`], after the tries that the [`RetryPolicy`](crate::RetryPolicy) allows.
+    /// [`Error::Image`] if the manifest was converted and is one of an index that is not at a registry (`docker://`);
+    /// [`Error::Blob`] if the registry sends other bytes; [`Error::Refused`], after the tries that the [`RetryPolicy`](crate::RetryPolicy) allows.
     ///
     /// # Cancel safety
     ///
@@ -132,13 +132,15 @@ impl Fetcher {
         if !image.is_converted() {
             return Ok(image.manifest_raw().to_vec());
         }
-        let reference = by_digest(image.reference(), image.digest()).ok_or_else(|| {
-            Error::image(
-                "the manifest at its source can be fetched only from a registry (docker://)",
-            )
-        })?;
-        let fetch = || inspect(&self.starter, &reference);
-        retrying(&self.options.retry, &reference, fetch).await
+        let pinned = by_digest(image.reference(), image.digest());
+        let reference = pinned.as_deref().unwrap_or(image.reference());
+        let source = self.fetch_source(reference).await?;
+        if pinned.is_none() && source.digest() != image.digest() {
+            let reason = "the manifest of one image of an index can be fetched as it is only from a registry \
+                          (docker://)";
+            return Err(Error::image(reason));
+        }
+        Ok(source.into_raw())
     }
 
     /// Pulls an image into a sink. Foreign layers, whose descriptors have `urls`, are left out

@@ -2,6 +2,7 @@
 
 mod images;
 mod layers;
+mod source;
 #[cfg(feature = "decompress")]
 mod uncompressed;
 
