@@ -1,5 +1,6 @@
 //! The [`Fetcher`]: makes one, and opens images.
 
+mod blob;
 mod images;
 mod layers;
 mod source;
