@@ -50,6 +50,28 @@ pub(crate) fn short(digest: &str) -> &str {
     hex.get(..12).unwrap_or(hex)
 }
 
+/// The part of a layer's media type that tells layers apart: `tar+gzip`, `tar+zstd`, or `docker tar.gzip`. Another type
+/// is returned as it is.
+pub(crate) fn short_type(media_type: &str) -> String {
+    const KINDS: [(&str, &str); 4] = [
+        (
+            "application/vnd.oci.image.layer.nondistributable.v1.",
+            "nondistributable ",
+        ),
+        ("application/vnd.oci.image.layer.v1.", ""),
+        (
+            "application/vnd.docker.image.rootfs.foreign.diff.",
+            "docker foreign ",
+        ),
+        ("application/vnd.docker.image.rootfs.diff.", "docker "),
+    ];
+    let known = KINDS.iter().find_map(|(prefix, kind)| {
+        let rest = media_type.strip_prefix(prefix)?;
+        Some(format!("{kind}{rest}"))
+    });
+    known.unwrap_or_else(|| media_type.to_owned())
+}
+
 /// Serialises a value as one line of JSON. Outside of strings, JSON is ASCII. Characters that could control a
 /// terminal or reverse the order of text are escaped, even where JSON does not require it.
 pub(crate) fn json_line(value: &impl Serialize) -> serde_json::Result<String> {
@@ -99,6 +121,30 @@ mod tests {
         ];
         for (message, expected) in table {
             assert_eq!(plain(message), expected);
+        }
+    }
+
+    #[test]
+    fn types_of_layers_are_short_if_they_are_known() {
+        let table = [
+            ("application/vnd.oci.image.layer.v1.tar+gzip", "tar+gzip"),
+            ("application/vnd.oci.image.layer.v1.tar", "tar"),
+            (
+                "application/vnd.oci.image.layer.nondistributable.v1.tar",
+                "nondistributable tar",
+            ),
+            (
+                "application/vnd.docker.image.rootfs.diff.tar.gzip",
+                "docker tar.gzip",
+            ),
+            (
+                "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
+                "docker foreign tar.gzip",
+            ),
+            ("text/plain", "text/plain"),
+        ];
+        for (media_type, expected) in table {
+            assert_eq!(short_type(media_type), expected);
         }
     }
 

@@ -8,6 +8,7 @@ mod hint;
 mod inspect;
 mod list;
 mod many;
+mod open;
 mod progress;
 mod pull;
 mod report;

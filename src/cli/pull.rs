@@ -50,7 +50,7 @@ pub(crate) async fn run(arguments: PullArguments, config: ImageProxyConfig) -> R
             keeps_going: keep_going || from.is_some() && !strict,
             json,
             quiet,
-            deadline: proxy.deadline,
+            deadline: proxy.source.deadline,
         };
         let fetcher = Box::pin(Fetcher::new(config, options)).await?;
         let fetcher = fetcher.with_events(events);
@@ -73,7 +73,7 @@ pub(crate) async fn run(arguments: PullArguments, config: ImageProxyConfig) -> R
         let fetcher = Fetcher::new(config, options).await?.with_events(events);
         pull(&fetcher, &images, all, destination, restricts).await
     });
-    let pulling = within(proxy.deadline, pulling);
+    let pulling = within(proxy.source.deadline, pulling);
     let (pulled, shown) = tokio::join!(pulling, showing);
     let pulled = pulled.map_err(Failure::on("pull", &images.join(", ")))?;
     shown.map_err(Failure::after_all)?;

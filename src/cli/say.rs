@@ -1,12 +1,13 @@
 //! Writes messages to stderr and output to stdout. A reader that is slow holds up nothing, and a closed
 //! stream breaks nothing.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread;
 
+use longshore::printable;
 use tokio::sync::oneshot;
 
 use super::failure::Failure;
@@ -134,12 +135,26 @@ impl Write for Log {
     }
 }
 
-/// Prints this text on stdout, on a blocking thread. A closed stdout is no
-/// failure. failure.
+/// Prints this text on stdout, on a blocking thread. A closed stdout is no failure.
 pub(crate) async fn print(text: String) -> Result<(), Failure> {
+    print_bytes(text.into_bytes()).await
+}
+
+/// Prints a document from outside on stdout, byte for byte. On a terminal, what could control it is replaced, and the
+/// document ends with a line break.
+pub(crate) async fn print_document(document: Vec<u8>) -> Result<(), Failure> {
+    if !io::stdout().is_terminal() {
+        return print_bytes(document).await;
+    }
+    let text = String::from_utf8_lossy(&document);
+    let lines = text.lines().flat_map(|line| [printable(line), "\n".into()]);
+    print(lines.collect()).await
+}
+
+async fn print_bytes(bytes: Vec<u8>) -> Result<(), Failure> {
     let printing = tokio::task::spawn_blocking(move || {
         let mut stdout = io::stdout().lock();
-        stdout.write_all(text.as_bytes())?;
+        stdout.write_all(&bytes)?;
         stdout.flush()
     });
     match printing.await.map_err(anyhow::Error::from)? {

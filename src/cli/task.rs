@@ -29,7 +29,8 @@ impl Task {
                 Ok(Self::Pull(arguments, config))
             }
             Command::Inspect(arguments) => {
-                let (images, platform) = ([&*arguments.image], arguments.platform.as_ref());
+                arguments.check()?;
+                let (images, platform) = ([&*arguments.image], arguments.one_platform());
                 let config = arguments.proxy.config(&images, platform, verbose)?;
                 Ok(Self::Inspect(arguments, config))
             }
@@ -52,7 +53,7 @@ impl Task {
     pub(super) fn login(&self) -> Login {
         match self {
             Self::Pull(PullArguments { proxy, .. }, _)
-            | Self::Inspect(InspectArguments { proxy, .. }, _) => proxy.login(),
+            | Self::Inspect(InspectArguments { proxy, .. }, _) => proxy.source.login(),
         }
     }
 

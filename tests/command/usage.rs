@@ -75,6 +75,26 @@ fn wrong_usage_is_code_2() {
             "can't read missing",
         ),
         (
+            &["inspect", "--raw", "--config", image],
+            "cannot be used with",
+        ),
+        (
+            &["inspect", "--manifest", "--json", image],
+            "cannot be used with",
+        ),
+        (
+            &["inspect", "--raw", "--platform", "linux/arm64", image],
+            "cannot be used with",
+        ),
+        (
+            &["inspect", "--manifest", "--platform", "all", image],
+            "choose a platform",
+        ),
+        (
+            &["inspect", "--raw", "--require-policy", image],
+            "leave out --policy",
+        ),
+        (
             &["pull", "--creds", "u:p", "dir:y", "oci:x"],
             "only for docker://",
         ),

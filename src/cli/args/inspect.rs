@@ -1,23 +1,91 @@
 //! The arguments of `longshore inspect`.
 
 use clap::Args;
-use longshore::Platform;
+use longshore::{Platform, Platforms};
 
 use super::proxy::ProxyArguments;
 use super::reference::image_reference;
+use crate::cli::failure::Failure;
 
 #[derive(Debug, Args)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is an option of its own"
+)]
 pub(crate) struct InspectArguments {
     /// The image, as for pull
     #[arg(value_parser = image_reference)]
     pub(crate) image: String,
     /// The platform to choose from a multi-platform index (linux/arm64, linux/arm/v7); default: this
-    /// machine's
-    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
-    pub(crate) platform: Option<Platform>,
-    /// Print one JSON object
-    #[arg(long)]
+    /// machine's. all lists the platforms of the index, with the digests and sizes of their manifests
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]|all")]
+    pub(crate) platform: Option<Platforms>,
+    /// Print one JSON object, with full digests
+    #[arg(long, group = "form")]
     pub(crate) json: bool,
+    /// Print what the name stands for, a manifest or an index, byte for byte as its source has it
+    #[arg(long, group = "form", conflicts_with = "platform")]
+    raw: bool,
+    /// Print the manifest of the chosen platform, byte for byte as its source has it
+    #[arg(long, group = "form")]
+    manifest: bool,
+    /// Print the image config of the chosen platform, byte for byte as its source has it
+    #[arg(long, group = "form")]
+    config: bool,
     #[command(flatten)]
     pub(crate) proxy: ProxyArguments,
+}
+
+/// What `inspect` shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Shown {
+    /// An overview of the image.
+    Image,
+    /// The platforms of an index.
+    Platforms,
+    /// The bytes of what the reference names.
+    Raw,
+    /// The bytes of the image's manifest.
+    Manifest,
+    /// The bytes of the image's config.
+    Config,
+}
+
+impl InspectArguments {
+    /// The platform that was chosen, if it is a single one.
+    pub(crate) fn one_platform(&self) -> Option<&Platform> {
+        match &self.platform {
+            Some(Platforms::One(platform)) => Some(platform),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn shown(&self) -> Shown {
+        match self {
+            Self { raw: true, .. } => Shown::Raw,
+            Self { manifest: true, .. } => Shown::Manifest,
+            Self { config: true, .. } => Shown::Config,
+            Self {
+                platform: Some(Platforms::All),
+                ..
+            } => Shown::Platforms,
+            _ => Shown::Image,
+        }
+    }
+
+    /// Returns a failure if options contradict each other in a way that the parser does not see.
+    pub(crate) fn check(&self) -> Result<(), Failure> {
+        let shown = self.shown();
+        let reason = match shown {
+            Shown::Manifest | Shown::Config if self.platform == Some(Platforms::All) => {
+                "--manifest and --config show one image: choose a platform, or use --raw for the index"
+            }
+            Shown::Raw | Shown::Platforms if self.proxy.demands_policy() => {
+                "the signature policy is checked when an image is opened, and --raw and --platform all open \
+                 none: leave out --policy and --require-policy"
+            }
+            _ => return Ok(()),
+        };
+        Err(Failure::usage(reason.into()))
+    }
 }

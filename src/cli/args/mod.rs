@@ -16,7 +16,7 @@ mod values;
 use clap::{Parser, Subcommand};
 
 pub(super) use self::destination::Destination;
-pub(super) use self::inspect::InspectArguments;
+pub(super) use self::inspect::{InspectArguments, Shown};
 pub(super) use self::pull::PullArguments;
 pub(super) use self::reference::image_reference;
 

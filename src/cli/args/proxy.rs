@@ -15,13 +15,13 @@ use crate::cli::hint::Login;
 use crate::cli::say::say;
 use crate::cli::secret;
 
-/// The options that become an [`ImageProxyConfig`], and the deadline.
+/// The options for whatever asks a registry: how it is reached, and how long that may take.
 #[derive(Debug, Args)]
 #[expect(
     clippy::struct_excessive_bools,
     reason = "each is an option of its own"
 )]
-pub(crate) struct ProxyArguments {
+pub(crate) struct SourceArguments {
     /// The skopeo program to run
     #[arg(long, value_name = "PATH")]
     skopeo: Option<PathBuf>,
@@ -50,6 +50,19 @@ pub(crate) struct ProxyArguments {
     /// The same as --tls-verify=false, as crane and oras call it.
     #[arg(long, alias = "plain-http", hide = true, conflicts_with = "tls_verify")]
     insecure: bool,
+    /// Give up on everything that is not done within this time: 90, 90s, 10m, 1h; default: no limit
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub(crate) deadline: Option<Duration>,
+    /// Give up on a skopeo that has not answered for this long; 0 = never
+    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = duration)]
+    call_timeout: Duration,
+}
+
+/// All options that become an [`ImageProxyConfig`].
+#[derive(Debug, Args)]
+pub(crate) struct ProxyArguments {
+    #[command(flatten)]
+    pub(crate) source: SourceArguments,
     /// Signature policy file
     #[arg(long, value_name = "FILE", group = "trust")]
     policy: Option<PathBuf>,
@@ -66,18 +79,17 @@ pub(crate) struct ProxyArguments {
     /// 100, 2K; 0 = never
     #[arg(long, value_name = "RATE", default_value_t = longshore::DEFAULT_LEAST_RATE, value_parser = rate_or_none)]
     least_rate: u64,
-    /// Give up on everything that is not done within this time: 90, 90s, 10m, 1h; default: no limit
-    #[arg(long, value_name = "DURATION", value_parser = duration)]
-    pub(crate) deadline: Option<Duration>,
-    /// Give up on a skopeo that has not answered for this long; 0 = never
-    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = duration)]
-    call_timeout: Duration,
 }
 
 impl ProxyArguments {
     /// Whether the credentials are a line of stdin.
     pub(super) fn read_stdin(&self) -> bool {
-        self.creds.as_deref() == Some("-")
+        self.source.creds.as_deref() == Some("-")
+    }
+
+    /// Whether an option demands that the signature policy is checked, which is done when an image is opened.
+    pub(crate) fn demands_policy(&self) -> bool {
+        self.policy.is_some() || self.require_policy
     }
 
     /// Reads the files that are needed, and makes the configuration. Blocks.
@@ -87,16 +99,35 @@ impl ProxyArguments {
         platform: Option<&Platform>,
         verbose: bool,
     ) -> Result<ImageProxyConfig, Failure> {
-        self.check_files()?;
-        let connection = ConnectionOptions::default()
+        let mut config = self.source.config(images, verbose)?;
+        config.connection = config
+            .connection
             .stall_timeout(self.stall_timeout)
-            .least_rate(self.least_rate)
-            .call_timeout(self.call_timeout);
+            .least_rate(self.least_rate);
+        config.require_policy = self.require_policy;
+        config.insecure_policy = self.insecure_policy;
+        config.policy.clone_from(&self.policy);
+        if let Some(platform) = platform.cloned() {
+            config.os = Some(platform.os);
+            config.architecture = Some(platform.architecture);
+            config.variant = platform.variant;
+        }
+        Ok(config)
+    }
+}
+
+impl SourceArguments {
+    /// Reads the files that are needed, and makes the configuration. Blocks.
+    pub(crate) fn config(
+        &self,
+        images: &[&str],
+        verbose: bool,
+    ) -> Result<ImageProxyConfig, Failure> {
+        self.check_files()?;
+        let connection = ConnectionOptions::default().call_timeout(self.call_timeout);
         let mut config = ImageProxyConfig::default()
             .auth_anonymous(self.no_creds)
             .require_tls_verification(self.tls_verify == Some(true))
-            .require_policy(self.require_policy)
-            .insecure_policy(self.insecure_policy)
             .debug(verbose)
             .connection(connection);
         config.authfile.clone_from(&self.authfile);
@@ -105,13 +136,7 @@ impl ProxyArguments {
         if self.insecure || self.tls_verify == Some(false) {
             config.insecure_skip_tls_verification = Some(true);
         }
-        config.policy.clone_from(&self.policy);
         config.skopeo_path.clone_from(&self.skopeo);
-        if let Some(platform) = platform.cloned() {
-            config.os = Some(platform.os);
-            config.architecture = Some(platform.architecture);
-            config.variant = platform.variant;
-        }
         Ok(config)
     }
 

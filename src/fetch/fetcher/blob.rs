@@ -1,12 +1,14 @@
 //! One blob, by its digest.
 
+use std::io;
 use std::slice;
 
 use oci_spec::image::{Descriptor, Digest, MediaType};
+use tokio::io::AsyncReadExt;
 
 use super::super::attempts::retrying;
 use super::super::each::{Failed, on_a_thread};
-use super::super::{BlockingReader, Image, Layer, LayerReader, retry};
+use super::super::{BlockingReader, Image, Layer, LayerReader, document, retry};
 use super::Fetcher;
 use crate::error::{BlobError, Error, Result};
 use crate::proxy::{ImageProxy, OpenedImage};
@@ -53,8 +55,9 @@ impl Fetcher {
         E: Into<Failed>,
         Fut: Future<Output = Result<T, E>> + Send,
     {
-        self.for_one(image, digest, move |_, reader| handler(reader))
-            .await
+        let size = self.size_of(image, digest).await?;
+        let handler = move |_, reader| handler(reader);
+        self.for_one(image, digest, size, handler).await
     }
 
     /// Runs `handler` for one blob, on a thread that may block, with a reader that blocks. Otherwise it is like
@@ -77,14 +80,16 @@ impl Fetcher {
         T: Send + 'static,
         E: Into<Failed> + 'static,
     {
+        let size = self.size_of(image, digest).await?;
         let handler = on_a_thread(move |_, reader| handler(reader));
-        self.for_one(image, digest, handler).await
+        self.for_one(image, digest, size, handler).await
     }
 
     async fn for_one<T, E, Fut>(
         &self,
         image: &Image,
         digest: &Digest,
+        size: u64,
         handler: impl Fn(Layer, LayerReader) -> Fut + Send + Sync + 'static,
     ) -> Result<T>
     where
@@ -93,10 +98,6 @@ impl Fetcher {
         Fut: Future<Output = Result<T, E>> + Send,
     {
         let _ending = self.events.ending();
-        let size = match size_in_manifest(image, digest) {
-            Some(size) => size,
-            None => Box::pin(self.size_at_source(image, digest)).await?,
-        };
         let kind = MediaType::Other("application/octet-stream".to_owned());
         let blob = Layer::new(0, Descriptor::new(kind, size, digest.clone()));
         let blob = slice::from_ref(&blob);
@@ -106,7 +107,46 @@ impl Fetcher {
         result.map(|(_, result)| result).ok_or(Error::Closed)
     }
 
-    /// The size of a blob as its source announces it, in bytes.
+    /// Fetches the config of an image in the form that it has at its source, before any
+    /// [conversion](Image::is_converted): the bytes whose digest
+    /// the [source's manifest](Self::source_manifest) names. For an image that was not converted, they are those of
+    /// [`content`](Self::content).
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`content`](Self::content), [`source_manifest`](Self::source_manifest) and
+    /// [`for_blob`](Self::for_blob).
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped early, whatever was started is ended.
+    pub async fn source_config(&self, image: &Image) -> Result<Vec<u8>> {
+        if !image.is_converted() {
+            return Ok(self.content(image).await?.config().to_vec());
+        }
+        let manifest = document::manifest(&self.source_manifest(image).await?)?;
+        let (digest, size) = (manifest.config().digest(), manifest.config().size());
+        let limit = self.starter.max_document_bytes();
+        if size > limit {
+            let what = "image config";
+            return Err(Error::DocumentTooLarge { what, limit });
+        }
+        let read = |_, mut reader: LayerReader| async move {
+            let mut config = Vec::new();
+            reader.read_to_end(&mut config).await?;
+            Ok::<_, io::Error>(config)
+        };
+        self.for_one(image, digest, size, read).await
+    }
+
+    /// The size of a blob in bytes: as the manifest has it, or as the source announces it.
+    async fn size_of(&self, image: &Image, digest: &Digest) -> Result<u64> {
+        match size_in_manifest(image, digest) {
+            Some(size) => Ok(size),
+            None => Box::pin(self.size_at_source(image, digest)).await,
+        }
+    }
+
     async fn size_at_source(&self, image: &Image, digest: &Digest) -> Result<u64> {
         let reference = image.reference();
         let announced = retrying(&self.options.retry, reference, || async move {

@@ -1,0 +1,22 @@
+//! Opens a single image, to look at it.
+
+use longshore::{FetchOptions, Fetcher, Image, ImageProxyConfig};
+
+use super::warnings;
+
+/// A fetcher for one image, of which little is fetched.
+pub(super) async fn fetcher(config: ImageProxyConfig) -> longshore::Result<Fetcher> {
+    Fetcher::new(config, FetchOptions::default().start_ahead(false)).await
+}
+
+/// Opens an image, and warns if its signatures are not checked although the policy wants that.
+pub(super) async fn image(
+    config: ImageProxyConfig,
+    reference: &str,
+) -> longshore::Result<(Fetcher, Image)> {
+    let restricts = config.restricts_images();
+    let fetcher = fetcher(config).await?;
+    let image = fetcher.open(reference).await?;
+    warnings::of_policy(restricts, image.policy_checked());
+    Ok((fetcher, image))
+}
