@@ -4,7 +4,7 @@ mod image;
 mod page;
 mod platforms;
 
-use longshore::ImageProxyConfig;
+use longshore::{FetchOptions, ImageProxyConfig};
 
 use super::args::{InspectArguments, Shown};
 use super::failure::Failure;
@@ -36,7 +36,8 @@ pub(crate) async fn run(
         }
         Shown::Image | Shown::Manifest | Shown::Config => {
             let fetched = async {
-                let (fetcher, image) = open::image(config, &reference).await?;
+                let options = FetchOptions::default();
+                let (fetcher, image) = open::image(config, options, &reference).await?;
                 // The config says for which platform the image is.
                 let content = fetcher.content(&image).await?;
                 let document = match shown {

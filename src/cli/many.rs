@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 
 use super::failure::Failure;
 use super::format::json_line;
-use super::pull::{of_image, totals};
+use super::pull::{of_image, of_index, totals};
 use super::report::{FailedReport, ImageReport, ImageReports, Report};
 use super::say::print;
 use super::{warnings, within};
@@ -117,6 +117,7 @@ impl Many {
         let PulledImages {
             request,
             images,
+            index,
             foreign_layers,
             ..
         } = pulled;
@@ -131,6 +132,10 @@ impl Many {
                         let printed = print(of_image(content)).await;
                         printed.map_err(|_| Error::Cancelled)?;
                     }
+                }
+                if let Some(index) = index.filter(|_| !self.json && !self.quiet) {
+                    let printed = print(of_index(&index)).await;
+                    printed.map_err(|_| Error::Cancelled)?;
                 }
             }
             Err(error) => {

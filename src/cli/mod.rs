@@ -1,7 +1,9 @@
 //! The command: from arguments to an exit code.
 
 mod args;
+mod blob;
 mod children;
+mod digest;
 mod failure;
 mod format;
 mod hint;

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use longshore::{
-    Fetcher, Image, ImageContent, ImageProxyConfig, OciLayout, Platforms, Pulled, printable,
+    Fetcher, Image, ImageContent, ImageProxyConfig, IndexContent, OciLayout, Platforms, Pulled,
+    printable,
 };
 
 use super::args::{Destination, PullArguments};
@@ -143,8 +144,22 @@ async fn pull(
 /// Formats the result for people.
 fn summary(pulled: &Pulled, started: Instant) -> String {
     let images = pulled.images.iter().map(|content| of_image(content));
-    let lines: Vec<String> = images.chain([totals(pulled, started)]).collect();
+    let index = pulled.index.iter().map(of_index);
+    let lines: Vec<String> = (images.chain(index))
+        .chain([totals(pulled, started)])
+        .collect();
     lines.concat()
+}
+
+/// Formats a pulled index for people.
+pub(super) fn of_index(index: &IndexContent) -> String {
+    let (reference, digest) = (index.reference(), index.source_digest());
+    let line = format!("{}: {digest} (index)\n", printable(reference));
+    let stored = index.descriptor().digest();
+    if stored == digest {
+        return line;
+    }
+    format!("{line}  stored as {stored}: its images have another form at their source\n")
 }
 
 /// Formats a pulled image for people.

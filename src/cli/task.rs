@@ -2,16 +2,18 @@
 
 use longshore::{ImageProxyConfig, Platforms};
 
-use super::args::{Command, InspectArguments, PullArguments};
+use super::args::{BlobArguments, Command, DigestArguments, InspectArguments, PullArguments};
 use super::failure::Failure;
 use super::hint::Login;
-use super::{inspect, pull};
+use super::{blob, digest, inspect, pull};
 
 /// A command whose list, credentials and other files have been read.
 #[derive(Debug)]
 pub(super) enum Task {
     Pull(PullArguments, ImageProxyConfig),
     Inspect(InspectArguments, ImageProxyConfig),
+    Digest(DigestArguments, ImageProxyConfig),
+    Blob(BlobArguments, ImageProxyConfig),
 }
 
 impl Task {
@@ -34,6 +36,17 @@ impl Task {
                 let config = arguments.proxy.config(&images, platform, verbose)?;
                 Ok(Self::Inspect(arguments, config))
             }
+            Command::Digest(arguments) => {
+                arguments.check()?;
+                let (images, platform) = ([&*arguments.image], arguments.platform.as_ref());
+                let config = arguments.proxy.config(&images, platform, verbose)?;
+                Ok(Self::Digest(arguments, config))
+            }
+            Command::Blob(arguments) => {
+                let (images, platform) = ([&*arguments.image], arguments.platform.as_ref());
+                let config = arguments.proxy.config(&images, platform, verbose)?;
+                Ok(Self::Blob(arguments, config))
+            }
         }
     }
 
@@ -45,6 +58,8 @@ impl Task {
         let (images, config) = match self {
             Self::Pull(arguments, config) => (arguments.references(), config),
             Self::Inspect(arguments, config) => (vec![&*arguments.image], config),
+            Self::Digest(arguments, config) => (vec![&*arguments.image], config),
+            Self::Blob(arguments, config) => (vec![&*arguments.image], config),
         };
         images.iter().any(is_archive) || config.may_ask_gpg()
     }
@@ -53,7 +68,9 @@ impl Task {
     pub(super) fn login(&self) -> Login {
         match self {
             Self::Pull(PullArguments { proxy, .. }, _)
-            | Self::Inspect(InspectArguments { proxy, .. }, _) => proxy.source.login(),
+            | Self::Inspect(InspectArguments { proxy, .. }, _)
+            | Self::Digest(DigestArguments { proxy, .. }, _)
+            | Self::Blob(BlobArguments { proxy, .. }, _) => proxy.source.login(),
         }
     }
 
@@ -62,6 +79,8 @@ impl Task {
             // Boxed, because the futures are large.
             Self::Pull(arguments, config) => Box::pin(pull::run(arguments, config)).await,
             Self::Inspect(arguments, config) => Box::pin(inspect::run(arguments, config)).await,
+            Self::Digest(arguments, config) => Box::pin(digest::run(arguments, config)).await,
+            Self::Blob(arguments, config) => Box::pin(blob::run(arguments, config)).await,
         }
     }
 }

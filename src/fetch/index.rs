@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use oci_spec::image::{Descriptor, MediaType};
+use oci_spec::image::{Descriptor, Digest, MediaType};
 use serde_json::{Value, json};
 
 use super::attempts::retrying;
@@ -60,6 +60,7 @@ impl Index {
 pub struct IndexContent {
     reference: String,
     name: Option<Arc<str>>,
+    source_digest: Digest,
     raw: Vec<u8>,
     descriptor: Descriptor,
 }
@@ -69,6 +70,12 @@ impl IndexContent {
     #[must_use]
     pub fn reference(&self) -> &str {
         &self.reference
+    }
+
+    /// The digest of the index at its source: what it can be pulled by.
+    #[must_use]
+    pub fn source_digest(&self) -> &Digest {
+        &self.source_digest
     }
 
     /// The index in the bytes in which it is to be stored: those of its source
@@ -109,6 +116,7 @@ impl IndexContent {
             let content = content.as_ref();
             content.manifest_descriptor().digest() != content.source_digest()
         });
+        let source_digest = digest_of(reference).unwrap_or_else(|| sha256(raw));
         let raw = if converted {
             rewritten(raw, contents)?
         } else {
@@ -118,6 +126,7 @@ impl IndexContent {
         Ok(Self {
             reference: reference.to_owned(),
             name: None,
+            source_digest,
             raw,
             descriptor,
         })

@@ -41,8 +41,8 @@ pub struct PulledImages {
     pub request: ImageRequest,
     /// The images as they are in the sink: one, or all images of an index. An error if one of them could not be pulled.
     pub images: Result<Vec<Arc<ImageContent>>>,
-    /// The descriptor of the index as it is stored, if all of its images were asked for.
-    pub index: Option<Descriptor>,
+    /// The index as it is in the sink, if all of its images were asked for.
+    pub index: Option<IndexContent>,
     /// The foreign layers of the images, which are left out ([`Pulled::foreign_layers`]).
     pub foreign_layers: Vec<Descriptor>,
 }
@@ -510,7 +510,7 @@ async fn commit_index<S: Sink>(
     order: &Order,
     images: &[Arc<ImageContent>],
     sink: &S,
-) -> Result<Descriptor> {
+) -> Result<IndexContent> {
     let Some(listed) = &order.listed else {
         return Err(Error::Closed);
     };
@@ -519,14 +519,14 @@ async fn commit_index<S: Sink>(
     } = &order.request;
     let index = IndexContent::new(reference, &listed.raw, images)?.named(name.as_deref());
     sink.commit_index(&index, images).await?;
-    Ok(index.descriptor().clone())
+    Ok(index)
 }
 
 impl Order {
     fn finished(
         self,
         images: Result<Vec<Arc<ImageContent>>>,
-        index: Option<Descriptor>,
+        index: Option<IndexContent>,
     ) -> Finished {
         let pulled = PulledImages {
             number: self.number,

@@ -8,7 +8,7 @@ use semver::Version;
 
 use super::handler::{Doing, Handler, Job};
 use super::image::SameImage;
-use super::{ImageContent, Layer, LayerReader, Sink, content};
+use super::{ImageContent, IndexContent, Layer, LayerReader, Sink, content};
 use crate::proxy::{ImageProxy, OpenedImage};
 
 /// The result of a pull.
@@ -17,6 +17,8 @@ use crate::proxy::{ImageProxy, OpenedImage};
 pub struct Pulled {
     /// The images as they are in the sink.
     pub images: Vec<Arc<ImageContent>>,
+    /// The index as it is in the sink, after [`pull_index`](crate::Fetcher::pull_index) of one.
+    pub index: Option<IndexContent>,
     /// How many requests of [`pull_many`](crate::Fetcher::pull_many) failed. Every other pull fails as a whole.
     pub failed_images: usize,
     /// The size of all layers together, in bytes, each blob once.

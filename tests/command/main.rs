@@ -7,8 +7,10 @@
 )]
 
 mod bad_skopeos;
+mod blob;
 mod credentials;
 mod destinations;
+mod digest;
 mod durability;
 mod examples;
 mod failures;

@@ -40,6 +40,40 @@ fn all_platforms_come_with_their_index_as_it_is() {
 
 #[test]
 #[ignore = "needs skopeo"]
+fn the_digest_of_the_index_is_printed_at_the_end() {
+    let served = Served::start();
+    let images = [
+        small_image(1).platform("linux", "amd64"),
+        small_image(2).docker_schema2().platform("linux", "arm64"),
+    ];
+    for (tag, images) in [("v1", &images[..1]), ("v2", &images[..])] {
+        let written = write_index(served.folder.path(), tag, images).unwrap();
+        let image = served.reference(tag);
+        let expected = format!("{image}: {} (index)", written.digest);
+        for from_list in [true, false] {
+            let scratch = Scratch::new();
+            let layout = scratch.layout("image");
+            let pull = scratch.pull(&newest_skopeo(), &image, &layout.tagged("v1"));
+            let pull = pull.args(["--platform", "all"]);
+            let pull = if from_list {
+                pull.arg("--keep-going")
+            } else {
+                pull
+            };
+            let run = pull.run().succeeded();
+            let mut lines = run.stdout.lines().skip_while(|line| *line != expected);
+            assert_eq!(lines.next(), Some(&*expected), "{run}");
+            let stored = layout.tags()["v1"].clone();
+            let is_other = stored != written.digest.to_string();
+            assert_eq!(is_other, tag == "v2");
+            let line = lines.next().unwrap();
+            assert_eq!(line.contains(&stored), is_other, "{run}");
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs skopeo"]
 fn an_index_of_docker_images_is_written_anew_for_the_converted_ones() {
     let served = Served::start();
     let images = [

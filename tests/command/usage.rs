@@ -94,6 +94,10 @@ fn wrong_usage_is_code_2() {
             &["inspect", "--raw", "--require-policy", image],
             "leave out --policy",
         ),
+        (&["digest", "debian"], "did you mean docker://debian"),
+        (&["digest", "--policy", "p", image], "give a platform"),
+        (&["blob", image], "DIGEST"),
+        (&["blob", image, "sha256:7"], "a digest is sha256:HEX"),
         (
             &["pull", "--creds", "u:p", "dir:y", "oci:x"],
             "only for docker://",
@@ -108,7 +112,13 @@ fn wrong_usage_is_code_2() {
 #[test]
 fn help_and_version_succeed() {
     let scratch = Scratch::new();
-    for args in [&["--help"][..], &["pull", "--help"], &["inspect", "--help"]] {
+    for args in [
+        &["--help"][..],
+        &["pull", "--help"],
+        &["inspect", "--help"],
+        &["digest", "--help"],
+        &["blob", "--help"],
+    ] {
         let run = scratch.longshore().args(args.iter().copied()).run();
         assert!(run.succeeded().stdout.contains("Usage"));
     }

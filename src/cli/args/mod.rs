@@ -5,7 +5,9 @@
     reason = "doc comments here are help texts for a terminal"
 )]
 
+mod blob;
 mod destination;
+mod digest;
 mod inspect;
 mod other_tools;
 mod proxy;
@@ -15,7 +17,9 @@ mod values;
 
 use clap::{Parser, Subcommand};
 
+pub(super) use self::blob::{BlobArguments, Output};
 pub(super) use self::destination::Destination;
+pub(super) use self::digest::DigestArguments;
 pub(super) use self::inspect::{InspectArguments, Shown};
 pub(super) use self::pull::PullArguments;
 pub(super) use self::reference::image_reference;
@@ -45,6 +49,10 @@ pub(super) enum Command {
     Pull(PullArguments),
     /// Show the contents of an image
     Inspect(InspectArguments),
+    /// Print the digest of an image or an index
+    Digest(DigestArguments),
+    /// Fetch one blob, verified
+    Blob(BlobArguments),
 }
 
 #[cfg(test)]

@@ -202,11 +202,12 @@ impl Fetcher {
         let _ending = self.events.ending();
         let sink = Arc::new(sink);
         let unfinished = Unfinished::new(&sink);
-        let pulled = self.pull_blobs(index.images(), &sink).await?;
+        let mut pulled = self.pull_blobs(index.images(), &sink).await?;
         match index.raw() {
             Some(raw) => {
                 let content = IndexContent::new(index.reference(), raw, &pulled.images)?;
                 sink.commit_index(&content, &pulled.images).await?;
+                pulled.index = Some(content);
             }
             None => sink.commit_all(&pulled.images).await?,
         }

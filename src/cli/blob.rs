@@ -1,0 +1,89 @@
+//! The command `longshore blob`.
+
+mod file;
+mod stdout;
+
+use std::io::{self, BufRead, IsTerminal};
+
+use async_channel::{Receiver, Sender};
+use longshore::{BlockingReader, ImageProxyConfig};
+
+use self::file::Destination;
+use super::args::{BlobArguments, Output};
+use super::failure::Failure;
+use super::{open, within};
+
+pub(crate) async fn run(arguments: BlobArguments, config: ImageProxyConfig) -> Result<(), Failure> {
+    let to = match arguments.output() {
+        Output::UnlessTerminal if io::stdout().is_terminal() => {
+            let reason =
+                "a blob is not for a terminal: send stdout to a file or a program, or give -o FILE";
+            return Err(Failure::usage(reason.into()));
+        }
+        Output::UnlessTerminal | Output::Stdout => None,
+        // Made before anything is fetched, because it may be impossible.
+        Output::File(path) => {
+            let path = path.to_owned();
+            let made = tokio::task::spawn_blocking(move || Destination::new(&path));
+            Some(made.await.map_err(anyhow::Error::from)??)
+        }
+    };
+    let where_to = match arguments.output() {
+        Output::File(path) => path.display().to_string(),
+        Output::UnlessTerminal | Output::Stdout => "to stdout".to_owned(),
+    };
+    let options = arguments.options();
+    let BlobArguments {
+        image: reference,
+        digest,
+        proxy,
+        ..
+    } = arguments;
+    let fetching = Box::pin(async {
+        let (fetcher, image) = open::image(config, options, &reference).await?;
+        match to {
+            None => stdout::write(&fetcher, &image, &digest).await,
+            Some(to) => to.write(&fetcher, &image, &digest).await,
+        }
+    });
+    let written = within(proxy.source.deadline, fetching).await;
+    let written = written.map_err(Failure::on("fetch a blob of", &reference))?;
+    let cant_write = |error| anyhow::Error::from(error).context(format!("can't write {where_to}"));
+    written.map_err(cant_write).map_err(Into::into)
+}
+
+/// Passes all bytes of a blob on. If that fails, the error also goes to `failed`. The verdict on the bytes is the end
+/// of the reader.
+fn pass_on(
+    reader: &mut BlockingReader,
+    failed: &Sender<io::Error>,
+    mut write: impl FnMut(&[u8]) -> io::Result<()>,
+) -> io::Result<()> {
+    loop {
+        let bytes = reader.fill_buf()?;
+        let count = bytes.len();
+        if count == 0 {
+            return Ok(());
+        }
+        if let Err(error) = write(bytes) {
+            let kind = error.kind();
+            // There is room for the only one.
+            let _ = failed.try_send(error);
+            return Err(kind.into());
+        }
+        reader.consume(count);
+    }
+}
+
+/// Waits for a blob, but not after its bytes could not be written: the rest of a wrong blob would still be read and
+/// checked.
+async fn unless_it_fails(
+    failure: &Receiver<io::Error>,
+    fetching: impl Future<Output = longshore::Result<()>>,
+) -> longshore::Result<io::Result<()>> {
+    tokio::select! {
+        biased;
+        Ok(error) = failure.recv() => Ok(Err(error)),
+        fetched = fetching => fetched.map(Ok),
+    }
+}
