@@ -101,8 +101,10 @@ install_cargo_tools() {
   local tool
   for tool; do
     have "$tool" || [ -x "$LONGSHORE_TOOLS/cargo/bin/$tool" ] && continue
-    say "compiling $tool, which takes some minutes"
-    cargo install --quiet --locked --root "$LONGSHORE_TOOLS/cargo" "$tool" >&2 9>&-
+    say "compiling $tool, which takes a minute or more"
+    # Not optimised: cargo-deny, for one, runs for a second, and would compile for several minutes.
+    CARGO_PROFILE_RELEASE_OPT_LEVEL=0 CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_DEBUG=none \
+      cargo install --quiet --locked --root "$LONGSHORE_TOOLS/cargo" "$tool" >&2 9>&-
   done
 }
 

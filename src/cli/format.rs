@@ -1,6 +1,7 @@
 //! Formats values for people.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use longshore::printable;
 use serde::Serialize;
@@ -22,6 +23,24 @@ pub(crate) fn bytes(count: u64) -> String {
         unit = larger;
     }
     format!("{value:.1} {unit}")
+}
+
+/// Formats a time, without more than two units: "7 s", "3 min 14 s", "2 h 5 min".
+pub(crate) fn seconds(time: Duration) -> String {
+    let seconds = time.as_secs();
+    match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
+        (0, 0, seconds) => format!("{seconds} s"),
+        (0, minutes, seconds) => format!("{minutes} min {seconds} s"),
+        (hours, minutes, _) => format!("{hours} h {minutes} min"),
+    }
+}
+
+/// Returns how many bytes a second these are. `None` if the time is too short to tell.
+pub(crate) fn per_second(bytes: u64, time: Duration) -> Option<u64> {
+    if time < Duration::from_millis(100) {
+        return None;
+    }
+    u64::try_from(u128::from(bytes) * 1000 / time.as_millis()).ok()
 }
 
 /// Formats a number of things: "1 layer", "2 layers".

@@ -11,14 +11,17 @@ mod inspect;
 mod list;
 mod many;
 mod open;
+mod outcome;
 mod progress;
 mod pull;
 mod report;
 mod say;
+mod screen;
 mod secret;
 mod signals;
 mod task;
 mod warnings;
+mod writer;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -46,7 +49,7 @@ const CLEANING_PATIENCE: Duration = Duration::from_secs(10);
 
 pub(crate) fn main() -> ExitCode {
     let Arguments { verbose, command } = Arguments::of_process();
-    log_to_stderr(verbose);
+    log_to_stderr(verbose > 0);
     // There are no signal handlers yet, so Ctrl-C still ends the process at once. This may wait until
     // somebody has typed a list or a password.
     let task = match Task::prepare(command, verbose) {
@@ -111,10 +114,10 @@ async fn within<T>(
 }
 
 /// Sends the log to stderr. `RUST_LOG` selects; without it, `-v` shows our debug messages.
-fn log_to_stderr(verbose: bool) {
+fn log_to_stderr(is_verbose: bool) {
     let filter = match EnvFilter::try_from_default_env() {
         Ok(filter) => filter,
-        Err(_) if verbose => EnvFilter::new("longshore=debug"),
+        Err(_) if is_verbose => EnvFilter::new("longshore=debug"),
         Err(_) => EnvFilter::new("off"),
     };
     tracing_subscriber::fmt()

@@ -1,185 +1,130 @@
 //! The command `longshore pull`.
 
-use std::sync::Arc;
 use std::time::Instant;
 
-use longshore::{
-    Fetcher, Image, ImageContent, ImageProxyConfig, IndexContent, OciLayout, Platforms, Pulled,
-    printable,
-};
+use longshore::{Fetcher, ImageProxyConfig, ImageRequest, OciLayout, Platforms};
 
-use super::args::{Destination, PullArguments};
+use super::args::PullArguments;
 use super::failure::Failure;
-use super::format::{bytes, counted, json_line};
 use super::many::Many;
-use super::progress::{self, Style};
-use super::report::{ImageReports, Report};
-use super::say::print;
+use super::outcome::{Outcome, Output};
+use super::progress::{Showing, Style};
 use super::{warnings, within};
 
-pub(crate) async fn run(arguments: PullArguments, config: ImageProxyConfig) -> Result<(), Failure> {
+pub(crate) async fn run(
+    arguments: PullArguments,
+    config: ImageProxyConfig,
+    verbose: bool,
+) -> Result<(), Failure> {
     let started = Instant::now();
     let options = arguments.options();
+    let is_silent = arguments.quiet || arguments.json;
+    let references = arguments.references().into_iter().map(str::to_owned);
+    let showing = Showing {
+        style: if is_silent {
+            Style::None
+        } else {
+            arguments.progress
+        },
+        verbose,
+        images: references.collect(),
+        retries: arguments.retries,
+        events: arguments.events.clone(),
+    };
+    let (events, shown) = showing.start().await?;
+    let output = Output {
+        destination: arguments.destination.clone(),
+        is_json: arguments.json,
+        is_quiet: arguments.quiet || arguments.events_on_stdout(),
+        started,
+    };
+    // This runs during the pull, because it starts a process.
+    let version = (arguments.json).then(|| tokio::spawn(config.skopeo_version()));
+    // Boxed, because the future is large.
+    let pulling = Box::pin(async {
+        let restricts = config.restricts_images();
+        let fetcher = Box::pin(Fetcher::new(config, options)).await?;
+        let pulled = pull(arguments, fetcher.with_events(events), &output).await;
+        if let Ok(outcome) = &pulled {
+            warnings::of_policy(restricts, !outcome.pulled.policy_unchecked);
+        }
+        pulled
+    });
+    let (pulled, shown) = tokio::join!(pulling, shown);
+    let result = match pulled {
+        Ok(mut outcome) => {
+            outcome.foreign_layers.iter().for_each(warnings::of_foreign);
+            let printed = output.print(&mut outcome, version).await;
+            match outcome.failure() {
+                Some(failure) => Err(failure),
+                None => printed.map_err(Failure::after_all),
+            }
+        }
+        Err(failure) => Err(failure),
+    };
+    let recorded = match shown? {
+        Some(record) => record.end(result.as_ref().err()),
+        None => Ok(()),
+    };
+    result?;
+    recorded.map_err(Failure::after_all)
+}
+
+/// Pulls one image, or an index with all its images, as a whole; and many images each on its own.
+async fn pull(
+    arguments: PullArguments,
+    fetcher: Fetcher,
+    output: &Output,
+) -> Result<Outcome, Failure> {
     let PullArguments {
-        images,
-        requests,
-        destination,
+        mut requests,
         from,
         shard,
         keep_going,
         strict,
-        platform,
-        json,
-        quiet,
-        events,
         proxy,
         ..
     } = arguments;
-    let (events, showing) = progress::show(Style::choose(quiet || json), events).await?;
-    // This runs during the pull, because it starts a process.
-    let restricts = config.restricts_images();
-    let version = json.then(|| tokio::spawn(config.skopeo_version()));
-    let is_together = from.is_none() && shard.is_none() && !keep_going;
-    let has_names = requests.iter().any(|request| request.name.is_some());
-    let all = requests
-        .iter()
-        .any(|request| request.platforms == Platforms::All);
-    if !is_together || requests.len() > 1 && (has_names || all) {
-        let many = Many {
-            requests,
-            folder: destination.folder,
-            keeps_going: keep_going || from.is_some() && !strict,
-            json,
-            quiet,
-            deadline: proxy.source.deadline,
-        };
-        let fetcher = Box::pin(Fetcher::new(config, options)).await?;
-        let fetcher = fetcher.with_events(events);
-        return many
-            .pull(fetcher, started, restricts, showing, version)
-            .await;
+    let deadline = proxy.source.deadline;
+    let is_alone = from.is_none() && shard.is_none() && !keep_going && requests.len() == 1;
+    if is_alone && let Some(request) = requests.pop() {
+        let on = Failure::on("pull", &request.reference);
+        let pulling = Box::pin(pull_one(&fetcher, &request, output));
+        let outcome = within(deadline, pulling).await.map_err(on)?;
+        // The events end with the fetcher.
+        drop(fetcher);
+        return Ok(outcome);
     }
-    let wanted = match platform {
-        Some(Platforms::One(platform)) => Some(platform),
-        _ => None,
+    let many = Many {
+        requests,
+        keeps_going: keep_going || from.is_some() && !strict,
+        deadline,
     };
-    let name = requests.first().and_then(|request| request.name.clone());
-    let destination = Destination {
-        tag: name.or(destination.tag),
-        ..destination
-    };
-
-    // Boxed, because the future is large.
-    let pulling = Box::pin(async {
-        let fetcher = Fetcher::new(config, options).await?.with_events(events);
-        pull(&fetcher, &images, all, destination, restricts).await
-    });
-    let pulling = within(proxy.source.deadline, pulling);
-    let (pulled, shown) = tokio::join!(pulling, showing);
-    let pulled = pulled.map_err(Failure::on("pull", &images.join(", ")))?;
-    shown.map_err(Failure::after_all)?;
-    for content in &pulled.images {
-        let found = content.platform();
-        warnings::of_platform(content.reference(), wanted.as_ref(), found.as_deref());
-    }
-    pulled.foreign_layers.iter().for_each(warnings::of_foreign);
-
-    if let Some(version) = version {
-        let version = version.await.map_err(anyhow::Error::from)?;
-        let skopeo = version.ok().map(|version| version.to_string());
-        let images = ImageReports::of(&pulled.images);
-        let report = Report::new(
-            images,
-            None,
-            &pulled,
-            &pulled.foreign_layers,
-            started,
-            skopeo,
-        );
-        let line = json_line(&report).map_err(anyhow::Error::from)?;
-        print(format!("{line}\n")).await.map_err(Failure::after_all)
-    } else if quiet {
-        Ok(())
-    } else {
-        print(summary(&pulled, started))
-            .await
-            .map_err(Failure::after_all)
-    }
+    many.pull(fetcher, output).await
 }
 
-async fn pull(
+async fn pull_one(
     fetcher: &Fetcher,
-    images: &[String],
-    all_platforms: bool,
-    destination: Destination,
-    restricts: bool,
-) -> longshore::Result<Pulled> {
-    let Destination { folder, tag } = destination;
-    let warn = |images: &[Image]| {
-        if let Some(image) = images.first() {
-            warnings::of_policy(restricts, image.policy_checked());
-        }
+    request: &ImageRequest,
+    output: &Output,
+) -> longshore::Result<Outcome> {
+    let image = &*request.reference;
+    let destination = &output.destination;
+    let name = request.name.clone().or_else(|| destination.tag.clone());
+    let layout = OciLayout::new(&destination.folder, name);
+    layout.check(&[image]).await?;
+    let pulled = if request.platforms == Platforms::All {
+        let index = fetcher.open_index(image).await?;
+        fetcher.pull_index(&index, layout).await?
+    } else {
+        let opened = fetcher.open(image).await?;
+        fetcher.pull(&opened, layout).await?
     };
-    match images {
-        [image] if all_platforms => {
-            let layout = Arc::new(OciLayout::new(folder, tag));
-            layout.check(&[image]).await?;
-            let index = fetcher.open_index(image).await?;
-            warn(index.images());
-            fetcher.pull_index(&index, layout.clone()).await
-        }
-        images => {
-            let layout = Arc::new(match images {
-                [_] => OciLayout::new(folder, tag),
-                _ => OciLayout::named_by_reference(folder),
-            });
-            layout.check(images).await?;
-            let opened = fetcher.open_all(images).await?;
-            warn(&opened);
-            fetcher.pull_all(&opened, layout.clone()).await
-        }
-    }
-}
-
-/// Formats the result for people.
-fn summary(pulled: &Pulled, started: Instant) -> String {
-    let images = pulled.images.iter().map(|content| of_image(content));
-    let index = pulled.index.iter().map(of_index);
-    let lines: Vec<String> = (images.chain(index))
-        .chain([totals(pulled, started)])
-        .collect();
-    lines.concat()
-}
-
-/// Formats a pulled index for people.
-pub(super) fn of_index(index: &IndexContent) -> String {
-    let (reference, digest) = (index.reference(), index.source_digest());
-    let line = format!("{}: {digest} (index)\n", printable(reference));
-    let stored = index.descriptor().digest();
-    if stored == digest {
-        return line;
-    }
-    format!("{line}  stored as {stored}: its images have another form at their source\n")
-}
-
-/// Formats a pulled image for people.
-pub(super) fn of_image(content: &ImageContent) -> String {
-    let (image, digest) = (content.reference(), content.source_digest());
-    let line = format!("{}: {}\n", printable(image), digest);
-    let stored = content.manifest_descriptor().digest();
-    if stored == digest {
-        return line;
-    }
-    format!("{line}  stored as {stored}: its source has it in another form\n")
-}
-
-/// Formats the totals for people.
-pub(super) fn totals(pulled: &Pulled, started: Instant) -> String {
-    format!(
-        "{} fetched ({}), {} already there, {:.1} s\n",
-        counted(pulled.fetched_blobs, "blob"),
-        bytes(pulled.fetched_bytes),
-        pulled.reused_blobs,
-        started.elapsed().as_secs_f64(),
-    )
+    let mut outcome = Outcome::default();
+    let (images, index) = (&pulled.images, pulled.index.as_ref());
+    let platforms = &request.platforms;
+    output.add(&mut outcome, images, index, platforms).await;
+    outcome.foreign_layers.clone_from(&pulled.foreign_layers);
+    outcome.pulled = pulled;
+    Ok(outcome)
 }

@@ -1,21 +1,26 @@
 //! The output of `pull --json`.
 
-use std::sync::Arc;
 use std::time::Instant;
 
 use longshore::oci_spec::image::Descriptor;
-use longshore::{ImageContent, Pulled};
+use longshore::{ImageContent, IndexContent, Pulled};
 use serde::Serialize;
 
-/// The object that `--json` prints.
+use super::args::Destination;
+
+/// The version of the format. It changes when a field changes its meaning or goes.
+const SCHEMA: u32 = 1;
+
+/// The object that `--json` prints, for one image and for many.
 #[derive(Debug, Serialize)]
-pub(super) struct Report {
-    /// The only image, or all of them.
-    #[serde(flatten)]
-    images: ImageReports,
-    /// The failed images of a pull of many.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    failed: Option<Vec<FailedReport>>,
+pub(super) struct Report<'a> {
+    schema: u32,
+    /// The destination, as it was given.
+    destination: String,
+    /// The pulled images.
+    images: &'a [ImageReport],
+    /// The images that failed.
+    failed: &'a [FailedReport],
     /// The size of the layers of all images in bytes, each blob once.
     bytes: u64,
     fetched_blobs: usize,
@@ -35,13 +40,6 @@ pub(super) struct Report {
 }
 
 #[derive(Debug, Serialize)]
-#[serde(untagged)]
-pub(super) enum ImageReports {
-    One(ImageReport),
-    Several { images: Vec<ImageReport> },
-}
-
-#[derive(Debug, Serialize)]
 pub(super) struct FailedReport {
     pub(super) image: String,
     /// The platform that was requested, if any.
@@ -56,39 +54,30 @@ pub(super) struct ImageReport {
     digest: String,
     /// The digest of the manifest in the layout, which differs after a conversion.
     stored_digest: String,
+    /// The digest of the index at its source, if all platforms were asked for.
+    index_digest: Option<String>,
     platform: Option<String>,
     layers: usize,
 }
 
 impl ImageReport {
-    pub(super) fn of(content: &ImageContent) -> Self {
+    pub(super) fn of(content: &ImageContent, index: Option<&IndexContent>) -> Self {
         Self {
             image: content.reference().to_owned(),
             digest: content.source_digest().to_string(),
             stored_digest: content.manifest_descriptor().digest().to_string(),
+            index_digest: index.map(|index| index.source_digest().to_string()),
             platform: content.platform(),
             layers: content.layers().len(),
         }
     }
 }
 
-impl ImageReports {
-    pub(super) fn of(images: &[Arc<ImageContent>]) -> Self {
-        let reports: Vec<_> = images
-            .iter()
-            .map(|content| ImageReport::of(content))
-            .collect();
-        match <[ImageReport; 1]>::try_from(reports) {
-            Ok([one]) => Self::One(one),
-            Err(images) => Self::Several { images },
-        }
-    }
-}
-
-impl Report {
+impl<'a> Report<'a> {
     pub(super) fn new(
-        images: ImageReports,
-        failed: Option<Vec<FailedReport>>,
+        destination: &Destination,
+        images: &'a [ImageReport],
+        failed: &'a [FailedReport],
         pulled: &Pulled,
         foreign_layers: &[Descriptor],
         started: Instant,
@@ -96,6 +85,8 @@ impl Report {
     ) -> Self {
         let protocol = pulled.protocol.as_ref();
         Self {
+            schema: SCHEMA,
+            destination: destination.to_string(),
             images,
             failed,
             bytes: pulled.bytes,

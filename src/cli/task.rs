@@ -10,7 +10,7 @@ use super::{blob, digest, inspect, pull};
 /// A command whose list, credentials and other files have been read.
 #[derive(Debug)]
 pub(super) enum Task {
-    Pull(PullArguments, ImageProxyConfig),
+    Pull(PullArguments, ImageProxyConfig, bool),
     Inspect(InspectArguments, ImageProxyConfig),
     Digest(DigestArguments, ImageProxyConfig),
     Blob(BlobArguments, ImageProxyConfig),
@@ -18,7 +18,7 @@ pub(super) enum Task {
 
 impl Task {
     /// Reads what a command needs before it can start. Blocks, perhaps until somebody has typed a password.
-    pub(super) fn prepare(command: Command, verbose: bool) -> Result<Self, Failure> {
+    pub(super) fn prepare(command: Command, verbose: u8) -> Result<Self, Failure> {
         match command {
             Command::Pull(mut arguments) => {
                 arguments.read_list()?;
@@ -27,24 +27,24 @@ impl Task {
                     _ => None,
                 };
                 let images = arguments.references();
-                let config = arguments.proxy.config(&images, platform, verbose)?;
-                Ok(Self::Pull(arguments, config))
+                let config = arguments.proxy.config(&images, platform, verbose > 1)?;
+                Ok(Self::Pull(arguments, config, verbose > 0))
             }
             Command::Inspect(arguments) => {
                 arguments.check()?;
                 let (images, platform) = ([&*arguments.image], arguments.one_platform());
-                let config = arguments.proxy.config(&images, platform, verbose)?;
+                let config = arguments.proxy.config(&images, platform, verbose > 1)?;
                 Ok(Self::Inspect(arguments, config))
             }
             Command::Digest(arguments) => {
                 arguments.check()?;
                 let (images, platform) = ([&*arguments.image], arguments.platform.as_ref());
-                let config = arguments.proxy.config(&images, platform, verbose)?;
+                let config = arguments.proxy.config(&images, platform, verbose > 1)?;
                 Ok(Self::Digest(arguments, config))
             }
             Command::Blob(arguments) => {
                 let (images, platform) = ([&*arguments.image], arguments.platform.as_ref());
-                let config = arguments.proxy.config(&images, platform, verbose)?;
+                let config = arguments.proxy.config(&images, platform, verbose > 1)?;
                 Ok(Self::Blob(arguments, config))
             }
         }
@@ -56,7 +56,7 @@ impl Task {
             image.starts_with("oci-archive:") || image.starts_with("docker-archive:")
         };
         let (images, config) = match self {
-            Self::Pull(arguments, config) => (arguments.references(), config),
+            Self::Pull(arguments, config, _) => (arguments.references(), config),
             Self::Inspect(arguments, config) => (vec![&*arguments.image], config),
             Self::Digest(arguments, config) => (vec![&*arguments.image], config),
             Self::Blob(arguments, config) => (vec![&*arguments.image], config),
@@ -67,7 +67,7 @@ impl Task {
     /// Where the credentials of this task come from.
     pub(super) fn login(&self) -> Login {
         match self {
-            Self::Pull(PullArguments { proxy, .. }, _)
+            Self::Pull(PullArguments { proxy, .. }, ..)
             | Self::Inspect(InspectArguments { proxy, .. }, _)
             | Self::Digest(DigestArguments { proxy, .. }, _)
             | Self::Blob(BlobArguments { proxy, .. }, _) => proxy.source.login(),
@@ -77,7 +77,9 @@ impl Task {
     pub(super) async fn run(self) -> Result<(), Failure> {
         match self {
             // Boxed, because the futures are large.
-            Self::Pull(arguments, config) => Box::pin(pull::run(arguments, config)).await,
+            Self::Pull(arguments, config, verbose) => {
+                Box::pin(pull::run(arguments, config, verbose)).await
+            }
             Self::Inspect(arguments, config) => Box::pin(inspect::run(arguments, config)).await,
             Self::Digest(arguments, config) => Box::pin(digest::run(arguments, config)).await,
             Self::Blob(arguments, config) => Box::pin(blob::run(arguments, config)).await,

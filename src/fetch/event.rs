@@ -13,7 +13,8 @@ use super::Layer;
 /// Something that happened during a fetch.
 ///
 /// Serialised, an event is one flat object: `at_ms`, `event` (the name of the kind), and the fields of the
-/// kind. Durations are in milliseconds.
+/// kind. Times are whole
+/// milliseconds.
 #[derive(Debug, Clone, Serialize)]
 #[non_exhaustive]
 pub struct Event {
@@ -184,7 +185,7 @@ pub enum EventKind {
 }
 
 fn millis<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_f64(duration.as_secs_f64() * 1000.0)
+    serializer.serialize_u64(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
 }
 
 fn text<S: Serializer>(value: &impl ToString, serializer: S) -> Result<S::Ok, S::Error> {

@@ -54,9 +54,15 @@ fn a_docker_image_is_stored_as_an_oci_image() {
 
         layout.assert_valid();
         assert_diff_ids_match(&layout, "v1");
-        assert_eq!(report["digest"], image.manifest_digest.to_string());
-        assert_eq!(report["stored_digest"], layout.tags()["v1"]);
-        assert_ne!(report["stored_digest"], report["digest"]);
+        assert_eq!(
+            report["images"][0]["digest"],
+            image.manifest_digest.to_string()
+        );
+        assert_eq!(report["images"][0]["stored_digest"], layout.tags()["v1"]);
+        assert_ne!(
+            report["images"][0]["stored_digest"],
+            report["images"][0]["digest"]
+        );
         let manifest = layout.manifest("v1");
         assert_eq!(manifest["mediaType"], OCI_MANIFEST);
         for layer in manifest["layers"].as_array().unwrap() {
@@ -65,7 +71,7 @@ fn a_docker_image_is_stored_as_an_oci_image() {
         assert_skopeo_accepts(&skopeo, &layout.tagged("v1"));
         let shown = skopeo_inspect(&skopeo, &[], &layout.tagged("v1"));
         assert_eq!(shown["Labels"]["kept"], "yes");
-        assert_eq!(shown["Digest"], report["stored_digest"]);
+        assert_eq!(shown["Digest"], report["images"][0]["stored_digest"]);
 
         served.take_blob_gets();
         assert_eq!(pull().report()["fetched_blobs"], 0);
@@ -95,9 +101,9 @@ fn the_platform_that_was_asked_for_is_taken_out_of_an_index() {
                     .pull(&skopeo, &served.reference(tag), &layout.tagged(tag))
                     .args(["--platform", platform])
                     .report();
-                assert_eq!(report["platform"], platform);
+                assert_eq!(report["images"][0]["platform"], platform);
                 let digest = index.images[number].manifest_digest.to_string();
-                assert_eq!(report["digest"], digest);
+                assert_eq!(report["images"][0]["digest"], digest);
                 layout.assert_valid();
             }
             assert_eq!(
@@ -186,7 +192,7 @@ fn an_image_may_have_no_layers() {
         let report = scratch
             .pull(&skopeo, &served.reference("v1"), &layout.tagged("v1"))
             .report();
-        assert_eq!(report["layers"], 0);
+        assert_eq!(report["images"][0]["layers"], 0);
         assert_eq!(report["fetched_blobs"], 1);
         layout.assert_valid();
         assert_skopeo_accepts(&skopeo, &layout.tagged("v1"));
@@ -341,7 +347,7 @@ fn images_come_from_any_transport() {
         for (number, from) in sources.iter().enumerate() {
             let layout = scratch.layout(&format!("{}-{number}", skopeo.protocol));
             let report = scratch.pull(&skopeo, from, &layout.tagged("v1")).report();
-            assert_eq!(report["layers"], 3, "{from}");
+            assert_eq!(report["images"][0]["layers"], 3, "{from}");
             layout.assert_valid();
             assert_diff_ids_match(&layout, "v1");
             assert_labels_are_right(&layout, "v1");

@@ -67,7 +67,7 @@ fn an_image_is_pulled_once_from_docker_registry() {
 
         let first = pull().report();
         assert_eq!(sorted(registry.take_blob_gets()), blobs(&image));
-        assert_eq!(first["digest"], image.manifest_digest.to_string());
+        assert_eq!(first["images"][0]["digest"], image.manifest_digest.to_string());
         layout.assert_valid();
         assert_skopeo_accepts(&skopeo, &layout.tagged("v1"));
 
@@ -100,11 +100,17 @@ fn the_report_has_these_fields_and_no_others() {
         assert_eq!(
             report,
             json!({
-                "image": reference,
-                "digest": image.manifest_digest,
-                "stored_digest": image.manifest_digest,
-                "platform": "linux/amd64",
-                "layers": 3,
+                "schema": 1,
+                "destination": layout.tagged("v1"),
+                "images": [{
+                    "image": reference,
+                    "digest": image.manifest_digest,
+                    "stored_digest": image.manifest_digest,
+                    "index_digest": null,
+                    "platform": "linux/amd64",
+                    "layers": 3,
+                }],
+                "failed": [],
                 "bytes": sizes,
                 "foreign_layers": [],
                 "fetched_blobs": 4,
@@ -286,7 +292,7 @@ fn an_image_is_pulled_by_its_digest() {
         let report = scratch
             .pull(&skopeo, &by_digest, &layout.tagged("pinned"))
             .report();
-        assert_eq!(report["digest"], digest);
+        assert_eq!(report["images"][0]["digest"], digest);
         assert_eq!(layout.tags()["pinned"], digest);
         layout.assert_valid();
     }
@@ -310,7 +316,7 @@ fn a_layer_that_is_there_twice_is_fetched_once() {
 
         let once: BTreeSet<_> = blobs(&image).into_iter().collect();
         assert_eq!(sorted(served.take_blob_gets()), Vec::from_iter(once));
-        assert_eq!(report["layers"], 3);
+        assert_eq!(report["images"][0]["layers"], 3);
         assert_eq!(report["fetched_blobs"], 3);
         assert_eq!(report["bytes"], size(&image.layers[..2]));
         layout.assert_valid();
@@ -352,16 +358,19 @@ fn progress_goes_to_stderr_and_what_was_done_to_stdout() {
     };
 
     let scratch = Scratch::new();
-    let run = pull(&scratch).run().succeeded();
+    let run = pull(&scratch).arg("--verbose").run().succeeded();
     assert_eq!(run.stdout.lines().count(), 2, "{run}");
     assert!(run.stdout.contains(image.manifest_digest.as_ref()), "{run}");
     assert!(run.stdout.contains("4 blobs fetched"), "{run}");
-    let fetched = run.stderr.lines().filter(|line| line.contains("fetched"));
+    let fetched = run.stderr.lines().filter(|line| line.contains("] fetched"));
     assert_eq!(fetched.count(), 3, "{run}");
     assert!(run.stderr.contains("[3/3]"), "{run}");
-    let run = pull(&scratch).run().succeeded();
-    let reused = run.stderr.lines().filter(|line| line.contains("reused"));
+    let run = pull(&scratch).arg("--verbose").run().succeeded();
+    let reused = run.stderr.lines().filter(|line| line.contains("] reused"));
     assert_eq!(reused.count(), 3, "{run}");
+    // A short pull has no line for each layer, unless it is asked for.
+    let run = pull(&Scratch::new()).run().succeeded();
+    assert!(!run.stderr.contains("] fetched"), "{run}");
 
     for (option, on_stdout) in [("--quiet", false), ("--json", true)] {
         let scratch = Scratch::new();

@@ -260,6 +260,10 @@ fn the_commands_file_agrees_with_its_report() {
                 let kind = Value::from(kind);
                 events.iter().filter(move |event| event["event"] == kind)
             };
+            assert_eq!(events[0]["event"], "started");
+            assert!(events[0]["unix_ms"].as_u64() > Some(1_700_000_000_000));
+            assert_eq!(events[events.len() - 1]["event"], "finished");
+            assert!(events.iter().all(|event| event["at_ms"].is_u64()));
             assert_eq!(of("image_opened").count(), 1);
             assert_eq!(of("blob_queued").count(), 4);
             assert_eq!(of("blob_verified").count() + 1, report["fetched_blobs"]);
@@ -268,7 +272,7 @@ fn the_commands_file_agrees_with_its_report() {
             assert_eq!(of("proxy_started").count(), report["proxies"]);
             assert_eq!(
                 of("image_opened").next().unwrap()["digest"],
-                report["digest"]
+                report["images"][0]["digest"]
             );
             assert_eq!(report["retries"], 1);
             let retried = of("blob_retried").next().unwrap();

@@ -15,7 +15,7 @@ mod pull;
 mod reference;
 mod values;
 
-use clap::{Parser, Subcommand};
+use clap::{ArgAction, Parser, Subcommand};
 
 pub(super) use self::blob::{BlobArguments, Output};
 pub(super) use self::destination::Destination;
@@ -28,9 +28,9 @@ pub(super) use self::reference::image_reference;
 #[derive(Debug, Parser)]
 #[command(version, arg_required_else_help = true)]
 pub(super) struct Arguments {
-    /// Show debug messages, and what skopeo logs (RUST_LOG selects in detail)
-    #[arg(short, long, global = true)]
-    pub(super) verbose: bool,
+    /// Show each layer, and debug messages (RUST_LOG selects in detail); twice: also what skopeo logs
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    pub(super) verbose: u8,
     #[command(subcommand)]
     pub(super) command: Command,
 }

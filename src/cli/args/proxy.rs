@@ -17,10 +17,6 @@ use crate::cli::secret;
 
 /// The options for whatever asks a registry: how it is reached, and how long that may take.
 #[derive(Debug, Args)]
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "each is an option of its own"
-)]
 pub(crate) struct SourceArguments {
     /// The skopeo program to run
     #[arg(long, value_name = "PATH")]

@@ -13,6 +13,7 @@ use super::reference::image_reference;
 use super::values::rate;
 use crate::cli::failure::Failure;
 use crate::cli::list::{self, Shard};
+use crate::cli::progress::Style;
 
 #[derive(Debug, Args)]
 #[expect(
@@ -55,11 +56,14 @@ pub(crate) struct PullArguments {
     proxies: Proxies,
     /// How often to retry a blob that failed; 0 = never
     #[arg(long, alias = "retry-times", value_name = "N", default_value_t = RetryPolicy::default().retries)]
-    retries: u32,
+    pub(crate) retries: u32,
     /// The maximum number of bytes per second, over all blobs: 500K, 10M, 1G (powers of a thousand)
     #[arg(long, value_name = "RATE", value_parser = rate)]
     limit_rate: Option<NonZeroU64>,
-    /// Write the events into this file, one JSON object a line
+    /// How to show the progress: a picture on a terminal and lines elsewhere (auto), lines, events as JSON, or nothing
+    #[arg(long, value_name = "STYLE", value_enum, default_value_t)]
+    pub(crate) progress: Style,
+    /// Write the events into this file, one JSON object a line; - is stdout
     #[arg(long, value_name = "FILE")]
     pub(crate) events: Option<PathBuf>,
     /// Print one JSON object at the end, and no progress
@@ -82,6 +86,11 @@ impl PullArguments {
         requests.map(|request| &*request.reference).collect()
     }
 
+    /// Whether the events go to stdout.
+    pub(crate) fn events_on_stdout(&self) -> bool {
+        self.events.as_deref() == Some(Path::new("-"))
+    }
+
     /// Collects the requests from the command line and from the list. Blocks.
     pub(crate) fn read_list(&mut self) -> Result<(), Failure> {
         let given = self.images.iter().map(ImageRequest::new);
@@ -92,6 +101,10 @@ impl PullArguments {
                 return Err(Failure::usage(reason.into()));
             }
             requests.extend(list::read(path)?);
+        }
+        if self.json && self.events_on_stdout() {
+            let reason = "stdout can't have both the events and the report of --json";
+            return Err(Failure::usage(reason.into()));
         }
         if let Some(shard) = self.shard {
             requests.retain(|request| shard.has(&request.reference));

@@ -62,7 +62,10 @@ impl Destination {
             return Ok(Err(error));
         }
         let naming = tokio::task::spawn_blocking(move || self.name());
-        Ok(naming.await.map_err(io::Error::other).flatten())
+        Ok(naming
+            .await
+            .map_err(io::Error::other)
+            .and_then(|named| named))
     }
 
     /// Makes the bytes durable, and gives them their name.

@@ -1,0 +1,176 @@
+//! What came of a pull, and how it is told.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use longshore::oci_spec::image::Descriptor;
+use longshore::{Error, ImageContent, ImageRequest, IndexContent, Platforms, Pulled, printable};
+use semver::Version;
+use tokio::task::JoinHandle;
+
+use super::args::Destination;
+use super::failure::Failure;
+use super::format::{bytes, counted, json_line, per_second};
+use super::report::{FailedReport, ImageReport, Report};
+use super::say::print;
+use super::warnings;
+
+/// What came of a pull of one image or of many.
+#[derive(Debug, Default)]
+pub(super) struct Outcome {
+    pub(super) pulled: Pulled,
+    pub(super) foreign_layers: Vec<Descriptor>,
+    /// How many images were asked for, if there were many.
+    pub(super) requested: usize,
+    images: Vec<ImageReport>,
+    failed: Vec<FailedReport>,
+    failures: Vec<Failure>,
+    /// The failure of the output, after which nothing is printed.
+    unprinted: Option<Failure>,
+}
+
+impl Outcome {
+    /// Adds an image that failed.
+    pub(super) fn fail(&mut self, request: ImageRequest, error: Error) {
+        let platform = match &request.platforms {
+            Platforms::Configured => None,
+            Platforms::One(platform) => Some(platform.to_string()),
+            Platforms::All => Some("all".to_owned()),
+        };
+        let failure = Failure::on("pull", &request.reference)(error);
+        self.failed.push(FailedReport {
+            image: request.reference,
+            platform,
+            error: failure.to_string(),
+        });
+        self.failures.push(failure);
+    }
+
+    /// The last failure of an image, which ended the pull.
+    pub(super) fn last_failure(&mut self) -> Option<Failure> {
+        self.failures.pop()
+    }
+
+    pub(super) fn into_failures(self) -> Vec<Failure> {
+        self.failures
+    }
+
+    /// The failure of the command, if images failed.
+    pub(super) fn failure(self) -> Option<Failure> {
+        let (failures, of) = (self.failures, self.requested);
+        (!failures.is_empty()).then_some(Failure::Several { failures, of })
+    }
+}
+
+/// Where images go, and how they are told of.
+#[derive(Debug)]
+pub(super) struct Output {
+    pub(super) destination: Destination,
+    pub(super) is_json: bool,
+    /// Whether nothing is printed, unless it is JSON.
+    pub(super) is_quiet: bool,
+    pub(super) started: Instant,
+}
+
+impl Output {
+    /// Adds images that were pulled, and their index, and prints them.
+    pub(super) async fn add(
+        &self,
+        outcome: &mut Outcome,
+        images: &[Arc<ImageContent>],
+        index: Option<&IndexContent>,
+        wanted: &Platforms,
+    ) {
+        for content in images {
+            if let Platforms::One(platform) = wanted {
+                let found = content.platform();
+                warnings::of_platform(content.reference(), Some(platform), found.as_deref());
+            }
+            if self.is_json {
+                outcome.images.push(ImageReport::of(content, index));
+            }
+        }
+        if self.is_json || self.is_quiet || outcome.unprinted.is_some() {
+            return;
+        }
+        let lines = images.iter().map(|content| of_image(content));
+        let lines: Vec<String> = lines.chain(index.map(of_index)).collect();
+        outcome.unprinted = print(lines.concat()).await.err();
+    }
+
+    /// Prints the report, or the totals.
+    pub(super) async fn print(
+        &self,
+        outcome: &mut Outcome,
+        version: Option<JoinHandle<longshore::Result<Version>>>,
+    ) -> Result<(), Failure> {
+        if let Some(version) = version {
+            let version = version.await.map_err(anyhow::Error::from)?;
+            let skopeo = version.ok().map(|version| version.to_string());
+            let report = Report::new(
+                &self.destination,
+                &outcome.images,
+                &outcome.failed,
+                &outcome.pulled,
+                &outcome.foreign_layers,
+                self.started,
+                skopeo,
+            );
+            let line = json_line(&report).map_err(anyhow::Error::from)?;
+            return print(format!("{line}\n")).await;
+        }
+        if let Some(failure) = outcome.unprinted.take() {
+            return Err(failure);
+        }
+        if self.is_quiet {
+            return Ok(());
+        }
+        print(self.totals(&outcome.pulled)).await
+    }
+
+    /// Formats the totals for people.
+    fn totals(&self, pulled: &Pulled) -> String {
+        let time = self.started.elapsed();
+        let mut parts = vec![
+            format!(
+                "{} fetched ({})",
+                counted(pulled.fetched_blobs, "blob"),
+                bytes(pulled.fetched_bytes)
+            ),
+            format!("{} already there", pulled.reused_blobs),
+        ];
+        match pulled.retries {
+            0 => {}
+            1 => parts.push("1 retry".into()),
+            retries => parts.push(format!("{retries} retries")),
+        }
+        if let Some(rate) = per_second(pulled.fetched_bytes, time).filter(|rate| *rate > 0) {
+            parts.push(format!("{}/s", bytes(rate)));
+        }
+        parts.push(format!("{:.1} s", time.as_secs_f64()));
+        let destination = printable(&self.destination.to_string());
+        format!("{destination}: {}\n", parts.join(", "))
+    }
+}
+
+/// Formats a pulled image for people.
+fn of_image(content: &ImageContent) -> String {
+    let (image, digest) = (content.reference(), content.source_digest());
+    let line = format!("{}: {}\n", printable(image), digest);
+    let stored = content.manifest_descriptor().digest();
+    if stored == digest {
+        return line;
+    }
+    format!("{line}  stored as {stored}: its source has it in another form\n")
+}
+
+/// Formats a pulled index for people.
+fn of_index(index: &IndexContent) -> String {
+    let (reference, digest) = (index.reference(), index.source_digest());
+    let line = format!("{}: {digest} (index)\n", printable(reference));
+    let stored = index.descriptor().digest();
+    if stored == digest {
+        return line;
+    }
+    format!("{line}  stored as {stored}: its images have another form at their source\n")
+}

@@ -1,0 +1,244 @@
+//! A picture of a pull for a terminal: lines of text that fit. Pure.
+
+use std::time::Duration;
+
+use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
+
+use super::state::{Progress, Running, percent};
+use crate::cli::format::{bytes, counted, seconds, short};
+
+/// A blob without a byte for this long is said to wait.
+const WAITS_AFTER: Duration = Duration::from_secs(3);
+
+const WIDEST_BAR: usize = 30;
+const NARROWEST_BAR: usize = 8;
+
+/// A terminal, as far as it matters for a picture.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Terminal {
+    pub(super) columns: usize,
+    pub(super) rows: usize,
+    /// Whether it shows characters beyond ASCII.
+    pub(super) is_unicode: bool,
+}
+
+/// Returns the lines that show a pull: the total, the counts, and a line for each blob in flight as far as there are rows.
+/// No line fills the last column, because some terminals then begin another one.
+pub(super) fn frame(
+    progress: &Progress,
+    subject: &str,
+    now: Duration,
+    terminal: Terminal,
+) -> Vec<String> {
+    let columns = terminal.columns.saturating_sub(1);
+    let mut lines = if progress.is_opening() {
+        let time = seconds(now);
+        vec![format!("opening {subject}  {time}")]
+    } else {
+        vec![
+            total(progress, columns, terminal.is_unicode),
+            counts(progress, subject),
+        ]
+    };
+    // One row stays free for the cursor, and one perhaps for the rest.
+    let room = terminal.rows.saturating_sub(lines.len() + 2);
+    let shown = progress.running.len().min(room);
+    let running = progress.running.iter().take(shown);
+    lines.extend(running.map(|running| blob(running, now, columns, terminal.is_unicode)));
+    let others = progress.running.len() - shown;
+    if others > 0 && room > 0 {
+        lines.push(format!("  and {} more", counted(others, "blob")));
+    }
+    lines.truncate(terminal.rows.saturating_sub(1));
+    lines.iter().map(|line| cut(line, columns)).collect()
+}
+
+fn total(progress: &Progress, columns: usize, is_unicode: bool) -> String {
+    let percent = format!("{:>3} %", progress.percent());
+    let sizes = format!(
+        "{} of {}",
+        bytes(progress.bytes()),
+        bytes(progress.total_bytes)
+    );
+    let rate = progress.rate().map(|rate| format!("{}/s", bytes(rate)));
+    let left = progress
+        .remaining()
+        .map(|left| format!("{} left", seconds(left)));
+    let mut parts = vec![percent, sizes];
+    for part in [rate, left].into_iter().flatten() {
+        if width(&parts) + 2 + part.width() <= columns {
+            parts.push(part);
+        }
+    }
+    let space = columns.saturating_sub(width(&parts) + 2);
+    if space >= NARROWEST_BAR {
+        let bar = bar(progress.percent(), space.min(WIDEST_BAR), is_unicode);
+        parts.insert(1, bar);
+    }
+    parts.join("  ")
+}
+
+fn counts(progress: &Progress, subject: &str) -> String {
+    let mut parts = Vec::new();
+    if progress.requested > 1 || progress.opened > 1 || progress.failed > 0 {
+        let images = progress.requested.max(progress.opened);
+        parts.push(format!(
+            "{} of {}",
+            progress.pulled,
+            counted(images, "image")
+        ));
+    }
+    if progress.failed > 0 {
+        parts.push(format!("{} failed", progress.failed));
+    }
+    parts.push(format!(
+        "{} of {}",
+        progress.done,
+        counted(progress.blobs, "layer")
+    ));
+    if progress.retries > 0 {
+        let ending = if progress.retries == 1 { "y" } else { "ies" };
+        parts.push(format!("{} retr{ending}", progress.retries));
+    }
+    format!("       {}  {subject}", parts.join(", "))
+}
+
+fn blob(running: &Running, now: Duration, columns: usize, is_unicode: bool) -> String {
+    let Running {
+        blob,
+        read,
+        last_byte,
+    } = running;
+    let digest = short(blob.digest.as_ref());
+    let silent = now.saturating_sub(*last_byte);
+    let mut parts = vec![format!("  {digest}")];
+    if silent >= WAITS_AFTER {
+        parts.push(format!("no byte for {}", seconds(silent)));
+    } else {
+        parts.push(format!("{:>8} of {:>8}", bytes(*read), bytes(blob.size)));
+        let space = columns.saturating_sub(width(&parts) + 2);
+        if space >= NARROWEST_BAR {
+            let percent = percent(*read, blob.size);
+            parts.insert(1, bar(percent, space.min(WIDEST_BAR), is_unicode));
+        }
+    }
+    parts.join("  ")
+}
+
+/// A bar of this many columns.
+fn bar(percent: u64, columns: usize, is_unicode: bool) -> String {
+    let (full, empty) = if is_unicode {
+        ("━", "─")
+    } else {
+        ("#", "-")
+    };
+    let done = usize::try_from(percent).unwrap_or(100) * columns / 100;
+    full.repeat(done) + &empty.repeat(columns - done)
+}
+
+/// The width of these parts with two spaces between them.
+fn width(parts: &[String]) -> usize {
+    let widths = parts.iter().map(|part| part.width() + 2);
+    widths.sum::<usize>().saturating_sub(2)
+}
+
+/// Cuts a line to this many columns.
+fn cut(line: &str, columns: usize) -> String {
+    let mut used = 0;
+    let fits = |c: &char| {
+        used += c.width().unwrap_or(0);
+        used <= columns
+    };
+    line.chars().take_while(fits).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::state::tests::blob;
+    use super::*;
+
+    const WIDE: Terminal = Terminal {
+        columns: 81,
+        rows: 24,
+        is_unicode: false,
+    };
+
+    fn pull() -> Progress {
+        let mut progress = Progress::of(1);
+        progress.opened = 1;
+        for number in 0..4 {
+            progress.queue(blob(number, 1_000_000).size);
+        }
+        progress.sample(Duration::ZERO);
+        progress.complete(&blob(0, 1_000_000));
+        progress.start(Duration::from_secs(1), blob(1, 1_000_000));
+        progress.read(Duration::from_secs(2), &blob(1, 0).digest, 500_000);
+        progress.start(Duration::from_secs(2), blob(2, 1_000_000));
+        progress.sample(Duration::from_secs(2));
+        progress
+    }
+
+    #[test]
+    fn a_pull_on_a_wide_terminal() {
+        let lines = frame(&pull(), "an image", Duration::from_secs(2), WIDE);
+        assert_eq!(
+            lines,
+            [
+                " 37 %  ###########-------------------  1.5 MB of 4.0 MB  750.0 kB/s  4 s left",
+                "       1 of 4 layers  an image",
+                "  010101010101  ###############---------------  500.0 kB of   1.0 MB",
+                "  020202020202  ------------------------------       0 B of   1.0 MB",
+            ]
+        );
+    }
+
+    #[test]
+    fn what_takes_long_is_told() {
+        let opening = frame(
+            &Progress::of(1),
+            "docker://a/b",
+            Duration::from_secs(7),
+            WIDE,
+        );
+        assert_eq!(opening, ["opening docker://a/b  7 s"]);
+        let lines = frame(&pull(), "an image", Duration::from_secs(62), WIDE);
+        assert_eq!(lines[2], "  010101010101  no byte for 1 min 0 s");
+        let mut many = pull();
+        (many.requested, many.pulled, many.failed, many.retries) = (24, 3, 1, 2);
+        let lines = frame(&many, "24 images", Duration::from_secs(2), WIDE);
+        assert_eq!(
+            lines[1],
+            "       3 of 24 images, 1 failed, 1 of 4 layers, 2 retries  24 images"
+        );
+    }
+
+    #[test]
+    fn a_picture_fits_every_terminal() {
+        let mut many = pull();
+        for number in 10..90 {
+            many.start(Duration::ZERO, blob(number, u64::MAX));
+        }
+        for columns in [0, 1, 2, 9, 10, 20, 39, 40, 41, 60, 79, 80, 81, 130] {
+            for rows in [0, 1, 2, 3, 4, 5, 10, 24, 50] {
+                for is_unicode in [false, true] {
+                    let terminal = Terminal {
+                        columns,
+                        rows,
+                        is_unicode,
+                    };
+                    for progress in [&many, &Progress::of(3)] {
+                        let lines = frame(progress, "名前", Duration::from_secs(2), terminal);
+                        assert!(lines.len() <= rows.saturating_sub(1), "{terminal:?}");
+                        let widest = lines.iter().map(|line| line.width()).max();
+                        assert!(
+                            widest.unwrap_or(0) <= columns.saturating_sub(1),
+                            "{terminal:?}"
+                        );
+                    }
+                }
+            }
+        }
+        let lines = frame(&many, "", Duration::ZERO, Terminal { rows: 10, ..WIDE });
+        assert_eq!((lines.len(), &*lines[8]), (9, "  and 76 blobs more"));
+    }
+}

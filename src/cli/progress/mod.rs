@@ -1,0 +1,295 @@
+//! Shows a pull while it runs, from its events only: a picture on a terminal, lines elsewhere, JSON.
+
+mod frame;
+mod plain;
+mod record;
+mod state;
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use clap::ValueEnum;
+use longshore::{Event, EventStream, Events};
+use terminal_size::{Height, Width, terminal_size_of};
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+use self::frame::{Terminal, frame};
+use self::plain::{Lines, warning};
+pub(super) use self::record::Record;
+use self::record::Thinner;
+use self::state::Progress;
+use super::failure::Failure;
+use super::format::json_line;
+use super::say::{self, say};
+
+/// The time between two pictures, and between two looks at the clock.
+const TICK: Duration = Duration::from_millis(100);
+
+/// How progress is shown, as the command line says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub(super) enum Style {
+    /// A picture on a terminal, lines elsewhere.
+    #[default]
+    Auto,
+    /// Lines, at most one a second.
+    Plain,
+    /// The events on stderr, one JSON object a line.
+    Json,
+    /// Nothing.
+    None,
+}
+
+/// How progress is really shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Shown {
+    Picture,
+    Lines,
+    Json,
+    Nothing,
+}
+
+impl Shown {
+    /// A picture needs a terminal that moves its cursor. Logs of continuous integration often look like one and are none;
+    /// such systems set `CI`.
+    fn choose(style: Style, is_terminal: bool, variable: impl Fn(&str) -> Option<String>) -> Self {
+        let is_log = variable("CI").is_some_and(|ci| !ci.is_empty() && ci != "false")
+            || variable("TERM").is_none_or(|term| term.is_empty() || term == "dumb");
+        match style {
+            Style::None => Self::Nothing,
+            Style::Json => Self::Json,
+            Style::Auto if is_terminal && !is_log => Self::Picture,
+            Style::Auto | Style::Plain => Self::Lines,
+        }
+    }
+}
+
+/// Whether the locale has characters beyond ASCII (locale(7)).
+fn is_unicode(variable: impl Fn(&str) -> Option<String>) -> bool {
+    let locale = ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().find_map(|name| {
+        let value = variable(name)?;
+        (!value.is_empty()).then_some(value)
+    });
+    locale.is_some_and(|locale| {
+        let locale = locale.to_lowercase();
+        locale.contains("utf-8") || locale.contains("utf8")
+    })
+}
+
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+/// What to show, and how.
+#[derive(Debug)]
+pub(super) struct Showing {
+    pub(super) style: Style,
+    /// Whether each layer gets a line.
+    pub(super) verbose: bool,
+    /// The images that were asked for.
+    pub(super) images: Vec<String>,
+    /// How often a blob is retried.
+    pub(super) retries: u32,
+    /// Where to write the events; `-` is stdout.
+    pub(super) events: Option<PathBuf>,
+}
+
+impl Showing {
+    /// Returns where to send events, and a future that ends when all of them have been shown. The future gives the record
+    /// of the events, which still needs its end.
+    ///
+    /// A thread of its own shows the events and writes them to the file. A stopped terminal or a hanging disk
+    /// holds up this thread, and neither the pull nor a signal.
+    pub(super) async fn start(
+        self,
+    ) -> Result<
+        (
+            Events,
+            impl Future<Output = Result<Option<Record>, Failure>>,
+        ),
+        Failure,
+    > {
+        let record = match &self.events {
+            None => None,
+            Some(path) => {
+                let (path, images) = (path.clone(), self.images.clone());
+                let begin = move || Record::begin(&path, &images);
+                let record = tokio::task::spawn_blocking(begin).await;
+                Some(record.map_err(anyhow::Error::from)??)
+            }
+        };
+        let (events, stream) = Events::channel();
+        let runtime = Handle::current();
+        let (ended, end) = oneshot::channel();
+        thread::Builder::new()
+            .name("longshore-progress".into())
+            // The receiver is gone if the command is ending.
+            .spawn(move || drop(ended.send(self.show_all(&runtime, stream, record))))?;
+        // The sender is dropped without a message only if the thread panicked.
+        let showing = async { end.await.unwrap_or(Ok(None)) };
+        Ok((events, showing))
+    }
+
+    fn show_all(
+        self,
+        runtime: &Handle,
+        mut stream: EventStream,
+        mut record: Option<Record>,
+    ) -> Result<Option<Record>, Failure> {
+        let mut display = Display::new(&self);
+        let mut written = Ok(());
+        display.tick();
+        loop {
+            let next = runtime.block_on(async { timeout(TICK, stream.recv()).await });
+            match next {
+                Ok(None) => break,
+                Ok(Some(event)) => {
+                    // After a write error, events are still shown.
+                    if written.is_ok()
+                        && let Some(record) = &mut record
+                    {
+                        written = record.take(&event);
+                    }
+                    display.take(&event);
+                }
+                Err(_) => {}
+            }
+            display.tick();
+        }
+        display.end();
+        written.map(|()| record)
+    }
+}
+
+struct Display {
+    shown: Shown,
+    started: Instant,
+    subject: String,
+    is_unicode: bool,
+    progress: Progress,
+    lines: Lines,
+    thinner: Thinner,
+    next_picture: Duration,
+}
+
+impl Display {
+    fn new(showing: &Showing) -> Self {
+        let Showing {
+            style,
+            verbose,
+            images,
+            retries,
+            ..
+        } = showing;
+        let subject = match images.as_slice() {
+            [image] => longshore::printable(image),
+            images => format!("{} images", images.len()),
+        };
+        Self {
+            shown: Shown::choose(*style, std::io::stderr().is_terminal(), variable),
+            started: Instant::now(),
+            subject,
+            is_unicode: is_unicode(variable),
+            progress: Progress::of(images.len()),
+            lines: Lines::new(*verbose, *retries),
+            thinner: Thinner::default(),
+            next_picture: Duration::ZERO,
+        }
+    }
+
+    fn take(&mut self, event: &Event) {
+        let now = self.started.elapsed();
+        self.progress.take(now, &event.kind);
+        let line = match self.shown {
+            Shown::Json if self.thinner.passes(event) => json_line(event).ok(),
+            Shown::Nothing | Shown::Json => None,
+            Shown::Picture if !self.lines.is_verbose => warning(&event.kind, self.lines.retries),
+            Shown::Picture | Shown::Lines => self.lines.of_event(&self.progress, &event.kind),
+        };
+        line.into_iter().for_each(say);
+    }
+
+    /// Shows what is due.
+    fn tick(&mut self) {
+        let now = self.started.elapsed();
+        self.progress.sample(now);
+        match self.shown {
+            Shown::Nothing | Shown::Json => {}
+            Shown::Lines => self
+                .lines
+                .due(&self.progress, now)
+                .into_iter()
+                .for_each(say),
+            Shown::Picture if now < self.next_picture => {}
+            Shown::Picture => {
+                self.next_picture = now + TICK;
+                let size = terminal_size_of(std::io::stderr());
+                let (Width(columns), Height(rows)) = size.unwrap_or((Width(80), Height(24)));
+                let terminal = Terminal {
+                    columns: columns.into(),
+                    rows: rows.into(),
+                    is_unicode: self.is_unicode,
+                };
+                say::show(frame(&self.progress, &self.subject, now, terminal));
+            }
+        }
+    }
+
+    fn end(&self) {
+        if self.shown == Shown::Picture {
+            say::show(Vec::new());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_picture_needs_a_terminal_that_moves_its_cursor() {
+        let table = [
+            (Style::Auto, true, "xterm", None, Shown::Picture),
+            (Style::Auto, false, "xterm", None, Shown::Lines),
+            (Style::Auto, true, "dumb", None, Shown::Lines),
+            (Style::Auto, true, "", None, Shown::Lines),
+            (Style::Auto, true, "xterm", Some("true"), Shown::Lines),
+            (Style::Auto, true, "xterm", Some("false"), Shown::Picture),
+            (Style::Plain, true, "xterm", None, Shown::Lines),
+            (Style::Json, true, "xterm", None, Shown::Json),
+            (Style::None, true, "xterm", None, Shown::Nothing),
+        ];
+        for (style, is_terminal, term, ci, expected) in table {
+            let variable = |name: &str| match name {
+                "TERM" => Some(term.to_owned()),
+                _ => ci.map(str::to_owned),
+            };
+            let shown = Shown::choose(style, is_terminal, variable);
+            assert_eq!(shown, expected, "{style:?} {is_terminal} {term} {ci:?}");
+        }
+    }
+
+    #[test]
+    fn the_first_variable_that_is_set_names_the_locale() {
+        let table = [
+            ("", "", "C.UTF-8", true),
+            ("", "de_DE.utf8", "C", true),
+            ("C", "", "C.UTF-8", false),
+            ("", "", "", false),
+        ];
+        for (all, ctype, lang, expected) in table {
+            let variable = |name: &str| {
+                let value = match name {
+                    "LC_ALL" => all,
+                    "LC_CTYPE" => ctype,
+                    _ => lang,
+                };
+                Some(value.to_owned())
+            };
+            assert_eq!(is_unicode(variable), expected, "{all} {ctype} {lang}");
+        }
+    }
+}

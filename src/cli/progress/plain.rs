@@ -1,0 +1,209 @@
+//! A pull in lines of text, for a log. Pure.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use longshore::oci_spec::image::Digest;
+use longshore::{BlobRef, EventKind, printable};
+
+use super::state::Progress;
+use crate::cli::format::{bytes, counted, seconds, short};
+
+/// The least time between two lines with the total, at first. A long pull says less often how far it is.
+const FIRST_INTERVAL: Duration = Duration::from_secs(1);
+
+/// After so many lines with the total, the interval is ten times as long.
+const FREQUENT_LINES: u32 = 10;
+
+/// A blob without a byte is told of after this time, and then each time that it passes.
+const STALL_INTERVAL: Duration = Duration::from_secs(10);
+
+/// What to say, and when.
+#[derive(Debug)]
+pub(super) struct Lines {
+    /// Whether each layer gets a line.
+    pub(super) is_verbose: bool,
+    /// How often a blob is retried.
+    pub(super) retries: u32,
+    last_total: Duration,
+    totals: u32,
+    /// How often each silent blob was told of.
+    silent: HashMap<Digest, u32>,
+}
+
+impl Lines {
+    pub(super) fn new(is_verbose: bool, retries: u32) -> Self {
+        Self {
+            is_verbose,
+            retries,
+            last_total: Duration::ZERO,
+            totals: 0,
+            silent: HashMap::new(),
+        }
+    }
+
+    /// Returns the line that tells of an event, if it is told of. `progress` knows the event already.
+    pub(super) fn of_event(&self, progress: &Progress, event: &EventKind) -> Option<String> {
+        match event {
+            EventKind::ImageOpened {
+                reference,
+                digest,
+                layers,
+                ..
+            } => {
+                let (reference, digest) = (printable(reference), printable(digest));
+                let layers = counted(*layers, "layer");
+                Some(format!("{reference}: {digest}, {layers}"))
+            }
+            EventKind::BlobReused { blob, .. } if self.is_verbose => {
+                Some(line(progress, "reused ", blob))
+            }
+            EventKind::BlobVerified { blob, .. } if self.is_verbose => {
+                Some(line(progress, "fetched", blob))
+            }
+            _ => warning(event, self.retries),
+        }
+    }
+
+    /// Returns the lines that are due at this time: the total, and blobs without a byte.
+    pub(super) fn due(&mut self, progress: &Progress, now: Duration) -> Vec<String> {
+        let mut lines = Vec::new();
+        let (silent, running) = (&mut self.silent, &progress.running);
+        silent.retain(|digest, _| running.iter().any(|of| of.blob.digest == *digest));
+        for running in running {
+            let time = now.saturating_sub(running.last_byte);
+            let told = silent.entry(running.blob.digest.clone()).or_default();
+            if time < STALL_INTERVAL {
+                *told = 0;
+            } else if time >= STALL_INTERVAL * (*told + 1) {
+                *told += 1;
+                let digest = short(running.blob.digest.as_ref());
+                let (time, read) = (seconds(time), bytes(running.read));
+                lines.push(format!("  {digest}: no byte for {time}, after {read}"));
+            }
+        }
+        let interval = match self.totals {
+            ..FREQUENT_LINES => FIRST_INTERVAL,
+            _ => FIRST_INTERVAL * 10,
+        };
+        if !progress.is_opening() && now.saturating_sub(self.last_total) >= interval {
+            self.last_total = now;
+            self.totals += 1;
+            lines.push(total(progress));
+        }
+        lines
+    }
+}
+
+/// Returns the line about something that went wrong and does not end the pull.
+pub(super) fn warning(event: &EventKind, retries: u32) -> Option<String> {
+    match event {
+        EventKind::BlobRetried {
+            blob,
+            failed,
+            reason,
+            wait,
+            ..
+        } => {
+            let digest = short(blob.digest.as_ref());
+            let (wait, reason) = (wait.as_secs_f64(), printable(reason));
+            Some(format!(
+                "  {digest}: retry {failed} of {retries} in {wait:.1} s: {reason}"
+            ))
+        }
+        EventKind::ImageFailed {
+            reference, reason, ..
+        } => {
+            let (reference, reason) = (printable(reference), printable(reason));
+            Some(format!("  failed: {reference}: {reason}"))
+        }
+        _ => None,
+    }
+}
+
+fn line(progress: &Progress, what: &str, blob: &BlobRef) -> String {
+    let Progress { done, blobs, .. } = progress;
+    let (digest, size) = (short(blob.digest.as_ref()), bytes(blob.size));
+    format!("  [{done}/{blobs}] {what} {digest} {size}")
+}
+
+fn total(progress: &Progress) -> String {
+    let mut parts = vec![format!(
+        "{} of {}",
+        bytes(progress.bytes()),
+        bytes(progress.total_bytes)
+    )];
+    if progress.requested > 1 {
+        let images = counted(progress.requested, "image");
+        parts.push(format!("{} of {images}", progress.pulled));
+    }
+    let layers = counted(progress.blobs, "layer");
+    parts.push(format!("{} of {layers}", progress.done));
+    parts.extend(progress.rate().map(|rate| format!("{}/s", bytes(rate))));
+    parts.extend(
+        progress
+            .remaining()
+            .map(|left| format!("{} left", seconds(left))),
+    );
+    format!("  {:>3} %  {}", progress.percent(), parts.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::state::tests::blob;
+    use super::*;
+
+    fn at(second: u64) -> Duration {
+        Duration::from_secs(second)
+    }
+
+    #[test]
+    fn a_long_pull_says_how_far_it_is() {
+        let mut progress = Progress::of(1);
+        let mut lines = Lines::new(false, 4);
+        assert_eq!(lines.due(&progress, at(5)), [""; 0], "nothing is known yet");
+        progress.opened = 1;
+        let large = blob(7, 2_000_000);
+        progress.queue(large.size);
+        progress.start(at(5), large.clone());
+        let mut said = Vec::new();
+        for tenth in 50..=600 {
+            let now = Duration::from_millis(tenth * 100);
+            progress.read(now, &large.digest, tenth * 1_000);
+            progress.sample(now);
+            said.extend(lines.due(&progress, now));
+        }
+        assert_eq!(said[0], "    2 %  50.0 kB of 2.0 MB, 0 of 1 layer");
+        assert_eq!(
+            said[1],
+            "    3 %  60.0 kB of 2.0 MB, 0 of 1 layer, 10.0 kB/s, 3 min 14 s left"
+        );
+        // 10 lines, one a second, and then one each ten seconds.
+        assert_eq!(said.len(), 14, "{said:#?}");
+    }
+
+    #[test]
+    fn a_silent_blob_is_told_of_again_and_again() {
+        let mut progress = Progress::of(1);
+        let mut lines = Lines::new(false, 4);
+        let stalled = blob(7, 2_000_000);
+        progress.start(at(0), stalled.clone());
+        progress.read(at(1), &stalled.digest, 1_000);
+        let mut said = Vec::new();
+        for second in 0..=35 {
+            said.extend(lines.due(&progress, at(second)));
+        }
+        assert_eq!(
+            said,
+            [
+                "  070707070707: no byte for 10 s, after 1.0 kB",
+                "  070707070707: no byte for 20 s, after 1.0 kB",
+                "  070707070707: no byte for 30 s, after 1.0 kB",
+            ]
+        );
+        progress.read(at(36), &stalled.digest, 2_000);
+        assert_eq!(lines.due(&progress, at(36)), [""; 0]);
+        let again = lines.due(&progress, at(46));
+        assert_eq!(again, ["  070707070707: no byte for 10 s, after 2.0 kB"]);
+    }
+}

@@ -1,0 +1,190 @@
+//! The events of a pull as lines of JSON, in a file or on stdout.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use longshore::oci_spec::image::Digest;
+use longshore::{Event, EventKind};
+use serde::Serialize;
+
+use crate::cli::failure::Failure;
+use crate::cli::format::{json_line, plain};
+
+/// The version of the format. It changes when a field changes its meaning or goes.
+const SCHEMA: u32 = 1;
+
+/// The least time between two events about the bytes of one blob.
+const BYTES_INTERVAL: Duration = Duration::from_millis(250);
+
+/// The first line.
+#[derive(Debug, Serialize)]
+struct Started<'a> {
+    at_ms: u64,
+    event: &'static str,
+    schema: u32,
+    /// The time on the clock of this machine, in milliseconds since 1970-01-01 UTC.
+    unix_ms: u64,
+    longshore: &'static str,
+    images: &'a [String],
+}
+
+/// The last line.
+#[derive(Debug, Serialize)]
+struct Ended {
+    at_ms: u64,
+    event: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+}
+
+/// The lines of JSON of a pull, which begin with `started` and end with `finished` or `failed`.
+pub(crate) struct Record {
+    /// `None` is stdout.
+    path: Option<PathBuf>,
+    to: Box<dyn Write + Send>,
+    started: Instant,
+    thinner: Thinner,
+    /// Whether the reader of stdout has gone.
+    is_unread: bool,
+}
+
+impl Record {
+    /// Begins a record. `-` is stdout. Blocks.
+    pub(super) fn begin(path: &Path, images: &[String]) -> Result<Self, Failure> {
+        let is_stdout = path == Path::new("-");
+        let to: Box<dyn Write + Send> = if is_stdout {
+            Box::new(io::stdout())
+        } else {
+            let wrong = |e| Failure::usage(format!("can't write {}: {e}", path.display()));
+            Box::new(BufWriter::new(File::create(path).map_err(wrong)?))
+        };
+        let mut record = Self {
+            path: (!is_stdout).then(|| path.to_owned()),
+            to,
+            started: Instant::now(),
+            thinner: Thinner::default(),
+            is_unread: false,
+        };
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        record.write(&Started {
+            at_ms: 0,
+            event: "started",
+            schema: SCHEMA,
+            unix_ms: now.map_or(0, millis),
+            longshore: env!("CARGO_PKG_VERSION"),
+            images,
+        })?;
+        Ok(record)
+    }
+
+    pub(super) fn take(&mut self, event: &Event) -> Result<(), Failure> {
+        if self.thinner.passes(event) {
+            self.write(event)?;
+        }
+        Ok(())
+    }
+
+    /// Writes the last line: the error of the pull, if it failed. Blocks.
+    pub(crate) fn end(mut self, error: Option<&Failure>) -> Result<(), Failure> {
+        let ended = Ended {
+            at_ms: millis(self.started.elapsed()),
+            event: if error.is_some() {
+                "failed"
+            } else {
+                "finished"
+            },
+            error: error.map(ToString::to_string),
+        };
+        self.write(&ended)?;
+        let flushed = self.to.flush();
+        self.checked(flushed)
+    }
+
+    fn write(&mut self, line: &impl Serialize) -> Result<(), Failure> {
+        if self.is_unread {
+            return Ok(());
+        }
+        let line = json_line(line).map_err(anyhow::Error::from)?;
+        let written = writeln!(self.to, "{line}");
+        self.checked(written)
+    }
+
+    fn checked(&mut self, written: io::Result<()>) -> Result<(), Failure> {
+        match (written, &self.path) {
+            (Ok(()), _) => Ok(()),
+            (Err(error), None) if error.kind() == io::ErrorKind::BrokenPipe => {
+                self.is_unread = true;
+                Ok(())
+            }
+            (Err(error), path) => {
+                let path = path.as_ref().map(|path| path.display().to_string());
+                let place = path.unwrap_or_else(|| "stdout".into());
+                let what = format!("can't write events into {}", plain(&place));
+                Err(anyhow::Error::from(error).context(what).into())
+            }
+        }
+    }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Leaves most events about bytes out.
+#[derive(Debug, Default)]
+pub(super) struct Thinner {
+    last: HashMap<Digest, Duration>,
+}
+
+impl Thinner {
+    /// Whether this event is kept.
+    pub(super) fn passes(&mut self, event: &Event) -> bool {
+        match &event.kind {
+            EventKind::BlobBytes { blob, .. } => self.passes_bytes(&blob.digest, event.at),
+            EventKind::BlobVerified { blob, .. }
+            | EventKind::BlobRetried { blob, .. }
+            | EventKind::BlobFailed { blob, .. } => {
+                self.last.remove(&blob.digest);
+                true
+            }
+            _ => true,
+        }
+    }
+
+    fn passes_bytes(&mut self, digest: &Digest, at: Duration) -> bool {
+        match self.last.get_mut(digest) {
+            Some(last) if at.saturating_sub(*last) < BYTES_INTERVAL => false,
+            Some(last) => {
+                *last = at;
+                true
+            }
+            None => {
+                self.last.insert(digest.clone(), at);
+                true
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::state::tests::blob;
+    use super::*;
+
+    #[test]
+    fn of_the_bytes_of_a_blob_few_events_are_kept() {
+        let mut thinner = Thinner::default();
+        let (a, b) = (blob(1, 0).digest, blob(2, 0).digest);
+        let at = Duration::from_millis;
+        assert!(thinner.passes_bytes(&a, at(0)));
+        assert!(!thinner.passes_bytes(&a, at(100)));
+        assert!(thinner.passes_bytes(&b, at(100)));
+        assert!(!thinner.passes_bytes(&a, at(249)));
+        assert!(thinner.passes_bytes(&a, at(250)));
+        assert!(!thinner.passes_bytes(&a, at(499)));
+        assert!(!thinner.passes_bytes(&b, at(349)));
+    }
+}

@@ -1,0 +1,270 @@
+//! What is known of a pull while it runs, from its events only. Pure.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use longshore::oci_spec::image::Digest;
+use longshore::{BlobRef, EventKind};
+
+use crate::cli::format::per_second;
+
+/// The time over which the rate is measured.
+const RATE_WINDOW: Duration = Duration::from_secs(5);
+
+/// The least time between two samples of the rate.
+const SAMPLE_INTERVAL: Duration = Duration::from_millis(100);
+
+/// A blob of a pull.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Blob {
+    /// The number of the image.
+    pub(super) image: usize,
+    pub(super) digest: Digest,
+    pub(super) size: u64,
+}
+
+impl From<&BlobRef> for Blob {
+    fn from(blob: &BlobRef) -> Self {
+        Self {
+            image: blob.image,
+            digest: blob.digest.clone(),
+            size: blob.size,
+        }
+    }
+}
+
+/// A blob that is being fetched.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Running {
+    pub(super) blob: Blob,
+    /// The bytes that have come in this try.
+    pub(super) read: u64,
+    /// The time of the last byte, or of the start.
+    pub(super) last_byte: Duration,
+}
+
+/// The state of a pull. Times are counted from its start.
+#[derive(Debug, Default)]
+pub(super) struct Progress {
+    /// The number of images that were asked for.
+    pub(super) requested: usize,
+    pub(super) opened: usize,
+    pub(super) pulled: usize,
+    pub(super) failed: usize,
+    /// The blobs that are to be fetched, and those of them that are complete.
+    pub(super) blobs: usize,
+    pub(super) done: usize,
+    /// The size of all blobs, and of those that are complete.
+    pub(super) total_bytes: u64,
+    done_bytes: u64,
+    /// The size of the blobs that the destination had already.
+    reused_bytes: u64,
+    /// The blobs that are being fetched, oldest first.
+    pub(super) running: Vec<Running>,
+    pub(super) retries: usize,
+    samples: VecDeque<(Duration, u64)>,
+}
+
+impl Progress {
+    pub(super) fn of(requested: usize) -> Self {
+        Self {
+            requested,
+            ..Self::default()
+        }
+    }
+
+    /// Takes an event that came at this time.
+    pub(super) fn take(&mut self, now: Duration, event: &EventKind) {
+        match event {
+            EventKind::ImageOpened { .. } => self.opened += 1,
+            EventKind::ImagePulled { .. } => self.pulled += 1,
+            EventKind::ImageFailed { .. } => self.failed += 1,
+            EventKind::BlobQueued { blob, .. } => self.queue(blob.size),
+            EventKind::BlobOpened { blob, .. } => self.start(now, blob.into()),
+            EventKind::BlobBytes { blob, read, .. } => self.read(now, &blob.digest, *read),
+            EventKind::BlobReused { blob, .. } => {
+                self.reused_bytes = self.reused_bytes.saturating_add(blob.size);
+                self.complete(&blob.into());
+            }
+            EventKind::BlobVerified { blob, .. } => self.complete(&blob.into()),
+            EventKind::BlobRetried { blob, .. } => {
+                self.retries += 1;
+                self.stop(&blob.digest);
+            }
+            EventKind::BlobFailed { blob, .. } => self.stop(&blob.digest),
+            _ => {}
+        }
+    }
+
+    pub(super) fn queue(&mut self, size: u64) {
+        self.blobs += 1;
+        self.total_bytes = self.total_bytes.saturating_add(size);
+    }
+
+    pub(super) fn start(&mut self, now: Duration, blob: Blob) {
+        self.running.push(Running {
+            blob,
+            read: 0,
+            last_byte: now,
+        });
+    }
+
+    pub(super) fn read(&mut self, now: Duration, digest: &Digest, read: u64) {
+        let mut running = self.running.iter_mut();
+        if let Some(running) = running.find(|of| of.blob.digest == *digest) {
+            running.read = read;
+            running.last_byte = now;
+        }
+    }
+
+    pub(super) fn complete(&mut self, blob: &Blob) {
+        self.stop(&blob.digest);
+        self.done += 1;
+        self.done_bytes = self.done_bytes.saturating_add(blob.size);
+    }
+
+    fn stop(&mut self, digest: &Digest) {
+        self.running
+            .retain(|running| running.blob.digest != *digest);
+    }
+
+    /// Whether no image is open yet.
+    pub(super) fn is_opening(&self) -> bool {
+        self.opened == 0
+    }
+
+    /// The bytes that are there: those of complete blobs, and of the blobs that are being fetched.
+    pub(super) fn bytes(&self) -> u64 {
+        let running = self.running.iter().map(|running| running.read);
+        running.fold(self.done_bytes, u64::saturating_add)
+    }
+
+    /// How much of the bytes is there, from 0 to 100.
+    pub(super) fn percent(&self) -> u64 {
+        percent(self.bytes(), self.total_bytes)
+    }
+
+    /// Notes for [`rate`](Self::rate) how many bytes have come until now.
+    pub(super) fn sample(&mut self, now: Duration) {
+        let is_due = |(last, _): &(Duration, u64)| now.saturating_sub(*last) >= SAMPLE_INTERVAL;
+        if self.samples.back().is_none_or(is_due) {
+            let fetched = self.bytes().saturating_sub(self.reused_bytes);
+            self.samples.push_back((now, fetched));
+        }
+        // One sample that is older than the window stays, so that the window is always full.
+        while let Some((next, _)) = self.samples.get(1)
+            && now.saturating_sub(*next) >= RATE_WINDOW
+        {
+            self.samples.pop_front();
+        }
+    }
+
+    /// The bytes per second over the last seconds. `None` if too little time has passed.
+    pub(super) fn rate(&self) -> Option<u64> {
+        let ((first, from), (last, to)) = (self.samples.front()?, self.samples.back()?);
+        per_second(to.saturating_sub(*from), last.saturating_sub(*first))
+    }
+
+    /// The time until all is there, at the present rate. `None` while images are still to be opened.
+    pub(super) fn remaining(&self) -> Option<Duration> {
+        let rate = self.rate().filter(|rate| *rate > 0)?;
+        let missing = self.total_bytes.saturating_sub(self.bytes());
+        let is_known = self.opened + self.failed >= self.requested && missing > 0;
+        is_known.then(|| Duration::from_secs(missing.div_ceil(rate)))
+    }
+}
+
+/// How much of the whole a part is, from 0 to 100. Only the whole is 100.
+pub(super) fn percent(part: u64, whole: u64) -> u64 {
+    if part >= whole {
+        return 100;
+    }
+    let percent = u128::from(part) * 100 / u128::from(whole);
+    u64::try_from(percent).unwrap_or(100)
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// A blob whose digest begins with this number.
+    pub(in super::super) fn blob(number: u8, size: u64) -> Blob {
+        let digest = format!("sha256:{}", format!("{number:02x}").repeat(32));
+        Blob {
+            image: 0,
+            digest: digest.parse().expect("a digest"),
+            size,
+        }
+    }
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn bytes_are_those_that_are_there() {
+        let mut progress = Progress::of(1);
+        progress.opened = 1;
+        let (a, b) = (blob(1, 100), blob(2, 300));
+        progress.queue(a.size);
+        progress.queue(b.size);
+        assert_eq!(progress.percent(), 0);
+        progress.start(SECOND, a.clone());
+        progress.start(SECOND, b.clone());
+        progress.read(SECOND, &a.digest, 50);
+        progress.read(SECOND, &b.digest, 149);
+        assert_eq!((progress.bytes(), progress.percent()), (199, 49));
+        progress.complete(&a);
+        assert_eq!((progress.bytes(), progress.done), (249, 1));
+        // A try that failed starts at zero.
+        progress.stop(&b.digest);
+        assert_eq!(progress.bytes(), 100);
+        progress.start(SECOND, b.clone());
+        progress.complete(&b);
+        assert_eq!((progress.percent(), progress.running.len()), (100, 0));
+    }
+
+    #[test]
+    fn the_rate_is_that_of_the_last_seconds() {
+        let mut progress = Progress::of(1);
+        progress.opened = 1;
+        let large = blob(1, 1_000_000);
+        progress.queue(large.size);
+        progress.start(Duration::ZERO, large.clone());
+        progress.sample(Duration::ZERO);
+        assert_eq!(progress.rate(), None);
+        for second in 1..=20 {
+            // 1,000 bytes a second, and then 10,000.
+            let read = if second <= 10 {
+                second * 1_000
+            } else {
+                second * 10_000 - 90_000
+            };
+            let now = Duration::from_secs(second);
+            progress.read(now, &large.digest, read);
+            progress.sample(now);
+            let expected = match second {
+                ..=10 => 1_000,
+                11..=14 => continue,
+                _ => 10_000,
+            };
+            assert_eq!(progress.rate(), Some(expected), "{second}");
+        }
+        assert_eq!(progress.remaining(), Some(Duration::from_secs(89)));
+        progress.requested = 2;
+        assert_eq!(progress.remaining(), None, "another image is to be opened");
+    }
+
+    #[test]
+    fn only_the_whole_is_100_percent() {
+        let table = [
+            (0, 0, 100),
+            (0, 1, 0),
+            (999, 1_000, 99),
+            (5, 5, 100),
+            (6, 5, 100),
+        ];
+        for (part, whole, expected) in table {
+            assert_eq!(percent(part, whole), expected, "{part}/{whole}");
+        }
+        assert_eq!(percent(u64::MAX - 1, u64::MAX), 99);
+    }
+}

@@ -1,0 +1,85 @@
+//! The part of a terminal that shows how far a pull is: below all lines that were written, and drawn anew when it changes.
+//! Pure.
+
+use unicode_width::UnicodeWidthStr;
+
+/// What is drawn below the lines that stay.
+#[derive(Debug, Default)]
+pub(super) struct Screen {
+    lines: Vec<String>,
+    is_drawn: bool,
+}
+
+impl Screen {
+    /// Returns what erases the picture on a terminal of this size. The cursor is then where the picture began.
+    ///
+    /// A terminal that has become narrower has broken its long lines, so that they take more rows than before.
+    pub(super) fn erase(&mut self, columns: usize, rows: usize) -> String {
+        if !self.is_drawn {
+            return String::new();
+        }
+        self.is_drawn = false;
+        let taken = self
+            .lines
+            .iter()
+            .map(|line| line.width().div_ceil(columns.max(1)).max(1));
+        // What has left the terminal at its top can't be reached.
+        let up = taken.sum::<usize>().min(rows.saturating_sub(1));
+        // Row by row, because some terminals keep what is erased as a whole in their history. The row of the cursor may have the
+        // echo of a key.
+        format!("\r\x1b[2K{}", "\x1b[A\x1b[2K".repeat(up))
+    }
+
+    /// Returns what draws these lines. The picture that was there must have been erased.
+    pub(super) fn draw(&mut self, lines: Vec<String>) -> String {
+        self.lines = lines;
+        self.redraw()
+    }
+
+    /// Returns what draws the last picture.
+    pub(super) fn redraw(&mut self) -> String {
+        self.is_drawn = !self.lines.is_empty();
+        self.lines.iter().flat_map(|line| [line, "\n"]).collect()
+    }
+
+    /// Forgets the picture, so that it is not drawn any more.
+    pub(super) fn clear(&mut self) {
+        self.lines.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lines() -> Vec<String> {
+        ["12345678", "1234", ""].map(str::to_owned).to_vec()
+    }
+
+    fn erased(rows: usize) -> String {
+        format!("\r\x1b[2K{}", "\x1b[A\x1b[2K".repeat(rows))
+    }
+
+    #[test]
+    fn what_was_drawn_is_erased() {
+        let mut screen = Screen::default();
+        assert_eq!(screen.erase(80, 24), "");
+        assert_eq!(screen.draw(lines()), "12345678\n1234\n\n");
+        assert_eq!(screen.erase(80, 24), erased(3));
+        assert_eq!(screen.erase(80, 24), "", "it is erased once");
+        assert_eq!(screen.redraw(), "12345678\n1234\n\n");
+        screen.clear();
+        assert_eq!(screen.redraw(), "");
+    }
+
+    #[test]
+    fn a_terminal_that_has_become_narrower_has_broken_the_lines() {
+        let mut screen = Screen::default();
+        let _ = screen.draw(lines());
+        assert_eq!(screen.erase(4, 24), erased(4));
+        let _ = screen.redraw();
+        assert_eq!(screen.erase(4, 3), erased(2));
+        let _ = screen.redraw();
+        assert_eq!(screen.erase(0, 0), erased(0));
+    }
+}

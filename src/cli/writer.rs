@@ -1,0 +1,256 @@
+//! The thread that alone writes to stderr, which may block: lines that stay, and below them a picture of progress.
+
+use std::io::{self, Write};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, OnceLock};
+use std::thread;
+
+use terminal_size::{Height, Width, terminal_size_of};
+use tokio::sync::oneshot;
+
+use super::format::counted;
+use super::screen::Screen;
+
+/// How many lines may wait to be written. Further ones are left out.
+const LINES: usize = 10_000;
+
+#[derive(Debug)]
+pub(super) enum Message {
+    Text(Vec<u8>),
+    /// The last text. Nothing is written after it.
+    Last(Vec<u8>),
+    /// The lines of a picture below all text.
+    Picture(Vec<String>),
+    /// A request to take the picture away, until [`Unhide`](Self::Unhide), and to confirm that.
+    Hide(oneshot::Sender<()>),
+    Unhide,
+    /// A request to confirm that all earlier messages have been written.
+    Written(oneshot::Sender<()>),
+}
+
+/// The thread that writes to stderr, which may block.
+#[derive(Debug)]
+pub(super) struct Writer {
+    messages: SyncSender<Message>,
+    left_out: AtomicUsize,
+    /// Whether the last message has been sent.
+    is_over: AtomicBool,
+    /// Whether a picture has been sent, and is not replaced by an empty one.
+    is_showing: AtomicBool,
+    /// Whether a picture waits to be drawn.
+    is_waiting: Arc<AtomicBool>,
+}
+
+impl Writer {
+    /// The writer, which is started at the first call. `None` if the thread can't be started; nothing is
+    /// written then.
+    pub(super) fn get() -> Option<&'static Self> {
+        static WRITER: OnceLock<Option<Writer>> = OnceLock::new();
+        let start = || {
+            let (messages, received) = sync_channel(LINES);
+            let thread = thread::Builder::new().name("longshore-stderr".into());
+            let writer = Self::of(messages);
+            let is_waiting = writer.is_waiting.clone();
+            thread.spawn(move || write(&received, &is_waiting)).ok()?;
+            Some(writer)
+        };
+        WRITER.get_or_init(start).as_ref()
+    }
+
+    fn of(messages: SyncSender<Message>) -> Self {
+        Self {
+            messages,
+            left_out: AtomicUsize::new(0),
+            is_over: AtomicBool::new(false),
+            is_showing: AtomicBool::new(false),
+            is_waiting: Arc::default(),
+        }
+    }
+
+    /// Sends a text. It is left out if the queue is full.
+    pub(super) fn send(&self, text: Vec<u8>) {
+        if self.is_over.load(Ordering::Relaxed) {
+            return;
+        }
+        let left_out = self.left_out.swap(0, Ordering::Relaxed);
+        let lines = counted(left_out, "line");
+        let note = format!("({lines} left out, because stderr was not read)\n");
+        let messages = [(note.into_bytes(), left_out), (text, 1)];
+        // How many lines will count as left out if the next message does not fit.
+        let mut unsent = left_out + 1;
+        for (text, lines) in messages.into_iter().filter(|(_, lines)| *lines > 0) {
+            if let Err(TrySendError::Full(_)) = self.messages.try_send(Message::Text(text)) {
+                self.left_out.fetch_add(unsent, Ordering::Relaxed);
+                return;
+            }
+            unsent -= lines;
+        }
+    }
+
+    /// Sends the last text.
+    pub(super) fn send_last(&self, text: Vec<u8>) {
+        self.is_over.store(true, Ordering::Relaxed);
+        // If the queue is full, the reader is too slow to see it.
+        let _ = self.messages.try_send(Message::Last(text));
+    }
+
+    /// Sends a picture. It is left out if the last one is still to be drawn. An empty picture is never left out.
+    pub(super) fn show(&self, lines: Vec<String>) {
+        if self.is_over.load(Ordering::Relaxed) {
+            return;
+        }
+        self.is_showing.store(!lines.is_empty(), Ordering::Relaxed);
+        if lines.is_empty() {
+            self.send_and_wait(Message::Picture(lines));
+        } else if !self.is_waiting.swap(true, Ordering::Relaxed)
+            && self.messages.try_send(Message::Picture(lines)).is_err()
+        {
+            self.is_waiting.store(false, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether a picture may be on the terminal.
+    pub(super) fn is_showing(&self) -> bool {
+        self.is_showing.load(Ordering::Relaxed)
+    }
+
+    /// Sends a message, and waits while the queue is full. Returns whether the thread is still there. Blocks.
+    pub(super) fn send_and_wait(&self, message: Message) -> bool {
+        self.messages.send(message).is_ok()
+    }
+}
+
+fn write(messages: &Receiver<Message>, is_waiting: &AtomicBool) {
+    let mut canvas = Canvas::default();
+    for message in messages {
+        match message {
+            Message::Text(text) => canvas.write(&text),
+            Message::Last(text) => {
+                canvas.clear();
+                canvas.write(&text);
+                canvas.is_over = true;
+            }
+            Message::Picture(lines) => {
+                is_waiting.store(false, Ordering::Relaxed);
+                canvas.draw(lines);
+            }
+            // The receivers may be gone.
+            Message::Hide(hidden) => {
+                canvas.hide();
+                let _ = hidden.send(());
+            }
+            Message::Unhide => canvas.unhide(),
+            Message::Written(written) => {
+                let _ = written.send(());
+            }
+        }
+    }
+}
+
+/// stderr, with the picture that is at its end if it is a terminal.
+#[derive(Debug, Default)]
+struct Canvas {
+    screen: Screen,
+    is_hidden: bool,
+    is_over: bool,
+}
+
+impl Canvas {
+    fn write(&mut self, text: &[u8]) {
+        if self.is_over {
+            return;
+        }
+        let mut bytes = self.erase().into_bytes();
+        bytes.extend(text);
+        if !self.is_hidden {
+            bytes.extend(self.screen.redraw().into_bytes());
+        }
+        put(&bytes);
+    }
+
+    fn draw(&mut self, lines: Vec<String>) {
+        if self.is_over {
+            return;
+        }
+        let erased = self.erase();
+        let drawn = self.screen.draw(lines);
+        if !self.is_hidden {
+            put((erased + &drawn).as_bytes());
+        }
+    }
+
+    fn clear(&mut self) {
+        put(self.erase().as_bytes());
+        self.screen.clear();
+    }
+
+    fn hide(&mut self) {
+        self.is_hidden = true;
+        put(self.erase().as_bytes());
+    }
+
+    fn unhide(&mut self) {
+        self.is_hidden = false;
+        if !self.is_over {
+            put(self.screen.redraw().as_bytes());
+        }
+    }
+
+    fn erase(&mut self) -> String {
+        let size = terminal_size_of(io::stderr());
+        let (columns, rows) =
+            size.map_or((80, 24), |(Width(columns), Height(rows))| (columns, rows));
+        self.screen.erase(columns.into(), rows.into())
+    }
+}
+
+fn put(bytes: &[u8]) {
+    // stderr may be closed.
+    let _ = io::stderr().write_all(bytes);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_line_that_is_left_out_is_counted_once() {
+        let (messages, received) = sync_channel(2);
+        let writer = Writer::of(messages);
+        let take = || match received.try_recv() {
+            Ok(Message::Text(text)) => String::from_utf8_lossy(&text).into_owned(),
+            other => panic!("{other:?}"),
+        };
+        let say = |line: &str| writer.send(line.as_bytes().to_vec());
+        ["1", "2", "3", "4"].into_iter().for_each(say);
+        assert_eq!(take(), "1");
+        // The queue has space for the note, but not for the line.
+        say("5");
+        assert_eq!(take(), "2");
+        assert_eq!(take(), "(2 lines left out, because stderr was not read)\n");
+        say("6");
+        assert_eq!(take(), "(1 line left out, because stderr was not read)\n");
+        assert_eq!(take(), "6");
+    }
+
+    #[test]
+    fn of_pictures_that_come_too_fast_the_last_ones_are_left_out() {
+        let (messages, received) = sync_channel(10);
+        let writer = Writer::of(messages);
+        for picture in ["1", "2", "3"] {
+            writer.show(vec![picture.into()]);
+        }
+        assert!(matches!(received.try_recv(), Ok(Message::Picture(lines)) if lines == ["1"]));
+        assert!(received.try_recv().is_err());
+        assert!(writer.is_showing());
+        writer.show(Vec::new());
+        assert!(matches!(received.try_recv(), Ok(Message::Picture(lines)) if lines.is_empty()));
+        assert!(!writer.is_showing());
+        writer.send_last(b"end".to_vec());
+        writer.show(vec!["4".into()]);
+        writer.send(b"late".to_vec());
+        assert!(matches!(received.try_recv(), Ok(Message::Last(text)) if text == b"end"));
+        assert!(received.try_recv().is_err());
+    }
+}
