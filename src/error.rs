@@ -1,4 +1,4 @@
-//! Errors. A caller tells the kinds apart without reading messages.
+//! The public errors. A caller can tell their kinds apart without reading messages.
 
 use std::io;
 use std::process::ExitStatus;
@@ -17,8 +17,8 @@ use crate::words::printable;
 /// A result with this library's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// A violation of the protocol by the proxy, as text. It says a bug in the proxy, or in this library, or a proxy of a newer
-/// version than this library knows.
+/// A violation of the protocol by the proxy, as text. The cause is a bug in the proxy or in this library, or a proxy
+/// that is newer than this library knows.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(transparent)]
 pub struct Violation(protocol::Violation);
@@ -35,8 +35,7 @@ impl From<protocol::Violation> for Error {
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The options contradict each other or can't be used. Nothing was
-    /// started.
+    /// The options contradict each other or can't be used. No process was started.
     #[error(transparent)]
     Config(#[from] ConfigError),
 
@@ -46,11 +45,11 @@ pub enum Error {
     Spawn {
         /// The program, as it is configured.
         program: String,
-        /// What the system says.
+        /// The error of the operating system.
         source: Arc<io::Error>,
     },
 
-    /// The proxy speaks a protocol version that this library does not.
+    /// The proxy speaks a protocol version that this library does not speak.
     #[error(
         "this skopeo can't be used: it speaks protocol {found}, and {FIRST_SUPPORTED} or a later 0.2 is needed (skopeo {})",
         first_skopeo(&FIRST_SUPPORTED)
@@ -70,9 +69,9 @@ pub enum Error {
     )]
     #[non_exhaustive]
     Unsupported {
-        /// The name of the method in the protocol, or of what else the proxy does not do.
+        /// The name of the method in the protocol, or of another feature that the proxy lacks.
         method: &'static str,
-        /// The first protocol version that has it.
+        /// The first protocol version that has this method or feature.
         required: Version,
         /// The version that the proxy speaks.
         found: Version,
@@ -87,7 +86,7 @@ pub enum Error {
     TooLarge {
         /// The method's name on the wire.
         method: &'static str,
-        /// The packet's size.
+        /// The size of the packet, in bytes. The limit is 32 KiB.
         bytes: usize,
     },
 
@@ -97,14 +96,14 @@ pub enum Error {
     Refused {
         /// The method's name on the wire.
         method: &'static str,
-        /// How often the [`Fetcher`](crate::Fetcher) tried; 1 of an [`ImageProxy`](crate::ImageProxy), which tries once.
+        /// The number of tries by the [`Fetcher`](crate::Fetcher). An [`ImageProxy`](crate::ImageProxy) tries once.
         tries: u32,
         /// The reason.
         #[source]
         refusal: Refusal,
     },
 
-    /// The proxy broke the protocol. The connection can't be used any more.
+    /// The proxy broke the protocol. The connection is closed.
     #[error("the proxy broke the protocol")]
     Protocol(#[source] Violation),
 
@@ -112,7 +111,8 @@ pub enum Error {
     #[error(transparent)]
     ProxyExited(Arc<ChildExit>),
 
-    /// The other end closed a connection that was given by [`ImageProxy::connect`](crate::ImageProxy::connect).
+    /// The proxy closed the connection, and this process did not see it exit. Either the connection was made by
+    /// [`ImageProxy::connect`](crate::ImageProxy::connect), or the proxy's process did not exit within 2 s.
     #[error("the proxy closed the connection")]
     Disconnected,
 
@@ -120,20 +120,20 @@ pub enum Error {
     #[error("the proxy is closed")]
     Closed,
 
-    /// The runtime in which the proxy was made does not run, so no call is answered: a runtime of one thread runs only while
-    /// somebody is in its `block_on`. Make the proxy, and open the image, in the runtime that uses them.
+    /// The runtime in which the proxy was made does not run, so no call is answered. A runtime of one thread runs only
+    /// while some thread is in its `block_on`. Make the proxy, and open the image, in the runtime that uses them.
     #[error(
         "the tokio runtime that the proxy was made in does not run: use it there, or make it here"
     )]
     RuntimeIdle,
 
-    /// A call was not answered in time. The connection was given up, for all later calls would wait, too.
+    /// A call was not answered in time. The connection is closed, because all later calls would wait as well.
     #[error("{}: skopeo did not answer within {after:?}", doing(method))]
     #[non_exhaustive]
     CallTimeout {
         /// The method's name on the wire.
         method: &'static str,
-        /// The [`call_timeout`](crate::ConnectionOptions::call_timeout).
+        /// The time limit of the call, usually the [`call_timeout`](crate::ConnectionOptions::call_timeout).
         after: Duration,
     },
 
@@ -143,7 +143,7 @@ pub enum Error {
     Blob {
         /// The digest of the blob.
         digest: Digest,
-        /// How often the [`Fetcher`](crate::Fetcher) tried; 1 of an [`ImageProxy`](crate::ImageProxy), which tries once.
+        /// The number of tries by the [`Fetcher`](crate::Fetcher). An [`ImageProxy`](crate::ImageProxy) tries once.
         tries: u32,
         /// The reason.
         #[source]
@@ -164,10 +164,8 @@ pub enum Error {
         source: Arc<serde_json::Error>,
     },
 
-    /// A document has more bytes than
-    /// [`max_document_bytes`](crate::ConnectionOptions::max_document_bytes)
-    /// allows. The connection is still good, and no more than one byte too many
-    /// was read.
+    /// A document is larger than [`max_document_bytes`](crate::ConnectionOptions::max_document_bytes). The connection
+    /// is still good, and at most one byte more than the limit was read.
     #[error("the {what} has more than {limit} bytes")]
     #[non_exhaustive]
     DocumentTooLarge {
@@ -177,35 +175,34 @@ pub enum Error {
         limit: u64,
     },
 
-    /// The manifests, indexes and image configs of one pull have more bytes together than
-    /// [`max_documents_bytes`](crate::FetchOptions::max_documents_bytes) allows.
+    /// The manifests, indexes and image configs of one pull together are larger
+    /// than [`max_documents_bytes`](crate::FetchOptions::max_documents_bytes).
     #[error("manifests, indexes and image configs have more than {limit} bytes together")]
     #[non_exhaustive]
     DocumentsTooLarge {
-        /// How many are allowed.
+        /// The limit, in bytes.
         limit: u64,
     },
 
-    /// The image, or the request for it, can't be used as it is; the text says why.
+    /// The image, or the request for it, can't be used. The text says why.
     #[error("the image can't be pulled: {0}")]
     Image(String),
 
-    /// A handler or a sink failed with an error of its own: see [`handler_ref`](Error::handler_ref).
+    /// A handler or a sink failed with an error of its own. [`handler_ref`](Error::handler_ref) returns that error.
     #[error(transparent)]
     Handler(Arc<dyn std::error::Error + Send + Sync>),
 
-    /// A handler returned, and kept the reader it was given.
+    /// A handler returned without dropping the reader of its layer.
     #[error("a handler returned without dropping the reader of its layer")]
     ReaderKept,
 
-    /// The image is not the same any more: its tag has moved, or its folder
-    /// was changed, between two openings.
+    /// The image changed between two openings: its tag has moved, or its folder was changed.
     #[error("{reference} changed while it was fetched: it was {was}, now it is {now}")]
     #[non_exhaustive]
     ImageChanged {
         /// The reference by which the image was asked for.
         reference: String,
-        /// The digest of the image's manifest when the image was opened first.
+        /// The digest of the image's manifest at the first opening.
         was: Digest,
         /// The digest of the image's manifest at the later opening.
         now: Digest,
@@ -215,23 +212,23 @@ pub enum Error {
     #[error("not done within the deadline")]
     DeadlineExceeded,
 
-    /// The fetch has ended, by another error or because its future or stream was dropped: what a reader of one of its layers
-    /// says then.
+    /// The fetch has ended, by another error or because its future or stream was dropped. The readers of its layers
+    /// return this error.
     #[error("cancelled")]
     Cancelled,
 
-    /// The operating system refused something.
+    /// The operating system reported an error.
     #[error("{what}")]
     #[non_exhaustive]
     Io {
-        /// What was tried, and on which file.
+        /// The operation that failed, with the name of its file.
         what: String,
-        /// What the system says.
+        /// The error of the operating system.
         source: Arc<io::Error>,
     },
 }
 
-/// How often something was tried, if it was more than once: ` (tried 5 times)`.
+/// Returns the number of tries as text, such as ` (tried 5 times)`. The text of a single try is empty.
 fn times(tries: u32) -> String {
     match tries {
         0 | 1 => String::new(),
@@ -250,7 +247,7 @@ impl Error {
 
     pub(crate) fn decode(what: &'static str) -> impl FnOnce(serde_json::Error) -> Self {
         move |source| {
-            // It can quote the document.
+            // The parser's message can quote the document.
             let said = source.to_string();
             let shown = printable(&said);
             let source = if shown == said {
@@ -265,14 +262,15 @@ impl Error {
         }
     }
 
-    /// The reason can quote what the image says.
+    /// Makes an [`Error::Image`]. The reason is cleaned, because it can quote the image.
     pub(crate) fn image(reason: impl AsRef<str>) -> Self {
         Self::Image(printable(reason.as_ref()))
     }
 
-    /// Makes an [`Error::Handler`] of the error of a handler or sink. An error of this library stays what it is, also where
-    /// it is the cause of another one: in an [`io::Error`] that a reader returned, or under a context. It can't be found in
-    /// an `anyhow::Error` without a context; there, `error.downcast()` takes it out.
+    /// Makes an [`Error::Handler`] of the error of a handler or sink. If that error is an error of this library, or
+    /// has one as its cause, the library's error is returned instead. A cause can be inside an [`io::Error`] of a
+    /// reader, or under a context. An `anyhow::Error` without a context hides the library's error; use
+    /// `error.downcast()` there.
     pub fn handler(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         let error = error.into();
         let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&*error);
@@ -280,7 +278,7 @@ impl Error {
             if let Some(ours) = error.downcast_ref::<Self>() {
                 return ours.clone();
             }
-            // Its source is not what is in it, but the source of that.
+            // The source of an `io::Error` is not the error inside it, but the source of that error.
             let inner = error
                 .downcast_ref::<io::Error>()
                 .and_then(io::Error::get_ref);
@@ -300,7 +298,7 @@ impl Error {
         }
     }
 
-    /// This error, as the last one of so many tries.
+    /// Returns this error with `count` as its number of tries.
     pub(crate) fn after(mut self, count: u32) -> Self {
         if let Self::Blob { tries, .. } | Self::Refused { tries, .. } = &mut self {
             *tries = (*tries).max(count);
@@ -308,7 +306,8 @@ impl Error {
         self
     }
 
-    /// Why a registry, or the proxy, refused to open an image or to hand out a blob. `None` for every other error.
+    /// Returns why the registry or the proxy refused to open an image or to hand out a blob. `None` means that this
+    /// error is not a refusal.
     #[must_use]
     pub fn kind(&self) -> Option<RefusalKind> {
         match self {
@@ -325,8 +324,8 @@ impl Error {
         }
     }
 
-    /// The error of a handler or a sink, if this is one of that type: what its future returned, before it became an
-    /// [`Error::Handler`]. An `anyhow::Error` becomes one whose type nobody can name.
+    /// Returns the error that a handler or a sink returned, if its type is `E`. `None` for every other error. The
+    /// error of a handler that returned an `anyhow::Error` has a private type, so `None` is returned for it as well.
     #[must_use]
     pub fn handler_ref<E: std::error::Error + 'static>(&self) -> Option<&E> {
         match self {
@@ -335,8 +334,8 @@ impl Error {
         }
     }
 
-    /// Whether the same call may succeed later, on another proxy if this one is gone. Of refusals, it goes by
-    /// [`Refusal::is_transient`], which holds for images at a registry.
+    /// Whether the same call may succeed later, on another proxy if this one is gone. For a refusal, this is
+    /// [`Refusal::is_transient`], which is meant for images at a registry.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self {
@@ -350,7 +349,7 @@ impl Error {
         }
     }
 
-    /// Whether the connection is closed, so that every further call on it fails the same way.
+    /// Whether the connection is closed, so that every later call on it fails with the same error.
     #[must_use]
     pub fn is_closed(&self) -> bool {
         match self {
@@ -369,8 +368,8 @@ impl Error {
     }
 }
 
-/// Readers of a blob get the library's error inside an [`io::Error`];
-/// [`io::Error::downcast`] takes it out again.
+/// Puts the library's error into an [`io::Error`], for the readers of blobs. [`io::Error::downcast`] returns the
+/// library's error.
 impl From<Error> for io::Error {
     fn from(error: Error) -> Self {
         let kind = match &error {
@@ -389,11 +388,11 @@ impl From<Error> for io::Error {
     }
 }
 
-/// Options that can't be used. Nothing was started.
+/// An error in the options. No process was started.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigError {
-    /// Two options of which only one can be given.
+    /// Two options exclude each other, and both were given.
     #[error("{first} and {second} exclude each other: give only one of them")]
     #[non_exhaustive]
     Conflict {
@@ -408,7 +407,7 @@ pub enum ConfigError {
     Invalid {
         /// The name of the option.
         option: &'static str,
-        /// What is wrong with the value, and what would be right.
+        /// The problem with the value, and what would be right.
         reason: String,
     },
 }
@@ -417,7 +416,7 @@ pub enum ConfigError {
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum BlobError {
-    /// The proxy, or the registry behind it, refused the blob: at once, or during the transfer.
+    /// The proxy or the registry refused the blob, before or during the transfer.
     #[error(transparent)]
     Refused(Refusal),
     /// The blob ended before all bytes came, and the proxy gave no reason.
@@ -426,33 +425,34 @@ pub enum BlobError {
     Short {
         /// The number of bytes that came.
         read: u64,
-        /// How many were to come.
+        /// The expected size, in bytes.
         size: u64,
     },
-    /// The blob is longer than its descriptor says. No more than one byte too many was read.
+    /// The blob is longer than the size in its descriptor. At most one byte too many of a [`Blob`](crate::Blob) was
+    /// read. A [`RawBlob`](crate::RawBlob) is read to its end.
     #[error("longer than the {size} bytes of its descriptor")]
     #[non_exhaustive]
     TooLong {
-        /// How many were to come.
+        /// The expected size, in bytes.
         size: u64,
     },
-    /// The registry announces another size than the descriptor.
+    /// The size that the registry announces is not the size in the descriptor.
     #[error("announced with {announced} bytes, its descriptor says {size}")]
     #[non_exhaustive]
     WrongSize {
         /// The size that the registry announces, in bytes.
         announced: u64,
-        /// How many were to come.
+        /// The size in the descriptor, in bytes.
         size: u64,
     },
     /// The blob has the right size, but another digest.
     #[error("corrupt: its bytes have digest {computed}")]
     #[non_exhaustive]
     Corrupt {
-        /// The digest of what came.
+        /// The digest of the bytes that came.
         computed: Digest,
     },
-    /// No byte came for that long while somebody was waiting to read.
+    /// No byte of the blob came for the stall timeout while a caller waited to read.
     #[error("stalled: no byte for {after:?}, after {read} in all")]
     #[non_exhaustive]
     Stalled {
@@ -461,67 +461,64 @@ pub enum BlobError {
         /// The number of bytes that came before.
         read: u64,
     },
-    /// Bytes came, but too slowly, while somebody was waiting to read.
+    /// The bytes of the blob came too slowly while a caller waited to read.
     #[error("too slow: less than {least} bytes a second over {over:?}, after {read} in all")]
     #[non_exhaustive]
     TooSlow {
-        /// The [`least_rate`](crate::ConnectionOptions::least_rate).
+        /// The [`least_rate`](crate::ConnectionOptions::least_rate), in bytes per second.
         least: u64,
         /// The [`stall_timeout`](crate::ConnectionOptions::stall_timeout).
         over: Duration,
-        /// How many bytes came before.
+        /// The number of bytes that came before.
         read: u64,
     },
-    /// The digest's algorithm is not sha256, sha384 or sha512. Nothing was
-    /// fetched.
+    /// The digest's algorithm is not sha256, sha384 or sha512. The blob was not fetched.
     #[error("its digest's algorithm can't be checked (known: sha256, sha384, sha512)")]
     UnknownAlgorithm,
-    /// The reader was dropped before all bytes were read, so that there is no
-    /// verdict.
+    /// The reader was dropped before all bytes were read, so the blob could not be checked.
     #[error("its reader was dropped after {read} bytes, before the end")]
     #[non_exhaustive]
     Abandoned {
         /// The number of bytes that were read.
         read: u64,
     },
-    /// The driver was awaited, and nobody read for the stall timeout.
+    /// The [`BlobDriver`](crate::BlobDriver) was awaited, and no byte was read for the stall timeout.
     #[error("nobody read from it for {after:?}, so its end can't be judged")]
     #[non_exhaustive]
     Unread {
         /// The [`stall_timeout`](crate::ConnectionOptions::stall_timeout).
         after: Duration,
     },
-    /// The size in the descriptor is one that no transport has.
+    /// The size in the descriptor is larger than the protocol can carry exactly (2^53 − 1 bytes).
     #[error("a size of {0} bytes can't be asked for")]
     ImpossibleSize(u64),
-    /// The layer's compressed bytes are right, but they can't be decompressed.
+    /// The layer's compressed bytes have the right digest, but they can't be decompressed.
     #[error("can't be decompressed")]
     Decompress(#[source] Arc<io::Error>),
     /// The layer decompresses to more bytes than its compressed size allows for.
     #[error("decompresses to more than {limit} bytes, the bound that max_expansion sets")]
     #[non_exhaustive]
     Expands {
-        /// The bound, from [`FetchOptions::max_expansion`](crate::FetchOptions::max_expansion).
+        /// The limit, in bytes, from [`FetchOptions::max_expansion`](crate::FetchOptions::max_expansion).
         limit: u64,
     },
-    /// The layer is compressed by zstd with a larger window than is allowed, so that decompressing it would
-    /// take more memory.
+    /// The layer is compressed by zstd with a larger window than is allowed. Its decompression would take more memory.
     #[error("its zstd window is larger than the {limit} bytes of max_zstd_window")]
     #[non_exhaustive]
     ZstdWindow {
-        /// The bound, [`FetchOptions::max_zstd_window`](crate::FetchOptions::max_zstd_window).
+        /// The limit, in bytes: [`FetchOptions::max_zstd_window`](crate::FetchOptions::max_zstd_window).
         limit: u64,
     },
-    /// The layer's compressed bytes are right, but not what they decompress to.
+    /// The layer's compressed bytes have the right digest, but the decompressed bytes have not.
     #[error("decompresses to {computed}, the image config says {diff_id}")]
     #[non_exhaustive]
     WrongDiffId {
-        /// The digest of what came out.
+        /// The digest of the decompressed bytes.
         computed: Box<Digest>,
         /// The digest in the image config.
         diff_id: Box<Digest>,
     },
-    /// The proxy itself failed while the blob was on its way.
+    /// The proxy failed during the transfer of the blob.
     #[error("its proxy failed")]
     Connection(#[source] Box<Error>),
     /// The pipe could not be read.
@@ -545,7 +542,7 @@ impl BlobError {
     }
 }
 
-/// The end of a proxy's process: its exit status, and the end of its stderr.
+/// The exit of a proxy's process: its exit status, and the end of its stderr.
 #[derive(Debug, Clone)]
 pub struct ChildExit {
     program: String,
@@ -554,7 +551,7 @@ pub struct ChildExit {
     crash: Option<String>,
 }
 
-/// How much of a line of the proxy's stderr an error message shows.
+/// The maximum length of the line of the proxy's stderr that an error message shows, in characters.
 const SHOWN_STDERR_CHARS: usize = 300;
 
 impl ChildExit {
@@ -572,27 +569,28 @@ impl ChildExit {
         }
     }
 
-    /// The exit status. `None` if the process was reaped by somebody else
-    /// (a program that ignores `SIGCHLD`, or waits for all its children).
+    /// The exit status. `None` if other code of this program reaped the process. That happens in a program that
+    /// ignores `SIGCHLD` or waits for all its children.
     #[must_use]
     pub fn status(&self) -> Option<ExitStatus> {
         self.status
     }
 
-    /// The last 64 KiB of what it wrote to stderr, as [`printable`](crate::printable) lines.
+    /// The last 64 KiB that the process wrote to stderr. The lines are cleaned like
+    /// [`printable`](crate::printable) text.
     #[must_use]
     pub fn stderr(&self) -> &str {
         &self.stderr
     }
 
-    /// Whether it ended with status 0.
+    /// Whether the process exited with status 0.
     #[must_use]
     pub fn success(&self) -> bool {
         self.status.is_some_and(|status| status.success())
     }
 
-    /// Whether it is known to have failed. A status that somebody else collected tells nothing, and
-    /// what else is known, such as that all bytes came, decides.
+    /// Whether the process is known to have failed. If other code reaped the process, the status is unknown, and
+    /// callers decide by what else is known, such as whether all bytes came.
     pub(crate) fn failed(&self) -> bool {
         self.status.is_some_and(|status| !status.success())
     }
@@ -626,8 +624,8 @@ impl std::fmt::Display for ChildExit {
 
 impl std::error::Error for ChildExit {}
 
-/// The error of a task that ended without a result. A task that panicked panics on in its owner; one that was cancelled went
-/// with its runtime.
+/// Returns the error of a task that ended without a result because its runtime is gone. If the task panicked, the
+/// panic continues in the caller.
 pub(crate) fn panicked(error: tokio::task::JoinError) -> Error {
     if error.is_panic() {
         std::panic::resume_unwind(error.into_panic());

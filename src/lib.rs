@@ -1,8 +1,8 @@
-//! Fetch container images through `skopeo experimental-image-proxy`.
+//! Fetches container images through `skopeo experimental-image-proxy`.
 //!
-//! skopeo brings registries.conf, mirrors, credentials, signature policy and
-//! every transport, and hands manifests and blobs out over a private protocol.
-//! This crate speaks it, and fetches many blobs at the same time, over several skopeos, every byte verified.
+//! skopeo supports registries.conf, mirrors, credentials, signature policies and every transport. It serves manifests
+//! and blobs over a private protocol. This crate speaks that protocol. It fetches many blobs at the same time, over
+//! several skopeos, and verifies every byte.
 //!
 //! A *proxy* is a running skopeo together with the connection to it.
 //!
@@ -21,38 +21,41 @@
 //! | I want to | use |
 //! | --- | --- |
 //! | pull an image into an OCI layout | [`Fetcher::pull`] and [`OciLayout`] |
-//! | pull it to somewhere else | [`Fetcher::pull`] and a [`Sink`] of my own |
+//! | pull an image to another place | [`Fetcher::pull`] and a [`Sink`] of my own |
 //! | pull many images, each of which may fail | [`Fetcher::pull_many`] |
 //! | do something with each layer | [`Fetcher::for_each_layer`] |
-//! | do it with those that I do not have | [`Fetcher::for_each_of`] |
+//! | do something with the layers that I do not have | [`Fetcher::for_each_of`] |
 //! | read layers decompressed | [`Fetcher::for_each_layer_uncompressed`](Fetcher#method.for_each_layer_uncompressed) |
-//! | read them with `std::io::Read` | [`Fetcher::for_each_layer_blocking`] |
+//! | read layers with `std::io::Read` | [`Fetcher::for_each_layer_blocking`] |
 //! | read layers one after another, in their order | [`Fetcher::layers`] |
-//! | fetch over proxies that somebody else has started | [`Fetcher::over`] |
-//! | know what happens meanwhile | [`Events`] |
+//! | fetch over proxies that another program has started | [`Fetcher::over`] |
+//! | show the progress of a pull | [`Events`] |
 //! | talk to one proxy, call by call | [`ImageProxy`] |
 //!
 //! # Behaviour
 //!
-//! - Everything runs in the tokio runtime of the caller, but for one thread a
-//!   proxy, which starts and reaps the process. Timers and I/O must be enabled.
-//! - A proxy belongs to the runtime that it was made in. Used in another one
-//!   while its own does not run, it fails with [`Error::RuntimeIdle`] after
-//!   some seconds; a [`Fetcher`] then goes on with new proxies.
-//! - Dropping a future cancels what it does; see *Cancel safety* at each method
-//!   for what that means on the wire.
-//! - Nothing waits for ever: see [`ConnectionOptions`] for the timeouts and for the slowest rate at which a
-//!   blob may come, and [`RetryPolicy::deadline`] for a bound on the whole.
-//! - Children die with this process, and with the last handle to them.
-//! - `tracing` spans and events tell what happens, without secrets.
+//! - The library runs in the tokio runtime of the caller, whose timers and I/O must be enabled.
+//!   In addition, each proxy has one thread, which starts and reaps the process.
+//! - A proxy belongs to the runtime in which it was made. If it is used in another runtime while its own does not run,
+//!   it fails with [`Error::RuntimeIdle`] after some seconds. A [`Fetcher`] then continues with new proxies.
+//! - Dropping a future cancels its work. *Cancel safety* at each method says what that means on the wire.
+//! - Every wait has a limit by default. [`ConnectionOptions`] has the timeouts and the lowest rate of a blob, and
+//!   [`RetryPolicy::deadline`] limits a whole call.
+//! - A child process is killed when this process exits, and shut down when its last handle is dropped.
+//! - `tracing` spans and events report the progress, without secrets.
 //!
-//! Linux only (5.4 or later, for pidfds that can be waited for). The protocol is skopeo's private one;
-//! versions 0.2.3 (skopeo 1.6) to 0.2.9 are spoken.
+//! The crate needs Linux 5.4 or later (for pidfds that can be waited for). It speaks versions 0.2.3 (skopeo 1.6) to
+//! 0.2.9 of skopeo's private protocol.
 //!
 //! # Features
 //!
-//! `decompress`: `Fetcher::for_each_layer_uncompressed`. `cli`: what only the `longshore` command needs. Both are on by
-//! default, for `cargo install`; a program that embeds this crate switches `cli` off by `default-features = false`.
+//! | feature | contents |
+//! | --- | --- |
+//! | `decompress` | `Fetcher::for_each_layer_uncompressed` |
+//! | `cli` | the dependencies of the `longshore` command |
+//!
+//! Both features are on by default, for `cargo install`. A program that embeds this crate sets
+//! `default-features = false`, so that it does not build the dependencies of `cli`.
 
 mod config;
 mod drain;

@@ -1,4 +1,4 @@
-//! Names of images: their transport, and what of a name matters for fetching. Pure.
+//! References to images: their transport, and the parts of a name that matter for fetching. Pure.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,7 +7,7 @@ use oci_spec::image::Digest;
 
 use crate::error::{Error, Result};
 
-/// A way by which skopeo gets images, as the first part of a reference names it (containers-transports(5)).
+/// A transport of skopeo, named by the first part of a reference (containers-transports(5)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Transport {
@@ -38,7 +38,7 @@ impl Transport {
         (Self::DockerDaemon, "docker-daemon:"),
     ];
 
-    /// The text before the name, such as `docker://` or `oci:`.
+    /// The prefix of a reference, such as `docker://` or `oci:`.
     #[must_use]
     pub fn prefix(self) -> &'static str {
         let known = Self::ALL.iter().find(|(known, _)| *known == self);
@@ -52,8 +52,8 @@ impl fmt::Display for Transport {
     }
 }
 
-/// A reference to an image in parts: its transport and its name. `Display` writes the reference as
-/// [`Fetcher::open`](crate::Fetcher::open) and [`ImageProxy::open_image`](crate::ImageProxy::open_image) take it.
+/// A reference to an image in parts: its transport and its name. `Display` writes the reference in the form that
+/// [`Fetcher::open`](crate::Fetcher::open) and [`ImageProxy::open_image`](crate::ImageProxy::open_image) accept.
 ///
 /// ```
 /// use longshore::{ImageReference, Transport};
@@ -69,7 +69,7 @@ impl fmt::Display for Transport {
 pub struct ImageReference {
     /// The transport.
     pub transport: Transport,
-    /// The name, in the form that the transport has: of a registry's image `HOST/REPOSITORY:TAG`, of a layout's `PATH:TAG`.
+    /// The name, in the form of the transport: `HOST/REPOSITORY:TAG` for a registry, `PATH:TAG` for a layout.
     pub name: String,
 }
 
@@ -93,7 +93,7 @@ impl From<ImageReference> for String {
     }
 }
 
-/// Parses `TRANSPORT:NAME`. The error is an [`Error::Image`].
+/// Parses `TRANSPORT:NAME`. Returns an [`Error::Image`] if the transport is unknown or the name is empty.
 impl FromStr for ImageReference {
     type Err = Error;
 
@@ -117,20 +117,20 @@ impl FromStr for ImageReference {
 
 const DOCKER_HUB: &str = "docker.io";
 
-/// Other names of Docker Hub: its API, which old references name, and the server itself.
+/// Other host names of Docker Hub: the one of its API, which old references contain, and the one of its registry.
 const ALSO_DOCKER_HUB: [&str; 2] = ["index.docker.io", "registry-1.docker.io"];
 
-/// The place of an image, as far as it matters for fetching it. Each reference has one, also of a transport that nobody
-/// knows here: skopeo will say what it makes of that.
+/// The place of an image, as far as it matters for fetching. A reference with an unknown transport also has a place,
+/// because skopeo may know that transport, or reports the error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Place<'a> {
-    /// A registry, which has digests, and a cap per host.
+    /// A registry. Blobs are fetched by digest, and the number of proxies per host is limited.
     Registry { host: &'a str },
-    /// A storage, which has layers of its own.
+    /// A container storage, whose layers are not those of the manifest.
     Storage,
-    /// An archive, which is unpacked at each opening.
+    /// An archive. A compressed one is unpacked each time that it is opened.
     Archive,
-    /// A folder, or a daemon.
+    /// A folder or a daemon on this machine, or an unknown transport.
     Local,
 }
 
@@ -148,14 +148,14 @@ impl<'a> Place<'a> {
         }
     }
 
-    /// Whether it is Docker Hub, under whichever name.
+    /// Whether the place is Docker Hub, under any of its names.
     pub(crate) fn is_docker_hub(self) -> bool {
         matches!(self, Self::Registry { host: DOCKER_HUB })
     }
 }
 
-/// The host of an image name: the first part, if it looks like a host (the rule of distribution's reference grammar). A name
-/// without a host is at docker.io.
+/// The host of an image name: the first part, if the part looks like a host (the rule of distribution's reference
+/// grammar). A name without a host is at docker.io.
 fn host_of(name: &str) -> &str {
     match name.split_once('/') {
         Some((first, _)) if ALSO_DOCKER_HUB.contains(&first) => DOCKER_HUB,
@@ -164,29 +164,30 @@ fn host_of(name: &str) -> &str {
     }
 }
 
-/// Returns `docker://repository@digest`, of a reference to an image at a registry.
+/// Returns `docker://REPOSITORY@DIGEST` for a reference to an image at a registry. `None` for other transports.
 pub(crate) fn by_digest(reference: &str, digest: &Digest) -> Option<String> {
     Some(format!("{}@{digest}", repository(reference)?))
 }
 
-/// The digest of `docker://NAME@DIGEST`.
+/// The digest in `docker://NAME@DIGEST`. `None` for every other reference.
 pub(crate) fn digest_of(reference: &str) -> Option<Digest> {
     let (_, digest) = reference.strip_prefix("docker://")?.rsplit_once('@')?;
     digest.parse().ok()
 }
 
-/// The part of a reference to whose blobs one open image gives access: at a registry, any open image of a repository serves
-/// any blob of it (so it is in skopeo 1.9 to 1.22). Elsewhere each image is its own.
+/// The part of a reference that two images must share for one of them to give access to the blobs of the other. At a
+/// registry, this is the repository: any open image of a repository serves any blob of it (in skopeo 1.9 to 1.22).
+/// Elsewhere, this is the whole reference.
 pub(crate) fn source_of(reference: &str) -> &str {
     repository(reference).unwrap_or(reference)
 }
 
-/// `docker://repository`, of a reference to an image at a registry.
+/// The part `docker://REPOSITORY` of a reference to an image at a registry. `None` for other transports.
 fn repository(reference: &str) -> Option<&str> {
     let name = reference.strip_prefix("docker://")?;
     let prefix = reference.len() - name.len();
     let name = name.split_once('@').map_or(name, |(name, _)| name);
-    // A colon after the last slash begins a tag, before it a port.
+    // A colon after the last slash starts a tag. A colon before that slash starts a port.
     let path = name.rfind('/').map_or(0, |slash| slash + 1);
     let end = name[path..]
         .find(':')

@@ -1,5 +1,5 @@
-//! The only unsafe code: descriptors of which the kernel tells us the number, and what a child does before it runs its
-//! program. Every descriptor that leaves this module is owned.
+//! The only unsafe code: it takes over descriptors whose numbers the kernel reports, and sets a child up between fork
+//! and exec. Every descriptor that leaves this module is owned.
 
 #![allow(
     unsafe_code,
@@ -27,8 +27,8 @@ use nix::sys::socket::{MsgFlags, recvmsg};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::{Pid, getpid, getppid};
 
-/// The most descriptors that one message carries (Linux: `SCM_MAX_FD`), so
-/// that only our own limit of open files can make the kernel drop some.
+/// The maximum number of descriptors in one message (Linux: `SCM_MAX_FD`). With room for all of them, the kernel drops
+/// descriptors only at our own limit of open files.
 const MAX_FDS: usize = 253;
 
 /// The size of the length with which a control message begins, and to which messages are aligned, in bytes.
@@ -46,7 +46,7 @@ pub(crate) struct Received {
     pub(crate) fds_lost: bool,
 }
 
-/// Room for control messages, aligned as the kernel and nix want it.
+/// A buffer for control messages, with the alignment that the kernel and nix require.
 #[repr(align(8))]
 struct ControlBuffer<const N: usize>([u8; N]);
 
@@ -55,7 +55,7 @@ pub(crate) fn receive(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<Receiv
     receive_with_room::<CONTROL_BYTES>(socket, buffer)
 }
 
-/// Receives one packet without blocking, with this room for its control messages, in bytes.
+/// Receives one packet without blocking. `CONTROL` is the size of the buffer for its control messages, in bytes.
 fn receive_with_room<const CONTROL: usize>(
     socket: impl AsFd,
     buffer: &mut [u8],
@@ -68,9 +68,9 @@ fn receive_with_room<const CONTROL: usize>(
         let received = recvmsg::<()>(socket, &mut buffers, Some(&mut control.0), flags)?;
         (received.bytes, received.flags)
     };
-    // nix reads no control messages if some were lost; the descriptors that arrived would stay open for ever.
+    // nix reads no control messages if some were lost. The descriptors that arrived would then stay open for ever.
     let fds = descriptors(&control.0).into_iter();
-    // SAFETY: the kernel has just opened these descriptors in this process, and nobody else knows of them.
+    // SAFETY: the kernel has just opened these descriptors in this process, and no other code knows their numbers.
     let fds = fds.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }).collect();
     Ok(Received {
         bytes,
@@ -82,7 +82,8 @@ fn receive_with_room<const CONTROL: usize>(
 
 /// Returns the descriptors in the control messages that the kernel wrote into a buffer of zeros.
 ///
-/// The kernel's layout is the same for every C library: the length in a word, level, type, then the descriptors.
+/// The kernel's layout is the same for every C library: the length in a word, the level, the type, then
+/// the descriptors.
 fn descriptors(mut control: &[u8]) -> Vec<RawFd> {
     let mut fds = Vec::new();
     while let Some(length) = control.first_chunk::<WORD>() {
@@ -103,9 +104,10 @@ fn descriptors(mut control: &[u8]) -> Vec<RawFd> {
     fds
 }
 
-/// Returns a descriptor that becomes readable when the process ends (Linux 5.3; that it can be waited for by: 5.4).
+/// Returns a descriptor that becomes readable when the process ends (Linux 5.3). `waitid` accepts it from Linux
+/// 5.4 on.
 pub(crate) fn pidfd_open(pid: Pid) -> io::Result<OwnedFd> {
-    // SAFETY: no memory is passed. A result that is not negative is a new descriptor, ours alone.
+    // SAFETY: no memory is passed. A result that is not negative is a new descriptor, which only this code knows.
     unsafe {
         let fd = libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0);
         let fd = RawFd::try_from(fd).ok().filter(|fd| *fd >= 0);
@@ -114,7 +116,7 @@ pub(crate) fn pidfd_open(pid: Pid) -> io::Result<OwnedFd> {
     }
 }
 
-/// Whether nobody has reaped the child of this pidfd yet: it runs, or is a zombie.
+/// Whether the child of this pidfd has not been reaped: the child runs, or is a zombie.
 pub(crate) fn is_there(pidfd: impl AsFd) -> bool {
     let look_only = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
     // nix fails with EINVAL for a zombie that a real-time signal killed.
@@ -124,16 +126,16 @@ pub(crate) fn is_there(pidfd: impl AsFd) -> bool {
 /// Returns a second descriptor for the same file, numbered `lowest` or higher.
 pub(crate) fn duplicate_above(file: impl AsFd, lowest: RawFd) -> io::Result<OwnedFd> {
     let fd = fcntl(file, FcntlArg::F_DUPFD_CLOEXEC(lowest))?;
-    // SAFETY: the descriptor is new, and ours alone.
+    // SAFETY: the descriptor is new, and only this code knows its number.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Makes the child die with the thread that starts it, and keeps `passed` open
-/// in it under their present numbers. `hide_cache` also hides skopeo's cache for root from it.
+/// Prepares a command so that its child is killed when the thread that started the child ends. The files `passed` stay
+/// open in the child, under their current numbers. `hide_cache` also hides skopeo's system-wide blob-info cache from
+/// the child.
 ///
-/// The child dies by `SIGKILL`: one that is stopped, or ignores `SIGTERM`, would outlive us,
-/// and nobody would be left to see to it. A skopeo that listens has ended before:
-/// its socket is closed.
+/// The signal is `SIGKILL`, because a child that is stopped or ignores `SIGTERM` would outlive this process. A skopeo
+/// that reads its socket exits anyway, because the socket is closed.
 pub(crate) fn prepare_child(command: &mut Command, passed: &[Arc<OwnedFd>], hide_cache: bool) {
     let parent = getpid();
     let passed = passed.to_vec();
@@ -141,41 +143,42 @@ pub(crate) fn prepare_child(command: &mut Command, passed: &[Arc<OwnedFd>], hide
     let in_child = move || {
         prctl::set_pdeathsig(Signal::SIGKILL)?;
         if getppid() != parent {
-            // The parent died before the line above took effect.
+            // The parent died before the signal was set.
             return Err(Errno::ESRCH.into());
         }
         for fd in &passed {
             fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty()))?;
         }
         if hide_cache {
-            // Where it is not allowed, the child shares the cache.
+            // If the system does not allow that, the child shares the cache.
             let _ = hide_system_cache();
         }
         Ok(())
     };
-    // SAFETY: the closure makes only system calls that are safe between fork and exec, and
-    // allocates nothing: nix passes C strings on as they are.
+    // SAFETY: the closure makes only system calls that are safe between fork and exec. It allocates no memory, because
+    // nix passes C strings unchanged.
     unsafe {
         command.pre_exec(in_child);
     }
 }
 
-/// The folder where skopeo keeps its blob-info cache for root (containers/image, `blobinfocache`).
+/// The folder of skopeo's system-wide blob-info cache, which skopeo uses for root (containers/image, `blobinfocache`).
 const SYSTEM_CACHE: &CStr = c"/var/lib/containers/cache";
 
-/// Makes [`SYSTEM_CACHE`] as skopeo would, for only a folder that is there can be covered.
+/// Makes the folder [`SYSTEM_CACHE`] as skopeo would, because only an existing folder can be mounted over.
 fn make_system_cache() -> io::Result<()> {
     let path = OsStr::from_bytes(SYSTEM_CACHE.to_bytes());
     DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
 /// Mounts an empty, read-only folder over [`SYSTEM_CACHE`], in a mount namespace of this process's own. skopeo then
-/// keeps the cache in memory. Nothing else changes. Most containers allow no namespace; there, nothing changes at all.
+/// keeps the cache in memory. Returns an error, and changes nothing, where namespaces are not allowed, as in
+/// most containers.
 ///
 /// The process still sees what the host mounts and unmounts later (`MS_SLAVE`). Otherwise, the namespace would keep
 /// file systems busy that the host wants to unmount, and would miss those that are mounted when they are first used.
 ///
-/// This runs between fork and exec.
+/// This function runs between fork and exec.
 fn hide_system_cache() -> nix::Result<()> {
     const NONE: Option<&CStr> = None;
     unshare(CloneFlags::CLONE_NEWNS)?;
@@ -212,7 +215,7 @@ mod tests {
         pipe2(OFlag::O_CLOEXEC).expect("a pipe")
     }
 
-    /// Sends a packet with `count` descriptors of the pipe that is written to, and closes this one.
+    /// Sends a packet with `count` copies of a pipe's write end, and closes that end here.
     fn send(socket: &OwnedFd, packet: &[u8], writer: OwnedFd, count: usize) {
         let fds = vec![writer.as_raw_fd(); count];
         let packet = [io::IoSlice::new(packet)];
@@ -222,7 +225,7 @@ mod tests {
         drop(writer);
     }
 
-    /// Whether this happens within 10 s.
+    /// Whether this event happens within 10 s.
     fn happens(fd: impl AsFd, event: PollFlags) -> bool {
         let mut fds = [PollFd::new(fd.as_fd(), event)];
         let polled = poll(&mut fds, PollTimeout::from(10_000_u16));
@@ -247,7 +250,7 @@ mod tests {
                 (received.truncated, received.fds_lost),
                 (false, sent > kept)
             );
-            // Those that arrived are ours, those that did not are nobody's.
+            // This process owns the descriptors that arrived. Those that did not arrive are closed.
             for fd in received.fds {
                 File::from(fd).write_all(b"x").expect("it is a pipe");
             }
@@ -316,7 +319,7 @@ mod tests {
             let wrong = [whole.clone(), message(wrong, &rights)].concat();
             assert_eq!(descriptors(&wrong), [7]);
         }
-        // Too short for a descriptor.
+        // These messages are too short for a descriptor.
         for short in [WORD, WORD + 3, WORD + 4, WORD + 8, length - 1] {
             assert!(descriptors(&message(short, &rights)).is_empty());
         }
@@ -330,7 +333,7 @@ mod tests {
 
     #[test]
     fn a_child_is_there_until_it_is_reaped() {
-        // The last one dies of a real-time signal.
+        // The last child dies of a real-time signal.
         let ends = [
             ("exit 3", None),
             ("kill -9 $$", Some(libc::SIGKILL)),
@@ -353,7 +356,7 @@ mod tests {
 
     #[test]
     fn a_process_that_is_not_there_has_no_pidfd() {
-        // Far above the highest number that Linux gives.
+        // This number is far above the highest process number of Linux.
         let error = pidfd_open(Pid::from_raw(i32::MAX)).expect_err("no process");
         assert_eq!(error.raw_os_error(), Some(libc::ESRCH));
     }

@@ -1,4 +1,4 @@
-//! Points in time, for durations that callers choose, in a process that may be stopped.
+//! Deadlines and timeouts, for durations that callers choose, in a process that may be stopped.
 
 use std::ops::Add;
 use std::pin::pin;
@@ -7,11 +7,11 @@ use std::time::Duration;
 use tokio::time::error::Elapsed;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-/// About 30 years. This means never, and every clock can represent it.
+/// The longest wait, about 30 years. Every clock can represent a moment that far away.
 const FAR: Duration = Duration::from_secs(86_400 * 365 * 30);
 
-/// How late a timer must fire to show that this process was stopped meanwhile (by Ctrl-Z, a debugger, a
-/// paused container) or had no processor. The other side may have been stopped, too.
+/// The delay of a timer from which on this process must have been stopped meanwhile (by Ctrl-Z, a debugger, a paused
+/// container) or had no processor. The other side may have been stopped as well.
 const LATE: Duration = Duration::from_secs(1);
 
 /// The time `wait` after `now`, on any clock, but at most about 30 years later. The plain sum panics if the
@@ -20,12 +20,12 @@ pub(crate) fn moment_after<T: Add<Duration, Output = T>>(now: T, wait: Duration)
     now + wait.min(FAR)
 }
 
-/// Whether this time passed so long ago that the process must have been stopped.
+/// Whether this moment passed so long ago that the process must have been stopped.
 pub(crate) fn is_long_past(moment: Instant) -> bool {
     Instant::now().saturating_duration_since(moment) > LATE
 }
 
-/// Waits until this time. `None` means for ever.
+/// Waits until this moment. `None` means for ever.
 pub(crate) async fn sleep_until_opt(moment: Option<Instant>) {
     match moment {
         Some(moment) => sleep_until(moment).await,
@@ -34,11 +34,11 @@ pub(crate) async fn sleep_until_opt(moment: Option<Instant>) {
 }
 
 /// Waits for the output of a future. Returns an error if it takes longer than `after`; `None` means no limit.
-/// The time starts again if the process was stopped when it was up.
+/// The time starts again if the process was stopped when the time was up.
 ///
 /// # Cancel safety
 ///
-/// As the future.
+/// The cancel safety of `future`.
 pub(crate) async fn timeout<F: Future>(
     after: impl Into<Option<Duration>>,
     future: F,

@@ -1,8 +1,8 @@
-//! Text from outside: from registries, from skopeo, and from images. It is cleaned where it enters, so that
-//! messages, logs and events can show it.
+//! Cleans text from outside: from registries, from skopeo, and from images. Such text is cleaned where it enters the
+//! program, so that messages, logs and events can show it.
 
-/// Returns text from outside in a form that can be shown. What could move a terminal's cursor, change its
-/// colours or reverse the order of text is removed, and so are secrets in URLs.
+/// Returns text from outside in a form that can be shown. Characters that could move a terminal's cursor, change its
+/// colours or reverse the order of text are replaced, and secrets in URLs are removed.
 ///
 /// Line breaks and tabs become spaces. Other control characters, and Unicode's directional formatting (UAX
 /// #9, 2), become `U+FFFD`. In each URL, the query becomes `?…`, because it can be a signature. The part
