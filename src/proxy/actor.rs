@@ -1,8 +1,8 @@
-//! The task that owns the socket. Nobody else touches it.
+//! The actor: the one task that owns the socket of a proxy.
 //!
-//! It takes requests from the inbox and returns from theirs, sends one call at
-//! a time, matches the reply and hands the answer on. It never reads a blob's
-//! bytes, and waits for nothing but its `select!`.
+//! The actor takes requests from the inbox and releases from their own channel. It sends one call at a time, matches
+//! the reply, and answers the caller. It never reads a blob's bytes. It waits only in its `select!`, so no caller and
+//! no blob can hold it up.
 
 use std::convert::Infallible;
 use std::io;
@@ -25,27 +25,26 @@ use crate::protocol::{
 };
 use crate::time::{is_long_past, moment_after, sleep_until_opt};
 
-/// After the socket was closed over there, how long the news of the child's
-/// end may take to reach us.
+/// How long the actor waits for the exit of the child after the child has closed the socket.
 const EXIT_NOTICE: Duration = Duration::from_secs(2);
 
-/// What an ending may take beyond the shutdown timeout: `SIGTERM`'s grace, the
-/// kill, the reaping.
+/// The time that the end of a child may take beyond the shutdown timeout: from `SIGTERM` to `SIGKILL`, and until the
+/// child is reaped.
 const END_SLACK: Duration = Duration::from_secs(5);
 
-/// Whoever waits for the answer to a call.
+/// A caller who waits for the answer to a call.
 #[derive(Debug)]
 struct Caller {
     reply: Reply,
     asked: Instant,
 }
 
-/// The way to a caller.
+/// The channel to a caller.
 #[derive(Debug)]
 enum Reply {
-    /// To one who asked for something.
+    /// The channel to a caller who asked for something.
     Granted(oneshot::Sender<Answer>),
-    /// To one who released something.
+    /// The channel to a caller who released something.
     Released(oneshot::Sender<Result<()>>),
 }
 
@@ -78,7 +77,7 @@ impl Caller {
     }
 }
 
-/// Why the connection is of no use any more.
+/// The reason why the connection failed.
 enum Failure {
     /// The other end closed the socket.
     HungUp,
@@ -91,28 +90,29 @@ impl From<Error> for Failure {
     }
 }
 
-/// What an actor is made with.
+/// The parts and settings of an actor.
 pub(crate) struct Setup {
     pub(crate) connection: ConnectionId,
     pub(crate) transport: Transport,
     pub(crate) inbox: mpsc::Receiver<Request>,
     pub(crate) child: Option<Child>,
     pub(crate) closed: watch::Sender<Option<Error>>,
-    /// `None` = no limit.
+    /// The time limit of a call. `None` means no limit.
     pub(crate) call_timeout: Option<Duration>,
     pub(crate) shutdown_timeout: Duration,
 }
 
-/// How long the call may take whose turn it is.
+/// The timer of the call that is in flight or next to be sent.
 struct CallTimer {
-    /// Since when it is the turn of the call in flight or to be sent.
+    /// The moment at which the turn of this call began. `None` if there is no such call.
     began: Option<Instant>,
-    /// `None` = no limit.
+    /// The time limit of a call. `None` means no limit.
     timeout: Option<Duration>,
 }
 
 impl CallTimer {
-    /// The moment at which the call has taken too long, if it is the turn of one.
+    /// The moment at which the call has taken too long. `None` means never. `is_turn` says whether a call is in flight
+    /// or next to be sent.
     fn deadline(&mut self, is_turn: bool) -> Option<Instant> {
         if !is_turn {
             self.began = None;
@@ -131,14 +131,14 @@ pub(crate) struct Actor {
     phase: Phase<Instant, oneshot::Sender<Result<()>>>,
     inbox: mpsc::Receiver<Request>,
     returns: mpsc::UnboundedReceiver<Return>,
-    /// Cloned into each guard, to give back with.
+    /// The sender of releases, cloned into each guard.
     release_tx: mpsc::UnboundedSender<Return>,
-    /// Cloned into each open blob, and each document.
+    /// The actor's own lease, cloned into each open blob and each document.
     lease: Option<Lease>,
-    /// Ends when the last lease is gone. Nothing is ever sent.
+    /// The channel of the leases. It carries no messages, and ends when the last lease is dropped.
     leases: mpsc::Receiver<Infallible>,
     child: Option<Child>,
-    /// Where handles and blobs read what became of the connection.
+    /// The reason why the connection closed, for handles and blobs.
     closed: watch::Sender<Option<Error>>,
     shutdown_timeout: Duration,
 }
@@ -183,18 +183,18 @@ impl Actor {
         }
     }
 
-    /// Serves until all is done, or until the connection fails.
+    /// Serves requests until the connection has to end in order, or fails.
     async fn serve(&mut self) -> Result<(), Failure> {
         let mut buffer = vec![0; MAX_PACKET].into_boxed_slice();
         loop {
-            // A lease is dropped only after what was read under it is given back: so that is seen here.
+            // A lease is dropped only after its release was sent, so `returns` already contains that release.
             let is_idle = self.session.is_idle() && self.returns.is_empty();
             self.phase.step(is_idle);
             if self.phase.is_finished() {
                 return Ok(());
             }
             if self.phase.awaits_blobs() {
-                // Now the leases can run out.
+                // Without the actor's own lease, the channel of leases can end.
                 self.lease = None;
             }
             let awaits_reply = self.session.in_flight().is_some();
@@ -202,9 +202,8 @@ impl Actor {
             let call_deadline = self.timer.deadline(awaits_reply || turn.is_some());
             let deadline = self.phase.deadline().into_iter().chain(call_deadline).min();
             tokio::select! {
-                // What is given back before anything is sent; news of the
-                // connection before that of the process, which may still have
-                // answered; time last.
+                // Releases come before the next call, because they overtake queued requests. The socket comes before
+                // the exit of the process, which may have answered before. Time comes last.
                 biased;
                 Some(returned) = self.returns.recv() => self.take_back(returned)?,
                 packet = self.transport.receive(&mut buffer) => self.take_reply(packet)?,
@@ -218,7 +217,7 @@ impl Actor {
                     return Err(Failure::Other(exit_error(exit)));
                 }
                 request = self.inbox.recv(), if self.phase.accepts() => self.take_request(request),
-                // Never a message: the last lease is gone.
+                // The channel carries no messages, so the last lease is gone.
                 _ = self.leases.recv(), if self.phase.awaits_blobs() => self.phase.blobs_done(),
                 () = sleep_until_opt(deadline) => {
                     if !self.phase.expire(Instant::now()) {
@@ -229,8 +228,8 @@ impl Actor {
         }
     }
 
-    /// Ends the connection if the call's time is up. If this process was stopped
-    /// meanwhile, perhaps with the proxy, the call gets its time again.
+    /// Returns an error if the call's time is up. If this process was stopped meanwhile, perhaps with the proxy, the
+    /// call gets its whole time again.
     fn expire_call(&mut self, deadline: Option<Instant>) -> Result<(), Failure> {
         let now = Instant::now();
         match deadline {
@@ -241,7 +240,7 @@ impl Actor {
         Ok(())
     }
 
-    /// Takes what somebody asks for. `None` means that nobody will ask any more.
+    /// Takes a request. `None` means that the inbox has ended: there will be no more requests.
     fn take_request(&mut self, request: Option<Request>) {
         let until = moment_after(Instant::now(), self.shutdown_timeout);
         match request {
@@ -258,7 +257,7 @@ impl Actor {
         }
     }
 
-    /// Takes what is given back.
+    /// Takes a message of a guard: a release, or a violation.
     fn take_back(&mut self, returned: Return) -> Result<(), Failure> {
         match returned {
             Return::Release { call, reply } => {
@@ -279,7 +278,7 @@ impl Actor {
         let Ok(Some(packet)) = packet else {
             return Err(Failure::HungUp);
         };
-        // Before a violation ends it all: what is this about?
+        // The method has to be read first, because the session forgets it with the reply.
         let method = self.session.in_flight();
         let received = self.session.receive(packet, pipe::is_readable);
         let (caller, answer) = received.map_err(Error::from)?;
@@ -297,20 +296,21 @@ impl Actor {
         };
         match (caller, answer) {
             (Some(caller), answer) => caller.answer(answer),
-            // A return that nobody asked about; the thing is gone either way.
+            // Nobody waits for the answer to this release. The proxy has dropped the image or pipe even if it reports
+            // an error.
             (None, Err(error)) => tracing::debug!(%error, "gave something back"),
             (None, Ok(_)) => {}
         }
         Ok(())
     }
 
-    /// Put what was granted into the hands of its guard.
+    /// Puts a grant into its guards, so that it is released even if the answer does not reach the caller.
     fn guard(&self, grant: Grant<OwnedFd>) -> Answer {
         let held = |Pipe { data, held }| HeldPipe {
             data,
             guard: ReleaseGuard::new(held, self.release_tx.clone()),
         };
-        // While somebody waits for an answer the lease is there.
+        // The actor drops its own lease only when all requests are answered.
         let lease = || self.lease.clone().ok_or(Error::Closed);
         Ok(match grant {
             Grant::Done => Granted::Done,
@@ -351,7 +351,7 @@ impl Actor {
         }
     }
 
-    /// All is answered: have the proxy end, and tell how it did.
+    /// Shuts the proxy down after all requests are answered, and tells the finalizer how the proxy ended.
     async fn finish(self) {
         let Self {
             transport,
@@ -362,7 +362,7 @@ impl Actor {
             ..
         } = self;
         let shutdown = Call::Shutdown.encode();
-        // It may be gone, or not reading; its end, below, tells.
+        // The proxy may be gone, or not read. The code below finds out how it ended.
         let _ = timeout(shutdown_timeout, transport.send(&shutdown)).await;
         let too_slow = |after| Error::CallTimeout {
             method: Method::Shutdown.name(),
@@ -378,18 +378,19 @@ impl Actor {
             }
         } else {
             let mut buffer = [0; 1];
-            // Any packet or end will do: nothing is held any more.
+            // Any packet will do, or the end: nothing is held any more.
             let closed = timeout(shutdown_timeout, transport.receive(&mut buffer)).await;
             closed.map(drop).map_err(|_| too_slow(shutdown_timeout))
         };
         closed.send_replace(Some(Error::Closed));
         if let Some(finalizer) = phase.into_finalizer() {
-            // The one who asked may have left.
+            // The caller of `finalize` may have left.
             let _ = finalizer.send(ended);
         }
     }
 
-    /// Tell everybody, now and as long as somebody may ask, the same story.
+    /// Answers all requests with the error of the connection: those that wait now, and those that come until the last
+    /// handle is dropped.
     async fn fail(self, failure: Failure) {
         let Self {
             transport,
@@ -407,7 +408,7 @@ impl Actor {
         drop((release_tx, lease));
         let error = match failure {
             Failure::Other(error) => error,
-            // There is no process of ours whose end could explain it.
+            // This process did not start the proxy, so there is no exit status.
             Failure::HungUp if child.is_none() => Error::Disconnected,
             Failure::HungUp => match timeout(EXIT_NOTICE, exited(&mut child)).await {
                 Ok(exit) => exit_error(exit),
@@ -422,7 +423,7 @@ impl Actor {
         for caller in session.drain() {
             caller.answer(Err(error.clone()));
         }
-        // One that hangs in a call still sends what it was sending before.
+        // A proxy that hangs in a call still sends its open blobs. It is ended when these are done.
         let mut sending = Some((transport, child));
         if !matches!(error, Error::CallTimeout { .. }) {
             give_up(sending.take());
@@ -470,7 +471,7 @@ async fn send(transport: &Transport, turn: Option<&Turn<'_, Caller>>) -> io::Res
     }
 }
 
-/// Never, if there is no child.
+/// Waits for the exit of the child. Without a child, this waits for ever.
 async fn exited(child: &mut Option<Child>) -> Option<Arc<ChildExit>> {
     match child {
         Some(child) => child.exited().await,

@@ -1,7 +1,7 @@
-//! Guards of what the proxy holds for us, and the way by which it is released.
+//! Guards of the images and pipes that the proxy holds for us, and the messages that release them.
 //!
-//! Releases go to the actor through an unbounded channel, because `Drop` can't wait. The channel can't grow without bound:
-//! each message releases one thing that was granted before, or ends the connection.
+//! Releases go to the actor through an unbounded channel, because `Drop` can't wait. The channel can't grow without
+//! bound: each message releases one image or pipe that was granted before, or ends the connection.
 
 use std::os::fd::OwnedFd;
 use std::time::Duration;
@@ -12,10 +12,10 @@ use tokio::time::timeout;
 use crate::error::{Error, Result};
 use crate::protocol::{Call, Held, Violation};
 
-/// A message of somebody who holds what was granted, to the actor.
+/// A message of a guard to the actor.
 #[derive(Debug)]
 pub(crate) enum Return {
-    /// Something [`Held`] is released. `reply` gets the proxy's answer.
+    /// A guard releases what it holds, by this call. `reply` gets the proxy's answer.
     Release {
         call: Call,
         reply: Option<oneshot::Sender<Result<()>>>,
@@ -30,18 +30,19 @@ pub(crate) type Lease = mpsc::Sender<std::convert::Infallible>;
 
 /// A pipe that ends only with `FinishPipe`.
 ///
-/// Dropping it closes the read end first, and then finishes the pipe if that can't block.
+/// Dropping a `HeldPipe` closes the read end first, and then finishes the pipe if that can't block.
 #[derive(Debug)]
 pub(crate) struct HeldPipe {
     pub(crate) data: OwnedFd,
     pub(crate) guard: ReleaseGuard,
 }
 
-/// The time that the rest of a pipe may take after the proxy has said that all of it is written. The rest is in the pipe
-/// already.
+/// The time that the rest of a pipe may take after the proxy has reported that all bytes are written. These bytes are
+/// in the pipe already.
 const AFTER_FINISH: Duration = Duration::from_secs(10);
 
-/// A guard of something that the proxy holds for us. Dropping the guard releases it, if that can't block.
+/// A guard of an image or pipe that the proxy holds for us. Dropping the guard releases the image or pipe, if that
+/// can't block.
 #[derive(Debug)]
 pub(crate) struct ReleaseGuard {
     held: Option<Held>,
@@ -61,11 +62,11 @@ impl ReleaseGuard {
         }
     }
 
-    /// Releases what is held. The answer is the proxy's verdict.
+    /// Releases the image or pipe. The future returns the proxy's answer, which contains the verdict on a blob's pipe.
     ///
     /// # Cancel safety
     ///
-    /// Once called, it is sent whether or not the answer is awaited.
+    /// The release is sent by this call, whether or not the future is awaited.
     pub(crate) fn release(&mut self) -> impl Future<Output = Result<()>> + Send + use<> {
         let (reply, answer) = oneshot::channel();
         self.send_release(Some(reply));
@@ -73,8 +74,8 @@ impl ReleaseGuard {
         async { answer.await.unwrap_or(Err(Error::Closed)) }
     }
 
-    /// Reads what is left in a pipe that is finished. The proxy says that it has closed its end; if that is not so, the
-    /// connection ends.
+    /// Waits for `reading`, which reads a finished pipe to its end. The proxy has reported that its end of the pipe is
+    /// closed. If the pipe does not end within [`AFTER_FINISH`], the connection ends with a violation.
     pub(crate) async fn end_of<T>(&self, reading: impl Future<Output = T>) -> Result<T> {
         timeout(AFTER_FINISH, reading).await.map_err(|_| {
             let violation = Violation::Unfinished;

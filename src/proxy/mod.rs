@@ -1,4 +1,4 @@
-//! One skopeo: the handle, and the parts behind it.
+//! The client of one proxy: its public handle, [`ImageProxy`], and the modules behind it.
 
 mod actor;
 mod blob;
@@ -44,14 +44,14 @@ use crate::protocol::{
 };
 use crate::reference::ImageReference;
 
-/// The largest number that the protocol's JSON carries exactly, 2^53 − 1.
+/// The largest size of a blob that the protocol's JSON carries exactly, in bytes: 2^53 − 1.
 const MAX_SIZE: u64 = (1 << 53) - 1;
 
 /// A handle to a running image proxy.
 ///
-/// The handle is cheap to clone, and can be used from many tasks and threads at once. One task owns the connection, and
-/// sends the calls one after another, in the order in which they come. Blobs come beside it, each through a pipe of its
-/// own, all at the same time.
+/// The handle is cheap to clone, and can be used from many tasks and threads at once. One task owns the connection,
+/// and sends the calls one after another, in the order of the requests. Blobs do not use that connection: each has a
+/// pipe of its own, and all pipes can be read at the same time.
 ///
 /// ```no_run
 /// # async fn example() -> longshore::Result<()> {
@@ -66,15 +66,13 @@ const MAX_SIZE: u64 = (1 << 53) - 1;
 /// # Ok(()) }
 /// ```
 ///
-/// When the last handle and the last [`Blob`] are gone the proxy is shut down
-/// in the background. [`finalize`](Self::finalize) does that too, and tells
-/// how it went.
+/// When the last handle and the last [`Blob`] are dropped, the proxy is shut down in the background.
+/// [`finalize`](Self::finalize) shuts the proxy down and returns how it ended.
 ///
 /// # Cancel safety
 ///
-/// Each method's future may be dropped at any time. A call not yet sent is
-/// then not sent. One already sent runs to its end in the proxy, and what it
-/// grants, an image or a pipe, is given back.
+/// Each method's future may be dropped at any time. A call that is not yet sent is then not sent. A call that is
+/// already sent runs to its end in the proxy, and the image or pipe that it grants is released.
 #[derive(Debug, Clone)]
 pub struct ImageProxy {
     inbox: mpsc::Sender<Request>,
@@ -87,36 +85,43 @@ struct Shared {
     version: Version,
     options: ConnectionOptions,
     closed: watch::Receiver<Option<Error>>,
-    /// The runtime that the actor is a task of.
+    /// The runtime in which the actor runs.
     runtime: Handle,
 }
 
 impl ImageProxy {
-    /// Starts `skopeo` from the `PATH`, with its defaults.
+    /// Starts `skopeo` from the `PATH`, with the default configuration.
     ///
     /// # Errors
     ///
-    /// As [`new_with_config`](Self::new_with_config).
+    /// The errors of [`new_with_config`](Self::new_with_config).
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped early, the process is ended.
     pub async fn new() -> Result<Self> {
         Self::new_with_config(ImageProxyConfig::default()).await
     }
 
-    /// Starts a proxy.
+    /// Starts a proxy with this configuration.
     ///
-    /// A thread of its own starts the process, watches it and reaps it. The process dies with this one. The proxy belongs
-    /// to the tokio runtime in which this is called.
+    /// One thread for each proxy starts the process, supervises it and reaps it. The process is killed when this
+    /// process exits. The proxy belongs to the tokio runtime in which this function is called.
     ///
     /// # Errors
     ///
-    /// [`Error::Config`] before anything is started; [`Error::Spawn`];
-    /// [`Error::ProxyExited`] if it ends at once, with what it said;
-    /// [`Error::Incompatible`]; [`Error::CallTimeout`]; [`Error::Unsupported`]
-    /// if the options name a [`policy`](ImageProxyConfig::policy), or
-    /// [demand](ImageProxyConfig::require_policy) one, and this proxy checks none.
+    /// - [`Error::Config`] if the options can't be used; no process was started.
+    /// - [`Error::Spawn`] if the program can't be started.
+    /// - [`Error::ProxyExited`] if the process exits at once, with the end of its stderr.
+    /// - [`Error::Incompatible`] if the proxy speaks another protocol.
+    /// - [`Error::CallTimeout`] if the start or the first call takes longer than the
+    ///   [`call_timeout`](ConnectionOptions::call_timeout).
+    /// - [`Error::Unsupported`] if the configuration has a [`policy`](ImageProxyConfig::policy) or
+    ///   [requires](ImageProxyConfig::require_policy) one, and this proxy checks none.
     ///
     /// # Cancel safety
     ///
-    /// Dropped early, the process is ended.
+    /// If the future is dropped early, the process is ended.
     #[instrument(level = "debug", skip_all)]
     pub async fn new_with_config(config: ImageProxyConfig) -> Result<Self> {
         config.validate()?;
@@ -128,8 +133,8 @@ impl ImageProxy {
         Ok(proxy)
     }
 
-    /// Start a proxy from something that may block while it is prepared. A policy
-    /// that was named, and would not be checked, is an error.
+    /// Starts a proxy. `launch` makes its command, and may block. With `demands_policy`, a proxy that checks no
+    /// signature policy is an error.
     pub(crate) async fn launch(
         launch: impl FnOnce() -> Result<Launch> + Send + 'static,
         options: ConnectionOptions,
@@ -166,14 +171,14 @@ impl ImageProxy {
         Ok(proxy)
     }
 
-    /// Whether this proxy checks the signature policy: from protocol 0.2.6 on (skopeo 1.13). An older one
-    /// accepts any image, whatever the system's policy says.
+    /// Whether this proxy checks the signature policy: from protocol 0.2.6 on (skopeo 1.13). An older proxy accepts
+    /// any image, whatever the system's policy says.
     #[must_use]
     pub fn checks_policy(&self) -> bool {
         *self.protocol_version() >= CHECKS_POLICY_SINCE
     }
 
-    /// A warning in the log, if this proxy does not check a policy that restricts anything.
+    /// Logs a warning if this proxy checks no policy, and the policy in force may refuse images.
     pub(crate) async fn warn_of_unchecked(&self, policy: Policy) {
         if self.checks_policy() {
             return;
@@ -189,17 +194,19 @@ impl ImageProxy {
         }
     }
 
-    /// Connects to a proxy that somebody else started, over this `SOCK_SEQPACKET` socket: for privilege separation, and for
-    /// tests.
+    /// Connects to a proxy that another program started, over this `SOCK_SEQPACKET` socket. This is for privilege
+    /// separation and for tests.
     ///
     /// # Errors
     ///
-    /// [`Error::Io`] if it is not such a socket; [`Error::Disconnected`];
-    /// [`Error::Incompatible`]; [`Error::CallTimeout`].
+    /// - [`Error::Io`] if the descriptor is not such a socket.
+    /// - [`Error::Disconnected`] if the proxy closes the socket.
+    /// - [`Error::Incompatible`] if the proxy speaks another protocol.
+    /// - [`Error::CallTimeout`] if the proxy does not answer the first call in time.
     ///
     /// # Cancel safety
     ///
-    /// Dropped early, it closes the socket.
+    /// If the future is dropped early, the socket is closed.
     pub async fn connect(socket: OwnedFd, options: ConnectionOptions) -> Result<Self> {
         Self::over(socket, None, options).await
     }
@@ -250,22 +257,21 @@ impl ImageProxy {
         &self.shared.version
     }
 
-    /// The limits of this connection.
+    /// The limits and timeouts of this connection.
     #[must_use]
     pub fn options(&self) -> &ConnectionOptions {
         &self.shared.options
     }
 
-    /// Opens an image by its skopeo reference, such as
-    /// `docker://quay.io/fedora/fedora:latest` or `oci:DIR:TAG`. The signature
-    /// policy is checked here (skopeo 1.13 and later).
+    /// Opens an image by its skopeo reference, such as `docker://quay.io/fedora/fedora:latest` or `oci:DIR:TAG`.
+    /// skopeo 1.13 and later check the signature policy in this call.
     ///
     /// # Errors
     ///
-    /// [`Error::Refused`] with the registry's or the policy's reason, and those
-    /// that every call may meet: [`Error::ProxyExited`],
-    /// [`Error::Disconnected`], [`Error::Protocol`], [`Error::CallTimeout`],
-    /// [`Error::Closed`].
+    /// - [`Error::Refused`] with the reason of the registry or the policy.
+    /// - [`Error::TooLarge`] if the reference does not fit into a packet.
+    /// - The errors of every call: [`Error::ProxyExited`], [`Error::Disconnected`], [`Error::Protocol`],
+    ///   [`Error::CallTimeout`], [`Error::RuntimeIdle`] and [`Error::Closed`].
     #[instrument(level = "debug", skip(self))]
     pub async fn open_image(&self, reference: &str) -> Result<OpenedImage> {
         match self
@@ -279,7 +285,7 @@ impl ImageProxy {
         }
     }
 
-    /// Opens the image of this reference, like [`open_image`](Self::open_image).
+    /// Opens the image of a reference in parts, like [`open_image`](Self::open_image).
     ///
     /// # Errors
     ///
@@ -288,13 +294,13 @@ impl ImageProxy {
         self.open_image(&reference.to_string()).await
     }
 
-    /// Opens an image, or returns `None` if there is no image of that name. The proxy decides what that means: for a tag that
-    /// is missing in an `oci:` layout, skopeo 1.18 returns an error, and 1.22 that there is none.
+    /// Opens an image, or returns `None` if there is no image of that name. The proxy decides whether there is none:
+    /// for a tag that is missing in an `oci:` layout, skopeo 1.18 returns an error, and skopeo 1.22 returns that there
+    /// is none.
     ///
     /// # Errors
     ///
-    /// As [`open_image`](Self::open_image); [`Error::Unsupported`] before
-    /// protocol 0.2.4.
+    /// The errors of [`open_image`](Self::open_image), and [`Error::Unsupported`] before protocol 0.2.4.
     #[instrument(level = "debug", skip(self))]
     pub async fn open_image_optional(&self, reference: &str) -> Result<Option<OpenedImage>> {
         match self
@@ -308,23 +314,24 @@ impl ImageProxy {
         }
     }
 
-    /// Closes an image, and waits until that is done. Dropping an [`OpenedImage`] closes it in the background.
+    /// Closes an image, and waits until the proxy has closed it. Dropping an [`OpenedImage`] closes the image in
+    /// the background.
     ///
     /// # Errors
     ///
-    /// [`Error::ForeignImage`], and those that every call may meet. The image
-    /// is closed, or its proxy gone, in any case.
+    /// [`Error::ForeignImage`], [`Error::Refused`], and the errors of every call (see
+    /// [`open_image`](Self::open_image)). Even then, the image is closed, or its proxy is gone.
     ///
     /// # Cancel safety
     ///
-    /// Once polled, the image is closed whether or not the answer is awaited.
+    /// The image is closed even if the future is dropped before the answer.
     pub async fn close_image(&self, image: OpenedImage) -> Result<()> {
         image.id_on(self.shared.connection)?;
         image.close().await
     }
 
-    /// Fetches the image's manifest, parsed as an OCI image manifest, and the digest of the original:
-    /// [`fetch_manifest_raw_oci`](Self::fetch_manifest_raw_oci), parsed.
+    /// Fetches the image's manifest, parsed as an OCI image manifest, and the digest of the original manifest. This is
+    /// [`fetch_manifest_raw_oci`](Self::fetch_manifest_raw_oci) with a parser.
     ///
     /// # Errors
     ///
@@ -335,17 +342,15 @@ impl ImageProxy {
         Ok((digest, manifest))
     }
 
-    /// Fetches the bytes of the image's manifest and the digest of the original. A Docker schema 2 manifest is converted to
-    /// an OCI image manifest.
+    /// Fetches the bytes of the image's manifest, and the digest of the original manifest. The proxy converts a Docker
+    /// schema 2 manifest to an OCI image manifest. The digest is then not the hash of the bytes.
     ///
-    /// Of an index, the manifest for the chosen platform: the digest is that
-    /// manifest's. After a conversion it is not the hash of the bytes.
+    /// If the reference names an index, the manifest and its digest are those of the chosen platform.
     ///
     /// # Errors
     ///
-    /// [`Error::Refused`] (Docker schema 1, for one),
-    /// [`Error::DocumentTooLarge`], [`Error::ForeignImage`], and those that
-    /// every call may meet.
+    /// [`Error::Refused`] (for example for Docker schema 1), [`Error::DocumentTooLarge`], [`Error::ForeignImage`], and
+    /// the errors of every call (see [`open_image`](Self::open_image)).
     pub async fn fetch_manifest_raw_oci(&self, image: &OpenedImage) -> Result<(Digest, Vec<u8>)> {
         match self.ask(Call::GetManifest(self.id(image)?)).await? {
             Granted::Manifest {
@@ -357,7 +362,7 @@ impl ImageProxy {
         }
     }
 
-    /// Fetches the image config, parsed: [`fetch_config_raw`](Self::fetch_config_raw), parsed.
+    /// Fetches the image config, parsed. This is [`fetch_config_raw`](Self::fetch_config_raw) with a parser.
     ///
     /// # Errors
     ///
@@ -367,39 +372,42 @@ impl ImageProxy {
         serde_json::from_slice(&raw).map_err(Error::decode("image config"))
     }
 
-    /// Fetches the bytes of the image config, which the proxy writes anew as OCI. Also of an OCI image, they can differ from
-    /// the blob that the manifest names; [`get_descriptor`](Self::get_descriptor) fetches that blob.
+    /// Fetches the bytes of the image config, which the proxy serializes again in the OCI format. The bytes can differ
+    /// from the blob that the manifest names, even for an OCI image. [`get_descriptor`](Self::get_descriptor) fetches
+    /// that blob.
     ///
     /// # Errors
     ///
-    /// [`Error::Refused`], [`Error::DocumentTooLarge`],
-    /// [`Error::ForeignImage`], and those that every call may meet.
+    /// [`Error::Refused`], [`Error::DocumentTooLarge`], [`Error::ForeignImage`], and the errors of every call
+    /// (see [`open_image`](Self::open_image)).
     pub async fn fetch_config_raw(&self, image: &OpenedImage) -> Result<Vec<u8>> {
         self.document(Call::GetFullConfig(self.id(image)?), "image config")
             .await
     }
 
-    /// Fetches the bytes of the `config` part of the image config: the protocol's old `GetConfig`.
+    /// Fetches the bytes of the `config` part of the image config (the protocol's old method `GetConfig`).
     /// [`fetch_config`](Self::fetch_config) returns the whole config.
     ///
     /// # Errors
     ///
-    /// As [`fetch_config_raw`](Self::fetch_config_raw).
+    /// The errors of [`fetch_config_raw`](Self::fetch_config_raw).
     pub async fn fetch_runtime_config_raw(&self, image: &OpenedImage) -> Result<Vec<u8>> {
         self.document(Call::GetConfig(self.id(image)?), "image config")
             .await
     }
 
-    /// Fetches the list of the layers that the proxy can hand out, in order. `None` from a skopeo before 1.11 (protocol
-    /// 0.2.5), which can't tell. The list is needed for `containers-storage:`, whose layers are not those of the manifest.
+    /// Fetches the list of the layers that the proxy can send, in order. The list is needed for `containers-storage:`,
+    /// whose layers are not those of the manifest. `None` from a skopeo before 1.11 (protocol 0.2.5), which has no
+    /// such list.
     ///
-    /// From 0.2.7 on it comes through a pipe and can be of any size; before,
-    /// some 200 layers are too many for the packet, and break the connection.
+    /// From protocol 0.2.7 on, the list comes through a pipe, and its limit is
+    /// [`max_document_bytes`](ConnectionOptions::max_document_bytes). Before, the list has to fit into one packet.
+    /// About 200 layers do not fit, and the connection then fails.
     ///
     /// # Errors
     ///
-    /// [`Error::Refused`], [`Error::DocumentTooLarge`], [`Error::Decode`],
-    /// [`Error::ForeignImage`], and those that every call may meet.
+    /// [`Error::Refused`], [`Error::DocumentTooLarge`], [`Error::Decode`], [`Error::ForeignImage`], and the errors of
+    /// every call (see [`open_image`](Self::open_image)).
     pub async fn get_layer_info(&self, image: &OpenedImage) -> Result<Option<Vec<LayerInfo>>> {
         let image = self.id(image)?;
         if self.can(Method::GetLayerInfoPiped) {
@@ -418,16 +426,16 @@ impl ImageProxy {
         }
     }
 
-    /// Fetches a blob, and checks its size and digest. See [`Blob`] for how to read it.
+    /// Fetches a blob, and checks its size (in bytes) and digest. See [`Blob`] for how to read it.
     ///
-    /// The proxy starts the blob's HTTP request inside this call. It goes by
-    /// `GetRawBlob` where the proxy has it (0.2.8), else by `GetBlob`.
+    /// The proxy starts the blob's HTTP request within this call. The call is `GetRawBlob` where the proxy supports it
+    /// (protocol 0.2.8), and `GetBlob` otherwise.
     ///
     /// # Errors
     ///
-    /// [`Error::Blob`] with the reason if the registry refuses it or the
-    /// digest's algorithm is unknown; [`Error::ForeignImage`], and those that
-    /// every call may meet.
+    /// - [`Error::Blob`] if the registry refuses the blob or announces another size, or if the digest's algorithm is
+    ///   unknown. The errors of every call (see [`open_image`](Self::open_image)) are in [`BlobError::Connection`].
+    /// - [`Error::ForeignImage`] if another proxy has opened the image.
     #[instrument(level = "debug", skip(self, image))]
     pub async fn get_blob(&self, image: &OpenedImage, digest: &Digest, size: u64) -> Result<Blob> {
         let image = self.id(image)?;
@@ -473,13 +481,13 @@ impl ImageProxy {
             .await
     }
 
-    /// Fetches a blob **without any check** of size and digest, for callers that check them, or do not know the size. See
-    /// [`RawBlob`] for how to read it.
+    /// Fetches a blob **without any check** of size and digest. This is for callers that check both themselves, or
+    /// that do not know the size. See [`RawBlob`] for how to read the blob.
     ///
     /// # Errors
     ///
-    /// The errors of [`get_blob`](Self::get_blob); [`Error::Unsupported`] before protocol 0.2.8
-    /// ([`supports_get_raw_blob`](Self::supports_get_raw_blob)).
+    /// The errors of [`get_blob`](Self::get_blob), and [`Error::Unsupported`] before protocol 0.2.8
+    /// (see [`supports_get_raw_blob`](Self::supports_get_raw_blob)).
     #[instrument(level = "debug", skip(self, image))]
     pub async fn get_raw_blob(&self, image: &OpenedImage, digest: &Digest) -> Result<RawBlob> {
         let call = Call::GetRawBlob {
@@ -489,13 +497,13 @@ impl ImageProxy {
         self.open_blob(call, digest, None).await.map(RawBlob::new)
     }
 
-    /// Opens a varlink socket of the proxy for this image (protocol 0.2.9). The socket speaks a protocol of its own, and is
-    /// handed out as it is.
+    /// Opens a varlink socket of the proxy for this image (protocol 0.2.9). This library does not speak the protocol
+    /// of that socket, and returns the socket as it is.
     ///
     /// # Errors
     ///
-    /// [`Error::Unsupported`] before protocol 0.2.9, [`Error::Refused`],
-    /// [`Error::ForeignImage`], and those that every call may meet.
+    /// [`Error::Unsupported`] before protocol 0.2.9, [`Error::Refused`], [`Error::ForeignImage`], and the errors of
+    /// every call (see [`open_image`](Self::open_image)).
     pub async fn open_varlink_socket(&self, image: &OpenedImage) -> Result<OwnedFd> {
         match self.ask(Call::OpenVarlinkSocket(self.id(image)?)).await? {
             Granted::Socket(socket) => Ok(socket),
@@ -503,25 +511,26 @@ impl ImageProxy {
         }
     }
 
-    /// Ends the proxy, and returns how it ended.
+    /// Shuts the proxy down, and returns how it ended.
     ///
-    /// What was asked before, by whichever handle, is still answered (within the
-    /// call timeout, as ever), and blobs that are open may be read to their end,
-    /// within the [shutdown timeout](ConnectionOptions::shutdown_timeout). Then the proxy
-    /// is told to end; if it does not within the shutdown timeout, it gets
-    /// `SIGTERM` and then `SIGKILL`. Other handles get [`Error::Closed`] from
-    /// now on.
+    /// 1. Requests that any handle made before are answered, each within the
+    ///    [call timeout](ConnectionOptions::call_timeout). Other handles get [`Error::Closed`] from now on.
+    /// 2. Open blobs may be read to their end, within the [shutdown timeout](ConnectionOptions::shutdown_timeout). 3.
+    /// The proxy is told to exit. If it has not exited after another shutdown timeout, it gets `SIGTERM` and, 2 s
+    /// later,
+    ///    `SIGKILL`.
     ///
     /// # Errors
     ///
-    /// [`Error::ProxyExited`] if it ended otherwise than with status 0, now or
-    /// before; [`Error::Closed`] if another handle was first; whatever made the
-    /// connection fail before.
+    /// - [`Error::ProxyExited`] if the process exited with another status than 0.
+    /// - [`Error::CallTimeout`] if the proxy did not end in time.
+    /// - [`Error::Closed`] if another handle called `finalize` first.
+    /// - The error with which the connection failed before.
     ///
     /// # Cancel safety
     ///
-    /// Once polled to the point where it waits for the end, it goes on without
-    /// its caller.
+    /// If the future is dropped before the request is accepted, this is the same as dropping the handle. After that,
+    /// the shutdown continues without its caller.
     pub async fn finalize(self) -> Result<()> {
         let (reply, ended) = oneshot::channel();
         let Self { inbox, shared } = self;
@@ -531,7 +540,7 @@ impl ImageProxy {
                 .send(request)
                 .await
                 .map_err(|_| close_reason(&shared.closed))?;
-            // This handle is none any more that keeps the proxy.
+            // This handle must not keep the inbox open.
             drop(inbox);
             ended
                 .await
@@ -540,11 +549,11 @@ impl ImageProxy {
         elsewhere::answered_in(&shared.runtime, ending).await
     }
 
-    /// Waits until the connection has failed or ended, and returns the error that every further call gets.
+    /// Waits until the connection has failed or ended, and returns the error that every later call gets.
     ///
     /// # Cancel safety
     ///
-    /// Dropped early, nothing is lost.
+    /// The future only observes the connection. Dropping it changes nothing.
     pub async fn failed(&self) -> Error {
         let mut closed = self.shared.closed.clone();
         let error = closed.wait_for(Option::is_some).await;
@@ -554,31 +563,31 @@ impl ImageProxy {
             .unwrap_or(Error::Closed)
     }
 
-    /// The error with which the connection has failed or ended, if it has.
+    /// The error with which the connection has failed or ended. `None` if the connection is open.
     pub(crate) fn ended(&self) -> Option<Error> {
         self.shared.closed.borrow().clone()
     }
 
-    /// Whether the proxy has [`get_raw_blob`](Self::get_raw_blob): from protocol 0.2.8 on (skopeo 1.19). Such a proxy also
-    /// ends the transfer of a blob that is dropped early.
+    /// Whether the proxy supports [`get_raw_blob`](Self::get_raw_blob): from protocol 0.2.8 on (skopeo 1.19). Such a
+    /// proxy also ends the transfer of a blob that is dropped early.
     #[must_use]
     pub fn supports_get_raw_blob(&self) -> bool {
         self.can(Method::GetRawBlob)
     }
 
-    /// Whether the proxy has [`open_image_optional`](Self::open_image_optional): from protocol 0.2.4 on.
+    /// Whether the proxy supports [`open_image_optional`](Self::open_image_optional): from protocol 0.2.4 on.
     #[must_use]
     pub fn supports_open_image_optional(&self) -> bool {
         self.can(Method::OpenImageOptional)
     }
 
-    /// Whether the proxy has [`get_layer_info`](Self::get_layer_info): from protocol 0.2.5 on (skopeo 1.11).
+    /// Whether the proxy supports [`get_layer_info`](Self::get_layer_info): from protocol 0.2.5 on (skopeo 1.11).
     #[must_use]
     pub fn supports_get_layer_info(&self) -> bool {
         self.can(Method::GetLayerInfo)
     }
 
-    /// Whether the proxy has [`open_varlink_socket`](Self::open_varlink_socket): from protocol 0.2.9 on.
+    /// Whether the proxy supports [`open_varlink_socket`](Self::open_varlink_socket): from protocol 0.2.9 on.
     #[must_use]
     pub fn supports_open_varlink_socket(&self) -> bool {
         self.can(Method::OpenVarlinkSocket)
@@ -649,8 +658,8 @@ impl ImageProxy {
     }
 }
 
-/// The session lets no grant through that does not fit its call, so this is
-/// never seen; it is an error rather than a panic all the same.
+/// Returns the error of a grant that does not fit its call. The session rejects such a grant, so this error can't
+/// occur. It is here so that this code has no panic.
 fn unexpected(granted: &Granted) -> Error {
     let reason = format!("something else was granted: {granted:?}");
     let method = "a call";
