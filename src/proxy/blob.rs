@@ -1,4 +1,4 @@
-//! A blob on its way: read it, and learn whether it is what it should be.
+//! The blobs that callers read: [`Blob`] with its verdict, and [`RawBlob`] without one.
 
 mod flow;
 mod split;
@@ -24,12 +24,9 @@ use crate::error::{BlobError, Error, Result};
 
 /// A blob that the proxy is sending.
 ///
-/// Read it, as [`AsyncRead`] or [`AsyncBufRead`], straight from the
-/// non-blocking pipe; then call [`finish`](Self::finish) for the verdict. To
-/// reach the end of reading is to have all bytes, and the right ones: if the
-/// size or the digest is wrong, or the blob broke off, the read that would
-/// return "end" fails instead, with an [`Error`](crate::Error) inside the
-/// [`io::Error`]. Bytes before that are not to be trusted yet.
+/// Read the blob through [`AsyncRead`] or [`AsyncBufRead`], then call [`finish`](Self::finish) for the verdict. A read
+/// returns the end only if all bytes came and have the right size and digest. Otherwise, that read fails with an
+/// [`Error`](crate::Error) inside the [`io::Error`]. Do not trust the bytes before the end.
 ///
 /// ```no_run
 /// # async fn example(proxy: longshore::ImageProxy) -> Result<(), Box<dyn std::error::Error>> {
@@ -47,11 +44,11 @@ use crate::error::{BlobError, Error, Result};
 /// # Ok(()) }
 /// ```
 ///
-/// Many blobs of one proxy can be open and read at the same time. Dropping one
-/// early cancels it; the connection stays good.
+/// Many blobs of one proxy can be open and read at the same time. Dropping a blob early cancels it. The connection
+/// stays good.
 ///
-/// A proxy before 0.2.8 may have more than the right bytes; only `finish` tells
-/// [that](crate::BlobError::TooLong).
+/// With a proxy before protocol 0.2.8, only `finish` finds out that more bytes would follow the right
+/// ones ([`TooLong`](crate::BlobError::TooLong)).
 #[derive(Debug)]
 pub struct Blob(Buffered<Stream>);
 
@@ -66,29 +63,30 @@ impl Blob {
         self.0.get_ref().digest()
     }
 
-    /// The size in bytes that the registry announced, if it did. It is not checked.
+    /// The size in bytes that the registry announced, which is the size that was asked for. `None` if the registry
+    /// announced no size.
     #[must_use]
     pub fn announced(&self) -> Option<u64> {
         self.0.get_ref().announced()
     }
 
-    /// Reads the rest of the blob, and returns whether all bytes came and are the right ones.
+    /// Reads the rest of the blob, and returns an error unless all bytes came and have the right size and digest.
     ///
-    /// The rest is checked, and not kept. To give a blob up, drop it.
+    /// The rest is checked and discarded. To cancel a blob instead, drop it.
     ///
     /// # Errors
     ///
-    /// [`Error::Blob`](crate::Error::Blob), naming the blob, with what is wrong.
+    /// [`Error::Blob`](crate::Error::Blob) with the digest of the blob and the reason.
     ///
     /// # Cancel safety
     ///
-    /// Dropped early, the blob is given up, as by dropping it.
+    /// If the future is dropped before all bytes are read, the blob is cancelled, as by dropping the blob.
     pub async fn finish(self) -> Result<()> {
         self.0.into_inner().finish().await
     }
 
-    /// A blob of these bytes, as if a proxy had sent them: for tests of whoever reads a blob. Must be called within a tokio
-    /// runtime.
+    /// Makes a blob of these bytes, as if a proxy had sent them, for tests of code that reads blobs. This function
+    /// must be called within a tokio runtime.
     pub(crate) fn of_bytes(bytes: Vec<u8>, descriptor: &Descriptor) -> Result<Self> {
         let digest = descriptor.digest();
         let verifier = Verifier::new(digest)
@@ -110,7 +108,7 @@ impl Blob {
         }))
     }
 
-    /// See [`Stream::take_verifier`].
+    /// Takes the verifier of the blob: see [`Stream::take_verifier`].
     pub(crate) fn take_verifier(&mut self) -> Option<Verifier> {
         self.0.get_mut().take_verifier()
     }
@@ -119,25 +117,26 @@ impl Blob {
         self.0.get_mut().give_back_verifier(verifier);
     }
 
-    /// Splits the blob into a reader and a driver, as the crate containers-image-proxy has them.
+    /// Splits the blob into a reader and a driver, like those of the crate containers-image-proxy.
     ///
-    /// They can be awaited in either order or together. The reader's end comes
-    /// with the verdict, as here; the driver is a future of it. The driver
-    /// needs no polling for the reader to reach its end. It fails as
-    /// [abandoned](crate::BlobError::Abandoned) if the reader is dropped before
-    /// all bytes are read, and as [unread](crate::BlobError::Unread) if nobody
-    /// reads for the stall timeout while it is awaited.
+    /// The reader returns the end only with a good verdict, like the blob. The driver is a future that returns the
+    /// verdict. Both can be awaited in any order or together, and the reader reaches its end even if the driver is
+    /// not polled.
+    ///
+    /// The driver fails as [abandoned](crate::BlobError::Abandoned) if the reader is dropped before all bytes are
+    /// read. It fails as [unread](crate::BlobError::Unread) if no byte is read for the stall timeout while the driver
+    /// is awaited.
     #[must_use]
     pub fn split(self) -> (BlobReader, BlobDriver) {
         split::split(self.0.into_inner())
     }
 }
 
-/// A blob that the proxy is sending, of which **nobody checks** size and digest:
-/// [`ImageProxy::get_raw_blob`](crate::ImageProxy::get_raw_blob).
+/// A blob that the proxy is sending, **without any check** of size and digest. It is returned
+/// by [`ImageProxy::get_raw_blob`](crate::ImageProxy::get_raw_blob).
 ///
-/// Read it, as [`AsyncRead`] or [`AsyncBufRead`], to its end. The end says that the proxy saw no error; an error of the
-/// proxy or the registry comes instead of the end. Dropping the blob early cancels it.
+/// Read the blob to its end, through [`AsyncRead`] or [`AsyncBufRead`]. The end means that the proxy reported no
+/// error. An error of the proxy or the registry comes instead of the end. Dropping the blob early cancels it.
 ///
 /// ```no_run
 /// # async fn example(proxy: longshore::ImageProxy) -> Result<(), Box<dyn std::error::Error>> {
@@ -158,20 +157,21 @@ impl RawBlob {
         Self(Buffered::new(Stream::new(opened)))
     }
 
-    /// The digest by which the blob was asked for. The bytes may have another one.
+    /// The digest by which the blob was asked for. The bytes may have another digest.
     #[must_use]
     pub fn digest(&self) -> &Digest {
         self.0.get_ref().digest()
     }
 
-    /// The size in bytes that the registry announced, if it did. The bytes may be more or fewer.
+    /// The size in bytes that the registry announced. `None` if the registry announced no size. If another number of
+    /// bytes comes, a read fails instead of returning the end.
     #[must_use]
     pub fn announced(&self) -> Option<u64> {
         self.0.get_ref().announced()
     }
 }
 
-/// Reads from the [`Buffered`] stream within.
+/// Implements reading from the [`Buffered`] stream in the first field.
 macro_rules! read_from_within {
     ($($reader:ty)+) => {$(
         impl AsyncRead for $reader {

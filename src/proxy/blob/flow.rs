@@ -1,4 +1,4 @@
-//! Whether a blob comes at all, and fast enough: the time in which somebody waited for its bytes.
+//! Checks whether a blob stalls or is too slow. Only the time counts in which a caller waits for bytes.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -8,22 +8,22 @@ use tokio::time::{Instant, Sleep};
 
 use crate::time::{is_long_past, moment_after};
 
-/// What a blob may take.
+/// The time limits of a blob.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::proxy) struct Patience {
-    /// The longest wait for a byte; `None` is for ever.
+    /// The longest wait for a byte. `None` means no limit.
     pub(in crate::proxy) stall_timeout: Option<Duration>,
-    /// The fewest bytes for each second of waiting, over each stall timeout.
+    /// The lowest rate over each stall timeout of waiting, in bytes per second.
     pub(in crate::proxy) least_rate: u64,
 }
 
-/// Watches over one blob.
+/// The measurement of one blob against its time limits.
 #[derive(Debug)]
 pub(super) struct Flow {
     patience: Patience,
-    /// Made at the first wait; most blobs of a fast registry need none.
+    /// The timer of the stall timeout, made at the first wait. Most blobs of a fast registry need no timer.
     sleep: Option<Pin<Box<Sleep>>>,
-    /// Since when somebody waits.
+    /// The moment at which the current wait began. `None` if nobody waits.
     waiting: Option<Instant>,
     window: Window,
 }
@@ -42,7 +42,8 @@ impl Flow {
         self.patience
     }
 
-    /// Bytes came. The window, if over it they came too slowly.
+    /// Takes note that bytes came. If a window ends with them, and its bytes came too slowly, returns the stall
+    /// timeout as the error.
     pub(super) fn progressed(&mut self, bytes: usize) -> Result<(), Duration> {
         let waited = self.waiting.take().map(|since| since.elapsed());
         match self.patience.stall_timeout {
@@ -53,7 +54,7 @@ impl Flow {
         }
     }
 
-    /// Ready, with the stall timeout, once it has passed without progress.
+    /// Becomes ready when the stall timeout has passed without progress, and then returns the stall timeout.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Duration> {
         let Some(timeout) = self.patience.stall_timeout else {
             return Poll::Pending;
@@ -68,7 +69,7 @@ impl Flow {
         }
         ready!(sleep.as_mut().poll(cx));
         if is_long_past(sleep.deadline()) {
-            // We were stopped, perhaps with whoever sends: they get their time again.
+            // This process was stopped, perhaps with the sender. The sender gets its whole time again.
             sleep.as_mut().reset(until());
             ready!(sleep.as_mut().poll(cx));
         }
@@ -76,8 +77,8 @@ impl Flow {
     }
 }
 
-/// What came in the time that somebody waited for it, until that is a stall timeout. Time in which nobody
-/// waited does not count: a slow reader is not the sender's fault.
+/// The bytes that came, and the time that a caller waited for them. A window ends when that time reaches the stall
+/// timeout. Time in which nobody waited does not count, because a slow reader is not the sender's fault.
 #[derive(Debug, Default)]
 struct Window {
     waited: Duration,
@@ -93,7 +94,7 @@ impl Window {
         over: Duration,
     ) -> Result<(), Duration> {
         self.bytes = self.bytes.saturating_add(bytes as u64);
-        // A wait of more than the stall timeout is one in which this process was stopped.
+        // During a wait of more than the stall timeout, this process was stopped.
         let Some(waited) = waited.filter(|waited| *waited <= over) else {
             return Ok(());
         };
@@ -114,8 +115,8 @@ mod tests {
 
     const MINUTE: Duration = Duration::from_secs(60);
 
-    /// Pieces of so many bytes, for each of which somebody waits that long: how many come before it is
-    /// too slow.
+    /// The number of pieces after which a blob is too slow, if a caller waits `waited` for each piece of `bytes`
+    /// bytes. `None` means never.
     fn pieces(bytes: usize, waited: Duration, least_rate: u64) -> Option<usize> {
         let mut window = Window::default();
         (1..=10_000).find(|_| {
@@ -128,7 +129,7 @@ mod tests {
     #[test]
     fn what_trickles_is_too_slow_and_what_flows_is_not() {
         let seconds = Duration::from_secs;
-        // A byte each 59 s.
+        // The first blob has one byte every 59 s.
         assert_eq!(pieces(1, seconds(59), 100), Some(2));
         assert_eq!(pieces(99, seconds(1), 100), Some(60));
         assert_eq!(pieces(100, seconds(1), 100), None);

@@ -1,4 +1,4 @@
-//! Reader and driver: the two halves that users of containers-image-proxy know.
+//! A blob in two halves, reader and driver, like those of the crate containers-image-proxy.
 
 use std::fmt;
 use std::io;
@@ -16,17 +16,22 @@ use super::stream::Stream;
 use crate::drain::buffered::Buffered;
 use crate::error::{BlobError, Error, Result};
 
-/// In place of the number of bytes read: all are, and the verdict is coming.
+/// The value of `progress` when all bytes are read, so that only the verdict is missing.
 const ALL_READ: u64 = u64::MAX;
 
-/// The verdict on a blob, once there is one.
+/// The verdict on a blob. `None` while the blob is being read or judged.
 type Verdict = Option<Result<()>>;
 
-/// The reading half of a [`Blob`](super::Blob).
+/// The reading half of a [`Blob`](super::Blob). See [`Blob::split`](super::Blob::split).
 #[derive(Debug)]
 pub struct BlobReader(pub(super) Buffered<SharedStream>);
 
-/// The judging half of a [`Blob`](super::Blob): a future of the verdict.
+/// The driver half of a [`Blob`](super::Blob): a future that returns the verdict.
+/// See [`Blob::split`](super::Blob::split).
+///
+/// # Cancel safety
+///
+/// Dropping the driver does not affect the reader.
 pub struct BlobDriver(Pin<Box<dyn Future<Output = Result<()>> + Send>>);
 
 impl fmt::Debug for BlobDriver {
@@ -50,7 +55,7 @@ pub(super) fn split(stream: Stream) -> (BlobReader, BlobDriver) {
         progress,
     };
     if reader.is_drained() {
-        // A blob of no bytes: its reader may never be asked for any.
+        // A blob of no bytes is judged at once, because its reader may never be polled.
         reader.judge();
     }
     (
@@ -59,7 +64,7 @@ pub(super) fn split(stream: Stream) -> (BlobReader, BlobDriver) {
     )
 }
 
-/// Wait for the verdict, as long as the reader makes progress.
+/// Waits for the verdict, as long as the reader makes progress.
 async fn drive(
     mut judged: watch::Receiver<Verdict>,
     progress: Arc<AtomicU64>,
@@ -84,7 +89,7 @@ async fn drive(
                 verdict
             }
         };
-        // The sender is gone only if the runtime is.
+        // The sender is dropped without a verdict only if the runtime is gone.
         return verdict
             .ok()
             .and_then(|verdict| verdict.clone())
@@ -94,7 +99,7 @@ async fn drive(
 
 enum Half {
     Reading(Box<Stream>),
-    /// All bytes are read; a task judges them. The future is of its verdict.
+    /// All bytes are read, and a task judges them. The future returns that verdict.
     Judging(Pin<Box<dyn Future<Output = Result<()>> + Send + Sync>>),
     Judged(Result<()>),
 }
@@ -109,12 +114,11 @@ impl fmt::Debug for Half {
     }
 }
 
-/// A stream whose verdict others wait for.
+/// A stream whose verdict the driver waits for.
 ///
-/// As soon as the last byte is read, a task of its own finds the verdict.
-/// Neither half has to be polled for the other to end: not the reader, which
-/// may be wrapped in a `take` that never asks it for the end; not the driver,
-/// which may be awaited only after the reader's end.
+/// As soon as the last byte is read, a task finds the verdict. So each half ends even if the other is not polled. The
+/// reader may be wrapped in a `take`, which never asks for the end. The driver may be awaited only after the
+/// reader's end.
 #[derive(Debug)]
 pub(super) struct SharedStream {
     half: Half,
@@ -167,9 +171,8 @@ impl AsyncRead for SharedStream {
                         Poll::Ready(Ok(())) if out.filled().len() > before => {
                             return Poll::Ready(Ok(()));
                         }
-                        // An end, or an error, is the verdict's to tell. If it
-                        // is pending, what wakes the stream wakes from now on
-                        // the task that judges it, and not us.
+                        // An end or an error comes with the verdict. If the stream is pending, it will wake the task
+                        // that judges it, and not this reader, so the loop goes on to wait for that task.
                         _ if drained => {}
                         other => return other.map_err(io::Error::from),
                     }

@@ -1,4 +1,4 @@
-//! The verified stream of one blob's bytes, unbuffered.
+//! The unbuffered stream of one blob's bytes, with the check of size and digest.
 
 use std::fmt;
 use std::future::poll_fn;
@@ -26,47 +26,46 @@ use crate::protocol::{Refusal, Violation};
 use crate::proxy::elsewhere::answered_in;
 use crate::proxy::held::{HeldPipe, Lease, ReleaseGuard};
 
-/// After a pipe ended early without a reason, how long to wait for the news
-/// that the whole proxy has died. It is sent at the same moment, on another way.
-/// A raw blob whose size nobody knows costs this wait; there is nothing else to
-/// tell its end from the proxy's.
+/// How long to wait for the news that the whole proxy has died, after a pipe has ended early without a reason. That
+/// news comes at about the same time, through another channel. A raw blob of unknown size always costs this wait,
+/// because only that news distinguishes its end from the end of the proxy.
 const DEATH_NOTICE: Duration = Duration::from_millis(500);
 
-/// More than any message in an error pipe.
+/// The maximum number of bytes that are read from an error pipe. It is larger than any message of skopeo.
 const ERROR_BYTES: u64 = 64 * 1024;
 
-/// To read what nobody wants.
+/// The size of the buffer into which discarded bytes are read, in bytes.
 const SCRATCH_BYTES: usize = 64 * 1024;
 
-/// Where the bytes come from, and what goes with it.
+/// The source of a blob's bytes, and how the blob ends.
 #[derive(Debug)]
 pub(in crate::proxy) struct Source {
-    // Dropped in this order: what is held is released after its pipe is closed.
+    // Fields are dropped in this order, so a held pipe is released after its read end is closed.
     data: Receiver,
     ends: Ends,
 }
 
-/// How a blob ends.
+/// The way in which a blob ends.
 #[derive(Debug)]
 enum Ends {
-    /// The pipe of `GetRawBlob` ends with the blob, and an error pipe says why.
+    /// The blob ends with its pipe (`GetRawBlob`). An error pipe contains the reason of an early end.
     WithItsPipe { error: Option<Receiver> },
-    /// The pipe of `GetBlob` ends only with `FinishPipe`, whose answer says why.
+    /// The blob ends with `FinishPipe` (`GetBlob`). The answer to that call contains the reason of an early end.
     ByFinishPipe(ReleaseGuard),
 }
 
-/// Who checks the digest of a blob.
+/// The place where the digest of a blob is checked.
 #[derive(Debug)]
 #[expect(
     clippy::large_enum_variant,
     reason = "nearly every blob has its verifier here"
 )]
 enum Check {
-    /// The stream does, of each byte that it hands out.
+    /// The stream hashes each byte that it returns.
     Here(Verifier),
-    /// Whoever took the verifier hashes what it reads, and finishes the blob with it.
+    /// The reader that took the verifier hashes the bytes, and returns the verifier before the end.
     Elsewhere,
-    /// Nobody does: the blob is a raw one, or has been checked.
+    /// Nobody checks the digest: the blob is a raw blob, or has been checked.
     Nobody,
 }
 
@@ -89,8 +88,8 @@ impl Source {
         })
     }
 
-    /// A source of these bytes, which come through a pipe, too: for tests of whoever reads a blob. Must be called within a
-    /// tokio runtime.
+    /// Makes a source of these bytes, which also come through a pipe, for tests of code that reads blobs. This
+    /// function must be called within a tokio runtime.
     pub(in crate::proxy) fn of_bytes(bytes: Vec<u8>) -> Result<Self> {
         let (mut sender, data) =
             tokio::net::unix::pipe::pipe().map_err(Error::io("can't make a pipe"))?;
@@ -111,14 +110,14 @@ fn not_a_pipe(error: io::Error) -> Error {
     }
 }
 
-/// What a stream is made from.
+/// The parts and settings of a stream.
 pub(in crate::proxy) struct Opened {
     pub(in crate::proxy) digest: Digest,
-    /// The size in bytes that the blob must have; `None` for a raw blob, which may have any.
+    /// The size that the blob must have, in bytes. `None` for a raw blob.
     pub(in crate::proxy) size: Option<u64>,
     pub(in crate::proxy) announced: Option<u64>,
     pub(in crate::proxy) source: Source,
-    /// `None` for a raw blob, which nobody checks.
+    /// The verifier of the blob's digest. `None` for a raw blob.
     pub(in crate::proxy) verifier: Option<Verifier>,
     pub(in crate::proxy) patience: Patience,
     pub(in crate::proxy) closed: watch::Receiver<Option<Error>>,
@@ -127,9 +126,10 @@ pub(in crate::proxy) struct Opened {
 
 enum State {
     Flowing,
-    /// The bytes ended; finding out why.
+    /// The pipe ended early. The future finds out why.
     Judging(Pin<Box<dyn Future<Output = Result<()>> + Send + Sync>>),
-    /// The verdict. `Ok` means that all bytes came, and that they are the right ones if the blob is not a raw one.
+    /// The blob has ended with this verdict. `Ok` means that all bytes came, and, unless the blob is a raw blob, that
+    /// they have the right digest.
     Ended(Result<()>),
 }
 
@@ -159,10 +159,10 @@ pub(super) struct Stream {
 }
 
 impl Stream {
-    /// Must be called within a tokio runtime, like the making of its `Source`.
+    /// Makes a stream. This function must be called within a tokio runtime, like those that make a [`Source`].
     pub(super) fn new(mut opened: Opened) -> Self {
         if let (Some(0), Ends::ByFinishPipe(guard)) = (opened.size, &mut opened.source.ends) {
-            // Of no bytes, all are read.
+            // All bytes of an empty blob are read.
             guard.set_drained();
         }
         let Opened {
@@ -210,9 +210,9 @@ impl Stream {
         &self.runtime
     }
 
-    /// Takes the verifier, for somebody else who hashes all that is read. From then on the end comes after the last
-    /// byte and says nothing; [`give_back_verifier`](Self::give_back_verifier) must come before the verdict. `None` if
-    /// something was read already.
+    /// Takes the verifier, for a caller that hashes all bytes that it reads. From then on, the end comes after the
+    /// last byte, without a verdict. [`give_back_verifier`](Self::give_back_verifier) must be called before
+    /// [`finish`](Self::finish). `None` if bytes were already read.
     pub(super) fn take_verifier(&mut self) -> Option<Verifier> {
         match std::mem::replace(&mut self.check, Check::Elsewhere) {
             Check::Here(verifier) if self.read == 0 => Some(verifier),
@@ -227,12 +227,12 @@ impl Stream {
         self.check = Check::Here(verifier);
     }
 
-    /// Nothing more will be read: all bytes are here, or it failed.
+    /// Whether no more bytes will be read, because all are read or the stream failed.
     pub(super) fn is_drained(&self) -> bool {
         self.size == Some(self.read) || !matches!(self.state, State::Flowing)
     }
 
-    /// Read some bytes; nothing read means the end, and that all was right.
+    /// Reads some bytes. If none are read, this is the end of a blob whose verdict is good.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<Result<()>> {
         if out.remaining() == 0 {
             return Poll::Ready(Ok(()));
@@ -269,7 +269,7 @@ impl Stream {
         }
     }
 
-    /// Accounts for bytes that came.
+    /// Counts and hashes bytes that came.
     fn take(&mut self, bytes: &[u8]) {
         self.read += bytes.len() as u64;
         if let Check::Here(verifier) = &mut self.check {
@@ -282,7 +282,8 @@ impl Stream {
         }
     }
 
-    /// All bytes are here. Is that all, and are they the right ones?
+    /// Finds the verdict after the last expected byte: checks that no byte follows, where the pipe shows that, and
+    /// checks the digest.
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if let Ends::WithItsPipe { .. } = self.source.ends {
             let mut excess = [0];
@@ -311,7 +312,7 @@ impl Stream {
         self.state = State::Ended(verdict.map_err(Error::blob(&self.digest)));
     }
 
-    /// The pipe ended before the size was reached, or without there being one.
+    /// Begins to find out why the pipe ended, when it ended before the expected size, or no size is expected.
     fn ended_early(&mut self) {
         let error = match &mut self.source.ends {
             Ends::WithItsPipe { error } => error.take(),
@@ -330,7 +331,7 @@ impl Stream {
         self.state = State::Judging(Box::pin(judging));
     }
 
-    /// Read from the pipe, but not for ever.
+    /// Reads from the pipe, within the time limits of the blob.
     fn poll_pipe(
         &mut self,
         cx: &mut Context<'_>,
@@ -340,7 +341,7 @@ impl Stream {
             Poll::Ready(Ok(())) => {
                 let bytes = room.filled().len();
                 Poll::Ready(match self.flow.progressed(bytes) {
-                    // The end is no byte too few.
+                    // The end of the pipe has no bytes, and is not too slow.
                     Err(over) if bytes > 0 => Err(BlobError::TooSlow {
                         least: self.flow.patience().least_rate,
                         over,
@@ -360,7 +361,7 @@ impl Stream {
         }
     }
 
-    /// Read and check what is left, and give the verdict.
+    /// Reads and checks the rest, and returns the verdict.
     pub(super) async fn finish(mut self) -> Result<()> {
         if let Check::Elsewhere = self.check {
             return Err(Error::blob(&self.digest)(BlobError::Abandoned {
@@ -382,22 +383,22 @@ impl Stream {
             lease,
             ..
         } = self;
-        // A raw blob never ends so: all that is finished below was checked here.
+        // A raw blob never ends by `FinishPipe`, so every blob that is finished below has been checked.
         let Ends::ByFinishPipe(guard) = ends else {
             return Ok(());
         };
-        // On its own, because FinishPipe holds up the connection until the
-        // proxy has written all, and nobody may be polling us.
+        // `FinishPipe` blocks the connection until the proxy has written all bytes. A task waits for it, because this
+        // future may not be polled any more.
         let finished = runtime.spawn(async move {
             match finish_pipe(data, guard, read).await {
-                // All bytes are here and right; only the proxy's answer is missing.
+                // All bytes came and have the right digest. Only the proxy's answer is missing.
                 Err(BlobError::Connection(_)) => Ok(()),
                 verdict => verdict,
             }
         });
         let finished = async { Ok(finished.await.unwrap_or(Ok(()))) };
         let verdict = answered_in(&runtime, finished).await.unwrap_or(Ok(()));
-        // Held here, so that once nobody waits, the proxy need not stay.
+        // The lease is held by this future and not by the task, so that the proxy can end when nobody waits.
         drop(lease);
         verdict.map_err(Error::blob(&digest))
     }
@@ -419,16 +420,15 @@ impl AsyncRead for Stream {
     }
 }
 
-/// `FinishPipe` for a pipe out of which `size` bytes were read, while looking
-/// for one too many.
+/// Sends `FinishPipe` for a pipe of which `size` bytes were read, and checks that no more bytes come.
 async fn finish_pipe(
     mut data: Receiver,
     mut guard: ReleaseGuard,
     size: u64,
 ) -> Result<(), BlobError> {
     let excess = async move {
-        // It ends when the proxy has finished. If a byte comes instead, the
-        // pipe is closed at once, so that the proxy does not block on more.
+        // The read ends when the proxy has closed the pipe. If a byte comes instead, the read end is closed at once,
+        // so that the proxy does not block on further bytes.
         let read = data.read(&mut [0]).await;
         drop(data);
         matches!(read, Ok(1))
@@ -442,7 +442,7 @@ async fn finish_pipe(
                 Ok(excess) => (Ok(()), excess),
                 Err(error) => (Err(error), false),
             },
-            // The connection is gone, or more than all was written to it.
+            // The connection is gone, or the proxy reports an error of the blob.
             Err(error) => (Err(error), false),
         }
     };
@@ -454,15 +454,15 @@ async fn finish_pipe(
     }
 }
 
-/// The end of a blob's error pipe.
+/// The JSON message in an error pipe.
 #[derive(Deserialize)]
 struct ErrorPipe {
     code: String,
     message: String,
 }
 
-/// The pipe ended after `read` bytes: by the proxy's error, by its death, or
-/// silently. `Ok` only where no size says that more had to come.
+/// Finds out why a pipe ended after `read` bytes: by an error that the proxy reports, by the exit of the proxy, or
+/// without a reason. Returns `Ok` only if `read` bytes were expected, or no size is known.
 async fn why_it_ended(
     error: Option<Receiver>,
     read: u64,
@@ -488,8 +488,8 @@ async fn why_it_ended(
     if expected == Some(read) {
         return Ok(());
     }
-    // Also where no size is known: a proxy that dies ends both pipes just as
-    // one that has sent all.
+    // This also matters where no size is known: the pipes of a proxy that exits end just like those of one that has
+    // sent all bytes.
     let died = timeout(DEATH_NOTICE, closed.wait_for(Option::is_some)).await;
     if let Ok(Ok(error)) = died
         && let Some(error) = error.as_ref()
@@ -506,7 +506,7 @@ async fn why_it_ended(
 fn refusal(said: &[u8]) -> Refusal {
     match serde_json::from_slice(said) {
         Ok(ErrorPipe { code, message }) => Refusal::from_wire(&code, &message),
-        // Not as it should be, but an error all the same.
+        // The message is not in the right form, but is an error all the same.
         Err(_) => Refusal::from_wire("", &String::from_utf8_lossy(said)),
     }
 }
