@@ -1,9 +1,8 @@
-//! The proxy's process, and the thread that keeps it.
+//! The proxy's process, and the supervisor thread that starts and reaps it.
 //!
-//! One long-lived thread starts the child and reaps it. It has to be the same
-//! one: the kernel sends the parent-death signal when the *thread* that forked
-//! ends. It waits on a pidfd, so it needs no SIGCHLD handler and steals no
-//! child of the embedding program.
+//! The supervisor lives as long as the child, because the kernel sends the parent-death signal when the *thread* that
+//! forked ends. It waits on a pidfd, so it needs no `SIGCHLD` handler, and reaps no other child of the
+//! embedding program.
 
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
@@ -25,25 +24,24 @@ use crate::error::{ChildExit, Error, Result};
 use crate::sys;
 use crate::time::moment_after;
 
-/// How many chunks of stderr are read before looking at everything else again:
-/// more than a pipe holds.
+/// The number of chunks of stderr that are read before the supervisor polls again. Together, they are larger than
+/// a pipe.
 const CHUNKS_PER_TURN: usize = 32;
 
-/// As many bytes as a pipe that can be written to takes at once (Linux: `PIPE_BUF`).
+/// The number of bytes for which a writable pipe certainly has room (Linux: `PIPE_BUF`).
 const PIPE_BUF: usize = 4096;
 
-/// From `SIGTERM` to `SIGKILL`.
+/// The time from `SIGTERM` to `SIGKILL`.
 const TERM_GRACE: Duration = Duration::from_secs(2);
 
-/// What a byte in the control pipe tells the supervisor. Its end says [`END`], too, but may never come: a program
-/// that forks has copies of it.
+/// The byte in the control pipe that tells the supervisor to end the child. The end of the pipe means the same, but
+/// may never come, because a program that forks has copies of the pipe.
 const END: u8 = b'e';
-/// The same, without time to end by itself.
+/// The byte in the control pipe that tells the supervisor to end the child without time to exit by itself.
 const END_NOW: u8 = b'n';
 
-/// A started child. When this is dropped, the child is told to end: it has the
-/// shutdown timeout to do so by itself (its socket is closed by then), then
-/// gets `SIGTERM` and then `SIGKILL`.
+/// A started child. Dropping it ends the child: the child has the shutdown timeout to exit by itself (its socket is
+/// closed by then). After that, the child gets `SIGTERM` and then `SIGKILL`.
 #[derive(Debug)]
 pub(crate) struct Child {
     control: ControlPipe,
@@ -55,7 +53,7 @@ struct ControlPipe(OwnedFd);
 
 impl ControlPipe {
     fn tell(&self, byte: u8) {
-        // If the pipe is closed, the supervisor is past all this.
+        // If the read end is closed, the supervisor is already ending the child.
         let _ = nix::unistd::write(&self.0, &[byte]);
     }
 }
@@ -67,11 +65,11 @@ impl Drop for ControlPipe {
 }
 
 impl Child {
-    /// Start a program. `launch` may block.
+    /// Starts a program. `launch` may block.
     ///
     /// # Cancel safety
     ///
-    /// Dropped early, the child, if already started, is ended.
+    /// If the future is dropped early, a child that is already started is ended.
     pub(crate) async fn start(
         launch: impl FnOnce() -> Result<Launch> + Send + 'static,
         stdin: Stdio,
@@ -85,14 +83,13 @@ impl Child {
         start.await.unwrap_or(Err(Error::Closed))
     }
 
-    /// Wait until the child has ended and is reaped. `None` if that can't be
-    /// known any more.
+    /// Waits until the child has exited and is reaped. `None` if the supervisor thread has ended without a result.
     pub(crate) async fn exited(&mut self) -> Option<Arc<ChildExit>> {
         let exit = self.exit.wait_for(Option::is_some).await.ok()?;
         exit.clone()
     }
 
-    /// Let it end, as dropping does, and wait until it is reaped.
+    /// Ends the child as dropping does, and waits until the child is reaped.
     pub(crate) async fn end(self) -> Option<Arc<ChildExit>> {
         let Self { control, mut exit } = self;
         drop(control);
@@ -100,13 +97,13 @@ impl Child {
         exit.clone()
     }
 
-    /// End it without giving it time to do so by itself.
+    /// Ends the child without time to exit by itself: the child gets `SIGTERM` at once.
     pub(crate) fn end_now(self) {
         self.control.tell(END_NOW);
     }
 }
 
-/// The supervisor thread, from the start to the reaping.
+/// Runs the supervisor thread, from the start of the child until the child is reaped.
 fn keep(
     launch: impl FnOnce() -> Result<Launch>,
     stdio: [Stdio; 2],
@@ -115,13 +112,13 @@ fn keep(
     let (child, exit, supervised) = match launch().and_then(|launch| start(launch, stdio)) {
         Ok(all) => all,
         Err(error) => {
-            // Nobody waits for it: nothing to tell.
+            // If nobody waits for the start any more, nobody needs the error.
             let _ = started.send(Err(error));
             return;
         }
     };
-    // If nobody waits any more, the `Child` is dropped here, and its control pipe
-    // tells us to end what we have just started.
+    // If nobody waits for the start any more, the `Child` is dropped here. Its control pipe then tells this thread to
+    // end the process.
     let _ = started.send(Ok(child));
     let ended = supervised.until_it_ends();
     exit.send_replace(Some(Arc::new(ended)));
@@ -142,8 +139,8 @@ fn start(launch: Launch, [stdin, stdout]: [Stdio; 2]) -> Result<(Child, ExitSend
         .stdin(stdin)
         .stdout(stdout)
         .stderr(Stdio::piped())
-        // Of its own, so that signals reach a wrapper's children too, and
-        // Ctrl-C at our terminal reaches only us.
+        // In a process group of its own, signals also reach a wrapper's children, and Ctrl-C at the terminal reaches
+        // only this process.
         .process_group(0);
     sys::prepare_child(&mut command, &passed, hide_system_cache);
     let spawn_failed = |source| Error::Spawn {
@@ -156,7 +153,7 @@ fn start(launch: Launch, [stdin, stdout]: [Stdio; 2]) -> Result<(Child, ExitSend
     let mut process = command.spawn().map_err(spawn_failed)?;
     let watched = watch_process(&mut process);
     let (pidfd, stderr) = watched.map_err(|source| {
-        // We can't keep what we can't watch. SIGKILL is sure, so is the wait.
+        // A process that can't be watched can't be supervised. After `SIGKILL`, the wait is short.
         let _ = process.kill();
         let _ = process.wait();
         Error::Spawn {
@@ -187,16 +184,16 @@ fn watch_process(process: &mut std::process::Child) -> io::Result<(OwnedFd, Chil
     Ok((pidfd, stderr))
 }
 
-/// Writes to our stderr what there is room for. Nobody may be reading it, or it may be closed; what the
-/// child writes must be taken all the same. A file or terminal always has room.
+/// Writes as much of this text to the stderr of this process as there is room for. That stderr may be closed, or
+/// nobody may be reading it. The stderr of the child must be read all the same. A file or terminal always has room.
 fn pass_on(text: &[u8]) {
     let stderr = io::stderr();
-    // What fits into a pipe that can be written to.
+    // Each piece fits into a pipe that is writable.
     for piece in text.chunks(PIPE_BUF) {
         let mut fds = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];
         let has_room = poll(&mut fds, PollTimeout::ZERO).is_ok()
             && fds[0].revents() == Some(PollFlags::POLLOUT);
-        // Not through Rust's handle, whose lock somebody may hold who waits for room.
+        // Rust's handle is not used, because a thread that waits for room may hold its lock.
         if !has_room || nix::unistd::write(&stderr, piece).is_err() {
             return;
         }
@@ -208,11 +205,11 @@ fn process_id(process: &std::process::Child) -> Pid {
     Pid::from_raw(process.id() as i32)
 }
 
-/// How far the ending of the child has come, and when it goes on.
+/// The stage of a child's end, and the moment of the next stage.
 #[derive(Debug, Clone, Copy)]
 enum Stage {
     Running,
-    /// Told to end; it may do so by itself until then.
+    /// The child has time until this moment to exit by itself.
     Asked {
         until: Instant,
     },
@@ -248,7 +245,7 @@ impl Supervised {
             }
             stage = self.next_stage(stage, pulled);
         }
-        // What it started must not outlive it.
+        // The processes that the child has started must not outlive it.
         self.signal(Signal::SIGKILL);
         let status = self.process.wait().ok();
         self.drain_stderr();
@@ -261,14 +258,14 @@ impl Supervised {
         exit
     }
 
-    /// Wait for something to happen: it ended, it wrote to stderr, the control pipe
-    /// was pulled or dropped. All `false` when the stage's time is up.
+    /// Waits for an event. Returns whether the child has exited, whether it wrote to stderr, and whether the control
+    /// pipe has a byte or was closed. All are `false` when the stage's time is up.
     fn wait(&self, stage: Stage) -> [bool; 3] {
         let timeout = match stage {
             Stage::Running | Stage::Killed => PollTimeout::NONE,
             Stage::Asked { until } | Stage::Terminated { until } => {
                 let left = until.saturating_duration_since(Instant::now());
-                // Rounded up, so as not to spin through the last millisecond.
+                // The time is rounded up, so that the loop does not spin through the last millisecond.
                 let millis = left.as_millis().saturating_add(1);
                 PollTimeout::try_from(millis).unwrap_or(PollTimeout::MAX)
             }
@@ -284,8 +281,7 @@ impl Supervised {
                 .as_ref()
                 .map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLIN)),
         );
-        // An interrupted or failed poll looks as if the time were up; the
-        // clock decides.
+        // After an interrupted or failed poll, all results are `false`, and the clock decides.
         let _ = poll(&mut fds, timeout);
         let happened = |fd: Option<std::os::fd::BorrowedFd<'_>>| {
             fd.is_some_and(|wanted| {
@@ -333,17 +329,17 @@ impl Supervised {
     }
 
     fn signal(&self, signal: Signal) {
-        // As long as its leader is not reaped, the group's number is not used again. We do that last;
-        // but a program that waits for all children, or ignores SIGCHLD, may have been first. Then
-        // the number may be that of somebody else's group.
+        // The number of a process group is not used again before its leader is reaped. The supervisor reaps the leader
+        // last. A program that waits for all children, or ignores `SIGCHLD`, may have reaped it before. The number may
+        // then belong to another group.
         if sys::is_there(&self.pidfd) {
-            // It fails only if the whole group is gone, which is what we want.
+            // The signal fails only if the whole group is gone, as it should be.
             let _ = killpg(process_id(&self.process), signal);
         }
     }
 
-    /// Take what is there of stderr, and keep its end. A child that writes
-    /// without end must not keep us from the rest.
+    /// Reads what the child wrote to stderr, and keeps its end. The amount is limited, so that a child that always
+    /// writes does not keep the supervisor from other events.
     fn drain_stderr(&mut self) {
         let mut chunk = [0; 4096];
         for _ in 0..CHUNKS_PER_TURN {

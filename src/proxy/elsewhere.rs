@@ -1,7 +1,7 @@
-//! Waiting for a proxy that lives in another runtime, which may not be running.
+//! Waits for the answer of a proxy whose runtime may not be running.
 //!
-//! A proxy's actor is a task of the runtime that the proxy was made in. A runtime of one thread runs
-//! only as long as somebody is in its `block_on`. Whoever asks from another runtime would wait for ever.
+//! A proxy's actor is a task of the runtime in which the proxy was made. A runtime of one thread runs only while some
+//! thread is in its `block_on`. Without this module, a caller in another runtime could wait for ever.
 
 use std::time::Duration;
 
@@ -11,18 +11,18 @@ use tokio::time::sleep;
 use crate::error::{Error, Result};
 use crate::time::timeout;
 
-/// How long an answer may take before it is looked whether the proxy's runtime runs at all.
+/// How long an answer may take before this module checks whether the proxy's runtime runs.
 const LOOK_AFTER: Duration = Duration::from_secs(5);
 
-/// How long a task that does nothing may take in a runtime that runs.
+/// How long an empty task may take in a runtime that runs.
 const NOTICE: Duration = Duration::from_secs(5);
 
-/// What `answer` gives, or an error if `runtime`, where the answer has to come from, does not run. In
-/// that runtime itself, it runs.
+/// Waits for `answer`, which has to come from `runtime`. Returns [`Error::RuntimeIdle`] if that runtime does not run.
+/// This is checked only in other runtimes.
 ///
 /// # Cancel safety
 ///
-/// As the future's.
+/// The cancel safety of `answer`.
 pub(super) async fn answered_in<T>(
     runtime: &Handle,
     answer: impl Future<Output = Result<T>>,
@@ -33,12 +33,12 @@ pub(super) async fn answered_in<T>(
             answer = answer => answer,
             () = idle(runtime) => Err(Error::RuntimeIdle),
         },
-        // Outside of any, there are no timers either.
+        // Outside of all runtimes, there are no timers for a check.
         _ => answer.await,
     }
 }
 
-/// Ready when the runtime does not run.
+/// Waits until the runtime does not run.
 async fn idle(runtime: &Handle) {
     loop {
         sleep(LOOK_AFTER).await;

@@ -1,4 +1,4 @@
-//! An image that the proxy holds open for us.
+//! The images that the proxy holds open for us.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -8,7 +8,7 @@ use super::held::{ReleaseGuard, Return};
 use crate::error::{Error, Result};
 use crate::protocol::{Held, ImageId};
 
-/// Tells the connections of this process apart.
+/// The number of a connection, unique in this process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ConnectionId(u64);
 
@@ -21,14 +21,13 @@ impl ConnectionId {
 
 /// An image that is open in the proxy.
 ///
-/// Dropping it closes it over there, in the background;
-/// [`ImageProxy::close_image`](crate::ImageProxy::close_image) does the same
-/// and tells how it went. It does not keep the proxy running.
+/// Dropping the image closes it in the background. [`ImageProxy::close_image`](crate::ImageProxy::close_image) closes
+/// it and returns whether that succeeded. An open image does not keep the proxy running.
 #[derive(Debug)]
 pub struct OpenedImage {
     id: ImageId,
     connection: ConnectionId,
-    /// Closes it.
+    /// The guard that closes the image.
     guard: ReleaseGuard,
 }
 
@@ -45,7 +44,7 @@ impl OpenedImage {
         }
     }
 
-    /// Its id, if it belongs to this connection.
+    /// The id of the image. Returns [`Error::ForeignImage`] if the image belongs to another connection.
     pub(crate) fn id_on(&self, connection: ConnectionId) -> Result<ImageId> {
         if self.connection == connection {
             Ok(self.id)
@@ -54,12 +53,12 @@ impl OpenedImage {
         }
     }
 
-    /// Whether it is open in this proxy, and not in another.
+    /// Whether the image is open in this proxy, and not in another one.
     pub(crate) fn is_open_in(&self, proxy: &super::ImageProxy) -> bool {
         self.id_on(proxy.shared.connection).is_ok()
     }
 
-    /// Close it; the future tells how it went, and need not be awaited.
+    /// Closes the image. The future returns whether that succeeded, and need not be awaited.
     pub(crate) fn close(mut self) -> impl Future<Output = Result<()>> + Send + use<> {
         self.guard.release()
     }

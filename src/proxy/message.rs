@@ -1,7 +1,8 @@
-//! The requests of a handle to the actor, and the answers. Handle and actor meet nowhere else.
+//! The requests of a handle to the actor, and the answers. Handle and actor share only this module
+//! and [`held`](super::held).
 //!
-//! Requests come through the **inbox**. It is bounded, and a caller who leaves before the request is in it has asked for
-//! nothing. What was granted comes back by another channel: see [`held`](super::held).
+//! Requests come through the **inbox**, a bounded channel. If a caller leaves before the request is in the inbox,
+//! nothing is asked. Releases come through another channel: see [`held`](super::held).
 
 use std::os::fd::OwnedFd;
 
@@ -32,11 +33,12 @@ pub(crate) enum Request {
         /// The moment of the request, for the log.
         asked: Instant,
     },
-    /// Answer what was accepted, then end the proxy.
+    /// A request to end the proxy after all accepted requests are answered.
     Finalize { reply: oneshot::Sender<Result<()>> },
 }
 
-/// The thing that a call has granted. Dropping it releases it, also on the way to a caller who has left.
+/// The grant of a successful call, with its guards. Dropping it releases what was granted, even in the channel to a
+/// caller who has left.
 #[derive(Debug)]
 pub(crate) enum Granted {
     Done,
@@ -66,7 +68,7 @@ pub(crate) enum Granted {
     Socket(OwnedFd),
 }
 
-/// Asks the actor, and waits for its answer.
+/// Sends a call to the actor, and waits for the answer.
 pub(super) async fn ask(
     inbox: &mpsc::Sender<Request>,
     closed: &watch::Receiver<Option<Error>>,
@@ -81,7 +83,8 @@ pub(super) async fn ask(
     answer.await.unwrap_or_else(|_| Err(close_reason(closed)))
 }
 
-/// The error of a request that was not answered: the reason why the connection closed, if the actor has told one.
+/// The error of a request that was not answered: the reason why the connection closed, or [`Error::Closed`] if no
+/// reason is known.
 pub(super) fn close_reason(closed: &watch::Receiver<Option<Error>>) -> Error {
     closed.borrow().clone().unwrap_or(Error::Closed)
 }

@@ -1,22 +1,22 @@
-//! Manifests, configs and layer info: whole documents from the proxy's memory.
+//! Reads whole documents from the proxy's memory: manifests, configs and layer info.
 
 use super::held::{HeldPipe, Lease};
 use crate::drain::{bounded, pipe};
 use crate::error::{Error, Result};
 use crate::protocol::Violation;
 
-/// Read the document while `FinishPipe` is under way: the pipe ends only there, and
-/// a large document does not fit into the pipe.
+/// Reads the document while `FinishPipe` is in flight. The pipe ends only with `FinishPipe`, and a large document does
+/// not fit into the pipe.
 ///
-/// One of more than `limit` bytes, which `what` names, is given up: with its read
-/// end closed, the proxy's writer ends at once, and so does `FinishPipe`.
+/// A document of more than `limit` bytes is an error, which names the document by `what`. The read end is then closed,
+/// so the proxy's writer ends at once, and so does `FinishPipe`.
 ///
-/// This is a task of its own. `FinishPipe` holds up the whole connection until
-/// the pipe is drained, so draining must not depend on somebody polling us.
+/// A task reads the document, because `FinishPipe` blocks the whole connection until the pipe is drained. So that does
+/// not depend on this future being polled.
 ///
 /// # Cancel safety
 ///
-/// Dropped early, the task ends by itself within the call timeout.
+/// If the future is dropped early, the task ends by itself within the call timeout.
 pub(super) async fn read(
     pipe: HeldPipe,
     lease: Lease,
@@ -32,12 +32,12 @@ pub(super) async fn read(
             read.ok_or(Error::DocumentTooLarge { what, limit })
         };
         let releasing = guard.release();
-        // From here on the actor knows that an answer is awaited.
+        // The actor waits for the answer to the release, so the lease is not needed any more.
         drop(lease);
         tokio::pin!(reading, releasing);
         tokio::select! {
             read = &mut reading => {
-                // The read end is closed by now, so this can't block.
+                // The read end is closed, so `FinishPipe` can't block.
                 let released = releasing.await;
                 read.and_then(|document| released.map(|()| document))
             }

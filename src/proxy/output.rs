@@ -1,5 +1,4 @@
-//! What a program prints, when it is run once and ends by itself: kept as a
-//! proxy is.
+//! Runs a program once and returns its output. The program is supervised like a proxy.
 
 use std::process::Stdio;
 use std::sync::Arc;
@@ -15,16 +14,18 @@ use crate::error::{ChildExit, Error, Result};
 use crate::protocol::Refusal;
 use crate::time::timeout;
 
-/// Run it to its end, and give what it printed: a document of no more than
-/// `limit` bytes, which `what` is to name in an error, as `method` names what was done.
+/// Runs a program to its end, and returns its output: a document of at most `limit` bytes. In errors, `what` names the
+/// document, and `method` names the operation. `patience` is the time limit of the run; `None` means no limit.
 ///
 /// # Errors
 ///
-/// [`Error::Refused`] with its reason, if it gives one; otherwise [`Error::ProxyExited`].
+/// - [`Error::Refused`] with skopeo's reason, if the program fails and logs one; otherwise [`Error::ProxyExited`].
+/// - [`Error::DocumentTooLarge`] if the output is too large.
+/// - [`Error::CallTimeout`] if the program takes too long.
 ///
 /// # Cancel safety
 ///
-/// Dropped early, the program is ended.
+/// If the future is dropped early, the program is ended.
 pub(crate) async fn output(
     launch: Launch,
     patience: Option<Duration>,
@@ -41,7 +42,7 @@ pub(crate) async fn output(
         let printed = read.ok_or(Error::DocumentTooLarge { what, limit })?;
         match child.exited().await {
             Some(exit) if exit.failed() => Err(failure(method, exit)),
-            // Whoever prints nothing has failed, also if nobody knows how it ended.
+            // A program that prints nothing has failed, even if its exit status is unknown.
             Some(exit) if printed.is_empty() => Err(failure(method, exit)),
             Some(_) => Ok(printed),
             None => Err(Error::Closed),
@@ -67,7 +68,7 @@ fn failure(method: &'static str, exit: Arc<ChildExit>) -> Error {
     }
 }
 
-/// Why skopeo gives up, as it logs that last (logrus, text format).
+/// The message of the last fatal error in skopeo's log (logrus, text format). `None` if there is none.
 fn reason(stderr: &str) -> Option<String> {
     let mut lines = stderr.lines().rev();
     let (_, quoted) = lines.find_map(|line| line.split_once(" level=fatal msg=\""))?;

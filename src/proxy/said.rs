@@ -1,33 +1,35 @@
-//! What a child has said on stderr. Pure: bytes in, lines and last words out.
+//! The stderr of a child: its lines, its end, and the first line of a crash. Pure.
 
 use std::collections::VecDeque;
 use std::mem;
 
 use crate::words::printable_lines;
 
-/// How much is kept for messages.
+/// The size of the end of stderr that is kept for messages, in bytes.
 const KEPT_BYTES: usize = 64 * 1024;
 
-/// A longer line is taken in pieces, which end where a word does: what is secret in a URL is cut from
-/// whole words.
+/// The maximum length of a line, in bytes. A longer line is returned in pieces, which end at the end of a word,
+/// because secrets are removed from whole URLs.
 const LINE_BYTES: usize = 4096;
 
-/// How a line begins with which a Go program crashes. What it writes after that (the stacks of all its
-/// threads, and its registers) can be longer than what is kept.
+/// The beginnings of the line with which a Go program crashes. The text after that line (the stacks of all threads,
+/// and the registers) can be longer than the text that is kept, so the line is kept apart.
 const CRASHES: [&[u8]; 3] = [b"panic: ", b"fatal error: ", b"runtime: "];
 
-/// The end of what was said, and the line with which it crashed.
+/// The text that a child writes to stderr, as it comes.
 #[derive(Debug, Default)]
 pub(super) struct Said {
+    /// The end of the text.
     kept: VecDeque<u8>,
-    /// Something before that was dropped, maybe in the middle of a word.
+    /// Whether text before `kept` was dropped. `kept` may then start in the middle of a word.
     is_cut: bool,
-    /// The line that has not ended.
+    /// The last line, which has not ended.
     line: Vec<u8>,
+    /// The line with which the program crashed.
     crash: Option<String>,
 }
 
-/// What is left of it when the child has ended, cleaned.
+/// The cleaned end of stderr, and the line of a crash, when the child has exited.
 #[derive(Debug, Default)]
 pub(super) struct LastWords {
     pub(super) stderr: String,
@@ -35,7 +37,7 @@ pub(super) struct LastWords {
 }
 
 impl Said {
-    /// Take what was written, and give the lines that it ends, cleaned.
+    /// Takes bytes that the child wrote. Returns the lines that end in them, cleaned.
     pub(super) fn take(&mut self, bytes: &[u8]) -> String {
         self.kept.extend(bytes);
         let excess = self.kept.len().saturating_sub(KEPT_BYTES);
@@ -67,7 +69,7 @@ impl Said {
         shown
     }
 
-    /// The line that has not ended, and what is left of all.
+    /// Ends the text. Returns the last line, which has not ended, and the last words.
     pub(super) fn end(mut self) -> (String, LastWords) {
         let line = self.end_line();
         let whole = if self.is_cut {

@@ -1,4 +1,4 @@
-//! The SEQPACKET socket: one packet out, one packet in.
+//! The `SOCK_SEQPACKET` socket of a connection, which sends and receives whole packets.
 
 use std::io;
 use std::net::Shutdown;
@@ -15,21 +15,22 @@ use crate::sys;
 
 #[derive(Debug)]
 pub(crate) struct Transport {
-    /// The socket, which is a SEQPACKET one, not a datagram one. tokio has no type for those, watches all sockets
-    /// alike, and makes an `AsyncFd` only in unsafe code.
+    /// The socket, which is a `SOCK_SEQPACKET` socket, not a datagram socket. tokio has no type for such sockets, but
+    /// watches all sockets in the same way. Its `AsyncFd` would need unsafe code.
     socket: UnixDatagram,
 }
 
-/// A program that forks has copies of the socket, which would keep it open.
+/// Shuts the socket down. Closing it is not enough, because a program that forks has copies of the socket.
 impl Drop for Transport {
     fn drop(&mut self) {
-        // It fails if the other end has gone, which is as good.
+        // The shutdown fails only if the other end is gone, which is as good.
         let _ = self.socket.shutdown(Shutdown::Both);
     }
 }
 
 impl Transport {
-    /// Must be called within a tokio runtime.
+    /// Makes a transport of this socket. Returns an error if the descriptor is not a `SOCK_SEQPACKET` socket. This
+    /// function must be called within a tokio runtime.
     pub(crate) fn new(socket: OwnedFd) -> io::Result<Self> {
         if getsockopt(&socket, sockopt::SockType)? != SockType::SeqPacket {
             let reason = "the descriptor is not a SOCK_SEQPACKET socket";
@@ -42,19 +43,26 @@ impl Transport {
         })
     }
 
-    /// Send one packet. Dropped before it is ready, it has sent nothing.
+    /// Sends one packet.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped before it is ready, the packet is not sent.
     pub(crate) async fn send(&self, packet: &[u8]) -> io::Result<()> {
         let sent = self.socket.async_io(Interest::WRITABLE, || {
             let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
             Ok(send(self.socket.as_raw_fd(), packet, flags)?)
         });
-        // A packet goes whole or not at all.
+        // A packet is sent whole or not at all, so the number of bytes is known.
         sent.await.map(|_| ())
     }
 
-    /// Receive one packet by way of `buffer` (what is longer is cut, and
-    /// flagged); `None` when the other end is closed. Dropped before it is
-    /// ready, it has taken nothing.
+    /// Receives one packet through `buffer`. A packet that is longer than the buffer is cut, and flagged as truncated.
+    /// `None` if the other end is closed.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped before it is ready, no packet is lost.
     pub(crate) async fn receive(&self, buffer: &mut [u8]) -> io::Result<Option<Packet<OwnedFd>>> {
         let received = self
             .socket
