@@ -1,14 +1,14 @@
-//! What the proxy holds for us until we release it. Pure.
+//! The images and pipes that the proxy holds for us until we release them. Pure.
 
 use super::{Call, ImageId, PipeId};
 
-/// Something that was granted, and has to be released once, by a call.
+/// An image or pipe that was granted, and has to be released once, by a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Held {
     /// An open image.
     Image(ImageId),
-    /// A pipe that ends only with `FinishPipe`, which blocks the connection
-    /// until all is written to the pipe or its read end is closed.
+    /// A pipe that ends only with `FinishPipe`. That call blocks the connection until the proxy has written all bytes
+    /// to the pipe, or the read end is closed.
     Pipe {
         /// The pipe's number.
         id: PipeId,
@@ -18,18 +18,18 @@ pub(crate) enum Held {
 }
 
 impl Held {
-    /// A pipe that the proxy fills from its memory. The rest comes as
-    /// fast as it is read, and if nobody reads, the read end is closed first.
+    /// A pipe that the proxy fills from its memory. The bytes come as fast as they are read. A reader that stops
+    /// closes the read end before the pipe is released.
     pub(crate) fn memory_pipe(id: PipeId) -> Self {
         Self::Pipe { id, drained: true }
     }
 
-    /// A pipe that the proxy fills from the network, at a pace that nobody knows.
+    /// A pipe that the proxy fills from the network, at an unknown rate.
     pub(crate) fn blob_pipe(id: PipeId) -> Self {
         Self::Pipe { id, drained: false }
     }
 
-    /// Notes that the pipe is drained.
+    /// Records that the pipe is drained. Does nothing for an image.
     pub(crate) fn set_drained(&mut self) {
         match self {
             Self::Pipe { drained, .. } => *drained = true,
@@ -37,7 +37,8 @@ impl Held {
         }
     }
 
-    /// The call that releases it. `None` if that call could block: then the proxy keeps one descriptor until it ends.
+    /// The call that releases the image or pipe. `None` if that call could block. The proxy then keeps one descriptor
+    /// until the proxy exits.
     pub(crate) fn release(self) -> Option<Call> {
         match self {
             Self::Image(id) => Some(Call::CloseImage(id)),

@@ -1,4 +1,4 @@
-//! Calls: what is sent to the proxy.
+//! The calls that are sent to the proxy.
 
 use std::fmt;
 use std::num::{NonZeroU32, NonZeroU64};
@@ -7,15 +7,15 @@ use oci_spec::image::{Digest, MediaType};
 use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
 
-/// The largest packet either side sends (skopeo, `proxy.go`: `maxMsgSize`).
+/// The largest packet that either side sends, in bytes (skopeo, `proxy.go`: `maxMsgSize`).
 pub(crate) const MAX_PACKET: usize = 32 * 1024;
 
-/// The proxy's name for an image it holds open. Never zero.
+/// The proxy's number for an image that it holds open. The number is never zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct ImageId(NonZeroU64);
 
 impl ImageId {
-    /// `None` for zero, which the protocol keeps for "no image".
+    /// Makes an id of a number on the wire. `None` for zero, which means "no image" in the protocol.
     pub(crate) fn new(id: u64) -> Option<Self> {
         NonZeroU64::new(id).map(Self)
     }
@@ -26,14 +26,14 @@ impl ImageId {
     }
 }
 
-/// The proxy's name for a pipe that it closes only in `FinishPipe`. Never zero.
+/// The proxy's number for a pipe that it closes only in `FinishPipe`. The number is never zero.
 ///
-/// It is the number of a file descriptor over there, and is reused at once.
+/// The number is that of a file descriptor in the proxy, and is reused at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct PipeId(NonZeroU32);
 
 impl PipeId {
-    /// `None` for zero, which the protocol keeps for "no pipe".
+    /// Makes an id of a number on the wire. `None` for zero, which means "no pipe" in the protocol.
     pub(crate) fn new(id: u32) -> Option<Self> {
         NonZeroU32::new(id).map(Self)
     }
@@ -44,23 +44,24 @@ impl PipeId {
     }
 }
 
-/// A layer as the proxy can hand it out: the digest and size by which [`get_blob`](crate::ImageProxy::get_blob) fetches it.
+/// A layer as the proxy can send it: the digest and size by which [`get_blob`](crate::ImageProxy::get_blob)
+/// fetches it.
 ///
-/// It differs from the manifest's layer where the transport stores layers in another form (`containers-storage:` keeps
-/// them uncompressed).
+/// These differ from the layer in the manifest if the transport stores layers in another form (`containers-storage:`
+/// stores them uncompressed).
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[non_exhaustive]
 pub struct LayerInfo {
     /// The digest of the bytes that the proxy sends.
     pub digest: Digest,
-    /// The number of bytes. `None` where the transport does not know it.
+    /// The size in bytes. `None` if the transport does not know the size.
     #[serde(deserialize_with = "known_size")]
     pub size: Option<u64>,
     /// The media type of the bytes.
     pub media_type: MediaType,
 }
 
-/// On the wire, a size that is not known is −1.
+/// Reads a size from the wire, where an unknown size is −1.
 fn known_size<'de, D: Deserializer<'de>>(size: D) -> Result<Option<u64>, D::Error> {
     let size = i64::deserialize(size)?;
     Ok(u64::try_from(size).ok())
@@ -73,7 +74,7 @@ macro_rules! methods {
         pub(crate) enum Method { $($name),+ }
 
         impl Method {
-            /// Every method there is.
+            /// All methods of the protocol.
             #[cfg(test)]
             pub(crate) const ALL: &[Self] = &[$(Self::$name),+];
 
@@ -97,7 +98,7 @@ impl fmt::Display for Method {
     }
 }
 
-/// One method with its arguments.
+/// A call: one method with its arguments.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Call {
     Initialize,
@@ -172,8 +173,8 @@ impl Call {
         }
     }
 
-    /// The packet to send. It may exceed [`MAX_PACKET`], which the proxy
-    /// could not read; [`Session::ask`](super::Session::ask) refuses those.
+    /// Returns the packet of the call. The packet may be larger than [`MAX_PACKET`], so that the proxy could not read
+    /// it. [`Session::ask`](super::Session::ask) rejects such a call.
     pub(crate) fn encode(&self) -> Vec<u8> {
         json!({ "method": self.method().name(), "args": self.arguments() })
             .to_string()

@@ -1,6 +1,5 @@
-//! The image-proxy protocol without any I/O: what may be said, what may come
-//! back, and whose turn it is. Nothing here knows tokio or nix, so tests step
-//! it by hand.
+//! The image-proxy protocol without any I/O: the calls, the replies, and the state machines of a connection. This
+//! module does not use tokio or nix, so tests can step the state machines.
 
 mod described;
 mod held;

@@ -1,37 +1,34 @@
-//! The phases of a connection's life, from serving to its end in order.
+//! The phases of a connection, from serving to the end in order.
 //!
-//! A connection ends when `finalize` is called, or when its last handle is
-//! dropped. Requests that were accepted before are answered first. Blobs that
-//! are open are awaited after that.
+//! A connection ends when `finalize` is called, or when its last handle is dropped. Requests that were accepted before
+//! are answered first. After that, open blobs are awaited.
 
 /// The phase of a connection, stepped by its actor before each wait.
 ///
-/// `I` is an instant of any clock. `F` is whoever called `finalize` and is to
-/// be told how the proxy ended.
+/// `I` is an instant of any clock. `F` is the finalizer: the caller of `finalize`, who is told how the proxy ended.
 #[derive(Debug)]
 #[cfg_attr(test, derive(Clone))]
 pub(crate) enum Phase<I, F> {
     /// Requests are accepted.
     Serving,
-    /// `finalize` was called, and the inbox is closed. Requests that are in the
-    /// inbox already are still accepted.
+    /// `finalize` was called, and the inbox is closed. Requests that are already in the inbox are still accepted.
     Closing { until: I, finalizer: F },
     /// The inbox has ended. Requests that were accepted are being answered.
     Draining { until: I, finalizer: Option<F> },
     /// No further blob is granted. Blobs that are open may be read to their end.
     AwaitingBlobs { until: I, finalizer: Option<F> },
-    /// The last blob is done with. What was given back meanwhile is being answered.
+    /// The last blob is finished or dropped. Releases that were sent meanwhile are being answered.
     Settling { until: I, finalizer: Option<F> },
-    /// The proxy is to be told to end.
+    /// The proxy has to be told to end.
     Finished { finalizer: Option<F> },
 }
 
 impl<I: Copy + Ord, F> Phase<I, F> {
-    /// Closes the inbox for this finalizer, who waits for open blobs `until` this moment.
+    /// Closes the inbox for this finalizer, who waits for open blobs until the moment `until`.
     ///
     /// # Errors
     ///
-    /// The finalizer itself, if another one was first.
+    /// Returns the finalizer if another one was first.
     pub(crate) fn finalize(&mut self, until: I, finalizer: F) -> Result<(), F> {
         if !matches!(self, Self::Serving) {
             return Err(finalizer);
@@ -40,9 +37,8 @@ impl<I: Copy + Ord, F> Phase<I, F> {
         Ok(())
     }
 
-    /// Takes note that the inbox has ended: all that will ever be asked for has
-    /// been accepted. If nobody finalizes, all handles are gone, and what is
-    /// still unanswered is awaited `until` this moment.
+    /// Takes note that the inbox has ended: there will be no more requests. Without a finalizer, all handles are gone,
+    /// and unanswered requests are awaited until the moment `until`.
     pub(crate) fn inbox_ended(&mut self, until: I) {
         self.change(|phase| match phase {
             Self::Serving => Self::Draining {
@@ -57,7 +53,7 @@ impl<I: Copy + Ord, F> Phase<I, F> {
         });
     }
 
-    /// Moves on once nothing is left to be answered.
+    /// Moves to the next phase if all requests and releases are answered.
     pub(crate) fn step(&mut self, is_idle: bool) {
         self.change(|phase| match phase {
             Self::Draining { until, finalizer } if is_idle => {
@@ -68,7 +64,7 @@ impl<I: Copy + Ord, F> Phase<I, F> {
         });
     }
 
-    /// Takes note that the last open blob is done with.
+    /// Takes note that the last open blob is finished or dropped.
     pub(crate) fn blobs_done(&mut self) {
         self.change(|phase| match phase {
             Self::AwaitingBlobs { until, finalizer } => Self::Settling { until, finalizer },
@@ -78,10 +74,11 @@ impl<I: Copy + Ord, F> Phase<I, F> {
 
     /// The moment at which [`expire`](Self::expire) is due. `None` means never.
     ///
-    /// A finalizer waits for all answers, each within its call timeout, and for
-    /// blobs until this moment. If nobody finalizes, answers are awaited until
-    /// this moment, and blobs for as long as somebody holds one. What is given back
-    /// last is awaited until this moment in both cases.
+    /// | awaited | with a finalizer | without one |
+    /// | --- | --- | --- |
+    /// | answers to requests | without a deadline; each has its call timeout | until this moment |
+    /// | open blobs | until this moment | while a caller holds one |
+    /// | answers to the last releases | until this moment | until this moment |
     pub(crate) fn deadline(&self) -> Option<I> {
         match self {
             Self::Draining {
@@ -97,7 +94,7 @@ impl<I: Copy + Ord, F> Phase<I, F> {
         }
     }
 
-    /// Moves on if the deadline has come, and returns whether it has.
+    /// Moves to the next phase if the deadline has come. Returns whether it has come.
     pub(crate) fn expire(&mut self, now: I) -> bool {
         let due = self.deadline().is_some_and(|deadline| deadline <= now);
         if due {
@@ -112,22 +109,22 @@ impl<I: Copy + Ord, F> Phase<I, F> {
         due
     }
 
-    /// Whether the inbox is to be read.
+    /// Whether requests are read from the inbox.
     pub(crate) fn accepts(&self) -> bool {
         matches!(self, Self::Serving | Self::Closing { .. })
     }
 
-    /// Whether no further blob is granted, so that the open ones can run out.
+    /// Whether open blobs are awaited. No further blob is granted in this phase.
     pub(crate) fn awaits_blobs(&self) -> bool {
         matches!(self, Self::AwaitingBlobs { .. })
     }
 
-    /// Whether the proxy is to be told to end.
+    /// Whether the proxy has to be told to end.
     pub(crate) fn is_finished(&self) -> bool {
         matches!(self, Self::Finished { .. })
     }
 
-    /// The one who is to be told how the connection ended, in whatever phase that was.
+    /// Returns the finalizer, who is told how the connection ended. The connection may have ended in any phase.
     pub(crate) fn into_finalizer(self) -> Option<F> {
         match self {
             Self::Serving => None,
@@ -148,12 +145,12 @@ impl<I: Copy + Ord, F> Phase<I, F> {
 mod tests {
     use super::*;
 
-    /// When patience runs out, in these tests.
+    /// The deadline in these tests.
     const UNTIL: u8 = 10;
 
     type Tested = Phase<u8, &'static str>;
 
-    /// What can happen to a phase.
+    /// An event that can change the phase.
     #[derive(Debug, Clone, Copy)]
     enum Event {
         Finalize(&'static str),
@@ -168,7 +165,7 @@ mod tests {
     const IDLE: Event = Event::Step { is_idle: true };
     const BUSY: Event = Event::Step { is_idle: false };
 
-    /// The phase after these events, in one word; and its deadline.
+    /// Returns the name of the phase after these events, and its deadline.
     fn after(events: &[Event]) -> (&'static str, Option<u8>) {
         let mut phase = Tested::Serving;
         for event in events {
@@ -204,14 +201,14 @@ mod tests {
     fn each_event_leads_where_it_should() {
         let a = Finalize("a");
         let table: &[(&[Event], &str, Option<u8>)] = &[
-            // Nothing but the end of the inbox ends the serving.
+            // Only the end of the inbox ends the serving.
             (&[], "serving", None),
             (&[IDLE, BlobsDone, Expire(UNTIL)], "serving", None),
-            // The inbox is read to its end, whoever waits, and however long that takes.
+            // After `finalize`, the inbox is read to its end, without a deadline.
             (&[a], "closing", None),
             (&[a, IDLE, BlobsDone, Expire(UNTIL)], "closing", None),
             (&[a, Finalize("b")], "closing", None),
-            // A finalizer waits for all answers, and for blobs until his patience has run out.
+            // A finalizer waits for all answers, and for blobs until the deadline.
             (&[a, InboxEnded], "draining", None),
             (
                 &[a, InboxEnded, BUSY, BlobsDone, Expire(UNTIL)],
@@ -238,7 +235,7 @@ mod tests {
                 "finished",
                 None,
             ),
-            // Without any handle, answers are awaited until patience has run out, and blobs for ever.
+            // Without handles, answers are awaited until the deadline, and blobs without a deadline.
             (&[InboxEnded], "draining", Some(UNTIL)),
             (
                 &[InboxEnded, BUSY, BlobsDone, Expire(UNTIL - 1)],
@@ -259,7 +256,7 @@ mod tests {
                 "finished",
                 None,
             ),
-            // An end is one for good.
+            // No event leads out of the last phase.
             (
                 &[
                     InboxEnded, IDLE, BlobsDone, IDLE, InboxEnded, BUSY, BlobsDone,

@@ -1,61 +1,66 @@
-//! Refusals, and the one classification of them. Pure.
+//! Refusals of the proxy, and their classification. Pure.
 
 use std::fmt;
 
 use crate::words::printable;
 
-/// A call that the proxy refused. The connection stays good.
+/// The refusal of a call by the proxy. The connection stays good.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Refusal {
-    /// The class that the proxy gave it, where it gives one (protocol 0.2.8 and later).
+    /// The class that the proxy gave the error. `None` if the proxy gave no class, as before protocol 0.2.8.
     pub code: Option<RefusalCode>,
-    /// The proxy's own words, made [`printable`](crate::printable). The registry's answer can be part of them.
+    /// The message of the proxy, made [`printable`](crate::printable). The registry's answer can be a part of
+    /// the message.
     pub message: String,
 }
 
-/// How the proxy classes an error (`error_code` in a reply, `code` in a blob's error pipe; protocol 0.2.8 and later).
+/// The class that the proxy gives an error: `error_code` in a reply, `code` in a blob's error pipe (protocol 0.2.8
+/// and later).
 ///
-/// skopeo's classes are narrow: 429, 500 and a body that ends early come as [`Other`](Self::Other).
-/// [`RefusalKind`] tells more.
+/// skopeo's classes are narrow. HTTP 429 and 500, and a body that ends early, come as [`Other`](Self::Other).
+/// [`RefusalKind`] is more precise.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RefusalCode {
-    /// `EPIPE`: our end of a pipe was closed before all was written.
+    /// `EPIPE`: the read end of a pipe was closed before the proxy had written all bytes.
     BrokenPipe,
     /// `retryable`: connection errors and HTTP 502 to 504.
     Retryable,
-    /// `other`: everything that the proxy does not class.
+    /// `other`: every other error.
     Other,
     /// A code that this version of the library does not know.
     Unknown(String),
 }
 
-/// Why a call was refused, by the words of skopeo (1.9 to 1.22), of the OCI distribution specification's error codes, and
-/// of HTTP. Retries, the command's hints and [`Error::is_retryable`](crate::Error::is_retryable) go by it.
+/// The reason of a refusal. It is found by the words in the messages of skopeo (1.9 to 1.22), by the error codes of
+/// the OCI distribution specification, and by HTTP status codes.
+///
+/// Retries, the hints of the command and [`Error::is_retryable`](crate::Error::is_retryable) depend on this reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum RefusalKind {
     /// The registry does not have the image or the blob (404).
     NotFound,
-    /// The registry wants a login, or does not take the one that it was given (401).
+    /// The registry requires a login, or does not accept the given one (401).
     Unauthorized,
-    /// The registry does not allow this login to have it (403). Some registries say so of what does not exist.
+    /// The registry does not allow this login to fetch the image or the blob (403). Some registries also answer this
+    /// if the image does not exist.
     Denied,
-    /// The registry wants to be asked less often (429).
+    /// The registry limits the rate of requests (429).
     Throttled,
     /// The certificate is not trusted, or the registry does not speak TLS.
     Tls,
     /// The signature policy does not accept the image.
     Policy,
-    /// The registry can't be reached: its name is not known, or it does not answer.
+    /// The registry can't be reached: its name is unknown, or the host does not answer.
     Unreachable,
-    /// The registry answers that it has trouble (5xx).
+    /// The registry answers with a server error (500, 502, 503 or 504).
     Unavailable,
-    /// The name or a setting can't be used: a wrong reference, a file that is not there, a blocked registry, no image for
+    /// The name or a setting can't be used: a wrong reference, a missing file, a blocked registry, no image for
     /// the platform.
     Invalid,
-    /// Anything else, such as a transfer that broke off.
+    /// Any other reason, such as a transfer that broke off.
     Other,
 }
 
@@ -64,8 +69,9 @@ use RefusalKind::{
     Unreachable,
 };
 
-/// In small letters; the first that occurs decides. "denied:" is the code of the OCI distribution specification, and comes
-/// before "unauthorized": registries say both of what a login that is right may not have.
+/// The words by which a message is classified, in lower case. The first entry that occurs in the message decides.
+/// "denied:" is an error code of the OCI distribution specification. It comes before "unauthorized", because
+/// registries return both if a valid login is not allowed to fetch the image.
 const WORDS: [(&str, RefusalKind); 40] = [
     ("server gave http response to https client", Tls),
     ("x509", Tls),
@@ -110,7 +116,7 @@ const WORDS: [(&str, RefusalKind); 40] = [
 ];
 
 impl Refusal {
-    /// As it came over the wire; an empty code stands for "not given".
+    /// Makes a refusal of a code and a message on the wire. An empty code means that the proxy gave none.
     pub(crate) fn from_wire(code: &str, message: &str) -> Self {
         Self {
             code: RefusalCode::from_wire(code),
@@ -118,11 +124,11 @@ impl Refusal {
         }
     }
 
-    /// Why the call was refused.
+    /// Returns why the call was refused.
     #[must_use]
     pub fn kind(&self) -> RefusalKind {
-        // An image can be called anything, so a path says nothing; and a port or a digest can hold any number, so a
-        // code is a whole word.
+        // An image can have any name, so words with a slash are ignored. A port or a digest can contain any number, so
+        // a status code must be a whole word.
         let said = self.message.to_lowercase();
         let is_said =
             |word: &&str| !word.contains('/') || matches!(*word, "i/o" | "username/password");
@@ -136,7 +142,7 @@ impl Refusal {
             .unwrap_or(Other)
     }
 
-    /// Whether the same call may succeed later, if the image is at a registry.
+    /// Whether the same call may succeed later. This is meant for images at a registry.
     #[must_use]
     pub fn is_transient(&self) -> bool {
         let by_kind = || matches!(self.kind(), Throttled | Unreachable | Unavailable | Other);
@@ -144,7 +150,7 @@ impl Refusal {
     }
 }
 
-/// What a status code of HTTP says, if this word is one of an error.
+/// The kind of an HTTP status code. `None` if the word is not a known code of an error.
 fn kind_of_status(word: &str) -> Option<RefusalKind> {
     let code = word.trim_matches(|c: char| !c.is_ascii_alphanumeric());
     Some(match code {
@@ -170,7 +176,7 @@ impl fmt::Display for Refusal {
 impl std::error::Error for Refusal {}
 
 impl RefusalCode {
-    /// `None` for the empty text, which stands for "not given".
+    /// Parses a code on the wire. `None` for the empty text, which means that the proxy gave no code.
     fn from_wire(code: &str) -> Option<Self> {
         Some(match code {
             "" => return None,

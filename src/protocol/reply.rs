@@ -1,4 +1,4 @@
-//! Replies: what comes back, and what it must look like for each method.
+//! The replies of the proxy, and the form that the reply to each method must have.
 
 use std::fmt;
 
@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::{Held, ImageId, LayerInfo, Method, PipeId, Refusal};
 use crate::words::printable;
 
-/// One packet as it came from the socket, with the descriptors in it.
+/// One packet from the socket, with its descriptors.
 #[derive(Debug)]
 pub(crate) struct Packet<F> {
     pub(crate) bytes: Vec<u8>,
@@ -22,25 +22,25 @@ pub(crate) struct Packet<F> {
     pub(crate) fds_lost: bool,
 }
 
-/// The read end of a pipe that stays open over there until `FinishPipe`.
+/// The read end of a pipe whose other end the proxy closes only in `FinishPipe`.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Pipe<F> {
     pub(crate) data: F,
     pub(crate) held: Held,
 }
 
-/// What a successful reply hands over. Whoever holds it owns it.
+/// The contents of a successful reply. The holder owns the descriptors, and has to release what is held.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Grant<F> {
     Done,
     Version(Version),
     Image(Option<ImageId>),
-    /// The digest is that of the original manifest, before conversion.
+    /// A manifest. The digest is that of the original manifest, before conversion.
     Manifest {
         digest: Digest,
         pipe: Pipe<F>,
     },
-    /// A config or layer info: held in the proxy's memory.
+    /// A config or layer info, which the proxy has in its memory.
     Document {
         pipe: Pipe<F>,
     },
@@ -58,7 +58,7 @@ pub(crate) enum Grant<F> {
 }
 
 impl<F> Grant<F> {
-    /// The descriptors that have to be pipes to read from.
+    /// The descriptors that have to be read ends of pipes.
     pub(crate) fn pipes(&self) -> impl Iterator<Item = &F> {
         let pipes = match self {
             Self::Manifest { pipe, .. } | Self::Document { pipe } | Self::Blob { pipe, .. } => {
@@ -71,17 +71,17 @@ impl<F> Grant<F> {
     }
 }
 
-/// The proxy said something that the protocol does not allow here. Nothing
-/// that comes after it can be trusted, so the connection is given up.
+/// A violation: the proxy sent something that the protocol does not allow here. Later packets can't be trusted, so the
+/// connection is closed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Violation {
-    /// A packet while no call was waiting for a reply.
+    /// A packet came while no call was waiting for a reply.
     #[error("a reply that nobody asked for")]
     Unsolicited,
-    /// Longer than the 32 KiB that a packet may have.
+    /// The packet was longer than 32 KiB.
     #[error("the reply to {method} was cut: it is longer than a packet may be")]
     Truncated {
-        /// The call it answered.
+        /// The method of the call that was answered.
         method: &'static str,
     },
     /// File descriptors were lost, because this process has none left or
@@ -90,52 +90,52 @@ pub(crate) enum Violation {
         "file descriptors in the reply to {method} were lost (is the limit of open files reached?)"
     )]
     DescriptorsLost {
-        /// The call it answered.
+        /// The method of the call that was answered.
         method: &'static str,
     },
-    /// Not the JSON of a reply.
+    /// The packet is not the JSON of a reply.
     #[error("the reply to {method} is not a reply: {reason}")]
     Malformed {
-        /// The call it answered.
+        /// The method of the call that was answered.
         method: &'static str,
-        /// What the parser says.
+        /// The error of the parser.
         reason: String,
     },
-    /// The wrong number of file descriptors.
+    /// The reply has the wrong number of file descriptors.
     #[error("the reply to {method} came with {found} file descriptors instead of {expected}")]
     Descriptors {
-        /// The call it answered.
+        /// The method of the call that was answered.
         method: &'static str,
-        /// How many the protocol wants here.
+        /// The number that the protocol requires.
         expected: usize,
-        /// How many there were.
+        /// The number in the reply.
         found: usize,
     },
-    /// A pipe id where there must be none, or none where there must be one.
+    /// The reply has a pipe id where there must be none, or none where there must be one.
     #[error("the reply to {method} came with pipe id {found}")]
     PipeId {
-        /// The call it answered.
+        /// The method of the call that was answered.
         method: &'static str,
-        /// What was there; 0 = none.
+        /// The pipe id in the reply. Zero means none.
         found: u32,
     },
     /// The value is not of the kind that this call returns.
     #[error("the reply to {method} has an unusable value: {reason}")]
     Value {
-        /// The call it answered.
+        /// The method of the call that was answered.
         method: &'static str,
-        /// What is wrong with it.
+        /// The problem with the value.
         reason: String,
     },
-    /// `FinishPipe` was answered, and the pipe does not end.
+    /// `FinishPipe` was answered, but the pipe did not end.
     #[error("the proxy says that a pipe is finished, and keeps it open")]
     Unfinished,
-    /// A descriptor that is not the read end of a pipe.
+    /// A descriptor is not the read end of a pipe.
     #[error("the proxy handed out a descriptor that is not a readable pipe")]
     NotAPipe,
 }
 
-/// A reply's JSON. `error_code` is missing before 0.2.8.
+/// The JSON of a reply. `error_code` is missing before protocol 0.2.8.
 #[derive(Deserialize)]
 struct Reply {
     success: bool,
@@ -149,8 +149,8 @@ struct Reply {
     error: String,
 }
 
-/// What the packet says as the reply to `method`. Descriptors that do not
-/// belong are dropped, and so closed, with the packet.
+/// Interprets a packet as the reply to `method`. After a violation or a refusal, all descriptors of the packet
+/// are closed.
 pub(super) fn interpret<F>(
     method: Method,
     packet: Packet<F>,
@@ -265,7 +265,7 @@ fn value<T: DeserializeOwned>(method: Method, value: Value) -> Result<T, Violati
     serde_json::from_value(value).map_err(|e| bad_value(method, e))
 }
 
-/// A blob's size: −1 stands for "not known".
+/// Parses the size of a blob, in bytes. `None` for −1, which means that the size is unknown.
 fn size(method: Method, wire: Value) -> Result<Option<u64>, Violation> {
     let number: i64 = value(method, wire)?;
     match u64::try_from(number) {

@@ -1,10 +1,8 @@
-//! The connection's state machine: which call goes out next, and whom a reply
-//! belongs to.
+//! The state machine of a connection: it decides which call is sent next, and to whom a reply belongs.
 //!
-//! Replies carry no request id; they come strictly in the order of the calls.
-//! One call is on its way at a time, so that a call that gives something back
-//! (`FinishPipe`, `CloseImage`) is never behind more than one other: it
-//! overtakes all that still wait here.
+//! Replies have no request id, and come strictly in the order of the calls. One call is in flight at a time, so that a
+//! release (`FinishPipe`, `CloseImage`) waits for at most one other call. A release overtakes all requests in
+//! the queue.
 
 use std::collections::VecDeque;
 
@@ -13,18 +11,18 @@ use semver::Version;
 use super::reply::interpret;
 use super::{Call, Grant, MAX_PACKET, Method, Packet, Refusal, Violation, supports};
 
-/// Somebody who waits for an answer, and may stop waiting.
+/// A caller who waits for an answer, and may stop waiting.
 pub(crate) trait Waiter {
-    /// Nobody looks at the answer any more.
+    /// Whether the caller does not wait for the answer any more.
     fn is_gone(&self) -> bool;
 }
 
-/// Why a call was not even queued.
+/// The reason why a call was not queued.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Rejected {
-    /// The server is too old for it.
+    /// The proxy is too old for the method.
     Unsupported { method: Method, found: Version },
-    /// It does not fit into a packet.
+    /// The call does not fit into a packet.
     TooLarge { method: Method, bytes: usize },
 }
 
@@ -37,16 +35,16 @@ struct Queued<W> {
     waiter: Option<W>,
 }
 
-/// Generic over the waiter, and in [`receive`](Self::receive) over the
-/// descriptor, so that tests step it without a socket.
+/// The session of a connection: its queues, and the call in flight.
+///
+/// The waiter is generic, and so is the descriptor in [`receive`](Self::receive), so that tests need no socket.
 #[derive(Debug)]
 #[cfg_attr(test, derive(Clone))]
 pub(crate) struct Session<W> {
     version: Option<Version>,
-    /// What gives something back: sent first, and whether or not anybody
-    /// waits for the answer.
+    /// The releases. They are sent first, whether or not a caller waits for the answer.
     returns: VecDeque<Queued<W>>,
-    /// What asks for something: sent if somebody waits for the answer.
+    /// The requests. Each is sent only if its caller still waits for the answer.
     asks: VecDeque<Queued<W>>,
     in_flight: Option<(Method, Option<W>)>,
 }
@@ -61,11 +59,13 @@ impl<W: Waiter> Session<W> {
         }
     }
 
-    /// Queue a call that asks for something. It is dropped unsent if its
-    /// waiter is gone before its turn comes.
+    /// Queues a request. The request is dropped unsent if its waiter is gone before its turn comes.
     ///
-    /// Before the reply to `Initialize` has told the version, nothing is
-    /// refused for it: the handle is not given out earlier.
+    /// The version is not checked before the reply to `Initialize`, because no handle exists before that reply.
+    ///
+    /// # Errors
+    ///
+    /// Returns the waiter, and the reason why the request was rejected.
     pub(crate) fn ask(&mut self, call: &Call, waiter: W) -> Result<(), (Rejected, W)> {
         let method = call.method();
         if let Some(found) = &self.version
@@ -87,7 +87,7 @@ impl<W: Waiter> Session<W> {
         Ok(())
     }
 
-    /// Queue a call that gives something back: it overtakes all that asks.
+    /// Queues a release, which overtakes all requests.
     pub(crate) fn give_back(&mut self, call: &Call, waiter: Option<W>) {
         self.returns.push_back(Queued {
             method: call.method(),
@@ -96,8 +96,8 @@ impl<W: Waiter> Session<W> {
         });
     }
 
-    /// Whose turn it is to be sent. Until it is, another may overtake it, and
-    /// its waiter may leave: ask again whenever something has happened.
+    /// Returns the call that is to be sent next. Until it is sent, a release may overtake it, and its waiter may
+    /// leave, so the turn must be determined again after each event.
     pub(crate) fn turn(&mut self) -> Option<Turn<'_, W>> {
         if self.in_flight.is_some() {
             return None;
@@ -115,8 +115,8 @@ impl<W: Waiter> Session<W> {
         (!queue.is_empty()).then_some(Turn { queue, in_flight })
     }
 
-    /// Match a packet with the call in flight: whose answer it is, and what
-    /// it is. After a violation the connection is of no use.
+    /// Matches a packet with the call in flight. Returns the waiter and the answer. After a violation, the connection
+    /// can't be used any more.
     #[expect(clippy::type_complexity, reason = "an answer, and to whom it goes")]
     pub(crate) fn receive<F>(
         &mut self,
@@ -138,12 +138,13 @@ impl<W: Waiter> Session<W> {
         Ok((waiter, answer))
     }
 
-    /// The call whose reply is awaited.
+    /// The method of the call whose reply is awaited.
     pub(crate) fn in_flight(&self) -> Option<Method> {
         self.in_flight.as_ref().map(|(method, _)| *method)
     }
 
-    /// Nothing waits to be sent, and nobody to be answered.
+    /// Whether no release is queued, and no answer is awaited. The answer to a release without a waiter counts
+    /// as awaited.
     pub(crate) fn is_idle(&self) -> bool {
         let left = |waiter: &Option<W>| waiter.as_ref().is_some_and(Waiter::is_gone);
         let awaited = self.in_flight.as_ref().map(|(_, waiter)| waiter);
@@ -152,7 +153,7 @@ impl<W: Waiter> Session<W> {
             && self.asks.iter().all(|asked| left(&asked.waiter))
     }
 
-    /// Everybody who still waits, when no reply will come any more.
+    /// Removes and returns all waiters, when no reply will come any more.
     pub(crate) fn drain(&mut self) -> impl Iterator<Item = W> {
         let in_flight = self.in_flight.take().and_then(|(_, waiter)| waiter);
         let returns = std::mem::take(&mut self.returns);
@@ -164,21 +165,21 @@ impl<W: Waiter> Session<W> {
     }
 }
 
-/// The call whose turn it is.
+/// The call that is to be sent next.
 #[derive(Debug)]
 pub(crate) struct Turn<'s, W> {
-    /// It is the first one here.
+    /// The queue whose first entry is the call.
     queue: &'s mut VecDeque<Queued<W>>,
     in_flight: &'s mut Option<(Method, Option<W>)>,
 }
 
 impl<W> Turn<'_, W> {
-    /// What to send.
+    /// The packet of the call.
     pub(crate) fn packet(&self) -> &[u8] {
         self.queue.front().map_or(&[], |queued| &queued.packet)
     }
 
-    /// It is sent; the next reply is the one to it.
+    /// Takes note that the call is sent. The next reply belongs to this call.
     pub(crate) fn sent(self) {
         let sent = self.queue.pop_front();
         *self.in_flight = sent.map(|queued| (queued.method, queued.waiter));
@@ -246,7 +247,7 @@ mod tests {
         session
     }
 
-    /// Send what is next, if it is our turn.
+    /// Sends the next call, if there is one, and returns its packet.
     fn send(session: &mut Session<Caller>) -> Option<Vec<u8>> {
         let turn = session.turn()?;
         let packet = turn.packet().to_vec();
@@ -379,8 +380,8 @@ mod tests {
     }
 
     proptest! {
-        /// Rule 1: whatever happens, in whatever order, each caller who stays
-        /// gets exactly one answer, the one to its own call.
+        /// Checks invariant 1 for any sequence of events: each caller who stays gets exactly one answer, which belongs
+        /// to its own call.
         #[test]
         fn each_request_gets_exactly_one_answer(steps in steps()) {
             let mut session = ready("0.2.8");

@@ -1,19 +1,18 @@
-//! What each version of the protocol can do.
+//! The versions of the protocol, and the methods that each one has.
 
 use semver::Version;
 
 use super::Method;
 
-/// The oldest protocol that we speak: `GetFullConfig` came with it
-/// (skopeo 1.6).
+/// The oldest protocol version that this library speaks: the first one with `GetFullConfig` (skopeo 1.6).
 pub const FIRST_SUPPORTED: Version = Version::new(0, 2, 3);
 
-/// The oldest protocol whose server checks the signature policy when it opens
-/// an image (skopeo 1.13; before, `--policy` is taken, and passed over).
+/// The oldest protocol version whose proxy checks the signature policy when it opens an image (skopeo 1.13). An older
+/// skopeo accepts `--policy` and ignores it.
 pub(crate) const CHECKS_POLICY_SINCE: Version = Version::new(0, 2, 6);
 
 impl Method {
-    /// The protocol version that brought this method.
+    /// The first protocol version that has this method.
     pub(crate) fn since(self) -> Version {
         let patch = match self {
             Self::Initialize
@@ -35,14 +34,13 @@ impl Method {
     }
 }
 
-/// Whether a server of version `found` has `method`.
+/// Whether a proxy of version `found` has `method`.
 pub(crate) fn supports(found: &Version, method: Method) -> bool {
     *found >= method.since()
 }
 
-/// Whether we can talk to a server of this version at all: 0.2.3 or a later
-/// 0.2. The protocol is private to skopeo, so another major or minor version
-/// promises nothing.
+/// Whether this library can speak with a proxy of this version: 0.2.3 or a later 0.2. The protocol is private to
+/// skopeo, so another major or minor version may differ in any way.
 pub(crate) fn is_compatible(found: &Version) -> bool {
     found.major == FIRST_SUPPORTED.major
         && found.minor == FIRST_SUPPORTED.minor
