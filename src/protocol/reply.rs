@@ -149,8 +149,8 @@ struct Reply {
     error: String,
 }
 
-/// Interprets a packet as the reply to `method`. After a violation or a refusal, all descriptors of the packet
-/// are closed.
+/// Interprets a packet as the reply to `method`. If the packet is a violation, its descriptors are dropped, and
+/// so closed.
 pub(super) fn interpret<F>(
     method: Method,
     packet: Packet<F>,

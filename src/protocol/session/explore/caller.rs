@@ -1,28 +1,28 @@
-//! The callers of the connection, and what each of them has and waits for.
+//! The callers of the connection: what each of them holds and waits for.
 
 use super::super::Waiter;
 use crate::protocol::Held;
 
 pub(super) const CALLERS: usize = 3;
 
-/// What a caller waits for.
+/// The thing that a caller waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Want {
     Open,
     Manifest,
-    /// The end of a manifest's pipe. A task of its own waits for it.
+    /// The end of a manifest's pipe. A separate task waits for that end.
     Document,
     /// A blob by `GetRawBlob`.
     Raw,
     /// A blob by `GetBlob`.
     Piped,
-    /// The verdict on such a blob.
+    /// The verdict on a blob by `GetBlob`.
     Finish,
     Close,
 }
 
 impl Want {
-    /// Whether this is asked for through the inbox, and not given back.
+    /// Whether this is a request through the inbox, and not a release.
     pub(super) fn is_asked(self) -> bool {
         !matches!(self, Self::Document | Self::Finish | Self::Close)
     }
@@ -32,7 +32,7 @@ impl Want {
 pub(super) enum Doing {
     Nothing,
     Waiting(Want),
-    /// The caller closed its image, or could not open one, or has no handle any more and no blob.
+    /// The caller closed its image, could not open one, or has neither a handle nor a blob any more.
     Done,
     Left,
 }
@@ -49,7 +49,7 @@ pub(super) struct Caller {
     /// Whether the caller can ask for something.
     pub(super) has_handle: bool,
     pub(super) image: Option<Held>,
-    /// The pipe of a manifest that was granted, and is not being read yet.
+    /// The pipe of a granted manifest that is not being read yet.
     pub(super) document: Option<Held>,
     pub(super) blob: Option<Blob>,
     pub(super) had_manifest: bool,
@@ -69,7 +69,7 @@ impl Caller {
         }
     }
 
-    /// A caller who was never there.
+    /// Makes a caller who never exists, in a world of fewer callers.
     pub(super) fn nobody() -> Self {
         Self {
             doing: Doing::Left,
@@ -91,7 +91,7 @@ impl Caller {
     }
 }
 
-/// Somebody who waits for the answer to one call.
+/// A caller who waits for the answer to one call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Ticket {
     pub(super) caller: usize,

@@ -1,5 +1,4 @@
-//! The session and its phase as the world drives them; and, for the sake of
-//! the rules, ones that do one thing wrong.
+//! The session and its phase, as the world drives them. To test the rules, a machine can also do one thing wrong.
 
 use super::super::{Queued, Session};
 use super::caller::{Caller, Ticket, Want};
@@ -7,13 +6,13 @@ use super::rule::Rule;
 use super::server::Fd;
 use crate::protocol::{Call, Grant, Held, Packet, Phase, Refusal, Violation};
 
-/// When patience runs out. It is 0 before.
+/// The deadline of every phase, on a clock that starts at 0.
 pub(super) const UNTIL: u8 = 1;
 
-/// One of those who call `finalize`, by number.
+/// The number of a caller of `finalize`.
 pub(super) type Finalizer = u8;
 
-/// What a broken machine does wrong.
+/// The thing that a broken machine does wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Broken {
     AnswersTwice,
@@ -51,7 +50,7 @@ pub(super) enum Broken {
 }
 
 impl Broken {
-    /// Each, with the rule that it breaks.
+    /// All broken machines, each with the rule that it breaks.
     pub(super) const ALL: [(Self, Rule); 32] = [
         (Self::AnswersTwice, Rule::OneAnswer),
         (Self::AnswersAnotherCaller, Rule::OneAnswer),
@@ -94,7 +93,7 @@ pub(super) type Answered = (Option<Ticket>, Result<Grant<Fd>, Refusal>);
 pub(super) struct Machine {
     pub(super) session: Session<Ticket>,
     pub(super) phase: Phase<u8, Finalizer>,
-    /// The actor's own lease, cloned into each grant that needs one.
+    /// Whether the actor still holds its own lease, which is cloned into each grant that needs one.
     pub(super) has_lease: bool,
     broken: Option<Broken>,
 }
@@ -131,7 +130,7 @@ impl Machine {
         }
     }
 
-    /// The call that releases this, when the one who has it is done.
+    /// The call that releases this grant when its holder does not need it any more.
     pub(super) fn release(&self, mut held: Held) -> Option<Call> {
         if self.is(Broken::FinishesWhatIsNotDrained) {
             held.set_drained();
@@ -139,7 +138,7 @@ impl Machine {
         held.release()
     }
 
-    /// Whether an image is closed as soon as something of it is granted.
+    /// Whether the machine closes an image while its caller holds it.
     pub(super) fn closes_early(&self) -> bool {
         self.is(Broken::ClosesWhatIsInUse)
     }
@@ -222,7 +221,7 @@ impl Machine {
         })
     }
 
-    /// What the actor does before each wait. Returns whether the connection is to end.
+    /// Steps the phase, as the actor does before each wait. Returns whether the connection has to end.
     pub(super) fn step(&mut self) -> bool {
         let is_idle = match self.broken {
             Some(Broken::EndsBeforeAllIsAnswered) => true,
@@ -242,7 +241,7 @@ impl Machine {
         self.phase.is_finished()
     }
 
-    /// Takes this finalizer. Returns who is told at once that another one was first.
+    /// Takes a finalizer. Returns the finalizer who is told at once that another one was first.
     pub(super) fn finalize(&mut self, finalizer: Finalizer) -> Option<Finalizer> {
         let replaces = self.is(Broken::ReplacesTheFinalizer);
         match &mut self.phase {
@@ -264,7 +263,7 @@ impl Machine {
         self.phase.accepts() || (self.is(Broken::AcceptsAfterTheInbox) && !self.phase.is_finished())
     }
 
-    /// Whether the last lease is gone, and that is noticed now.
+    /// Whether the last lease is gone, and the actor notices that in this phase.
     pub(super) fn leases_ran_out(&self, callers: &[Caller]) -> bool {
         let has_lease = |caller: &Caller| {
             let awaited = !(caller.document.is_some() && self.is(Broken::DoesNotAwaitDocuments));
@@ -280,7 +279,7 @@ impl Machine {
         }
     }
 
-    /// Whether all that was asked for is still being answered, and somebody finalizes.
+    /// Whether requests are still being answered, and there is a finalizer.
     fn drains_for_a_finalizer(&self) -> bool {
         matches!(
             &self.phase,
@@ -304,7 +303,7 @@ impl Machine {
         }
     }
 
-    /// The timer has fired. Returns whether that moved the phase on.
+    /// Handles the timer. Returns whether the phase has changed.
     pub(super) fn expire(&mut self) -> bool {
         if self.is(Broken::LosesPatienceWithCallers) && self.drains_for_a_finalizer() {
             self.phase.step(true);
@@ -313,7 +312,7 @@ impl Machine {
         self.phase.expire(UNTIL)
     }
 
-    /// Those who are told how the connection ended.
+    /// The finalizers who are told how the connection ended.
     pub(super) fn finalizers(&self, failed: bool) -> Vec<Finalizer> {
         let finalizer = self.phase.clone().into_finalizer();
         let told = match self.broken {
@@ -329,7 +328,7 @@ impl Machine {
         self.session.in_flight().is_some() && !self.is(Broken::IgnoresTheTimeout)
     }
 
-    /// Those who are told that the connection has failed.
+    /// The waiting callers who are told that the connection has ended or failed.
     pub(super) fn drain(&mut self) -> Vec<Ticket> {
         let few = if self.is(Broken::TellsOnlyOneOfTheEnd) {
             1
@@ -343,7 +342,7 @@ impl Machine {
         self.session.returns.iter().chain(&self.session.asks)
     }
 
-    /// All who wait.
+    /// The tickets of all waiting callers.
     pub(super) fn tickets(&self) -> impl Iterator<Item = Ticket> {
         let in_flight = self
             .session
@@ -355,8 +354,7 @@ impl Machine {
             .chain(self.queued().filter_map(|queued| queued.waiter))
     }
 
-    /// This caller does not wait any more. What reads a manifest is a task of
-    /// its own, which does.
+    /// Takes note that this caller does not wait any more. The task that reads a manifest still waits.
     pub(super) fn leave(&mut self, caller: usize) {
         let Session {
             returns,

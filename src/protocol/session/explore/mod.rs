@@ -1,19 +1,17 @@
-//! All that can happen to a connection in a small world, one state after the
-//! other.
+//! Model checking of a connection: all states that a small world can reach.
 //!
-//! A few callers, each of whom opens an image, wants its manifest and a blob by
-//! either way, closes it, and may leave at any moment; a server that answers,
-//! refuses, stalls, breaks the protocol or dies; and the ways to the end:
-//! somebody finalizes, handles and blobs are dropped, patience runs out. The
-//! state machines are the real [`Session`](super::Session) and
-//! [`Phase`](crate::protocol::Phase), what is held is the real
-//! [`Held`](super::Held); only the callers and the server are made up
-//! ([`caller`], [`server`], [`world`]). The actor's `select!` is the choice of the next step: it takes
-//! returns in before it sends, so here they reach the session at once.
+//! A world has a few callers and a server. Each caller opens an image, asks for its manifest and for a blob by one of
+//! the two methods, closes the image, and may leave at any moment. The server answers, refuses, stalls, breaks the
+//! protocol or dies. A connection ends because a caller finalizes it, because handles and blobs are dropped, or
+//! because the deadline comes.
 //!
-//! Every step from every state is tried, and every state is held against the
-//! rules ([`rule`]). That the rules see what they should is shown by machines
-//! that break one each ([`machine`]).
+//! The state machines are the real [`Session`](super::Session) and [`Phase`](crate::protocol::Phase), and the grants
+//! are the real [`Held`](super::Held). Only the callers and the server are models ([`caller`], [`server`], [`world`]).
+//! The choice of the next step stands for the actor's `select!`. The actor takes releases before it sends, so in the
+//! model, a release reaches the session at once.
+//!
+//! Every step from every state is tried, and every state is checked against the rules ([`rule`]). Machines that break
+//! one rule each show that the rules detect what they should ([`machine`]).
 
 #![expect(clippy::cast_possible_truncation, reason = "the numbers are small")]
 
@@ -32,7 +30,7 @@ use self::machine::Broken;
 use self::rule::{Offence, Rule};
 use self::world::{Scope, Status, Step, World};
 
-/// How a state was reached first.
+/// The state and the step from which a state was first reached.
 #[derive(Debug, Clone, Copy)]
 struct Reached {
     from: usize,
@@ -46,14 +44,14 @@ struct Figures {
     depth: usize,
 }
 
-/// A rule that does not hold, and a shortest way there.
+/// A broken rule, and a shortest path to the state that breaks it.
 #[derive(Debug)]
 struct Found {
     offence: Offence,
     path: Vec<Step>,
 }
 
-/// Breadth first, so that what is found is found by a shortest way.
+/// Explores all states from `start`. The search is breadth-first, so that a broken rule is found by a shortest path.
 fn explore(start: World) -> Result<Figures, Found> {
     let mut figures = Figures::default();
     let mut seen = HashMap::from([(start.signature(), 0)]);
@@ -106,17 +104,17 @@ fn explore(start: World) -> Result<Figures, Found> {
     Ok(figures)
 }
 
-/// Which states have to lead to the end of the connection, and which do.
+/// The states that have to lead to the end of the connection, and the steps that lead there.
 #[derive(Debug, Default)]
 struct Ends {
     have_to_end: Vec<usize>,
     ended: Vec<usize>,
-    /// From a state to another one, without any move of a caller.
+    /// The steps from a state to another one that need no move of a caller.
     steps: Vec<(usize, usize)>,
 }
 
 impl Ends {
-    /// A state, of so many, that has to lead to the end and does not.
+    /// Returns a state that has to lead to the end and does not. `states` is the number of all states.
     fn never(self, states: usize) -> Option<usize> {
         let mut before: Vec<Vec<usize>> = vec![Vec::new(); states];
         for (from, to) in self.steps {
@@ -143,12 +141,12 @@ fn path(reached: &[Option<Reached>], mut at: usize) -> Vec<Step> {
     path
 }
 
-/// Not captured, unlike what `println!` prints in a test.
+/// Writes a line to stderr. The test harness does not capture it, unlike the output of `println!`.
 fn tell(line: &str) {
     let _ = writeln!(stderr(), "{line}");
 }
 
-/// Fails if a rule is broken, or if the exploration has become empty.
+/// Explores a world. Fails if a rule is broken, or if there are no more than `at_least` states.
 fn explore_all(scope: Scope, at_least: usize) {
     let Figures {
         states,
@@ -174,7 +172,7 @@ fn no_rule_is_broken_on_any_way_to_the_end_of_two_callers() {
 #[test]
 fn a_machine_that_breaks_a_rule_is_caught() {
     for (broken, rule) in Broken::ALL {
-        // That an end is never reached is seen only when all is explored.
+        // A missing end is detected only when all states are explored, so that world is smaller.
         let callers = if rule == Rule::AlwaysEnds { 1 } else { 2 };
         let world = World::new(Scope::End { callers }, Some(broken));
         let found = explore(world).expect_err("something is broken");

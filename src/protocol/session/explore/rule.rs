@@ -1,42 +1,39 @@
-//! What has to hold.
+//! The rules that a connection has to obey.
 
-/// What holds in every state.
+/// A rule that has to hold in every state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Rule {
     /// Each accepted request is answered exactly once, and to its own caller.
     OneAnswer,
-    /// Each descriptor is in somebody's hands or closed; each image and each
-    /// pipe of the server is in somebody's hands, on its way back, or written
-    /// off.
+    /// Each descriptor is held by a caller or closed. Each image and pipe of the server is held by a caller, is being
+    /// released, or, if it is a pipe, is left unfinished on purpose.
     NothingLost,
-    /// What is given back is still there, and in nobody's hands any more.
+    /// An image or pipe is released only once, and only when no caller holds it any more.
     GivenBackOnce,
-    /// `FinishPipe` only for a pipe that is drained or filled from memory.
+    /// `FinishPipe` is sent only for a pipe that is drained or filled from memory.
     OnlyDrainedIsFinished,
-    /// Nothing that asks goes out before something that gives back.
+    /// No request is sent before a release that is queued.
     ReturnsFirst,
     /// No request is sent whose caller has left.
     LeaversAreNotSentFor,
-    /// After a violation of the protocol nothing goes on.
+    /// A violation of the protocol ends the connection.
     ViolationEnds,
-    /// As long as somebody waits, something can happen; if the server is
-    /// stalled, a timeout.
+    /// While a caller waits, a step is possible. If the server is stalled, that step is the timeout.
     NoDeadlock,
-    /// Nothing is accepted after the inbox has ended.
+    /// No request is accepted after the inbox has ended.
     NothingAfterTheInbox,
-    /// The connection ends in order when all that was accepted is answered, and
-    /// all blobs are done with. Once patience has run out, only answers to
-    /// requests are still awaited, and only by a finalizer.
+    /// The connection ends in order only when all accepted requests are answered, and all blobs are finished or
+    /// dropped. After the deadline, the connection ends although blobs are open or answers are missing. Only a
+    /// connection with a finalizer still waits then, for the answers to requests.
     EndsInOrder,
-    /// After `finalize`, and when all handles and blobs are gone, an end can be
-    /// reached without any move of a caller. A finalizer needs no answer to a
-    /// request whose caller left, unless something else has to be sent after it.
+    /// After `finalize`, and when all handles and blobs are gone, an end can be reached without any move of a caller.
+    /// A finalizer needs no answer to a request whose caller left, unless another call has to be sent after it.
     /// Without handles, no answer is needed at all.
     AlwaysEnds,
-    /// A timer that fires moves the connection on.
+    /// A timer that fires changes the phase of the connection.
     TimerMovesOn,
-    /// Each finalizer is told exactly once: the first how the connection ended,
-    /// and the second at once that another one was first.
+    /// Each finalizer is told exactly once. The first one is told how the connection ended. The second one is told at
+    /// once that another one was first.
     OneFinalizer,
 }
 

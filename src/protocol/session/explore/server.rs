@@ -1,4 +1,4 @@
-//! The server, as far as the session can see it.
+//! A model of the server, as far as the session can see the server.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -14,7 +14,7 @@ use crate::protocol::{Method, Packet};
 pub(super) enum Answer {
     Yes,
     No,
-    // From here on the protocol is broken.
+    // The following answers are violations of the protocol.
     NoWithDescriptor,
     OneDescriptorTooMany,
     OneDescriptorTooFew,
@@ -39,7 +39,7 @@ impl Answer {
         Self::Nonsense,
     ];
 
-    /// Whether this call can be answered so.
+    /// Whether this answer is possible for the call.
     fn is_possible(self, call: Received) -> bool {
         let (fds, piped) = call.shape();
         match self {
@@ -54,7 +54,7 @@ impl Answer {
 #[derive(Debug)]
 pub(super) struct Fd {
     pub(super) is_pipe: bool,
-    /// How many are open, of those in the same packet.
+    /// The number of open descriptors of the same packet.
     open: Rc<Cell<usize>>,
 }
 
@@ -68,7 +68,7 @@ impl Fd {
         std::iter::repeat_with(new).take(count).collect()
     }
 
-    /// Have a copy of it that nobody knows of.
+    /// Leaks a copy of the descriptor.
     pub(super) fn keep(&self) {
         self.open.set(self.open.get() + 1);
     }
@@ -80,29 +80,29 @@ impl Drop for Fd {
     }
 }
 
-/// A pipe of which the server keeps an end.
+/// A pipe whose write end the server keeps open.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ServerPipe {
     pub(super) owner: usize,
-    /// Filled from memory, for a manifest.
+    /// Whether the pipe is filled from memory, for a manifest.
     pub(super) memory: bool,
     pub(super) drained: bool,
-    /// Ours was closed before all was read, and it will never be finished.
+    /// Whether the read end was closed early, so that the pipe will never be finished.
     pub(super) written_off: bool,
 }
 
-/// A call as the server has got it.
+/// A call that the server has received.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Received {
     pub(super) method: Method,
     pub(super) caller: usize,
     pub(super) want: Want,
-    /// Of the image or pipe, if it is about one that is there already.
+    /// The number of the image or pipe. For `OpenImage`, this is the caller's number.
     pub(super) id: usize,
 }
 
 impl Received {
-    /// How many descriptors are granted to it, and whether a pipe id.
+    /// The number of descriptors in a successful reply, and whether the reply has a pipe id.
     pub(super) fn shape(self) -> (usize, bool) {
         match self.want {
             Want::Open | Want::Document | Want::Finish | Want::Close => (0, false),
@@ -114,7 +114,7 @@ impl Received {
 
 #[derive(Debug, Clone)]
 pub(super) struct Server {
-    /// By their ids, which are used again at once: an open image's owner.
+    /// The owner of each open image, by the id of the image minus one. Ids are reused at once.
     pub(super) images: [Option<usize>; CALLERS],
     pub(super) pipes: [Option<ServerPipe>; 2 * CALLERS],
     pub(super) call: Option<Received>,
@@ -129,7 +129,7 @@ impl Server {
         }
     }
 
-    /// Read a packet.
+    /// Parses a packet. A release of an image or pipe that does not exist is an offence.
     pub(super) fn understand(&self, packet: &[u8]) -> Result<Received, Offence> {
         let (method, argument) = parse(packet);
         let unknown = || Offence {
@@ -163,21 +163,21 @@ impl Server {
         })
     }
 
-    /// `FinishPipe` waits until the pipe is drained, or our end closed. One
-    /// filled from memory is being drained by a task, or was closed.
+    /// Whether the server can answer this call. `FinishPipe` waits until the pipe is drained or its read end is
+    /// closed. A pipe that is filled from memory is being drained by a task, or was closed.
     pub(super) fn can_answer(&self, call: Received) -> bool {
         call.method != Method::FinishPipe
             || self.pipes[call.id - 1].is_none_or(|pipe| pipe.memory || pipe.drained)
     }
 
-    /// What it may say now to the call that it has got.
+    /// The possible answers to the call that the server has received.
     pub(super) fn answers(&self) -> impl Iterator<Item = Answer> {
         let call = self.call.filter(|call| self.can_answer(*call));
         let answers = Answer::ALL.into_iter();
         answers.filter(move |answer| call.is_some_and(|call| answer.is_possible(call)))
     }
 
-    /// Say it. `open` counts the descriptors that go with it.
+    /// Answers the call. `open` counts the descriptors in the reply.
     pub(super) fn answer(
         &mut self,
         call: Received,
@@ -185,7 +185,7 @@ impl Server {
         open: &Rc<Cell<usize>>,
     ) -> Packet<Fd> {
         self.call = None;
-        // What is given back is gone, also if that failed.
+        // The image or pipe is gone even if the server refuses the release.
         match call.method {
             Method::CloseImage => self.images[call.id - 1] = None,
             Method::FinishPipe => self.pipes[call.id - 1] = None,
@@ -219,7 +219,7 @@ impl Server {
         }
     }
 
-    /// The value that says yes.
+    /// The value of a successful reply.
     fn grant(&mut self, call: Received) -> String {
         match call.want {
             Want::Open => put(&mut self.images, call.caller).to_string(),
@@ -229,7 +229,7 @@ impl Server {
         }
     }
 
-    /// A new pipe's number.
+    /// Makes a pipe, and returns its number.
     fn pipe(&mut self, call: Received) -> usize {
         let pipe = ServerPipe {
             owner: call.caller,
@@ -241,7 +241,7 @@ impl Server {
     }
 }
 
-/// Takes the first free place, and gives its id; there is no id 0.
+/// Puts a value into the first free place, and returns the id of the place. Ids start at 1.
 fn put<T>(places: &mut [Option<T>], new: T) -> usize {
     let free = places.iter().position(Option::is_none).expect("room");
     places[free] = Some(new);
@@ -257,7 +257,7 @@ pub(super) fn packet(text: String, fds: Vec<Fd>) -> Packet<Fd> {
     }
 }
 
-/// A packet's method and first argument: a number, or a text that is one.
+/// Parses the method and the first argument of a packet. The argument is a number, or the text of a number.
 pub(super) fn parse(packet: &[u8]) -> (Method, usize) {
     #[derive(Deserialize)]
     struct Wire<'a> {

@@ -1,4 +1,4 @@
-//! The rules that are about states, and what tells one state from another.
+//! The check of a state against the rules, and the signature by which states are distinguished.
 
 use super::caller::{Blob, Doing, Ticket};
 use super::rule::{Checked, Rule, hold};
@@ -7,7 +7,7 @@ use super::world::{Status, World, held_id};
 use crate::protocol::{Held, Method, Phase};
 
 impl World {
-    /// Hold the state against the rules that are about states.
+    /// Checks the state against the rules about states.
     pub(super) fn check(&self) -> Checked {
         let mut somebody_waits = false;
         for (c, caller) in self.callers.iter().enumerate() {
@@ -45,14 +45,14 @@ impl World {
         }
         let call = self.server.call;
         let answerable = call.is_some_and(|call| self.server.can_answer(call));
-        // The server may answer, and it may stall: both lead on.
+        // The server may answer or stall. Both must lead to another state.
         let goes_on = self.can_send || (answerable && self.machine.times_out());
         hold(Rule::NoDeadlock, !somebody_waits || goes_on, || {
             "somebody waits, and nothing can happen".into()
         })
     }
 
-    /// It is in somebody's hands, or this call is on its way.
+    /// Checks that an image or pipe has exactly one owner: a caller who holds it, or the call that releases it.
     fn is_owned_once(&self, held: bool, method: Method, id: usize) -> Checked {
         let queued = self
             .machine
@@ -72,13 +72,13 @@ impl World {
 }
 
 impl World {
-    /// What tells this state from others. The callers are interchangeable, and
-    /// the server's numbers are told by whom they belong to: so this is what
-    /// each caller has and has queued, with the places in the queue, in any
-    /// fixed order.
+    /// The signature of this state. Two states with the same signature have the same future.
+    ///
+    /// The callers are interchangeable, and the server's numbers follow from their owners. So the signature consists
+    /// of what each caller holds and has queued, with the places in the queue. These parts are sorted.
     pub(super) fn signature(&self) -> Vec<u8> {
         if self.status != Status::Open {
-            // Nothing more happens.
+            // No step is possible after the end.
             return vec![self.status as u8];
         }
         let mut parts = [0, 1, 2].map(|c| self.part(c));
@@ -104,7 +104,7 @@ impl World {
         signature
     }
 
-    /// How far the connection is on the way to its end.
+    /// The part of the signature about the end of the connection.
     fn end_part(&self) -> [u8; 5] {
         let (phase, finalizer) = match &self.machine.phase {
             Phase::Serving => (0, false),

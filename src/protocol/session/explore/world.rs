@@ -1,4 +1,4 @@
-//! Callers around a session, and all that they, the server and time can do next.
+//! A world: a machine with its callers and its server, and the steps that are possible in it.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -9,7 +9,7 @@ use super::rule::{Checked, Offence, Rule, hold};
 use super::server::{Answer, Fd, Received, Server, packet};
 use crate::protocol::{Call, Grant, Held, ImageId, Method, Packet, Refusal, Session};
 
-/// Those who finalize the connection.
+/// The finalizers of the connection.
 const FIRST: Finalizer = 1;
 const SECOND: Finalizer = 2;
 
@@ -19,65 +19,64 @@ pub(super) enum Step {
     Ask(usize, Want),
     /// A caller reads all of its blob.
     Drain(usize),
-    /// A caller has its drained blob finished, and waits for the verdict.
+    /// A caller finishes its drained blob, and waits for the verdict.
     Finish(usize),
     /// A caller drops its blob.
     DropBlob(usize),
-    /// A caller closes its image, and waits until that is done.
+    /// A caller closes its image, and waits for the answer.
     Close(usize),
-    /// A caller is dropped, with all that it has.
+    /// A caller is dropped, with all that it holds.
     Leave(usize),
-    /// A packet goes out.
+    /// The machine sends a packet.
     Send,
-    /// The server answers the call it has got.
+    /// The server answers the call that it has received.
     Reply(Answer),
-    /// The server says something that nobody asked for.
+    /// The server sends a reply that belongs to no call.
     Unasked,
-    /// The server is gone.
+    /// The server dies.
     Die,
-    /// The server has stalled: it has not answered for too long.
+    /// The call in flight times out, because the server has stalled.
     TimeOut,
     /// A caller drops its handle and its image, and keeps its blob.
     DropHandle(usize),
     /// A caller begins to read the manifest that it was granted.
     Read(usize),
-    /// Somebody finalizes the connection.
+    /// The first finalizer finalizes the connection.
     Finalize,
-    /// Somebody else finalized it, too, before the inbox was seen to be closed.
+    /// The second finalizer finalizes the connection. Its request came before the inbox was closed.
     FinalizeAgain,
     /// The inbox is closed and empty, or all handles are gone.
     InboxEnds,
     /// The last lease is gone.
     BlobsDone,
-    /// Patience runs out.
+    /// The deadline comes.
     Timer,
 }
 
-/// Which of two small worlds this is: all at once would be millions of states.
+/// The kind of a world. One world with all steps would have millions of states.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Scope {
-    /// Three callers, who read what they are granted at once. The connection
-    /// ends when all of them are gone.
+    /// A world of three callers, who read their grants at once. The connection ends when all of them are gone.
     Callers,
-    /// So many callers, who may wait before they read, or keep a blob longer
-    /// than their handle; and somebody who finalizes at any moment.
+    /// A world with this number of callers, who may wait before they read, or keep a blob longer than their handle.
+    /// The connection may be finalized at any moment.
     End { callers: usize },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Status {
     Open,
-    /// The connection is of no use any more, and everybody was told.
+    /// The connection has failed, and all callers were told.
     Failed,
-    /// It ended in order.
+    /// The connection has ended in order.
     Ended,
 }
 
-/// Where requests come in.
+/// The state of the inbox.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Inbox {
     Open,
-    /// `finalize` has closed the inbox. Requests may be in it already.
+    /// `finalize` has closed the inbox, which may still contain requests.
     Closed,
     Ended,
 }
@@ -95,7 +94,7 @@ pub(super) struct World {
 }
 
 impl World {
-    /// Connected, and nobody has asked for anything.
+    /// Makes a world that is connected, before any request.
     pub(super) fn new(scope: Scope, broken: Option<Broken>) -> Self {
         let mut session = Session::new();
         session.version = Some(semver::Version::new(0, 2, 8));
@@ -122,7 +121,7 @@ impl World {
         }
     }
 
-    /// All that can happen now.
+    /// All steps that are possible now.
     pub(super) fn steps(&self) -> Vec<Step> {
         let mut steps = Vec::new();
         if self.status != Status::Open {
@@ -184,8 +183,8 @@ impl World {
         steps
     }
 
-    /// What can happen now on the way to the end. The one who finalizes has a
-    /// handle that is nobody else's, and drops it when all other handles are gone.
+    /// The possible steps toward the end. The finalizer has a handle of its own, and drops it when all other handles
+    /// are gone.
     fn steps_to_the_end(&self) -> impl Iterator<Item = Step> {
         let nobody_asks = !self.callers.iter().any(Caller::keeps_the_inbox_open);
         let ends = self.inbox == Inbox::Closed || (self.inbox == Inbox::Open && nobody_asks);
@@ -212,13 +211,13 @@ impl World {
         self.machine.phase.clone().into_finalizer().is_some()
     }
 
-    /// Whether an end has to be near, whatever the callers do.
+    /// Whether the connection has to end without any move of a caller.
     pub(super) fn has_to_end(&self) -> bool {
         let nobody_is_left = self.inbox == Inbox::Ended && !self.has_leases();
         self.status == Status::Open && (self.has_finalizer() || nobody_is_left)
     }
 
-    /// Whether this step brings the end nearer without any move of a caller.
+    /// Whether this step can lead to the end without any move of a caller.
     pub(super) fn leads_to_the_end(&self, step: Step) -> bool {
         match step {
             Step::Send | Step::InboxEnds | Step::BlobsDone | Step::Timer => true,
@@ -234,7 +233,7 @@ impl World {
         }
     }
 
-    /// Do it, and hold it against the rules that are about what happens.
+    /// Takes a step, and checks it against the rules about steps.
     pub(super) fn take(&mut self, step: Step) -> Checked {
         match step {
             Step::Ask(c, want) => {
@@ -371,7 +370,7 @@ impl World {
         self.machine.ask(&call, Ticket::new(c, want));
     }
 
-    /// Give something back, and wait for the answer.
+    /// Releases a grant of this caller, who waits for the answer.
     fn release(&mut self, c: usize, want: Want, held: Held) {
         if let Some(call) = self.machine.release(held) {
             self.machine.give_back(&call, Some(Ticket::new(c, want)));
@@ -379,7 +378,7 @@ impl World {
         }
     }
 
-    /// What a guard does when it is dropped.
+    /// Releases a grant as its guard does when the guard is dropped.
     fn drop_held(&mut self, held: Held) {
         if let Some(call) = self.machine.release(held) {
             self.machine.give_back(&call, None);
@@ -446,8 +445,8 @@ impl World {
         })
     }
 
-    /// A packet reaches the machine. If that breaks the protocol, the
-    /// connection has failed, and nothing that came with it is open.
+    /// Passes a packet to the machine. If the packet is a violation, the connection fails, and the packet's
+    /// descriptors must be closed.
     fn receive(
         &mut self,
         packet: Packet<Fd>,
@@ -471,7 +470,7 @@ impl World {
         })
     }
 
-    /// An answer comes out of the machine, and reaches whoever waits.
+    /// Delivers an answer of the machine to its caller. The descriptors that the caller gets are added to `held`.
     fn deliver(
         &mut self,
         call: Received,
@@ -485,7 +484,7 @@ impl World {
             gone: false,
         }) = ticket
         else {
-            // Nobody is there; the guards do what there is to do.
+            // The caller has left, so the guards release the grant.
             match answer {
                 Ok(Grant::Image(Some(image))) => self.drop_held(Held::Image(image)),
                 Ok(Grant::Manifest { pipe, .. } | Grant::Blob { pipe, .. }) => {
@@ -548,13 +547,13 @@ impl World {
         Ok(())
     }
 
-    /// Everybody is told that the connection is of no use any more.
+    /// Fails the connection, and tells all callers.
     fn fail(&mut self) -> Checked {
         self.status = Status::Failed;
         self.tell_all().map(drop)
     }
 
-    /// The connection ends in order.
+    /// Ends the connection in order, and checks that it may end now.
     fn end(&mut self) -> Checked {
         self.status = Status::Ended;
         let has_leases = self.has_leases();
@@ -571,7 +570,7 @@ impl World {
         })
     }
 
-    /// Everybody is told that the connection has ended. Returns those who waited for an answer.
+    /// Tells all callers and finalizers that the connection has ended. Returns the callers who waited for an answer.
     fn tell_all(&mut self) -> Result<Vec<Ticket>, Offence> {
         let finalizers = self.machine.finalizers(self.status == Status::Failed);
         let expected: &[_] = if self.has_finalizer() { &[FIRST] } else { &[] };
@@ -592,7 +591,7 @@ impl World {
     }
 }
 
-/// The server's number of what is held.
+/// The server's number of an image or pipe.
 pub(super) fn held_id(held: Held) -> usize {
     match held {
         Held::Image(id) => id.get() as usize,
