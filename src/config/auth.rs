@@ -79,7 +79,7 @@ enum AuthSource {
     File(Arc<OpenedFile>),
 }
 
-/// A file or pipe, and its content once somebody has read it.
+/// A file or pipe, and its content after the first read.
 #[derive(Debug)]
 struct OpenedFile {
     file: File,
@@ -93,7 +93,7 @@ impl From<Vec<u8>> for AuthData {
 }
 
 impl From<File> for AuthData {
-    /// Takes the content of a file, from its current position to its end. It is read when the proxy
+    /// Takes the content of a file, from its current position to its end. The file is read when the first proxy
     /// is started.
     fn from(file: File) -> Self {
         let content = OnceLock::new();
@@ -102,8 +102,8 @@ impl From<File> for AuthData {
 }
 
 impl From<OwnedFd> for AuthData {
-    /// Takes the content of a descriptor, from its current position to its end. It is read when the proxy
-    /// is started.
+    /// Takes the content of a descriptor, from its current position to its end. The descriptor is read when the first
+    /// proxy is started.
     fn from(fd: OwnedFd) -> Self {
         Self::from(File::from(fd))
     }

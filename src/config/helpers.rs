@@ -1,5 +1,5 @@
-//! Checks whether skopeo uses the credentials that were given. `credential-helpers` in registries.conf can
-//! make it ignore auth files.
+//! Checks whether skopeo uses the credentials that were given. `credential-helpers` in registries.conf can make skopeo
+//! ignore auth files.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,15 +7,15 @@ use std::path::{Path, PathBuf};
 use super::ImageProxyConfig;
 use crate::error::ConfigError;
 
-/// The entry of that list that stands for auth files (containers-registries.conf(5)).
+/// The entry of `credential-helpers` that stands for auth files (containers-registries.conf(5)).
 const AUTH_FILES: &str = "containers-auth.json";
 
 const SYSTEM: &str = "/etc/containers/registries.conf";
 
-/// Returns an error if skopeo asks only credential helpers, and ignores auth files. `option` is how the
-/// credentials were given.
+/// Returns an error if skopeo asks only credential helpers, and ignores auth files. `option` is the name of the option
+/// with the credentials.
 ///
-/// Blocks: it reads registries.conf, and the files of registries.conf.d.
+/// This function blocks: it reads registries.conf, and the files of registries.conf.d.
 pub(super) fn check(config: &ImageProxyConfig, option: &'static str) -> Result<(), ConfigError> {
     match listed(config) {
         Some((helpers, path))
@@ -37,14 +37,14 @@ pub(super) fn check(config: &ImageProxyConfig, option: &'static str) -> Result<(
 
 /// Whether skopeo asks credential helpers.
 ///
-/// Blocks as [`check`].
+/// This function blocks like [`check`].
 pub(super) fn asks_programs(config: &ImageProxyConfig) -> bool {
     listed(config).is_some_and(|(helpers, _)| helpers.iter().any(|one| one != AUTH_FILES))
 }
 
 /// Whether skopeo may ask other hosts than the one in the name of an image: a mirror, or another location.
 ///
-/// Blocks as [`check`].
+/// This function blocks like [`check`].
 pub(super) fn redirects(config: &ImageProxyConfig) -> bool {
     let texts = files(config).into_iter().map(fs::read_to_string);
     texts.flatten().any(|text| redirects_somewhere(&text))
@@ -68,8 +68,7 @@ fn listed(config: &ImageProxyConfig) -> Option<(Vec<String>, PathBuf)> {
     listed.next_back()
 }
 
-/// The files that can contain the list, in the order in which skopeo reads
-/// them (containers-registries.conf.d(5)).
+/// The files that can contain the list, in the order in which skopeo reads them (containers-registries.conf.d(5)).
 fn files(config: &ImageProxyConfig) -> Vec<PathBuf> {
     let users = std::env::home_dir().map(|home| home.join(".config/containers/registries.conf"));
     // The system's folder is ignored if the user has a file (containers-registries.conf(5)).

@@ -1,4 +1,4 @@
-//! Makes commands of a configuration: for a single start, or for any number of them.
+//! Makes the commands of a configuration, for a single start or for any number of starts.
 
 use std::ffi::OsString;
 use std::io::{self, Read as _};
@@ -27,12 +27,12 @@ use crate::sys;
 /// The first skopeo version that supports `--user-agent-prefix`.
 const USER_AGENT_PREFIX_SINCE: Version = Version::new(1, 21, 0);
 
-/// A command that is ready to be started, and how.
+/// A command that is ready to be started, with the settings of its supervisor.
 pub(crate) struct Launch {
     pub(crate) command: Command,
     /// The name of the program, for messages.
     pub(crate) program: String,
-    /// The files that the child keeps open, under their current numbers.
+    /// The descriptors that the child keeps open, under their current numbers.
     pub(crate) passed: Vec<Arc<OwnedFd>>,
     pub(crate) pass_stderr_on: bool,
     pub(crate) shutdown_timeout: Duration,
@@ -44,8 +44,9 @@ pub(crate) struct Launch {
 pub(crate) struct Template {
     /// The program, with its first arguments, environment and working folder.
     pub(super) base: Command,
-    /// The arguments before the subcommand; `registry` has those after it.
+    /// The arguments before the subcommand.
     global: Vec<OsString>,
+    /// The arguments after the subcommand.
     registry: Vec<OsString>,
     decryption_keys: Vec<String>,
     /// The memory files that the children keep open.
@@ -59,8 +60,8 @@ impl ImageProxyConfig {
     /// Makes a template that can be started any number of times. Hooks (`pre_exec`) in
     /// [`skopeo_cmd`](Self#structfield.skopeo_cmd) are lost, because a command can't be cloned.
     ///
-    /// Blocks: it reads [`auth_data`](Self#structfield.auth_data), and may ask
-    /// skopeo for its version.
+    /// This function blocks: it reads files such as [`auth_data`](Self#structfield.auth_data), and may run skopeo to
+    /// ask for its version.
     pub(crate) fn into_template(mut self) -> Result<Template> {
         self.validate()?;
         if self.user_agent_prefix.is_some() {
@@ -99,14 +100,14 @@ impl ImageProxyConfig {
         })
     }
 
-    /// Returns an error if skopeo would ignore the given credentials. With a command of the caller nothing is
-    /// checked, because a wrapper may use another registries.conf.
+    /// Returns an error if skopeo would ignore the given credentials. A command of the caller is not checked, because
+    /// a wrapper may use another registries.conf.
     fn check_helpers(&self) -> Result<(), ConfigError> {
         if self.skopeo_cmd.is_some() {
             return Ok(());
         }
         if self.authfile.is_some() {
-            // Some callers always set an auth file, and rely on the helper.
+            // This is only a warning, because some callers always set an auth file, and rely on the helper.
             if let Err(error) = helpers::check(self, "authfile") {
                 tracing::warn!("{error}");
             }
@@ -121,7 +122,7 @@ impl ImageProxyConfig {
         }
     }
 
-    /// Makes a command that can be started once, with its hooks. Blocks
+    /// Makes a command that can be started once, with its hooks. This function blocks
     /// like [`into_template`](Self::into_template).
     pub(crate) fn into_launch(mut self) -> Result<Launch> {
         self.validate()?;
@@ -133,8 +134,8 @@ impl ImageProxyConfig {
         Ok(template.launch_with(given.unwrap_or_else(|| same_command(&template.base)), None))
     }
 
-    /// Returns the version of the skopeo that this configuration would run: runs it with `--version`, for 10 s at most. The
-    /// future does not borrow the configuration.
+    /// Returns the version of the skopeo that this configuration would run. For that, skopeo is run with `--version`,
+    /// for 10 s at most. The future does not borrow the configuration.
     ///
     /// # Errors
     ///
@@ -143,7 +144,7 @@ impl ImageProxyConfig {
     ///
     /// # Panics
     ///
-    /// When polled outside of a tokio runtime.
+    /// The future panics if it is polled outside of a tokio runtime.
     ///
     /// # Cancel safety
     ///
@@ -156,7 +157,7 @@ impl ImageProxyConfig {
         }
     }
 
-    /// A new command like the one to be run, without our arguments.
+    /// Makes the command of the configuration, without arguments of this library.
     fn base_command(&self) -> Command {
         match &self.skopeo_cmd {
             Some(given) => same_command(given),
@@ -219,7 +220,7 @@ impl ImageProxyConfig {
     }
 }
 
-/// A command with the same program, arguments, environment and working folder.
+/// Makes a command with the same program, arguments, environment and working folder.
 pub(super) fn same_command(given: &Command) -> Command {
     let mut command = Command::new(given.get_program());
     command.args(given.get_args());
@@ -236,8 +237,8 @@ pub(super) fn same_command(given: &Command) -> Command {
 }
 
 impl Template {
-    /// Makes one more launch. With `private_cache`, the proxy does not use the blob-info cache that all
-    /// skopeos share. It chooses images of this platform from indexes, or else of the configured platform.
+    /// Makes one more launch. With `private_cache`, the proxy does not use the blob-info cache that all skopeos share.
+    /// The proxy chooses images of `platform` from indexes. `None` means the configured platform.
     pub(crate) fn launch(&self, private_cache: bool, platform: Option<&Platform>) -> Launch {
         let mut launch = self.launch_with(same_command(&self.base), platform);
         match Cache::of(private_cache, uses_system_cache(), is_wrapper(&self.base)) {
@@ -329,7 +330,7 @@ fn uses_system_cache() -> bool {
 /// How long a skopeo may take to print its version.
 const VERSION_PATIENCE: Duration = Duration::from_secs(10);
 
-/// Runs a skopeo to ask for its version. Blocks for [`VERSION_PATIENCE`] at most.
+/// Runs a skopeo to ask for its version. This function blocks for [`VERSION_PATIENCE`] at most.
 fn version_of(mut command: Command) -> Result<Version> {
     let program = command.get_program().to_string_lossy().into_owned();
     let spawn_failed = |source| Error::Spawn {
@@ -350,8 +351,8 @@ fn version_of(mut command: Command) -> Result<Version> {
         Some(stdout) => read_within(stdout, VERSION_PATIENCE),
         None => Ok(None),
     };
-    // The output is complete, or the time is up, so the process and what it has started are killed. Its exit status does not
-    // matter. Another part of this program may have reaped it already.
+    // The output is complete, or the time is up, so the process group is killed. The exit status does not matter.
+    // Another part of this program may have reaped the process already.
     if pidfd.is_ok_and(|pidfd| sys::is_there(&pidfd)) {
         let _ = killpg(pid, Signal::SIGKILL);
     }

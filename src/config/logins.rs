@@ -1,5 +1,5 @@
-//! Whether skopeo may log in at a registry: whether there are credentials for it, as far as this process
-//! can see.
+//! Checks whether skopeo may log in at a registry: whether there are credentials for the registry, as far as this
+//! process can see.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 
 use super::{ImageProxyConfig, helpers, launch};
 
-/// Where the skopeo of a configuration looks for credentials.
+/// The places where the skopeo of a configuration looks for credentials.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Logins {
     /// Whether no credentials are used at all.
@@ -22,7 +22,8 @@ pub(crate) struct Logins {
 }
 
 impl Logins {
-    /// Reads registries.conf, which blocks. The path of the auth file in `config` must be final.
+    /// Finds these places for a configuration, whose auth file must have its final path. This function blocks: it
+    /// reads registries.conf.
     pub(super) fn of(config: &ImageProxyConfig) -> Self {
         let wrapped = config.skopeo_cmd.as_ref().is_some_and(launch::is_wrapper);
         Self {
@@ -38,7 +39,7 @@ impl Logins {
 
     /// Whether there may be credentials for this registry.
     ///
-    /// Blocks: it reads the auth files.
+    /// This function blocks: it reads the auth files.
     pub(crate) fn may_have(&self, host: &str) -> bool {
         let names = |path: &PathBuf| {
             let read = fs::read(path).map(Zeroizing::new);
@@ -59,7 +60,7 @@ fn names(auth_file: &[u8], host: &str) -> bool {
     has(host) || has("credsStore")
 }
 
-/// Where skopeo looks by default (containers-auth.json(5), skopeo(1)).
+/// The auth files that skopeo reads by default (containers-auth.json(5), skopeo(1)).
 fn default_files() -> Vec<PathBuf> {
     let variable = |name: &str| std::env::var_os(name).map(PathBuf::from);
     if let Some(named) = variable("REGISTRY_AUTH_FILE") {

@@ -154,8 +154,8 @@ macro_rules! setters {
     };
 }
 
-/// The configuration of a proxy: how skopeo is started. The fields have the same names as in the crate
-/// containers-image-proxy, where it has them. The methods of the same names set them in a chain:
+/// The configuration of a proxy: how skopeo is started. A field that the crate containers-image-proxy also has, has
+/// the same name here. Methods with the names of the fields set them in a chain:
 ///
 /// ```
 /// use longshore::ImageProxyConfig;
@@ -181,8 +181,8 @@ pub struct ImageProxyConfig {
     pub auth_anonymous: bool,
     /// The folder with certificates (`*.crt`, `*.cert`, `*.key`) for the registry, as in `skopeo --cert-dir`.
     pub certificate_directory: Option<PathBuf>,
-    /// The keys for encrypted layers, passed as `--decryption-key`. No released skopeo (up to 1.22) accepts this option for
-    /// the proxy; startup then fails with skopeo's message.
+    /// The keys for encrypted layers, passed as `--decryption-key`. No released skopeo (up to 1.22) accepts this
+    /// option for the proxy. Startup then fails with skopeo's message.
     pub decryption_keys: Option<Vec<String>>,
     /// Whether any certificate is accepted, and plain HTTP. `Some(false)` and `None` leave the decision to
     /// registries.conf, which can declare a registry `insecure`.
@@ -218,8 +218,8 @@ pub struct ImageProxyConfig {
     pub debug: bool,
     /// The program to run instead of `skopeo` from the `PATH`.
     pub skopeo_path: Option<PathBuf>,
-    /// A command to which our arguments are added: `skopeo` with an environment of its own, or a wrapper such
-    /// as `podman unshare skopeo`.
+    /// The command to which the arguments of this configuration are added: `skopeo` with an environment of its own, or
+    /// a wrapper such as `podman unshare skopeo`.
     ///
     /// The library replaces stdin and stderr of the command, and discards stdout. The command runs in a
     /// process group of its own. When it exits, all remaining processes of the group are killed.
@@ -227,8 +227,8 @@ pub struct ImageProxyConfig {
     /// A wrapper that starts skopeo elsewhere (`systemd-run`) does not pass on the memory file of
     /// [`auth_data`](Self::auth_data) and [`credentials`](Self::credentials). Use an `authfile` there.
     ///
-    /// A clone of the configuration has a command with the same program, arguments, environment and folder, but without hooks
-    /// such as `pre_exec`.
+    /// A clone of the configuration has a command with the same program, arguments, environment and folder, but
+    /// without hooks such as `pre_exec`.
     pub skopeo_cmd: Option<Command>,
     /// The limits of the connection to the proxy.
     pub connection: ConnectionOptions,

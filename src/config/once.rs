@@ -1,5 +1,5 @@
-//! Files that can be read only once, such as pipes, or only by this process, such as `/dev/stdin`. Each proxy
-//! must read them, so they are copied into a sealed memory file.
+//! Copies files that can be read only once, such as pipes, or only by this process, such as `/dev/stdin`. Each proxy
+//! must read such a file, so its content is put into a sealed memory file.
 
 use std::fs::{self, File};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -13,17 +13,17 @@ use super::auth::sealed;
 use crate::drain::bounded;
 use crate::error::{ConfigError, Error, Result};
 
-/// The maximum size of such a file, in bytes.
+/// The maximum size of a file that is copied, in bytes.
 const MAX_BYTES: usize = 1024 * 1024;
 
 /// The environment variable that names an auth file to skopeo (skopeo(1)).
 const AUTH_FILE_VARIABLE: &str = "REGISTRY_AUTH_FILE";
 
 impl ImageProxyConfig {
-    /// Reads such files, and replaces their paths by those of memory files. Returns the memory files, which
-    /// children must keep open.
+    /// Copies the files of this configuration that can be read only once, and replaces their paths by those of memory
+    /// files. Returns the memory files, which children must keep open.
     ///
-    /// Blocks until the files end.
+    /// This function blocks until the files end.
     pub(super) fn read_once(&mut self) -> Result<Vec<Arc<OwnedFd>>> {
         self.take_auth_file_of_environment();
         let files = [
@@ -45,7 +45,8 @@ impl ImageProxyConfig {
         Ok(passed)
     }
 
-    /// Uses the auth file that the environment names, if it is such a file and no option says otherwise.
+    /// Uses the auth file that the environment names, if that file can be read only once and no option
+    /// has credentials.
     fn take_auth_file_of_environment(&mut self) {
         let given = self.authfile.is_some()
             || self.auth_data.is_some()
@@ -71,8 +72,8 @@ pub(super) fn path_of(file: &OwnedFd) -> PathBuf {
     format!("/proc/self/fd/{}", file.as_raw_fd()).into()
 }
 
-/// Whether a file must be read by this process. A path to one of our descriptors names another file in each
-/// process. If a file does not exist, skopeo reports that.
+/// Whether a file must be read by this process. A path to a descriptor of this process names another file in each
+/// other process. A file that does not exist is left to skopeo, which reports the error.
 fn is_read_once(path: &Path) -> bool {
     let ours = ["/dev/fd", "/dev/stdin", "/proc/self", "/proc/thread-self"];
     let is_ours = ours.iter().any(|ours| path.starts_with(ours));

@@ -1,9 +1,9 @@
-//! The platform by which an image is chosen from an index.
+//! The platforms by which images are chosen from an index.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// An operating system and an architecture, by which an image is chosen from an index.
+/// A platform (an operating system and an architecture), by which an image is chosen from an index.
 ///
 /// The text form is `OS/ARCH[/VARIANT]`, such as `linux/arm64` or `linux/arm/v7`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

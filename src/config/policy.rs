@@ -12,24 +12,24 @@ use super::ImageProxyConfig;
 const SYSTEM: &str = "/etc/containers/policy.json";
 
 impl ImageProxyConfig {
-    /// Returns whether the signature policy has gpg keys. containers-policy.json(5) describes where the
-    /// policy is. With gpg keys, skopeo has a temporary folder while it opens an image, so it should not be
-    /// killed at that time.
+    /// Returns whether the signature policy has gpg keys. containers-policy.json(5) describes where the policy is.
+    /// With gpg keys, skopeo has a temporary folder while it opens an image, so skopeo should not be killed at
+    /// that time.
     ///
-    /// Blocks: it reads the policy. A policy that is not a regular file can be read only once, so the answer
-    /// is `true`.
+    /// This function blocks: it reads the policy. A policy that is not a regular file can be read only once. The
+    /// result is then `true`, and the policy is not read.
     #[must_use]
     pub fn may_ask_gpg(&self) -> bool {
         self.policy_in_force().may_ask_gpg()
     }
 
-    /// Returns whether the signature policy may refuse images: whether there is one that says more than
-    /// `insecureAcceptAnything`. containers-policy.json(5) describes where the policy is. If it may refuse
-    /// images, look at [`checks_policy`](crate::ImageProxy::checks_policy), or
+    /// Returns whether the signature policy may refuse images: whether it has another requirement than
+    /// `insecureAcceptAnything`. containers-policy.json(5) describes where the policy is. If the policy may refuse
+    /// images, check [`checks_policy`](crate::ImageProxy::checks_policy), or
     /// set [`require_policy`](Self#structfield.require_policy).
     ///
-    /// Blocks: it reads the policy. A policy that is not a regular file can be read only once, so the answer
-    /// is `true`.
+    /// This function blocks: it reads the policy. A policy that is not a regular file can be read only once. The
+    /// result is then `true`, and the policy is not read.
     #[must_use]
     pub fn restricts_images(&self) -> bool {
         self.policy_in_force().restricts_images()
@@ -97,7 +97,7 @@ impl Found {
         let is_file = fs::metadata(path).map(|found| found.is_file());
         let read = match is_file {
             Ok(true) => fs::read_to_string(path),
-            // skopeo must read a file that can be read only once.
+            // A file that can be read only once is left to skopeo.
             Ok(false) => return Self::Unreadable,
             Err(error) => Err(error),
         };
@@ -109,7 +109,7 @@ impl Found {
     }
 }
 
-/// Whether any requirement is other than to accept everything.
+/// Whether the policy has a requirement other than to accept everything.
 fn restricts(policy: &str) -> bool {
     let Ok(policy) = serde_json::from_str::<Value>(policy) else {
         // skopeo rejects such a policy.

@@ -1,4 +1,4 @@
-//! `Debug` for values that can contain secrets: the environment and the arguments of a command, and keys.
+//! Implements `Debug` for values that can contain secrets: the environment and the arguments of a command, and keys.
 
 use std::fmt;
 use std::process::Command;
@@ -22,7 +22,7 @@ impl fmt::Debug for Shown<'_> {
     }
 }
 
-/// The number of keys.
+/// Shows only the number of keys.
 struct Keys(usize);
 
 impl fmt::Debug for Keys {
@@ -31,8 +31,8 @@ impl fmt::Debug for Keys {
     }
 }
 
-/// Only the number of decryption keys is shown. Of `skopeo_cmd`, neither the arguments nor the values of the
-/// environment are shown.
+/// Shows only the number of decryption keys. The arguments and the values of the environment of `skopeo_cmd` are
+/// not shown.
 impl fmt::Debug for ImageProxyConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {

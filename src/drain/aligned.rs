@@ -1,4 +1,4 @@
-//! Memory that the kernel copies into quickly.
+//! A buffer whose alignment makes the kernel's copies fast.
 
 use std::ops::{Deref, DerefMut};
 
@@ -11,7 +11,7 @@ const ALIGNMENT: usize = 64;
 /// copy the pages of a pipe, because `rep movsb` is slow if the destination is a few bytes further into its
 /// page than the source. docs/decisions.md has the measurement.
 ///
-/// The system provides the memory only as far as it is written to.
+/// The system allocates a page of the buffer only when the page is first written to.
 #[derive(Debug)]
 pub(crate) struct AlignedBuffer {
     memory: Vec<u8>,

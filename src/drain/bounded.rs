@@ -1,11 +1,11 @@
-//! Whole documents and files, of which the size has a bound.
+//! Reads whole documents and files, up to a maximum size.
 
 use std::io::{self, Read};
 
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 use zeroize::Zeroizing;
 
-/// Reads to the end. `None` if there are more than `limit` bytes; no more than one byte too many is then read.
+/// Reads to the end. `None` if there are more than `limit` bytes. At most one byte more than the limit is read.
 pub(crate) async fn read(
     reader: impl AsyncRead + Unpin,
     limit: u64,
@@ -16,7 +16,7 @@ pub(crate) async fn read(
     Ok((bytes.len() as u64 <= limit).then_some(bytes))
 }
 
-/// Reads to the end, like [`read`]. Blocks.
+/// Reads to the end like [`read`], and blocks.
 pub(crate) fn read_blocking(reader: impl Read, limit: u64) -> io::Result<Option<Vec<u8>>> {
     let mut bytes = Vec::new();
     reader
@@ -25,12 +25,12 @@ pub(crate) fn read_blocking(reader: impl Read, limit: u64) -> io::Result<Option<
     Ok((bytes.len() as u64 <= limit).then_some(bytes))
 }
 
-/// Reads a secret to the end, like [`read_blocking`]. The secret leaves no copy in memory that is given back.
+/// Reads a secret to the end, like [`read_blocking`]. No copy of the secret stays in freed memory.
 pub(crate) fn read_secret(
     reader: impl Read,
     limit: usize,
 ) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
-    // The whole capacity at once, because a vector that grows leaves copies behind.
+    // The buffer has its whole capacity from the start, because a vector that grows leaves copies behind.
     let mut bytes = Zeroizing::new(Vec::with_capacity(limit + 1));
     reader.take(limit as u64 + 1).read_to_end(&mut bytes)?;
     Ok((bytes.len() <= limit).then_some(bytes))

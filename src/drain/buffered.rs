@@ -8,11 +8,11 @@ use tokio::io::{AsyncBufRead, AsyncRead, ReadBuf};
 
 use super::aligned::AlignedBuffer;
 
-/// The size of the buffer in bytes, which makes a system call worth its cost.
+/// The size of the buffer, in bytes. With this size, the cost of the system calls is small.
 const BUFFER_BYTES: usize = 64 * 1024;
 
-/// A buffered reader like tokio's `BufReader`, but the buffer is allocated at the first `fill_buf`. Thousands
-/// of blobs can be open before one is read. Callers that read into large buffers of their own never need it.
+/// A buffered reader like tokio's `BufReader`, but the buffer is allocated at the first `fill_buf`. Thousands of blobs
+/// can be open before one of them is read, and a caller that reads into its own buffer needs no second one.
 #[derive(Debug)]
 pub(crate) struct Buffered<R> {
     inner: R,

@@ -11,7 +11,7 @@ use tokio::net::unix::pipe::Receiver;
 /// make whole pulls faster up to this size; docs/decisions.md has the measurement.
 const BLOB_PIPE_BYTES: i32 = 512 * 1024;
 
-/// Whether this is the read end of a pipe.
+/// Whether the descriptor is the read end of a pipe.
 pub(crate) fn is_readable(fd: &OwnedFd) -> bool {
     let is_pipe = fstat(fd).is_ok_and(|stat| {
         SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT == SFlag::S_IFIFO
@@ -20,7 +20,8 @@ pub(crate) fn is_readable(fd: &OwnedFd) -> bool {
     is_pipe && flags.is_ok_and(|flags| flags & OFlag::O_ACCMODE != OFlag::O_WRONLY)
 }
 
-/// Makes a non-blocking reader of this pipe. Returns an error if this is not the read end of a pipe.
+/// Makes a non-blocking reader of a pipe. Returns an error if the descriptor is not the read end of a pipe. This
+/// function must be called within a tokio runtime.
 pub(crate) fn reader(fd: OwnedFd) -> io::Result<Receiver> {
     Receiver::from_owned_fd(fd)
 }
