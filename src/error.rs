@@ -116,7 +116,7 @@ pub enum Error {
     #[error("the proxy closed the connection")]
     Disconnected,
 
-    /// This proxy was finalized, or the runtime that drove it is gone.
+    /// This proxy was finalized, or the runtime in which it was made is gone.
     #[error("the proxy is closed")]
     Closed,
 
@@ -137,7 +137,7 @@ pub enum Error {
         after: Duration,
     },
 
-    /// A blob could not be fetched, or is not what it should be.
+    /// A blob could not be fetched, or its bytes are wrong.
     #[error("blob {digest}{}", times(*.tries))]
     #[non_exhaustive]
     Blob {

@@ -128,7 +128,7 @@ pub(crate) enum Place<'a> {
     Registry { host: &'a str },
     /// A container storage, whose layers are not those of the manifest.
     Storage,
-    /// An archive. A compressed one is unpacked each time that it is opened.
+    /// An archive. A compressed archive is unpacked at each opening.
     Archive,
     /// A folder or a daemon on this machine, or an unknown transport.
     Local,

@@ -33,7 +33,7 @@ pub(crate) async fn sleep_until_opt(moment: Option<Instant>) {
     }
 }
 
-/// Waits for the output of a future. Returns an error if it takes longer than `after`; `None` means no limit.
+/// Waits for the output of a future. Returns an error if that takes longer than `after`. `None` means no limit.
 /// The time starts again if the process was stopped when the time was up.
 ///
 /// # Cancel safety

@@ -53,7 +53,7 @@ impl Transport {
             let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
             Ok(send(self.socket.as_raw_fd(), packet, flags)?)
         });
-        // A packet is sent whole or not at all, so the number of bytes is known.
+        // A packet is sent whole or not at all, so the number of sent bytes does not matter.
         sent.await.map(|_| ())
     }
 

@@ -63,7 +63,7 @@ enum Ends {
 enum Check {
     /// The stream hashes each byte that it returns.
     Here(Verifier),
-    /// The reader that took the verifier hashes the bytes, and returns the verifier before the end.
+    /// The reader that took the verifier hashes the bytes, and gives the verifier back before the verdict.
     Elsewhere,
     /// Nobody checks the digest: the blob is a raw blob, or has been checked.
     Nobody,
