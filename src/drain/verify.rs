@@ -1,4 +1,4 @@
-//! Checks whether a blob has the size and the digest of its descriptor.
+//! Checks whether the bytes of a blob have the digest of its descriptor.
 
 use oci_spec::image::{Digest, DigestAlgorithm};
 use sha2::{Digest as _, Sha256, Sha384, Sha512};

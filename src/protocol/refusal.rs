@@ -33,7 +33,7 @@ pub enum RefusalCode {
     Unknown(String),
 }
 
-/// The reason of a refusal. It is found by the words in the messages of skopeo (1.9 to 1.22), by the error codes of
+/// The reason of a refusal. The reason is found by the words in the messages of skopeo (1.9 to 1.22), by the error codes of
 /// the OCI distribution specification, and by HTTP status codes.
 ///
 /// Retries, the hints of the command and [`Error::is_retryable`](crate::Error::is_retryable) depend on this reason.

@@ -1,7 +1,7 @@
 //! The state machine of a connection: it decides which call is sent next, and to whom a reply belongs.
 //!
 //! Replies have no request id, and come strictly in the order of the calls. One call is in flight at a time, so that a
-//! release (`FinishPipe`, `CloseImage`) waits for at most one other call. A release overtakes all requests in
+//! release (`FinishPipe`, `CloseImage`) waits for at most one request. A release overtakes all requests in
 //! the queue.
 
 use std::collections::VecDeque;

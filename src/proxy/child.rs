@@ -1,7 +1,7 @@
 //! The proxy's process, and the supervisor thread that starts and reaps it.
 //!
 //! The supervisor lives as long as the child, because the kernel sends the parent-death signal when the *thread* that
-//! forked ends. It waits on a pidfd, so it needs no `SIGCHLD` handler, and reaps no other child of the
+//! forked ends. The supervisor waits on a pidfd, so it needs no `SIGCHLD` handler, and reaps no other child of the
 //! embedding program.
 
 use std::io::{self, Read};
@@ -219,7 +219,7 @@ enum Stage {
     Killed,
 }
 
-/// The child as its supervisor thread sees it.
+/// The state of a child in its supervisor thread.
 #[derive(Debug)]
 struct Supervised {
     process: std::process::Child,

@@ -18,7 +18,7 @@ const LOOK_AFTER: Duration = Duration::from_secs(5);
 const NOTICE: Duration = Duration::from_secs(5);
 
 /// Waits for `answer`, which has to come from `runtime`. Returns [`Error::RuntimeIdle`] if that runtime does not run.
-/// This is checked only in other runtimes.
+/// A caller in `runtime` itself needs no check.
 ///
 /// # Cancel safety
 ///

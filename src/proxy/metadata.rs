@@ -11,8 +11,8 @@ use crate::protocol::Violation;
 /// A document of more than `limit` bytes is an error, which names the document by `what`. The read end is then closed,
 /// so the proxy's writer ends at once, and so does `FinishPipe`.
 ///
-/// A task reads the document, because `FinishPipe` blocks the whole connection until the pipe is drained. So that does
-/// not depend on this future being polled.
+/// A task reads the document, because `FinishPipe` blocks the whole connection until the pipe is drained. The
+/// task drains the pipe even if this future is not polled.
 ///
 /// # Cancel safety
 ///

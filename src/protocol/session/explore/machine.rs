@@ -184,7 +184,8 @@ impl Machine {
         packet
     }
 
-    /// Whose answer this is. None, if the machine overlooks a violation.
+    /// Matches a packet, and returns the answers with their callers. There is no answer if a broken machine ignores
+    /// a violation.
     pub(super) fn receive(&mut self, packet: Packet<Fd>) -> Result<Vec<Answered>, Violation> {
         if self.is(Broken::KeepsDescriptorsOfViolations) && packet.truncated {
             packet.fds.iter().for_each(Fd::keep);
