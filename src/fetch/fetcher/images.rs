@@ -1,4 +1,4 @@
-//! Images as a whole: what their documents say, and pulls into sinks.
+//! The methods of [`Fetcher`] that fetch documents of images, and that pull images into sinks.
 
 use std::sync::Arc;
 
@@ -23,12 +23,15 @@ use crate::proxy::{ImageProxy, OpenedImage};
 use crate::reference::by_digest;
 
 impl Fetcher {
-    /// Returns manifest, config and layers of an open image. The config is fetched once for an [`Image`] and its clones.
+    /// Returns manifest, config and layers of an open image. The config is fetched once for an [`Image`] and
+    /// its clones.
     ///
     /// # Errors
     ///
-    /// The error with which the fetch of the config failed; [`Error::Decode`](crate::Error::Decode);
-    /// [`Error::Image`](crate::Error::Image); [`Error::DocumentsTooLarge`](crate::Error::DocumentsTooLarge).
+    /// [`Error::Blob`] or [`Error::Refused`] if the config can't be fetched; [`Error::Image`] or
+    /// [`Error::Decode`] if a document can't be used; [`Error::DocumentTooLarge`] or
+    /// [`Error::DocumentsTooLarge`] if there are too many bytes; [`Error::ImageChanged`] if the proxy was lost
+    /// and another one finds a different image; [`Error::DeadlineExceeded`]; the errors of a proxy.
     ///
     /// # Cancel safety
     ///
@@ -43,7 +46,7 @@ impl Fetcher {
                 .await
                 .map(Arc::new)
         };
-        // The call that fetches the config may have another deadline than this one.
+        // Another call may fetch the config, with a later deadline, so this call has a limit of its own.
         let fetched = image.same.content.get_or_try_init(fetch);
         let content = bounded(&self.options.retry, fetched).await?;
         ending.keep();
@@ -55,7 +58,7 @@ impl Fetcher {
         self.content_from(asked, image, sink).await
     }
 
-    /// Asks this proxy, in which the image is open.
+    /// The content of an image, from this proxy, in which the image is open.
     async fn content_from(
         &self,
         (proxy, opened): (&ImageProxy, &OpenedImage),
@@ -65,11 +68,11 @@ impl Fetcher {
         let manifest = &image.same.manifest;
         let reference = image.reference();
         retrying(&self.options.retry, reference, || async move {
-            // Boxed, here and below, to keep the future of a pull small.
+            // The futures are boxed to keep the future of a pull small.
             let resolving = content::resolve(proxy, opened, reference, manifest, sink);
             match Box::pin(resolving).await {
                 Err(error) if retry::is_proxy_failure(&error) => {
-                    // The proxy is gone or hangs, so another one is started.
+                    // The proxy has died or hangs, so another one is started.
                     Box::pin(async {
                         let proxy = self.starter.start(image.same.place(), None).await?;
                         let opened = proxy.open_image(reference).await?;
@@ -84,18 +87,18 @@ impl Fetcher {
         .await
     }
 
-    /// Opens all images of the index of this name, to be pulled together. If the name is that of a
-    /// single image, the [`Index`] is just that image.
+    /// Opens all images of an index, to be pulled together. If the reference names a single image, the returned
+    /// [`Index`] contains only this image.
     ///
     /// # Errors
     ///
-    /// [`Error::Image`] if it is an index that is not at a registry (`docker://`), or if it names
-    /// something that is no image, or with another size than it has; [`Error::Blob`] if it was asked
-    /// for by a digest that it does not have; as [`open_all`](Self::open_all).
+    /// [`Error::Image`] if the index is not at a registry (`docker://`), or names something that is no image or
+    /// has another size; [`Error::Blob`] if the index does not have the digest in the reference; the errors of
+    /// [`open_all`](Self::open_all).
     ///
     /// # Cancel safety
     ///
-    /// Dropped early, whatever was started is ended.
+    /// Dropped early, all processes that were started are ended.
     pub async fn open_index(&self, reference: &str) -> Result<Index> {
         let ending = self.events.ending();
         let listed = Listed::fetch(&self.starter, &self.options.retry, reference).await?;
@@ -116,18 +119,18 @@ impl Fetcher {
         Ok(Index::new(reference, raw, images))
     }
 
-    /// Fetches the manifest of an image in the form that it has at its source, before any
-    /// [conversion](Image::is_converted): the bytes whose digest is [`Image::digest`]. Of a manifest that was not converted,
-    /// no request is made.
+    /// Fetches the manifest of an image as it is at its source, before any [conversion](Image::is_converted): the
+    /// bytes whose digest is [`Image::digest`]. If the manifest was not converted, no request is made.
     ///
     /// # Errors
     ///
     /// [`Error::Image`] if the manifest was converted and is one of an index that is not at a registry (`docker://`);
-    /// [`Error::Blob`] if the registry sends other bytes; [`Error::Refused`], after the tries that the [`RetryPolicy`](crate::RetryPolicy) allows.
+    /// [`Error::Blob`] if the registry sends other bytes; [`Error::Refused`] if the registry refuses, after the
+    /// retries that the [`RetryPolicy`](crate::RetryPolicy) allows.
     ///
     /// # Cancel safety
     ///
-    /// Dropped early, whatever was started is ended.
+    /// Dropped early, all processes that were started are ended.
     pub async fn source_manifest(&self, image: &Image) -> Result<Vec<u8>> {
         if !image.is_converted() {
             return Ok(image.manifest_raw().to_vec());
@@ -143,16 +146,16 @@ impl Fetcher {
         Ok(source.into_raw())
     }
 
-    /// Pulls an image into a sink. Foreign layers, whose descriptors have `urls`, are left out
-    /// ([`Pulled::foreign_layers`]), as `skopeo copy` does.
+    /// Pulls an image into a sink. Foreign layers, whose descriptors have `urls`, are not fetched
+    /// ([`Pulled::foreign_layers`]); `skopeo copy` does not fetch them either.
     ///
     /// # Errors
     ///
-    /// As [`pull_all`](Self::pull_all).
+    /// The errors of [`pull_all`](Self::pull_all).
     ///
     /// # Cancel safety
     ///
-    /// As [`pull_all`](Self::pull_all).
+    /// Dropped early, all workers are stopped. The sink keeps the blobs that were complete.
     pub async fn pull(&self, image: &Image, sink: impl Sink) -> Result<Pulled> {
         self.pull_all(std::slice::from_ref(image), sink).await
     }
@@ -163,7 +166,8 @@ impl Fetcher {
     ///
     /// # Errors
     ///
-    /// The first fatal error, which stops the whole pull at once.
+    /// The first fatal error, which stops the whole pull at once: an error of a blob, a config or a proxy after
+    /// its retries, an error of the sink, [`Error::DocumentsTooLarge`], or [`Error::DeadlineExceeded`].
     ///
     /// # Cancel safety
     ///
@@ -187,17 +191,16 @@ impl Fetcher {
         self.events.send(event);
     }
 
-    /// Pulls all images of an index, and the index itself. If the reference names a single image, pulls that
-    /// image.
+    /// Pulls all images of an index, and the index itself. An [`Index`] that is a single image is pulled like
+    /// that image.
     ///
     /// # Errors
     ///
-    /// As [`pull_all`](Self::pull_all); [`Error::Image`](crate::Error::Image) if the sink does not accept an
-    /// index.
+    /// The errors of [`pull_all`](Self::pull_all); [`Error::Image`] if the sink does not accept an index.
     ///
     /// # Cancel safety
     ///
-    /// As [`pull_all`](Self::pull_all).
+    /// Dropped early, all workers are stopped. The sink keeps the blobs that were complete.
     pub async fn pull_index(&self, index: &Index, sink: impl Sink) -> Result<Pulled> {
         let _ending = self.events.ending();
         let sink = Arc::new(sink);
@@ -246,7 +249,7 @@ impl Fetcher {
         }
         self.fetch_all(&mut engine, ids.len()).await?;
         let contents = ids.iter().map(|id| engine.content(*id).cloned());
-        // All of them have been fetched.
+        // Every image was fetched, so each one has its content.
         let contents: Vec<Arc<ImageContent>> = contents.flatten().collect();
         let pulled = engine.tally().clone();
         let configs = contents
@@ -266,16 +269,19 @@ impl Fetcher {
         })
     }
 
-    /// Pulls many images into one sink. A blob that several images name at the same time is fetched once.
+    /// Pulls many images into one sink. A blob that several of the images being pulled name is fetched once.
     ///
-    /// An image becomes visible in the sink when everything that it names is there. Its result follows, in
-    /// the order in which images are done. A failed image has a result, too, and the others go on. Two images
-    /// with the same name in the sink replace each other.
+    /// An image becomes visible in the sink when everything that it names is there. [`PullMany::next`] then
+    /// returns its result. Results come in the order in which images are done. A failed image has a result,
+    /// too, and the pull of the others goes on. If two images have the same name in the sink, the later one
+    /// replaces the earlier one.
     ///
-    /// The next request is taken when another one is done. At most 64 images are held, and not much more than
-    /// [`max_documents_bytes`](crate::FetchOptions::max_documents_bytes) of their documents.
+    /// At most 64 images are held at once, from their request until their result is taken. The next request is
+    /// taken when there is room for it. The documents of the held images have not much more than
+    /// [`max_documents_bytes`](crate::FetchOptions::max_documents_bytes) together.
     ///
-    /// The pull runs in a task of its own. It waits while 64 images are done and their results are not taken.
+    /// The pull runs in a task of its own. The task waits while 64 images are done whose results have not been
+    /// taken.
     ///
     /// ```no_run
     /// # async fn example() -> longshore::Result<()> {
@@ -291,7 +297,7 @@ impl Fetcher {
     ///         Err(error) => println!("{} is not: {error}", pulled.request.reference),
     ///     }
     /// }
-    /// // Whether it went to its end, and how many images failed.
+    /// // An error here means that the pull ended early.
     /// let pulled = pulling.finish().await?;
     /// println!("{} failed", pulled.failed_images);
     /// # Ok(()) }
@@ -299,7 +305,7 @@ impl Fetcher {
     ///
     /// # Panics
     ///
-    /// Outside of a runtime.
+    /// Panics if called outside of a tokio runtime.
     ///
     /// # Cancel safety
     ///
@@ -312,16 +318,16 @@ impl Fetcher {
         self.pull_stream(Iterated(requests.into_iter()), sink)
     }
 
-    /// Pulls many images, like [`pull_many`](Self::pull_many), whose requests come as a stream. The stream is
-    /// polled for the next request when another image may be held.
+    /// Pulls many images, like [`pull_many`](Self::pull_many), with a stream of requests. The stream is polled
+    /// for the next request when there is room for another image.
     ///
     /// # Panics
     ///
-    /// Outside of a runtime.
+    /// Panics if called outside of a tokio runtime.
     ///
     /// # Cancel safety
     ///
-    /// As [`pull_many`](Self::pull_many).
+    /// Dropping the [`PullMany`] stops the pull. The sink keeps the blobs and images that were complete.
     pub fn pull_stream<S, R>(&self, requests: R, sink: S) -> PullMany
     where
         S: Sink,

@@ -1,4 +1,4 @@
-//! Layers as they are stored: a handler for each, or one after another.
+//! The methods of [`Fetcher`] that fetch layers as they are stored: with a handler for each, or as a stream.
 
 use tokio::sync::{mpsc, watch};
 
@@ -10,19 +10,22 @@ use super::Fetcher;
 use crate::error::{Error, Result};
 
 impl Fetcher {
-    /// Runs `handler` for each layer, many at once, each in its own task. Returns the results in the order of the layers. A
-    /// blob that occurs in several layers is handled once, and its result is cloned.
+    /// Runs `handler` for each layer of an image, for many layers at once, each in its own task. Returns the
+    /// results in the order of the layers. A blob that occurs in several layers is handled once, and its result
+    /// is cloned.
     ///
-    /// The handler gets a reader of the layer's blob as it is stored: verified to the end, compressed or not. If the blob
-    /// breaks, the handler is run again from the start with a fresh reader, as often as the
-    /// [`RetryPolicy`](crate::RetryPolicy) allows. What it did before must not matter, or be undone when its future ends.
-    /// What it leaves unread is read and checked after it: to skip layers, use [`for_each_of`](Self::for_each_of).
+    /// The handler gets a reader of the layer's blob as it is stored, compressed or not. The reader verifies the
+    /// blob. If the transfer fails or the blob is wrong, the handler is run again with a new reader, as often as
+    /// the [`RetryPolicy`](crate::RetryPolicy) allows. So a run that fails or is dropped must leave nothing that
+    /// disturbs the next one. Bytes that the handler does not read are read and verified after it returns; to
+    /// skip layers, use [`for_each_of`](Self::for_each_of).
     ///
     /// # Errors
     ///
-    /// The first fatal error, which stops all other handlers at once: a blob's or a proxy's beyond its retries, or
-    /// [`Error::Handler`] with the handler's own, which [`Error::handler_ref`] gives back. A blob's error is reported rather
-    /// than the one that it causes in the handler.
+    /// The first fatal error, which stops all other handlers at once: the error of a blob or a proxy after its
+    /// retries, or [`Error::Handler`] with the handler's own error, which [`Error::handler_ref`] returns. If a
+    /// blob is wrong, its error is returned, not the error that it causes in the handler. Also the errors of
+    /// [`content`](Self::content).
     ///
     /// # Cancel safety
     ///
@@ -43,12 +46,12 @@ impl Fetcher {
         Ok(results.in_order(content.layers()))
     }
 
-    /// Runs `handler` for these layers of an image, such as those that the caller does not have yet, as
-    /// [`for_each_layer`](Self::for_each_layer) does for all. Nothing else is fetched, not even the config. The layers are
-    /// some of [`Image::layers`].
+    /// Runs `handler` for some layers of an image, for example those that the caller does not have yet, like
+    /// [`for_each_layer`](Self::for_each_layer). `layers` are some of [`Image::layers`]. Nothing else is fetched,
+    /// not even the config.
     ///
-    /// Returns each layer with its result, in the given order. A blob that occurs in several of them is handled once, for the
-    /// first of them, which alone is returned; so results need not be `Clone`.
+    /// Returns the layers with their results, in the order of `layers`. If a blob occurs in several of them, only
+    /// the first of these layers is handled and returned.
     ///
     /// ```no_run
     /// # async fn example(fetcher: longshore::Fetcher) -> longshore::Result<()> {
@@ -67,11 +70,12 @@ impl Fetcher {
     ///
     /// # Errors
     ///
-    /// As [`for_each_layer`](Self::for_each_layer); [`Error::Image`] for a layer that the image does not have.
+    /// The errors of [`for_each_layer`](Self::for_each_layer); [`Error::Image`] if the image does not have one of
+    /// the layers.
     ///
     /// # Cancel safety
     ///
-    /// As [`for_each_layer`](Self::for_each_layer).
+    /// Dropped early, all handlers are stopped.
     pub async fn for_each_of<T, E, Fut>(
         &self,
         image: &Image,
@@ -89,8 +93,8 @@ impl Fetcher {
         Ok(results.with_layers(layers))
     }
 
-    /// Runs `handler` for each layer, on threads that may block, with a reader that blocks: for `tar`, and whatever else
-    /// reads from [`std::io::Read`]. Otherwise as [`for_each_layer`](Self::for_each_layer).
+    /// Runs `handler` for each layer of an image, on threads that may block, with a reader for libraries that
+    /// need [`std::io::Read`], such as `tar`. Otherwise like [`for_each_layer`](Self::for_each_layer).
     ///
     /// ```no_run
     /// # async fn example(fetcher: longshore::Fetcher) -> longshore::Result<()> {
@@ -105,7 +109,7 @@ impl Fetcher {
     ///
     /// # Errors
     ///
-    /// As [`for_each_layer`](Self::for_each_layer).
+    /// The errors of [`for_each_layer`](Self::for_each_layer).
     ///
     /// # Cancel safety
     ///
@@ -122,16 +126,16 @@ impl Fetcher {
         self.for_each_layer(image, on_a_thread(handler)).await
     }
 
-    /// Runs `handler` for these layers, on threads that may block: [`for_each_of`](Self::for_each_of) as
-    /// [`for_each_layer_blocking`](Self::for_each_layer_blocking) is to [`for_each_layer`](Self::for_each_layer).
+    /// Runs `handler` for some layers of an image, like [`for_each_of`](Self::for_each_of), on threads that may
+    /// block, like [`for_each_layer_blocking`](Self::for_each_layer_blocking).
     ///
     /// # Errors
     ///
-    /// As [`for_each_of`](Self::for_each_of).
+    /// The errors of [`for_each_of`](Self::for_each_of).
     ///
     /// # Cancel safety
     ///
-    /// As [`for_each_layer_blocking`](Self::for_each_layer_blocking).
+    /// Dropped early, the reads of all handlers fail. A handler that does not read goes on until it returns.
     pub async fn for_each_of_blocking<T, E>(
         &self,
         image: &Image,
@@ -146,7 +150,7 @@ impl Fetcher {
         self.for_each_of(image, layers, handler).await
     }
 
-    /// Runs `handler` for these layers, which the image has.
+    /// Runs `handler` for these layers. The caller has checked that the image has them.
     pub(super) async fn handle_each<T, E, Fut>(
         &self,
         image: &Image,
@@ -177,15 +181,16 @@ impl Fetcher {
 
     /// Returns the layers of an image as a stream, from the base layer up.
     ///
-    /// While one layer is read, up to `ahead` of the following ones are opened, over several proxies, and wait in their
-    /// pipes, with up to 512 KiB each. A layer that occurs twice is fetched twice.
+    /// While one layer is read, up to `ahead` of the next layers are opened, over several proxies. Each of them
+    /// waits in its pipe, with up to 512 KiB. A layer that occurs twice is fetched twice.
     ///
-    /// A layer that fails before it is handed out is tried again, as the [`RetryPolicy`](crate::RetryPolicy) says. A layer
-    /// that breaks while it is read is not, for its reader has had a part of it: the stream ends with its error.
+    /// A layer that fails before the stream returns it is retried, as the [`RetryPolicy`](crate::RetryPolicy)
+    /// allows. A layer that fails while it is read is not retried, because the caller has read a part of it. The
+    /// stream then ends with the layer's error.
     ///
     /// # Errors
     ///
-    /// The errors of [`content`](Self::content). The errors of layers come from the stream.
+    /// The errors of [`content`](Self::content). The stream returns the errors of the layers.
     ///
     /// # Cancel safety
     ///
@@ -196,16 +201,17 @@ impl Fetcher {
         self.in_order(image, content.layers(), ahead, AsStored, ending)
     }
 
-    /// Returns these layers of an image as a stream, in the order in which they are given; otherwise it is like
-    /// [`layers`](Self::layers). Nothing else is fetched, not even the config.
+    /// Returns some layers of an image as a stream, in the order of `layers`, like [`layers`](Self::layers).
+    /// Nothing else is fetched, not even the config.
     ///
     /// # Errors
     ///
-    /// [`Error::Image`] for a layer that the image does not have. The errors of layers come from the stream.
+    /// [`Error::Image`] if the image does not have one of the layers. The stream returns the errors of the
+    /// layers.
     ///
     /// # Panics
     ///
-    /// Outside of a runtime.
+    /// Panics if called outside of a tokio runtime.
     ///
     /// # Cancel safety
     ///

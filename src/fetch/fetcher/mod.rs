@@ -1,4 +1,4 @@
-//! The [`Fetcher`]: makes one, and opens images.
+//! The [`Fetcher`]: its constructors, and the methods that open images.
 
 mod blob;
 mod images;
@@ -22,14 +22,12 @@ use crate::error::{Error, Result, panicked};
 use crate::protocol::RefusalKind;
 use crate::proxy::ImageProxy;
 
-/// Fetches images.
+/// Opens images, and fetches their layers over several proxies at once.
 ///
-/// It starts proxies from one [`ImageProxyConfig`] as they are needed. A unit
-/// of the engine is a proxy with its workers; all units eat from one queue of
-/// blobs, large and small ones in turn. How many there are follows from what the
-/// registry's answers take ([`Proxies`]). A blob that breaks is tried again, on
-/// another proxy if there is one ([`RetryPolicy`](crate::RetryPolicy)); a proxy that dies or hangs
-/// is replaced.
+/// A fetcher starts proxies as it needs them, all from one [`ImageProxyConfig`]. Their number depends on the
+/// latency of the registry and on how much there is to fetch ([`Proxies`]). All proxies take blobs from one
+/// job queue. A blob whose transfer fails is retried, with another proxy if there is one
+/// ([`RetryPolicy`](crate::RetryPolicy)). A proxy that dies or hangs is replaced.
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -50,18 +48,17 @@ use crate::proxy::ImageProxy;
 ///
 /// # The blob-info cache
 ///
-/// skopeo notes each blob it fetches from a registry in a database that all
-/// skopeos of a user share. Nothing in a pull reads it, and many proxies contend
-/// for its lock, so for `docker://` images they are kept off it, unless
-/// [`private_blob_info_cache`](FetchOptions::private_blob_info_cache) is turned
-/// off. For root, the child gets a mount namespace in which
-/// `/var/lib/containers/cache` is an empty read-only folder, which is made on the
-/// host if it is not there; where a namespace is not allowed, the child uses the
-/// shared one. For others, `XDG_DATA_HOME` is set to
-/// `/dev/null` in the child's environment; the credential helpers that skopeo
-/// runs inherit that, so turn it off if yours keep data there. Where
-/// [`skopeo_cmd`](ImageProxyConfig#structfield.skopeo_cmd) is another program than
-/// skopeo, `XDG_DATA_HOME` stays as it is.
+/// skopeo records each blob that it fetches from a registry in a database, the blob-info cache. All skopeo
+/// processes of a user share this cache. Nothing in a pull reads it, and each blob would wait for its lock. So
+/// proxies for `docker://` images do not use the shared cache, unless
+/// [`private_blob_info_cache`](FetchOptions::private_blob_info_cache) is false.
+///
+/// - For root, the child runs in a mount namespace in which `/var/lib/containers/cache` is an empty read-only
+///   folder. The folder is created on the host if it does not exist. Where a mount namespace is not allowed,
+///   the child uses the shared cache.
+/// - For other users, the child's environment has `XDG_DATA_HOME=/dev/null`. The credential helpers that skopeo
+///   runs inherit this variable, so set the option to false if your helpers keep data there. The variable is
+///   not changed if [`skopeo_cmd`](ImageProxyConfig#structfield.skopeo_cmd) is another program than skopeo.
 #[derive(Debug, Clone)]
 pub struct Fetcher {
     starter: Arc<Starter>,
@@ -70,12 +67,17 @@ pub struct Fetcher {
 }
 
 impl Fetcher {
-    /// Makes a fetcher that starts all its proxies with this configuration. Hooks of its
-    /// [`skopeo_cmd`](ImageProxyConfig::skopeo_cmd) (`pre_exec`) do not apply, for there are several proxies.
+    /// Makes a fetcher that starts all its proxies with this configuration. No proxy is started yet. `pre_exec`
+    /// hooks of [`skopeo_cmd`](ImageProxyConfig::skopeo_cmd) are not run, because they can't be copied to
+    /// several children.
     ///
     /// # Errors
     ///
-    /// [`Error::Config`]; [`Error::Io`] if the credentials can't be read.
+    /// [`Error::Config`] if the configuration can't be used; [`Error::Io`] if the credentials can't be read.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped early, no fetcher is made. Files of the configuration may have been read.
     pub async fn new(config: ImageProxyConfig, options: FetchOptions) -> Result<Self> {
         let private = options.private_blob_info_cache;
         let starter = tokio::task::spawn_blocking(move || Starter::new(config, private));
@@ -87,12 +89,14 @@ impl Fetcher {
         })
     }
 
-    /// Makes a fetcher over proxies that somebody else has started, such as one that
-    /// [`ImageProxy::connect`] speaks to with other privileges than this process's. It starts none: it has no more proxies than
-    /// these, and uses each for as many blobs at once as there are workers for it. [`proxies`](FetchOptions::proxies) is not
-    /// looked at. The proxies live as long as this fetcher, its clones, its images, and whoever gave them.
+    /// Makes a fetcher that uses these proxies and starts none. With [`ImageProxy::connect`], a proxy can be one
+    /// that somebody else has started, with other privileges than this process has.
     ///
-    /// Indexes can't be opened as a whole, nor a platform be chosen for an image: both take a skopeo of its own.
+    /// The option [`proxies`](FetchOptions::proxies) is ignored. A proxy ends when this fetcher, its clones, its
+    /// images, and all other handles of the proxy are dropped.
+    ///
+    /// Such a fetcher can't open an index as a whole, and can't choose a platform for an image, because both need
+    /// another skopeo process.
     ///
     /// ```no_run
     /// # async fn example(socket: std::os::fd::OwnedFd) -> longshore::Result<()> {
@@ -116,21 +120,23 @@ impl Fetcher {
         }
     }
 
-    /// Sends the events of one pull to `events`.
+    /// Sets where the events of the next pull go.
     #[must_use]
     pub fn with_events(mut self, events: Events) -> Self {
         self.events = events;
         self
     }
 
-    /// Opens an image: starts a proxy, and fetches the manifest. While the registry is waited for, further proxies are
-    /// started ([`start_ahead`](FetchOptions::start_ahead)). Those that the first pull of the image does not need end with
-    /// that pull, or with the [`Image`].
+    /// Opens an image: starts a proxy, and fetches the manifest. Meanwhile, warm proxies are started
+    /// ([`start_ahead`](FetchOptions::start_ahead)). They end with the first pull of the image, or with the
+    /// [`Image`] if it is not pulled.
     ///
     /// # Errors
     ///
-    /// What starting and opening fail with, after the tries that the
-    /// [`RetryPolicy`](crate::RetryPolicy) allows.
+    /// [`Error::Refused`] if the registry or the proxy refuses the image; the error of a proxy that can't be
+    /// started; [`Error::Image`] if the manifest can't be used; [`Error::DocumentsTooLarge`];
+    /// [`Error::DeadlineExceeded`]. Failures are retried first, as the [`RetryPolicy`](crate::RetryPolicy)
+    /// allows.
     ///
     /// # Cancel safety
     ///
@@ -144,8 +150,9 @@ impl Fetcher {
         images.into_iter().next().ok_or(Error::Closed)
     }
 
-    /// Opens an image, or returns `None` if there is no image of that name: the registry, or the proxy, says that it was not
-    /// found ([`RefusalKind::NotFound`]). skopeo before 1.22 says that of no tag that is missing in an `oci:` layout.
+    /// Opens an image, or returns `None` if the image does not exist ([`RefusalKind::NotFound`]). For a tag that
+    /// is missing in an `oci:` layout, a skopeo before 1.22 reports another refusal, which is returned as an
+    /// error.
     ///
     /// ```no_run
     /// # async fn example(fetcher: longshore::Fetcher) -> longshore::Result<()> {
@@ -157,7 +164,7 @@ impl Fetcher {
     ///
     /// # Errors
     ///
-    /// The errors of [`open`](Self::open), but for that one.
+    /// The errors of [`open`](Self::open), except that the image does not exist.
     ///
     /// # Cancel safety
     ///
@@ -169,15 +176,16 @@ impl Fetcher {
         }
     }
 
-    /// Opens several images, to be pulled together. Several proxies open them at once, each image is opened by one proxy.
+    /// Opens several images, to be pulled together. Several proxies open images at the same time.
     ///
     /// # Errors
     ///
-    /// As [`open`](Self::open), of the first that fails; [`Error::DocumentsTooLarge`].
+    /// The errors of [`open`](Self::open), for the first image that fails; [`Error::DocumentsTooLarge`] if the
+    /// manifests together exceed [`max_documents_bytes`](FetchOptions::max_documents_bytes).
     ///
     /// # Cancel safety
     ///
-    /// As [`open`](Self::open).
+    /// Dropped early, the proxies that were started are ended.
     pub async fn open_all(&self, references: &[impl AsRef<str>]) -> Result<Vec<Image>> {
         let ending = self.events.ending();
         let mut documents = Documents::within(self.options.max_documents_bytes);
@@ -186,7 +194,7 @@ impl Fetcher {
         Ok(images)
     }
 
-    /// Open each of these, by several proxies at once.
+    /// Opens these images, and adds their manifests to `documents`.
     async fn open_each(
         &self,
         references: &[impl AsRef<str>],
@@ -216,7 +224,7 @@ impl Fetcher {
         };
         bounded(&self.options.retry, opening).await?;
         let images: Option<Vec<_>> = ids.iter().map(|id| engine.image(*id)).collect();
-        // Each was opened.
+        // Every image was opened.
         let images = images.ok_or(Error::Closed)?;
         let engine = Parked::new(engine);
         let image = |(same, home)| Image {
@@ -232,7 +240,8 @@ impl Fetcher {
         Engine::new(starter, self.options.clone(), self.events.clone(), first)
     }
 
-    /// The engine that has opened one of these images, with the proxies that are there already; or a new one.
+    /// The engine that opened one of these images, with its proxies, if that engine is still parked. Otherwise a
+    /// new engine.
     fn engine_for(&self, images: &[&Image]) -> Engine {
         let parked = images.iter().find_map(|image| image.engine.take());
         let parked = parked.filter(|engine| engine.is_of(&self.starter));
@@ -242,7 +251,7 @@ impl Fetcher {
         })
     }
 
-    /// Wait until all that is wanted of so many images is there.
+    /// Waits until `images` images are fetched.
     async fn fetch_all(&self, engine: &mut Engine, images: usize) -> Result<()> {
         let fetching = async {
             let mut left = images;

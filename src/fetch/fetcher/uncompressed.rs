@@ -1,4 +1,4 @@
-//! Layers without their compression.
+//! The methods of [`Fetcher`] that fetch layers and decompress them.
 
 use std::sync::Arc;
 
@@ -9,8 +9,9 @@ use super::Fetcher;
 use crate::error::{Error, Result};
 
 impl Fetcher {
-    /// Runs `handler` for each layer, like [`for_each_layer`](Self::for_each_layer), with readers that decompress: gzip of
-    /// any number of members, zstd of any number of frames, or nothing, as the layer's first bytes say.
+    /// Runs `handler` for each layer of an image, like [`for_each_layer`](Self::for_each_layer), with a reader
+    /// that decompresses the layer. The first bytes of a layer decide whether it is gzip (of any number of
+    /// members), zstd (of any number of frames), or not compressed.
     ///
     /// ```no_run
     /// # async fn example(fetcher: longshore::Fetcher) -> longshore::Result<()> {
@@ -22,22 +23,26 @@ impl Fetcher {
     /// # Ok(()) }
     /// ```
     ///
-    /// The end of such a reader comes only if the compressed bytes have the
-    /// manifest's digest *and* the decompressed ones the config's `diff_id`
-    /// (of an artifact that is no image there is none). A layer that expands beyond
-    /// [`max_expansion`](crate::FetchOptions::max_expansion), or needs a larger window than
-    /// [`max_zstd_window`](crate::FetchOptions::max_zstd_window), is given up.
+    /// The reader reaches its end only if the blob has the digest from the manifest, *and* the decompressed bytes
+    /// have the `diff_id` from the config. An artifact that is no image has no `diff_id`s.
     ///
     /// # Errors
     ///
-    /// As there; [`Error::Image`] before anything is fetched, if the config has no `diff_id` that can
-    /// be checked for each layer, or two for the same blob; [`BlobError::Decompress`](crate::BlobError::Decompress),
-    /// [`BlobError::Expands`](crate::BlobError::Expands), [`BlobError::ZstdWindow`](crate::BlobError::ZstdWindow),
-    /// [`BlobError::WrongDiffId`](crate::BlobError::WrongDiffId).
+    /// The errors of [`for_each_layer`](Self::for_each_layer), and:
+    ///
+    /// - [`Error::Image`] if the config does not have one `diff_id` for each layer, if one can't be checked, or if
+    ///   the same blob has two. No layer is fetched then.
+    /// - [`BlobError::Decompress`](crate::BlobError::Decompress) if a layer can't be decompressed.
+    /// - [`BlobError::Expands`](crate::BlobError::Expands) if a layer expands beyond
+    ///   [`max_expansion`](crate::FetchOptions::max_expansion).
+    /// - [`BlobError::ZstdWindow`](crate::BlobError::ZstdWindow) if a layer needs a larger window than
+    ///   [`max_zstd_window`](crate::FetchOptions::max_zstd_window).
+    /// - [`BlobError::WrongDiffId`](crate::BlobError::WrongDiffId) if the decompressed bytes do not have the
+    ///   `diff_id`.
     ///
     /// # Cancel safety
     ///
-    /// As there.
+    /// Dropped early, all handlers are stopped.
     pub async fn for_each_layer_uncompressed<T, E, Fut>(
         &self,
         image: &Image,
@@ -57,13 +62,16 @@ impl Fetcher {
         Ok(results.in_order(content.layers()))
     }
 
-    /// Runs `handler` for these layers, decompressed, as [`for_each_of`](Self::for_each_of) does with their blobs. A layer
-    /// without a `diff_id` is checked by the digest of its blob only; call [`content`](Self::content) before to have them.
+    /// Runs `handler` for some layers of an image, like [`for_each_of`](Self::for_each_of), with a reader that
+    /// decompresses the layer.
+    ///
+    /// A layer without a `diff_id` is checked by the digest of its blob only. [`Image::layers`] have `diff_id`s
+    /// once [`content`](Self::content) was called for the image.
     ///
     /// # Errors
     ///
-    /// As [`for_each_layer_uncompressed`](Self::for_each_layer_uncompressed); [`Error::Image`] for a layer that the image
-    /// does not have.
+    /// The errors of [`for_each_layer_uncompressed`](Self::for_each_layer_uncompressed), except those of the
+    /// config; [`Error::Image`] if the image does not have one of the layers.
     ///
     /// # Cancel safety
     ///
@@ -85,13 +93,13 @@ impl Fetcher {
         Ok(results.with_layers(layers))
     }
 
-    /// Runs `handler` for each layer, decompressed, on threads that may block:
-    /// [`for_each_layer_uncompressed`](Self::for_each_layer_uncompressed) with the reader of
-    /// [`for_each_layer_blocking`](Self::for_each_layer_blocking).
+    /// Runs `handler` for each layer of an image, decompressed, like
+    /// [`for_each_layer_uncompressed`](Self::for_each_layer_uncompressed), on threads that may block, like
+    /// [`for_each_layer_blocking`](Self::for_each_layer_blocking) does.
     ///
     /// # Errors
     ///
-    /// As [`for_each_layer_uncompressed`](Self::for_each_layer_uncompressed).
+    /// The errors of [`for_each_layer_uncompressed`](Self::for_each_layer_uncompressed).
     ///
     /// # Cancel safety
     ///
@@ -109,9 +117,8 @@ impl Fetcher {
         self.for_each_layer_uncompressed(image, handler).await
     }
 
-    /// Returns the layers of an image as a stream, decompressed, from the base layer up:
-    /// [`layers`](Self::layers) with the readers of
-    /// [`for_each_layer_uncompressed`](Self::for_each_layer_uncompressed).
+    /// Returns the layers of an image as a stream, from the base layer up, like [`layers`](Self::layers), with
+    /// readers that decompress, like [`for_each_layer_uncompressed`](Self::for_each_layer_uncompressed) does.
     ///
     /// ```no_run
     /// # async fn example(fetcher: longshore::Fetcher) -> Result<(), Box<dyn std::error::Error>> {
@@ -128,8 +135,9 @@ impl Fetcher {
     ///
     /// # Errors
     ///
-    /// The errors of [`for_each_layer_uncompressed`](Self::for_each_layer_uncompressed) before anything is fetched. The
-    /// errors of layers come from the stream.
+    /// The errors of [`content`](Self::content); [`Error::Image`] if the config does not have one `diff_id` for
+    /// each layer, if one can't be checked, or if the same blob has two. The stream returns the errors of the
+    /// layers.
     ///
     /// # Cancel safety
     ///
@@ -146,17 +154,18 @@ impl Fetcher {
         self.in_order(image, content.layers(), ahead, view, ending)
     }
 
-    /// Returns these layers of an image as a stream, decompressed, in the order in which they are given:
-    /// [`layers_of`](Self::layers_of) with the readers of
-    /// [`for_each_of_uncompressed`](Self::for_each_of_uncompressed).
+    /// Returns some layers of an image as a stream, in the order of `layers`, like
+    /// [`layers_of`](Self::layers_of), with readers that decompress, like
+    /// [`for_each_of_uncompressed`](Self::for_each_of_uncompressed) does.
     ///
     /// # Errors
     ///
-    /// [`Error::Image`] for a layer that the image does not have. The errors of layers come from the stream.
+    /// [`Error::Image`] if the image does not have one of the layers. The stream returns the errors of the
+    /// layers.
     ///
     /// # Panics
     ///
-    /// Outside of a runtime.
+    /// Panics if called outside of a tokio runtime.
     ///
     /// # Cancel safety
     ///
@@ -191,7 +200,7 @@ impl Fetcher {
                 let (reader, mut left) = UncompressedReader::new(reader, &layer, bounds).await?;
                 let output = handler(layer, reader).await.map_err(Error::handler);
                 let left = left.try_recv().ok();
-                // A layer that failed makes its handler fail, or should.
+                // If the layer failed, that is the error, whatever the handler returned.
                 if let Some(Err(error)) = left.as_ref().and_then(|left| left.ended.clone()) {
                     return Err(error);
                 }
