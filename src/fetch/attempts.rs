@@ -1,4 +1,4 @@
-//! Tries something until it succeeds, as often and as long as the [`RetryPolicy`] allows.
+//! Retries an operation as often and as long as the [`RetryPolicy`] allows.
 
 use tokio::time::sleep;
 
@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::reference::Place;
 use crate::time::sleep_until_opt;
 
-/// Does this until the deadline.
+/// Runs `work` until it ends, but not beyond the deadline of the policy.
 pub(super) async fn bounded<T>(
     policy: &RetryPolicy,
     work: impl Future<Output = Result<T>> + Send,
@@ -19,9 +19,9 @@ pub(super) async fn bounded<T>(
     }
 }
 
-/// Tries something about this image, and retries it as the policy says, until its deadline.
+/// Runs `attempt` for this image, and retries it as the policy allows, until the deadline.
 ///
-/// It takes no `AsyncFn`: nobody can say that the futures of one are [`Send`].
+/// `attempt` is no `AsyncFn`, because a bound can't require the futures of one to be [`Send`].
 pub(super) async fn retrying<T, Fut>(
     policy: &RetryPolicy,
     reference: &str,

@@ -1,11 +1,10 @@
-//! What an image consists of, in the form in which it can be fetched and
-//! stored.
+//! The content of an image: its manifest, its config and its layers, as they are stored.
 //!
-//! Most images are stored byte for byte as the registry has them. Two are not:
-//! a Docker schema 2 manifest comes converted to OCI, with a config that exists
-//! only in its converted form; and `containers-storage:` keeps layers
-//! uncompressed, so that its manifest's layers can't be had and those that can
-//! are written into a manifest of ours.
+//! Most images are stored byte for byte as they are at the registry. Two kinds of images are not:
+//!
+//! - The proxy converts a Docker schema 2 manifest to OCI. The converted config exists only in the proxy.
+//! - `containers-storage:` keeps layers uncompressed, so the compressed layers that the manifest names can't be
+//!   fetched. The stored manifest names the uncompressed layers instead.
 
 use std::sync::Arc;
 
@@ -31,14 +30,14 @@ pub struct Layer {
     pub index: usize,
     /// The descriptor of the blob: its digest, its size in bytes and its media type.
     pub descriptor: Descriptor,
-    /// The digest of the uncompressed layer, as the image config has it. `None` if the config was not read, or does not
-    /// list one for each layer.
+    /// The digest of the uncompressed layer, from the image config. `None` if the config was not read, or does not have
+    /// one `diff_id` for each layer.
     pub diff_id: Option<Digest>,
 }
 
 impl Layer {
-    /// Returns a layer of this place, whose `diff_id` is not known. Most programs get layers from an image; this is for
-    /// tests.
+    /// Makes a layer with this place and descriptor, and without a `diff_id`: for tests. Programs get layers from an
+    /// image.
     #[must_use]
     pub fn new(index: usize, descriptor: Descriptor) -> Self {
         Self {
@@ -49,7 +48,7 @@ impl Layer {
     }
 }
 
-/// The documents of an image, manifest and config, and the list of its layers.
+/// The manifest, the config and the layers of an image.
 #[derive(Debug, Clone)]
 pub struct ImageContent {
     reference: String,
@@ -59,31 +58,31 @@ pub struct ImageContent {
     manifest_descriptor: Descriptor,
     config: Vec<u8>,
     config_descriptor: Descriptor,
-    /// What is understood of the config; nothing, if it is not an image's.
+    /// The parsed part of the config. It is empty if the config is not that of an image.
     understood: document::Config,
     layers: Vec<Layer>,
     config_from: ConfigFrom,
 }
 
-/// Where the config's bytes came from.
+/// The origin of the bytes of a config.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ConfigFrom {
-    /// It was fetched as the blob that it is.
+    /// The config was fetched as a blob.
     Blob,
-    /// It exists only as the proxy's conversion.
+    /// The proxy made the config when it converted the image.
     Conversion,
-    /// The sink or the image had it.
+    /// The sink already had the config, or an earlier call fetched it.
     Known,
 }
 
 impl ImageContent {
-    /// Returns the content of an image with this manifest and this config, as a pull would: for tests of a
-    /// [`Sink`], without skopeo.
+    /// Makes the content of an image from the bytes of its manifest and its config: for tests of a [`Sink`],
+    /// without skopeo.
     ///
     /// # Errors
     ///
-    /// [`Error::Decode`] or [`Error::Image`] if the manifest can't be understood; [`Error::Blob`] if the config is not the one
-    /// that the manifest names.
+    /// [`Error::Decode`] or [`Error::Image`] if the manifest can't be used; [`Error::Blob`] if the config does not have
+    /// the digest that the manifest names.
     pub fn from_bytes(
         reference: &str,
         manifest: impl Into<Vec<u8>>,
@@ -99,7 +98,6 @@ impl ImageContent {
         Self::of(reference, &fetched, (config, ConfigFrom::Blob))
     }
 
-    /// The content of an image, of its manifest and its config.
     fn of(
         reference: &str,
         fetched: &FetchedManifest,
@@ -147,45 +145,43 @@ impl ImageContent {
         &self.reference
     }
 
-    /// The digest of the manifest at its source, before any conversion: what
-    /// the image can be pulled by.
+    /// The digest of the manifest at its source, before any conversion. The image can be pulled by this digest.
     #[must_use]
     pub fn source_digest(&self) -> &Digest {
         &self.source_digest
     }
 
-    /// The manifest in the bytes in which it is to be stored.
+    /// The bytes of the manifest, as they are to be stored.
     #[must_use]
     pub fn manifest(&self) -> &[u8] {
         &self.manifest
     }
 
-    /// Digest, size and media type of [`manifest`](Self::manifest), and the
-    /// image's platform.
+    /// The digest, size in bytes and media type of [`manifest`](Self::manifest), with the platform of the image.
     #[must_use]
     pub fn manifest_descriptor(&self) -> &Descriptor {
         &self.manifest_descriptor
     }
 
-    /// The config in the bytes in which it is to be stored. Of an artifact
-    /// that is no image it can be anything.
+    /// The bytes of the config, as they are to be stored. The config of an artifact that is no image can be
+    /// anything, not only JSON.
     #[must_use]
     pub fn config(&self) -> &[u8] {
         &self.config
     }
 
-    /// Digest, size and media type of [`config`](Self::config).
+    /// The digest, size in bytes and media type of [`config`](Self::config).
     #[must_use]
     pub fn config_descriptor(&self) -> &Descriptor {
         &self.config_descriptor
     }
 
-    /// Parses the config as the specification has it. An image can be pulled and run although its
-    /// config is not quite so.
+    /// Parses the config, strictly as the OCI specification defines it. Some images whose config does not follow
+    /// the specification can still be pulled and run.
     ///
     /// # Errors
     ///
-    /// [`Error::Decode`].
+    /// [`Error::Decode`] if the config does not follow the specification.
     pub fn configuration(&self) -> Result<ImageConfiguration> {
         serde_json::from_slice(&self.config).map_err(Error::decode("image config"))
     }
@@ -196,7 +192,7 @@ impl ImageContent {
         &self.layers
     }
 
-    /// The platform as `os/architecture[/variant]`; `None` if the config does not say it.
+    /// The platform of the image, as `os/architecture[/variant]`. `None` if the config does not name one.
     #[must_use]
     pub fn platform(&self) -> Option<String> {
         let document::Config {
@@ -212,14 +208,14 @@ impl ImageContent {
         })
     }
 
-    /// The name that the image gets in the sink, if the caller gave one
-    /// ([`ImageRequest::name`](crate::ImageRequest::name)).
+    /// The name that the caller chose for the image in the sink
+    /// ([`ImageRequest::name`](crate::ImageRequest::name)), if any.
     #[must_use]
     pub fn name(&self) -> Option<&str> {
         self.name.as_deref()
     }
 
-    /// The same, to be called so.
+    /// A copy of this content with another name.
     pub(super) fn named(&self, name: Option<&str>) -> Self {
         Self {
             name: name.map(Into::into),
@@ -227,7 +223,7 @@ impl ImageContent {
         }
     }
 
-    /// The same, for another pull of the image, which fetches no config.
+    /// A copy of this content for another pull of the image, which does not fetch the config.
     pub(super) fn known(&self) -> Self {
         Self {
             config_from: ConfigFrom::Known,
@@ -235,8 +231,8 @@ impl ImageContent {
         }
     }
 
-    /// Whether each layer has a `diff_id` that can be checked, of an image whose config is an image's:
-    /// one for each, of an algorithm that is known, and the same one for the same blob.
+    /// Returns an error unless each layer has a `diff_id` of a known algorithm, and equal blobs have equal
+    /// `diff_id`s. An artifact whose config is not that of an image needs none.
     #[cfg(feature = "decompress")]
     pub(super) fn check_diff_ids(&self) -> Result<()> {
         if *self.config_descriptor.media_type() != MediaType::ImageConfig {
@@ -266,22 +262,22 @@ impl ImageContent {
         Ok(())
     }
 
-    /// The config came over the wire as a blob of its own.
+    /// Whether the config was fetched as a blob.
     pub(crate) fn config_was_fetched(&self) -> bool {
         self.config_from == ConfigFrom::Blob
     }
 }
 
-/// A manifest as it was fetched, and as it is to be stored.
+/// A fetched manifest, and its form that is to be stored.
 #[derive(Debug)]
 pub(super) struct FetchedManifest {
     pub(super) source_digest: Digest,
-    /// As the proxy hands it out.
+    /// The bytes from the proxy.
     pub(super) raw: Vec<u8>,
-    /// With the layers that can be fetched.
+    /// The bytes that are to be stored. They name the layers that can be fetched.
     pub(super) stored: Vec<u8>,
     pub(super) manifest: ImageManifest,
-    /// The proxy converted it, so that its bytes do not have its digest.
+    /// Whether the proxy converted the manifest, so that `raw` does not have the digest `source_digest`.
     converted: bool,
 }
 
@@ -300,13 +296,13 @@ impl FetchedManifest {
 }
 
 impl FetchedManifest {
-    /// Its size at its source, unless it was converted since.
+    /// The size of the manifest at its source, in bytes. `None` if the proxy converted it.
     pub(super) fn source_size(&self) -> Option<u64> {
         (!self.converted).then_some(self.raw.len() as u64)
     }
 
-    /// Whether the manifest at its source has this digest. Of a converted one only the proxy's word is
-    /// known, which is a sha256.
+    /// Whether the manifest at its source has this digest. The source of a converted manifest is known only by
+    /// the sha256 that the proxy reports, so any digest of another algorithm is accepted for it.
     pub(super) fn has_source_digest(&self, digest: &Digest) -> bool {
         self.source_digest == *digest
             || if self.converted {
@@ -317,8 +313,7 @@ impl FetchedManifest {
     }
 }
 
-/// Fetch an opened image's manifest, and find out what its layers are to be
-/// fetched by.
+/// Fetches the manifest of an open image. For `containers-storage:`, also asks for the layers that can be fetched.
 pub(super) async fn fetch_manifest(
     proxy: &ImageProxy,
     image: &OpenedImage,
@@ -340,7 +335,7 @@ pub(super) async fn fetch_manifest(
     Ok(fetched)
 }
 
-/// Fetch the config that belongs to a manifest, unless the sink has it.
+/// Fetches the config that belongs to a manifest, unless the sink has it, and returns the content of the image.
 pub(super) async fn resolve(
     proxy: &ImageProxy,
     image: &OpenedImage,
@@ -353,7 +348,7 @@ pub(super) async fn resolve(
 }
 
 pub(super) fn layers(manifest: &ImageManifest, diff_ids: &[String]) -> Vec<Layer> {
-    // Only if there is one for each can they be told apart.
+    // If the numbers differ, it is unknown which `diff_id` belongs to which layer.
     let all = diff_ids.len() == manifest.layers().len();
     let describe = |(index, descriptor): (usize, &Descriptor)| Layer {
         index,
@@ -377,7 +372,7 @@ fn describe(manifest: &[u8], config: &document::Config) -> Result<Descriptor> {
     Ok(descriptor)
 }
 
-/// The config in just the bytes that the manifest names.
+/// The config with the digest that the manifest names, and the origin of its bytes.
 async fn config(
     proxy: &ImageProxy,
     image: &OpenedImage,
@@ -398,8 +393,7 @@ async fn config(
     if fetched.converted {
         let asking = proxy.fetch_config_raw(image);
         let config = answered(proxy, descriptor, asking).await?;
-        // Otherwise it was not converted after all (a manifest whose digest is
-        // not a sha256, for one).
+        // With another digest, nothing was converted: the digest of the manifest is not a sha256, for example.
         if has_digest(&config, descriptor.digest()) {
             return Ok((config, ConfigFrom::Conversion));
         }
@@ -432,8 +426,11 @@ async fn config_blob(
     }
 }
 
-/// What is asked about the config, unless the proxy does not answer within the
-/// stall timeout: then another one may.
+/// The answer of the proxy to a call for the config.
+///
+/// # Errors
+///
+/// [`BlobError::Stalled`] if the proxy does not answer within the stall timeout. Another proxy may answer.
 async fn answered<T>(
     proxy: &ImageProxy,
     config: &Descriptor,
@@ -447,7 +444,7 @@ async fn answered<T>(
     })
 }
 
-/// The manifest with these layers instead of its own.
+/// The manifest with its layers replaced by these.
 fn with_layers(manifest: &[u8], layers: &[LayerInfo]) -> Result<Vec<u8>> {
     let mut manifest = document::members(manifest, "manifest")?;
     let describe = |layer: &LayerInfo| {
@@ -462,9 +459,9 @@ fn with_layers(manifest: &[u8], layers: &[LayerInfo]) -> Result<Vec<u8>> {
     Ok(Value::Object(manifest).to_string().into_bytes())
 }
 
-/// A converted manifest in which layers that are not compressed are not called so; `None` if none was.
-/// skopeo does that with what `docker save` writes. A layer that has its `diff_id` as its digest is not
-/// compressed.
+/// The converted manifest with the media types of uncompressed layers corrected. `None` if all of them are right.
+/// For images that `docker save` wrote, skopeo calls uncompressed layers compressed. A layer whose digest is its
+/// `diff_id` is not compressed.
 fn relabelled(manifest: &[u8], diff_ids: &[String]) -> Result<Option<(Vec<u8>, ImageManifest)>> {
     let mut relabelled: Value =
         serde_json::from_slice(manifest).map_err(Error::decode("manifest"))?;
@@ -489,8 +486,8 @@ fn relabelled(manifest: &[u8], diff_ids: &[String]) -> Result<Option<(Vec<u8>, I
     Ok(Some((raw, manifest)))
 }
 
-/// Docker's name for an uncompressed or gzipped layer is not allowed in an OCI
-/// manifest (image-spec, `media-types.md`, "Compatibility Matrix").
+/// The OCI media type for a Docker media type of a layer. Docker's types are not allowed in an OCI manifest
+/// (image-spec, `media-types.md`, "Compatibility Matrix").
 fn oci_layer_type(media_type: &MediaType) -> MediaType {
     match media_type.as_ref() {
         "application/vnd.docker.image.rootfs.diff.tar" => MediaType::ImageLayer,

@@ -1,4 +1,4 @@
-//! Layers without their compression, checked against the image config as well.
+//! Decompresses layers, and checks them against the `diff_id`s of the image config.
 
 use std::io;
 use std::num::NonZeroU64;
@@ -19,29 +19,30 @@ use super::{FetchOptions, Layer, LayerReader};
 use crate::drain::verify::Verifier;
 use crate::error::{BlobError, Error, Result};
 
-/// What a layer may have beyond the bound on its expansion, in bytes: a tar archive of nothing has ten kilobytes.
+/// How many bytes a layer may have beyond the bound on its expansion. Even an empty tar archive has ten kilobytes.
 const SMALL_BYTES: u64 = 1024 * 1024;
 
-/// How far the decompressed bytes may be ahead of what the compressed bytes that were read allow for, in bytes: as
-/// much as a zstd window has by default. zstd makes a kilobyte of a file of 30 MB of zeros, and a layer may begin with
-/// one. Much more would let a manifest that names a size that no layer has do away with the bound.
+/// By how many bytes the decompressed bytes may exceed what the compressed bytes read so far allow: the default size
+/// of a zstd window. A layer may begin with a file of zeros, of which zstd compresses 30 MB to a kilobyte. A much
+/// larger value would weaken the bound where a manifest claims too large a size.
 const AHEAD_BYTES: u64 = 32 << 20;
 
-/// What libzstd says of a frame whose window is larger than allowed.
+/// The message of libzstd for a frame whose window is larger than allowed.
 const WINDOW_TOO_LARGE: &str = "Frame requires too much memory";
 
-/// The exponents of the windows that libzstd knows (`ZSTD_WINDOWLOG_ABSOLUTEMIN`, and `ZSTD_WINDOWLOG_MAX`
+/// The exponents of the window sizes that libzstd supports (`ZSTD_WINDOWLOG_ABSOLUTEMIN`, and `ZSTD_WINDOWLOG_MAX`
 /// of machines with 32 bits).
 const WINDOW_LOG: RangeInclusive<u32> = 10..=30;
 
-/// To read what nobody wants.
+/// The size of the buffer for bytes that are read only to be checked.
 const SCRATCH_BYTES: usize = 64 * 1024;
 
-/// What a layer may ask for.
+/// The limits on decompressing a layer.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Bounds {
-    /// So many times the compressed size.
+    /// The maximum size of the decompressed bytes, as a multiple of the compressed size.
     expansion: u64,
+    /// The maximum size of a zstd window, in bytes.
     zstd_window: NonZeroU64,
 }
 
@@ -54,7 +55,7 @@ impl Bounds {
     }
 }
 
-/// The layers, decompressed.
+/// The [`View`] that decompresses layers.
 pub(super) struct Decompressed(pub(super) Bounds);
 
 impl View for Decompressed {
@@ -76,11 +77,12 @@ impl View for Decompressed {
 }
 
 impl LayerReader {
-    /// Decompresses the layer, for a handler or a sink that needs some layers decompressed and others as they are stored.
-    /// The end of the returned reader comes only if the layer's blob is right, and what it decompresses to is what the
-    /// layer's `diff_id` says, if it has one. `options` bound what the layer may expand to.
+    /// Returns a reader that decompresses the layer, for a handler or a sink that needs some layers decompressed and
+    /// others as they are stored. `options` limit how much the layer may expand, and the window of zstd.
     ///
-    /// Read to the end. Of what is left unread only the blob is checked, not the `diff_id`.
+    /// The returned reader reaches its end only if the blob has its digest, and the decompressed bytes have the
+    /// layer's `diff_id`, if there is one. Read it to the end: of bytes that are left unread, only the blob is
+    /// checked, not the `diff_id`.
     ///
     /// ```no_run
     /// # async fn example(fetcher: longshore::Fetcher) -> longshore::Result<()> {
@@ -98,7 +100,11 @@ impl LayerReader {
     ///
     /// # Errors
     ///
-    /// The errors of reading the first bytes.
+    /// [`Error::Blob`], or another error of reading the first bytes of the layer.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped early, the future has the effect of dropping the reader.
     pub async fn uncompressed(
         self,
         layer: &Layer,
@@ -109,7 +115,8 @@ impl LayerReader {
     }
 }
 
-/// A reader of a layer, decompressed. What is left unread when the reader is dropped is read and checked after the handler.
+/// A reader that decompresses a layer. Bytes that a handler leaves unread are read and checked after the handler
+/// returns. For a reader from [`LayerReader::uncompressed`], that check is of the blob only.
 #[derive(Debug)]
 pub struct UncompressedReader(Returning<Decompressing>);
 
@@ -118,11 +125,13 @@ pub(super) struct Decompressing {
     decoder: Decoder,
     bounds: Bounds,
     digest: Digest,
-    /// The most decompressed bytes.
+    /// The maximum number of decompressed bytes.
     limit: u64,
     diff_id: Option<Digest>,
     verifier: Option<Verifier>,
+    /// The number of decompressed bytes that were read.
     read: u64,
+    /// The verdict on the layer, once there is one.
     pub(super) ended: Option<Result<()>>,
 }
 
@@ -160,10 +169,10 @@ impl UncompressedReader {
     }
 }
 
-/// A layer from its first byte on: those that were looked at, and the rest.
+/// The bytes of a layer: the first ones, which were read to detect the compression, and the rest.
 type Whole = Chain<io::Cursor<Vec<u8>>, LayerReader>;
 
-/// What the first bytes of a layer call for.
+/// The decoder for the compression of a layer, which its first bytes show.
 enum Decoder {
     Gzip(GzipDecoder<Whole>),
     Zstd(ZstdDecoder<Whole>),
@@ -174,7 +183,8 @@ impl Decoder {
     async fn of(mut reader: LayerReader, bounds: Bounds) -> io::Result<Self> {
         const GZIP: [u8; 2] = [0x1f, 0x8b];
         const ZSTD: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
-        /// A zstd frame to be skipped; stargz and others begin with one.
+        /// The magic number of a zstd frame without data, without its first byte. Layers of stargz and others begin with
+        /// such a frame.
         const SKIPPED: [u8; 3] = [0x2a, 0x4d, 0x18];
 
         let mut magic = [0; 4];
@@ -204,7 +214,7 @@ impl Decoder {
         })
     }
 
-    /// How many compressed bytes were read.
+    /// The number of compressed bytes that were read.
     fn compressed(&self) -> u64 {
         let whole = match self {
             Self::Gzip(decoder) => decoder.get_ref(),
@@ -223,7 +233,7 @@ impl Decoder {
     }
 }
 
-/// The library's own error stays what it is; any other is the decoder's.
+/// Returns an error of this library unchanged. Any other error comes from the decoder, and becomes a [`BlobError`].
 fn read_error(error: io::Error, digest: &Digest, bounds: Bounds) -> Error {
     error.downcast().unwrap_or_else(|error| {
         Error::blob(digest)(if error.to_string().contains(WINDOW_TOO_LARGE) {

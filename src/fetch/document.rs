@@ -1,8 +1,10 @@
-//! Manifests, indexes and configs, read as far as a pull needs them, and as Go reads them, which
-//! wrote most of them and which runs what was pulled. Pure.
+//! Parses manifests, indexes and configs, as far as a pull needs them. This module is pure.
 //!
-//! A pull stores documents as they are. It needs to understand only which blobs a manifest names, and
-//! which manifests an index does. So whatever else is odd about a document stops no pull.
+//! Documents are parsed as Go does, because programs written in Go write most documents and run the pulled
+//! images.
+//!
+//! A pull stores documents unchanged. It needs to know only which blobs a manifest names, and which manifests an
+//! index names. So nothing else that is unusual in a document stops a pull.
 
 mod node;
 
@@ -12,14 +14,15 @@ use serde_json::{Map, Value, json};
 use self::node::Node;
 use crate::error::{Error, Result};
 
-/// A document of this kind, which errors name, or a part of it.
+/// A document or a part of it.
 #[derive(Debug, Clone, Copy)]
 struct Part<'a> {
+    /// The kind of the document, for errors.
     what: &'static str,
     node: &'a Node,
 }
 
-/// What a pull needs of an index's entry.
+/// The fields of an index entry that a pull needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Entry {
     pub(crate) media_type: MediaType,
@@ -27,23 +30,23 @@ pub(crate) struct Entry {
     pub(crate) size: u64,
 }
 
-/// What a pull needs of a config, if it is that of an image.
+/// The fields of an image config that a pull needs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Config {
     pub(crate) os: Option<String>,
     pub(crate) architecture: Option<String>,
     pub(crate) variant: Option<String>,
-    /// The digests of the uncompressed layers, in whatever form they have; empty if there are none.
+    /// The digests of the uncompressed layers. They are not checked, and may be no digests.
     pub(crate) diff_ids: Vec<String>,
 }
 
-/// The manifest of an image: its config and its layers. What can't be understood of the rest is left
-/// out.
+/// Parses the manifest of an image: its config, its layers, its media type and its annotations. Annotations that
+/// are no text are left out.
 ///
 /// # Errors
 ///
-/// [`Error::Decode`] if it is no JSON; [`Error::Image`] if it names no config, if something that it
-/// names has no digest or no size, or if two of its keys are equal but for case.
+/// [`Error::Decode`] if the manifest is no JSON. [`Error::Image`] if it names no config, names a blob without a
+/// valid digest or size, or has a key twice (upper and lower case do not count).
 pub(crate) fn manifest(raw: &[u8]) -> Result<ImageManifest> {
     let node = parse(raw, "manifest")?;
     let part = Part {
@@ -69,11 +72,11 @@ pub(crate) fn manifest(raw: &[u8]) -> Result<ImageManifest> {
     serde_json::from_value(manifest).map_err(Error::decode("manifest"))
 }
 
-/// The entries of an index; `None` if it is no index, but for example a manifest.
+/// Parses an index, and returns its entries. `None` if the document has no list of manifests, so it is no index.
 ///
 /// # Errors
 ///
-/// As [`manifest`].
+/// The errors of [`manifest`]. [`Error::Image`] if the document is a manifest as well.
 pub(crate) fn index(raw: &[u8]) -> Result<Option<Vec<Entry>>> {
     let entry = |descriptor: Descriptor| Entry {
         media_type: descriptor.media_type().clone(),
@@ -101,7 +104,8 @@ pub(crate) fn descriptors(raw: &[u8]) -> Result<Option<Vec<Descriptor>>> {
     }
     for name in ["config", "layers", "fsLayers"] {
         if part.get(name)?.is_some() {
-            // Some would take it for an index, others for an image (CVE-2021-41190); skopeo refuses it.
+            // Some tools would take the document for an index, others for an image (CVE-2021-41190). skopeo
+            // refuses it.
             return Err(part.wrong(format_args!("has the key {name:?} of an image as well")));
         }
     }
@@ -118,7 +122,7 @@ pub(crate) fn descriptors(raw: &[u8]) -> Result<Option<Vec<Descriptor>>> {
         .map(Some)
 }
 
-/// What is understood of a config, which may be anything: it is stored as it is.
+/// Parses a config. A field that can't be parsed is empty, because a config may be anything.
 pub(crate) fn config(raw: &[u8]) -> Config {
     let Ok(node) = parse(raw, "image config") else {
         return Config::default();
@@ -135,7 +139,7 @@ pub(crate) fn config(raw: &[u8]) -> Config {
     let diff_ids = rootfs.and_then(|rootfs| rootfs.list("diff_ids").ok());
     let diff_id = |part: Part<'_>| match part.node {
         Node::Text(text) => text.clone(),
-        // In its place: it counts, and is wrong.
+        // An invalid value keeps its place, so that the others keep theirs.
         _ => String::new(),
     };
     Config {
@@ -150,7 +154,7 @@ fn parse(raw: &[u8], what: &'static str) -> Result<Node> {
     serde_json::from_str(&as_go_reads(raw)).map_err(Error::decode(what))
 }
 
-/// The text of a document, with U+FFFD for what is no UTF-8, and for half a surrogate pair, as Go has it.
+/// The text of a document. Like Go, replaces invalid UTF-8, and each half of a surrogate pair, with U+FFFD.
 fn as_go_reads(raw: &[u8]) -> String {
     const ESCAPE: usize = "\\u0000".len();
     let mut text = String::from_utf8_lossy(raw).into_owned();
@@ -167,7 +171,7 @@ fn as_go_reads(raw: &[u8]) -> String {
                 text.replace_range(at..at + ESCAPE, "\\ufffd");
                 at + ESCAPE
             }
-            // What follows is escaped, and may be another backslash.
+            // The escaped character may be another backslash.
             _ => text[at + 1..]
                 .chars()
                 .next()
@@ -177,23 +181,22 @@ fn as_go_reads(raw: &[u8]) -> String {
     text
 }
 
-/// The members of a document that is to be changed: [`take`] and [`set`] find them by the names under
-/// which Go would.
+/// Parses a document into its members, so that [`take`] and [`set`] can change it.
 ///
 /// # Errors
 ///
-/// [`Error::Decode`] if it is no JSON object.
+/// [`Error::Decode`] if the document is no JSON object.
 pub(crate) fn members(raw: &[u8], what: &'static str) -> Result<Map<String, Value>> {
     serde_json::from_str(&as_go_reads(raw)).map_err(Error::decode(what))
 }
 
-/// Removes the member of this name.
+/// Removes the member that Go finds by this name, and returns its value.
 pub(crate) fn take(members: &mut Map<String, Value>, name: &str) -> Option<Value> {
     let key = members.keys().find(|key| is_same_key(key, name))?.clone();
     members.remove(&key)
 }
 
-/// Gives the member of this name another value.
+/// Replaces the member that Go finds by this name, or adds one.
 pub(crate) fn set(members: &mut Map<String, Value>, name: &str, value: Value) {
     take(members, name);
     members.insert(name.into(), value);
@@ -204,8 +207,8 @@ impl<'a> Part<'a> {
         Error::image(format!("its {} {problem}", self.what))
     }
 
-    /// A member by the name under which Go would find it: in any case. `None` if there is none, or if
-    /// it is `null`.
+    /// The member that Go finds by this name, in upper or lower case. `None` if there is none, or if its value is
+    /// `null`.
     fn get(self, name: &str) -> Result<Option<Self>> {
         let Node::Object(members) = self.node else {
             return Ok(None);
@@ -213,7 +216,8 @@ impl<'a> Part<'a> {
         let mut found = members.iter().filter(|(key, _)| is_same_key(key, name));
         let first = found.next();
         if found.next().is_some() {
-            // Go takes the last, others the one in the right case: they would not see the same image.
+            // Go takes the last of the members, and other languages take the one in the right case. They would
+            // see different images.
             return Err(self.wrong(format_args!(
                 "has the key {name:?} more than once (upper and lower case do not count)"
             )));
@@ -230,7 +234,7 @@ impl<'a> Part<'a> {
         })
     }
 
-    /// The members of a list, which is empty if it is not there.
+    /// The elements of the list of this name. A missing list is an empty one.
     fn list(self, name: &str) -> Result<impl Iterator<Item = Self>> {
         let nodes = match self.get(name)?.map(|part| part.node) {
             None => [].iter(),
@@ -242,7 +246,7 @@ impl<'a> Part<'a> {
         Ok(nodes.map(move |node| Self { node, ..self }))
     }
 
-    /// Those members of an object that are text.
+    /// The members of the object of this name that are text. `None` if there is no such object.
     fn texts(self, name: &str) -> Result<Option<Map<String, Value>>> {
         Ok(match self.get(name)?.map(|part| part.node) {
             Some(Node::Object(members)) => Some(
@@ -272,7 +276,7 @@ impl<'a> Part<'a> {
         Some(platform)
     }
 
-    /// What a descriptor must have, and where else the blob may be.
+    /// The descriptor, with the fields that a pull needs: media type, digest, size, `urls` and annotations.
     fn descriptor(self) -> Result<Value> {
         let digest = self
             .text("digest")?
@@ -282,7 +286,7 @@ impl<'a> Part<'a> {
         }
         let size = match self.get("size")?.map(|part| part.node) {
             Some(Node::Number(number)) => number.as_u64(),
-            // As Go.
+            // In Go, a missing size is 0.
             None => Some(0),
             Some(_) => None,
         };
@@ -310,8 +314,8 @@ impl<'a> Part<'a> {
     }
 }
 
-/// Whether Go takes `key` for the field of this name (`encoding/json`: letters of ASCII without regard
-/// to case, and the two of Unicode that fold to such a letter).
+/// Whether Go takes `key` for the field `name`. Its package `encoding/json` ignores the case of ASCII letters, and
+/// folds two Unicode letters to ASCII letters.
 pub(crate) fn is_same_key(key: &str, name: &str) -> bool {
     let folded = |c: char| match c {
         '\u{17F}' => 's',

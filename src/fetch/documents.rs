@@ -1,9 +1,9 @@
-//! Limits the bytes of all documents of a pull together. This module is pure.
+//! Limits how many bytes all documents of a pull have together. This module is pure.
 
 use super::Image;
 use crate::error::{Error, Result};
 
-/// The documents that are held, or will soon be.
+/// The sum of the sizes of the documents of a pull, with its limit. Both are in bytes.
 #[derive(Debug)]
 pub(super) struct Documents {
     limit: u64,
@@ -29,8 +29,7 @@ impl Documents {
         self.add(image.same.manifest.raw.len() as u64)
     }
 
-    /// Adds the config of this image. The size that the manifest states is counted, because no more bytes
-    /// are read.
+    /// Adds the size that the manifest of this image states for its config. No more bytes of the config are read.
     pub(super) fn add_config(&mut self, image: &Image) -> Result<()> {
         let (size, limit) = (
             image.manifest().config().size(),

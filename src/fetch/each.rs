@@ -1,4 +1,4 @@
-//! A handler for each layer of an image, or for some of them.
+//! The handler of a fetch that runs a closure for each layer.
 
 use std::collections::HashMap;
 use std::error::Error as StdError;
@@ -16,14 +16,14 @@ use super::handler::{Doing, Handler, Job};
 use super::{Layer, LayerReader};
 use crate::error::{Result, panicked};
 
-/// An error of a handler, of any type.
+/// The error of a handler, of any type.
 pub(super) type Failed = Box<dyn StdError + Send + Sync>;
 
 /// The results of a handler, by the digests of the blobs.
 pub(super) struct Results<T>(HashMap<Digest, T>);
 
 impl<T> Results<T> {
-    /// Those that [`EachLayer`] has sent.
+    /// The results that [`EachLayer`] has sent.
     pub(super) fn of(mut outputs: mpsc::UnboundedReceiver<(Digest, T)>) -> Self {
         let mut results = HashMap::new();
         while let Ok((digest, output)) = outputs.try_recv() {
@@ -32,17 +32,17 @@ impl<T> Results<T> {
         Self(results)
     }
 
-    /// One result for each layer, in their order.
+    /// One result for each layer, in the order of the layers.
     pub(super) fn in_order(self, layers: &[Layer]) -> Vec<T>
     where
         T: Clone,
     {
         let result = |layer: &Layer| self.0.get(layer.descriptor.digest()).cloned();
-        // Each blob was handled.
+        // Every blob was handled, so each layer has a result.
         layers.iter().filter_map(result).collect()
     }
 
-    /// Each blob's first layer with its result, in the order of the layers.
+    /// The first layer of each blob with its result, in the order of the layers.
     pub(super) fn with_layers(mut self, layers: &[Layer]) -> Vec<(Layer, T)> {
         let result = |layer: &Layer| {
             let result = self.0.remove(layer.descriptor.digest())?;
@@ -52,7 +52,7 @@ impl<T> Results<T> {
     }
 }
 
-/// A closure as a handler.
+/// A handler that runs the closure `work` for each layer, and sends its results to `done`.
 pub(super) struct EachLayer<F, T> {
     pub(super) work: F,
     pub(super) done: mpsc::UnboundedSender<(Digest, T)>,
@@ -72,19 +72,21 @@ where
         Box::pin(async move {
             let output = (self.work)(job.layer.clone(), reader).await?;
             let digest = job.layer.descriptor.digest().clone();
-            // If nobody collects it any more, nobody wants it.
+            // The receiver is gone if the fetch was dropped. The result is not needed then.
             let _ = self.done.send((digest, output));
             Ok(())
         })
     }
 }
 
-/// How much a [`BlockingReader`] reads at once, in bytes. An archive is read in small pieces, and an inflater that has room
-/// for few bytes is slow.
+/// The size of the buffer of a [`BlockingReader`], in bytes. Programs read archives in small pieces, and a decoder is slow
+/// if it gets small buffers.
 const BUFFER_BYTES: usize = 64 * 1024;
 
-/// A buffered reader of a layer, for a handler that blocks. Its end comes only if the layer is right, like that of
-/// [`LayerReader`] or, of a layer that is being decompressed, `UncompressedReader`.
+/// A buffered reader of a layer, for a handler that runs on a blocking thread.
+///
+/// The reader reaches its end only if the layer is verified, like a [`LayerReader`]. A reader that decompresses also
+/// checks the `diff_id`, like `UncompressedReader`.
 pub struct BlockingReader(BufReader<SyncIoBridge<Box<dyn AsyncRead + Send + Unpin>>>);
 
 impl fmt::Debug for BlockingReader {
@@ -109,7 +111,7 @@ impl BufRead for BlockingReader {
     }
 }
 
-/// A handler that runs another one on a thread that may block.
+/// Returns an async handler that runs `handler` on a thread that may block.
 pub(super) fn on_a_thread<T, E, R>(
     handler: impl Fn(Layer, BlockingReader) -> Result<T, E> + Send + Sync + 'static,
 ) -> impl Fn(Layer, R) -> Pin<Box<dyn Future<Output = Result<T, Failed>> + Send>> + Send + Sync

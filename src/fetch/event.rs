@@ -69,7 +69,8 @@ pub enum EventKind {
         /// The number of the image's layers.
         layers: usize,
     },
-    /// A layer is to be fetched. All of these events come before the first layer is fetched.
+    /// A layer will be fetched. In a pull of open images, all of these events come before the first layer is
+    /// fetched.
     #[non_exhaustive]
     BlobQueued {
         /// The blob.
@@ -87,7 +88,7 @@ pub enum EventKind {
     ProxyReady {
         /// The number of the proxy.
         proxy: usize,
-        /// The time from the start of the proxy until then.
+        /// The time from the start of the proxy until it had opened its first image.
         #[serde(rename = "took_ms", serialize_with = "millis")]
         took: Duration,
     },
@@ -96,7 +97,7 @@ pub enum EventKind {
     ProxyEnded {
         /// The number of the proxy.
         proxy: usize,
-        /// The reason, unless the proxy was no longer needed.
+        /// The reason why the proxy ended. `None` if it was no longer needed.
         reason: Option<String>,
     },
     /// The sink already has this blob.
@@ -145,9 +146,9 @@ pub enum EventKind {
         blob: BlobRef,
         /// The number of the proxy of the failed try.
         proxy: usize,
-        /// The number of tries that have failed.
+        /// The number of tries that have failed so far.
         failed: u32,
-        /// The reason.
+        /// The reason why the last try failed.
         reason: String,
         /// The wait before the next try.
         #[serde(rename = "wait_ms", serialize_with = "millis")]
@@ -159,9 +160,9 @@ pub enum EventKind {
         /// The blob.
         #[serde(flatten)]
         blob: BlobRef,
-        /// The number of the proxy.
+        /// The number of the proxy of the last try.
         proxy: usize,
-        /// The reason.
+        /// The reason why the blob failed.
         reason: String,
     },
     /// An image, or a whole index, is complete in the sink and visible to others.
@@ -172,14 +173,14 @@ pub enum EventKind {
         /// The reference by which the image was asked for.
         reference: String,
     },
-    /// One of many images failed; the others go on.
+    /// One request of [`pull_many`](crate::Fetcher::pull_many) failed. The pull of the others goes on.
     #[non_exhaustive]
     ImageFailed {
         /// The number of the request, zero-based.
         image: usize,
         /// The reference by which the image was asked for.
         reference: String,
-        /// The reason.
+        /// The reason why the request failed.
         reason: String,
     },
 }
@@ -195,14 +196,14 @@ fn text<S: Serializer>(value: &impl ToString, serializer: S) -> Result<S::Ok, S:
 /// The maximum number of byte counts that wait to be read. Further ones are left out.
 const COUNTS: usize = 4096;
 
-/// Where the events of one pull go: into an [`EventStream`], or nowhere.
+/// The sending side of the events of one pull. The events go into an [`EventStream`], or nowhere.
 ///
-/// A reader that is slow, or reads nothing, does not hold up the pull. Events wait in memory until they are
-/// read, about 500 bytes each: about four for each blob, one for each retry, and at most 4,096 byte counts
+/// A reader that is slow, or does not read at all, does not hold up the pull. Events wait in memory until they
+/// are read, about 500 bytes each: about four for each blob, one for each retry, and at most 4,096 byte counts
 /// ([`EventKind::BlobBytes`]). Further byte counts are left out. Nothing is kept once the stream is dropped.
 ///
-/// The events end with the pull or other call that fetches the layers, with the first call of the
-/// [`Fetcher`](crate::Fetcher) that fails or is dropped early, or with the fetcher. Another pull needs
+/// The events end when the call that fetches the layers ends. They end earlier with the first call of the
+/// [`Fetcher`](crate::Fetcher) that fails or is dropped early, or with the fetcher. For another pull, make
 /// another pair.
 ///
 /// ```no_run
@@ -252,8 +253,8 @@ impl Events {
         Self(None)
     }
 
-    /// Makes a new pair: events that go into a stream, and the stream. The time of the events is
-    /// counted from now on.
+    /// Makes a new pair: the sending side of the events, and the stream. The time of the events is counted from
+    /// this call.
     #[must_use]
     pub fn channel() -> (Self, EventStream) {
         let (sender, receiver) = mpsc::unbounded_channel();
@@ -289,7 +290,7 @@ impl Events {
         }
     }
 
-    /// Ends the events when it is dropped, unless it is [kept](Ending::keep).
+    /// Returns a guard that ends the events when it is dropped, unless [`Ending::keep`] is called.
     pub(super) fn ending(&self) -> Ending {
         Ending(self.clone())
     }
@@ -306,7 +307,7 @@ impl Target {
     }
 }
 
-/// Ends the events of a call when it is dropped.
+/// A guard that ends the events when a call fails or is dropped.
 #[derive(Debug)]
 pub(super) struct Ending(Events);
 
@@ -326,7 +327,7 @@ impl Drop for Ending {
     }
 }
 
-/// The events of one pull, in the order in which they happened: see [`Events`].
+/// The receiving side of the events of one pull, in the order in which they happened. [`Events`] describes it.
 #[derive(Debug)]
 pub struct EventStream {
     receiver: mpsc::UnboundedReceiver<Option<Event>>,
@@ -339,7 +340,7 @@ impl EventStream {
     ///
     /// # Cancel safety
     ///
-    /// Dropped early, no event is lost.
+    /// No event is lost if the future is dropped early.
     pub async fn recv(&mut self) -> Option<Event> {
         if self.ended {
             return None;

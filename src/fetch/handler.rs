@@ -1,4 +1,4 @@
-//! What is done with what is fetched.
+//! The [`Handler`] of a fetch, which takes each blob that is fetched.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -12,11 +12,11 @@ use crate::proxy::{ImageProxy, OpenedImage};
 /// One blob to fetch.
 #[derive(Debug, Clone)]
 pub(super) struct Job {
-    /// Its place among the blobs of its fetch.
+    /// The number of the blob among the blobs of its fetch.
     pub(super) number: usize,
-    /// The first image that names it, as callers and events count it.
+    /// The number of the first image that names the blob, as callers and events count images.
     pub(super) image: usize,
-    /// What that was asked for by.
+    /// The reference of that image.
     pub(super) reference: Arc<str>,
     pub(super) layer: Layer,
 }
@@ -27,18 +27,19 @@ impl Job {
     }
 }
 
-/// A future that lives as long as what it borrows.
+/// A boxed future that may borrow from its handler.
 pub(super) type Doing<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>;
 
-/// What a fetch is for. All units share it, whatever it is.
+/// Takes the blobs of a fetch. All units share one handler.
 pub(super) trait Handler: Send + Sync {
-    /// Whether the blob need not be fetched.
+    /// Whether the blob is there already, so that it is not fetched.
     fn skip<'a>(&'a self, job: &'a Job) -> Doing<'a, bool>;
 
-    /// Take the blob.
+    /// Reads the blob, and does with it what the fetch is for.
     fn handle<'a>(&'a self, job: &'a Job, reader: LayerReader) -> Doing<'a, ()>;
 
-    /// The content of an image, by a proxy that has it open. Only where configs are fetched.
+    /// Fetches the content of an image, with a proxy that has the image open. Only handlers whose fetch asks for
+    /// configs need this method.
     fn content<'a>(
         &'a self,
         proxy: &'a ImageProxy,

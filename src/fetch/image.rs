@@ -14,13 +14,13 @@ use crate::error::{Error, Result};
 use crate::proxy::{ImageProxy, OpenedImage};
 use crate::reference::Place;
 
-/// An open image. It keeps the proxy that opened it. Further proxies that help to fetch its layers open it by the same
-/// name; layers are fetched by digest, so it does not matter if its tag moves meanwhile.
+/// An open image. The proxy that opened it runs as long as the image lives. Further proxies that fetch layers of a
+/// registry's image open it by the same reference. Layers are fetched by digest, so the tag may move meanwhile.
 #[derive(Debug, Clone)]
 pub struct Image {
     pub(super) same: Arc<SameImage>,
     pub(super) home: Home,
-    /// What opened it, with the proxies that were started meanwhile.
+    /// The engine that opened the image, with its warm proxies.
     pub(super) engine: Parked,
 }
 
@@ -43,21 +43,21 @@ impl Image {
         &self.same.manifest.manifest
     }
 
-    /// The bytes of the image's manifest as the proxy hands it out: those of its source, unless the proxy
-    /// [converted](Self::is_converted) it.
+    /// The bytes of the image's manifest, as the proxy returned them. They are the bytes at the source, unless the
+    /// proxy [converted](Self::is_converted) the manifest.
     #[must_use]
     pub fn manifest_raw(&self) -> &[u8] {
         &self.same.manifest.raw
     }
 
-    /// Whether the manifest at its source has another form, which the proxy converted to OCI (Docker schema 2, for one).
-    /// [`Fetcher::source_manifest`](crate::Fetcher::source_manifest) fetches that form.
+    /// Whether the proxy converted the manifest to OCI, because it has another format at its source, such as Docker
+    /// schema 2. [`Fetcher::source_manifest`](crate::Fetcher::source_manifest) fetches the original.
     #[must_use]
     pub fn is_converted(&self) -> bool {
         self.same.manifest.source_size().is_none()
     }
 
-    /// The layers that the image's manifest names. Their `diff_id`s are known once
+    /// The layers that the image's manifest names, from the base layer up. They have `diff_id`s once
     /// [`Fetcher::content`](crate::Fetcher::content) has fetched the config.
     #[must_use]
     pub fn layers(&self) -> Vec<Layer> {
@@ -67,7 +67,7 @@ impl Image {
         }
     }
 
-    /// An error if one of these is no layer of the image.
+    /// Returns an error if one of these is no layer of the image.
     pub(super) fn check_layers(&self, layers: &[Layer]) -> Result<()> {
         let of_image = self.layers();
         let known: HashSet<_> = (of_image.iter())
@@ -86,19 +86,21 @@ impl Image {
         }
     }
 
-    /// The version of the protocol that the proxy that opened the image speaks.
+    /// The protocol version of the proxy that opened the image.
     #[must_use]
     pub fn protocol_version(&self) -> &Version {
         self.proxy().protocol_version()
     }
 
-    /// Whether that proxy has checked the signature policy: from protocol 0.2.6 on (skopeo 1.13).
+    /// Whether the proxy that opened the image has checked the signature policy. Proxies do so from protocol 0.2.6
+    /// on (skopeo 1.13).
     #[must_use]
     pub fn policy_checked(&self) -> bool {
         self.proxy().checks_policy()
     }
 
-    /// The proxy that opened the image. It is not handed out: whoever finalized it would end the engine's proxy.
+    /// The proxy that opened the image. It is not public, because a caller that finalized it would end a proxy of the
+    /// engine.
     pub(super) fn proxy(&self) -> &ImageProxy {
         &self.home.proxy
     }
@@ -109,12 +111,12 @@ impl Image {
     }
 }
 
-/// What makes an image the same one in another proxy.
+/// The data of an image that are the same in all proxies.
 #[derive(Debug)]
 pub(super) struct SameImage {
     pub(super) reference: String,
     pub(super) manifest: FetchedManifest,
-    /// Once somebody has asked for it.
+    /// The content, once [`Fetcher::content`](super::Fetcher::content) has fetched it.
     pub(super) content: OnceCell<Arc<ImageContent>>,
 }
 
@@ -123,8 +125,12 @@ impl SameImage {
         Place::of(&self.reference)
     }
 
-    /// Whether what was opened there is the same. At a registry that does not matter: its blobs are asked for by
-    /// their digests, also if the tag has moved.
+    /// Compares this image with the one that another proxy has opened by the same reference. Images of a registry are
+    /// not compared, because their blobs are fetched by digest, even if the tag has moved.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ImageChanged`] if the manifests differ; the errors of fetching the manifest.
     pub(super) async fn compare(&self, proxy: &ImageProxy, opened: &OpenedImage) -> Result<()> {
         if matches!(self.place(), Place::Registry { .. }) {
             return Ok(());

@@ -1,7 +1,7 @@
-//! All images of an index, for every platform.
+//! Indexes, whose images of all platforms are pulled together.
 //!
-//! The proxy resolves an index to one of its images and never shows it. So
-//! `skopeo inspect --raw` is asked for the index, and its images are opened by digest.
+//! The proxy resolves an index to one of its images, and does not return the index. So `skopeo inspect --raw`
+//! fetches the index, and the images are opened by their digests.
 
 use std::sync::Arc;
 
@@ -72,34 +72,33 @@ impl IndexContent {
         &self.reference
     }
 
-    /// The digest of the index at its source: what it can be pulled by.
+    /// The digest of the index at its source. It can be pulled by this digest.
     #[must_use]
     pub fn source_digest(&self) -> &Digest {
         &self.source_digest
     }
 
-    /// The index in the bytes in which it is to be stored: those of its source
-    /// or, if an image had to be converted, the same with that image's new
-    /// digest.
+    /// The bytes of the index, as they are to be stored. They are the bytes at the source, unless the proxy converted
+    /// an image. The index then has the new media types, digests and sizes of converted images.
     #[must_use]
     pub fn raw(&self) -> &[u8] {
         &self.raw
     }
 
-    /// The digest, size and media type of [`raw`](Self::raw).
+    /// The digest, size in bytes and media type of [`raw`](Self::raw).
     #[must_use]
     pub fn descriptor(&self) -> &Descriptor {
         &self.descriptor
     }
 
-    /// The name that the index gets in the sink, if the caller gave one
-    /// ([`ImageRequest::name`](crate::ImageRequest::name)).
+    /// The name that the caller chose for the index in the sink
+    /// ([`ImageRequest::name`](crate::ImageRequest::name)), if any.
     #[must_use]
     pub fn name(&self) -> Option<&str> {
         self.name.as_deref()
     }
 
-    /// The same, to be called so.
+    /// This index with another name.
     pub(super) fn named(self, name: Option<&str>) -> Self {
         Self {
             name: name.map(Into::into),
@@ -133,16 +132,16 @@ impl IndexContent {
     }
 }
 
-/// An index, and the images that it lists.
+/// A fetched index, with the images that it lists.
 #[derive(Debug)]
 pub(super) struct Listed {
     pub(super) raw: Vec<u8>,
-    /// Each image once, however often the index names it.
+    /// The entries of the index, each image once.
     pub(super) entries: Vec<Entry>,
 }
 
 impl Listed {
-    /// What the index of this name lists; `None` if it is that of a single image.
+    /// Fetches the index that this reference names. `None` if the reference names a single image.
     pub(super) async fn fetch(
         starter: &Starter,
         policy: &RetryPolicy,
@@ -166,7 +165,11 @@ impl Listed {
         Ok(Self { raw, entries })
     }
 
-    /// The images' names, if the index has this one.
+    /// The references of the images, by digest. `reference` is that of the index.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Image`] if the index is not at a registry.
     pub(super) fn references(&self, reference: &str) -> Result<Vec<String>> {
         let by_digest = |entry: &Entry| {
             by_digest(reference, &entry.digest).ok_or_else(|| {
@@ -178,8 +181,8 @@ impl Listed {
     }
 }
 
-/// What is at its source under this name. A skopeo before 1.19 does not compare it with the digest
-/// in the name.
+/// Fetches the manifest or index that this reference names, unchanged. Checks the digest in the reference, because a
+/// skopeo before 1.19 does not.
 pub(super) async fn inspect(starter: &Starter, reference: &str) -> Result<Vec<u8>> {
     let raw = starter.inspect(reference).await?;
     if let Some(digest) = digest_of(reference)
@@ -191,7 +194,7 @@ pub(super) async fn inspect(starter: &Starter, reference: &str) -> Result<Vec<u8
     Ok(raw)
 }
 
-/// What was opened is what the index lists.
+/// Returns an error unless the opened image has the size and the digest that the index names.
 pub(super) fn check_entry(entry: &Entry, manifest: &FetchedManifest) -> Result<()> {
     if let Some(size) = manifest.source_size().filter(|size| *size != entry.size) {
         return Err(two_sizes(entry, size));
@@ -214,8 +217,8 @@ fn two_sizes(entry: &Entry, size: u64) -> Error {
     ))
 }
 
-/// Whether it says that it is an image, or says nothing: what else there is, the proxy can't hand out
-/// as it is.
+/// Returns an error unless the media type of the entry is that of an image, or is missing. The proxy can't return
+/// anything else unchanged.
 fn check_kind(entry: &Entry) -> Result<()> {
     let digest = &entry.digest;
     let refused = |what: &str| Err(Error::image(format!("its index names {what}: {digest}")));
@@ -233,7 +236,7 @@ fn check_kind(entry: &Entry) -> Result<()> {
     }
 }
 
-/// As an OCI index, with the manifests as they are stored.
+/// The index as an OCI index that names the manifests as they are stored.
 fn rewritten(raw: &[u8], contents: &[impl AsRef<ImageContent>]) -> Result<Vec<u8>> {
     let stored = |digest: &str| {
         let mut contents = contents.iter().map(AsRef::as_ref);
@@ -243,7 +246,8 @@ fn rewritten(raw: &[u8], contents: &[impl AsRef<ImageContent>]) -> Result<Vec<u8
     with_manifests(raw, stored)
 }
 
-/// As an OCI index, in which each entry is given the descriptor that `stored` has for its digest, if any.
+/// The index as an OCI index. Each entry for whose digest `stored` returns a descriptor gets the media type, digest and
+/// size of that descriptor.
 fn with_manifests(raw: &[u8], stored: impl Fn(&str) -> Option<Descriptor>) -> Result<Vec<u8>> {
     let mut index = document::members(raw, "index")?;
     document::set(&mut index, "mediaType", json!(MediaType::ImageIndex));

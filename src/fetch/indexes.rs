@@ -1,5 +1,4 @@
-//! Fetches the indexes for requests that want all platforms. A program of its own (`skopeo inspect`)
-//! fetches each.
+//! Fetches the indexes for requests for all platforms. Each index is fetched by a `skopeo inspect` process.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -18,14 +17,14 @@ use crate::reference::Place;
 /// How many indexes are fetched at the same time.
 const AT_ONCE: usize = 4;
 
-/// After this many indexes in a row were refused, each with all its retries, the registry is taken to be the
-/// cause, not the index.
+/// How many indexes in a row must be refused, each with all its retries, before the registry is taken to be the
+/// cause.
 const ENOUGH: u32 = 2;
 
-/// How long no other index is fetched from such a registry.
+/// How long no index is fetched from a registry that has refused [`ENOUGH`] indexes.
 const REFUSED_FOR: Duration = Duration::from_secs(60);
 
-/// A request with the result for its index. `None` if the reference names a single image.
+/// The number of a request, the request, and its index. The index is `None` if the reference names a single image.
 pub(super) type Asked = (usize, ImageRequest, Result<Option<Listed>>);
 
 #[derive(Debug)]
@@ -63,7 +62,7 @@ impl Indexes {
         self.waiting.push_back((number, request));
     }
 
-    /// How many indexes are still to come.
+    /// How many indexes are waiting or being fetched.
     pub(super) fn len(&self) -> usize {
         self.waiting.len() + self.asking.len()
     }
@@ -121,9 +120,9 @@ impl Indexes {
         (lasts && refusal.indexes >= ENOUGH).then(|| refusal.error.clone())
     }
 
-    /// Counts a refusal that concerns the registry. Credentials that were refused would be refused for other
-    /// indexes, too, and a registry may count the tries. A registry with an outage would be asked with all
-    /// retries for each index.
+    /// Counts a refusal that concerns the registry. Refused credentials would be refused for other indexes, too, and
+    /// a registry may lock an account after a few tries. A registry with an outage would be asked with all retries
+    /// for each index.
     fn refused(&mut self, reference: &str, error: &Error) {
         let place = Place::of(reference);
         let Place::Registry { host } = place else {

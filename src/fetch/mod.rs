@@ -1,5 +1,5 @@
-//! The fetch engine: opens images, and fetches their layers with many workers
-//! over as many proxies as make it faster.
+//! The fetch engine. It opens images, and fetches their layers with many workers, over as many proxies as
+//! make the fetch faster.
 
 mod attempts;
 mod content;

@@ -15,30 +15,33 @@ pub const DEFAULT_WORKERS: NonZeroUsize = NonZeroUsize::new(32).expect("not zero
 /// requests per second at a distance of 30 ms. More proxies were hardly faster (docs/decisions.md).
 pub const DEFAULT_PROXIES_PER_HOST: NonZeroUsize = NonZeroUsize::new(16).expect("not zero");
 
-/// gzip can't exceed this factor.
+/// The default of [`FetchOptions::max_expansion`]. gzip can't expand more.
 const DEFAULT_MAX_EXPANSION: NonZeroU64 = NonZeroU64::new(1100).expect("not zero");
 
-/// The window that the encoder of container tools uses at its best level (klauspost/compress,
-/// `SpeedBestCompression`). RFC 8878 recommends that decoders support 8 MiB.
+/// The default of [`FetchOptions::max_zstd_window`]: the window that the encoder of container tools uses at its
+/// best level (klauspost/compress, `SpeedBestCompression`). RFC 8878 recommends that decoders support 8 MiB.
 const DEFAULT_MAX_ZSTD_WINDOW: NonZeroU64 = NonZeroU64::new(32 << 20).expect("not zero");
 
-/// Enough for some thousand usual images, whose manifest and config have 4 to 20 kB together.
+/// The default of [`FetchOptions::max_documents_bytes`]. It suffices for some thousand usual images, whose
+/// manifest and config have 4 to 20 kB together.
 const DEFAULT_MAX_DOCUMENTS_BYTES: u64 = 64 << 20;
 
-/// The number of proxies to fetch with.
+/// The number of proxies that fetch at the same time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Proxies {
-    /// As many proxies as make the pull faster, judged by the latency of the registry and by how much there
-    /// is to fetch. There are never more than the cap per host allows, nor more than workers. One more proxy
-    /// is started whenever all workers have been busy for at least half a second while blobs wait, because of
-    /// slow transfers or slow handlers.
+    /// As many proxies as make the pull faster, estimated from the latency of the registry and from how much
+    /// there is to fetch. There are never more proxies than
+    /// [`proxies_per_host`](FetchOptions::proxies_per_host) for one host, nor more than workers. One more proxy
+    /// is started if all workers have been busy for at least half a second while blobs wait, because transfers
+    /// or handlers are slow.
     #[default]
     Auto,
-    /// This number of proxies, if there are as many blobs. The cap per host does not apply.
+    /// This number of proxies, if there are as many blobs.
+    /// [`proxies_per_host`](FetchOptions::proxies_per_host) does not apply.
     Fixed(NonZeroUsize),
-    /// As many proxies as make the pull faster, within these bounds, and never more than workers. The cap per
-    /// host does not apply.
+    /// As many proxies as make the pull faster, within these bounds, and not more than workers, unless `min` is
+    /// higher. [`proxies_per_host`](FetchOptions::proxies_per_host) does not apply.
     Range {
         /// The lowest number.
         min: NonZeroUsize,
@@ -88,7 +91,7 @@ pub struct FetchOptions {
     pub workers: NonZeroUsize,
     /// Which failures are retried, how often, and when.
     pub retry: RetryPolicy,
-    /// The limit of all blobs together, in bytes per second. `None`, the default, means no limit.
+    /// The rate limit for all blobs of a pull together, in bytes per second. `None`, the default, means no limit.
     pub limit_rate: Option<NonZeroU64>,
     /// The maximum number of decompressed bytes of a layer, as a multiple of its compressed size; 1 MiB more
     /// is allowed. At every moment, the decompressed bytes may exceed this multiple of the bytes read so far
@@ -201,9 +204,9 @@ impl FetchOptions {
         self
     }
 
-    /// The minimum and the maximum number of proxies for images of these places.
+    /// The minimum and the maximum number of proxies for images of these sources.
     pub(super) fn bounds(&self, sources: &[Place<'_>]) -> (usize, usize) {
-        // Each proxy that opens an archive unpacks it.
+        // Each proxy that opens an archive unpacks all of it, so one proxy is enough.
         if sources.contains(&Place::Archive) {
             return (1, 1);
         }

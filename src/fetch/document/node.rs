@@ -1,4 +1,4 @@
-//! JSON with all that it has: keys that occur twice included.
+//! JSON values that keep every key, also one that occurs twice.
 
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 
@@ -10,7 +10,7 @@ pub(super) enum Node {
     Number(serde_json::Number),
     List(Vec<Node>),
     Object(Vec<(String, Node)>),
-    /// `true` or `false`, which nothing here asks for.
+    /// `true`, `false`, or a number that is no 64-bit integer. No parsed field can have such a value.
     Other,
 }
 
