@@ -1,7 +1,7 @@
-//! Pulls many images: requests come in one after another, and so do their results go out.
+//! Pulls many images: takes requests one after another, and returns the result of each.
 //!
-//! One task drives the engine for all images. It holds a limited number of them, and takes the next request
-//! when another one is done.
+//! One task drives the engine for all images. The task holds a limited number of images, and takes the next
+//! request when another one is done.
 
 use std::collections::{HashMap, VecDeque};
 use std::pin::Pin;
@@ -28,7 +28,7 @@ use crate::error::{Error, Result, panicked};
 use crate::time::sleep_until_opt;
 
 /// The maximum number of images that are held at once, from their request until their result is taken. There
-/// are more of them than proxies for one host, so that each proxy always has one to open.
+/// are more images than proxies for one host, so that each proxy always has one to open.
 const WINDOW: usize = 64;
 
 /// The result of a request.
@@ -39,11 +39,12 @@ pub struct PulledImages {
     pub number: usize,
     /// The request.
     pub request: ImageRequest,
-    /// The images as they are in the sink: one, or all images of an index. An error if one of them could not be pulled.
+    /// The images as they are in the sink: one, or all images of an index. An error if one of them could not be
+    /// pulled.
     pub images: Result<Vec<Arc<ImageContent>>>,
     /// The index as it is in the sink, if all of its images were asked for.
     pub index: Option<IndexContent>,
-    /// The foreign layers of the images, which are left out ([`Pulled::foreign_layers`]).
+    /// The foreign layers of the images. They were not fetched ([`Pulled::foreign_layers`]).
     pub foreign_layers: Vec<Descriptor>,
 }
 
@@ -79,25 +80,27 @@ impl PullMany {
         }
     }
 
-    /// Waits for the next request that is done, and returns its result. `None` after the last one, and also
-    /// if the pull has ended early. [`finish`](Self::finish) returns which of the two it was.
+    /// Waits for the next request that is done, and returns its result. Returns `None` after the last request,
+    /// and also if the pull has ended early, for which [`finish`](Self::finish) returns an error.
     ///
     /// # Cancel safety
     ///
-    /// Dropped early, no outcome is lost.
+    /// No result is lost if the future is dropped early.
     pub async fn next(&mut self) -> Option<PulledImages> {
         self.done.recv().await
     }
 
     /// Waits for the end of the pull. Returns what was fetched altogether, and how many requests
-    /// [failed](Pulled::failed_images). Failed requests are no error. [`images`](Pulled::images) and
-    /// [`foreign_layers`](Pulled::foreign_layers) are empty here, because they were returned with each
-    /// request. Results that [`next`](Self::next) has not returned are lost.
+    /// [failed](Pulled::failed_images). Failed requests are no error. Results that [`next`](Self::next) has not
+    /// returned are lost.
+    ///
+    /// [`images`](Pulled::images) and [`foreign_layers`](Pulled::foreign_layers) are empty here, because the
+    /// result of each request contains its own.
     ///
     /// # Errors
     ///
-    /// [`Error::Io`] if the sink can't be used at all, or [`Error::DeadlineExceeded`].
-    /// Some requests have no result then.
+    /// The error of [`Sink::prepare`] if the sink can't be used at all; [`Error::DeadlineExceeded`]. Some requests
+    /// have no result then.
     ///
     /// # Cancel safety
     ///
@@ -140,14 +143,14 @@ struct Order {
     /// The images of the request. Each is `None` until it has been fetched.
     contents: Vec<Option<Arc<ImageContent>>>,
     foreign_layers: Vec<Descriptor>,
-    /// The bytes of its documents. They are held until the result of the request is taken.
+    /// The size of the documents of the request, in bytes. They are held until the result is taken.
     bytes: u64,
 }
 
-/// The result of a request, and the bytes of its documents.
+/// The result of a request, and the size of its documents in bytes.
 type Finished = (PulledImages, u64);
 
-/// An image of a request.
+/// The place of an image in its request.
 #[derive(Debug, Clone, Copy)]
 struct Part {
     order: usize,

@@ -1,5 +1,4 @@
-//! Layers one after another, in their order, with the next ones already on
-//! their way.
+//! The layers of an image as a stream, in order. The next layers are opened while one is read.
 
 use std::collections::HashMap;
 use std::pin::Pin;
@@ -13,8 +12,8 @@ use super::handler::{Doing, Handler, Job};
 use super::{Layer, LayerReader};
 use crate::error::{Error, Result, panicked};
 
-/// The layers of an image, one after another: see [`Fetcher::layers`](crate::Fetcher::layers). The methods of [`Stream`] can
-/// be used on it, too. `R` is the type of the layers' readers.
+/// A stream of the layers of an image, one after another, from [`Fetcher::layers`](crate::Fetcher::layers). The
+/// type `R` is that of the layers' readers. The stream also implements [`Stream`].
 ///
 /// ```no_run
 /// # async fn example(fetcher: longshore::Fetcher) -> longshore::Result<()> {
@@ -36,7 +35,7 @@ pub struct LayerStream<R = LayerReader> {
     ahead: usize,
     window: watch::Sender<usize>,
     handed_out: mpsc::Receiver<HandedOut<R>>,
-    /// Those that were ready before their turn.
+    /// The layers that were ready before their turn, by number.
     early: HashMap<usize, HandedOut<R>>,
     run: Option<JoinHandle<Result<()>>>,
 }
@@ -50,7 +49,8 @@ pub(super) struct HandedOut<R> {
 }
 
 impl<R> LayerStream<R> {
-    /// The layers that `run` fetches and hands out. It fetches those before the end in `window`.
+    /// Makes a stream of the layers that the task `run` sends to `handed_out`. The task fetches layers with a number
+    /// below the value of `window`.
     pub(super) fn new(
         count: usize,
         ahead: usize,
@@ -69,23 +69,24 @@ impl<R> LayerStream<R> {
         }
     }
 
-    /// Waits for the next layer. Returns `None` after the last. Drop the reader of the layer before: what it left unread is
-    /// read and checked now.
+    /// Waits for the next layer, and returns it with its reader. Returns `None` after the last layer.
+    ///
+    /// Drop the reader of one layer before you ask for the next. Bytes that it left unread are then read and checked.
     ///
     /// # Errors
     ///
-    /// The first fatal error of any layer. After it the stream ends.
+    /// The first fatal error of any layer. The stream ends after it.
     ///
     /// # Cancel safety
     ///
-    /// Dropped early, no layer is lost.
+    /// No layer is lost if the future is dropped early.
     pub async fn next(&mut self) -> Option<Result<(Layer, R)>> {
         std::future::poll_fn(|cx| self.poll(cx)).await
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<(Layer, R)>>> {
         if self.next == self.count {
-            // The last ones may still turn out to be wrong.
+            // The rest of the last layers is still checked.
             let ended = ready!(self.poll_end(cx));
             return Poll::Ready(ended.and_then(Result::err).map(Err));
         }
@@ -107,7 +108,7 @@ impl<R> LayerStream<R> {
         }
     }
 
-    /// How the run ended; told once.
+    /// Waits for the end of the run, and returns its result. Returns `None` if the result was returned before.
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<()>>> {
         let Some(run) = &mut self.run else {
             return Poll::Ready(None);
@@ -134,24 +135,24 @@ impl<R> Drop for LayerStream<R> {
     }
 }
 
-/// A way of reading layers, as they are stored or otherwise.
+/// The form in which layers are read: as they are stored, or decompressed.
 pub(super) trait View: Send + Sync + 'static {
     type Reader: Send + 'static;
-    /// The way by which a reader comes back.
+    /// The channel, if any, through which the reader's state comes back when the reader is dropped.
     type Back: Send;
 
-    /// Begins to read a layer.
+    /// Makes a reader of this form from the reader of a layer's blob.
     fn open(
         &self,
         layer: &Layer,
         reader: LayerReader,
     ) -> impl Future<Output = Result<(Self::Reader, Self::Back)>> + Send;
 
-    /// Waits until the reader is dropped, and checks what it left unread, but for the layer's blob.
+    /// Waits until the reader is dropped, and checks what it left unread, except the layer's blob.
     fn close(back: Self::Back) -> impl Future<Output = Result<()>> + Send;
 }
 
-/// The layers as they are stored.
+/// The [`View`] of layers as they are stored.
 pub(super) struct AsStored;
 
 impl View for AsStored {
@@ -167,7 +168,7 @@ impl View for AsStored {
     }
 }
 
-/// Hands each reader out, and waits until it is dropped.
+/// A handler that sends each reader to a [`LayerStream`], and waits until the reader is dropped.
 pub(super) struct HandOut<V: View> {
     view: V,
     to: mpsc::Sender<HandedOut<V::Reader>>,
@@ -184,7 +185,7 @@ impl<V: View> Handler for HandOut<V> {
 }
 
 impl<V: View> HandOut<V> {
-    /// For so many layers, with the channel through which they come.
+    /// Makes a handler for `count` layers, and the channel to which it sends them.
     pub(super) fn new(view: V, count: usize) -> (Self, mpsc::Receiver<HandedOut<V::Reader>>) {
         let (to, handed_out) = mpsc::channel(count.max(1));
         (Self { view, to }, handed_out)
@@ -196,7 +197,7 @@ impl<V: View> HandOut<V> {
         let (reader, back) = match self.view.open(&job.layer, reader).await {
             Ok(opened) => opened,
             Err(error) => {
-                // Nobody has had a part of the layer, so its owner may try it again.
+                // Nobody has read a part of the layer, so its worker may retry it.
                 if let Ok(reading) = dropped.try_recv() {
                     let _ = owner.send(reading);
                 }
@@ -209,12 +210,12 @@ impl<V: View> HandOut<V> {
             reader,
         };
         self.to.send(out).await.map_err(|_| Error::Cancelled)?;
-        // Whatever is wrong with it from here on, its reader may have had a part of it: its owner does not get it back,
-        // and does not try it again.
+        // From here on, the caller may have read a part of the layer. So if the layer fails, its worker does not get the
+        // blob back, and does not retry it.
         V::close(back).await?;
         let mut reading = dropped.await.map_err(|_| Error::Cancelled)?;
         reading.verdict().await?;
-        // Its owner is there: it runs this.
+        // This can't fail, because the worker that waits for the blob runs this handler.
         let _ = owner.send(reading);
         Ok(())
     }

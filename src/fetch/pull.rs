@@ -1,4 +1,4 @@
-//! What a pull comes to, and the handler that writes into a sink.
+//! The result of a pull, and the handler that writes into a sink.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -29,8 +29,8 @@ pub struct Pulled {
     pub fetched_bytes: u64,
     /// The number of layer blobs that the sink already had.
     pub reused_blobs: usize,
-    /// The foreign layers, which are left out. Their licences do not allow everybody to distribute them.
-    /// Their descriptors have addresses (`urls`) from which the container runtime fetches them.
+    /// The foreign layers of the images, each blob once. They are not fetched, because their licences do not allow
+    /// everybody to distribute them. The container runtime fetches them from the `urls` of their descriptors.
     pub foreign_layers: Vec<Descriptor>,
     /// The number of retries of all blobs together.
     pub retries: usize,
@@ -42,13 +42,14 @@ pub struct Pulled {
     pub policy_unchecked: bool,
 }
 
-/// Whether a blob is stored elsewhere than in the registry of its image (image-spec, `descriptor.md`,
-/// `urls`).
+/// Whether a blob is foreign: its descriptor has `urls`, so it may be stored elsewhere than in the registry of its
+/// image (image-spec, `descriptor.md`).
 pub(crate) fn is_foreign(blob: &Descriptor) -> bool {
     blob.urls().as_ref().is_some_and(|urls| !urls.is_empty())
 }
 
-/// The size of these layers, each blob once. The sum saturates, because a manifest may claim any size.
+/// The size of these layers together, in bytes, each blob once. The sum saturates, because a manifest may claim any
+/// size.
 pub(super) fn bytes_of(images: &[Vec<Layer>]) -> u64 {
     let mut known = HashSet::new();
     let layers = images.iter().flatten();

@@ -1,4 +1,4 @@
-//! A limit on bytes per second, for all blobs together.
+//! The rate limit for all blobs of a fetch together, in bytes per second.
 
 use std::num::NonZeroU64;
 use std::pin::Pin;
@@ -82,7 +82,7 @@ impl std::fmt::Debug for Share {
 }
 
 impl Drop for Share {
-    /// Returns what is left of the slice, because most blobs end within a slice.
+    /// Adds the unused bytes of the slice to the allowance again, because most blobs end within a slice.
     fn drop(&mut self) {
         if let Some(limit) = &self.limit {
             limit.bytes.add_permits(self.left);
@@ -99,7 +99,7 @@ impl Share {
         }
     }
 
-    /// Waits until bytes may be read, and returns how many.
+    /// Waits until bytes may be read, and returns the maximum number.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<usize> {
         let Some(limit) = &self.limit else {
             return Poll::Ready(usize::MAX);

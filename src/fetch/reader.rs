@@ -1,4 +1,4 @@
-//! The reader that a handler gets, and the blob that comes back from it.
+//! The [`LayerReader`] that a handler gets, and the [`Reading`] that comes back when it is dropped.
 
 use std::future::poll_fn;
 use std::io;
@@ -22,22 +22,24 @@ use crate::error::{BlobError, Error, Result};
 use crate::proxy::Blob;
 use crate::time::timeout;
 
-/// To read what a handler does not want.
+/// The size of the buffer for bytes that are read only to be checked.
 const SCRATCH_BYTES: usize = 64 * 1024;
 
-/// A reader of a layer's blob, which a handler or a sink is given.
+/// A reader of a layer's blob, for a handler or a sink. The reader verifies the blob.
 ///
-/// The end is reached only if all bytes came and are the right ones (see [`Blob`]). What is left unread when the reader is
-/// dropped is read and checked after the handler: a handler that returns `Ok` without reading all is counted only if the
-/// whole blob is right. To give the blob up, return an error: if no more than 128 MiB are left, they are read for 10 s at
-/// most, for if the blob is wrong, that is the error, and the blob is tried again.
+/// The reader reaches its end only if all bytes have arrived and have the digest of the blob (see [`Blob`]).
 ///
-/// Once the fetch has ended, by an error or because its future was dropped, each read fails with [`Error::Cancelled`], also
-/// on a blocking thread.
+/// Bytes that a handler leaves unread are read and checked after it returns. A handler that returns `Ok` has
+/// succeeded only if the whole blob is right. To give up the blob, a handler returns an error. If no more than
+/// 128 MiB are left then, they are read for up to 10 s to find out whether the blob is wrong. If it is, the error
+/// of the blob replaces that of the handler, and the blob is retried.
+///
+/// When the fetch has ended, by an error or because its future was dropped, each read fails with
+/// [`Error::Cancelled`], even on a blocking thread.
 #[derive(Debug)]
 pub struct LayerReader(Returning<Reading>);
 
-/// A blob that is being read. It is in a [`LayerReader`] until that is dropped, and then in its owner's hands.
+/// The state of a blob that is being read. A [`LayerReader`] has it, and sends it back to the worker when dropped.
 #[derive(Debug)]
 pub(super) struct Reading {
     /// `None` once the blob is finished.
@@ -48,16 +50,16 @@ pub(super) struct Reading {
     read: u64,
     name: BlobRef,
     events: Events,
-    /// Cancelled when the fetch has ended, and with it whoever wants these bytes.
+    /// Cancelled when the fetch has ended.
     over: CancellationToken,
-    /// Wakes a read that waits when the fetch ends.
+    /// The future that wakes a waiting read when the fetch ends.
     until_over: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
-    /// How long the proxy may take for its verdict; `None` means no limit.
+    /// How long the proxy may take for its verdict. `None` means no limit.
     patience: Option<Duration>,
 }
 
 impl LayerReader {
-    /// Returns a reader of these bytes, which are checked against the layer's descriptor like those of a proxy: for tests of a
+    /// Makes a reader of these bytes, which are checked against the layer's descriptor: for tests of a
     /// [`Sink`](crate::Sink) or a handler, without skopeo.
     ///
     /// ```
@@ -82,7 +84,7 @@ impl LayerReader {
     ///
     /// # Panics
     ///
-    /// Outside of a tokio runtime.
+    /// Panics if called outside of a tokio runtime.
     pub fn from_bytes(layer: &Layer, bytes: impl Into<Vec<u8>>) -> Result<Self> {
         let blob = Blob::of_bytes(bytes.into(), &layer.descriptor)?;
         let reading = Reading {
@@ -118,23 +120,24 @@ impl LayerReader {
         })
     }
 
-    /// A reader of a blob that comes back when the reader is dropped.
+    /// Makes a reader, and the channel through which the blob comes back when the reader is dropped.
     pub(super) fn lend(reading: Reading) -> (Self, oneshot::Receiver<Reading>) {
         let (reading, returned) = Returning::new(reading);
         (Self(reading), returned)
     }
 
-    /// The blob, and the way by which its owner waits for it.
+    /// Takes the blob, and the channel through which its worker waits for it.
     pub(super) fn into_parts(self) -> Option<(Reading, oneshot::Sender<Reading>)> {
         self.0.into_parts()
     }
 
-    /// Reads what is left, and returns whether the blob is right, like [`Blob::finish`]. A sink calls this before it makes
-    /// the blob visible.
+    /// Reads and checks the rest of the blob, like [`Blob::finish`]. A sink calls this before it makes the blob
+    /// visible.
     ///
     /// # Errors
     ///
-    /// [`Error::Blob`], with what is wrong with the blob, and the other errors of its proxy.
+    /// [`Error::Blob`] if the blob is wrong or its transfer failed; [`Error::Cancelled`] if the fetch has ended; the
+    /// errors of the proxy.
     ///
     /// # Cancel safety
     ///
@@ -143,13 +146,13 @@ impl LayerReader {
         self.reading()?.verdict().await
     }
 
-    /// Takes the verifier, for a sink that hashes every byte that it reads, itself: the end of reading then comes without a
-    /// verdict, and [`finish_with`](Self::finish_with) must follow. `None` if something was read already.
+    /// Takes the verifier, for a sink that hashes the bytes itself. The end of the reader then comes without a verdict, so
+    /// the sink must call [`finish_with`](Self::finish_with). `None` if bytes were read already.
     pub(crate) fn take_verifier(&mut self) -> Option<Verifier> {
         self.0.get().ok()?.blob.as_mut()?.take_verifier()
     }
 
-    /// Finishes the blob with the verifier that was taken.
+    /// Finishes the blob with the verifier that [`take_verifier`](Self::take_verifier) returned.
     pub(crate) async fn finish_with(mut self, verifier: Option<Verifier>) -> Result<()> {
         let reading = self.reading()?;
         if let (Some(blob), Some(verifier)) = (&mut reading.blob, verifier) {
@@ -175,9 +178,9 @@ impl Reading {
         self.ended.as_ref()
     }
 
-    /// Reads and checks what is left, and returns the verdict.
+    /// Reads and checks the rest of the blob, and returns the verdict.
     pub(super) async fn verdict(&mut self) -> Result<()> {
-        // By the same reads, so that the rest is counted and limited, too.
+        // The rest is read like the other bytes, so that it is counted and limited, too.
         let mut scratch = AlignedBuffer::new(SCRATCH_BYTES);
         while self.ended.is_none() {
             let mut room = ReadBuf::new(&mut scratch);
@@ -194,10 +197,10 @@ impl Reading {
         let Some(blob) = self.blob.take() else {
             return Err(unfinished);
         };
-        // So it stays if this future is dropped.
+        // This error stays if this future is dropped.
         self.ended = Some(Err(unfinished));
-        // Before protocol 0.2.8 this is a call, which may have to wait for another one's late answer. The bytes are
-        // checked: without an answer in time, they are right all the same.
+        // Before protocol 0.2.8, `finish` is a call, which may wait behind a late call. The bytes have been checked, so a
+        // missing answer is no failure.
         let verdict = timeout(self.patience, blob.finish()).await;
         let verdict = verdict.unwrap_or(Ok(()));
         self.ended.insert(verdict).clone()
@@ -208,7 +211,7 @@ impl Reading {
         self.name.size.saturating_sub(self.read)
     }
 
-    /// An error once the fetch has ended.
+    /// Returns an error if the fetch has ended.
     fn not_over(&mut self) -> io::Result<()> {
         if self.over.is_cancelled() {
             return Err(self.failed(Error::Cancelled.into()));
@@ -216,7 +219,7 @@ impl Reading {
         Ok(())
     }
 
-    /// Ready, with that error, once the fetch has ended: for a read that waits.
+    /// Waits until the fetch has ended, and returns the error for a waiting read.
     fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         let over = &self.over;
         let until_over = self
@@ -233,7 +236,7 @@ impl Reading {
             .ok_or_else(|| io::ErrorKind::BrokenPipe.into())
     }
 
-    /// Remembers the library's own error: the handler may wrap or lose it.
+    /// Records an error of a read, because the handler may wrap or lose it. Returns the error unchanged.
     fn failed(&mut self, error: io::Error) -> io::Error {
         let ours = error
             .get_ref()
@@ -279,7 +282,8 @@ impl Reading {
     fn poll_fill_buf(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
         self.not_over()?;
         let allowed = ready!(self.share.poll(cx));
-        // Asked twice, because a borrow that is returned can't also fail here: the second time the buffer is there.
+        // The buffer is polled twice, because the borrow checker does not allow `self.failed` while the buffer is
+        // borrowed. The second poll returns the same buffer.
         match self.blob()?.poll_fill_buf(cx) {
             Poll::Pending => return self.poll_over(cx).map(Err),
             Poll::Ready(Err(error)) => return Poll::Ready(Err(self.failed(error))),

@@ -9,9 +9,9 @@ use crate::protocol::{Refusal, RefusalCode, RefusalKind};
 use crate::reference::Place;
 use crate::time::moment_after;
 
-/// Which failures of single blobs are retried, how often, and after which wait.
+/// The rules for retries: which failures are retried, how often, and after which wait.
 ///
-/// These failures are retried:
+/// A retry starts from the first byte, with a new reader. These failures are retried:
 ///
 /// - a transfer that broke off or stalled;
 /// - bytes that do not match the descriptor, because something else may have answered for the registry, such
@@ -19,15 +19,16 @@ use crate::time::moment_after;
 /// - a proxy that died;
 /// - a refusal that is transient.
 ///
-/// skopeo classes few refusals as retryable ([`RefusalCode`]). Those that it calls `other`, and all refusals
-/// of an old skopeo, are judged by their words. A refusal is final if a retry can't change it: not found, not
-/// allowed, a certificate, a setting on this side. All others are transient. If the image is not at a
-/// registry, only refusals that skopeo classes as retryable are retried.
+/// skopeo marks few refusals as retryable ([`RefusalCode`]). Refusals that it calls `other`, and all refusals of
+/// an old skopeo, are classified by their message. A refusal is final if a retry can't change it: not found, not
+/// allowed, a certificate, a setting on this machine. All others are transient. If the image is not at a
+/// registry, only refusals that skopeo marks as retryable are retried.
 ///
-/// After a transient refusal of a blob (429, 5xx, a refused connection), no proxy asks the registry for a
-/// while. Then one proxy asks again. If this fails as often as there are retries, without an answer in
-/// between, the fetch fails, however many blobs are left. If the registry answers an opening with 429, the
-/// opening is not retried: skopeo itself has retried it five times by then.
+/// After a transient refusal (429, 5xx, a refused connection), no proxy asks the registry for a while. Then one
+/// proxy asks again. If the registry refuses more often than there are retries, without an answer in between,
+/// and refuses several images or more blobs than there are retries, all images of this registry fail. If the
+/// registry answers an opening with 429, the opening is not retried, because skopeo itself has retried it five
+/// times.
 ///
 /// ```
 /// use std::time::Duration;
@@ -36,21 +37,20 @@ use crate::time::moment_after;
 /// let retry = RetryPolicy::default().retries(8).deadline(Duration::from_secs(600));
 /// let options = FetchOptions::default().retry(retry);
 /// ```
-///
-/// A retry starts from the first byte, with a new reader.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RetryPolicy {
     /// The number of retries of a blob after its first try. The default is 4.
     pub retries: u32,
-    /// The wait before the first retry of something that the registry refused. Each further wait is twice as
-    /// long. The default is 250 ms. What was lost because of the proxy is retried at once, with another proxy
-    /// if there is one.
+    /// The longest wait before the first retry of a refused call, or of a blob with wrong bytes. Each further wait is
+    /// twice as long. The actual wait is between half of this and all of it, at random. The default is 250 ms. A
+    /// transfer that the proxy lost is retried at once, with another proxy if there is one.
     pub initial_backoff: Duration,
     /// The longest wait before a retry. The default is 15 s.
     pub max_backoff: Duration,
-    /// The time limit for an opening with all its retries, and for a pull of open images, each counted from
-    /// its start. `None`, the default, means no limit.
+    /// The time limit for an opening with all its retries, and for fetching the layers of open images, each counted
+    /// from its start. [`pull_many`](crate::Fetcher::pull_many) has one limit for the whole pull. `None`, the default,
+    /// means no limit.
     pub deadline: Option<Duration>,
 }
 
@@ -95,7 +95,8 @@ impl RetryPolicy {
     }
 
     /// The wait before the next try of something that has failed `failed` times, the last time with `error`.
-    /// `None` means to give up. `random`, from 0 to 1, keeps many clients from retrying at the same moment.
+    /// `None` means that it is given up. `random`, from 0 to 1, varies the wait, so that many clients do not retry at
+    /// the same moment.
     pub(super) fn next_try(
         &self,
         error: &Error,
@@ -118,7 +119,7 @@ impl RetryPolicy {
         half + half.mul_f64(random.clamp(0.0, 1.0))
     }
 
-    /// The deadline of something that starts now.
+    /// The deadline of a call that starts now.
     pub(super) fn ends(&self) -> Option<Instant> {
         self.deadline.map(|most| moment_after(Instant::now(), most))
     }
@@ -132,7 +133,7 @@ impl RetryPolicy {
     }
 }
 
-/// Whether a retry of the same may succeed.
+/// Whether a retry may succeed after this error.
 pub(super) fn is_transient(error: &Error, source: Place<'_>) -> bool {
     match error {
         Error::Refused { refusal, .. }
@@ -149,12 +150,13 @@ pub(super) fn is_transient(error: &Error, source: Place<'_>) -> bool {
     }
 }
 
-/// Whether a registry limits the rate of requests. skopeo itself has retried an opening five times by then.
+/// Whether an opening was refused because the registry limits the rate of requests. skopeo itself has retried the
+/// opening five times then.
 pub(super) fn is_throttled(error: &Error) -> bool {
     matches!(error, Error::Refused { .. }) && error.kind() == Some(RefusalKind::Throttled)
 }
 
-/// Whether the proxy is the cause, or the transfer through it, and not a refusal of the registry.
+/// Whether the proxy or the transfer failed. A refusal of the registry is no such failure.
 pub(super) fn is_proxy_failure(error: &Error) -> bool {
     match error {
         Error::Blob { source, .. } => {

@@ -1,4 +1,4 @@
-//! A value that comes back to whoever handed it out.
+//! A value that is sent back to its owner when it is dropped.
 
 use std::io;
 
@@ -6,7 +6,7 @@ use tokio::sync::oneshot;
 
 use crate::error::Error;
 
-/// A value in somebody else's hands. Dropping it sends the value back to its owner.
+/// A lent value. Dropping this sends the value back to its owner.
 #[derive(Debug)]
 pub(super) struct Returning<T> {
     value: Option<T>,
@@ -14,7 +14,7 @@ pub(super) struct Returning<T> {
 }
 
 impl<T> Returning<T> {
-    /// Returns the value to be handed out, and the channel by which it comes back.
+    /// Makes a value to lend, and the channel through which it comes back.
     pub(super) fn new(value: T) -> (Self, oneshot::Receiver<T>) {
         let (owner, returned) = oneshot::channel();
         let value = Self {
@@ -24,19 +24,19 @@ impl<T> Returning<T> {
         (value, returned)
     }
 
-    /// The value. It is there until this is dropped.
+    /// The value.
     pub(super) fn get(&mut self) -> io::Result<&mut T> {
         let gone = || io::Error::from(Error::Closed);
         self.value.as_mut().ok_or_else(gone)
     }
 
-    /// The value, to look at.
+    /// A shared reference to the value.
     #[cfg(feature = "decompress")]
     pub(super) fn peek(&self) -> Option<&T> {
         self.value.as_ref()
     }
 
-    /// Takes the value, and the way by which its owner waits for it.
+    /// Takes the value, and the channel through which its owner waits for it.
     pub(super) fn into_parts(mut self) -> Option<(T, oneshot::Sender<T>)> {
         self.value.take().zip(self.owner.take())
     }
@@ -45,7 +45,7 @@ impl<T> Returning<T> {
 impl<T> Drop for Returning<T> {
     fn drop(&mut self) {
         if let Some((value, owner)) = self.value.take().zip(self.owner.take()) {
-            // Nobody waits if the fetch was given up.
+            // The owner is gone if the fetch was dropped.
             let _ = owner.send(value);
         }
     }

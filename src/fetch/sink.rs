@@ -1,4 +1,4 @@
-//! Where a pulled image goes.
+//! The [`Sink`]: the destination of a pull.
 
 use std::sync::Arc;
 
@@ -7,7 +7,12 @@ use oci_spec::image::Descriptor;
 use super::{ImageContent, IndexContent, Layer, LayerReader};
 use crate::error::{Error, Result};
 
-/// A destination of pulls.
+/// The destination of a pull.
+///
+/// A pull stores several layers at the same time, from several tasks. It takes its sink by value. To go on using a
+/// sink, pass an `Arc` of it, which is a sink, too. A sink wraps errors of its own with
+/// [`Error::handler`](crate::Error::handler). Tests of a sink need no skopeo: [`LayerReader::from_bytes`] and
+/// [`ImageContent::from_bytes`] make its arguments.
 ///
 /// ```
 /// use longshore::{Error, ImageContent, Layer, LayerReader, Result, Sink};
@@ -37,43 +42,52 @@ use crate::error::{Error, Result};
 ///     }
 /// }
 /// ```
-///
-/// Several layers are stored at the same time, from several tasks. A pull takes its sink by value; an `Arc` of a sink is a
-/// sink, too, for a caller who goes on using it. A sink with errors of its own wraps them by
-/// [`Error::handler`](crate::Error::handler). [`LayerReader::from_bytes`] and [`ImageContent::from_bytes`] make what a test
-/// of a sink needs, without skopeo.
 pub trait Sink: Send + Sync + 'static {
-    /// Prepares the sink for a pull. Whatever makes the sink unusable is found here, before anything is fetched. The default
-    /// does nothing.
+    /// Prepares the sink for a pull. The default does nothing.
+    ///
+    /// # Errors
+    ///
+    /// Any error that makes the sink unusable. The pull then fails before a layer is fetched.
     fn prepare(&self) -> impl Future<Output = Result<()>> + Send {
         async { Ok(()) }
     }
 
-    /// Whether the sink already has this layer, complete, so that it is not fetched. Of a blob that occurs several times in an
-    /// image, the sink is asked for the first one.
+    /// Whether the sink already has this layer, complete, so that it is not fetched. If a blob occurs in several layers,
+    /// the sink is asked for the first of them.
     ///
-    /// The layer has a `diff_id` if [`Fetcher::content`](crate::Fetcher::content) was called for the image before the pull.
-    /// Otherwise the layers do not wait for the config.
+    /// The layer has a `diff_id` only if [`Fetcher::content`](crate::Fetcher::content) was called for the image before
+    /// the pull, because a pull does not wait for the config before it fetches layers.
     fn has(&self, layer: &Layer) -> impl Future<Output = Result<bool>> + Send;
 
-    /// The bytes of a small blob, if the sink has it: an image config is then not fetched again. The caller checks the bytes.
-    /// The default has none.
+    /// Returns the bytes of an image config, if the sink has it, so that it is not fetched. The caller checks the
+    /// digest. The default returns `None`.
     fn read(&self, blob: &Descriptor) -> impl Future<Output = Result<Option<Vec<u8>>>> + Send {
         let _ = blob;
         async { Ok(None) }
     }
 
-    /// Stores a layer: reads its blob to the end, calls [`finish`](LayerReader::finish), and only then makes it visible.
+    /// Stores a layer: reads its blob to the end, calls [`finish`](LayerReader::finish), and only then makes the
+    /// layer visible.
     ///
-    /// The future may be dropped at any point; nothing of the layer may then be visible.
+    /// # Errors
+    ///
+    /// An error of the reader means that the blob is retried, if the retry policy allows it: the layer is stored
+    /// again with a new reader. An error of the sink itself is final.
+    ///
+    /// # Cancel safety
+    ///
+    /// The future may be dropped at any await. Nothing of the layer may be visible then.
     fn store(&self, layer: &Layer, reader: LayerReader) -> impl Future<Output = Result<()>> + Send;
 
     /// Stores the config and the manifest of an image whose layers are all stored, and makes the image visible.
     fn commit(&self, image: &ImageContent) -> impl Future<Output = Result<()>> + Send;
 
-    /// Stores the configs and manifests of several images whose layers are all stored, and makes the images visible. If it
-    /// fails, some of them may be visible; [`commit`](Self::commit) may then be called for all of them again. The default
-    /// commits one image after another.
+    /// Stores the configs and manifests of several images whose layers are all stored, and makes the images visible.
+    /// The default commits one image after another.
+    ///
+    /// # Errors
+    ///
+    /// After an error, some of the images may be visible, and [`commit`](Self::commit) may be called for each of them.
     fn commit_all(&self, images: &[Arc<ImageContent>]) -> impl Future<Output = Result<()>> + Send {
         async move {
             for image in images {
@@ -84,7 +98,7 @@ pub trait Sink: Send + Sync + 'static {
     }
 
     /// Stores an index, with the configs and manifests of its images, whose layers are all stored, and makes the index
-    /// visible. The default refuses: not every sink has a place for an index.
+    /// visible. The default returns [`Error::Image`], because not every sink can store an index.
     fn commit_index(
         &self,
         index: &IndexContent,
@@ -94,13 +108,13 @@ pub trait Sink: Send + Sync + 'static {
         async { Err(Error::image("this sink takes no index")) }
     }
 
-    /// Discards the layers that were stored for a pull and that no committed image names, if the sink does not keep them for
-    /// the next pull. Called once, when a pull has failed or was dropped, and after a pull of many images of which one
+    /// Discards the layers that a pull stored and that no committed image names, if the sink does not keep them for the
+    /// next pull. This method is called once, when a pull has failed or was dropped, or when one image of many has
     /// failed. It must not block. The default keeps all layers.
     fn discard(&self) {}
 }
 
-/// Discards a pull, unless it is kept.
+/// A guard that calls [`Sink::discard`] when it is dropped, unless [`keep`](Self::keep) is called.
 pub(super) struct Unfinished<S: Sink>(Option<Arc<S>>);
 
 impl<S: Sink> Unfinished<S> {
@@ -159,7 +173,7 @@ impl<S: Sink + ?Sized> Sink for Arc<S> {
     }
 }
 
-/// A sink that reads and verifies every blob, and keeps nothing: for measuring, or for warming a mirror.
+/// A sink that reads and verifies every blob, and keeps nothing: for measurements, or to fill the cache of a mirror.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Discard;
 
