@@ -86,7 +86,7 @@ pub use fetch::{
     IndexContent, Layer, LayerReader, LayerStream, Platforms, Proxies, PullMany, Pulled,
     PulledImages, RetryPolicy, Sink, SourceDocument,
 };
-pub use layout::OciLayout;
+pub use layout::{Damage, DamagedBlob, OciLayout, Verified, VerifyOptions};
 pub use oci_spec;
 pub use protocol::{FIRST_SUPPORTED, LayerInfo, Refusal, RefusalCode, RefusalKind};
 pub use proxy::{Blob, BlobDriver, BlobReader, ImageProxy, OpenedImage, RawBlob};

@@ -2,10 +2,12 @@
 
 use longshore::{ImageProxyConfig, Platforms};
 
-use super::args::{BlobArguments, Command, DigestArguments, InspectArguments, PullArguments};
+use super::args::{
+    BlobArguments, Command, DigestArguments, InspectArguments, PullArguments, VerifyArguments,
+};
 use super::failure::Failure;
 use super::hint::Login;
-use super::{blob, digest, inspect, pull};
+use super::{blob, digest, inspect, pull, verify};
 
 /// A command whose list, credentials and other files have been read.
 #[derive(Debug)]
@@ -14,6 +16,7 @@ pub(super) enum Task {
     Inspect(InspectArguments, ImageProxyConfig),
     Digest(DigestArguments, ImageProxyConfig),
     Blob(BlobArguments, ImageProxyConfig),
+    Verify(VerifyArguments),
 }
 
 impl Task {
@@ -47,6 +50,10 @@ impl Task {
                 let config = arguments.proxy.config(&images, platform, verbose > 1)?;
                 Ok(Self::Blob(arguments, config))
             }
+            Command::Verify(arguments) => {
+                arguments.check()?;
+                Ok(Self::Verify(arguments))
+            }
         }
     }
 
@@ -60,6 +67,7 @@ impl Task {
             Self::Inspect(arguments, config) => (vec![&*arguments.image], config),
             Self::Digest(arguments, config) => (vec![&*arguments.image], config),
             Self::Blob(arguments, config) => (vec![&*arguments.image], config),
+            Self::Verify(_) => return false,
         };
         images.iter().any(is_archive) || config.may_ask_gpg()
     }
@@ -71,6 +79,7 @@ impl Task {
             | Self::Inspect(InspectArguments { proxy, .. }, _)
             | Self::Digest(DigestArguments { proxy, .. }, _)
             | Self::Blob(BlobArguments { proxy, .. }, _) => proxy.source.login(),
+            Self::Verify(_) => Login::FromFiles,
         }
     }
 
@@ -83,6 +92,7 @@ impl Task {
             Self::Inspect(arguments, config) => Box::pin(inspect::run(arguments, config)).await,
             Self::Digest(arguments, config) => Box::pin(digest::run(arguments, config)).await,
             Self::Blob(arguments, config) => Box::pin(blob::run(arguments, config)).await,
+            Self::Verify(arguments) => verify::run(arguments).await,
         }
     }
 }

@@ -234,7 +234,7 @@ impl ImageContent {
     /// Returns an error unless each layer has a `diff_id` of a known algorithm, and equal blobs have equal
     /// `diff_id`s. An artifact whose config is not that of an image needs none.
     #[cfg(feature = "decompress")]
-    pub(super) fn check_diff_ids(&self) -> Result<()> {
+    pub(crate) fn check_diff_ids(&self) -> Result<()> {
         if *self.config_descriptor.media_type() != MediaType::ImageConfig {
             return Ok(());
         }

@@ -10,7 +10,7 @@ use std::task::{Context, Poll, ready};
 use async_compression::tokio::bufread::{GzipDecoder, ZstdDecoder};
 use async_compression::zstd::DParameter;
 use oci_spec::image::Digest;
-use tokio::io::{AsyncRead, AsyncReadExt, Chain, ReadBuf};
+use tokio::io::{AsyncBufRead, AsyncRead, AsyncReadExt, Chain, ReadBuf};
 use tokio::sync::oneshot;
 
 use super::ordered::View;
@@ -120,9 +120,32 @@ impl LayerReader {
 #[derive(Debug)]
 pub struct UncompressedReader(Returning<Decompressing>);
 
+/// A source of compressed bytes that counts what was read from it.
+pub(crate) trait Counted: AsyncBufRead + Unpin {
+    /// The number of bytes that were read.
+    fn bytes_read(&self) -> u64;
+}
+
+impl Counted for LayerReader {
+    fn bytes_read(&self) -> u64 {
+        LayerReader::bytes_read(self)
+    }
+}
+
+/// Decompresses a layer whose blob is known to be right, and returns an error unless the result has the layer's
+/// `diff_id`. `options` bound what the layer may expand to.
+pub(crate) async fn check_diff_id(
+    blob: impl Counted,
+    layer: &Layer,
+    options: &FetchOptions,
+) -> Result<()> {
+    let decompressing = Decompressing::new(blob, layer, Bounds::of(options));
+    decompressing.await?.read_to_end().await
+}
+
 /// A layer that is being decompressed.
-pub(super) struct Decompressing {
-    decoder: Decoder,
+pub(super) struct Decompressing<R = LayerReader> {
+    decoder: Decoder<R>,
     bounds: Bounds,
     digest: Digest,
     /// The maximum number of decompressed bytes.
@@ -135,7 +158,7 @@ pub(super) struct Decompressing {
     pub(super) ended: Option<Result<()>>,
 }
 
-impl std::fmt::Debug for Decompressing {
+impl<R> std::fmt::Debug for Decompressing<R> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Decompressing")
             .field("digest", &self.digest)
@@ -149,38 +172,24 @@ impl UncompressedReader {
         layer: &Layer,
         bounds: Bounds,
     ) -> Result<(Self, oneshot::Receiver<Decompressing>)> {
-        let digest = layer.descriptor.digest().clone();
-        let decoder = Decoder::of(reader, bounds)
-            .await
-            .map_err(|error| read_error(error, &digest, bounds))?;
-        let limit = layer.descriptor.size().saturating_mul(bounds.expansion);
-        let decompressing = Decompressing {
-            decoder,
-            bounds,
-            digest,
-            limit: limit.saturating_add(SMALL_BYTES),
-            verifier: layer.diff_id.as_ref().and_then(Verifier::new),
-            diff_id: layer.diff_id.clone(),
-            read: 0,
-            ended: None,
-        };
+        let decompressing = Decompressing::new(reader, layer, bounds).await?;
         let (decompressing, left) = Returning::new(decompressing);
         Ok((Self(decompressing), left))
     }
 }
 
 /// The bytes of a layer: the first ones, which were read to detect the compression, and the rest.
-type Whole = Chain<io::Cursor<Vec<u8>>, LayerReader>;
+type Whole<R> = Chain<io::Cursor<Vec<u8>>, R>;
 
 /// The decoder for the compression of a layer, which its first bytes show.
-enum Decoder {
-    Gzip(GzipDecoder<Whole>),
-    Zstd(ZstdDecoder<Whole>),
-    Plain(Whole),
+enum Decoder<R> {
+    Gzip(GzipDecoder<Whole<R>>),
+    Zstd(ZstdDecoder<Whole<R>>),
+    Plain(Whole<R>),
 }
 
-impl Decoder {
-    async fn of(mut reader: LayerReader, bounds: Bounds) -> io::Result<Self> {
+impl<R: Counted> Decoder<R> {
+    async fn of(mut reader: R, bounds: Bounds) -> io::Result<Self> {
         const GZIP: [u8; 2] = [0x1f, 0x8b];
         const ZSTD: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
         /// The magic number of a zstd frame without data, without its first byte. Layers of stargz and others begin with
@@ -245,7 +254,25 @@ fn read_error(error: io::Error, digest: &Digest, bounds: Bounds) -> Error {
     })
 }
 
-impl Decompressing {
+impl<R: Counted> Decompressing<R> {
+    async fn new(reader: R, layer: &Layer, bounds: Bounds) -> Result<Self> {
+        let digest = layer.descriptor.digest().clone();
+        let decoder = Decoder::of(reader, bounds)
+            .await
+            .map_err(|error| read_error(error, &digest, bounds))?;
+        let limit = layer.descriptor.size().saturating_mul(bounds.expansion);
+        Ok(Self {
+            decoder,
+            bounds,
+            digest,
+            limit: limit.saturating_add(SMALL_BYTES),
+            verifier: layer.diff_id.as_ref().and_then(Verifier::new),
+            diff_id: layer.diff_id.clone(),
+            read: 0,
+            ended: None,
+        })
+    }
+
     fn poll(&mut self, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<Result<()>> {
         if let Some(verdict) = &self.ended {
             return Poll::Ready(verdict.clone());

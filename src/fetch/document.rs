@@ -122,6 +122,37 @@ pub(crate) fn descriptors(raw: &[u8]) -> Result<Option<Vec<Descriptor>>> {
         .map(Some)
 }
 
+/// A descriptor, such as an entry of an index. `what` is what errors call the document.
+///
+/// # Errors
+///
+/// As [`manifest`].
+pub(crate) fn descriptor(raw: &[u8], what: &'static str) -> Result<Descriptor> {
+    let node = parse(raw, what)?;
+    let part = Part { what, node: &node };
+    serde_json::from_value(part.descriptor()?).map_err(Error::decode(what))
+}
+
+/// The descriptor of the document that this one refers to (image-spec, `manifest.md`, `subject`). `None` if
+/// there is none.
+///
+/// # Errors
+///
+/// As [`manifest`].
+pub(crate) fn subject(raw: &[u8]) -> Result<Option<Descriptor>> {
+    const WHAT: &str = "manifest";
+    let node = parse(raw, WHAT)?;
+    let part = Part {
+        what: WHAT,
+        node: &node,
+    };
+    let Some(subject) = part.get("subject")? else {
+        return Ok(None);
+    };
+    let subject = serde_json::from_value(subject.descriptor()?);
+    subject.map(Some).map_err(Error::decode(WHAT))
+}
+
 /// Parses a config. A field that can't be parsed is empty, because a config may be anything.
 pub(crate) fn config(raw: &[u8]) -> Config {
     let Ok(node) = parse(raw, "image config") else {
@@ -337,6 +368,7 @@ mod tests {
             let text = format!(r#"{{"a":"{text}"}}"#);
             for raw in [&raw[..], text.as_bytes()] {
                 let _ = (manifest(raw), index(raw), config(raw), members(raw, "manifest"));
+                let _ = (subject(raw), super::descriptor(raw, "index"));
             }
         }
 
@@ -501,6 +533,22 @@ mod tests {
             let expected = expected.map(|expected| expected.map(str::to_owned));
             assert_eq!(found, expected, "{platform}");
             assert!(index(raw.as_bytes()).expect(platform).is_some());
+        }
+    }
+
+    #[test]
+    fn a_subject_is_found_where_there_is_one() {
+        let subject = |text: String| {
+            let found = subject(text.as_bytes());
+            found.map(|found| found.map(|found| found.digest().to_string()))
+        };
+        let one = json!({ "Subject": descriptor('a', 7) }).to_string();
+        assert_eq!(subject(one).expect("a subject"), Some(digest('a')));
+        for none in ["{}", r#"{"subject":null}"#] {
+            assert_eq!(subject(none.to_owned()).expect("none"), None);
+        }
+        for wrong in ["", r#"{"subject":7}"#, r#"{"subject":{"digest":"x"}}"#] {
+            assert!(subject(wrong.to_owned()).is_err(), "{wrong}");
         }
     }
 

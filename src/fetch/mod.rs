@@ -34,6 +34,8 @@ mod unit;
 pub use self::content::{ImageContent, Layer};
 #[cfg(feature = "decompress")]
 pub use self::decompress::UncompressedReader;
+#[cfg(feature = "decompress")]
+pub(crate) use self::decompress::{Counted, check_diff_id};
 pub use self::each::BlockingReader;
 pub use self::event::{BlobRef, Event, EventKind, EventStream, Events};
 pub use self::fetcher::Fetcher;

@@ -29,6 +29,33 @@ const FOLDER_FLAGS: OFlag = OFlag::O_RDONLY
 #[derive(Debug)]
 pub(super) struct Folder(OwnedFd);
 
+/// A file in a certain state. It is another one after each change of the file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Identity {
+    device: u64,
+    inode: u64,
+    size: i64,
+    /// The time of the last change, in seconds and nanoseconds.
+    changed: (i64, i64),
+}
+
+impl Identity {
+    pub(super) fn of(file: &File) -> io::Result<Self> {
+        Ok(Self::from(&fstat(file)?))
+    }
+}
+
+impl From<&FileStat> for Identity {
+    fn from(found: &FileStat) -> Self {
+        Self {
+            device: found.st_dev,
+            inode: found.st_ino,
+            size: found.st_size,
+            changed: (found.st_ctime, found.st_ctime_nsec),
+        }
+    }
+}
+
 impl Folder {
     /// Opens the folder at a path of the user's own. Symbolic links in the path are followed.
     pub(super) fn at(path: &Path) -> io::Result<Self> {
@@ -113,6 +140,15 @@ impl Folder {
         }
     }
 
+    /// The identity of the entry of this name. `None` if there is none.
+    pub(super) fn identity_of(&self, name: impl AsRef<OsStr>) -> io::Result<Option<Identity>> {
+        match self.stat(plain(name.as_ref())?) {
+            Ok(found) => Ok(Some(Identity::from(&found))),
+            Err(Errno::ENOENT) => Ok(None),
+            Err(e) => Err(e.into()),
+        }
+    }
+
     /// Gives a new file the owner and the permissions of the file of this name, if there is one, so that
     /// others keep their access.
     pub(super) fn keep_owner_and_mode(&self, name: &str, new: &File) -> io::Result<()> {
@@ -171,8 +207,8 @@ impl Folder {
         }
     }
 
-    /// The content of a plain file of at most `max` bytes. `None` if there is no file of this name.
-    pub(super) fn read(&self, name: impl AsRef<OsStr>, max: u64) -> io::Result<Option<Vec<u8>>> {
+    /// Opens a plain file to read it. `None` if there is no file of this name.
+    pub(super) fn open_file(&self, name: impl AsRef<OsStr>) -> io::Result<Option<File>> {
         let name = plain(name.as_ref())?;
         // Opening a named pipe must not wait for its other end.
         let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
@@ -185,7 +221,16 @@ impl Folder {
         if kind(&fstat(&file)?) != SFlag::S_IFREG {
             return Err(self.is_no(name, "plain file"));
         }
-        let Some(bytes) = bounded::read_blocking(File::from(file), max)? else {
+        Ok(Some(file.into()))
+    }
+
+    /// The content of a plain file of at most `max` bytes. `None` if there is no file of this name.
+    pub(super) fn read(&self, name: impl AsRef<OsStr>, max: u64) -> io::Result<Option<Vec<u8>>> {
+        let name = name.as_ref();
+        let Some(file) = self.open_file(name)? else {
+            return Ok(None);
+        };
+        let Some(bytes) = bounded::read_blocking(file, max)? else {
             let reason = format!("{} has more than {max} bytes", name.display());
             return Err(io::Error::new(io::ErrorKind::FileTooLarge, reason));
         };

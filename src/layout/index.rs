@@ -7,7 +7,8 @@ use oci_spec::image::Descriptor;
 use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Value, json};
 
-use crate::fetch::document::is_same_key;
+use super::reach::{invalid, reason};
+use crate::fetch::document::{self, is_same_key};
 
 /// The annotation that contains the name of an image in a layout (image-spec, `annotations.md`).
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
@@ -67,8 +68,35 @@ impl<'a> Index<'a> {
     }
 }
 
-fn invalid(reason: String) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, reason)
+/// An entry of the index.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Listed {
+    pub(super) descriptor: Descriptor,
+    /// The name of the image in the layout.
+    pub(super) name: Option<String>,
+}
+
+impl Listed {
+    /// The name, or else the digest.
+    pub(super) fn shown(&self) -> &str {
+        let digest = self.descriptor.digest().as_ref();
+        self.name.as_deref().unwrap_or(digest)
+    }
+}
+
+/// The entries of the index, in order. Returns an error if one of them names no blob.
+pub(super) fn entries(index: &[u8]) -> io::Result<Vec<Listed>> {
+    let entry = |entry: &&RawValue| {
+        let entry = document::descriptor(entry.get().as_bytes(), "entry");
+        let descriptor = entry.map_err(|error| {
+            let reason = reason(&error);
+            invalid(format!("index.json can't be understood: {reason}"))
+        })?;
+        let annotations = descriptor.annotations().as_ref();
+        let name = annotations.and_then(|all| all.get(REF_NAME)).cloned();
+        Ok(Listed { descriptor, name })
+    };
+    Index::parse(index)?.manifests.iter().map(entry).collect()
 }
 
 /// Adds images to the index, each with its name in the layout, in this order.
@@ -173,6 +201,18 @@ mod tests {
         ];
         for (added, expected) in table {
             assert_eq!(entries(&empty(), &added), expected, "{added:?}");
+        }
+    }
+
+    #[test]
+    fn entries_are_read_with_their_names() {
+        let images = [(image('a'), Some("x".to_owned())), (image('b'), None)];
+        let index = with_images(&empty(), &images).expect("fine");
+        let read = super::entries(&index).expect("fine");
+        let shown: Vec<_> = read.iter().map(Listed::shown).collect();
+        assert_eq!(shown, ["x", images[1].0.digest().as_ref()]);
+        for damaged in ["", r#"{"manifests":[{"size":7}]}"#, r#"{"manifests":[7]}"#] {
+            super::entries(damaged.as_bytes()).expect_err(damaged);
         }
     }
 

@@ -9,10 +9,15 @@
 //! A layout may come from somebody else, so no symbolic link in it is followed. If a folder or a file of the
 //! layout is a symbolic link, that is an error. A blob that is one is fetched again and replaced.
 
+mod alone;
+mod blobs;
 mod folder;
 mod index;
 mod reach;
 mod staging;
+#[cfg(test)]
+mod testing;
+mod verify;
 mod write;
 
 use std::ffi::{OsStr, OsString};
@@ -26,6 +31,7 @@ use tokio::sync::OnceCell;
 
 use self::folder::Folder;
 use self::staging::{LayoutLock, Staging, is_ours};
+pub use self::verify::{Damage, DamagedBlob, Verified, VerifyOptions};
 use crate::error::{Error, Result, panicked};
 use crate::fetch::{ImageContent, IndexContent, Layer, LayerReader, Sink};
 
@@ -69,7 +75,8 @@ const MAX_INDEX_BYTES: u64 = 64 * 1024 * 1024;
 
 /// An OCI image layout that images are pulled into. It is created if it does not exist.
 ///
-/// A blob that is already in the layout is reused if its size matches. If the process is killed, the layout
+/// A blob that is already in the layout is reused if its size matches. Its digest is not computed again;
+/// [`verify`](Self::verify), or the command `longshore verify`, does that. If the process is killed, the layout
 /// stays valid and keeps all complete blobs. The next pull continues from there, and removes
 /// incomplete files.
 #[derive(Debug)]
@@ -353,6 +360,23 @@ fn prepare(root: &Path) -> io::Result<Staging> {
     }
     drop(lock);
     Ok(staging)
+}
+
+/// Opens the folder of a layout that exists.
+fn open_layout(root: &Path) -> io::Result<Folder> {
+    let folder = Folder::at(root)?;
+    if is_layout(&folder)? {
+        return Ok(folder);
+    }
+    let reason = format!("it is no OCI image layout: the file {MARKER} is missing");
+    Err(io::Error::new(io::ErrorKind::NotFound, reason))
+}
+
+fn read_index(root: &Folder) -> io::Result<Vec<u8>> {
+    root.read(INDEX, MAX_INDEX_BYTES)?.ok_or_else(|| {
+        let reason = format!("the file {INDEX} is missing");
+        io::Error::new(io::ErrorKind::NotFound, reason)
+    })
 }
 
 /// Returns an error if this folder, or the one in which it would be created, can't be used.

@@ -1,61 +1,162 @@
-//! Checks that everything that a manifest or index names is in the layout, before the index of the layout
-//! names it.
+//! Follows what the index of a layout names: indexes, manifests, configs and layers.
 
 use std::io;
 
-use oci_spec::image::Descriptor;
+use oci_spec::image::{Descriptor, ImageManifest, MediaType};
 
-use super::BLOBS;
+use super::blobs;
 use super::folder::Folder;
+use crate::error::{Error, Result};
 use crate::fetch::{document, is_foreign};
 
 /// How deep indexes may be nested. No real image needs more.
 const DEEPEST: usize = 4;
 
 /// The maximum size of a document that is parsed, in bytes.
-const MAX_DOCUMENT_BYTES: u64 = 64 * 1024 * 1024;
+pub(super) const MAX_DOCUMENT_BYTES: u64 = 64 * 1024 * 1024;
 
-/// Returns an error unless this manifest or index, and every blob that it names, is there with its size.
-/// Foreign layers are not checked, because they are stored elsewhere. Digests are not computed: each blob was
-/// verified when it got its name.
-pub(super) fn check(root: &Folder, named: &Descriptor) -> io::Result<()> {
-    check_at(root, named, DEEPEST)
+/// What names a document.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum By {
+    /// The index of the layout.
+    Layout,
+    /// Another index.
+    Index,
+    /// A document that refers to it (image-spec, `descriptor.md`, `subject`). It need not be there.
+    Referrer,
 }
 
-fn check_at(root: &Folder, named: &Descriptor, deeper: usize) -> io::Result<()> {
-    let Some(deeper) = deeper.checked_sub(1) else {
-        return Err(invalid("an index names an index too often".into()));
-    };
-    let raw = blobs(root, named)?.read(named.digest().digest(), MAX_DOCUMENT_BYTES)?;
-    let raw = raw.ok_or_else(|| missing(named))?;
-    if raw.len() as u64 != named.size() {
-        return Err(missing(named));
+/// A visitor of everything that a document names, directly or through other documents.
+pub(super) trait Follower {
+    /// Returns the bytes of a manifest or index. `None` means that it is not followed.
+    fn document(&mut self, named: &Descriptor, by: By) -> io::Result<Option<Vec<u8>>>;
+
+    /// Is called for each image that is followed, before its blobs.
+    fn image(&mut self, manifest: &ImageManifest, raw: &[u8]) -> io::Result<()> {
+        let _ = (manifest, raw);
+        Ok(())
     }
-    let odd = |error: crate::Error| invalid(error.to_string());
-    if let Some(entries) = document::index(&raw).map_err(odd)? {
-        for entry in entries {
-            let named = Descriptor::new(entry.media_type, entry.size, entry.digest);
-            check_at(root, &named, deeper)?;
-        }
+
+    /// Is called for each config and layer of an image.
+    fn blob(&mut self, named: &Descriptor) -> io::Result<()>;
+
+    /// Is called for a document that is neither an image nor an index. The index of a layout may name
+    /// anything (image-spec, `image-layout.md`).
+    fn other(&mut self, named: &Descriptor, raw: &[u8]) -> io::Result<()>;
+
+    /// Is called for a manifest or index that can't be understood, so that it is not followed.
+    fn not_understood(&mut self, named: &Descriptor, error: Error) -> io::Result<()>;
+}
+
+/// Follows this document, which the index of the layout names.
+pub(super) fn follow(follower: &mut impl Follower, named: &Descriptor) -> io::Result<()> {
+    follow_at(follower, named, By::Layout, DEEPEST)
+}
+
+fn follow_at(
+    follower: &mut impl Follower,
+    named: &Descriptor,
+    by: By,
+    deeper: usize,
+) -> io::Result<()> {
+    let Some(raw) = follower.document(named, by)? else {
         return Ok(());
-    }
-    let manifest = document::manifest(&raw).map_err(odd)?;
-    let layers = manifest.layers().iter().filter(|layer| !is_foreign(layer));
-    for blob in std::iter::once(manifest.config()).chain(layers) {
-        let found = blobs(root, blob)?.size_of(blob.digest().digest())?;
-        if found != Some(blob.size()) {
-            return Err(missing(blob));
+    };
+    let Some(deeper) = deeper.checked_sub(1) else {
+        let reason = "documents that name documents are nested too deeply".to_owned();
+        return follower.not_understood(named, Error::Image(reason));
+    };
+    let document = match parse(named, &raw) {
+        Ok(document) => document,
+        Err(error) => return follower.not_understood(named, error),
+    };
+    match document {
+        Document::Index(entries) => {
+            for entry in entries {
+                let named = Descriptor::new(entry.media_type, entry.size, entry.digest);
+                follow_at(follower, &named, By::Index, deeper)?;
+            }
         }
+        Document::Image(manifest) => {
+            follower.image(&manifest, &raw)?;
+            follower.blob(manifest.config())?;
+            for layer in manifest.layers() {
+                follower.blob(layer)?;
+            }
+        }
+        Document::Other => follower.other(named, &raw)?,
     }
-    Ok(())
+    match document::subject(&raw) {
+        Ok(Some(subject)) => follow_at(follower, &subject, By::Referrer, deeper),
+        _ => Ok(()),
+    }
 }
 
-fn blobs(root: &Folder, blob: &Descriptor) -> io::Result<Folder> {
-    let folder = root.open(BLOBS)?.open(blob.digest().algorithm().as_ref());
-    folder.map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => missing(blob),
-        _ => error,
-    })
+enum Document {
+    Index(Vec<document::Entry>),
+    Image(Box<ImageManifest>),
+    Other,
+}
+
+fn parse(named: &Descriptor, raw: &[u8]) -> Result<Document> {
+    let understood = match document::index(raw) {
+        Ok(Some(entries)) => Ok(Document::Index(entries)),
+        Ok(None) => document::manifest(raw).map(|manifest| Document::Image(Box::new(manifest))),
+        Err(error) => Err(error),
+    };
+    match understood {
+        Err(_) if !is_known(named.media_type()) => Ok(Document::Other),
+        other => other,
+    }
+}
+
+/// Whether a document of this type must be an image or an index. What has no type can be anything.
+pub(super) fn is_known(media_type: &MediaType) -> bool {
+    matches!(
+        media_type.as_ref(),
+        "application/vnd.oci.image.index.v1+json"
+            | "application/vnd.oci.image.manifest.v1+json"
+            | "application/vnd.docker.distribution.manifest.list.v2+json"
+            | "application/vnd.docker.distribution.manifest.v2+json"
+    )
+}
+
+/// Returns an error unless this manifest or index, and every blob that it names, is there with its size, so
+/// that the index of the layout may name it. Foreign layers are not checked, because they are stored
+/// elsewhere. Digests are not computed: each blob was verified when it got its name.
+pub(super) fn check(root: &Folder, named: &Descriptor) -> io::Result<()> {
+    follow(&mut Check(root), named)
+}
+
+struct Check<'a>(&'a Folder);
+
+impl Follower for Check<'_> {
+    fn document(&mut self, named: &Descriptor, by: By) -> io::Result<Option<Vec<u8>>> {
+        if by == By::Referrer {
+            return Ok(None);
+        }
+        let raw = blobs::read(self.0, named.digest(), MAX_DOCUMENT_BYTES)?;
+        let raw = raw.filter(|raw| raw.len() as u64 == named.size());
+        raw.map(Some).ok_or_else(|| missing(named))
+    }
+
+    fn blob(&mut self, named: &Descriptor) -> io::Result<()> {
+        if is_foreign(named) || blobs::size_of(self.0, named.digest())? == Some(named.size()) {
+            return Ok(());
+        }
+        Err(missing(named))
+    }
+
+    fn other(&mut self, named: &Descriptor, _: &[u8]) -> io::Result<()> {
+        let digest = named.digest();
+        Err(invalid(format!(
+            "{digest} is neither an image nor an index"
+        )))
+    }
+
+    fn not_understood(&mut self, _: &Descriptor, error: Error) -> io::Result<()> {
+        Err(invalid(reason(&error)))
+    }
 }
 
 fn missing(blob: &Descriptor) -> io::Error {
@@ -67,49 +168,46 @@ fn missing(blob: &Descriptor) -> io::Error {
     ))
 }
 
-fn invalid(reason: String) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, reason)
+/// Why a document can't be understood.
+pub(super) fn reason(error: &Error) -> String {
+    match error {
+        Error::Image(reason) => reason.clone(),
+        Error::Decode { source, .. } => format!("{error}: {source}"),
+        error => error.to_string(),
+    }
 }
 
+pub(super) fn invalid(reason: String) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, reason)
+}
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::path::Path;
 
     use serde_json::{Value, json};
 
+    use super::super::testing::TestLayout;
     use super::*;
-    use crate::drain::verify::sha256;
 
-    fn put(folder: &Path, bytes: &[u8]) -> Value {
-        let digest = sha256(bytes);
-        fs::write(folder.join("blobs/sha256").join(digest.digest()), bytes).expect("a blob");
-        json!({ "mediaType": "x", "digest": digest, "size": bytes.len() })
-    }
-
-    /// A layout with an index of one image with one layer: its folder, the index, and the descriptors of
-    /// the blobs.
-    fn layout() -> (tempfile::TempDir, Descriptor, Vec<Value>) {
-        let folder = tempfile::tempdir().expect("a folder");
-        fs::create_dir_all(folder.path().join("blobs/sha256")).expect("a folder");
-        let config = put(folder.path(), b"{}");
-        let layer = put(folder.path(), b"layer");
-        let manifest = json!({ "config": config, "layers": [layer] });
-        let manifest = put(folder.path(), manifest.to_string().as_bytes());
-        let index = json!({ "manifests": [manifest] });
-        let index = put(folder.path(), index.to_string().as_bytes());
+    /// A layout with an index of one image with one layer: the layout, the index, and the descriptors of the
+    /// blobs.
+    fn layout() -> (TestLayout, Descriptor, Vec<Value>) {
+        let layout = TestLayout::new();
+        let config = layout.put(b"{}");
+        let layer = layout.put(b"layer");
+        let manifest = layout.put_json(&json!({ "config": config, "layers": [layer] }));
+        let index = layout.put_json(&json!({ "manifests": [manifest] }));
         let named = serde_json::from_value(index.clone()).expect("a descriptor");
-        (folder, named, vec![config, layer, manifest, index])
+        (layout, named, vec![config, layer, manifest, index])
     }
 
     #[test]
     fn what_an_index_names_has_to_be_there_with_its_size() {
-        let (folder, named, blobs) = layout();
-        let root = Folder::at(folder.path()).expect("a folder");
+        let (layout, named, blobs) = layout();
+        let root = layout.root();
         check(&root, &named).expect("all is there");
         for blob in blobs {
-            let name = blob["digest"].as_str().expect("text").replace(':', "/");
-            let path = folder.path().join("blobs").join(name);
+            let path = layout.path_of(&blob);
             let bytes = fs::read(&path).expect("it is there");
             fs::write(&path, &bytes[1..]).expect("written");
             check(&root, &named).expect_err("a byte is missing");
@@ -126,12 +224,12 @@ mod tests {
 
     #[test]
     fn an_index_in_an_index_has_an_end() {
-        let (folder, _, blobs) = layout();
-        let root = Folder::at(folder.path()).expect("a folder");
+        let (layout, _, blobs) = layout();
+        let root = layout.root();
         let mut index = blobs[3].clone();
         for depth in 2..10 {
             let outer = json!({ "manifests": [index] });
-            index = put(folder.path(), outer.to_string().as_bytes());
+            index = layout.put_json(&outer);
             let named = serde_json::from_value(index.clone()).expect("a descriptor");
             assert_eq!(check(&root, &named).is_ok(), depth < DEEPEST, "{depth}");
         }

@@ -1,7 +1,7 @@
 //! The staging folder, which holds files until they are complete. Each pull has its own one within the
 //! layout, and locks it until the pull ends.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -88,21 +88,26 @@ fn is_staging(name: &OsStr) -> bool {
         .is_some_and(|(process, folder)| number(process) && number(folder))
 }
 
-/// Removes what dead pulls have left. The layout must be locked.
+/// Removes what dead pulls have left. The layout must be locked. Returns the staging folders of pulls that may
+/// be running.
 ///
-/// What can't be removed is left, because it does no harm. It may belong to another user, or may have been
-/// removed meanwhile: running pulls remove theirs without the lock.
-pub(super) fn sweep(root: &Folder) -> io::Result<()> {
-    for name in root.names()?.iter().filter(|name| is_staging(name)) {
-        match sweep_one(root, name) {
+/// What can't be removed is left, because it does no harm. It may belong to another user, whose pull may be
+/// running, or may have been removed meanwhile: running pulls remove theirs without the lock.
+pub(super) fn sweep(root: &Folder) -> io::Result<Vec<OsString>> {
+    let mut living = Vec::new();
+    for name in root.names()?.into_iter().filter(|name| is_staging(name)) {
+        match sweep_one(root, &name) {
             Ok(true) => tracing::debug!(folder = %name.display(), "removed what a dead pull left"),
-            Ok(false) => {}
+            Ok(false) => living.push(name),
             Err(error) => {
                 tracing::debug!(folder = %name.display(), %error, "can't remove what a pull left");
+                if error.kind() != io::ErrorKind::NotFound {
+                    living.push(name);
+                }
             }
         }
     }
-    Ok(())
+    Ok(living)
 }
 
 /// Removes a staging folder if it belongs to no running pull. Returns `false` if the pull may be running. It

@@ -14,9 +14,9 @@ use test_registry::server::Options;
 
 /// The layer that a held pull waits for. It is the largest, so that a part of it gets through all buffers
 /// into a file.
-const HELD: usize = 1;
+pub(crate) const HELD: usize = 1;
 
-fn image_to_hold(seed: u64) -> ImageBuilder {
+pub(crate) fn image_to_hold(seed: u64) -> ImageBuilder {
     ImageBuilder::new()
         .layer_random(20_000, seed)
         .layer_random(4_000_000, seed + 1)
@@ -26,7 +26,7 @@ fn image_to_hold(seed: u64) -> ImageBuilder {
 /// A pull that has asked for the config, has stored all layers but this one, and has a part of this one, of
 /// which no more bytes arrive.
 #[track_caller]
-fn held(
+pub(crate) fn held(
     scratch: &Scratch,
     skopeo: &Skopeo,
     served: &Served,

@@ -30,4 +30,5 @@ mod real_image;
 mod signatures;
 mod streams;
 mod usage;
+mod verify;
 mod words;

@@ -67,7 +67,10 @@ fn an_image_is_pulled_once_from_docker_registry() {
 
         let first = pull().report();
         assert_eq!(sorted(registry.take_blob_gets()), blobs(&image));
-        assert_eq!(first["images"][0]["digest"], image.manifest_digest.to_string());
+        assert_eq!(
+            first["images"][0]["digest"],
+            image.manifest_digest.to_string()
+        );
         layout.assert_valid();
         assert_skopeo_accepts(&skopeo, &layout.tagged("v1"));
 

@@ -102,6 +102,14 @@ fn wrong_usage_is_code_2() {
             &["pull", "--creds", "u:p", "dir:y", "oci:x"],
             "only for docker://",
         ),
+        (&["verify"], "LAYOUT"),
+        (&["verify", "x"], "did you mean oci:x"),
+        (&["verify", "oci:x:"], "TAG"),
+        (
+            &["verify", "--all", "oci:x:v1"],
+            "--all is for a whole layout",
+        ),
+        (&["verify", "--wait", "1m", "oci:x"], "--repair"),
     ];
     for (args, words) in table {
         refused(&scratch, args, words);
@@ -118,6 +126,7 @@ fn help_and_version_succeed() {
         &["inspect", "--help"],
         &["digest", "--help"],
         &["blob", "--help"],
+        &["verify", "--help"],
     ] {
         let run = scratch.longshore().args(args.iter().copied()).run();
         assert!(run.succeeded().stdout.contains("Usage"));

@@ -1,6 +1,5 @@
-//! The destination of a pull on the command line.
+//! The destination of a pull, or another layout, on the command line.
 
-use std::borrow::Cow;
 use std::ffi::OsStr;
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
@@ -32,34 +31,51 @@ impl fmt::Display for Destination {
 impl Destination {
     /// Parses a destination. The name of the folder need not be UTF-8.
     pub(super) fn parse(text: &OsStr) -> Result<Self, String> {
+        let parsed = Self::split(text, "destination")?;
+        if let Some(tag) = &parsed.tag
+            && !OciLayout::can_name(tag)
+            && !list::is_template(tag)
+        {
+            return Err(list::cant_name(tag));
+        }
+        Ok(parsed)
+    }
+
+    /// Parses the name of a layout that exists. Its images can have any names.
+    pub(super) fn parse_existing(text: &OsStr) -> Result<Self, String> {
+        match Self::split(text, "layout")? {
+            Self { tag: Some(tag), .. } if tag.is_empty() => {
+                Err("the TAG after oci:DIR: is missing".into())
+            }
+            parsed => Ok(parsed),
+        }
+    }
+
+    fn split(text: &OsStr, what: &str) -> Result<Self, String> {
         let shown = text.display();
         let Some(rest) = text.as_bytes().strip_prefix(b"oci:") else {
-            return Err(not_a_layout(&shown.to_string()));
+            return Err(not_a_layout(&shown.to_string(), what));
         };
         let (folder, tag) = match rest.iter().position(|byte| *byte == b':') {
             Some(colon) => (&rest[..colon], Some(&rest[colon + 1..])),
             None => (rest, None),
         };
         if folder.is_empty() {
-            return Err("a destination is oci:DIR[:TAG], and the DIR is missing".into());
-        }
-        let tag = tag.map(String::from_utf8_lossy);
-        if let Some(tag) = &tag
-            && !OciLayout::can_name(tag)
-            && !list::is_template(tag)
-        {
-            return Err(list::cant_name(tag));
+            return Err(format!("a {what} is oci:DIR[:TAG], and the DIR is missing"));
         }
         Ok(Self {
             folder: OsStr::from_bytes(folder).into(),
-            tag: tag.map(Cow::into_owned),
+            tag: tag.map(|tag| String::from_utf8_lossy(tag).into_owned()),
         })
     }
 }
 
 /// What to do instead, if the destination is not an OCI image layout.
-fn not_a_layout(text: &str) -> String {
+fn not_a_layout(text: &str, what: &str) -> String {
     match transport_of(text) {
+        _ if what != "destination" => {
+            format!("a {what} is oci:DIR[:TAG]; did you mean oci:{text}?")
+        }
         Some("docker") => {
             "this is an image, and the destination after it is missing: oci:DIR[:TAG]".into()
         }
@@ -125,6 +141,15 @@ mod tests {
         for (text, advice) in table {
             let said = Destination::parse(text.as_ref()).expect_err(text);
             assert!(said.contains(advice), "{text}: {said}");
+        }
+    }
+
+    #[test]
+    fn a_layout_that_exists_may_have_images_of_any_name() {
+        let parsed = Destination::parse_existing("oci:dir:a b".as_ref()).expect("a name");
+        assert_eq!(parsed.tag.as_deref(), Some("a b"));
+        for wrong in ["dir", "oci:", "oci:dir:"] {
+            Destination::parse_existing(wrong.as_ref()).expect_err(wrong);
         }
     }
 }

@@ -14,6 +14,7 @@ mod proxy;
 mod pull;
 mod reference;
 mod values;
+mod verify;
 
 use clap::{ArgAction, Parser, Subcommand};
 
@@ -23,6 +24,7 @@ pub(super) use self::digest::DigestArguments;
 pub(super) use self::inspect::{InspectArguments, Shown};
 pub(super) use self::pull::PullArguments;
 pub(super) use self::reference::image_reference;
+pub(super) use self::verify::VerifyArguments;
 
 /// Fetch container images through skopeo.
 #[derive(Debug, Parser)]
@@ -53,6 +55,8 @@ pub(super) enum Command {
     Digest(DigestArguments),
     /// Fetch one blob, verified
     Blob(BlobArguments),
+    /// Compare the blobs of an OCI image layout with their digests
+    Verify(VerifyArguments),
 }
 
 #[cfg(test)]

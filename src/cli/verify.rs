@@ -1,0 +1,245 @@
+//! The command `longshore verify`.
+
+use std::collections::HashSet;
+use std::fmt::Write as _;
+use std::time::Instant;
+
+use longshore::oci_spec::image::Digest;
+use longshore::{BlobError, Damage, DamagedBlob, OciLayout, Verified, VerifyOptions, printable};
+use serde::Serialize;
+
+use super::args::{Destination, VerifyArguments};
+use super::failure::Failure;
+use super::format::{bytes, counted, json_line};
+use super::say::print;
+
+/// The version of the object that `--json` prints. It changes if a member is removed or gets another meaning.
+const REPORT_VERSION: u32 = 1;
+
+/// The maximum number of images that are listed for a blob.
+const SHOWN_IMAGES: usize = 5;
+
+/// The object that `--json` prints.
+#[derive(Debug, Serialize)]
+struct Report {
+    version: u32,
+    layout: String,
+    /// The image that was verified alone.
+    tag: Option<String>,
+    ok: bool,
+    images: usize,
+    blobs: usize,
+    bytes: u64,
+    /// The number of layers that were compared with a `diff_id`. `None` if that was not asked for.
+    diff_ids: Option<usize>,
+    /// The number of foreign layers, which are stored elsewhere.
+    foreign_layers: usize,
+    problems: Vec<Problem>,
+    elapsed_ms: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct Problem {
+    digest: String,
+    kind: &'static str,
+    message: String,
+    /// The size that the blob should have.
+    expected_size: Option<u64>,
+    found_size: Option<u64>,
+    found_digest: Option<String>,
+    /// The names of the images that name the blob.
+    images: Vec<String>,
+    removed: bool,
+}
+
+pub(crate) async fn run(arguments: VerifyArguments) -> Result<(), Failure> {
+    let started = Instant::now();
+    let options = options(&arguments);
+    let VerifyArguments {
+        layout: Destination { folder, tag },
+        repair,
+        wait,
+        json,
+        ..
+    } = arguments;
+    #[cfg(feature = "decompress")]
+    let compares = options.diff_ids;
+    #[cfg(not(feature = "decompress"))]
+    let compares = false;
+    let layout = OciLayout::new(folder, None);
+    let verified = layout.verify(&options).await?;
+    let removed = if repair {
+        layout.remove_damaged(&verified, wait).await
+    } else {
+        Ok(Vec::new())
+    };
+    // What was found is said even if nothing could be removed.
+    let (removed, failure) = match removed {
+        Ok(removed) => (removed, None),
+        Err(error) => (Vec::new(), Some(Failure::from(error))),
+    };
+    let removed: HashSet<Digest> = removed.into_iter().collect();
+    let text = if json {
+        let report = Report {
+            version: REPORT_VERSION,
+            layout: layout.root().display().to_string(),
+            tag,
+            ok: verified.damaged.is_empty(),
+            images: verified.images,
+            blobs: verified.blobs,
+            bytes: verified.bytes,
+            diff_ids: compares.then_some(verified.diff_ids),
+            foreign_layers: verified.foreign_layers,
+            problems: (verified.damaged.iter())
+                .map(|blob| Problem::of(blob, removed.contains(&blob.digest)))
+                .collect(),
+            elapsed_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+        };
+        let line = json_line(&report).map_err(anyhow::Error::from)?;
+        format!("{line}\n")
+    } else {
+        page(&verified, &removed, compares)
+    };
+    print(text).await?;
+    match failure {
+        Some(failure) => Err(failure),
+        None if verified.damaged.is_empty() => Ok(()),
+        None => Err(outcome(&verified, &removed)),
+    }
+}
+
+fn options(arguments: &VerifyArguments) -> VerifyOptions {
+    let mut options = VerifyOptions::default().unnamed(arguments.all);
+    options.image.clone_from(&arguments.layout.tag);
+    options.workers = arguments.workers;
+    #[cfg(feature = "decompress")]
+    let options = options.diff_ids(arguments.diff_ids);
+    options
+}
+
+/// The failure of a verification that found something, with what to do.
+fn outcome(verified: &Verified, removed: &HashSet<Digest>) -> Failure {
+    let damaged = counted(verified.damaged.len(), "problem");
+    let stored = |blob: &&DamagedBlob| !matches!(blob.damage, Damage::Missing);
+    let left = verified.damaged.iter().filter(stored);
+    let left = left.filter(|blob| !removed.contains(&blob.digest)).count();
+    let advice = match left {
+        0 => "pull the images again: what is missing will be fetched",
+        _ if removed.is_empty() => "--repair removes damaged blobs, and the next pull fetches them",
+        _ => "what was not removed is not the file's fault, or can't be removed",
+    };
+    Failure::from(anyhow::anyhow!("{damaged} found; {advice}"))
+}
+
+impl Problem {
+    fn of(blob: &DamagedBlob, removed: bool) -> Self {
+        let (found_size, expected_size) = match blob.damage {
+            Damage::WrongSize {
+                found, expected, ..
+            } => (Some(found), Some(expected)),
+            _ => (None, None),
+        };
+        let found_digest = match &blob.damage {
+            Damage::Corrupt { computed, .. } => Some(computed.to_string()),
+            _ => None,
+        };
+        Self {
+            digest: blob.digest.to_string(),
+            kind: kind(&blob.damage),
+            message: whole(&blob.damage),
+            expected_size,
+            found_size,
+            found_digest,
+            images: blob.images.clone(),
+            removed,
+        }
+    }
+}
+
+/// The kind of a problem in the JSON object.
+fn kind(damage: &Damage) -> &'static str {
+    match damage {
+        Damage::Missing => "missing",
+        Damage::WrongSize { .. } => "wrong_size",
+        Damage::Corrupt { .. } => "damaged",
+        Damage::Unreadable(_) => "unreadable",
+        Damage::UnknownAlgorithm => "unknown_algorithm",
+        Damage::NotUnderstood(_) => "not_understood",
+        Damage::Layer(_) => "wrong_layer",
+        _ => "other",
+    }
+}
+
+/// What is wrong, with its causes.
+fn whole(damage: &Damage) -> String {
+    printable(&format!("{:#}", anyhow::Error::from(damage.clone())))
+}
+
+/// Formats the result for people, within 80 columns where digests and reasons allow it.
+fn page(verified: &Verified, removed: &HashSet<Digest>, compares: bool) -> String {
+    let mut page = String::new();
+    for blob in &verified.damaged {
+        // Writing to a `String` can't fail.
+        let _ = writeln!(page, "{}", blob.digest);
+        match &blob.damage {
+            Damage::Corrupt { computed, .. } => {
+                let _ = writeln!(
+                    page,
+                    "  is damaged: its bytes have the digest\n  {computed}"
+                );
+            }
+            Damage::Layer(BlobError::WrongDiffId {
+                computed, diff_id, ..
+            }) => {
+                let _ = writeln!(page, "  decompresses to {computed}");
+                let _ = writeln!(page, "  the image config says\n  {diff_id}");
+            }
+            damage => {
+                let _ = writeln!(page, "  {}", whole(damage));
+            }
+        }
+        let _ = writeln!(page, "  {}", named_by(&blob.images));
+        if removed.contains(&blob.digest) {
+            let _ = writeln!(page, "  removed: the next pull fetches it");
+        }
+    }
+    let Verified {
+        images,
+        blobs,
+        bytes: read,
+        diff_ids,
+        foreign_layers,
+        ..
+    } = *verified;
+    let _ = write!(
+        page,
+        "{} of {} read ({})",
+        counted(blobs, "blob"),
+        counted(images, "image"),
+        bytes(read)
+    );
+    if compares {
+        let _ = write!(page, ", {} decompressed", counted(diff_ids, "layer"));
+    }
+    if foreign_layers > 0 {
+        let foreign = counted(foreign_layers, "foreign layer");
+        let _ = write!(page, ", {foreign} left out");
+    }
+    page.push_str(match verified.damaged.len() {
+        0 => ": all good\n",
+        _ => "\n",
+    });
+    page
+}
+
+fn named_by(images: &[String]) -> String {
+    let shown: Vec<_> = images.iter().take(SHOWN_IMAGES).collect();
+    let shown: Vec<_> = shown.into_iter().map(|name| printable(name)).collect();
+    match (shown.join(", "), images.len()) {
+        (_, 0) => "named by no image".to_owned(),
+        (shown, all) if all > SHOWN_IMAGES => {
+            format!("named by {shown} and {} more", all - SHOWN_IMAGES)
+        }
+        (shown, _) => format!("named by {shown}"),
+    }
+}

@@ -1,0 +1,310 @@
+//! Compares the blobs of a layout with their digests and sizes.
+
+mod check;
+mod names;
+mod plan;
+mod remove;
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::num::NonZeroUsize;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::available_parallelism;
+
+use oci_spec::image::Digest;
+use tokio_util::sync::CancellationToken;
+
+use self::check::{Bad, Checker};
+use self::plan::{Job, Plan};
+use super::folder::{Folder, Identity};
+use super::{OciLayout, blocking, index, open_layout, read_index};
+use crate::error::{BlobError, Error, Result, panicked};
+
+/// The maximum number of images that an error message lists.
+const SHOWN_IMAGES: usize = 10;
+
+/// The options of [`OciLayout::verify`].
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct VerifyOptions {
+    /// The name, or the digest, of the only image to verify. `None`, the default, means all images of the index.
+    pub image: Option<String>,
+    /// Whether blobs that no image names are verified, too. A pull that was killed leaves such blobs, and a
+    /// later pull reuses them. Their sizes are not compared, because nothing says what they should be. The
+    /// default is false.
+    pub unnamed: bool,
+    /// Whether layers are also decompressed, and compared with the `diff_id`s of their image config. What a
+    /// layer may expand to is bounded by the defaults of
+    /// [`max_expansion`](crate::FetchOptions::max_expansion) and
+    /// [`max_zstd_window`](crate::FetchOptions::max_zstd_window). The default is false.
+    #[cfg(feature = "decompress")]
+    pub diff_ids: bool,
+    /// The number of threads that read blobs. `None`, the default, means the number of processors.
+    pub workers: Option<NonZeroUsize>,
+}
+
+impl VerifyOptions {
+    /// Sets [`image`](Self::image).
+    #[must_use]
+    pub fn image(mut self, name: impl Into<String>) -> Self {
+        self.image = Some(name.into());
+        self
+    }
+
+    /// Sets [`unnamed`](Self::unnamed).
+    #[must_use]
+    pub fn unnamed(mut self, unnamed: bool) -> Self {
+        self.unnamed = unnamed;
+        self
+    }
+
+    /// Sets [`diff_ids`](Self::diff_ids).
+    #[cfg(feature = "decompress")]
+    #[must_use]
+    pub fn diff_ids(mut self, diff_ids: bool) -> Self {
+        self.diff_ids = diff_ids;
+        self
+    }
+
+    /// Sets [`workers`](Self::workers).
+    #[must_use]
+    pub fn workers(mut self, workers: NonZeroUsize) -> Self {
+        self.workers = Some(workers);
+        self
+    }
+}
+
+/// The result of [`OciLayout::verify`].
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct Verified {
+    /// The number of entries of the index that were verified: images, and indexes of images.
+    pub images: usize,
+    /// The number of blobs that were read: indexes, manifests, configs and layers.
+    pub blobs: usize,
+    /// The number of bytes that were read of these blobs.
+    pub bytes: u64,
+    /// The number of layers that were decompressed and compared with a `diff_id`.
+    pub diff_ids: usize,
+    /// The number of foreign layers that are not in the layout. They are stored elsewhere, so this is no
+    /// damage.
+    pub foreign_layers: usize,
+    /// What is wrong, sorted by digest. Empty if everything is as it should be.
+    pub damaged: Vec<DamagedBlob>,
+}
+
+/// A blob of a layout that is missing, damaged or useless.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct DamagedBlob {
+    /// The digest by which the blob is named.
+    pub digest: Digest,
+    /// What is wrong.
+    pub damage: Damage,
+    /// The images that name the blob, each by its name in the layout or, if it has none, by its digest. Empty
+    /// for a blob that no image names.
+    pub images: Vec<String>,
+    /// The size by which it is named; `None` if no image names it.
+    size: Option<u64>,
+    /// The file as it was read.
+    identity: Option<Identity>,
+}
+
+/// What is wrong with a blob of a layout.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum Damage {
+    /// There is no such blob.
+    #[error("is missing")]
+    Missing,
+    /// The blob has another size than the descriptor that names it.
+    #[error("has {found} bytes instead of {expected}")]
+    #[non_exhaustive]
+    WrongSize {
+        /// The size of the file, in bytes.
+        found: u64,
+        /// The size that the descriptor says, in bytes.
+        expected: u64,
+    },
+    /// The blob has another digest than its name.
+    #[error("is damaged: its bytes have the digest {computed}")]
+    #[non_exhaustive]
+    Corrupt {
+        /// The digest of what is stored.
+        computed: Digest,
+    },
+    /// The blob can't be read, or is no plain file.
+    #[error("can't be read: {0}")]
+    Unreadable(Arc<io::Error>),
+    /// The digest's algorithm is not sha256, sha384 or sha512.
+    #[error("can't be checked: its digest is none of sha256, sha384 and sha512")]
+    UnknownAlgorithm,
+    /// The bytes are the right ones, but they are no usable manifest, index or config. The text says why. The
+    /// blobs that such a manifest or index names were not verified.
+    #[error("can't be understood: {0}")]
+    NotUnderstood(String),
+    /// The bytes of the layer are the right ones, but not what they decompress to.
+    #[error(transparent)]
+    Layer(BlobError),
+}
+
+impl Damage {
+    /// Whether a pull replaces such a blob once the file is removed.
+    fn is_of_the_file(&self) -> bool {
+        matches!(
+            self,
+            Self::WrongSize { .. } | Self::Corrupt { .. } | Self::Unreadable(_)
+        )
+    }
+}
+
+impl OciLayout {
+    /// Reads every blob that the layout names, and compares it with its digest and its size. Nothing is
+    /// changed. Several blobs are read at the same time, on blocking threads.
+    ///
+    /// The layout may be pulled into meanwhile. What such a pull adds is not verified.
+    ///
+    /// ```no_run
+    /// # async fn example() -> longshore::Result<()> {
+    /// use longshore::{OciLayout, VerifyOptions};
+    ///
+    /// let layout = OciLayout::new("fedora", None);
+    /// let verified = layout.verify(&VerifyOptions::default()).await?;
+    /// for blob in &verified.damaged {
+    ///     println!("{} {}", blob.digest, blob.damage);
+    /// }
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] if there is no layout, if its index can't be understood, or if it does not contain the
+    /// [`image`](VerifyOptions::image). A blob that is missing or damaged is no error, but a part of the result.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped early, reading stops.
+    pub async fn verify(&self, options: &VerifyOptions) -> Result<Verified> {
+        let what = format!("can't verify {}", self.root().display());
+        let stop = CancellationToken::new();
+        let _stopping = stop.clone().drop_guard();
+        let (root, options) = (self.root().to_owned(), options.clone());
+        let workers = options.workers.or_else(|| available_parallelism().ok());
+        let planning = {
+            let (what, stop) = (what.clone(), stop.clone());
+            blocking(move || plan(&root, &options, stop).map_err(Error::io(what)))
+        };
+        let (root, plan) = planning.await?;
+        let Plan {
+            jobs,
+            mut verified,
+            mut found,
+        } = plan;
+        let workers = workers.map_or(1, NonZeroUsize::get);
+        for (job, outcome) in read_all(&root, jobs, workers, &stop).await? {
+            match outcome {
+                Ok(read) => {
+                    verified.blobs += 1;
+                    verified.bytes += read.bytes;
+                    verified.diff_ids += read.diff_ids;
+                }
+                Err(bad) if matches!(bad.damage, Damage::Missing) && job.may_be_missing() => {
+                    verified.foreign_layers += usize::from(job.is_foreign);
+                }
+                Err(bad) => {
+                    verified.blobs += usize::from(!matches!(bad.damage, Damage::Missing));
+                    verified.bytes += bad.bytes;
+                    found.push(bad.of(job.digest, job.size));
+                }
+            }
+        }
+        if !found.is_empty() {
+            let named = blocking(move || names::of(&root, found).map_err(Error::io(what)));
+            verified.damaged = named.await?;
+            let digest = |blob: &DamagedBlob| blob.digest.to_string();
+            verified.damaged.sort_by_cached_key(digest);
+        }
+        Ok(verified)
+    }
+}
+
+/// Reads the documents of a layout, and lists the blobs that are to be read.
+fn plan(
+    root: &Path,
+    options: &VerifyOptions,
+    stop: CancellationToken,
+) -> io::Result<(Arc<Folder>, Plan)> {
+    let root = Arc::new(open_layout(root)?);
+    let mut images = index::entries(&read_index(&root)?)?;
+    if let Some(wanted) = &options.image {
+        let is_wanted = |image: &index::Listed| {
+            image.shown() == wanted || image.descriptor.digest().as_ref() == wanted
+        };
+        if !images.iter().any(is_wanted) {
+            return Err(not_there(wanted, &images));
+        }
+        images.retain(is_wanted);
+    }
+    let plan = Plan::of(&root, &images, options, stop)?;
+    Ok((root, plan))
+}
+
+fn not_there(wanted: &str, images: &[index::Listed]) -> io::Error {
+    let mut names: Vec<&str> = images.iter().map(index::Listed::shown).collect();
+    let more = names.len().saturating_sub(SHOWN_IMAGES);
+    names.truncate(SHOWN_IMAGES);
+    let names = match (names.join(", "), more) {
+        (none, _) if none.is_empty() => "no image".to_owned(),
+        (all, 0) => all,
+        (some, more) => format!("{some} and {more} more"),
+    };
+    let reason = format!("it has no image of the name {wanted:?}; it has {names}");
+    io::Error::new(io::ErrorKind::NotFound, reason)
+}
+
+/// Reads all blobs, several at the same time.
+async fn read_all(
+    root: &Arc<Folder>,
+    jobs: Vec<Job>,
+    workers: usize,
+    stop: &CancellationToken,
+) -> Result<Vec<(Job, check::Outcome)>> {
+    let count = jobs.len();
+    let jobs: Arc<[Job]> = jobs.into();
+    let next = Arc::new(AtomicUsize::new(0));
+    let start = |_| {
+        let (root, jobs, next) = (Arc::clone(root), Arc::clone(&jobs), Arc::clone(&next));
+        let mut checker = Checker::new(root, stop.clone(), tokio::runtime::Handle::current());
+        tokio::task::spawn_blocking(move || {
+            let mut outcomes = Vec::new();
+            while let Some(job) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
+                if checker.is_stopped() {
+                    break;
+                }
+                outcomes.push((job.clone(), checker.check(job)));
+            }
+            outcomes
+        })
+    };
+    let workers: Vec<_> = (0..workers.min(count)).map(start).collect();
+    let mut outcomes = Vec::with_capacity(count);
+    for worker in workers {
+        outcomes.extend(worker.await.map_err(panicked)?);
+    }
+    Ok(outcomes)
+}
+
+impl Bad {
+    fn of(self, digest: Digest, size: Option<u64>) -> DamagedBlob {
+        DamagedBlob {
+            digest,
+            damage: self.damage,
+            images: Vec::new(),
+            size,
+            identity: self.identity,
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! Lists the blobs that are to be read. The documents that name them are read and checked on the way.
+
+use std::collections::{HashMap, HashSet};
+use std::io;
+
+#[cfg(feature = "decompress")]
+use oci_spec::image::ImageManifest;
+use oci_spec::image::{Descriptor, Digest};
+use tokio_util::sync::CancellationToken;
+
+use super::super::blobs;
+use super::super::folder::Folder;
+use super::super::index::Listed;
+use super::super::reach::{self, By, Follower, MAX_DOCUMENT_BYTES, reason};
+use super::check::{self, Bad};
+use super::{Damage, DamagedBlob, Verified, VerifyOptions};
+use crate::drain::verify::Verifier;
+use crate::error::Error;
+use crate::fetch::is_foreign;
+
+/// A blob that is to be read.
+#[derive(Debug, Clone)]
+pub(super) struct Job {
+    pub(super) digest: Digest,
+    /// The size by which the blob is named. `None` if no image names it.
+    pub(super) size: Option<u64>,
+    /// Whether every image that names it says that it is stored elsewhere.
+    pub(super) is_foreign: bool,
+    /// The digests of the decompressed layer, if they are to be compared.
+    #[cfg(feature = "decompress")]
+    pub(super) diff_ids: Vec<Digest>,
+}
+
+impl Job {
+    /// Whether it is no damage if the blob is missing. A blob that no image names may be removed meanwhile.
+    pub(super) fn may_be_missing(&self) -> bool {
+        self.is_foreign || self.size.is_none()
+    }
+}
+
+/// The blobs that are to be read, and what was found out about the documents that name them.
+#[derive(Debug)]
+pub(super) struct Plan {
+    /// The blobs, the largest ones first, so that all threads end at about the same time.
+    pub(super) jobs: Vec<Job>,
+    pub(super) verified: Verified,
+    pub(super) found: Vec<DamagedBlob>,
+}
+
+impl Plan {
+    pub(super) fn of(
+        root: &Folder,
+        images: &[Listed],
+        options: &VerifyOptions,
+        stop: CancellationToken,
+    ) -> io::Result<Self> {
+        let mut planner = Planner {
+            root,
+            options,
+            stop,
+            visited: HashSet::new(),
+            jobs: HashMap::new(),
+            #[cfg(feature = "decompress")]
+            diff_ids: HashMap::new(),
+            verified: Verified::default(),
+            found: Vec::new(),
+        };
+        for image in images {
+            reach::follow(&mut planner, &image.descriptor)?;
+        }
+        planner.verified.images = images.len();
+        if planner.options.unnamed {
+            planner.add_unnamed()?;
+        }
+        Ok(planner.finish())
+    }
+}
+
+struct Planner<'a> {
+    root: &'a Folder,
+    options: &'a VerifyOptions,
+    stop: CancellationToken,
+    /// The documents that were read, by digest and size.
+    visited: HashSet<(Digest, u64)>,
+    /// Whether each blob is foreign, by digest and size.
+    jobs: HashMap<(Digest, Option<u64>), bool>,
+    /// The digests of decompressed layers, by the digests of their blobs.
+    #[cfg(feature = "decompress")]
+    diff_ids: HashMap<Digest, Vec<Digest>>,
+    verified: Verified,
+    found: Vec<DamagedBlob>,
+}
+
+impl Planner<'_> {
+    fn found(&mut self, named: &Descriptor, bad: Bad) {
+        if !matches!(bad.damage, Damage::Missing) {
+            self.verified.blobs += 1;
+            self.verified.bytes += bad.bytes;
+        }
+        let found = bad.of(named.digest().clone(), Some(named.size()));
+        self.found.push(found);
+    }
+
+    /// Adds the blobs that no image names. Nothing is said of those whose digest can't be checked.
+    fn add_unnamed(&mut self) -> io::Result<()> {
+        let documents = self.visited.iter().map(|(digest, _)| digest);
+        let blobs = self.jobs.keys().map(|(digest, _)| digest);
+        let named: HashSet<Digest> = documents.chain(blobs).cloned().collect();
+        for digest in blobs::all(self.root)? {
+            if !named.contains(&digest) && Verifier::new(&digest).is_some() {
+                self.jobs.insert((digest, None), false);
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(self) -> Plan {
+        let job = |((digest, size), is_foreign): ((Digest, Option<u64>), bool)| Job {
+            #[cfg(feature = "decompress")]
+            diff_ids: self.diff_ids.get(&digest).cloned().unwrap_or_default(),
+            digest,
+            size,
+            is_foreign,
+        };
+        let mut jobs: Vec<Job> = self.jobs.into_iter().map(job).collect();
+        jobs.sort_by_key(|job| std::cmp::Reverse(job.size));
+        Plan {
+            jobs,
+            verified: self.verified,
+            found: self.found,
+        }
+    }
+
+    /// Notes the `diff_id`s of an image. A config that is missing or damaged is found when it is read as a
+    /// blob.
+    #[cfg(feature = "decompress")]
+    fn note_diff_ids(&mut self, manifest: &ImageManifest, raw: &[u8]) {
+        use crate::fetch::ImageContent;
+
+        let named = manifest.config();
+        let Ok(config) = check::document(self.root, named) else {
+            return;
+        };
+        let content = ImageContent::from_bytes("", raw, config);
+        let content = content.and_then(|content| content.check_diff_ids().map(|()| content));
+        match content {
+            Ok(content) => {
+                for layer in content.layers() {
+                    let digest = layer.descriptor.digest().clone();
+                    let known = self.diff_ids.entry(digest).or_default();
+                    known.extend(layer.diff_id.clone().filter(|id| !known.contains(id)));
+                }
+            }
+            Err(error) => self.found(named, Damage::NotUnderstood(reason(&error)).into()),
+        }
+    }
+}
+
+impl Follower for Planner<'_> {
+    fn document(&mut self, named: &Descriptor, by: By) -> io::Result<Option<Vec<u8>>> {
+        if self.stop.is_cancelled() {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
+        if named.size() > MAX_DOCUMENT_BYTES && !reach::is_known(named.media_type()) {
+            // It is no document, then.
+            return self.blob(named).map(|()| None);
+        }
+        if !self.visited.insert((named.digest().clone(), named.size())) {
+            return Ok(None);
+        }
+        match check::document(self.root, named) {
+            Ok(raw) => {
+                self.verified.blobs += 1;
+                self.verified.bytes += raw.len() as u64;
+                Ok(Some(raw))
+            }
+            Err(bad) => {
+                if by != By::Referrer || !matches!(bad.damage, Damage::Missing) {
+                    self.found(named, bad);
+                }
+                Ok(None)
+            }
+        }
+    }
+
+    #[cfg(feature = "decompress")]
+    fn image(&mut self, manifest: &ImageManifest, raw: &[u8]) -> io::Result<()> {
+        if self.options.diff_ids {
+            self.note_diff_ids(manifest, raw);
+        }
+        Ok(())
+    }
+
+    fn blob(&mut self, named: &Descriptor) -> io::Result<()> {
+        let key = (named.digest().clone(), Some(named.size()));
+        let foreign = is_foreign(named);
+        let known = self.jobs.entry(key).or_insert(foreign);
+        *known &= foreign;
+        Ok(())
+    }
+
+    fn other(&mut self, _: &Descriptor, _: &[u8]) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn not_understood(&mut self, named: &Descriptor, error: Error) -> io::Result<()> {
+        // It was counted when it was read.
+        let damage = Damage::NotUnderstood(reason(&error));
+        let found = Bad::from(damage).of(named.digest().clone(), Some(named.size()));
+        self.found.push(found);
+        Ok(())
+    }
+}

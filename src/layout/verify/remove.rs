@@ -1,0 +1,108 @@
+//! Removes damaged blobs, so that the next pull fetches them.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use oci_spec::image::Digest;
+use tokio_util::sync::CancellationToken;
+
+use super::super::folder::{Folder, Identity};
+use super::super::{OciLayout, alone, blobs, blocking, open_layout};
+use super::check::Checker;
+use super::{Damage, Verified};
+use crate::error::{Error, Result};
+
+impl OciLayout {
+    /// Removes the damaged blobs that [`verify`](Self::verify) has found, so that the next pull of their images
+    /// fetches them. Returns their digests. Until that pull, the layout lacks these blobs.
+    ///
+    /// Removed are files whose bytes are not those of their digest, and files that can't be read to their end.
+    /// A file that has changed since it was verified is left.
+    ///
+    /// No pull may run meanwhile, because it may have decided to reuse a damaged blob. If one is running, also
+    /// through this `OciLayout`, its end is waited for, but not longer than `wait`. A pull that begins
+    /// meanwhile waits.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`], with [`ResourceBusy`](io::ErrorKind::ResourceBusy) as the kind of its source if a pull is
+    /// running; some blobs may have been removed otherwise.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped early, some of the blobs may have been removed.
+    pub async fn remove_damaged(&self, verified: &Verified, wait: Duration) -> Result<Vec<Digest>> {
+        let what = format!("can't remove blobs from {}", self.root().display());
+        let damaged = verified.damaged.iter().filter_map(Candidate::of);
+        let candidates: Vec<Candidate> = damaged.collect();
+        if candidates.is_empty() {
+            return Ok(Vec::new());
+        }
+        let stop = CancellationToken::new();
+        let _stopping = stop.clone().drop_guard();
+        let (path, failed) = (self.root().to_owned(), Error::io(what.clone()));
+        let runtime = tokio::runtime::Handle::current();
+        let select = move || {
+            let root = Arc::new(open_layout(&path)?);
+            let mut checker = Checker::new(Arc::clone(&root), stop, runtime);
+            let candidates = candidates.into_iter();
+            let candidates = candidates.filter(|candidate| candidate.is_damaged(&mut checker));
+            let candidates: Vec<_> = candidates.collect();
+            Ok((root, candidates))
+        };
+        let (root, candidates) = blocking(move || select().map_err(failed)).await?;
+        let lock = alone::take(&root, wait, &what).await?;
+        blocking(move || {
+            let removed = remove(&root, &candidates);
+            drop(lock);
+            removed.map_err(Error::io(what))
+        })
+        .await
+    }
+}
+
+/// A blob that is removed if its file is still the same.
+struct Candidate {
+    digest: Digest,
+    identity: Identity,
+    /// Whether the file has another size than the descriptor that names it.
+    has_other_size: bool,
+}
+
+impl Candidate {
+    fn of(blob: &super::DamagedBlob) -> Option<Self> {
+        if !blob.damage.is_of_the_file() {
+            return None;
+        }
+        Some(Self {
+            digest: blob.digest.clone(),
+            identity: blob.identity.clone()?,
+            has_other_size: matches!(blob.damage, Damage::WrongSize { .. }),
+        })
+    }
+
+    /// Whether the file is damaged. If a file of another size has the right digest, its descriptor is wrong.
+    fn is_damaged(&self, checker: &mut Checker) -> bool {
+        !self.has_other_size || !checker.has_digest(&self.digest)
+    }
+}
+
+fn remove(root: &Folder, candidates: &[Candidate]) -> io::Result<Vec<Digest>> {
+    let mut removed = Vec::new();
+    for Candidate {
+        digest, identity, ..
+    } in candidates
+    {
+        let Some(folder) = blobs::folder_of(root, digest)? else {
+            continue;
+        };
+        let name = digest.digest();
+        if folder.identity_of(name)?.as_ref() == Some(identity) {
+            folder.remove_file(name)?;
+            folder.sync()?;
+            removed.push(digest.clone());
+        }
+    }
+    Ok(removed)
+}
