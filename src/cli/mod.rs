@@ -20,6 +20,7 @@ mod screen;
 mod secret;
 mod signals;
 mod task;
+mod timeline;
 mod verify;
 mod warnings;
 mod writer;

@@ -1,0 +1,57 @@
+//! Joins short neighbours on a lane, so that fewer spans are kept.
+
+use std::time::Duration;
+
+use super::picture::{Outcome, Span, What};
+
+/// Below this, spans are joined first.
+const FIRST_GRAIN: Duration = Duration::from_millis(1);
+
+/// Joins neighbours on a lane that are together shorter than a time, which is doubled until not more than
+/// `most` spans are left, or one on each lane. Returns that time; the next call begins with it.
+pub(super) fn join(spans: &mut Vec<Span>, most: usize, joined_below: Duration) -> Duration {
+    spans.sort_by_key(|span| (span.proxy, span.lane, span.begin));
+    let lanes = spans.chunk_by(on_same_lane).count();
+    let mut grain = joined_below;
+    while spans.len() > most.max(lanes) {
+        grain = grain.saturating_mul(2).max(FIRST_GRAIN);
+        let mut joined: Vec<Span> = Vec::with_capacity(most);
+        for span in spans.drain(..) {
+            match joined.last_mut() {
+                Some(last)
+                    if on_same_lane(last, &span)
+                        && span.end.saturating_sub(last.begin) <= grain =>
+                {
+                    add(last, &span);
+                }
+                _ => joined.push(span),
+            }
+        }
+        *spans = joined;
+    }
+    grain
+}
+
+fn on_same_lane(one: &Span, other: &Span) -> bool {
+    (one.proxy, one.lane) == (other.proxy, other.lane)
+}
+
+fn add(span: &mut Span, next: &Span) {
+    let [(count, failed), (more, more_failed)] = [&*span, next].map(counts);
+    span.what = What::Several {
+        count: count + more,
+        failed: failed + more_failed,
+    };
+    span.end = next.end.max(span.end);
+    span.read = span.read.saturating_add(next.read);
+    span.stalls = Vec::new();
+    span.outcome = Outcome::Done;
+}
+
+/// How many spans this one stands for, and how many of them failed.
+fn counts(span: &Span) -> (usize, usize) {
+    match span.what {
+        What::Several { count, failed } => (count, failed),
+        _ => (1, usize::from(span.has_failed())),
+    }
+}

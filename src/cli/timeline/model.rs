@@ -1,0 +1,474 @@
+//! The model: makes a [`Picture`] of what happens during a pull. Pure: it is told the time.
+//!
+//! The memory is bounded, however large the pull is. Not more than [`MOST_SPANS`] spans are kept: when there
+//! are more, short neighbours on a lane are joined, and what is joined is counted. Proxies from the 257th on
+//! and spans on a lane above the 64th of their proxy are only counted. The totals, the throughput and the
+//! slowest blobs are of everything.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::join::join;
+use super::picture::{LeftOut, Outcome, Phase, Picture, Proxy, Span, Totals, What};
+use super::throughput::Throughput;
+
+/// The highest number of spans that are kept.
+pub(super) const MOST_SPANS: usize = 16_384;
+
+/// The highest number of proxies that have lanes.
+pub(super) const MOST_PROXIES: usize = 256;
+
+/// The highest number of lanes of a proxy.
+pub(super) const MOST_LANES: usize = 64;
+
+/// The highest number of images that are named.
+pub(super) const MOST_NAMES: usize = 100;
+
+/// The number of blobs that are kept as the slowest.
+const SLOWEST: usize = 10;
+
+/// The highest number of failed tries that are kept with their reasons.
+const MOST_FAILURES: usize = 50;
+
+/// The longest text of a reason, in characters.
+const MOST_REASON: usize = 400;
+
+/// A time without bytes, while some are expected, that counts as a stall.
+const STALL: Duration = Duration::from_secs(1);
+
+/// The highest number of stalls of a span. Further ones are joined with the last.
+const MOST_STALLS: usize = 8;
+
+/// A layer of an image.
+#[derive(Debug, Clone)]
+pub(super) struct Layer<'a> {
+    pub(super) image: usize,
+    pub(super) layer: usize,
+    pub(super) digest: &'a str,
+    pub(super) size: u64,
+}
+
+/// A document of an image that a proxy is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Document {
+    Manifest,
+    Config,
+}
+
+/// What identifies a running span. A blob is fetched by one proxy at a time.
+#[derive(Debug, PartialEq, Eq, Hash)]
+enum Key {
+    Blob(Arc<str>),
+    Document(usize, usize, Document),
+}
+
+#[derive(Debug)]
+pub(super) struct Model {
+    /// Counted from 0 at the beginning of the pull.
+    now: Duration,
+    images: HashMap<usize, Arc<str>>,
+    names: Vec<Arc<str>>,
+    proxies: BTreeMap<usize, Track>,
+    running: HashMap<Key, Span>,
+    spans: Vec<Span>,
+    /// The number of failed tries of blobs that have not come yet.
+    failed: HashMap<Arc<str>, u32>,
+    throughput: Throughput,
+    totals: Totals,
+    slowest: Vec<Span>,
+    failures: Vec<Span>,
+    left_out: LeftOut,
+}
+
+/// A proxy that is shown, and which of its lanes are in use.
+#[derive(Debug)]
+struct Track {
+    proxy: Proxy,
+    in_use: Vec<bool>,
+}
+
+impl Model {
+    pub(super) fn new() -> Self {
+        Self {
+            now: Duration::ZERO,
+            images: HashMap::new(),
+            names: Vec::new(),
+            proxies: BTreeMap::new(),
+            running: HashMap::new(),
+            spans: Vec::new(),
+            failed: HashMap::new(),
+            throughput: Throughput::new(),
+            totals: Totals::default(),
+            slowest: Vec::new(),
+            failures: Vec::new(),
+            left_out: LeftOut::default(),
+        }
+    }
+
+    pub(super) fn proxy_started(&mut self, at: Duration, proxy: usize) {
+        self.pass(at);
+        self.track(proxy);
+    }
+
+    /// The spans of the proxy that are running have ended with it.
+    pub(super) fn proxy_ended(&mut self, at: Duration, proxy: usize, reason: Option<&str>) {
+        self.pass(at);
+        let ended = self.running.extract_if(|_, span| span.proxy == proxy);
+        let ended: Vec<(Key, Span)> = ended.collect();
+        for (key, span) in ended {
+            let reason = reason.unwrap_or("its proxy ended").to_owned();
+            let outcome = failed(&reason, None);
+            self.end(&key, span, outcome);
+        }
+        if let Some(track) = self.proxies.get_mut(&proxy) {
+            track.proxy.end = Some(at);
+            track.proxy.reason = reason.map(shortened);
+        }
+    }
+
+    pub(super) fn image_opened(&mut self, at: Duration, image: usize, reference: &str) {
+        self.pass(at);
+        self.totals.images += 1;
+        self.name(image, reference);
+    }
+
+    pub(super) fn image_pulled(&mut self, at: Duration, image: usize) {
+        self.pass(at);
+        self.totals.images_pulled += 1;
+        self.images.remove(&image);
+    }
+
+    pub(super) fn image_failed(&mut self, at: Duration, image: usize, reference: &str, why: &str) {
+        self.pass(at);
+        // An image that could not be opened was not counted.
+        if !self.images.contains_key(&image) {
+            self.totals.images += 1;
+            self.name(image, reference);
+        }
+        self.totals.images_failed += 1;
+        self.images.remove(&image);
+        self.totals.failure.get_or_insert_with(|| shortened(why));
+    }
+
+    pub(super) fn document_requested(
+        &mut self,
+        at: Duration,
+        proxy: usize,
+        (image, reference): (usize, &str),
+        document: Document,
+    ) {
+        self.pass(at);
+        let what = match document {
+            Document::Manifest => What::Manifest,
+            Document::Config => What::Config,
+        };
+        let reference = match self.images.get(&image) {
+            Some(known) => Arc::clone(known),
+            None => self.mention(reference),
+        };
+        let key = Key::Document(proxy, image, document);
+        self.begin(at, key, proxy, reference, what);
+    }
+
+    pub(super) fn document_answered(
+        &mut self,
+        at: Duration,
+        proxy: usize,
+        image: usize,
+        document: Document,
+        error: Option<&str>,
+    ) {
+        self.pass(at);
+        let key = Key::Document(proxy, image, document);
+        if let Some(span) = self.running.remove(&key) {
+            let outcome = error.map_or(Outcome::Done, |error| failed(error, None));
+            self.end(&key, span, outcome);
+        }
+    }
+
+    pub(super) fn blob_requested(&mut self, at: Duration, proxy: usize, layer: &Layer) {
+        self.pass(at);
+        let digest: Arc<str> = layer.digest.into();
+        let what = What::Layer {
+            layer: layer.layer,
+            digest: Arc::clone(&digest),
+            size: layer.size,
+        };
+        let image = self.images.get(&layer.image).cloned();
+        let key = Key::Blob(digest);
+        self.begin(at, key, proxy, image.unwrap_or_default(), what);
+    }
+
+    pub(super) fn blob_answered(&mut self, at: Duration, digest: &str) {
+        self.pass(at);
+        if let Some(span) = self.running.get_mut(&Key::Blob(digest.into())) {
+            span.answered = Some(at);
+            span.last_byte = Some(at);
+        }
+    }
+
+    /// So many bytes of the blob have come in this try.
+    pub(super) fn blob_bytes(&mut self, at: Duration, digest: &str, read: u64) {
+        self.pass(at);
+        if let Some(span) = self.running.get_mut(&Key::Blob(digest.into())) {
+            let bytes = read.saturating_sub(span.read);
+            if bytes > 0 {
+                stalled(span, at);
+                span.last_byte = Some(at);
+                span.read = read;
+                self.throughput.add(at, bytes);
+            }
+        }
+    }
+
+    pub(super) fn blob_verified(&mut self, at: Duration, digest: &str, size: u64) {
+        // Byte counts may have been left out.
+        self.blob_bytes(at, digest, size);
+        self.totals.fetched += 1;
+        self.totals.fetched_bytes = self.totals.fetched_bytes.saturating_add(size);
+        self.failed.remove(digest);
+        let key = Key::Blob(digest.into());
+        if let Some(span) = self.running.remove(&key) {
+            self.end(&key, span, Outcome::Done);
+        }
+    }
+
+    pub(super) fn blob_reused(&mut self, at: Duration) {
+        self.pass(at);
+        self.totals.reused += 1;
+    }
+
+    /// A try failed. `retry_after` is `None` if it was the last one.
+    pub(super) fn blob_failed(
+        &mut self,
+        at: Duration,
+        digest: &str,
+        reason: &str,
+        retry_after: Option<Duration>,
+    ) {
+        self.pass(at);
+        let key = Key::Blob(digest.into());
+        if let Some(span) = self.running.remove(&key) {
+            self.end(&key, span, failed(reason, retry_after));
+        }
+        if retry_after.is_none() {
+            self.failed.remove(digest);
+            self.totals.failure.get_or_insert_with(|| shortened(reason));
+        }
+    }
+
+    /// The pull has ended, with or without success.
+    pub(super) fn finish(mut self, at: Duration) -> Picture {
+        self.pass(at);
+        let running: Vec<(Key, Span)> = self.running.drain().collect();
+        for (key, span) in running {
+            self.end(&key, span, Outcome::Unfinished);
+        }
+        self.totals.duration = self.now;
+        self.spans
+            .sort_by_key(|span| (span.proxy, span.lane, span.begin));
+        Picture {
+            images: self.names,
+            proxies: self
+                .proxies
+                .into_values()
+                .map(|track| track.proxy)
+                .collect(),
+            spans: self.spans,
+            throughput: self.throughput,
+            totals: self.totals,
+            slowest: self.slowest,
+            failures: self.failures,
+            left_out: self.left_out,
+        }
+    }
+
+    fn pass(&mut self, at: Duration) {
+        // Events of several tasks may come a little out of order.
+        self.now = self.now.max(at);
+    }
+
+    fn name(&mut self, image: usize, reference: &str) {
+        let name = self.mention(reference);
+        self.images.insert(image, name);
+    }
+
+    /// The name of an image, which is also among those in the title.
+    fn mention(&mut self, reference: &str) -> Arc<str> {
+        if let Some(known) = self.names.iter().find(|name| &***name == reference) {
+            return Arc::clone(known);
+        }
+        let name: Arc<str> = reference.into();
+        if self.names.len() < MOST_NAMES {
+            self.names.push(Arc::clone(&name));
+        }
+        name
+    }
+
+    /// The track of a proxy, which is made if there is none. `None` if there are too many.
+    fn track(&mut self, proxy: usize) -> Option<&mut Track> {
+        if !self.proxies.contains_key(&proxy) {
+            if self.proxies.len() >= MOST_PROXIES {
+                // Proxies are numbered as they are started, so a proxy that is left out is counted once.
+                self.left_out.proxies = self.left_out.proxies.max(proxy + 1 - MOST_PROXIES);
+                self.totals.proxies = self.totals.proxies.max(proxy + 1);
+                return None;
+            }
+            self.totals.proxies += 1;
+            let track = Track {
+                proxy: Proxy {
+                    number: proxy,
+                    begin: self.now,
+                    asked: None,
+                    end: None,
+                    reason: None,
+                    lanes: 0,
+                },
+                in_use: Vec::new(),
+            };
+            self.proxies.insert(proxy, track);
+        }
+        self.proxies.get_mut(&proxy)
+    }
+
+    fn begin(&mut self, at: Duration, key: Key, proxy: usize, image: Arc<str>, what: What) {
+        // The blob failed at another proxy, and no event said so.
+        if let Some(span) = self.running.remove(&key) {
+            self.end(&key, span, failed("it is asked for elsewhere", None));
+        }
+        let lane = self.track(proxy).and_then(|track| {
+            track.proxy.asked.get_or_insert(at);
+            track.take_lane()
+        });
+        let failed_before = match &key {
+            Key::Blob(digest) => self.failed.get(digest).copied().unwrap_or(0),
+            Key::Document(..) => 0,
+        };
+        let span = Span {
+            proxy,
+            lane,
+            image,
+            what,
+            begin: at,
+            answered: None,
+            last_byte: None,
+            end: at,
+            stalls: Vec::new(),
+            read: 0,
+            failed_before,
+            outcome: Outcome::Unfinished,
+        };
+        self.running.insert(key, span);
+        self.totals.most_at_once = self.totals.most_at_once.max(self.running.len());
+    }
+
+    fn end(&mut self, key: &Key, mut span: Span, outcome: Outcome) {
+        span.end = self.now.max(span.begin);
+        if outcome != Outcome::Done && span.answered.is_some() {
+            let end = span.end;
+            stalled(&mut span, end);
+        }
+        span.outcome = outcome;
+        if let Some(track) = self.proxies.get_mut(&span.proxy)
+            && let Some(in_use) = span.lane.and_then(|lane| track.in_use.get_mut(lane))
+        {
+            *in_use = false;
+        }
+        self.count_phases(&span);
+        if span.has_failed() {
+            self.totals.failed_tries += 1;
+            if let Key::Blob(digest) = key {
+                *self.failed.entry(Arc::clone(digest)).or_default() += 1;
+            }
+            if self.failures.len() < MOST_FAILURES {
+                self.failures.push(span.clone());
+            }
+        }
+        if matches!(span.what, What::Layer { .. }) {
+            self.compare_with_slowest(&span);
+        }
+        if span.lane.is_none() {
+            self.left_out.spans += 1;
+            return;
+        }
+        self.spans.push(span);
+        if self.spans.len() > MOST_SPANS {
+            self.left_out.joined_below =
+                join(&mut self.spans, MOST_SPANS / 2, self.left_out.joined_below);
+        }
+    }
+
+    fn count_phases(&mut self, span: &Span) {
+        for (phase, begin, end) in span.phases() {
+            let sum = match phase {
+                Phase::Wait => &mut self.totals.wait,
+                Phase::Receive => &mut self.totals.receive,
+                Phase::Stall => &mut self.totals.stall,
+                Phase::Store => &mut self.totals.store,
+                Phase::Document | Phase::Several => continue,
+            };
+            *sum = sum.saturating_add(end.saturating_sub(begin));
+        }
+    }
+
+    fn compare_with_slowest(&mut self, span: &Span) {
+        let place = self
+            .slowest
+            .partition_point(|slower| slower.took() >= span.took());
+        if place < SLOWEST {
+            self.slowest.insert(place, span.clone());
+            self.slowest.truncate(SLOWEST);
+        }
+    }
+}
+
+impl Track {
+    /// Takes the lowest lane that is free. `None` if there are too many.
+    fn take_lane(&mut self) -> Option<usize> {
+        let free = self.in_use.iter().position(|in_use| !in_use);
+        let lane = match free {
+            Some(lane) => lane,
+            None if self.in_use.len() < MOST_LANES => {
+                self.in_use.push(false);
+                self.in_use.len() - 1
+            }
+            None => return None,
+        };
+        self.in_use[lane] = true;
+        self.proxy.lanes = self.in_use.len();
+        Some(lane)
+    }
+}
+
+/// Notes that bytes were expected and none came until this time, if that was long enough.
+fn stalled(span: &mut Span, until: Duration) {
+    let Some(since) = span.last_byte else {
+        return;
+    };
+    if until.saturating_sub(since) < STALL {
+        return;
+    }
+    let is_full = span.stalls.len() >= MOST_STALLS;
+    match span.stalls.last_mut() {
+        Some(last) if is_full => last.1 = until,
+        _ => span.stalls.push((since, until)),
+    }
+}
+
+fn failed(reason: &str, retry_after: Option<Duration>) -> Outcome {
+    Outcome::Failed {
+        reason: shortened(reason),
+        retry_after,
+    }
+}
+
+fn shortened(text: &str) -> String {
+    match text.char_indices().nth(MOST_REASON) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests;
