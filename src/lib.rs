@@ -81,10 +81,10 @@ pub use error::{BlobError, ChildExit, ConfigError, Error, Result, Violation};
 #[cfg(feature = "decompress")]
 pub use fetch::UncompressedReader;
 pub use fetch::{
-    BlobRef, BlockingReader, DEFAULT_PROXIES_PER_HOST, DEFAULT_WORKERS, Discard, Event, EventKind,
-    EventStream, Events, FetchOptions, Fetcher, Image, ImageContent, ImageRequest, Index,
-    IndexContent, Layer, LayerReader, LayerStream, Platforms, Proxies, PullMany, Pulled,
-    PulledImages, RetryPolicy, Sink, SourceDocument,
+    BlobRef, BlockingReader, DEFAULT_PROXIES_PER_HOST, DEFAULT_WORKERS, Discard, DocumentKind,
+    Event, EventKind, EventStream, Events, FetchOptions, Fetcher, Image, ImageContent,
+    ImageRequest, Index, IndexContent, Layer, LayerReader, LayerStream, Platforms, Proxies,
+    PullMany, Pulled, PulledImages, RetryPolicy, Sink, SourceDocument,
 };
 pub use layout::{Damage, DamagedBlob, OciLayout, Verified, VerifyOptions};
 pub use oci_spec;

@@ -9,6 +9,8 @@ use serde::{Serialize, Serializer};
 use tokio::sync::mpsc;
 
 use super::Layer;
+use super::engine::chain;
+use crate::error::Error;
 
 /// Something that happened during a fetch.
 ///
@@ -50,6 +52,17 @@ impl BlobRef {
             size: layer.descriptor.size(),
         }
     }
+}
+
+/// The documents of an image that a proxy is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum DocumentKind {
+    /// The manifest, which the proxy fetches when it opens the image.
+    Manifest,
+    /// The config.
+    Config,
 }
 
 /// The kinds of [`Event`].
@@ -100,12 +113,46 @@ pub enum EventKind {
         /// The reason why the proxy ended. `None` if it was no longer needed.
         reason: Option<String>,
     },
+    /// A proxy is asked to open an image, or for its config. Each proxy opens an image for itself.
+    #[non_exhaustive]
+    DocumentRequested {
+        /// The number of the image, zero-based.
+        image: usize,
+        /// The reference by which the image was asked for.
+        reference: String,
+        /// The document.
+        document: DocumentKind,
+        /// The number of the proxy.
+        proxy: usize,
+    },
+    /// A proxy has opened an image or fetched its config, or has failed to. Unless the proxy ends first,
+    /// each [`DocumentRequested`](Self::DocumentRequested) is followed by such an event.
+    #[non_exhaustive]
+    DocumentAnswered {
+        /// The number of the image.
+        image: usize,
+        /// The document.
+        document: DocumentKind,
+        /// The number of the proxy.
+        proxy: usize,
+        /// The reason of the failure, if it failed.
+        error: Option<String>,
+    },
     /// The sink already has this blob.
     #[non_exhaustive]
     BlobReused {
         /// The blob.
         #[serde(flatten)]
         blob: BlobRef,
+    },
+    /// A proxy is asked for a blob. If it does not fail, [`BlobOpened`](Self::BlobOpened) follows.
+    #[non_exhaustive]
+    BlobRequested {
+        /// The blob.
+        #[serde(flatten)]
+        blob: BlobRef,
+        /// The number of the proxy.
+        proxy: usize,
     },
     /// A proxy has begun to send a blob.
     #[non_exhaustive]
@@ -198,8 +245,8 @@ const COUNTS: usize = 4096;
 
 /// The sending side of the events of one pull. The events go into an [`EventStream`], or nowhere.
 ///
-/// A reader that is slow, or does not read at all, does not hold up the pull. Events wait in memory until they
-/// are read, about 500 bytes each: about four for each blob, one for each retry, and at most 4,096 byte counts
+/// A reader that is slow, or reads nothing, does not hold up the pull. Events wait in memory until they are
+/// read, about 500 bytes each: about five for each blob, two for each document, one or two for each retry, and at most 4,096 byte counts
 /// ([`EventKind::BlobBytes`]). Further byte counts are left out. Nothing is kept once the stream is dropped.
 ///
 /// The events end when the call that fetches the layers ends. They end earlier with the first call of the
@@ -277,6 +324,30 @@ impl Events {
     pub(super) fn send(&self, kind: impl FnOnce() -> EventKind) {
         if let Some(target) = &self.0 {
             target.send(kind());
+        }
+    }
+
+    /// Sends that a proxy is asked for a document, and returns what sends the answer.
+    pub(super) fn document(
+        &self,
+        (image, reference): (usize, &str),
+        document: DocumentKind,
+        proxy: usize,
+    ) -> impl FnOnce(Option<&Error>) {
+        self.send(|| EventKind::DocumentRequested {
+            image,
+            reference: reference.to_owned(),
+            document,
+            proxy,
+        });
+        let events = self.clone();
+        move |error| {
+            events.send(|| EventKind::DocumentAnswered {
+                image,
+                document,
+                proxy,
+                error: error.map(chain),
+            });
         }
     }
 

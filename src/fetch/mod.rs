@@ -37,7 +37,7 @@ pub use self::decompress::UncompressedReader;
 #[cfg(feature = "decompress")]
 pub(crate) use self::decompress::{Counted, check_diff_id};
 pub use self::each::BlockingReader;
-pub use self::event::{BlobRef, Event, EventKind, EventStream, Events};
+pub use self::event::{BlobRef, DocumentKind, Event, EventKind, EventStream, Events};
 pub use self::fetcher::Fetcher;
 pub use self::image::Image;
 pub use self::index::{Index, IndexContent};

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use super::content::{ImageContent, fetch_manifest};
-use super::event::{EventKind, Events};
+use super::event::{DocumentKind, EventKind, Events};
 use super::handler::{Handler, Job};
 use super::image::SameImage;
 use super::rate::Limit;
@@ -51,10 +51,15 @@ pub(super) enum What {
     Open {
         reference: Arc<str>,
         known: Option<Arc<SameImage>>,
+        /// The number of the image in the events.
+        number: usize,
+        events: Events,
     },
     /// Fetch the config of an image, and make the image's content of it.
     Config {
         image: Arc<SameImage>,
+        /// The number of the image in the events.
+        number: usize,
         opened: Arc<OpenedImage>,
         purpose: Arc<Purpose>,
     },
@@ -276,15 +281,21 @@ impl Workers {
     async fn worker(self: Arc<Self>, work: Work, slot: OwnedSemaphorePermit) -> Result<()> {
         let Work { task, what } = work;
         match what {
-            What::Open { reference, known } => {
+            What::Open {
+                reference,
+                known,
+                number,
+                events,
+            } => {
                 let span =
                     tracing::debug_span!("open", image = %reference, proxy = self.unit.number.0);
-                self.open(task, &reference, known, slot)
+                self.open(task, (number, &reference), known, &events, slot)
                     .instrument(span)
                     .await
             }
             What::Config {
                 image,
+                number,
                 opened,
                 purpose,
             } => {
@@ -293,7 +304,7 @@ impl Workers {
                     image = image.reference,
                     proxy = self.unit.number.0
                 );
-                self.config(task, &image, &opened, &purpose, slot)
+                self.config(task, (number, &image), &opened, &purpose, slot)
                     .instrument(span)
                     .await
             }
@@ -319,15 +330,20 @@ impl Workers {
     async fn open(
         &self,
         task: Task,
-        reference: &Arc<str>,
+        (number, reference): (usize, &Arc<str>),
         known: Option<Arc<SameImage>>,
+        events: &Events,
         slot: OwnedSemaphorePermit,
     ) -> Result<()> {
         let Task::Open(image) = task else {
             return Ok(());
         };
         let began = Instant::now();
-        match self.open_image(reference, known).await {
+        let named = (number, &**reference);
+        let answered = events.document(named, DocumentKind::Manifest, self.unit.number.0);
+        let result = self.open_image(reference, known).await;
+        answered(result.as_ref().err());
+        match result {
             Ok((opened, known, took)) => {
                 drop(slot);
                 let unit = self.unit.number;
@@ -371,7 +387,7 @@ impl Workers {
     async fn config(
         &self,
         task: Task,
-        image: &SameImage,
+        (number, image): (usize, &SameImage),
         opened: &OpenedImage,
         purpose: &Purpose,
         slot: OwnedSemaphorePermit,
@@ -380,7 +396,11 @@ impl Workers {
             return Ok(());
         };
         let began = Instant::now();
+        let named = (number, &*image.reference);
+        let proxy = self.unit.number.0;
+        let answered = purpose.events.document(named, DocumentKind::Config, proxy);
         let content = purpose.handler.content(&self.proxy, opened, image).await;
+        answered(content.as_ref().err());
         match content {
             Ok(content) => {
                 drop(slot);
@@ -526,6 +546,10 @@ impl Workers {
     ) -> Option<Asked> {
         let unit = self.unit.number;
         let began = Instant::now();
+        purpose.events.send(|| EventKind::BlobRequested {
+            blob: job.name(),
+            proxy: unit.0,
+        });
         let (proxy, descriptor) = (self.proxy.clone(), job.layer.descriptor.clone());
         let mut asking = Box::pin(async move { proxy.get_descriptor(&opened, &descriptor).await });
         let patience = self.proxy.options().stall_limit();

@@ -11,7 +11,7 @@ use crate::harness::{
     Outcome, Served, complete, config, discard, faults, impatient, options, proxies, pull, random,
 };
 use longshore::oci_spec::image::Descriptor;
-use longshore::{Discard, EventKind, Events, Fetcher, OciLayout};
+use longshore::{Discard, DocumentKind, EventKind, Events, Fetcher, OciLayout};
 use serde_json::Value;
 use test_registry::server::{Options, Registry};
 use test_support::leaks::run;
@@ -23,6 +23,7 @@ use tokio::process::Command;
 #[derive(Debug, Default)]
 struct Blob {
     queued: usize,
+    requested: usize,
     opened: usize,
     verified: usize,
     reused: usize,
@@ -36,6 +37,9 @@ fn blobs(outcome: &Outcome) -> BTreeMap<usize, Blob> {
     for event in &outcome.events {
         match &event.kind {
             EventKind::BlobQueued { blob, .. } => blobs.entry(blob.layer).or_default().queued += 1,
+            EventKind::BlobRequested { blob, .. } => {
+                blobs.get_mut(&blob.layer).unwrap().requested += 1;
+            }
             EventKind::BlobOpened { blob, .. } => blobs.get_mut(&blob.layer).unwrap().opened += 1,
             EventKind::BlobVerified { blob, .. } => {
                 blobs.get_mut(&blob.layer).unwrap().verified += 1;
@@ -61,14 +65,18 @@ fn a_pull_is_told_from_its_beginning_to_its_end() {
             let served = Served::new(5, 50_000);
             let outcome = pull(config(protocol), proxies(2), &served.reference()).await;
             let pulled = outcome.right(&served);
-            let mut but_starts = outcome
-                .events
-                .iter()
-                .filter(|event| !matches!(event.kind, EventKind::ProxyStarted { .. }));
-            let before_image =
-                but_starts.find(|event| !matches!(event.kind, EventKind::ProxyReady { .. }));
+            let is_of_proxies = |kind: &EventKind| {
+                matches!(
+                    kind,
+                    EventKind::ProxyStarted { .. }
+                        | EventKind::ProxyReady { .. }
+                        | EventKind::DocumentRequested { .. }
+                        | EventKind::DocumentAnswered { .. }
+                )
+            };
+            let mut kinds = outcome.events.iter().map(|event| &event.kind);
             assert!(matches!(
-                &before_image.unwrap().kind,
+                kinds.find(|kind| !is_of_proxies(kind)).unwrap(),
                 EventKind::ImageOpened { image: 0, layers: 5, digest, .. }
                     if *digest == served.image.manifest_digest.to_string()
             ));
@@ -77,8 +85,8 @@ fn a_pull_is_told_from_its_beginning_to_its_end() {
             for (layer, blob) in &blobs {
                 let size = served.image.layers[*layer].size();
                 assert_eq!(
-                    (blob.queued, blob.opened, blob.verified),
-                    (1, 1, 1),
+                    (blob.queued, blob.requested, blob.opened, blob.verified),
+                    (1, 1, 1, 1),
                     "{blob:?}"
                 );
                 assert_eq!(
@@ -151,8 +159,8 @@ fn a_blob_that_is_cut_is_told_as_retried() {
             assert_eq!(outcome.right(&served).retries, 2, "{protocol}");
             let blob = &blobs(&outcome)[&1];
             assert_eq!(
-                (blob.opened, blob.verified, blob.retried),
-                (3, 1, 2),
+                (blob.requested, blob.opened, blob.verified, blob.retried),
+                (3, 3, 1, 2),
                 "{protocol}"
             );
             let tries = outcome.events.iter().filter_map(|event| match &event.kind {
@@ -216,6 +224,33 @@ fn images_pulled_together_share_their_blobs_and_a_layout() {
                     assert_eq!(registry.blob_gets(layer.digest()), 1, "{protocol}");
                 }
             }
+        });
+    }
+}
+
+/// How many documents were asked for, and how often the answer was an error: manifests, then configs.
+fn documents(outcome: &Outcome) -> [(usize, usize, usize); 2] {
+    let of = |wanted: DocumentKind| {
+        let requested = |kind: &EventKind| matches!(kind, EventKind::DocumentRequested { document, .. } if *document == wanted);
+        let answered = |kind: &EventKind, is_error: bool| matches!(kind, EventKind::DocumentAnswered { document, error, .. } if *document == wanted && error.is_some() == is_error);
+        (
+            outcome.count(requested),
+            outcome.count(|kind| answered(kind, false)),
+            outcome.count(|kind| answered(kind, true)),
+        )
+    };
+    [of(DocumentKind::Manifest), of(DocumentKind::Config)]
+}
+
+#[test]
+#[ignore = "needs skopeo"]
+fn the_documents_that_a_proxy_is_asked_for_are_told_with_their_failures() {
+    for protocol in SKOPEOS {
+        run(async {
+            let served = Served::new(3, 10_000).faults(&["config:status=500*1"]);
+            let outcome = pull(config(protocol), proxies(1), &served.reference()).await;
+            outcome.right(&served);
+            assert_eq!(documents(&outcome), [(1, 1, 0), (2, 1, 1)], "{protocol}");
         });
     }
 }

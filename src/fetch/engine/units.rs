@@ -95,10 +95,13 @@ impl Engine {
                 What::Open {
                     reference: Arc::clone(&entry.reference),
                     known: entry.known.clone(),
+                    number: entry.number,
+                    events: self.events.clone(),
                 }
             }
             Task::Config(image) => What::Config {
                 image: self.images.get(&image)?.known.clone()?,
+                number: self.images.get(&image)?.number,
                 opened: opened(&image)?,
                 purpose: self.purpose.clone()?,
             },
