@@ -158,7 +158,7 @@ pub enum Error {
     #[error("the {what} can't be understood")]
     #[non_exhaustive]
     Decode {
-        /// `"manifest"`, `"image config"` or `"layer info"`.
+        /// `"manifest"`, `"image config"`, `"layer info"` or `"list of tags"`.
         what: &'static str,
         /// The error of the parser.
         source: Arc<serde_json::Error>,
@@ -169,7 +169,7 @@ pub enum Error {
     #[error("the {what} has more than {limit} bytes")]
     #[non_exhaustive]
     DocumentTooLarge {
-        /// `"manifest"`, `"index"`, `"image config"` or `"layer info"`.
+        /// `"manifest"`, `"index"`, `"image config"`, `"layer info"` or `"list of tags"`.
         what: &'static str,
         /// The limit, in bytes.
         limit: u64,

@@ -182,6 +182,12 @@ pub(crate) fn source_of(reference: &str) -> &str {
     repository(reference).unwrap_or(reference)
 }
 
+/// Whether the reference is `docker://REPOSITORY`, without a tag and a digest.
+pub(crate) fn is_repository(reference: &str) -> bool {
+    let name = reference.strip_prefix("docker://");
+    name.is_some_and(|name| !name.is_empty()) && repository(reference) == Some(reference)
+}
+
 /// The part `docker://REPOSITORY` of a reference to an image at a registry. `None` for other transports.
 fn repository(reference: &str) -> Option<&str> {
     let name = reference.strip_prefix("docker://")?;
@@ -267,6 +273,22 @@ mod tests {
         }
         assert_eq!(digest_of(&format!("oci:a@{digest}")), None);
         assert_eq!(digest_of("docker://a/b@sha256:../x"), None);
+    }
+
+    #[test]
+    fn a_repository_has_neither_tag_nor_digest() {
+        for (text, expected) in [
+            ("docker://a.b/c", true),
+            ("docker://a.b:5000/c/d", true),
+            ("docker://debian", true),
+            ("docker://a.b/c:tag", false),
+            ("docker://debian:12", false),
+            ("docker://a.b/c@sha256:x", false),
+            ("docker://", false),
+            ("oci:dir", false),
+        ] {
+            assert_eq!(is_repository(text), expected, "{text}");
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod format;
 mod hint;
 mod inspect;
 mod list;
+mod list_tags;
 mod many;
 mod open;
 mod outcome;

@@ -3,11 +3,12 @@
 use longshore::{ImageProxyConfig, Platforms};
 
 use super::args::{
-    BlobArguments, Command, DigestArguments, InspectArguments, PullArguments, VerifyArguments,
+    BlobArguments, Command, DigestArguments, InspectArguments, ListTagsArguments, PullArguments,
+    VerifyArguments,
 };
 use super::failure::Failure;
 use super::hint::Login;
-use super::{blob, digest, inspect, pull, verify};
+use super::{blob, digest, inspect, list_tags, pull, verify};
 
 /// A command whose list, credentials and other files have been read.
 #[derive(Debug)]
@@ -17,6 +18,7 @@ pub(super) enum Task {
     Digest(DigestArguments, ImageProxyConfig),
     Blob(BlobArguments, ImageProxyConfig),
     Verify(VerifyArguments),
+    ListTags(ListTagsArguments, ImageProxyConfig),
 }
 
 impl Task {
@@ -54,6 +56,12 @@ impl Task {
                 arguments.check()?;
                 Ok(Self::Verify(arguments))
             }
+            Command::ListTags(arguments) => {
+                let config = arguments
+                    .source
+                    .config(&[&arguments.repository], verbose > 1)?;
+                Ok(Self::ListTags(arguments, config))
+            }
         }
     }
 
@@ -68,6 +76,8 @@ impl Task {
             Self::Digest(arguments, config) => (vec![&*arguments.image], config),
             Self::Blob(arguments, config) => (vec![&*arguments.image], config),
             Self::Verify(_) => return false,
+            // It opens no image, so it checks no signatures.
+            Self::ListTags(..) => return false,
         };
         images.iter().any(is_archive) || config.may_ask_gpg()
     }
@@ -79,6 +89,7 @@ impl Task {
             | Self::Inspect(InspectArguments { proxy, .. }, _)
             | Self::Digest(DigestArguments { proxy, .. }, _)
             | Self::Blob(BlobArguments { proxy, .. }, _) => proxy.source.login(),
+            Self::ListTags(ListTagsArguments { source, .. }, _) => source.login(),
             Self::Verify(_) => Login::FromFiles,
         }
     }
@@ -93,6 +104,7 @@ impl Task {
             Self::Digest(arguments, config) => Box::pin(digest::run(arguments, config)).await,
             Self::Blob(arguments, config) => Box::pin(blob::run(arguments, config)).await,
             Self::Verify(arguments) => verify::run(arguments).await,
+            Self::ListTags(arguments, config) => Box::pin(list_tags::run(arguments, config)).await,
         }
     }
 }

@@ -253,9 +253,19 @@ impl Template {
 
     /// Makes a launch of `skopeo inspect --raw`, which prints a manifest or index unchanged.
     pub(crate) fn launch_inspect(&self, reference: &str) -> Launch {
+        self.launch_once(&["inspect", "--raw"], reference)
+    }
+
+    /// Makes a launch of `skopeo list-tags`, which prints the tags of a repository as JSON.
+    pub(crate) fn launch_list_tags(&self, repository: &str) -> Launch {
+        self.launch_once(&["list-tags"], repository)
+    }
+
+    /// Makes a launch of a subcommand that looks at one thing, with the same options and files as the proxy.
+    fn launch_once(&self, subcommand: &[&str], of: &str) -> Launch {
         let mut command = same_command(&self.base);
-        command.args(&self.global).args(["inspect", "--raw"]);
-        command.args(&self.registry).arg(reference);
+        command.args(&self.global).args(subcommand);
+        command.args(&self.registry).arg(of);
         self.launch_command(command)
     }
 
@@ -489,6 +499,19 @@ mod tests {
         for (config, expected) in table {
             assert_eq!(arguments(config), expected);
         }
+    }
+
+    #[test]
+    fn a_list_of_tags_is_asked_for_with_the_options_of_the_proxy() {
+        let config = ImageProxyConfig::default()
+            .registries_conf("/r")
+            .authfile("/a")
+            .certificate_directory("/c");
+        let template = config.into_template().expect("fine");
+        let launch = template.launch_list_tags("docker://a/b");
+        let arguments: Vec<_> = launch.command.get_args().collect();
+        let expected = "--registries-conf /r list-tags --authfile /a --cert-dir /c docker://a/b";
+        assert_eq!(arguments, expected.split(' ').collect::<Vec<_>>());
     }
 
     #[test]

@@ -112,23 +112,44 @@ impl Starter {
 
     /// The manifest or index that this reference names, unchanged. `skopeo inspect` fetches it.
     pub(super) async fn inspect(&self, reference: &str) -> Result<Vec<u8>> {
-        let From::Config { template, .. } = &self.from else {
-            let reason = "what is at its source can't be read over proxies that were given";
-            return Err(Error::image(reason));
-        };
-        let patience = self.connection.call_limit();
+        let template = self.template()?;
         let launch = template.launch_inspect(reference);
-        let inspected = output(
-            launch,
-            patience,
-            ("skopeo inspect", "index"),
-            self.connection.max_document_bytes,
-        )
-        .await;
-        if inspected.is_ok() {
+        let what = ("skopeo inspect", "index");
+        let limit = self.connection.max_document_bytes;
+        self.output(launch, reference, what, limit).await
+    }
+
+    /// The JSON with the tags of a repository, of at most `limit` bytes. `skopeo list-tags` fetches it.
+    pub(super) async fn list_tags(&self, repository: &str, limit: u64) -> Result<Vec<u8>> {
+        let template = self.template()?;
+        let launch = template.launch_list_tags(repository);
+        let what = ("skopeo list-tags", "list of tags");
+        self.output(launch, repository, what, limit).await
+    }
+
+    fn template(&self) -> Result<&Template> {
+        match &self.from {
+            From::Config { template, .. } => Ok(template),
+            From::Given { .. } => {
+                let reason = "what is at its source can't be read over proxies that were given";
+                Err(Error::image(reason))
+            }
+        }
+    }
+
+    async fn output(
+        &self,
+        launch: Launch,
+        reference: &str,
+        what: (&'static str, &'static str),
+        limit: u64,
+    ) -> Result<Vec<u8>> {
+        let patience = self.connection.call_limit();
+        let printed = output(launch, patience, what, limit).await;
+        if printed.is_ok() {
             self.proved(reference);
         }
-        inspected
+        printed
     }
 
     /// Starts one more proxy for images that another proxy has opened already. It exits soon after it is no

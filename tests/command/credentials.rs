@@ -243,6 +243,49 @@ fn with_many_proxies_none_of_them_shows_it_nor_do_events_and_report() {
 
 #[test]
 #[ignore = "needs skopeo"]
+fn a_list_of_tags_comes_with_a_password_that_is_seen_nowhere() {
+    let (registry, image) = locked_registry();
+    let repository = image.strip_suffix(":v1").unwrap();
+    for skopeo in skopeos() {
+        for way in Way::ALL {
+            let scratch = Scratch::new();
+            let list = scratch
+                .longshore()
+                .args(["list-tags", "--tls-verify=false"]);
+            let list = list.args(["--skopeo", skopeo.path.to_str().unwrap(), repository]);
+            let list = list.arg("-v").env("RUST_LOG", "trace");
+            registry.pause();
+            let mut running = way.give(list, &scratch, &registry).start();
+            let ours = running.pid();
+            running.gate("skopeo asks for the tags", |running| {
+                let asks = |process: &Process| process.cmdline.contains("list-tags");
+                let mut children = running.processes();
+                children.retain(|process| process.pid != ours);
+                children.iter().any(asks)
+            });
+            for process in running.processes() {
+                if process.pid != ours {
+                    assert_process_hides_all(&process, "a child");
+                }
+            }
+            assert_files_hide_all(running.folder());
+            registry.go_on();
+            let run = running.end().succeeded();
+            assert_eq!(run.stdout, "v1\n");
+            assert_hidden(&run.stderr, "stderr");
+        }
+        let scratch = Scratch::new();
+        let list = scratch
+            .longshore()
+            .args(["list-tags", "--tls-verify=false"]);
+        let list = list.args(["--skopeo", skopeo.path.to_str().unwrap(), repository]);
+        let said = list.run().failed(1);
+        assert!(said.contains("give credentials: --authfile"), "{said}");
+    }
+}
+
+#[test]
+#[ignore = "needs skopeo"]
 fn an_identity_token_opens_the_registry_and_is_seen_nowhere() {
     let served = Served::with(Options {
         auth: Auth {

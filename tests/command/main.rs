@@ -22,6 +22,7 @@ mod inspect;
 mod kills;
 mod layout;
 mod layout_hostile;
+mod list_tags;
 mod lists;
 mod odd_documents;
 mod platforms;

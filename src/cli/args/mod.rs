@@ -9,6 +9,7 @@ mod blob;
 mod destination;
 mod digest;
 mod inspect;
+mod list_tags;
 mod other_tools;
 mod proxy;
 mod pull;
@@ -22,6 +23,7 @@ pub(super) use self::blob::{BlobArguments, Output};
 pub(super) use self::destination::Destination;
 pub(super) use self::digest::DigestArguments;
 pub(super) use self::inspect::{InspectArguments, Shown};
+pub(super) use self::list_tags::ListTagsArguments;
 pub(super) use self::pull::PullArguments;
 pub(super) use self::reference::image_reference;
 pub(super) use self::verify::VerifyArguments;
@@ -57,6 +59,8 @@ pub(super) enum Command {
     Blob(BlobArguments),
     /// Compare the blobs of an OCI image layout with their digests
     Verify(VerifyArguments),
+    /// List the tags of a repository
+    ListTags(ListTagsArguments),
 }
 
 #[cfg(test)]

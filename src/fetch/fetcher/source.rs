@@ -1,10 +1,14 @@
-//! What a reference names at its source, without opening an image.
+//! What is at a source, without opening an image.
+
+use serde::Deserialize;
 
 use super::super::SourceDocument;
 use super::super::attempts::retrying;
 use super::super::index::inspect;
 use super::Fetcher;
-use crate::error::Result;
+use crate::error::{ConfigError, Error, Result};
+use crate::reference::is_repository;
+use crate::words::printable;
 
 impl Fetcher {
     /// Fetches the manifest or the index that a reference names, byte for byte. Of an index, no image is chosen.
@@ -24,9 +28,9 @@ impl Fetcher {
     ///
     /// # Errors
     ///
-    /// [`Error::Refused`](crate::Error::Refused), after the tries that the [`RetryPolicy`](crate::RetryPolicy) allows;
-    /// [`Error::Blob`](crate::Error::Blob) if it was asked for by a digest that it does not have;
-    /// [`Error::DocumentTooLarge`](crate::Error::DocumentTooLarge); [`Error::Image`](crate::Error::Image) if this fetcher
+    /// [`Error::Refused`], after the tries that the [`RetryPolicy`](crate::RetryPolicy) allows;
+    /// [`Error::Blob`] if it was asked for by a digest that it does not have;
+    /// [`Error::DocumentTooLarge`]; [`Error::Image`] if this fetcher
     /// is [over](Self::over) given proxies.
     ///
     /// # Cancel safety
@@ -36,5 +40,47 @@ impl Fetcher {
         let fetch = || inspect(&self.starter, reference);
         let raw = retrying(&self.options.retry, reference, fetch).await?;
         Ok(SourceDocument::new(reference, raw))
+    }
+
+    /// Lists the tags of a repository, such as `docker://quay.io/fedora/fedora`, in the order in which the registry has them.
+    ///
+    /// ```no_run
+    /// # async fn example(fetcher: longshore::Fetcher) -> longshore::Result<()> {
+    /// for tag in fetcher.list_tags("docker://quay.io/fedora/fedora").await? {
+    ///     println!("{tag}");
+    /// }
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Config`] if the reference is not a `docker://` one, or has a tag or a digest; [`Error::Refused`], after the
+    /// tries that the [`RetryPolicy`](crate::RetryPolicy) allows; [`Error::DocumentTooLarge`] if the list is larger than
+    /// [`max_documents_bytes`](crate::FetchOptions::max_documents_bytes); [`Error::Image`] if this fetcher is
+    /// [over](Self::over) given proxies.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped early, whatever was started is ended.
+    pub async fn list_tags(&self, repository: &str) -> Result<Vec<String>> {
+        #[derive(Deserialize)]
+        struct Listed {
+            #[serde(rename = "Tags")]
+            tags: Option<Vec<String>>,
+        }
+        if !is_repository(repository) {
+            let repository = printable(repository);
+            return Err(Error::from(ConfigError::Invalid {
+                option: "repository",
+                reason: format!("{repository} is not docker://HOST/NAME without a tag or a digest"),
+            }));
+        }
+        let limit = self.options.max_documents_bytes;
+        let fetch = || self.starter.list_tags(repository, limit);
+        let printed = retrying(&self.options.retry, repository, fetch).await?;
+        let listed: Listed =
+            serde_json::from_slice(&printed).map_err(Error::decode("list of tags"))?;
+        let tags = listed.tags.into_iter().flatten();
+        Ok(tags.map(|tag| printable(&tag)).collect())
     }
 }

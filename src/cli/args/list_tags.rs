@@ -1,0 +1,32 @@
+//! The arguments of `longshore list-tags`.
+
+use clap::Args;
+
+use super::proxy::SourceArguments;
+use super::reference::transport_of;
+
+#[derive(Debug, Args)]
+pub(crate) struct ListTagsArguments {
+    /// The repository: docker://HOST/NAME
+    #[arg(value_parser = repository)]
+    pub(crate) repository: String,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) source: SourceArguments,
+}
+
+/// Checks only that the repository is at a registry. The library looks for a tag.
+fn repository(text: &str) -> Result<String, String> {
+    match (text.strip_prefix("docker://"), transport_of(text)) {
+        (Some(name), _) if !name.is_empty() => Ok(text.to_owned()),
+        (Some(_), _) => Err("a repository is docker://HOST/NAME".into()),
+        (None, Some(transport)) if transport != "docker" => {
+            Err("only a registry lists tags: docker://HOST/NAME".into())
+        }
+        (None, _) => Err(format!(
+            "a repository is docker://HOST/NAME; did you mean docker://{text}?"
+        )),
+    }
+}
