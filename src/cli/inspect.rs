@@ -1,7 +1,6 @@
 //! The command `longshore inspect`.
 
 mod image;
-mod page;
 mod platforms;
 
 use longshore::{FetchOptions, ImageProxyConfig};

@@ -3,12 +3,12 @@
 use longshore::{ImageProxyConfig, Platforms};
 
 use super::args::{
-    BlobArguments, Command, DigestArguments, InspectArguments, ListTagsArguments, PullArguments,
-    VerifyArguments,
+    BlobArguments, Command, DigestArguments, DoctorArguments, InspectArguments, ListTagsArguments,
+    PullArguments, VerifyArguments,
 };
 use super::failure::Failure;
 use super::hint::Login;
-use super::{blob, digest, inspect, list_tags, pull, verify};
+use super::{blob, digest, doctor, inspect, list_tags, pull, verify};
 
 /// A command whose list, credentials and other files have been read.
 #[derive(Debug)]
@@ -19,6 +19,7 @@ pub(super) enum Task {
     Blob(BlobArguments, ImageProxyConfig),
     Verify(VerifyArguments),
     ListTags(ListTagsArguments, ImageProxyConfig),
+    Doctor(DoctorArguments, ImageProxyConfig),
 }
 
 impl Task {
@@ -62,6 +63,12 @@ impl Task {
                     .config(&[&arguments.repository], verbose > 1)?;
                 Ok(Self::ListTags(arguments, config))
             }
+            Command::Doctor(arguments) => {
+                arguments.check()?;
+                let (images, platform) = (arguments.images(), arguments.platform.as_ref());
+                let config = arguments.proxy.config(&images, platform, verbose > 1)?;
+                Ok(Self::Doctor(arguments, config))
+            }
         }
     }
 
@@ -76,6 +83,7 @@ impl Task {
             Self::Digest(arguments, config) => (vec![&*arguments.image], config),
             Self::Blob(arguments, config) => (vec![&*arguments.image], config),
             Self::Verify(_) => return false,
+            Self::Doctor(arguments, config) => (arguments.images(), config),
             // It opens no image, so it checks no signatures.
             Self::ListTags(..) => return false,
         };
@@ -89,6 +97,7 @@ impl Task {
             | Self::Inspect(InspectArguments { proxy, .. }, _)
             | Self::Digest(DigestArguments { proxy, .. }, _)
             | Self::Blob(BlobArguments { proxy, .. }, _) => proxy.source.login(),
+            Self::Doctor(DoctorArguments { proxy, .. }, _) => proxy.source.login(),
             Self::ListTags(ListTagsArguments { source, .. }, _) => source.login(),
             Self::Verify(_) => Login::FromFiles,
         }
@@ -105,6 +114,7 @@ impl Task {
             Self::Blob(arguments, config) => Box::pin(blob::run(arguments, config)).await,
             Self::Verify(arguments) => verify::run(arguments).await,
             Self::ListTags(arguments, config) => Box::pin(list_tags::run(arguments, config)).await,
+            Self::Doctor(arguments, config) => Box::pin(doctor::run(arguments, config)).await,
         }
     }
 }

@@ -12,6 +12,19 @@ const AUTH_FILES: &str = "containers-auth.json";
 
 const SYSTEM: &str = "/etc/containers/registries.conf";
 
+impl ImageProxyConfig {
+    /// Returns the paths of the registries.conf files that skopeo reads, in this order (containers-registries.conf(5)). Only
+    /// files that exist are returned.
+    ///
+    /// Blocks: it looks for the files.
+    #[must_use]
+    pub fn registries_files(&self) -> Vec<PathBuf> {
+        let mut files = files(self);
+        files.retain(|path| path.exists());
+        files
+    }
+}
+
 /// Returns an error if skopeo asks only credential helpers, and ignores auth files. `option` is the name of the option
 /// with the credentials.
 ///
@@ -200,6 +213,8 @@ mod tests {
             check(&config, "credentials")
         };
         check("").expect("nothing is said");
+        let config = ImageProxyConfig::default().registries_conf(path.clone());
+        assert_eq!(config.registries_files().first(), Some(&path));
         check("credential-helpers = []").expect("the default");
         check("credential-helpers = [\"a\", \"containers-auth.json\"]")
             .expect("they are looked at");

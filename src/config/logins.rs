@@ -8,6 +8,20 @@ use zeroize::Zeroizing;
 
 use super::{ImageProxyConfig, helpers, launch};
 
+impl ImageProxyConfig {
+    /// Returns the paths of the auth files in which skopeo looks for credentials, in this order (containers-auth.json(5)).
+    /// A path may name no file. The list is empty if the configuration has credentials of its own or none are used.
+    #[must_use]
+    pub fn auth_files(&self) -> Vec<PathBuf> {
+        let given = self.auth_data.is_some() || self.credentials.is_some();
+        match &self.authfile {
+            _ if given || self.auth_anonymous => Vec::new(),
+            Some(named) => vec![named.clone()],
+            None => default_files(),
+        }
+    }
+}
+
 /// The places where the skopeo of a configuration looks for credentials.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Logins {
@@ -117,7 +131,10 @@ mod tests {
                 "{text}"
             );
         }
+        let named = ImageProxyConfig::default().authfile(path.clone());
+        assert_eq!(named.auth_files(), [path]);
         let anonymous = ImageProxyConfig::default().auth_anonymous(true);
+        assert!(anonymous.auth_files().is_empty());
         assert!(!Logins::of(&anonymous).may_have("a.b:5"));
         let wrapper = std::process::Command::new("podman");
         let wrapper = ImageProxyConfig::default().skopeo_cmd(wrapper);

@@ -35,6 +35,17 @@ impl ImageProxyConfig {
         self.policy_in_force().restricts_images()
     }
 
+    /// Returns the path of the signature policy that skopeo reads: [`policy`](Self#structfield.policy), or else the user's
+    /// or the system's. `None` if there is no such file, and with
+    /// [`insecure_policy`](Self#structfield.insecure_policy). A skopeo that checks policies opens no image without one.
+    ///
+    /// Blocks: it looks for the files.
+    #[must_use]
+    pub fn policy_file(&self) -> Option<PathBuf> {
+        let path = self.policy_in_force().path()?;
+        path.exists().then_some(path)
+    }
+
     pub(crate) fn policy_in_force(&self) -> Policy {
         Policy {
             demanded: self.policy.is_some() || self.require_policy,
@@ -63,20 +74,29 @@ impl Policy {
         self.may(restricts)
     }
 
-    /// Whether the policy has this property. `true` if the policy can't be read.
-    fn may(&self, does: impl Fn(&str) -> bool) -> bool {
+    /// The path of the policy, where there may be no file. `None` if no policy is read.
+    fn path(&self) -> Option<PathBuf> {
         if self.insecure {
-            return false;
+            return None;
+        }
+        if let Some(named) = &self.named {
+            return Some(named.clone());
         }
         let home = std::env::home_dir().map(|home| home.join(".config/containers/policy.json"));
-        let found = match (&self.named, home) {
-            (Some(named), _) => Found::at(named),
-            (None, Some(home)) => match Found::at(&home) {
-                Found::Nothing => Found::at(SYSTEM.as_ref()),
-                found => found,
-            },
-            (None, None) => Found::at(SYSTEM.as_ref()),
+        // One that can't be reached is not missing.
+        let is_there = |path: &PathBuf| {
+            let found = fs::metadata(path);
+            !found.is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
         };
+        Some(home.filter(is_there).unwrap_or_else(|| SYSTEM.into()))
+    }
+
+    /// Whether the policy has this property. `true` if the policy can't be read.
+    fn may(&self, does: impl Fn(&str) -> bool) -> bool {
+        let Some(path) = self.path() else {
+            return false;
+        };
+        let found = Found::at(&path);
         match found {
             Found::Nothing => false,
             Found::Unreadable => true,
@@ -140,6 +160,8 @@ mod tests {
             ImageProxyConfig::default().policy(path.clone())
         };
         let keys = r#"{"default": [{"type": "signedBy", "keyType": "GPGKeys"}]}"#;
+        assert_eq!(policy(keys).policy_file().as_ref(), Some(&path));
+        assert_eq!(policy(keys).insecure_policy(true).policy_file(), None);
         assert!(policy(keys).may_ask_gpg());
         assert!(policy(keys).restricts_images());
         assert!(!policy(keys).insecure_policy(true).may_ask_gpg());
@@ -148,6 +170,7 @@ mod tests {
         fs::remove_file(&path).expect("it is there");
         let gone = ImageProxyConfig::default().policy(path.clone());
         assert!(!gone.may_ask_gpg() && !gone.restricts_images());
+        assert_eq!(gone.policy_file(), None);
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod blob;
 mod credentials;
 mod destinations;
 mod digest;
+mod doctor;
 mod durability;
 mod examples;
 mod failures;

@@ -8,6 +8,7 @@
 mod blob;
 mod destination;
 mod digest;
+mod doctor;
 mod inspect;
 mod list_tags;
 mod other_tools;
@@ -22,6 +23,7 @@ use clap::{ArgAction, Parser, Subcommand};
 pub(super) use self::blob::{BlobArguments, Output};
 pub(super) use self::destination::Destination;
 pub(super) use self::digest::DigestArguments;
+pub(super) use self::doctor::DoctorArguments;
 pub(super) use self::inspect::{InspectArguments, Shown};
 pub(super) use self::list_tags::ListTagsArguments;
 pub(super) use self::pull::PullArguments;
@@ -61,6 +63,8 @@ pub(super) enum Command {
     Verify(VerifyArguments),
     /// List the tags of a repository
     ListTags(ListTagsArguments),
+    /// Say whether pulls can work here, and what is missing
+    Doctor(DoctorArguments),
 }
 
 #[cfg(test)]

@@ -113,6 +113,11 @@ impl ProxyArguments {
 }
 
 impl SourceArguments {
+    /// Whether credentials for one registry are given.
+    pub(super) fn names_credentials(&self) -> bool {
+        self.creds.is_some() || self.creds_file.is_some() || self.registry_token_file.is_some()
+    }
+
     /// Reads the files that are needed, and makes the configuration. Blocks.
     pub(crate) fn config(
         &self,

@@ -64,8 +64,7 @@ impl Destination {
         let naming = tokio::task::spawn_blocking(move || self.name());
         Ok(naming
             .await
-            .map_err(io::Error::other)
-            .and_then(|named| named))
+            .unwrap_or_else(|error| Err(io::Error::other(error))))
     }
 
     /// Makes the bytes durable, and gives them their name.

@@ -4,9 +4,9 @@ use longshore::ImageContent;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::page::{Page, fit};
 use crate::cli::failure::Failure;
 use crate::cli::format::{bytes, json_line, short, short_type};
+use crate::cli::page::{Page, fit};
 
 /// The object that `--json` prints.
 #[derive(Debug, Serialize)]

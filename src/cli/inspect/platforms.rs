@@ -6,9 +6,9 @@ use longshore::SourceDocument;
 use longshore::oci_spec::image::Descriptor;
 use serde::Serialize;
 
-use super::page::{Page, fit};
 use crate::cli::failure::Failure;
 use crate::cli::format::{bytes, json_line, short};
+use crate::cli::page::{Page, fit};
 
 /// The annotation by which buildkit marks a manifest that describes another one.
 const REFERENCE_TYPE: &str = "vnd.docker.reference.type";

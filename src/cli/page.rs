@@ -10,16 +10,16 @@ const NAMES: usize = 9;
 
 /// Lines of a name and a value, and tables.
 #[derive(Debug, Default)]
-pub(super) struct Page(String);
+pub(crate) struct Page(String);
 
 impl Page {
     /// Adds a value that people copy, which is never broken.
-    pub(super) fn name(&mut self, name: &str, value: &str) {
+    pub(crate) fn name(&mut self, name: &str, value: &str) {
         self.line(&format!("{name:<8} {}", printable(value)));
     }
 
     /// Adds a value, on as many lines as it needs.
-    pub(super) fn text(&mut self, name: &str, value: &str) {
+    pub(crate) fn text(&mut self, name: &str, value: &str) {
         let value = printable(value);
         for (number, part) in wrapped(&value, COLUMNS - NAMES).into_iter().enumerate() {
             let name = if number == 0 { name } else { "" };
@@ -28,18 +28,18 @@ impl Page {
     }
 
     /// Adds a line as it is.
-    pub(super) fn line(&mut self, line: &str) {
+    pub(crate) fn line(&mut self, line: &str) {
         self.0.push_str(line.trim_end());
         self.0.push('\n');
     }
 
-    pub(super) fn into_text(self) -> String {
+    pub(crate) fn into_text(self) -> String {
         self.0
     }
 }
 
 /// Appends text from outside to a row, as much of it as fits.
-pub(super) fn fit(row: &str, text: &str) -> String {
+pub(crate) fn fit(row: &str, text: &str) -> String {
     let text = printable(text);
     let width = COLUMNS.saturating_sub(row.chars().count());
     if end_of(&text, width) == text.len() {

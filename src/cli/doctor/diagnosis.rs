@@ -1,0 +1,173 @@
+//! What follows from what was found. Pure.
+
+use longshore::{Error, printable};
+use serde::Serialize;
+
+use super::examined::Settings;
+use super::machine::{Limits, Machine};
+use super::skopeo::Skopeo;
+use crate::cli::failure::Failure;
+use crate::cli::hint::{Login, hint};
+
+/// The open files that a pull needs to use all of its workers.
+const ENOUGH_FILES: u64 = 512;
+
+/// The object that `--json` prints.
+#[derive(Debug, Serialize)]
+pub(super) struct Report {
+    /// Whether pulls can work.
+    ok: bool,
+    longshore: &'static str,
+    pub(super) skopeo: Skopeo,
+    #[serde(flatten)]
+    pub(super) settings: Settings,
+    #[serde(flatten)]
+    pub(super) machine: Machine,
+    /// Whether a policy is checked.
+    pub(super) policy_checked: bool,
+    /// Why pulls can't work.
+    pub(super) problems: Vec<Problem>,
+    /// What pulls can do without.
+    pub(super) notes: Vec<Problem>,
+}
+
+/// Something that is wrong, and what to do about it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(super) struct Problem {
+    pub(super) what: String,
+    pub(super) advice: Option<String>,
+}
+
+impl Problem {
+    fn new(what: impl Into<String>, advice: &str) -> Self {
+        Self {
+            what: what.into(),
+            advice: Some(advice.to_owned()),
+        }
+    }
+
+    /// The problem that an error is.
+    pub(super) fn of(action: &str, error: &Error, login: Login) -> Self {
+        let reason = Failure::from(error.clone()).to_string();
+        Self {
+            what: format!("can't {}: {reason}", printable(action)),
+            advice: hint(error, login).map(str::to_owned),
+        }
+    }
+}
+
+impl Report {
+    pub(super) fn new(settings: Settings, machine: Machine, mut skopeo: Skopeo) -> Self {
+        let checks_policy = skopeo.proxy.as_ref().map(|proxy| proxy.checks_policy);
+        let problems = [
+            skopeo.failed.take(),
+            policy_problem(&settings, checks_policy),
+        ];
+        let notes = [
+            skopeo.without_version.take(),
+            unchecked_policy(&settings, checks_policy),
+            few_files(&machine.limits),
+        ];
+        let problems: Vec<Problem> = problems.into_iter().flatten().collect();
+        Self {
+            ok: problems.is_empty(),
+            longshore: env!("CARGO_PKG_VERSION"),
+            policy_checked: checks_policy == Some(true) && !settings.policy.is_off,
+            skopeo,
+            settings,
+            machine,
+            problems,
+            notes: notes.into_iter().flatten().collect(),
+        }
+    }
+}
+
+/// A skopeo that checks policies opens no image without one.
+fn policy_problem(settings: &Settings, checks_policy: Option<bool>) -> Option<Problem> {
+    let is_missing = settings.policy.file.is_none() && !settings.policy.is_off;
+    (is_missing && checks_policy == Some(true)).then(|| {
+        Problem::new(
+            "there is no signature policy, and skopeo opens no image without one",
+            "install containers-common, or write /etc/containers/policy.json (see containers-policy.json(5)); \
+             --policy FILE names another one, and --insecure-policy does without",
+        )
+    })
+}
+
+fn unchecked_policy(settings: &Settings, checks_policy: Option<bool>) -> Option<Problem> {
+    (settings.policy.restricts_images && checks_policy == Some(false)).then(|| {
+        Problem::new(
+            "this skopeo does not check the signature policy, so every image is accepted",
+            "use skopeo 1.13 or later, or --require-policy to have this refused",
+        )
+    })
+}
+
+fn few_files(limits: &Limits) -> Option<Problem> {
+    let files = limits.open_files.filter(|files| *files < ENOUGH_FILES)?;
+    Some(Problem::new(
+        format!("this process may open only {files} files, so pulls use fewer proxies and workers"),
+        "raise the limit: ulimit -n 1024",
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::doctor::examined::Policy;
+
+    fn settings(file: Option<&str>, restricts_images: bool, is_off: bool) -> Settings {
+        Settings {
+            policy: Policy {
+                file: file.map(str::to_owned),
+                restricts_images,
+                is_off,
+            },
+            registries_conf: Vec::new(),
+            auth_files: Vec::new(),
+            credentials_given: false,
+        }
+    }
+
+    #[test]
+    fn a_missing_policy_is_a_problem_where_one_is_needed() {
+        let table = [
+            (None, false, Some(true), true),
+            (None, false, Some(false), false),
+            (None, false, None, false),
+            (None, true, Some(true), false),
+            (Some("/p"), false, Some(true), false),
+        ];
+        for (file, is_off, checks, expected) in table {
+            let found = policy_problem(&settings(file, false, is_off), checks);
+            assert_eq!(found.is_some(), expected, "{file:?} {is_off} {checks:?}");
+        }
+    }
+
+    #[test]
+    fn a_policy_that_is_not_checked_is_noted_if_it_says_something() {
+        for (restricts, checks, expected) in [
+            (true, Some(false), true),
+            (true, Some(true), false),
+            (false, Some(false), false),
+            (true, None, false),
+        ] {
+            let found = unchecked_policy(&settings(Some("/p"), restricts, false), checks);
+            assert_eq!(found.is_some(), expected, "{restricts} {checks:?}");
+        }
+    }
+
+    #[test]
+    fn few_open_files_are_noted() {
+        for (open_files, expected) in [(Some(64), true), (Some(1024), false), (None, false)] {
+            let limits = Limits {
+                open_files,
+                open_files_hard: None,
+                pipe_max_size: None,
+                pipe_user_pages_soft: None,
+                pipe_user_pages_hard: None,
+            };
+            assert_eq!(few_files(&limits).is_some(), expected, "{open_files:?}");
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! The files that skopeo reads, by their paths. What is in auth files is not looked at.
+
+use std::path::{Path, PathBuf};
+
+use longshore::ImageProxyConfig;
+use serde::Serialize;
+
+/// The settings of a configuration.
+#[derive(Debug, Serialize)]
+pub(super) struct Settings {
+    pub(super) policy: Policy,
+    /// The registries.conf files, in the order in which skopeo reads them.
+    pub(super) registries_conf: Vec<String>,
+    /// The auth files, in the order in which skopeo reads them.
+    pub(super) auth_files: Vec<AuthFile>,
+    /// Whether credentials were given by an option, so that no auth file is looked at.
+    pub(super) credentials_given: bool,
+}
+
+/// The signature policy.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct Policy {
+    /// The file that applies. `None` if there is none.
+    pub(super) file: Option<String>,
+    /// Whether the policy may refuse images.
+    pub(super) restricts_images: bool,
+    /// Whether an option says that images are accepted whatever the policy says.
+    pub(super) is_off: bool,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct AuthFile {
+    pub(super) path: String,
+    pub(super) exists: bool,
+}
+
+impl Settings {
+    /// Looks for the files. Blocks.
+    pub(super) fn of(config: &ImageProxyConfig) -> Self {
+        let auth_file = |path: &PathBuf| AuthFile {
+            path: shown(path),
+            exists: path.exists(),
+        };
+        Self {
+            policy: Policy {
+                file: config.policy_file().as_deref().map(shown),
+                restricts_images: config.restricts_images(),
+                is_off: config.insecure_policy,
+            },
+            registries_conf: config
+                .registries_files()
+                .iter()
+                .map(|path| shown(path))
+                .collect(),
+            auth_files: config.auth_files().iter().map(auth_file).collect(),
+            credentials_given: config.credentials.is_some(),
+        }
+    }
+}
+
+/// A path as text: JSON has no other.
+pub(super) fn shown(path: &Path) -> String {
+    path.display().to_string()
+}

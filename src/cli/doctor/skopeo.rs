@@ -1,0 +1,210 @@
+//! The skopeo that was found, and what its proxy can do. With an image, the time that each call takes.
+
+use std::env;
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use longshore::{Error, ImageProxy, ImageProxyConfig};
+use nix::unistd::{AccessFlags, access};
+use serde::Serialize;
+use tokio::io::AsyncReadExt;
+
+use super::diagnosis::Problem;
+use super::examined::shown;
+use crate::cli::hint::Login;
+use crate::cli::within;
+
+#[derive(Debug, Serialize)]
+pub(super) struct Skopeo {
+    /// The program that is run.
+    pub(super) program: String,
+    /// Where it was found. `None` if it was not.
+    pub(super) path: Option<String>,
+    /// The version that it prints. `None` if it prints none.
+    pub(super) version: Option<String>,
+    /// What its proxy can do. `None` if no proxy could be started.
+    pub(super) proxy: Option<Abilities>,
+    /// The calls that opened the image, if one was named.
+    pub(super) image: Option<Opened>,
+    /// Why it could not be used.
+    #[serde(skip)]
+    pub(super) failed: Option<Problem>,
+    /// Why its version is not known.
+    #[serde(skip)]
+    pub(super) without_version: Option<Problem>,
+}
+
+/// What a proxy can do.
+#[derive(Debug, Clone, Serialize)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is an ability of its own"
+)]
+pub(super) struct Abilities {
+    /// The version of the protocol that it speaks.
+    pub(super) protocol: String,
+    /// Whether it checks the signature policy.
+    pub(super) checks_policy: bool,
+    /// Whether it reports the errors of a blob at once, and ends the transfer of one that is given up.
+    pub(super) raw_blobs: bool,
+    /// Whether it lists the layers of `containers-storage:` images.
+    pub(super) layer_info: bool,
+    /// Whether it tells a missing image from other errors.
+    pub(super) optional_images: bool,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct Opened {
+    pub(super) reference: String,
+    /// The digest of the image's manifest. `None` if the image could not be opened.
+    pub(super) digest: Option<String>,
+    pub(super) calls: Vec<Timed>,
+}
+
+/// A call, and how long it took.
+#[derive(Debug, Serialize)]
+pub(super) struct Timed {
+    pub(super) call: &'static str,
+    pub(super) ms: u64,
+}
+
+/// Runs skopeo, and opens the image, if there is one.
+pub(super) async fn examine(
+    config: ImageProxyConfig,
+    image: Option<&str>,
+    deadline: Option<Duration>,
+    login: Login,
+) -> Skopeo {
+    let program = config.skopeo_path.clone();
+    let program = program.unwrap_or_else(|| "skopeo".into());
+    let mut skopeo = Skopeo {
+        path: find(&program).as_deref().map(shown),
+        program: shown(&program),
+        version: None,
+        proxy: None,
+        image: image.map(|image| Opened {
+            reference: image.to_owned(),
+            digest: None,
+            calls: Vec::new(),
+        }),
+        failed: None,
+        without_version: None,
+    };
+    match config.skopeo_version().await {
+        Ok(version) => skopeo.version = Some(version.to_string()),
+        Err(error) => {
+            let problem = Some(Problem::of("find the version of skopeo", &error, login));
+            if matches!(error, Error::Spawn { .. }) {
+                skopeo.failed = problem;
+                return skopeo;
+            }
+            skopeo.without_version = problem;
+        }
+    }
+    let using = within(deadline, skopeo.use_proxy(config));
+    if let Err(error) = Box::pin(using).await {
+        let what = match (&skopeo.proxy, image) {
+            (Some(_), Some(image)) => format!("open {image}"),
+            _ => "start a proxy".to_owned(),
+        };
+        skopeo.failed = Some(Problem::of(&what, &error, login));
+    }
+    skopeo
+}
+
+impl Skopeo {
+    async fn use_proxy(&mut self, config: ImageProxyConfig) -> longshore::Result<()> {
+        let mut calls = Calls::default();
+        let started = calls.time("start", ImageProxy::new_with_config(config));
+        let proxy = started.await?;
+        self.proxy = Some(Abilities {
+            protocol: proxy.protocol_version().to_string(),
+            checks_policy: proxy.checks_policy(),
+            raw_blobs: proxy.supports_get_raw_blob(),
+            layer_info: proxy.supports_get_layer_info(),
+            optional_images: proxy.supports_open_image_optional(),
+        });
+        let opened = match &mut self.image {
+            Some(image) => image.open(&proxy, &mut calls).await,
+            None => Ok(()),
+        };
+        let ended = calls.time("end", proxy.finalize()).await;
+        if let Some(image) = &mut self.image {
+            image.calls = calls.0;
+        }
+        opened.and(ended)
+    }
+}
+
+impl Opened {
+    /// Opens the image, reads its documents, and waits for the first byte of its first layer.
+    async fn open(&mut self, proxy: &ImageProxy, calls: &mut Calls) -> longshore::Result<()> {
+        let image = calls
+            .time("open", proxy.open_image(&self.reference))
+            .await?;
+        let manifest = calls.time("manifest", proxy.fetch_manifest(&image)).await;
+        let (digest, manifest) = manifest?;
+        self.digest = Some(digest.to_string());
+        calls.time("config", proxy.fetch_config_raw(&image)).await?;
+        if let Some(layer) = manifest.layers().first()
+            && !is_elsewhere(&self.reference)
+        {
+            let first_byte = async {
+                let mut blob = proxy.get_descriptor(&image, layer).await?;
+                blob.read(&mut [0]).await.map_err(Error::handler)
+            };
+            calls.time("first byte of a layer", first_byte).await?;
+        }
+        calls.time("close", proxy.close_image(image)).await
+    }
+}
+
+/// Whether the layers of this image are not those of its manifest.
+fn is_elsewhere(reference: &str) -> bool {
+    reference.starts_with("containers-storage:")
+}
+
+#[derive(Debug, Default)]
+struct Calls(Vec<Timed>);
+
+impl Calls {
+    async fn time<T>(&mut self, call: &'static str, work: impl Future<Output = T>) -> T {
+        let started = Instant::now();
+        let done = work.await;
+        let ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.0.push(Timed { call, ms });
+        done
+    }
+}
+
+/// The file of a program: itself if it is a path, or else the first one of this name in the `PATH`.
+fn find(program: &Path) -> Option<PathBuf> {
+    find_in(program, &env::var_os("PATH")?)
+}
+
+fn find_in(program: &Path, folders: &OsStr) -> Option<PathBuf> {
+    let runs = |path: &PathBuf| path.is_file() && access(path, AccessFlags::X_OK).is_ok();
+    if program.as_os_str().to_string_lossy().contains('/') {
+        return Some(program.to_owned()).filter(runs);
+    }
+    env::split_paths(folders)
+        .map(|folder| folder.join(program))
+        .find(runs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_is_found_as_the_system_finds_it() {
+        let folders = "/nowhere:/bin:/usr/bin".as_ref();
+        let found = |program: &str| find_in(program.as_ref(), folders);
+        assert_eq!(found("sh"), Some("/bin/sh".into()));
+        assert_eq!(found("/bin/sh"), Some("/bin/sh".into()));
+        assert_eq!(found("no-such-program"), None);
+        assert_eq!(found("/etc/passwd"), None, "it is no program");
+        assert_eq!(found("/"), None);
+    }
+}
