@@ -28,6 +28,9 @@
 //! | read layers decompressed | [`Fetcher::for_each_layer_uncompressed`](Fetcher#method.for_each_layer_uncompressed) |
 //! | read layers with `std::io::Read` | [`Fetcher::for_each_layer_blocking`] |
 //! | read layers one after another, in their order | [`Fetcher::layers`] |
+//! | read one blob by its digest | [`Fetcher::for_blob`] |
+//! | see an index, or any manifest, byte for byte | [`Fetcher::fetch_source`] |
+//! | list the tags of a repository | [`Fetcher::list_tags`] |
 //! | fetch over proxies that another program has started | [`Fetcher::over`] |
 //! | show the progress of a pull | [`Events`] |
 //! | talk to one proxy, call by call | [`ImageProxy`] |

@@ -31,6 +31,10 @@ fn read_blocking(_: Layer, mut reader: BlockingReader) -> std::io::Result<u64> {
     std::io::copy(&mut reader, &mut std::io::sink())
 }
 
+fn a_layer() -> Layer {
+    unreachable!("it is compiled, not run")
+}
+
 /// All public futures of the engine. This function is never run; it only has to compile.
 #[expect(dead_code, reason = "it is compiled, not run")]
 fn futures_of_the_engine(
@@ -51,6 +55,14 @@ fn futures_of_the_engine(
     send(fetcher.open_all(&["docker://a/b".to_owned()]));
     send(fetcher.open_index("docker://a/b"));
     send(fetcher.content(image));
+    send(fetcher.fetch_source("docker://a/b"));
+    send(fetcher.list_tags("docker://a/b"));
+    send(fetcher.source_manifest(image));
+    send(fetcher.source_config(image));
+    send(fetcher.for_blob(image, image.digest(), |reader| read_all(a_layer(), reader)));
+    send(fetcher.for_blob_blocking(image, image.digest(), |reader| {
+        read_blocking(a_layer(), reader)
+    }));
     send(fetcher.layers(image, 2));
     send(fetcher.pull(image, layout.clone()));
     send(fetcher.pull_all(std::slice::from_ref(image), sink.clone()));

@@ -5,6 +5,7 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use longshore::oci_spec::image::Descriptor;
 use longshore::{Error, ImageProxy, ImageProxyConfig};
 use nix::unistd::{AccessFlags, access};
 use serde::Serialize;
@@ -147,7 +148,9 @@ impl Opened {
         let (digest, manifest) = manifest?;
         self.digest = Some(digest.to_string());
         calls.time("config", proxy.fetch_config_raw(&image)).await?;
-        if let Some(layer) = manifest.layers().first()
+        // A foreign layer is not at the source.
+        let is_there = |layer: &&Descriptor| layer.urls().iter().flatten().next().is_none();
+        if let Some(layer) = manifest.layers().iter().find(is_there)
             && !is_elsewhere(&self.reference)
         {
             let first_byte = async {
