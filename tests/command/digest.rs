@@ -50,7 +50,7 @@ fn the_digest_is_that_of_the_index_or_of_the_platforms_manifest() {
 }
 
 #[test]
-#[ignore = "needs skopeo and crane"]
+#[ignore = "needs skopeo, crane"]
 fn crane_prints_the_same_digest() {
     let served = Served::start();
     let images = [small_image(5), small_image(6).platform("linux", "arm64")];
