@@ -247,7 +247,7 @@ fn a_list_of_tags_comes_with_a_password_that_is_seen_nowhere() {
     let (registry, image) = locked_registry();
     let repository = image.strip_suffix(":v1").unwrap();
     for skopeo in skopeos() {
-        for way in Way::ALL {
+        for way in [Way::Stdin, Way::AuthFile] {
             let scratch = Scratch::new();
             let list = scratch
                 .longshore()
