@@ -19,9 +19,10 @@ use zeroize::Zeroizing;
 use crate::drain::bounded;
 use crate::error::{ConfigError, Error, Result};
 
-/// The lowest descriptor number that is passed to the child besides stdin, stdout and stderr. It is above
-/// theirs even if this process runs with some of them closed.
-const FIRST_PASSED_FD: i32 = 10;
+/// The lowest descriptor numbers that are passed to the child besides stdin, stdout and stderr. The first one leaves room
+/// for descriptors that a command of the caller passes to skopeo itself. The second one is for a process that may not have
+/// so many, and is above stderr even if this process runs with the first three closed.
+const FIRST_PASSED_FDS: [i32; 2] = [100, 10];
 
 /// The maximum size of an auth file that is read from a file or a pipe, in bytes.
 const MAX_AUTH_BYTES: usize = 1024 * 1024;
@@ -212,5 +213,6 @@ pub(super) fn sealed(bytes: &[u8]) -> io::Result<OwnedFd> {
         | SealFlag::F_SEAL_GROW
         | SealFlag::F_SEAL_WRITE;
     fcntl(&file, FcntlArg::F_ADD_SEALS(seals))?;
-    crate::sys::duplicate_above(&file, FIRST_PASSED_FD)
+    let [high, low] = FIRST_PASSED_FDS;
+    crate::sys::duplicate_above(&file, high).or_else(|_| crate::sys::duplicate_above(&file, low))
 }

@@ -4,6 +4,7 @@
 //! stays open in the child, and in the programs that the child starts.
 
 mod auth;
+mod command;
 mod helpers;
 mod launch;
 mod logins;

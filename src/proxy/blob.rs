@@ -5,6 +5,7 @@ mod split;
 mod stream;
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -168,6 +169,20 @@ impl RawBlob {
     #[must_use]
     pub fn announced(&self) -> Option<u64> {
         self.0.get_ref().announced()
+    }
+
+    /// Takes the blob apart into the pipe of its bytes, for whoever reads a descriptor, and a future of how it ended.
+    ///
+    /// The pipe is in blocking mode. Call this before anything is read: bytes that were read are in the pipe no more. The
+    /// future fails if the proxy reports an error, or has exited. It ends when the proxy has written everything into
+    /// the pipe, or the pipe is closed, so read the pipe meanwhile. Neither the stall timeout nor the lowest rate applies: this library sees no
+    /// byte of the blob.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] if the pipe can't be put into blocking mode.
+    pub fn into_pipe(self) -> Result<(OwnedFd, impl Future<Output = Result<()>> + Send + use<>)> {
+        self.0.into_inner().into_pipe()
     }
 }
 

@@ -1,5 +1,8 @@
 //! Raw blobs, which nobody checks; and blobs whose proxy goes away.
 
+use std::fs::File;
+use std::io::Read as _;
+
 use longshore::{BlobError, ConnectionOptions, Error};
 use serde_json::json;
 use test_support::leaks::run;
@@ -81,6 +84,49 @@ fn an_error_of_a_raw_blob_is_told_whatever_came() {
                 "{error:?}"
             );
         }
+    });
+}
+
+/// A raw blob that is taken apart: its bytes, and how it ended.
+async fn taken_apart(sent: &[u8], error: Option<&str>) -> (Vec<u8>, longshore::Result<()>) {
+    let mut stage = Stage::new(Framing::Raw).await;
+    let wanted = sha256(b"something else");
+    let (blob, mut ends) = tokio::join!(stage.proxy.get_raw_blob(&stage.image, &wanted), async {
+        stage.peer.call("GetRawBlob").await;
+        stage.peer.grant_raw(-1).await
+    });
+    let (pipe, ended) = blob.unwrap().into_pipe().unwrap();
+    let reading = tokio::task::spawn_blocking(move || {
+        let mut bytes = Vec::new();
+        File::from(pipe).read_to_end(&mut bytes).unwrap();
+        bytes
+    });
+    let sending = async move {
+        ends.data.write_all(sent).await.unwrap();
+        if let Some(error) = error {
+            ends.error.write_all(error.as_bytes()).await.unwrap();
+        }
+    };
+    let (bytes, (), ended) = soon(async { tokio::join!(reading, sending, ended) }).await;
+    stage.end().await;
+    (bytes.unwrap(), ended)
+}
+
+#[test]
+fn a_raw_blob_can_be_read_from_its_pipe_and_says_how_it_ended() {
+    run(async {
+        let content = noise(1 << 20, 1);
+        let (bytes, ended) = taken_apart(&content, None).await;
+        ended.unwrap();
+        assert!(bytes == content);
+        let said = r#"{"code":"other","message":"boom"}"#;
+        let (bytes, ended) = taken_apart(b"content", Some(said)).await;
+        assert_eq!(bytes, b"content");
+        let error = wrong(ended.unwrap_err());
+        assert!(
+            matches!(&error, BlobError::Refused(r) if r.message == "boom"),
+            "{error:?}"
+        );
     });
 }
 

@@ -227,6 +227,38 @@ impl Stream {
         self.check = Check::Here(verifier);
     }
 
+    /// Takes the blob's pipe out, in blocking mode, and returns what the proxy says at its end. No size is checked, and
+    /// nobody knows here how much is read, so the time is not bounded.
+    pub(super) fn into_pipe(
+        self,
+    ) -> Result<(OwnedFd, impl Future<Output = Result<()>> + Send + use<>)> {
+        let Self {
+            source,
+            digest,
+            closed,
+            lease,
+            ..
+        } = self;
+        let data = source.data.into_blocking_fd();
+        let data = data.map_err(Error::io("can't use the blob's pipe"))?;
+        let ends = source.ends;
+        let verdict = async move {
+            let said = match ends {
+                Ends::WithItsPipe { error: Some(error) } => said_in(error).await,
+                Ends::WithItsPipe { error: None } | Ends::ByFinishPipe(_) => Ok(()),
+            };
+            let died = || closed.borrow().clone();
+            let verdict = said.and_then(|()| match died() {
+                Some(error) => Err(BlobError::Connection(Box::new(error))),
+                None => Ok(()),
+            });
+            // Held here, so that the proxy stays until it has said how the blob ended.
+            drop(lease);
+            verdict.map_err(Error::blob(&digest))
+        };
+        Ok((data, verdict))
+    }
+
     /// Whether no more bytes will be read, because all are read or the stream failed.
     pub(super) fn is_drained(&self) -> bool {
         self.size == Some(self.read) || !matches!(self.state, State::Flowing)
@@ -471,18 +503,12 @@ async fn why_it_ended(
     stall_timeout: Option<Duration>,
 ) -> Result<(), BlobError> {
     if let Some(error) = error {
-        let mut said = Vec::new();
-        let mut error = error.take(ERROR_BYTES);
-        let reading = error.read_to_end(&mut said);
+        let said = said_in(error);
         match stall_timeout {
-            None => reading.await.map_err(|e| BlobError::Read(Arc::new(e)))?,
-            Some(after) => timeout(after, reading)
+            None => said.await?,
+            Some(after) => timeout(after, said)
                 .await
-                .map_err(|_| BlobError::Stalled { after, read })?
-                .map_err(|e| BlobError::Read(Arc::new(e)))?,
-        };
-        if !said.is_empty() {
-            return Err(BlobError::Refused(refusal(&said)));
+                .map_err(|_| BlobError::Stalled { after, read })??,
         }
     }
     if expected == Some(read) {
@@ -500,6 +526,18 @@ async fn why_it_ended(
         None => Ok(()),
         Some(size) if read > size => Err(BlobError::TooLong { size }),
         Some(size) => Err(BlobError::Short { read, size }),
+    }
+}
+
+/// Reads an error pipe to its end. `Err` is what the proxy wrote into it.
+async fn said_in(error: Receiver) -> Result<(), BlobError> {
+    let mut said = Vec::new();
+    let read = error.take(ERROR_BYTES).read_to_end(&mut said).await;
+    read.map_err(|e| BlobError::Read(Arc::new(e)))?;
+    if said.is_empty() {
+        Ok(())
+    } else {
+        Err(BlobError::Refused(refusal(&said)))
     }
 }
 

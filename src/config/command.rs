@@ -1,0 +1,63 @@
+//! The command of a configuration, for callers who start the proxy themselves.
+
+use std::process::Command;
+
+use super::ImageProxyConfig;
+use crate::error::{Error, Result};
+use crate::sys;
+
+/// Makes the command that starts the proxy, for callers who start it themselves, and then
+/// [connect](crate::ImageProxy::connect) to it: it needs a `SOCK_SEQPACKET` socket as its stdin.
+///
+/// The command keeps the hooks of [`skopeo_cmd`](ImageProxyConfig#structfield.skopeo_cmd), and the memory files of secrets
+/// open. The process that it starts is killed when the *thread* that started it ends. The
+/// limits of the [`connection`](ImageProxyConfig#structfield.connection) are not a part of it.
+///
+/// Blocks: it reads [`auth_data`](ImageProxyConfig#structfield.auth_data), and may ask skopeo for its version. The error is
+/// an [`Error::Config`], or what kept a file from being read.
+///
+/// ```
+/// use std::process::Command;
+///
+/// use longshore::ImageProxyConfig;
+///
+/// let command = Command::try_from(ImageProxyConfig::default().auth_anonymous(true))?;
+/// let arguments: Vec<_> = command.get_args().collect();
+/// assert_eq!(arguments, ["experimental-image-proxy", "--no-creds"]);
+/// # Ok::<(), longshore::Error>(())
+/// ```
+impl TryFrom<ImageProxyConfig> for Command {
+    type Error = Error;
+
+    fn try_from(config: ImageProxyConfig) -> Result<Self> {
+        let launch = config.into_launch()?;
+        let mut command = launch.command;
+        sys::prepare_child(&mut command, &launch.passed, launch.hide_system_cache);
+        Ok(command)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_child_of_a_command_reads_the_auth_data_that_were_given() {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", "cat \"$3\"", "sh"]);
+        let config = ImageProxyConfig::default()
+            .skopeo_cmd(shell)
+            .auth_data(b"{}".to_vec());
+        let mut command = Command::try_from(config).expect("fine");
+        let output = command.output().expect("a shell");
+        assert_eq!(output.stdout, b"{}", "{output:?}");
+    }
+
+    #[test]
+    fn options_that_exclude_each_other_make_no_command() {
+        let config = ImageProxyConfig::default()
+            .authfile("/a")
+            .auth_anonymous(true);
+        assert!(matches!(Command::try_from(config), Err(Error::Config(_))));
+    }
+}
