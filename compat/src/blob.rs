@@ -1,0 +1,249 @@
+//! A blob in two halves: the reader of its bytes, and the driver, which is a future of the verdict.
+
+use std::fmt;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use futures_core::future::BoxFuture;
+use oci_spec::image::Digest;
+use tokio::io::{AsyncBufRead, AsyncRead, ReadBuf};
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+
+use crate::error::{Error, GetBlobError, Result, chain};
+use longshore::{Blob, BlobError};
+
+/// How many bytes a dropped reader may leave without making the driver fail. These are read and verified in the
+/// background. It is the size of a pipe, into which the proxy of the other crate has written them by then.
+const TAIL_BYTES: u64 = 64 * 1024;
+
+/// The outcome of reading a blob.
+#[derive(Debug)]
+pub(crate) enum Verdict {
+    /// All bytes are read, or can't be: whether they are the right ones.
+    Judged(longshore::Result<()>),
+    /// The reader was dropped after so many bytes, long before the end.
+    Abandoned { read: u64 },
+}
+
+/// The reader of a blob.
+///
+/// Its end says nothing about the bytes. The verdict comes through the channel, also if the reader never asks for the end.
+pub(crate) struct Reader {
+    /// `None` once there is a verdict, or a task finds it.
+    blob: Option<Blob>,
+    /// How many bytes are still to be read.
+    left: u64,
+    size: u64,
+    verdict: Option<oneshot::Sender<Verdict>>,
+    runtime: Handle,
+}
+
+/// Splits a blob of this size. Must be called within a tokio runtime.
+pub(crate) fn split(blob: Blob, size: u64) -> (Reader, oneshot::Receiver<Verdict>) {
+    let (verdict, judged) = oneshot::channel();
+    let mut reader = Reader {
+        blob: Some(blob),
+        left: size,
+        size,
+        verdict: Some(verdict),
+        runtime: Handle::current(),
+    };
+    // Of a blob without bytes, all are read.
+    reader.took(0);
+    (reader, judged)
+}
+
+impl Reader {
+    /// The caller has so many bytes more.
+    fn took(&mut self, bytes: u64) {
+        self.left = self.left.saturating_sub(bytes);
+        if self.left == 0 {
+            self.finish();
+        }
+    }
+
+    /// Reads and verifies what is left, in a task of its own, so that neither half has to be polled for the other to end.
+    fn finish(&mut self) {
+        if let (Some(blob), Some(verdict)) = (self.blob.take(), self.verdict.take()) {
+            self.runtime.spawn(async move {
+                // Whether anybody wants to know does not matter.
+                let _ = verdict.send(Verdict::Judged(blob.finish().await));
+            });
+        }
+    }
+
+    /// The blob failed: the driver tells it, and the reader ends.
+    fn fail(&mut self, error: io::Error) {
+        self.blob = None;
+        let error = error.downcast().unwrap_or_else(longshore::Error::handler);
+        if let Some(verdict) = self.verdict.take() {
+            let _ = verdict.send(Verdict::Judged(Err(error)));
+        }
+    }
+}
+
+impl AsyncRead for Reader {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        out: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        let Some(blob) = &mut this.blob else {
+            return Poll::Ready(Ok(()));
+        };
+        let before = out.filled().len();
+        match ready!(Pin::new(blob).poll_read(cx, out)) {
+            Ok(()) => this.took((out.filled().len() - before) as u64),
+            Err(error) => this.fail(error),
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncBufRead for Reader {
+    fn poll_fill_buf(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
+        let this = self.get_mut();
+        if let Some(blob) = &mut this.blob
+            && let Err(error) = ready!(Pin::new(blob).poll_fill_buf(cx)).map(<[u8]>::len)
+        {
+            this.fail(error);
+        }
+        match &mut this.blob {
+            Some(blob) => Pin::new(blob).poll_fill_buf(cx),
+            None => Poll::Ready(Ok(&[])),
+        }
+    }
+
+    fn consume(mut self: Pin<&mut Self>, amount: usize) {
+        if let Some(blob) = &mut self.blob {
+            Pin::new(blob).consume(amount);
+            self.took(amount as u64);
+        }
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        if self.left <= TAIL_BYTES {
+            self.finish();
+        } else if let Some(verdict) = self.verdict.take() {
+            let read = self.size - self.left;
+            let _ = verdict.send(Verdict::Abandoned { read });
+        }
+    }
+}
+
+/// Waits for the verdict, and puts it in the words of the other crate's `GetBlob`, which hears it from `FinishPipe`.
+pub(crate) async fn judge(judged: oneshot::Receiver<Verdict>) -> Result<()> {
+    const METHOD: &str = "FinishPipe";
+    match judged.await {
+        Ok(Verdict::Judged(verdict)) => verdict.map_err(|error| Error::of_call(METHOD, &error)),
+        // Programs look for these two words at the end, to tell their own failure from the proxy's.
+        Ok(Verdict::Abandoned { read }) => {
+            let text = format!("the reader was dropped after {read} bytes: broken pipe");
+            Err(Error::failed(METHOD, text, false))
+        }
+        Err(_) => Err(runtime_ended()),
+    }
+}
+
+/// Waits for the verdict, and puts it in the words of the other crate's `GetRawBlob` with its own verification. A reader
+/// that was dropped early is no error there.
+pub(crate) async fn judge_stream(judged: oneshot::Receiver<Verdict>, digest: Digest) -> Result<()> {
+    let error = match judged.await {
+        Ok(Verdict::Judged(Ok(())) | Verdict::Abandoned { .. }) => return Ok(()),
+        Ok(Verdict::Judged(Err(error))) => error,
+        Err(_) => return Err(runtime_ended()),
+    };
+    match of_stream(&digest, &error) {
+        Some(error) => Err(error),
+        None => Ok(GetBlobError::of(&error)?),
+    }
+}
+
+/// The error of a blob that is not what it should be. `None` if the proxy reported something.
+pub(crate) fn of_stream(digest: &Digest, error: &longshore::Error) -> Option<Error> {
+    let longshore::Error::Blob { source, .. } = error else {
+        return Some(Error::of_call("GetRawBlob", error));
+    };
+    Some(match source {
+        BlobError::Corrupt { computed, .. } => {
+            let text = format!("Blob digest mismatch for {digest}: its bytes have {computed}");
+            Error::Other(text.into())
+        }
+        BlobError::Short { .. } | BlobError::TooLong { .. } | BlobError::WrongSize { .. } => {
+            let text = format!("Blob size mismatch for {digest}: {}", chain(source));
+            Error::Other(text.into())
+        }
+        BlobError::Connection(error) => Error::of_call("GetRawBlob", error),
+        _ => return None,
+    })
+}
+
+fn runtime_ended() -> Error {
+    Error::Other("the tokio runtime ended before the blob was verified".into())
+}
+
+/// The call by which the proxy sends the blob of a [`BlobStream`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BlobStreamSource {
+    /// `GetRawBlob`, which proxies have since protocol 0.2.8 (skopeo 1.19). This crate verifies the bytes.
+    GetRawBlob,
+    /// `GetBlob`, of an older proxy. The proxy verifies the bytes, and so does this crate.
+    GetBlob,
+}
+
+/// A blob that the proxy is sending: [`ImageProxy::get_blob_stream`](crate::ImageProxy::get_blob_stream).
+pub struct BlobStream<'a> {
+    source: BlobStreamSource,
+    expected_size: u64,
+    reader: Box<dyn AsyncRead + Send + Unpin>,
+    driver: BoxFuture<'a, Result<()>>,
+}
+
+impl<'a> BlobStream<'a> {
+    pub(crate) fn new(
+        source: BlobStreamSource,
+        expected_size: u64,
+        reader: Reader,
+        driver: BoxFuture<'a, Result<()>>,
+    ) -> Self {
+        Self {
+            source,
+            expected_size,
+            reader: Box::new(reader),
+            driver,
+        }
+    }
+
+    /// The call by which the proxy sends the blob.
+    #[must_use]
+    pub fn source(&self) -> BlobStreamSource {
+        self.source
+    }
+
+    /// The size in bytes that the caller asked for, and that the blob must have.
+    #[must_use]
+    pub fn expected_size(&self) -> u64 {
+        self.expected_size
+    }
+
+    /// Takes the stream apart into the reader of the bytes and a future of the verdict, the driver. They can be awaited
+    /// together, or the driver after the reader. Only the driver says whether the bytes are the right ones.
+    #[must_use]
+    pub fn into_parts(self) -> (Box<dyn AsyncRead + Send + Unpin>, BoxFuture<'a, Result<()>>) {
+        (self.reader, self.driver)
+    }
+}
+
+impl fmt::Debug for BlobStream<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BlobStream")
+            .field("source", &self.source)
+            .field("expected_size", &self.expected_size)
+            .finish_non_exhaustive()
+    }
+}
