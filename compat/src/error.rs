@@ -9,6 +9,9 @@ use serde::de::Error as _;
 /// The result of the functions of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
 
+/// The call whose version the other crate checks itself.
+pub(crate) const OPEN_VARLINK_SOCKET: &str = "OpenVarlinkSocket";
+
 /// The error of every call of this crate.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -104,9 +107,11 @@ impl Error {
             E::Incompatible { found, .. } => {
                 Self::too_old(longshore::FIRST_SUPPORTED, found.to_string())
             }
+            // Of the other calls, the other crate learns it from the proxy.
             E::Unsupported {
                 required, found, ..
-            } => Self::too_old(required, found.to_string()),
+            } if method == OPEN_VARLINK_SOCKET => Self::too_old(required, found.to_string()),
+            E::Unsupported { .. } => Self::failed(method, chain(error), false),
             other => Self::Other(chain(other).into()),
         }
     }

@@ -34,20 +34,21 @@ impl OpenedImage {
         }
     }
 
-    /// The image, if it has not been closed.
-    pub(crate) fn get(&self) -> Result<Arc<longshore::OpenedImage>> {
+    /// The image for a call of this method, if it has not been closed.
+    pub(crate) fn get(&self, method: &str) -> Result<Arc<longshore::OpenedImage>> {
         let image = self.image.borrow().clone();
-        image.ok_or_else(closed)
+        image.ok_or_else(|| closed(method))
     }
 
     /// Takes the image out, to close it.
-    pub(crate) fn take(&self) -> Result<Arc<longshore::OpenedImage>> {
-        self.image.send_replace(None).ok_or_else(closed)
+    pub(crate) fn take(&self, method: &str) -> Result<Arc<longshore::OpenedImage>> {
+        let image = self.image.send_replace(None);
+        image.ok_or_else(|| closed(method))
     }
 }
 
-fn closed() -> Error {
-    Error::Other("the image has been closed".into())
+fn closed(method: &str) -> Error {
+    Error::failed(method, "the image has been closed".to_owned(), false)
 }
 
 impl Drop for OpenedImage {

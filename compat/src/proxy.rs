@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 
 use crate::blob::{self, BlobStream, BlobStreamSource};
 use crate::config::ImageProxyConfig;
-use crate::error::{Error, GetBlobError, Result};
+use crate::error::{Error, GetBlobError, OPEN_VARLINK_SOCKET, Result};
 use crate::image::{ConvertedLayerInfo, Dropped, OpenedImage};
 use crate::transport::ImageReference;
 
@@ -29,6 +29,18 @@ pub struct ImageProxy {
 impl fmt::Debug for ImageProxy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ImageProxy").finish()
+    }
+}
+
+/// Speaks to a proxy of longshore, so that a program can use both interfaces while it moves from one to the other.
+impl From<longshore::ImageProxy> for ImageProxy {
+    fn from(proxy: longshore::ImageProxy) -> Self {
+        let (dropped, still_open) = mpsc::unbounded_channel();
+        Self {
+            proxy,
+            dropped,
+            _still_open: still_open,
+        }
     }
 }
 
@@ -55,13 +67,7 @@ impl ImageProxy {
     /// [`Error::ProxyTooOld`] before protocol 0.2.3 (skopeo 1.6), [`Error::Other`] with skopeo's stderr if it exits.
     pub async fn new_with_config(config: ImageProxyConfig) -> Result<Self> {
         let proxy = longshore::ImageProxy::new_with_config(config.into()).await;
-        let proxy = proxy.map_err(of("Initialize"))?;
-        let (dropped, still_open) = mpsc::unbounded_channel();
-        Ok(Self {
-            proxy,
-            dropped,
-            _still_open: still_open,
-        })
+        proxy.map(Self::from).map_err(of("Initialize"))
     }
 
     /// The version of the protocol that the proxy speaks.
@@ -108,7 +114,7 @@ impl ImageProxy {
     ///
     /// # Errors
     ///
-    /// The errors of [`open_image`](Self::open_image); [`Error::ProxyTooOld`] before protocol 0.2.4.
+    /// The errors of [`open_image`](Self::open_image); [`Error::RequestInitiationFailure`] before protocol 0.2.4.
     pub async fn open_image_optional(&self, imgref: &str) -> Result<Option<OpenedImage>> {
         let image = self.proxy.open_image_optional(imgref).await;
         let image = image.map_err(of("OpenImageOptional"))?;
@@ -136,9 +142,9 @@ impl ImageProxy {
     ///
     /// # Errors
     ///
-    /// [`Error::Other`] if the image is closed already.
+    /// [`Error::RequestInitiationFailure`] if the image is closed already.
     pub async fn close_image(&self, img: &OpenedImage) -> Result<()> {
-        match Arc::into_inner(img.take()?) {
+        match Arc::into_inner(img.take("CloseImage")?) {
             Some(image) => {
                 let closed = self.proxy.close_image(image).await;
                 closed.map_err(of("CloseImage"))
@@ -155,7 +161,10 @@ impl ImageProxy {
     /// [`Error::RequestInitiationFailure`] with skopeo's reason; [`Error::Other`] if the manifest is larger than
     /// [`connection.max_document_bytes`](ImageProxyConfig::connection).
     pub async fn fetch_manifest_raw_oci(&self, img: &OpenedImage) -> Result<(String, Vec<u8>)> {
-        let fetched = self.proxy.fetch_manifest_raw_oci(&*img.get()?).await;
+        let fetched = self
+            .proxy
+            .fetch_manifest_raw_oci(&*img.get("GetManifest")?)
+            .await;
         let (digest, raw) = fetched.map_err(of("GetManifest"))?;
         Ok((digest.to_string(), raw))
     }
@@ -176,7 +185,10 @@ impl ImageProxy {
     ///
     /// The errors of [`fetch_manifest_raw_oci`](Self::fetch_manifest_raw_oci).
     pub async fn fetch_config_raw(&self, img: &OpenedImage) -> Result<Vec<u8>> {
-        let fetched = self.proxy.fetch_config_raw(&*img.get()?).await;
+        let fetched = self
+            .proxy
+            .fetch_config_raw(&*img.get("GetFullConfig")?)
+            .await;
         fetched.map_err(of("GetFullConfig"))
     }
 
@@ -209,7 +221,10 @@ impl ImageProxy {
         impl AsyncBufRead + Send + Unpin + use<>,
         impl Future<Output = Result<()>> + Unpin + use<'_>,
     )> {
-        let blob = self.proxy.get_blob(&*img.get()?, digest, size).await;
+        let blob = self
+            .proxy
+            .get_blob(&*img.get("GetBlob")?, digest, size)
+            .await;
         let blob = blob.map_err(of("GetBlob"))?;
         let (reader, judged) = blob::split(blob, size);
         let driver: BoxFuture<'_, Result<()>> = Box::pin(blob::judge(judged));
@@ -238,7 +253,7 @@ impl ImageProxy {
     ///
     /// # Errors
     ///
-    /// Those of [`get_blob`](Self::get_blob), of the method `GetRawBlob`; [`Error::ProxyTooOld`] before protocol 0.2.8
+    /// The errors of [`get_blob`](Self::get_blob), of the method `GetRawBlob`, also before protocol 0.2.8
     /// ([`supports_get_raw_blob`](Self::supports_get_raw_blob)).
     pub async fn get_raw_blob(
         &self,
@@ -249,7 +264,10 @@ impl ImageProxy {
         tokio::fs::File,
         impl Future<Output = std::result::Result<(), GetBlobError>> + Unpin + use<'_>,
     )> {
-        let blob = self.proxy.get_raw_blob(&*img.get()?, digest).await;
+        let blob = self
+            .proxy
+            .get_raw_blob(&*img.get("GetRawBlob")?, digest)
+            .await;
         let blob = blob.map_err(of("GetRawBlob"))?;
         let size = blob.announced();
         let (pipe, ended) = blob.into_pipe().map_err(of("GetRawBlob"))?;
@@ -281,7 +299,7 @@ impl ImageProxy {
         } else {
             (BlobStreamSource::GetBlob, "GetBlob")
         };
-        let image = img.get()?;
+        let image = img.get(method)?;
         let blob = self.proxy.get_blob(&image, digest, expected_size).await;
         let blob = blob.map_err(|error| {
             let wrong = raw.then(|| blob::of_stream(digest, &error)).flatten();
@@ -307,7 +325,7 @@ impl ImageProxy {
         &self,
         img: &OpenedImage,
     ) -> Result<Option<Vec<ConvertedLayerInfo>>> {
-        let layers = self.proxy.get_layer_info(&*img.get()?).await;
+        let layers = self.proxy.get_layer_info(&*img.get("GetLayerInfo")?).await;
         let layers = layers.map_err(of("GetLayerInfo"))?;
         let convert = |layers: Vec<_>| layers.into_iter().map(ConvertedLayerInfo::new).collect();
         layers.map(convert).transpose()
@@ -320,8 +338,11 @@ impl ImageProxy {
     ///
     /// [`Error::ProxyTooOld`] before protocol 0.2.9 ([`supports_open_varlink_socket`](Self::supports_open_varlink_socket)).
     pub async fn open_varlink_socket(&self, img: &OpenedImage) -> Result<OwnedFd> {
-        let socket = self.proxy.open_varlink_socket(&*img.get()?).await;
-        socket.map_err(of("OpenVarlinkSocket"))
+        let socket = self
+            .proxy
+            .open_varlink_socket(&*img.get(OPEN_VARLINK_SOCKET)?)
+            .await;
+        socket.map_err(of(OPEN_VARLINK_SOCKET))
     }
 
     /// Ends the proxy, and returns whether it ended well. Images that are still open are closed with it.
