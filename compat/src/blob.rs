@@ -31,8 +31,8 @@ pub(crate) enum Verdict {
 ///
 /// Its end says nothing about the bytes. The verdict comes through the channel, also if the reader never asks for the end.
 pub(crate) struct Reader {
-    /// `None` once there is a verdict, or a task finds it.
-    blob: Option<Blob>,
+    /// `None` once there is a verdict, or a task finds it. It is large, and the futures that read it should not be.
+    blob: Option<Box<Blob>>,
     /// How many bytes are still to be read.
     left: u64,
     size: u64,
@@ -44,7 +44,7 @@ pub(crate) struct Reader {
 pub(crate) fn split(blob: Blob, size: u64) -> (Reader, oneshot::Receiver<Verdict>) {
     let (verdict, judged) = oneshot::channel();
     let mut reader = Reader {
-        blob: Some(blob),
+        blob: Some(Box::new(blob)),
         left: size,
         size,
         verdict: Some(verdict),
