@@ -1,4 +1,4 @@
-//! Starts any number of proxies from one configuration, or hands out proxies that somebody else started.
+//! Starts proxies from one configuration, or returns proxies that somebody else has started.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -12,39 +12,39 @@ use crate::error::{Error, Result};
 use crate::proxy::{ImageProxy, output};
 use crate::reference::Place;
 
-/// How long a further proxy of a registry may finish its call after it is no longer needed. Each of its
-/// requests to a throttling registry is one less for the other proxies. A proxy has nothing to clean up,
-/// unless the policy runs gpg.
+/// How long a further proxy for a registry may take to exit after it is no longer needed. If a registry
+/// throttles, each request of this proxy delays those of the others. A proxy has nothing to clean up, unless
+/// the policy runs gpg.
 const FURTHER_SHUTDOWN_TIMEOUT: Duration = Duration::from_millis(100);
 
 #[derive(Debug)]
 pub(super) struct Starter {
     from: From,
     connection: ConnectionOptions,
-    /// The registries at which an image was opened, with the credentials that there are.
+    /// The registries from which something was fetched. Their credentials, if any, are right.
     proved: watch::Sender<BTreeSet<String>>,
 }
 
-/// Where proxies come from.
+/// The origin of the proxies.
 #[derive(Debug)]
 enum From {
-    /// They are started by one configuration.
+    /// The starter starts the proxies from this configuration.
     Config {
         template: Arc<Template>,
         policy: Policy,
         may_ask_gpg: bool,
         private_cache: bool,
     },
-    /// They were started by somebody else.
+    /// Somebody else has started the proxies.
     Given {
         proxies: Vec<ImageProxy>,
-        /// The number of times that one was taken.
+        /// How often a proxy was taken.
         taken: AtomicUsize,
     },
 }
 
 impl Starter {
-    /// Makes a starter. Blocks if files of the configuration are to be read.
+    /// Makes a starter from this configuration. Blocks while it reads files of the configuration.
     pub(super) fn new(config: ImageProxyConfig, private_cache: bool) -> Result<Self> {
         let connection = config.connection.clone();
         let policy = config.policy_in_force();
@@ -62,7 +62,7 @@ impl Starter {
         })
     }
 
-    /// A starter that hands out these proxies in turn, and starts none.
+    /// Makes a starter that returns these proxies in turn, and starts none.
     pub(super) fn given(proxies: Vec<ImageProxy>) -> Self {
         let options = proxies.first().map(|proxy| proxy.options().clone());
         Self {
@@ -110,7 +110,7 @@ impl Starter {
         }
     }
 
-    /// The manifest or index that this reference names, unchanged. `skopeo inspect` fetches it.
+    /// Fetches the manifest or index that this reference names, unchanged, with `skopeo inspect`.
     pub(super) async fn inspect(&self, reference: &str) -> Result<Vec<u8>> {
         let template = self.template()?;
         let launch = template.launch_inspect(reference);
@@ -152,8 +152,7 @@ impl Starter {
         printed
     }
 
-    /// Starts one more proxy for images that another proxy has opened already. It exits soon after it is no
-    /// longer needed.
+    /// Starts one more proxy beside the first one. The proxy exits soon after it is no longer needed.
     pub(super) async fn start_further(
         &self,
         place: Place<'_>,
@@ -174,7 +173,7 @@ impl Starter {
         self.launch(place, platform, connection).await
     }
 
-    /// Starts a proxy for images of this kind.
+    /// Starts a proxy for images at this place, for this platform or else for the configured one.
     pub(super) async fn start(
         &self,
         place: Place<'_>,
@@ -223,7 +222,11 @@ impl Starter {
     }
 }
 
-/// The next of these proxies, in turn, that still works; or else the error with which one has ended.
+/// The next of these proxies, in turn, that has not ended.
+///
+/// # Errors
+///
+/// The error with which a proxy ended, if all of them have ended.
 fn next_of(proxies: &[ImageProxy], taken: &AtomicUsize) -> Result<ImageProxy> {
     let first = taken.fetch_add(1, Ordering::Relaxed);
     let in_turn = proxies.iter().cycle().skip(first % proxies.len().max(1));

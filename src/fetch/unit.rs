@@ -27,7 +27,7 @@ use crate::reference::Place;
 use crate::time::timeout;
 
 /// How many bytes of a blob are read, and for how long, to find out whether its handler failed because the
-/// blob is wrong. Reading more would delay the report of a failure that is the handler's own.
+/// blob is wrong. Reading more would delay the report if the handler itself is the cause.
 const MOST_TO_BLAME: u64 = 128 * 1024 * 1024;
 const TIME_TO_BLAME: Duration = Duration::from_secs(10);
 
@@ -46,6 +46,7 @@ pub(super) struct Work {
     pub(super) what: What,
 }
 
+/// The data that a unit needs to do a task.
 pub(super) enum What {
     /// Open an image. If `known` is given, the opened image must be equal to it.
     Open {
@@ -55,7 +56,7 @@ pub(super) enum What {
         number: usize,
         events: Events,
     },
-    /// Fetch the config of an image, and make the image's content of it.
+    /// Fetch the config of an image, and make the content of the image from it.
     Config {
         image: Arc<SameImage>,
         /// The number of the image in the events.
@@ -73,7 +74,7 @@ pub(super) enum What {
 
 /// A report of a unit to the engine.
 pub(super) enum Report {
-    /// The proxy has started, in that time.
+    /// The proxy has started. The start took as long as `started`.
     Ready {
         unit: UnitId,
         proxy: ImageProxy,
@@ -110,7 +111,8 @@ pub(super) enum Report {
         unit: UnitId,
         task: Task,
         failure: Failure,
-        /// The unit sends no call before this sender is dropped.
+        /// The channel that tells the unit that it may send the next call. The engine drops the sender when the
+        /// scheduler has taken note of the failure.
         noted: Option<oneshot::Sender<()>>,
     },
 }
@@ -128,12 +130,13 @@ impl Report {
     }
 }
 
+/// The reason why a task failed.
 pub(super) enum Failure {
     /// The transfer failed, or the bytes were wrong.
     Fetching(Error),
     /// The call, which began at `began`, was refused.
     Refused { error: Error, began: Instant },
-    /// The proxy has not answered the call, so it can't be asked for anything else.
+    /// The proxy has not answered the call, so no other call can be sent to it.
     Unanswered(Error),
     /// The handler failed for a reason of its own.
     Handling(Error),
@@ -156,6 +159,7 @@ pub(super) enum Beginning {
     New { kind: Arc<Kind>, is_first: bool },
 }
 
+/// A unit: a proxy with its workers.
 pub(super) struct Unit {
     pub(super) number: UnitId,
     pub(super) starter: Arc<Starter>,
@@ -253,7 +257,7 @@ impl Workers {
             };
             workers.spawn(Arc::clone(&self).worker(work, slot));
         }
-        // All workers finish their tasks, because each of them must report the result.
+        // All workers finish their tasks, because each worker must report its result.
         while let Some(done) = workers.join_next().await {
             ended = ended.and(done.map_err(panicked).and_then(|done| done));
         }
@@ -535,7 +539,7 @@ impl Workers {
     }
 
     /// Asks for the blob, and passes the slot on when the answer is there. `None` if there is no answer
-    /// within the stall timeout. The slot then stays with the call until it is answered.
+    /// within the stall timeout. A task then keeps the slot until the call is answered.
     async fn ask(
         &self,
         task: Task,
@@ -626,7 +630,7 @@ impl Workers {
     }
 }
 /// Finds out why a handler failed that has not read all of its blob. The blob may be wrong, and a handler
-/// that parses it may notice first. So the rest of the blob is read and verified, unless that is too much.
+/// that parses it may notice this first. So the rest of the blob is read and verified, unless it is too long.
 async fn whose_fault(error: Error, mut rest: Reading) -> Failure {
     if rest.left() > MOST_TO_BLAME {
         return Failure::Handling(error);
@@ -637,7 +641,7 @@ async fn whose_fault(error: Error, mut rest: Reading) -> Failure {
     }
 }
 
-/// Whether nothing is known of the blob, because a sink has its verifier or because nobody waited for the verdict.
+/// Whether there is no verdict on the blob, because a sink has the verifier or nobody waited for the verdict.
 fn is_unjudged(error: &Error) -> bool {
     matches!(
         error,
@@ -649,7 +653,7 @@ fn is_unjudged(error: &Error) -> bool {
 }
 
 impl Failure {
-    /// The error because of which the proxy is lost, if it is.
+    /// The error because of which the proxy is lost, if the proxy is lost.
     fn proxy_lost(&self) -> Option<Error> {
         match self {
             Self::Fetching(error) if error.is_closed() => Some(error.clone()),

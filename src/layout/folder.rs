@@ -26,6 +26,7 @@ const FOLDER_FLAGS: OFlag = OFlag::O_RDONLY
     .union(OFlag::O_DIRECTORY)
     .union(OFlag::O_CLOEXEC);
 
+/// An open folder.
 #[derive(Debug)]
 pub(super) struct Folder(OwnedFd);
 
@@ -179,8 +180,8 @@ impl Folder {
             .unwrap_or_default())
     }
 
-    /// Opens a file that serves only as a lock, and creates it for everybody who may change the folder if it
-    /// does not exist.
+    /// Opens a file that serves only as a lock. A missing file is created, with permissions for those who may write
+    /// into the folder.
     pub(super) fn lock_file(&self, name: impl AsRef<OsStr>) -> io::Result<File> {
         let name = plain(name.as_ref())?;
         // On NFS, only a file that is open for writing can be locked exclusively.
@@ -190,7 +191,7 @@ impl Folder {
             Err(Errno::ELOOP) => return Err(self.is_no(name, "plain file")),
             other => return Ok(other?.into()),
         }
-        // Everybody who may write into the folder may lock the file, and nobody else, who could block pulls.
+        // Only those who may write into the folder may lock the file. Anybody else could block pulls.
         let folder = fstat(&self.0)?;
         let writers = folder.st_mode & 0o222;
         let mode = Mode::from_bits_truncate(writers | (writers << 1));

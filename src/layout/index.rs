@@ -27,7 +27,7 @@ pub(super) fn check(index: &[u8]) -> io::Result<()> {
     Index::parse(index).map(drop)
 }
 
-/// An index, in pieces of its text. Parsed as a whole, it would need ten times the memory.
+/// An index, as pieces of its text. If it were parsed completely, it would need ten times the memory.
 struct Index<'a> {
     /// All members except the list of manifests.
     members: BTreeMap<String, &'a RawValue>,
@@ -35,8 +35,7 @@ struct Index<'a> {
 }
 
 impl<'a> Index<'a> {
-    /// Parses an index. A missing list of manifests, or `null`, which `umoci init` writes, means that there
-    /// are none.
+    /// Parses an index. A missing list of manifests is an empty one, and so is `null`, which `umoci init` writes.
     fn parse(index: &'a [u8]) -> io::Result<Self> {
         let not_json = |error| invalid(format!("index.json is no JSON: {error}"));
         let wrong = |reason: &str| invalid(format!("index.json {reason}"));
@@ -101,7 +100,7 @@ pub(super) fn entries(index: &[u8]) -> io::Result<Vec<Listed>> {
 
 /// Adds images to the index, each with its name in the layout, in this order.
 ///
-/// An entry that has one of the names is removed. So is an entry of the same image that has no name.
+/// Old entries that have one of the names are removed, and old entries of the same images that have no name.
 pub(super) fn with_images(
     index: &[u8],
     images: &[(Descriptor, Option<String>)],

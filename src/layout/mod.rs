@@ -6,8 +6,8 @@
 //! Pulls into the same layout do not disturb each other, even from different processes. Each pull has a
 //! staging folder of its own. The layout is locked only while its index changes.
 //!
-//! A layout may come from somebody else, so no symbolic link in it is followed. If a folder or a file of the
-//! layout is a symbolic link, that is an error. A blob that is one is fetched again and replaced.
+//! A layout may come from somebody else, so no symbolic link in it is followed. A folder or a file of the
+//! layout that is a symbolic link is an error. A blob that is a symbolic link is fetched again and replaced.
 
 mod alone;
 mod blobs;
@@ -35,10 +35,12 @@ pub use self::verify::{Damage, DamagedBlob, Verified, VerifyOptions};
 use crate::error::{Error, Result, panicked};
 use crate::fetch::{ImageContent, IndexContent, Layer, LayerReader, Sink};
 
-/// How images are named in the index.
+/// The way in which images are named in the index.
 #[derive(Debug)]
 enum Names {
+    /// Each image has this name, or none.
     Given(Option<String>),
+    /// Each image is named by its reference.
     References,
 }
 
@@ -61,7 +63,7 @@ impl Names {
     }
 }
 
-/// The only layout version that exists (image-spec, `image-layout.md`).
+/// The only version of the layout format (image-spec, `image-layout.md`).
 const LAYOUT_VERSION: &str = "1.0.0";
 
 const MARKER: &str = "oci-layout";
@@ -90,12 +92,12 @@ pub struct OciLayout {
 }
 
 impl OciLayout {
-    /// Makes a sink for the layout in the folder `root`. `tag` names the pulled image in the index
-    /// (`org.opencontainers.image.ref.name`). Another image of that name loses it.
+    /// Makes a sink for the layout in the folder `root`. `tag` is the name of the pulled image in the index
+    /// (`org.opencontainers.image.ref.name`). Another image of this name loses it. `None` means no name.
     ///
-    /// Nothing is changed before the first blob is fetched. Then the layout is created if the folder does not
-    /// exist, or contains nothing but hidden files and `lost+found`. If it contains anything other than a
-    /// layout, nothing is changed and the pull fails. A file `.longshore.lock` stays in the layout.
+    /// Nothing is changed before a pull begins. The pull creates the layout if the folder does not exist, or
+    /// contains nothing but hidden files and `lost+found`. If the folder contains anything other than a layout,
+    /// nothing is changed and the pull fails. A file `.longshore.lock` stays in the layout.
     pub fn new(root: impl Into<PathBuf>, tag: Option<String>) -> Self {
         Self {
             root: root.into(),
@@ -141,9 +143,9 @@ impl OciLayout {
         !tag.contains("---") && tag.split('/').all(is_component)
     }
 
-    /// Checks whether the images of these references can be pulled to there, without changing anything:
-    /// whether there is a layout or one can be created, and whether each image can have its name.
-    /// [`Fetcher::pull`](crate::Fetcher::pull) checks the same, but only after it has opened the image.
+    /// Checks whether the images of these references can be pulled into this layout, without changing anything:
+    /// whether the layout exists or can be created, and whether each image can have its name.
+    /// [`Fetcher::pull`](crate::Fetcher::pull) checks the same, but only after the image was opened.
     ///
     /// # Errors
     ///
@@ -151,7 +153,7 @@ impl OciLayout {
     ///
     /// # Cancel safety
     ///
-    /// Dropped early, nothing has been changed.
+    /// Nothing is changed, even if the future is dropped early.
     pub async fn check(&self, references: &[impl AsRef<str>]) -> Result<()> {
         for reference in references {
             self.names.name_of(reference.as_ref(), None)?;
@@ -184,7 +186,7 @@ impl OciLayout {
         folder.join(digest.digest())
     }
 
-    /// Runs a check on a blob in its folder, on a blocking thread. There may be no layout yet.
+    /// Runs `look` on a blob in its folder, on a blocking thread. `None` if the folder or the layout does not exist.
     async fn in_blob_folder<T: Send + 'static>(
         &self,
         blob: &Descriptor,
@@ -303,8 +305,8 @@ impl OciLayout {
             .await
     }
 
-    /// Adds these manifests or indexes to the index of the layout, by these names. Everything that they name
-    /// must be there.
+    /// Adds these manifests or indexes to the index of the layout, by these names. Everything that a manifest or
+    /// index names must be there.
     async fn list(&self, images: Vec<(Descriptor, Option<String>)>) -> Result<()> {
         if images.is_empty() {
             return Ok(());
@@ -338,8 +340,8 @@ impl OciLayout {
     }
 }
 
-/// Creates the layout if it does not exist, removes what dead pulls have left in it, and creates a
-/// staging folder.
+/// Creates the layout if it does not exist, removes the staging folders of dead pulls, and creates a staging
+/// folder.
 fn prepare(root: &Path) -> io::Result<Staging> {
     let root = Folder::make_at(root)?;
     // This check comes first, so that nothing is put into a folder that is no layout.
@@ -379,7 +381,7 @@ fn read_index(root: &Folder) -> io::Result<Vec<u8>> {
     })
 }
 
-/// Returns an error if this folder, or the one in which it would be created, can't be used.
+/// Returns an error if this folder can't be used, or the one in which it would be created.
 fn check(root: &Path) -> io::Result<()> {
     match Folder::at(root) {
         Ok(root) => is_layout(&root).map(drop),
@@ -407,7 +409,7 @@ fn is_layout(root: &Folder) -> io::Result<bool> {
     }
     let names = root.names()?;
     if names.iter().any(|name| name == MARKER) {
-        // Another pull has created the layout just now.
+        // Another pull has created the layout meanwhile.
         return is_layout(root);
     }
     only_a_layouts_beginning(&names).map(|()| false)
@@ -426,7 +428,8 @@ fn check_version(marker: &[u8]) -> io::Result<()> {
     }
 }
 
-/// Returns an error unless a folder without the marker is empty, or is what a killed pull has left.
+/// Returns an error unless a folder without the marker contains only hidden files, `lost+found`, and what a killed pull
+/// has left.
 fn only_a_layouts_beginning(names: &[OsString]) -> io::Result<()> {
     // Hidden files, and what ext4 puts into the root of each file system, are not the user's content.
     let foreign = |name: &OsStr| name == "lost+found" || name.as_bytes().starts_with(b".");
@@ -440,7 +443,7 @@ fn only_a_layouts_beginning(names: &[OsString]) -> io::Result<()> {
     Err(io::Error::new(io::ErrorKind::AlreadyExists, reason))
 }
 
-/// Runs something that may wait for a disk on a blocking thread.
+/// Runs `work`, which may wait for a disk, on a blocking thread.
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {

@@ -1,4 +1,4 @@
-//! The staging folder, which holds files until they are complete. Each pull has its own one within the
+//! The staging folder, which holds files until they are complete. Each pull has its own staging folder in the
 //! layout, and locks it until the pull ends.
 
 use std::ffi::{OsStr, OsString};
@@ -16,15 +16,15 @@ use oci_spec::image::Digest;
 
 use super::folder::Folder;
 
-/// The prefix of the names of staging folders. The numbers of the process and of the folder follow. Names
-/// that begin with a dot are not taken for part of the layout; other tools do the same.
+/// The prefix of the names of staging folders. The numbers of the process and of the folder follow it. Like other
+/// tools, this library does not take names that begin with a dot for part of the layout.
 const PREFIX: &str = ".longshore-";
 
 /// Only the owner may use a staging folder.
 const STAGING_MODE: Mode = Mode::from_bits_truncate(0o700);
 
-/// How long to wait for another process that changes the layout. A change takes milliseconds; a process that
-/// takes longer has hung.
+/// How long to wait for another process that changes the layout. A change takes milliseconds, so a process that
+/// takes this long hangs.
 const LOCK_PATIENCE: Duration = Duration::from_secs(30);
 const LOCK_RETRY: Duration = Duration::from_millis(5);
 
@@ -88,11 +88,11 @@ fn is_staging(name: &OsStr) -> bool {
         .is_some_and(|(process, folder)| number(process) && number(folder))
 }
 
-/// Removes what dead pulls have left. The layout must be locked. Returns the staging folders of pulls that may
-/// be running.
+/// Removes the staging folders of dead pulls. The layout must be locked. Returns the names of those that belong to pulls
+/// that may be running.
 ///
-/// What can't be removed is left, because it does no harm. It may belong to another user, whose pull may be
-/// running, or may have been removed meanwhile: running pulls remove theirs without the lock.
+/// A folder that can't be removed is left, because it does no harm. The folder may belong to another user, or may be
+/// gone already: a running pull removes its own folder without the lock.
 pub(super) fn sweep(root: &Folder) -> io::Result<Vec<OsString>> {
     let mut living = Vec::new();
     for name in root.names()?.into_iter().filter(|name| is_staging(name)) {
@@ -110,7 +110,7 @@ pub(super) fn sweep(root: &Folder) -> io::Result<Vec<OsString>> {
     Ok(living)
 }
 
-/// Removes a staging folder if it belongs to no running pull. Returns `false` if the pull may be running. It
+/// Removes a staging folder if it belongs to no running pull. Returns `false` if the pull may be running. The pull
 /// may run on another host, whose locks are not seen here if the file system does not share them.
 fn sweep_one(root: &Folder, name: &OsStr) -> io::Result<bool> {
     let folder = root.open(name)?;
@@ -120,15 +120,15 @@ fn sweep_one(root: &Folder, name: &OsStr) -> io::Result<bool> {
             folder.lock_file(STAGING_LOCK)?,
             FlockArg::LockExclusiveNonblock,
         );
-        // The file is empty if the pull died before it wrote its boot id. A pull writes it while it holds the
-        // lock of the layout, which we hold now.
+        // The file is empty if the pull died before it wrote its boot id. No pull can be writing it now, because a
+        // pull does so while it holds the lock of the layout, which we hold.
         let is_here = boot_id.is_empty() || *boot_id == here().into_bytes();
         if lock.is_err() || !is_here && root.age_of(name)? < ABANDONED {
             return Ok(false);
         }
     } else if !folder.names()?.is_empty() && root.age_of(name)? < ABANDONED {
-        // Another version has made this folder. An empty folder was left by a pull that died before it could
-        // lock it. A pull does that while it holds the lock of the layout, which we hold now.
+        // Another version of this library has made this folder. An empty folder is not spared: its pull died before it
+        // could lock the folder, because a pull does so while it holds the lock of the layout, which we hold.
         return Ok(false);
     }
     remove(root, name, &folder)?;
@@ -199,8 +199,8 @@ impl Staging {
         Ok(Staged { file, name })
     }
 
-    /// Writes these bytes into a file in the folder of the layout, in one step. The bytes are durable, the
-    /// name is not yet.
+    /// Writes these bytes into a file in the folder of the layout, in one step. The bytes are durable then. The name is
+    /// not, before the folder is synced.
     pub(super) fn publish_file(&self, bytes: &[u8], name: &str) -> io::Result<()> {
         let mut staged = self.create()?;
         staged.file.write_all(bytes)?;

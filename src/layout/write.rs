@@ -21,7 +21,7 @@ const CHUNK_BYTES: (usize, usize) = (128 * 1024, 512 * 1024);
 /// The size of the chunks of all blobs together, in bytes. The minimum size of a chunk may exceed it.
 const BUFFERED_BYTES: usize = 8 * 1024 * 1024;
 
-/// The side that failed.
+/// The reason why a blob could not be stored: reading it failed, or writing it.
 #[derive(Debug)]
 pub(super) enum Failed {
     Fetch(Error),
@@ -45,10 +45,10 @@ struct Begun {
     verifier: Option<Verifier>,
 }
 
-/// Writes a blob, and gives it its name if it is the right one.
+/// Writes a blob into a staging file, and gives it its name if the blob is verified.
 ///
 /// A blocking thread writes each chunk and hashes it while it is in the cache. The next bytes are read
-/// meanwhile, into the other of two buffers. The file is created with the first write, and gets its name with
+/// meanwhile, into the other of two buffers. The file is created with the first write, and gets its name after
 /// the last one.
 pub(super) async fn store(
     mut reader: LayerReader,

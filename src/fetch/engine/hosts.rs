@@ -11,13 +11,13 @@ use super::Engine;
 use crate::config::Platform;
 use crate::reference::Place;
 
-/// Workers of each proxy for each processor, where the number of proxies is not fixed. More workers were
-/// slower, because the bytes of so many pipes do not stay in the processors' caches (docs/decisions.md). If
-/// transfers or handlers are slow for other reasons, the scheduler starts further proxies.
+/// The number of workers of a proxy for each processor, if the number of proxies is not fixed. More workers
+/// were slower, because the bytes of so many pipes do not stay in the processors' caches (docs/decisions.md).
+/// If transfers or handlers are slow for other reasons, the scheduler starts further proxies.
 const WORKERS_PER_PROCESSOR: usize = 2;
 
 impl Engine {
-    /// The host of this image, and the kind of proxy that opens it. New ones are added.
+    /// The host of this image, and the kind of proxy that opens it. A new host or kind is added.
     pub(super) fn host_and_kind(
         &mut self,
         reference: &str,
@@ -84,7 +84,7 @@ impl Engine {
     }
 }
 
-/// How many workers a proxy has, if their number is not given by the options.
+/// The number of workers of a proxy, if the number of proxies is not fixed and the options do not ask for more.
 fn usual_workers() -> usize {
     let processors = available_parallelism().map_or(1, NonZeroUsize::get);
     WORKERS_PER_PROCESSOR * processors.max(2)

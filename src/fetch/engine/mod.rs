@@ -59,7 +59,7 @@ struct Entry {
     number: usize,
     reference: Arc<str>,
     known: Option<Arc<SameImage>>,
-    /// The proxy that opened the image first, and how.
+    /// The proxy that opened the image first, with the opened image.
     home: Option<Home>,
     content: Option<Arc<ImageContent>>,
 }
@@ -103,7 +103,7 @@ pub(super) struct Engine {
 }
 
 impl Engine {
-    /// An engine without images. The limits are computed for images at the host of `first`.
+    /// Makes an engine without images. Its limits are computed for images at the host of `first`.
     pub(super) fn new(
         starter: Arc<Starter>,
         options: FetchOptions,
@@ -543,7 +543,7 @@ impl Engine {
             Task::Open(image) | Task::Config(image) | Task::Blob { by: image, .. } => {
                 let entry = self.images.get(&image);
                 let reference = entry.map(|entry| Arc::clone(&entry.reference));
-                // The image is forgotten, and still open in the unit.
+                // A forgotten image may still be open in the unit.
                 reference.or_else(|| self.scheduler.source_key(unit, task).map(Arc::from))
             }
         };

@@ -7,8 +7,8 @@ use crate::error::{BlobError, Error};
 use crate::protocol::RefusalKind;
 use crate::reference::Place;
 
-/// Classifies a failure. `reference` is the image through which was asked; `cancels` is whether the proxy can
-/// be told to give up a blob.
+/// Classifies a failure. `reference` is that of the image through which the unit asked. `cancels` is whether the
+/// proxy can be told to give up a blob.
 pub(super) fn setback(failure: Failure, reference: &str, cancels: bool) -> Setback<Error> {
     let place = Place::of(reference);
     match failure {
@@ -22,7 +22,7 @@ pub(super) fn setback(failure: Failure, reference: &str, cancels: bool) -> Setba
                 Refused::Throttled
             } else {
                 match error.kind() {
-                    // This comes first, because skopeo 1.22 also calls this refusal retryable.
+                    // This case comes first, because skopeo 1.22 also calls this refusal retryable.
                     Some(RefusalKind::NotFound) => Refused::Missing,
                     _ if is_transient(&error, place) => Refused::Transient,
                     Some(RefusalKind::Unauthorized) => Refused::Login,

@@ -19,7 +19,7 @@ use crate::reference::Place;
 /// The engine's side of a unit.
 pub(super) struct UnitHandle {
     pub(super) work: async_channel::Sender<Work>,
-    /// The receiving end of `work`, by which the engine takes back what the unit has not begun.
+    /// The receiving end of `work`, through which the engine takes back tasks that the unit has not begun.
     pub(super) left: async_channel::Receiver<Work>,
     pub(super) retire: watch::Sender<bool>,
     pub(super) abort: AbortHandle,

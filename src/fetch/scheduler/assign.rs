@@ -16,7 +16,7 @@ use super::{Action, Config, ImageId, KindId, Opening, Scheduler, SourceId, Task,
 /// one more read of the manifest, so more blobs must be left for it.
 const BACKLOG_FOR_HELP: [f64; 2] = [4.0, 9.0];
 
-/// For how long the result "no unit needs help" is reused.
+/// How long the result "no unit needs help" is reused.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 impl<E: Clone> Scheduler<E> {
@@ -309,8 +309,7 @@ impl<E: Clone> Scheduler<E> {
         lost.or_else(|| self.image_with_backlog(id, now)).or(new)
     }
 
-    /// An image through which a blob or config can be asked for that no other image gives access to. The unit
-    /// that had it open is gone.
+    /// An image that no unit has open any more, and without which a config or a blob can't be asked for.
     fn image_that_nobody_has(&self, unit: &Unit, now: Instant) -> Option<ImageId> {
         let late = self.hosts[unit.host.0].governor.late_after();
         let is_open = |image: ImageId, source: SourceId| {
@@ -355,7 +354,7 @@ impl<E: Clone> Scheduler<E> {
         let unit = self.units.get(&id)?;
         let rules = self.hosts[unit.host.0].rules;
         let least_backlog = match (rules.counts_openings, rules.least == rules.most) {
-            // Help only if no unit can ask for them.
+            // A unit helps only with blobs that no other unit can ask for.
             (true, _) => f64::INFINITY,
             // A fixed number of proxies was requested, so all of them help early.
             (false, true) => 1.0,

@@ -94,7 +94,7 @@ pub(super) struct Blobs {
     /// The ready blobs that may be asked for only through an image that names them.
     pub(super) named: BTreeSet<BlobId>,
     delayed: BTreeSet<(Instant, BlobId)>,
-    /// With an order: only blobs with a number below this one are given out.
+    /// The end of the window, if blobs are fetched in order. Only blobs with a lower number are given out.
     end: Option<usize>,
     /// How many blobs have been given out.
     turn: usize,
@@ -295,8 +295,8 @@ impl Blobs {
         }
     }
 
-    /// Records that the blob need not be asked for any more. Returns its host and size if it had to be
-    /// until now.
+    /// Records that the blob need not be asked for any more. Returns its host and size if it still had to be
+    /// asked for.
     pub(super) fn asked(&mut self, id: BlobId) -> Option<(HostId, u64)> {
         let blob = self.all.get_mut(&id)?;
         let was = std::mem::replace(&mut blob.unasked, false);
@@ -419,8 +419,8 @@ impl Blobs {
     }
 
     /// The next blob for a unit that can ask these sources, among the blobs for which `fit` returns true.
-    /// With an order, that is the one with the lowest number. Without an order, large blobs and small
-    /// blobs alternate.
+    /// If blobs are fetched in order, that is the one with the lowest number. Otherwise, two small blobs
+    /// follow each large one.
     pub(super) fn pick<'s>(
         &self,
         sources: impl Iterator<Item = &'s SourceId>,

@@ -1,9 +1,9 @@
-//! Every state of small worlds, with the real scheduler: a few images, a few units, and a registry and
-//! proxies that fail a few times, in every way and order.
+//! Explores every state of small worlds with the real scheduler. A world has a few images, a few units, and a
+//! registry and proxies that fail a few times, in every way and order.
 //!
-//! In each state: no task is given to two units, there are no more units than allowed, a registry that
-//! refuses is asked rarely, and something makes progress. At the end, each image was fetched or has failed,
-//! once. There are about 100,000 states altogether.
+//! In each state, no task is given to two units, there are no more units than allowed, a registry that
+//! refuses is asked rarely, and something makes progress. At the end, each image was fetched once, or has
+//! failed once. There are about 100,000 states altogether.
 
 use std::collections::hash_map::DefaultHasher;
 use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
@@ -21,7 +21,7 @@ struct Setting {
     images: &'static [(usize, &'static str, &'static [u8])],
     login: Login,
     units: usize,
-    /// How many failures may take.
+    /// How many failures may happen.
     failures: usize,
 }
 
@@ -48,10 +48,10 @@ struct World {
     done: BTreeSet<BlobId>,
     failures: usize,
     ticks: u32,
-    /// The registry refused a call. No unit may ask before time passes, or before a call that was under
-    /// way succeeds.
+    /// Whether the registry refused a call. No unit may ask then before time passes, or before a call that was
+    /// under way succeeds.
     is_refused: bool,
-    /// The refused call was for a blob, so an opened image does not end the outage.
+    /// Whether the refused call was for a blob, so that an opened image does not end the outage.
     is_of_blobs: bool,
     has_succeeded: bool,
     wrong_logins: usize,
@@ -240,7 +240,7 @@ impl World {
         self.ended.len() == setting.images.len()
     }
 
-    /// All things that can take next.
+    /// All steps that can be taken next.
     fn steps(&self) -> Vec<Step> {
         let mut all = vec![Step::TimePasses];
         for (unit, proxy) in &self.proxies {
@@ -497,7 +497,7 @@ fn three_units() {
     assert!(states > 25_000, "{states}");
 }
 
-/// This happens where images of several platforms are wanted.
+/// Requests for images of several platforms need several kinds of proxies.
 #[test]
 fn two_kinds_of_images_and_one_unit() {
     let setting = Setting {

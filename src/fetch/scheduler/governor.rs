@@ -36,8 +36,8 @@ const THROTTLED: u32 = 8;
 /// The least latency of a call that counts as held back. Faster ones may be due to a busy machine.
 const THROTTLED_FROM: Duration = Duration::from_secs(1);
 
-/// The minimum number of proxies while a registry throttles. Some of them wait as they were told while the
-/// others ask. docs/decisions.md has the measurement.
+/// The minimum number of proxies while a registry throttles. Some of them wait as long as the registry told them,
+/// while the others ask. docs/decisions.md has the measurement.
 const FEWEST: usize = 4;
 
 /// A call is late if it takes this many times the usual latency, and at least [`LATE_FROM`].

@@ -39,7 +39,7 @@ pub(in crate::fetch) enum Action<E> {
     Failed {
         image: ImageId,
         error: E,
-        /// How often what failed was tried; 0 if it was not tried for this image.
+        /// How often the failed task was tried; 0 if it was not tried for this image.
         tries: u32,
     },
 }
@@ -75,7 +75,7 @@ pub(in crate::fetch) enum Refused {
     Login,
     /// The registry limits the rate of requests. The proxy has retried the call several times itself.
     Throttled,
-    /// The reason is none of the others, and will not go away.
+    /// Another reason, which a retry can't change.
     ForGood,
 }
 

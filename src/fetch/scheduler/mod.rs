@@ -6,7 +6,7 @@
 //! fetch its config, to fetch a blob.
 //!
 //! - A **unit** is a proxy with its workers.
-//! - A **source** is what one open image gives access to. At a registry, that is the repository.
+//! - A **source** is a set of blobs to which one open image gives access. At a registry, that is the repository.
 //! - A **host** groups the images that share rules and outages. At a registry, that is the registry.
 //!
 //! The modules:
@@ -396,8 +396,8 @@ impl<E: Clone> Scheduler<E> {
         }
     }
 
-    /// Lets no image be opened at this host until `until`, or ever again if it is `None`. With a time, images
-    /// that are open fail as well.
+    /// Lets no image be opened at this host until `until`, or ever again if `until` is `None`. The images that
+    /// are to be opened fail. If `until` is a time, images that are open fail as well.
     fn lock(&mut self, host: HostId, (error, tries): (&E, u32), until: Option<Instant>) {
         let locked = &mut self.hosts[host.0].locked;
         if !matches!(locked, Some((_, None))) {

@@ -12,10 +12,11 @@ use crate::time::moment_after;
 
 #[derive(Debug, Clone)]
 pub(super) struct Outage {
-    /// Refusals without an answer in between. Refusals of calls that were under way together count once.
+    /// The number of refusals without an answer in between. Refusals of calls that were under way together count
+    /// once.
     refusals: u32,
-    /// What was refused. A single blob that the registry can't read is no outage, even if nothing else is
-    /// asked for.
+    /// The images and blobs that were refused. A single blob that the registry can't read does not mean that the
+    /// registry is to be given up, even if nothing else is asked for.
     refused: BTreeSet<Refusal>,
     /// The time of the last counted refusal.
     since: Option<Instant>,
@@ -27,7 +28,7 @@ pub(super) struct Outage {
     of_blobs: bool,
 }
 
-/// What was asked for: the number of the image or the blob.
+/// A refused image or blob, by its number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Refusal {
     Image(usize),

@@ -26,7 +26,7 @@ pub(super) struct Starts {
     since: usize,
     /// No start is made before this time.
     not_before: Option<Instant>,
-    /// A start failed for a reason that does not go away, so no further start would succeed.
+    /// Whether a start failed for a reason that a retry can't change, so that no further start would succeed.
     failed_for_good: bool,
     /// Whether more units are wanted than the start interval allows yet.
     is_held_back: bool,
@@ -133,7 +133,7 @@ impl<E: Clone> Scheduler<E> {
 
     /// Starts as many units as make the fetch faster, and ends those that are too many. A few units that wait
     /// for late answers are not counted, so others are started for them. If many units wait, or the registry
-    /// throttles, more units would make the fetch slower.
+    /// throttles, no units are started for them, because more units would make the fetch slower.
     pub(super) fn adjust(&mut self, now: Instant) {
         self.starts.is_held_back = false;
         let live: Vec<HostId> = self.live.iter().copied().collect();
@@ -224,7 +224,7 @@ impl<E: Clone> Scheduler<E> {
             && at_work - late < self.most_at(id)
     }
 
-    /// Whether there are configs to ask for, and no unit that could.
+    /// Whether there are configs to ask for, and no unit that could ask.
     fn needs_configs(&self, host: HostId) -> bool {
         self.at_work(host) == 0 && self.has_configs(host)
     }
@@ -322,8 +322,8 @@ impl<E: Clone> Scheduler<E> {
         kinds.find(|kind| !self.units_at(host).any(|unit| unit.kind == *kind))
     }
 
-    /// Gets a unit for a kind that has images and no unit: starts one, or ends an idle one to have a place
-    /// for it. Returns whether there is such a kind.
+    /// Serves a kind that has images and no unit: starts a unit for it, or ends an idle unit of another kind to
+    /// make room. Returns whether there is such a kind.
     fn serve_all_kinds(&mut self, id: HostId, now: Instant) -> bool {
         let Some(kind) = self.kind_without_units(id) else {
             return false;
@@ -453,8 +453,8 @@ impl<E: Clone> Scheduler<E> {
     }
 
     /// Whether blobs wait because all units have been at their maximum number of tasks for long, while more
-    /// blobs may be in flight. Transfers or handlers are slow then, and another unit helps. With a rate limit
-    /// or a throttling registry, it would not.
+    /// blobs may be in flight. Transfers or handlers are slow then, and another unit helps. Another unit does
+    /// not help if there is a rate limit, or if the registry throttles.
     fn is_starved(&self, id: HostId, now: Instant) -> bool {
         let host = &self.hosts[id.0];
         let is_asking = |unit: &Unit| unit.asking().is_some() || unit.stage == Stage::Starting;

@@ -13,7 +13,7 @@ use crate::time::moment_after;
 const LOCKED_FOR: Duration = Duration::from_secs(60);
 
 impl<E: Clone> Scheduler<E> {
-    /// A proxy has started, in that time.
+    /// Records that a proxy has started. The start took as long as `started`.
     pub(in crate::fetch) fn ready(&mut self, unit: UnitId, started: Duration, now: Instant) {
         self.starts.succeeded();
         self.start_interval.ready(started, now);
@@ -23,8 +23,8 @@ impl<E: Clone> Scheduler<E> {
         }
     }
 
-    /// A unit has opened an image. `guess` is the latency of a call, estimated from the duration of
-    /// the opening.
+    /// Records that a unit has opened an image. `guess` is the latency of a call, estimated from the duration
+    /// of the opening.
     pub(in crate::fetch) fn opened(
         &mut self,
         id: UnitId,
@@ -54,7 +54,7 @@ impl<E: Clone> Scheduler<E> {
         self.has_open(id, image);
     }
 
-    /// The config of an image has been fetched.
+    /// Records that the config of an image has been fetched.
     pub(in crate::fetch) fn configured(&mut self, unit: UnitId, image: ImageId, now: Instant) {
         self.finish(unit, Task::Config(image), now);
         if let Some(of_image) = self.images.get_mut(&image) {
@@ -64,7 +64,7 @@ impl<E: Clone> Scheduler<E> {
         self.complete(image);
     }
 
-    /// The proxy has answered the call for a blob, after that time, and the bytes begin to arrive.
+    /// Records that the proxy has answered the call for a blob. The answer took as long as `took`.
     pub(in crate::fetch) fn answered(
         &mut self,
         id: UnitId,
@@ -93,7 +93,7 @@ impl<E: Clone> Scheduler<E> {
         }
     }
 
-    /// A blob is done.
+    /// Records that a blob is done.
     pub(in crate::fetch) fn done(&mut self, unit: UnitId, task: Task, now: Instant) {
         self.finish(unit, task, now);
         let Task::Blob { blob, .. } = task else {
@@ -108,7 +108,8 @@ impl<E: Clone> Scheduler<E> {
         }
     }
 
-    /// A task failed. `random`, from 0 to 1, varies the wait.
+    /// Records that a task failed, and decides whether and when it is retried. `random`, from 0 to 1, varies the
+    /// wait.
     pub(in crate::fetch) fn failed(
         &mut self,
         unit: UnitId,
@@ -285,8 +286,8 @@ impl<E: Clone> Scheduler<E> {
         }
     }
 
-    /// Whether to retry a task that has failed `failed` times, and when. A registry that refuses for too long
-    /// is not asked any more.
+    /// Decides whether and when to retry a task that has failed `failed` times. A registry that refuses for too
+    /// long is not asked any more.
     fn after(
         &mut self,
         (host, task): (HostId, Task),
@@ -320,7 +321,7 @@ impl<E: Clone> Scheduler<E> {
         Next::Retry { failed, wait }
     }
 
-    /// A task was taken back from a unit. Any unit may do it.
+    /// Records that a task was taken back from a unit. Any unit may do it.
     pub(in crate::fetch) fn recalled(&mut self, unit: UnitId, task: Task, now: Instant) {
         self.finish(unit, task, now);
         self.put_back(unit, task, now);
@@ -349,7 +350,7 @@ impl<E: Clone> Scheduler<E> {
         }
     }
 
-    /// A unit has ended. All its earlier reports must have been passed on.
+    /// Records that a unit has ended. All its earlier reports must have been passed on.
     pub(in crate::fetch) fn ended(&mut self, id: UnitId, lost: Option<Lost<E>>, now: Instant) {
         let Some(unit) = self.units.remove(&id) else {
             return;

@@ -18,14 +18,14 @@ pub(super) struct Unit {
     pub(super) stage: Stage,
     /// The time at which the unit was started.
     begun: Instant,
-    /// The task that its proxy is asked for, and since when. There is one at most, because a proxy answers
-    /// one call at a time.
+    /// The task for which the proxy is being asked, and since when. There is at most one such task, because a
+    /// proxy answers one call at a time.
     asking: Option<(Task, Instant)>,
-    /// The task that comes next.
+    /// The task that the unit does next.
     queued: Option<Task>,
     /// Whether the engine was asked to take back the queued task.
     pub(super) recalled: bool,
-    /// The tasks whose calls were answered, and which are not done.
+    /// The tasks whose calls were answered, and whose blobs are being drained.
     draining: Vec<Task>,
     /// The images that the unit has open, by source.
     pub(super) open: BTreeMap<SourceId, BTreeSet<ImageId>>,
