@@ -36,8 +36,8 @@ pub struct Layer {
 }
 
 impl Layer {
-    /// Makes a layer with this place and descriptor, and without a `diff_id`: for tests. Programs get layers from an
-    /// image.
+    /// Makes a layer with this place and descriptor, and without a `diff_id`: for tests. Programs get layers from
+    /// an image.
     #[must_use]
     pub fn new(index: usize, descriptor: Descriptor) -> Self {
         Self {

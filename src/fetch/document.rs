@@ -238,8 +238,8 @@ impl<'a> Part<'a> {
         Error::image(format!("its {} {problem}", self.what))
     }
 
-    /// The member that Go finds by this name, in upper or lower case. `None` if there is none, or if its value is
-    /// `null`.
+    /// The member that Go finds by this name, in upper or lower case. `None` if there is none, or if its value
+    /// is `null`.
     fn get(self, name: &str) -> Result<Option<Self>> {
         let Node::Object(members) = self.node else {
             return Ok(None);

@@ -82,8 +82,8 @@ pub enum EventKind {
         /// The number of the image's layers.
         layers: usize,
     },
-    /// A layer will be fetched. In a pull of open images, all of these events come before the first layer is
-    /// fetched.
+    /// A layer will be fetched. In a pull of open images, all of these events come before the first layer
+    /// is fetched.
     #[non_exhaustive]
     BlobQueued {
         /// The blob.

@@ -99,8 +99,8 @@ impl Image {
         self.proxy().checks_policy()
     }
 
-    /// The proxy that opened the image. It is not public, because a caller that finalized it would end a proxy of the
-    /// engine.
+    /// The proxy that opened the image. It is not public, because a caller that finalized it would end a proxy of
+    /// the engine.
     pub(super) fn proxy(&self) -> &ImageProxy {
         &self.home.proxy
     }

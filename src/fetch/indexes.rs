@@ -17,8 +17,8 @@ use crate::reference::Place;
 /// How many indexes are fetched at the same time.
 const AT_ONCE: usize = 4;
 
-/// How many indexes in a row must be refused, each with all its retries, before the registry is taken to be the
-/// cause.
+/// How many indexes in a row must be refused, each with all its retries, before the registry is taken to be
+/// the cause.
 const ENOUGH: u32 = 2;
 
 /// How long no index is fetched from a registry that has refused [`ENOUGH`] indexes.

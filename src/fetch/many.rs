@@ -39,8 +39,8 @@ pub struct PulledImages {
     pub number: usize,
     /// The request.
     pub request: ImageRequest,
-    /// The images as they are in the sink: one, or all images of an index. An error if one of them could not be
-    /// pulled.
+    /// The images as they are in the sink: one, or all images of an index. An error if one of them could not
+    /// be pulled.
     pub images: Result<Vec<Arc<ImageContent>>>,
     /// The index as it is in the sink, if all of its images were asked for.
     pub index: Option<IndexContent>,

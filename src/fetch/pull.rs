@@ -48,8 +48,8 @@ pub(crate) fn is_foreign(blob: &Descriptor) -> bool {
     blob.urls().as_ref().is_some_and(|urls| !urls.is_empty())
 }
 
-/// The size of these layers together, in bytes, each blob once. The sum saturates, because a manifest may claim any
-/// size.
+/// The size of these layers together, in bytes, each blob once. The sum saturates, because a manifest may claim
+/// any size.
 pub(super) fn bytes_of(images: &[Vec<Layer>]) -> u64 {
     let mut known = HashSet::new();
     let layers = images.iter().flatten();

@@ -131,8 +131,8 @@ impl LayerReader {
         self.0.into_parts()
     }
 
-    /// Reads and checks the rest of the blob, like [`Blob::finish`]. A sink calls this before it makes the blob
-    /// visible.
+    /// Reads and checks the rest of the blob, like [`Blob::finish`]. A sink calls this before it makes the
+    /// blob visible.
     ///
     /// # Errors
     ///

@@ -27,8 +27,8 @@ use crate::time::moment_after;
 /// After a transient refusal (429, 5xx, a refused connection), no proxy asks the registry for a while. Then one
 /// proxy asks again. If the registry refuses more often than there are retries, without an answer in between,
 /// and refuses several images or more blobs than there are retries, all images of this registry fail. If the
-/// registry answers an opening with 429, the opening is not retried, because skopeo itself has retried it five
-/// times.
+/// registry answers an opening with 429, the opening is not retried, because skopeo itself has retried it
+/// five times.
 ///
 /// ```
 /// use std::time::Duration;

@@ -340,8 +340,8 @@ impl OciLayout {
     }
 }
 
-/// Creates the layout if it does not exist, removes the staging folders of dead pulls, and creates a staging
-/// folder.
+/// Creates the layout if it does not exist, removes the staging folders of dead pulls, and creates a
+/// staging folder.
 fn prepare(root: &Path) -> io::Result<Staging> {
     let root = Folder::make_at(root)?;
     // This check comes first, so that nothing is put into a folder that is no layout.

@@ -93,8 +93,8 @@ impl Fetcher {
     /// # Errors
     ///
     /// [`Error::Image`] if the index is not at a registry (`docker://`), or names something that is no image or
-    /// has another size; [`Error::Blob`] if the index does not have the digest in the reference; the errors of
-    /// [`open_all`](Self::open_all).
+    /// has another size; [`Error::Blob`] if the index does not have the digest in the reference; the errors
+    /// of [`open_all`](Self::open_all).
     ///
     /// # Cancel safety
     ///
@@ -280,8 +280,8 @@ impl Fetcher {
     /// taken when there is room for it. The documents of the held images have not much more than
     /// [`max_documents_bytes`](crate::FetchOptions::max_documents_bytes) together.
     ///
-    /// The pull runs in a task of its own. The task waits while 64 images are done whose results have not been
-    /// taken.
+    /// The pull runs in a task of its own. The task waits while 64 images are done whose results have not
+    /// been taken.
     ///
     /// ```no_run
     /// # async fn example() -> longshore::Result<()> {

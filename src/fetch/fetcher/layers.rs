@@ -24,8 +24,8 @@ impl Fetcher {
     ///
     /// The first fatal error, which stops all other handlers at once: the error of a blob or a proxy after its
     /// retries, or [`Error::Handler`] with the handler's own error, which [`Error::handler_ref`] returns. If a
-    /// blob is wrong, its error is returned, not the error that it causes in the handler. Also the errors of
-    /// [`content`](Self::content).
+    /// blob is wrong, its error is returned, not the error that it causes in the handler. Before that, the errors
+    /// of [`content`](Self::content).
     ///
     /// # Cancel safety
     ///
@@ -206,8 +206,8 @@ impl Fetcher {
     ///
     /// # Errors
     ///
-    /// [`Error::Image`] if the image does not have one of the layers. The stream returns the errors of the
-    /// layers.
+    /// [`Error::Image`] if the image does not have one of the layers. The stream returns the errors of
+    /// the layers.
     ///
     /// # Panics
     ///

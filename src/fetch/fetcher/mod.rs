@@ -135,8 +135,8 @@ impl Fetcher {
     ///
     /// [`Error::Refused`] if the registry or the proxy refuses the image; the error of a proxy that can't be
     /// started; [`Error::Image`] if the manifest can't be used; [`Error::DocumentsTooLarge`];
-    /// [`Error::DeadlineExceeded`]. Failures are retried first, as the [`RetryPolicy`](crate::RetryPolicy)
-    /// allows.
+    /// [`Error::DeadlineExceeded`]. Failures are retried first, as the
+    /// [`RetryPolicy`](crate::RetryPolicy) allows.
     ///
     /// # Cancel safety
     ///
@@ -151,8 +151,8 @@ impl Fetcher {
     }
 
     /// Opens an image, or returns `None` if the image does not exist ([`RefusalKind::NotFound`]). For a tag that
-    /// is missing in an `oci:` layout, a skopeo before 1.22 reports another refusal, which is returned as an
-    /// error.
+    /// is missing in an `oci:` layout, a skopeo before 1.22 reports another refusal, which is returned as
+    /// an error.
     ///
     /// ```no_run
     /// # async fn example(fetcher: longshore::Fetcher) -> longshore::Result<()> {

@@ -136,8 +136,8 @@ impl Fetcher {
     /// # Errors
     ///
     /// The errors of [`content`](Self::content); [`Error::Image`] if the config does not have one `diff_id` for
-    /// each layer, if one can't be checked, or if the same blob has two. The stream returns the errors of the
-    /// layers.
+    /// each layer, if one can't be checked, or if the same blob has two. The stream returns the errors of
+    /// the layers.
     ///
     /// # Cancel safety
     ///
@@ -160,8 +160,8 @@ impl Fetcher {
     ///
     /// # Errors
     ///
-    /// [`Error::Image`] if the image does not have one of the layers. The stream returns the errors of the
-    /// layers.
+    /// [`Error::Image`] if the image does not have one of the layers. The stream returns the errors of
+    /// the layers.
     ///
     /// # Panics
     ///

@@ -12,8 +12,8 @@ use crate::time::moment_after;
 
 #[derive(Debug, Clone)]
 pub(super) struct Outage {
-    /// The number of refusals without an answer in between. Refusals of calls that were under way together count
-    /// once.
+    /// The number of refusals without an answer in between. Refusals of calls that were under way together
+    /// count once.
     refusals: u32,
     /// The images and blobs that were refused. A single blob that the registry can't read does not mean that the
     /// registry is to be given up, even if nothing else is asked for.

@@ -108,8 +108,8 @@ impl<E: Clone> Scheduler<E> {
         }
     }
 
-    /// Records that a task failed, and decides whether and when it is retried. `random`, from 0 to 1, varies the
-    /// wait.
+    /// Records that a task failed, and decides whether and when it is retried. `random`, from 0 to 1, varies
+    /// the wait.
     pub(in crate::fetch) fn failed(
         &mut self,
         unit: UnitId,
