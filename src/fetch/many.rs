@@ -239,7 +239,7 @@ impl<S: Sink> Driver<S> {
                     done.map_err(panicked)?.into_iter().for_each(|done| self.report(done));
                 }
                 permit = out.reserve(), if !self.finished.is_empty() => {
-                    // The caller has dropped the receiver.
+                    // There is no permit if the caller has dropped the receiver.
                     let permit = permit.map_err(|_| Error::Cancelled)?;
                     if let Some((finished, bytes)) = self.finished.pop_front() {
                         self.held_bytes = self.held_bytes.saturating_sub(bytes);

@@ -142,7 +142,7 @@ pub(super) enum Failure {
     Handling(Error),
 }
 
-/// What distinguishes proxies that can't open each other's images.
+/// A kind of proxies. A proxy of one kind can't open the images of another kind.
 #[derive(Debug)]
 pub(super) struct Kind {
     /// A reference whose transport the proxies are started for.

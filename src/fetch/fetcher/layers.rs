@@ -22,10 +22,10 @@ impl Fetcher {
     ///
     /// # Errors
     ///
-    /// The first fatal error, which stops all other handlers at once: the error of a blob or a proxy after its
-    /// retries, or [`Error::Handler`] with the handler's own error, which [`Error::handler_ref`] returns. If a
-    /// blob is wrong, its error is returned, not the error that it causes in the handler. Before that, the errors
-    /// of [`content`](Self::content).
+    /// The errors of [`content`](Self::content), or the first fatal error of a layer, which stops all other handlers
+    /// at once. This is the error of a blob or a proxy after its retries, or [`Error::Handler`] with the handler's own
+    /// error, which [`Error::handler_ref`] returns. If a blob is wrong, its error is returned, not the error that it
+    /// causes in the handler.
     ///
     /// # Cancel safety
     ///

@@ -52,7 +52,7 @@ impl Blob {
     }
 }
 
-/// What [`Blobs::add`] did.
+/// The result of [`Blobs::add`].
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Added {
     pub(super) blob: BlobId,

@@ -47,7 +47,7 @@ const LATE_FROM: Duration = Duration::from_millis(500);
 /// A call is late after this time if no call has been answered yet.
 const LATE_AT_FIRST: Duration = Duration::from_secs(5);
 
-/// The weight of the old average: a new value counts one part in this many.
+/// The weight of a new value in the moving average: one part in this many.
 const SMOOTHING: u32 = 4;
 
 /// How much is still to be asked for: images, blobs, and bytes. The sum of the sizes can exceed a `u64`,

@@ -48,7 +48,7 @@ pub(super) struct Host<E> {
     pub(super) outage: Outage,
     pub(super) proved: bool,
     pub(super) login: Login,
-    /// Why no image is opened at this host, and until when. `None` as the time means for ever.
+    /// The error because of which no image is opened at this host, and until when. `None` as the time means for ever.
     pub(super) locked: Option<(E, Option<Instant>)>,
     /// The images that are to be opened.
     pub(super) waiting: BTreeSet<ImageId>,

@@ -108,7 +108,7 @@ struct Image {
     /// Whether [`Scheduler::fetch`] was called for the image. Before that call, the image can't be complete.
     is_wanted: bool,
     blobs: Vec<BlobId>,
-    /// The number of its blobs that are not done.
+    /// The number of blobs of the image that are not done.
     left: usize,
     /// The number of failed tries to open the image, or to fetch its config.
     failed: u32,

@@ -80,7 +80,8 @@ impl<E: Clone> Scheduler<E> {
         self.units.values().filter(|unit| !unit.retired).count()
     }
 
-    /// The maximum number of units for a host: what its rules allow, or its share of the overall maximum.
+    /// The maximum number of units for a host: what its rules allow, but not more than its share of the
+    /// overall maximum.
     pub(super) fn most_at(&self, host: HostId) -> usize {
         self.share(host, self.hosts_with_work())
     }
@@ -363,7 +364,7 @@ impl<E: Clone> Scheduler<E> {
     pub(super) fn retire(&mut self, id: UnitId) {
         if let Some(unit) = self.units.get_mut(&id).filter(|unit| !unit.retired) {
             unit.retired = true;
-            // The unit may not have begun the task that it was just given, either.
+            // The unit may not have begun the task that it was given last, so that task is recalled, too.
             if unit.asking().is_some() {
                 self.actions.push_back(Action::Recall { unit: id });
             }
