@@ -40,8 +40,10 @@ done
 step env LONGSHORE_TOOLS=none cargo nextest run --locked --workspace
 step cargo nextest run --locked --workspace --run-ignored only
 
-step cargo test --locked --doc
-step env RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps
+for package in longshore longshore-image-proxy; do
+  step cargo test --locked --doc -p "$package"
+  step env RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps -p "$package"
+done
 
 soak=(
   "${CARGO_TARGET_DIR:-target}/debug/soak"

@@ -51,3 +51,8 @@ pub use proxy::ImageProxy;
 pub use transport::{
     ContainersStorageRef, ImageReference, ImageReferenceError, Transport, TransportConversionError,
 };
+
+/// Compiles the code of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
