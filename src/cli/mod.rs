@@ -48,6 +48,9 @@ const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(2);
 /// How long to wait at the end until the message about a signal has been written.
 const LAST_WORDS_PATIENCE: Duration = Duration::from_millis(200);
 
+/// How long to wait at the end until the timeline of a pull that is interrupted has been written.
+const PICTURE_PATIENCE: Duration = Duration::from_secs(2);
+
 /// How long to wait for skopeo processes that may have a temporary folder. They remove it when they exit, but
 /// are killed when this process exits. A skopeo that does not exit gets `SIGTERM` within this time.
 const CLEANING_PATIENCE: Duration = Duration::from_secs(10);
@@ -75,6 +78,8 @@ pub(crate) fn main() -> ExitCode {
                 say_last(format!("longshore: {}", signal.what));
                 // stderr may not be read.
                 let _ = timeout(LAST_WORDS_PATIENCE, all_said()).await;
+                // The task has been dropped, and with it the events. Its picture shows how far it came.
+                let _ = timeout(PICTURE_PATIENCE, timeline::drawn()).await;
                 ExitCode::from(signal.code)
             }
             code = run_and_report(task) => code,

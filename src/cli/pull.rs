@@ -30,6 +30,8 @@ pub(crate) async fn run(
         images: references.collect(),
         retries: arguments.retries,
         events: arguments.events.clone(),
+        timeline: (arguments.timeline.clone())
+            .map(|target| (target, arguments.timeline_axis.unwrap_or_default())),
     };
     let (events, shown) = showing.start().await?;
     let output = Output {
@@ -62,12 +64,16 @@ pub(crate) async fn run(
         }
         Err(failure) => Err(failure),
     };
-    let recorded = match shown? {
-        Some(record) => record.end(result.as_ref().err()),
-        None => Ok(()),
+    let recorded = match shown {
+        Ok(Some(record)) => record.end(result.as_ref().err()),
+        Ok(None) => Ok(()),
+        Err(failure) => Err(failure),
     };
-    result?;
-    recorded.map_err(Failure::after_all)
+    match (result, recorded) {
+        (Err(failure), Err(unrecorded)) => Err(failure.with_earlier(vec![unrecorded])),
+        (Err(failure), Ok(())) => Err(failure),
+        (Ok(()), recorded) => recorded.map_err(Failure::after_all),
+    }
 }
 
 /// Pulls one image, or an index with all its images, as a whole; and many images each on its own.

@@ -2,6 +2,7 @@
 
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::Args;
 use clap::builder::{OsStringValueParser, TypedValueParser};
@@ -10,10 +11,11 @@ use longshore::{FetchOptions, ImageRequest, Platforms, Proxies, RetryPolicy};
 use super::destination::Destination;
 use super::proxy::ProxyArguments;
 use super::reference::image_reference;
-use super::values::rate;
+use super::values::{duration, rate};
 use crate::cli::failure::Failure;
 use crate::cli::list::{self, Shard};
 use crate::cli::progress::Style;
+use crate::cli::timeline::Target;
 
 #[derive(Debug, Args)]
 #[expect(
@@ -66,6 +68,13 @@ pub(crate) struct PullArguments {
     /// Write the events into this file, one JSON object a line; - is stdout
     #[arg(long, value_name = "FILE")]
     pub(crate) events: Option<PathBuf>,
+    /// Draw the pull into this file at its end, also if it fails: FILE.html is a page with a waterfall of all
+    /// requests, FILE.svg its picture alone, FILE.json a trace for https://ui.perfetto.dev
+    #[arg(long, value_name = "FILE", value_parser = OsStringValueParser::new().try_map(|path| Target::parse(&path)))]
+    pub(crate) timeline: Option<Target>,
+    /// The least length of the time axis, so that the pictures of two pulls can be compared: 500ms, 10s, 2m
+    #[arg(long, value_name = "DURATION", value_parser = duration, requires = "timeline")]
+    pub(crate) timeline_axis: Option<Duration>,
     /// Print one JSON object at the end, and no progress
     #[arg(long)]
     pub(crate) json: bool,

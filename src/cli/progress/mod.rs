@@ -15,6 +15,7 @@ use longshore::{Event, EventStream, Events};
 use terminal_size::{Height, Width, terminal_size_of};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
+use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use self::frame::{Terminal, frame};
@@ -25,6 +26,7 @@ use self::state::Progress;
 use super::failure::Failure;
 use super::format::json_line;
 use super::say::{self, say};
+use super::timeline::{Target, Timeline};
 
 /// The time between two pictures, and between two looks at the clock.
 const TICK: Duration = Duration::from_millis(100);
@@ -95,13 +97,15 @@ pub(super) struct Showing {
     pub(super) retries: u32,
     /// Where to write the events; `-` is stdout.
     pub(super) events: Option<PathBuf>,
+    /// Where to draw the pull, and the least length of the time axis.
+    pub(super) timeline: Option<(Target, Duration)>,
 }
 
 impl Showing {
     /// Returns where to send events, and a future that ends when all of them have been shown. The future gives the record
     /// of the events, which still needs its end.
     ///
-    /// A thread of its own shows the events and writes them to the file. A stopped terminal or a hanging disk
+    /// A thread of its own shows the events, and writes them and the timeline to their files. A stopped terminal or a hanging disk
     /// holds up this thread, and neither the pull nor a signal.
     pub(super) async fn start(
         self,
@@ -117,8 +121,15 @@ impl Showing {
             Some(path) => {
                 let (path, images) = (path.clone(), self.images.clone());
                 let begin = move || Record::begin(&path, &images);
-                let record = tokio::task::spawn_blocking(begin).await;
+                let record = spawn_blocking(begin).await;
                 Some(record.map_err(anyhow::Error::from)??)
+            }
+        };
+        let timeline = match self.timeline.clone() {
+            None => None,
+            Some((target, axis)) => {
+                let begin = spawn_blocking(move || Timeline::begin(target, axis));
+                Some(begin.await.map_err(anyhow::Error::from)??)
             }
         };
         let (events, stream) = Events::channel();
@@ -127,7 +138,7 @@ impl Showing {
         thread::Builder::new()
             .name("longshore-progress".into())
             // The receiver is gone if the command is ending.
-            .spawn(move || drop(ended.send(self.show_all(&runtime, stream, record))))?;
+            .spawn(move || drop(ended.send(self.show_all(&runtime, stream, record, timeline))))?;
         // The sender is dropped without a message only if the thread panicked.
         let showing = async { end.await.unwrap_or(Ok(None)) };
         Ok((events, showing))
@@ -138,6 +149,7 @@ impl Showing {
         runtime: &Handle,
         mut stream: EventStream,
         mut record: Option<Record>,
+        mut timeline: Option<Timeline>,
     ) -> Result<Option<Record>, Failure> {
         let mut display = Display::new(&self);
         let mut written = Ok(());
@@ -153,6 +165,9 @@ impl Showing {
                     {
                         written = record.take(&event);
                     }
+                    if let Some(timeline) = &mut timeline {
+                        timeline.take(&event);
+                    }
                     display.take(&event);
                 }
                 Err(_) => {}
@@ -160,7 +175,8 @@ impl Showing {
             display.tick();
         }
         display.end();
-        written.map(|()| record)
+        let drawn = timeline.map_or(Ok(()), Timeline::finish);
+        written.and(drawn).map(|()| record)
     }
 }
 

@@ -15,21 +15,26 @@ pub(super) fn join(spans: &mut Vec<Span>, most: usize, joined_below: Duration) -
     let mut grain = joined_below;
     while spans.len() > most.max(lanes) {
         grain = grain.saturating_mul(2).max(FIRST_GRAIN);
-        let mut joined: Vec<Span> = Vec::with_capacity(most);
-        for span in spans.drain(..) {
-            match joined.last_mut() {
-                Some(last)
-                    if on_same_lane(last, &span)
-                        && span.end.saturating_sub(last.begin) <= grain =>
-                {
-                    add(last, &span);
-                }
-                _ => joined.push(span),
-            }
-        }
-        *spans = joined;
+        *spans = join_below(spans.drain(..), grain);
     }
     grain
+}
+
+/// Joins neighbours on a lane that are together shorter than this. The spans must be in order of their lanes
+/// and of time.
+pub(super) fn join_below(spans: impl IntoIterator<Item = Span>, grain: Duration) -> Vec<Span> {
+    let mut joined: Vec<Span> = Vec::new();
+    for span in spans {
+        match joined.last_mut() {
+            Some(last)
+                if on_same_lane(last, &span) && span.end.saturating_sub(last.begin) < grain =>
+            {
+                add(last, &span);
+            }
+            _ => joined.push(span),
+        }
+    }
+    joined
 }
 
 fn on_same_lane(one: &Span, other: &Span) -> bool {

@@ -1,0 +1,104 @@
+//! Short names of images and layers.
+
+use super::picture::{Span, What};
+use crate::cli::format::short;
+
+/// The longest short name of an image, in characters.
+const MOST_SHORT: usize = 28;
+
+/// The last part of an image's name, with its tag or the beginning of its digest: `fedora:latest`.
+pub(super) fn short_image(reference: &str) -> String {
+    let (name, digest) = match reference.split_once('@') {
+        Some((name, digest)) => (name, Some(short(digest))),
+        None => (reference, None),
+    };
+    let name = name.trim_end_matches('/');
+    let last = name.rsplit('/').next().unwrap_or(name);
+    // Without a path, the transport is still there: `oci:folder:tag`.
+    let last = match last.split_once(':') {
+        Some(("oci" | "dir" | "oci-archive" | "docker-archive" | "containers-storage", rest)) => {
+            rest
+        }
+        _ => last,
+    };
+    match digest {
+        Some(digest) => middle_out(&format!("{last}@{digest}"), MOST_SHORT),
+        None => middle_out(last, MOST_SHORT),
+    }
+}
+
+/// The name of an image without what all images of registries begin with.
+pub(super) fn without_transport(reference: &str) -> &str {
+    reference.strip_prefix("docker://").unwrap_or(reference)
+}
+
+/// Text of at most so many characters. What is left out is in the middle, because both the beginning and the
+/// end of a name distinguish it.
+pub(super) fn middle_out(text: &str, most: usize) -> String {
+    let length = text.chars().count();
+    if length <= most {
+        return text.to_owned();
+    }
+    let kept = most.saturating_sub(1);
+    let head: String = text.chars().take(kept.div_ceil(2)).collect();
+    let tail: String = text.chars().skip(length - kept / 2).collect();
+    format!("{head}…{tail}")
+}
+
+/// Names what a span fetched, with the image if there are several.
+pub(super) fn of_span(span: &Span, several_images: bool) -> String {
+    let what = match &span.what {
+        What::Manifest => "manifest".to_owned(),
+        What::Config => "config".to_owned(),
+        What::Layer { layer, .. } => format!("layer {layer}"),
+        What::Several { count, .. } => return format!("{count} tries"),
+    };
+    if several_images && !span.image.is_empty() {
+        format!("{} {what}", short_image(&span.image))
+    } else {
+        what
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn images_are_named_by_their_last_part() {
+        let hex = "0123456789abcdef".repeat(4);
+        let table = [
+            ("docker://quay.io/fedora/fedora:latest", "fedora:latest"),
+            ("docker://localhost:5000/a", "a"),
+            ("docker://debian", "debian"),
+            ("oci:folder:tag", "folder:tag"),
+            ("oci:/a/b/folder:tag", "folder:tag"),
+            ("dir:/a/b/", "b"),
+            ("", ""),
+            ("a\u{e9}/\u{1f600}", "\u{1f600}"),
+            (
+                "docker://h/a/a-very-long-name-of-an-image-indeed:1.2.3",
+                "a-very-long-na…-indeed:1.2.3",
+            ),
+        ];
+        for (reference, expected) in table {
+            assert_eq!(short_image(reference), expected, "{reference}");
+        }
+        let by_digest = format!("docker://h/a/b@sha256:{hex}");
+        assert_eq!(short_image(&by_digest), "b@0123456789ab");
+    }
+
+    #[test]
+    fn what_is_left_out_is_in_the_middle() {
+        let table = [
+            ("abcdef", 6, "abcdef"),
+            ("abcdef", 5, "ab…ef"),
+            ("abcdef", 4, "ab…f"),
+            ("abcdef", 1, "…"),
+            ("\u{e9}\u{e9}\u{e9}\u{e9}", 3, "\u{e9}…\u{e9}"),
+        ];
+        for (text, most, expected) in table {
+            assert_eq!(middle_out(text, most), expected);
+        }
+    }
+}
