@@ -89,7 +89,9 @@ pub use fetch::{
     ImageRequest, Index, IndexContent, Layer, LayerReader, LayerStream, Platforms, Proxies,
     PullMany, Pulled, PulledImages, RetryPolicy, Sink, SourceDocument,
 };
-pub use layout::{Damage, DamagedBlob, OciLayout, Verified, VerifyOptions};
+pub use layout::{
+    Damage, DamagedBlob, OciLayout, PruneOptions, Pruned, PrunedBlob, Verified, VerifyOptions,
+};
 pub use oci_spec;
 pub use protocol::{FIRST_SUPPORTED, LayerInfo, Refusal, RefusalCode, RefusalKind};
 pub use proxy::{Blob, BlobDriver, BlobReader, ImageProxy, OpenedImage, RawBlob};

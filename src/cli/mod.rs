@@ -16,6 +16,7 @@ mod open;
 mod outcome;
 mod page;
 mod progress;
+mod prune;
 mod pull;
 mod report;
 mod say;

@@ -4,11 +4,11 @@ use longshore::{ImageProxyConfig, Platforms};
 
 use super::args::{
     BlobArguments, Command, DigestArguments, DoctorArguments, InspectArguments, ListTagsArguments,
-    PullArguments, VerifyArguments,
+    PruneArguments, PullArguments, VerifyArguments,
 };
 use super::failure::Failure;
 use super::hint::Login;
-use super::{blob, digest, doctor, inspect, list_tags, pull, verify};
+use super::{blob, digest, doctor, inspect, list_tags, prune, pull, verify};
 
 /// A command whose list, credentials and other files have been read.
 #[derive(Debug)]
@@ -18,6 +18,7 @@ pub(super) enum Task {
     Digest(DigestArguments, ImageProxyConfig),
     Blob(BlobArguments, ImageProxyConfig),
     Verify(VerifyArguments),
+    Prune(PruneArguments),
     ListTags(ListTagsArguments, ImageProxyConfig),
     Doctor(DoctorArguments, ImageProxyConfig),
 }
@@ -69,6 +70,10 @@ impl Task {
                 let config = arguments.proxy.config(&images, platform, verbose > 1)?;
                 Ok(Self::Doctor(arguments, config))
             }
+            Command::Prune(arguments) => {
+                arguments.check()?;
+                Ok(Self::Prune(arguments))
+            }
         }
     }
 
@@ -82,7 +87,7 @@ impl Task {
             Self::Inspect(arguments, config) => (vec![&*arguments.image], config),
             Self::Digest(arguments, config) => (vec![&*arguments.image], config),
             Self::Blob(arguments, config) => (vec![&*arguments.image], config),
-            Self::Verify(_) => return false,
+            Self::Verify(_) | Self::Prune(_) => return false,
             Self::Doctor(arguments, config) => (arguments.images(), config),
             // It opens no image, so it checks no signatures.
             Self::ListTags(..) => return false,
@@ -99,7 +104,7 @@ impl Task {
             | Self::Blob(BlobArguments { proxy, .. }, _) => proxy.source.login(),
             Self::Doctor(DoctorArguments { proxy, .. }, _) => proxy.source.login(),
             Self::ListTags(ListTagsArguments { source, .. }, _) => source.login(),
-            Self::Verify(_) => Login::FromFiles,
+            Self::Verify(_) | Self::Prune(_) => Login::FromFiles,
         }
     }
 
@@ -113,6 +118,7 @@ impl Task {
             Self::Digest(arguments, config) => Box::pin(digest::run(arguments, config)).await,
             Self::Blob(arguments, config) => Box::pin(blob::run(arguments, config)).await,
             Self::Verify(arguments) => verify::run(arguments).await,
+            Self::Prune(arguments) => prune::run(arguments).await,
             Self::ListTags(arguments, config) => Box::pin(list_tags::run(arguments, config)).await,
             Self::Doctor(arguments, config) => Box::pin(doctor::run(arguments, config)).await,
         }

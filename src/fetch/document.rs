@@ -153,6 +153,14 @@ pub(crate) fn subject(raw: &[u8]) -> Result<Option<Descriptor>> {
     subject.map(Some).map_err(Error::decode(WHAT))
 }
 
+/// Returns the digests that a document of any kind contains anywhere.
+pub(crate) fn digests_in(raw: &[u8]) -> Vec<Digest> {
+    let is_part = |byte: &u8| byte.is_ascii_alphanumeric() || b"=_-+.:".contains(byte);
+    raw.split(|byte| !is_part(byte))
+        .filter_map(|word| std::str::from_utf8(word).ok()?.parse().ok())
+        .collect()
+}
+
 /// Parses a config. A field that can't be parsed is empty, because a config may be anything.
 pub(crate) fn config(raw: &[u8]) -> Config {
     let Ok(node) = parse(raw, "image config") else {
@@ -368,7 +376,7 @@ mod tests {
             let text = format!(r#"{{"a":"{text}"}}"#);
             for raw in [&raw[..], text.as_bytes()] {
                 let _ = (manifest(raw), index(raw), config(raw), members(raw, "manifest"));
-                let _ = (subject(raw), super::descriptor(raw, "index"));
+                let _ = (subject(raw), super::descriptor(raw, "index"), digests_in(raw));
             }
         }
 
@@ -550,6 +558,22 @@ mod tests {
         for wrong in ["", r#"{"subject":7}"#, r#"{"subject":{"digest":"x"}}"#] {
             assert!(subject(wrong.to_owned()).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn digests_are_found_in_documents_of_any_kind() {
+        let (a, b) = (digest('a'), digest('b'));
+        let texts = [
+            json!({ "blobs": [{ "digest": a }], "x": { "y": b } }).to_string(),
+            format!("<image ref=\"{a}\">{b}</image>"),
+            format!("{a}\n{b} sha256:short"),
+        ];
+        for text in texts {
+            let found: Vec<_> = digests_in(text.as_bytes());
+            let found: Vec<_> = found.iter().map(AsRef::as_ref).collect();
+            assert_eq!(found, [&a, &b], "{text}");
+        }
+        assert!(digests_in(b"\xff\xfe").is_empty());
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! which it creates while it holds the lock of the layout, and which it locks until it ends. Whoever holds the
 //! lock of the layout and finds no locked staging folder is alone: a pull that begins waits for the lock.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,45 +14,52 @@ use tokio::time::{Instant, sleep};
 
 use super::blocking;
 use super::folder::Folder;
-use super::staging::{self, LayoutLock};
+use super::staging::{self, LayoutLock, Swept};
 use crate::error::{Error, Result};
 
 /// How often to look whether a pull has ended.
 const POLL: Duration = Duration::from_millis(100);
 
+/// The lock of a layout that nobody else uses.
+pub(super) struct Alone {
+    pub(super) lock: LayoutLock,
+    /// What dead pulls had left.
+    pub(super) swept: Swept,
+}
+
 /// Takes the lock of the layout while no pull is running. If one is running, waits for its end, but not longer
 /// than `wait`. `what` is the action that fails otherwise.
-pub(super) async fn take(root: &Arc<Folder>, wait: Duration, what: &str) -> Result<LayoutLock> {
+pub(super) async fn take(root: &Arc<Folder>, wait: Duration, what: &str) -> Result<Alone> {
     let began = Instant::now();
+    let mut swept = Swept::default();
     loop {
         let (root, failed) = (Arc::clone(root), Error::io(what.to_owned()));
-        match blocking(move || attempt(&root).map_err(failed)).await? {
-            Ok(lock) => return Ok(lock),
-            Err(pull) => {
-                let left = wait.saturating_sub(began.elapsed());
-                if left.is_zero() {
-                    return Err(Error::io(what)(busy(&pull)));
-                }
-                sleep(POLL.min(left)).await;
-            }
+        let (lock, more) = blocking(move || attempt(&root).map_err(failed)).await?;
+        swept.folders += more.folders;
+        swept.bytes += more.bytes;
+        if let Some(lock) = lock {
+            return Ok(Alone { lock, swept });
         }
+        let left = wait.saturating_sub(began.elapsed());
+        if left.is_zero() {
+            return Err(Error::io(what)(busy(&more.living)));
+        }
+        sleep(POLL.min(left)).await;
     }
 }
 
-/// Takes the lock of the layout, or returns the name of the staging folder of a pull that is running.
-fn attempt(root: &Folder) -> io::Result<std::result::Result<LayoutLock, OsString>> {
+/// Takes the lock of the layout. `None` if a pull is running.
+fn attempt(root: &Folder) -> io::Result<(Option<LayoutLock>, Swept)> {
     let lock = LayoutLock::take(root)?;
-    let living = staging::sweep(root)?;
-    Ok(match living.into_iter().next() {
-        None => Ok(lock),
-        Some(pull) => Err(pull),
-    })
+    let swept = staging::sweep(root)?;
+    Ok((swept.living.is_empty().then_some(lock), swept))
 }
 
-fn busy(pull: &OsStr) -> io::Error {
+fn busy(pulls: &[OsString]) -> io::Error {
+    let folders: Vec<_> = pulls.iter().map(|name| name.to_string_lossy()).collect();
     let reason = format!(
         "a pull into it is running (its folder is {}): try again when it has ended",
-        pull.display()
+        folders.join(", ")
     );
     io::Error::new(io::ErrorKind::ResourceBusy, reason)
 }

@@ -257,6 +257,14 @@ impl Folder {
         Ok(unlinkat(&self.0, name, UnlinkatFlags::NoRemoveDir)?)
     }
 
+    /// Removes a file, and returns whether it was there.
+    pub(super) fn remove_if_there(&self, name: impl AsRef<OsStr>) -> io::Result<bool> {
+        match self.remove_file(name) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            other => other.map(|()| true),
+        }
+    }
+
     pub(super) fn remove_empty_folder(&self, name: impl AsRef<OsStr>) -> io::Result<()> {
         let name = plain(name.as_ref())?;
         Ok(unlinkat(&self.0, name, UnlinkatFlags::RemoveDir)?)

@@ -4,7 +4,7 @@
 //! The index is replaced in one step, when everything that it names is there.
 //!
 //! Pulls into the same layout do not disturb each other, even from different processes. Each pull has a
-//! staging folder of its own. The layout is locked only while its index changes.
+//! staging folder of its own. The layout is locked only while its index changes, and while blobs are removed.
 //!
 //! A layout may come from somebody else, so no symbolic link in it is followed. A folder or a file of the
 //! layout that is a symbolic link is an error. A blob that is a symbolic link is fetched again and replaced.
@@ -13,6 +13,7 @@ mod alone;
 mod blobs;
 mod folder;
 mod index;
+mod prune;
 mod reach;
 mod staging;
 #[cfg(test)]
@@ -30,6 +31,7 @@ use oci_spec::image::{Descriptor, Digest};
 use tokio::sync::OnceCell;
 
 use self::folder::Folder;
+pub use self::prune::{PruneOptions, Pruned, PrunedBlob};
 use self::staging::{LayoutLock, Staging, is_ours};
 pub use self::verify::{Damage, DamagedBlob, Verified, VerifyOptions};
 use crate::error::{Error, Result, panicked};

@@ -88,31 +88,46 @@ fn is_staging(name: &OsStr) -> bool {
         .is_some_and(|(process, folder)| number(process) && number(folder))
 }
 
-/// Removes the staging folders of dead pulls. The layout must be locked. Returns the names of those that belong to pulls
-/// that may be running.
+/// The staging folders of a layout that were found, and those that were removed.
+#[derive(Debug, Default)]
+pub(super) struct Swept {
+    /// The staging folders of pulls that may be running.
+    pub(super) living: Vec<OsString>,
+    /// The number of staging folders that were removed.
+    pub(super) folders: usize,
+    /// The size of the files in them, in bytes.
+    pub(super) bytes: u64,
+}
+
+/// Removes the staging folders of dead pulls. The layout must be locked.
 ///
 /// A folder that can't be removed is left, because it does no harm. The folder may belong to another user, or may be
 /// gone already: a running pull removes its own folder without the lock.
-pub(super) fn sweep(root: &Folder) -> io::Result<Vec<OsString>> {
-    let mut living = Vec::new();
+pub(super) fn sweep(root: &Folder) -> io::Result<Swept> {
+    let mut swept = Swept::default();
     for name in root.names()?.into_iter().filter(|name| is_staging(name)) {
         match sweep_one(root, &name) {
-            Ok(true) => tracing::debug!(folder = %name.display(), "removed what a dead pull left"),
-            Ok(false) => living.push(name),
+            Ok(Some(bytes)) => {
+                swept.folders += 1;
+                swept.bytes += bytes;
+                tracing::debug!(folder = %name.display(), "removed what a dead pull left");
+            }
+            Ok(None) => swept.living.push(name),
             Err(error) => {
                 tracing::debug!(folder = %name.display(), %error, "can't remove what a pull left");
                 if error.kind() != io::ErrorKind::NotFound {
-                    living.push(name);
+                    swept.living.push(name);
                 }
             }
         }
     }
-    Ok(living)
+    Ok(swept)
 }
 
-/// Removes a staging folder if it belongs to no running pull. Returns `false` if the pull may be running. The pull
-/// may run on another host, whose locks are not seen here if the file system does not share them.
-fn sweep_one(root: &Folder, name: &OsStr) -> io::Result<bool> {
+/// Removes a staging folder if it belongs to no running pull, and returns the size of its files in bytes. Returns
+/// `None` if the pull may be running. The pull may run on another host, whose locks are not seen here if the file
+/// system does not share them.
+fn sweep_one(root: &Folder, name: &OsStr) -> io::Result<Option<u64>> {
     let folder = root.open(name)?;
     let boot_id = folder.read(STAGING_LOCK, 1024)?;
     if let Some(boot_id) = &boot_id {
@@ -124,23 +139,25 @@ fn sweep_one(root: &Folder, name: &OsStr) -> io::Result<bool> {
         // pull does so while it holds the lock of the layout, which we hold.
         let is_here = boot_id.is_empty() || *boot_id == here().into_bytes();
         if lock.is_err() || !is_here && root.age_of(name)? < ABANDONED {
-            return Ok(false);
+            return Ok(None);
         }
     } else if !folder.names()?.is_empty() && root.age_of(name)? < ABANDONED {
         // Another version of this library has made this folder. An empty folder is not spared: its pull died before it
         // could lock the folder, because a pull does so while it holds the lock of the layout, which we hold.
-        return Ok(false);
+        return Ok(None);
     }
-    remove(root, name, &folder)?;
-    Ok(true)
+    remove(root, name, &folder).map(Some)
 }
 
-/// Removes a staging folder and the plain files in it.
-fn remove(root: &Folder, name: &OsStr, folder: &Folder) -> io::Result<()> {
+/// Removes a staging folder and the plain files in it. Returns the size of these files in bytes.
+fn remove(root: &Folder, name: &OsStr, folder: &Folder) -> io::Result<u64> {
+    let mut bytes = 0;
     for file in folder.names()? {
+        bytes += folder.size_of(&file)?.unwrap_or(0);
         folder.remove_file(file)?;
     }
-    root.remove_empty_folder(name)
+    root.remove_empty_folder(name)?;
+    Ok(bytes)
 }
 
 /// The staging folder of a pull. Dropping it removes the folder and all files in it.

@@ -1,6 +1,6 @@
 //! Compares the blobs of a layout with their digests and sizes.
 
-mod check;
+pub(super) mod check;
 mod names;
 mod plan;
 mod remove;

@@ -27,6 +27,7 @@ mod list_tags;
 mod lists;
 mod odd_documents;
 mod platforms;
+mod prune;
 mod pull;
 mod real_image;
 mod signatures;

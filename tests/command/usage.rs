@@ -110,6 +110,9 @@ fn wrong_usage_is_code_2() {
             "--all is for a whole layout",
         ),
         (&["verify", "--wait", "1m", "oci:x"], "--repair"),
+        (&["prune"], "LAYOUT"),
+        (&["prune", "x"], "did you mean oci:x"),
+        (&["prune", "oci:x:v1"], "pruned as a whole"),
     ];
     for (args, words) in table {
         refused(&scratch, args, words);
@@ -127,6 +130,7 @@ fn help_and_version_succeed() {
         &["digest", "--help"],
         &["blob", "--help"],
         &["verify", "--help"],
+        &["prune", "--help"],
     ] {
         let run = scratch.longshore().args(args.iter().copied()).run();
         assert!(run.succeeded().stdout.contains("Usage"));

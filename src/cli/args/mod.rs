@@ -13,6 +13,7 @@ mod inspect;
 mod list_tags;
 mod other_tools;
 mod proxy;
+mod prune;
 mod pull;
 mod reference;
 mod values;
@@ -26,6 +27,7 @@ pub(super) use self::digest::DigestArguments;
 pub(super) use self::doctor::DoctorArguments;
 pub(super) use self::inspect::{InspectArguments, Shown};
 pub(super) use self::list_tags::ListTagsArguments;
+pub(super) use self::prune::PruneArguments;
 pub(super) use self::pull::PullArguments;
 pub(super) use self::reference::image_reference;
 pub(super) use self::verify::VerifyArguments;
@@ -61,6 +63,8 @@ pub(super) enum Command {
     Blob(BlobArguments),
     /// Compare the blobs of an OCI image layout with their digests
     Verify(VerifyArguments),
+    /// Remove the blobs of an OCI image layout that no image names
+    Prune(PruneArguments),
     /// List the tags of a repository
     ListTags(ListTagsArguments),
     /// Say whether pulls can work here, and what is missing

@@ -30,8 +30,8 @@ pub(super) struct Intact {
 
 /// What is wrong with a blob.
 #[derive(Debug)]
-pub(super) struct Bad {
-    pub(super) damage: Damage,
+pub(in crate::layout) struct Bad {
+    pub(in crate::layout) damage: Damage,
     /// The file, if it could be opened.
     pub(super) identity: Option<Identity>,
     /// The number of bytes that were read.
@@ -98,7 +98,7 @@ fn open(root: &Folder, digest: &Digest, expected: Option<u64>) -> Result<Opened,
 }
 
 /// Reads a document as a whole.
-pub(super) fn document(root: &Folder, named: &Descriptor) -> Result<Vec<u8>, Bad> {
+pub(in crate::layout) fn document(root: &Folder, named: &Descriptor) -> Result<Vec<u8>, Bad> {
     let mut opened = open(root, named.digest(), Some(named.size()))?;
     if opened.size > MAX_DOCUMENT_BYTES {
         let reason = format!("it has more than {MAX_DOCUMENT_BYTES} bytes");

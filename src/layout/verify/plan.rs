@@ -165,19 +165,22 @@ impl Follower for Planner<'_> {
             // It is no document, then.
             return self.blob(named).map(|()| None);
         }
-        if !self.visited.insert((named.digest().clone(), named.size())) {
+        let key = (named.digest().clone(), named.size());
+        if self.visited.contains(&key) {
             return Ok(None);
         }
         match check::document(self.root, named) {
             Ok(raw) => {
+                self.visited.insert(key);
                 self.verified.blobs += 1;
                 self.verified.bytes += raw.len() as u64;
                 Ok(Some(raw))
             }
+            // Something else may name it that needs it.
+            Err(bad) if by == By::Referrer && matches!(bad.damage, Damage::Missing) => Ok(None),
             Err(bad) => {
-                if by != By::Referrer || !matches!(bad.damage, Damage::Missing) {
-                    self.found(named, bad);
-                }
+                self.visited.insert(key);
+                self.found(named, bad);
                 Ok(None)
             }
         }

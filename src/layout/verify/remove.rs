@@ -52,10 +52,10 @@ impl OciLayout {
             Ok((root, candidates))
         };
         let (root, candidates) = blocking(move || select().map_err(failed)).await?;
-        let lock = alone::take(&root, wait, &what).await?;
+        let alone = alone::take(&root, wait, &what).await?;
         blocking(move || {
             let removed = remove(&root, &candidates);
-            drop(lock);
+            drop(alone.lock);
             removed.map_err(Error::io(what))
         })
         .await

@@ -163,6 +163,13 @@ async fn a_subject_need_not_be_there_and_is_verified_if_it_is() {
     assert_eq!(found(&layout, all()).await.len(), 1);
     fs::remove_file(layout.path_of(&subject.manifest)).expect("removed");
     assert_eq!(found(&layout, all()).await, []);
+    layout.list(&[("a", &referrer), ("b", &subject.manifest)]);
+    let missing = (
+        digest(&subject.manifest),
+        "is missing".to_owned(),
+        "a b".to_owned(),
+    );
+    assert_eq!(found(&layout, all()).await, [missing]);
 }
 
 #[tokio::test]

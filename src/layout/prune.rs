@@ -1,0 +1,312 @@
+//! Removes the blobs of a layout that no image names.
+
+use std::collections::HashSet;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use oci_spec::image::{Descriptor, Digest};
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+use super::folder::Folder;
+use super::reach::{self, By, Follower, MAX_DOCUMENT_BYTES, invalid, reason};
+use super::staging::LayoutLock;
+use super::verify::{Damage, check};
+use super::{INDEX, OciLayout, alone, blobs, blocking, index, open_layout, read_index};
+use crate::error::{Error, Result};
+use crate::fetch::document;
+
+/// How long blobs are removed while other processes wait for the lock of the layout. They wait for 30 s.
+const HOLD: Duration = Duration::from_secs(5);
+
+/// How long the lock of the layout is then left to others, which try to take it every 5 ms.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// The options of [`OciLayout::prune`].
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct PruneOptions {
+    /// Whether only to find out what would be removed. Nothing is changed, and running pulls do not matter;
+    /// what they have stored already counts as named by no image. The default is false.
+    pub dry_run: bool,
+    /// How long to wait for the end of pulls into the layout that are running. The default is not to wait.
+    pub wait: Duration,
+}
+
+impl PruneOptions {
+    /// Sets [`dry_run`](Self::dry_run).
+    #[must_use]
+    pub fn dry_run(mut self, dry_run: bool) -> Self {
+        self.dry_run = dry_run;
+        self
+    }
+
+    /// Sets [`wait`](Self::wait).
+    #[must_use]
+    pub fn wait(mut self, wait: Duration) -> Self {
+        self.wait = wait;
+        self
+    }
+}
+
+/// The result of [`OciLayout::prune`].
+#[derive(Debug, Default)]
+#[non_exhaustive]
+pub struct Pruned {
+    /// The blobs that were removed, or would be, sorted by digest.
+    pub removed: Vec<PrunedBlob>,
+    /// The size of these blobs together, in bytes.
+    pub removed_bytes: u64,
+    /// The number of blobs that stay.
+    pub kept_blobs: usize,
+    /// The number of staging folders that were removed. Pulls that were killed have left them. None are
+    /// counted in a dry run.
+    pub abandoned_pulls: usize,
+    /// The size of the files in these staging folders, in bytes.
+    pub abandoned_bytes: u64,
+    /// The reason why some blobs that no image names are left, although others were removed: a file can't be
+    /// removed, or a pull has begun meanwhile and has not ended in time.
+    pub unfinished: Option<Error>,
+}
+
+/// A blob that no image named.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PrunedBlob {
+    /// The digest of the blob.
+    pub digest: Digest,
+    /// The size of the file, in bytes.
+    pub size: u64,
+}
+
+impl OciLayout {
+    /// Removes the blobs that the index of the layout names neither directly nor through other documents:
+    /// indexes, manifests with their configs and layers, and the subjects that they refer to. Of a document
+    /// that is neither an image nor an index, every blob is kept whose digest the document contains. Also
+    /// removes what pulls that were killed have left.
+    ///
+    /// If the index, or a manifest or index that is named, is damaged, nothing is removed. A manifest that is
+    /// named by an index of platforms may be missing: tools can leave platforms out.
+    ///
+    /// No pull may run meanwhile, because it has stored blobs, or relies on blobs, that the index does not
+    /// name yet. If one is running, also through this `OciLayout`, its end is waited for as the options say. A
+    /// pull that begins meanwhile waits. Other tools that write into a layout do not wait: do not
+    /// prune beside them.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] if there is no layout, if it is damaged, or if nothing can be removed. The kind of its source is
+    /// [`ResourceBusy`](io::ErrorKind::ResourceBusy) if a pull is running. After an error, all blobs are there.
+    /// What goes wrong later is [`Pruned::unfinished`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped early, some of the blobs may have been removed, and the layout is valid.
+    pub async fn prune(&self, options: &PruneOptions) -> Result<Pruned> {
+        let what = format!("can't prune {}", self.root().display());
+        let stop = CancellationToken::new();
+        let _stopping = stop.clone().drop_guard();
+        let (path, failed) = (self.root().to_owned(), Error::io(what.clone()));
+        let planning = {
+            let stop = stop.clone();
+            blocking(move || Prune::plan(&path, stop).map_err(failed))
+        };
+        let mut prune = planning.await?;
+        if options.dry_run {
+            return Ok(prune.planned());
+        }
+        loop {
+            let alone = match alone::take(&prune.root, options.wait, &what).await {
+                Ok(alone) => alone,
+                Err(error) => return prune.failed(error),
+            };
+            prune.pruned.abandoned_pulls += alone.swept.folders;
+            prune.pruned.abandoned_bytes += alone.swept.bytes;
+            let removing = move || {
+                let removed = prune.remove(HOLD, &alone.lock);
+                Ok((prune, removed))
+            };
+            let removed;
+            (prune, removed) = blocking(removing).await?;
+            match removed {
+                Ok(true) => return Ok(prune.done()),
+                Ok(false) => sleep(PAUSE).await,
+                Err(error) => return prune.failed(Error::io(what)(error)),
+            }
+        }
+    }
+}
+
+/// The removal of blobs, which may need the lock of the layout several times.
+struct Prune {
+    root: Arc<Folder>,
+    kept: Kept,
+    /// The index by which `kept` was found.
+    index: Vec<u8>,
+    /// The blobs that are still to be removed, in reverse order.
+    candidates: Vec<PrunedBlob>,
+    pruned: Pruned,
+    stop: CancellationToken,
+}
+
+impl Prune {
+    /// Finds the blobs that no image names. Nothing is locked, because this may take long.
+    fn plan(path: &Path, stop: CancellationToken) -> io::Result<Self> {
+        let root = Arc::new(open_layout(path)?);
+        let mut prune = Self {
+            kept: Kept {
+                root: Arc::clone(&root),
+                digests: HashSet::new(),
+                documents: HashSet::new(),
+                stop: stop.clone(),
+            },
+            index: Vec::new(),
+            candidates: Vec::new(),
+            pruned: Pruned::default(),
+            stop,
+            root,
+        };
+        prune.keep_what_the_index_names()?;
+        for digest in blobs::all(&prune.root)? {
+            // Whatever is no plain file was not stored by a pull.
+            match blobs::size_of(&prune.root, &digest)? {
+                Some(size) if !prune.kept.digests.contains(&digest) => {
+                    prune.candidates.push(PrunedBlob { digest, size });
+                }
+                Some(_) => prune.pruned.kept_blobs += 1,
+                None => {}
+            }
+        }
+        prune.candidates.reverse();
+        Ok(prune)
+    }
+
+    /// Adds what the index names now to what is kept. What an earlier index named is kept, too.
+    fn keep_what_the_index_names(&mut self) -> io::Result<()> {
+        let index = read_index(&self.root)?;
+        if index != self.index {
+            for image in index::entries(&index)? {
+                reach::follow(&mut self.kept, &image.descriptor)?;
+            }
+            self.index = index;
+        }
+        Ok(())
+    }
+
+    /// Removes blobs for about as long as `hold`, but at least one. Returns whether that was the last one.
+    fn remove(&mut self, hold: Duration, _: &LayoutLock) -> io::Result<bool> {
+        let began = Instant::now();
+        // Pulls that have ended since the last time may have added images, of blobs that were there.
+        self.keep_what_the_index_names()?;
+        // After a loss of power, an older index must not come back that names what is removed now.
+        if let Some(index) = self.root.open_file(INDEX)? {
+            index.sync_all()?;
+        }
+        self.root.sync()?;
+        while let Some(blob) = self.candidates.last() {
+            if self.stop.is_cancelled() {
+                return Err(io::ErrorKind::Interrupted.into());
+            }
+            if self.kept.digests.contains(&blob.digest) {
+                self.pruned.kept_blobs += 1;
+                self.candidates.pop();
+                continue;
+            }
+            let is_removed = match blobs::folder_of(&self.root, &blob.digest)? {
+                Some(folder) => folder.remove_if_there(blob.digest.digest())?,
+                None => false,
+            };
+            if let Some(blob) = self.candidates.pop().filter(|_| is_removed) {
+                self.pruned.removed_bytes += blob.size;
+                self.pruned.removed.push(blob);
+            }
+            if began.elapsed() >= hold {
+                break;
+            }
+        }
+        Ok(self.candidates.is_empty())
+    }
+
+    fn done(self) -> Pruned {
+        self.pruned
+    }
+
+    /// The result of a dry run.
+    fn planned(self) -> Pruned {
+        let mut removed = self.candidates;
+        removed.reverse();
+        Pruned {
+            removed_bytes: removed.iter().map(|blob| blob.size).sum(),
+            removed,
+            ..self.pruned
+        }
+    }
+
+    /// An error if nothing was removed; otherwise what was removed, with the error.
+    fn failed(mut self, error: Error) -> Result<Pruned> {
+        if self.pruned.removed.is_empty() {
+            return Err(error);
+        }
+        self.pruned.unfinished = Some(error);
+        Ok(self.pruned)
+    }
+}
+
+/// Everything that is named.
+struct Kept {
+    root: Arc<Folder>,
+    digests: HashSet<Digest>,
+    /// The documents that were followed.
+    documents: HashSet<Digest>,
+    stop: CancellationToken,
+}
+
+impl Follower for Kept {
+    fn document(&mut self, named: &Descriptor, by: By) -> io::Result<Option<Vec<u8>>> {
+        if self.stop.is_cancelled() {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
+        let digest = named.digest();
+        self.digests.insert(digest.clone());
+        let is_large = named.size() > MAX_DOCUMENT_BYTES && !reach::is_known(named.media_type());
+        if is_large || self.documents.contains(digest) {
+            return Ok(None);
+        }
+        match check::document(&self.root, named) {
+            Ok(raw) => {
+                self.documents.insert(digest.clone());
+                Ok(Some(raw))
+            }
+            Err(bad) if by != By::Layout && matches!(bad.damage, Damage::Missing) => Ok(None),
+            Err(bad) => Err(refused(digest, &bad.damage.to_string())),
+        }
+    }
+
+    fn blob(&mut self, named: &Descriptor) -> io::Result<()> {
+        self.digests.insert(named.digest().clone());
+        Ok(())
+    }
+
+    fn other(&mut self, _: &Descriptor, raw: &[u8]) -> io::Result<()> {
+        self.digests.extend(document::digests_in(raw));
+        Ok(())
+    }
+
+    fn not_understood(&mut self, named: &Descriptor, error: Error) -> io::Result<()> {
+        let damage = Damage::NotUnderstood(reason(&error));
+        Err(refused(named.digest(), &damage.to_string()))
+    }
+}
+
+/// Without this document, it is not known what is named.
+fn refused(digest: &Digest, damage: &str) -> io::Error {
+    invalid(format!(
+        "{digest}, which it names, {damage}; nothing was removed. Repair the layout first (longshore verify \
+         --repair, then pull), or remove the image from its index"
+    ))
+}
+
+#[cfg(test)]
+mod tests;
