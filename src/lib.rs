@@ -23,6 +23,7 @@
 //! | pull an image into an OCI layout | [`Fetcher::pull`] and [`OciLayout`] |
 //! | pull an image to another place | [`Fetcher::pull`] and a [`Sink`] of my own |
 //! | pull many images, each of which may fail | [`Fetcher::pull_many`] |
+//! | find damage in a layout, or remove what no image of it names | [`OciLayout::verify`], [`OciLayout::prune`] |
 //! | do something with each layer | [`Fetcher::for_each_layer`] |
 //! | do something with the layers that I do not have | [`Fetcher::for_each_of`] |
 //! | read layers decompressed | [`Fetcher::for_each_layer_uncompressed`](Fetcher#method.for_each_layer_uncompressed) |

@@ -10,7 +10,10 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use longshore::{FetchOptions, Fetcher, ImageProxyConfig, OciLayout, Pulled, RetryPolicy};
+use longshore::{
+    FetchOptions, Fetcher, ImageProxyConfig, OciLayout, PruneOptions, Pruned, Pulled, RetryPolicy,
+    VerifyOptions,
+};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
@@ -110,6 +113,30 @@ impl Place {
             .block_on(async { tokio::time::timeout(BOUND, pull).await })
             .expect("it hangs")
     }
+}
+
+/// Verifies a layout, removes what is damaged, and prunes it.
+///
+/// # Errors
+///
+/// The first error of these.
+///
+/// # Panics
+///
+/// If one of them hangs, or the runtime can't be made.
+pub fn maintain(layout: &Path) -> longshore::Result<Pruned> {
+    let layout = OciLayout::new(layout, None);
+    let work = async {
+        let options = VerifyOptions::default().unnamed(true).diff_ids(true);
+        let verified = layout.verify(&options).await?;
+        layout.remove_damaged(&verified, Duration::ZERO).await?;
+        layout.prune(&PruneOptions::default()).await
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = { runtime }.enable_all().build().expect("a runtime");
+    runtime
+        .block_on(async { tokio::time::timeout(BOUND, work).await })
+        .expect("it hangs")
 }
 
 /// An entry of a folder.

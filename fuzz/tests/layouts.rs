@@ -1,7 +1,8 @@
 //! A good image is pulled into a layout that was damaged in any way.
 //!
 //! Nothing panics or hangs. If the pull succeeds, its image is there. If it fails, the index is unchanged. In
-//! either case, nothing outside of the layout changes, and nothing in it that the pull does not own.
+//! either case, nothing outside of the layout changes, and nothing in it that the pull does not own. The same
+//! holds when the layout is then verified, repaired and pruned.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "it is a test")]
 
@@ -11,7 +12,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use bolero::{TypeGenerator, check};
-use longshore_fuzz::{Place, SOME_TIME, Thing, digest, tree};
+use longshore_fuzz::{Place, SOME_TIME, Thing, digest, maintain, tree};
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 use serde_json::{Value, json};
@@ -224,7 +225,48 @@ fn layouts() {
             } else {
                 assert_eq!(new, old, "{pulled:?}");
             }
+            let maintained = maintain(&root);
+            assert_maintained(&after, &tree(&root), maintained.is_ok());
+            if !led_outside {
+                assert_eq!(tree(&place.outside()), outside, "{maintained:?}");
+            }
         });
+}
+
+/// Checks what verifying, repairing and pruning may change: blobs disappear, and what dead pulls have left. A
+/// blob that is left is one that the index names, if all went well.
+fn assert_maintained(
+    before: &BTreeMap<String, Thing>,
+    after: &BTreeMap<String, Thing>,
+    is_whole: bool,
+) {
+    let is_blob = |path: &str| path.starts_with("blobs/sha256/");
+    let ours = |path: &str| is_blob(path) || path.starts_with(".longshore");
+    let others = |tree: &BTreeMap<String, Thing>| {
+        let others = tree.iter().filter(|(path, _)| !ours(path));
+        others
+            .map(|(path, thing)| (path.clone(), thing.clone()))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(others(after), others(before));
+    for (path, thing) in after.iter().filter(|(path, _)| is_blob(path)) {
+        assert_eq!(before.get(path), Some(thing), "{path}");
+    }
+    if is_whole {
+        let [manifest, config, layer] = image().map(|bytes| blob(&bytes));
+        let entries = entries(after);
+        let names = |name: &str| {
+            let digest = name.replace("blobs/sha256/", "sha256:");
+            entries
+                .iter()
+                .any(|entry| entry["digest"] == digest.as_str())
+        };
+        for (path, thing) in after.iter().filter(|(path, _)| is_blob(path)) {
+            let of_the_image = [&config, &layer].contains(&path) && names(&manifest);
+            let is_file = matches!(thing, Thing::File(_));
+            assert!(!is_file || names(path) || of_the_image, "{path} is left");
+        }
+    }
 }
 
 fn entries(layout: &BTreeMap<String, Thing>) -> Vec<Value> {

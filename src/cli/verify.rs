@@ -104,7 +104,7 @@ pub(crate) async fn run(arguments: VerifyArguments) -> Result<(), Failure> {
     match failure {
         Some(failure) => Err(failure),
         None if verified.damaged.is_empty() => Ok(()),
-        None => Err(outcome(&verified, &removed)),
+        None => Err(outcome(&verified, &removed, repair)),
     }
 }
 
@@ -118,17 +118,19 @@ fn options(arguments: &VerifyArguments) -> VerifyOptions {
 }
 
 /// The failure of a verification that found something, with what to do.
-fn outcome(verified: &Verified, removed: &HashSet<Digest>) -> Failure {
-    let damaged = counted(verified.damaged.len(), "problem");
-    let stored = |blob: &&DamagedBlob| !matches!(blob.damage, Damage::Missing);
-    let left = verified.damaged.iter().filter(stored);
-    let left = left.filter(|blob| !removed.contains(&blob.digest)).count();
-    let advice = match left {
-        0 => "pull the images again: what is missing will be fetched",
-        _ if removed.is_empty() => "--repair removes damaged blobs, and the next pull fetches them",
-        _ => "what was not removed is not the file's fault, or can't be removed",
+fn outcome(verified: &Verified, removed: &HashSet<Digest>, repair: bool) -> Failure {
+    let problems = counted(verified.damaged.len(), "problem");
+    let left = (verified.damaged.iter())
+        .filter(|blob| !removed.contains(&blob.digest) && !matches!(blob.damage, Damage::Missing));
+    let left: Vec<_> = left.map(|blob| &blob.damage).collect();
+    let advice = if left.is_empty() {
+        "pull the images again: what is missing will be fetched"
+    } else if !repair && left.iter().any(|damage| damage.is_repairable()) {
+        "--repair removes damaged files, and the next pull fetches them"
+    } else {
+        "a pull does not repair what is left"
     };
-    Failure::from(anyhow::anyhow!("{damaged} found; {advice}"))
+    Failure::from(anyhow::anyhow!("{problems} found; {advice}"))
 }
 
 impl Problem {

@@ -5,7 +5,6 @@
 //! which it creates while it holds the lock of the layout, and which it locks until it ends. Whoever holds the
 //! lock of the layout and finds no locked staging folder is alone: a pull that begins waits for the lock.
 
-use std::ffi::OsString;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -55,11 +54,9 @@ fn attempt(root: &Folder) -> io::Result<(Option<LayoutLock>, Swept)> {
     Ok((swept.living.is_empty().then_some(lock), swept))
 }
 
-fn busy(pulls: &[OsString]) -> io::Error {
-    let folders: Vec<_> = pulls.iter().map(|name| name.to_string_lossy()).collect();
-    let reason = format!(
-        "a pull into it is running (its folder is {}): try again when it has ended",
-        folders.join(", ")
-    );
+fn busy(pulls: &[String]) -> io::Error {
+    let folders = pulls.join("; ");
+    let reason =
+        format!("a pull into it is running (its folder is {folders}): try again when it has ended");
     io::Error::new(io::ErrorKind::ResourceBusy, reason)
 }

@@ -1,7 +1,7 @@
 //! The staging folder, which holds files until they are complete. Each pull has its own staging folder in the
 //! layout, and locks it until the pull ends.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -91,8 +91,8 @@ fn is_staging(name: &OsStr) -> bool {
 /// The staging folders of a layout that were found, and those that were removed.
 #[derive(Debug, Default)]
 pub(super) struct Swept {
-    /// The staging folders of pulls that may be running.
-    pub(super) living: Vec<OsString>,
+    /// The staging folders of pulls that may be running, each with the reason if that can't be found out.
+    pub(super) living: Vec<String>,
     /// The number of staging folders that were removed.
     pub(super) folders: usize,
     /// The size of the files in them, in bytes.
@@ -112,11 +112,14 @@ pub(super) fn sweep(root: &Folder) -> io::Result<Swept> {
                 swept.bytes += bytes;
                 tracing::debug!(folder = %name.display(), "removed what a dead pull left");
             }
-            Ok(None) => swept.living.push(name),
+            Ok(None) => swept.living.push(name.display().to_string()),
             Err(error) => {
                 tracing::debug!(folder = %name.display(), %error, "can't remove what a pull left");
                 if error.kind() != io::ErrorKind::NotFound {
-                    swept.living.push(name);
+                    let name = name.display();
+                    swept
+                        .living
+                        .push(format!("{name}, which can't be removed: {error}"));
                 }
             }
         }

@@ -152,8 +152,10 @@ pub enum Damage {
 }
 
 impl Damage {
-    /// Whether a pull replaces such a blob once the file is removed.
-    fn is_of_the_file(&self) -> bool {
+    /// Whether the file itself is damaged, so that the next pull fetches a good one once the file is removed
+    /// ([`OciLayout::remove_damaged`]).
+    #[must_use]
+    pub fn is_repairable(&self) -> bool {
         matches!(
             self,
             Self::WrongSize { .. } | Self::Corrupt { .. } | Self::Unreadable(_)

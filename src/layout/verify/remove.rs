@@ -72,7 +72,7 @@ struct Candidate {
 
 impl Candidate {
     fn of(blob: &super::DamagedBlob) -> Option<Self> {
-        if !blob.damage.is_of_the_file() {
+        if !blob.damage.is_repairable() {
             return None;
         }
         Some(Self {

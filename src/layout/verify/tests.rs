@@ -327,3 +327,20 @@ async fn nothing_is_removed_while_a_pull_is_running() {
     assert_eq!(removed.expect("removed").len(), 1);
     assert!(!layout.has(&image.layer));
 }
+
+#[tokio::test]
+async fn reading_stops_when_nobody_waits_for_it() {
+    let layout = TestLayout::new();
+    let image = layout.image(b"layer");
+    let stop = CancellationToken::new();
+    let root = std::sync::Arc::new(layout.root());
+    let mut checker = Checker::new(root, stop.clone(), tokio::runtime::Handle::current());
+    let digest = digest(&image.layer).parse().expect("a digest");
+    assert!(checker.has_digest(&digest));
+    stop.cancel();
+    assert!(checker.is_stopped() && !checker.has_digest(&digest));
+    layout.list(&[("a", &image.manifest)]);
+    let planned = plan(layout.path(), &all(), stop);
+    let error = planned.map(drop).expect_err("it was stopped");
+    assert_eq!(error.kind(), io::ErrorKind::Interrupted);
+}
