@@ -193,8 +193,8 @@ fn page(verified: &Verified, removed: &HashSet<Digest>, compares: bool) -> Strin
             Damage::Layer(BlobError::WrongDiffId {
                 computed, diff_id, ..
             }) => {
-                let _ = writeln!(page, "  decompresses to {computed}");
-                let _ = writeln!(page, "  the image config says\n  {diff_id}");
+                let _ = writeln!(page, "  decompresses to\n  {computed}");
+                let _ = writeln!(page, "  but its image config says\n  {diff_id}");
             }
             damage => {
                 let _ = writeln!(page, "  {}", whole(damage));
