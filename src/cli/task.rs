@@ -87,10 +87,9 @@ impl Task {
             Self::Inspect(arguments, config) => (vec![&*arguments.image], config),
             Self::Digest(arguments, config) => (vec![&*arguments.image], config),
             Self::Blob(arguments, config) => (vec![&*arguments.image], config),
-            Self::Verify(_) | Self::Prune(_) => return false,
             Self::Doctor(arguments, config) => (arguments.images(), config),
-            // It opens no image, so it checks no signatures.
-            Self::ListTags(..) => return false,
+            // These open no image, so they check no signatures.
+            Self::ListTags(..) | Self::Verify(_) | Self::Prune(_) => return false,
         };
         images.iter().any(is_archive) || config.may_ask_gpg()
     }
@@ -101,8 +100,8 @@ impl Task {
             Self::Pull(PullArguments { proxy, .. }, ..)
             | Self::Inspect(InspectArguments { proxy, .. }, _)
             | Self::Digest(DigestArguments { proxy, .. }, _)
-            | Self::Blob(BlobArguments { proxy, .. }, _) => proxy.source.login(),
-            Self::Doctor(DoctorArguments { proxy, .. }, _) => proxy.source.login(),
+            | Self::Blob(BlobArguments { proxy, .. }, _)
+            | Self::Doctor(DoctorArguments { proxy, .. }, _) => proxy.source.login(),
             Self::ListTags(ListTagsArguments { source, .. }, _) => source.login(),
             Self::Verify(_) | Self::Prune(_) => Login::FromFiles,
         }

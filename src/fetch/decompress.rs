@@ -257,6 +257,14 @@ fn read_error(error: io::Error, digest: &Digest, bounds: Bounds) -> Error {
 impl<R: Counted> Decompressing<R> {
     async fn new(reader: R, layer: &Layer, bounds: Bounds) -> Result<Self> {
         let digest = layer.descriptor.digest().clone();
+        let verifier = match &layer.diff_id {
+            None => None,
+            Some(diff_id) => Some(Verifier::new(diff_id).ok_or_else(|| {
+                Error::image(format!(
+                    "the layer {digest} has the diff_id {diff_id}, which can't be checked (known: sha256, sha384, sha512)"
+                ))
+            })?),
+        };
         let decoder = Decoder::of(reader, bounds)
             .await
             .map_err(|error| read_error(error, &digest, bounds))?;
@@ -266,7 +274,7 @@ impl<R: Counted> Decompressing<R> {
             bounds,
             digest,
             limit: limit.saturating_add(SMALL_BYTES),
-            verifier: layer.diff_id.as_ref().and_then(Verifier::new),
+            verifier,
             diff_id: layer.diff_id.clone(),
             read: 0,
             ended: None,

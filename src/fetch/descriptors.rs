@@ -7,7 +7,7 @@ use nix::sys::resource::{Resource, getrlimit};
 /// The descriptors of one blob: two pipes, the file that it is written to, and one more for a handler.
 const PER_BLOB: u64 = 4;
 
-/// The descriptors of one proxy: its socket, pidfd, stderr, the two ends of a control pipe, and what its
+/// The descriptors of one proxy: its socket, pidfd, stderr, the two ends of a control socket, and what its
 /// start needs for a moment.
 const PER_PROXY: u64 = 8;
 

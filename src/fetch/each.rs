@@ -11,6 +11,7 @@ use oci_spec::image::Digest;
 use tokio::io::AsyncRead;
 use tokio::sync::mpsc;
 use tokio_util::io::SyncIoBridge;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::handler::{Doing, Handler, Job};
 use super::{Layer, LayerReader};
@@ -128,8 +129,10 @@ where
             let reader = BufReader::with_capacity(BUFFER_BYTES, SyncIoBridge::new(reader));
             let reader = BlockingReader(reader);
             let run = move || handler(layer, reader).map_err(Into::into);
-            let done = tokio::task::spawn_blocking(run).await;
-            done.unwrap_or_else(|error| Err(panicked(error).into()))
+            // A handler that has not begun when the fetch ends never begins.
+            let task = AbortOnDropHandle::new(tokio::task::spawn_blocking(run));
+            task.await
+                .unwrap_or_else(|error| Err(panicked(error).into()))
         })
     }
 }

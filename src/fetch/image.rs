@@ -58,7 +58,8 @@ impl Image {
     }
 
     /// The layers that the image's manifest names, from the base layer up. They have `diff_id`s once
-    /// [`Fetcher::content`](crate::Fetcher::content) has fetched the config.
+    /// [`Fetcher::content`](crate::Fetcher::content) has fetched the config. Call it before you fetch some layers
+    /// decompressed: without a `diff_id`, only the compressed bytes of a layer are checked.
     #[must_use]
     pub fn layers(&self) -> Vec<Layer> {
         match self.same.content.get() {

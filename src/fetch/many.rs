@@ -217,6 +217,17 @@ impl<S: Sink> Driver<S> {
     where
         R: Stream<Item: Into<ImageRequest>>,
     {
+        let pulled = self.run_all(requests, out).await;
+        if let (Err(error), Some(engine)) = (&pulled, &mut self.engine) {
+            engine.stop(error).await;
+        }
+        pulled
+    }
+
+    async fn run_all<R>(&mut self, requests: R, out: mpsc::Sender<PulledImages>) -> Result<Pulled>
+    where
+        R: Stream<Item: Into<ImageRequest>>,
+    {
         let mut requests = std::pin::pin!(requests);
         let ends = self.options.retry.ends();
         self.sink.prepare().await?;

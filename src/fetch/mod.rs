@@ -9,6 +9,7 @@ mod descriptors;
 pub(crate) mod document;
 mod documents;
 mod each;
+mod end;
 mod engine;
 mod event;
 mod fetcher;

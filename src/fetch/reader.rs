@@ -1,5 +1,6 @@
 //! The [`LayerReader`] that a handler gets, and the [`Reading`] that comes back when it is dropped.
 
+use std::fmt;
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
@@ -8,9 +9,9 @@ use std::time::Duration;
 
 use tokio::io::{AsyncBufRead, AsyncRead, ReadBuf};
 use tokio::sync::oneshot;
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::Layer;
+use super::end::Over;
 use super::event::{BlobRef, EventKind, Events};
 use super::rate::Share;
 use super::returning::Returning;
@@ -50,10 +51,9 @@ pub(super) struct Reading {
     read: u64,
     name: BlobRef,
     events: Events,
-    /// Cancelled when the fetch has ended.
-    over: CancellationToken,
+    over: Over,
     /// The future that wakes a waiting read when the fetch ends.
-    until_over: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+    until_over: Option<UntilOver>,
     /// How long the proxy may take for its verdict. `None` means no limit.
     patience: Option<Duration>,
 }
@@ -94,7 +94,7 @@ impl LayerReader {
             read: 0,
             name: BlobRef::of(0, layer),
             events: Events::none(),
-            over: CancellationToken::new(),
+            over: Over::never(),
             until_over: None,
             patience: None,
         };
@@ -172,6 +172,15 @@ impl LayerReader {
     }
 }
 
+/// A future that waits until the fetch has ended.
+struct UntilOver(Pin<Box<dyn Future<Output = ()> + Send + Sync>>);
+
+impl fmt::Debug for UntilOver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("UntilOver").finish_non_exhaustive()
+    }
+}
+
 impl Reading {
     /// The verdict on the blob, or the error of a read, if there is one already.
     pub(super) fn ended(&self) -> Option<&Result<()>> {
@@ -213,10 +222,10 @@ impl Reading {
 
     /// Returns an error if the fetch has ended.
     fn not_over(&mut self) -> io::Result<()> {
-        if self.over.is_cancelled() {
-            return Err(self.failed(Error::Cancelled.into()));
+        match self.over.reason() {
+            Some(reason) => Err(self.failed(reason.into())),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// Waits until the fetch has ended, and returns the error for a waiting read.
@@ -224,9 +233,10 @@ impl Reading {
         let over = &self.over;
         let until_over = self
             .until_over
-            .get_or_insert_with(|| Box::pin(over.clone().cancelled_owned()));
-        ready!(until_over.as_mut().poll(cx));
-        Poll::Ready(self.failed(Error::Cancelled.into()))
+            .get_or_insert_with(|| UntilOver(over.wait()));
+        ready!(until_over.0.as_mut().poll(cx));
+        let reason = self.over.reason().unwrap_or(Error::Cancelled);
+        Poll::Ready(self.failed(reason.into()))
     }
 
     fn blob(&mut self) -> io::Result<Pin<&mut Box<Blob>>> {
@@ -250,6 +260,9 @@ impl Reading {
 
     fn took(&mut self, bytes: usize) {
         self.share.used(bytes);
+        if bytes == 0 {
+            return;
+        }
         self.read += bytes as u64;
         let Self {
             name, read, events, ..
@@ -262,7 +275,11 @@ impl Reading {
 
     fn poll_read(&mut self, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         self.not_over()?;
-        let allowed = ready!(self.share.poll(cx)).min(out.remaining());
+        // A read that waits for its share of the limit ends with the fetch, too.
+        let Poll::Ready(allowed) = self.share.poll(cx) else {
+            return self.poll_over(cx).map(Err);
+        };
+        let allowed = allowed.min(out.remaining());
         let room = out.initialize_unfilled_to(allowed);
         let mut room = ReadBuf::new(room);
         let Poll::Ready(read) = self.blob()?.poll_read(cx, &mut room) else {
@@ -281,7 +298,9 @@ impl Reading {
 
     fn poll_fill_buf(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
         self.not_over()?;
-        let allowed = ready!(self.share.poll(cx));
+        let Poll::Ready(allowed) = self.share.poll(cx) else {
+            return self.poll_over(cx).map(Err);
+        };
         // The buffer is polled twice, because the borrow checker does not allow `self.failed` while the buffer is
         // borrowed. The second poll returns the same buffer.
         match self.blob()?.poll_fill_buf(cx) {

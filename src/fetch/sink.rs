@@ -110,7 +110,8 @@ pub trait Sink: Send + Sync + 'static {
 
     /// Discards the layers that a pull stored and that no committed image names, if the sink does not keep them for the
     /// next pull. This method is called once, when a pull has failed or was dropped, or when one image of many has
-    /// failed. It must not block. The default keeps all layers.
+    /// failed. No [`store`](Self::store) is under way then, unless the future of the pull was dropped. It must not block.
+    /// The default keeps all layers.
     fn discard(&self) {}
 }
 

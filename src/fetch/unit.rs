@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use super::content::{ImageContent, fetch_manifest};
+use super::end::{AtWork, Over};
 use super::event::{DocumentKind, EventKind, Events};
 use super::handler::{Handler, Job};
 use super::image::SameImage;
@@ -36,8 +36,9 @@ pub(super) struct Purpose {
     pub(super) handler: Box<dyn Handler>,
     pub(super) limit: Option<Limit>,
     pub(super) events: Events,
-    /// Cancelled when the results are no longer wanted.
-    pub(super) over: CancellationToken,
+    pub(super) over: Over,
+    /// The engine waits for whoever has this purpose.
+    pub(super) _at_work: AtWork,
 }
 
 /// A task of the scheduler, with what the unit needs to do it.

@@ -15,7 +15,8 @@ use std::time::{Duration, Instant};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, killpg};
-use nix::unistd::{Pid, pipe2};
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, send, socketpair};
+use nix::unistd::Pid;
 use tokio::sync::{oneshot, watch};
 
 use super::said::{LastWords, Said};
@@ -34,31 +35,40 @@ const PIPE_BUF: usize = 4096;
 /// The time from `SIGTERM` to `SIGKILL`.
 const TERM_GRACE: Duration = Duration::from_secs(2);
 
-/// The byte in the control pipe that tells the supervisor to end the child. The end of the pipe means the same, but
-/// may never come, because a program that forks has copies of the pipe.
+/// The byte in the control socket that tells the supervisor to end the child. The end of the socket means the same, but
+/// may never come, because a program that forks has copies of the socket.
 const END: u8 = b'e';
-/// The byte in the control pipe that tells the supervisor to end the child without time to exit by itself.
+/// The byte in the control socket that tells the supervisor to end the child without time to exit by itself.
 const END_NOW: u8 = b'n';
 
 /// A started child. Dropping it ends the child: the child has the shutdown timeout to exit by itself (its socket is
 /// closed by then). After that, the child gets `SIGTERM` and then `SIGKILL`.
 #[derive(Debug)]
 pub(crate) struct Child {
-    control: ControlPipe,
+    control: ControlSocket,
     exit: watch::Receiver<Option<Arc<ChildExit>>>,
 }
 
+/// The end of a socket pair through which the supervisor is told to end the child. A write to a pipe without a reader would
+/// raise `SIGPIPE`, which ends a program that does not ignore it.
 #[derive(Debug)]
-struct ControlPipe(OwnedFd);
+struct ControlSocket(OwnedFd);
 
-impl ControlPipe {
+impl ControlSocket {
+    /// Makes the socket, and the supervisor's end.
+    fn new() -> nix::Result<(Self, OwnedFd)> {
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let (ours, supervisors) = socketpair(AddressFamily::Unix, SockType::Stream, None, flags)?;
+        Ok((Self(ours), supervisors))
+    }
+
     fn tell(&self, byte: u8) {
-        // If the read end is closed, the supervisor is already ending the child.
-        let _ = nix::unistd::write(&self.0, &[byte]);
+        // If the other end is closed, the supervisor is already ending the child.
+        let _ = send(self.0.as_raw_fd(), &[byte], MsgFlags::MSG_NOSIGNAL);
     }
 }
 
-impl Drop for ControlPipe {
+impl Drop for ControlSocket {
     fn drop(&mut self) {
         self.tell(END);
     }
@@ -117,7 +127,7 @@ fn keep(
             return;
         }
     };
-    // If nobody waits for the start any more, the `Child` is dropped here. Its control pipe then tells this thread to
+    // If nobody waits for the start any more, the `Child` is dropped here. Its control socket then tells this thread to
     // end the process.
     let _ = started.send(Ok(child));
     let ended = supervised.until_it_ends();
@@ -147,9 +157,8 @@ fn start(launch: Launch, [stdin, stdout]: [Stdio; 2]) -> Result<(Child, ExitSend
         program: program.clone(),
         source: Arc::new(source),
     };
-    let (control_end, control) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)
-        .map_err(|errno| Error::io("can't make a pipe")(errno.into()))?;
-    let control = ControlPipe(control);
+    let (control, control_end) = ControlSocket::new()
+        .map_err(|errno| Error::io("can't make a socket pair")(errno.into()))?;
     let mut process = command.spawn().map_err(spawn_failed)?;
     let watched = watch_process(&mut process);
     let (pidfd, stderr) = watched.map_err(|source| {
@@ -359,5 +368,33 @@ impl Supervised {
                 Err(_) => self.stderr = None,
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::sys::signal::SigSet;
+    use nix::sys::signalfd::{SfdFlags, SignalFd};
+
+    use super::*;
+
+    #[test]
+    fn telling_a_supervisor_that_has_gone_raises_no_signal() {
+        // A signal that is blocked waits, also if it is ignored.
+        let mut broken_pipe = SigSet::empty();
+        broken_pipe.add(Signal::SIGPIPE);
+        broken_pipe.thread_block().expect("a mask");
+        let waiting = SignalFd::with_flags(&broken_pipe, SfdFlags::SFD_NONBLOCK);
+        let waiting = waiting.expect("a descriptor");
+        let (control, supervisors) = ControlSocket::new().expect("a socket pair");
+        drop(supervisors);
+        control.tell(END_NOW);
+        drop(control);
+        assert!(waiting.read_signal().expect("an answer").is_none());
+        // The same with a pipe shows that this test can fail.
+        let (reader, writer) = nix::unistd::pipe().expect("a pipe");
+        drop(reader);
+        nix::unistd::write(&writer, b"x").expect_err("no reader");
+        assert!(waiting.read_signal().expect("an answer").is_some());
     }
 }

@@ -13,13 +13,13 @@ use std::time::{Duration, Instant};
 use tokio::runtime::{self, Handle};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{Id, JoinSet};
-use tokio_util::sync::{CancellationToken, DropGuard};
 
 pub(super) use self::parked::Parked;
 
 use self::setback::setback;
 use self::units::UnitHandle;
 use super::descriptors::FdBudget;
+use super::end::{AtWork, End, Idle};
 use super::event::{EventKind, Events};
 use super::handler::{Handler, Job};
 use super::image::SameImage;
@@ -97,8 +97,9 @@ pub(super) struct Engine {
     tally: Pulled,
     reports: mpsc::Sender<Report>,
     reported: mpsc::Receiver<Report>,
-    over: CancellationToken,
-    _over: DropGuard,
+    end: End,
+    /// Tells when no handler is at work. `None` if there is no handler.
+    idle: Option<Idle>,
     runtime: runtime::Id,
 }
 
@@ -124,7 +125,6 @@ impl Engine {
             is_limited: options.limit_rate.is_some(),
         };
         let (reports, reported) = mpsc::channel(REPORTS);
-        let over = CancellationToken::new();
         Self {
             starter,
             options,
@@ -145,8 +145,8 @@ impl Engine {
             tally: Pulled::default(),
             reports,
             reported,
-            _over: over.clone().drop_guard(),
-            over,
+            end: End::new(),
+            idle: None,
             runtime: Handle::current().id(),
         }
     }
@@ -210,12 +210,28 @@ impl Engine {
 
     /// Sets the handler that gets the blobs.
     pub(super) fn serve(&mut self, handler: impl Handler + 'static) {
+        let (at_work, idle) = AtWork::new();
+        self.idle = Some(idle);
         self.purpose = Some(Arc::new(Purpose {
             handler: Box::new(handler),
             limit: self.options.limit_rate.map(Limit::new),
             events: self.events.clone(),
-            over: self.over.clone(),
+            over: self.end.over(),
+            _at_work: at_work,
         }));
+    }
+
+    /// Ends the fetch because of this error, and waits until no handler is at work. An async handler ends at its next
+    /// `await`. One that runs on a thread of its own is not waited for.
+    pub(super) async fn stop(&mut self, error: &Error) {
+        self.end.because(error);
+        self.purpose = None;
+        self.unit_tasks.shutdown().await;
+        // The tasks that wait in the units' queues have the purpose, too.
+        self.units.clear();
+        if let Some(idle) = self.idle.take() {
+            idle.wait().await;
+        }
     }
 
     /// Takes over an image that was opened by this engine or by another one. An image that occurs twice gets

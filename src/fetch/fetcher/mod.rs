@@ -251,7 +251,7 @@ impl Fetcher {
         })
     }
 
-    /// Waits until `images` images are fetched.
+    /// Waits until `images` images are fetched. After an error, no handler is at work any more.
     async fn fetch_all(&self, engine: &mut Engine, images: usize) -> Result<()> {
         let fetching = async {
             let mut left = images;
@@ -264,6 +264,10 @@ impl Fetcher {
             }
             Ok(())
         };
-        bounded(&self.options.retry, fetching).await
+        let fetched = bounded(&self.options.retry, fetching).await;
+        if let Err(error) = &fetched {
+            engine.stop(error).await;
+        }
+        fetched
     }
 }

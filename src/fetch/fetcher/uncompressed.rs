@@ -1,5 +1,6 @@
 //! The methods of [`Fetcher`] that fetch layers and decompress them.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::super::decompress::{Bounds, Decompressed};
@@ -71,7 +72,7 @@ impl Fetcher {
     /// # Errors
     ///
     /// The errors of [`for_each_layer_uncompressed`](Self::for_each_layer_uncompressed), except those of the
-    /// config; [`Error::Image`] if the image does not have one of the layers.
+    /// config; [`Error::Image`] if the image does not have one of the layers, or if a `diff_id` can't be checked.
     ///
     /// # Cancel safety
     ///
@@ -89,6 +90,7 @@ impl Fetcher {
     {
         let _ending = self.events.ending();
         image.check_layers(layers)?;
+        check_diff_ids(layers)?;
         let results = self.uncompress_each(image, layers, handler).await?;
         Ok(results.with_layers(layers))
     }
@@ -115,6 +117,44 @@ impl Fetcher {
     {
         let handler = on_a_thread(handler);
         self.for_each_layer_uncompressed(image, handler).await
+    }
+
+    /// Runs `handler` for some layers of an image, decompressed, like
+    /// [`for_each_of_uncompressed`](Self::for_each_of_uncompressed), on threads that may block, like
+    /// [`for_each_layer_blocking`](Self::for_each_layer_blocking) does.
+    ///
+    /// ```no_run
+    /// # fn has(_: &longshore::Layer) -> bool { false }
+    /// # fn import(_: impl std::io::Read) -> std::io::Result<()> { Ok(()) }
+    /// # async fn example(fetcher: longshore::Fetcher) -> longshore::Result<()> {
+    /// let image = fetcher.open("docker://quay.io/fedora/fedora:latest").await?;
+    /// // With the config, the layers have their `diff_id`s.
+    /// let content = fetcher.content(&image).await?;
+    /// let missing: Vec<_> = content.layers().iter().filter(|layer| !has(layer)).cloned().collect();
+    /// let import_one = |_layer, tar| import(tar);
+    /// fetcher.for_each_of_uncompressed_blocking(&image, &missing, import_one).await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`for_each_of_uncompressed`](Self::for_each_of_uncompressed).
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped early, the reads of all handlers fail. A handler that does not read goes on until it returns.
+    pub async fn for_each_of_uncompressed_blocking<T, E>(
+        &self,
+        image: &Image,
+        layers: &[Layer],
+        handler: impl Fn(Layer, BlockingReader) -> Result<T, E> + Send + Sync + 'static,
+    ) -> Result<Vec<(Layer, T)>>
+    where
+        T: Send + 'static,
+        E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
+    {
+        let handler = on_a_thread(handler);
+        self.for_each_of_uncompressed(image, layers, handler).await
     }
 
     /// Returns the layers of an image as a stream, from the base layer up, like [`layers`](Self::layers), with
@@ -177,6 +217,7 @@ impl Fetcher {
         ahead: usize,
     ) -> Result<LayerStream<UncompressedReader>> {
         image.check_layers(layers)?;
+        check_diff_ids(layers)?;
         let view = Decompressed(Bounds::of(&self.options));
         self.in_order(image, layers, ahead, view, self.events.ending())
     }
@@ -211,4 +252,19 @@ impl Fetcher {
         })
         .await
     }
+}
+
+/// Returns an error if the same blob has two `diff_id`s, of which one is wrong.
+fn check_diff_ids(layers: &[Layer]) -> Result<()> {
+    let mut known = HashMap::new();
+    for layer in layers {
+        let (blob, Some(diff_id)) = (layer.descriptor.digest(), &layer.diff_id) else {
+            continue;
+        };
+        if *known.entry(blob).or_insert(diff_id) != diff_id {
+            let reason = format!("two layers have the blob {blob}, and different diff_ids");
+            return Err(Error::image(reason));
+        }
+    }
+    Ok(())
 }

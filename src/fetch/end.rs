@@ -1,0 +1,126 @@
+//! The end of a fetch, and how its readers and its owner learn of it.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
+
+use tokio::sync::{mpsc, watch};
+
+use crate::error::Error;
+
+/// The engine's side of the end of a fetch. Dropping it ends the fetch.
+#[derive(Debug)]
+pub(super) struct End(watch::Sender<Option<Error>>);
+
+impl End {
+    pub(super) fn new() -> Self {
+        Self(watch::Sender::new(None))
+    }
+
+    /// Ends the fetch because of this error, which readers return from now on.
+    pub(super) fn because(&self, error: &Error) {
+        self.0.send_replace(Some(error.clone()));
+    }
+
+    pub(super) fn over(&self) -> Over {
+        Over(Some(self.0.subscribe()))
+    }
+}
+
+/// A reader's side of the end of a fetch.
+#[derive(Debug, Clone)]
+pub(super) struct Over(Option<watch::Receiver<Option<Error>>>);
+
+impl Over {
+    /// The side of a reader that belongs to no fetch.
+    pub(super) fn never() -> Self {
+        Self(None)
+    }
+
+    /// The reason why the fetch has ended, if it has. [`Error::Cancelled`] if it was dropped.
+    pub(super) fn reason(&self) -> Option<Error> {
+        let receiver = self.0.as_ref()?;
+        // This costs less than to look at the value, which is done for each read.
+        if matches!(receiver.has_changed(), Ok(false)) {
+            return None;
+        }
+        Some(receiver.borrow().clone().unwrap_or(Error::Cancelled))
+    }
+
+    /// Waits until the fetch has ended.
+    pub(super) fn wait(&self) -> Pin<Box<dyn Future<Output = ()> + Send + Sync>> {
+        let receiver = self.0.clone();
+        Box::pin(async move {
+            match receiver {
+                // An error says that the fetch was dropped.
+                Some(mut receiver) => drop(receiver.changed().await),
+                None => std::future::pending().await,
+            }
+        })
+    }
+}
+
+/// What a handler at work holds, so that its owner can wait until none is at work.
+#[derive(Debug, Clone)]
+pub(super) struct AtWork {
+    _held: mpsc::Sender<Infallible>,
+}
+
+/// The side of the owner of handlers at work.
+#[derive(Debug)]
+pub(super) struct Idle(mpsc::Receiver<Infallible>);
+
+impl AtWork {
+    pub(super) fn new() -> (Self, Idle) {
+        let (held, idle) = mpsc::channel(1);
+        (Self { _held: held }, Idle(idle))
+    }
+}
+
+impl Idle {
+    /// Waits until no [`AtWork`] is left.
+    pub(super) async fn wait(mut self) {
+        while self.0.recv().await.is_some() {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn readers_learn_why_the_fetch_has_ended() {
+        let end = End::new();
+        let (over, waiting) = (end.over(), end.over().wait());
+        assert!(over.reason().is_none());
+        end.because(&Error::DeadlineExceeded);
+        waiting.await;
+        assert!(matches!(over.reason(), Some(Error::DeadlineExceeded)));
+        // A reader that is made late learns it, too.
+        over.clone().wait().await;
+        drop(end);
+        assert!(matches!(over.reason(), Some(Error::DeadlineExceeded)));
+    }
+
+    #[tokio::test]
+    async fn a_fetch_that_is_dropped_is_cancelled() {
+        let end = End::new();
+        let over = end.over();
+        drop(end);
+        over.wait().await;
+        assert!(matches!(over.reason(), Some(Error::Cancelled)));
+        assert!(Over::never().reason().is_none());
+    }
+
+    #[tokio::test]
+    async fn the_owner_waits_for_all_that_are_at_work() {
+        let (at_work, idle) = AtWork::new();
+        let other = at_work.clone();
+        drop(at_work);
+        let waiting = tokio::spawn(idle.wait());
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished());
+        drop(other);
+        waiting.await.expect("no panic");
+    }
+}
