@@ -45,7 +45,6 @@ pub(super) struct Geometry<'a> {
     pitch: f64,
     pub(super) span_height: f64,
     pub(super) lanes_top: f64,
-    pub(super) lanes_bottom: f64,
     pub(super) chart_top: f64,
 }
 
@@ -86,7 +85,6 @@ impl<'a> Geometry<'a> {
             pitch,
             span_height,
             lanes_top: TOP,
-            lanes_bottom: y,
             chart_top: y + ABOVE_CHART,
         }
     }

@@ -25,7 +25,7 @@ const CSS: &str = "\
 :root{color-scheme:light dark}\
 body{margin:0 auto;max-width:1200px;padding:12px;background:#fff;color:#1f2328;\
 font:14px/1.45 system-ui,-apple-system,'Segoe UI',Roboto,'Helvetica Neue',Arial,sans-serif}\
-figure{margin:0 0 8px}svg.ls{display:block;width:100%;height:auto}\
+figure{margin:0 0 8px}figure svg{display:block;width:100%;height:auto}\
 h2{font-size:15px;margin:22px 16px 6px}\
 .wide{overflow-x:auto;margin:0 16px}\
 table{border-collapse:collapse;font-variant-numeric:tabular-nums;width:100%}\
@@ -158,11 +158,27 @@ fn images(f: &mut Formatter, picture: &Picture) -> fmt::Result {
     if picture.images.len() < 2 {
         return Ok(());
     }
-    writeln!(f, r#"<h2>Images</h2><ol class="wide">"#)?;
+    writeln!(f, r#"<h2>Images</h2><div class="wide"><table>"#)?;
+    writeln!(
+        f,
+        "<tr><th>image</th><th>first asked for</th><th>open</th><th>complete</th></tr>"
+    )?;
+    let at = |at: Option<Duration>| at.map(duration).unwrap_or_default();
     for image in &picture.images {
-        writeln!(f, "<li>{}</li>", Escaped(without_transport(image)))?;
+        let end = match &image.failed {
+            Some((time, reason)) => format!("failed at {}: {reason}", duration(*time)),
+            None => at(image.complete),
+        };
+        writeln!(
+            f,
+            "<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>",
+            Escaped(without_transport(&image.name)),
+            at(image.asked),
+            at(image.opened),
+            Escaped(&end),
+        )?;
     }
-    writeln!(f, "</ol>")?;
+    writeln!(f, "</table></div>")?;
     let more = picture.totals.images.saturating_sub(picture.images.len());
     if more > 0 {
         writeln!(f, r#"<p class="wide">And {more} more images.</p>"#)?;

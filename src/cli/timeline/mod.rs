@@ -142,7 +142,10 @@ fn take(model: &mut Model, Event { at, kind, .. }: &Event) {
         EventKind::BlobFailed { blob, reason, .. } => {
             model.blob_failed(at, blob.digest.as_ref(), reason, None);
         }
-        EventKind::ImagePulled { image, .. } => model.image_pulled(at, *image),
+        EventKind::ImagePulled {
+            image, reference, ..
+        } => model.image_pulled(at, *image, &printable(reference)),
+        EventKind::BlobQueued { .. } => model.blob_queued(at),
         EventKind::ImageFailed {
             image,
             reference,

@@ -3,14 +3,15 @@
 //! The memory is bounded, however large the pull is. Not more than [`MOST_SPANS`] spans are kept: when there
 //! are more, short neighbours on a lane are joined, and what is joined is counted. Proxies from the 257th on
 //! and spans on a lane above the 64th of their proxy are only counted. The totals, the throughput and the
-//! slowest blobs are of everything.
+//! slowest blobs are of everything. Of an image that is complete, its number is kept; of the first
+//! [`MOST_NAMES`], the name too.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::join::join;
-use super::picture::{LeftOut, Outcome, Phase, Picture, Proxy, Span, Totals, What};
+use super::picture::{Image, LeftOut, Outcome, Phase, Picture, Proxy, Span, Totals, What};
 use super::throughput::Throughput;
 
 /// The highest number of spans that are kept.
@@ -67,8 +68,11 @@ enum Key {
 pub(super) struct Model {
     /// Counted from 0 at the beginning of the pull.
     now: Duration,
-    images: HashMap<usize, Arc<str>>,
-    names: Vec<Arc<str>>,
+    /// The images that are neither complete nor failed, by their numbers.
+    images: HashMap<usize, Known>,
+    /// The numbers of all other images. A proxy may still be asked for their documents.
+    over: HashSet<usize>,
+    rows: Vec<Image>,
     proxies: BTreeMap<usize, Track>,
     running: HashMap<Key, Span>,
     spans: Vec<Span>,
@@ -79,6 +83,14 @@ pub(super) struct Model {
     slowest: Vec<Span>,
     failures: Vec<Span>,
     left_out: LeftOut,
+}
+
+/// An image, and where it is among those that are named.
+#[derive(Debug, Clone)]
+struct Known {
+    name: Arc<str>,
+    row: Option<usize>,
+    is_open: bool,
 }
 
 /// A proxy that is shown, and which of its lanes are in use.
@@ -93,7 +105,8 @@ impl Model {
         Self {
             now: Duration::ZERO,
             images: HashMap::new(),
-            names: Vec::new(),
+            over: HashSet::new(),
+            rows: Vec::new(),
             proxies: BTreeMap::new(),
             running: HashMap::new(),
             spans: Vec::new(),
@@ -129,26 +142,45 @@ impl Model {
 
     pub(super) fn image_opened(&mut self, at: Duration, image: usize, reference: &str) {
         self.pass(at);
-        self.totals.images += 1;
-        self.name(image, reference);
+        let known = self.known(image, reference);
+        let row = known.row;
+        if !std::mem::replace(&mut known.is_open, true) {
+            self.totals.images_opened += 1;
+        }
+        if let Some(row) = row.and_then(|row| self.rows.get_mut(row)) {
+            row.opened.get_or_insert(at);
+        }
     }
 
-    pub(super) fn image_pulled(&mut self, at: Duration, image: usize) {
+    /// An image is complete, or all that were opened for this reference.
+    pub(super) fn image_pulled(&mut self, at: Duration, image: usize, reference: &str) {
         self.pass(at);
         self.totals.images_pulled += 1;
-        self.images.remove(&image);
+        let known = self.images.get(&image).cloned();
+        if let Some(Known { row, .. }) = known.filter(|known| &*known.name == reference) {
+            self.images.remove(&image);
+            self.over.insert(image);
+            if let Some(row) = row.and_then(|row| self.rows.get_mut(row)) {
+                row.complete = Some(at);
+            }
+        }
     }
 
     pub(super) fn image_failed(&mut self, at: Duration, image: usize, reference: &str, why: &str) {
         self.pass(at);
-        // An image that could not be opened was not counted.
-        if !self.images.contains_key(&image) {
-            self.totals.images += 1;
-            self.name(image, reference);
-        }
-        self.totals.images_failed += 1;
+        let row = self.known(image, reference).row;
         self.images.remove(&image);
+        self.over.insert(image);
+        self.totals.images_failed += 1;
         self.totals.failure.get_or_insert_with(|| shortened(why));
+        if let Some(row) = row.and_then(|row| self.rows.get_mut(row)) {
+            row.failed = Some((at, shortened(why)));
+        }
+    }
+
+    pub(super) fn blob_queued(&mut self, at: Duration) {
+        self.pass(at);
+        self.totals.queued += 1;
     }
 
     pub(super) fn document_requested(
@@ -163,12 +195,17 @@ impl Model {
             Document::Manifest => What::Manifest,
             Document::Config => What::Config,
         };
-        let reference = match self.images.get(&image) {
-            Some(known) => Arc::clone(known),
-            None => self.mention(reference),
+        let (name, row) = if self.over.contains(&image) {
+            (reference.into(), None)
+        } else {
+            let known = self.known(image, reference);
+            (Arc::clone(&known.name), known.row)
         };
+        if let Some(row) = row.and_then(|row| self.rows.get_mut(row)) {
+            row.asked.get_or_insert(at);
+        }
         let key = Key::Document(proxy, image, document);
-        self.begin(at, key, proxy, reference, what);
+        self.begin(at, key, proxy, name, what);
     }
 
     pub(super) fn document_answered(
@@ -195,9 +232,10 @@ impl Model {
             digest: Arc::clone(&digest),
             size: layer.size,
         };
-        let image = self.images.get(&layer.image).cloned();
+        let image = self.images.get(&layer.image);
+        let name = image.map(|known| Arc::clone(&known.name));
         let key = Key::Blob(digest);
-        self.begin(at, key, proxy, image.unwrap_or_default(), what);
+        self.begin(at, key, proxy, name.unwrap_or_default(), what);
     }
 
     pub(super) fn blob_answered(&mut self, at: Duration, digest: &str) {
@@ -269,7 +307,7 @@ impl Model {
         self.spans
             .sort_by_key(|span| (span.proxy, span.lane, span.begin));
         Picture {
-            images: self.names,
+            images: self.rows,
             proxies: self
                 .proxies
                 .into_values()
@@ -289,21 +327,33 @@ impl Model {
         self.now = self.now.max(at);
     }
 
-    fn name(&mut self, image: usize, reference: &str) {
-        let name = self.mention(reference);
-        self.images.insert(image, name);
-    }
-
-    /// The name of an image, which is also among those in the title.
-    fn mention(&mut self, reference: &str) -> Arc<str> {
-        if let Some(known) = self.names.iter().find(|name| &***name == reference) {
-            return Arc::clone(known);
-        }
-        let name: Arc<str> = reference.into();
-        if self.names.len() < MOST_NAMES {
-            self.names.push(Arc::clone(&name));
-        }
-        name
+    /// What is known of an image, which is named if it is a new one and there are not too many.
+    fn known(&mut self, image: usize, reference: &str) -> &mut Known {
+        let Self {
+            images,
+            rows,
+            totals,
+            ..
+        } = self;
+        images.entry(image).or_insert_with(|| {
+            totals.images += 1;
+            let name: Arc<str> = reference.into();
+            let row = (rows.len() < MOST_NAMES).then_some(rows.len());
+            if row.is_some() {
+                rows.push(Image {
+                    name: Arc::clone(&name),
+                    asked: None,
+                    opened: None,
+                    complete: None,
+                    failed: None,
+                });
+            }
+            Known {
+                name,
+                row,
+                is_open: false,
+            }
+        })
     }
 
     /// The track of a proxy, which is made if there is none. `None` if there are too many.

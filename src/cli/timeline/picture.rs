@@ -10,7 +10,7 @@ use super::throughput::Throughput;
 pub(super) struct Picture {
     /// The images that were asked for, in the order in which they were first mentioned: at most
     /// [`MOST_NAMES`](super::model::MOST_NAMES).
-    pub(super) images: Vec<Arc<str>>,
+    pub(super) images: Vec<Image>,
     pub(super) proxies: Vec<Proxy>,
     /// The spans, by proxy, lane and time.
     pub(super) spans: Vec<Span>,
@@ -21,6 +21,20 @@ pub(super) struct Picture {
     /// The first failed tries, in the order in which they failed.
     pub(super) failures: Vec<Span>,
     pub(super) left_out: LeftOut,
+}
+
+/// An image, and when what was known of it.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Image {
+    pub(super) name: Arc<str>,
+    /// When a proxy was first asked to open the image.
+    pub(super) asked: Option<Duration>,
+    /// When the first proxy had opened the image.
+    pub(super) opened: Option<Duration>,
+    /// When the image was complete. `None` if it never was, or only together with others.
+    pub(super) complete: Option<Duration>,
+    /// When the image failed, and why.
+    pub(super) failed: Option<(Duration, String)>,
 }
 
 /// What the picture does not show one by one, because the pull was too large.
@@ -37,12 +51,15 @@ pub(super) struct LeftOut {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Totals {
     pub(super) duration: Duration,
-    /// The number of images that were opened, or failed.
+    /// The number of images that were asked for.
     pub(super) images: usize,
+    pub(super) images_opened: usize,
     pub(super) images_pulled: usize,
     pub(super) images_failed: usize,
     /// The reason of the first image that failed for good, or of the first blob.
     pub(super) failure: Option<String>,
+    /// The number of layers that were to be fetched, or found.
+    pub(super) queued: usize,
     /// The number of layers that were fetched and verified, and their size in bytes.
     pub(super) fetched: usize,
     pub(super) fetched_bytes: u64,
@@ -62,9 +79,14 @@ pub(super) struct Totals {
 }
 
 impl Totals {
-    /// Whether all images that were opened are complete.
+    /// Whether everything that was asked for has come. An index is one pull of many images, so the numbers of
+    /// images that were opened and pulled can differ.
     pub(super) fn is_complete(&self) -> bool {
-        self.images > 0 && self.images_pulled >= self.images && self.failure.is_none()
+        self.images_pulled > 0
+            && self.images_opened == self.images
+            && self.images_failed == 0
+            && self.failure.is_none()
+            && self.fetched + self.reused == self.queued
     }
 }
 

@@ -13,7 +13,7 @@ const STEPS: [u64; 27] = [
 pub(super) fn time_ticks(length: Duration, most: u32) -> Vec<(Duration, String)> {
     let fits = |step: &Duration| length.as_nanos() / step.as_nanos() <= u128::from(most);
     let steps = STEPS.into_iter().map(Duration::from_millis);
-    let days = (1..).map(|days| Duration::from_secs(86_400).saturating_mul(days));
+    let days = (0..32).map(|power| Duration::from_secs(86_400).saturating_mul(1 << power));
     let step = steps.chain(days).find(fits).unwrap_or(Duration::MAX);
     let ticks = (0..=most).map(|number| step.saturating_mul(number));
     let ticks = ticks.take_while(|tick| *tick <= length);
@@ -120,7 +120,7 @@ mod tests {
             (4200, &["0", "1 s", "2 s", "3 s", "4 s"]),
             (65_000, &["0", "20 s", "40 s", "1:00 min"]),
             (240_000, &["0", "1 min", "2 min", "3 min", "4 min"]),
-            (5_400_000, &["0", "30 min", "1 h 00", "1 h 30"]),
+            (5_400_000, &["0", "20 min", "40 min", "1 h 00", "1 h 20"]),
             (50_000_000, &["0", "4 h", "8 h", "12 h"]),
         ];
         for (length, expected) in table {

@@ -20,13 +20,13 @@ const ENTRIES: [Entry; 9] = [
     Entry {
         class: "ls-start",
         name: "proxy starts",
-        meaning: "A skopeo process starts, until it is asked for something.",
+        meaning: "A skopeo process starts, and waits until it is asked for something.",
         is_in: |picture| picture.proxies.iter().any(|proxy| proxy.asked.is_some()),
     },
     Entry {
         class: "ls-document",
         name: "open",
-        meaning: "A proxy opens an image, or fetches its config.",
+        meaning: "A proxy opens an image, which fetches its manifest, or it fetches the image's config.",
         is_in: |picture| {
             has(picture, |span| {
                 matches!(span.what, What::Manifest | What::Config)

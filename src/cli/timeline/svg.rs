@@ -174,7 +174,8 @@ impl Drawing<'_> {
             let (left, right) = (self.place.x(begin), self.place.x(end));
             let class = class(phase, span.has_failed());
             path(f, class, (left, right), y, height)?;
-            if phase == Phase::Receive && right - left > widest.1 - widest.0 {
+            let may_be_named = matches!(phase, Phase::Receive | Phase::Document);
+            if may_be_named && right - left > widest.1 - widest.0 {
                 widest = (left, right);
             }
         }
@@ -207,7 +208,8 @@ impl Drawing<'_> {
         let name = of_span(span, self.several_images);
         let long = match span.what {
             What::Layer { size, .. } => format!("{name} · {}", bytes(size)),
-            _ => return Ok(()),
+            What::Manifest | What::Config => name.clone(),
+            What::Several { .. } => return Ok(()),
         };
         let space = right - left - 8.0;
         match [long, name]

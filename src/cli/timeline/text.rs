@@ -9,8 +9,11 @@ use crate::cli::format::{bytes, counted, short};
 
 /// The image, or their number and the first ones.
 pub(super) fn title(picture: &Picture) -> String {
-    let mut names = picture.images.iter().map(|name| without_transport(name));
-    let count = picture.totals.images.max(picture.images.len());
+    let mut names = picture
+        .images
+        .iter()
+        .map(|image| without_transport(&image.name));
+    let count = picture.totals.images;
     match (names.next(), count) {
         (None, _) => "A pull of which no image was opened".into(),
         (Some(name), 0 | 1) => middle_out(name, 110),

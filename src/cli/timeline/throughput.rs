@@ -52,20 +52,20 @@ impl Throughput {
     }
 
     /// The rates in bytes per second over equal parts of this duration, at most `most` of them, and the width
-    /// of a part.
+    /// of a part. The last part may end later.
     pub(super) fn rates(&self, duration: Duration, most: usize) -> (Duration, Vec<f64>) {
         let filled = (self.index(duration) + 1).max(self.buckets.len());
         let together = filled.div_ceil(most.max(1)).max(1);
         let factor = u32::try_from(together).unwrap_or(u32::MAX);
         let width = self.width.saturating_mul(factor);
-        let parts = self.buckets.chunks(together).map(|part| {
+        let part = |number: usize| {
+            let buckets = self.buckets.iter().skip(number * together).take(together);
+            let bytes = buckets.fold(0, |sum: u64, bytes| sum.saturating_add(*bytes));
             #[expect(clippy::cast_precision_loss, reason = "drawn as a height")]
-            let bytes =
-                part.iter()
-                    .fold(0, |sum: u64, bytes| sum.saturating_add(*bytes)) as f64;
+            let bytes = bytes as f64;
             bytes / width.as_secs_f64()
-        });
-        (width, parts.collect())
+        };
+        (width, (0..filled.div_ceil(together)).map(part).collect())
     }
 }
 
@@ -89,7 +89,9 @@ mod tests {
         );
         assert_eq!(throughput.rates(ms(14), 2), (ms(10), vec![5000.0, 5000.0]));
         assert_eq!(throughput.rates(ms(14), 0), (ms(15), vec![100.0 / 0.015]));
-        assert_eq!(Throughput::new().rates(ms(14), 9), (ms(5), vec![]));
+        assert_eq!(Throughput::new().rates(ms(14), 9), (ms(5), vec![0.0; 3]));
+        let (width, rates) = throughput.rates(ms(100), 100);
+        assert_eq!((width, rates.len(), rates[3]), (ms(5), 21, 0.0));
     }
 
     #[test]

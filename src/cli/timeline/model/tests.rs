@@ -37,8 +37,9 @@ fn fetch(model: &mut Model, begin: u64, proxy: usize, number: usize, digest: &st
 #[test]
 fn a_blob_has_the_phases_that_it_went_through() {
     let mut model = opened();
+    model.blob_queued(ms(31));
     fetch(&mut model, 40, 0, 0, "a");
-    model.image_pulled(ms(80), 0);
+    model.image_pulled(ms(80), 0, IMAGE);
     let picture = model.finish(ms(90));
     let [document, blob] = &picture.spans[..] else {
         panic!("{picture:?}");
@@ -56,7 +57,9 @@ fn a_blob_has_the_phases_that_it_went_through() {
     let expected = Totals {
         duration: ms(90),
         images: 1,
+        images_opened: 1,
         images_pulled: 1,
+        queued: 1,
         fetched: 1,
         fetched_bytes: 100,
         proxies: 1,
@@ -184,14 +187,66 @@ fn an_image_that_fails_is_named_with_its_reason() {
     model.document_requested(ms(10), 0, (4, "docker://x/y"), Document::Manifest);
     model.document_answered(ms(20), 0, 4, Document::Manifest, Some("no such image"));
     model.image_failed(ms(21), 4, "docker://x/y", "no such image");
+    model.document_requested(ms(22), 1, (4, "docker://x/y"), Document::Manifest);
     let picture = model.finish(ms(30));
-    assert_eq!(picture.images, [Arc::from("docker://x/y")]);
+    // A proxy that is asked for it later does not make it another image.
+    let expected = Image {
+        name: Arc::from("docker://x/y"),
+        asked: Some(ms(10)),
+        opened: None,
+        complete: None,
+        failed: Some((ms(21), "no such image".into())),
+    };
+    assert_eq!(picture.images, [expected]);
     assert_eq!(
         (picture.totals.images, picture.totals.images_failed),
         (1, 1)
     );
     assert_eq!(picture.totals.failure.as_deref(), Some("no such image"));
     assert_eq!(picture.failures.len(), 1);
+}
+
+#[test]
+fn an_index_is_pulled_as_one_and_its_images_are_opened_one_by_one() {
+    let mut model = Model::new();
+    for image in 0..3 {
+        model.image_opened(ms(10), image, &format!("{IMAGE}@{image}"));
+    }
+    model.image_pulled(ms(20), 0, IMAGE);
+    let picture = model.finish(ms(20));
+    assert!(picture.totals.is_complete());
+    assert_eq!(
+        (picture.totals.images, picture.totals.images_pulled),
+        (3, 1)
+    );
+    assert!(picture.images.iter().all(|image| image.complete.is_none()));
+}
+
+#[test]
+fn a_pull_is_complete_only_if_all_that_was_asked_for_has_come() {
+    let stop = |model: &mut Model, step: usize| match step {
+        // Only a proxy that is not needed is unfinished.
+        0 => {
+            model.proxy_started(ms(70), 9);
+            model.document_requested(ms(71), 9, (0, IMAGE), Document::Manifest);
+        }
+        1 => model.blob_queued(ms(70)),
+        2 => model.document_requested(ms(71), 0, (1, "other"), Document::Manifest),
+        3 => model.image_failed(ms(71), 1, "other", "no"),
+        _ => model.blob_failed(ms(71), "b", "no", None),
+    };
+    for step in 0..5 {
+        let mut model = opened();
+        model.blob_queued(ms(31));
+        fetch(&mut model, 40, 0, 0, "a");
+        stop(&mut model, step);
+        model.image_pulled(ms(80), 0, IMAGE);
+        assert_eq!(
+            model.finish(ms(90)).totals.is_complete(),
+            step == 0,
+            "{step}"
+        );
+    }
 }
 
 #[test]
