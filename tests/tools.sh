@@ -47,6 +47,8 @@ missing_packages() {
   have buildah || echo buildah
   have strace || echo strace
   have faketime || echo faketime
+  # To look at the timeline of a pull.
+  have chromium || echo chromium
   # To make the private tools of.
   have patchelf || [ -z "$(missing_tools)" ] || echo patchelf
   # Signing, in the tests, and verifying, in skopeo.

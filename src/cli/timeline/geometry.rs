@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::picture::{Picture, Proxy};
 
-pub(super) const WIDTH: f64 = 1200.0;
+pub(super) const WIDTH: f64 = 1000.0;
 
 /// The space for the names of the proxies, and for the rates.
 pub(super) const LEFT: f64 = 84.0;
@@ -13,6 +13,9 @@ pub(super) const RIGHT: f64 = 24.0;
 
 /// The height of the title, the totals, the legend, and the labels of the time axis.
 const TOP: f64 = 104.0;
+
+/// The space for a line that says why the pull failed.
+pub(super) const ABOVE_FAILURE: f64 = 19.0;
 
 /// The height of the throughput's chart.
 pub(super) const CHART: f64 = 96.0;
@@ -60,7 +63,11 @@ impl<'a> Geometry<'a> {
             49..=96 => (8.0, 7.0),
             _ => (5.0, 4.2),
         };
-        let mut y = TOP;
+        let lanes_top = match picture.totals.is_complete() {
+            true => TOP,
+            false => TOP + ABOVE_FAILURE,
+        };
+        let mut y = lanes_top;
         let mut groups = Vec::new();
         let mut named_until = 0.0;
         for proxy in &picture.proxies {
@@ -84,7 +91,7 @@ impl<'a> Geometry<'a> {
             groups,
             pitch,
             span_height,
-            lanes_top: TOP,
+            lanes_top,
             chart_top: y + ABOVE_CHART,
         }
     }

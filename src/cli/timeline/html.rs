@@ -23,7 +23,7 @@ const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'";
 
 const CSS: &str = "\
 :root{color-scheme:light dark}\
-body{margin:0 auto;max-width:1200px;padding:12px;background:#fff;color:#1f2328;\
+body{margin:0 auto;max-width:1240px;padding:12px;background:#fff;color:#1f2328;\
 font:14px/1.45 system-ui,-apple-system,'Segoe UI',Roboto,'Helvetica Neue',Arial,sans-serif}\
 figure{margin:0 0 8px}figure svg{display:block;width:100%;height:auto}\
 h2{font-size:15px;margin:22px 16px 6px}\
@@ -43,12 +43,12 @@ impl Display for Html<'_> {
         let Self { picture, axis } = *self;
         let title = text::title(picture);
         writeln!(f, "<!DOCTYPE html>")?;
-        writeln!(f, r#"<html lang="en"><head><meta charset="utf-8">"#)?;
+        writeln!(f, r#"<html lang="en"><head><meta charset="utf-8"/>"#)?;
         writeln!(
             f,
-            r#"<meta http-equiv="Content-Security-Policy" content="{POLICY}">"#
+            r#"<meta http-equiv="Content-Security-Policy" content="{POLICY}"/>"#
         )?;
-        writeln!(f, r#"<meta name="viewport" content="width=device-width">"#)?;
+        writeln!(f, r#"<meta name="viewport" content="width=device-width"/>"#)?;
         writeln!(f, "<title>{} · longshore pull</title>", Escaped(&title))?;
         writeln!(f, "<style>{CSS}</style></head><body>")?;
         writeln!(f, "<figure>{}</figure>", Svg { picture, axis })?;
@@ -200,7 +200,7 @@ impl Display for Name<'_> {
         }
         if self.picture.images.len() > 1 {
             let image = without_transport(&self.span.image);
-            write!(f, "<br>{}", Escaped(image))?;
+            write!(f, "<br/>{}", Escaped(image))?;
         }
         Ok(())
     }

@@ -173,3 +173,6 @@ fn of_kind(document: DocumentKind) -> Option<Document> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests;

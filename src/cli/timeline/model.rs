@@ -124,14 +124,14 @@ impl Model {
         self.track(proxy);
     }
 
-    /// The spans of the proxy that are running have ended with it.
+    /// The spans of the proxy that are running have ended with it. Without a reason, they were no longer
+    /// needed.
     pub(super) fn proxy_ended(&mut self, at: Duration, proxy: usize, reason: Option<&str>) {
         self.pass(at);
         let ended = self.running.extract_if(|_, span| span.proxy == proxy);
         let ended: Vec<(Key, Span)> = ended.collect();
         for (key, span) in ended {
-            let reason = reason.unwrap_or("its proxy ended").to_owned();
-            let outcome = failed(&reason, None);
+            let outcome = reason.map_or(Outcome::Unfinished, |reason| failed(reason, None));
             self.end(&key, span, outcome);
         }
         if let Some(track) = self.proxies.get_mut(&proxy) {

@@ -45,6 +45,22 @@ pub(super) fn middle_out(text: &str, most: usize) -> String {
     format!("{head}…{tail}")
 }
 
+/// The same text with only the beginning of each digest.
+pub(super) fn with_short_digests(text: &str) -> String {
+    let mut short = String::with_capacity(text.len());
+    let is_hex = |c: char| c.is_ascii_hexdigit();
+    let mut rest = text;
+    while let Some(start) = rest.find(is_hex) {
+        let (before, hex) = rest.split_at(start);
+        let (hex, after) = hex.split_at(hex.find(|c| !is_hex(c)).unwrap_or(hex.len()));
+        short.push_str(before);
+        short.push_str(if hex.len() >= 64 { &hex[..12] } else { hex });
+        rest = after;
+    }
+    short.push_str(rest);
+    short
+}
+
 /// Names what a span fetched, with the image if there are several.
 pub(super) fn of_span(span: &Span, several_images: bool) -> String {
     let what = match &span.what {
@@ -86,6 +102,14 @@ mod tests {
         }
         let by_digest = format!("docker://h/a/b@sha256:{hex}");
         assert_eq!(short_image(&by_digest), "b@0123456789ab");
+    }
+
+    #[test]
+    fn digests_within_text_are_shortened() {
+        let hex = "0123456789abcdef".repeat(4);
+        let text = format!("blob sha256:{hex}: cut at {hex}, \u{e9}a1");
+        let expected = "blob sha256:0123456789ab: cut at 0123456789ab, \u{e9}a1";
+        assert_eq!(with_short_digests(&text), expected);
     }
 
     #[test]

@@ -152,7 +152,7 @@ pub(super) enum Outcome {
         /// The wait before the next try. `None` if there is none, or if it is made elsewhere.
         retry_after: Option<Duration>,
     },
-    /// The pull ended first.
+    /// The pull or the proxy ended first, because it was no longer needed.
     Unfinished,
 }
 

@@ -72,7 +72,7 @@ const ENTRIES: [Entry; 9] = [
     Entry {
         class: "ls-unfinished",
         name: "unfinished",
-        meaning: "The pull ended before this did.",
+        meaning: "The pull, or a proxy that was no longer needed, ended first.",
         is_in: |picture| has(picture, |span| span.outcome == Outcome::Unfinished),
     },
 ];

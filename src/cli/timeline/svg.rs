@@ -4,7 +4,9 @@ use std::fmt::{self, Display, Formatter};
 use std::time::Duration;
 
 use super::escape::Escaped;
-use super::geometry::{CHART, Geometry, Group, LEFT, RIGHT, WIDTH, text_width, to_f64};
+use super::geometry::{
+    ABOVE_FAILURE, CHART, Geometry, Group, LEFT, RIGHT, WIDTH, text_width, to_f64,
+};
 use super::join::join_below;
 use super::names::{middle_out, of_span};
 use super::picture::{Outcome, Phase, Picture, Span, What};
@@ -83,7 +85,7 @@ impl Drawing<'_> {
             self.span(f, &span)?;
         }
         self.throughput(f)?;
-        for (number, span) in (1..).zip(&slowest) {
+        for (number, span) in (1_u32..).zip(&slowest) {
             self.mark(f, number, span)?;
         }
         self.foot(f, list_top, &slowest, &notes)?;
@@ -93,22 +95,25 @@ impl Drawing<'_> {
     fn head(&self, f: &mut Formatter) -> fmt::Result {
         let title = text::title(self.picture);
         label(f, ("ls-title", 16.0, 28.0), &title)?;
+        let mut y = 49.0;
         if let Some(failure) = text::failure(self.picture) {
-            let totals = text::totals(self.picture);
-            let all = middle_out(&format!("{failure} · {totals}"), 180);
-            label(f, ("ls-totals ls-bad", 16.0, 49.0), &all)?;
-        } else {
-            label(
-                f,
-                ("ls-totals ls-muted", 16.0, 49.0),
-                &text::totals(self.picture),
-            )?;
+            label(f, ("ls-totals ls-bad", 16.0, y), &middle_out(&failure, 120))?;
+            y += ABOVE_FAILURE;
         }
+        label(
+            f,
+            ("ls-totals ls-muted", 16.0, y),
+            &text::totals(self.picture),
+        )?;
         let mut x = 16.0;
         for entry in legend(self.picture) {
             let class = entry.class;
-            writeln!(f, r#"<path class="{class}" d="M{x:.0} 62h12v10h-12z"/>"#)?;
-            label(f, ("ls-muted", x + 17.0, 71.0), entry.name)?;
+            writeln!(
+                f,
+                r#"<path class="{class}" d="M{x:.0} {}h12v10h-12z"/>"#,
+                y + 13.0
+            )?;
+            label(f, ("ls-muted", x + 17.0, y + 22.0), entry.name)?;
             x += 17.0 + text_width(entry.name, 10.0) + 14.0;
         }
         Ok(())
@@ -283,7 +288,7 @@ impl Drawing<'_> {
             .collect()
     }
 
-    fn mark(&self, f: &mut Formatter, number: usize, span: &Span) -> fmt::Result {
+    fn mark(&self, f: &mut Formatter, number: u32, span: &Span) -> fmt::Result {
         let Some(y) = self.place.y(span.proxy, span.lane) else {
             return Ok(());
         };
@@ -308,13 +313,13 @@ impl Drawing<'_> {
             label(f, ("ls-muted", 16.0, y), "Slowest")?;
             y += 17.0;
         }
-        for (number, span) in (1..).zip(slowest) {
+        for (number, span) in (1_u32..).zip(slowest) {
             write!(
                 f,
                 r#"<circle class="ls-mark" cx="22" cy="{}" r="6"/>"#,
                 y - 4.0
             )?;
-            label(f, ("ls-rank", 22.0, y - 0.8), &(number as u32).to_string())?;
+            label(f, ("ls-rank", 22.0, y - 0.8), &number.to_string())?;
             label(f, ("", 34.0, y), &in_one_line(span, self.several_images))?;
             y += 17.0;
         }
@@ -335,7 +340,10 @@ fn in_one_line(span: &Span, several_images: bool) -> String {
     let (took, phases) = (duration(span.took()), text::phases(span));
     let text = format!("{name}{size}: {took} ({phases})");
     match text::reason(span) {
-        Some(reason) => middle_out(&format!("{text}, failed: {reason}"), 170),
+        Some(reason) => {
+            let reason = middle_out(&text::short_reason(reason), 80);
+            format!("{text}, failed: {reason}")
+        }
         None => text,
     }
 }

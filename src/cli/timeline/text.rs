@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::names::{middle_out, of_span, without_transport};
+use super::names::{middle_out, of_span, with_short_digests, without_transport};
 use super::picture::{Outcome, Phase, Picture, Proxy, Span, Totals, What};
 use super::scale::{duration, rate};
 use crate::cli::format::{bytes, counted, short};
@@ -16,10 +16,10 @@ pub(super) fn title(picture: &Picture) -> String {
     let count = picture.totals.images;
     match (names.next(), count) {
         (None, _) => "A pull of which no image was opened".into(),
-        (Some(name), 0 | 1) => middle_out(name, 110),
+        (Some(name), 0 | 1) => middle_out(name, 90),
         (Some(name), count) => {
             let others = counted(count - 1, "other");
-            format!("{count} images: {} and {others}", middle_out(name, 80))
+            format!("{count} images: {} and {others}", middle_out(name, 60))
         }
     }
 }
@@ -60,7 +60,12 @@ pub(super) fn failure(picture: &Picture) -> Option<String> {
         return None;
     }
     let last = picture.failures.last().and_then(reason);
-    let reason = totals.failure.as_deref().or(last);
+    let reason = match (&totals.failure, last) {
+        (Some(reason), _) => Some(with_short_digests(reason)),
+        // It was to be retried, so it may not be the reason.
+        (None, Some(last)) => Some(format!("the last failure was {}", with_short_digests(last))),
+        (None, None) => None,
+    };
     let what = match (totals.images, totals.images_failed) {
         (images, failed) if images > 1 && failed > 0 => {
             format!("{failed} of {images} images failed")
@@ -107,6 +112,16 @@ pub(super) fn reason(span: &Span) -> Option<&str> {
     }
 }
 
+/// The reason why a layer failed, without the layer's digest.
+pub(super) fn short_reason(reason: &str) -> String {
+    let reason = with_short_digests(reason);
+    let of_blob = reason.strip_prefix("blob ");
+    match of_blob.and_then(|of_blob| of_blob.split_once(": ")) {
+        Some((_, rest)) => rest.to_owned(),
+        None => reason,
+    }
+}
+
 /// All that is known of a span, one fact a line.
 pub(super) fn of_span_in_full(span: &Span, several_images: bool) -> Vec<String> {
     let mut lines = Vec::new();
@@ -137,7 +152,7 @@ pub(super) fn of_span_in_full(span: &Span, several_images: bool) -> Vec<String> 
     });
     match &span.outcome {
         Outcome::Done => {}
-        Outcome::Unfinished => lines.push("unfinished when the pull ended".into()),
+        Outcome::Unfinished => lines.push("unfinished: the pull or the proxy ended first".into()),
         Outcome::Failed {
             reason,
             retry_after,
