@@ -32,6 +32,7 @@ mod pull;
 mod real_image;
 mod signatures;
 mod streams;
+mod timeline;
 mod usage;
 mod verify;
 mod words;

@@ -51,6 +51,22 @@ fn wrong_usage_is_code_2() {
         (&["pull", "--stall-timeout", "soon", image, "oci:x"], "90s"),
         (&["pull", "--platform", "linux", image, "oci:x"], "OS/ARCH"),
         (
+            &["pull", "--timeline", "a.png", image, "oci:x"],
+            ".html (a page), .svg (a picture) or .json",
+        ),
+        (
+            &["pull", "--timeline", "missing/a.svg", image, "oci:x"],
+            "can't write missing/a.svg: No such file",
+        ),
+        (
+            &["pull", "--timeline", "nonsense/a.svg", image, "oci:x"],
+            "can't write nonsense/a.svg: Not a directory",
+        ),
+        (
+            &["pull", "--timeline-axis", "3s", image, "oci:x"],
+            "--timeline <FILE>",
+        ),
+        (
             &["pull", "--no-creds", "--authfile", "f", image, "oci:x"],
             "cannot be used with",
         ),
