@@ -7,8 +7,19 @@ use std::process::{Command, Stdio};
 
 use crate::harness::{Scratch, Served, newest_skopeo, output_of, small_image};
 
-/// An example that cargo has built beside the tests.
+/// An example that cargo has built beside the tests, with the newest skopeo in its `PATH`.
 fn example(name: &str) -> Command {
+    let skopeo = newest_skopeo().path;
+    let folders = std::env::var_os("PATH").unwrap();
+    let folders = std::env::split_paths(&folders);
+    let path = std::iter::once(skopeo.parent().unwrap().to_owned()).chain(folders);
+    let mut command = example_alone(name);
+    command.env("PATH", std::env::join_paths(path).unwrap());
+    command
+}
+
+/// An example that needs no skopeo.
+fn example_alone(name: &str) -> Command {
     let command = PathBuf::from(env!("CARGO_BIN_EXE_longshore"));
     let program = command.parent().unwrap().join("examples").join(name);
     assert!(
@@ -16,13 +27,44 @@ fn example(name: &str) -> Command {
         "{} is not built: use `cargo test`",
         program.display()
     );
-    let skopeo = newest_skopeo().path;
-    let folders = std::env::var_os("PATH").unwrap();
-    let folders = std::env::split_paths(&folders);
-    let path = std::iter::once(skopeo.parent().unwrap().to_owned()).chain(folders);
-    let mut command = Command::new(program);
-    command.env("PATH", std::env::join_paths(path).unwrap());
-    command
+    Command::new(program)
+}
+
+/// The lines that an example prints. It must succeed.
+#[track_caller]
+fn lines_of(example: &mut Command) -> Vec<String> {
+    let printed = String::from_utf8(output_of(example)).unwrap();
+    printed.lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn actor_closes_each_chapter_that_it_opened_and_sends_nothing_for_a_caller_who_left() {
+    let lines = lines_of(&mut example_alone("actor"));
+    // What the server was asked, and what it answered.
+    let calls: Vec<(&str, &str)> = (lines.iter())
+        .filter_map(|line| line.strip_prefix("    ")?.split_once(" -> "))
+        .collect();
+    let opened: Vec<&str> = (calls.iter())
+        .filter_map(|(call, _)| call.strip_prefix("open "))
+        .collect();
+    // 4 is the one whose caller left before, 6 the one whose caller left after it was sent.
+    assert_eq!(opened, ["1", "2", "3", "5", "6", "7"], "{lines:#?}");
+    let mut open = Vec::new();
+    for (call, answer) in &calls {
+        match call.strip_prefix("close ") {
+            Some(port) => open.retain(|opened| *opened != port),
+            None => open.push(*answer),
+        }
+    }
+    assert!(open.is_empty(), "{lines:#?}");
+    let end = lines
+        .iter()
+        .any(|line| line == "    the client has gone, 0 chapters are open");
+    assert!(end, "{lines:#?}");
+    let words = lines.iter().any(|line| line == "They have 6000 words.");
+    assert!(words, "{lines:#?}");
+    let reason = "Three callers learned that the actor has ended, with: ";
+    assert!(lines.last().unwrap().starts_with(reason), "{lines:#?}");
 }
 
 #[test]
