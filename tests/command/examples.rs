@@ -1,11 +1,14 @@
 //! The examples work as they say.
 
+use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use crate::harness::{Scratch, Served, newest_skopeo, output_of, small_image};
+use test_support::sha256;
+
+use crate::harness::{ImageBuilder, Scratch, Served, newest_skopeo, output_of, small_image};
 
 /// An example that cargo has built beside the tests, with the newest skopeo in its `PATH`.
 fn example(name: &str) -> Command {
@@ -65,6 +68,173 @@ fn actor_closes_each_chapter_that_it_opened_and_sends_nothing_for_a_caller_who_l
     assert!(words, "{lines:#?}");
     let reason = "Three callers learned that the actor has ended, with: ";
     assert!(lines.last().unwrap().starts_with(reason), "{lines:#?}");
+}
+
+#[test]
+fn an_example_without_arguments_says_which_it_needs() {
+    for (name, usage) in [
+        ("image_proxy", "usage: image_proxy IMAGE [insecure]"),
+        ("many_images", "usage: many_images LIST FOLDER [insecure]"),
+        #[cfg(feature = "decompress")]
+        (
+            "ordered_import",
+            "usage: ordered_import IMAGE FOLDER [insecure]",
+        ),
+        #[cfg(feature = "decompress")]
+        (
+            "parallel_import",
+            "usage: parallel_import IMAGE FOLDER [insecure]",
+        ),
+    ] {
+        let output = example_alone(name).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(!output.status.success() && said.contains(usage), "{said}");
+    }
+}
+
+#[test]
+#[ignore = "needs skopeo"]
+fn image_proxy_prints_what_each_call_returns() {
+    let (served, image) = Served::image("v1", &small_image(5));
+    let printed = lines_of(example("image_proxy").args([&served.reference("v1"), "insecure"]));
+    let mut expected = vec![
+        format!("protocol {}", newest_skopeo().protocol),
+        format!("manifest {}", image.manifest_digest),
+        "platform linux/amd64".to_owned(),
+    ];
+    let layers = (image.layers.iter())
+        .map(|layer| format!("layer {} has {} bytes", layer.digest(), layer.size()));
+    expected.extend(layers);
+    assert_eq!(printed, expected);
+}
+
+#[test]
+#[cfg(feature = "decompress")]
+#[ignore = "needs skopeo"]
+fn ordered_import_fetches_what_is_missing_in_the_order_of_the_layers() {
+    let (served, image) = Served::image("v1", &small_image(6));
+    let scratch = Scratch::new();
+    let folder = scratch.path("store");
+    let import = || {
+        let mut example = example("ordered_import");
+        example.arg(served.reference("v1")).arg(&folder);
+        example.arg("insecure");
+        example
+    };
+    // Nothing is left of a layer that is wrong, and those before it are there.
+    served.faults(&["blob#1:corrupt"]);
+    let output = import().output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("can't import layer 1"), "{said}");
+    assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
+
+    served.faults(&[]);
+    served.take_blob_gets();
+    let printed = lines_of(&mut import());
+    assert!(printed[0].ends_with(" is there"), "{printed:?}");
+    let gets = served.take_blob_gets();
+    assert!(!gets.contains(&image.layers[0].digest().to_string()));
+    // The order of the layers is that of their sizes.
+    let files: Vec<_> = (printed.iter())
+        .map(|line| fs::read(line.split(' ').next().unwrap()).unwrap())
+        .collect();
+    assert_eq!(files.len(), image.layers.len());
+    assert!(files.is_sorted_by_key(Vec::len), "{printed:?}");
+    for (line, file) in printed.iter().zip(&files) {
+        let name = format!("{}.tar", sha256(file).digest());
+        assert!(line.contains(&name), "{printed:?}");
+    }
+    let printed = lines_of(&mut import());
+    assert!(printed.iter().all(|line| line.ends_with(" is there")));
+}
+
+#[test]
+#[cfg(feature = "decompress")]
+#[ignore = "needs skopeo"]
+fn parallel_import_stores_each_file_once_and_lists_each_layer() {
+    let scratch = Scratch::new();
+    let layer = |name: &str| {
+        let folder = scratch.path(name);
+        fs::create_dir(&folder).unwrap();
+        fs::write(folder.join("same"), "in both layers").unwrap();
+        fs::write(folder.join(name), name).unwrap();
+        folder
+    };
+    let (lower, upper) = (layer("lower"), layer("upper"));
+    let image = ImageBuilder::new().layer_dir(lower).layer_dir(upper);
+    let (served, image) = Served::image("v1", &image);
+    let folder = scratch.path("store");
+    let import = || {
+        let mut example = example("parallel_import");
+        example.arg(served.reference("v1")).arg(&folder);
+        example.arg("insecure");
+        example
+    };
+    let files = |part: &str| {
+        let files = fs::read_dir(folder.join(part)).unwrap();
+        let files = files.map(|file| file.unwrap().path());
+        files.collect::<Vec<_>>()
+    };
+    // No listing is left of a layer that is wrong.
+    served.faults(&[&format!("blob@{}:corrupt", image.layers[1].digest())]);
+    assert!(!import().status().unwrap().success());
+    assert!(files("layers").len() <= 1);
+
+    served.faults(&[]);
+    let printed = lines_of(&mut import());
+    // In the order of the layers, whichever is done first.
+    for (line, name) in printed.iter().zip(["lower", "upper"]) {
+        let listing = fs::read_to_string(line.split(' ').next().unwrap()).unwrap();
+        for (path, content) in [("same", "in both layers"), (name, name)] {
+            let content = sha256(content.as_bytes());
+            let file = |line: &str| line.starts_with(content.digest()) && line.contains(path);
+            assert!(listing.lines().any(file), "{listing}");
+        }
+    }
+    assert_eq!((printed.len(), files("layers").len()), (2, 2));
+    assert_eq!(files("files").len(), 3);
+
+    served.take_blob_gets();
+    let printed = lines_of(&mut import());
+    assert!(printed.iter().all(|line| line.ends_with(" is there")));
+    let gets = served.take_blob_gets();
+    let layers = image.layers.iter().map(|layer| layer.digest().to_string());
+    assert!(!layers.into_iter().any(|layer| gets.contains(&layer)));
+}
+
+#[test]
+#[ignore = "needs skopeo"]
+fn many_images_prints_the_outcome_of_each() {
+    let (served, first) = Served::image("v1", &small_image(7));
+    let second = served.add("v2", &small_image(8));
+    let scratch = Scratch::new();
+    let (list, layout) = (scratch.path("list"), scratch.layout("mirror"));
+    let [v1, missing, v2] = ["v1", "missing", "v2"].map(|tag| served.reference(tag));
+    fs::write(
+        &list,
+        format!("# three images\n{v1}\n{missing}\n\n  {v2}\n"),
+    )
+    .unwrap();
+    let mut example = example("many_images");
+    let output = example.arg(list).arg(layout.folder()).arg("insecure");
+    let output = output.output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let printed = String::from_utf8(output.stdout).unwrap();
+    for line in [
+        format!("{v1}: {}, 3 layers", first.manifest_digest),
+        format!("{v2}: {}, 3 layers", second.manifest_digest),
+        format!("{missing}: failed: "),
+    ] {
+        let line = printed.lines().filter(|found| found.starts_with(&line));
+        assert_eq!(line.count(), 1, "{printed}");
+    }
+    let end = printed.lines().last().unwrap();
+    assert!(
+        end.ends_with("in 8 blobs were fetched; failed images: 1"),
+        "{printed}"
+    );
+    layout.assert_valid();
+    assert_eq!(layout.tags().len(), 2);
 }
 
 #[test]
