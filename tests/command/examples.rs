@@ -8,7 +8,14 @@ use std::process::{Command, Stdio};
 
 use test_support::sha256;
 
-use crate::harness::{ImageBuilder, Scratch, Served, newest_skopeo, output_of, small_image};
+use crate::harness::{
+    ImageBuilder, Scratch, Served, assert_skopeo_accepts, newest_skopeo, output_of, small_image,
+};
+
+/// The example once more, for the tests in its file.
+#[allow(dead_code, reason = "nobody calls main")]
+#[path = "../../examples/object_store.rs"]
+mod object_store_sink;
 
 /// An example that cargo has built beside the tests, with the newest skopeo in its `PATH`.
 fn example(name: &str) -> Command {
@@ -75,6 +82,7 @@ fn an_example_without_arguments_says_which_it_needs() {
     for (name, usage) in [
         ("image_proxy", "usage: image_proxy IMAGE [insecure]"),
         ("many_images", "usage: many_images LIST FOLDER [insecure]"),
+        ("object_store", "usage: object_store IMAGE URL [insecure]"),
         #[cfg(feature = "decompress")]
         (
             "ordered_import",
@@ -235,6 +243,44 @@ fn many_images_prints_the_outcome_of_each() {
     );
     layout.assert_valid();
     assert_eq!(layout.tags().len(), 2);
+}
+
+#[test]
+#[ignore = "needs skopeo"]
+fn object_store_makes_a_layout_of_which_nothing_is_visible_too_early() {
+    // In one request, and in three parts.
+    let image = small_image(9).layer_random(20_000_000, 90);
+    let (served, image) = Served::image("v1", &image);
+    let scratch = Scratch::new();
+    let layout = scratch.layout("bucket");
+    let url = format!("file://{}", layout.folder().display());
+    let pull = || {
+        let mut example = example("object_store");
+        example.args([&served.reference("v1"), &url, "insecure"]);
+        example
+    };
+    served.faults(&["blob#3:corrupt"]);
+    let output = pull().output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    let large = image.layers[3].digest();
+    assert!(
+        said.contains(large.as_ref()) && said.contains(&url),
+        "{said}"
+    );
+    assert!(!layout.is_there() && !layout.has(large));
+    for blob in fs::read_dir(layout.blob(large).parent().unwrap()).unwrap() {
+        let blob = blob.unwrap();
+        let digest = sha256(&fs::read(blob.path()).unwrap());
+        assert_eq!(digest.digest(), blob.file_name(), "a part is left");
+    }
+
+    served.faults(&[]);
+    lines_of(&mut pull());
+    layout.assert_valid();
+    assert_skopeo_accepts(&newest_skopeo(), &layout.all());
+
+    let printed = lines_of(&mut pull());
+    assert!(printed[0].ends_with("; 4 were there"), "{printed:?}");
 }
 
 #[test]
