@@ -24,8 +24,10 @@ fn main() {
 
 /// The folder with the source of the package.
 fn source() -> PathBuf {
+    let target = env::var("TARGET").expect("cargo sets it");
     let metadata = Command::new(env::var_os("CARGO").expect("cargo sets it"))
-        .args(["metadata", "--format-version", "1", "--offline", "--locked"])
+        .args(["metadata", "--format-version", "1", "--locked"])
+        .args(["--filter-platform", &target])
         .output()
         .expect("cargo runs");
     assert!(metadata.status.success(), "{metadata:?}");
