@@ -60,6 +60,8 @@ impl Store {
             } else {
                 "-".to_owned()
             };
+            // Escaped, because a path can contain line breaks.
+            let path = path.display().to_string();
             writeln!(listing, "{content} {kind:?} {path:?}")?;
         }
         // The archive ends before the layer does. The end of the layer comes only if size and digest are right, so the listing
@@ -77,7 +79,9 @@ impl Store {
         let mut hashing = Hashing(file.as_file_mut(), Sha256::new());
         io::copy(content, &mut hashing)?;
         let digest = hashing.1.finalize();
-        let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        let digest = digest
+            .iter()
+            .fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"));
         file.as_file().sync_all()?;
         file.persist(folder.join(&digest))?;
         Ok(digest)
