@@ -212,7 +212,9 @@ mod tests {
 
     fn sha256(bytes: &[u8]) -> Digest {
         let hash = Sha256::digest(bytes);
-        let hex: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
+        let hex = hash
+            .iter()
+            .fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"));
         format!("sha256:{hex}").parse().unwrap()
     }
 

@@ -14,6 +14,7 @@ fn refused(scratch: &Scratch, args: &[&str], words: &str) {
 
 #[test]
 #[ignore = "needs skopeo"]
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn wrong_usage_is_code_2() {
     let scratch = Scratch::new();
     fs::write(scratch.path("nonsense"), "no colon\n").unwrap();
