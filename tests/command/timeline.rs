@@ -220,7 +220,7 @@ fn measured(scratch: &Scratch, page: &str, script: &str, dark: bool) -> Value {
          document.body.textContent = 'RESULT' + JSON.stringify(result) + 'END' }})</script></body>"
     );
     fs::write(&file, page.replace("</body>", &end)).unwrap();
-    let scheme = i32::from(!dark);
+    let scheme = u8::from(!dark);
     let mut browser = Command::new("timeout");
     browser
         .arg(CHROMIUM_SECONDS)

@@ -63,9 +63,10 @@ impl<'a> Geometry<'a> {
             49..=96 => (8.0, 7.0),
             _ => (5.0, 4.2),
         };
-        let lanes_top = match picture.totals.is_complete() {
-            true => TOP,
-            false => TOP + ABOVE_FAILURE,
+        let lanes_top = if picture.totals.is_complete() {
+            TOP
+        } else {
+            TOP + ABOVE_FAILURE
         };
         let mut y = lanes_top;
         let mut groups = Vec::new();

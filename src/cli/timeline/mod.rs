@@ -160,7 +160,7 @@ fn take(model: &mut Model, Event { at, kind, .. }: &Event) {
 fn layer(blob: &BlobRef) -> Layer<'_> {
     Layer {
         image: blob.image,
-        layer: blob.layer,
+        number: blob.layer,
         digest: blob.digest.as_ref(),
         size: blob.size,
     }

@@ -45,7 +45,8 @@ const MOST_STALLS: usize = 8;
 #[derive(Debug, Clone)]
 pub(super) struct Layer<'a> {
     pub(super) image: usize,
-    pub(super) layer: usize,
+    /// Zero-based; 0 is the base layer.
+    pub(super) number: usize,
     pub(super) digest: &'a str,
     pub(super) size: u64,
 }
@@ -228,7 +229,7 @@ impl Model {
         self.pass(at);
         let digest: Arc<str> = layer.digest.into();
         let what = What::Layer {
-            layer: layer.layer,
+            layer: layer.number,
             digest: Arc::clone(&digest),
             size: layer.size,
         };

@@ -1,6 +1,6 @@
 //! The picture as SVG: the lanes of each proxy, and the throughput below, on one time axis.
 
-use std::fmt::{self, Display, Formatter};
+use std::fmt::{self, Display, Formatter, Write as _};
 use std::time::Duration;
 
 use super::escape::Escaped;
@@ -263,7 +263,8 @@ impl Drawing<'_> {
             };
             let y = y_of(*rate);
             let command = if part == 0 { 'M' } else { 'L' };
-            line += &format!("{command}{:.1} {y:.1}H{:.1}", x(part), x(part + 1));
+            let (from, to) = (x(part), x(part + 1));
+            write!(line, "{command}{from:.1} {y:.1}H{to:.1}")?;
         }
         if !rates.is_empty() {
             write!(f, r#"<path class="ls-area" d="{line}V{bottom}H{LEFT}z"/>"#)?;

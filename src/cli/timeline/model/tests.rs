@@ -6,10 +6,10 @@ fn ms(ms: u64) -> Duration {
 
 const IMAGE: &str = "docker://a/b:c";
 
-fn layer<'a>(layer: usize, digest: &'a str) -> Layer<'a> {
+fn layer(number: usize, digest: &str) -> Layer<'_> {
     Layer {
         image: 0,
-        layer,
+        number,
         digest,
         size: 100,
     }
