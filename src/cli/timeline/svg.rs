@@ -18,6 +18,9 @@ use crate::cli::format::bytes;
 /// The number of blobs that are marked as the slowest.
 const MARKED: usize = 5;
 
+/// How many times as long as the median a blob must take to be marked besides the slowest.
+const STANDS_OUT: f64 = 1.5;
+
 /// The highest number of ticks of the time axis, besides the one at 0.
 const TICKS: u32 = 10;
 
@@ -280,13 +283,22 @@ impl Drawing<'_> {
         Ok(())
     }
 
-    /// The slowest blobs that are on a lane.
+    /// The slowest blobs that are on a lane: the first one, and others that stand out.
     fn slowest(&self) -> Vec<&Span> {
-        let shown = self.picture.slowest.iter();
-        shown
-            .filter(|span| span.lane.is_some())
-            .take(MARKED)
-            .collect()
+        let layers = self.picture.spans.iter();
+        let layers = layers.filter(|span| matches!(span.what, What::Layer { .. }));
+        let mut took: Vec<Duration> = layers.map(Span::took).collect();
+        took.sort_unstable();
+        let median = took.get(took.len() / 2).copied().unwrap_or_default();
+        let shown = self
+            .picture
+            .slowest
+            .iter()
+            .filter(|span| span.lane.is_some());
+        let numbered = shown.take(MARKED).enumerate();
+        let stand_out = numbered
+            .filter(|(number, span)| *number == 0 || span.took() > median.mul_f64(STANDS_OUT));
+        stand_out.map(|(_, span)| span).collect()
     }
 
     fn mark(&self, f: &mut Formatter, number: u32, span: &Span) -> fmt::Result {

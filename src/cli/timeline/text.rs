@@ -41,7 +41,10 @@ pub(super) fn totals(picture: &Picture) -> String {
         proxies => format!("{proxies} proxies"),
     };
     let most = totals.most_at_once;
-    parts.push(format!("{proxies}, at most {most} requests at once"));
+    parts.push(format!(
+        "{proxies}, at most {} at once",
+        counted(most, "request")
+    ));
     if totals.reused > 0 {
         parts.push(format!("{} already there", counted(totals.reused, "layer")));
     }
