@@ -102,6 +102,16 @@ fn an_image_that_is_not_there_is_none() {
             let missing = served.registry.reference("missing");
             let missing = soon(fetcher.open_optional(&missing)).await;
             assert!(missing.unwrap().is_none(), "{protocol}");
+            // The first skopeo can't be asked about other transports.
+            if protocol != SKOPEOS[0] {
+                let layout = tempfile::tempdir().unwrap();
+                write_index(layout.path(), "latest", &[]).unwrap();
+                let missing = format!("oci:{}:missing", layout.path().display());
+                let missing = soon(fetcher.open_optional(&missing)).await;
+                assert!(missing.unwrap().is_none(), "{protocol}");
+                let nowhere = soon(fetcher.open_optional("oci-archive:/nowhere.tar")).await;
+                nowhere.expect_err("a wrong path is no missing image");
+            }
             served.registry.set_faults(faults(&["manifest:status=403"]));
             let denied = soon(fetcher.open_optional(&served.reference())).await;
             let denied = denied.unwrap_err();

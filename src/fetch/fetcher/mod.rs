@@ -21,6 +21,7 @@ use crate::config::ImageProxyConfig;
 use crate::error::{Error, Result, panicked};
 use crate::protocol::RefusalKind;
 use crate::proxy::ImageProxy;
+use crate::reference::Place;
 
 /// Opens images, and fetches their layers over several proxies at once.
 ///
@@ -150,9 +151,10 @@ impl Fetcher {
         images.into_iter().next().ok_or(Error::Closed)
     }
 
-    /// Opens an image, or returns `None` if the image does not exist ([`RefusalKind::NotFound`]). For a tag that
-    /// is missing in an `oci:` layout, a skopeo before 1.22 reports another refusal, which is returned as
-    /// an error.
+    /// Opens an image, or returns `None` if the image does not exist.
+    ///
+    /// At a registry, the refusal decides ([`RefusalKind::NotFound`]). Elsewhere, a proxy is asked once more, by
+    /// [`open_image_optional`](ImageProxy::open_image_optional), if skopeo has that (1.11 or later).
     ///
     /// ```no_run
     /// # async fn example(fetcher: longshore::Fetcher) -> longshore::Result<()> {
@@ -170,10 +172,31 @@ impl Fetcher {
     ///
     /// Dropped early, the proxies that were started are ended.
     pub async fn open_optional(&self, reference: &str) -> Result<Option<Image>> {
-        match self.open(reference).await {
-            Err(error) if error.kind() == Some(RefusalKind::NotFound) => Ok(None),
-            opened => opened.map(Some),
+        let error = match self.open(reference).await {
+            Ok(image) => return Ok(Some(image)),
+            Err(error) => error,
+        };
+        let place = Place::of(reference);
+        let is_not_found = error.kind() == Some(RefusalKind::NotFound);
+        let is_missing = match (&error, place) {
+            (Error::Refused { .. }, Place::Registry { .. }) => is_not_found,
+            (Error::Refused { .. }, _) => {
+                let asked = self.is_missing(place, reference).await;
+                asked.unwrap_or(is_not_found)
+            }
+            _ => false,
+        };
+        if is_missing { Ok(None) } else { Err(error) }
+    }
+
+    /// Asks a proxy whether an image does not exist. `None` if this skopeo can't be asked.
+    async fn is_missing(&self, place: Place<'_>, reference: &str) -> Option<bool> {
+        let proxy = self.starter.start(place, None).await.ok()?;
+        if !proxy.supports_open_image_optional() {
+            return None;
         }
+        let opened = proxy.open_image_optional(reference).await;
+        Some(matches!(opened, Ok(None)))
     }
 
     /// Opens several images, to be pulled together. Several proxies open images at the same time.
