@@ -9,12 +9,12 @@ use serde::Serialize;
 use super::args::Destination;
 
 /// The version of the format. It changes when a field changes its meaning or goes.
-const SCHEMA: u32 = 1;
+const VERSION: u32 = 1;
 
 /// The object that `--json` prints, for one image and for many.
 #[derive(Debug, Serialize)]
 pub(super) struct Report<'a> {
-    schema: u32,
+    version: u32,
     /// The destination, as it was given.
     destination: String,
     /// The pulled images.
@@ -85,7 +85,7 @@ impl<'a> Report<'a> {
     ) -> Self {
         let protocol = pulled.protocol.as_ref();
         Self {
-            schema: SCHEMA,
+            version: VERSION,
             destination: destination.to_string(),
             images,
             failed,

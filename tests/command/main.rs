@@ -12,6 +12,7 @@ mod credentials;
 mod destinations;
 mod digest;
 mod doctor;
+mod documented;
 mod durability;
 mod examples;
 mod failures;

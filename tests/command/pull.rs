@@ -103,7 +103,7 @@ fn the_report_has_these_fields_and_no_others() {
         assert_eq!(
             report,
             json!({
-                "schema": 1,
+                "version": 1,
                 "destination": layout.tagged("v1"),
                 "images": [{
                     "image": reference,

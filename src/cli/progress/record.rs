@@ -14,7 +14,7 @@ use crate::cli::failure::Failure;
 use crate::cli::format::{json_line, plain};
 
 /// The version of the format. It changes when a field changes its meaning or goes.
-const SCHEMA: u32 = 1;
+const VERSION: u32 = 1;
 
 /// The least time between two events about the bytes of one blob.
 const BYTES_INTERVAL: Duration = Duration::from_millis(250);
@@ -24,7 +24,7 @@ const BYTES_INTERVAL: Duration = Duration::from_millis(250);
 struct Started<'a> {
     at_ms: u64,
     event: &'static str,
-    schema: u32,
+    version: u32,
     /// The time on the clock of this machine, in milliseconds since 1970-01-01 UTC.
     unix_ms: u64,
     longshore: &'static str,
@@ -72,7 +72,7 @@ impl Record {
         record.write(&Started {
             at_ms: 0,
             event: "started",
-            schema: SCHEMA,
+            version: VERSION,
             unix_ms: now.map_or(0, millis),
             longshore: env!("CARGO_PKG_VERSION"),
             images,

@@ -1,0 +1,130 @@
+//! What is printed as JSON has the fields that docs/json.md says, and no others.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+
+use serde_json::Value;
+
+use crate::harness::{Scratch, Served, newest_skopeo, small_image};
+
+const DOCUMENT: &str = include_str!("../../docs/json.md");
+
+/// The rows of the tables, by the heading above them: the field and its type.
+fn tables() -> BTreeMap<String, BTreeMap<String, String>> {
+    let mut tables: BTreeMap<String, BTreeMap<String, String>> = BTreeMap::new();
+    let mut heading = String::new();
+    for line in DOCUMENT.lines() {
+        if let Some(text) = line.strip_prefix("## ").or(line.strip_prefix("### ")) {
+            text.clone_into(&mut heading);
+            tables.entry(heading.clone()).or_default();
+        } else if let Some(row) = line.strip_prefix("| `") {
+            let (field, rest) = row.split_once("` | ").expect("a field");
+            let (kind, _) = rest.split_once(" | ").expect("a type");
+            let table = tables.get_mut(&heading).expect("a heading");
+            let known = table.insert(field.to_owned(), kind.to_owned());
+            assert_eq!(known, None, "{heading}: {field}");
+        }
+    }
+    tables
+}
+
+fn kind_of(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "boolean",
+        Value::Number(number) => {
+            assert!(number.is_u64(), "{number}");
+            "number"
+        }
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    }
+}
+
+/// Checks the type of each field, and collects the fields.
+#[track_caller]
+fn check(
+    table: &BTreeMap<String, String>,
+    object: &Value,
+    prefix: &str,
+    found: &mut BTreeSet<String>,
+) {
+    for (name, value) in object.as_object().expect("an object") {
+        let field = format!("{prefix}{name}");
+        let kinds = table.get(&field);
+        let kinds = kinds.unwrap_or_else(|| panic!("{field} is not documented"));
+        let kind = kind_of(value);
+        let is_documented = kinds.split(" or ").any(|known| known == kind);
+        assert!(is_documented, "{field} is {kind}, not {kinds}");
+        let items = value.as_array().into_iter().flatten();
+        for item in items.filter(|item| item.is_object()) {
+            check(table, item, &format!("{field}[]."), found);
+        }
+        found.insert(field);
+    }
+}
+
+#[test]
+#[ignore = "needs skopeo"]
+fn the_report_and_the_events_have_the_documented_fields() {
+    let tables = tables();
+    let (served, _) = Served::image("v1", &small_image(1));
+    served.faults(&["blob#1:status=500*1"]);
+    let scratch = Scratch::new();
+    let events = scratch.path("events");
+    let missing = served.reference("missing");
+    let pull = scratch.pull(&newest_skopeo(), &served.reference("v1"), &missing);
+    let events_file = events.to_str().unwrap().to_owned();
+    let run = pull
+        .args([
+            "oci:image",
+            "--keep-going",
+            "--json",
+            "--events",
+            &events_file,
+        ])
+        .run();
+    let report: Value = serde_json::from_str(&run.stdout).unwrap();
+    run.failed(1);
+    let table = &tables["The report: `--json`"];
+    let mut found = BTreeSet::new();
+    check(table, &report, "", &mut found);
+    let documented: BTreeSet<String> = table.keys().cloned().collect();
+    assert_eq!(found, documented, "{report}");
+
+    let common = &tables["The events: `--events FILE`, `--progress json`"];
+    let mut kinds = BTreeSet::new();
+    let lines = fs::read_to_string(events).unwrap();
+    for line in lines.lines() {
+        let event: Value = serde_json::from_str(line).unwrap();
+        let kind = event["event"].as_str().unwrap();
+        let name = format!("`{kind}`");
+        let heading = tables.keys().find(|heading| heading.contains(&name));
+        let heading = heading.unwrap_or_else(|| panic!("{kind} is not documented"));
+        let table = common.iter().chain(&tables[heading]);
+        let table = table.map(|(field, kind)| (field.clone(), kind.clone()));
+        check(&table.collect(), &event, "", &mut BTreeSet::new());
+        kinds.insert(kind.to_owned());
+    }
+    for kind in [
+        "started",
+        "failed",
+        "image_opened",
+        "image_pulled",
+        "image_failed",
+        "proxy_started",
+        "proxy_ready",
+        "proxy_ended",
+        "document_requested",
+        "document_answered",
+        "blob_queued",
+        "blob_requested",
+        "blob_opened",
+        "blob_bytes",
+        "blob_verified",
+        "blob_retried",
+    ] {
+        assert!(kinds.contains(kind), "no {kind} in {kinds:?}");
+    }
+}
