@@ -212,9 +212,7 @@ mod tests {
 
     fn sha256(bytes: &[u8]) -> Digest {
         let hash = Sha256::digest(bytes);
-        let hex = hash
-            .iter()
-            .fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"));
+        let hex = (hash.iter()).fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"));
         format!("sha256:{hex}").parse().unwrap()
     }
 

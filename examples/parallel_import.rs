@@ -53,16 +53,16 @@ impl Store {
         let mut archive = tar::Archive::new(reader);
         for entry in archive.entries()? {
             let mut entry = entry?;
-            let (path, kind) = (entry.path()?.into_owned(), entry.header().entry_type());
+            let kind = entry.header().entry_type();
+            // Escaped, because a path can have any bytes, also line breaks.
+            let path = entry.path_bytes().escape_ascii().to_string();
             let content = if kind.is_file() {
                 files += 1;
                 self.put_file(&mut entry)?
             } else {
                 "-".to_owned()
             };
-            // Escaped, because a path can contain line breaks.
-            let path = path.display().to_string();
-            writeln!(listing, "{content} {kind:?} {path:?}")?;
+            writeln!(listing, "{content} {kind:?} {path}")?;
         }
         // The archive ends before the layer does. The end of the layer comes only if size and digest are right, so the listing
         // gets its name after it. The files can be there before: each has been named by its own digest.
@@ -79,9 +79,7 @@ impl Store {
         let mut hashing = Hashing(file.as_file_mut(), Sha256::new());
         io::copy(content, &mut hashing)?;
         let digest = hashing.1.finalize();
-        let digest = digest
-            .iter()
-            .fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"));
+        let digest = (digest.iter()).fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"));
         file.as_file().sync_all()?;
         file.persist(folder.join(&digest))?;
         Ok(digest)
