@@ -6,29 +6,45 @@ use clap::Args;
 use longshore::oci_spec::image::Digest;
 use longshore::{FetchOptions, Platform, RetryPolicy};
 
+use super::headings::{IMAGES, LIMITS, OUTPUT};
 use super::proxy::ProxyArguments;
 use super::reference::image_reference;
 
+const EXAMPLES: &str = "\
+Example, with a digest that longshore inspect --json shows:
+  longshore blob -o layer.tar.gz docker://quay.io/fedora/fedora:latest DIGEST";
+
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub(crate) struct BlobArguments {
-    /// The image, as for pull. At a registry, any image of the repository will do
+    /// Image of which the blob is a part, as for pull
+    ///
+    /// At a registry, any image of the repository will do.
     #[arg(value_parser = image_reference)]
     pub(crate) image: String,
-    /// The digest of the blob: a layer, the config, or another blob of the repository
+    /// Digest of a layer, a config or another blob
+    ///
+    /// longshore inspect --json shows the digests of an image.
     #[arg(value_parser = digest)]
     pub(crate) digest: Digest,
-    /// Write the blob into this file, which gets its name only when size and digest are right; - is stdout.
-    /// Default: stdout. If the check fails, stdout has received bytes by then, and the exit code is 1
-    #[arg(short, long, value_name = "FILE")]
+    /// File to write; - (the default) is stdout
+    ///
+    /// The file gets its name only when size and digest are right. Stdout receives bytes before they are checked; the
+    /// exit code is 1 if they are wrong. A terminal receives a blob only if "-" is given.
+    #[arg(short, long, value_name = "FILE", help_heading = OUTPUT)]
     output: Option<PathBuf>,
-    /// The platform of the image to open, if the name stands for a multi-platform index; default: this machine's
-    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
+    /// Platform to choose from an index
+    ///
+    /// A platform is OS/ARCH[/VARIANT], such as linux/arm64. Default: this machine's.
+    #[arg(long, value_name = "PLATFORM", help_heading = IMAGES)]
     pub(crate) platform: Option<Platform>,
-    /// How often to retry if the blob failed; 0 = never
-    #[arg(long, value_name = "N", default_value_t = RetryPolicy::default().retries)]
-    retries: u32,
     #[command(flatten)]
     pub(crate) proxy: ProxyArguments,
+    /// Retries if the blob failed
+    ///
+    /// 0 = no retries.
+    #[arg(long, value_name = "N", default_value_t = RetryPolicy::default().retries, help_heading = LIMITS)]
+    retries: u32,
 }
 
 /// Where a blob goes.

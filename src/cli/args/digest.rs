@@ -3,18 +3,27 @@
 use clap::Args;
 use longshore::Platform;
 
+use super::headings::IMAGES;
 use super::proxy::ProxyArguments;
 use super::reference::image_reference;
 use crate::cli::failure::Failure;
 
+const EXAMPLES: &str = "\
+Examples:
+  longshore digest docker://quay.io/fedora/fedora:latest
+  longshore digest --platform linux/arm64 docker://quay.io/fedora/fedora:latest";
+
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub(crate) struct DigestArguments {
-    /// The image, as for pull
+    /// Image, as for pull: docker://HOST/NAME:TAG
     #[arg(value_parser = image_reference)]
     pub(crate) image: String,
-    /// Print the digest of this platform's manifest; default: the digest of what the name stands for, which
-    /// is that of the index if there is one
-    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
+    /// Print the digest of this platform
+    ///
+    /// A platform is OS/ARCH[/VARIANT], such as linux/arm64. Without this option, the digest of what the name stands for
+    /// is printed, which is that of the index if there is one.
+    #[arg(long, value_name = "PLATFORM", help_heading = IMAGES)]
     pub(crate) platform: Option<Platform>,
     #[command(flatten)]
     pub(crate) proxy: ProxyArguments,

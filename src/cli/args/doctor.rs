@@ -3,21 +3,31 @@
 use clap::Args;
 use longshore::Platform;
 
+use super::headings::{IMAGES, OUTPUT};
 use super::proxy::ProxyArguments;
 use super::reference::image_reference;
 use crate::cli::failure::Failure;
 
+const EXAMPLES: &str = "\
+Examples:
+  longshore doctor
+  longshore doctor docker://quay.io/fedora/fedora:latest";
+
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub(crate) struct DoctorArguments {
-    /// An image to open, as for pull: each call is timed. Without it, no network is used
+    /// Image to open, as for pull
+    ///
+    /// Each call of opening it is timed. Without an image, no network is used.
     #[arg(value_parser = image_reference)]
     pub(crate) image: Option<String>,
-    /// The platform to choose from a multi-platform index (linux/arm64, linux/arm/v7); default: this
-    /// machine's
-    #[arg(long, value_name = "OS/ARCH[/VARIANT]", requires = "image")]
+    /// Platform to choose from an index
+    ///
+    /// A platform is OS/ARCH[/VARIANT], such as linux/arm64. Default: this machine's.
+    #[arg(long, value_name = "PLATFORM", requires = "image", help_heading = IMAGES)]
     pub(crate) platform: Option<Platform>,
     /// Print one JSON object
-    #[arg(long)]
+    #[arg(long, help_heading = OUTPUT)]
     pub(crate) json: bool,
     #[command(flatten)]
     pub(crate) proxy: ProxyArguments,

@@ -3,34 +3,50 @@
 use clap::Args;
 use longshore::{Platform, Platforms};
 
+use super::headings::{IMAGES, OUTPUT};
 use super::proxy::ProxyArguments;
 use super::reference::image_reference;
 use crate::cli::failure::Failure;
 
+const EXAMPLES: &str = "\
+Examples:
+  longshore inspect docker://quay.io/fedora/fedora:latest
+  longshore inspect --platform all docker://quay.io/fedora/fedora:latest
+  longshore inspect --config oci:fedora:latest";
+
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 #[expect(
     clippy::struct_excessive_bools,
     reason = "each is an option of its own"
 )]
 pub(crate) struct InspectArguments {
-    /// The image, as for pull
+    /// Image, as for pull: docker://HOST/NAME:TAG
     #[arg(value_parser = image_reference)]
     pub(crate) image: String,
-    /// The platform to choose from a multi-platform index (linux/arm64, linux/arm/v7); default: this
-    /// machine's. all lists the platforms of the index, with the digests and sizes of their manifests
-    #[arg(long, value_name = "OS/ARCH[/VARIANT]|all")]
+    /// Platform to choose from an index, or all
+    ///
+    /// A platform is OS/ARCH[/VARIANT], such as linux/arm64 or linux/arm/v7. Default: this machine's. all lists the
+    /// platforms of the index, with the digests and sizes of their manifests.
+    #[arg(long, value_name = "PLATFORM", help_heading = IMAGES)]
     pub(crate) platform: Option<Platforms>,
     /// Print one JSON object, with full digests
-    #[arg(long, group = "form")]
+    #[arg(long, group = "form", help_heading = OUTPUT)]
     pub(crate) json: bool,
-    /// Print what the name stands for, a manifest or an index, byte for byte as its source has it
-    #[arg(long, group = "form", conflicts_with = "platform")]
+    /// Print the index, or else the manifest
+    ///
+    /// What the name stands for is printed byte for byte, as its source has it.
+    #[arg(long, group = "form", conflicts_with = "platform", help_heading = OUTPUT)]
     raw: bool,
-    /// Print the manifest of the chosen platform, byte for byte as its source has it
-    #[arg(long, group = "form")]
+    /// Print the manifest of the chosen platform
+    ///
+    /// The manifest is printed byte for byte, as its source has it.
+    #[arg(long, group = "form", help_heading = OUTPUT)]
     manifest: bool,
-    /// Print the image config of the chosen platform, byte for byte as its source has it
-    #[arg(long, group = "form")]
+    /// Print the image config of the chosen platform
+    ///
+    /// The config is printed byte for byte, as its source has it.
+    #[arg(long, group = "form", help_heading = OUTPUT)]
     config: bool,
     #[command(flatten)]
     pub(crate) proxy: ProxyArguments,

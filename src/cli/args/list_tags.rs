@@ -2,16 +2,22 @@
 
 use clap::Args;
 
+use super::headings::OUTPUT;
 use super::proxy::SourceArguments;
 use super::reference::transport_of;
 
+const EXAMPLES: &str = "\
+Example:
+  longshore list-tags docker://quay.io/fedora/fedora";
+
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub(crate) struct ListTagsArguments {
-    /// The repository: docker://HOST/NAME
+    /// Repository: docker://HOST/NAME
     #[arg(value_parser = repository)]
     pub(crate) repository: String,
     /// Print one JSON object
-    #[arg(long)]
+    #[arg(long, help_heading = OUTPUT)]
     pub(crate) json: bool,
     #[command(flatten)]
     pub(crate) source: SourceArguments,

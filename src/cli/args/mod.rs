@@ -9,6 +9,8 @@ mod blob;
 mod destination;
 mod digest;
 mod doctor;
+mod environment;
+mod headings;
 mod inspect;
 mod list_tags;
 mod other_tools;
@@ -19,7 +21,8 @@ mod reference;
 mod values;
 mod verify;
 
-use clap::{ArgAction, Parser, Subcommand};
+use clap::error::ErrorKind;
+use clap::{ArgAction, CommandFactory, Parser, Subcommand};
 
 pub(super) use self::blob::{BlobArguments, Output};
 pub(super) use self::destination::Destination;
@@ -32,11 +35,29 @@ pub(super) use self::pull::PullArguments;
 pub(super) use self::reference::image_reference;
 pub(super) use self::verify::VerifyArguments;
 
+const EXAMPLES: &str = "\
+Examples:
+  longshore inspect docker://quay.io/fedora/fedora:latest
+  longshore pull docker://quay.io/fedora/fedora:latest oci:fedora:latest
+
+`longshore COMMAND --help` says all about a command.";
+
+/// What `--help` says about the exit codes.
+const EXIT_CODES: &str = "\
+Exit codes:
+  0              success
+  1              a failure
+  2              wrong usage
+  129, 130, 143  ended by the end of the terminal, by Ctrl-C, or by SIGTERM";
+
 /// Fetch container images through skopeo.
 #[derive(Debug, Parser)]
 #[command(version, arg_required_else_help = true)]
+#[command(after_help = EXAMPLES, after_long_help = format!("{EXAMPLES}\n\n{}\n\n{EXIT_CODES}", environment::HELP))]
 pub(super) struct Arguments {
-    /// Show each layer, and debug messages (RUST_LOG selects in detail); twice: also what skopeo logs
+    /// Show more: each layer and debug messages
+    ///
+    /// Given twice, it also shows what skopeo logs. The variable RUST_LOG selects messages in detail.
     #[arg(short, long, global = true, action = ArgAction::Count)]
     pub(super) verbose: u8,
     #[command(subcommand)]
@@ -46,7 +67,14 @@ pub(super) struct Arguments {
 impl Arguments {
     /// Parses the command line. For wrong usage it exits with 2, and for `--help` with 0.
     pub(super) fn of_process() -> Self {
-        Self::try_parse().unwrap_or_else(|error| other_tools::with_advice(error).exit())
+        let mut arguments =
+            Self::try_parse().unwrap_or_else(|error| other_tools::with_advice(error).exit());
+        let applied = environment::apply(&mut arguments.command, |name| std::env::var_os(name));
+        if let Err(reason) = applied {
+            let wrong = Self::command().error(ErrorKind::ValueValidation, reason);
+            wrong.exit();
+        }
+        arguments
     }
 }
 
@@ -74,10 +102,64 @@ pub(super) enum Command {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_definition_is_consistent() {
         Arguments::command().debug_assert();
+    }
+
+    /// The help of the command and of each of its commands, 80 columns wide: the short one and the long one.
+    fn helps() -> Vec<(String, String, String)> {
+        let mut command = Arguments::command().term_width(80);
+        command.build();
+        let names: Vec<String> = command
+            .get_subcommands()
+            .map(|command| command.get_name().to_owned())
+            .collect();
+        let commands = names.into_iter().map(|name| {
+            let found = command.find_subcommand(&name).expect("a command");
+            (name, found.clone())
+        });
+        let all = commands.chain([("longshore".to_owned(), command.clone())]);
+        all.map(|(name, mut command)| {
+            let short = command.render_help().to_string();
+            (name, short, command.render_long_help().to_string())
+        })
+        .collect()
+    }
+
+    #[test]
+    fn the_help_fits_80_columns() {
+        for (name, short, long) in helps() {
+            for line in short.lines().chain(long.lines()) {
+                assert!(line.chars().count() <= 80, "{name}: {line}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_short_help_has_one_line_for_each_option() {
+        for (name, short, _) in helps() {
+            for line in short.lines().filter(|line| line.starts_with("      --")) {
+                let described = line.trim().contains("  ");
+                assert!(described, "{name}: no text beside {line}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_examples_of_the_help_are_right() {
+        let digest = format!("sha256:{}", "0".repeat(64));
+        let mut count = 0;
+        for (_, short, _) in helps() {
+            let lines = short.lines();
+            for line in lines.filter(|line| line.starts_with("  longshore ")) {
+                let line = line.replace("DIGEST", &digest);
+                let parsed = Arguments::try_parse_from(line.split_whitespace());
+                parsed.unwrap_or_else(|error| panic!("{line}: {error}"));
+                count += 1;
+            }
+        }
+        assert!(count > 10, "{count}");
     }
 }

@@ -9,6 +9,8 @@ use clap::Args;
 use longshore::oci_spec::distribution::Reference;
 use longshore::{ConnectionOptions, Credentials, ImageProxyConfig, Platform};
 
+use super::environment::{AUTHFILE, Environment};
+use super::headings::{CREDENTIALS, LIMITS, TRUST};
 use super::values::{duration, rate_or_none};
 use crate::cli::failure::Failure;
 use crate::cli::hint::Login;
@@ -19,39 +21,63 @@ use crate::cli::secret;
 #[derive(Debug, Args)]
 pub(crate) struct SourceArguments {
     /// The skopeo program to run
-    #[arg(long, value_name = "PATH")]
+    ///
+    /// Default: what LONGSHORE_SKOPEO names, or else skopeo as PATH finds it.
+    #[arg(long, value_name = "FILE")]
     skopeo: Option<PathBuf>,
-    /// Auth file (see containers-auth.json(5))
-    #[arg(long, alias = "src-authfile", value_name = "FILE", group = "auth")]
+    /// Auth file, as podman login writes it
+    ///
+    /// The format is that of containers-auth.json(5). Default: what LONGSHORE_AUTHFILE names, or else the files that
+    /// skopeo looks for. LONGSHORE_AUTHFILE does not count if another option of this group gives or forbids credentials.
+    #[arg(long, alias = "src-authfile", value_name = "FILE", group = "auth", help_heading = CREDENTIALS)]
     authfile: Option<PathBuf>,
-    /// Credentials; other users can see them on the command line. "-" reads one line USER:PASS from stdin
-    #[arg(long, alias = "src-creds", value_name = "USER:PASS", group = "auth")]
+    /// Credentials; - reads a line of stdin
+    ///
+    /// The credentials are those of the images' registry. All users of this machine can see them on the command line:
+    /// "-", which reads one line USER:PASS from stdin, or --creds-file is safer.
+    #[arg(long, alias = "src-creds", value_name = "USER:PASS", group = "auth", help_heading = CREDENTIALS)]
     creds: Option<String>,
-    /// A file whose first line is USER:PASS
-    #[arg(long, value_name = "FILE", group = "auth")]
+    /// File whose first line is USER:PASS
+    #[arg(long, value_name = "FILE", group = "auth", help_heading = CREDENTIALS)]
     creds_file: Option<PathBuf>,
-    /// A file with a token for the registry's token service (an identity token, as docker login
-    /// stores it)
-    #[arg(long, value_name = "FILE", group = "auth")]
+    /// File with an identity token
+    ///
+    /// The first line of the file is a token for the registry's token service, as docker login stores it.
+    #[arg(long, value_name = "FILE", group = "auth", help_heading = CREDENTIALS)]
     registry_token_file: Option<PathBuf>,
-    /// Use no credentials, not even those of the default auth files
-    #[arg(long, alias = "src-no-creds", group = "auth")]
+    /// Use no credentials
+    ///
+    /// Nor are those of the default auth files used.
+    #[arg(long, alias = "src-no-creds", group = "auth", help_heading = CREDENTIALS)]
     no_creds: bool,
-    /// Certificates (*.crt, *.cert, *.key) for the registry
-    #[arg(long, alias = "src-cert-dir", value_name = "DIR")]
+    /// Folder with certificates and keys
+    ///
+    /// *.crt are certificates of authorities to trust; *.cert and *.key are the certificate and key that this client
+    /// shows to the registry.
+    #[arg(long, alias = "src-cert-dir", value_name = "DIR", help_heading = CREDENTIALS)]
     cert_dir: Option<PathBuf>,
-    /// Require HTTPS with a valid certificate. false accepts any certificate, and plain HTTP
-    #[arg(long, alias = "src-tls-verify", value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    /// Require HTTPS with a valid certificate
+    ///
+    /// --tls-verify=false accepts any certificate, and plain HTTP. Default: true, unless registries.conf says that the
+    /// registry is insecure.
+    #[arg(long, alias = "src-tls-verify", value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true, help_heading = CREDENTIALS)]
     tls_verify: Option<bool>,
     /// The same as --tls-verify=false, as crane and oras call it.
     #[arg(long, alias = "plain-http", hide = true, conflicts_with = "tls_verify")]
     insecure: bool,
-    /// Give up on everything that is not done within this time: 90, 90s, 10m, 1h; default: no limit
-    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    /// Time limit for everything; default: none
+    ///
+    /// What is not done within this time is given up: 90 or 90s (seconds), 10m, 1h, 500ms.
+    #[arg(long, value_name = "DURATION", value_parser = duration, help_heading = LIMITS)]
     pub(crate) deadline: Option<Duration>,
-    /// Give up on a skopeo that has not answered for this long; 0 = never
-    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = duration)]
+    /// Time limit for an answer
+    ///
+    /// A skopeo that has not answered for this long is given up: 90 or 90s (seconds), 10m, 1h; 0 = no limit.
+    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = duration, help_heading = LIMITS)]
     call_timeout: Duration,
+    /// The variables that stand for options which are not given.
+    #[arg(skip)]
+    pub(super) environment: Environment,
 }
 
 /// All options that become an [`ImageProxyConfig`].
@@ -59,21 +85,29 @@ pub(crate) struct SourceArguments {
 pub(crate) struct ProxyArguments {
     #[command(flatten)]
     pub(crate) source: SourceArguments,
-    /// Signature policy file
-    #[arg(long, value_name = "FILE", group = "trust")]
+    /// Signature policy file; default: the system's
+    ///
+    /// The format is that of containers-policy.json(5). The policy decides which images are accepted.
+    #[arg(long, value_name = "FILE", group = "trust", help_heading = TRUST)]
     policy: Option<PathBuf>,
-    /// Require a skopeo that checks the signature policy (1.13 or later), even if it is the system's policy
-    #[arg(long, conflicts_with = "insecure_policy")]
+    /// Fail if skopeo does not check the policy
+    ///
+    /// skopeo checks the signature policy since version 1.13. With an older one and the system's policy, there is a
+    /// warning without this option, and a failure with it.
+    #[arg(long, conflicts_with = "insecure_policy", help_heading = TRUST)]
     require_policy: bool,
-    /// Accept images whatever the signature policy says
-    #[arg(long, group = "trust")]
+    /// Accept images whatever the policy says
+    #[arg(long, group = "trust", help_heading = TRUST)]
     insecure_policy: bool,
-    /// Give up on a blob if no byte arrives for this long: 90, 90s, 2m; 0 = never
-    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
+    /// Time to wait for a byte
+    ///
+    /// A blob of which no byte arrives for this long is given up: 90 or 90s (seconds), 2m; 0 = no limit.
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration, help_heading = LIMITS)]
     stall_timeout: Duration,
-    /// Give up on a blob that is slower than this many bytes per second, measured over the stall timeout:
-    /// 100, 2K; 0 = never
-    #[arg(long, value_name = "RATE", default_value_t = longshore::DEFAULT_LEAST_RATE, value_parser = rate_or_none)]
+    /// Least bytes per second
+    ///
+    /// A blob that is slower, measured over the stall timeout, is given up: 100, or 2K for 2,000; 0 = no limit.
+    #[arg(long, value_name = "RATE", default_value_t = longshore::DEFAULT_LEAST_RATE, value_parser = rate_or_none, help_heading = LIMITS)]
     least_rate: u64,
 }
 
@@ -118,6 +152,18 @@ impl SourceArguments {
         self.creds.is_some() || self.creds_file.is_some() || self.registry_token_file.is_some()
     }
 
+    /// The auth file, and the option or variable that names it. An option about credentials overrides the variable.
+    fn authfile(&self) -> Option<(&'static str, &Path)> {
+        if let Some(file) = &self.authfile {
+            return Some(("--authfile", file));
+        }
+        if self.names_credentials() || self.no_creds {
+            return None;
+        }
+        let file = self.environment.authfile.as_deref()?;
+        Some((AUTHFILE, file))
+    }
+
     /// Reads the files that are needed, and makes the configuration. Blocks.
     pub(crate) fn config(
         &self,
@@ -131,13 +177,14 @@ impl SourceArguments {
             .require_tls_verification(self.tls_verify == Some(true))
             .debug(verbose)
             .connection(connection);
-        config.authfile.clone_from(&self.authfile);
+        config.authfile = self.authfile().map(|(_, file)| file.to_owned());
         config.credentials = self.credentials(images)?;
         config.certificate_directory.clone_from(&self.cert_dir);
         if self.insecure || self.tls_verify == Some(false) {
             config.insecure_skip_tls_verification = Some(true);
         }
-        config.skopeo_path.clone_from(&self.skopeo);
+        let skopeo = self.skopeo.as_ref().or(self.environment.skopeo.as_ref());
+        config.skopeo_path = skopeo.cloned();
         Ok(config)
     }
 
@@ -156,9 +203,9 @@ impl SourceArguments {
 
     /// Checks that the files exist whose absence skopeo would not tell of, or only as a refusal of the registry.
     fn check_files(&self) -> Result<(), Failure> {
-        if let Some(file) = &self.authfile {
+        if let Some((given_by, file)) = self.authfile() {
             let found = fs::metadata(file);
-            found.map_err(|e| cant_use("--authfile", file, e))?;
+            found.map_err(|e| cant_use(given_by, file, e))?;
         }
         let Some(folder) = &self.cert_dir else {
             return Ok(());

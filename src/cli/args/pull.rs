@@ -9,6 +9,7 @@ use clap::builder::{OsStringValueParser, TypedValueParser};
 use longshore::{FetchOptions, ImageRequest, Platforms, Proxies, RetryPolicy};
 
 use super::destination::Destination;
+use super::headings::{IMAGES, LIMITS, OUTPUT, SPEED};
 use super::proxy::ProxyArguments;
 use super::reference::image_reference;
 use super::values::{duration, rate};
@@ -17,72 +18,112 @@ use crate::cli::list::{self, Shard};
 use crate::cli::progress::Style;
 use crate::cli::timeline::Target;
 
+const EXAMPLES: &str = "\
+Examples:
+  longshore pull docker://quay.io/fedora/fedora:latest oci:fedora:latest
+  longshore pull --platform all docker://quay.io/fedora/fedora:latest oci:fedora
+  longshore pull --from images.txt --limit-rate 10M oci:mirror";
+
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 #[expect(
     clippy::struct_excessive_bools,
     reason = "each is an option of its own"
 )]
 pub(crate) struct PullArguments {
-    /// The image: docker://HOST/NAME:TAG, oci:DIR:TAG, dir:DIR, oci-archive:FILE, docker-archive:FILE,
-    /// containers-storage:NAME. Several images go into one layout, each under its own name
+    /// Images, such as docker://HOST/NAME:TAG
+    ///
+    /// An image is docker://HOST/NAME:TAG, oci:DIR:TAG, dir:DIR, oci-archive:FILE, docker-archive:FILE or
+    /// containers-storage:NAME. Several images go into one layout, each under its own name.
     #[arg(value_parser = image_reference, required_unless_present = "from", num_args = 1.., value_name = "IMAGE")]
     pub(crate) images: Vec<String>,
-    /// The destination: oci:DIR[:TAG], an image layout that is created or added to. For several images, TAG
-    /// is a template of {registry}, {repository}, {name} (the last part of the repository), {tag} and
-    /// {platform}
+    /// OCI image layout to create or add to: oci:DIR[:TAG]
+    ///
+    /// TAG names the image in the layout. For several images, it is a template of {registry}, {repository}, {name}
+    /// (the last part of the repository), {tag} and {platform}. From the layout, skopeo copy writes everything else:
+    /// skopeo copy oci:DIR:TAG containers-storage:NAME.
     #[arg(value_name = "DEST", value_parser = OsStringValueParser::new().try_map(|text| Destination::parse(&text)))]
     pub(crate) destination: Destination,
-    /// Also pull the images of a list. Each line names one image, optionally followed by
-    /// platform=OS/ARCH[/VARIANT] or platform=all, and by name=NAME. # begins a comment; - is stdin
-    #[arg(long, value_name = "FILE")]
+    /// Also pull the images that FILE lists
+    ///
+    /// Each line names one image, optionally followed by platform=OS/ARCH[/VARIANT] or platform=all, and by
+    /// name=NAME. # begins a comment. "-" is stdin.
+    #[arg(long, value_name = "FILE", help_heading = IMAGES)]
     pub(crate) from: Option<PathBuf>,
-    /// Pull only part I of N of all images, counted from 0. The name of an image determines its part
-    #[arg(long, value_name = "I/N")]
+    /// Pull only part I of N, counted from 0
+    ///
+    /// The name of an image determines its part, so that N machines with the same list pull each image once.
+    #[arg(long, value_name = "I/N", help_heading = IMAGES)]
     pub(crate) shard: Option<Shard>,
-    /// When an image fails, go on with the others; the default for a list
-    #[arg(long, conflicts_with = "strict")]
+    /// Go on when an image fails
+    ///
+    /// This is the default for a list.
+    #[arg(long, conflicts_with = "strict", help_heading = IMAGES)]
     pub(crate) keep_going: bool,
-    /// When an image fails, stop; the default for images on the command line
-    #[arg(long)]
+    /// Stop when an image fails
+    ///
+    /// This is the default for images on the command line.
+    #[arg(long, help_heading = IMAGES)]
     pub(crate) strict: bool,
-    /// The platform to choose from a multi-platform index (linux/arm64, linux/arm/v7), or all of them, with
-    /// the index. Default: this machine's. In a list, it applies to images without a platform of their own
-    #[arg(long, value_name = "OS/ARCH[/VARIANT]|all")]
+    /// Platform to choose from an index, or all
+    ///
+    /// A platform is OS/ARCH[/VARIANT], such as linux/arm64 or linux/arm/v7; all is all of them, and the index. Default:
+    /// this machine's platform. In a list, this option applies to images without a platform of their own.
+    #[arg(long, value_name = "PLATFORM", help_heading = IMAGES)]
     pub(crate) platform: Option<Platforms>,
-    /// Blobs in flight at once, over all proxies
-    #[arg(long, value_name = "N", default_value_t = longshore::DEFAULT_WORKERS)]
-    workers: NonZeroUsize,
-    /// The number of skopeo processes: auto, N, or MIN-MAX. auto uses as many as make the pull faster, at
-    /// most 16 for a registry. For docker.io, whose quota counts openings, it uses one for each image
-    #[arg(long, value_name = "auto|N|MIN-MAX", default_value = "auto")]
-    proxies: Proxies,
-    /// How often to retry a blob that failed; 0 = never
-    #[arg(long, alias = "retry-times", value_name = "N", default_value_t = RetryPolicy::default().retries)]
-    pub(crate) retries: u32,
-    /// The maximum number of bytes per second, over all blobs: 500K, 10M, 1G (powers of a thousand)
-    #[arg(long, value_name = "RATE", value_parser = rate)]
-    limit_rate: Option<NonZeroU64>,
-    /// How to show the progress: a picture on a terminal and lines elsewhere (auto), lines, events as JSON, or nothing
-    #[arg(long, value_name = "STYLE", value_enum, default_value_t)]
+    /// How to show progress
+    ///
+    /// auto: a picture on a terminal, and lines elsewhere. plain: lines, at most one a second. json: the events on
+    /// stderr, one JSON object a line. none: nothing.
+    #[arg(long, value_name = "STYLE", value_enum, default_value_t, hide_possible_values = true, help_heading = OUTPUT)]
     pub(crate) progress: Style,
-    /// Write the events into this file, one JSON object a line; - is stdout
-    #[arg(long, value_name = "FILE")]
+    /// Write the events into FILE; - is stdout
+    ///
+    /// An event is one JSON object on a line of its own.
+    #[arg(long, value_name = "FILE", help_heading = OUTPUT)]
     pub(crate) events: Option<PathBuf>,
-    /// Draw the pull into this file at its end, also if it fails: FILE.html is a page with a waterfall of all
-    /// requests, FILE.svg its picture alone, FILE.json a trace for https://ui.perfetto.dev
-    #[arg(long, value_name = "FILE", value_parser = OsStringValueParser::new().try_map(|path| Target::parse(&path)))]
+    /// Draw the pull: a .html, .svg or .json file
+    ///
+    /// The file is written at the end of the pull, also if it fails. FILE.html is a page with a waterfall of all
+    /// requests, FILE.svg its picture alone, FILE.json a trace for https://ui.perfetto.dev.
+    #[arg(long, value_name = "FILE", value_parser = OsStringValueParser::new().try_map(|path| Target::parse(&path)), help_heading = OUTPUT)]
     pub(crate) timeline: Option<Target>,
-    /// The least length of the time axis, so that the pictures of two pulls can be compared: 500ms, 10s, 2m
-    #[arg(long, value_name = "DURATION", value_parser = duration, requires = "timeline")]
+    /// Least length of the time axis
+    ///
+    /// With the same length, the pictures of two pulls can be compared: 500ms, 10s, 2m. Default: the time of the pull.
+    #[arg(long, value_name = "DURATION", value_parser = duration, requires = "timeline", help_heading = OUTPUT)]
     pub(crate) timeline_axis: Option<Duration>,
-    /// Print one JSON object at the end, and no progress
-    #[arg(long)]
+    /// Print one JSON object at the end
+    ///
+    /// No progress is shown then.
+    #[arg(long, help_heading = OUTPUT)]
     pub(crate) json: bool,
     /// Print nothing but errors
-    #[arg(short, long)]
+    #[arg(short, long, help_heading = OUTPUT)]
     pub(crate) quiet: bool,
+    /// Blobs in flight at once
+    ///
+    /// This is the number over all proxies.
+    #[arg(long, value_name = "N", default_value_t = longshore::DEFAULT_WORKERS, help_heading = SPEED)]
+    workers: NonZeroUsize,
+    /// Number of skopeo processes; default: auto
+    ///
+    /// auto uses as many as make the pull faster, at most 16 for a registry. For docker.io, whose quota counts openings,
+    /// auto uses one for each image. Without this option, LONGSHORE_PROXIES counts.
+    #[arg(long, value_name = "auto|N|MIN-MAX", help_heading = SPEED)]
+    pub(super) proxies: Option<Proxies>,
+    /// Most bytes per second; default: no limit
+    ///
+    /// The limit is for all blobs together: 500K, 10M, 1G (powers of a thousand).
+    #[arg(long, value_name = "RATE", value_parser = rate, help_heading = SPEED)]
+    limit_rate: Option<NonZeroU64>,
     #[command(flatten)]
     pub(crate) proxy: ProxyArguments,
+    /// Retries of a blob that failed
+    ///
+    /// 0 = no retries.
+    #[arg(long, alias = "retry-times", value_name = "N", default_value_t = RetryPolicy::default().retries, help_heading = LIMITS)]
+    pub(crate) retries: u32,
     /// All requests, once the list has been read.
     #[arg(skip)]
     pub(crate) requests: Vec<ImageRequest>,
@@ -148,7 +189,7 @@ impl PullArguments {
         let retry = RetryPolicy::default().retries(self.retries);
         let options = FetchOptions::default();
         let options = options
-            .proxies(self.proxies)
+            .proxies(self.proxies.unwrap_or(Proxies::Auto))
             .workers(self.workers)
             .retry(retry);
         match self.limit_rate {

@@ -7,37 +7,51 @@ use clap::Args;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 
 use super::destination::Destination;
+use super::headings::{OUTPUT, SPEED};
 use super::values::duration;
 use crate::cli::failure::Failure;
 
+const EXAMPLES: &str = "\
+Examples:
+  longshore verify oci:fedora
+  longshore verify --repair --wait 10m oci:fedora";
+
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 #[allow(
     clippy::struct_excessive_bools,
     reason = "each is an option of its own"
 )]
 pub(crate) struct VerifyArguments {
-    /// The image layout: oci:DIR, or oci:DIR:TAG for one image of it
+    /// OCI image layout: oci:DIR, or oci:DIR:TAG for one image
     #[arg(value_name = "LAYOUT", value_parser = OsStringValueParser::new().try_map(|text| Destination::parse_existing(&text)))]
     pub(crate) layout: Destination,
-    /// Also decompress the layers, and compare them with the diff_ids of their image config
+    /// Also compare decompressed layers with their diff_ids
+    ///
+    /// The diff_ids, which are digests of decompressed layers, are in the image config.
     #[cfg(feature = "decompress")]
     #[arg(long)]
     pub(crate) diff_ids: bool,
-    /// Also verify blobs that no image names. Pulls that were killed leave such blobs, and later pulls reuse
-    /// them
+    /// Also verify blobs that no image names
+    ///
+    /// Pulls that were killed leave such blobs, and later pulls reuse them.
     #[arg(long)]
     pub(crate) all: bool,
-    /// Remove damaged blobs, so that the next pull fetches them. Fails if a pull into the layout is running
+    /// Remove damaged blobs; the next pull fetches them
+    ///
+    /// If a pull into the layout is running, this fails, or waits as long as --wait says.
     #[arg(long)]
     pub(crate) repair: bool,
-    /// With --repair: wait this long for the end of a pull that is running
+    /// With --repair: time to wait for a running pull
+    ///
+    /// The time is 90 or 90s (seconds), 2m, 1h or 500ms.
     #[arg(long, value_name = "DURATION", default_value = "0", value_parser = duration, requires = "repair")]
     pub(crate) wait: Duration,
-    /// The number of threads that read blobs; default: the number of processors
-    #[arg(long, value_name = "N")]
+    /// Threads that read; default: one for each processor
+    #[arg(long, value_name = "N", help_heading = SPEED)]
     pub(crate) workers: Option<NonZeroUsize>,
     /// Print one JSON object
-    #[arg(long)]
+    #[arg(long, help_heading = OUTPUT)]
     pub(crate) json: bool,
 }
 
