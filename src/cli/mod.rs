@@ -3,6 +3,7 @@
 mod args;
 mod blob;
 mod children;
+mod completions;
 mod digest;
 mod doctor;
 mod failure;
@@ -11,6 +12,7 @@ mod hint;
 mod inspect;
 mod list;
 mod list_tags;
+mod man;
 mod many;
 mod open;
 mod outcome;

@@ -3,12 +3,13 @@
 use longshore::{ImageProxyConfig, Platforms};
 
 use super::args::{
-    BlobArguments, Command, DigestArguments, DoctorArguments, InspectArguments, ListTagsArguments,
-    PruneArguments, PullArguments, VerifyArguments,
+    BlobArguments, Command, CompletionsArguments, DigestArguments, DoctorArguments,
+    InspectArguments, ListTagsArguments, ManArguments, PruneArguments, PullArguments,
+    VerifyArguments,
 };
 use super::failure::Failure;
 use super::hint::Login;
-use super::{blob, digest, doctor, inspect, list_tags, prune, pull, verify};
+use super::{blob, completions, digest, doctor, inspect, list_tags, man, prune, pull, verify};
 
 /// A command whose list, credentials and other files have been read.
 #[derive(Debug)]
@@ -21,6 +22,8 @@ pub(super) enum Task {
     Prune(PruneArguments),
     ListTags(ListTagsArguments, ImageProxyConfig),
     Doctor(DoctorArguments, ImageProxyConfig),
+    Completions(CompletionsArguments),
+    Man(ManArguments),
 }
 
 impl Task {
@@ -74,6 +77,8 @@ impl Task {
                 arguments.check()?;
                 Ok(Self::Prune(arguments))
             }
+            Command::Completions(arguments) => Ok(Self::Completions(arguments)),
+            Command::Man(arguments) => Ok(Self::Man(arguments)),
         }
     }
 
@@ -89,7 +94,11 @@ impl Task {
             Self::Blob(arguments, config) => (vec![&*arguments.image], config),
             Self::Doctor(arguments, config) => (arguments.images(), config),
             // These open no image, so they check no signatures.
-            Self::ListTags(..) | Self::Verify(_) | Self::Prune(_) => return false,
+            Self::ListTags(..)
+            | Self::Verify(_)
+            | Self::Prune(_)
+            | Self::Completions(_)
+            | Self::Man(_) => return false,
         };
         images.iter().any(is_archive) || config.may_ask_gpg()
     }
@@ -103,7 +112,9 @@ impl Task {
             | Self::Blob(BlobArguments { proxy, .. }, _)
             | Self::Doctor(DoctorArguments { proxy, .. }, _) => proxy.source.login(),
             Self::ListTags(ListTagsArguments { source, .. }, _) => source.login(),
-            Self::Verify(_) | Self::Prune(_) => Login::FromFiles,
+            Self::Verify(_) | Self::Prune(_) | Self::Completions(_) | Self::Man(_) => {
+                Login::FromFiles
+            }
         }
     }
 
@@ -120,6 +131,8 @@ impl Task {
             Self::Prune(arguments) => prune::run(arguments).await,
             Self::ListTags(arguments, config) => Box::pin(list_tags::run(arguments, config)).await,
             Self::Doctor(arguments, config) => Box::pin(doctor::run(arguments, config)).await,
+            Self::Completions(arguments) => completions::run(arguments.shell).await,
+            Self::Man(arguments) => man::run(arguments.folder).await,
         }
     }
 }

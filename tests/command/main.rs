@@ -20,6 +20,7 @@ mod faults;
 mod formats;
 mod guests;
 mod harness;
+mod help;
 mod inspect;
 mod kills;
 mod layout;

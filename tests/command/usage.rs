@@ -148,6 +148,8 @@ fn help_and_version_succeed() {
         &["blob", "--help"],
         &["verify", "--help"],
         &["prune", "--help"],
+        &["list-tags", "-h"],
+        &["doctor", "-h"],
     ] {
         let run = scratch.longshore().args(args.iter().copied()).run();
         assert!(run.succeeded().stdout.contains("Usage"));

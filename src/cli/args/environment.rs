@@ -12,13 +12,12 @@ pub(super) const PROXIES: &str = "LONGSHORE_PROXIES";
 pub(super) const AUTHFILE: &str = "LONGSHORE_AUTHFILE";
 
 /// What the help says about the variables.
-pub(super) const HELP: &str = "\
-Environment (an option overrides its variable; an empty variable counts as not set):
-  LONGSHORE_SKOPEO    the skopeo program, as --skopeo
+pub(in crate::cli) const HELP: &str = "  LONGSHORE_SKOPEO    the skopeo program, as --skopeo
   LONGSHORE_PROXIES   the number of skopeo processes of a pull, as --proxies
   LONGSHORE_AUTHFILE  the auth file, as --authfile; not used with another option
                       about credentials (--creds, --no-creds, ...)
-  RUST_LOG            which log messages to show, such as longshore=debug";
+  RUST_LOG            which log messages to show, such as longshore=debug
+An option overrides its variable. An empty variable counts as not set.";
 
 /// The values of the variables that name files.
 ///
@@ -48,7 +47,7 @@ pub(super) fn apply(
         Command::Blob(blob) => &mut blob.proxy.source,
         Command::Doctor(doctor) => &mut doctor.proxy.source,
         Command::ListTags(list) => &mut list.source,
-        Command::Verify(_) => return Ok(()),
+        Command::Verify(_) | Command::Completions(_) | Command::Man(_) => return Ok(()),
     };
     source.environment = Environment {
         skopeo: variable(SKOPEO).map(PathBuf::from),

@@ -6,6 +6,7 @@
 )]
 
 mod blob;
+mod completions;
 mod destination;
 mod digest;
 mod doctor;
@@ -13,6 +14,7 @@ mod environment;
 mod headings;
 mod inspect;
 mod list_tags;
+mod man;
 mod other_tools;
 mod proxy;
 mod prune;
@@ -25,11 +27,14 @@ use clap::error::ErrorKind;
 use clap::{ArgAction, CommandFactory, Parser, Subcommand};
 
 pub(super) use self::blob::{BlobArguments, Output};
+pub(super) use self::completions::CompletionsArguments;
 pub(super) use self::destination::Destination;
 pub(super) use self::digest::DigestArguments;
 pub(super) use self::doctor::DoctorArguments;
+pub(super) use self::environment::HELP as ENVIRONMENT;
 pub(super) use self::inspect::{InspectArguments, Shown};
 pub(super) use self::list_tags::ListTagsArguments;
+pub(super) use self::man::ManArguments;
 pub(super) use self::prune::PruneArguments;
 pub(super) use self::pull::PullArguments;
 pub(super) use self::reference::image_reference;
@@ -43,9 +48,7 @@ Examples:
 `longshore COMMAND --help` says all about a command.";
 
 /// What `--help` says about the exit codes.
-const EXIT_CODES: &str = "\
-Exit codes:
-  0              success
+pub(super) const EXIT_CODES: &str = "  0              success
   1              a failure
   2              wrong usage
   129, 130, 143  ended by the end of the terminal, by Ctrl-C, or by SIGTERM";
@@ -53,7 +56,7 @@ Exit codes:
 /// Fetch container images through skopeo.
 #[derive(Debug, Parser)]
 #[command(version, arg_required_else_help = true)]
-#[command(after_help = EXAMPLES, after_long_help = format!("{EXAMPLES}\n\n{}\n\n{EXIT_CODES}", environment::HELP))]
+#[command(after_help = EXAMPLES, after_long_help = long_help())]
 pub(super) struct Arguments {
     /// Show more: each layer and debug messages
     ///
@@ -62,6 +65,11 @@ pub(super) struct Arguments {
     pub(super) verbose: u8,
     #[command(subcommand)]
     pub(super) command: Command,
+}
+
+/// What `--help` says after the options.
+fn long_help() -> String {
+    format!("{EXAMPLES}\n\nEnvironment:\n{ENVIRONMENT}\n\nExit codes:\n{EXIT_CODES}")
 }
 
 impl Arguments {
@@ -97,6 +105,10 @@ pub(super) enum Command {
     ListTags(ListTagsArguments),
     /// Say whether pulls can work here, and what is missing
     Doctor(DoctorArguments),
+    /// Print a completion script for a shell
+    Completions(CompletionsArguments),
+    /// Print the manual, or write all its pages
+    Man(ManArguments),
 }
 
 #[cfg(test)]
@@ -138,6 +150,15 @@ mod tests {
     }
 
     #[test]
+    fn the_help_of_the_command_names_variables_and_exit_codes() {
+        let help = Arguments::command().render_long_help().to_string();
+        for start in ["LONGSHORE_SKOPEO ", "LONGSHORE_AUTHFILE ", "0  ", "129, "] {
+            let line = format!("\n  {start}");
+            assert!(help.contains(&line), "{start}: {help}");
+        }
+    }
+
+    #[test]
     fn the_short_help_has_one_line_for_each_option() {
         for (name, short, _) in helps() {
             for line in short.lines().filter(|line| line.starts_with("      --")) {
@@ -155,7 +176,9 @@ mod tests {
             let lines = short.lines();
             for line in lines.filter(|line| line.starts_with("  longshore ")) {
                 let line = line.replace("DIGEST", &digest);
-                let parsed = Arguments::try_parse_from(line.split_whitespace());
+                let words = line.split_whitespace();
+                let words = words.take_while(|word| !["|", ">"].contains(word));
+                let parsed = Arguments::try_parse_from(words);
                 parsed.unwrap_or_else(|error| panic!("{line}: {error}"));
                 count += 1;
             }

@@ -22,8 +22,8 @@ use crate::cli::secret;
 pub(crate) struct SourceArguments {
     /// The skopeo program to run
     ///
-    /// Default: what LONGSHORE_SKOPEO names, or else skopeo as PATH finds it.
-    #[arg(long, value_name = "FILE")]
+    /// Default: what LONGSHORE_SKOPEO names, or else the skopeo of the search path (the variable PATH).
+    #[arg(long, value_name = "PATH")]
     skopeo: Option<PathBuf>,
     /// Auth file, as podman login writes it
     ///

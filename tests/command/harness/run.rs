@@ -72,6 +72,9 @@ impl Scratch {
             .env("XDG_RUNTIME_DIR", folder.join("runtime"))
             .env_remove("REGISTRY_AUTH_FILE")
             .env_remove("RUST_LOG")
+            .env_remove("LONGSHORE_SKOPEO")
+            .env_remove("LONGSHORE_PROXIES")
+            .env_remove("LONGSHORE_AUTHFILE")
             .current_dir(self.folder.path())
             .stdin(Stdio::null());
         Longshore {
