@@ -4,8 +4,8 @@ use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use clap::Args;
 use clap::builder::{OsStringValueParser, TypedValueParser};
+use clap::{Args, ValueHint};
 use longshore::{FetchOptions, ImageRequest, Platforms, Proxies, RetryPolicy};
 
 use super::destination::Destination;
@@ -86,7 +86,7 @@ pub(crate) struct PullArguments {
     ///
     /// The file is written at the end of the pull, also if it fails. FILE.html is a page with a waterfall of all
     /// requests, FILE.svg its picture alone, FILE.json a trace for https://ui.perfetto.dev.
-    #[arg(long, value_name = "FILE", value_parser = OsStringValueParser::new().try_map(|path| Target::parse(&path)), help_heading = OUTPUT)]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, value_parser = OsStringValueParser::new().try_map(|path| Target::parse(&path)), help_heading = OUTPUT)]
     pub(crate) timeline: Option<Target>,
     /// Least length of the time axis
     ///
