@@ -47,7 +47,9 @@ pub(super) fn apply(
         Command::Blob(blob) => &mut blob.proxy.source,
         Command::Doctor(doctor) => &mut doctor.proxy.source,
         Command::ListTags(list) => &mut list.source,
-        Command::Verify(_) | Command::Completions(_) | Command::Man(_) => return Ok(()),
+        Command::Verify(_) | Command::Prune(_) | Command::Completions(_) | Command::Man(_) => {
+            return Ok(());
+        }
     };
     source.environment = Environment {
         skopeo: variable(SKOPEO).map(PathBuf::from),

@@ -6,22 +6,35 @@ use clap::Args;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 
 use super::destination::Destination;
+use super::headings::{LIMITS, OUTPUT};
 use super::values::duration;
 use crate::cli::failure::Failure;
 
+const EXAMPLES: &str = "\
+Examples:
+  longshore prune --dry-run oci:mirror
+  longshore prune --wait 10m oci:mirror";
+
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub(crate) struct PruneArguments {
-    /// The image layout: oci:DIR. No other tool than longshore may write into it meanwhile
+    /// OCI image layout: oci:DIR
+    ///
+    /// No other tool than longshore may write into it at the same time.
     #[arg(value_name = "LAYOUT", value_parser = OsStringValueParser::new().try_map(|text| Destination::parse_existing(&text)))]
     pub(crate) layout: Destination,
-    /// Only print what would be removed. What running pulls have stored is printed, too
-    #[arg(long)]
+    /// Only print what would be removed
+    ///
+    /// Blobs that running pulls have stored are printed, too.
+    #[arg(long, conflicts_with = "wait", help_heading = OUTPUT)]
     pub(crate) dry_run: bool,
-    /// Wait this long for the end of a pull that is running; without it, fail at once
-    #[arg(long, value_name = "DURATION", default_value = "0", value_parser = duration)]
+    /// Time to wait for running pulls
+    ///
+    /// The time is 90 or 90s (seconds), 2m, 1h or 500ms. Without this option, the command fails if a pull is running.
+    #[arg(long, help_heading = LIMITS, value_name = "DURATION", default_value = "0", value_parser = duration)]
     pub(crate) wait: Duration,
     /// Print one JSON object
-    #[arg(long)]
+    #[arg(long, help_heading = OUTPUT)]
     pub(crate) json: bool,
 }
 
