@@ -65,6 +65,7 @@ mod config;
 mod drain;
 mod error;
 mod fetch;
+pub mod guide;
 #[cfg(feature = "unstable-internals")]
 #[doc(hidden)]
 pub mod internals;

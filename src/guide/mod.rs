@@ -1,0 +1,64 @@
+//! Guides: longer texts with code, one for each task.
+//!
+//! | guide | after reading it, you can |
+//! | --- | --- |
+//! | [`message_passing`] | build an actor that owns a socket, and say why it is correct |
+//!
+//! Excerpts of the code of this crate name their file. A test compares each of them with that file.
+
+pub mod message_passing;
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    /// The end of the line before an excerpt, after the name of the file.
+    const QUOTED: &str = "`:";
+
+    /// Returns the file and the lines of each excerpt of a guide. A line with the name of a file in `src`, a colon and an
+    /// empty line come before an excerpt.
+    fn excerpts(guide: &str) -> Vec<(String, Vec<String>)> {
+        let lines: Vec<&str> = guide
+            .lines()
+            .map(|line| line.trim_start_matches("//!").trim())
+            .collect();
+        let mut found = Vec::new();
+        for (at, line) in lines.iter().enumerate() {
+            let Some(named) = line.strip_suffix(QUOTED) else {
+                continue;
+            };
+            let file = named.rsplit('`').next().unwrap_or_default();
+            let quoted = lines[at + 1..].iter().skip(2);
+            let quoted = quoted.take_while(|line| !line.starts_with("```"));
+            found.push((
+                file.to_owned(),
+                quoted.map(|line| (*line).to_owned()).collect(),
+            ));
+        }
+        found
+    }
+
+    #[test]
+    fn every_excerpt_of_a_guide_is_in_its_file() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let mut compared = 0;
+        for entry in fs::read_dir(root.join("src/guide")).expect("the guides") {
+            let path = entry.expect("a guide").path();
+            if path.ends_with("mod.rs") {
+                continue;
+            }
+            for (file, quoted) in excerpts(&fs::read_to_string(&path).expect("a guide")) {
+                let source = fs::read_to_string(root.join(&file)).expect("the file of an excerpt");
+                let source: Vec<&str> = source.lines().map(str::trim).collect();
+                // An ellipsis stands for lines that are left out.
+                for part in quoted.split(|line| line == "// ...") {
+                    let is_there = source.windows(part.len()).any(|lines| lines == part);
+                    assert!(is_there, "{}: not in {file}: {part:#?}", path.display());
+                    compared += 1;
+                }
+            }
+        }
+        assert!(compared > 0);
+    }
+}
