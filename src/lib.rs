@@ -35,6 +35,7 @@
 //! | fetch over proxies that another program has started | [`Fetcher::over`] |
 //! | show the progress of a pull | [`Events`] |
 //! | talk to one proxy, call by call | [`ImageProxy`] |
+//! | read how to do these things, task by task | the [`guide`] |
 //!
 //! # Behaviour
 //!

@@ -2,10 +2,14 @@
 //!
 //! | guide | after reading it, you can |
 //! | --- | --- |
+//! | [`embedding`] | fetch images from a server or a command, some of their layers, into a store of your own |
+//! | [`coming_over`] | use this crate instead of `containers-image-proxy`, at first by one line |
 //! | [`message_passing`] | build an actor that owns a socket, and say why it is correct |
 //!
 //! Excerpts of the code of this crate name their file. A test compares each of them with that file.
 
+pub mod coming_over;
+pub mod embedding;
 pub mod message_passing;
 
 #[cfg(test)]

@@ -1,0 +1,139 @@
+//! How to come over from the crate `containers-image-proxy`.
+//!
+//! After this guide your program uses this crate, at first by a change of one line, then with the code gone that fetched many
+//! layers by hand. Each step stands alone: you can stay after the first one, and go back by the same line.
+//!
+//! # Step one: one line of `Cargo.toml`
+//!
+//! The package `longshore-image-proxy` has the whole public interface of `containers-image-proxy` 0.11, on top of this crate:
+//! the same names, types, errors and texts. In `Cargo.toml`, rename it to what your code calls it:
+//!
+//! ```toml
+//! [dependencies]
+//! containers-image-proxy = { package = "longshore-image-proxy", version = "0.1" }
+//! ```
+//!
+//! Until the packages are published, `path = ".../compat"` takes the place of the version. No line of code changes. You need
+//! Rust 1.88, Linux 5.4, and a tokio runtime with I/O and time enabled.
+//!
+//! What you get at once:
+//!
+//! - Every blob of `get_blob`, `get_descriptor` and `get_blob_stream` is verified here, without blocking threads.
+//! - With skopeo 1.19 or later, many blobs of one proxy come at the same time, and other calls are answered meanwhile.
+//! - Nothing waits for ever: a blob without a byte for 60 s fails, and a call without an answer for 300 s ends the proxy.
+//! - A future may be dropped at any time. What it opened is closed.
+//!
+//! `compat/README.md` lists every public item, what differs, and the tests that compare both crates. Read its table *What
+//! differs* before you deploy. Two entries concern most programs: manifests and configs have at most 4 MiB, and the proxy
+//! belongs to the runtime that made it. One thing is slower, with a skopeo before 1.19: the reader of a blob that breaks off
+//! learns it only after the stall timeout.
+//!
+//! # Step two: `for_each_layer`
+//!
+//! That interface is one proxy, call by call. All else is code of its users: which layers at the same time, what to do when one
+//! breaks off, when to give up. The heart of such a program is a task for each layer. From `compat/README.md`:
+//!
+//! ```text
+//!             for attempt in 0.. {
+//!                 let (mut reader, driver) = proxy.get_descriptor(image, &layer).await?;
+//!                 let mut bytes = Vec::new();
+//!                 let (read, driver) = tokio::join!(reader.read_to_end(&mut bytes), driver);
+//!                 match driver {
+//!                     Ok(()) => return anyhow::Ok((index, read?)),
+//!                     Err(error) if error.is_retryable() && attempt < 3 => continue,
+//!                     Err(error) => return Err(error.into()),
+//!                 }
+//!             }
+//! ```
+//!
+//! Around it are a semaphore, a `JoinSet`, an `Arc` of proxy and image, a vector of results by index, and two calls that close
+//! things. With a [`Fetcher`](crate::Fetcher), this remains:
+//!
+//! ```no_run
+//! use longshore::{FetchOptions, Fetcher, ImageProxyConfig};
+//! use tokio::io::AsyncReadExt;
+//!
+//! async fn sizes(reference: &str) -> longshore::Result<Vec<usize>> {
+//!     let fetcher = Fetcher::new(ImageProxyConfig::default(), FetchOptions::default()).await?;
+//!     let image = fetcher.open(reference).await?;
+//!     fetcher
+//!         .for_each_layer(&image, |_layer, mut reader| async move {
+//!             let mut bytes = Vec::new();
+//!             // The end comes only if size and digest are right.
+//!             reader.read_to_end(&mut bytes).await
+//!         })
+//!         .await
+//! }
+//! ```
+//!
+//! Add `longshore = { version = "0.1", default-features = false }` to `Cargo.toml` for it. Both crates can be used side by
+//! side while a program moves: an `ImageProxyConfig` or an `ImageReference` of the first step becomes one of this crate by
+//! `into()`.
+//!
+//! # What disappears
+//!
+//! | in your code | because here |
+//! | --- | --- |
+//! | `join!` of reader and driver | a reader that ends has the right bytes, and everything else is an error of the read |
+//! | the semaphore, and the choice of its number | a fetcher starts as many proxies as make the pull faster |
+//! | the loop of attempts | a layer that breaks off is fetched again, on another proxy if there is one ([`RetryPolicy`](crate::RetryPolicy)) |
+//! | the start of a new proxy after one died | a proxy that dies or hangs is replaced |
+//! | the hashing of raw blobs | every byte is verified before the end is reported |
+//! | timeouts around each read | a stall timeout, a lowest rate, a call timeout, and a deadline if you set one |
+//! | `close_image`, `finalize` | images and proxies end when they are dropped |
+//!
+//! # Which method is yours?
+//!
+//! | your program | use |
+//! | --- | --- |
+//! | fetches all layers at the same time | [`for_each_layer`](crate::Fetcher::for_each_layer) |
+//! | fetches only the layers that it does not have | [`for_each_of`](crate::Fetcher::for_each_of) |
+//! | imports one layer after another, in their order, as ostree does | [`layers`](crate::Fetcher::layers), [`layers_of`](crate::Fetcher::layers_of) |
+//! | unpacks with `std::io::Read`, as composefs does | [`for_each_layer_blocking`](crate::Fetcher::for_each_layer_blocking) |
+//! | decompresses and checks `diff_id`s itself | [`for_each_layer_uncompressed`](crate::Fetcher#method.for_each_layer_uncompressed) |
+//! | writes a layout or a store of its own | [`pull`](crate::Fetcher::pull) into a [`Sink`](crate::Sink) |
+//! | needs one blob | [`for_blob`](crate::Fetcher::for_blob) |
+//!
+//! A serial import becomes this. The next 3 layers are on their way while one is read:
+//!
+//! ```no_run
+//! # async fn import(_: impl tokio::io::AsyncRead + Unpin) -> std::io::Result<()> { Ok(()) }
+//! # fn is_there(_: &longshore::Layer) -> bool { false }
+//! async fn import_missing(fetcher: &longshore::Fetcher, reference: &str) -> anyhow::Result<()> {
+//!     let image = fetcher.open(reference).await?;
+//!     let mut missing = image.layers();
+//!     missing.retain(|layer| !is_there(layer));
+//!     let mut layers = fetcher.layers_of(&image, &missing, 3)?;
+//!     while let Some(next) = layers.next().await {
+//!         let (_layer, reader) = next?;
+//!         // `import` must read to the end, and keep nothing if a read fails.
+//!         import(reader).await?;
+//!     }
+//!     Ok(())
+//! }
+//! ```
+//!
+//! # One proxy, call by call, without the compatible names
+//!
+//! A program that needs single calls uses [`ImageProxy`](crate::ImageProxy) itself. Its blobs come as one
+//! [`Blob`](crate::Blob) to read, and [`split`](crate::Blob::split) makes reader and driver of it:
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use longshore::{ImageProxy, ImageProxyConfig};
+//! use tokio::io::AsyncReadExt;
+//!
+//! let proxy = ImageProxy::new_with_config(ImageProxyConfig::default()).await?;
+//! let image = proxy.open_image("docker://quay.io/podman/hello:latest").await?;
+//! let (digest, manifest) = proxy.fetch_manifest(&image).await?;
+//! println!("{digest}");
+//! for layer in manifest.layers() {
+//!     let (mut reader, driver) = proxy.get_descriptor(&image, layer).await?.split();
+//!     let mut bytes = Vec::new();
+//!     reader.read_to_end(&mut bytes).await?;
+//!     driver.await?;
+//! }
+//! proxy.close_image(image).await?;
+//! proxy.finalize().await?;
+//! # Ok(()) }
+//! ```
