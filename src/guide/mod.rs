@@ -4,12 +4,16 @@
 //! | --- | --- |
 //! | [`embedding`] | fetch images from a server or a command, some of their layers, into a store of your own |
 //! | [`coming_over`] | use this crate instead of `containers-image-proxy`, at first by one line |
+//! | [`credentials_and_policy`] | log in, keep secrets secret, and accept only signed images |
+//! | [`many_images`] | pull lists and all platforms of an image, and keep a mirror up to date |
 //! | [`message_passing`] | build an actor that owns a socket, and say why it is correct |
 //!
 //! Excerpts of the code of this crate name their file. A test compares each of them with that file.
 
 pub mod coming_over;
+pub mod credentials_and_policy;
 pub mod embedding;
+pub mod many_images;
 pub mod message_passing;
 
 #[cfg(test)]

@@ -1,0 +1,126 @@
+//! How to pull many images: a list, all platforms of an image, a mirror that is kept up to date.
+//!
+//! After this guide you can pull any number of images in bounded memory, learn the outcome of each, and continue after an
+//! interruption.
+//!
+//! # Which method
+//!
+//! | you have | use | if one fails | visible in the sink |
+//! | --- | --- | --- | --- |
+//! | a few images that belong together | [`pull_all`](crate::Fetcher::pull_all) | the whole pull fails | together, at the end |
+//! | all platforms of one image | [`pull_index`](crate::Fetcher::pull_index) | the whole pull fails | with the index, at the end |
+//! | a list | [`pull_many`](crate::Fetcher::pull_many) | the others go on | each when it is complete |
+//! | requests that come in over time | [`pull_stream`](crate::Fetcher::pull_stream) | the others go on | each when it is complete |
+//!
+//! All of them fetch a layer once that several of the images name, and do not fetch what the sink has.
+//!
+//! # A list
+//!
+//! ```no_run
+//! # async fn example() -> longshore::Result<()> {
+//! use longshore::{FetchOptions, Fetcher, ImageProxyConfig, ImageRequest, OciLayout, Platforms};
+//!
+//! let fetcher = Fetcher::new(ImageProxyConfig::default(), FetchOptions::default()).await?;
+//! let requests = [
+//!     ImageRequest::new("docker://quay.io/podman/hello:latest"),
+//!     ImageRequest::new("docker://quay.io/fedora/fedora:latest").platforms(Platforms::All).name("fedora"),
+//! ];
+//! let mut pulling = fetcher.pull_many(requests, OciLayout::named_by_reference("mirror"));
+//! while let Some(done) = pulling.next().await {
+//!     match &done.images {
+//!         Ok(images) => println!("{}: {} images", done.request.reference, images.len()),
+//!         Err(error) => println!("{}: {error}", done.request.reference),
+//!     }
+//! }
+//! let pulled = pulling.finish().await?;
+//! println!("{} of the requests failed, {} bytes came", pulled.failed_images, pulled.fetched_bytes);
+//! # Ok(()) }
+//! ```
+//!
+//! - Results come in the order in which requests are done. [`number`](crate::PulledImages::number) is the place in the list.
+//! - An error of one request is in its result. An error of [`finish`](crate::PullMany::finish) concerns the whole: the sink
+//!   can't be used, or the deadline has come.
+//! - Two requests with the same name in the sink: the later one replaces the earlier one. The command refuses such a list.
+//! - If you drop the [`PullMany`](crate::PullMany), the pull stops. Images that were complete stay.
+//!
+//! # Requests that come in over time
+//!
+//! A request is anything that becomes an [`ImageRequest`](crate::ImageRequest), and a stream of them can be a channel. It
+//! is asked for the next request when there is room for one more image, so a bounded channel passes the pressure on to its
+//! senders:
+//!
+//! ```no_run
+//! use futures_util::stream;
+//! use longshore::{Fetcher, ImageRequest, OciLayout, PullMany};
+//! use tokio::sync::mpsc;
+//!
+//! fn serve(fetcher: &Fetcher, requests: mpsc::Receiver<ImageRequest>) -> PullMany {
+//!     let requests = stream::unfold(requests, |mut requests| async move {
+//!         let next = requests.recv().await?;
+//!         Some((next, requests))
+//!     });
+//!     fetcher.pull_stream(requests, OciLayout::named_by_reference("mirror"))
+//! }
+//! ```
+//!
+//! # Bounds
+//!
+//! | what | bound |
+//! | --- | --- |
+//! | images held at once, from their request until their result is taken | 64 |
+//! | bytes of all documents of the images that are held | [`max_documents_bytes`](crate::FetchOptions::max_documents_bytes), 64 MiB |
+//! | blobs in flight | [`workers`](crate::FetchOptions::workers), 32 |
+//! | proxies | [`proxies_per_host`](crate::FetchOptions::proxies_per_host), 16 for a registry, and never more than workers |
+//!
+//! So take the results: after 64 that are not taken, the pull waits for you. A run of 1,000 images used 20 MiB of memory in this
+//! process (`benches/RESULTS.md`, *Many images*, 2026-11-27, 2 processors).
+//!
+//! # Failures stay where they belong
+//!
+//! An image that does not exist fails alone. A blob that one repository lacks is asked for at another one that names it. If a
+//! registry refuses again and again, its images fail, and those of other registries go on. After a pause of a minute, that registry
+//! is asked again.
+//!
+//! # All platforms of an image
+//!
+//! ```no_run
+//! # async fn example(fetcher: longshore::Fetcher) -> longshore::Result<()> {
+//! use longshore::OciLayout;
+//!
+//! let index = fetcher.open_index("docker://quay.io/fedora/fedora:latest").await?;
+//! println!("{} images", index.images().len());
+//! fetcher.pull_index(&index, OciLayout::new("fedora", Some("latest".into()))).await?;
+//! # Ok(()) }
+//! ```
+//!
+//! The index is stored byte for byte, so that its digest stays what the registry says. It must be at a registry. To list
+//! the platforms without opening them, use [`fetch_source`](crate::Fetcher::fetch_source).
+//!
+//! # A mirror that is kept up to date
+//!
+//! Run the same list again. Blobs that the layout has are reused if their size matches; manifests are read anew, because a
+//! tag may have moved. Whatever a killed run has completed stays. From time to time, compare all digests:
+//!
+//! ```no_run
+//! # async fn example() -> longshore::Result<()> {
+//! use longshore::{OciLayout, VerifyOptions};
+//! use std::time::Duration;
+//!
+//! let layout = OciLayout::named_by_reference("mirror");
+//! let verified = layout.verify(&VerifyOptions::default()).await?;
+//! println!("{} blobs, {} damaged", verified.blobs, verified.damaged.len());
+//! // What is damaged is removed, so that the next pull fetches it. This waits for running pulls, up to a minute.
+//! let removed = layout.remove_damaged(&verified, Duration::from_secs(60)).await?;
+//! println!("{} removed", removed.len());
+//! # Ok(()) }
+//! ```
+//!
+//! # On the command line
+//!
+//! ```text
+//! longshore pull --from images.txt --json 'oci:mirror:{repository}-{tag}'
+//! ```
+//!
+//! A line of `images.txt` names an image, and after it `platform=OS/ARCH` or `platform=all`, and `name=NAME`. `#` begins a comment.
+//! Exit code 1 means that at least one image failed; `--json` says which ones. If one machine is not enough, see
+//! `docs/sharding.md`.
