@@ -7,6 +7,8 @@
 //! | [`credentials_and_policy`] | log in, keep secrets secret, and accept only signed images |
 //! | [`many_images`] | pull lists and all platforms of an image, and keep a mirror up to date |
 //! | [`message_passing`] | build an actor that owns a socket, and say why it is correct |
+//! | [`tuning`] | find out what a pull waits for, and change the right number |
+//! | [`operating`] | size a machine, watch pulls, and know what a crash leaves behind |
 //!
 //! Excerpts of the code of this crate name their file. A test compares each of them with that file.
 
@@ -15,6 +17,8 @@ pub mod credentials_and_policy;
 pub mod embedding;
 pub mod many_images;
 pub mod message_passing;
+pub mod operating;
+pub mod tuning;
 
 #[cfg(test)]
 mod tests {

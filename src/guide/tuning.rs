@@ -1,0 +1,105 @@
+//! How to make pulls faster, or gentler.
+//!
+//! After this guide you know the few numbers that matter, when to change them, and how to find out whether it helped.
+//!
+//! # First, change nothing
+//!
+//! The number of proxies is estimated while the pull runs, from the latency of the registry and the work with the bytes. On one
+//! machine with 2 processors, the choice took between 1.00 and 1.12 times the time of the best fixed number in 11 of 12 cases, and
+//! 1.42 times, which were 48 ms, in the other: 128 small layers from a registry in the same room (`benches/RESULTS.md`, *How many
+//! proxies are chosen*, 2026-11-27).
+//!
+//! Where a pull spends its time shows in a picture:
+//!
+//! ```text
+//! longshore pull --timeline pull.html docker://quay.io/fedora/fedora:latest oci:fedora
+//! ```
+//!
+//! | the picture shows | the pull waits for | what helps |
+//! | --- | --- | --- |
+//! | long waits before the first byte, few proxies | the registry's latency | more proxies |
+//! | transfers side by side, all slow | the network, or the disk | nothing here; a mirror that is nearer |
+//! | one long transfer at the end | one large layer | nothing: a blob is fetched in one piece |
+//! | few transfers, and processors that are busy | the work with the bytes | fewer things beside it; more processors |
+//! | retries | the registry, or what is between | fewer proxies, a rate limit |
+//!
+//! # The numbers
+//!
+//! ```
+//! use longshore::{FetchOptions, Proxies};
+//! use std::num::{NonZeroU64, NonZeroUsize};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let options = FetchOptions::default()
+//!     // Within these bounds, as many as make the pull faster.
+//!     .proxies("1-32".parse::<Proxies>()?)
+//!     // Blobs in flight, over all proxies.
+//!     .workers(NonZeroUsize::new(64).ok_or("zero")?)
+//!     // Ten megabytes per second, over all blobs of a pull.
+//!     .limit_rate(NonZeroU64::new(10_000_000).ok_or("zero")?);
+//! assert_eq!(options.workers.get(), 64);
+//! # Ok(()) }
+//! ```
+//!
+//! | option | default | raise it | lower it |
+//! | --- | --- | --- | --- |
+//! | [`proxies`](crate::FetchOptions::proxies) | [`Auto`](crate::Proxies::Auto), at most 16 for a registry | many small layers from far away, on a machine with many processors | a registry that throttles; little memory |
+//! | [`proxies_per_host`](crate::FetchOptions::proxies_per_host) | 16 | as above, and keeps the estimate | as above |
+//! | [`workers`](crate::FetchOptions::workers) | 32 | more than 32 proxies; handlers that wait a lot, such as for another server | handlers that need much memory each |
+//! | [`limit_rate`](crate::FetchOptions::limit_rate) | none | | a line that others use, too |
+//! | [`start_ahead`](crate::FetchOptions::start_ahead) | true | | most images that you open are not pulled |
+//!
+//! - **More than 16 proxies** helped only in one of the cases that were measured at a distance: 128 small layers at 100 ms, by 6 %.
+//!   At 30 ms, the same cost 22 % (`benches/RESULTS.md`, *At a distance*).
+//! - **There are never more proxies than workers**, unless you fix their number, because a proxy without a free worker would be idle.
+//! - **A fixed number** ([`Proxies::Fixed`](crate::Proxies::Fixed)) is for measurements, and for registries whose limit you know.
+//!
+//! # Docker Hub
+//!
+//! docker.io counts openings. So one image of docker.io is opened by one proxy, and several images by as many proxies as there
+//! are images. If you have an account without such a quota, set `proxies` or `proxies_per_host` to any number, and the rule no
+//! longer applies.
+//!
+//! # What is around it
+//!
+//! - **skopeo 1.19 or later.** An older one hashes each blob, too, and does not end the transfer of a blob that is dropped early.
+//! - **The destination.** A layout syncs each blob to the disk before it gets its name. On a slow disk that is the limit.
+//! - **The limit of open files.** With few descriptors, fewer blobs are in flight: see [`operating`](super::operating).
+//! - **Handlers.** If all workers are busy for half a second while blobs wait, one more proxy is started. More workers help a
+//!   handler that waits; they do not help one that computes.
+//!
+//! # Decompression
+//!
+//! [`for_each_layer_uncompressed`](crate::Fetcher#method.for_each_layer_uncompressed) decompresses in the tasks of the handlers, one
+//! layer in one task. An image with one fat layer therefore uses one processor. For `tar` and the like, the blocking methods
+//! read through a buffer of 64 KiB: the 85 layers of one image, each listed by `tar`, took 3.59 s with it instead of 3.96 s
+//! (`docs/decisions.md`, *Decompressed layers*).
+//!
+//! # Measure
+//!
+//! ```no_run
+//! # async fn example() -> longshore::Result<()> {
+//! use longshore::{Discard, FetchOptions, Fetcher, ImageProxyConfig, Proxies};
+//! use std::time::Instant;
+//!
+//! for proxies in ["auto", "1", "4", "16"] {
+//!     let proxies: Proxies = proxies.parse().unwrap_or_default();
+//!     let options = FetchOptions::default().proxies(proxies);
+//!     let fetcher = Fetcher::new(ImageProxyConfig::default(), options).await?;
+//!     let began = Instant::now();
+//!     let image = fetcher.open("docker://quay.io/fedora/fedora:latest").await?;
+//!     // Every byte is fetched and verified, and nothing is kept.
+//!     let pulled = fetcher.pull(&image, Discard).await?;
+//!     println!("{proxies:?}: {:?}, {} proxies at once", began.elapsed(), pulled.proxies);
+//! }
+//! # Ok(()) }
+//! ```
+//!
+//! Repeat it, in turn, and trust no difference that is smaller than that between two runs of the same. `benches/compare` does so, beside
+//! other tools.
+//!
+//! # When this is the wrong tool
+//!
+//! One image with one large layer over a fast line is no faster here than with `skopeo copy`: the bytes pass through one more
+//! process. Where no signature policy, no registries.conf and no other transport is needed, tools that speak HTTP themselves use
+//! about half of the processor time (workload A in `benches/RESULTS.md`: 0.32 s and 0.35 s of oras and crane, 0.64 s here).
