@@ -122,5 +122,5 @@
 //! ```
 //!
 //! A line of `images.txt` names an image, and after it `platform=OS/ARCH` or `platform=all`, and `name=NAME`. `#` begins a comment.
-//! Exit code 1 means that at least one image failed; `--json` says which ones. If one machine is not enough, see
-//! `docs/sharding.md`.
+//! Exit code 1 means that at least one image failed; `--json` says which ones. If one machine is not enough, see the guide
+//! [`fleet`](super::fleet).

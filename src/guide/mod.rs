@@ -9,12 +9,14 @@
 //! | [`message_passing`] | build an actor that owns a socket, and say why it is correct |
 //! | [`tuning`] | find out what a pull waits for, and change the right number |
 //! | [`operating`] | size a machine, watch pulls, and know what a crash leaves behind |
+//! | [`fleet`] | serve many machines through a cache, mirror by a timer, pre-pull, and share a list among machines |
 //!
 //! Excerpts of the code of this crate name their file. A test compares each of them with that file.
 
 pub mod coming_over;
 pub mod credentials_and_policy;
 pub mod embedding;
+pub mod fleet;
 pub mod many_images;
 pub mod message_passing;
 pub mod operating;

@@ -1,0 +1,142 @@
+//! What to do when one machine is not enough: many machines that pull the same images, or a list that is too long for one.
+//!
+//! After this guide you can put a cache in front of a registry for a whole fleet, mirror a list every hour, pull images onto all nodes of
+//! a cluster before they are needed, and share a list among machines.
+//!
+//! This crate has no server and no protocol between machines, because what a fleet needs exists: registries have caches, and schedulers
+//! have retries. The files of this guide are in the folder `examples/fleet`, to be copied.
+//!
+//! # Which way
+//!
+//! | you have | do this |
+//! | --- | --- |
+//! | many machines that pull the same images | a pull-through cache or a peer-to-peer mirror, named in registries.conf |
+//! | one copy of many images, kept up to date | a list and a timer on one machine |
+//! | images that must be on each node before they are needed | a `DaemonSet` that pulls them |
+//! | a list that takes one machine too long | the list in parts, one for each job of a scheduler |
+//!
+//! # A cache in front of the registry
+//!
+//! A pull-through cache is a registry that fetches from another one what it does not have: distribution
+//! (`proxy.remoteurl` in its configuration), Harbor, Artifactory, and those of the clouds. A peer-to-peer mirror (Dragonfly, Kraken,
+//! Spegel) is an agent on each machine that speaks the protocol of a registry, and gets blobs from its peers.
+//!
+//! Both are used in the same way. skopeo reads registries.conf, so this crate and the command use a mirror without an
+//! option. From `examples/fleet/registries.conf`:
+//!
+//! ```text
+//! [[registry]]
+//! prefix = "docker.io"
+//! location = "docker.io"
+//!
+//! [[registry.mirror]]
+//! # A pull-through cache, or the peer-to-peer agent of this machine.
+//! location = "mirror.example.com:5000"
+//! ```
+//!
+//! Images keep their names, so signature policies, which go by names, stay in force. Every blob is verified here, so a
+//! mirror needs no trust for the bytes of an image that is named by its digest. For what a tag names it does. A mirror with
+//! `pull-from-mirror = "digest-only"` is not asked for tags, which the registry itself answers then (see
+//! containers-registries.conf(5)).
+//!
+//! Four things to know:
+//!
+//! - **Limits go by the host in the name**, not by the mirror, because skopeo does not report which one it asks. An image of docker.io
+//!   is therefore fetched by one proxy, also from a mirror, unless you set
+//!   [`proxies_per_host`](crate::FetchOptions::proxies_per_host), or `--proxies 1-16` on the command line.
+//! - **Proxies are registry clients.** A pull with 8 proxies asks the mirror for the manifest 8 times. That is what a cache is for.
+//! - **If the mirror fails**, skopeo asks the registry itself, for each call anew. A pull goes on, more slowly.
+//! - **Credentials** for the mirror come from the auth file, under the mirror's name. [`Credentials`](crate::Credentials) are for one
+//!   registry only, and are not sent to a mirror.
+//!
+//! A program can have a file of its own, instead of the system's:
+//!
+//! ```
+//! use longshore::ImageProxyConfig;
+//!
+//! let config = ImageProxyConfig::default().registries_conf("/etc/team/registries.conf");
+//! // The files that skopeo will read, of those that exist.
+//! println!("{:?}", config.registries_files());
+//! ```
+//!
+//! # A mirror every hour
+//!
+//! A unit of systemd pulls a list, and a timer starts it. From `examples/fleet/longshore-mirror.service`:
+//!
+//! ```text
+//! LoadCredential=auth.json:/etc/longshore/auth.json
+//! ExecStart=/usr/local/bin/longshore pull --json --deadline 50m --authfile %d/auth.json --from /etc/longshore/images.txt oci:/var/lib/mirror/images
+//! # A little more than the deadline, so that longshore itself ends the pull and says why.
+//! TimeoutStartSec=55min
+//! ```
+//!
+//! From `examples/fleet/longshore-mirror.timer`:
+//!
+//! ```text
+//! OnCalendar=hourly
+//! # Machines of a fleet begin at different moments.
+//! RandomizedDelaySec=10min
+//! Persistent=true
+//! ```
+//!
+//! systemd does not start a unit that still runs, so two runs never meet; if they did, the layout would allow it. A run fetches what is
+//! missing, and exits with 1 if an image failed. The object that `--json` prints is in the journal, and names the images that failed.
+//!
+//! # Images on each node
+//!
+//! A `DaemonSet` pulls a list in an init container, and then only waits. From `examples/fleet/pre-pull.yaml`:
+//!
+//! ```text
+//!       initContainers:
+//!         - name: longshore
+//!           image: IMAGE-WITH-LONGSHORE-AND-SKOPEO
+//!           args: [longshore, pull, --json, --proxies, 1-4, --from, /lists/images.txt, oci:/images]
+//!           resources:
+//!             requests: { cpu: 500m, memory: 256Mi }
+//!             limits: { memory: 1Gi }
+//! ```
+//!
+//! - The lists and the registries.conf are config maps. A node that restarts the pod fetches what is missing.
+//! - `--proxies 1-4` bounds the memory: each proxy is a process.
+//! - All nodes pull the same, so name a mirror in the registries.conf, or the registry sends each layer once for each node.
+//! - The result is an OCI layout in `/var/lib/longshore` of the node, for programs that read layouts. The container runtime has a store of its
+//!   own. On a node, `skopeo copy oci:/var/lib/longshore:NAME containers-storage:NAME` puts an image into that of CRI-O and podman.
+//!
+//! # A list in parts
+//!
+//! `longshore pull --from LIST --shard I/N` takes one of N parts. The part of an image follows from the SHA-256 of its reference, so the machines
+//! need not know of each other. An indexed job of Kubernetes hands out the numbers. From `docs/sharding.md`:
+//!
+//! ```text
+//!             - exec longshore pull --json --from /lists/images.txt --shard "$JOB_COMPLETION_INDEX/8" "oci:/mirror/$JOB_COMPLETION_INDEX"
+//! ```
+//!
+//! `docs/sharding.md` has the whole job, and the lines for Slurm and GNU parallel.
+//!
+//! In a program, choose the part before [`pull_many`](crate::Fetcher::pull_many). Any rule will do that depends on the reference alone:
+//!
+//! ```
+//! use longshore::ImageRequest;
+//!
+//! /// The images of one part of a list. The sum is FNV-1a, which is the same on each machine and in each version.
+//! fn part(list: &[&str], index: u64, of: u64) -> Vec<ImageRequest> {
+//!     let sum = |text: &str| {
+//!         text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |sum, byte| {
+//!             (sum ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+//!         })
+//!     };
+//!     let ours = list.iter().filter(|reference| sum(reference) % of == index);
+//!     ours.map(|reference| ImageRequest::new(*reference)).collect()
+//! }
+//!
+//! let list = ["docker://quay.io/a/b:1", "docker://quay.io/a/c:1", "docker://quay.io/a/d:1"];
+//! let parts: Vec<_> = (0..2).map(|index| part(&list, index, 2)).collect();
+//! assert_eq!(parts.iter().map(Vec::len).sum::<usize>(), list.len());
+//! ```
+//!
+//! On one machine alone, one pull of the whole list is faster than several of parts: it fetches a layer once that several images share.
+//!
+//! # What was tried
+//!
+//! The registries.conf was read by a TOML parser, the units by `systemd-analyze verify`, and the manifest by a YAML parser. None of them
+//! has run in a real fleet. `longshore pull --from LIST --shard I/N` has a test, with a list in three parts (`tests/command/lists.rs`).
