@@ -34,17 +34,16 @@
 //! location = "mirror.example.com:5000"
 //! ```
 //!
-//! Images keep their names, so signature policies, which go by names, stay in force. Every blob is verified here, so a
-//! mirror needs no trust for the bytes of an image that is named by its digest. For what a tag names it does. A mirror with
-//! `pull-from-mirror = "digest-only"` is not asked for tags, which the registry itself answers then (see
-//! containers-registries.conf(5)).
+//! Images keep their names, so signature policies, which go by names, stay in force. Every blob is verified here. So a mirror can't
+//! change an image that is named by its digest, but it decides what a tag names. With `pull-from-mirror = "digest-only"`
+//! (containers-registries.conf(5)), it is not asked for tags: the registry itself answers.
 //!
 //! Four things to know:
 //!
 //! - **Limits go by the host in the name**, not by the mirror, because skopeo does not report which one it asks. An image of docker.io
 //!   is therefore fetched by one proxy, also from a mirror, unless you set
 //!   [`proxies_per_host`](crate::FetchOptions::proxies_per_host), or `--proxies 1-16` on the command line.
-//! - **Proxies are registry clients.** A pull with 8 proxies asks the mirror for the manifest 8 times. That is what a cache is for.
+//! - **Each proxy is a client of its own.** A pull with 8 proxies asks the mirror for the manifest 8 times or more.
 //! - **If the mirror fails**, skopeo asks the registry itself, for each call anew. A pull goes on, more slowly.
 //! - **Credentials** for the mirror come from the auth file, under the mirror's name. [`Credentials`](crate::Credentials) are for one
 //!   registry only, and are not sent to a mirror.
@@ -138,5 +137,21 @@
 //!
 //! # What was tried
 //!
-//! The registries.conf was read by a TOML parser, the units by `systemd-analyze verify`, and the manifest by a YAML parser. None of them
-//! has run in a real fleet. `longshore pull --from LIST --shard I/N` has a test, with a list in three parts (`tests/command/lists.rs`).
+//! One image of 20 layers of 1 MB and a config, through docker-registry 2.8.2 as a pull-through cache, with skopeo 1.9.3, everything on one
+//! machine (2026-11-28, 2 processors). The counts are those of the origin's access log:
+//!
+//! | pulls | `GET` of blobs | of each blob | `HEAD` of manifests |
+//! | --- | ---: | ---: | ---: |
+//! | 8 at once, empty cache | 172 | 2 to 14 | 59 |
+//! | 8 at once, full cache | 0 | 0 | 62 |
+//! | 1, empty cache | 42 | 2 | 8 |
+//! | 8 at once, after that one | 0 | 0 | 46 |
+//! | 1, without the cache | 21 | 1 | 0 |
+//!
+//! So this cache fetches a blob twice, once to store it and once to send it on, and more often if several clients ask before it is stored. It asks
+//! the origin for each manifest, because a tag may have moved. **Fill such a cache by one pull before the fleet begins**: by the command, or by a
+//! pull into [`Discard`](crate::Discard). Other caches may do better; count their requests before you rely on them. With the cache
+//! stopped, a pull succeeded, over the origin.
+//!
+//! The units passed `systemd-analyze verify`, and a YAML parser read the `DaemonSet`. Neither they nor a peer-to-peer mirror have been run in a
+//! real fleet. `longshore pull --from LIST --shard I/N` has a test, with a list in three parts (`tests/command/lists.rs`).
