@@ -241,7 +241,7 @@ impl Drawing<'_> {
         let most = (shown / PART).max(1.0) as usize;
         let (width, rates) = self.picture.throughput.rates(totals.duration, most);
         let highest = rates.iter().copied().fold(0.0, f64::max);
-        let mut title = "Throughput".to_owned();
+        let mut title = "Throughput: no layer came".to_owned();
         if let Some(average) = text::average(totals) {
             title = format!(
                 "Throughput: {} on average (dotted), {} at most",
@@ -258,16 +258,20 @@ impl Drawing<'_> {
             writeln!(f, r#"<path class="ls-grid" d="M{LEFT} {y:.1}H{END}"/>"#)?;
             label(f, ("ls-muted ls-r", LEFT - 8.0, y + 4.0), text)?;
         }
+        let x = |part: u32| {
+            self.place
+                .x(width.saturating_mul(part).min(totals.duration))
+        };
         let mut line = String::new();
-        for (part, rate) in (0_u32..).zip(&rates) {
-            let x = |part: u32| {
-                self.place
-                    .x(width.saturating_mul(part).min(totals.duration))
-            };
-            let y = y_of(*rate);
-            let command = if part == 0 { 'M' } else { 'L' };
-            let (from, to) = (x(part), x(part + 1));
-            write!(line, "{command}{from:.1} {y:.1}H{to:.1}")?;
+        // Neighbours of the same height, such as 0, are one step.
+        let mut part = 0;
+        for same in rates.chunk_by(|one, other| one.to_bits() == other.to_bits()) {
+            match part {
+                0 => write!(line, "M{LEFT} ")?,
+                _ => line.push('V'),
+            }
+            part += u32::try_from(same.len()).unwrap_or(u32::MAX);
+            write!(line, "{:.1}H{:.1}", y_of(same[0]), x(part))?;
         }
         if !rates.is_empty() {
             write!(f, r#"<path class="ls-area" d="{line}V{bottom}H{LEFT}z"/>"#)?;
