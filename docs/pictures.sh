@@ -30,7 +30,7 @@ cargo build --quiet --locked --profile "$profile" -p longshore -p test-registry
 "$programs/registry" make "$work/layout" --random 40x500K >"$work/digest"
 "$programs/registry" serve "$work/layout" --listen "$address" --ttfb 50 >"$work/server" &
 server=$!
-until grep -q listening "$work/server"; do
+until grep -qs listening "$work/server"; do
   kill -0 "$server" 2>/dev/null || { echo "pictures.sh: no registry at $address" >&2; exit 1; }
   sleep 0.05
 done

@@ -30,7 +30,7 @@ h2{font-size:15px;margin:22px 16px 6px}\
 .wide{overflow-x:auto;margin:0 16px}\
 table{border-collapse:collapse;font-variant-numeric:tabular-nums;width:100%}\
 th,td{padding:4px 14px 4px 0;text-align:left;vertical-align:top;border-bottom:1px solid #d4d9de}\
-th{font-weight:600;color:#59636e}td.n,th.n{text-align:right;white-space:nowrap}\
+th{font-weight:600;color:#59636e}td.n,th.n{text-align:right}td.n,td.w{white-space:nowrap}\
 code{font:12px ui-monospace,'DejaVu Sans Mono',monospace}\
 dl{display:grid;grid-template-columns:max-content 1fr;gap:4px 14px;margin:0 16px}\
 dt{white-space:nowrap}dd{margin:0;color:#59636e}\
@@ -124,19 +124,19 @@ fn failures(f: &mut Formatter, picture: &Picture) -> fmt::Result {
         };
         writeln!(
             f,
-            r#"<tr><td>{}</td><td class="n">{}</td><td>{}</td><td>{}</td><td>{}</td><td>{then}</td></tr>"#,
+            r#"<tr><td>{}</td><td class="n">{}</td><td class="w">{}</td><td>{}</td><td>{}</td><td class="w">{then}</td></tr>"#,
             Name { span, picture },
             duration(span.took()),
             duration(span.end),
             span.proxy,
-            Escaped(text::reason(span).unwrap_or_default()),
+            Escaped(&text::short_reason(text::reason(span).unwrap_or_default())),
         )?;
     }
     for proxy in broken {
         let end = proxy.end.unwrap_or_default();
         writeln!(
             f,
-            r#"<tr><td>the proxy</td><td class="n">{}</td><td>{}</td><td>{}</td><td>{}</td><td></td></tr>"#,
+            r#"<tr><td>the proxy</td><td class="n">{}</td><td class="w">{}</td><td>{}</td><td>{}</td><td></td></tr>"#,
             duration(end.saturating_sub(proxy.begin)),
             duration(end),
             proxy.number,
