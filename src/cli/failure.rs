@@ -8,7 +8,7 @@ use longshore::Error;
 
 use super::format::plain;
 use super::hint::{Login, hint};
-use super::say::say;
+use super::say::say_patiently;
 
 /// The exit code for wrong usage, which is also clap's.
 const USAGE: u8 = 2;
@@ -55,18 +55,18 @@ impl Failure {
         Self::After(failures, Box::new(self))
     }
 
-    /// Writes the failure to stderr, in one or two lines.
+    /// Writes the failure to stderr, in one or two lines. Blocks while stderr is not read.
     pub(crate) fn report(self, login: Login) -> ExitCode {
         match self {
             Self::Usage(message) => {
-                say(format!("longshore: {}", plain(&message)));
+                say_patiently(format!("longshore: {}", plain(&message)));
                 ExitCode::from(USAGE)
             }
             Self::Failed(error) => {
-                say(format!("longshore: {}", plain(&format!("{error:#}"))));
+                say_patiently(format!("longshore: {}", plain(&format!("{error:#}"))));
                 let error = error.downcast_ref::<Error>();
                 if let Some(hint) = error.and_then(|error| hint(error, login)) {
-                    say(format!("  {hint}"));
+                    say_patiently(format!("  {hint}"));
                 }
                 ExitCode::FAILURE
             }
@@ -75,7 +75,7 @@ impl Failure {
                 for failure in failures {
                     failure.report(login);
                 }
-                say(format!(
+                say_patiently(format!(
                     "longshore: {failed} of {of} images could not be pulled"
                 ));
                 ExitCode::FAILURE

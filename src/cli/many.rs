@@ -18,34 +18,32 @@ pub(super) struct Many {
 }
 
 impl Many {
-    pub(super) async fn pull(self, fetcher: Fetcher, output: &Output) -> Result<Outcome, Failure> {
-        let mut outcome = Outcome::default();
+    /// Pulls the images. A failure is one that ended the pull; those of images are in the outcome.
+    pub(super) async fn pull(
+        self,
+        fetcher: Fetcher,
+        output: &Output,
+        outcome: &mut Outcome,
+    ) -> Result<(), Failure> {
         outcome.requested = self.requests.len();
-        let pulling = Box::pin(self.pull_each(fetcher, output, &mut outcome));
+        let pulling = Box::pin(self.pull_each(fetcher, output, outcome));
         match within(self.deadline, pulling).await {
-            Ok(Some(pulled)) => {
+            Ok(Ok(pulled)) => {
                 outcome.pulled = pulled;
-                Ok(outcome)
+                Ok(())
             }
-            // The pull was stopped at the first failure.
-            Ok(None) => Err(outcome.last_failure().unwrap_or(Failure::Several {
-                failures: Vec::new(),
-                of: self.requests.len(),
-            })),
-            Err(error) => {
-                let failure = Failure::on("pull", "the images")(error);
-                Err(failure.with_earlier(outcome.into_failures()))
-            }
+            Ok(Err(failure)) => Err(failure),
+            Err(error) => Err(Failure::on("pull", "the images")(error)),
         }
     }
 
-    /// Pulls the images. `None` if the pull was stopped at a failure. The events end with the fetcher.
+    /// Pulls the images. The failure of an image is returned if it ends the pull. The events end with the fetcher.
     async fn pull_each(
         &self,
         fetcher: Fetcher,
         output: &Output,
         outcome: &mut Outcome,
-    ) -> longshore::Result<Option<Pulled>> {
+    ) -> longshore::Result<Result<Pulled, Failure>> {
         let layout = Arc::new(OciLayout::named_by_reference(&output.destination.folder));
         let unnamed = (self.requests.iter()).filter(|request| request.name.is_none());
         let references: Vec<&str> = unnamed.map(|request| request.reference.as_str()).collect();
@@ -67,13 +65,13 @@ impl Many {
                     output.add(outcome, &images, index, platforms).await;
                 }
                 Err(error) => {
-                    outcome.fail(request, error);
                     if !self.keeps_going {
-                        return Ok(None);
+                        return Ok(Err(outcome.fatal(request, error)));
                     }
+                    outcome.fail(request, error);
                 }
             }
         }
-        pulling.finish().await.map(Some)
+        pulling.finish().await.map(Ok)
     }
 }

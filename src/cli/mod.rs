@@ -35,6 +35,7 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 use tracing_subscriber::EnvFilter;
 
@@ -82,7 +83,7 @@ pub(crate) fn main() -> ExitCode {
                 // stderr may not be read.
                 let _ = timeout(LAST_WORDS_PATIENCE, all_said()).await;
                 // The task has been dropped, and with it the events. Its picture shows how far it came.
-                let _ = timeout(PICTURE_PATIENCE, timeline::drawn()).await;
+                let _ = timeout(PICTURE_PATIENCE, progress::ended()).await;
                 ExitCode::from(signal.code)
             }
             code = run_and_report(task) => code,
@@ -107,7 +108,10 @@ async fn run_and_report(task: Task) -> ExitCode {
     let login = task.login();
     let code = match task.run().await {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => failure.report(login),
+        Err(failure) => {
+            let reporting = spawn_blocking(move || failure.report(login));
+            reporting.await.unwrap_or(ExitCode::FAILURE)
+        }
     };
     all_said().await;
     code

@@ -46,9 +46,12 @@ impl Outcome {
         self.failures.push(failure);
     }
 
-    /// The last failure of an image, which ended the pull.
-    pub(super) fn last_failure(&mut self) -> Option<Failure> {
-        self.failures.pop()
+    /// Adds an image that failed, and returns the failure, which ends the pull.
+    pub(super) fn fatal(&mut self, request: ImageRequest, error: Error) -> Failure {
+        let failure = Failure::on("pull", &request.reference)(error.clone());
+        self.fail(request, error);
+        self.failures.pop();
+        failure
     }
 
     pub(super) fn into_failures(self) -> Vec<Failure> {
@@ -98,23 +101,24 @@ impl Output {
         outcome.unprinted = print(lines.concat()).await.err();
     }
 
-    /// Prints the report, or the totals.
+    /// Prints the report, or the totals unless a failure has ended the pull.
     pub(super) async fn print(
         &self,
         outcome: &mut Outcome,
         version: Option<JoinHandle<longshore::Result<Version>>>,
+        ended_by: Option<&Failure>,
     ) -> Result<(), Failure> {
         if let Some(version) = version {
             let version = version.await.map_err(anyhow::Error::from)?;
             let skopeo = version.ok().map(|version| version.to_string());
             let report = Report::new(
                 &self.destination,
-                &outcome.images,
-                &outcome.failed,
+                (&outcome.images, &outcome.failed),
                 &outcome.pulled,
                 &outcome.foreign_layers,
                 self.started,
                 skopeo,
+                ended_by.map(ToString::to_string),
             );
             let line = json_line(&report).map_err(anyhow::Error::from)?;
             return print(format!("{line}\n")).await;
@@ -122,7 +126,7 @@ impl Output {
         if let Some(failure) = outcome.unprinted.take() {
             return Err(failure);
         }
-        if self.is_quiet {
+        if self.is_quiet || ended_by.is_some() {
             return Ok(());
         }
         print(self.totals(&outcome.pulled)).await

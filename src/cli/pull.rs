@@ -2,9 +2,9 @@
 
 use std::time::Instant;
 
-use longshore::{Fetcher, ImageProxyConfig, ImageRequest, OciLayout, Platforms};
+use longshore::{Fetcher, ImageProxyConfig, ImageRequest, OciLayout, Platforms, Pulled};
 
-use super::args::PullArguments;
+use super::args::{Destination, PullArguments};
 use super::failure::Failure;
 use super::many::Many;
 use super::outcome::{Outcome, Output};
@@ -21,10 +21,10 @@ pub(crate) async fn run(
     let is_silent = arguments.quiet || arguments.json;
     let references = arguments.references().into_iter().map(str::to_owned);
     let showing = Showing {
-        style: if is_silent {
-            Style::None
-        } else {
-            arguments.progress
+        style: match arguments.progress {
+            // Events on the same terminal would tear the picture.
+            Style::Auto if is_silent || arguments.events_on_stdout() => Style::None,
+            style => style,
         },
         verbose,
         images: references.collect(),
@@ -33,7 +33,7 @@ pub(crate) async fn run(
         timeline: (arguments.timeline.clone())
             .map(|target| (target, arguments.timeline_axis.unwrap_or_default())),
     };
-    let (events, shown) = showing.start().await?;
+    let (events, seen) = showing.start().await?;
     let output = Output {
         destination: arguments.destination.clone(),
         is_json: arguments.json,
@@ -42,37 +42,36 @@ pub(crate) async fn run(
     };
     // This runs during the pull, because it starts a process.
     let version = (arguments.json).then(|| tokio::spawn(config.skopeo_version()));
+    let mut outcome = Outcome::default();
     // Boxed, because the future is large.
     let pulling = Box::pin(async {
         let restricts = config.restricts_images();
         let fetcher = Box::pin(Fetcher::new(config, options)).await?;
-        let pulled = pull(arguments, fetcher.with_events(events), &output).await;
-        if let Ok(outcome) = &pulled {
-            warnings::of_policy(restricts, !outcome.pulled.policy_unchecked);
-        }
-        pulled
+        let fetcher = fetcher.with_events(events);
+        pull(arguments, fetcher, &output, &mut outcome).await?;
+        warnings::of_policy(restricts, !outcome.pulled.policy_unchecked);
+        Ok(())
     });
-    let (pulled, shown) = tokio::join!(pulling, shown);
-    let result = match pulled {
-        Ok(mut outcome) => {
-            outcome.foreign_layers.iter().for_each(warnings::of_foreign);
-            let printed = output.print(&mut outcome, version).await;
-            match outcome.failure() {
-                Some(failure) => Err(failure),
-                None => printed.map_err(Failure::after_all),
-            }
-        }
-        Err(failure) => Err(failure),
+    let (pulled, seen) = tokio::join!(pulling, seen);
+    outcome.foreign_layers.iter().for_each(warnings::of_foreign);
+    let printed = output
+        .print(&mut outcome, version, pulled.as_ref().err())
+        .await;
+    let failure = match pulled {
+        Ok(()) => outcome.failure(),
+        Err(failure) => Some(failure.with_earlier(outcome.into_failures())),
     };
-    let recorded = match shown {
-        Ok(Some(record)) => record.end(result.as_ref().err()),
-        Ok(None) => Ok(()),
-        Err(failure) => Err(failure),
-    };
-    match (result, recorded) {
-        (Err(failure), Err(unrecorded)) => Err(failure.with_earlier(vec![unrecorded])),
-        (Err(failure), Ok(())) => Err(failure),
-        (Ok(()), recorded) => recorded.map_err(Failure::after_all),
+    let recorded = seen.record.map(|record| record.end(failure.as_ref()));
+    let mut others = seen.failures;
+    others.extend(printed.err());
+    others.extend(recorded.and_then(Result::err));
+    if let Some(failure) = failure {
+        return Err(failure.with_earlier(others));
+    }
+    let mut others: Vec<Failure> = others.into_iter().map(Failure::after_all).collect();
+    match others.pop() {
+        Some(last) => Err(last.with_earlier(others)),
+        None => Ok(()),
     }
 }
 
@@ -81,7 +80,8 @@ async fn pull(
     arguments: PullArguments,
     fetcher: Fetcher,
     output: &Output,
-) -> Result<Outcome, Failure> {
+    outcome: &mut Outcome,
+) -> Result<(), Failure> {
     let PullArguments {
         mut requests,
         from,
@@ -94,43 +94,43 @@ async fn pull(
     let deadline = proxy.source.deadline;
     let is_alone = from.is_none() && shard.is_none() && !keep_going && requests.len() == 1;
     if is_alone && let Some(request) = requests.pop() {
-        let on = Failure::on("pull", &request.reference);
-        let pulling = Box::pin(pull_one(&fetcher, &request, output));
-        let outcome = within(deadline, pulling).await.map_err(on)?;
+        let pulling = Box::pin(pull_one(&fetcher, &request, &output.destination));
+        let pulled = within(deadline, pulling).await;
         // The events end with the fetcher.
         drop(fetcher);
-        return Ok(outcome);
+        return match pulled {
+            Ok(pulled) => {
+                let (images, index) = (&pulled.images, pulled.index.as_ref());
+                output.add(outcome, images, index, &request.platforms).await;
+                outcome.foreign_layers.clone_from(&pulled.foreign_layers);
+                outcome.pulled = pulled;
+                Ok(())
+            }
+            Err(error) => Err(outcome.fatal(request, error)),
+        };
     }
     let many = Many {
         requests,
         keeps_going: keep_going || from.is_some() && !strict,
         deadline,
     };
-    many.pull(fetcher, output).await
+    many.pull(fetcher, output, outcome).await
 }
 
 async fn pull_one(
     fetcher: &Fetcher,
     request: &ImageRequest,
-    output: &Output,
-) -> longshore::Result<Outcome> {
+    destination: &Destination,
+) -> longshore::Result<Pulled> {
     let image = &*request.reference;
-    let destination = &output.destination;
     let name = request.name.clone().or_else(|| destination.tag.clone());
     let layout = OciLayout::new(&destination.folder, name);
     layout.check(&[image]).await?;
-    let pulled = if request.platforms == Platforms::All {
+    if request.platforms == Platforms::All {
         let index = fetcher.open_index(image).await?;
-        fetcher.pull_index(&index, layout).await?
+        fetcher.pull_index(&index, layout).await
     } else {
         let opened = fetcher.open(image).await?;
-        fetcher.pull(&opened, layout).await?
-    };
-    let mut outcome = Outcome::default();
-    let (images, index) = (&pulled.images, pulled.index.as_ref());
-    let platforms = &request.platforms;
-    output.add(&mut outcome, images, index, platforms).await;
-    outcome.foreign_layers.clone_from(&pulled.foreign_layers);
-    outcome.pulled = pulled;
-    Ok(outcome)
+        fetcher.pull(&opened, layout).await
+    }
 }

@@ -21,6 +21,8 @@ pub(super) struct Report<'a> {
     images: &'a [ImageReport],
     /// The images that failed.
     failed: &'a [FailedReport],
+    /// The reason why the pull ended before all images were done.
+    error: Option<String>,
     /// The size of the layers of all images in bytes, each blob once.
     bytes: u64,
     fetched_blobs: usize,
@@ -76,12 +78,12 @@ impl ImageReport {
 impl<'a> Report<'a> {
     pub(super) fn new(
         destination: &Destination,
-        images: &'a [ImageReport],
-        failed: &'a [FailedReport],
+        (images, failed): (&'a [ImageReport], &'a [FailedReport]),
         pulled: &Pulled,
         foreign_layers: &[Descriptor],
         started: Instant,
         skopeo: Option<String>,
+        error: Option<String>,
     ) -> Self {
         let protocol = pulled.protocol.as_ref();
         Self {
@@ -89,6 +91,7 @@ impl<'a> Report<'a> {
             destination: destination.to_string(),
             images,
             failed,
+            error,
             bytes: pulled.bytes,
             fetched_blobs: pulled.fetched_blobs,
             fetched_bytes: pulled.fetched_bytes,

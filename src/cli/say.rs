@@ -36,6 +36,15 @@ pub(crate) fn show(lines: Vec<String>) {
     }
 }
 
+/// Writes this line to stderr, and waits while too many others wait to be written. Blocks.
+pub(crate) fn say_patiently(line: impl Into<String>) {
+    let mut line: String = line.into();
+    line.push('\n');
+    if let Some(writer) = Writer::get() {
+        writer.send_patiently(line.into_bytes());
+    }
+}
+
 /// Waits until all messages have been written. A slow reader is waited for without a limit.
 pub(crate) async fn all_said() {
     // This blocks while the queue is full, so it needs a thread of its own.
@@ -47,6 +56,7 @@ pub(crate) async fn all_said() {
 /// Waits like [`all_said`], without a runtime.
 pub(crate) fn all_said_blocking() {
     let Some(writer) = Writer::get() else { return };
+    writer.tell_left_out();
     let (written, wait) = oneshot::channel();
     // Both operations fail only if the thread is gone.
     if writer.send_and_wait(Message::Written(written)) {
@@ -105,27 +115,31 @@ async fn print_bytes(bytes: Vec<u8>) -> Result<(), Failure> {
 
 /// While it lives, the picture of progress is not on the terminal.
 #[derive(Debug)]
-struct Hidden;
+struct Hidden {
+    has_hidden: bool,
+}
 
 impl Hidden {
     /// Hides the picture, if there is one. Blocks until that is done.
     fn new() -> Self {
+        let mut has_hidden = false;
         if let Some(writer) = Writer::get()
             && writer.is_showing()
         {
             let (hidden, wait) = oneshot::channel();
-            if writer.send_and_wait(Message::Hide(hidden)) {
+            has_hidden = writer.send_and_wait(Message::Hide(hidden));
+            if has_hidden {
                 let _ = wait.blocking_recv();
             }
         }
-        Self
+        Self { has_hidden }
     }
 }
 
 impl Drop for Hidden {
     fn drop(&mut self) {
-        if let Some(writer) = Writer::get()
-            && writer.is_showing()
+        if self.has_hidden
+            && let Some(writer) = Writer::get()
         {
             writer.send_and_wait(Message::Unhide);
         }

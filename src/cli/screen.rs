@@ -32,8 +32,13 @@ impl Screen {
 
     /// Returns what draws these lines. The picture that was there must have been erased.
     pub(super) fn draw(&mut self, lines: Vec<String>) -> String {
-        self.lines = lines;
+        self.set(lines);
         self.redraw()
+    }
+
+    /// Sets what [`redraw`](Self::redraw) draws. The picture that was there must have been erased.
+    pub(super) fn set(&mut self, lines: Vec<String>) {
+        self.lines = lines;
     }
 
     /// Returns what draws the last picture.
@@ -70,6 +75,16 @@ mod tests {
         assert_eq!(screen.redraw(), "12345678\n1234\n\n");
         screen.clear();
         assert_eq!(screen.redraw(), "");
+    }
+
+    #[test]
+    fn what_is_set_is_not_drawn_yet() {
+        let mut screen = Screen::default();
+        let _ = screen.draw(lines());
+        let _ = screen.erase(80, 24);
+        screen.set(lines());
+        assert_eq!(screen.erase(80, 24), "", "nothing is there");
+        assert_eq!(screen.redraw(), "12345678\n1234\n\n");
     }
 
     #[test]

@@ -74,9 +74,7 @@ impl Writer {
             return;
         }
         let left_out = self.left_out.swap(0, Ordering::Relaxed);
-        let lines = counted(left_out, "line");
-        let note = format!("({lines} left out, because stderr was not read)\n");
-        let messages = [(note.into_bytes(), left_out), (text, 1)];
+        let messages = [(note(left_out), left_out), (text, 1)];
         // How many lines will count as left out if the next message does not fit.
         let mut unsent = left_out + 1;
         for (text, lines) in messages.into_iter().filter(|(_, lines)| *lines > 0) {
@@ -85,6 +83,22 @@ impl Writer {
                 return;
             }
             unsent -= lines;
+        }
+    }
+
+    /// Sends a text, and waits while the queue is full. Blocks.
+    pub(super) fn send_patiently(&self, text: Vec<u8>) {
+        if !self.is_over.load(Ordering::Relaxed) {
+            self.tell_left_out();
+            self.send_and_wait(Message::Text(text));
+        }
+    }
+
+    /// Tells how many lines were left out, if any, and waits while the queue is full. Blocks.
+    pub(super) fn tell_left_out(&self) {
+        let left_out = self.left_out.swap(0, Ordering::Relaxed);
+        if left_out > 0 {
+            self.send_and_wait(Message::Text(note(left_out)));
         }
     }
 
@@ -119,6 +133,11 @@ impl Writer {
     pub(super) fn send_and_wait(&self, message: Message) -> bool {
         self.messages.send(message).is_ok()
     }
+}
+
+fn note(left_out: usize) -> Vec<u8> {
+    let lines = counted(left_out, "line");
+    format!("({lines} left out, because stderr was not read)\n").into_bytes()
 }
 
 fn write(messages: &Receiver<Message>, is_waiting: &AtomicBool) {
@@ -173,11 +192,12 @@ impl Canvas {
         if self.is_over {
             return;
         }
+        if self.is_hidden {
+            return self.screen.set(lines);
+        }
         let erased = self.erase();
         let drawn = self.screen.draw(lines);
-        if !self.is_hidden {
-            put((erased + &drawn).as_bytes());
-        }
+        put((erased + &drawn).as_bytes());
     }
 
     fn clear(&mut self) {
@@ -191,8 +211,8 @@ impl Canvas {
     }
 
     fn unhide(&mut self) {
-        self.is_hidden = false;
-        if !self.is_over {
+        let was_hidden = std::mem::take(&mut self.is_hidden);
+        if was_hidden && !self.is_over {
             put(self.screen.redraw().as_bytes());
         }
     }

@@ -221,6 +221,8 @@ impl<S: Sink> Driver<S> {
         if let (Err(error), Some(engine)) = (&pulled, &mut self.engine) {
             engine.stop(error).await;
         }
+        // The images that are being committed are complete.
+        while self.committing.join_next().await.is_some() {}
         pulled
     }
 

@@ -36,7 +36,7 @@ const SCRATCH_BYTES: usize = 64 * 1024;
 /// of the blob replaces that of the handler, and the blob is retried.
 ///
 /// When the fetch has ended, by an error or because its future was dropped, each read fails with
-/// [`Error::Cancelled`], even on a blocking thread.
+/// the error that ended the fetch, or with [`Error::Cancelled`] if it was dropped, even on a blocking thread.
 #[derive(Debug)]
 pub struct LayerReader(Returning<Reading>);
 
@@ -136,7 +136,7 @@ impl LayerReader {
     ///
     /// # Errors
     ///
-    /// [`Error::Blob`] if the blob is wrong or its transfer failed; [`Error::Cancelled`] if the fetch has ended; the
+    /// [`Error::Blob`] if the blob is wrong or its transfer failed; the error that ended the fetch, or [`Error::Cancelled`] if it was dropped; the
     /// errors of the proxy.
     ///
     /// # Cancel safety

@@ -56,7 +56,8 @@ fn attempt(root: &Folder) -> io::Result<(Option<LayoutLock>, Swept)> {
 
 fn busy(pulls: &[String]) -> io::Error {
     let folders = pulls.join("; ");
-    let reason =
-        format!("a pull into it is running (its folder is {folders}): try again when it has ended");
+    let reason = format!(
+        "a pull into it is running (its folder is {folders}): try again when it has ended, and its OciLayout is dropped"
+    );
     io::Error::new(io::ErrorKind::ResourceBusy, reason)
 }

@@ -267,6 +267,9 @@ fn not_there(wanted: &str, images: &[index::Listed]) -> io::Error {
     io::Error::new(io::ErrorKind::NotFound, reason)
 }
 
+/// The maximum number of blobs that are read at the same time. Each takes a buffer and a few file descriptors.
+const MOST_WORKERS: usize = 64;
+
 /// Reads all blobs, several at the same time.
 async fn read_all(
     root: &Arc<Folder>,
@@ -291,7 +294,9 @@ async fn read_all(
             outcomes
         })
     };
-    let workers: Vec<_> = (0..workers.min(count)).map(start).collect();
+    let workers: Vec<_> = (0..workers.min(count).min(MOST_WORKERS))
+        .map(start)
+        .collect();
     let mut outcomes = Vec::with_capacity(count);
     for worker in workers {
         outcomes.extend(worker.await.map_err(panicked)?);

@@ -114,6 +114,7 @@ fn the_report_has_these_fields_and_no_others() {
                     "layers": 3,
                 }],
                 "failed": [],
+                "error": null,
                 "bytes": sizes,
                 "foreign_layers": [],
                 "fetched_blobs": 4,

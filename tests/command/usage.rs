@@ -138,6 +138,16 @@ fn wrong_usage_is_code_2() {
 }
 
 #[test]
+fn a_password_in_an_argument_is_not_repeated() {
+    let scratch = Scratch::new();
+    let run = scratch.longshore();
+    let arguments = ["pull", "http://user:sesame@a.b/c", "oci:x"];
+    let said = run.args(arguments).run().failed(2);
+    assert!(said.contains("a.b/c"), "{said}");
+    assert!(!said.contains("sesame"), "{said}");
+}
+
+#[test]
 fn help_and_version_succeed() {
     let scratch = Scratch::new();
     for args in [

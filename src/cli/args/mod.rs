@@ -72,15 +72,26 @@ fn long_help() -> String {
     format!("{EXAMPLES}\n\nEnvironment:\n{ENVIRONMENT}\n\nExit codes:\n{EXIT_CODES}")
 }
 
+/// Prints an error, or the help, and exits. An error quotes arguments, which can have passwords in URLs.
+fn exit(error: &clap::Error) -> ! {
+    let text = error.render().to_string();
+    let cleaned: Vec<String> = text.lines().map(longshore::printable).collect();
+    if !error.use_stderr() || cleaned.iter().map(String::as_str).eq(text.lines()) {
+        error.exit();
+    }
+    eprintln!("{}", cleaned.join("\n"));
+    std::process::exit(error.exit_code())
+}
+
 impl Arguments {
     /// Parses the command line. For wrong usage it exits with 2, and for `--help` with 0.
     pub(super) fn of_process() -> Self {
         let mut arguments =
-            Self::try_parse().unwrap_or_else(|error| other_tools::with_advice(error).exit());
+            Self::try_parse().unwrap_or_else(|error| exit(&other_tools::with_advice(error)));
         let applied = environment::apply(&mut arguments.command, |name| std::env::var_os(name));
         if let Err(reason) = applied {
             let wrong = Self::command().error(ErrorKind::ValueValidation, reason);
-            wrong.exit();
+            exit(&wrong);
         }
         arguments
     }

@@ -32,10 +32,15 @@ impl Destination {
         };
         let file = Builder::new()
             .prefix(".longshore-blob-")
-            // As of any new file: the umask takes from it.
+            // Those of any new file: the umask is applied to them.
             .permissions(Permissions::from_mode(0o666))
             .tempfile_in(folder);
         let file = file.map_err(|error| cant(&error))?;
+        // A file that is replaced keeps its permissions.
+        if let Ok(replaced) = fs::metadata(&real) {
+            let kept = file.as_file().set_permissions(replaced.permissions());
+            kept.map_err(|error| cant(&error))?;
+        }
         Ok(Self { file, path: real })
     }
 

@@ -7,6 +7,7 @@ mod state;
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
+use std::sync::OnceLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -17,6 +18,7 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 use self::frame::{Terminal, frame};
 use self::plain::{Lines, warning};
@@ -102,46 +104,48 @@ pub(super) struct Showing {
 }
 
 impl Showing {
-    /// Returns where to send events, and a future that ends when all of them have been shown. The future gives the record
-    /// of the events, which still needs its end.
+    /// Returns where to send events, and a future that ends when all of them have been shown.
     ///
     /// A thread of its own shows the events, and writes them and the timeline to their files. A stopped terminal or a hanging disk
     /// holds up this thread, and neither the pull nor a signal.
-    pub(super) async fn start(
-        self,
-    ) -> Result<
-        (
-            Events,
-            impl Future<Output = Result<Option<Record>, Failure>>,
-        ),
-        Failure,
-    > {
-        let record = match &self.events {
-            None => None,
-            Some(path) => {
-                let (path, images) = (path.clone(), self.images.clone());
-                let begin = move || Record::begin(&path, &images);
-                let record = spawn_blocking(begin).await;
-                Some(record.map_err(anyhow::Error::from)??)
-            }
+    pub(super) async fn start(self) -> Result<(Events, impl Future<Output = Seen>), Failure> {
+        let (path, images) = (self.events.clone(), self.images.clone());
+        let timeline = self.timeline.clone();
+        // A wrong path of the timeline must not empty the file of the events.
+        let open_files = move || -> Result<(Option<Timeline>, Option<Record>), Failure> {
+            let timeline = timeline.map(|(target, axis)| Timeline::begin(target, axis));
+            let timeline = timeline.transpose()?;
+            let record = path.map(|path| Record::begin(&path, &images)).transpose()?;
+            Ok((timeline, record))
         };
-        let timeline = match self.timeline.clone() {
-            None => None,
-            Some((target, axis)) => {
-                let begin = spawn_blocking(move || Timeline::begin(target, axis));
-                Some(begin.await.map_err(anyhow::Error::from)??)
-            }
-        };
+        let opened = spawn_blocking(open_files).await;
+        let (timeline, record) = opened.map_err(anyhow::Error::from)??;
         let (events, stream) = Events::channel();
         let runtime = Handle::current();
         let (ended, end) = oneshot::channel();
-        thread::Builder::new()
-            .name("longshore-progress".into())
-            // The receiver is gone if the command is ending.
-            .spawn(move || drop(ended.send(self.show_all(&runtime, stream, record, timeline))))?;
+        let guard = ENDED
+            .get_or_init(CancellationToken::new)
+            .clone()
+            .drop_guard();
+        let show = move || {
+            let _guard = guard;
+            let seen = self.show_all(&runtime, stream, record, timeline);
+            // The receiver is gone if a signal has ended the command.
+            if let Err(Seen {
+                record: Some(record),
+                ..
+            }) = ended.send(seen)
+            {
+                let interrupted = Failure::from(anyhow::anyhow!("interrupted"));
+                let _ = record.end(Some(&interrupted));
+            }
+        };
+        let thread = thread::Builder::new().name("longshore-progress".into());
+        thread.spawn(show)?;
         // The sender is dropped without a message only if the thread panicked.
-        let showing = async { end.await.unwrap_or(Ok(None)) };
-        Ok((events, showing))
+        let panicked = || anyhow::anyhow!("the thread that shows the progress has ended").into();
+        let seen = async move { end.await.unwrap_or_else(|_| Seen::failed(panicked())) };
+        Ok((events, seen))
     }
 
     fn show_all(
@@ -150,33 +154,61 @@ impl Showing {
         mut stream: EventStream,
         mut record: Option<Record>,
         mut timeline: Option<Timeline>,
-    ) -> Result<Option<Record>, Failure> {
+    ) -> Seen {
         let mut display = Display::new(&self);
-        let mut written = Ok(());
+        let mut failures = Vec::new();
         display.tick();
         loop {
             let next = runtime.block_on(async { timeout(TICK, stream.recv()).await });
-            match next {
+            let written = match next {
                 Ok(None) => break,
                 Ok(Some(event)) => {
-                    // After a write error, events are still shown.
-                    if written.is_ok()
-                        && let Some(record) = &mut record
-                    {
-                        written = record.take(&event);
-                    }
                     if let Some(timeline) = &mut timeline {
                         timeline.take(&event);
                     }
                     display.take(&event);
+                    record.as_mut().map(|record| record.take(&event))
                 }
-                Err(_) => {}
+                Err(_) => record.as_mut().map(Record::flush),
+            };
+            // After a write error, events are still shown.
+            if let Some(Err(failure)) = written {
+                failures.push(failure);
+                record = None;
             }
             display.tick();
         }
         display.end();
         let drawn = timeline.map_or(Ok(()), Timeline::finish);
-        written.and(drawn).map(|()| record)
+        failures.extend(drawn.err());
+        Seen { record, failures }
+    }
+}
+
+/// Cancelled when the thread that shows the progress has ended. Not set if it was not started.
+static ENDED: OnceLock<CancellationToken> = OnceLock::new();
+
+/// Waits until the thread that shows the progress has ended, and its files are complete.
+pub(super) async fn ended() {
+    if let Some(ended) = ENDED.get() {
+        ended.cancelled().await;
+    }
+}
+
+/// What is left of a pull that was shown.
+pub(super) struct Seen {
+    /// The record of the events, which still needs its end.
+    pub(super) record: Option<Record>,
+    /// What could not be written.
+    pub(super) failures: Vec<Failure>,
+}
+
+impl Seen {
+    fn failed(failure: Failure) -> Self {
+        Self {
+            record: None,
+            failures: vec![failure],
+        }
     }
 }
 
@@ -188,7 +220,8 @@ struct Display {
     progress: Progress,
     lines: Lines,
     thinner: Thinner,
-    next_picture: Duration,
+    /// When the clock is looked at next.
+    next_look: Duration,
 }
 
 impl Display {
@@ -212,7 +245,7 @@ impl Display {
             progress: Progress::of(images.len()),
             lines: Lines::new(*verbose, *retries),
             thinner: Thinner::default(),
-            next_picture: Duration::ZERO,
+            next_look: Duration::ZERO,
         }
     }
 
@@ -234,14 +267,14 @@ impl Display {
         self.progress.sample(now);
         match self.shown {
             Shown::Nothing | Shown::Json => {}
-            Shown::Lines => self
-                .lines
-                .due(&self.progress, now)
-                .into_iter()
-                .for_each(say),
-            Shown::Picture if now < self.next_picture => {}
+            Shown::Picture | Shown::Lines if now < self.next_look => {}
+            Shown::Lines => {
+                self.next_look = now + TICK;
+                let due = self.lines.due(&self.progress, now);
+                due.into_iter().for_each(say);
+            }
             Shown::Picture => {
-                self.next_picture = now + TICK;
+                self.next_look = now + TICK;
                 let size = terminal_size_of(std::io::stderr());
                 let (Width(columns), Height(rows)) = size.unwrap_or((Width(80), Height(24)));
                 let terminal = Terminal {

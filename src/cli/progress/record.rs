@@ -99,6 +99,11 @@ impl Record {
             error: error.map(ToString::to_string),
         };
         self.write(&ended)?;
+        self.flush()
+    }
+
+    /// Writes what is buffered, so that readers of the file see it.
+    pub(super) fn flush(&mut self) -> Result<(), Failure> {
         let flushed = self.to.flush();
         self.checked(flushed)
     }

@@ -91,7 +91,11 @@ impl Progress {
                 self.retries += 1;
                 self.stop(&blob.digest);
             }
-            EventKind::BlobFailed { blob, .. } => self.stop(&blob.digest),
+            EventKind::BlobFailed { blob, .. } => {
+                self.stop(&blob.digest);
+                self.blobs = self.blobs.saturating_sub(1);
+                self.total_bytes = self.total_bytes.saturating_sub(blob.size);
+            }
             _ => {}
         }
     }
@@ -102,6 +106,8 @@ impl Progress {
     }
 
     pub(super) fn start(&mut self, now: Duration, blob: Blob) {
+        // A blob that one image could not give is fetched for another one.
+        self.stop(&blob.digest);
         self.running.push(Running {
             blob,
             read: 0,

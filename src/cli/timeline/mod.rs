@@ -18,11 +18,9 @@ mod svg;
 mod text;
 mod throughput;
 
-use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use longshore::{BlobRef, DocumentKind, Event, EventKind, printable};
-use tokio_util::sync::{CancellationToken, DropGuard};
 
 pub(crate) use self::file::Target;
 
@@ -35,16 +33,6 @@ use self::svg::Svg;
 use super::failure::Failure;
 use super::format::json_line;
 
-/// Cancelled when the picture is in its file, or can't be. Not set if there is none to be written.
-static DRAWN: OnceLock<CancellationToken> = OnceLock::new();
-
-/// Waits until the picture is in its file, or can't be.
-pub(super) async fn drawn() {
-    if let Some(drawn) = DRAWN.get() {
-        drawn.cancelled().await;
-    }
-}
-
 /// A picture that is being made.
 pub(super) struct Timeline {
     target: Target,
@@ -52,7 +40,6 @@ pub(super) struct Timeline {
     axis: Duration,
     model: Model,
     started: Instant,
-    _drawn: DropGuard,
 }
 
 impl Timeline {
@@ -63,13 +50,11 @@ impl Timeline {
     /// [`Failure::Usage`] if the file can't be written.
     pub(super) fn begin(target: Target, axis: Duration) -> Result<Self, Failure> {
         target.check()?;
-        let drawn = DRAWN.get_or_init(CancellationToken::new);
         Ok(Self {
             target,
             axis,
             model: Model::new(),
             started: Instant::now(),
-            _drawn: drawn.clone().drop_guard(),
         })
     }
 

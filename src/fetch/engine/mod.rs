@@ -239,7 +239,7 @@ impl Engine {
     fn adopt(&mut self, number: usize, image: &Image, others: &[ImageId]) -> ImageId {
         let known = self.images.iter_mut().find(|(id, entry)| {
             let known = entry.known.as_ref();
-            !others.contains(id) && known.is_some_and(|known| Arc::ptr_eq(known, &image.same))
+            known.is_some_and(|known| Arc::ptr_eq(known, &image.same)) && !others.contains(id)
         });
         let known = known.map(|(id, entry)| {
             entry.number = number;

@@ -155,10 +155,13 @@ impl Checker {
         })
     }
 
-    /// Whether a blob has the digest of its name, whatever its size.
-    pub(super) fn has_digest(&mut self, digest: &Digest) -> bool {
-        let opened = open(&self.root, digest, None);
-        opened.is_ok_and(|mut opened| self.hash(&mut opened).is_ok())
+    /// Whether a blob has the digest of its name, whatever its size. `None` if it can't be read.
+    pub(super) fn has_digest(&mut self, digest: &Digest) -> Option<bool> {
+        let mut opened = open(&self.root, digest, None).ok()?;
+        match self.hash(&mut opened) {
+            Ok(()) => Some(true),
+            Err(bad) => matches!(bad.damage, Damage::Corrupt { .. }).then_some(false),
+        }
     }
 
     fn hash(&mut self, opened: &mut Opened) -> Result<(), Bad> {

@@ -25,8 +25,8 @@ pub(super) fn of(root: &Folder, found: Vec<DamagedBlob>) -> io::Result<Vec<Damag
             seen: HashSet::new(),
         };
         reach::follow(&mut naming, &image.descriptor)?;
-        for (key, images) in &mut named {
-            if naming.seen.contains(key) {
+        for key in &naming.seen {
+            if let Some(images) = named.get_mut(key) {
                 images.push(image.shown().to_owned());
             }
         }

@@ -1,10 +1,11 @@
 //! Removes damaged blobs, so that the next pull fetches them.
 
+use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use oci_spec::image::Digest;
+use oci_spec::image::{Digest, DigestAlgorithm};
 use tokio_util::sync::CancellationToken;
 
 use super::super::folder::{Folder, Identity};
@@ -82,14 +83,16 @@ impl Candidate {
         })
     }
 
-    /// Whether the file is damaged. If a file of another size has the right digest, its descriptor is wrong.
+    /// Whether the file is damaged. If a file of another size has the right digest, its descriptor is wrong. A file that
+    /// can't be read now may be right.
     fn is_damaged(&self, checker: &mut Checker) -> bool {
-        !self.has_other_size || !checker.has_digest(&self.digest)
+        !self.has_other_size || checker.has_digest(&self.digest) == Some(false)
     }
 }
 
 fn remove(root: &Folder, candidates: &[Candidate]) -> io::Result<Vec<Digest>> {
     let mut removed = Vec::new();
+    let mut changed: HashMap<DigestAlgorithm, Folder> = HashMap::new();
     for Candidate {
         digest, identity, ..
     } in candidates
@@ -100,9 +103,11 @@ fn remove(root: &Folder, candidates: &[Candidate]) -> io::Result<Vec<Digest>> {
         let name = digest.digest();
         if folder.identity_of(name)?.as_ref() == Some(identity) {
             folder.remove_file(name)?;
-            folder.sync()?;
             removed.push(digest.clone());
+            changed.insert(digest.algorithm().clone(), folder);
         }
     }
+    // Once for each folder, because pulls wait for the lock that is held here.
+    changed.values().try_for_each(Folder::sync)?;
     Ok(removed)
 }
