@@ -107,7 +107,7 @@ pub enum Error {
     #[error("the proxy broke the protocol")]
     Protocol(#[source] Violation),
 
-    /// The proxy's process ended by itself.
+    /// The proxy's process ended before this library asked it to, or its exit status reports a failure.
     #[error(transparent)]
     ProxyExited(Arc<ChildExit>),
 
@@ -123,7 +123,7 @@ pub enum Error {
     /// The runtime in which the proxy was made does not run, so no call is answered. A runtime of one thread runs only
     /// while some thread is in its `block_on`. Make the proxy, and open the image, in the runtime that uses them.
     #[error(
-        "the tokio runtime that the proxy was made in does not run: use it there, or make it here"
+        "the proxy was made in a tokio runtime that does not run: use the proxy in that runtime, or make the proxy in this one"
     )]
     RuntimeIdle,
 
@@ -267,10 +267,10 @@ impl Error {
         Self::Image(printable(reason.as_ref()))
     }
 
-    /// Makes an [`Error::Handler`] of the error of a handler or sink. If that error is an error of this library, or
-    /// has one as its cause, the library's error is returned instead. A cause can be inside an [`io::Error`] of a
-    /// reader, or under a context. An `anyhow::Error` without a context hides the library's error; use
-    /// `error.downcast()` there.
+    /// Makes an [`Error::Handler`] of the error of a handler or sink. If that error is an error of this library, or has
+    /// one as its cause, the library's error is returned instead. The cause is also found inside an [`io::Error`], and
+    /// under a context that `anyhow` added. It is not found in an `anyhow::Error` without a context. Use
+    /// `error.downcast::<longshore::Error>().unwrap_or_else(longshore::Error::handler)` for such errors.
     pub fn handler(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         let error = error.into();
         let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&*error);
@@ -335,7 +335,8 @@ impl Error {
     }
 
     /// Whether the same call may succeed later, on another proxy if this one is gone. For a refusal, this is
-    /// [`Refusal::is_transient`], which is meant for images at a registry.
+    /// [`Refusal::is_transient`], which assumes an image at a registry. If the image is elsewhere, such as in a folder,
+    /// a retry after a refusal rarely helps.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self {

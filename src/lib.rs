@@ -23,7 +23,7 @@
 //! | pull an image into an OCI layout | [`Fetcher::pull`] and [`OciLayout`] |
 //! | pull an image to another place | [`Fetcher::pull`] and a [`Sink`] of my own |
 //! | pull many images, each of which may fail | [`Fetcher::pull_many`] |
-//! | find damage in a layout, or remove what no image of it names | [`OciLayout::verify`], [`OciLayout::prune`] |
+//! | find damaged blobs in a layout, or remove the blobs that no image in the layout needs | [`OciLayout::verify`], [`OciLayout::prune`] |
 //! | do something with each layer | [`Fetcher::for_each_layer`] |
 //! | do something with the layers that I do not have | [`Fetcher::for_each_of`] |
 //! | read layers decompressed | [`Fetcher::for_each_layer_uncompressed`](Fetcher#method.for_each_layer_uncompressed) |
@@ -43,10 +43,11 @@
 //!   In addition, each proxy has one thread, which starts and reaps the process.
 //! - A proxy belongs to the runtime in which it was made. If it is used in another runtime while its own does not run,
 //!   it fails with [`Error::RuntimeIdle`] after some seconds. A [`Fetcher`] then continues with new proxies.
-//! - Dropping a future cancels its work. *Cancel safety* at each method says what that means on the wire.
+//! - Dropping a future cancels its work. The section *Cancel safety* of each method says what the cancellation does.
 //! - Every wait has a limit by default. [`ConnectionOptions`] has the timeouts and the lowest rate of a blob, and
 //!   [`RetryPolicy::deadline`] limits a whole call.
-//! - A child process is killed when this process exits, and shut down when its last handle is dropped.
+//! - A skopeo process is killed when this process exits. It is shut down when everything that uses it is dropped: the
+//!   clones of its [`ImageProxy`] and their blobs, or the [`Image`]s and calls of a [`Fetcher`].
 //! - `tracing` spans and events report the progress, without secrets.
 //!
 //! The crate needs Linux 5.4 or later (for pidfds that can be waited for). It speaks versions 0.2.3 (skopeo 1.6) to
@@ -56,7 +57,7 @@
 //!
 //! | feature | contents |
 //! | --- | --- |
-//! | `decompress` | `Fetcher::for_each_layer_uncompressed` |
+//! | `decompress` | the methods with `uncompressed` in their names, `UncompressedReader`, and `VerifyOptions::diff_ids` |
 //! | `cli` | the dependencies of the `longshore` command |
 //!
 //! Both features are on by default, for `cargo install`. A program that embeds this crate sets

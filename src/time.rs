@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 /// The longest wait, about 30 years. Every clock can represent a moment that far away.
 const FAR: Duration = Duration::from_secs(86_400 * 365 * 30);
 
-/// The delay of a timer from which on this process must have been stopped meanwhile (by Ctrl-Z, a debugger, a paused
+/// The delay of a timer from which on this process must have been stopped in between (by Ctrl-Z, a debugger, a paused
 /// container) or had no processor. The other side may have been stopped as well.
 const LATE: Duration = Duration::from_secs(1);
 

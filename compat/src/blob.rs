@@ -74,7 +74,7 @@ impl Reader {
         }
     }
 
-    /// The blob failed: the driver tells it, and the reader ends.
+    /// Records that the blob failed: the driver returns the error, and the reader ends.
     fn fail(&mut self, error: io::Error) {
         self.blob = None;
         let error = error.downcast().unwrap_or_else(longshore::Error::handler);

@@ -161,7 +161,8 @@ impl Error {
 }
 
 impl GetBlobError {
-    /// What the proxy reported about a blob. `Ok` if it only noticed that nobody reads any more.
+    /// Returns the error that the proxy reported about a blob. `Ok` if the proxy only noticed that nobody reads the
+    /// blob any more.
     pub(crate) fn of(error: &longshore::Error) -> std::result::Result<(), Self> {
         match error {
             longshore::Error::Blob { source, .. } => match source {

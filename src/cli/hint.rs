@@ -1,4 +1,4 @@
-//! What to do about an error. Pure.
+//! The advice for an error: what to do about it. Pure.
 
 use std::io;
 

@@ -1,4 +1,4 @@
-//! What came of a pull, and how it is told.
+//! The outcome of a pull, and how it is printed.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -15,7 +15,7 @@ use super::report::{FailedReport, ImageReport, Report};
 use super::say::print;
 use super::warnings;
 
-/// What came of a pull of one image or of many.
+/// The outcome of a pull of one image or of many.
 #[derive(Debug, Default)]
 pub(super) struct Outcome {
     pub(super) pulled: Pulled,
@@ -65,7 +65,7 @@ impl Outcome {
     }
 }
 
-/// Where images go, and how they are told of.
+/// The destination of the images, and how the outcome is printed.
 #[derive(Debug)]
 pub(super) struct Output {
     pub(super) destination: Destination,

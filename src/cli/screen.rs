@@ -3,7 +3,7 @@
 
 use unicode_width::UnicodeWidthStr;
 
-/// What is drawn below the lines that stay.
+/// The picture that is drawn below the lines that stay.
 #[derive(Debug, Default)]
 pub(super) struct Screen {
     lines: Vec<String>,
@@ -11,7 +11,8 @@ pub(super) struct Screen {
 }
 
 impl Screen {
-    /// Returns what erases the picture on a terminal of this size. The cursor is then where the picture began.
+    /// Returns the control characters that erase the picture on a terminal of this size. The cursor is then where the
+    /// picture began.
     ///
     /// A terminal that has become narrower has broken its long lines, so that they take more rows than before.
     pub(super) fn erase(&mut self, columns: usize, rows: usize) -> String {
@@ -30,7 +31,7 @@ impl Screen {
         format!("\r\x1b[2K{}", "\x1b[A\x1b[2K".repeat(up))
     }
 
-    /// Returns what draws these lines. The picture that was there must have been erased.
+    /// Returns the text that draws these lines. The picture that was there must have been erased.
     pub(super) fn draw(&mut self, lines: Vec<String>) -> String {
         self.set(lines);
         self.redraw()
@@ -41,7 +42,7 @@ impl Screen {
         self.lines = lines;
     }
 
-    /// Returns what draws the last picture.
+    /// Returns the text that draws the last picture.
     pub(super) fn redraw(&mut self) -> String {
         self.is_drawn = !self.lines.is_empty();
         self.lines.iter().flat_map(|line| [line, "\n"]).collect()

@@ -172,7 +172,7 @@ fn kind(damage: &Damage) -> &'static str {
     }
 }
 
-/// What is wrong, with its causes.
+/// Returns the damage with its causes, for people.
 fn whole(damage: &Damage) -> String {
     printable(&format!("{:#}", anyhow::Error::from(damage.clone())))
 }

@@ -19,9 +19,9 @@ use zeroize::Zeroizing;
 use crate::drain::bounded;
 use crate::error::{ConfigError, Error, Result};
 
-/// The lowest descriptor numbers that are passed to the child besides stdin, stdout and stderr. The first one leaves room
-/// for descriptors that a command of the caller passes to skopeo itself. The second one is for a process that may not have
-/// so many, and is above stderr even if this process runs with the first three closed.
+/// The lowest descriptor numbers that are passed to the child besides stdin, stdout and stderr. The first one leaves
+/// room for descriptors that a command of the caller passes to skopeo itself. The second one is for a process whose
+/// limit of open files is lower, and is above stderr even if this process runs with the first three closed.
 const FIRST_PASSED_FDS: [i32; 2] = [100, 10];
 
 /// The maximum size of an auth file that is read from a file or a pipe, in bytes.
@@ -43,11 +43,10 @@ impl From<&str> for Secret {
     }
 }
 
-/// The content of an auth file (`man containers-auth.json`), from memory or from an open file or pipe. The
-/// child gets it as a sealed memory file. Programs that the child starts, such as a credential helper,
-/// inherit that file.
+/// The content of an auth file (`man containers-auth.json`), from memory or from an open file or pipe. skopeo gets the
+/// content as a sealed memory file. Programs that skopeo starts, such as a credential helper, inherit that file.
 ///
-/// Clones have the same content. A file or pipe is read once, when the first of them is used.
+/// Clones have the same content. A file or pipe is read once, when the first clone is used.
 #[derive(Debug, Clone)]
 pub struct AuthData(AuthSource);
 
@@ -110,8 +109,8 @@ impl From<OwnedFd> for AuthData {
     }
 }
 
-/// Credentials for one registry. The child gets them in a sealed auth file that exists only in memory. They
-/// are not sent to any other registry, such as a mirror.
+/// Credentials for one registry. skopeo gets them in a sealed auth file that exists only in memory. They are not sent
+/// to any other registry, such as a mirror.
 ///
 /// Ready-made *bearer* tokens are not supported, because skopeo accepts one only on its command line, where
 /// every user of the machine can read it.

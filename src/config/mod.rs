@@ -40,16 +40,16 @@ pub const DEFAULT_CALL_TIMEOUT: Duration = Duration::from_secs(300);
 /// The default of [`ConnectionOptions::shutdown_timeout`].
 pub const DEFAULT_SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The default of [`ConnectionOptions::max_document_bytes`]. skopeo accepts manifests and configs of the same
-/// size (containers/image, `iolimits.MaxManifestBodySize` and `MaxConfigBodySize`), and registries are asked
-/// to (OCI distribution-spec, "Pushing Manifests").
+/// The default of [`ConnectionOptions::max_document_bytes`]. skopeo accepts manifests and configs of the same size
+/// (containers/image, `iolimits.MaxManifestBodySize` and `MaxConfigBodySize`), and the OCI distribution-spec ("Pushing
+/// Manifests") asks registries to accept manifests of this size.
 pub const DEFAULT_MAX_DOCUMENT_BYTES: u64 = 4 * 1024 * 1024;
 
 /// The limits of a connection to a proxy: timeouts, the lowest rate, and the size of documents.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct ConnectionOptions {
-    /// How long no byte of a blob may arrive while a caller waits to read. The blob then fails as
+    /// The longest time for which a caller waits for the next byte of a blob. After this time, the blob fails as
     /// [stalled](crate::BlobError::Stalled). The default is 60 s. `None` or zero means no limit.
     pub stall_timeout: Option<Duration>,
 
@@ -71,8 +71,9 @@ pub struct ConnectionOptions {
     /// proxy may then take to exit. After that, it gets `SIGTERM` and, 2 s later, `SIGKILL`. The default is
     /// 5 s.
     ///
-    /// The proxies that a [`Fetcher`](crate::Fetcher) adds to the one that opened an image at a registry get
-    /// at most 100 ms, unless the policy [may make them run gpg](crate::ImageProxyConfig::may_ask_gpg).
+    /// If the image is at a registry, this timeout is at most 100 ms for the proxies that a [`Fetcher`](crate::Fetcher)
+    /// starts in addition to the one that opened the image, unless the policy [may make them run
+    /// gpg](crate::ImageProxyConfig::may_ask_gpg).
     pub shutdown_timeout: Duration,
 
     /// The maximum size of a manifest, index, image config or layer info, in bytes. A larger one fails as
@@ -155,8 +156,8 @@ macro_rules! setters {
     };
 }
 
-/// The configuration of a proxy: how skopeo is started. A field that the crate containers-image-proxy also has, has
-/// the same name here. Methods with the names of the fields set them in a chain:
+/// The configuration of a proxy: how skopeo is started. Fields that also exist in the crate containers-image-proxy have
+/// the same names here. Methods with the names of the fields set them in a chain:
 ///
 /// ```
 /// use longshore::ImageProxyConfig;
@@ -185,14 +186,14 @@ pub struct ImageProxyConfig {
     /// The keys for encrypted layers, passed as `--decryption-key`. No released skopeo (up to 1.22) accepts this
     /// option for the proxy. Startup then fails with skopeo's message.
     pub decryption_keys: Option<Vec<String>>,
-    /// Whether any certificate is accepted, and plain HTTP. `Some(false)` and `None` leave the decision to
+    /// Whether invalid certificates and plain HTTP are accepted. `Some(false)` and `None` leave the decision to
     /// registries.conf, which can declare a registry `insecure`.
     pub insecure_skip_tls_verification: Option<bool>,
     /// Whether HTTPS with a valid certificate is required, even if registries.conf says `insecure`.
     pub require_tls_verification: bool,
-    /// The path of a signature policy file, as in `skopeo --policy`. A skopeo before 1.13 (protocol 0.2.6)
-    /// checks no policy, so this option is an error there. The system's policy is then ignored with a warning
-    /// in the log, unless [`require_policy`](Self#structfield.require_policy) is set.
+    /// The path of a signature policy file, as in `skopeo --policy`. A skopeo before 1.13 (protocol 0.2.6) checks no
+    /// policy, so this option is an error with such a skopeo. If the option is `None`, such a skopeo ignores the
+    /// system's policy, and a warning is logged, unless [`require_policy`](Self#structfield.require_policy) is set.
     pub policy: Option<PathBuf>,
     /// Whether the proxy must check the signature policy, even if it is the system's. A skopeo before 1.13
     /// (protocol 0.2.6) is then an error.

@@ -12,9 +12,10 @@ use super::ImageProxyConfig;
 const SYSTEM: &str = "/etc/containers/policy.json";
 
 impl ImageProxyConfig {
-    /// Returns whether the signature policy has gpg keys. containers-policy.json(5) describes where the policy is.
-    /// With gpg keys, skopeo has a temporary folder while it opens an image, so skopeo should not be killed at
-    /// that time.
+    /// Returns whether the signature policy has gpg keys. containers-policy.json(5) describes where the policy is. With
+    /// gpg keys, skopeo has a temporary folder while it opens an image, and leaves that folder behind if it is killed
+    /// at that time. Then keep the [`shutdown_timeout`](crate::ConnectionOptions::shutdown_timeout) so long that skopeo
+    /// can remove the folder.
     ///
     /// This function blocks: it reads the policy. A policy that is not a regular file can be read only once. The
     /// result is then `true`, and the policy is not read.

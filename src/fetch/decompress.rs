@@ -104,7 +104,7 @@ impl LayerReader {
     ///
     /// # Cancel safety
     ///
-    /// Dropped early, the future has the effect of dropping the reader.
+    /// Dropping the future early has the same effect as dropping the reader.
     pub async fn uncompressed(
         self,
         layer: &Layer,

@@ -87,12 +87,12 @@ pub(crate) fn index(raw: &[u8]) -> Result<Option<Vec<Entry>>> {
     Ok(entries.map(|entries| entries.into_iter().map(entry).collect()))
 }
 
-/// The entries of an index with their platforms; `None` if it is no index. An entry has no platform if it does not name
-/// one operating system and one architecture.
+/// Parses an index, and returns its entries with their platforms. `None` if the document is no index. An entry has no
+/// platform if it does not name one operating system and one architecture.
 ///
 /// # Errors
 ///
-/// As [`manifest`].
+/// The errors of [`manifest`].
 pub(crate) fn descriptors(raw: &[u8]) -> Result<Option<Vec<Descriptor>>> {
     let node = parse(raw, "index")?;
     let part = Part {
@@ -122,23 +122,23 @@ pub(crate) fn descriptors(raw: &[u8]) -> Result<Option<Vec<Descriptor>>> {
         .map(Some)
 }
 
-/// A descriptor, such as an entry of an index. `what` is what errors call the document.
+/// Parses a descriptor, such as an entry of an index. `what` is the name of the document in errors.
 ///
 /// # Errors
 ///
-/// As [`manifest`].
+/// The errors of [`manifest`].
 pub(crate) fn descriptor(raw: &[u8], what: &'static str) -> Result<Descriptor> {
     let node = parse(raw, what)?;
     let part = Part { what, node: &node };
     serde_json::from_value(part.descriptor()?).map_err(Error::decode(what))
 }
 
-/// The descriptor of the document that this one refers to (image-spec, `manifest.md`, `subject`). `None` if
+/// Returns the descriptor of the document that this one refers to (image-spec, `manifest.md`, `subject`). `None` if
 /// there is none.
 ///
 /// # Errors
 ///
-/// As [`manifest`].
+/// The errors of [`manifest`].
 pub(crate) fn subject(raw: &[u8]) -> Result<Option<Descriptor>> {
     const WHAT: &str = "manifest";
     let node = parse(raw, WHAT)?;

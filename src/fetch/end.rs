@@ -60,7 +60,7 @@ impl Over {
     }
 }
 
-/// What a handler at work holds, so that its owner can wait until none is at work.
+/// A token that each handler at work holds, so that the owner of the handlers can wait until none is at work.
 #[derive(Debug, Clone)]
 pub(super) struct AtWork {
     _held: mpsc::Sender<Infallible>,

@@ -14,9 +14,8 @@ use crate::error::Error;
 
 /// Something that happened during a fetch.
 ///
-/// Serialised, an event is one flat object: `at_ms`, `event` (the name of the kind), and the fields of the
-/// kind. Times are whole
-/// milliseconds.
+/// An event is serialised as one flat object: `at_ms`, `event` (the name of the kind), and the fields of the kind.
+/// Times are whole milliseconds.
 #[derive(Debug, Clone, Serialize)]
 #[non_exhaustive]
 pub struct Event {
@@ -113,7 +112,7 @@ pub enum EventKind {
         /// The reason why the proxy ended. `None` if it was no longer needed.
         reason: Option<String>,
     },
-    /// A proxy is asked to open an image, or for its config. Each proxy opens an image for itself.
+    /// A proxy is asked to open an image, or to fetch the config of an image. Each proxy opens an image for itself.
     #[non_exhaustive]
     DocumentRequested {
         /// The number of the image, zero-based.
@@ -125,8 +124,8 @@ pub enum EventKind {
         /// The number of the proxy.
         proxy: usize,
     },
-    /// A proxy has opened an image or fetched its config, or has failed to. Unless the proxy ends first,
-    /// each [`DocumentRequested`](Self::DocumentRequested) is followed by such an event.
+    /// A proxy has opened an image or fetched the config of an image, or has failed to do so. Unless the proxy ends
+    /// first, each [`DocumentRequested`](Self::DocumentRequested) is followed by such an event.
     #[non_exhaustive]
     DocumentAnswered {
         /// The number of the image.
@@ -135,7 +134,7 @@ pub enum EventKind {
         document: DocumentKind,
         /// The number of the proxy.
         proxy: usize,
-        /// The reason of the failure, if it failed.
+        /// The reason of the failure. `None` if the proxy returned the document.
         error: Option<String>,
     },
     /// The sink already has this blob.
@@ -145,7 +144,7 @@ pub enum EventKind {
         #[serde(flatten)]
         blob: BlobRef,
     },
-    /// A proxy is asked for a blob. If it does not fail, [`BlobOpened`](Self::BlobOpened) follows.
+    /// A proxy is asked for a blob. If the request succeeds, [`BlobOpened`](Self::BlobOpened) follows.
     #[non_exhaustive]
     BlobRequested {
         /// The blob.
@@ -245,13 +244,14 @@ const COUNTS: usize = 4096;
 
 /// The sending side of the events of one pull. The events go into an [`EventStream`], or nowhere.
 ///
-/// A reader that is slow, or reads nothing, does not hold up the pull. Events wait in memory until they are
-/// read, about 500 bytes each: about five for each blob, two for each document, one or two for each retry, and at most 4,096 byte counts
-/// ([`EventKind::BlobBytes`]). Further byte counts are left out. Nothing is kept once the stream is dropped.
+/// A reader that is slow, or reads nothing, does not hold up the pull. Events wait in memory until they are read, about
+/// 500 bytes each. There are about five events for each blob, two for each document, one or two for each retry, and at
+/// most 4,096 byte counts ([`EventKind::BlobBytes`]). Further byte counts are left out. Nothing is kept once the stream
+/// is dropped.
 ///
-/// The events end when the call that fetches the layers ends. They end earlier with the first call of the
-/// [`Fetcher`](crate::Fetcher) that fails or is dropped early, or with the fetcher. For another pull, make
-/// another pair.
+/// The events end when the call that fetches the layers ends. They end earlier if a call of the
+/// [`Fetcher`](crate::Fetcher) fails or is dropped early, or if the fetcher and its images are dropped. For another
+/// pull, call [`channel`](Self::channel) again.
 ///
 /// ```no_run
 /// # async fn example() -> longshore::Result<()> {
@@ -300,8 +300,8 @@ impl Events {
         Self(None)
     }
 
-    /// Makes a new pair: the sending side of the events, and the stream. The time of the events is counted from
-    /// this call.
+    /// Makes the sending side of the events of one pull, and the stream that receives them. The time of the events is
+    /// counted from this call.
     #[must_use]
     pub fn channel() -> (Self, EventStream) {
         let (sender, receiver) = mpsc::unbounded_channel();

@@ -14,8 +14,9 @@ use crate::error::{Error, Result};
 use crate::proxy::{ImageProxy, OpenedImage};
 use crate::reference::Place;
 
-/// An open image. The proxy that opened it runs as long as the image lives. Further proxies that fetch layers of a
-/// registry's image open it by the same reference. Layers are fetched by digest, so the tag may move meanwhile.
+/// An open image. The proxy that opened it runs as long as the image lives. Other proxies that fetch layers of a
+/// registry's image open it by the same reference. If the tag was moved to another image in between, this does no harm,
+/// because layers are fetched by digest.
 #[derive(Debug, Clone)]
 pub struct Image {
     pub(super) same: Arc<SameImage>,
@@ -93,8 +94,9 @@ impl Image {
         self.proxy().protocol_version()
     }
 
-    /// Whether the proxy that opened the image has checked the signature policy. Proxies do so from protocol 0.2.6
-    /// on (skopeo 1.13).
+    /// Whether the proxy that opened the image is new enough to check the signature policy (protocol 0.2.6, skopeo
+    /// 1.13). With [`insecure_policy`](crate::ImageProxyConfig#structfield.insecure_policy), such a proxy accepts every
+    /// image all the same.
     #[must_use]
     pub fn policy_checked(&self) -> bool {
         self.proxy().checks_policy()

@@ -55,7 +55,8 @@ impl Index {
     }
 }
 
-/// An index as it is to be stored, with its images.
+/// An index as it is to be stored. Its images are not part of it: [`Sink::commit_index`](crate::Sink::commit_index)
+/// gets them as another argument.
 #[derive(Debug, Clone)]
 pub struct IndexContent {
     reference: String,

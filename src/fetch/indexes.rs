@@ -96,7 +96,7 @@ impl Indexes {
     ///
     /// # Cancel safety
     ///
-    /// Dropped early, no result is lost.
+    /// If the future is dropped early, no result is lost.
     pub(super) async fn next(&mut self) -> Option<Result<Asked>> {
         let asked = self.asking.join_next().await?;
         match &asked {

@@ -42,7 +42,8 @@ pub struct PulledImages {
     /// The images as they are in the sink: one, or all images of an index. An error if one of them could not
     /// be pulled.
     pub images: Result<Vec<Arc<ImageContent>>>,
-    /// The index as it is in the sink, if all of its images were asked for.
+    /// The index as it is in the sink. `None` if the request was not for [`Platforms::All`], if its reference names a
+    /// single image, or if it failed.
     pub index: Option<IndexContent>,
     /// The foreign layers of the images. They were not fetched ([`Pulled::foreign_layers`]).
     pub foreign_layers: Vec<Descriptor>,
@@ -104,7 +105,7 @@ impl PullMany {
     ///
     /// # Cancel safety
     ///
-    /// Dropped early, the pull is stopped.
+    /// If the future is dropped early, the pull is stopped.
     pub async fn finish(mut self) -> Result<Pulled> {
         while self.done.recv().await.is_some() {}
         match &mut self.task {

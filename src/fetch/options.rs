@@ -10,9 +10,9 @@ use crate::reference::Place;
 /// layout, it also needs half a megabyte of buffers.
 pub const DEFAULT_WORKERS: NonZeroUsize = NonZeroUsize::new(32).expect("not zero");
 
-/// The default of [`FetchOptions::proxies_per_host`]. Some registries throttle clients that send more than a
-/// few dozen requests per second. A proxy sends one request at a time, so 16 proxies send at most 530
-/// requests per second at a distance of 30 ms. More proxies were hardly faster (docs/decisions.md).
+/// The default of [`FetchOptions::proxies_per_host`]. Some registries throttle clients that send more than a few dozen
+/// requests per second. A proxy sends one request at a time, so 16 proxies send at most 530 requests per second to a
+/// registry that answers each request after 30 ms. More proxies were hardly faster (docs/decisions.md).
 pub const DEFAULT_PROXIES_PER_HOST: NonZeroUsize = NonZeroUsize::new(16).expect("not zero");
 
 /// The default of [`FetchOptions::max_expansion`]. gzip can't expand more.
@@ -37,8 +37,8 @@ pub enum Proxies {
     /// or handlers are slow.
     #[default]
     Auto,
-    /// This number of proxies, if there are as many blobs.
-    /// [`proxies_per_host`](FetchOptions::proxies_per_host) does not apply.
+    /// This number of proxies, or fewer if there are fewer blobs. [`proxies_per_host`](FetchOptions::proxies_per_host)
+    /// does not apply.
     Fixed(NonZeroUsize),
     /// As many proxies as make the pull faster, within these bounds, and not more than workers, unless `min` is
     /// higher. [`proxies_per_host`](FetchOptions::proxies_per_host) does not apply.
@@ -78,12 +78,12 @@ impl FromStr for Proxies {
 pub struct FetchOptions {
     /// The number of proxies. The default is [`Proxies::Auto`].
     pub proxies: Proxies,
-    /// The maximum number of proxies that [`Proxies::Auto`] starts for one registry host in one pull. The
-    /// default is 16. Pulls that run at the same time count separately.
+    /// The maximum number of proxies that [`Proxies::Auto`] starts for one registry host in one pull. `None`, the
+    /// default, means 16. Pulls that run at the same time count separately.
     ///
-    /// With the default, an image of docker.io is never opened by two proxies, because Docker Hub's quota
-    /// counts openings. One image is then fetched by one proxy, and several images by as many proxies as
-    /// there are images.
+    /// With `None`, an image of docker.io is opened by one proxy only, because each opening counts as one pull in
+    /// Docker Hub's quota. One image is then fetched by one proxy, and several images by at most as many proxies as
+    /// there are images. With a number, docker.io is treated like every other registry.
     pub proxies_per_host: Option<NonZeroUsize>,
     /// The number of blobs in flight at once, over all proxies. The default is 32. If the limit of open files
     /// (`RLIMIT_NOFILE`) does not suffice, there are fewer blobs in flight, and [`Proxies::Auto`] starts
@@ -98,20 +98,21 @@ pub struct FetchOptions {
     /// by at most 32 MiB. The default is 1,100: gzip does not exceed 1,032 (zlib's technical details).
     pub max_expansion: NonZeroU64,
     /// The largest window of a zstd layer, in bytes, rounded down to a power of two. Each layer that is being
-    /// decompressed needs as much memory as its window. The default is 32 MiB, which only `zstd
-    /// --ultra` exceeds.
+    /// decompressed needs as much memory as its window. The default is 32 MiB. `zstd` exceeds it only with `--ultra`
+    /// (levels 21 and 22) or with `--long`.
     pub max_zstd_window: NonZeroU64,
     /// The maximum number of bytes of all documents of one pull together: manifests, indexes and image
     /// configs. They are held in memory; parsed, they need several times as much. The default is 64 MiB. Each
     /// single document is limited by [`max_document_bytes`](crate::ConnectionOptions::max_document_bytes).
     pub max_documents_bytes: u64,
-    /// Whether warm proxies are started while the first proxy waits for the registry to open an image. Each
-    /// of them opens the image, too, which reads its manifest once more. The default is true. Set it to false
-    /// if most opened images are not pulled. No warm proxies are started for docker.io
-    /// ([`proxies_per_host`](Self::proxies_per_host)), nor if there are at least as many images as proxies.
+    /// Whether *warm proxies* are started: proxies that the pull will probably need, and that are started while the
+    /// first proxy waits for the registry to open the image. Each of them opens the image, too, which reads its
+    /// manifest once more. The default is true. Set it to false if most opened images are not pulled. No warm proxies
+    /// are started for docker.io ([`proxies_per_host`](Self::proxies_per_host)), nor if there are at least as many
+    /// images as proxies.
     pub start_ahead: bool,
-    /// Whether the children that fetch from registries do without skopeo's shared blob-info cache. Nothing in
-    /// a pull reads this cache, but each blob would wait for its lock. The default is true.
+    /// Whether the skopeo processes that fetch from registries run without access to skopeo's shared blob-info cache.
+    /// Nothing in a pull reads this cache, but each blob would wait for its lock. The default is true.
     /// [`Fetcher`](super::Fetcher#the-blob-info-cache) describes how it is hidden.
     pub private_blob_info_cache: bool,
 }

@@ -12,13 +12,14 @@ use super::handler::{Doing, Handler, Job};
 use super::{Layer, LayerReader};
 use crate::error::{Error, Result, panicked};
 
-/// A stream of the layers of an image, one after another, from [`Fetcher::layers`](crate::Fetcher::layers). The
-/// type `R` is that of the layers' readers. The stream also implements [`Stream`].
+/// A stream of the layers of an image, one after another, from [`Fetcher::layers`](crate::Fetcher::layers). `R` is the
+/// type of the readers. The stream also implements [`Stream`].
 ///
 /// Read and drop the reader of one layer before you ask for the next, or read it in another task. A reader that is only
-/// held keeps its layer unfinished. At most one layer and `ahead` others are unfinished at the same time, so the stream
-/// then waits without an end, and it ends only after all readers were dropped. Combinators that collect the items,
-/// such as `try_collect`, wait in this way.
+/// held keeps its layer unfinished. At most `ahead` + 1 layers are unfinished at the same time (`ahead` is the argument
+/// of [`Fetcher::layers`](crate::Fetcher::layers)). If you hold so many readers and ask for the next layer,
+/// [`next`](Self::next) waits until you drop one of them. After the last layer, it waits until you have dropped all of
+/// them. Combinators that collect the items, such as `try_collect`, wait for ever for this reason.
 ///
 /// If a layer fails, the readers of all others fail with the same error. A [deadline](crate::RetryPolicy::deadline)
 /// also counts the time in which you do not read.

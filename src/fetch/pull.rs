@@ -17,7 +17,8 @@ use crate::proxy::{ImageProxy, OpenedImage};
 pub struct Pulled {
     /// The images as they are in the sink.
     pub images: Vec<Arc<ImageContent>>,
-    /// The index as it is in the sink, after [`pull_index`](crate::Fetcher::pull_index) of one.
+    /// The index as it is in the sink. `None` unless [`pull_index`](crate::Fetcher::pull_index) pulled an index, and
+    /// not a single image.
     pub index: Option<IndexContent>,
     /// How many requests of [`pull_many`](crate::Fetcher::pull_many) failed. Every other pull fails as a whole.
     pub failed_images: usize,

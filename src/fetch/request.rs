@@ -28,7 +28,8 @@ impl FromStr for Platforms {
     }
 }
 
-/// One of the requests of [`Fetcher::pull_many`](crate::Fetcher::pull_many).
+/// A request to [`Fetcher::pull_many`](crate::Fetcher::pull_many): an image, or several images of an index, and their
+/// name in the sink.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct ImageRequest {

@@ -24,11 +24,11 @@ use crate::time::moment_after;
 /// allowed, a certificate, a setting on this machine. All others are transient. If the image is not at a
 /// registry, only refusals that skopeo marks as retryable are retried.
 ///
-/// After a transient refusal (429, 5xx, a refused connection), no proxy asks the registry for a while. Then one
-/// proxy asks again. If the registry refuses more often than there are retries, without an answer in between,
-/// and refuses several images or more blobs than there are retries, all images of this registry fail. If the
-/// registry answers an opening with 429, the opening is not retried, because skopeo itself has retried it
-/// five times.
+/// After a transient refusal (429, 5xx, a refused connection), no proxy asks the registry until the wait before the
+/// next retry has passed. Then one proxy asks again. A registry is given up after more than [`retries`](Self::retries)
+/// refusals in a row, if these refusals are for at least two images or for more than `retries` blobs. Refusals of calls
+/// that were under way at the same time count once. All images of a registry that is given up fail. If the registry
+/// answers an opening with 429, the opening is not retried, because skopeo itself has retried it five times.
 ///
 /// ```
 /// use std::time::Duration;
@@ -43,8 +43,8 @@ pub struct RetryPolicy {
     /// The number of retries of a blob after its first try. The default is 4.
     pub retries: u32,
     /// The longest wait before the first retry of a refused call, or of a blob with wrong bytes. Each further wait is
-    /// twice as long. The actual wait is between half of this and all of it, at random. The default is 250 ms. A
-    /// transfer that the proxy lost is retried at once, with another proxy if there is one.
+    /// twice as long. The actual wait is between half of this and all of it, at random. The default is 250 ms. A blob
+    /// that stalled or was too slow, or whose proxy failed, is retried at once, with another proxy if there is one.
     pub initial_backoff: Duration,
     /// The longest wait before a retry. The default is 15 s.
     pub max_backoff: Duration,

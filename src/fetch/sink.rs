@@ -52,8 +52,8 @@ pub trait Sink: Send + Sync + 'static {
         async { Ok(()) }
     }
 
-    /// Whether the sink already has this layer, complete, so that it is not fetched. If a blob occurs in several layers,
-    /// the sink is asked for the first of them.
+    /// Whether the sink already has this layer, complete, so that it is not fetched. If a blob occurs in several
+    /// layers, this method is called for the first of them only.
     ///
     /// The layer has a `diff_id` only if [`Fetcher::content`](crate::Fetcher::content) was called for the image before
     /// the pull, because a pull does not wait for the config before it fetches layers.
@@ -105,13 +105,13 @@ pub trait Sink: Send + Sync + 'static {
         images: &[Arc<ImageContent>],
     ) -> impl Future<Output = Result<()>> + Send {
         let _ = (index, images);
-        async { Err(Error::image("this sink takes no index")) }
+        async { Err(Error::image("this sink can't store an index")) }
     }
 
     /// Discards the layers that a pull stored and that no committed image names, if the sink does not keep them for the
-    /// next pull. This method is called once, when a pull has failed or was dropped, or when one image of many has
-    /// failed. No [`store`](Self::store) is under way then, unless the future of the pull was dropped. It must not block.
-    /// The default keeps all layers.
+    /// next pull. This method is called at most once for each pull, at its end: if the pull failed or was dropped, or
+    /// if at least one request of [`pull_many`](crate::Fetcher::pull_many) failed. No [`store`](Self::store) is under
+    /// way then, unless the future of the pull was dropped. It must not block. The default keeps all layers.
     fn discard(&self) {}
 }
 

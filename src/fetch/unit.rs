@@ -269,7 +269,7 @@ impl Workers {
     ///
     /// # Cancel safety
     ///
-    /// Dropped early, no task is lost: a task is taken only when this future is ready.
+    /// If the future is dropped early, no task is lost: a task is taken only when this future is ready.
     async fn turn(&self) -> Option<(OwnedSemaphorePermit, Work)> {
         let slot = Arc::clone(&self.slot).acquire_owned().await.ok()?;
         let work = self.unit.work.recv().await.ok()?;

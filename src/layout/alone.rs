@@ -22,7 +22,7 @@ const POLL: Duration = Duration::from_millis(100);
 /// The lock of a layout that nobody else uses.
 pub(super) struct Alone {
     pub(super) lock: LayoutLock,
-    /// What dead pulls had left.
+    /// The staging folders of killed pulls that were removed.
     pub(super) swept: Swept,
 }
 

@@ -59,7 +59,7 @@ impl Names {
             return Ok(Some(name.to_owned()));
         }
         Err(Error::image(format!(
-            "{name:?} can't be its name in an image layout: pull it alone, with a TAG of letters and \
+            "it can't be named {name:?} in an image layout. Pull this image alone, and give a TAG: letters and \
              digits, with single characters of -._:@/+ between them"
         )))
     }
@@ -95,7 +95,8 @@ pub struct OciLayout {
 
 impl OciLayout {
     /// Makes a sink for the layout in the folder `root`. `tag` is the name of the pulled image in the index
-    /// (`org.opencontainers.image.ref.name`). Another image of this name loses it. `None` means no name.
+    /// (`org.opencontainers.image.ref.name`). If the index has an entry of another image with this name, the pull
+    /// removes this entry; the blobs of that image stay until [`prune`](Self::prune). `None` means no name.
     ///
     /// Nothing is changed before a pull begins. The pull creates the layout if the folder does not exist, or
     /// contains nothing but hidden files and `lost+found`. If the folder contains anything other than a layout,
@@ -109,9 +110,8 @@ impl OciLayout {
         }
     }
 
-    /// Makes a sink for several images in the folder `root`. Each image is named by its reference:
-    /// `docker://quay.io/a/b:c` is called `quay.io/a/b:c`. Otherwise the sink is like that
-    /// of [`new`](Self::new).
+    /// Makes a sink for the layout in the folder `root`, for several images. Each image is named by its reference:
+    /// `docker://quay.io/a/b:c` is called `quay.io/a/b:c`. Everything else is as with [`new`](Self::new).
     pub fn named_by_reference(root: impl Into<PathBuf>) -> Self {
         Self {
             root: root.into(),
@@ -411,7 +411,7 @@ fn is_layout(root: &Folder) -> io::Result<bool> {
     }
     let names = root.names()?;
     if names.iter().any(|name| name == MARKER) {
-        // Another pull has created the layout meanwhile.
+        // Another pull has created the layout in between.
         return is_layout(root);
     }
     only_a_layouts_beginning(&names).map(|()| false)

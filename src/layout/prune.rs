@@ -28,8 +28,9 @@ const PAUSE: Duration = Duration::from_millis(50);
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct PruneOptions {
-    /// Whether only to find out what would be removed. Nothing is changed, and running pulls do not matter;
-    /// what they have stored already counts as named by no image. The default is false.
+    /// If true, nothing is removed, and the result lists the blobs that would be removed. The end of a running pull is
+    /// not waited for. The blobs that such a pull has stored are listed, too, because no image names them yet. The
+    /// default is false.
     pub dry_run: bool,
     /// How long to wait for the end of pulls into the layout that are running. The default is not to wait.
     pub wait: Duration,
@@ -55,7 +56,7 @@ impl PruneOptions {
 #[derive(Debug, Default)]
 #[non_exhaustive]
 pub struct Pruned {
-    /// The blobs that were removed, or would be, sorted by digest.
+    /// The blobs that were removed, or that would be removed in a [dry run](PruneOptions::dry_run), sorted by digest.
     pub removed: Vec<PrunedBlob>,
     /// The size of these blobs together, in bytes.
     pub removed_bytes: u64,
@@ -66,8 +67,8 @@ pub struct Pruned {
     pub abandoned_pulls: usize,
     /// The size of the files in these staging folders, in bytes.
     pub abandoned_bytes: u64,
-    /// The reason why some blobs that no image names are left, although others were removed: a file can't be
-    /// removed, or a pull has begun meanwhile and has not ended in time.
+    /// The reason why some blobs that no image names are left, although others were removed: a file could not be
+    /// removed, or a pull that began in between did not end within [`PruneOptions::wait`].
     pub unfinished: Option<Error>,
 }
 
@@ -82,28 +83,28 @@ pub struct PrunedBlob {
 }
 
 impl OciLayout {
-    /// Removes the blobs that the index of the layout names neither directly nor through other documents:
-    /// indexes, manifests with their configs and layers, and the subjects that they refer to. Of a document
-    /// that is neither an image nor an index, every blob is kept whose digest the document contains. Also
-    /// removes what pulls that were killed have left.
+    /// Removes each blob that can't be reached from the index of the layout, and the incomplete files that killed pulls
+    /// have left. An index reaches its entries. A manifest reaches its config, its layers, and the manifest in its
+    /// `subject` field. If a document is neither a manifest nor an index, it reaches each blob whose digest occurs in
+    /// it.
     ///
     /// If the index, or a manifest or index that is named, is damaged, nothing is removed. A manifest that is
     /// named by an index of platforms may be missing: tools can leave platforms out.
     ///
-    /// No pull may run meanwhile, because it has stored blobs, or relies on blobs, that the index does not
-    /// name yet. If one is running, also through this `OciLayout`, its end is waited for as the options say. A
-    /// pull that begins meanwhile waits. Other tools that write into a layout do not wait: do not
-    /// prune beside them.
+    /// No pull may run at the same time, because it has stored blobs, or relies on blobs, that the index does not name
+    /// yet. If a pull is running, even one that uses this `OciLayout`, this method waits for its end, but not longer
+    /// than [`PruneOptions::wait`]. A pull that begins while blobs are being removed waits. Other tools that write into
+    /// a layout do not wait: do not prune while they run.
     ///
     /// # Errors
     ///
     /// [`Error::Io`] if there is no layout, if it is damaged, or if nothing can be removed. The kind of its source is
-    /// [`ResourceBusy`](io::ErrorKind::ResourceBusy) if a pull is running. After an error, all blobs are there.
-    /// What goes wrong later is [`Pruned::unfinished`].
+    /// [`ResourceBusy`](io::ErrorKind::ResourceBusy) if a pull is running. If this method returns an error, it has
+    /// removed no blob. An error after the first removal is in [`Pruned::unfinished`].
     ///
     /// # Cancel safety
     ///
-    /// Dropped early, some of the blobs may have been removed, and the layout is valid.
+    /// If the future is dropped early, some of the blobs may have been removed, and the layout is valid.
     pub async fn prune(&self, options: &PruneOptions) -> Result<Pruned> {
         let what = format!("can't prune {}", self.root().display());
         let stop = CancellationToken::new();

@@ -15,7 +15,7 @@ const DEEPEST: usize = 4;
 /// The maximum size of a document that is parsed, in bytes.
 pub(super) const MAX_DOCUMENT_BYTES: u64 = 64 * 1024 * 1024;
 
-/// What names a document.
+/// The kind of document that names another one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum By {
     /// The index of the layout.

@@ -92,32 +92,32 @@ pub struct Verified {
     /// The number of foreign layers that are not in the layout. They are stored elsewhere, so this is no
     /// damage.
     pub foreign_layers: usize,
-    /// What is wrong, sorted by digest. Empty if everything is as it should be.
+    /// The blobs that are missing, damaged or unusable, sorted by digest. Empty if there are none.
     pub damaged: Vec<DamagedBlob>,
 }
 
-/// A blob of a layout that is missing, damaged or useless.
+/// A blob of a layout that is missing or damaged, or that can't be used for what names it.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct DamagedBlob {
     /// The digest by which the blob is named.
     pub digest: Digest,
-    /// What is wrong.
+    /// The kind of the damage.
     pub damage: Damage,
     /// The images that name the blob, each by its name in the layout or, if it has none, by its digest. Empty
     /// for a blob that no image names.
     pub images: Vec<String>,
-    /// The size by which it is named; `None` if no image names it.
+    /// The size that the descriptor of the blob states, in bytes. `None` if no image names the blob.
     size: Option<u64>,
     /// The file as it was read.
     identity: Option<Identity>,
 }
 
-/// What is wrong with a blob of a layout.
+/// The kinds of damage of a blob of a layout.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum Damage {
-    /// There is no such blob.
+    /// The layout does not contain the blob.
     #[error("is missing")]
     Missing,
     /// The blob has another size than the descriptor that names it.
@@ -126,7 +126,7 @@ pub enum Damage {
     WrongSize {
         /// The size of the file, in bytes.
         found: u64,
-        /// The size that the descriptor says, in bytes.
+        /// The size that the descriptor states, in bytes.
         expected: u64,
     },
     /// The blob has another digest than its name.
@@ -142,11 +142,12 @@ pub enum Damage {
     /// The digest's algorithm is not sha256, sha384 or sha512.
     #[error("can't be checked: its digest is none of sha256, sha384 and sha512")]
     UnknownAlgorithm,
-    /// The bytes are the right ones, but they are no usable manifest, index or config. The text says why. The
+    /// The blob has the right digest and size, but it is not a usable manifest, index or config. The text says why. The
     /// blobs that such a manifest or index names were not verified.
     #[error("can't be understood: {0}")]
     NotUnderstood(String),
-    /// The bytes of the layer are the right ones, but not what they decompress to.
+    /// The layer has the right digest and size, but it can't be decompressed, or the decompressed bytes do not have the
+    /// `diff_id`.
     #[error(transparent)]
     Layer(BlobError),
 }
@@ -167,7 +168,7 @@ impl OciLayout {
     /// Reads every blob that the layout names, and compares it with its digest and its size. Nothing is
     /// changed. Several blobs are read at the same time, on blocking threads.
     ///
-    /// The layout may be pulled into meanwhile. What such a pull adds is not verified.
+    /// A pull into the layout may run at the same time. The blobs that it adds are not verified.
     ///
     /// ```no_run
     /// # async fn example() -> longshore::Result<()> {
@@ -188,7 +189,7 @@ impl OciLayout {
     ///
     /// # Cancel safety
     ///
-    /// Dropped early, reading stops.
+    /// If the future is dropped early, reading stops.
     pub async fn verify(&self, options: &VerifyOptions) -> Result<Verified> {
         let what = format!("can't verify {}", self.root().display());
         let stop = CancellationToken::new();

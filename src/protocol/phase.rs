@@ -17,7 +17,7 @@ pub(crate) enum Phase<I, F> {
     Draining { until: I, finalizer: Option<F> },
     /// No further blob is granted. Blobs that are open may be read to their end.
     AwaitingBlobs { until: I, finalizer: Option<F> },
-    /// The last blob is finished or dropped. Releases that were sent meanwhile are being answered.
+    /// The last blob is finished or dropped. Releases that were sent until now are being answered.
     Settling { until: I, finalizer: Option<F> },
     /// The proxy has to be told to end.
     Finished { finalizer: Option<F> },

@@ -142,7 +142,7 @@ impl Refusal {
             .unwrap_or(Other)
     }
 
-    /// Whether the same call may succeed later. This is meant for images at a registry.
+    /// Whether the same call may succeed later. The answer is right only for images at a registry.
     #[must_use]
     pub fn is_transient(&self) -> bool {
         let by_kind = || matches!(self.kind(), Throttled | Unreachable | Unavailable | Other);

@@ -228,7 +228,7 @@ impl Actor {
         }
     }
 
-    /// Returns an error if the call's time is up. If this process was stopped meanwhile, perhaps with the proxy, the
+    /// Returns an error if the call's time is up. If this process was stopped in this time, perhaps with the proxy, the
     /// call gets its whole time again.
     fn expire_call(&mut self, deadline: Option<Instant>) -> Result<(), Failure> {
         let now = Instant::now();

@@ -26,8 +26,8 @@ use crate::error::{BlobError, Error, Result};
 /// A blob that the proxy is sending.
 ///
 /// Read the blob through [`AsyncRead`] or [`AsyncBufRead`], then call [`finish`](Self::finish) for the verdict. A read
-/// returns the end only if all bytes came and have the right size and digest. Otherwise, that read fails with an
-/// [`Error`](crate::Error) inside the [`io::Error`]. Do not trust the bytes before the end.
+/// reports the end (0 bytes) only if all bytes have arrived and have the right size and digest. Otherwise, that read
+/// fails with an [`Error`](crate::Error) inside the [`io::Error`]. Do not trust the bytes before the end.
 ///
 /// ```no_run
 /// # async fn example(proxy: longshore::ImageProxy) -> Result<(), Box<dyn std::error::Error>> {
@@ -48,8 +48,8 @@ use crate::error::{BlobError, Error, Result};
 /// Many blobs of one proxy can be open and read at the same time. Dropping a blob early cancels it. The connection
 /// stays good.
 ///
-/// With a proxy before protocol 0.2.8, only `finish` finds out that more bytes would follow the right
-/// ones ([`TooLong`](crate::BlobError::TooLong)).
+/// With a proxy before protocol 0.2.8, only `finish` detects that the blob is longer than its size
+/// ([`TooLong`](crate::BlobError::TooLong)).
 #[derive(Debug)]
 pub struct Blob(Buffered<Stream>);
 
@@ -64,14 +64,15 @@ impl Blob {
         self.0.get_ref().digest()
     }
 
-    /// The size in bytes that the registry announced, which is the size that was asked for. `None` if the registry
-    /// announced no size.
+    /// The size in bytes that the registry announced. It is the size in the call of
+    /// [`get_blob`](crate::ImageProxy::get_blob), which otherwise fails. `None` if the registry announced no size.
     #[must_use]
     pub fn announced(&self) -> Option<u64> {
         self.0.get_ref().announced()
     }
 
-    /// Reads the rest of the blob, and returns an error unless all bytes came and have the right size and digest.
+    /// Reads the rest of the blob, and returns an error unless all bytes have arrived and have the right size and
+    /// digest.
     ///
     /// The rest is checked and discarded. To cancel a blob instead, drop it.
     ///
@@ -120,9 +121,9 @@ impl Blob {
 
     /// Splits the blob into a reader and a driver, like those of the crate containers-image-proxy.
     ///
-    /// The reader returns the end only with a good verdict, like the blob. The driver is a future that returns the
-    /// verdict. Both can be awaited in any order or together, and the reader reaches its end even if the driver is
-    /// not polled.
+    /// The reader reports the end only if the size and the digest are right, like the blob. The driver is a future that
+    /// returns an error if the blob failed. Reader and driver can be awaited in any order or together, and the reader
+    /// reaches its end even if the driver is not polled.
     ///
     /// The driver fails as [abandoned](crate::BlobError::Abandoned) if the reader is dropped before all bytes are
     /// read. It fails as [unread](crate::BlobError::Unread) if no byte is read for the stall timeout while the driver
@@ -165,18 +166,20 @@ impl RawBlob {
     }
 
     /// The size in bytes that the registry announced. `None` if the registry announced no size. If another number of
-    /// bytes comes, a read fails instead of returning the end.
+    /// bytes arrives, a read fails instead of reporting the end.
     #[must_use]
     pub fn announced(&self) -> Option<u64> {
         self.0.get_ref().announced()
     }
 
-    /// Takes the blob apart into the pipe of its bytes, for whoever reads a descriptor, and a future of how it ended.
+    /// Returns the pipe with the bytes of the blob, as a file descriptor, and a future that returns whether the proxy
+    /// sent the whole blob.
     ///
-    /// The pipe is in blocking mode. Call this before anything is read: bytes that were read are in the pipe no more. The
-    /// future fails if the proxy reports an error, or has exited. It ends when the proxy has written everything into
-    /// the pipe, or the pipe is closed, so read the pipe meanwhile. Neither the stall timeout nor the lowest rate applies: this library sees no
-    /// byte of the blob.
+    /// The pipe is in blocking mode. Call this method before the first read, because bytes that were already read are
+    /// no longer in the pipe. The future fails if the proxy reports an error, or has exited. The future completes when
+    /// the proxy has written everything into the pipe, or when the pipe is closed. So read the pipe at the same time,
+    /// because a full pipe blocks the proxy. Neither the stall timeout nor the lowest rate applies, because this
+    /// library does not see the bytes.
     ///
     /// # Errors
     ///

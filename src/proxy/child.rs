@@ -89,7 +89,7 @@ impl Child {
         thread::Builder::new()
             .name("longshore-child".into())
             .spawn(move || keep(launch, [stdin, stdout], started))
-            .map_err(Error::io("can't start the thread that keeps the proxy"))?;
+            .map_err(Error::io("can't start the thread that supervises skopeo"))?;
         start.await.unwrap_or(Err(Error::Closed))
     }
 

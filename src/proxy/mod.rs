@@ -112,6 +112,7 @@ impl ImageProxy {
     ///
     /// - [`Error::Config`] if the options can't be used; no process was started.
     /// - [`Error::Spawn`] if the program can't be started.
+    /// - [`Error::Io`] if the credentials can't be read, or if the system provides no socket, thread or memory file.
     /// - [`Error::ProxyExited`] if the process exits at once, with the end of its stderr.
     /// - [`Error::Incompatible`] if the proxy speaks another protocol.
     /// - [`Error::CallTimeout`] if the start or the first call takes longer than the
@@ -285,7 +286,7 @@ impl ImageProxy {
         }
     }
 
-    /// Opens the image of a reference in parts, like [`open_image`](Self::open_image).
+    /// Opens an image by an [`ImageReference`]. Everything else is as with [`open_image`](Self::open_image).
     ///
     /// # Errors
     ///
@@ -401,8 +402,8 @@ impl ImageProxy {
     /// such list.
     ///
     /// From protocol 0.2.7 on, the list comes through a pipe, and its limit is
-    /// [`max_document_bytes`](ConnectionOptions::max_document_bytes). Before, the list has to fit into one packet.
-    /// About 200 layers do not fit, and the connection then fails.
+    /// [`max_document_bytes`](ConnectionOptions::max_document_bytes). With an older proxy, the list must fit into one
+    /// packet. A list of about 200 layers or more does not fit, and the connection then fails.
     ///
     /// # Errors
     ///
@@ -486,8 +487,8 @@ impl ImageProxy {
     ///
     /// # Errors
     ///
-    /// The errors of [`get_blob`](Self::get_blob), and [`Error::Unsupported`] before protocol 0.2.8
-    /// (see [`supports_get_raw_blob`](Self::supports_get_raw_blob)).
+    /// The errors of [`get_blob`](Self::get_blob), except those about the size and about the algorithm of the digest,
+    /// and [`Error::Unsupported`] before protocol 0.2.8 (see [`supports_get_raw_blob`](Self::supports_get_raw_blob)).
     #[instrument(level = "debug", skip(self, image))]
     pub async fn get_raw_blob(&self, image: &OpenedImage, digest: &Digest) -> Result<RawBlob> {
         let call = Call::GetRawBlob {

@@ -185,7 +185,7 @@ fn assert_memory_hides_all(pid: u32) {
 fn verbose_pull(scratch: &Scratch, skopeo: &Skopeo, image: &str, layout: &Layout) -> Longshore {
     scratch
         .pull(skopeo, image, &layout.tagged("v1"))
-        .arg("-v")
+        .arg("-vv")
         .env("RUST_LOG", "trace")
 }
 
@@ -253,7 +253,7 @@ fn a_list_of_tags_comes_with_a_password_that_is_seen_nowhere() {
                 .longshore()
                 .args(["list-tags", "--tls-verify=false"]);
             let list = list.args(["--skopeo", skopeo.path.to_str().unwrap(), repository]);
-            let list = list.arg("-v").env("RUST_LOG", "trace");
+            let list = list.arg("-vv").env("RUST_LOG", "trace");
             registry.pause();
             let mut running = way.give(list, &scratch, &registry).start();
             let ours = running.pid();
@@ -280,7 +280,10 @@ fn a_list_of_tags_comes_with_a_password_that_is_seen_nowhere() {
             .args(["list-tags", "--tls-verify=false"]);
         let list = list.args(["--skopeo", skopeo.path.to_str().unwrap(), repository]);
         let said = list.run().failed(1);
-        assert!(said.contains("give credentials: --authfile"), "{said}");
+        assert!(
+            said.contains("give credentials that the registry accepts: --authfile"),
+            "{said}"
+        );
     }
 }
 

@@ -86,7 +86,7 @@ fn the_report_and_the_events_have_the_documented_fields() {
         ])
         .run();
     let report: Value = serde_json::from_str(&run.stdout).unwrap();
-    run.failed(1);
+    assert_eq!(run.status.code(), Some(1), "{run}");
     let table = &tables["The report: `--json`"];
     let mut found = BTreeSet::new();
     check(table, &report, "", &mut found);

@@ -266,14 +266,20 @@ fn the_others_are_stopped_when_one_blob_fails() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn json_says_nothing_when_the_pull_failed() {
+fn json_also_reports_a_pull_that_failed() {
     let (served, _) = served();
     served.faults(&["blob#0:corrupt"]);
     let scratch = Scratch::new();
-    let said = scratch
-        .pull(&newest_skopeo(), &served.reference("v1"), "oci:image")
+    let image = served.reference("v1");
+    let run = scratch
+        .pull(&newest_skopeo(), &image, "oci:image")
         .args(["--json", "--retries", "0"])
-        .run()
-        .failed(1);
-    assert!(said.contains("corrupt"), "{said}");
+        .run();
+    assert_eq!(run.status.code(), Some(1), "{run}");
+    assert!(run.stderr.contains("corrupt"), "{run}");
+    let report: serde_json::Value = serde_json::from_str(&run.stdout).unwrap();
+    assert_eq!(report["images"], json!([]));
+    assert_eq!(report["failed"][0]["image"], image);
+    let error = report["error"].as_str().unwrap();
+    assert!(error.contains("corrupt"), "{report}");
 }

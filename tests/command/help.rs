@@ -5,12 +5,13 @@ use std::process::Command;
 
 use crate::harness::{Longshore, Scratch, output_of};
 
-const COMMANDS: [&str; 9] = [
+const COMMANDS: [&str; 10] = [
     "pull",
     "inspect",
     "digest",
     "blob",
     "verify",
+    "prune",
     "list-tags",
     "doctor",
     "completions",

@@ -70,7 +70,7 @@ impl Destination {
     }
 }
 
-/// What to do instead, if the destination is not an OCI image layout.
+/// Returns the message for a destination that is not an OCI image layout: what to write instead.
 fn not_a_layout(text: &str, what: &str) -> String {
     match transport_of(text) {
         _ if what != "destination" => {

@@ -52,7 +52,7 @@ pub(crate) struct InspectArguments {
     pub(crate) proxy: ProxyArguments,
 }
 
-/// What `inspect` shows.
+/// The output of `inspect`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Shown {
     /// An overview of the image.

@@ -10,8 +10,8 @@ use sha2::{Digest as _, Sha256};
 
 use super::{pass_on, unless_it_fails};
 
-/// What stdout has received so far. A blob that breaks off is fetched again from its start: what was printed is then
-/// compared, and not printed again.
+/// The bytes that stdout has received so far: their number and their hash. A blob whose transfer fails is fetched again
+/// from its start. The bytes that were printed before are then compared, and not printed again.
 #[derive(Debug, Default)]
 struct Printed {
     bytes: u64,

@@ -1,4 +1,4 @@
-//! What follows from what was found. Pure.
+//! The problems that follow from what `doctor` found. Pure.
 
 use longshore::{Error, printable};
 use serde::Serialize;
@@ -27,7 +27,7 @@ pub(super) struct Report {
     pub(super) policy_checked: bool,
     /// Why pulls can't work.
     pub(super) problems: Vec<Problem>,
-    /// What pulls can do without.
+    /// The problems in spite of which pulls work.
     pub(super) notes: Vec<Problem>,
 }
 

@@ -58,7 +58,7 @@ fn skopeo(page: &mut Page, skopeo: &Skopeo) {
     }
 }
 
-/// What a proxy can do, or can't.
+/// Returns a line for each thing that the proxy can or can't do.
 fn abilities(proxy: &Abilities, works: bool) -> impl Iterator<Item = String> {
     let all = [
         (

@@ -20,38 +20,38 @@ use crate::cli::within;
 pub(super) struct Skopeo {
     /// The program that is run.
     pub(super) program: String,
-    /// Where it was found. `None` if it was not.
+    /// The path where the program was found. `None` if it was not found.
     pub(super) path: Option<String>,
-    /// The version that it prints. `None` if it prints none.
+    /// The version that the program prints. `None` if it prints none.
     pub(super) version: Option<String>,
-    /// What its proxy can do. `None` if no proxy could be started.
+    /// The abilities of the proxy of this skopeo. `None` if no proxy could be started.
     pub(super) proxy: Option<Abilities>,
     /// The calls that opened the image, if one was named.
     pub(super) image: Option<Opened>,
-    /// Why it could not be used.
+    /// The reason why skopeo could not be used.
     #[serde(skip)]
     pub(super) failed: Option<Problem>,
-    /// Why its version is not known.
+    /// The reason why the version of skopeo is unknown.
     #[serde(skip)]
     pub(super) without_version: Option<Problem>,
 }
 
-/// What a proxy can do.
+/// The abilities of a proxy.
 #[derive(Debug, Clone, Serialize)]
 #[expect(
     clippy::struct_excessive_bools,
     reason = "each is an ability of its own"
 )]
 pub(super) struct Abilities {
-    /// The version of the protocol that it speaks.
+    /// The version of the protocol that the proxy speaks.
     pub(super) protocol: String,
-    /// Whether it checks the signature policy.
+    /// Whether the proxy checks the signature policy.
     pub(super) checks_policy: bool,
-    /// Whether it reports the errors of a blob at once, and ends the transfer of one that is given up.
+    /// Whether the proxy reports the errors of a blob at once, and ends the transfer of a blob that is cancelled.
     pub(super) raw_blobs: bool,
-    /// Whether it lists the layers of `containers-storage:` images.
+    /// Whether the proxy lists the layers of `containers-storage:` images.
     pub(super) layer_info: bool,
-    /// Whether it tells a missing image from other errors.
+    /// Whether the proxy distinguishes a missing image from other errors.
     pub(super) optional_images: bool,
 }
 

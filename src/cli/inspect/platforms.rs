@@ -91,7 +91,7 @@ impl PlatformReport {
         }
     }
 
-    /// The platform, and what else tells the entry from others.
+    /// Returns the platform of the entry, and whatever else distinguishes the entry from others.
     fn shown(&self) -> String {
         let platform = self.platform.as_deref().unwrap_or("unknown");
         let version = self.os_version.iter().map(|version| format!(" {version}"));

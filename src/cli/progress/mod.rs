@@ -87,7 +87,7 @@ fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 
-/// What to show, and how.
+/// The options of the progress: what is shown, and how.
 #[derive(Debug)]
 pub(super) struct Showing {
     pub(super) style: Style,

@@ -9,16 +9,16 @@ use longshore::{BlobRef, EventKind, printable};
 use super::state::Progress;
 use crate::cli::format::{bytes, counted, seconds, short};
 
-/// The least time between two lines with the total, at first. A long pull says less often how far it is.
+/// The least time between two lines with the total, at first. A long pull prints its total less often.
 const FIRST_INTERVAL: Duration = Duration::from_secs(1);
 
 /// After so many lines with the total, the interval is ten times as long.
 const FREQUENT_LINES: u32 = 10;
 
-/// A blob without a byte is told of after this time, and then each time that it passes.
+/// A blob that has received no byte for this long is reported, and again each time that this time has passed.
 const STALL_INTERVAL: Duration = Duration::from_secs(10);
 
-/// What to say, and when.
+/// The lines of the log: decides which lines are printed, and when.
 #[derive(Debug)]
 pub(super) struct Lines {
     /// Whether each layer gets a line.
@@ -27,7 +27,7 @@ pub(super) struct Lines {
     pub(super) retries: u32,
     last_total: Duration,
     totals: u32,
-    /// How often each silent blob was told of.
+    /// The number of times that each blob without a byte was reported.
     silent: HashMap<Digest, u32>,
 }
 
@@ -42,7 +42,7 @@ impl Lines {
         }
     }
 
-    /// Returns the line that tells of an event, if it is told of. `progress` knows the event already.
+    /// Returns the line for an event. `None` if the event gets no line. `progress` contains the event already.
     pub(super) fn of_event(&self, progress: &Progress, event: &EventKind) -> Option<String> {
         match event {
             EventKind::ImageOpened {

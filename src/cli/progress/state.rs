@@ -1,4 +1,4 @@
-//! What is known of a pull while it runs, from its events only. Pure.
+//! The state of a running pull, made of its events only. Pure.
 
 use std::collections::VecDeque;
 use std::time::Duration;

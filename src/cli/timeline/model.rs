@@ -1,4 +1,4 @@
-//! The model: makes a [`Picture`] of what happens during a pull. Pure: it is told the time.
+//! The model: makes a [`Picture`] of what happens during a pull. Pure: the caller passes the time.
 //!
 //! The memory is bounded, however large the pull is. Not more than [`MOST_SPANS`] spans are kept: when there
 //! are more, short neighbours on a lane are joined, and what is joined is counted. Proxies from the 257th on
@@ -58,7 +58,7 @@ pub(super) enum Document {
     Config,
 }
 
-/// What identifies a running span. A blob is fetched by one proxy at a time.
+/// The key of a running span. A blob is fetched by one proxy at a time.
 #[derive(Debug, PartialEq, Eq, Hash)]
 enum Key {
     Blob(Arc<str>),
@@ -328,7 +328,7 @@ impl Model {
         self.now = self.now.max(at);
     }
 
-    /// What is known of an image, which is named if it is a new one and there are not too many.
+    /// Returns the data of an image. A new image gets a name in the picture, if there are not too many names.
     fn known(&mut self, image: usize, reference: &str) -> &mut Known {
         let Self {
             images,

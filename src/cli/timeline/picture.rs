@@ -1,4 +1,4 @@
-//! What a picture of a pull shows: the result of the model, which the renderers only read.
+//! The content of a picture of a pull: the result of the model, which the renderers only read.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,7 +37,7 @@ pub(super) struct Image {
     pub(super) failed: Option<(Duration, String)>,
 }
 
-/// What the picture does not show one by one, because the pull was too large.
+/// The parts of a pull that the picture does not show one by one, because the pull was too large.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct LeftOut {
     /// The number of proxies that have no lanes.
@@ -156,7 +156,7 @@ pub(super) enum Outcome {
     Unfinished,
 }
 
-/// What a worker did during a part of a span.
+/// The activity of a worker during a part of a span.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Phase {
     /// The image is opened, or its config fetched.

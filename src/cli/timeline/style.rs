@@ -1,8 +1,7 @@
 //! Colours, and the legend that explains them.
 //!
-//! What belongs to a blob is amber, blue and navy; what belongs to a proxy is grey; what went wrong is
-//! vermilion and hatched. The colours differ in lightness too, so that they can be told apart with any kind
-//! of colour vision, and in grey.
+//! Blobs are amber, blue and navy; proxies are grey; failures are vermilion and hatched. The colours differ in
+//! lightness, too, so that they can be distinguished with any kind of colour vision, and in grey.
 
 use super::picture::{Outcome, Phase, Picture, Span, What};
 
@@ -81,7 +80,7 @@ fn has(picture: &Picture, wanted: impl Fn(&Span) -> bool) -> bool {
     picture.spans.iter().any(wanted)
 }
 
-/// What the picture contains.
+/// Returns the entries of the legend that the picture needs.
 pub(super) fn legend(picture: &Picture) -> impl Iterator<Item = &'static Entry> {
     static ALL: [Entry; 9] = ENTRIES;
     ALL.iter().filter(|entry| (entry.is_in)(picture))

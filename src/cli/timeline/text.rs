@@ -24,7 +24,7 @@ pub(super) fn title(picture: &Picture) -> String {
     }
 }
 
-/// What the pull came to, in one line.
+/// Returns the totals of the pull, in one line.
 pub(super) fn totals(picture: &Picture) -> String {
     let totals = &picture.totals;
     let mut parts = vec![format!(
@@ -209,7 +209,7 @@ pub(super) fn of_proxy(proxy: &Proxy) -> Vec<String> {
     lines
 }
 
-/// What is not shown one by one. `None` if everything is.
+/// Returns a line that names the parts that the picture does not show one by one. `None` if it shows all of them.
 pub(super) fn left_out(picture: &Picture) -> Option<String> {
     let left_out = &picture.left_out;
     let mut parts = Vec::new();

@@ -370,7 +370,7 @@ impl Engine {
         self.images.get(&id)?.content.as_ref()
     }
 
-    /// What has been fetched so far, not counting configs.
+    /// Returns the counts of what has been fetched so far, without configs.
     pub(super) fn tally(&self) -> &Pulled {
         &self.tally
     }
@@ -379,7 +379,7 @@ impl Engine {
     ///
     /// # Cancel safety
     ///
-    /// Dropped early, no outcome is lost.
+    /// If the future is dropped early, no outcome is lost.
     pub(super) async fn next(&mut self) -> Outcome {
         loop {
             self.carry_out();

@@ -14,12 +14,12 @@ use crate::error::{BlobError, Error, Result};
 use crate::proxy::{ImageProxy, OpenedImage};
 
 impl Fetcher {
-    /// Runs `handler` for one blob: a layer or the config of the image, or another blob of its source. At a registry, that is
-    /// any blob of the image's repository. The manifest gives the size of a blob that it names. For another one, the source is
-    /// asked for the blob once more, to learn the size.
+    /// Runs `handler` for one blob: a layer or the config of the image, or another blob of its source. If the source is
+    /// a registry, the blob can be any blob of the image's repository. If the manifest does not name the blob, a first
+    /// request to the source finds out its size.
     ///
-    /// The handler gets a verified reader. If the blob breaks, the handler is run again from the start with a fresh reader, as
-    /// in [`for_each_layer`](Self::for_each_layer).
+    /// The handler gets a verified reader. If the transfer fails or the blob is wrong, the handler is run again with a
+    /// new reader, as in [`for_each_layer`](Self::for_each_layer).
     ///
     /// ```no_run
     /// # async fn example(fetcher: longshore::Fetcher) -> longshore::Result<()> {
@@ -38,12 +38,12 @@ impl Fetcher {
     ///
     /// # Errors
     ///
-    /// As [`for_each_layer`](Self::for_each_layer); [`Error::Image`] if the manifest does not name the blob and its source does
-    /// not announce a size.
+    /// The errors of [`for_each_layer`](Self::for_each_layer); [`Error::Image`] if the manifest does not name the blob
+    /// and its source does not announce a size.
     ///
     /// # Cancel safety
     ///
-    /// Dropped early, the handler is stopped.
+    /// If the future is dropped early, the handler is stopped.
     pub async fn for_blob<T, E, Fut>(
         &self,
         image: &Image,
@@ -60,16 +60,17 @@ impl Fetcher {
         self.for_one(image, digest, size, handler).await
     }
 
-    /// Runs `handler` for one blob, on a thread that may block, with a reader that blocks. Otherwise it is like
+    /// Runs `handler` for one blob, on a thread that may block, with a reader that blocks. Everything else is as with
     /// [`for_blob`](Self::for_blob).
     ///
     /// # Errors
     ///
-    /// As [`for_blob`](Self::for_blob).
+    /// The errors of [`for_blob`](Self::for_blob).
     ///
     /// # Cancel safety
     ///
-    /// Dropped early, the reads of the handler fail. A handler that does not read goes on until it returns.
+    /// If the future is dropped early, the reads of the handler fail. A handler that does not read goes on until it
+    /// returns.
     pub async fn for_blob_blocking<T, E>(
         &self,
         image: &Image,
@@ -119,7 +120,7 @@ impl Fetcher {
     ///
     /// # Cancel safety
     ///
-    /// Dropped early, whatever was started is ended.
+    /// If the future is dropped early, the processes that it started are ended.
     pub async fn source_config(&self, image: &Image) -> Result<Vec<u8>> {
         if !image.is_converted() {
             return Ok(self.content(image).await?.config().to_vec());
@@ -139,7 +140,8 @@ impl Fetcher {
         self.for_one(image, digest, size, read).await
     }
 
-    /// The size of a blob in bytes: as the manifest has it, or as the source announces it.
+    /// Returns the size of a blob in bytes: the size that the manifest states, or else the size that the source
+    /// announces.
     async fn size_of(&self, image: &Image, digest: &Digest) -> Result<u64> {
         match size_in_manifest(image, digest) {
             Some(size) => Ok(size),
@@ -152,7 +154,7 @@ impl Fetcher {
         let announced = retrying(&self.options.retry, reference, || async move {
             match announced(image.proxy(), image.opened(), digest).await {
                 Err(error) if retry::is_proxy_failure(&error) => {
-                    // The proxy is gone or hangs, so another one is started.
+                    // The proxy has died or hangs, so another one is started.
                     let proxy = self.starter.start(image.same.place(), None).await?;
                     let opened = proxy.open_image(reference).await?;
                     image.same.compare(&proxy, &opened).await?;
@@ -169,7 +171,7 @@ impl Fetcher {
     }
 }
 
-/// The size of a layer, or of the config, as the manifest has it.
+/// Returns the size of a layer or of the config, in bytes, that the manifest states.
 fn size_in_manifest(image: &Image, digest: &Digest) -> Option<u64> {
     let manifest = image.manifest();
     let mut named = manifest.layers().iter().chain([manifest.config()]);
@@ -177,7 +179,8 @@ fn size_in_manifest(image: &Image, digest: &Digest) -> Option<u64> {
     Some(named.size())
 }
 
-/// The size that the source announces for a blob, if it does. The blob itself is given up.
+/// Returns the size that the source announces for a blob, in bytes. `None` if it announces none. The blob itself is
+/// cancelled.
 async fn announced(
     proxy: &ImageProxy,
     opened: &OpenedImage,
@@ -187,7 +190,8 @@ async fn announced(
         let blob = proxy.get_raw_blob(opened, digest).await?;
         return Ok(blob.announced());
     }
-    // An older proxy compares its answer with a size that it is given. Any will do.
+    // For an older proxy, this library compares the announced size with the size in the call. Any size will do, because
+    // the error contains the announced one.
     match proxy.get_blob(opened, digest, 1).await {
         Ok(blob) => Ok(blob.announced()),
         Err(Error::Blob {

@@ -23,19 +23,22 @@ use crate::proxy::{ImageProxy, OpenedImage};
 use crate::reference::by_digest;
 
 impl Fetcher {
-    /// Returns manifest, config and layers of an open image. The config is fetched once for an [`Image`] and
-    /// its clones.
+    /// Returns the manifest, the config and the layers of an open image. The config is fetched once for an [`Image`]
+    /// and its clones.
     ///
     /// # Errors
     ///
-    /// [`Error::Blob`] or [`Error::Refused`] if the config can't be fetched; [`Error::Image`] or
-    /// [`Error::Decode`] if a document can't be used; [`Error::DocumentTooLarge`] or
-    /// [`Error::DocumentsTooLarge`] if there are too many bytes; [`Error::ImageChanged`] if the proxy was lost
-    /// and another one finds a different image; [`Error::DeadlineExceeded`]; the errors of a proxy.
+    /// [`Error::Blob`] or [`Error::Refused`] if the config can't be fetched; [`Error::Image`] or [`Error::Decode`] if a
+    /// document can't be used; [`Error::DocumentTooLarge`] if the config is larger than
+    /// [`max_document_bytes`](crate::ConnectionOptions::max_document_bytes); [`Error::DocumentsTooLarge`] if the
+    /// manifest and the config together exceed [`max_documents_bytes`](crate::FetchOptions::max_documents_bytes);
+    /// [`Error::ImageChanged`] if the proxy failed and another one finds a different image; [`Error::DeadlineExceeded`]
+    /// after the [deadline](crate::RetryPolicy::deadline); the errors of a proxy.
     ///
     /// # Cancel safety
     ///
-    /// Dropped early, the config is not fetched. Another call that waits for the same config then fetches it.
+    /// If the future is dropped early, the config is not fetched. Another call that waits for the same config then
+    /// fetches it.
     pub async fn content(&self, image: &Image) -> Result<Arc<ImageContent>> {
         let ending = self.events.ending();
         let mut documents = Documents::within(self.options.max_documents_bytes);
@@ -58,7 +61,7 @@ impl Fetcher {
         self.content_from(asked, image, sink).await
     }
 
-    /// The content of an image, from this proxy, in which the image is open.
+    /// Returns the content of an image, from this proxy, in which the image is open.
     async fn content_from(
         &self,
         (proxy, opened): (&ImageProxy, &OpenedImage),
@@ -92,13 +95,13 @@ impl Fetcher {
     ///
     /// # Errors
     ///
-    /// [`Error::Image`] if the index is not at a registry (`docker://`), or names something that is no image or
-    /// has another size; [`Error::Blob`] if the index does not have the digest in the reference; the errors
-    /// of [`open_all`](Self::open_all).
+    /// [`Error::Image`] if the index is not at a registry (`docker://`), if one of its entries is not an image, or if a
+    /// manifest does not have the size that the index states; [`Error::Blob`] if the index does not have the digest in
+    /// the reference, or a manifest does not have the digest in the index; the errors of [`open_all`](Self::open_all).
     ///
     /// # Cancel safety
     ///
-    /// Dropped early, all processes that were started are ended.
+    /// If the future is dropped early, the processes that it started are ended.
     pub async fn open_index(&self, reference: &str) -> Result<Index> {
         let ending = self.events.ending();
         let listed = Listed::fetch(&self.starter, &self.options.retry, reference).await?;
@@ -124,13 +127,13 @@ impl Fetcher {
     ///
     /// # Errors
     ///
-    /// [`Error::Image`] if the manifest was converted and is one of an index that is not at a registry (`docker://`);
-    /// [`Error::Blob`] if the registry sends other bytes; [`Error::Refused`] if the registry refuses, after the
-    /// retries that the [`RetryPolicy`](crate::RetryPolicy) allows.
+    /// [`Error::Image`] if the manifest was converted, belongs to an index, and its source is not a registry
+    /// (`docker://`); [`Error::Blob`] if the registry sends other bytes; the other errors of
+    /// [`fetch_source`](Self::fetch_source).
     ///
     /// # Cancel safety
     ///
-    /// Dropped early, all processes that were started are ended.
+    /// If the future is dropped early, the processes that it started are ended.
     pub async fn source_manifest(&self, image: &Image) -> Result<Vec<u8>> {
         if !image.is_converted() {
             return Ok(image.manifest_raw().to_vec());
@@ -155,7 +158,8 @@ impl Fetcher {
     ///
     /// # Cancel safety
     ///
-    /// Dropped early, all workers are stopped. The sink keeps the blobs that were complete.
+    /// If the future is dropped early, all workers are stopped, and [`Sink::discard`] is called. An
+    /// [`OciLayout`](crate::OciLayout) keeps the blobs that are complete.
     pub async fn pull(&self, image: &Image, sink: impl Sink) -> Result<Pulled> {
         self.pull_all(std::slice::from_ref(image), sink).await
     }
@@ -171,7 +175,8 @@ impl Fetcher {
     ///
     /// # Cancel safety
     ///
-    /// Dropped early, all workers are stopped. The sink keeps the blobs that were complete.
+    /// If the future is dropped early, all workers are stopped, and [`Sink::discard`] is called. An
+    /// [`OciLayout`](crate::OciLayout) keeps the blobs that are complete.
     pub async fn pull_all(&self, images: &[Image], sink: impl Sink) -> Result<Pulled> {
         let _ending = self.events.ending();
         let sink = Arc::new(sink);
@@ -200,7 +205,8 @@ impl Fetcher {
     ///
     /// # Cancel safety
     ///
-    /// Dropped early, all workers are stopped. The sink keeps the blobs that were complete.
+    /// If the future is dropped early, all workers are stopped, and [`Sink::discard`] is called. An
+    /// [`OciLayout`](crate::OciLayout) keeps the blobs that are complete.
     pub async fn pull_index(&self, index: &Index, sink: impl Sink) -> Result<Pulled> {
         let _ending = self.events.ending();
         let sink = Arc::new(sink);
@@ -269,19 +275,20 @@ impl Fetcher {
         })
     }
 
-    /// Pulls many images into one sink. A blob that several of the images being pulled name is fetched once.
+    /// Pulls many images into one sink. A blob that several images need is fetched once: images that are pulled at the
+    /// same time share it, and for a later image, the sink says whether it still has the blob ([`Sink::has`]).
     ///
-    /// An image becomes visible in the sink when everything that it names is there. [`PullMany::next`] then
-    /// returns its result. Results come in the order in which images are done. A failed image has a result,
-    /// too, and the pull of the others goes on. If two images have the same name in the sink, the later one
-    /// replaces the earlier one.
+    /// An image becomes visible in the sink when everything that it names is there. [`PullMany::next`] then returns its
+    /// result. Results come in the order in which images are done. A failed image has a result, too, and the pull of
+    /// the others goes on. If two images have the same name in the sink, the one that becomes visible last replaces the
+    /// other.
     ///
-    /// At most 64 images are held at once, from their request until their result is taken. The next request is
-    /// taken when there is room for it. The documents of the held images have not much more than
-    /// [`max_documents_bytes`](crate::FetchOptions::max_documents_bytes) together.
+    /// A request is held from the moment when it is taken until its result is returned. The next request is taken while
+    /// fewer than 64 requests are held, fewer than 64 images are being pulled, and the known documents of all held
+    /// requests have fewer bytes than [`max_documents_bytes`](crate::FetchOptions::max_documents_bytes) together. A
+    /// single request whose documents exceed this limit fails.
     ///
-    /// The pull runs in a task of its own. The task waits while 64 images are done whose results have not
-    /// been taken.
+    /// The pull runs in a task of its own. The task waits while 64 results have not been taken with [`PullMany::next`].
     ///
     /// ```no_run
     /// # async fn example() -> longshore::Result<()> {
@@ -309,7 +316,8 @@ impl Fetcher {
     ///
     /// # Cancel safety
     ///
-    /// Dropping the [`PullMany`] stops the pull. The sink keeps the blobs and images that were complete.
+    /// Dropping the [`PullMany`] stops the pull, and [`Sink::discard`] is called. The sink keeps the images that are
+    /// complete, and an [`OciLayout`](crate::OciLayout) also keeps the blobs that are complete.
     pub fn pull_many<S, R>(&self, requests: R, sink: S) -> PullMany
     where
         S: Sink,
@@ -318,8 +326,8 @@ impl Fetcher {
         self.pull_stream(Iterated(requests.into_iter()), sink)
     }
 
-    /// Pulls many images, like [`pull_many`](Self::pull_many), with a stream of requests. The stream is polled
-    /// for the next request when there is room for another image.
+    /// Pulls many images, like [`pull_many`](Self::pull_many), with a stream of requests. The stream is polled for the
+    /// next request only when that request can be taken.
     ///
     /// # Panics
     ///
@@ -327,7 +335,8 @@ impl Fetcher {
     ///
     /// # Cancel safety
     ///
-    /// Dropping the [`PullMany`] stops the pull. The sink keeps the blobs and images that were complete.
+    /// Dropping the [`PullMany`] stops the pull, and [`Sink::discard`] is called. The sink keeps the images that are
+    /// complete, and an [`OciLayout`](crate::OciLayout) also keeps the blobs that are complete.
     pub fn pull_stream<S, R>(&self, requests: R, sink: S) -> PullMany
     where
         S: Sink,

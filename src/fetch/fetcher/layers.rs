@@ -29,7 +29,7 @@ impl Fetcher {
     ///
     /// # Cancel safety
     ///
-    /// Dropped early, all handlers are stopped.
+    /// If the future is dropped early, all handlers are stopped.
     pub async fn for_each_layer<T, E, Fut>(
         &self,
         image: &Image,
@@ -75,7 +75,7 @@ impl Fetcher {
     ///
     /// # Cancel safety
     ///
-    /// Dropped early, all handlers are stopped.
+    /// If the future is dropped early, all handlers are stopped.
     pub async fn for_each_of<T, E, Fut>(
         &self,
         image: &Image,
@@ -93,8 +93,8 @@ impl Fetcher {
         Ok(results.with_layers(layers))
     }
 
-    /// Runs `handler` for each layer of an image, on threads that may block, with a reader for libraries that
-    /// need [`std::io::Read`], such as `tar`. Otherwise like [`for_each_layer`](Self::for_each_layer).
+    /// Runs `handler` for each layer of an image, on threads that may block, with a reader for libraries that need
+    /// [`std::io::Read`], such as `tar`. Everything else is as with [`for_each_layer`](Self::for_each_layer).
     ///
     /// ```no_run
     /// # async fn example(fetcher: longshore::Fetcher) -> longshore::Result<()> {
@@ -113,7 +113,8 @@ impl Fetcher {
     ///
     /// # Cancel safety
     ///
-    /// Dropped early, the reads of all handlers fail. A handler that does not read goes on until it returns.
+    /// If the future is dropped early, the reads of all handlers fail. A handler that does not read goes on until it
+    /// returns.
     pub async fn for_each_layer_blocking<T, E>(
         &self,
         image: &Image,
@@ -135,7 +136,8 @@ impl Fetcher {
     ///
     /// # Cancel safety
     ///
-    /// Dropped early, the reads of all handlers fail. A handler that does not read goes on until it returns.
+    /// If the future is dropped early, the reads of all handlers fail. A handler that does not read goes on until it
+    /// returns.
     pub async fn for_each_of_blocking<T, E>(
         &self,
         image: &Image,
@@ -181,8 +183,8 @@ impl Fetcher {
 
     /// Returns the layers of an image as a stream, from the base layer up.
     ///
-    /// While one layer is read, up to `ahead` of the next layers are opened, over several proxies. Each of them
-    /// waits in its pipe, with up to 512 KiB. A layer that occurs twice is fetched twice.
+    /// While one layer is read, up to `ahead` of the next layers are opened, over several proxies. The pipe of each of
+    /// them already contains up to 512 KiB of the layer. A layer that occurs twice is fetched twice.
     ///
     /// A layer that fails before the stream returns it is retried, as the [`RetryPolicy`](crate::RetryPolicy)
     /// allows. A layer that fails while it is read is not retried, because the caller has read a part of it. The

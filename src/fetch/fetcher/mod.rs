@@ -54,12 +54,12 @@ use crate::reference::Place;
 /// proxies for `docker://` images do not use the shared cache, unless
 /// [`private_blob_info_cache`](FetchOptions::private_blob_info_cache) is false.
 ///
-/// - For root, the child runs in a mount namespace in which `/var/lib/containers/cache` is an empty read-only
-///   folder. The folder is created on the host if it does not exist. Where a mount namespace is not allowed,
-///   the child uses the shared cache.
-/// - For other users, the child's environment has `XDG_DATA_HOME=/dev/null`. The credential helpers that skopeo
-///   runs inherit this variable, so set the option to false if your helpers keep data there. The variable is
-///   not changed if [`skopeo_cmd`](ImageProxyConfig#structfield.skopeo_cmd) is another program than skopeo.
+/// - For root, each skopeo process runs in a mount namespace in which `/var/lib/containers/cache` is an empty read-only
+///   folder. The folder is created on the host if it does not exist. Where a mount namespace is not allowed, the
+///   process uses the shared cache.
+/// - For other users, the environment of each skopeo process has `XDG_DATA_HOME=/dev/null`. The credential helpers that
+///   skopeo runs inherit this variable, so set the option to false if your helpers keep data there. The variable is not
+///   changed if [`skopeo_cmd`](ImageProxyConfig#structfield.skopeo_cmd) is another program than skopeo.
 #[derive(Debug, Clone)]
 pub struct Fetcher {
     starter: Arc<Starter>,
@@ -68,9 +68,8 @@ pub struct Fetcher {
 }
 
 impl Fetcher {
-    /// Makes a fetcher that starts all its proxies with this configuration. No proxy is started yet. `pre_exec`
-    /// hooks of [`skopeo_cmd`](ImageProxyConfig::skopeo_cmd) are not run, because they can't be copied to
-    /// several children.
+    /// Makes a fetcher that starts all its proxies with this configuration. No proxy is started yet. `pre_exec` hooks
+    /// of [`skopeo_cmd`](ImageProxyConfig::skopeo_cmd) are not run, because they can't be copied to several processes.
     ///
     /// # Errors
     ///
@@ -78,7 +77,7 @@ impl Fetcher {
     ///
     /// # Cancel safety
     ///
-    /// Dropped early, no fetcher is made. Files of the configuration may have been read.
+    /// If the future is dropped early, no fetcher is made. Files of the configuration may have been read.
     pub async fn new(config: ImageProxyConfig, options: FetchOptions) -> Result<Self> {
         let private = options.private_blob_info_cache;
         let starter = tokio::task::spawn_blocking(move || Starter::new(config, private));
@@ -121,27 +120,29 @@ impl Fetcher {
         }
     }
 
-    /// Sets where the events of the next pull go.
+    /// Returns this fetcher with these [`Events`] in place of its former ones. The events of all its calls go there,
+    /// until the first call that fetches layers ends, or any call fails or is dropped early. Later calls send none.
     #[must_use]
     pub fn with_events(mut self, events: Events) -> Self {
         self.events = events;
         self
     }
 
-    /// Opens an image: starts a proxy, and fetches the manifest. Meanwhile, warm proxies are started
-    /// ([`start_ahead`](FetchOptions::start_ahead)). They end with the first pull of the image, or with the
-    /// [`Image`] if it is not pulled.
+    /// Opens an image: starts a proxy, and fetches the manifest. Meanwhile, warm proxies are started: proxies that the
+    /// pull will probably need ([`start_ahead`](FetchOptions::start_ahead)). They are shut down when the first call
+    /// that fetches layers of the image ends, or when the [`Image`] is dropped before such a call.
     ///
     /// # Errors
     ///
-    /// [`Error::Refused`] if the registry or the proxy refuses the image; the error of a proxy that can't be
-    /// started; [`Error::Image`] if the manifest can't be used; [`Error::DocumentsTooLarge`];
-    /// [`Error::DeadlineExceeded`]. Failures are retried first, as the
-    /// [`RetryPolicy`](crate::RetryPolicy) allows.
+    /// [`Error::Refused`] if the registry or the proxy refuses the image; the error of a proxy that can't be started;
+    /// [`Error::Image`] if the manifest can't be used; [`Error::DocumentsTooLarge`] if it is larger than
+    /// [`max_documents_bytes`](FetchOptions::max_documents_bytes); [`Error::DeadlineExceeded`] after the
+    /// [deadline](crate::RetryPolicy::deadline). Failures are retried first, as the [`RetryPolicy`](crate::RetryPolicy)
+    /// allows.
     ///
     /// # Cancel safety
     ///
-    /// Dropped early, the proxies that were started are ended.
+    /// If the future is dropped early, the proxies that it started are ended.
     #[instrument(level = "debug", skip(self))]
     pub async fn open(&self, reference: &str) -> Result<Image> {
         let ending = self.events.ending();
@@ -153,8 +154,8 @@ impl Fetcher {
 
     /// Opens an image, or returns `None` if the image does not exist.
     ///
-    /// At a registry, the refusal decides ([`RefusalKind::NotFound`]). Elsewhere, a proxy is asked once more, by
-    /// [`open_image_optional`](ImageProxy::open_image_optional), if skopeo has that (1.11 or later).
+    /// At a registry, the refusal decides ([`RefusalKind::NotFound`]). For other sources, a proxy is asked once more,
+    /// by [`open_image_optional`](ImageProxy::open_image_optional), if skopeo supports that (1.11 or later).
     ///
     /// ```no_run
     /// # async fn example(fetcher: longshore::Fetcher) -> longshore::Result<()> {
@@ -166,11 +167,11 @@ impl Fetcher {
     ///
     /// # Errors
     ///
-    /// The errors of [`open`](Self::open), except that the image does not exist.
+    /// The errors of [`open`](Self::open), except the refusal of an image that does not exist.
     ///
     /// # Cancel safety
     ///
-    /// Dropped early, the proxies that were started are ended.
+    /// If the future is dropped early, the proxies that it started are ended.
     pub async fn open_optional(&self, reference: &str) -> Result<Option<Image>> {
         let error = match self.open(reference).await {
             Ok(image) => return Ok(Some(image)),
@@ -208,7 +209,7 @@ impl Fetcher {
     ///
     /// # Cancel safety
     ///
-    /// Dropped early, the proxies that were started are ended.
+    /// If the future is dropped early, the proxies that it started are ended.
     pub async fn open_all(&self, references: &[impl AsRef<str>]) -> Result<Vec<Image>> {
         let ending = self.events.ending();
         let mut documents = Documents::within(self.options.max_documents_bytes);

@@ -1,4 +1,4 @@
-//! What is at a source, without opening an image.
+//! The methods of [`Fetcher`] that read a source without opening an image.
 
 use serde::Deserialize;
 
@@ -11,7 +11,8 @@ use crate::reference::is_repository;
 use crate::words::printable;
 
 impl Fetcher {
-    /// Fetches the manifest or the index that a reference names, byte for byte. Of an index, no image is chosen.
+    /// Fetches the manifest or the index that a reference names, byte for byte. If the reference names an index, the
+    /// index itself is returned, and no platform is chosen.
     ///
     /// No image is opened, so the signature policy is not checked: [`open`](Self::open) and
     /// [`open_index`](Self::open_index) do that.
@@ -28,21 +29,24 @@ impl Fetcher {
     ///
     /// # Errors
     ///
-    /// [`Error::Refused`], after the tries that the [`RetryPolicy`](crate::RetryPolicy) allows;
-    /// [`Error::Blob`] if it was asked for by a digest that it does not have;
-    /// [`Error::DocumentTooLarge`]; [`Error::Image`] if this fetcher
-    /// is [over](Self::over) given proxies.
+    /// [`Error::Refused`] if the source refuses the document, after the retries that the
+    /// [`RetryPolicy`](crate::RetryPolicy) allows; [`Error::Spawn`], [`Error::ProxyExited`] or [`Error::CallTimeout`]
+    /// if skopeo can't be started, fails without a reason, or takes too long; [`Error::Blob`] if the reference contains
+    /// a digest and the document has another one; [`Error::DocumentTooLarge`] if the document is larger than
+    /// [`max_document_bytes`](crate::ConnectionOptions::max_document_bytes); [`Error::DeadlineExceeded`] after the
+    /// [deadline](crate::RetryPolicy::deadline); [`Error::Image`] if this fetcher is [over](Self::over) given proxies.
     ///
     /// # Cancel safety
     ///
-    /// Dropped early, whatever was started is ended.
+    /// If the future is dropped early, the skopeo process that it started is ended.
     pub async fn fetch_source(&self, reference: &str) -> Result<SourceDocument> {
         let fetch = || inspect(&self.starter, reference);
         let raw = retrying(&self.options.retry, reference, fetch).await?;
         Ok(SourceDocument::new(reference, raw))
     }
 
-    /// Lists the tags of a repository, such as `docker://quay.io/fedora/fedora`, in the order in which the registry has them.
+    /// Lists the tags of a repository, such as `docker://quay.io/fedora/fedora`, in the order in which the registry
+    /// lists them.
     ///
     /// ```no_run
     /// # async fn example(fetcher: longshore::Fetcher) -> longshore::Result<()> {
@@ -54,14 +58,17 @@ impl Fetcher {
     ///
     /// # Errors
     ///
-    /// [`Error::Config`] if the reference is not a `docker://` one, or has a tag or a digest; [`Error::Refused`], after the
-    /// tries that the [`RetryPolicy`](crate::RetryPolicy) allows; [`Error::DocumentTooLarge`] if the list is larger than
+    /// [`Error::Config`] if the reference is not a `docker://` one, or has a tag or a digest; [`Error::Refused`] if the
+    /// registry refuses the list, after the retries that the [`RetryPolicy`](crate::RetryPolicy) allows;
+    /// [`Error::Spawn`], [`Error::ProxyExited`] or [`Error::CallTimeout`] if skopeo can't be started, fails without a
+    /// reason, or takes too long; [`Error::DeadlineExceeded`] after the [deadline](crate::RetryPolicy::deadline);
+    /// [`Error::DocumentTooLarge`] if the list is larger than
     /// [`max_documents_bytes`](crate::FetchOptions::max_documents_bytes); [`Error::Image`] if this fetcher is
     /// [over](Self::over) given proxies.
     ///
     /// # Cancel safety
     ///
-    /// Dropped early, whatever was started is ended.
+    /// If the future is dropped early, the skopeo process that it started is ended.
     pub async fn list_tags(&self, repository: &str) -> Result<Vec<String>> {
         #[derive(Deserialize)]
         struct Listed {

@@ -31,8 +31,9 @@ impl Fetcher {
     ///
     /// The errors of [`for_each_layer`](Self::for_each_layer), and:
     ///
-    /// - [`Error::Image`] if the config does not have one `diff_id` for each layer, if one can't be checked, or if
-    ///   the same blob has two. No layer is fetched then.
+    /// - [`Error::Image`] if the config does not have one `diff_id` for each layer, if the algorithm of a `diff_id` is
+    ///   unknown (known: sha256, sha384, sha512), or if two layers with the same blob have different `diff_id`s. No
+    ///   layer is fetched then.
     /// - [`BlobError::Decompress`](crate::BlobError::Decompress) if a layer can't be decompressed.
     /// - [`BlobError::Expands`](crate::BlobError::Expands) if a layer expands beyond
     ///   [`max_expansion`](crate::FetchOptions::max_expansion).
@@ -43,7 +44,7 @@ impl Fetcher {
     ///
     /// # Cancel safety
     ///
-    /// Dropped early, all handlers are stopped.
+    /// If the future is dropped early, all handlers are stopped.
     pub async fn for_each_layer_uncompressed<T, E, Fut>(
         &self,
         image: &Image,
@@ -71,12 +72,13 @@ impl Fetcher {
     ///
     /// # Errors
     ///
-    /// The errors of [`for_each_layer_uncompressed`](Self::for_each_layer_uncompressed), except those of the
-    /// config; [`Error::Image`] if the image does not have one of the layers, or if a `diff_id` can't be checked.
+    /// The errors of [`for_each_layer_uncompressed`](Self::for_each_layer_uncompressed), except those of the config;
+    /// [`Error::Image`] if the image does not have one of the layers, if the algorithm of a `diff_id` is unknown, or if
+    /// two of `layers` have the same blob and different `diff_id`s.
     ///
     /// # Cancel safety
     ///
-    /// Dropped early, all handlers are stopped.
+    /// If the future is dropped early, all handlers are stopped.
     pub async fn for_each_of_uncompressed<T, E, Fut>(
         &self,
         image: &Image,
@@ -95,9 +97,9 @@ impl Fetcher {
         Ok(results.with_layers(layers))
     }
 
-    /// Runs `handler` for each layer of an image, decompressed, like
-    /// [`for_each_layer_uncompressed`](Self::for_each_layer_uncompressed), on threads that may block, like
-    /// [`for_each_layer_blocking`](Self::for_each_layer_blocking) does.
+    /// Runs `handler` for each layer of an image, on threads that may block, with a reader that decompresses the layer.
+    /// [`for_each_layer_blocking`](Self::for_each_layer_blocking) describes the threads, and
+    /// [`for_each_layer_uncompressed`](Self::for_each_layer_uncompressed) describes the checks.
     ///
     /// # Errors
     ///
@@ -105,7 +107,8 @@ impl Fetcher {
     ///
     /// # Cancel safety
     ///
-    /// Dropped early, the reads of all handlers fail. A handler that does not read goes on until it returns.
+    /// If the future is dropped early, the reads of all handlers fail. A handler that does not read goes on until it
+    /// returns.
     pub async fn for_each_layer_uncompressed_blocking<T, E>(
         &self,
         image: &Image,
@@ -119,9 +122,9 @@ impl Fetcher {
         self.for_each_layer_uncompressed(image, handler).await
     }
 
-    /// Runs `handler` for some layers of an image, decompressed, like
-    /// [`for_each_of_uncompressed`](Self::for_each_of_uncompressed), on threads that may block, like
-    /// [`for_each_layer_blocking`](Self::for_each_layer_blocking) does.
+    /// Runs `handler` for some layers of an image, on threads that may block, with a reader that decompresses the
+    /// layer. [`for_each_layer_blocking`](Self::for_each_layer_blocking) describes the threads, and
+    /// [`for_each_of_uncompressed`](Self::for_each_of_uncompressed) describes the checks.
     ///
     /// ```no_run
     /// # fn has(_: &longshore::Layer) -> bool { false }
@@ -142,7 +145,8 @@ impl Fetcher {
     ///
     /// # Cancel safety
     ///
-    /// Dropped early, the reads of all handlers fail. A handler that does not read goes on until it returns.
+    /// If the future is dropped early, the reads of all handlers fail. A handler that does not read goes on until it
+    /// returns.
     pub async fn for_each_of_uncompressed_blocking<T, E>(
         &self,
         image: &Image,
@@ -157,8 +161,9 @@ impl Fetcher {
         self.for_each_of_uncompressed(image, layers, handler).await
     }
 
-    /// Returns the layers of an image as a stream, from the base layer up, like [`layers`](Self::layers), with
-    /// readers that decompress, like [`for_each_layer_uncompressed`](Self::for_each_layer_uncompressed) does.
+    /// Returns the layers of an image as a stream, from the base layer up, with readers that decompress.
+    /// [`layers`](Self::layers) describes the stream, and
+    /// [`for_each_layer_uncompressed`](Self::for_each_layer_uncompressed) describes the checks.
     ///
     /// ```no_run
     /// # async fn example(fetcher: longshore::Fetcher) -> Result<(), Box<dyn std::error::Error>> {
@@ -175,9 +180,9 @@ impl Fetcher {
     ///
     /// # Errors
     ///
-    /// The errors of [`content`](Self::content); [`Error::Image`] if the config does not have one `diff_id` for
-    /// each layer, if one can't be checked, or if the same blob has two. The stream returns the errors of
-    /// the layers.
+    /// The errors of [`content`](Self::content); [`Error::Image`] if the config does not have one `diff_id` for each
+    /// layer, if the algorithm of a `diff_id` is unknown, or if two layers with the same blob have different
+    /// `diff_id`s. The stream returns the errors of the layers.
     ///
     /// # Cancel safety
     ///
@@ -194,14 +199,14 @@ impl Fetcher {
         self.in_order(image, content.layers(), ahead, view, ending)
     }
 
-    /// Returns some layers of an image as a stream, in the order of `layers`, like
-    /// [`layers_of`](Self::layers_of), with readers that decompress, like
-    /// [`for_each_of_uncompressed`](Self::for_each_of_uncompressed) does.
+    /// Returns some layers of an image as a stream, in the order of `layers`, with readers that decompress.
+    /// [`layers_of`](Self::layers_of) describes the stream, and
+    /// [`for_each_of_uncompressed`](Self::for_each_of_uncompressed) describes the checks.
     ///
     /// # Errors
     ///
-    /// [`Error::Image`] if the image does not have one of the layers. The stream returns the errors of
-    /// the layers.
+    /// [`Error::Image`] if the image does not have one of the layers, or if two of `layers` have the same blob and
+    /// different `diff_id`s. The stream returns the errors of the layers.
     ///
     /// # Panics
     ///

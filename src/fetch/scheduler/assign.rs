@@ -175,8 +175,8 @@ impl<E: Clone> Scheduler<E> {
             .is_some_and(|image| image.kind == kind)
     }
 
-    /// A config that this unit can ask for. The config is left to another unit that is about to open the same
-    /// image and has nothing else to do. This unit goes on with layers meanwhile, the largest first.
+    /// A config that this unit can ask for. The config is left to another unit that is about to open the same image and
+    /// has nothing else to do. Until then, this unit fetches layers, the largest first.
     fn config_for(&self, id: UnitId, unit: &Unit, now: Instant) -> Option<ImageId> {
         let can = |image: &&ImageId| {
             let of_image = self.images.get(image);

@@ -102,8 +102,8 @@ impl<E: Clone> Scheduler<E> {
         let most = self.most_at(id);
         let to_open = self.to_open(id);
         let wanted = if to_open > 0 && !host.governor.has_guess() {
-            // The latency of a call is not known yet. The processors are idle until the first answer comes,
-            // so proxies are started meanwhile.
+            // The latency of a call is not known yet. The processors are idle until the first answer comes, so proxies
+            // are started in this time.
             let ahead = self.settings.start_ahead && host.rules.is_registry;
             if ahead { most } else { to_open }
         } else {

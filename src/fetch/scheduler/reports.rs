@@ -1,4 +1,4 @@
-//! What the scheduler does with each report of the engine.
+//! The reactions of the scheduler to each report of the engine.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! What pruning removes from layouts of a few small blobs.
+//! Tests of `prune` with layouts of a few small blobs.
 
 use std::fs;
 use std::os::unix::fs::symlink;

@@ -1,4 +1,4 @@
-//! Reads one blob, and compares it with what names it.
+//! Reads one blob, and compares it with its descriptor.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -20,7 +20,7 @@ use crate::drain::verify::Verifier;
 /// How much of a blob is read at once, in bytes.
 const CHUNK_BYTES: usize = 256 * 1024;
 
-/// What was read of a blob that is as it should be.
+/// The result for a blob that is not damaged.
 #[derive(Debug)]
 pub(super) struct Intact {
     pub(super) bytes: u64,
@@ -28,7 +28,7 @@ pub(super) struct Intact {
     pub(super) diff_ids: usize,
 }
 
-/// What is wrong with a blob.
+/// The result for a blob that is missing or damaged.
 #[derive(Debug)]
 pub(in crate::layout) struct Bad {
     pub(in crate::layout) damage: Damage,

@@ -32,7 +32,7 @@ pub(super) struct Job {
 }
 
 impl Job {
-    /// Whether it is no damage if the blob is missing. A blob that no image names may be removed meanwhile.
+    /// Whether it is no damage if the blob is missing. A blob that no image names may be removed at any time.
     pub(super) fn may_be_missing(&self) -> bool {
         self.is_foreign || self.size.is_none()
     }

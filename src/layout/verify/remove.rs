@@ -18,21 +18,21 @@ impl OciLayout {
     /// Removes the damaged blobs that [`verify`](Self::verify) has found, so that the next pull of their images
     /// fetches them. Returns their digests. Until that pull, the layout lacks these blobs.
     ///
-    /// Removed are files whose bytes are not those of their digest, and files that can't be read to their end.
-    /// A file that has changed since it was verified is left.
+    /// This method removes files whose bytes do not have the digest of the blob, and files that can't be read to their
+    /// end. A file that has changed since it was verified is not removed.
     ///
-    /// No pull may run meanwhile, because it may have decided to reuse a damaged blob. If one is running, also
-    /// through this `OciLayout`, its end is waited for, but not longer than `wait`. A pull that begins
-    /// meanwhile waits.
+    /// No pull may run at the same time, because it may have decided to reuse a damaged blob. If a pull is running,
+    /// even one that uses this `OciLayout`, this method waits for its end, but not longer than `wait`. A pull that
+    /// begins while files are being removed waits.
     ///
     /// # Errors
     ///
-    /// [`Error::Io`], with [`ResourceBusy`](io::ErrorKind::ResourceBusy) as the kind of its source if a pull is
-    /// running; some blobs may have been removed otherwise.
+    /// [`Error::Io`]. If a pull is running, the kind of its source is [`ResourceBusy`](io::ErrorKind::ResourceBusy),
+    /// and no blob was removed. After another error, some blobs may have been removed.
     ///
     /// # Cancel safety
     ///
-    /// Dropped early, some of the blobs may have been removed.
+    /// If the future is dropped early, some of the blobs may have been removed.
     pub async fn remove_damaged(&self, verified: &Verified, wait: Duration) -> Result<Vec<Digest>> {
         let what = format!("can't remove blobs from {}", self.root().display());
         let damaged = verified.damaged.iter().filter_map(Candidate::of);

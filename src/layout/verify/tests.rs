@@ -1,4 +1,4 @@
-//! What verifying finds in layouts of a few small blobs.
+//! Tests of `verify` with layouts of a few small blobs.
 
 use std::fs;
 use std::os::unix::fs::symlink;

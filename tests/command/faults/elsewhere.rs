@@ -110,9 +110,3 @@ impl Drop for Server {
         let _ = self.0.wait();
     }
 }
-
-/// The reference is malformed.
-pub(crate) fn malformed_name(cell: &Cell, _: Longshore) -> (Longshore, Guard) {
-    let reference = cell.reference.replace("/image", "/Image");
-    (of(cell, &reference, "--tls-verify=false"), Box::new(()))
-}

@@ -310,13 +310,6 @@ fn own_machine() -> Vec<Fault> {
         .before(machine::broken_auth_file),
         Fault::new("the auth file is a pipe", Nothing, all(right(0)))
             .before(machine::auth_file_is_a_pipe),
-        Fault::new(
-            "the image's name is malformed",
-            Nothing,
-            all(wrong(0, "invalid reference format")),
-        )
-        .options(&["--retries", "1"])
-        .before(elsewhere::malformed_name),
         Fault::new("stderr is full (`/dev/full`)", Nothing, all(right(0)))
             .before(machine::stderr_is_full),
         Fault::new(
