@@ -285,7 +285,10 @@ fn an_image_that_is_not_there_is_asked_for_once() {
             let options = options().start_ahead(false);
             let outcome = pull(config(protocol), options, &missing).await;
             let error = chain(outcome.wrong());
-            assert!(error.contains("OpenImage"), "{protocol}: {error}");
+            assert!(
+                error.contains("opening the image failed"),
+                "{protocol}: {error}"
+            );
             assert_eq!(served.registry.manifest_gets(), 1, "{protocol}");
         }
     });

@@ -156,6 +156,7 @@ impl Fetcher {
     ///
     /// At a registry, the refusal decides ([`RefusalKind::NotFound`]). For other sources, a proxy is asked once more,
     /// by [`open_image_optional`](ImageProxy::open_image_optional), if skopeo supports that (1.11 or later).
+    /// What counts as missing is up to skopeo: before 1.19, a missing tag of an `oci:` layout is an error.
     ///
     /// ```no_run
     /// # async fn example(fetcher: longshore::Fetcher) -> longshore::Result<()> {
