@@ -75,8 +75,8 @@ fn pass_on(
     }
 }
 
-/// Waits for a blob, but not after its bytes could not be written: the rest of a wrong blob would still be read and
-/// checked.
+/// Waits for a blob, but not after its bytes could not be written: the rest of a wrong blob would still be read
+/// and checked.
 async fn unless_it_fails(
     failure: &Receiver<io::Error>,
     fetching: impl Future<Output = longshore::Result<()>>,

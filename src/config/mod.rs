@@ -71,9 +71,9 @@ pub struct ConnectionOptions {
     /// proxy may then take to exit. After that, it gets `SIGTERM` and, 2 s later, `SIGKILL`. The default is
     /// 5 s.
     ///
-    /// If the image is at a registry, this timeout is at most 100 ms for the proxies that a [`Fetcher`](crate::Fetcher)
-    /// starts in addition to the one that opened the image, unless the policy [may make them run
-    /// gpg](crate::ImageProxyConfig::may_ask_gpg).
+    /// If the image is at a registry, this timeout is at most 100 ms for the proxies that a
+    /// [`Fetcher`](crate::Fetcher) starts in addition to the one that opened the image, unless the policy [may make
+    /// them run gpg](crate::ImageProxyConfig::may_ask_gpg).
     pub shutdown_timeout: Duration,
 
     /// The maximum size of a manifest, index, image config or layer info, in bytes. A larger one fails as

@@ -7,8 +7,8 @@ use crate::drain::verify::sha256;
 use crate::error::Result;
 use crate::reference::digest_of;
 
-/// The manifest or the index that a reference names, byte for byte as its source has it:
-/// [`Fetcher::fetch_source`](crate::Fetcher::fetch_source).
+/// The manifest or the index that a reference names, byte for byte as its source has it. Returned by
+/// the method [`fetch_source`](crate::Fetcher::fetch_source) of the fetcher.
 #[derive(Debug, Clone)]
 pub struct SourceDocument {
     reference: String,

@@ -83,10 +83,10 @@ pub struct PrunedBlob {
 }
 
 impl OciLayout {
-    /// Removes each blob that can't be reached from the index of the layout, and the incomplete files that killed pulls
-    /// have left. An index reaches its entries. A manifest reaches its config, its layers, and the manifest in its
-    /// `subject` field. If a document is neither a manifest nor an index, it reaches each blob whose digest occurs in
-    /// it.
+    /// Removes each blob that can't be reached from the index of the layout, and the incomplete files that killed
+    /// pulls have left. An index reaches its entries. A manifest reaches its config, its layers, and the manifest in
+    /// its `subject` field. If a document is neither a manifest nor an index, it reaches each blob whose digest
+    /// occurs in it.
     ///
     /// If the index, or a manifest or index that is named, is damaged, nothing is removed. A manifest that is
     /// named by an index of platforms may be missing: tools can leave platforms out.

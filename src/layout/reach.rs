@@ -189,8 +189,7 @@ mod tests {
     use super::super::testing::TestLayout;
     use super::*;
 
-    /// A layout with an index of one image with one layer: the layout, the index, and the descriptors of the
-    /// blobs.
+    /// A layout with an index of one image with one layer: the layout, the index, and the descriptors of the blobs.
     fn layout() -> (TestLayout, Descriptor, Vec<Value>) {
         let layout = TestLayout::new();
         let config = layout.put(b"{}");

@@ -89,8 +89,7 @@ pub struct Verified {
     pub bytes: u64,
     /// The number of layers that were decompressed and compared with a `diff_id`.
     pub diff_ids: usize,
-    /// The number of foreign layers that are not in the layout. They are stored elsewhere, so this is no
-    /// damage.
+    /// The number of foreign layers that are not in the layout. They are stored elsewhere, so this is no damage.
     pub foreign_layers: usize,
     /// The blobs that are missing, damaged or unusable, sorted by digest. Empty if there are none.
     pub damaged: Vec<DamagedBlob>,
@@ -146,15 +145,15 @@ pub enum Damage {
     /// blobs that such a manifest or index names were not verified.
     #[error("can't be understood: {0}")]
     NotUnderstood(String),
-    /// The layer has the right digest and size, but it can't be decompressed, or the decompressed bytes do not have the
-    /// `diff_id`.
+    /// The layer has the right digest and size, but it can't be decompressed, or the decompressed bytes do not have
+    /// the `diff_id`.
     #[error(transparent)]
     Layer(BlobError),
 }
 
 impl Damage {
-    /// Whether the file itself is damaged, so that the next pull fetches a good one once the file is removed
-    /// ([`OciLayout::remove_damaged`]).
+    /// Whether the file itself is damaged, so that the next pull fetches a good one once the file is
+    /// removed ([`OciLayout::remove_damaged`]).
     #[must_use]
     pub fn is_repairable(&self) -> bool {
         matches!(

@@ -48,8 +48,8 @@ use crate::error::{BlobError, Error, Result};
 /// Many blobs of one proxy can be open and read at the same time. Dropping a blob early cancels it. The connection
 /// stays good.
 ///
-/// With a proxy before protocol 0.2.8, only `finish` detects that the blob is longer than its size
-/// ([`TooLong`](crate::BlobError::TooLong)).
+/// With a proxy before protocol 0.2.8, only `finish` detects that the blob is longer than its
+/// size ([`TooLong`](crate::BlobError::TooLong)).
 #[derive(Debug)]
 pub struct Blob(Buffered<Stream>);
 
@@ -71,8 +71,8 @@ impl Blob {
         self.0.get_ref().announced()
     }
 
-    /// Reads the rest of the blob, and returns an error unless all bytes have arrived and have the right size and
-    /// digest.
+    /// Reads the rest of the blob, and returns an error unless all bytes have arrived and have the right size
+    /// and digest.
     ///
     /// The rest is checked and discarded. To cancel a blob instead, drop it.
     ///

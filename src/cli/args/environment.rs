@@ -11,7 +11,7 @@ pub(super) const SKOPEO: &str = "LONGSHORE_SKOPEO";
 pub(super) const PROXIES: &str = "LONGSHORE_PROXIES";
 pub(super) const AUTHFILE: &str = "LONGSHORE_AUTHFILE";
 
-/// What the help says about the variables.
+/// The text of the help about the variables.
 pub(in crate::cli) const HELP: &str = "  LONGSHORE_SKOPEO    the skopeo program, as --skopeo
   LONGSHORE_PROXIES   the number of skopeo processes of a pull, as --proxies
   LONGSHORE_AUTHFILE  the auth file, as --authfile; not used with another option

@@ -43,7 +43,7 @@ pub(super) enum Style {
     Plain,
     /// The events on stderr, one JSON object a line.
     Json,
-    /// Nothing.
+    /// No progress is shown.
     None,
 }
 
@@ -195,11 +195,11 @@ pub(super) async fn ended() {
     }
 }
 
-/// What is left of a pull that was shown.
+/// The result of showing a pull.
 pub(super) struct Seen {
     /// The record of the events, which still needs its end.
     pub(super) record: Option<Record>,
-    /// What could not be written.
+    /// The errors of what could not be written.
     pub(super) failures: Vec<Failure>,
 }
 
@@ -220,7 +220,7 @@ struct Display {
     progress: Progress,
     lines: Lines,
     thinner: Thinner,
-    /// When the clock is looked at next.
+    /// The time of the next look at the clock.
     next_look: Duration,
 }
 

@@ -125,8 +125,7 @@ impl Model {
         self.track(proxy);
     }
 
-    /// The spans of the proxy that are running have ended with it. Without a reason, they were no longer
-    /// needed.
+    /// The spans of the proxy that are running have ended with it. Without a reason, they were no longer needed.
     pub(super) fn proxy_ended(&mut self, at: Duration, proxy: usize, reason: Option<&str>) {
         self.pass(at);
         let ended = self.running.extract_if(|_, span| span.proxy == proxy);

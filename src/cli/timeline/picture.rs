@@ -9,7 +9,7 @@ use super::throughput::Throughput;
 #[derive(Debug)]
 pub(super) struct Picture {
     /// The images that were asked for, in the order in which they were first mentioned: at most
-    /// [`MOST_NAMES`](super::model::MOST_NAMES).
+    /// [`MOST_NAMES`](super::model::MOST_NAMES) of them.
     pub(super) images: Vec<Image>,
     pub(super) proxies: Vec<Proxy>,
     /// The spans, by proxy, lane and time.
@@ -29,11 +29,11 @@ pub(super) struct Image {
     pub(super) name: Arc<str>,
     /// When a proxy was first asked to open the image.
     pub(super) asked: Option<Duration>,
-    /// When the first proxy had opened the image.
+    /// The time at which the first proxy had opened the image.
     pub(super) opened: Option<Duration>,
     /// When the image was complete. `None` if it never was, or only together with others.
     pub(super) complete: Option<Duration>,
-    /// When the image failed, and why.
+    /// The time at which the image failed, and the reason.
     pub(super) failed: Option<(Duration, String)>,
 }
 
@@ -94,7 +94,7 @@ impl Totals {
 pub(super) struct Proxy {
     pub(super) number: usize,
     pub(super) begin: Duration,
-    /// When the proxy was first asked for something.
+    /// The time of the first request to the proxy.
     pub(super) asked: Option<Duration>,
     /// When the proxy ended. `None` if it was there until the end.
     pub(super) end: Option<Duration>,
@@ -113,7 +113,7 @@ pub(super) struct Span {
     pub(super) image: Arc<str>,
     pub(super) what: What,
     pub(super) begin: Duration,
-    /// When the first byte came.
+    /// The time of the first byte.
     pub(super) answered: Option<Duration>,
     /// When the last of the bytes came that have come.
     pub(super) last_byte: Option<Duration>,

@@ -60,8 +60,8 @@ impl Fetcher {
         self.for_one(image, digest, size, handler).await
     }
 
-    /// Runs `handler` for one blob, on a thread that may block, with a reader that blocks. Everything else is as with
-    /// [`for_blob`](Self::for_blob).
+    /// Runs `handler` for one blob, on a thread that may block, with a reader that blocks. Everything else is as
+    /// with [`for_blob`](Self::for_blob).
     ///
     /// # Errors
     ///
@@ -69,8 +69,8 @@ impl Fetcher {
     ///
     /// # Cancel safety
     ///
-    /// If the future is dropped early, the reads of the handler fail. A handler that does not read goes on until it
-    /// returns.
+    /// If the future is dropped early, the reads of the handler fail. A handler that does not read goes on until
+    /// it returns.
     pub async fn for_blob_blocking<T, E>(
         &self,
         image: &Image,
@@ -109,14 +109,13 @@ impl Fetcher {
     }
 
     /// Fetches the config of an image in the form that it has at its source, before any
-    /// [conversion](Image::is_converted): the bytes whose digest
-    /// the [source's manifest](Self::source_manifest) names. For an image that was not converted, they are those of
-    /// [`content`](Self::content).
+    /// [conversion](Image::is_converted): the bytes whose digest the [source's manifest](Self::source_manifest) names.
+    /// For an image that was not converted, they are those of [`content`](Self::content).
     ///
     /// # Errors
     ///
-    /// The errors of [`content`](Self::content), [`source_manifest`](Self::source_manifest) and
-    /// [`for_blob`](Self::for_blob).
+    /// The errors of [`content`](Self::content), [`for_blob`](Self::for_blob) and of the method
+    /// [`source_manifest`](Self::source_manifest) as well.
     ///
     /// # Cancel safety
     ///
@@ -140,8 +139,8 @@ impl Fetcher {
         self.for_one(image, digest, size, read).await
     }
 
-    /// Returns the size of a blob in bytes: the size that the manifest states, or else the size that the source
-    /// announces.
+    /// Returns the size of a blob in bytes: the size that the manifest states, or else the size that the
+    /// source announces.
     async fn size_of(&self, image: &Image, digest: &Digest) -> Result<u64> {
         match size_in_manifest(image, digest) {
             Some(size) => Ok(size),
@@ -179,8 +178,8 @@ fn size_in_manifest(image: &Image, digest: &Digest) -> Option<u64> {
     Some(named.size())
 }
 
-/// Returns the size that the source announces for a blob, in bytes. `None` if it announces none. The blob itself is
-/// cancelled.
+/// Returns the size that the source announces for a blob, in bytes. `None` if it announces none. The blob itself
+/// is cancelled.
 async fn announced(
     proxy: &ImageProxy,
     opened: &OpenedImage,

@@ -127,9 +127,9 @@ impl Fetcher {
     ///
     /// # Errors
     ///
-    /// [`Error::Image`] if the manifest was converted, belongs to an index, and its source is not a registry
-    /// (`docker://`); [`Error::Blob`] if the registry sends other bytes; the other errors of
-    /// [`fetch_source`](Self::fetch_source).
+    /// [`Error::Image`] if the manifest was converted, belongs to an index, and its source is not a
+    /// registry (`docker://`); [`Error::Blob`] if the registry sends other bytes; the other errors
+    /// of [`fetch_source`](Self::fetch_source).
     ///
     /// # Cancel safety
     ///
@@ -278,10 +278,10 @@ impl Fetcher {
     /// Pulls many images into one sink. A blob that several images need is fetched once: images that are pulled at the
     /// same time share it, and for a later image, the sink says whether it still has the blob ([`Sink::has`]).
     ///
-    /// An image becomes visible in the sink when everything that it names is there. [`PullMany::next`] then returns its
-    /// result. Results come in the order in which images are done. A failed image has a result, too, and the pull of
-    /// the others goes on. If two images have the same name in the sink, the one that becomes visible last replaces the
-    /// other.
+    /// An image becomes visible in the sink when everything that it names is there. [`PullMany::next`] then returns
+    /// its result. Results come in the order in which images are done. A failed image has a result, too, and the pull
+    /// of the others goes on. If two images have the same name in the sink, the one that becomes visible last
+    /// replaces the other.
     ///
     /// A request is held from the moment when it is taken until its result is returned. The next request is taken while
     /// fewer than 64 requests are held, fewer than 64 images are being pulled, and the known documents of all held

@@ -113,8 +113,8 @@ impl Fetcher {
     ///
     /// # Cancel safety
     ///
-    /// If the future is dropped early, the reads of all handlers fail. A handler that does not read goes on until it
-    /// returns.
+    /// If the future is dropped early, the reads of all handlers fail. A handler that does not read goes on until
+    /// it returns.
     pub async fn for_each_layer_blocking<T, E>(
         &self,
         image: &Image,
@@ -136,8 +136,8 @@ impl Fetcher {
     ///
     /// # Cancel safety
     ///
-    /// If the future is dropped early, the reads of all handlers fail. A handler that does not read goes on until it
-    /// returns.
+    /// If the future is dropped early, the reads of all handlers fail. A handler that does not read goes on until
+    /// it returns.
     pub async fn for_each_of_blocking<T, E>(
         &self,
         image: &Image,

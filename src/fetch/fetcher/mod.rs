@@ -137,8 +137,8 @@ impl Fetcher {
     /// [`Error::Refused`] if the registry or the proxy refuses the image; the error of a proxy that can't be started;
     /// [`Error::Image`] if the manifest can't be used; [`Error::DocumentsTooLarge`] if it is larger than
     /// [`max_documents_bytes`](FetchOptions::max_documents_bytes); [`Error::DeadlineExceeded`] after the
-    /// [deadline](crate::RetryPolicy::deadline). Failures are retried first, as the [`RetryPolicy`](crate::RetryPolicy)
-    /// allows.
+    /// [deadline](crate::RetryPolicy::deadline). Failures are retried first, as the
+    /// [`RetryPolicy`](crate::RetryPolicy) allows.
     ///
     /// # Cancel safety
     ///

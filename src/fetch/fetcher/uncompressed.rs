@@ -107,8 +107,8 @@ impl Fetcher {
     ///
     /// # Cancel safety
     ///
-    /// If the future is dropped early, the reads of all handlers fail. A handler that does not read goes on until it
-    /// returns.
+    /// If the future is dropped early, the reads of all handlers fail. A handler that does not read goes on until
+    /// it returns.
     pub async fn for_each_layer_uncompressed_blocking<T, E>(
         &self,
         image: &Image,
@@ -145,8 +145,8 @@ impl Fetcher {
     ///
     /// # Cancel safety
     ///
-    /// If the future is dropped early, the reads of all handlers fail. A handler that does not read goes on until it
-    /// returns.
+    /// If the future is dropped early, the reads of all handlers fail. A handler that does not read goes on until
+    /// it returns.
     pub async fn for_each_of_uncompressed_blocking<T, E>(
         &self,
         image: &Image,

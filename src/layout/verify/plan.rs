@@ -131,8 +131,7 @@ impl Planner<'_> {
         }
     }
 
-    /// Notes the `diff_id`s of an image. A config that is missing or damaged is found when it is read as a
-    /// blob.
+    /// Notes the `diff_id`s of an image. A config that is missing or damaged is found when it is read as a blob.
     #[cfg(feature = "decompress")]
     fn note_diff_ids(&mut self, manifest: &ImageManifest, raw: &[u8]) {
         use crate::fetch::ImageContent;
