@@ -203,7 +203,7 @@ impl<E: Clone> Scheduler<E> {
             }
         }
         if is_throttled {
-            self.retire_newest(id, working.saturating_sub(wanted));
+            self.retire_newest(id, working.saturating_sub(wanted), now);
         }
         self.retire_unneeded(id);
         if self.is_starved(id, now) || self.is_stuck(id, now) {
@@ -379,8 +379,9 @@ impl<E: Clone> Scheduler<E> {
         }
     }
 
-    /// Retires `count` units, the newest first. They finish their tasks.
-    fn retire_newest(&mut self, host: HostId, count: usize) {
+    /// Retires `count` units, the newest first. They finish their tasks. The last unit of a kind is
+    /// left, and the only unit that is not late.
+    pub(super) fn retire_newest(&mut self, host: HostId, count: usize, now: Instant) {
         let of_host = |(_, unit): &(&UnitId, &Unit)| unit.host == host && !unit.retired;
         let mut units: Vec<UnitId> = self
             .units
@@ -389,9 +390,44 @@ impl<E: Clone> Scheduler<E> {
             .map(|(id, _)| *id)
             .collect();
         units.sort_unstable_by_key(|id| Reverse(*id));
-        for id in units.into_iter().take(count) {
-            self.retire(id);
+        let mut left = count;
+        for id in units {
+            if left == 0 {
+                return;
+            }
+            if !self.is_last_of_its_kind(id) && !self.is_only_one_on_time(id, now) {
+                self.retire(id);
+                left -= 1;
+            }
         }
+    }
+
+    /// Whether all other units of the host wait for late answers, perhaps for ever, and this one does not.
+    fn is_only_one_on_time(&self, id: UnitId, now: Instant) -> bool {
+        let Some(unit) = self.units.get(&id) else {
+            return false;
+        };
+        let after = self.hosts[unit.host.0].governor.late_after();
+        let others = self.units.iter().filter(|(other, of_other)| {
+            **other != id && of_other.host == unit.host && !of_other.retired
+        });
+        !unit.is_late(after, now)
+            && others
+                .into_iter()
+                .all(|(_, other)| other.is_late(after, now))
+    }
+
+    /// Whether this is the only unit of its kind, and images of the kind are still to be fetched. Another unit would be
+    /// started in its place at once.
+    fn is_last_of_its_kind(&self, id: UnitId) -> bool {
+        let Some(Unit { host, kind, .. }) = self.units.get(&id) else {
+            return false;
+        };
+        let is_other = |(other, unit): (&UnitId, &Unit)| {
+            *other != id && unit.host == *host && unit.kind == *kind && !unit.retired
+        };
+        let needs = |image: &Image| image.host == *host && image.kind == *kind && !image.is_fetched;
+        !self.units.iter().any(is_other) && self.images.values().any(needs)
     }
 
     /// Ends units that have not fetched anything yet if there is less to ask for than there are units.
@@ -428,7 +464,7 @@ impl<E: Clone> Scheduler<E> {
                     .iter()
                     .any(|(source, _)| self.near_of(*source) == 1)
             });
-            if !is_needed {
+            if !is_needed && !self.is_last_of_its_kind(unit) {
                 self.abandon(unit);
                 at_work -= 1;
             }

@@ -257,3 +257,29 @@ fn a_blob_asked_for_by_an_image_that_is_forgotten_fails_no_other_repository() {
     assert!(script.fetched.contains(&elsewhere), "{:?}", script.failed);
     assert!(!script.failed.contains(&elsewhere));
 }
+
+/// A unit of another kind than all others is the newest one, because its image came last. When a registry seemed to throttle,
+/// this unit was retired, and another one was started in its place, without end: no unit ever opened the image.
+#[test]
+fn the_last_unit_of_a_kind_with_images_is_not_retired() {
+    let mut script = Script::new();
+    let host = script.host();
+    script.open(host, "a", &[1]);
+    script.open(host, "a", &[2]);
+    let (scheduler, now) = (&mut script.scheduler, script.now);
+    let other = scheduler.add_unit(host, KindId(1), now);
+    let image = scheduler.add_image(host, KindId(1), "a", now);
+    scheduler.retire_newest(host, 2, now);
+    let is_left = |scheduler: &Scheduler<&str>, unit| {
+        let unit: Option<&Unit> = scheduler.units.get(&unit);
+        unit.is_some_and(|unit| !unit.retired)
+    };
+    assert!(is_left(scheduler, other));
+    assert_eq!(scheduler.at_work(host), 2, "one unit of each kind is left");
+    script.carry_out();
+    assert!(script.given.contains(&(other, Task::Open(image))));
+    // Without images of its kind, the unit is retired like all others.
+    script.scheduler.forget(image);
+    script.scheduler.retire_newest(host, 1, script.now);
+    assert!(!is_left(&script.scheduler, other));
+}
