@@ -39,8 +39,8 @@ const PART: usize = 8 << 20;
 /// The number of blobs that are uploaded at the same time.
 const WORKERS: NonZeroUsize = NonZeroUsize::new(8).expect("not zero");
 
-/// An image layout in an object store. It is the layout of one pull: the next pull replaces its `index.json`, and reuses its
-/// blobs.
+/// An image layout in an object store. It is the layout of one pull. The next pull replaces its `index.json`,
+/// and reuses its blobs.
 struct Layout {
     store: Arc<dyn ObjectStore>,
     prefix: Path,

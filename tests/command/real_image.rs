@@ -96,7 +96,10 @@ fn a_real_image_arrives_through_each_skopeo_and_is_accepted_by_all() {
         let layout = scratch.layout(skopeo.protocol);
         let pull = || scratch.pull(&skopeo, &reference, &layout.tagged("v1"));
         let first = pull().report();
-        assert_eq!(first["images"][0]["digest"], image.manifest_digest.to_string());
+        assert_eq!(
+            first["images"][0]["digest"],
+            image.manifest_digest.to_string()
+        );
         assert_eq!(first["images"][0]["layers"], image.layers.len());
         assert_eq!(first["fetched_blobs"], image.layers.len() + 1);
         assert_eq!(registry.take_blob_gets().len(), image.layers.len() + 1);
