@@ -408,13 +408,10 @@ impl<E: Clone> Scheduler<E> {
             return false;
         };
         let after = self.hosts[unit.host.0].governor.late_after();
-        let others = self.units.iter().filter(|(other, of_other)| {
+        let mut others = self.units.iter().filter(|(other, of_other)| {
             **other != id && of_other.host == unit.host && !of_other.retired
         });
-        !unit.is_late(after, now)
-            && others
-                .into_iter()
-                .all(|(_, other)| other.is_late(after, now))
+        !unit.is_late(after, now) && others.all(|(_, other)| other.is_late(after, now))
     }
 
     /// Whether this is the only unit of its kind, and images of the kind are still to be fetched. Another unit would be
