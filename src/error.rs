@@ -158,14 +158,15 @@ pub enum Error {
     #[error("the {what} can't be understood")]
     #[non_exhaustive]
     Decode {
-        /// `"manifest"`, `"image config"`, `"layer info"` or `"list of tags"`.
+        /// `"manifest"`, `"index"`, `"image config"`, `"layer info"` or `"list of tags"`.
         what: &'static str,
         /// The error of the parser.
         source: Arc<serde_json::Error>,
     },
 
-    /// A document is larger than [`max_document_bytes`](crate::ConnectionOptions::max_document_bytes). The connection
-    /// is still good, and at most one byte more than the limit was read.
+    /// A document is larger than [`max_document_bytes`](crate::ConnectionOptions::max_document_bytes), or a list of
+    /// tags is larger than [`max_documents_bytes`](crate::FetchOptions::max_documents_bytes). The connection is still
+    /// good, and at most one byte more than the limit was read.
     #[error("the {what} has more than {limit} bytes")]
     #[non_exhaustive]
     DocumentTooLarge {
@@ -212,8 +213,7 @@ pub enum Error {
     #[error("not done within the deadline")]
     DeadlineExceeded,
 
-    /// The fetch has ended, by another error or because its future or stream was dropped. The readers of its layers
-    /// return this error.
+    /// The future or the stream of the fetch was dropped. The readers of its layers return this error.
     #[error("cancelled")]
     Cancelled,
 
@@ -429,9 +429,10 @@ pub enum BlobError {
         /// The expected size, in bytes.
         size: u64,
     },
-    /// The blob is longer than the size in its descriptor. At most one byte too many of a [`Blob`](crate::Blob) was
-    /// read. A [`RawBlob`](crate::RawBlob) is read to its end.
-    #[error("longer than the {size} bytes of its descriptor")]
+    /// The blob is longer than expected: than the size in the descriptor of a [`Blob`](crate::Blob), or than the size
+    /// that the registry announced for a [`RawBlob`](crate::RawBlob). At most one byte too many of a `Blob` was read.
+    /// A `RawBlob` was read to its end.
+    #[error("longer than the expected {size} bytes")]
     #[non_exhaustive]
     TooLong {
         /// The expected size, in bytes.
@@ -454,7 +455,7 @@ pub enum BlobError {
         computed: Digest,
     },
     /// No byte of the blob came for the stall timeout while a caller waited to read.
-    #[error("stalled: no byte for {after:?}, after {read} in all")]
+    #[error("stalled: no byte for {after:?}, after {read} bytes")]
     #[non_exhaustive]
     Stalled {
         /// The [`stall_timeout`](crate::ConnectionOptions::stall_timeout).
@@ -463,7 +464,7 @@ pub enum BlobError {
         read: u64,
     },
     /// The bytes of the blob came too slowly while a caller waited to read.
-    #[error("too slow: less than {least} bytes a second over {over:?}, after {read} in all")]
+    #[error("too slow: less than {least} bytes a second over {over:?}, after {read} bytes")]
     #[non_exhaustive]
     TooSlow {
         /// The [`least_rate`](crate::ConnectionOptions::least_rate), in bytes per second.
@@ -484,14 +485,14 @@ pub enum BlobError {
         read: u64,
     },
     /// The [`BlobDriver`](crate::BlobDriver) was awaited, and no byte was read for the stall timeout.
-    #[error("nobody read from it for {after:?}, so its end can't be judged")]
+    #[error("nobody read from it for {after:?}, so it could not be checked")]
     #[non_exhaustive]
     Unread {
         /// The [`stall_timeout`](crate::ConnectionOptions::stall_timeout).
         after: Duration,
     },
     /// The size in the descriptor is larger than the protocol can carry exactly (2^53 − 1 bytes).
-    #[error("a size of {0} bytes can't be asked for")]
+    #[error("its size of {0} bytes is more than the protocol allows")]
     ImpossibleSize(u64),
     /// The layer's compressed bytes have the right digest, but they can't be decompressed.
     #[error("can't be decompressed")]
@@ -503,14 +504,15 @@ pub enum BlobError {
         /// The limit, in bytes, from [`FetchOptions::max_expansion`](crate::FetchOptions::max_expansion).
         limit: u64,
     },
-    /// The layer is compressed by zstd with a larger window than is allowed. Its decompression would take more memory.
+    /// The layer is compressed by zstd with a window larger than the limit. The decompression needs memory of the
+    /// window's size.
     #[error("its zstd window is larger than the {limit} bytes of max_zstd_window")]
     #[non_exhaustive]
     ZstdWindow {
         /// The limit, in bytes: [`FetchOptions::max_zstd_window`](crate::FetchOptions::max_zstd_window).
         limit: u64,
     },
-    /// The layer's compressed bytes have the right digest, but the decompressed bytes have not.
+    /// The layer's compressed bytes have the right digest, but the decompressed bytes have a wrong one.
     #[error("decompresses to {computed}, the image config says {diff_id}")]
     #[non_exhaustive]
     WrongDiffId {
@@ -609,7 +611,7 @@ impl std::fmt::Display for ChildExit {
             Some(status) => write!(f, "{program} ended: {status}")?,
             None => write!(
                 f,
-                "{program} ended (its status was collected by somebody else)"
+                "{program} ended (other code of this program collected its exit status)"
             )?,
         }
         let last = stderr.lines().rev().find(|line| !line.trim().is_empty());

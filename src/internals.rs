@@ -8,12 +8,12 @@ use std::ops::{Deref, DerefMut};
 use crate::drain::aligned::AlignedBuffer;
 use crate::protocol::{Call, ImageId, Packet, Session, Waiter};
 
-/// A buffer that begins at a cache line, as every blob is read into.
+/// The kind of buffer into which every blob is read. It begins at a cache line.
 #[derive(Debug)]
 pub struct ReadBuffer(AlignedBuffer);
 
 impl ReadBuffer {
-    /// A buffer of so many bytes, all of them zero.
+    /// Makes a buffer of `length` zero bytes.
     #[must_use]
     pub fn new(length: usize) -> Self {
         Self(AlignedBuffer::new(length))
@@ -52,11 +52,11 @@ pub struct Conversation {
 }
 
 impl Conversation {
-    /// One that has begun.
+    /// Makes a connection whose `Initialize` call has been answered.
     ///
     /// # Errors
     ///
-    /// Never, in fact.
+    /// An error would be a bug of this method.
     pub fn new() -> io::Result<Self> {
         let digest = format!("sha256:{}", "a1".repeat(32));
         let blob = Call::GetRawBlob {
@@ -75,26 +75,26 @@ impl Conversation {
         })
     }
 
-    /// Encode the call for a blob.
+    /// Encodes the call for a blob.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         self.blob.encode()
     }
 
-    /// Encode the call for a blob, and understand the reply.
+    /// Encodes the call for a blob, and parses the reply.
     ///
     /// # Errors
     ///
-    /// Never, in fact.
+    /// An error would be a bug of this method.
     pub fn get_blob(&mut self) -> io::Result<()> {
         round_trip(&mut self.session, &self.blob, b"102400", vec![5, 6])
     }
 
-    /// Encode a call that opens an image, and understand the reply.
+    /// Encodes a call that opens an image, and parses the reply.
     ///
     /// # Errors
     ///
-    /// Never, in fact.
+    /// An error would be a bug of this method.
     pub fn open_image(&mut self) -> io::Result<()> {
         round_trip(&mut self.session, &self.open, b"7", vec![])
     }

@@ -1,4 +1,4 @@
-//! References to images: their transport, and the parts of a name that matter for fetching. Pure.
+//! References to images: their transport, and the parts of a name that matter for fetching. This module does no I/O.
 
 use std::fmt;
 use std::str::FromStr;
@@ -74,7 +74,7 @@ pub struct ImageReference {
 }
 
 impl ImageReference {
-    /// Returns the reference of this name.
+    /// Makes a reference of a transport and a name.
     pub fn new(transport: Transport, name: impl Into<String>) -> Self {
         let name = name.into();
         Self { transport, name }
@@ -109,7 +109,7 @@ impl FromStr for ImageReference {
             Some((transport, name)) if !name.is_empty() => Ok(Self::new(transport, name)),
             Some(_) => Err(Error::image(format!("{text:?} has no name"))),
             None => Err(Error::image(format!(
-                "{text:?} names no transport that is known, such as docker:// or oci:"
+                "{text:?} begins with no known transport, such as docker:// or oci:"
             ))),
         }
     }

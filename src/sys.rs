@@ -27,11 +27,11 @@ use nix::sys::socket::{MsgFlags, recvmsg};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::{Pid, getpid, getppid};
 
-/// The maximum number of descriptors in one message (Linux: `SCM_MAX_FD`). With room for all of them, the kernel drops
-/// descriptors only at our own limit of open files.
+/// The maximum number of descriptors in one message (Linux: `SCM_MAX_FD`). The buffer has room for all of them, so the
+/// kernel drops descriptors only if this process reaches its limit of open files.
 const MAX_FDS: usize = 253;
 
-/// The size of the length with which a control message begins, and to which messages are aligned, in bytes.
+/// The size of the length field at the start of a control message, in bytes. Messages are aligned to this size.
 const WORD: usize = size_of::<usize>();
 
 /// The size of a control message with [`MAX_FDS`] descriptors, in bytes: its length, level, type and descriptors.
@@ -176,7 +176,7 @@ fn make_system_cache() -> io::Result<()> {
 /// most containers.
 ///
 /// The process still sees what the host mounts and unmounts later (`MS_SLAVE`). Otherwise, the namespace would keep
-/// file systems busy that the host wants to unmount, and would miss those that are mounted when they are first used.
+/// file systems busy that the host wants to unmount, and would miss file systems that an automounter mounts later.
 ///
 /// This function runs between fork and exec.
 fn hide_system_cache() -> nix::Result<()> {

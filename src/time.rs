@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 /// The longest wait, about 30 years. Every clock can represent a moment that far away.
 const FAR: Duration = Duration::from_secs(86_400 * 365 * 30);
 
-/// The delay of a timer from which on this process must have been stopped in between (by Ctrl-Z, a debugger, a paused
+/// A timer that fires this much too late shows that this process was stopped (by Ctrl-Z, a debugger, a paused
 /// container) or had no processor. The other side may have been stopped as well.
 const LATE: Duration = Duration::from_secs(1);
 
@@ -38,7 +38,7 @@ pub(crate) async fn sleep_until_opt(moment: Option<Instant>) {
 ///
 /// # Cancel safety
 ///
-/// The cancel safety of `future`.
+/// This function is cancel safe if `future` is.
 pub(crate) async fn timeout<F: Future>(
     after: impl Into<Option<Duration>>,
     future: F,

@@ -4,9 +4,9 @@
 /// Returns text from outside in a form that can be shown. Characters that could move a terminal's cursor, change its
 /// colours or reverse the order of text are replaced, and secrets in URLs are removed.
 ///
-/// Line breaks and tabs become spaces. Other control characters, and Unicode's directional formatting (UAX
-/// #9, 2), become `U+FFFD`. In each URL, the query becomes `?…`, because it can be a signature. The part
-/// before the host becomes `…@`, because it can be a password.
+/// Line breaks and tabs become spaces. Other control characters, and Unicode's directional formatting characters (UAX
+/// #9, section 2), become `U+FFFD`. In each URL, the query becomes `?…`, because it can contain a signature. The part
+/// before the host becomes `…@`, because it can contain a password.
 ///
 /// The messages of this library's errors, events and logs are cleaned already. The documents of an image,
 /// such as its labels, are not.
@@ -67,8 +67,8 @@ fn ends_a_url(c: char) -> bool {
 
 /// Appends the part of a URL that follows the scheme.
 fn push_url(shown: &mut String, url: &str) {
-    // A password can contain characters that end a host. In "user:pa", "pa" is no port, so this is not a
-    // host.
+    // A password can contain "/" or "?", which end a host. "user:pa" is then a part of the credentials and not a host,
+    // because "pa" is no port.
     let first = url.split(['/', '?']).next().unwrap_or(url);
     let port = first.rsplit_once(':').filter(|_| !first.starts_with('['));
     let is_no_host = port.is_some_and(|(_, port)| !port.bytes().all(|b| b.is_ascii_digit()));

@@ -2,14 +2,14 @@
 
 use std::ops::{Deref, DerefMut};
 
-/// The size of a cache line on every processor known to us that has `rep movsb` for large copies.
+/// The size of a cache line on x86-64, in bytes. The alignment matters only there, for `rep movsb`.
 const ALIGNMENT: usize = 64;
 
 /// A buffer of zeros that begins at a cache line.
 ///
-/// glibc's own large allocations begin 16 bytes into a page. There, AMD's Zen takes three times as long to
-/// copy the pages of a pipe, because `rep movsb` is slow if the destination is a few bytes further into its
-/// page than the source. docs/decisions.md has the measurement.
+/// glibc's own large allocations begin 16 bytes into a page. AMD's Zen takes three times as long to copy the pages of
+/// a pipe into such a buffer, because `rep movsb` is slow if the destination is a few bytes further into its page than
+/// the source. docs/decisions.md has the measurement.
 ///
 /// The system allocates a page of the buffer only when the page is first written to.
 #[derive(Debug)]

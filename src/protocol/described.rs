@@ -1,4 +1,4 @@
-//! The protocol in words for people: what a call does, and which skopeo speaks which version. Pure.
+//! The protocol in words for people: what a call does, and which skopeo speaks which version.
 
 use semver::Version;
 

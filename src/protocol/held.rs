@@ -1,4 +1,4 @@
-//! The images and pipes that the proxy holds for us until we release them. Pure.
+//! The images and pipes that the proxy holds for us until we release them.
 
 use super::{Call, ImageId, PipeId};
 

@@ -1,4 +1,4 @@
-//! Refusals of the proxy, and their classification. Pure.
+//! Refusals of the proxy, and their classification. This module does no I/O.
 
 use std::fmt;
 
@@ -33,8 +33,8 @@ pub enum RefusalCode {
     Unknown(String),
 }
 
-/// The reason of a refusal. The reason is found by the words in the messages of skopeo (1.9 to 1.22), by the error codes of
-/// the OCI distribution specification, and by HTTP status codes.
+/// The reason of a refusal. The reason is found by the words in the messages of skopeo (1.9 to 1.22), by the error
+/// codes of the OCI distribution specification, and by HTTP status codes.
 ///
 /// Retries, the hints of the command and [`Error::is_retryable`](crate::Error::is_retryable) depend on this reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -22,7 +22,7 @@ const NOTICE: Duration = Duration::from_secs(5);
 ///
 /// # Cancel safety
 ///
-/// The cancel safety of `answer`.
+/// This function is cancel safe if `answer` is.
 pub(super) async fn answered_in<T>(
     runtime: &Handle,
     answer: impl Future<Output = Result<T>>,

@@ -1,4 +1,4 @@
-//! The stderr of a child: its lines, its end, and the first line of a crash. Pure.
+//! The stderr of a child: its lines, its end, and the first line of a crash. This module does no I/O.
 
 use std::collections::VecDeque;
 use std::mem;
