@@ -21,7 +21,7 @@ use crate::error::{ConfigError, Error, Result};
 
 /// The lowest descriptor numbers that are passed to the child besides stdin, stdout and stderr. The first one leaves
 /// room for descriptors that a command of the caller passes to skopeo itself. The second one is for a process whose
-/// limit of open files is lower, and is above stderr even if this process runs with the first three closed.
+/// limit of open files is lower. Neither can be the number of stdin, stdout or stderr, which may be closed here.
 const FIRST_PASSED_FDS: [i32; 2] = [100, 10];
 
 /// The maximum size of an auth file that is read from a file or a pipe, in bytes.
@@ -46,7 +46,8 @@ impl From<&str> for Secret {
 /// The content of an auth file (`man containers-auth.json`), from memory or from an open file or pipe. skopeo gets the
 /// content as a sealed memory file. Programs that skopeo starts, such as a credential helper, inherit that file.
 ///
-/// Clones have the same content. A file or pipe is read once, when the first clone is used.
+/// Clones have the same content. A file or pipe is read once, when the first clone is used. It has at most 1 MiB;
+/// otherwise, the start of the proxy fails with [`ConfigError::Invalid`].
 #[derive(Debug, Clone)]
 pub struct AuthData(AuthSource);
 
@@ -127,8 +128,9 @@ enum CredentialKind {
 }
 
 impl Credentials {
-    /// Makes credentials of a user name and a password. `registry` is `host` or `host:port`, or a namespace
-    /// under it.
+    /// Makes credentials of a user name and a password. `registry` is `host` or `host:port`, or a namespace under it,
+    /// such as `host/namespace`. With a user name that contains `:`, the start of a proxy fails
+    /// with [`ConfigError::Invalid`].
     pub fn password(
         registry: impl Into<String>,
         username: impl Into<String>,
@@ -179,8 +181,8 @@ impl Credentials {
             identitytoken,
         };
         let auths = BTreeMap::from([(self.registry.as_str(), entry)]);
-        // The text is written into a buffer of sufficient capacity, so that there are no copies. One
-        // character becomes six at most.
+        // The text is written into a buffer of sufficient capacity, so that there are no copies. JSON escapes a
+        // character by six characters at most.
         let length = self.registry.len() + auth.len() + identitytoken.map_or(0, str::len);
         let mut file = Zeroizing::new(Vec::with_capacity(6 * length + 100));
         serde_json::to_writer(&mut *file, &AuthFile { auths })

@@ -6,15 +6,16 @@ use super::ImageProxyConfig;
 use crate::error::{Error, Result};
 use crate::sys;
 
-/// Makes the command that starts the proxy, for callers who start it themselves, and then
-/// [connect](crate::ImageProxy::connect) to it: it needs a `SOCK_SEQPACKET` socket as its stdin.
+/// Makes the command that starts the proxy, for callers who start the proxy themselves. They give the command a
+/// `SOCK_SEQPACKET` socket as its stdin, and [connect](crate::ImageProxy::connect) over the other end.
 ///
-/// The command keeps the hooks of [`skopeo_cmd`](ImageProxyConfig#structfield.skopeo_cmd), and the memory files of secrets
-/// open. The process that it starts is killed when the *thread* that started it ends. The
-/// limits of the [`connection`](ImageProxyConfig#structfield.connection) are not a part of it.
+/// The command keeps the hooks of [`skopeo_cmd`](ImageProxyConfig#structfield.skopeo_cmd). The memory files of secrets
+/// stay open in the process. The process is killed when the *thread* that started it ends. The command does not contain
+/// the limits of the [`connection`](ImageProxyConfig#structfield.connection).
 ///
-/// Blocks: it reads [`auth_data`](ImageProxyConfig#structfield.auth_data), and may ask skopeo for its version. The error is
-/// an [`Error::Config`], or what kept a file from being read.
+/// This conversion blocks: it reads [`auth_data`](ImageProxyConfig#structfield.auth_data), and may run skopeo to ask
+/// for its version. It returns [`Error::Config`] if the options can't be used, [`Error::Io`] if a file can't be read,
+/// and [`Error::Spawn`] or [`Error::CallTimeout`] if skopeo can't be asked.
 ///
 /// ```
 /// use std::process::Command;

@@ -13,10 +13,10 @@ const AUTH_FILES: &str = "containers-auth.json";
 const SYSTEM: &str = "/etc/containers/registries.conf";
 
 impl ImageProxyConfig {
-    /// Returns the paths of the registries.conf files that skopeo reads, in this order (containers-registries.conf(5)). Only
-    /// files that exist are returned.
+    /// Returns the paths of the registries.conf files that skopeo reads, in this
+    /// order (containers-registries.conf(5)). Only files that exist are returned.
     ///
-    /// Blocks: it looks for the files.
+    /// This function blocks: it looks for the files.
     #[must_use]
     pub fn registries_files(&self) -> Vec<PathBuf> {
         let mut files = files(self);

@@ -261,7 +261,7 @@ impl Template {
         self.launch_once(&["list-tags"], repository)
     }
 
-    /// Makes a launch of a subcommand that looks at one thing, with the same options and files as the proxy.
+    /// Makes a launch of a subcommand that reads an image or a repository, with the options and files of the proxy.
     fn launch_once(&self, subcommand: &[&str], of: &str) -> Launch {
         let mut command = same_command(&self.base);
         command.args(&self.global).args(subcommand);

@@ -9,8 +9,9 @@ use zeroize::Zeroizing;
 use super::{ImageProxyConfig, helpers, launch};
 
 impl ImageProxyConfig {
-    /// Returns the paths of the auth files in which skopeo looks for credentials, in this order (containers-auth.json(5)).
-    /// A path may name no file. The list is empty if the configuration has credentials of its own or none are used.
+    /// Returns the paths of the auth files in which skopeo looks for credentials, in this
+    /// order (containers-auth.json(5)). A path may name no file. The list is empty if the configuration has
+    /// credentials of its own, or if skopeo uses no credentials.
     #[must_use]
     pub fn auth_files(&self) -> Vec<PathBuf> {
         let given = self.auth_data.is_some() || self.credentials.is_some();
@@ -36,8 +37,8 @@ pub(crate) struct Logins {
 }
 
 impl Logins {
-    /// Finds these places for a configuration, whose auth file must have its final path. This function blocks: it
-    /// reads registries.conf.
+    /// Finds the places where the skopeo of this configuration looks for credentials. `authfile` must already be the
+    /// path that skopeo gets. This function blocks: it reads registries.conf.
     pub(super) fn of(config: &ImageProxyConfig) -> Self {
         let wrapped = config.skopeo_cmd.as_ref().is_some_and(launch::is_wrapper);
         Self {

@@ -172,8 +172,8 @@ macro_rules! setters {
 #[derive(Default)]
 #[non_exhaustive]
 pub struct ImageProxyConfig {
-    /// The path of an auth file, as in `skopeo --authfile`. A file that can be read only once, such as a
-    /// pipe, is read when the first proxy is started, like [`auth_data`](Self#structfield.auth_data).
+    /// The path of an auth file, as in `skopeo --authfile`. A file that can be read only once, such as a pipe, is read
+    /// when the first proxy is started, like [`auth_data`](Self#structfield.auth_data), and has at most 1 MiB.
     pub authfile: Option<PathBuf>,
     /// The content of an auth file.
     pub auth_data: Option<AuthData>,

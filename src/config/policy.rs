@@ -13,12 +13,12 @@ const SYSTEM: &str = "/etc/containers/policy.json";
 
 impl ImageProxyConfig {
     /// Returns whether the signature policy has gpg keys. containers-policy.json(5) describes where the policy is. With
-    /// gpg keys, skopeo has a temporary folder while it opens an image, and leaves that folder behind if it is killed
-    /// at that time. Then keep the [`shutdown_timeout`](crate::ConnectionOptions::shutdown_timeout) so long that skopeo
-    /// can remove the folder.
+    /// gpg keys, skopeo has a temporary folder while it opens an image. If skopeo is killed at that time, it leaves the
+    /// folder behind. A [`shutdown_timeout`](crate::ConnectionOptions::shutdown_timeout) of some seconds lets skopeo
+    /// remove the folder.
     ///
-    /// This function blocks: it reads the policy. A policy that is not a regular file can be read only once. The
-    /// result is then `true`, and the policy is not read.
+    /// This function blocks: it reads the policy. The result is also `true` if the policy can't be read, or is not a
+    /// regular file. Such a file is not read, because it may be readable only once.
     #[must_use]
     pub fn may_ask_gpg(&self) -> bool {
         self.policy_in_force().may_ask_gpg()
@@ -29,18 +29,18 @@ impl ImageProxyConfig {
     /// images, check [`checks_policy`](crate::ImageProxy::checks_policy), or
     /// set [`require_policy`](Self#structfield.require_policy).
     ///
-    /// This function blocks: it reads the policy. A policy that is not a regular file can be read only once. The
-    /// result is then `true`, and the policy is not read.
+    /// This function blocks: it reads the policy. The result is also `true` if the policy can't be read, or is not a
+    /// regular file. Such a file is not read, because it may be readable only once.
     #[must_use]
     pub fn restricts_images(&self) -> bool {
         self.policy_in_force().restricts_images()
     }
 
-    /// Returns the path of the signature policy that skopeo reads: [`policy`](Self#structfield.policy), or else the user's
-    /// or the system's. `None` if there is no such file, and with
-    /// [`insecure_policy`](Self#structfield.insecure_policy). A skopeo that checks policies opens no image without one.
+    /// Returns the path of the signature policy that skopeo reads: [`policy`](Self#structfield.policy), or else the
+    /// user's or the system's. `None` with [`insecure_policy`](Self#structfield.insecure_policy), and if there is no
+    /// such file. Without the file, a skopeo that checks policies opens no image.
     ///
-    /// Blocks: it looks for the files.
+    /// This function blocks: it looks for the files.
     #[must_use]
     pub fn policy_file(&self) -> Option<PathBuf> {
         let path = self.policy_in_force().path()?;
@@ -75,7 +75,7 @@ impl Policy {
         self.may(restricts)
     }
 
-    /// The path of the policy, where there may be no file. `None` if no policy is read.
+    /// The path of the policy. The file may not exist. `None` if no policy is read.
     fn path(&self) -> Option<PathBuf> {
         if self.insecure {
             return None;
@@ -84,7 +84,7 @@ impl Policy {
             return Some(named.clone());
         }
         let home = std::env::home_dir().map(|home| home.join(".config/containers/policy.json"));
-        // One that can't be reached is not missing.
+        // A file that can't be looked at, for example without permission, is not missing.
         let is_there = |path: &PathBuf| {
             let found = fs::metadata(path);
             !found.is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
