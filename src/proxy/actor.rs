@@ -298,7 +298,7 @@ impl Actor {
             (Some(caller), answer) => caller.answer(answer),
             // Nobody waits for the answer to this release. The proxy has dropped the image or pipe even if it reports
             // an error.
-            (None, Err(error)) => tracing::debug!(%error, "gave something back"),
+            (None, Err(error)) => tracing::debug!(%error, "a release failed"),
             (None, Ok(_)) => {}
         }
         Ok(())
@@ -362,7 +362,7 @@ impl Actor {
             ..
         } = self;
         let shutdown = Call::Shutdown.encode();
-        // The proxy may be gone, or not read. The code below finds out how it ended.
+        // The proxy may be gone, or may not read. The code below finds out how it ended.
         let _ = timeout(shutdown_timeout, transport.send(&shutdown)).await;
         let too_slow = |after| Error::CallTimeout {
             method: Method::Shutdown.name(),
@@ -378,7 +378,7 @@ impl Actor {
             }
         } else {
             let mut buffer = [0; 1];
-            // Any packet will do, or the end: nothing is held any more.
+            // Any packet, or the end of the connection, counts as the answer, because nothing is held any more.
             let closed = timeout(shutdown_timeout, transport.receive(&mut buffer)).await;
             closed.map(drop).map_err(|_| too_slow(shutdown_timeout))
         };

@@ -64,8 +64,8 @@ impl Blob {
         self.0.get_ref().digest()
     }
 
-    /// The size in bytes that the registry announced. It is the size in the call of
-    /// [`get_blob`](crate::ImageProxy::get_blob), which otherwise fails. `None` if the registry announced no size.
+    /// The size in bytes that the registry announced. `None` if the registry announced no size. If the announced size
+    /// is not the expected one, [`get_blob`](crate::ImageProxy::get_blob) fails.
     #[must_use]
     pub fn announced(&self) -> Option<u64> {
         self.0.get_ref().announced()
@@ -176,10 +176,10 @@ impl RawBlob {
     /// sent the whole blob.
     ///
     /// The pipe is in blocking mode. Call this method before the first read, because bytes that were already read are
-    /// no longer in the pipe. The future fails if the proxy reports an error, or has exited. The future completes when
-    /// the proxy has written everything into the pipe, or when the pipe is closed. So read the pipe at the same time,
-    /// because a full pipe blocks the proxy. Neither the stall timeout nor the lowest rate applies, because this
-    /// library does not see the bytes.
+    /// no longer in the pipe. The future completes when the proxy has written everything into the pipe, or when the
+    /// pipe is closed. Read the pipe while the future is awaited, because a full pipe blocks the proxy. The future
+    /// returns an error if the proxy reports one, or has exited. Neither the stall timeout nor the lowest rate applies,
+    /// because this library does not see the bytes.
     ///
     /// # Errors
     ///

@@ -49,8 +49,8 @@ pub(crate) struct Child {
     exit: watch::Receiver<Option<Arc<ChildExit>>>,
 }
 
-/// The end of a socket pair through which the supervisor is told to end the child. A write to a pipe without a reader would
-/// raise `SIGPIPE`, which ends a program that does not ignore it.
+/// The end of a socket pair through which the supervisor is told to end the child. It is not a pipe, because a write
+/// to a pipe without a reader raises `SIGPIPE`, which ends a program that does not ignore that signal.
 #[derive(Debug)]
 struct ControlSocket(OwnedFd);
 
@@ -268,7 +268,7 @@ impl Supervised {
     }
 
     /// Waits for an event. Returns whether the child has exited, whether it wrote to stderr, and whether the control
-    /// pipe has a byte or was closed. All are `false` when the stage's time is up.
+    /// socket has a byte or was closed. All are `false` when the stage's time is up.
     fn wait(&self, stage: Stage) -> [bool; 3] {
         let timeout = match stage {
             Stage::Running | Stage::Killed => PollTimeout::NONE,
@@ -380,7 +380,7 @@ mod tests {
 
     #[test]
     fn telling_a_supervisor_that_has_gone_raises_no_signal() {
-        // A signal that is blocked waits, also if it is ignored.
+        // A blocked signal stays pending, even if it is ignored.
         let mut broken_pipe = SigSet::empty();
         broken_pipe.add(Signal::SIGPIPE);
         broken_pipe.thread_block().expect("a mask");

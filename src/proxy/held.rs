@@ -92,7 +92,7 @@ impl ReleaseGuard {
             // Without an actor, nothing is held.
             let _ = self.returns.send(Return::Release { call, reply });
         } else {
-            tracing::debug!(?held, "left unfinished");
+            tracing::debug!(?held, "a pipe is left unfinished");
         }
     }
 }

@@ -28,7 +28,7 @@ pub(super) async fn read(
     let task = tokio::spawn(async move {
         let reading = async move {
             let read = bounded::read(reader, limit).await;
-            let read = read.map_err(Error::io("can't read what the proxy hands out"))?;
+            let read = read.map_err(Error::io(format!("can't read the {what} from the proxy")))?;
             read.ok_or(Error::DocumentTooLarge { what, limit })
         };
         let releasing = guard.release();

@@ -114,7 +114,8 @@ impl ImageProxy {
     /// - [`Error::Spawn`] if the program can't be started.
     /// - [`Error::Io`] if the credentials can't be read, or if the system provides no socket, thread or memory file.
     /// - [`Error::ProxyExited`] if the process exits at once, with the end of its stderr.
-    /// - [`Error::Incompatible`] if the proxy speaks another protocol.
+    /// - [`Error::Incompatible`] if the proxy speaks another version of the protocol; [`Error::Protocol`] if its answer
+    ///   does not follow the protocol.
     /// - [`Error::CallTimeout`] if the start or the first call takes longer than the
     ///   [`call_timeout`](ConnectionOptions::call_timeout).
     /// - [`Error::Unsupported`] if the configuration has a [`policy`](ImageProxyConfig::policy) or
@@ -202,8 +203,10 @@ impl ImageProxy {
     ///
     /// - [`Error::Io`] if the descriptor is not such a socket.
     /// - [`Error::Disconnected`] if the proxy closes the socket.
-    /// - [`Error::Incompatible`] if the proxy speaks another protocol.
-    /// - [`Error::CallTimeout`] if the proxy does not answer the first call in time.
+    /// - [`Error::Incompatible`] if the proxy speaks another version of the protocol; [`Error::Protocol`] if its answer
+    ///   does not follow the protocol.
+    /// - [`Error::CallTimeout`] if the proxy does not answer the first call within the
+    ///   [`call_timeout`](ConnectionOptions::call_timeout).
     ///
     /// # Cancel safety
     ///
@@ -295,9 +298,9 @@ impl ImageProxy {
         self.open_image(&reference.to_string()).await
     }
 
-    /// Opens an image, or returns `None` if there is no image of that name. The proxy decides whether there is none:
-    /// for a tag that is missing in an `oci:` layout, skopeo 1.18 returns an error, and skopeo 1.22 returns that there
-    /// is none.
+    /// Opens an image, or returns `None` if the image does not exist. The proxy decides whether the image exists. For a
+    /// tag that is missing in an `oci:` layout, this method returns an error with skopeo 1.18, and `None` with
+    /// skopeo 1.22.
     ///
     /// # Errors
     ///
@@ -522,7 +525,7 @@ impl ImageProxy {
     ///
     /// # Errors
     ///
-    /// - [`Error::ProxyExited`] if the process exited with another status than 0.
+    /// - [`Error::ProxyExited`] if the process exited with a status other than 0, or was killed.
     /// - [`Error::CallTimeout`] if the proxy did not end in time.
     /// - [`Error::Closed`] if another handle called `finalize` first.
     /// - The error with which the connection failed before.

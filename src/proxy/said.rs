@@ -13,7 +13,7 @@ const KEPT_BYTES: usize = 64 * 1024;
 const LINE_BYTES: usize = 4096;
 
 /// The beginnings of the line with which a Go program crashes. The text after that line (the stacks of all threads,
-/// and the registers) can be longer than the text that is kept, so the line is kept apart.
+/// and the registers) can be longer than the text that is kept, so the line is kept separately.
 const CRASHES: [&[u8]; 3] = [b"panic: ", b"fatal error: ", b"runtime: "];
 
 /// The text that a child writes to stderr, as it comes.

@@ -42,8 +42,8 @@ impl Flow {
         self.patience
     }
 
-    /// Takes note that bytes came. If a window ends with them, and its bytes came too slowly, returns the stall
-    /// timeout as the error.
+    /// Records that bytes came. If these bytes end a window whose bytes came too slowly, returns an error: the stall
+    /// timeout.
     pub(super) fn progressed(&mut self, bytes: usize) -> Result<(), Duration> {
         let waited = self.waiting.take().map(|since| since.elapsed());
         match self.patience.stall_timeout {
@@ -94,7 +94,7 @@ impl Window {
         over: Duration,
     ) -> Result<(), Duration> {
         self.bytes = self.bytes.saturating_add(bytes as u64);
-        // During a wait of more than the stall timeout, this process was stopped.
+        // A wait longer than the stall timeout was not reported as a stall, so this process was stopped during it.
         let Some(waited) = waited.filter(|waited| *waited <= over) else {
             return Ok(());
         };

@@ -227,8 +227,8 @@ impl Stream {
         self.check = Check::Here(verifier);
     }
 
-    /// Takes the blob's pipe out, in blocking mode, and returns what the proxy says at its end. No size is checked, and
-    /// nobody knows here how much is read, so the time is not bounded.
+    /// Returns the blob's pipe, in blocking mode, and a future that returns what the proxy reports when the blob ends.
+    /// This library does not see the bytes, so it checks no size, and sets no time limit.
     pub(super) fn into_pipe(
         self,
     ) -> Result<(OwnedFd, impl Future<Output = Result<()>> + Send + use<>)> {
@@ -252,7 +252,7 @@ impl Stream {
                 Some(error) => Err(BlobError::Connection(Box::new(error))),
                 None => Ok(()),
             });
-            // Held here, so that the proxy stays until it has said how the blob ended.
+            // The lease is held until here, so that the proxy runs until it has reported how the blob ended.
             drop(lease);
             verdict.map_err(Error::blob(&digest))
         };
@@ -344,7 +344,7 @@ impl Stream {
         self.state = State::Ended(verdict.map_err(Error::blob(&self.digest)));
     }
 
-    /// Begins to find out why the pipe ended, when it ended before the expected size, or no size is expected.
+    /// Begins to find out why the pipe ended. It ended before the expected size, or no size is expected.
     fn ended_early(&mut self) {
         let error = match &mut self.source.ends {
             Ends::WithItsPipe { error } => error.take(),
