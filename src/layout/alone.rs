@@ -1,4 +1,4 @@
-//! The sole use of a layout, for whatever removes blobs.
+//! Makes sure that no pull uses a layout while blobs are removed from it.
 //!
 //! A pull decides early that it does not fetch a blob, because the blob is there, and stores others long before
 //! the index names them. So nothing may remove blobs while a pull is running. Each pull has a staging folder,
@@ -26,8 +26,8 @@ pub(super) struct Alone {
     pub(super) swept: Swept,
 }
 
-/// Takes the lock of the layout while no pull is running. If one is running, waits for its end, but not longer
-/// than `wait`. `what` is the action that fails otherwise.
+/// Takes the lock of the layout while no pull is running. If one is running, waits for its end, but not longer than
+/// `wait`. In errors, `what` names the action that failed.
 pub(super) async fn take(root: &Arc<Folder>, wait: Duration, what: &str) -> Result<Alone> {
     let began = Instant::now();
     let mut swept = Swept::default();
@@ -57,7 +57,7 @@ fn attempt(root: &Folder) -> io::Result<(Option<LayoutLock>, Swept)> {
 fn busy(pulls: &[String]) -> io::Error {
     let folders = pulls.join("; ");
     let reason = format!(
-        "a pull into it is running (its folder is {folders}): try again when it has ended, and its OciLayout is dropped"
+        "a pull into it is running (its folder is {folders}): try again when that pull has ended"
     );
     io::Error::new(io::ErrorKind::ResourceBusy, reason)
 }

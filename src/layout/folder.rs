@@ -30,7 +30,7 @@ const FOLDER_FLAGS: OFlag = OFlag::O_RDONLY
 #[derive(Debug)]
 pub(super) struct Folder(OwnedFd);
 
-/// A file in a certain state. It is another one after each change of the file.
+/// The identity of a file in its present state. Each change of the file changes the identity.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Identity {
     device: u64,
@@ -58,7 +58,7 @@ impl From<&FileStat> for Identity {
 }
 
 impl Folder {
-    /// Opens the folder at a path of the user's own. Symbolic links in the path are followed.
+    /// Opens the folder at a path that the user gave. Symbolic links in the path are followed.
     pub(super) fn at(path: &Path) -> io::Result<Self> {
         Ok(Self(open(path, FOLDER_FLAGS, Mode::empty())?))
     }

@@ -47,7 +47,7 @@ impl<'a> Index<'a> {
             (all.into_iter()).partition(|(key, _)| is_same_key(key, MANIFESTS));
         if lists.len() > 1 {
             return Err(wrong(
-                "has two lists of manifests (upper and lower case do not count)",
+                "has two lists of manifests (in keys, upper and lower case are the same)",
             ));
         }
         let list = lists.values().next();
@@ -108,7 +108,7 @@ pub(super) fn with_images(
     let mut index = Index::parse(index)?;
     let (mut names, mut digests) = (HashSet::new(), HashSet::new());
     let mut entries = Vec::with_capacity(images.len());
-    // From the end, because a later image replaces an earlier one of the same name.
+    // The loop begins at the end, because a later image replaces an earlier one of the same name.
     for (image, name) in images.iter().rev() {
         let is_first_of_digest = digests.insert(image.digest().to_string());
         let is_kept = match name.as_deref() {

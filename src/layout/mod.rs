@@ -4,7 +4,7 @@
 //! The index is replaced in one step, when everything that it names is there.
 //!
 //! Pulls into the same layout do not disturb each other, even from different processes. Each pull has a
-//! staging folder of its own. The layout is locked only while its index changes, and while blobs are removed.
+//! staging folder of its own. The layout is locked only for short changes: see [`LayoutLock`].
 //!
 //! A layout may come from somebody else, so no symbolic link in it is followed. A folder or a file of the
 //! layout that is a symbolic link is an error. A blob that is a symbolic link is fetched again and replaced.
@@ -95,8 +95,8 @@ pub struct OciLayout {
 
 impl OciLayout {
     /// Makes a sink for the layout in the folder `root`. `tag` is the name of the pulled image in the index
-    /// (`org.opencontainers.image.ref.name`). If the index has an entry of another image with this name, the pull
-    /// removes this entry; the blobs of that image stay until [`prune`](Self::prune). `None` means no name.
+    /// (`org.opencontainers.image.ref.name`). `None` means no name. If the index has an entry of another image with
+    /// this name, the pull removes this entry; the blobs of that image stay until [`prune`](Self::prune).
     ///
     /// Nothing is changed before a pull begins. The pull creates the layout if the folder does not exist, or
     /// contains nothing but hidden files and `lost+found`. If the folder contains anything other than a layout,
@@ -133,7 +133,7 @@ impl OciLayout {
 
     /// Returns whether `tag` can name an image in a layout. The image specification (annotations.md,
     /// `org.opencontainers.image.ref.name`) allows letters and digits, with one of `-._:@/+`, or `--`,
-    /// between them. skopeo opens no image of another name.
+    /// between them. skopeo can't open an image by a name that is not allowed.
     #[must_use]
     pub fn can_name(tag: &str) -> bool {
         let is_component = |component: &str| {

@@ -18,18 +18,18 @@ use super::{INDEX, OciLayout, alone, blobs, blocking, index, open_layout, read_i
 use crate::error::{Error, Result};
 use crate::fetch::document;
 
-/// How long blobs are removed while other processes wait for the lock of the layout. They wait for 30 s.
+/// How long the lock of the layout is held while blobs are removed. Other processes wait for the lock for 30 s at most.
 const HOLD: Duration = Duration::from_secs(5);
 
-/// How long the lock of the layout is then left to others, which try to take it every 5 ms.
+/// How long the lock is then free for other processes, which try to take it every 5 ms.
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// The options of [`OciLayout::prune`].
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct PruneOptions {
-    /// If true, nothing is removed, and the result lists the blobs that would be removed. The end of a running pull is
-    /// not waited for. The blobs that such a pull has stored are listed, too, because no image names them yet. The
+    /// If true, nothing is removed, and the result lists the blobs that would be removed. The dry run does not wait for
+    /// a running pull. It also lists the blobs that such a pull has stored, because no image names them yet. The
     /// default is false.
     pub dry_run: bool,
     /// How long to wait for the end of pulls into the layout that are running. The default is not to wait.
@@ -92,9 +92,10 @@ impl OciLayout {
     /// named by an index of platforms may be missing: tools can leave platforms out.
     ///
     /// No pull may run at the same time, because it has stored blobs, or relies on blobs, that the index does not name
-    /// yet. If a pull is running, even one that uses this `OciLayout`, this method waits for its end, but not longer
-    /// than [`PruneOptions::wait`]. A pull that begins while blobs are being removed waits. Other tools that write into
-    /// a layout do not wait: do not prune while they run.
+    /// yet. If a pull is running, this method waits for its end, but not longer than [`PruneOptions::wait`]. A pull
+    /// counts as running until its `OciLayout` is dropped, so do not call this method on an `OciLayout` that was pulled
+    /// into. A pull that begins while blobs are being removed waits. Other tools that write into a layout do not wait:
+    /// do not prune while they run.
     ///
     /// # Errors
     ///
@@ -196,10 +197,10 @@ impl Prune {
         Ok(())
     }
 
-    /// Removes blobs for about as long as `hold`, but at least one. Returns whether that was the last one.
+    /// Removes at least one blob, and more for about as long as `hold`. Returns whether all candidates are done.
     fn remove(&mut self, hold: Duration, _: &LayoutLock) -> io::Result<bool> {
         let began = Instant::now();
-        // Pulls that have ended since the last time may have added images, of blobs that were there.
+        // Pulls that have ended since the index was last read may have added images that reuse candidates.
         self.keep_what_the_index_names()?;
         // After a loss of power, an older index must not come back that names what is removed now.
         if let Some(index) = self.root.open_file(INDEX)? {
@@ -245,7 +246,7 @@ impl Prune {
         }
     }
 
-    /// An error if nothing was removed; otherwise what was removed, with the error.
+    /// Returns the error if nothing was removed, and otherwise the result with the error in it.
     fn failed(mut self, error: Error) -> Result<Pruned> {
         if self.pruned.removed.is_empty() {
             return Err(error);
@@ -255,7 +256,7 @@ impl Prune {
     }
 }
 
-/// Everything that is named.
+/// The blobs that the index names, directly or through documents.
 struct Kept {
     root: Arc<Folder>,
     digests: HashSet<Digest>,
@@ -301,11 +302,11 @@ impl Follower for Kept {
     }
 }
 
-/// Without this document, it is not known what is named.
+/// Returns the error for a document that is missing or damaged, so that the blobs that it names are not known.
 fn refused(digest: &Digest, damage: &str) -> io::Error {
     invalid(format!(
-        "{digest}, which it names, {damage}; nothing was removed. Repair the layout first (longshore verify \
-         --repair, then pull), or remove the image from its index"
+        "{digest}, which the layout names, {damage}. Repair the layout first (longshore verify --repair, then \
+         pull), or remove the image from the index"
     ))
 }
 

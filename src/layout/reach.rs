@@ -22,7 +22,7 @@ pub(super) enum By {
     Layout,
     /// Another index.
     Index,
-    /// A document that refers to it (image-spec, `descriptor.md`, `subject`). It need not be there.
+    /// A document that names the other one as its `subject` (image-spec, `descriptor.md`). A subject may be missing.
     Referrer,
 }
 
@@ -31,20 +31,20 @@ pub(super) trait Follower {
     /// Returns the bytes of a manifest or index. `None` means that it is not followed.
     fn document(&mut self, named: &Descriptor, by: By) -> io::Result<Option<Vec<u8>>>;
 
-    /// Is called for each image that is followed, before its blobs.
+    /// Handles an image that is followed. The blobs of the image are handled afterwards.
     fn image(&mut self, manifest: &ImageManifest, raw: &[u8]) -> io::Result<()> {
         let _ = (manifest, raw);
         Ok(())
     }
 
-    /// Is called for each config and layer of an image.
+    /// Handles a config or a layer of an image.
     fn blob(&mut self, named: &Descriptor) -> io::Result<()>;
 
-    /// Is called for a document that is neither an image nor an index. The index of a layout may name
+    /// Handles a document that is neither an image nor an index. The index of a layout may name
     /// anything (image-spec, `image-layout.md`).
     fn other(&mut self, named: &Descriptor, raw: &[u8]) -> io::Result<()>;
 
-    /// Is called for a manifest or index that can't be understood, so that it is not followed.
+    /// Handles a manifest or index that can't be understood, so that it is not followed.
     fn not_understood(&mut self, named: &Descriptor, error: Error) -> io::Result<()>;
 }
 
@@ -110,7 +110,7 @@ fn parse(named: &Descriptor, raw: &[u8]) -> Result<Document> {
     }
 }
 
-/// Whether a document of this type must be an image or an index. What has no type can be anything.
+/// Whether a document of this type must be an image or an index. A document of no type or another type can be anything.
 pub(super) fn is_known(media_type: &MediaType) -> bool {
     matches!(
         media_type.as_ref(),
@@ -168,7 +168,7 @@ fn missing(blob: &Descriptor) -> io::Error {
     ))
 }
 
-/// Why a document can't be understood.
+/// Returns the reason why a document can't be understood.
 pub(super) fn reason(error: &Error) -> String {
     match error {
         Error::Image(reason) => reason.clone(),

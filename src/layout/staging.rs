@@ -28,8 +28,8 @@ const STAGING_MODE: Mode = Mode::from_bits_truncate(0o700);
 const LOCK_PATIENCE: Duration = Duration::from_secs(30);
 const LOCK_RETRY: Duration = Duration::from_millis(5);
 
-/// The file that is locked while the index changes, or while a staging folder is created or removed. The file
-/// is never removed, because a process could then hold a lock that others do not see.
+/// The file that is locked by [`LayoutLock`]. The file is never removed, because a process could then hold a lock that
+/// others do not see.
 const LOCK: &str = ".longshore.lock";
 
 /// The file in a staging folder that is locked until its pull ends. It contains the boot id of the host.
@@ -39,8 +39,8 @@ const STAGING_LOCK: &str = "lock";
 /// any host.
 const ABANDONED: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// The lock of the layout. It is held while the index changes, or while a staging folder is created or
-/// removed. The kernel releases it if its holder dies.
+/// The lock of the layout. It is held while the index changes, while a staging folder is created, and while blobs or
+/// the staging folders of dead pulls are removed. The kernel releases it if its holder dies.
 ///
 /// The locked file is a plain file that is open for writing, because other hosts of a network file system see
 /// only such locks (flock(2), "NFS details").
@@ -91,7 +91,8 @@ fn is_staging(name: &OsStr) -> bool {
 /// The staging folders of a layout that were found, and those that were removed.
 #[derive(Debug, Default)]
 pub(super) struct Swept {
-    /// The staging folders of pulls that may be running, each with the reason if that can't be found out.
+    /// The names of the staging folders of pulls that may be running. A folder that can't be removed is among them, with
+    /// the error.
     pub(super) living: Vec<String>,
     /// The number of staging folders that were removed.
     pub(super) folders: usize,
@@ -101,8 +102,8 @@ pub(super) struct Swept {
 
 /// Removes the staging folders of dead pulls. The layout must be locked.
 ///
-/// A folder that can't be removed is left, because it does no harm. The folder may belong to another user, or may be
-/// gone already: a running pull removes its own folder without the lock.
+/// A folder that can't be removed is left, and counts as the folder of a running pull. It may belong to another user. A
+/// folder that is already gone is no error, because a running pull removes its own folder without the lock.
 pub(super) fn sweep(root: &Folder) -> io::Result<Swept> {
     let mut swept = Swept::default();
     for name in root.names()?.into_iter().filter(|name| is_staging(name)) {
@@ -219,8 +220,8 @@ impl Staging {
         Ok(Staged { file, name })
     }
 
-    /// Writes these bytes into a file in the folder of the layout, in one step. The bytes are durable then. The name is
-    /// not, before the folder is synced.
+    /// Writes these bytes into a file in the folder of the layout, in one step. The bytes are then durable. The name
+    /// becomes durable when the folder is synced.
     pub(super) fn publish_file(&self, bytes: &[u8], name: &str) -> io::Result<()> {
         let mut staged = self.create()?;
         staged.file.write_all(bytes)?;

@@ -36,13 +36,12 @@ pub struct VerifyOptions {
     /// later pull reuses them. Their sizes are not compared, because nothing says what they should be. The
     /// default is false.
     pub unnamed: bool,
-    /// Whether layers are also decompressed, and compared with the `diff_id`s of their image config. What a
-    /// layer may expand to is bounded by the defaults of
+    /// Whether layers are also decompressed, and compared with the `diff_id`s of their image config. The defaults of
     /// [`max_expansion`](crate::FetchOptions::max_expansion) and
-    /// [`max_zstd_window`](crate::FetchOptions::max_zstd_window). The default is false.
+    /// [`max_zstd_window`](crate::FetchOptions::max_zstd_window) limit the decompression. The default is false.
     #[cfg(feature = "decompress")]
     pub diff_ids: bool,
-    /// The number of threads that read blobs. `None`, the default, means the number of processors.
+    /// The number of threads that read blobs, at most 64. `None`, the default, means the number of processors.
     pub workers: Option<NonZeroUsize>,
 }
 
@@ -95,7 +94,7 @@ pub struct Verified {
     pub damaged: Vec<DamagedBlob>,
 }
 
-/// A blob of a layout that is missing or damaged, or that can't be used for what names it.
+/// A blob of a layout that is missing, damaged or unusable.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct DamagedBlob {

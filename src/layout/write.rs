@@ -18,7 +18,7 @@ use crate::fetch::LayerReader;
 /// back, so larger chunks need fewer wake-ups. docs/decisions.md has the measurement.
 const CHUNK_BYTES: (usize, usize) = (128 * 1024, 512 * 1024);
 
-/// The size of the chunks of all blobs together, in bytes. The minimum size of a chunk may exceed it.
+/// The size that the chunks of all blobs should have together, in bytes. Many chunks of the minimum size exceed it.
 const BUFFERED_BYTES: usize = 8 * 1024 * 1024;
 
 /// The reason why a blob could not be stored: reading it failed, or writing it.

@@ -127,7 +127,7 @@ impl<W: Waiter> Session<W> {
             Some((method, _)) => *method,
             None => return Err(Violation::Unsolicited),
         };
-        // On a violation the waiter stays in flight, for `drain` to find.
+        // On a violation, the waiter stays in flight, so that `drain` returns it.
         let answer = interpret(method, packet)?;
         match &answer {
             Ok(grant) if !grant.pipes().all(is_pipe) => return Err(Violation::NotAPipe),

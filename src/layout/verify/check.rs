@@ -143,7 +143,7 @@ impl Checker {
         self.stop.is_cancelled()
     }
 
-    /// Reads a blob, and compares it with everything that is said of it. Blocks.
+    /// Reads a blob, and compares it with its digest, its size and its `diff_id`s. This function blocks.
     pub(super) fn check(&mut self, job: &Job) -> Outcome {
         let mut opened = open(&self.root, &job.digest, job.size)?;
         self.hash(&mut opened)?;

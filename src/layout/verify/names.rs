@@ -11,8 +11,8 @@ use super::super::{blobs, index, read_index};
 use super::DamagedBlob;
 use crate::error::Error;
 
-/// Adds the images that name each of these blobs, by the index as it is now. What no image names any more is
-/// left out: it was removed, or will be, since the index was read for the first time.
+/// Adds the images that name each of these blobs. The index is read again. A blob that the index does not reach any
+/// more is left out: its image was removed from the index during the verification, so the blob may be missing.
 pub(super) fn of(root: &Folder, found: Vec<DamagedBlob>) -> io::Result<Vec<DamagedBlob>> {
     let wanted = found.iter().filter_map(|blob| {
         let size = blob.size?;

@@ -24,7 +24,7 @@ pub(super) struct Job {
     pub(super) digest: Digest,
     /// The size by which the blob is named. `None` if no image names it.
     pub(super) size: Option<u64>,
-    /// Whether every image that names it says that it is stored elsewhere.
+    /// Whether every image that names the blob says that the blob is stored elsewhere.
     pub(super) is_foreign: bool,
     /// The digests of the decompressed layer, if they are to be compared.
     #[cfg(feature = "decompress")]
@@ -101,7 +101,7 @@ impl Planner<'_> {
         self.found.push(found);
     }
 
-    /// Adds the blobs that no image names. Nothing is said of those whose digest can't be checked.
+    /// Adds the blobs that no image names. Blobs whose digest can't be checked are left out.
     fn add_unnamed(&mut self) -> io::Result<()> {
         let documents = self.visited.iter().map(|(digest, _)| digest);
         let blobs = self.jobs.keys().map(|(digest, _)| digest);
@@ -161,7 +161,7 @@ impl Follower for Planner<'_> {
             return Err(io::ErrorKind::Interrupted.into());
         }
         if named.size() > MAX_DOCUMENT_BYTES && !reach::is_known(named.media_type()) {
-            // It is no document, then.
+            // So large a document of an unknown type is read as a blob.
             return self.blob(named).map(|()| None);
         }
         let key = (named.digest().clone(), named.size());
@@ -175,7 +175,7 @@ impl Follower for Planner<'_> {
                 self.verified.bytes += raw.len() as u64;
                 Ok(Some(raw))
             }
-            // Something else may name it that needs it.
+            // A missing subject is no damage. It is not marked as visited, because an index may name it, too.
             Err(bad) if by == By::Referrer && matches!(bad.damage, Damage::Missing) => Ok(None),
             Err(bad) => {
                 self.visited.insert(key);
@@ -206,7 +206,7 @@ impl Follower for Planner<'_> {
     }
 
     fn not_understood(&mut self, named: &Descriptor, error: Error) -> io::Result<()> {
-        // It was counted when it was read.
+        // The document was counted when it was read.
         let damage = Damage::NotUnderstood(reason(&error));
         let found = Bad::from(damage).of(named.digest().clone(), Some(named.size()));
         self.found.push(found);

@@ -22,8 +22,9 @@ impl OciLayout {
     /// end. A file that has changed since it was verified is not removed.
     ///
     /// No pull may run at the same time, because it may have decided to reuse a damaged blob. If a pull is running,
-    /// even one that uses this `OciLayout`, this method waits for its end, but not longer than `wait`. A pull that
-    /// begins while files are being removed waits.
+    /// this method waits for its end, but not longer than `wait`. A pull counts as running until its `OciLayout` is
+    /// dropped, so do not call this method on an `OciLayout` that was pulled into. A pull that begins while files are
+    /// being removed waits.
     ///
     /// # Errors
     ///
@@ -83,8 +84,8 @@ impl Candidate {
         })
     }
 
-    /// Whether the file is damaged. If a file of another size has the right digest, its descriptor is wrong. A file that
-    /// can't be read now may be right.
+    /// Whether the file is damaged. If a file of another size has the right digest, its descriptor is wrong. A file
+    /// that can't be read now may be right.
     fn is_damaged(&self, checker: &mut Checker) -> bool {
         !self.has_other_size || checker.has_digest(&self.digest) == Some(false)
     }
@@ -107,7 +108,7 @@ fn remove(root: &Folder, candidates: &[Candidate]) -> io::Result<Vec<Digest>> {
             changed.insert(digest.algorithm().clone(), folder);
         }
     }
-    // Once for each folder, because pulls wait for the lock that is held here.
+    // Each folder is synced only once, because pulls wait for the lock that is held here.
     changed.values().try_for_each(Folder::sync)?;
     Ok(removed)
 }

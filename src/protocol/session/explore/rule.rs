@@ -23,12 +23,12 @@ pub(super) enum Rule {
     /// No request is accepted after the inbox has ended.
     NothingAfterTheInbox,
     /// The connection ends in order only when all accepted requests are answered, and all blobs are finished or
-    /// dropped. After the deadline, the connection ends although blobs are open or answers are missing. Only a
-    /// connection with a finalizer still waits then, for the answers to requests.
+    /// dropped. After the deadline, the connection ends although blobs are open or answers are missing. There is one
+    /// exception: a connection with a finalizer waits for the answers to requests even after the deadline.
     EndsInOrder,
-    /// After `finalize`, and when all handles and blobs are gone, an end can be reached without any move of a caller.
-    /// A finalizer needs no answer to a request whose caller left, unless another call has to be sent after it.
-    /// Without handles, no answer is needed at all.
+    /// After `finalize`, or when all handles and blobs are gone, the end can be reached without any move of a caller.
+    /// With a finalizer, the end needs no answer to a request whose caller left, unless another call has to be sent
+    /// after that request. Without handles, the end needs no answer at all.
     AlwaysEnds,
     /// A timer that fires changes the phase of the connection.
     TimerMovesOn,
