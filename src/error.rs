@@ -31,7 +31,7 @@ impl From<protocol::Violation> for Error {
 
 /// The error of every call of this library.
 ///
-/// Cloning is cheap: when a proxy dies, all calls that wait for it, and all later ones, get the same error.
+/// Cloning is cheap. If a proxy dies, all calls that wait for the proxy, and all later calls, get the same error.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -116,7 +116,7 @@ pub enum Error {
     #[error("the proxy closed the connection")]
     Disconnected,
 
-    /// This proxy was finalized, or the runtime in which it was made is gone.
+    /// The proxy was finalized, or the runtime in which it was made is gone.
     #[error("the proxy is closed")]
     Closed,
 

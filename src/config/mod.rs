@@ -193,10 +193,10 @@ pub struct ImageProxyConfig {
     pub require_tls_verification: bool,
     /// The path of a signature policy file, as in `skopeo --policy`. A skopeo before 1.13 (protocol 0.2.6) checks no
     /// policy, so this option is an error with such a skopeo. If the option is `None`, such a skopeo ignores the
-    /// system's policy, and a warning is logged, unless [`require_policy`](Self#structfield.require_policy) is set.
+    /// system's policy. A warning is then logged if that policy may refuse images.
     pub policy: Option<PathBuf>,
-    /// Whether the proxy must check the signature policy, even if it is the system's. A skopeo before 1.13
-    /// (protocol 0.2.6) is then an error.
+    /// Whether a skopeo that checks no signature policy (before 1.13, protocol 0.2.6) is an error, even
+    /// if [`policy`](Self#structfield.policy) is `None`.
     pub require_policy: bool,
     /// Whether images are accepted whatever the signature policy says, as in `skopeo --insecure-policy`.
     pub insecure_policy: bool,
@@ -230,7 +230,7 @@ pub struct ImageProxyConfig {
     /// [`auth_data`](Self::auth_data) and [`credentials`](Self::credentials). Use an `authfile` there.
     ///
     /// A clone of the configuration has a command with the same program, arguments, environment and folder, but
-    /// without hooks such as `pre_exec`.
+    /// without hooks such as `pre_exec`. A [`Fetcher`](crate::Fetcher) starts its proxies without these hooks, too.
     pub skopeo_cmd: Option<Command>,
     /// The limits of the connection to the proxy.
     pub connection: ConnectionOptions,

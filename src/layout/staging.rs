@@ -91,8 +91,8 @@ fn is_staging(name: &OsStr) -> bool {
 /// The staging folders of a layout that were found, and those that were removed.
 #[derive(Debug, Default)]
 pub(super) struct Swept {
-    /// The names of the staging folders of pulls that may be running. A folder that can't be removed is among them, with
-    /// the error.
+    /// The names of the staging folders of pulls that may be running. A folder that can't be removed is among them,
+    /// with the error.
     pub(super) living: Vec<String>,
     /// The number of staging folders that were removed.
     pub(super) folders: usize,

@@ -519,7 +519,8 @@ impl ImageProxy {
     ///
     /// 1. Requests that any handle made before are answered, each within the
     ///    [call timeout](ConnectionOptions::call_timeout). Other handles get [`Error::Closed`] from now on.
-    /// 2. Open blobs may be read to their end, within the [shutdown timeout](ConnectionOptions::shutdown_timeout).
+    /// 2. Open blobs may be read to their end, until the [shutdown timeout](ConnectionOptions::shutdown_timeout) has
+    ///    passed since this call.
     /// 3. The proxy is told to exit. If it has not exited after another shutdown timeout, it gets `SIGTERM` and, 2 s
     ///    later, `SIGKILL`.
     ///
