@@ -30,8 +30,8 @@ pub struct Layer {
     pub index: usize,
     /// The descriptor of the blob: its digest, its size in bytes and its media type.
     pub descriptor: Descriptor,
-    /// The digest of the uncompressed layer, from the image config. `None` if the config was not read, or does not have
-    /// one `diff_id` for each layer.
+    /// The digest of the uncompressed layer, from the image config. `None` if the config was not read, does not have
+    /// one `diff_id` for each layer, or has an invalid one for this layer.
     pub diff_id: Option<Digest>,
 }
 
@@ -151,7 +151,8 @@ impl ImageContent {
         &self.source_digest
     }
 
-    /// The bytes of the manifest, as they are to be stored.
+    /// The bytes of the manifest, as they are to be stored. They are the bytes at the source, unless the proxy converted
+    /// the image, or the image is in `containers-storage:`.
     #[must_use]
     pub fn manifest(&self) -> &[u8] {
         &self.manifest

@@ -78,10 +78,11 @@ impl View for Decompressed {
 
 impl LayerReader {
     /// Returns a reader that decompresses the layer, for a handler or a sink that needs some layers decompressed and
-    /// others as they are stored. `options` limit how much the layer may expand, and the window of zstd.
+    /// others as they are stored. Two of the `options` apply: [`max_expansion`](FetchOptions::max_expansion) and
+    /// [`max_zstd_window`](FetchOptions::max_zstd_window).
     ///
     /// The returned reader reaches its end only if the blob has its digest, and the decompressed bytes have the
-    /// layer's `diff_id`, if there is one. Read it to the end: of bytes that are left unread, only the blob is
+    /// layer's `diff_id`, if there is one. Read it to the end. If bytes are left unread, only the digest of the blob is
     /// checked, not the `diff_id`.
     ///
     /// ```no_run
@@ -100,7 +101,8 @@ impl LayerReader {
     ///
     /// # Errors
     ///
-    /// [`Error::Blob`], or another error of reading the first bytes of the layer.
+    /// [`Error::Image`] if the algorithm of the `diff_id` is unknown (known: sha256, sha384, sha512); [`Error::Blob`], or
+    /// another error of reading the first bytes of the layer.
     ///
     /// # Cancel safety
     ///
@@ -115,8 +117,11 @@ impl LayerReader {
     }
 }
 
-/// A reader that decompresses a layer. Bytes that a handler leaves unread are read and checked after the handler
-/// returns. For a reader from [`LayerReader::uncompressed`], that check is of the blob only.
+/// A reader that decompresses a layer. The reader reaches its end only if the blob has its digest, and the decompressed
+/// bytes have the layer's `diff_id`, if there is one.
+///
+/// Bytes that a handler leaves unread are read and checked after the handler returns. For a reader from
+/// [`LayerReader::uncompressed`], only the digest of the blob is checked then.
 #[derive(Debug)]
 pub struct UncompressedReader(Returning<Decompressing>);
 

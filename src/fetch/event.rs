@@ -31,7 +31,9 @@ pub struct Event {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct BlobRef {
-    /// The number of the image, zero-based, in the order in which the images were given.
+    /// The number of the image, zero-based, in the order in which the images were given; in
+    /// [`pull_many`](crate::Fetcher::pull_many), the number of the request. If several images have the blob, this is
+    /// the first of them.
     pub image: usize,
     /// The layer's place in its image, zero-based; 0 is the base layer.
     pub layer: usize,
@@ -64,7 +66,8 @@ pub enum DocumentKind {
     Config,
 }
 
-/// The kinds of [`Event`].
+/// The kinds of [`Event`]. In [`pull_many`](crate::Fetcher::pull_many), the number of an image is the number of its
+/// request, so all images of an index have the same number.
 #[derive(Debug, Clone, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 #[non_exhaustive]
@@ -76,13 +79,13 @@ pub enum EventKind {
         image: usize,
         /// The reference by which the image was asked for.
         reference: String,
-        /// The digest of the image's manifest.
+        /// The digest of the image's manifest at its source, before any conversion.
         digest: String,
         /// The number of the image's layers.
         layers: usize,
     },
-    /// A layer will be fetched. In a pull of open images, all of these events come before the first layer
-    /// is fetched.
+    /// A layer will be fetched, unless the sink already has it ([`BlobReused`](Self::BlobReused)). In a pull of open
+    /// images, all of these events come before the first layer is fetched.
     #[non_exhaustive]
     BlobQueued {
         /// The blob.
@@ -246,12 +249,12 @@ const COUNTS: usize = 4096;
 ///
 /// A reader that is slow, or reads nothing, does not hold up the pull. Events wait in memory until they are read, about
 /// 500 bytes each. There are about five events for each blob, two for each document, one or two for each retry, and at
-/// most 4,096 byte counts ([`EventKind::BlobBytes`]). Further byte counts are left out. Nothing is kept once the stream
-/// is dropped.
+/// most 4,096 unread byte counts ([`EventKind::BlobBytes`]). Further byte counts are left out. Nothing is kept once the
+/// stream is dropped.
 ///
-/// The events end when the call that fetches the layers ends. They end earlier if a call of the
-/// [`Fetcher`](crate::Fetcher) fails or is dropped early, or if the fetcher and its images are dropped. For another
-/// pull, call [`channel`](Self::channel) again.
+/// The events end when the call that fetches the layers ends, or the stream of layers that it returned. They end
+/// earlier if a call that opens an image or fetches from one fails or is dropped early, or if the fetcher and its images
+/// are dropped. For another pull, call [`channel`](Self::channel) again.
 ///
 /// ```no_run
 /// # async fn example() -> longshore::Result<()> {
@@ -398,7 +401,8 @@ impl Drop for Ending {
     }
 }
 
-/// The receiving side of the events of one pull, in the order in which they happened. [`Events`] describes it.
+/// The receiving side of the events of one pull, in the order in which they happened. [`Events`] describes which events
+/// are left out, and when they end.
 #[derive(Debug)]
 pub struct EventStream {
     receiver: mpsc::UnboundedReceiver<Option<Event>>,

@@ -14,9 +14,10 @@ use crate::error::{Error, Result};
 use crate::proxy::{ImageProxy, OpenedImage};
 use crate::reference::Place;
 
-/// An open image. The proxy that opened it runs as long as the image lives. Other proxies that fetch layers of a
-/// registry's image open it by the same reference. If the tag was moved to another image in between, this does no harm,
-/// because layers are fetched by digest.
+/// An open image. The proxy that opened it runs until the image and its clones are dropped. Each other proxy that fetches
+/// layers of the image opens it by the same reference. At a registry, the tag may have moved to another image by then.
+/// This does no harm, because layers are fetched by digest. At any other source, a fetch fails with
+/// [`Error::ImageChanged`] if the image has changed.
 #[derive(Debug, Clone)]
 pub struct Image {
     pub(super) same: Arc<SameImage>,
@@ -38,7 +39,9 @@ impl Image {
         &self.same.manifest.source_digest
     }
 
-    /// The image's manifest as an OCI manifest.
+    /// The image's manifest, parsed: its media type, config, layers and annotations. Other fields, such as `subject` and
+    /// `artifactType`, are left out; they are in [`manifest_raw`](Self::manifest_raw). For `containers-storage:`, the
+    /// layers are the uncompressed ones that can be fetched.
     #[must_use]
     pub fn manifest(&self) -> &ImageManifest {
         &self.same.manifest.manifest
@@ -59,7 +62,7 @@ impl Image {
     }
 
     /// The layers that the image's manifest names, from the base layer up. They have `diff_id`s once
-    /// [`Fetcher::content`](crate::Fetcher::content) has fetched the config. Call it before you fetch some layers
+    /// [`Fetcher::content`](crate::Fetcher::content) has fetched the config. Call `content` before you fetch some layers
     /// decompressed: without a `diff_id`, only the compressed bytes of a layer are checked.
     #[must_use]
     pub fn layers(&self) -> Vec<Layer> {

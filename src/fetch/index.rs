@@ -18,7 +18,7 @@ use crate::drain::verify::{has_digest, sha256};
 use crate::error::{BlobError, Error, Result};
 use crate::reference::{by_digest, digest_of};
 
-/// An index whose images are all open, or a single image that is in no index.
+/// An index whose images are all open, or the single image of a reference that names no index.
 #[derive(Debug)]
 pub struct Index {
     reference: String,
@@ -48,7 +48,7 @@ impl Index {
         self.raw.as_deref()
     }
 
-    /// The images of the index in its order, each once.
+    /// The images in the order of the index, each once.
     #[must_use]
     pub fn images(&self) -> &[Image] {
         &self.images

@@ -81,8 +81,8 @@ impl PullMany {
         }
     }
 
-    /// Waits for the next request that is done, and returns its result. Returns `None` after the last request,
-    /// and also if the pull has ended early, for which [`finish`](Self::finish) returns an error.
+    /// Waits for the next request that is done, and returns its result. Returns `None` after the last request, or if
+    /// the pull has ended early. [`finish`](Self::finish) tells these cases apart.
     ///
     /// # Cancel safety
     ///

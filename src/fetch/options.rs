@@ -26,22 +26,24 @@ const DEFAULT_MAX_ZSTD_WINDOW: NonZeroU64 = NonZeroU64::new(32 << 20).expect("no
 /// manifest and config have 4 to 20 kB together.
 const DEFAULT_MAX_DOCUMENTS_BYTES: u64 = 64 << 20;
 
-/// The number of proxies that fetch at the same time.
+/// The number of proxies that fetch at the same time. An archive (`docker-archive:`, `oci-archive:`) is always read by
+/// one proxy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Proxies {
     /// As many proxies as make the pull faster, estimated from the latency of the registry and from how much
-    /// there is to fetch. There are never more proxies than
-    /// [`proxies_per_host`](FetchOptions::proxies_per_host) for one host, nor more than workers. One more proxy
-    /// is started if all workers have been busy for at least half a second while blobs wait, because transfers
-    /// or handlers are slow.
+    /// there is to fetch. There are no more proxies than [`proxies_per_host`](FetchOptions::proxies_per_host) for one
+    /// host, nor more than workers. One more proxy is started if all workers have been busy for at least half a second
+    /// while blobs wait, because transfers or handlers are slow. A proxy whose answer is late is replaced before it ends,
+    /// so a host may have up to twice as many proxies for a while.
     #[default]
     Auto,
     /// This number of proxies, or fewer if there are fewer blobs. [`proxies_per_host`](FetchOptions::proxies_per_host)
     /// does not apply.
     Fixed(NonZeroUsize),
     /// As many proxies as make the pull faster, within these bounds, and not more than workers, unless `min` is
-    /// higher. [`proxies_per_host`](FetchOptions::proxies_per_host) does not apply.
+    /// higher. [`proxies_per_host`](FetchOptions::proxies_per_host) does not apply. As with [`Auto`](Self::Auto), late
+    /// answers may double the number for a while.
     Range {
         /// The lowest number.
         min: NonZeroUsize,
@@ -78,16 +80,16 @@ impl FromStr for Proxies {
 pub struct FetchOptions {
     /// The number of proxies. The default is [`Proxies::Auto`].
     pub proxies: Proxies,
-    /// The maximum number of proxies that [`Proxies::Auto`] starts for one registry host in one pull. `None`, the
-    /// default, means 16. Pulls that run at the same time count separately.
+    /// The maximum number of proxies of [`Proxies::Auto`] for one registry host in one pull, without those whose answers
+    /// are late. `None`, the default, means 16. Pulls that run at the same time count separately.
     ///
     /// With `None`, an image of docker.io is opened by one proxy only, because each opening counts as one pull in
     /// Docker Hub's quota. One image is then fetched by one proxy, and several images by at most as many proxies as
     /// there are images. With a number, docker.io is treated like every other registry.
     pub proxies_per_host: Option<NonZeroUsize>,
-    /// The number of blobs in flight at once, over all proxies. The default is 32. If the limit of open files
+    /// The maximum number of blobs in flight at once, over all proxies. The default is 32. If the limit of open files
     /// (`RLIMIT_NOFILE`) does not suffice, there are fewer blobs in flight, and [`Proxies::Auto`] starts
-    /// fewer proxies.
+    /// fewer proxies. The argument `ahead` of [`layers`](super::Fetcher::layers) replaces this limit for a stream.
     pub workers: NonZeroUsize,
     /// Which failures are retried, how often, and when.
     pub retry: RetryPolicy,
@@ -97,17 +99,17 @@ pub struct FetchOptions {
     /// is allowed. At every moment, the decompressed bytes may exceed this multiple of the bytes read so far
     /// by at most 32 MiB. The default is 1,100: gzip does not exceed 1,032 (zlib's technical details).
     pub max_expansion: NonZeroU64,
-    /// The largest window of a zstd layer, in bytes, rounded down to a power of two. Each layer that is being
-    /// decompressed needs as much memory as its window. The default is 32 MiB. `zstd` exceeds it only with `--ultra`
-    /// (levels 21 and 22) or with `--long`.
+    /// The largest accepted window of a zstd layer, in bytes. The value is rounded down to a power of two, and is taken
+    /// as 1 KiB if it is less, and as 1 GiB if it is more. Each layer that is being decompressed needs as much memory as
+    /// its window. The default is 32 MiB. `zstd` exceeds it only with `--ultra` (levels 21 and 22) or with `--long`.
     pub max_zstd_window: NonZeroU64,
     /// The maximum number of bytes of all documents of one pull together: manifests, indexes and image
     /// configs. They are held in memory; parsed, they need several times as much. The default is 64 MiB. Each
     /// single document is limited by [`max_document_bytes`](crate::ConnectionOptions::max_document_bytes).
     pub max_documents_bytes: u64,
     /// Whether *warm proxies* are started: proxies that the pull will probably need, and that are started while the
-    /// first proxy waits for the registry to open the image. Each of them opens the image, too, which reads its
-    /// manifest once more. The default is true. Set it to false if most opened images are not pulled. No warm proxies
+    /// first proxy still opens the image. Each of them opens the image, too, which reads its manifest once more.
+    /// The default is true. Set it to false if most opened images are not pulled. No warm proxies
     /// are started for docker.io ([`proxies_per_host`](Self::proxies_per_host)), nor if there are at least as many
     /// images as proxies.
     pub start_ahead: bool,
