@@ -33,10 +33,11 @@ const SCRATCH_BYTES: usize = 64 * 1024;
 /// Bytes that a handler leaves unread are read and checked after it returns. A handler that returns `Ok` has
 /// succeeded only if the whole blob is right. To give up the blob, a handler returns an error. If no more than
 /// 128 MiB are left then, they are read for up to 10 s to find out whether the blob is wrong. If it is, the error
-/// of the blob replaces that of the handler, and the blob is retried.
+/// of the blob replaces that of the handler, and the blob is retried. A handler must drop the reader before it returns.
+/// Otherwise the fetch fails with [`Error::ReaderKept`].
 ///
-/// When the fetch has ended, by an error or because its future was dropped, each read fails with
-/// the error that ended the fetch, or with [`Error::Cancelled`] if it was dropped, even on a blocking thread.
+/// When the fetch has ended by an error, each read fails with this error. When the future of the fetch was dropped, each
+/// read fails with [`Error::Cancelled`]. This is also so on a blocking thread.
 #[derive(Debug)]
 pub struct LayerReader(Returning<Reading>);
 
@@ -136,8 +137,8 @@ impl LayerReader {
     ///
     /// # Errors
     ///
-    /// [`Error::Blob`] if the blob is wrong or its transfer failed; the error that ended the fetch, or [`Error::Cancelled`] if it was dropped; the
-    /// errors of the proxy.
+    /// [`Error::Blob`] if the blob is wrong or its transfer failed; the error that ended the fetch, or
+    /// [`Error::Cancelled`] if the fetch was dropped; the errors of the proxy.
     ///
     /// # Cancel safety
     ///

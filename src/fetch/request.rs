@@ -28,7 +28,7 @@ impl FromStr for Platforms {
     }
 }
 
-/// A request to [`Fetcher::pull_many`](crate::Fetcher::pull_many): an image, or several images of an index, and their
+/// A request to [`Fetcher::pull_many`](crate::Fetcher::pull_many): an image, or an index with all its images, and its
 /// name in the sink.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -37,7 +37,7 @@ pub struct ImageRequest {
     pub reference: String,
     /// Which images are pulled if the reference names an index.
     pub platforms: Platforms,
-    /// The name of the image in the sink, if the sink names images ([`OciLayout`](crate::OciLayout) does).
+    /// The name of the image or index in the sink, if the sink names images ([`OciLayout`](crate::OciLayout) does).
     /// With `None`, the sink chooses the name.
     pub name: Option<String>,
 }

@@ -27,8 +27,11 @@ use crate::time::moment_after;
 /// After a transient refusal (429, 5xx, a refused connection), no proxy asks the registry until the wait before the
 /// next retry has passed. Then one proxy asks again. A registry is given up after more than [`retries`](Self::retries)
 /// refusals in a row, if these refusals are for at least two images or for more than `retries` blobs. Refusals of calls
-/// that were under way at the same time count once. All images of a registry that is given up fail. If the registry
-/// answers an opening with 429, the opening is not retried, because skopeo itself has retried it five times.
+/// that were under way at the same time count once. All images of a registry that is given up fail. For 60 s, images of
+/// this registry that are added to the same pull fail, too.
+///
+/// If the registry answers an opening with 429, the opening is not retried, because skopeo itself has retried it five
+/// times. All images of this registry that are not open yet fail then, and the pull opens no more images there.
 ///
 /// ```
 /// use std::time::Duration;
@@ -40,17 +43,18 @@ use crate::time::moment_after;
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RetryPolicy {
-    /// The number of retries of a blob after its first try. The default is 4.
+    /// The maximum number of retries after the first try of a blob, an opening or another request. The default is 4.
     pub retries: u32,
-    /// The longest wait before the first retry of a refused call, or of a blob with wrong bytes. Each further wait is
-    /// twice as long. The actual wait is between half of this and all of it, at random. The default is 250 ms. A blob
+    /// The longest wait before the first retry of a refused call, or of a blob with wrong bytes. This doubles with each
+    /// further retry, up to [`max_backoff`](Self::max_backoff). The actual wait is between half of this and all of it, at
+    /// random. The default is 250 ms. A blob
     /// that stalled or was too slow, or whose proxy failed, is retried at once, with another proxy if there is one.
     pub initial_backoff: Duration,
     /// The longest wait before a retry. The default is 15 s.
     pub max_backoff: Duration,
-    /// The time limit for an opening with all its retries, and for fetching the layers of open images, each counted
-    /// from its start. [`pull_many`](crate::Fetcher::pull_many) has one limit for the whole pull. `None`, the default,
-    /// means no limit.
+    /// The time limit of a step with all its retries, counted from the start of the step. The steps are: opening images,
+    /// fetching a document, and fetching layers. [`pull_many`](crate::Fetcher::pull_many) has one limit for the whole
+    /// pull. `None`, the default, means no limit.
     pub deadline: Option<Duration>,
 }
 

@@ -53,10 +53,14 @@ pub trait Sink: Send + Sync + 'static {
     }
 
     /// Whether the sink already has this layer, complete, so that it is not fetched. If a blob occurs in several
-    /// layers, this method is called for the first of them only.
+    /// layers, this method is called for the first of them only. It is called again before each retry of the blob.
     ///
     /// The layer has a `diff_id` only if [`Fetcher::content`](crate::Fetcher::content) was called for the image before
     /// the pull, because a pull does not wait for the config before it fetches layers.
+    ///
+    /// # Errors
+    ///
+    /// Any error. It is final: the images with this layer fail, and the blob is not retried.
     fn has(&self, layer: &Layer) -> impl Future<Output = Result<bool>> + Send;
 
     /// Returns the bytes of an image config, if the sink has it, so that it is not fetched. The caller checks the
@@ -80,6 +84,10 @@ pub trait Sink: Send + Sync + 'static {
     fn store(&self, layer: &Layer, reader: LayerReader) -> impl Future<Output = Result<()>> + Send;
 
     /// Stores the config and the manifest of an image whose layers are all stored, and makes the image visible.
+    ///
+    /// # Errors
+    ///
+    /// Any error. The pull then fails; of [`pull_many`](crate::Fetcher::pull_many), only the request fails.
     fn commit(&self, image: &ImageContent) -> impl Future<Output = Result<()>> + Send;
 
     /// Stores the configs and manifests of several images whose layers are all stored, and makes the images visible.
@@ -111,7 +119,7 @@ pub trait Sink: Send + Sync + 'static {
     /// Discards the layers that a pull stored and that no committed image names, if the sink does not keep them for the
     /// next pull. This method is called at most once for each pull, at its end: if the pull failed or was dropped, or
     /// if at least one request of [`pull_many`](crate::Fetcher::pull_many) failed. No [`store`](Self::store) is under
-    /// way then, unless the future of the pull was dropped. It must not block. The default keeps all layers.
+    /// way then, unless the pull was dropped. The method must not block. The default keeps all layers.
     fn discard(&self) {}
 }
 

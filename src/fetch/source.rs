@@ -7,8 +7,8 @@ use crate::drain::verify::sha256;
 use crate::error::Result;
 use crate::reference::digest_of;
 
-/// The manifest or the index that a reference names, byte for byte as its source has it. Returned by
-/// the method [`fetch_source`](crate::Fetcher::fetch_source) of the fetcher.
+/// The manifest or the index that a reference names, byte for byte as its source has it.
+/// [`Fetcher::fetch_source`](crate::Fetcher::fetch_source) returns it.
 #[derive(Debug, Clone)]
 pub struct SourceDocument {
     reference: String,
@@ -44,9 +44,9 @@ impl SourceDocument {
         self.raw
     }
 
-    /// The digest of the document: the one by which it was asked for, or else the sha256 of its bytes. A registry and
-    /// other tools know the document by it. (A *signed* Docker manifest of schema 1 is known by another digest. Such an
-    /// image can't be opened.)
+    /// The digest of the document: the one in the reference, or else the sha256 of its bytes. A registry and
+    /// other tools know the document by this digest. (A *signed* Docker manifest of schema 1 is known by another digest.
+    /// Such an image can't be opened.)
     #[must_use]
     pub fn digest(&self) -> &Digest {
         &self.digest
@@ -58,7 +58,8 @@ impl SourceDocument {
     /// # Errors
     ///
     /// [`Error::Decode`](crate::Error::Decode) if the document is not JSON; [`Error::Image`](crate::Error::Image) if an
-    /// entry has no digest or no size, or if the document is both an index and a manifest.
+    /// entry has no valid digest or an invalid size (a missing size is 0), if one of the keys that are read occurs twice,
+    /// or if the document is both an index and a manifest.
     pub fn entries(&self) -> Result<Option<Vec<Descriptor>>> {
         document::descriptors(&self.raw)
     }

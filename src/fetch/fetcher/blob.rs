@@ -18,7 +18,7 @@ impl Fetcher {
     /// a registry, the blob can be any blob of the image's repository. If the manifest does not name the blob, a first
     /// request to the source finds out its size.
     ///
-    /// The handler gets a verified reader. If the transfer fails or the blob is wrong, the handler is run again with a
+    /// The handler gets a reader that verifies the blob. If the transfer fails or the blob is wrong, the handler is run again with a
     /// new reader, as in [`for_each_layer`](Self::for_each_layer).
     ///
     /// ```no_run
@@ -114,8 +114,8 @@ impl Fetcher {
     ///
     /// # Errors
     ///
-    /// The errors of [`content`](Self::content), [`for_blob`](Self::for_blob) and of the method
-    /// [`source_manifest`](Self::source_manifest) as well.
+    /// The errors of [`content`](Self::content), [`for_blob`](Self::for_blob) and
+    /// [`source_manifest`](Self::source_manifest).
     ///
     /// # Cancel safety
     ///

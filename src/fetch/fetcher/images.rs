@@ -171,7 +171,8 @@ impl Fetcher {
     /// # Errors
     ///
     /// The first fatal error, which stops the whole pull at once: an error of a blob, a config or a proxy after
-    /// its retries, an error of the sink, [`Error::DocumentsTooLarge`], or [`Error::DeadlineExceeded`].
+    /// its retries, an error of the sink, [`Error::Image`], [`Error::DocumentTooLarge`], [`Error::DocumentsTooLarge`], or
+    /// [`Error::DeadlineExceeded`].
     ///
     /// # Cancel safety
     ///
@@ -289,6 +290,8 @@ impl Fetcher {
     /// single request whose documents exceed this limit fails.
     ///
     /// The pull runs in a task of its own. The task waits while 64 results have not been taken with [`PullMany::next`].
+    /// The task also calls the iterator, which must not block. If requests arrive over time, use
+    /// [`pull_stream`](Self::pull_stream).
     ///
     /// ```no_run
     /// # async fn example() -> longshore::Result<()> {

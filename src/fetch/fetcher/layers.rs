@@ -17,8 +17,9 @@ impl Fetcher {
     /// The handler gets a reader of the layer's blob as it is stored, compressed or not. The reader verifies the
     /// blob. If the transfer fails or the blob is wrong, the handler is run again with a new reader, as often as
     /// the [`RetryPolicy`](crate::RetryPolicy) allows. So a run that fails or is dropped must leave nothing that
-    /// disturbs the next one. Bytes that the handler does not read are read and verified after it returns; to
-    /// skip layers, use [`for_each_of`](Self::for_each_of).
+    /// disturbs the next one. Bytes that the handler does not read are read and verified after it returns. To skip
+    /// layers, use [`for_each_of`](Self::for_each_of). Foreign layers, whose descriptors have `urls`, are not left out,
+    /// although the registry may not have them.
     ///
     /// # Errors
     ///

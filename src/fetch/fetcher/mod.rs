@@ -95,8 +95,8 @@ impl Fetcher {
     /// The option [`proxies`](FetchOptions::proxies) is ignored. A proxy ends when this fetcher, its clones, its
     /// images, and all other handles of the proxy are dropped.
     ///
-    /// Such a fetcher can't open an index as a whole, and can't choose a platform for an image, because both need
-    /// another skopeo process.
+    /// Such a fetcher can't open an index as a whole, choose a platform for an image, fetch a document as it is at its
+    /// source, or list tags, because these need another skopeo process.
     ///
     /// ```no_run
     /// # async fn example(socket: std::os::fd::OwnedFd) -> longshore::Result<()> {
@@ -121,22 +121,25 @@ impl Fetcher {
     }
 
     /// Returns this fetcher with these [`Events`] in place of its former ones. The events of all its calls go there,
-    /// until the first call that fetches layers ends, or any call fails or is dropped early. Later calls send none.
+    /// until the first call that fetches layers ends, or a call that opens an image or fetches from one fails or is
+    /// dropped early. Later calls send none.
     #[must_use]
     pub fn with_events(mut self, events: Events) -> Self {
         self.events = events;
         self
     }
 
-    /// Opens an image: starts a proxy, and fetches the manifest. Meanwhile, warm proxies are started: proxies that the
-    /// pull will probably need ([`start_ahead`](FetchOptions::start_ahead)). They are shut down when the first call
-    /// that fetches layers of the image ends, or when the [`Image`] is dropped before such a call.
+    /// Opens an image: starts a proxy, and fetches the manifest. The reference contains the transport, as in
+    /// `docker://quay.io/fedora/fedora:latest`. Meanwhile, warm proxies are started: proxies that the pull will probably
+    /// need ([`start_ahead`](FetchOptions::start_ahead)). They are shut down when the first call that fetches layers of
+    /// the image ends, or when the [`Image`] is dropped before such a call.
     ///
     /// # Errors
     ///
     /// [`Error::Refused`] if the registry or the proxy refuses the image; the error of a proxy that can't be started;
-    /// [`Error::Image`] if the manifest can't be used; [`Error::DocumentsTooLarge`] if it is larger than
-    /// [`max_documents_bytes`](FetchOptions::max_documents_bytes); [`Error::DeadlineExceeded`] after the
+    /// [`Error::Image`] or [`Error::Decode`] if the manifest can't be used; [`Error::DocumentTooLarge`] if it is larger
+    /// than [`max_document_bytes`](crate::ConnectionOptions::max_document_bytes); [`Error::DocumentsTooLarge`] if it is
+    /// larger than [`max_documents_bytes`](FetchOptions::max_documents_bytes); [`Error::DeadlineExceeded`] after the
     /// [deadline](crate::RetryPolicy::deadline). Failures are retried first, as the
     /// [`RetryPolicy`](crate::RetryPolicy) allows.
     ///
@@ -201,7 +204,8 @@ impl Fetcher {
         Some(matches!(opened, Ok(None)))
     }
 
-    /// Opens several images, to be pulled together. Several proxies open images at the same time.
+    /// Opens several images, to be pulled together. Several proxies open images at the same time. The images are returned
+    /// in the order of `references`.
     ///
     /// # Errors
     ///

@@ -63,8 +63,8 @@ impl Fetcher {
     /// [`Error::Spawn`], [`Error::ProxyExited`] or [`Error::CallTimeout`] if skopeo can't be started, fails without a
     /// reason, or takes too long; [`Error::DeadlineExceeded`] after the [deadline](crate::RetryPolicy::deadline);
     /// [`Error::DocumentTooLarge`] if the list is larger than
-    /// [`max_documents_bytes`](crate::FetchOptions::max_documents_bytes); [`Error::Image`] if this fetcher is
-    /// [over](Self::over) given proxies.
+    /// [`max_documents_bytes`](crate::FetchOptions::max_documents_bytes); [`Error::Decode`] if the list can't be
+    /// parsed; [`Error::Image`] if this fetcher is [over](Self::over) given proxies.
     ///
     /// # Cancel safety
     ///
