@@ -224,7 +224,7 @@ impl ImageContent {
         }
     }
 
-    /// A copy of this content for another pull of the image, which does not fetch the config.
+    /// A copy of this content for another pull of the image. That pull does not fetch the config.
     pub(super) fn known(&self) -> Self {
         Self {
             config_from: ConfigFrom::Known,
@@ -326,8 +326,8 @@ pub(super) async fn fetch_manifest(
         let layers = proxy.get_layer_info(image).await?.ok_or_else(|| {
             let found = proxy.protocol_version();
             Error::image(format!(
-                "layers of containers-storage: need protocol 0.2.5 or later \
-                 (skopeo 1.11), this proxy speaks {found}"
+                "an image in containers-storage needs skopeo 1.11 or later \
+                 (protocol 0.2.5); this one speaks protocol {found}"
             ))
         })?;
         fetched.stored = with_layers(&fetched.raw, &layers)?;
@@ -394,7 +394,8 @@ async fn config(
     if fetched.converted {
         let asking = proxy.fetch_config_raw(image);
         let config = answered(proxy, descriptor, asking).await?;
-        // With another digest, nothing was converted: the digest of the manifest is not a sha256, for example.
+        // With another digest, the config was not converted, and is a blob. `converted` is then true for another reason,
+        // such as a manifest digest that is not a sha256.
         if has_digest(&config, descriptor.digest()) {
             return Ok((config, ConfigFrom::Conversion));
         }

@@ -22,9 +22,9 @@ use crate::error::{BlobError, Error, Result};
 /// How many bytes a layer may have beyond the bound on its expansion. Even an empty tar archive has ten kilobytes.
 const SMALL_BYTES: u64 = 1024 * 1024;
 
-/// By how many bytes the decompressed bytes may exceed what the compressed bytes read so far allow: the default size
-/// of a zstd window. A layer may begin with a file of zeros, of which zstd compresses 30 MB to a kilobyte. A much
-/// larger value would weaken the bound where a manifest claims too large a size.
+/// The number of bytes by which the decompressed bytes may exceed the bound for the compressed bytes that were read so
+/// far: as many as the default of [`FetchOptions::max_zstd_window`]. A layer may begin with a file of zeros, of which zstd
+/// compresses 30 MB to a kilobyte. A much larger value would weaken the bound where a manifest claims too large a size.
 const AHEAD_BYTES: u64 = 32 << 20;
 
 /// The message of libzstd for a frame whose window is larger than allowed.
@@ -197,7 +197,7 @@ impl<R: Counted> Decoder<R> {
     async fn of(mut reader: R, bounds: Bounds) -> io::Result<Self> {
         const GZIP: [u8; 2] = [0x1f, 0x8b];
         const ZSTD: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
-        /// The magic number of a zstd frame without data, without its first byte. Layers of stargz and others begin with
+        /// The last three bytes of the magic number of a skippable zstd frame. Layers of stargz and others begin with
         /// such a frame.
         const SKIPPED: [u8; 3] = [0x2a, 0x4d, 0x18];
 

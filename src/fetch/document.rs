@@ -1,7 +1,7 @@
 //! Parses manifests, indexes and configs, as far as a pull needs them. This module is pure.
 //!
-//! Documents are parsed as Go does, because programs written in Go write most documents and run the pulled
-//! images.
+//! Documents are parsed as Go's package `encoding/json` parses them, because programs written in Go write most
+//! documents and run the pulled images.
 //!
 //! A pull stores documents unchanged. It needs to know only which blobs a manifest names, and which manifests an
 //! index names. So nothing else that is unusual in a document stops a pull.
@@ -45,8 +45,8 @@ pub(crate) struct Config {
 ///
 /// # Errors
 ///
-/// [`Error::Decode`] if the manifest is no JSON. [`Error::Image`] if it names no config, names a blob without a
-/// valid digest or size, or has a key twice (upper and lower case do not count).
+/// [`Error::Decode`] if the manifest is no JSON. [`Error::Image`] if it names no config, names a blob without a valid
+/// digest or with an invalid size (a missing size is 0), or has one of the keys that are read twice (case is ignored).
 pub(crate) fn manifest(raw: &[u8]) -> Result<ImageManifest> {
     let node = parse(raw, "manifest")?;
     let part = Part {
@@ -193,7 +193,7 @@ fn parse(raw: &[u8], what: &'static str) -> Result<Node> {
     serde_json::from_str(&as_go_reads(raw)).map_err(Error::decode(what))
 }
 
-/// The text of a document. Like Go, replaces invalid UTF-8, and each half of a surrogate pair, with U+FFFD.
+/// Returns the text of a document. Like Go, replaces invalid UTF-8, and each unpaired surrogate, with U+FFFD.
 fn as_go_reads(raw: &[u8]) -> String {
     const ESCAPE: usize = "\\u0000".len();
     let mut text = String::from_utf8_lossy(raw).into_owned();
@@ -258,7 +258,7 @@ impl<'a> Part<'a> {
             // Go takes the last of the members, and other languages take the one in the right case. They would
             // see different images.
             return Err(self.wrong(format_args!(
-                "has the key {name:?} more than once (upper and lower case do not count)"
+                "has the key {name:?} more than once (case is ignored)"
             )));
         }
         Ok(first
@@ -279,7 +279,7 @@ impl<'a> Part<'a> {
             None => [].iter(),
             Some(Node::List(nodes)) => nodes.iter(),
             Some(_) => {
-                return Err(self.wrong(format_args!("has something else than a list as {name:?}")));
+                return Err(self.wrong(format_args!("has something other than a list as {name:?}")));
             }
         };
         Ok(nodes.map(move |node| Self { node, ..self }))
@@ -306,7 +306,7 @@ impl<'a> Part<'a> {
         let part = self.get("platform").ok()??;
         let text = |name| part.text(name).ok().flatten();
         let mut platform = json!({ "os": text("os")?, "architecture": text("architecture")? });
-        // oci-spec reads the version under a name of its own.
+        // The crate `oci-spec` reads the version of the operating system from the key `os_version`.
         for (name, read_as) in [("variant", "variant"), ("os.version", "os_version")] {
             if let Some(text) = text(name).filter(|text| !text.is_empty()) {
                 platform[read_as] = json!(text);

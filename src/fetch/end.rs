@@ -40,7 +40,7 @@ impl Over {
     /// The reason why the fetch has ended, if it has. [`Error::Cancelled`] if it was dropped.
     pub(super) fn reason(&self) -> Option<Error> {
         let receiver = self.0.as_ref()?;
-        // This costs less than to look at the value, which is done for each read.
+        // `has_changed` costs less than `borrow`, and each read calls this method.
         if matches!(receiver.has_changed(), Ok(false)) {
             return None;
         }

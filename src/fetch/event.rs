@@ -330,7 +330,7 @@ impl Events {
         }
     }
 
-    /// Sends that a proxy is asked for a document, and returns what sends the answer.
+    /// Sends the event that a proxy is asked for a document, and returns a function that sends the event of the answer.
     pub(super) fn document(
         &self,
         (image, reference): (usize, &str),

@@ -214,7 +214,7 @@ fn two_sizes(entry: &Entry, size: u64) -> Error {
         ..
     } = entry;
     Error::image(format!(
-        "its index names {digest} with {named} bytes, and it has {size}"
+        "{digest} has two sizes: {named} bytes in its index, and {size} bytes"
     ))
 }
 

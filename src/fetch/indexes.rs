@@ -121,8 +121,8 @@ impl Indexes {
     }
 
     /// Counts a refusal that concerns the registry. Refused credentials would be refused for other indexes, too, and
-    /// a registry may lock an account after a few tries. A registry with an outage would be asked with all retries
-    /// for each index.
+    /// a registry may lock an account after a few tries. Without this count, a registry with an outage would be asked
+    /// with all retries for each index.
     fn refused(&mut self, reference: &str, error: &Error) {
         let place = Place::of(reference);
         let Place::Registry { host } = place else {

@@ -222,7 +222,7 @@ impl<S: Sink> Driver<S> {
         if let (Err(error), Some(engine)) = (&pulled, &mut self.engine) {
             engine.stop(error).await;
         }
-        // The images that are being committed are complete.
+        // Everything that these images name is stored, so their commits may finish.
         while self.committing.join_next().await.is_some() {}
         pulled
     }

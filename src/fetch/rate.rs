@@ -44,13 +44,13 @@ impl Limit {
             let mut credit = 0;
             loop {
                 ticks.tick().await;
-                // Nanosecond-bytes keep slow rates exact.
+                // The credit is in billionths of a byte, so that low rates are exact.
                 credit += u128::from(bytes_per_second.get()) * TICK.as_nanos();
                 let due = usize::try_from(credit / 1_000_000_000).unwrap_or(usize::MAX);
                 credit %= 1_000_000_000;
                 let most = due.saturating_mul(2).max(SLICE_BYTES as usize);
                 let room = most.saturating_sub(filled.available_permits());
-                // Bytes that readers return may be added on top.
+                // Readers also add permits, when they return unused bytes, so the number stays far below the maximum.
                 let most = Semaphore::MAX_PERMITS / 4;
                 filled.add_permits(due.min(room).min(most));
             }

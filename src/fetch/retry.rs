@@ -31,7 +31,8 @@ use crate::time::moment_after;
 /// this registry that are added to the same pull fail, too.
 ///
 /// If the registry answers an opening with 429, the opening is not retried, because skopeo itself has retried it five
-/// times. All images of this registry that are not open yet fail then, and the pull opens no more images there.
+/// times. All images of this registry that are not open yet fail then, and the pull opens no more images there. The same
+/// happens if the registry refuses the credentials before any call there has succeeded.
 ///
 /// ```
 /// use std::time::Duration;
@@ -160,7 +161,7 @@ pub(super) fn is_throttled(error: &Error) -> bool {
     matches!(error, Error::Refused { .. }) && error.kind() == Some(RefusalKind::Throttled)
 }
 
-/// Whether the proxy or the transfer failed. A refusal of the registry is no such failure.
+/// Whether the proxy failed, or the transfer stalled or was too slow.
 pub(super) fn is_proxy_failure(error: &Error) -> bool {
     match error {
         Error::Blob { source, .. } => {

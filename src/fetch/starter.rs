@@ -119,7 +119,7 @@ impl Starter {
         self.output(launch, reference, what, limit).await
     }
 
-    /// The JSON with the tags of a repository, of at most `limit` bytes. `skopeo list-tags` fetches it.
+    /// Fetches the tags of a repository as JSON of at most `limit` bytes, with `skopeo list-tags`.
     pub(super) async fn list_tags(&self, repository: &str, limit: u64) -> Result<Vec<u8>> {
         let template = self.template()?;
         let launch = template.launch_list_tags(repository);
@@ -131,7 +131,7 @@ impl Starter {
         match &self.from {
             From::Config { template, .. } => Ok(template),
             From::Given { .. } => {
-                let reason = "what is at its source can't be read over proxies that were given";
+                let reason = "this needs another skopeo process, which a fetcher over given proxies does not start";
                 Err(Error::image(reason))
             }
         }
@@ -201,7 +201,7 @@ impl Starter {
                 ..
             } => {
                 let template = Arc::clone(template);
-                // Away from registries, the namespace that hides the cache could also hide a storage.
+                // The namespace that hides the cache could also hide the storage of an image that is not at a registry.
                 let private = *private_cache && matches!(place, Place::Registry { .. });
                 let shutdown_timeout = connection.shutdown_timeout;
                 let platform = platform.cloned();
@@ -214,7 +214,7 @@ impl Starter {
                 ImageProxy::launch(launch, connection, policy.demanded).await
             }
             From::Given { .. } if platform.is_some() => {
-                let reason = "a proxy that was given chooses the platform for which it was started";
+                let reason = "a fetcher over given proxies can't choose a platform: each proxy has its own";
                 Err(Error::image(reason))
             }
             From::Given { proxies, taken } => next_of(proxies, taken),

@@ -49,7 +49,7 @@ pub(super) struct Work {
 
 /// The data that a unit needs to do a task.
 pub(super) enum What {
-    /// Open an image. If `known` is given, the opened image must be equal to it.
+    /// Open an image. If `known` is given, the opened image is compared with it, unless it is at a registry.
     Open {
         reference: Arc<str>,
         known: Option<Arc<SameImage>>,
@@ -630,6 +630,7 @@ impl Workers {
         self.unit.tell(report).await;
     }
 }
+
 /// Finds out why a handler failed that has not read all of its blob. The blob may be wrong, and a handler
 /// that parses it may notice this first. So the rest of the blob is read and verified, unless it is too long.
 async fn whose_fault(error: Error, mut rest: Reading) -> Failure {

@@ -10,7 +10,7 @@ pub(super) enum Node {
     Number(serde_json::Number),
     List(Vec<Node>),
     Object(Vec<(String, Node)>),
-    /// `true`, `false`, or a number that is no 64-bit integer. No parsed field can have such a value.
+    /// `true`, `false`, or a number that is no 64-bit integer. Such a value is valid in no field that a pull reads.
     Other,
 }
 
@@ -46,7 +46,7 @@ impl<'de> Visitor<'de> for Reading {
     }
 
     fn visit_f64<E>(self, _: f64) -> Result<Node, E> {
-        // No number here may be one.
+        // The only numbers that a pull reads are sizes, which are integers.
         Ok(Node::Other)
     }
 

@@ -179,13 +179,13 @@ impl Engine {
         id
     }
 
-    /// The error because of which no image of this host is opened now, if there is one.
+    /// The error because of which no image is opened now at the host of this reference, if there is one.
     pub(super) fn refusal(&mut self, reference: &str) -> Option<Error> {
         let (host, _) = self.host_and_kind(reference, None);
         self.scheduler.refusal(host, Instant::now())
     }
 
-    /// Prepares to fetch from these images, and forgets all others. Returns their numbers in the scheduler.
+    /// Prepares to fetch from these images, and forgets all others. Returns the scheduler's numbers of these images.
     pub(super) fn begin(
         &mut self,
         images: &[&Image],
@@ -286,7 +286,7 @@ impl Engine {
     }
 
     /// Starts to fetch these layers of an open image, each blob once, and its config if `config` is true.
-    /// Returns the bytes of the blobs that no other image has named before.
+    /// Returns the size, in bytes, of those of the blobs that are new to the scheduler.
     ///
     /// # Errors
     ///

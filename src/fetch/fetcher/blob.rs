@@ -164,7 +164,7 @@ impl Fetcher {
         });
         announced.await?.ok_or_else(|| {
             Error::image(format!(
-                "its manifest does not name {digest}, and its source does not say how many bytes that has"
+                "its manifest does not name {digest}, and its source does not announce the size of this blob"
             ))
         })
     }

@@ -142,7 +142,7 @@ impl Fetcher {
         let reference = pinned.as_deref().unwrap_or(image.reference());
         let source = self.fetch_source(reference).await?;
         if pinned.is_none() && source.digest() != image.digest() {
-            let reason = "the manifest of one image of an index can be fetched as it is only from a registry \
+            let reason = "the original manifest of one image of an index can be fetched only from a registry \
                           (docker://)";
             return Err(Error::image(reason));
         }
