@@ -175,8 +175,8 @@ impl<E: Clone> Scheduler<E> {
             .is_some_and(|image| image.kind == kind)
     }
 
-    /// A config that this unit can ask for. The config is left to another unit that is about to open the same image and
-    /// has nothing else to do. Until then, this unit fetches layers, the largest first.
+    /// A config that this unit can ask for. If another unit is about to open the same image and has nothing else to do,
+    /// the config is left to that unit, and this unit fetches layers, the largest first.
     fn config_for(&self, id: UnitId, unit: &Unit, now: Instant) -> Option<ImageId> {
         let can = |image: &&ImageId| {
             let of_image = self.images.get(image);
@@ -298,7 +298,8 @@ impl<E: Clone> Scheduler<E> {
         with_backlog.into_iter().map(|(_, source)| source).collect()
     }
 
-    /// An image that is open in another unit, or soon will be, for an idle unit to open, too.
+    /// An image for an idle unit to open: one that no unit has open any more, one of a source with a backlog, or one
+    /// that another unit is opening.
     fn image_to_help_with(&mut self, id: UnitId, now: Instant) -> Option<ImageId> {
         let unit = self.units.get(&id)?;
         if !self.may_open(unit, now) {

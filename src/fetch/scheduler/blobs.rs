@@ -234,7 +234,7 @@ impl Blobs {
         })
     }
 
-    /// Removes a given-up blob if no image wants it.
+    /// Removes the blob if no image wants it.
     pub(super) fn drop_orphan(&mut self, id: BlobId) {
         if self.get(id).is_some_and(|blob| blob.images.is_empty()) {
             self.remove(id);

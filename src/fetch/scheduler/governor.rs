@@ -33,7 +33,7 @@ const WORK_PER_GB: Duration = Duration::from_secs(1);
 /// takes [`THROTTLED_FROM`].
 const THROTTLED: u32 = 8;
 
-/// The least latency of a call that counts as held back. Faster ones may be due to a busy machine.
+/// The least latency of a call that counts as held back. A shorter delay may be due to a busy machine.
 const THROTTLED_FROM: Duration = Duration::from_secs(1);
 
 /// The minimum number of proxies while a registry throttles. Some of them wait as long as the registry told them,

@@ -12,7 +12,7 @@ use super::{ImageId, UnitId};
 const MOST_UNPROVED: usize = 8;
 
 /// How long the first opening may take before the other openings are given up. A healthy registry answers
-/// sooner. If the registry throttles, each proxy retries after some seconds, which makes it worse.
+/// sooner. If the registry throttles, each proxy retries after some seconds, and more proxies send more requests.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The limits and properties of a host.

@@ -340,9 +340,9 @@ impl<E: Clone> Scheduler<E> {
         self.leave_source(source, image);
     }
 
-    /// Removes the image from its source. The last image of a source removes the source, and each unit closes
-    /// what it has open of it. Before that, each unit keeps one image of the source open, through which it
-    /// fetches blobs of other images.
+    /// Removes the image from its source. While the source has other images, each unit keeps one image of it open,
+    /// through which the unit fetches blobs of the others. With its last image, the source is removed, and each unit
+    /// closes all images of the source that it has open.
     fn leave_source(&mut self, id: SourceId, image: ImageId) {
         let Some(source) = self.sources.get_mut(&id) else {
             return;
@@ -396,7 +396,7 @@ impl<E: Clone> Scheduler<E> {
         }
     }
 
-    /// Lets no image be opened at this host until `until`, or ever again if `until` is `None`. The images that
+    /// Locks this host: no image is opened there before `until`, or ever again if `until` is `None`. The images that
     /// are to be opened fail. If `until` is a time, images that are open fail as well.
     fn lock(&mut self, host: HostId, (error, tries): (&E, u32), until: Option<Instant>) {
         let locked = &mut self.hosts[host.0].locked;

@@ -1,7 +1,7 @@
 //! The outage of a registry that refuses all calls.
 //!
 //! A transient refusal (429, 5xx, a refused connection) concerns the registry, not the blob that was asked
-//! for. So no unit asks the registry for a while. Then one unit asks, and if it gets an answer, all units do.
+//! for. So no unit asks the registry for a while. Then one unit asks. If it gets an answer, all units ask again.
 
 use std::collections::BTreeSet;
 use std::time::Instant;

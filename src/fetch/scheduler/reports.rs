@@ -201,7 +201,7 @@ impl<E: Clone> Scheduler<E> {
         };
         of_image.failed += 1;
         let (host, failed) = (of_image.host, of_image.failed);
-        // The end of a proxy is no failure of the config, so the first one does not count as a try.
+        // The end of a proxy is no failure of the config, so the config is always retried if it is the first failure.
         let is_proxys = failed == 1 && matches!(setback, Setback::Lost { .. });
         let next = if is_proxys {
             let wait = Duration::ZERO;

@@ -91,7 +91,7 @@ impl Script {
         }
     }
 
-    /// Lets everything succeed at once, except the tasks for which `refused` returns a reason, for this long.
+    /// For this long, lets everything succeed at once, except the tasks for which `refused` returns a reason.
     fn go_on(&mut self, time: Duration, refused: impl Fn(&Self, Task) -> Option<Refused>) {
         let until = self.now + time;
         while self.now < until {
@@ -145,8 +145,7 @@ fn a_blob_that_one_repository_lacks_is_asked_for_at_another() {
             (source?.key == "lacks").then_some(Refused::Missing)
         });
         let ended = (script.fetched, script.failed);
-        // The answer to the first unit decides for the image whose repository lacks the blob: it may get the
-        // blob from the other one.
+        // The image whose repository lacks the blob is fetched only if the other repository is asked first.
         assert!(ended.0.contains(&has), "{same_host}: {ended:?}");
         assert!(
             !ended.1.contains(&has) && ended.0.len() + ended.1.len() == 2,
@@ -258,8 +257,8 @@ fn a_blob_asked_for_by_an_image_that_is_forgotten_fails_no_other_repository() {
     assert!(!script.failed.contains(&elsewhere));
 }
 
-/// A unit of another kind than all others is the newest one, because its image came last. When a registry seemed to throttle,
-/// this unit was retired, and another one was started in its place, without end: no unit ever opened the image.
+/// The newest units are retired first when a registry throttles. If the newest one is the only unit of its kind, another
+/// one would be started in its place and retired as well, without end, and no unit would ever open the image.
 #[test]
 fn the_last_unit_of_a_kind_with_images_is_not_retired() {
     let mut script = Script::new();

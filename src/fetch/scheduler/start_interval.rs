@@ -14,8 +14,8 @@ const START_COST: Duration = Duration::from_millis(15);
 /// start fewer proxies.
 const MOST_START_COST: Duration = Duration::from_millis(40);
 
-/// The maximum number of proxies that start at the same time. It keeps a low latency from starting many
-/// proxies at once on a machine with many processors.
+/// The maximum number of proxies that start at the same time. With a higher one, a machine with many processors would
+/// start many proxies before the first answer of a fast registry shows that few are enough.
 const MOST_AT_A_TIME: usize = 4;
 
 #[derive(Debug, Clone)]
