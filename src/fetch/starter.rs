@@ -131,7 +131,7 @@ impl Starter {
         match &self.from {
             From::Config { template, .. } => Ok(template),
             From::Given { .. } => {
-                let reason = "this needs another skopeo process, which a fetcher over given proxies does not start";
+                let reason = "a fetcher over given proxies can't start the skopeo that this needs";
                 Err(Error::image(reason))
             }
         }
@@ -214,7 +214,7 @@ impl Starter {
                 ImageProxy::launch(launch, connection, policy.demanded).await
             }
             From::Given { .. } if platform.is_some() => {
-                let reason = "a fetcher over given proxies can't choose a platform: each proxy has its own";
+                let reason = "a fetcher over given proxies can't choose the platform of an image";
                 Err(Error::image(reason))
             }
             From::Given { proxies, taken } => next_of(proxies, taken),

@@ -37,7 +37,7 @@ pub(super) struct Purpose {
     pub(super) limit: Option<Limit>,
     pub(super) events: Events,
     pub(super) over: Over,
-    /// The engine waits for whoever has this purpose.
+    /// The engine waits until all tasks have dropped this purpose.
     pub(super) _at_work: AtWork,
 }
 

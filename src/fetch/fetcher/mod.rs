@@ -92,8 +92,9 @@ impl Fetcher {
     /// Makes a fetcher that uses these proxies and starts none. With [`ImageProxy::connect`], a proxy can be one
     /// that somebody else has started, with other privileges than this process has.
     ///
-    /// The option [`proxies`](FetchOptions::proxies) is ignored. A proxy ends when this fetcher, its clones, its
-    /// images, and all other handles of the proxy are dropped.
+    /// The option [`proxies`](FetchOptions::proxies) is ignored. Without any proxy, each opening fails with
+    /// [`Error::Closed`]. A proxy ends when this fetcher, its clones, its images, and all other handles of the proxy are
+    /// dropped.
     ///
     /// Such a fetcher can't open an index as a whole, choose a platform for an image, fetch a document as it is at its
     /// source, or list tags, because these need another skopeo process.
