@@ -109,9 +109,8 @@ pub struct FetchOptions {
     pub max_documents_bytes: u64,
     /// Whether *warm proxies* are started: proxies that the pull will probably need, and that are started while the
     /// first proxy still opens the image. Each of them opens the image, too, which reads its manifest once more.
-    /// The default is true. Set it to false if most opened images are not pulled. No warm proxies
-    /// are started for docker.io ([`proxies_per_host`](Self::proxies_per_host)), nor if there are at least as many
-    /// images as proxies.
+    /// The default is true. Set it to false if most opened images are not pulled. No warm proxies are started for
+    /// docker.io ([`proxies_per_host`](Self::proxies_per_host)), nor if there are at least as many images as proxies.
     pub start_ahead: bool,
     /// Whether the skopeo processes that fetch from registries run without access to skopeo's shared blob-info cache.
     /// Nothing in a pull reads this cache, but each blob would wait for its lock. The default is true.

@@ -46,10 +46,10 @@ use crate::time::moment_after;
 pub struct RetryPolicy {
     /// The maximum number of retries after the first try of a blob, an opening or another request. The default is 4.
     pub retries: u32,
-    /// The longest wait before the first retry of a refused call, or of a blob with wrong bytes. This doubles with each
-    /// further retry, up to [`max_backoff`](Self::max_backoff). The actual wait is between half of this and all of it, at
-    /// random. The default is 250 ms. A blob
-    /// that stalled or was too slow, or whose proxy failed, is retried at once, with another proxy if there is one.
+    /// The longest wait before the first retry of a refused call, or of a blob with wrong bytes. The longest wait doubles
+    /// with each further retry, up to [`max_backoff`](Self::max_backoff). The actual wait is random, between half of the
+    /// longest wait and all of it. The default is 250 ms. A blob that stalled or was too slow, or whose proxy failed, is
+    /// retried at once, with another proxy if there is one.
     pub initial_backoff: Duration,
     /// The longest wait before a retry. The default is 15 s.
     pub max_backoff: Duration,
