@@ -60,7 +60,7 @@ pub trait Sink: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// Any error. It is final: the images with this layer fail, and the blob is not retried.
+    /// Any error. The image fails with this error, without a retry.
     fn has(&self, layer: &Layer) -> impl Future<Output = Result<bool>> + Send;
 
     /// Returns the bytes of an image config, if the sink has it, so that it is not fetched. The caller checks the
