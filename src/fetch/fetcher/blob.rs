@@ -18,8 +18,8 @@ impl Fetcher {
     /// a registry, the blob can be any blob of the image's repository. If the manifest does not name the blob, a first
     /// request to the source finds out its size.
     ///
-    /// The handler gets a reader that verifies the blob. If the transfer fails or the blob is wrong, the handler is run again with a
-    /// new reader, as in [`for_each_layer`](Self::for_each_layer).
+    /// The handler gets a reader that verifies the blob. If the transfer fails or the blob is wrong, the handler is run
+    /// again with a new reader, as in [`for_each_layer`](Self::for_each_layer).
     ///
     /// ```no_run
     /// # async fn example(fetcher: longshore::Fetcher) -> longshore::Result<()> {
