@@ -197,5 +197,5 @@ fn auth_files_are_named_and_never_shown() {
     assert!(unused.stdout.contains(name), "{unused}");
     let said = scratch.longshore().args(["doctor", "--creds", "u:p"]).run();
     let said = said.failed(2);
-    assert!(said.contains("name one"), "{said}");
+    assert!(said.contains("name an image"), "{said}");
 }

@@ -17,7 +17,7 @@ Example, with a digest that longshore inspect --json shows:
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct BlobArguments {
-    /// Image of which the blob is a part, as for pull
+    /// Image that contains the blob, such as docker://HOST/NAME:TAG
     ///
     /// At a registry, any image of the repository will do.
     #[arg(value_parser = image_reference)]

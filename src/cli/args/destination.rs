@@ -80,7 +80,7 @@ fn not_a_layout(text: &str, what: &str) -> String {
             "this is an image, and the destination after it is missing: oci:DIR[:TAG]".into()
         }
         Some(_) => format!(
-            "a destination is oci:DIR[:TAG]; from there, skopeo writes everything else: \
+            "a destination is oci:DIR[:TAG]; pull the image there, and then copy it: \
              skopeo copy oci:DIR:TAG {text}"
         ),
         None => format!("a destination is oci:DIR[:TAG]; did you mean oci:{text}?"),

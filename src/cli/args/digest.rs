@@ -21,8 +21,8 @@ pub(crate) struct DigestArguments {
     pub(crate) image: String,
     /// Print the digest of this platform
     ///
-    /// A platform is OS/ARCH[/VARIANT], such as linux/arm64. Without this option, the digest of what the name stands for
-    /// is printed, which is that of the index if there is one.
+    /// A platform is OS/ARCH[/VARIANT], such as linux/arm64. Without this option, the digest of
+    /// the index is printed, or of the manifest if there is no index.
     #[arg(long, value_name = "PLATFORM", help_heading = IMAGES)]
     pub(crate) platform: Option<Platform>,
     #[command(flatten)]

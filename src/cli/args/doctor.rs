@@ -16,9 +16,9 @@ Examples:
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct DoctorArguments {
-    /// Image to open, as for pull
+    /// Image to open, such as docker://HOST/NAME:TAG
     ///
-    /// Each call of opening it is timed. Without an image, no network is used.
+    /// The image is opened, and each call to skopeo is timed. Without an image, no network is used.
     #[arg(value_parser = image_reference)]
     pub(crate) image: Option<String>,
     /// Platform to choose from an index
@@ -34,11 +34,11 @@ pub(crate) struct DoctorArguments {
 }
 
 impl DoctorArguments {
-    /// Returns a failure if options are of no use.
+    /// Returns a failure if there are credentials and no image.
     pub(crate) fn check(&self) -> Result<(), Failure> {
         if self.image.is_none() && self.proxy.source.names_credentials() {
             let reason =
-                "credentials are used only when an image is opened: name one, or leave them out";
+                "credentials are used only to open an image: name an image, or leave them out";
             return Err(Failure::usage(reason.into()));
         }
         Ok(())

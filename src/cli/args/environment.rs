@@ -21,7 +21,7 @@ An option overrides its variable. An empty variable counts as not set.";
 
 /// The values of the variables that name files.
 ///
-/// clap has a feature for variables. There, a variable counts as given on the command line, so that
+/// clap's own feature for variables is not used. It treats a variable like an option on the command line, so
 /// `LONGSHORE_AUTHFILE` would conflict with `--creds`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Environment {
@@ -29,7 +29,8 @@ pub(super) struct Environment {
     pub(super) authfile: Option<PathBuf>,
 }
 
-/// Fills in what the variables say. Returns a message if one that is needed has a wrong value.
+/// Applies the variables to the options that are not given. Returns a message if a variable that is needed has a wrong
+/// value.
 pub(super) fn apply(
     command: &mut Command,
     variable: impl Fn(&str) -> Option<OsString>,

@@ -35,7 +35,7 @@ pub(crate) struct InspectArguments {
     pub(crate) json: bool,
     /// Print the index, or else the manifest
     ///
-    /// What the name stands for is printed byte for byte, as its source has it.
+    /// The document that the name refers to is printed byte for byte, as its source has it.
     #[arg(long, group = "form", conflicts_with = "platform", help_heading = OUTPUT)]
     raw: bool,
     /// Print the manifest of the chosen platform

@@ -23,7 +23,7 @@ pub(crate) struct ListTagsArguments {
     pub(crate) source: SourceArguments,
 }
 
-/// Checks only that the repository is at a registry. The library looks for a tag.
+/// Checks only that the repository is at a registry. The library refuses a tag or a digest.
 fn repository(text: &str) -> Result<String, String> {
     match (text.strip_prefix("docker://"), transport_of(text)) {
         (Some(name), _) if !name.is_empty() => Ok(text.to_owned()),

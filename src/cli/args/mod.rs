@@ -51,7 +51,7 @@ Examples:
 pub(super) const EXIT_CODES: &str = "  0              success
   1              a failure
   2              wrong usage
-  129, 130, 143  ended by the end of the terminal, by Ctrl-C, or by SIGTERM";
+  129, 130, 143  ended by SIGHUP (closed terminal), Ctrl-C, or SIGTERM";
 
 /// Fetch container images through skopeo.
 #[derive(Debug, Parser)]
@@ -60,7 +60,8 @@ pub(super) const EXIT_CODES: &str = "  0              success
 pub(super) struct Arguments {
     /// Show more: each layer and debug messages
     ///
-    /// Given twice, it also shows what skopeo logs. The variable RUST_LOG selects messages in detail.
+    /// Given twice, this option also shows what skopeo logs. If the variable RUST_LOG is set, it selects the log messages
+    /// instead, such as longshore=debug.
     #[arg(short, long, global = true, action = ArgAction::Count)]
     pub(super) verbose: u8,
     #[command(subcommand)]
@@ -72,7 +73,7 @@ fn long_help() -> String {
     format!("{EXAMPLES}\n\nEnvironment:\n{ENVIRONMENT}\n\nExit codes:\n{EXIT_CODES}")
 }
 
-/// Prints an error, or the help, and exits. An error quotes arguments, which can have passwords in URLs.
+/// Prints an error, or the help, and exits. An error quotes arguments, so passwords in their URLs are removed.
 fn exit(error: &clap::Error) -> ! {
     let text = error.render().to_string();
     let cleaned: Vec<String> = text.lines().map(longshore::printable).collect();
@@ -106,7 +107,7 @@ pub(super) enum Command {
     Inspect(InspectArguments),
     /// Print the digest of an image or an index
     Digest(DigestArguments),
-    /// Fetch one blob, verified
+    /// Fetch and verify one blob
     Blob(BlobArguments),
     /// Compare the blobs of an OCI image layout with their digests
     Verify(VerifyArguments),

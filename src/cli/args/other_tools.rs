@@ -3,7 +3,7 @@
 use clap::builder::StyledStr;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
-/// Options of other tools, each with what to use instead. Options that mean the same have an alias instead.
+/// The options of other tools, each with the advice what to use here. Options that mean the same are aliases.
 const ELSEWHERE: [(&[&str], &str); 13] = [
     (
         &["--all", "-a", "--multi-arch", "--all-tags"],

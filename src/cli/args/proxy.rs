@@ -17,7 +17,7 @@ use crate::cli::hint::Login;
 use crate::cli::say::say;
 use crate::cli::secret;
 
-/// The options for whatever asks a registry: how it is reached, and how long that may take.
+/// The options of each command that asks a registry: how the registry is reached, and how long that may take.
 #[derive(Debug, Args)]
 pub(crate) struct SourceArguments {
     /// The skopeo program to run
@@ -28,12 +28,12 @@ pub(crate) struct SourceArguments {
     /// Auth file, as podman login writes it
     ///
     /// The format is that of containers-auth.json(5). Default: what LONGSHORE_AUTHFILE names, or else the files that
-    /// skopeo looks for. LONGSHORE_AUTHFILE does not count if another option of this group gives or forbids credentials.
+    /// skopeo looks for. LONGSHORE_AUTHFILE is ignored if another option of this group gives or forbids credentials.
     #[arg(long, alias = "src-authfile", value_name = "FILE", group = "auth", help_heading = CREDENTIALS)]
     authfile: Option<PathBuf>,
     /// Credentials; - reads a line of stdin
     ///
-    /// The credentials are those of the images' registry. All users of this machine can see them on the command line:
+    /// The credentials are for the one registry of all images. Every user of this machine can read the command line, so
     /// "-", which reads one line USER:PASS from stdin, or --creds-file is safer.
     #[arg(long, alias = "src-creds", value_name = "USER:PASS", group = "auth", help_heading = CREDENTIALS)]
     creds: Option<String>,
@@ -47,13 +47,12 @@ pub(crate) struct SourceArguments {
     registry_token_file: Option<PathBuf>,
     /// Use no credentials
     ///
-    /// Nor are those of the default auth files used.
+    /// Credentials in the default auth files are not used either.
     #[arg(long, alias = "src-no-creds", group = "auth", help_heading = CREDENTIALS)]
     no_creds: bool,
     /// Folder with certificates and keys
     ///
-    /// *.crt are certificates of authorities to trust; *.cert and *.key are the certificate and key that this client
-    /// shows to the registry.
+    /// *.crt are certificates of authorities to trust; *.cert and *.key are the certificate of this client and its key.
     #[arg(long, alias = "src-cert-dir", value_name = "DIR", help_heading = CREDENTIALS)]
     cert_dir: Option<PathBuf>,
     /// Require HTTPS with a valid certificate
@@ -65,14 +64,15 @@ pub(crate) struct SourceArguments {
     /// The same as --tls-verify=false, as crane and oras call it.
     #[arg(long, alias = "plain-http", hide = true, conflicts_with = "tls_verify")]
     insecure: bool,
-    /// Time limit for everything; default: none
+    /// Time limit of the command; default: none
     ///
-    /// What is not done within this time is given up: 90 or 90s (seconds), 10m, 1h, 500ms.
+    /// The command fails after this time. What is complete stays. The time is 90 or 90s (seconds), 10m, 1h or 500ms.
     #[arg(long, value_name = "DURATION", value_parser = duration, help_heading = LIMITS)]
     pub(crate) deadline: Option<Duration>,
-    /// Time limit for an answer
+    /// Time to wait for skopeo
     ///
-    /// A skopeo that has not answered for this long is given up: 90 or 90s (seconds), 10m, 1h; 0 = no limit.
+    /// A skopeo process that has not answered for this long is ended, and the call may be retried with another one. The
+    /// time is 90 or 90s (seconds), 10m or 1h; 0 = no limit.
     #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = duration, help_heading = LIMITS)]
     call_timeout: Duration,
     /// The variables that stand for options which are not given.
@@ -92,8 +92,8 @@ pub(crate) struct ProxyArguments {
     policy: Option<PathBuf>,
     /// Fail if skopeo does not check the policy
     ///
-    /// skopeo checks the signature policy since version 1.13. With an older one and the system's policy, there is a
-    /// warning without this option, and a failure with it.
+    /// skopeo checks the signature policy since version 1.13. With an older skopeo, the command warns if the system's
+    /// policy may refuse images. With this option, it fails.
     #[arg(long, conflicts_with = "insecure_policy", help_heading = TRUST)]
     require_policy: bool,
     /// Accept images whatever the policy says
@@ -101,12 +101,14 @@ pub(crate) struct ProxyArguments {
     insecure_policy: bool,
     /// Time to wait for a byte
     ///
-    /// A blob of which no byte arrives for this long is given up: 90 or 90s (seconds), 2m; 0 = no limit.
+    /// A transfer of a blob ends if no byte arrives for this long, and is retried. The time is 90 or 90s (seconds) or 2m;
+    /// 0 = no limit.
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration, help_heading = LIMITS)]
     stall_timeout: Duration,
-    /// Least bytes per second
+    /// Minimum bytes per second
     ///
-    /// A blob that is slower, measured over the stall timeout, is given up: 100, or 2K for 2,000; 0 = no limit.
+    /// A transfer of a blob that is slower over the stall timeout ends, and is retried. The rate is 100, or 2K for 2,000;
+    /// 0 = no limit.
     #[arg(long, value_name = "RATE", default_value_t = longshore::DEFAULT_LEAST_RATE, value_parser = rate_or_none, help_heading = LIMITS)]
     least_rate: u64,
 }
@@ -201,7 +203,7 @@ impl SourceArguments {
         }
     }
 
-    /// Checks that the files exist whose absence skopeo would not tell of, or only as a refusal of the registry.
+    /// Checks the files whose absence skopeo would not report, or would report as a refusal of the registry.
     fn check_files(&self) -> Result<(), Failure> {
         if let Some((given_by, file)) = self.authfile() {
             let found = fs::metadata(file);
@@ -219,7 +221,7 @@ impl SourceArguments {
         if entries.flatten().any(is_for_tls) {
             return Ok(());
         }
-        let what = "it has no file *.crt (certificates to trust), *.cert or *.key (ours)";
+        let what = "it has no file *.crt (certificates to trust), *.cert or *.key (of this client)";
         Err(cant_use("--cert-dir", folder, what))
     }
 

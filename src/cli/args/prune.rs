@@ -20,12 +20,12 @@ Examples:
 pub(crate) struct PruneArguments {
     /// OCI image layout: oci:DIR
     ///
-    /// No other tool than longshore may write into it at the same time.
+    /// No tool other than longshore may write into the layout at the same time.
     #[arg(value_name = "LAYOUT", value_parser = OsStringValueParser::new().try_map(|text| Destination::parse_existing(&text)))]
     pub(crate) layout: Destination,
     /// Only print what would be removed
     ///
-    /// Blobs that running pulls have stored are printed, too.
+    /// The list also contains blobs that a running pull has stored, because no image names them yet.
     #[arg(long, conflicts_with = "wait", help_heading = OUTPUT)]
     pub(crate) dry_run: bool,
     /// Time to wait for running pulls

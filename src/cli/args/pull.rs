@@ -40,8 +40,9 @@ pub(crate) struct PullArguments {
     /// OCI image layout to create or add to: oci:DIR[:TAG]
     ///
     /// TAG names the image in the layout. For several images, it is a template of {registry}, {repository}, {name}
-    /// (the last part of the repository), {tag} and {platform}. From the layout, skopeo copy writes everything else:
-    /// skopeo copy oci:DIR:TAG containers-storage:NAME.
+    /// (the last part of the repository), {tag} and {platform}. Without TAG, a single image gets no name, and several
+    /// images are named by their references. For another destination, copy the image from the layout: skopeo copy
+    /// oci:DIR:TAG containers-storage:NAME.
     #[arg(value_name = "DEST", value_parser = OsStringValueParser::new().try_map(|text| Destination::parse(&text)))]
     pub(crate) destination: Destination,
     /// Also pull the images that FILE lists
@@ -67,8 +68,8 @@ pub(crate) struct PullArguments {
     pub(crate) strict: bool,
     /// Platform to choose from an index, or all
     ///
-    /// A platform is OS/ARCH[/VARIANT], such as linux/arm64 or linux/arm/v7; all is all of them, and the index. Default:
-    /// this machine's platform. In a list, this option applies to images without a platform of their own.
+    /// A platform is OS/ARCH[/VARIANT], such as linux/arm64 or linux/arm/v7. all takes every platform, and the index.
+    /// Default: this machine's platform. In a list, this option applies to images without a platform of their own.
     #[arg(long, value_name = "PLATFORM", help_heading = IMAGES)]
     pub(crate) platform: Option<Platforms>,
     /// How to show progress
@@ -88,40 +89,41 @@ pub(crate) struct PullArguments {
     /// requests, FILE.svg its picture alone, FILE.json a trace for https://ui.perfetto.dev.
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, value_parser = OsStringValueParser::new().try_map(|path| Target::parse(&path)), help_heading = OUTPUT)]
     pub(crate) timeline: Option<Target>,
-    /// Least length of the time axis
+    /// Minimum length of the time axis
     ///
-    /// With the same length, the pictures of two pulls can be compared: 500ms, 10s, 2m. Default: the time of the pull.
+    /// Two pulls with the same length have pictures that can be compared. The length is 500ms, 10s or 2m, for example.
+    /// Default: the time of the pull.
     #[arg(long, value_name = "DURATION", value_parser = duration, requires = "timeline", help_heading = OUTPUT)]
     pub(crate) timeline_axis: Option<Duration>,
     /// Print one JSON object at the end
     ///
-    /// No progress is shown then.
+    /// No progress is shown then, unless --progress is plain or json.
     #[arg(long, help_heading = OUTPUT)]
     pub(crate) json: bool,
-    /// Print nothing but errors
+    /// Print only errors and warnings
     #[arg(short, long, help_heading = OUTPUT)]
     pub(crate) quiet: bool,
-    /// Blobs in flight at once
+    /// Blobs fetched at the same time
     ///
-    /// This is the number over all proxies.
+    /// The number is for all skopeo processes together.
     #[arg(long, value_name = "N", default_value_t = longshore::DEFAULT_WORKERS, help_heading = SPEED)]
     workers: NonZeroUsize,
     /// Number of skopeo processes; default: auto
     ///
     /// auto uses as many as make the pull faster, at most 16 for a registry. For docker.io, whose quota counts openings,
-    /// auto uses one for each image. Without this option, LONGSHORE_PROXIES counts.
+    /// auto uses at most one for each image. Without this option, the variable LONGSHORE_PROXIES applies.
     #[arg(long, value_name = "auto|N|MIN-MAX", help_heading = SPEED)]
     pub(super) proxies: Option<Proxies>,
-    /// Most bytes per second; default: no limit
+    /// Maximum bytes per second; default: no limit
     ///
-    /// The limit is for all blobs together: 500K, 10M, 1G (powers of a thousand).
+    /// The limit is for all blobs together. It is 500K, 10M or 1G (powers of a thousand), for example.
     #[arg(long, value_name = "RATE", value_parser = rate, help_heading = SPEED)]
     limit_rate: Option<NonZeroU64>,
     #[command(flatten)]
     pub(crate) proxy: ProxyArguments,
     /// Retries of a blob that failed
     ///
-    /// 0 = no retries.
+    /// The opening of an image is retried as often. 0 = no retries.
     #[arg(long, alias = "retry-times", value_name = "N", default_value_t = RetryPolicy::default().retries, help_heading = LIMITS)]
     pub(crate) retries: u32,
     /// All requests, once the list has been read.

@@ -17,8 +17,8 @@ const TRANSPORTS: [&str; 10] = [
     "sif",
 ];
 
-/// Checks that the reference has a transport, and that the name of an image at a registry can be one. For the rest, skopeo's
-/// messages are clear.
+/// Checks that the reference has a known transport, and that the name of an image at a registry is well-formed. skopeo
+/// checks the rest, with clear messages.
 pub(crate) fn image_reference(text: &str) -> Result<String, String> {
     let (transport, rest) = match text.split_once(':') {
         Some((transport, rest)) if TRANSPORTS.contains(&transport) => (transport, rest),
