@@ -21,7 +21,7 @@ pub(crate) async fn run(arguments: BlobArguments, config: ImageProxyConfig) -> R
             return Err(Failure::usage(reason.into()));
         }
         Output::UnlessTerminal | Output::Stdout => None,
-        // Made before anything is fetched, because it may be impossible.
+        // The file is made before anything is fetched, because that may fail.
         Output::File(path) => {
             let path = path.to_owned();
             let made = tokio::task::spawn_blocking(move || Destination::new(&path));
@@ -52,8 +52,8 @@ pub(crate) async fn run(arguments: BlobArguments, config: ImageProxyConfig) -> R
     written.map_err(cant_write).map_err(Into::into)
 }
 
-/// Passes all bytes of a blob on. If that fails, the error also goes to `failed`. The verdict on the bytes is the end
-/// of the reader.
+/// Passes all bytes of a blob to `write`. If `write` fails, its error also goes to `failed`. At its end, the reader
+/// returns an error if the bytes are wrong.
 fn pass_on(
     reader: &mut BlockingReader,
     failed: &Sender<io::Error>,
@@ -67,7 +67,7 @@ fn pass_on(
         }
         if let Err(error) = write(bytes) {
             let kind = error.kind();
-            // There is room for the only one.
+            // The channel has space for one error, and there is only one.
             let _ = failed.try_send(error);
             return Err(kind.into());
         }
@@ -75,8 +75,8 @@ fn pass_on(
     }
 }
 
-/// Waits for a blob, but not after its bytes could not be written: the rest of a wrong blob would still be read
-/// and checked.
+/// Waits for a blob, but returns at once when its bytes can't be written. The fetch would first read and check the rest
+/// of the blob, to find out whether wrong bytes made the handler fail.
 async fn unless_it_fails(
     failure: &Receiver<io::Error>,
     fetching: impl Future<Output = longshore::Result<()>>,

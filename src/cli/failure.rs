@@ -18,12 +18,12 @@ pub(crate) enum Failure {
     /// The command line is wrong.
     Usage(String),
     Failed(anyhow::Error),
-    /// Several failures, and how many images there were.
+    /// Several failures, and how many images were requested.
     Several {
         failures: Vec<Failure>,
         of: usize,
     },
-    /// Some images failed before the whole did.
+    /// Some images failed, and then the command.
     After(Vec<Failure>, Box<Failure>),
 }
 
@@ -50,7 +50,7 @@ impl Failure {
         }
     }
 
-    /// Makes a failure that ended everything, after these images had failed on their own.
+    /// Puts earlier failures of single images in front of this failure, which ended the command.
     pub(crate) fn with_earlier(self, failures: Vec<Self>) -> Self {
         Self::After(failures, Box::new(self))
     }

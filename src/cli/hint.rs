@@ -7,18 +7,19 @@ use longshore::{BlobError, Error, Refusal, RefusalKind};
 /// Where the credentials come from, as the command line says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Login {
-    /// The command line gives them, or names their file.
+    /// The command line contains the credentials, or names a file that contains only them.
     Given,
-    /// None may be used.
+    /// No credentials may be used.
     Forbidden,
-    /// The default auth files may have some.
+    /// An auth file, given or default, may contain credentials.
     FromFiles,
 }
 
 const TRY_AGAIN: &str = "try again; what is complete will not be fetched again";
-const NOT_THERE: &str = "the registry does not have it, or not all of it: are name and tag right?";
+const NOT_THERE: &str =
+    "the registry does not have the image, or lacks a part of it: are name and tag right?";
 const DENIED: &str =
-    "the image may not exist, or need credentials: --authfile, --creds-file or --creds -";
+    "the image does not exist, or needs credentials: --authfile, --creds-file or --creds -";
 const UNAUTHORIZED: &str =
     "give credentials that the registry accepts: --authfile, --creds-file or --creds -";
 const POLICY: &str = "the signature policy (--policy) decides what is accepted";
@@ -35,14 +36,14 @@ pub(super) fn hint(error: &Error, login: Login) -> Option<&'static str> {
             Some("use a newer skopeo; --skopeo PATH chooses one")
         }
         Error::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
-            Some("free some space and run it again; what is complete will not be fetched again")
+            Some("free some space and try again; what is complete will not be fetched again")
         }
         Error::Io { source, .. } if source.kind() == io::ErrorKind::NotADirectory => {
             Some("a file has the name of the folder that is needed; choose another destination")
         }
         Error::DocumentsTooLarge { .. } => Some("pull fewer images, or platforms, at a time"),
         Error::DeadlineExceeded => Some(
-            "--deadline sets how long all may take; what is complete will not be fetched again",
+            "--deadline limits the time of the command; what is complete will not be fetched again",
         ),
         Error::Refused { refusal, .. } => hint_of_refusal(refusal, login),
         Error::Blob { source, .. } => match source {
@@ -51,7 +52,7 @@ pub(super) fn hint(error: &Error, login: Login) -> Option<&'static str> {
                 Some("try again; --stall-timeout sets how long to wait for a byte")
             }
             BlobError::TooSlow { .. } => Some(
-                "try again; --least-rate sets how slow is too slow, and --workers how many blobs share the bandwidth",
+                "try again; --least-rate sets the minimum rate, and --workers how many blobs share the bandwidth",
             ),
             BlobError::Corrupt { .. } | BlobError::TooLong { .. } | BlobError::WrongSize { .. } => {
                 Some(
@@ -79,7 +80,7 @@ fn hint_of_refusal(refusal: &Refusal, login: Login) -> Option<&'static str> {
         }),
         RefusalKind::NotFound => Some(NOT_THERE),
         RefusalKind::Denied => Some(match login {
-            Login::Given => "these credentials do not give access to it, or it does not exist",
+            Login::Given => "these credentials give no access to the image, or it does not exist",
             _ => DENIED,
         }),
         RefusalKind::Throttled => Some("the registry wants you to wait, or to log in"),

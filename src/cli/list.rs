@@ -85,7 +85,7 @@ impl FromStr for Shard {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let wrong = || format!("{text:?} is not I/N, such as 0/4, of parts 0 to N-1");
+        let wrong = || format!("{text:?} is not I/N, such as 0/4; I is 0 to N-1");
         let (index, of) = text.split_once('/').ok_or_else(wrong)?;
         let number = |text: &str| text.parse::<u64>().map_err(|_| wrong());
         let (index, of) = (number(index)?, number(of)?);

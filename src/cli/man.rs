@@ -109,7 +109,7 @@ fn check_folder(folder: &Path) -> Result<(), Failure> {
 fn write(page: &Page, folder: &Path, path: &Path) -> io::Result<()> {
     let mut file = Builder::new()
         .prefix(".longshore-man-")
-        // As of any new file: the umask takes from it.
+        // A new file has these permissions. The umask is applied to them.
         .permissions(Permissions::from_mode(0o666))
         .tempfile_in(folder)?;
     file.write_all(&page.text)?;

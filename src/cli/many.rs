@@ -18,7 +18,7 @@ pub(super) struct Many {
 }
 
 impl Many {
-    /// Pulls the images. A failure is one that ended the pull; those of images are in the outcome.
+    /// Pulls the images. Returns the failure that ended the pull. The failures of single images are added to `outcome`.
     pub(super) async fn pull(
         self,
         fetcher: Fetcher,

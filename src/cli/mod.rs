@@ -46,7 +46,7 @@ use self::hint::Login;
 use self::say::{Log, all_said, all_said_blocking, say_last};
 use self::task::Task;
 
-/// How long to wait at the end for file operations that are under way.
+/// How long to wait at the end for file operations that still run.
 const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(2);
 
 /// How long to wait at the end until the message about a signal has been written.
@@ -62,7 +62,7 @@ const CLEANING_PATIENCE: Duration = Duration::from_secs(10);
 pub(crate) fn main() -> ExitCode {
     let Arguments { verbose, command } = Arguments::of_process();
     log_to_stderr(verbose > 0);
-    // There are no signal handlers yet, so Ctrl-C still ends the process at once. This may wait until
+    // There are no signal handlers yet, so Ctrl-C still ends the process at once. `prepare` may wait until
     // somebody has typed a list or a password.
     let task = match Task::prepare(command, verbose) {
         Ok(task) => task,
@@ -82,14 +82,15 @@ pub(crate) fn main() -> ExitCode {
                 say_last(format!("longshore: {}", signal.what));
                 // stderr may not be read.
                 let _ = timeout(LAST_WORDS_PATIENCE, all_said()).await;
-                // The task has been dropped, and with it the events. Its picture shows how far it came.
+                // The task has been dropped, so its events have ended, and its timeline is being written.
                 let _ = timeout(PICTURE_PATIENCE, progress::ended()).await;
                 ExitCode::from(signal.code)
             }
             code = run_and_report(task) => code,
         }
     });
-    // What is still running is dropped, and incomplete files with it. A disk that hangs is not waited for.
+    // Tasks that still run are dropped, and remove their incomplete files. A disk that hangs delays this by at most
+    // `SHUTDOWN_PATIENCE`.
     runtime.shutdown_timeout(SHUTDOWN_PATIENCE);
     if untidy {
         children.wait_for_all(CLEANING_PATIENCE);
@@ -130,7 +131,7 @@ async fn within<T>(
     }
 }
 
-/// Sends the log to stderr. `RUST_LOG` selects; without it, `-v` shows our debug messages.
+/// Sends the log to stderr. `RUST_LOG` selects the messages. If it is not set, `-v` selects the debug messages of longshore.
 fn log_to_stderr(is_verbose: bool) {
     let filter = match EnvFilter::try_from_default_env() {
         Ok(filter) => filter,

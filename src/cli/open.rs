@@ -4,7 +4,7 @@ use longshore::{FetchOptions, Fetcher, Image, ImageProxyConfig};
 
 use super::warnings;
 
-/// A fetcher that opens no image.
+/// Returns a fetcher for calls that open no image.
 pub(super) async fn fetcher(config: ImageProxyConfig) -> longshore::Result<Fetcher> {
     Fetcher::new(config, FetchOptions::default()).await
 }

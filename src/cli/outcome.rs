@@ -70,7 +70,7 @@ impl Outcome {
 pub(super) struct Output {
     pub(super) destination: Destination,
     pub(super) is_json: bool,
-    /// Whether nothing is printed, unless it is JSON.
+    /// Whether nothing but JSON is printed.
     pub(super) is_quiet: bool,
     pub(super) started: Instant,
 }
@@ -165,7 +165,7 @@ fn of_image(content: &ImageContent) -> String {
     if stored == digest {
         return line;
     }
-    format!("{line}  stored as {stored}: its source has it in another form\n")
+    format!("{line}  stored as {stored}: the manifest has another form at its source\n")
 }
 
 /// Formats a pulled index for people.

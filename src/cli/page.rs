@@ -8,12 +8,12 @@ const COLUMNS: usize = 80;
 /// The width of the names and the space after them. A sha256 digest, which has 71 characters, fits beside them.
 const NAMES: usize = 9;
 
-/// Lines of a name and a value, and tables.
+/// A page: lines of a name and a value, and tables.
 #[derive(Debug, Default)]
 pub(crate) struct Page(String);
 
 impl Page {
-    /// Adds a value that people copy, which is never broken.
+    /// Adds a value that people copy, on one line whatever its length.
     pub(crate) fn name(&mut self, name: &str, value: &str) {
         self.line(&format!("{name:<8} {}", printable(value)));
     }

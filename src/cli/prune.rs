@@ -25,7 +25,7 @@ struct Report {
     removed: Vec<Removed>,
     removed_bytes: u64,
     kept_blobs: usize,
-    /// The number and the size of the unfinished downloads that were removed.
+    /// The number of killed pulls whose incomplete files were removed, and the size of these files in bytes.
     abandoned_pulls: usize,
     abandoned_bytes: u64,
     elapsed_ms: u64,
@@ -99,7 +99,7 @@ fn page(pruned: &Pruned, dry_run: bool) -> String {
     if pruned.abandoned_pulls > 0 {
         let pulls = counted(pruned.abandoned_pulls, "killed pull");
         let size = bytes(pruned.abandoned_bytes);
-        let _ = writeln!(page, "what {pulls} left ({size}) removed");
+        let _ = writeln!(page, "incomplete files of {pulls} ({size}) removed");
     }
     page
 }

@@ -22,7 +22,7 @@ pub(crate) async fn run(
     let references = arguments.references().into_iter().map(str::to_owned);
     let showing = Showing {
         style: match arguments.progress {
-            // Events on the same terminal would tear the picture.
+            // JSON or events on the same terminal would mix with the picture.
             Style::Auto if is_silent || arguments.events_on_stdout() => Style::None,
             style => style,
         },
@@ -40,7 +40,7 @@ pub(crate) async fn run(
         is_quiet: arguments.quiet || arguments.events_on_stdout(),
         started,
     };
-    // This runs during the pull, because it starts a process.
+    // skopeo is asked for its version during the pull, because that starts a process, which takes time.
     let version = (arguments.json).then(|| tokio::spawn(config.skopeo_version()));
     let mut outcome = Outcome::default();
     // Boxed, because the future is large.
@@ -75,7 +75,7 @@ pub(crate) async fn run(
     }
 }
 
-/// Pulls one image, or an index with all its images, as a whole; and many images each on its own.
+/// Pulls one image, or an index with all its images, as a whole. Several images succeed or fail each on its own.
 async fn pull(
     arguments: PullArguments,
     fetcher: Fetcher,

@@ -1,5 +1,5 @@
-//! Writes messages to stderr and output to stdout. A reader that is slow holds up nothing, and a closed
-//! stream breaks nothing.
+//! Writes messages to stderr and output to stdout. A slow reader never blocks a thread of the runtime, and a closed
+//! stream is no error.
 
 use std::io::{self, IsTerminal, Write};
 
@@ -18,8 +18,8 @@ pub(crate) fn say(line: impl Into<String>) {
     }
 }
 
-/// Writes this line to stderr as the last one, in place of the picture of progress. Other threads may not know yet that the
-/// command is ending.
+/// Writes this line to stderr as the last one, in place of the picture of progress. Messages that other threads send
+/// later are not written.
 pub(crate) fn say_last(line: impl Into<String>) {
     let mut line: String = line.into();
     line.push('\n');
@@ -28,8 +28,8 @@ pub(crate) fn say_last(line: impl Into<String>) {
     }
 }
 
-/// Shows these lines below all others, in place of those that were shown before. They are left out if the terminal is slower
-/// than they come. No lines end it.
+/// Shows these lines below all others, in place of those that were shown before. They are left out while the
+/// terminal is too slow. An empty list removes the lines.
 pub(crate) fn show(lines: Vec<String>) {
     if let Some(writer) = Writer::get() {
         writer.show(lines);
@@ -45,7 +45,7 @@ pub(crate) fn say_patiently(line: impl Into<String>) {
     }
 }
 
-/// Waits until all messages have been written. A slow reader is waited for without a limit.
+/// Waits until all messages have been written, without a time limit.
 pub(crate) async fn all_said() {
     // This blocks while the queue is full, so it needs a thread of its own.
     let waiting = tokio::task::spawn_blocking(all_said_blocking);
@@ -99,7 +99,7 @@ pub(crate) async fn print_document(document: Vec<u8>) -> Result<(), Failure> {
 
 async fn print_bytes(bytes: Vec<u8>) -> Result<(), Failure> {
     let printing = tokio::task::spawn_blocking(move || {
-        // Both may be the same terminal.
+        // stdout and stderr may be the same terminal.
         let _hidden = io::stdout().is_terminal().then(Hidden::new);
         let mut stdout = io::stdout().lock();
         stdout.write_all(&bytes)?;
@@ -113,7 +113,7 @@ async fn print_bytes(bytes: Vec<u8>) -> Result<(), Failure> {
     }
 }
 
-/// While it lives, the picture of progress is not on the terminal.
+/// A guard: until it is dropped, the picture of progress is not on the terminal.
 #[derive(Debug)]
 struct Hidden {
     has_hidden: bool,

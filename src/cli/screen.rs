@@ -26,8 +26,8 @@ impl Screen {
             .map(|line| line.width().div_ceil(columns.max(1)).max(1));
         // What has left the terminal at its top can't be reached.
         let up = taken.sum::<usize>().min(rows.saturating_sub(1));
-        // Row by row, because some terminals keep what is erased as a whole in their history. The row of the cursor may have the
-        // echo of a key.
+        // The rows are erased one by one, because some terminals move a screen that is erased as a whole into their history.
+        // The row of the cursor is erased, too, because it may show a key that was pressed.
         format!("\r\x1b[2K{}", "\x1b[A\x1b[2K".repeat(up))
     }
 

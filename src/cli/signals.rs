@@ -27,12 +27,12 @@ const ALL: [Signal; 3] = [
     },
     Signal {
         kind: SignalKind::hangup(),
-        what: "its terminal hung up",
+        what: "the terminal was closed",
         code: 129,
     },
 ];
 
-/// Waits for Ctrl-C, a request to terminate, or the end of the terminal. A signal that was ignored when this
+/// Waits for `SIGINT` (Ctrl-C), `SIGTERM` or `SIGHUP` (closed terminal). A signal that was ignored when this
 /// process was started (`nohup`, `trap '' INT`) stays ignored.
 pub(crate) async fn received() -> Signal {
     let ignored = fs::read_to_string("/proc/self/status").map_or(0, |status| ignored(&status));
@@ -47,7 +47,7 @@ pub(crate) async fn received() -> Signal {
 async fn one(awaited: Signal, ignored: u64) -> Signal {
     let bit = u32::try_from(awaited.kind.as_raw_value() - 1).unwrap_or(u32::MAX);
     let is_ignored = ignored.checked_shr(bit).unwrap_or(0) & 1 == 1;
-    // Without a handler, the signal has its default effect.
+    // If a handler can't be installed, the signal keeps its default effect.
     let handler = (!is_ignored).then(|| signal(awaited.kind));
     match handler {
         Some(Ok(mut handler)) => {

@@ -73,7 +73,7 @@ pub(crate) async fn run(arguments: VerifyArguments) -> Result<(), Failure> {
     } else {
         Ok(Vec::new())
     };
-    // What was found is said even if nothing could be removed.
+    // The problems are printed even if nothing could be removed.
     let (removed, failure) = match removed {
         Ok(removed) => (removed, None),
         Err(error) => (Vec::new(), Some(Failure::from(error))),
@@ -128,7 +128,7 @@ fn outcome(verified: &Verified, removed: &HashSet<Digest>, repair: bool) -> Fail
     } else if !repair && left.iter().any(|damage| damage.is_repairable()) {
         "--repair removes damaged files, and the next pull fetches them"
     } else {
-        "a pull does not repair what is left"
+        "a pull does not repair the problems that are left"
     };
     Failure::from(anyhow::anyhow!("{problems} found; {advice}"))
 }

@@ -14,7 +14,7 @@ pub(crate) fn of_policy(restricts_images: bool, is_checked: bool) {
     if restricts_images && !is_checked {
         warn(
             "this skopeo does not check the signature policy, so that the image is accepted whatever the policy \
-             says: use skopeo 1.13 or later, or --require-policy to have this refused",
+             says: use skopeo 1.13 or later; with --require-policy, this is a failure",
         );
     }
 }
@@ -26,7 +26,7 @@ pub(crate) fn of_platform(image: &str, wanted: Option<&Platform>, found: Option<
     {
         let (image, found) = (printable(image), printable(found));
         warn(&format!(
-            "{image} is for {found}, not for {wanted}: its source has no choice of platforms"
+            "{image} is for {found}, not for {wanted}: the source has only this platform"
         ));
     }
 }

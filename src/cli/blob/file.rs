@@ -32,7 +32,7 @@ impl Destination {
         };
         let file = Builder::new()
             .prefix(".longshore-blob-")
-            // Those of any new file: the umask is applied to them.
+            // A new file has these permissions. The umask is applied to them.
             .permissions(Permissions::from_mode(0o666))
             .tempfile_in(folder);
         let file = file.map_err(|error| cant(&error))?;
@@ -80,7 +80,8 @@ impl Destination {
     }
 }
 
-/// The path of the file that is to be replaced or made: the end of a symbolic link. An error for whatever is no file.
+/// Returns the path of the file to replace or make. A symbolic link is followed. Returns an error if anything but a
+/// regular file has this path.
 fn real_path(path: &Path) -> io::Result<PathBuf> {
     let wrong = |reason: &str| Err(io::Error::new(io::ErrorKind::InvalidInput, reason));
     match fs::symlink_metadata(path) {

@@ -41,20 +41,20 @@ impl Printed {
     }
 }
 
-/// Prints a blob. Returns the error of stdout, if it has one. That nobody reads it any more is none.
+/// Prints a blob. Returns the error of stdout, if it has one. A closed stdout is no error.
 pub(super) async fn write(
     fetcher: &Fetcher,
     image: &Image,
     digest: &Digest,
 ) -> longshore::Result<io::Result<()>> {
-    // Without the buffer of the standard library, which looks for line breaks.
+    // This avoids the buffer of the standard library, which looks for line breaks.
     let stdout = match io::stdout().as_fd().try_clone_to_owned() {
         Ok(stdout) => File::from(stdout),
         Err(error) => return Ok(Err(error)),
     };
-    // One try follows another, so each finds what the one before has left here.
+    // The tries run one after another. Each takes the record that the previous one put into this channel.
     let (leave, left) = async_channel::bounded(1);
-    // There is room for one.
+    // The channel has space for one record.
     let _ = leave.try_send(Printed::default());
     let (failed, failure) = async_channel::bounded(1);
     let fetching = fetcher.for_blob_blocking(image, digest, move |mut reader| {

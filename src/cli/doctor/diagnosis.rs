@@ -9,7 +9,7 @@ use super::skopeo::Skopeo;
 use crate::cli::failure::Failure;
 use crate::cli::hint::{Login, hint};
 
-/// The open files that a pull needs to use all of its workers.
+/// The number of open files that a pull needs to use all of its workers.
 const ENOUGH_FILES: u64 = 512;
 
 /// The object that `--json` prints.
@@ -27,7 +27,7 @@ pub(super) struct Report {
     pub(super) policy_checked: bool,
     /// Why pulls can't work.
     pub(super) problems: Vec<Problem>,
-    /// The problems in spite of which pulls work.
+    /// The problems that do not prevent pulls.
     pub(super) notes: Vec<Problem>,
 }
 
@@ -46,7 +46,7 @@ impl Problem {
         }
     }
 
-    /// The problem that an error is.
+    /// Makes the problem that reports an error.
     pub(super) fn of(action: &str, error: &Error, login: Login) -> Self {
         let reason = Failure::from(error.clone()).to_string();
         Self {
@@ -82,14 +82,14 @@ impl Report {
     }
 }
 
-/// A skopeo that checks policies opens no image without one.
+/// Returns the problem of a missing policy. A skopeo that checks policies opens no image without one.
 fn policy_problem(settings: &Settings, checks_policy: Option<bool>) -> Option<Problem> {
     let is_missing = settings.policy.file.is_none() && !settings.policy.is_off;
     (is_missing && checks_policy == Some(true)).then(|| {
         Problem::new(
             "there is no signature policy, and skopeo opens no image without one",
             "install containers-common, or write /etc/containers/policy.json (see containers-policy.json(5)); \
-             --policy FILE names another one, and --insecure-policy does without",
+             or use --policy FILE, or --insecure-policy to accept every image",
         )
     })
 }
@@ -98,7 +98,7 @@ fn unchecked_policy(settings: &Settings, checks_policy: Option<bool>) -> Option<
     (settings.policy.restricts_images && checks_policy == Some(false)).then(|| {
         Problem::new(
             "this skopeo does not check the signature policy, so every image is accepted",
-            "use skopeo 1.13 or later, or --require-policy to have this refused",
+            "use skopeo 1.13 or later; with --require-policy, pulls fail instead",
         )
     })
 }

@@ -1,4 +1,4 @@
-//! The files that skopeo reads, by their paths. What is in auth files is not looked at.
+//! The files that skopeo reads, by their paths. The content of auth files is not read.
 
 use std::path::{Path, PathBuf};
 
@@ -58,7 +58,7 @@ impl Settings {
     }
 }
 
-/// A path as text: JSON has no other.
+/// Returns a path as text. Bytes that are not UTF-8 are replaced, because JSON can't contain them.
 pub(super) fn shown(path: &Path) -> String {
     path.display().to_string()
 }

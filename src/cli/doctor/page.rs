@@ -67,7 +67,7 @@ fn abilities(proxy: &Abilities, works: bool) -> impl Iterator<Item = String> {
         ),
         (
             proxy.raw_blobs,
-            "errors of a blob at once (skopeo 1.19 or later)",
+            "immediate reports of blob errors (skopeo 1.19 or later)",
         ),
         (
             proxy.layer_info,
@@ -75,7 +75,7 @@ fn abilities(proxy: &Abilities, works: bool) -> impl Iterator<Item = String> {
         ),
         (
             proxy.optional_images,
-            "to tell that an image is missing (protocol 0.2.4 or later)",
+            "distinction of missing images from other errors (skopeo 1.11 or later)",
         ),
     ];
     let wanted = all.into_iter().filter(move |(can, _)| *can == works);
@@ -128,9 +128,9 @@ fn limits(limits: &Limits) -> [String; 3] {
             number(limits.open_files),
             number(limits.open_files_hard)
         ),
-        format!("bytes of a pipe: {}", number(limits.pipe_max_size)),
+        format!("largest pipe in bytes: {}", number(limits.pipe_max_size)),
         format!(
-            "pages of all pipes of a user: {} before new ones are small, {} at most",
+            "pipe pages of a user: soft limit {} (new pipes are then small), hard limit {}",
             pages(limits.pipe_user_pages_soft),
             pages(limits.pipe_user_pages_hard)
         ),

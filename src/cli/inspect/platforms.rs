@@ -26,7 +26,7 @@ struct Report<'a> {
 
 #[derive(Debug, Serialize)]
 struct PlatformReport {
-    /// `None` if the index does not say it, and for a single image, whose manifest does not.
+    /// `None` if the index does not say it. For a single image, it is always `None`.
     platform: Option<String>,
     os_version: Option<String>,
     digest: String,
@@ -36,7 +36,7 @@ struct PlatformReport {
     annotations: BTreeMap<String, String>,
 }
 
-/// The list, as JSON or for people. Without `entries`, the document is the manifest of a single image.
+/// Returns the list, as JSON or for people. Without `entries`, the document is the manifest of a single image.
 pub(super) fn text(
     source: &SourceDocument,
     entries: Option<Vec<Descriptor>>,
