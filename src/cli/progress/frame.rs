@@ -40,7 +40,7 @@ pub(super) fn frame(
             counts(progress, subject),
         ]
     };
-    // One row stays free for the cursor, and one perhaps for the rest.
+    // One row stays free for the cursor, and one for the line that counts the other blobs.
     let room = terminal.rows.saturating_sub(lines.len() + 2);
     let shown = progress.running.len().min(room);
     let running = progress.running.iter().take(shown);

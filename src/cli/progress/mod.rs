@@ -57,8 +57,8 @@ enum Shown {
 }
 
 impl Shown {
-    /// A picture needs a terminal that moves its cursor. Logs of continuous integration often look like one and are none;
-    /// such systems set `CI`.
+    /// Chooses how progress is shown. A picture needs a terminal that moves its cursor. The logs of continuous integration
+    /// often look like a terminal and are none; such systems set `CI`.
     fn choose(style: Style, is_terminal: bool, variable: impl Fn(&str) -> Option<String>) -> Self {
         let is_log = variable("CI").is_some_and(|ci| !ci.is_empty() && ci != "false")
             || variable("TERM").is_none_or(|term| term.is_empty() || term == "dumb");
@@ -104,14 +104,14 @@ pub(super) struct Showing {
 }
 
 impl Showing {
-    /// Returns where to send events, and a future that ends when all of them have been shown.
+    /// Returns the sender for events, and a future that ends when all events have been shown.
     ///
-    /// A thread of its own shows the events, and writes them and the timeline to their files. A stopped terminal or a hanging disk
-    /// holds up this thread, and neither the pull nor a signal.
+    /// A thread of its own shows the events, and writes them and the timeline to their files. A stopped terminal or a
+    /// hanging disk holds up this thread, but neither the pull nor a signal.
     pub(super) async fn start(self) -> Result<(Events, impl Future<Output = Seen>), Failure> {
         let (path, images) = (self.events.clone(), self.images.clone());
         let timeline = self.timeline.clone();
-        // A wrong path of the timeline must not empty the file of the events.
+        // The path of the timeline is checked first: if it is wrong, the file of the events must not be emptied.
         let open_files = move || -> Result<(Option<Timeline>, Option<Record>), Failure> {
             let timeline = timeline.map(|(target, axis)| Timeline::begin(target, axis));
             let timeline = timeline.transpose()?;
@@ -185,7 +185,7 @@ impl Showing {
     }
 }
 
-/// Cancelled when the thread that shows the progress has ended. Not set if it was not started.
+/// The token that is cancelled when the thread that shows the progress has ended. `None` if no such thread was started.
 static ENDED: OnceLock<CancellationToken> = OnceLock::new();
 
 /// Waits until the thread that shows the progress has ended, and its files are complete.

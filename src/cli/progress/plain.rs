@@ -12,7 +12,7 @@ use crate::cli::format::{bytes, counted, seconds, short};
 /// The least time between two lines with the total, at first. A long pull prints its total less often.
 const FIRST_INTERVAL: Duration = Duration::from_secs(1);
 
-/// After so many lines with the total, the interval is ten times as long.
+/// The number of lines with the total after which the interval is ten times as long.
 const FREQUENT_LINES: u32 = 10;
 
 /// A blob that has received no byte for this long is reported, and again each time that this time has passed.

@@ -138,7 +138,7 @@ fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Leaves most events about bytes out.
+/// A filter that leaves out most events about the bytes of blobs.
 #[derive(Debug, Default)]
 pub(super) struct Thinner {
     last: HashMap<Digest, Duration>,

@@ -106,7 +106,7 @@ impl Progress {
     }
 
     pub(super) fn start(&mut self, now: Duration, blob: Blob) {
-        // A blob that one image could not give is fetched for another one.
+        // A blob that could not be fetched from one image is fetched from another one.
         self.stop(&blob.digest);
         self.running.push(Running {
             blob,

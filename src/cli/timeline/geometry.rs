@@ -1,4 +1,4 @@
-//! Where everything is in the picture. Pure.
+//! The places of all parts of the picture. Pure.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -101,7 +101,7 @@ impl<'a> Geometry<'a> {
         LEFT + at.as_secs_f64() / self.axis.as_secs_f64() * (WIDTH - LEFT - RIGHT)
     }
 
-    /// The time that a width of one takes.
+    /// The time that one unit of width stands for.
     pub(super) fn time_of_one(&self) -> Duration {
         self.axis.div_f64(WIDTH - LEFT - RIGHT)
     }
@@ -118,7 +118,7 @@ impl<'a> Geometry<'a> {
     }
 }
 
-/// A proxy that was asked for nothing has a lane, too, which shows when it was there.
+/// The number of lanes of a proxy. A proxy that was asked for nothing has one, too, which shows when it ran.
 fn lanes_of(proxy: &Proxy) -> usize {
     proxy.lanes.max(1)
 }

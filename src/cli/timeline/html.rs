@@ -1,5 +1,5 @@
-//! The picture as a page: the same SVG, and below it what it can't say. The page has no script, and needs
-//! nothing else.
+//! The picture as a page: the same SVG, and tables below it. The page has no script, and loads no other
+//! file.
 
 use std::fmt::{self, Display, Formatter};
 use std::time::Duration;
@@ -18,7 +18,8 @@ pub(super) struct Html<'a> {
     pub(super) axis: Duration,
 }
 
-/// Even if text from a registry were taken for more than text, it could load and run nothing.
+/// The content security policy of the page. Even if text from a registry became HTML by mistake, it could load and run
+/// nothing.
 const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'";
 
 const CSS: &str = "\
@@ -71,7 +72,7 @@ fn legend_list(f: &mut Formatter, picture: &Picture) -> fmt::Result {
     }
     writeln!(
         f,
-        "<dt>lanes</dt><dd>A lane is one request at a time of a proxy, which is a skopeo process. The grey band \
+        "<dt>lanes</dt><dd>A proxy is a skopeo process. Each of its lanes shows one request at a time. The grey band \
          is as long as the proxy ran. Rest the pointer on a bar to see what it is.</dd></dl>"
     )
 }

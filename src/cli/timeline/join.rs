@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::picture::{Outcome, Span, What};
 
-/// Below this, spans are joined first.
+/// The first time below which neighbours are joined.
 const FIRST_GRAIN: Duration = Duration::from_millis(1);
 
 /// Joins neighbours on a lane that are together shorter than a time, which is doubled until not more than

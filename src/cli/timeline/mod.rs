@@ -36,7 +36,7 @@ use super::format::json_line;
 /// A picture that is being made.
 pub(super) struct Timeline {
     target: Target,
-    /// The time axis is at least so long.
+    /// The minimum length of the time axis.
     axis: Duration,
     model: Model,
     started: Instant,
@@ -137,7 +137,7 @@ fn take(model: &mut Model, Event { at, kind, .. }: &Event) {
             reason,
             ..
         } => model.image_failed(at, *image, &printable(reference), reason),
-        // Kinds that say nothing more, or that are new.
+        // The picture does not need the other kinds. Later versions of the library can add kinds.
         _ => {}
     }
 }

@@ -3,8 +3,8 @@
 //! The memory is bounded, however large the pull is. Not more than [`MOST_SPANS`] spans are kept: when there
 //! are more, short neighbours on a lane are joined, and what is joined is counted. Proxies from the 257th on
 //! and spans on a lane above the 64th of their proxy are only counted. The totals, the throughput and the
-//! slowest blobs are of everything. Of an image that is complete, its number is kept; of the first
-//! [`MOST_NAMES`], the name too.
+//! slowest blobs cover everything. For each complete image, the model keeps the number. For the first
+//! [`MOST_NAMES`] images, it also keeps the name.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -67,7 +67,7 @@ enum Key {
 
 #[derive(Debug)]
 pub(super) struct Model {
-    /// Counted from 0 at the beginning of the pull.
+    /// The time since the beginning of the pull.
     now: Duration,
     /// The images that are neither complete nor failed, by their numbers.
     images: HashMap<usize, Known>,
@@ -125,7 +125,7 @@ impl Model {
         self.track(proxy);
     }
 
-    /// The spans of the proxy that are running have ended with it. Without a reason, they were no longer needed.
+    /// Records that a proxy has ended, and its running spans with it. Without a reason, the proxy was no longer needed.
     pub(super) fn proxy_ended(&mut self, at: Duration, proxy: usize, reason: Option<&str>) {
         self.pass(at);
         let ended = self.running.extract_if(|_, span| span.proxy == proxy);
@@ -152,7 +152,7 @@ impl Model {
         }
     }
 
-    /// An image is complete, or all that were opened for this reference.
+    /// Records that an image is complete, or all images that were opened for this reference.
     pub(super) fn image_pulled(&mut self, at: Duration, image: usize, reference: &str) {
         self.pass(at);
         self.totals.images_pulled += 1;
@@ -246,7 +246,7 @@ impl Model {
         }
     }
 
-    /// So many bytes of the blob have come in this try.
+    /// Records that this number of bytes of the blob has come in this try.
     pub(super) fn blob_bytes(&mut self, at: Duration, digest: &str, read: u64) {
         self.pass(at);
         if let Some(span) = self.running.get_mut(&Key::Blob(digest.into())) {
@@ -277,7 +277,7 @@ impl Model {
         self.totals.reused += 1;
     }
 
-    /// A try failed. `retry_after` is `None` if it was the last one.
+    /// Records that a try failed. `retry_after` is `None` if that was the last try.
     pub(super) fn blob_failed(
         &mut self,
         at: Duration,
@@ -296,7 +296,7 @@ impl Model {
         }
     }
 
-    /// The pull has ended, with or without success.
+    /// Ends the model at the end of the pull, with or without success, and returns the picture.
     pub(super) fn finish(mut self, at: Duration) -> Picture {
         self.pass(at);
         let running: Vec<(Key, Span)> = self.running.drain().collect();
@@ -356,7 +356,7 @@ impl Model {
         })
     }
 
-    /// The track of a proxy, which is made if there is none. `None` if there are too many.
+    /// The track of a proxy, which is made if there is none. `None` if there are too many proxies.
     fn track(&mut self, proxy: usize) -> Option<&mut Track> {
         if !self.proxies.contains_key(&proxy) {
             if self.proxies.len() >= MOST_PROXIES {
@@ -385,7 +385,7 @@ impl Model {
     fn begin(&mut self, at: Duration, key: Key, proxy: usize, image: Arc<str>, what: What) {
         // The blob failed at another proxy, and no event said so.
         if let Some(span) = self.running.remove(&key) {
-            self.end(&key, span, failed("it is asked for elsewhere", None));
+            self.end(&key, span, failed("it was asked for again", None));
         }
         let lane = self.track(proxy).and_then(|track| {
             track.proxy.asked.get_or_insert(at);
@@ -474,7 +474,7 @@ impl Model {
 }
 
 impl Track {
-    /// Takes the lowest lane that is free. `None` if there are too many.
+    /// Takes the lowest lane that is free. `None` if too many are in use.
     fn take_lane(&mut self) -> Option<usize> {
         let free = self.in_use.iter().position(|in_use| !in_use);
         let lane = match free {

@@ -27,12 +27,12 @@ pub(super) fn short_image(reference: &str) -> String {
     }
 }
 
-/// The name of an image without what all images of registries begin with.
+/// The name of an image without `docker://`.
 pub(super) fn without_transport(reference: &str) -> &str {
     reference.strip_prefix("docker://").unwrap_or(reference)
 }
 
-/// Text of at most so many characters. What is left out is in the middle, because both the beginning and the
+/// Shortens text to at most `most` characters. The middle is left out, because both the beginning and the
 /// end of a name distinguish it.
 pub(super) fn middle_out(text: &str, most: usize) -> String {
     let length = text.chars().count();

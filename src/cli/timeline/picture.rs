@@ -23,7 +23,7 @@ pub(super) struct Picture {
     pub(super) left_out: LeftOut,
 }
 
-/// An image, and when what was known of it.
+/// An image, and the times of its events.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Image {
     pub(super) name: Arc<str>,
@@ -31,7 +31,7 @@ pub(super) struct Image {
     pub(super) asked: Option<Duration>,
     /// The time at which the first proxy had opened the image.
     pub(super) opened: Option<Duration>,
-    /// When the image was complete. `None` if it never was, or only together with others.
+    /// When the image was complete. `None` if it never was, or if it was pulled as a part of an index.
     pub(super) complete: Option<Duration>,
     /// The time at which the image failed, and the reason.
     pub(super) failed: Option<(Duration, String)>,
@@ -115,7 +115,7 @@ pub(super) struct Span {
     pub(super) begin: Duration,
     /// The time of the first byte.
     pub(super) answered: Option<Duration>,
-    /// When the last of the bytes came that have come.
+    /// The time of the last byte so far.
     pub(super) last_byte: Option<Duration>,
     pub(super) end: Duration,
     /// The times in which bytes were expected and none came.
@@ -149,10 +149,10 @@ pub(super) enum Outcome {
     Done,
     Failed {
         reason: String,
-        /// The wait before the next try. `None` if there is none, or if it is made elsewhere.
+        /// The wait before the next try. `None` if there is no next try, or if another proxy makes it.
         retry_after: Option<Duration>,
     },
-    /// The pull or the proxy ended first, because it was no longer needed.
+    /// The pull ended first, or the proxy, which was no longer needed.
     Unfinished,
 }
 
@@ -201,7 +201,7 @@ impl Span {
         let received = if self.outcome == Outcome::Done {
             self.last_byte.unwrap_or(answered)
         } else {
-            // Nobody knows that it was complete.
+            // Whether all bytes had come is not known.
             self.end
         };
         let mut at = answered;

@@ -24,13 +24,13 @@ const STANDS_OUT: f64 = 1.5;
 /// The highest number of ticks of the time axis, besides the one at 0.
 const TICKS: u32 = 10;
 
-/// A part of the throughput's chart is at least so wide.
+/// The minimum width of a part of the throughput's chart.
 const PART: f64 = 6.0;
 
 /// The right end of the lanes.
 const END: f64 = WIDTH - RIGHT;
 
-/// A picture, on a time axis that is at least so long.
+/// A picture, on a time axis that is at least as long as `axis`.
 pub(super) struct Svg<'a> {
     pub(super) picture: &'a Picture,
     pub(super) axis: Duration,
@@ -134,7 +134,7 @@ impl Drawing<'_> {
         Ok(())
     }
 
-    /// The times in which a proxy was there, as a band behind its lanes.
+    /// Draws the time in which a proxy ran, as a band behind its lanes.
     fn group(&self, f: &mut Formatter, group: &Group) -> fmt::Result {
         let Group {
             proxy, y, height, ..
@@ -374,7 +374,7 @@ fn title(f: &mut Formatter, lines: &[String]) -> fmt::Result {
     f.write_str("</title>")
 }
 
-/// Text at a place, with its classes.
+/// Writes text at a place, with its classes.
 fn label(f: &mut Formatter, (class, x, y): (&str, f64, f64), text: &str) -> fmt::Result {
     let class = match class {
         "" => String::new(),
@@ -398,7 +398,7 @@ fn rect(
     )
 }
 
-/// A rectangle as a path, which is shorter.
+/// Writes a rectangle as a path, which has fewer bytes than `rect`.
 fn path(
     f: &mut Formatter,
     class: &str,

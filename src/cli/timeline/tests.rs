@@ -1,5 +1,5 @@
-//! What the renderers make of pulls that are made up: all of it is there, in its place, and is text where it
-//! is text.
+//! The renderers with invented pulls: every part of a pull is in the picture, in its place, and names stay
+//! text.
 
 use std::collections::HashSet;
 
@@ -18,7 +18,7 @@ fn ms(ms: u64) -> Duration {
 /// Something that happens, at a time.
 type Fact = Box<dyn Fn(&mut Model, Duration)>;
 
-/// A pull of so many images of so many layers by so many proxies. The second layer of each image stalls, and
+/// A pull of `images` images, each with `layers` layers, by `proxies` proxies. The second layer of each image stalls, and
 /// is then fetched by another proxy.
 fn pull(images: usize, layers: usize, proxies: usize, name: &'static str) -> Picture {
     let mut facts: Vec<(Duration, Fact)> = Vec::new();

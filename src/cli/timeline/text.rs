@@ -7,7 +7,7 @@ use super::picture::{Outcome, Phase, Picture, Proxy, Span, Totals, What};
 use super::scale::{duration, rate};
 use crate::cli::format::{bytes, counted, short};
 
-/// The image, or their number and the first ones.
+/// Returns the name of the image, or the number of images and the name of the first one.
 pub(super) fn title(picture: &Picture) -> String {
     let mut names = picture
         .images
@@ -216,7 +216,7 @@ pub(super) fn left_out(picture: &Picture) -> Option<String> {
     if !left_out.joined_below.is_zero() {
         let below = duration(left_out.joined_below);
         parts.push(format!(
-            "tries that took together less than {below} are joined"
+            "tries that together took less than {below} are joined"
         ));
     }
     if left_out.proxies > 0 {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// The highest number of buckets. When there are more, each two are made one.
+/// The highest number of buckets. When more are needed, neighbours are merged in pairs.
 const MOST_BUCKETS: usize = 2048;
 
 /// The width of a bucket at the beginning. 2,048 of them are 10 s.

@@ -225,7 +225,7 @@ fn an_index_is_pulled_as_one_and_its_images_are_opened_one_by_one() {
 #[test]
 fn a_pull_is_complete_only_if_all_that_was_asked_for_has_come() {
     let stop = |model: &mut Model, step: usize| match step {
-        // Only a proxy that is not needed is unfinished.
+        // A proxy that is not needed has an unfinished request. The pull is complete nevertheless.
         0 => {
             model.proxy_started(ms(70), 9);
             model.document_requested(ms(71), 9, (0, IMAGE), Document::Manifest);
