@@ -14,16 +14,17 @@ use tokio::sync::oneshot;
 use crate::error::{Error, GetBlobError, Result, chain};
 use longshore::{Blob, BlobError};
 
-/// How many bytes a dropped reader may leave without making the driver fail. These are read and verified in the
-/// background. It is the size of a pipe, into which the proxy of the other crate has written them by then.
+/// How many bytes a dropped reader may leave unread without an error of the driver. These bytes are read and verified
+/// in the background. With the other crate, the driver does not fail either if the rest fits into the pipe, which has
+/// 64 KiB.
 const TAIL_BYTES: u64 = 64 * 1024;
 
 /// The outcome of reading a blob.
 #[derive(Debug)]
 pub(crate) enum Verdict {
-    /// All bytes are read, or can't be: whether they are the right ones.
+    /// The result of the verification, after all bytes were read or the transfer failed.
     Judged(longshore::Result<()>),
-    /// The reader was dropped after so many bytes, long before the end.
+    /// The reader was dropped after `read` bytes, with more than [`TAIL_BYTES`] to come.
     Abandoned { read: u64 },
 }
 
@@ -31,7 +32,8 @@ pub(crate) enum Verdict {
 ///
 /// Its end says nothing about the bytes. The verdict comes through the channel, also if the reader never asks for the end.
 pub(crate) struct Reader {
-    /// `None` once there is a verdict, or a task finds it. It is large, and the futures that read it should not be.
+    /// `None` once there is a verdict, or while a task waits for it. A `Blob` is large, so it is boxed to keep futures
+    /// small.
     blob: Option<Box<Blob>>,
     /// How many bytes are still to be read.
     left: u64,
@@ -50,13 +52,13 @@ pub(crate) fn split(blob: Blob, size: u64) -> (Reader, oneshot::Receiver<Verdict
         verdict: Some(verdict),
         runtime: Handle::current(),
     };
-    // Of a blob without bytes, all are read.
+    // A blob of 0 bytes has been read already.
     reader.took(0);
     (reader, judged)
 }
 
 impl Reader {
-    /// The caller has so many bytes more.
+    /// Counts bytes that the caller has received.
     fn took(&mut self, bytes: u64) {
         self.left = self.left.saturating_sub(bytes);
         if self.left == 0 {
@@ -68,7 +70,7 @@ impl Reader {
     fn finish(&mut self) {
         if let (Some(blob), Some(verdict)) = (self.blob.take(), self.verdict.take()) {
             self.runtime.spawn(async move {
-                // Whether anybody wants to know does not matter.
+                // The driver may have been dropped.
                 let _ = verdict.send(Verdict::Judged(blob.finish().await));
             });
         }
@@ -136,7 +138,7 @@ impl Drop for Reader {
     }
 }
 
-/// Waits for the verdict, and puts it in the words of the other crate's `GetBlob`, which hears it from `FinishPipe`.
+/// Waits for the verdict, and converts it to the result of the other crate's `get_blob`, whose driver calls `FinishPipe`.
 pub(crate) async fn judge(judged: oneshot::Receiver<Verdict>) -> Result<()> {
     const METHOD: &str = "FinishPipe";
     match judged.await {
@@ -150,7 +152,7 @@ pub(crate) async fn judge(judged: oneshot::Receiver<Verdict>) -> Result<()> {
     }
 }
 
-/// Waits for the verdict, and puts it in the words of the other crate's `GetRawBlob` with its own verification. A reader
+/// Waits for the verdict, and converts it to the result of the other crate's `get_blob_stream` over `GetRawBlob`. A reader
 /// that was dropped early is no error there.
 pub(crate) async fn judge_stream(judged: oneshot::Receiver<Verdict>, digest: Digest) -> Result<()> {
     let error = match judged.await {

@@ -41,7 +41,8 @@ pub struct ImageProxyConfig {
     pub insecure_skip_tls_verification: Option<bool>,
     /// `Some(true)` accepts images whatever the signature policy says. `Some(false)` and `None` have the policy checked.
     pub insecure_policy: Option<bool>,
-    /// The text that is put in front of skopeo's user agent. A skopeo before 1.21 goes without it, with a warning in the log.
+    /// The text that is put in front of skopeo's user agent. A skopeo before 1.21 does not support
+    /// this option: it is left out, and a warning is logged.
     pub user_agent_prefix: Option<String>,
     /// Whether skopeo logs its debug messages. Its stderr then also goes to the stderr of this process.
     pub debug: bool,
@@ -90,7 +91,7 @@ impl fmt::Debug for ImageProxyConfig {
     }
 }
 
-/// Makes the configuration that longshore takes, also for the second step.
+/// Makes the configuration of longshore's own interface, for programs that move to that.
 impl From<ImageProxyConfig> for longshore::ImageProxyConfig {
     fn from(config: ImageProxyConfig) -> Self {
         let mut ours = Self::default();

@@ -1,4 +1,4 @@
-//! The errors of the other crate, and how those of longshore become them.
+//! The errors of the other crate, and how the errors of longshore are converted to them.
 
 use std::fmt::Write as _;
 use std::io;
@@ -16,7 +16,7 @@ pub(crate) const OPEN_VARLINK_SOCKET: &str = "OpenVarlinkSocket";
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The operating system refused something.
+    /// A system call failed.
     #[error("i/o error: {0}")]
     Io(#[from] io::Error),
     /// skopeo could not be started.
@@ -33,7 +33,7 @@ pub enum Error {
         /// The reason.
         error: Box<str>,
     },
-    /// The proxy refused a call for a reason that may pass, or a blob stalled.
+    /// The proxy refused a call for a transient reason, or a blob stalled or was too slow.
     #[error("failed to invoke method {method}: {error}")]
     RetryableRequestFailure {
         /// The name of the method in the protocol.
@@ -53,7 +53,7 @@ pub enum Error {
     /// The proxy is too old for this crate, or for this call.
     #[error("proxy too old (requested={requested_version} found={found_version}) error")]
     ProxyTooOld {
-        /// The versions of the protocol that would do, such as `^0.2.9`.
+        /// The versions of the protocol that are needed, such as `^0.2.9`.
         requested_version: Box<str>,
         /// The version that the proxy speaks.
         found_version: Box<str>,
@@ -70,7 +70,7 @@ pub enum Error {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum GetBlobError {
-    /// An error that may pass, so that it makes sense to ask for the blob once more.
+    /// A transient error: the same request may succeed later.
     #[error("retryable error: {0}")]
     Retryable(Box<str>),
     /// Every other error.
@@ -79,8 +79,8 @@ pub enum GetBlobError {
 }
 
 impl Error {
-    /// Whether the same call may succeed later. This is so if the proxy says it, which it does since protocol 0.2.8 (skopeo
-    /// 1.19), or if a blob stalled. This crate repeats no call by itself.
+    /// Whether the same call may succeed later: the proxy marked its error as retryable (since protocol 0.2.8, skopeo
+    /// 1.19), or a blob stalled or was too slow. This crate repeats no call by itself.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         let by_the_call = matches!(self, Self::RetryableRequestFailure { .. });
@@ -107,7 +107,7 @@ impl Error {
             E::Incompatible { found, .. } => {
                 Self::too_old(longshore::FIRST_SUPPORTED, found.to_string())
             }
-            // Of the other calls, the other crate learns it from the proxy.
+            // The other crate checks the version only for this call. The proxy refuses the others.
             E::Unsupported {
                 required, found, ..
             } if method == OPEN_VARLINK_SOCKET => Self::too_old(required, found.to_string()),
@@ -116,7 +116,7 @@ impl Error {
         }
     }
 
-    /// The error of a blob that [`get_blob`](crate::ImageProxy::get_blob) fetches, in the words of a call.
+    /// The error of a blob that [`get_blob`](crate::ImageProxy::get_blob) fetches, as the error of this call.
     pub(crate) fn of_blob(method: &str, error: &BlobError) -> Self {
         match error {
             BlobError::Refused(refusal) => Self::refused(method, refusal),
@@ -182,14 +182,14 @@ impl GetBlobError {
     }
 }
 
-/// Programs that use rustix turn its errors into this one.
+/// Converts an error of rustix, as the other crate does.
 impl From<rustix::io::Errno> for Error {
     fn from(errno: rustix::io::Errno) -> Self {
         Self::Io(errno.into())
     }
 }
 
-/// Whether the proxy itself calls an error one that may pass.
+/// Whether the proxy itself marked its error as retryable.
 fn is_retryable(refusal: &Refusal) -> bool {
     refusal.code == Some(RefusalCode::Retryable)
 }
@@ -215,7 +215,7 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// An error with the same kind, number and text. It can't be cloned.
+/// Copies an I/O error, which can't be cloned: its number, or else its kind and text.
 fn same(error: &io::Error) -> io::Error {
     match error.raw_os_error() {
         Some(number) => io::Error::from_raw_os_error(number),

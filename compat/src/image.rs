@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::error::{Error, Result};
 
-/// Images that their owners have dropped without closing them. The proxy holds them open until it ends.
+/// The channel for images that their owners have dropped without closing them. The proxy holds them open until it ends.
 pub(crate) type Dropped = mpsc::UnboundedSender<Arc<longshore::OpenedImage>>;
 
 /// An image that is open in the proxy.
@@ -19,7 +19,8 @@ pub(crate) type Dropped = mpsc::UnboundedSender<Arc<longshore::OpenedImage>>;
 /// closes nothing.
 pub struct OpenedImage {
     id: u64,
-    /// `None` once it is closed. The channel is a cell that `close_image` can empty through a reference.
+    /// `None` once the image is closed. The channel is used as a cell, so that `close_image` can empty it through a
+    /// reference.
     image: watch::Sender<Option<Arc<longshore::OpenedImage>>>,
     dropped: Dropped,
 }
@@ -75,7 +76,7 @@ impl PartialEq for OpenedImage {
 
 impl Eq for OpenedImage {}
 
-/// A layer as the proxy can hand it out: the digest and size by which [`get_blob`](crate::ImageProxy::get_blob) fetches it.
+/// A layer as the proxy sends it: the digest and size by which [`get_blob`](crate::ImageProxy::get_blob) fetches it.
 ///
 /// It differs from the manifest's layer where the transport stores layers in another form: `containers-storage:` stores them
 /// uncompressed.

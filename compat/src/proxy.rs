@@ -18,7 +18,7 @@ use crate::image::{ConvertedLayerInfo, Dropped, OpenedImage};
 use crate::transport::ImageReference;
 
 /// A running skopeo that fetches images. Its calls can be made from several tasks at a time; the proxy answers them one after
-/// another. Blobs come beside them, all at the same time.
+/// another. The bytes of each blob come through a pipe of their own, so several blobs arrive at the same time.
 pub struct ImageProxy {
     proxy: longshore::ImageProxy,
     dropped: Dropped,
@@ -59,7 +59,7 @@ impl ImageProxy {
         Self::new_with_config(ImageProxyConfig::default()).await
     }
 
-    /// Starts a proxy with this configuration. The process dies with this one, at the latest.
+    /// Starts a proxy with this configuration. The proxy ends at the latest when this process ends.
     ///
     /// # Errors
     ///
@@ -110,7 +110,8 @@ impl ImageProxy {
         self.open_image(&imgref.to_string()).await
     }
 
-    /// Opens an image by its skopeo reference. `None` if there is no such image; skopeo decides what that means.
+    /// Opens an image by its skopeo reference. `None` if skopeo reports that there is no
+    /// such image.
     ///
     /// # Errors
     ///
@@ -153,8 +154,8 @@ impl ImageProxy {
         }
     }
 
-    /// Fetches the digest and the bytes of the image's manifest, converted to an OCI image manifest if it is another one. The digest is that of
-    /// the original.
+    /// Fetches the digest and the bytes of the image's manifest. A manifest of another type is converted to an OCI image
+    /// manifest. The digest is that of the original.
     ///
     /// # Errors
     ///
@@ -169,7 +170,7 @@ impl ImageProxy {
         Ok((digest.to_string(), raw))
     }
 
-    /// Fetches the digest and the manifest, which is [`fetch_manifest_raw_oci`](Self::fetch_manifest_raw_oci), parsed.
+    /// Fetches the digest and the manifest like [`fetch_manifest_raw_oci`](Self::fetch_manifest_raw_oci), and parses it.
     ///
     /// # Errors
     ///
@@ -179,7 +180,8 @@ impl ImageProxy {
         Ok((digest, serde_json::from_slice(&raw)?))
     }
 
-    /// Fetches the bytes of the image config, as skopeo writes it as OCI. They can differ from the blob that the manifest names.
+    /// Fetches the bytes of the image config in the OCI form that skopeo writes. They can differ from the blob that the
+    /// manifest names.
     ///
     /// # Errors
     ///
@@ -192,7 +194,7 @@ impl ImageProxy {
         fetched.map_err(of("GetFullConfig"))
     }
 
-    /// Fetches the image config, which is [`fetch_config_raw`](Self::fetch_config_raw), parsed.
+    /// Fetches the image config like [`fetch_config_raw`](Self::fetch_config_raw), and parses it.
     ///
     /// # Errors
     ///
@@ -210,8 +212,9 @@ impl ImageProxy {
     ///
     /// # Errors
     ///
-    /// [`Error::RequestInitiationFailure`] or [`Error::RetryableRequestFailure`] with the registry's reason: of the method
-    /// `GetBlob` if there is no such blob, of `FinishPipe` if it comes from the driver. [`Error::Other`] if the digest's algorithm is not known.
+    /// [`Error::RequestInitiationFailure`] or [`Error::RetryableRequestFailure`] with the registry's reason. The method is
+    /// `GetBlob` if this function returns the error, and `FinishPipe` if the driver does. [`Error::Other`] if the digest's
+    /// algorithm is not known.
     pub async fn get_blob(
         &self,
         img: &OpenedImage,
@@ -253,8 +256,8 @@ impl ImageProxy {
     ///
     /// # Errors
     ///
-    /// The errors of [`get_blob`](Self::get_blob), of the method `GetRawBlob`, also before protocol 0.2.8
-    /// ([`supports_get_raw_blob`](Self::supports_get_raw_blob)).
+    /// The errors of [`get_blob`](Self::get_blob), with the method `GetRawBlob`. A proxy before protocol 0.2.8 is also an
+    /// error ([`supports_get_raw_blob`](Self::supports_get_raw_blob)).
     pub async fn get_raw_blob(
         &self,
         img: &OpenedImage,
@@ -280,13 +283,13 @@ impl ImageProxy {
         Ok((size, tokio::fs::File::from_std(File::from(pipe)), error))
     }
 
-    /// Fetches a blob as a stream, which is verified whatever the proxy can do. The driver of the stream says whether the bytes
+    /// Fetches a blob as a stream. This crate verifies it with every proxy. The driver of the stream says whether the bytes
     /// have this size and digest. It is `Ok` if the reader was dropped with more than 64 KiB to come, as in the other crate.
     ///
     /// # Errors
     ///
-    /// The errors of [`get_blob`](Self::get_blob). If the proxy has `GetRawBlob`, they are [`Error::Other`] for a wrong size or digest, and
-    /// [`Error::BlobError`] for what the proxy reports from the driver.
+    /// The errors of [`get_blob`](Self::get_blob). If the proxy has `GetRawBlob`, the error is [`Error::Other`] for a wrong
+    /// size or digest, and the driver returns [`Error::BlobError`] for an error that the proxy reports.
     pub async fn get_blob_stream<'a>(
         &'a self,
         img: &OpenedImage,
@@ -314,7 +317,7 @@ impl ImageProxy {
         Ok(BlobStream::new(source, expected_size, reader, driver))
     }
 
-    /// Fetches the list of the layers that the proxy can hand out, in order. `None` before protocol 0.2.5 (skopeo 1.11). The
+    /// Fetches the list of the layers that the proxy can send, in order. `None` before protocol 0.2.5 (skopeo 1.11). The
     /// list is needed for `containers-storage:`, whose layers are not those of the manifest.
     ///
     /// # Errors

@@ -214,7 +214,7 @@ impl fmt::Display for ImageReference {
     }
 }
 
-/// Makes the reference that longshore takes, for the second step.
+/// Makes the reference of longshore's own interface, for programs that move to that.
 impl From<ImageReference> for longshore::ImageReference {
     fn from(reference: ImageReference) -> Self {
         Self::new(reference.transport.into(), reference.name)
