@@ -19,6 +19,8 @@ use crate::transport::ImageReference;
 
 /// A running skopeo that fetches images. Its calls can be made from several tasks at a time; the proxy answers them one after
 /// another. The bytes of each blob come through a pipe of their own, so several blobs arrive at the same time.
+///
+/// A future of these calls may be dropped at any time: nothing that it asked for stays open.
 pub struct ImageProxy {
     proxy: longshore::ImageProxy,
     dropped: Dropped,
@@ -284,7 +286,9 @@ impl ImageProxy {
     }
 
     /// Fetches a blob as a stream. This crate verifies it with every proxy. The driver of the stream says whether the bytes
-    /// have this size and digest. It is `Ok` if the reader was dropped with more than 64 KiB to come, as in the other crate.
+    /// have this size and digest. If
+    /// the reader was dropped with more than 64 KiB to come, the driver is `Ok` with `GetRawBlob`, and an error with
+    /// `GetBlob`, as in the other crate.
     ///
     /// # Errors
     ///
