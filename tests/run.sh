@@ -30,13 +30,13 @@ export LONGSHORE_TOOLS PATH="$LONGSHORE_TOOLS/cargo/bin:$PATH"
 
 step cargo fmt --all --check
 step cargo clippy --locked --workspace --all-targets -- -D warnings
-# Each feature alone, and none.
+# With no feature, and with each feature alone.
 for features in '' decompress cli; do
   step cargo clippy --locked --no-default-features --features "$features" -- -D warnings
 done
 
-# First the tests that need nothing, with no program to be found: one that does need something fails.
-# Then the others.
+# First the tests without #[ignore]. No program can be found, so a test that needs one fails. Then the
+# others.
 step env LONGSHORE_TOOLS=none cargo nextest run --locked --workspace
 step cargo nextest run --locked --workspace --run-ignored only
 
@@ -51,7 +51,7 @@ soak=(
   --skopeo "$LONGSHORE_TOOLS/skopeo-0.2.6/skopeo"
   --skopeo "$LONGSHORE_TOOLS/skopeo-0.2.8/skopeo"
 )
-# With the build of the tests: it checks, and measures nothing.
+# The soak is the debug build of the tests, because it checks, and measures nothing.
 step "${soak[@]}" --minutes "$([ "$long" ] && echo 30 || echo 0.5)"
 
 if [ "$long" ]; then

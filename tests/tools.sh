@@ -9,7 +9,7 @@
 # The rest comes from the system's package manager. Debian's archive has all of it; elsewhere, put
 # executables of your own at these places. cargo installs its tools from the registry that it is
 # configured for, which takes minutes, unless they are in $PATH. $LONGSHORE_TOOLS overrides the folder.
-# Fails unless every part is there in the end: the tests must not pass without.
+# Fails unless every part is there in the end: without one, the tests must not pass.
 set -euo pipefail
 # shellcheck source=tests/debian.sh
 . "$(dirname "${BASH_SOURCE[0]}")/debian.sh"
@@ -49,7 +49,7 @@ missing_packages() {
   have faketime || echo faketime
   # To look at the timeline of a pull.
   have chromium || echo chromium
-  # To make the private tools of.
+  # For making the private tools.
   have patchelf || [ -z "$(missing_tools)" ] || echo patchelf
   # Signing, in the tests, and verifying, in skopeo.
   have gpg || echo gpg
@@ -61,7 +61,7 @@ missing_packages() {
 # put_program FOLDER/PROGRAM SUITE
 # Puts SUITE's program there, with that suite's loader and libraries written into it, so that it is
 # started as if it had been installed. A wrapper would add two milliseconds to each start, a fifth
-# of what skopeo takes, and benches/compare would charge them to whoever starts several.
+# of what skopeo takes, and benches/compare would count them against programs that start several.
 put_program() {
   local place=$LONGSHORE_TOOLS/$1 root=$LONGSHORE_TOOLS/$2 loader lib
   loader=$(cd "$root" && find . -name 'ld-linux*.so.*' -path '*/*-linux-gnu*/*' | sed -n '1s,^\./,,p')
@@ -74,7 +74,7 @@ put_program() {
   mv "$place.new" "$place"
 }
 
-# The skopeos of three Debian suites next to each other, which no package manager would install.
+# Unpacks the programs of three Debian suites side by side, which no package manager can install.
 install_private() {
   local suite packages program of root closure
   while read -r suite packages; do

@@ -39,7 +39,7 @@ fn on(builder: &mut Builder, test: impl Future<Output = ()>) {
 /// Runs a test like [`run`] that makes and ends its runtimes itself.
 pub fn run_without(test: impl FnOnce()) {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-    // tokio's signal pipe stays for the life of the process once it exists.
+    // This makes tokio's signal pipe, which then stays open until the process ends.
     drop(Builder::new_current_thread().enable_all().build().unwrap());
     let without_runtime = Snapshot::take();
     test();
@@ -50,8 +50,8 @@ pub fn run_without(test: impl FnOnce()) {
     }
 }
 
-/// Does what a test needs before it runs, and what starts other programs. A test that runs meanwhile would
-/// count their processes and pipes as its own.
+/// Runs the preparation of a test, which may start other programs. A test that ran at the same time would count their
+/// processes and pipes as its own.
 pub fn prepare<T>(work: impl FnOnce() -> T) -> T {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     work()

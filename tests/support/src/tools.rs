@@ -14,7 +14,7 @@ pub const NEWEST: &str = "0.2.8";
 /// The folder in which `tests/tools.sh` installs the programs of the tests.
 ///
 /// `$LONGSHORE_TOOLS` names another folder. With `none`, no program is found at all, neither here nor in
-/// `$PATH`. `tests/run.sh` uses this to check that unmarked tests need no program.
+/// `$PATH`. `tests/run.sh` uses this to check that tests without `#[ignore]` need no program.
 fn folder() -> Option<PathBuf> {
     match std::env::var_os("LONGSHORE_TOOLS") {
         Some(folder) if folder == "none" => None,
@@ -78,8 +78,8 @@ fn started_by(command: Command) -> ImageProxyConfig {
         .insecure_policy(true)
 }
 
-/// A script that answers the first call as a proxy of protocol 0.2.8, as far as `dd` and `printf` can. What
-/// the proxy does then must follow; it answers no other call.
+/// The beginning of a script that answers the first call as a proxy of protocol 0.2.8, as far as `dd` and `printf`
+/// can, and no other call. The caller appends what the proxy does next.
 pub const HELLO: &str =
     r#"dd bs=65536 count=1 >/dev/null 2>&1; printf '{"success":true,"value":"0.2.8"}' >&0;"#;
 
