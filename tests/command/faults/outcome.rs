@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 
 use crate::harness::Run;
 
-/// The `--stall-timeout` of the pulls that wait for it. A correct blob on a busy machine is never that late.
+/// The `--stall-timeout` of the pulls that wait for it. A correct blob is not that late, even on a busy machine.
 pub(crate) const STALL: Duration = Duration::from_secs(4);
 /// The `--call-timeout` of the pulls that wait for it.
 pub(crate) const CALL: Duration = Duration::from_secs(5);
@@ -19,7 +19,7 @@ pub(crate) enum Retries {
     Exactly(usize),
     /// At least once. How often depends on chance.
     Some,
-    /// Perhaps. That depends on chance.
+    /// Any number, also none. It depends on chance.
     Any,
 }
 
@@ -130,7 +130,7 @@ pub(crate) enum Bound {
     Skopeo(u64),
     /// Seconds that the server takes.
     Server(u64),
-    /// The time from `SIGTERM` to `SIGKILL`, and for the end of file operations.
+    /// The shutdown: the time from `SIGTERM` to `SIGKILL`, and the time for file operations that still run.
     Grace,
 }
 
@@ -158,7 +158,7 @@ impl fmt::Display for Bound {
             Self::Backoff => write!(f, "the waits between retries"),
             Self::Skopeo(seconds) => write!(f, "skopeo's own wait: {seconds} s"),
             Self::Server(seconds) => write!(f, "the server: {seconds} s"),
-            Self::Grace => write!(f, "an ending: 4 s"),
+            Self::Grace => write!(f, "the shutdown: 4 s"),
         }
     }
 }

@@ -32,18 +32,19 @@ pub(crate) fn compare(sections: &[Section], seen: &[String]) {
 fn document(sections: &[Section], seen: &[String]) -> String {
     let mut text = format!(
         "# The fault matrix\n\n\
-         The test `every_fault_comes_to_what_the_table_says` writes this page.\n\
-         It runs each fault with each of three real skopeos, by their protocol versions, and fails if an outcome differs.\n\
-         `longshore pull` has a stall timeout of {} s or a call timeout of {} s if the fault is to meet it, and long timeouts otherwise.\n\
-         It has `--proxies 1` if all proxies would meet the fault.\n\n\
+         The test `every_fault_comes_to_what_the_table_says` writes this page, with `LONGSHORE_WRITE_FAULTS=1`.\n\
+         It runs each fault with three real skopeos, and fails if an outcome differs.\n\
+         The columns are their protocol versions: 0.2.3 is skopeo 1.9, 0.2.6 is 1.18, and 0.2.8 is 1.20 or later.\n\
+         `longshore pull` has a stall timeout of {} s or a call timeout of {} s if this timeout should expire. All other timeouts are longer.\n\
+         It has `--proxies 1` if several proxies could meet the fault.\n\n\
          After each pull, whatever the outcome, the test checks that:\n\n\
          - nothing has panicked;\n\
          - no process and no temporary file is left;\n\
          - each blob in the layout has the digest that is its name;\n\
          - everything that the index names is complete;\n\
-         - a failed pull has not named its image, and a successful one has the registry's manifest.\n\n\
+         - after a failed pull, the index does not name the image; after a successful one, it names the registry's manifest.\n\n\
          *Waits for* is the longest wait of a pull, apart from its work.\n\
-         A pull that takes 50 s longer, or a minute in all, has failed.\n\n\
+         The test fails if a pull takes 50 s longer than this wait, or 60 s in all.\n\n\
          {} faults, {} pulls or more.\n",
         STALL.as_secs(),
         CALL.as_secs(),

@@ -29,7 +29,7 @@ const ONE_PROXY: [&str; 2] = ["--proxies", "1"];
 /// The error of a blob whose bytes stop.
 const STALLED: &str = "stalled: no byte for 4s";
 
-/// The same outcome with all three skopeos.
+/// Returns the same outcome for all three skopeos.
 fn all(outcome: Outcome) -> [Outcome; 3] {
     [outcome; 3]
 }
@@ -65,17 +65,17 @@ pub(crate) fn sections() -> Vec<Section> {
         },
         Section {
             name: "The registry refuses",
-            about: "\"Once\" and \"twice\" mean the first requests for the object; otherwise, all of them are refused. The layer is one of three.",
+            about: "With \"once\" or \"twice\", only the first one or two requests for the object are refused. Otherwise, all of them are. The image has three layers.",
             faults: refusing(),
         },
         Section {
             name: "Answers come late, or never",
-            about: "Every wait has a limit. (The stall timeout of a blob also applies to the answer to its request.)",
+            about: "Every wait has a limit. The stall timeout of a blob also applies to the answer to its request. The last pull has `--deadline 6s`.",
             faults: late(),
         },
         Section {
             name: "Bodies are not what they should be",
-            about: "From protocol 0.2.6 on, skopeo itself asks for the rest of a transfer that breaks off. Before 0.2.8, it does not report that a transfer broke off: the bytes just stop.",
+            about: "From protocol 0.2.6 on, skopeo itself asks for the rest of a transfer that breaks off. Before 0.2.8, it does not report that a transfer broke off: no more bytes come.",
             faults: bodies(),
         },
         Section {
@@ -84,7 +84,7 @@ pub(crate) fn sections() -> Vec<Section> {
             faults: hostile(),
         },
         Section {
-            name: "Our own machine",
+            name: "The local machine",
             about: "The disks are small tmpfs that the test mounts, so this needs root.",
             faults: own_machine(),
         },
@@ -251,7 +251,7 @@ fn hostile() -> Vec<Fault> {
         document("no config", documents::manifest_without_config, all(wrong(0, "its manifest names no config"))),
         document("a layer of unknown media type", documents::unknown_layer_type, all(right(0))),
         document("a config of unknown media type", documents::unknown_config_type, all(right(0))),
-        document("an index without an image for our platform", documents::index_without_our_platform, all(wrong(0, "no image found in"))),
+        document("an index without an image for this platform", documents::index_without_our_platform, all(wrong(0, "no image found in"))),
         document("a manifest of unknown media type", documents::unknown_manifest_type, all(wrong(0, "reading the manifest failed: unsupported schema version"))),
     ]
 }
@@ -350,10 +350,12 @@ fn process() -> Vec<Fault> {
             .options(&["--retries", "3"])
     };
     vec![
-        endless("`SIGINT` to us", Interrupted(Signal::SIGINT)).during(processes::interrupt_us),
-        endless("`SIGTERM` to us", Interrupted(Signal::SIGTERM)).during(processes::terminate_us),
+        endless("`SIGINT` to longshore", Interrupted(Signal::SIGINT))
+            .during(processes::interrupt_us),
+        endless("`SIGTERM` to longshore", Interrupted(Signal::SIGTERM))
+            .during(processes::terminate_us),
         Fault::new(
-            "`SIGINT` to us while skopeo unpacks an archive (which the one of 0.2.3 leaves behind)",
+            "`SIGINT` to longshore while skopeo unpacks an archive (skopeo 1.9 leaves the unpacked files behind)",
             Grace,
             all(Interrupted(Signal::SIGINT)),
         )
@@ -361,7 +363,7 @@ fn process() -> Vec<Fault> {
         .before(processes::from_an_archive)
         .during(processes::interrupt_us_while_unpacking)
         .after(processes::what_was_unpacked_is_removed),
-        endless("`SIGKILL` to us", Killed).during(processes::kill_us),
+        endless("`SIGKILL` to longshore", Killed).during(processes::kill_us),
         Fault::new(
             "`SIGKILL` to skopeo",
             Nothing,
@@ -393,19 +395,19 @@ fn process() -> Vec<Fault> {
         .options(&["--retries", "1"])
         .during(processes::stop_skopeo_at_the_manifest),
         late(
-            "`SIGSTOP` to skopeo, then `SIGINT` to us",
+            "`SIGSTOP` to skopeo, then `SIGINT` to longshore",
             Grace,
             all(Interrupted(Signal::SIGINT)),
         )
         .during(processes::stop_skopeo_and_interrupt_us),
         late(
-            "`SIGSTOP` to skopeo, then `SIGKILL` to us",
+            "`SIGSTOP` to skopeo, then `SIGKILL` to longshore",
             Grace,
             all(Killed),
         )
         .during(processes::stop_skopeo_and_kill_us),
         Fault::new(
-            "our clock jumps 400 days ahead while a blob is stalled",
+            "longshore's clock jumps 400 days ahead while a blob is stalled",
             Stalls(1),
             all(right(1)),
         )
@@ -415,7 +417,7 @@ fn process() -> Vec<Fault> {
         .during(machine::clock_jumps_forward)
         .after(machine::the_clock_did_jump),
         Fault::new(
-            "our clock jumps 400 days back while a blob is stalled",
+            "longshore's clock jumps 400 days back while a blob is stalled",
             Stalls(1),
             all(right(1)),
         )

@@ -10,7 +10,7 @@ pub(crate) fn explained(faults: &[Fault]) -> String {
 
 fn explain(fault: &Fault) -> String {
     let target = match &fault.target {
-        Target::Any => "every answer".to_owned(),
+        Target::Any => "every request".to_owned(),
         Target::Ping => "the ping".to_owned(),
         Target::Manifest => "the manifest".to_owned(),
         Target::Blob => "every blob".to_owned(),
@@ -41,7 +41,7 @@ fn what(kind: &FaultKind) -> String {
         FaultKind::RedirectLoop => "is redirected to itself".to_owned(),
         FaultKind::HeadersNever => "is never answered".to_owned(),
         FaultKind::LateHeaders(after) => format!("is answered after {after:?}"),
-        FaultKind::Trickle(pause) => format!("comes byte by byte, one each {pause:?}"),
+        FaultKind::Trickle(pause) => format!("comes byte by byte, one every {pause:?}"),
         FaultKind::Stall(point) => format!("stalls {}", place(*point)),
         FaultKind::Cut(point) => format!("is cut {}", place(*point)),
         FaultKind::Reset(point) => format!("is reset {}", place(*point)),
@@ -54,7 +54,7 @@ fn what(kind: &FaultKind) -> String {
         }
         FaultKind::ContentLength(length) => format!("has a wrong `Content-Length`, {length}"),
         FaultKind::NotJson => "is a web page".to_owned(),
-        FaultKind::BigManifest(length) => format!("has {} MB", length >> 20),
+        FaultKind::BigManifest(length) => format!("has {} MiB", length >> 20),
     }
 }
 
