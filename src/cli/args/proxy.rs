@@ -101,14 +101,14 @@ pub(crate) struct ProxyArguments {
     insecure_policy: bool,
     /// Time to wait for a byte
     ///
-    /// A transfer of a blob ends if no byte arrives for this long, and is retried. The time is 90 or 90s (seconds) or 2m;
-    /// 0 = no limit.
+    /// A transfer of a blob ends if no byte arrives for this long, and may be retried. The time is 90 or 90s (seconds) or
+    /// 2m; 0 = no limit.
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration, help_heading = LIMITS)]
     stall_timeout: Duration,
     /// Minimum bytes per second
     ///
-    /// A transfer of a blob that is slower over the stall timeout ends, and is retried. The rate is 100, or 2K for 2,000;
-    /// 0 = no limit.
+    /// A transfer of a blob that is slower over the stall timeout ends, and may be retried. The rate is 100, or 2K for
+    /// 2,000; 0 = no limit.
     #[arg(long, value_name = "RATE", default_value_t = longshore::DEFAULT_LEAST_RATE, value_parser = rate_or_none, help_heading = LIMITS)]
     least_rate: u64,
 }

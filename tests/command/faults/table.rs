@@ -355,7 +355,7 @@ fn process() -> Vec<Fault> {
         endless("`SIGTERM` to longshore", Interrupted(Signal::SIGTERM))
             .during(processes::terminate_us),
         Fault::new(
-            "`SIGINT` to longshore while skopeo unpacks an archive (skopeo 1.9 leaves the unpacked files behind)",
+            "`SIGINT` to longshore while skopeo unpacks an archive (skopeo 1.9 leaves its files)",
             Grace,
             all(Interrupted(Signal::SIGINT)),
         )
