@@ -21,7 +21,7 @@
 //! | I want to | use |
 //! | --- | --- |
 //! | pull an image into an OCI layout | [`Fetcher::pull`] and [`OciLayout`] |
-//! | pull an image to another place | [`Fetcher::pull`] and a [`Sink`] of my own |
+//! | pull an image to another place | [`Fetcher::pull`] and your own [`Sink`] |
 //! | pull many images, each of which may fail | [`Fetcher::pull_many`] |
 //! | find damaged blobs in a layout, or remove the blobs that no image in the layout needs | [`OciLayout::verify`], [`OciLayout::prune`] |
 //! | do something with each layer | [`Fetcher::for_each_layer`] |
@@ -42,12 +42,12 @@
 //! - The library runs in the tokio runtime of the caller, whose timers and I/O must be enabled.
 //!   In addition, each proxy has one thread, which starts and reaps the process.
 //! - A proxy belongs to the runtime in which it was made. If it is used in another runtime while its own does not run,
-//!   it fails with [`Error::RuntimeIdle`] after some seconds. A [`Fetcher`] then continues with new proxies.
+//!   the call fails with [`Error::RuntimeIdle`] after 10 s. A [`Fetcher`] then continues with new proxies.
 //! - Dropping a future cancels its work. The section *Cancel safety* of each method says what the cancellation does.
 //! - Every wait has a limit by default. [`ConnectionOptions`] has the timeouts and the lowest rate of a blob, and
 //!   [`RetryPolicy::deadline`] limits a whole call.
-//! - A skopeo process is killed when this process exits. It is shut down when everything that uses it is dropped: the
-//!   clones of its [`ImageProxy`] and their blobs, or the [`Image`]s and calls of a [`Fetcher`].
+//! - A skopeo process is killed when this process exits. It is shut down before, when everything that uses it is
+//!   dropped: the clones of its [`ImageProxy`] and their blobs, or the [`Image`]s and calls of a [`Fetcher`].
 //! - `tracing` spans and events report the progress, without secrets.
 //!
 //! The crate needs Linux 5.4 or later (for pidfds that can be waited for). It speaks versions 0.2.3 (skopeo 1.6) to

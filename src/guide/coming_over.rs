@@ -1,7 +1,7 @@
-//! How to come over from the crate `containers-image-proxy`.
+//! How to migrate from the crate `containers-image-proxy`.
 //!
-//! After this guide your program uses this crate, at first by a change of one line, then with the code gone that fetched many
-//! layers by hand. Each step stands alone: you can stay after the first one, and go back by the same line.
+//! The first step changes one line, and your program uses this crate. The second step removes the code that fetches
+//! many layers by hand. The first step is useful alone, and restoring the line undoes it.
 //!
 //! # Step one: one line of `Cargo.toml`
 //!
@@ -30,8 +30,9 @@
 //!
 //! # Step two: `for_each_layer`
 //!
-//! That interface is one proxy, call by call. All else is code of its users: which layers at the same time, what to do when one
-//! breaks off, when to give up. The heart of such a program is a task for each layer. From `compat/README.md`:
+//! That interface is one proxy, call by call. Everything else is code of its users: which layers to fetch at the same
+//! time, what to do when a transfer breaks off, when to give up. Such a program has a task for each layer. From
+//! `compat/README.md`:
 //!
 //! ```text
 //!             for attempt in 0.. {
@@ -66,9 +67,9 @@
 //! }
 //! ```
 //!
-//! Add `longshore = { version = "0.1", default-features = false }` to `Cargo.toml` for it. Both crates can be used side by
-//! side while a program moves: an `ImageProxyConfig` or an `ImageReference` of the first step becomes one of this crate by
-//! `into()`.
+//! For this, add `longshore = { version = "0.1", default-features = false }` to `Cargo.toml`. Both crates can be used
+//! side by side while a program moves: an `ImageProxyConfig` or an `ImageReference` of the first step becomes one of
+//! this crate by `into()`.
 //!
 //! # What disappears
 //!
@@ -94,7 +95,7 @@
 //! | writes a layout or a store of its own | [`pull`](crate::Fetcher::pull) into a [`Sink`](crate::Sink) |
 //! | needs one blob | [`for_blob`](crate::Fetcher::for_blob) |
 //!
-//! A serial import becomes this. The next 3 layers are on their way while one is read:
+//! A serial import becomes this. The next 3 layers are opened while one is read:
 //!
 //! ```no_run
 //! # async fn import(_: impl tokio::io::AsyncRead + Unpin) -> std::io::Result<()> { Ok(()) }
@@ -113,10 +114,10 @@
 //! }
 //! ```
 //!
-//! # One proxy, call by call, without the compatible names
+//! # One proxy, call by call, with the interface of this crate
 //!
-//! A program that needs single calls uses [`ImageProxy`](crate::ImageProxy) itself. Its blobs come as one
-//! [`Blob`](crate::Blob) to read, and [`split`](crate::Blob::split) makes reader and driver of it:
+//! A program that needs single calls uses [`ImageProxy`](crate::ImageProxy) itself. A blob comes as a
+//! [`Blob`](crate::Blob) to read, and [`split`](crate::Blob::split) makes a reader and a driver of it:
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {

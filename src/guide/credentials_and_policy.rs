@@ -32,7 +32,8 @@
 //! assert!(!format!("{config:?}").contains("hunter2"));
 //! ```
 //!
-//! Give one of them. Two exclude each other, and [`Fetcher::new`](crate::Fetcher::new) says so before a process is started:
+//! Use only one of these methods. With two of them, [`Fetcher::new`](crate::Fetcher::new) returns an error before a
+//! process is started:
 //!
 //! ```
 //! # #[tokio::main(flavor = "current_thread")]
@@ -47,7 +48,7 @@
 //!
 //! # Who can see a secret
 //!
-//! - skopeo gets it in a sealed memory file: not on its command line, not in its environment, not on a disk.
+//! - skopeo gets the secret in a sealed memory file: not on its command line, not in its environment, not on a disk.
 //! - The programs that skopeo starts inherit the memory file: credential helpers, and gpg.
 //! - Processes of the same user can open it, as they can open that user's auth files.
 //! - This crate wipes its own copy, and writes none to logs, events or errors.
@@ -147,11 +148,12 @@
 //! [`list_tags`](crate::Fetcher::list_tags) open none. With [`open_index`](crate::Fetcher::open_index), each image of the index is
 //! opened and checked, and the index itself is taken as the registry has it.
 //!
-//! A policy with gpg keys makes skopeo run gpg, which has a temporary folder meanwhile. Do not kill such a process
-//! ([`may_ask_gpg`](crate::ImageProxyConfig::may_ask_gpg)).
+//! A policy with gpg keys makes skopeo run gpg with a temporary folder. If such a skopeo is killed, the folder and
+//! gpg's agent are left. [`may_ask_gpg`](crate::ImageProxyConfig::may_ask_gpg) returns whether the policy has such
+//! keys.
 //!
 //! # What no signature says
 //!
-//! Bytes are verified against the digests of the manifest. A tag is only as good as its registry: name a digest
-//! (`docker://registry.example.com/team/app@sha256:...`), or have a policy. What is *in* a layer, such as paths and set-uid files, is
-//! up to whoever unpacks it. `SECURITY.md` has the whole table of who checks what.
+//! Bytes are verified against the digests of the manifest. A registry can move a tag to any image: name a digest
+//! (`docker://registry.example.com/team/app@sha256:...`), or use a policy. What is *in* a layer, such as paths and
+//! set-uid files, is up to whoever unpacks it. `SECURITY.md` has the whole table of who checks what.

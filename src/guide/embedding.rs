@@ -11,8 +11,8 @@
 //! tokio = { version = "1", features = ["macros", "rt-multi-thread"] }
 //! ```
 //!
-//! `default-features = false` leaves out the dependencies of the command. `decompress` is needed only for layers without
-//! their gzip or zstd. Until the package is published, `path = "..."` takes the place of the version. skopeo must be in the
+//! `default-features = false` leaves out the dependencies of the command. `decompress` is needed only to read layers
+//! decompressed. Until the package is published, `path = "..."` takes the place of the version. skopeo must be in the
 //! `PATH`, or be named by [`skopeo_path`](crate::ImageProxyConfig#structfield.skopeo_path).
 //!
 //! # A one-shot command
@@ -30,8 +30,8 @@
 //! }
 //! ```
 //!
-//! There is nothing to close. Proxies end when the fetcher and its images are dropped, and they are killed if the process
-//! exits before. A program without async code wraps the same calls in
+//! There is nothing to close. Proxies end when the images and the calls that use them are dropped, and they are killed
+//! if the process exits before. A program without async code wraps the same calls in
 //! `tokio::runtime::Runtime::new()?.block_on(async { ... })`.
 //!
 //! # An async server
@@ -51,9 +51,9 @@
 //!
 //! async fn requests(fetcher: Fetcher) {
 //!     let request = pull(fetcher.clone(), "docker://quay.io/podman/hello:latest".into());
-//!     // Each request in a task of its own: every future of this crate is `Send`.
+//!     // Each request runs in a task of its own. Every future of this crate is `Send`.
 //!     let request = tokio::spawn(request);
-//!     // Some other request, with a limit. When the time is up, the future is dropped, and the pull ends.
+//!     // Another request has a time limit. When the time is up, the future is dropped, and the pull ends.
 //!     let other = pull(fetcher, "docker://quay.io/fedora/fedora:latest".into());
 //!     match tokio::time::timeout(Duration::from_secs(600), other).await {
 //!         Ok(pulled) => println!("{pulled:?}"),
@@ -63,11 +63,13 @@
 //! }
 //! ```
 //!
-//! - **To cancel is to drop.** A client that goes away, a timeout, a `select!`: the future is dropped, workers stop, proxies
-//!   end, and the layout keeps the blobs that were complete. *Cancel safety* at each method says more.
+//! - **Dropping a future cancels its work.** This happens if a client goes away, at a timeout, or in a `select!`.
+//!   Workers stop, proxies end, and the layout keeps the blobs that were complete. *Cancel safety* at each method says
+//!   more.
 //! - **Pulls may write into one layout at the same time**, also from several processes.
-//! - **Limits are for each pull**, not for the process: proxies for a host, workers, rate. With many requests at once, put a
-//!   `tokio::sync::Semaphore` in front, or pull lists with [`pull_many`](crate::Fetcher::pull_many), which shares everything.
+//! - **Limits are for each pull**, not for the process: proxies for a host, workers, rate. With many requests at once,
+//!   put a `tokio::sync::Semaphore` in front, or pull lists with [`pull_many`](crate::Fetcher::pull_many): all its
+//!   images share these limits.
 //!
 //! `examples/async_server.rs` is such a server, with axum.
 //!
@@ -76,9 +78,10 @@
 //! The crate runs in the tokio runtime of the caller, with one thread or several. Timers and I/O must be enabled
 //! (`enable_all()`; `#[tokio::main]` does that). Beside it, each proxy has one thread, which starts and reaps the process.
 //!
-//! A proxy belongs to the runtime in which it was made. A program with several runtimes uses an
-//! [`Image`](crate::Image) in the runtime that opened it. Otherwise the first call waits some seconds, and finds that
-//! nobody answers ([`Error::RuntimeIdle`](crate::Error::RuntimeIdle)); a fetcher then continues with new proxies.
+//! A proxy belongs to the runtime in which it was made. A program with several runtimes should use an
+//! [`Image`](crate::Image) in the runtime that opened it. If that runtime does not run, the first call in another
+//! runtime fails after 10 s ([`Error::RuntimeIdle`](crate::Error::RuntimeIdle)); a fetcher then continues with new
+//! proxies.
 //!
 //! # Some of the layers
 //!
@@ -109,12 +112,12 @@
 //!
 //! 1. **Nothing counts before the reader's end.** Only the end says that size and digest are right. What a handler makes of
 //!    the bytes before stays private until then.
-//! 2. **A handler may run again.** If a transfer breaks off, the same handler gets the layer once more, from its first byte. What
-//!    the first run left must not disturb the second.
+//! 2. **A handler may run again.** If a transfer breaks off, the handler is run again, and gets the layer from its
+//!    first byte. A run that failed must leave nothing that disturbs the next one.
 //! 3. **Many handlers run at the same time**: as many as there are [workers](crate::FetchOptions::workers), 32 by default.
 //!
 //! If your store needs the layers one after another, in their order, use [`layers`](crate::Fetcher::layers) or
-//! [`layers_of`](crate::Fetcher::layers_of). The next layers are on their way meanwhile. A layer that fails while it is read
+//! [`layers_of`](crate::Fetcher::layers_of). The next layers are opened meanwhile. A layer that fails while it is read
 //! is not retried there, because you have seen a part of it.
 //!
 //! # Handlers that block
@@ -140,14 +143,15 @@
 //! # Ok(()) }
 //! ```
 //!
-//! A thread can't be dropped like a future. When the fetch ends early, the next read of the handler fails instead, so that
-//! the thread comes back. In an async handler, do not call what blocks: it holds up the tasks of the whole program.
+//! A thread can't be dropped like a future. When the fetch ends early, the next read of the handler fails instead, so
+//! that the handler returns. Do not call blocking functions in an async handler: they delay the other tasks of the
+//! program.
 //!
 //! # A store of your own
 //!
-//! [`Fetcher::pull`](crate::Fetcher::pull) writes into a [`Sink`](crate::Sink): an object store, a database, a file system.
-//! A sink is asked which layers it has, stores the others, and makes the image visible at the end. It needs no skopeo to be
-//! tested:
+//! [`Fetcher::pull`](crate::Fetcher::pull) writes into a [`Sink`](crate::Sink): an object store, a database, a file
+//! system. A sink is asked which layers it has, stores the others, and makes the image visible at the end. Tests of a
+//! sink need no skopeo:
 //!
 //! ```
 //! use longshore::oci_spec::image::{Descriptor, Digest, MediaType};
@@ -196,7 +200,7 @@
 //!
 //! # Errors
 //!
-//! [`Error`](crate::Error) is typed. Decide by its kind, and show its text to people:
+//! [`Error`](crate::Error) is an enum. A program decides by its variants and its `kind`, and shows its text to people:
 //!
 //! ```
 //! use longshore::{Error, RefusalKind};
@@ -236,8 +240,9 @@
 //!
 //! # Retries
 //!
-//! A fetcher has retried before it returns an error: a blob 4 times by default, on another proxy if there is one. So do not
-//! put a loop of your own around it. Set the [`RetryPolicy`](crate::RetryPolicy) instead, and a deadline if somebody waits:
+//! A fetcher retries before it returns an error: a blob 4 times by default, on another proxy if there is one. So do not
+//! put a retry loop around its calls. Set the [`RetryPolicy`](crate::RetryPolicy) instead, and a deadline if somebody
+//! waits:
 //!
 //! ```
 //! use longshore::{ConnectionOptions, FetchOptions, ImageProxyConfig, RetryPolicy};
@@ -254,5 +259,5 @@
 //!
 //! # Without the right to start processes
 //!
-//! [`Fetcher::over`](crate::Fetcher::over) fetches over proxies that another program has started, and whose sockets it has passed
-//! on. A sandboxed program then needs neither skopeo nor credentials nor a network.
+//! [`Fetcher::over`](crate::Fetcher::over) fetches over proxies that another program has started, and whose sockets it
+//! has passed to this one. A sandboxed program then needs neither skopeo nor credentials nor a network.

@@ -18,8 +18,9 @@
 //! # A cache in front of the registry
 //!
 //! A pull-through cache is a registry that fetches from another one what it does not have: distribution
-//! (`proxy.remoteurl` in its configuration), Harbor, Artifactory, and those of the clouds. A peer-to-peer mirror (Dragonfly, Kraken,
-//! Spegel) is an agent on each machine that speaks the protocol of a registry, and gets blobs from its peers.
+//! (`proxy.remoteurl` in its configuration), Harbor, Artifactory, and the registries of cloud providers. A peer-to-peer
+//! mirror (Dragonfly, Kraken, Spegel) is an agent on each machine that speaks the protocol of a registry, and gets
+//! blobs from its peers.
 //!
 //! Both are used in the same way. skopeo reads registries.conf, so this crate and the command use a mirror without an
 //! option. From `examples/fleet/registries.conf`:
@@ -34,14 +35,15 @@
 //! location = "mirror.example.com:5000"
 //! ```
 //!
-//! Images keep their names, so signature policies, which go by names, stay in force. Every blob is verified here. So a mirror can't
-//! change an image that is named by its digest, but it decides what a tag names. With `pull-from-mirror = "digest-only"`
-//! (containers-registries.conf(5)), it is not asked for tags: the registry itself answers.
+//! Images keep their names, so signature policies, which apply to names, stay in force. Every blob is verified here. So
+//! a mirror can't change an image that is named by its digest, but it decides what a tag names. With
+//! `pull-from-mirror = "digest-only"` (containers-registries.conf(5)), the mirror is not asked for tags: the registry
+//! itself answers.
 //!
 //! Four things to know:
 //!
-//! - **Limits go by the host in the name**, not by the mirror, because skopeo does not report which one it asks. An image of docker.io
-//!   is therefore fetched by one proxy, also from a mirror, unless you set
+//! - **Limits apply to the host in the name**, not to the mirror, because skopeo does not report which of them it asks.
+//!   An image of docker.io is therefore fetched by one proxy, also from a mirror, unless you set
 //!   [`proxies_per_host`](crate::FetchOptions::proxies_per_host), or `--proxies 1-16` on the command line.
 //! - **Each proxy is a client of its own.** A pull with 8 proxies asks the mirror for the manifest 8 times or more.
 //! - **If the mirror fails**, skopeo asks the registry itself, for each call anew. A pull goes on, more slowly.
@@ -60,7 +62,7 @@
 //!
 //! # A mirror every hour
 //!
-//! A unit of systemd pulls a list, and a timer starts it. From `examples/fleet/longshore-mirror.service`:
+//! A service of systemd pulls a list, and a timer starts the service. From `examples/fleet/longshore-mirror.service`:
 //!
 //! ```text
 //! LoadCredential=auth.json:/etc/longshore/auth.json
@@ -78,8 +80,9 @@
 //! Persistent=true
 //! ```
 //!
-//! systemd does not start a unit that still runs, so two runs never meet; if they did, the layout would allow it. A run fetches what is
-//! missing, and exits with 1 if an image failed. The object that `--json` prints is in the journal, and names the images that failed.
+//! systemd does not start a service that still runs, so there is only one run at a time. (The layout would allow
+//! several.) A run fetches what is missing, and exits with 1 if an image failed. The object that `--json` prints is in
+//! the journal, and names the images that failed.
 //!
 //! # Images on each node
 //!
@@ -112,7 +115,8 @@
 //!
 //! `docs/sharding.md` has the whole job, and the lines for Slurm and GNU parallel.
 //!
-//! In a program, choose the part before [`pull_many`](crate::Fetcher::pull_many). Any rule will do that depends on the reference alone:
+//! In a program, choose the part before [`pull_many`](crate::Fetcher::pull_many). Any rule that depends only on the
+//! reference works:
 //!
 //! ```
 //! use longshore::ImageRequest;
@@ -133,25 +137,27 @@
 //! assert_eq!(parts.iter().map(Vec::len).sum::<usize>(), list.len());
 //! ```
 //!
-//! On one machine alone, one pull of the whole list is faster than several of parts: it fetches a layer once that several images share.
+//! On a single machine, one pull of the whole list is faster than several pulls of its parts: it fetches each shared
+//! layer once.
 //!
 //! # What was tried
 //!
-//! One image of 20 layers of 1 MB and a config, through docker-registry 2.8.2 as a pull-through cache, with skopeo 1.9.3, everything on one
-//! machine (2026-11-28, 2 processors). The counts are those of the origin's access log:
+//! One image of 20 layers of 1 MB and a config was pulled through docker-registry 2.8.2 as a pull-through cache, with
+//! skopeo 1.9.3, everything on one machine (2026-11-28, 2 processors). These are the counts in the access log of the
+//! origin:
 //!
-//! | pulls | `GET` of blobs | of each blob | `HEAD` of manifests |
+//! | pulls | `GET`s of blobs | `GET`s of each blob | `HEAD`s of manifests |
 //! | --- | ---: | ---: | ---: |
 //! | 8 at once, empty cache | 172 | 2 to 14 | 59 |
 //! | 8 at once, full cache | 0 | 0 | 62 |
 //! | 1, empty cache | 42 | 2 | 8 |
-//! | 8 at once, after that one | 0 | 0 | 46 |
+//! | 8 at once, after one pull | 0 | 0 | 46 |
 //! | 1, without the cache | 21 | 1 | 0 |
 //!
-//! So this cache fetches a blob twice, once to store it and once to send it on, and more often if several clients ask before it is stored. It asks
-//! the origin for each manifest, because a tag may have moved. **Fill such a cache by one pull before the fleet begins**: by the command, or by a
-//! pull into [`Discard`](crate::Discard). Other caches may do better; count their requests before you rely on them. With the cache
-//! stopped, a pull succeeded, over the origin.
+//! So this cache fetches a blob twice, once to store it and once to send it on, and more often if several clients ask
+//! before it is stored. It asks the origin for each manifest, because a tag may have moved. **Fill such a cache by one
+//! pull before the fleet begins**: by the command, or by a pull into [`Discard`](crate::Discard). Other caches may need
+//! fewer requests; count them before you rely on a cache. When the cache was stopped, a pull from the origin succeeded.
 //!
 //! The units passed `systemd-analyze verify`, and a YAML parser read the `DaemonSet`. Neither they nor a peer-to-peer mirror have been run in a
 //! real fleet. `longshore pull --from LIST --shard I/N` has a test, with a list in three parts (`tests/command/lists.rs`).

@@ -12,7 +12,7 @@
 //! | a list | [`pull_many`](crate::Fetcher::pull_many) | the others go on | each when it is complete |
 //! | requests that come in over time | [`pull_stream`](crate::Fetcher::pull_stream) | the others go on | each when it is complete |
 //!
-//! All of them fetch a layer once that several of the images name, and do not fetch what the sink has.
+//! All of them fetch a layer that several images name only once, and fetch no layer that the sink already has.
 //!
 //! # A list
 //!
@@ -38,16 +38,17 @@
 //! ```
 //!
 //! - Results come in the order in which requests are done. [`number`](crate::PulledImages::number) is the place in the list.
-//! - An error of one request is in its result. An error of [`finish`](crate::PullMany::finish) concerns the whole: the sink
-//!   can't be used, or the deadline has come.
-//! - Two requests with the same name in the sink: the later one replaces the earlier one. The command refuses such a list.
+//! - An error of one request is in its result. An error of [`finish`](crate::PullMany::finish) concerns the whole pull:
+//!   the sink can't be used, or the deadline has passed.
+//! - If two requests have the same name in the sink, the one that is committed later replaces the other one. The
+//!   command refuses such a list.
 //! - If you drop the [`PullMany`](crate::PullMany), the pull stops. Images that were complete stay.
 //!
 //! # Requests that come in over time
 //!
-//! A request is anything that becomes an [`ImageRequest`](crate::ImageRequest), and a stream of them can be a channel. It
-//! is asked for the next request when there is room for one more image, so a bounded channel passes the pressure on to its
-//! senders:
+//! A request is anything that becomes an [`ImageRequest`](crate::ImageRequest), and a stream of requests can be a
+//! channel. The stream is polled only when there is room for one more image. So a bounded channel makes its senders
+//! wait (backpressure):
 //!
 //! ```no_run
 //! use futures_util::stream;
@@ -72,10 +73,10 @@
 //! | blobs in flight | [`workers`](crate::FetchOptions::workers), 32 |
 //! | proxies | [`proxies_per_host`](crate::FetchOptions::proxies_per_host), 16 for a registry, and never more than workers |
 //!
-//! So take the results: after 64 that are not taken, the pull waits for you. A run of 1,000 images used 20 MiB of memory in this
-//! process (`benches/RESULTS.md`, *Many images*, 2026-11-27, 2 processors).
+//! So take the results: when 64 results are not taken, the pull waits. A run of 1,000 images used 20 MiB of memory in
+//! this process (`benches/RESULTS.md`, *Many images*, 2026-11-27, 2 processors).
 //!
-//! # Failures stay where they belong
+//! # A failure affects only its own images
 //!
 //! An image that does not exist fails alone. A blob that one repository lacks is asked for at another one that names it. If a
 //! registry refuses again and again, its images fail, and those of other registries go on. After a pause of a minute, that registry
@@ -93,7 +94,7 @@
 //! # Ok(()) }
 //! ```
 //!
-//! The index is stored byte for byte, so that its digest stays what the registry says. It must be at a registry. To list
+//! The index is stored byte for byte, so that its digest stays the same. It must be at a registry. To list
 //! the platforms without opening them, use [`fetch_source`](crate::Fetcher::fetch_source).
 //!
 //! # A mirror that is kept up to date

@@ -9,12 +9,12 @@
 //! skopeo's proxy has one socket. A client sends a request as one packet, and the reply is one packet. Three facts make the
 //! socket hard to share:
 //!
-//! - **Replies have no request id.** They come in the order of the requests. Whoever miscounts once gets the replies of
-//!   others from then on.
+//! - **Replies have no request id.** They come in the order of the requests. A client that miscounts once gets wrong
+//!   replies from then on.
 //! - **A caller can leave.** In async Rust, a future can be dropped at every `await`: a timeout, a `select!`, a client that
 //!   hung up. Nobody asks the future first.
-//! - **Some replies are possessions.** A reply can contain an image that is open in the proxy, or the read end of a pipe.
-//!   Whoever gets it must give it back.
+//! - **Some replies grant a resource.** A reply can contain an image that is open in the proxy, or the read end of a
+//!   pipe. The caller that gets it must release it.
 //!
 //! # What goes wrong with a mutex
 //!
@@ -57,9 +57,9 @@
 //! No compiler and no lint finds this. The types are right, and the mutex does what it promises. All answers from here on are
 //! off by one: with this crate's protocol, a caller would read another layer than the one that it asked for.
 //!
-//! A mutex has two more problems here. Whoever waits for a reply holds the lock, so a release (which should go first) waits
-//! in the same queue as everybody. And `Drop` can't wait for an async lock, so a caller that is dropped can't give back what
-//! it holds.
+//! A mutex has two more problems here. Whoever waits for a reply holds the lock, so a release (which should go first)
+//! waits behind all other callers. And `Drop` can't wait for an async lock, so a caller that is dropped can't release
+//! what it holds.
 //!
 //! # The same with an actor
 //!
@@ -125,8 +125,8 @@
 //! # Ok(()) }
 //! ```
 //!
-//! This is the whole pattern. The rest of this guide is what a real protocol adds to it: answers that are possessions, calls
-//! that overtake others, timeouts, a proxy that dies, and an end in order.
+//! This is the whole pattern. The rest of this guide is what a real protocol adds to it: answers that grant a resource,
+//! calls that overtake others, timeouts, a proxy that dies, and an orderly end.
 //!
 //! [`oneshot`]: https://docs.rs/tokio/latest/tokio/sync/oneshot/index.html
 //!
@@ -198,8 +198,8 @@
 //! Each branch is an event, and each handler is a plain function that does not wait. So nothing can hold the actor up: no
 //! caller, no blob, no full channel. It never reads the bytes of a blob, which come through a pipe that the caller reads.
 //!
-//! The branches that lose are dropped, and the loop begins anew. That is allowed only if a dropped branch has done nothing.
-//! So `send` and `receive` promise it. From `src/proxy/transport.rs`:
+//! The branches that lose are dropped, and the loop begins anew. That is allowed only if a dropped branch has done
+//! nothing. So `send` and `receive` guarantee that. From `src/proxy/transport.rs`:
 //!
 //! ```text
 //!     /// # Cancel safety
@@ -213,13 +213,14 @@
 //!     pub(crate) async fn receive(&self, buffer: &mut [u8]) -> io::Result<Option<Packet<OwnedFd>>> {
 //! ```
 //!
-//! The socket makes that easy: it is a `SOCK_SEQPACKET` socket, on which a packet is sent whole or not at all. On a byte
-//! stream, keep the half that is sent or received in the actor, not in the future.
+//! The socket makes that easy: it is a `SOCK_SEQPACKET` socket, on which a packet is sent whole or not at all. On a
+//! byte stream, a part of a message may have been sent or received. Keep that part in the actor, not in the future.
 //!
 //! # Step 3: the decisions, without I/O
 //!
-//! Which call is sent next, and whose is this reply? The loop does not know. It asks a state machine, `Session`, which has no
-//! socket, no clock and no tasks. Its waiter is a type parameter. From `src/protocol/session.rs`:
+//! Which call is sent next, and to which caller does a reply belong? The loop does not know. It asks a state machine,
+//! `Session`, which has no socket, no clock and no tasks. The waiting caller is a type parameter. From
+//! `src/protocol/session.rs`:
 //!
 //! ```text
 //! pub(crate) struct Session<W> {
@@ -267,8 +268,8 @@
 //!     }
 //! ```
 //!
-//! A guard that is dropped sends a message back to the actor: from the caller, or from the oneshot in which it was lost. From
-//! `src/proxy/held.rs`:
+//! A guard that is dropped sends a message to the actor. The caller drops it, or the oneshot that still contains it.
+//! From `src/proxy/held.rs`:
 //!
 //! ```text
 //! impl Drop for ReleaseGuard {
@@ -288,7 +289,7 @@
 //!
 //! | the caller is dropped while | what happens |
 //! | --- | --- |
-//! | it waits for room in the inbox | the request was never there |
+//! | it waits for room in the inbox | the request does not reach the inbox |
 //! | its request waits in the queue | `turn` finds the oneshot closed, and removes the request unsent |
 //! | its call is in flight | the reply comes, is matched, and is dropped with its guard, which releases what it grants |
 //! | its answer is in the oneshot | the same, one moment later |
@@ -303,15 +304,15 @@
 //! A caller that finds the actor gone reads the reason from the channel (`close_reason` in step 1). After a reply that can't
 //! be matched, no later reply can be trusted, so there is no attempt to go on.
 //!
-//! # How it is proven
+//! # How it is tested
 //!
-//! `Session` and `Phase` are pure, so a test can be the world around them: three callers who may leave at any moment, and a
-//! server that answers, refuses, stalls, lies or dies. The test tries every step from every state, on the real machines, and
-//! checks each state against rules such as *each caller who stays gets exactly one answer, to its own question*, and *what is
-//! granted is given back once*. There are 138,207 states with 1,202,605 transitions. With two callers whose connection is
-//! finalized or loses its handles at any time, there are 38,035 more.
+//! `Session` and `Phase` are pure, so a test can simulate the world around them: three callers who may leave at any
+//! moment, and a server that answers, refuses, stalls, lies or dies. The test tries every step from every state, on the
+//! real machines, and checks each state against rules such as *each caller who stays gets exactly one answer, to its
+//! own question*, and *what is granted is released once*. There are 138,207 states with 1,202,605 transitions. With two
+//! callers whose connection is finalized or loses its handles at any time, there are 38,035 more.
 //!
-//! Would the test notice an error? 32 machines that get one thing wrong are explored as well, and each is caught.
+//! The test also explores 32 variants of the machines that have one mistake each, and finds each mistake.
 //!
 //! What remains outside of the machines is thin: the `select!`, the socket, the guards. Tests with a scripted proxy and with
 //! real skopeos cover it. One of them drops the future of every method at every `await`, and counts what stays open.
@@ -345,7 +346,7 @@
 //! - run it in virtual time on 105 models of machines and networks, and compare its choice with the best fixed number of
 //!   proxies (`src/fetch/scheduler/simulate.rs`; the result is in `docs/decisions.md`, *How many proxies*).
 //!
-//! # To take away
+//! # Summary
 //!
 //! 1. One task owns the resource. Handles own a channel.
 //! 2. The return address travels with the request.

@@ -3,13 +3,13 @@
 //! | guide | after reading it, you can |
 //! | --- | --- |
 //! | [`embedding`] | fetch images from a server or a command, some of their layers, into a store of your own |
-//! | [`coming_over`] | use this crate instead of `containers-image-proxy`, at first by one line |
+//! | [`coming_over`] | use this crate instead of `containers-image-proxy`, at first by changing one line |
 //! | [`credentials_and_policy`] | log in, keep secrets secret, and accept only signed images |
 //! | [`many_images`] | pull lists and all platforms of an image, and keep a mirror up to date |
 //! | [`message_passing`] | build an actor that owns a socket, and say why it is correct |
-//! | [`tuning`] | find out what a pull waits for, and change the right number |
+//! | [`tuning`] | find out what a pull waits for, and change the option that helps |
 //! | [`operating`] | size a machine, watch pulls, and know what a crash leaves behind |
-//! | [`fleet`] | serve many machines through a cache, mirror by a timer, pre-pull, and share a list among machines |
+//! | [`fleet`] | serve many machines from a cache, mirror a list every hour, and share a list among machines |
 //!
 //! Excerpts of the code of this crate name their file. A test compares each of them with that file.
 
@@ -30,8 +30,8 @@ mod tests {
     /// The end of the line before an excerpt, after the name of the file.
     const QUOTED: &str = "`:";
 
-    /// Returns the file and the lines of each excerpt of a guide. A line with the name of a file in `src`, a colon and an
-    /// empty line come before an excerpt.
+    /// Returns the file and the lines of each excerpt of a guide. The line before an excerpt ends with the file's path
+    /// in backticks and a colon. An empty line follows it.
     fn excerpts(guide: &str) -> Vec<(String, Vec<String>)> {
         let lines: Vec<&str> = guide
             .lines()

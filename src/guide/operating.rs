@@ -1,4 +1,5 @@
-//! How to run this in production: memory, descriptors, logs, events, exit codes, and what happens when something is killed.
+//! How to run longshore in production: memory, descriptors, logs, events, exit codes, and what happens when something
+//! is killed.
 //!
 //! After this guide you can size a machine or a container for pulls, watch them, and know what a crash leaves behind.
 //!
@@ -18,7 +19,7 @@
 //! | documents | [`max_documents_bytes`](crate::FetchOptions::max_documents_bytes), 64 MiB; parsed, several times as much. Usual images have 4 to 20 kB |
 //! | zstd, only decompressed | one window for each layer in work: [`max_zstd_window`](crate::FetchOptions::max_zstd_window), 32 MiB |
 //! | events that nobody reads | about 500 bytes each |
-//! | the skopeo processes | their own, up to 16 for a registry |
+//! | the skopeo processes | the memory of up to 16 processes for a registry |
 //!
 //! Measured, this process without its children: 14.5 MiB for 2.1 GB in 40 layers with the default options, and 28.9 MiB with 16 proxies
 //! (`benches/RESULTS.md`, *Memory*). In a container, add the skopeos, and set
@@ -26,9 +27,10 @@
 //!
 //! # Descriptors
 //!
-//! The budget counts 4 for each blob in flight, 8 for each proxy, and 16 for the rest, within what `RLIMIT_NOFILE` leaves. If
-//! it is not enough, there are fewer blobs in flight, and fewer proxies; the pull does not fail. The usual 1,024 suffice for the
-//! defaults. A program with many connections of its own should raise the limit, because the budget is counted once, when the images are opened.
+//! A pull counts 4 file descriptors for each blob in flight, 8 for each proxy, and 16 for the rest. If `RLIMIT_NOFILE`
+//! leaves fewer, there are fewer blobs in flight, and fewer proxies; the pull does not fail. The usual 1,024 suffice
+//! for the defaults. A program with many connections of its own should raise the limit, because open descriptors are
+//! counted only once, when the images are opened.
 //!
 //! # Logs
 //!
@@ -38,7 +40,7 @@
 //!
 //! # Events
 //!
-//! Metrics are made from events, not from logs. They are typed, belong to one pull, and hold it up in no case:
+//! Make metrics from events, not from logs. Events are typed, belong to one pull, and never delay it:
 //!
 //! ```no_run
 //! # async fn example(fetcher: longshore::Fetcher) -> longshore::Result<()> {
@@ -79,11 +81,12 @@
 //! | --- | --- | --- |
 //! | 0 | everything is there | |
 //! | 1 | something failed; of a list, at least one image | run it again: it fetches what is missing |
-//! | 2 | wrong usage | not run it again |
+//! | 2 | wrong usage | do not run it again |
 //! | 129, 130, 143 | SIGHUP, SIGINT or SIGTERM | run it again |
 //!
-//! `--json` prints one object at the end: the images with their digests, the failed ones with their errors, bytes, retries, and the peak memory of
-//! this process. Its field `schema` changes when a field changes its meaning or goes.
+//! `--json` prints one object at the end: the images with their digests, the failed ones with their errors, bytes,
+//! retries, and the peak memory of this process. Its field `version` changes when a field changes its meaning or is
+//! removed (`docs/json.md`).
 //!
 //! # Limits in time
 //!
@@ -98,16 +101,16 @@
 //! | this process, by SIGTERM or Ctrl-C (the command) | the pull is dropped, skopeos are ended | incomplete files are removed, complete blobs stay |
 //! | this process, by SIGKILL | the kernel kills the skopeos | complete blobs, and a staging folder that the next pull removes |
 //! | a skopeo | its blobs are retried on another proxy, and it is replaced | nothing |
-//! | the machine | | a valid layout: blobs are synced before they get their names |
+//! | the machine (loss of power) | the pull ends | a valid layout: blobs are synced before they get their names |
 //!
 //! A staging folder is called `.longshore-...`. It is removed when no process holds its lock. If another host made it, it must also be a
 //! day old. The file `.longshore.lock` stays. Several pulls may write into one layout at the same time, from several hosts if the file
 //! system shares locks.
 //!
-//! If a policy has gpg keys, skopeo has a temporary folder while it opens an image. The command waits up to 10 s at its end for
-//! skopeo to remove it. A `KillMode` or a grace period that is shorter leaves the folder.
+//! If a policy has gpg keys, skopeo has a temporary folder while it opens an image. The command waits up to 10 s at its
+//! end for skopeo to remove it. If systemd (`KillMode`) or a container runtime kills skopeo sooner, the folder is left.
 //!
-//! # What becomes of faults
+//! # The outcome of faults
 //!
-//! `tests/command/faults/FAULTS.md` lists what more than a hundred faults come to, with each of three skopeos. The test that has the
-//! faults writes it.
+//! `tests/command/faults/FAULTS.md` lists the outcome of more than a hundred faults with each of three skopeos. The
+//! test that causes these faults writes this file.

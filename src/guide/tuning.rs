@@ -4,12 +4,12 @@
 //!
 //! # First, change nothing
 //!
-//! The number of proxies is estimated while the pull runs, from the latency of the registry and the work with the bytes. On one
-//! machine with 2 processors, the choice took between 1.00 and 1.12 times the time of the best fixed number in 11 of 12 cases, and
-//! 1.42 times, which were 48 ms, in the other: 128 small layers from a registry in the same room (`benches/RESULTS.md`, *How many
-//! proxies are chosen*, 2026-11-27).
+//! The number of proxies is estimated while the pull runs, from the latency of the registry and the work with the
+//! bytes. On one machine with 2 processors, 11 of 12 pulls took at most 12 % longer than with the best fixed number of
+//! proxies. The other one, 128 small layers from a registry without latency, took 48 ms or 42 % longer
+//! (`benches/RESULTS.md`, *How many proxies are chosen*, 2026-11-27).
 //!
-//! Where a pull spends its time shows in a picture:
+//! A picture shows where a pull spends its time:
 //!
 //! ```text
 //! longshore pull --timeline pull.html docker://quay.io/fedora/fedora:latest oci:fedora
@@ -20,8 +20,8 @@
 //! | long waits before the first byte, few proxies | the registry's latency | more proxies |
 //! | transfers side by side, all slow | the network, or the disk | nothing here; a mirror that is nearer |
 //! | one long transfer at the end | one large layer | nothing: a blob is fetched in one piece |
-//! | few transfers, and processors that are busy | the work with the bytes | fewer things beside it; more processors |
-//! | retries | the registry, or what is between | fewer proxies, a rate limit |
+//! | few transfers, and processors that are busy | the work with the bytes | fewer other programs; more processors |
+//! | retries | the registry, or the network | fewer proxies, a rate limit |
 //!
 //! # The numbers
 //!
@@ -44,13 +44,14 @@
 //! | option | default | raise it | lower it |
 //! | --- | --- | --- | --- |
 //! | [`proxies`](crate::FetchOptions::proxies) | [`Auto`](crate::Proxies::Auto), at most 16 for a registry | many small layers from far away, on a machine with many processors | a registry that throttles; little memory |
-//! | [`proxies_per_host`](crate::FetchOptions::proxies_per_host) | 16 | as above, and keeps the estimate | as above |
+//! | [`proxies_per_host`](crate::FetchOptions::proxies_per_host) | 16 | the same; the number is still estimated | the same |
 //! | [`workers`](crate::FetchOptions::workers) | 32 | more than 32 proxies; handlers that wait a lot, such as for another server | handlers that need much memory each |
 //! | [`limit_rate`](crate::FetchOptions::limit_rate) | none | | a line that others use, too |
 //! | [`start_ahead`](crate::FetchOptions::start_ahead) | true | | most images that you open are not pulled |
 //!
-//! - **More than 16 proxies** helped only in one of the cases that were measured at a distance: 128 small layers at 100 ms, by 6 %.
-//!   At 30 ms, the same cost 22 % (`benches/RESULTS.md`, *At a distance*).
+//! - **More than 16 proxies** helped only in one of the cases that were measured at a distance: 128 small layers at 100
+//!   ms, by 6 %. At 30 ms, the same layers took 22 % more time with up to 32 proxies (`benches/RESULTS.md`, *At a
+//!   distance*).
 //! - **There are never more proxies than workers**, unless you fix their number, because a proxy without a free worker would be idle.
 //! - **A fixed number** ([`Proxies::Fixed`](crate::Proxies::Fixed)) is for measurements, and for registries whose limit you know.
 //!
@@ -60,7 +61,7 @@
 //! are images. If you have an account without such a quota, set `proxies` or `proxies_per_host` to any number, and the rule no
 //! longer applies.
 //!
-//! # What is around it
+//! # Besides the options
 //!
 //! - **skopeo 1.19 or later.** An older one hashes each blob, too, and does not end the transfer of a blob that is dropped early.
 //! - **The destination.** A layout syncs each blob to the disk before it gets its name. On a slow disk that is the limit.
@@ -70,10 +71,10 @@
 //!
 //! # Decompression
 //!
-//! [`for_each_layer_uncompressed`](crate::Fetcher#method.for_each_layer_uncompressed) decompresses in the tasks of the handlers, one
-//! layer in one task. An image with one fat layer therefore uses one processor. For `tar` and the like, the blocking methods
-//! read through a buffer of 64 KiB: the 85 layers of one image, each listed by `tar`, took 3.59 s with it instead of 3.96 s
-//! (`docs/decisions.md`, *Decompressed layers*).
+//! [`for_each_layer_uncompressed`](crate::Fetcher#method.for_each_layer_uncompressed) decompresses in the tasks of the
+//! handlers, one layer in one task. An image with one large layer therefore uses one processor. For `tar` and the like,
+//! the blocking methods read through a buffer of 64 KiB: the 85 layers of one image, each listed by `tar`, took 3.59 s
+//! with the buffer instead of 3.96 s (`docs/decisions.md`, *Decompressed layers*).
 //!
 //! # Measure
 //!
@@ -95,8 +96,8 @@
 //! # Ok(()) }
 //! ```
 //!
-//! Repeat it, in turn, and trust no difference that is smaller than that between two runs of the same. `benches/compare` does so, beside
-//! other tools.
+//! Repeat the measurement, with the numbers in turn. Trust no difference that is smaller than the difference between
+//! two equal runs. `benches/compare` measures in this way, also with other tools.
 //!
 //! # When this is the wrong tool
 //!
