@@ -7,8 +7,8 @@
 //! If that happens between its request and the answer, the mutex is free, and the next caller reads an answer that is not
 //! its own. An actor is not dropped with its callers, so each call runs to its end.
 //!
-//! The socket leads to a server of books. To `open CHAPTER` it answers with a port, from which the chapter can be read,
-//! beside the socket. It keeps the chapter open until it is told `close PORT`.
+//! The other end of the socket is a server of books. Its answer to `open CHAPTER` is the number of a port, from which
+//! the caller reads the chapter. The server keeps the chapter open until it gets `close PORT`.
 //!
 //! longshore's own actor, `src/proxy/actor.rs`, is this pattern with a timeout for each call, and with a state machine that
 //! chooses the next request.
@@ -31,7 +31,7 @@ struct Library {
     inbox: mpsc::Sender<Request>,
 }
 
-/// A request, with the way back for its one answer.
+/// A request, with the sender for its one answer.
 struct Request {
     chapter: u32,
     reply: oneshot::Sender<Chapter>,
@@ -50,13 +50,15 @@ impl Library {
         let (reply, answer) = oneshot::channel();
         // The inbox is bounded, so callers wait here while the actor is busy. A caller dropped here has asked for nothing.
         self.inbox.send(Request { chapter, reply }).await.ok()?;
-        // A caller dropped here drops `answer`, which the actor notices. An actor that ends drops `reply`, which ends this.
+        // A caller dropped here drops `answer`, which the actor notices. An actor that ends drops `reply`, and this
+        // returns.
         answer.await.ok()
     }
 }
 
 impl Chapter {
-    /// The work of the caller. The actor has no part in it, so any number of chapters are read at the same time.
+    /// Reads the chapter, and counts its words. The caller does this without the actor, so many chapters are read at
+    /// the same time.
     async fn count_words(&self) -> io::Result<usize> {
         let mut text = String::new();
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).await?;
@@ -99,7 +101,7 @@ impl Actor {
         loop {
             // Only the wait for a message is cancelled by `select!`. The call that follows runs to its end.
             tokio::select! {
-                biased; // What is given back comes first.
+                biased; // Chapters are closed first.
                 Some(port) = self.closing.recv() => drop(self.call("close", port).await?),
                 request = self.inbox.recv() => match request {
                     // The caller left before its request was sent, so it is not sent.
@@ -138,7 +140,7 @@ impl Actor {
 
 // ---- The server, which knows nothing of actors ----
 
-/// Serves one client, and prints what it is asked and what it answers. `open` always has the number of open chapters.
+/// Serves one client, and prints each request with its answer. `open` always has the number of open chapters.
 async fn serve(client: UnixStream, open: watch::Sender<usize>) -> io::Result<()> {
     let mut client = BufReader::new(client);
     let mut chapters = HashMap::new();
@@ -177,7 +179,7 @@ async fn serve(client: UnixStream, open: watch::Sender<usize>) -> io::Result<()>
 
 // ---- What happens ----
 
-// On one thread, so that everything is printed in the same order each time. The pattern does not need that.
+// One thread is used so that the lines are printed in the same order each time. The pattern does not need that.
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
     let (ours, theirs) = UnixStream::pair()?;

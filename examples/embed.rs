@@ -1,5 +1,6 @@
-//! Embeds the engine: computes a checksum of each layer, of many layers at the same time. `cargo run
-//! --example embed -- docker://quay.io/fedora/fedora:latest`
+//! Computes a checksum of each layer of an image, of many layers at the same time.
+//!
+//! `cargo run --example embed -- docker://quay.io/fedora/fedora:latest`
 
 use anyhow::Context;
 use longshore::{FetchOptions, Fetcher, ImageProxyConfig};

@@ -28,22 +28,23 @@ async fn main() -> anyhow::Result<()> {
     let proxy = ImageProxy::new_with_config(config).await?;
     println!("protocol {}", proxy.protocol_version());
 
-    // One packet with the reference goes out. skopeo finds the registry or its mirrors, logs in, fetches the manifest, checks
-    // the signature policy, and answers with a number, which is in `image`.
+    // Sends one packet with the reference. skopeo finds the registry or its mirrors, logs in, fetches the manifest,
+    // checks the signature policy, and answers with a number, which is in `image`.
     let image = proxy.open_image(reference).await?;
 
-    // The answer is the manifest's digest and one end of a pipe, through which the manifest comes. Of an index, it is the
-    // manifest for this machine. `FinishPipe` then asks skopeo to close its end.
+    // The answer is the manifest's digest and one end of a pipe, through which the manifest comes. If the
+    // image is an index, this is the manifest for this machine. `FinishPipe` then asks skopeo to close its end.
     let (digest, manifest) = proxy.fetch_manifest(&image).await?;
     println!("manifest {digest}");
 
-    // The same for the config. skopeo has checked its digest.
+    // The config comes in the same way. skopeo has checked its digest.
     let config = proxy.fetch_config(&image).await?;
     println!("platform {}/{}", config.os(), config.architecture());
 
     for layer in manifest.layers() {
-        // skopeo asks the registry for the blob, and answers when the registry does: with one end of a pipe for the bytes,
-        // and of another one for an error (before skopeo 1.19, with a single one). Meanwhile, it answers no other call.
+        // skopeo asks the registry for the blob, and answers when the registry answers. The answer contains the read
+        // end of a pipe for the bytes, and of a second pipe for an error. (Before skopeo 1.19, there is only the first
+        // pipe.) Until then, skopeo answers no other call.
         let mut blob = proxy.get_descriptor(&image, layer).await?;
 
         // The bytes come through the pipe, beside the socket. The proxy is free for other calls, so many blobs can be read at
@@ -56,16 +57,17 @@ async fn main() -> anyhow::Result<()> {
             bytes += n; // Here your program uses `buffer[..n]`.
         }
 
-        // Reads what is left, here nothing, and returns an error unless size and digest are right and skopeo saw no error. To
-        // give a blob up, drop it instead: that closes the pipe, and skopeo ends the transfer.
+        // Reads what is left, here nothing, and returns an error unless size and digest are right and skopeo saw no
+        // error. To abandon a blob, drop it instead. That closes the pipe, and skopeo ends the transfer.
         blob.finish().await?;
         println!("layer {} has {bytes} bytes", layer.digest());
     }
 
-    // One packet with the image's number. Dropping `image` sends it, too, but returns no error.
+    // Sends one packet with the image's number. Dropping `image` also sends the packet, but returns no error.
     proxy.close_image(image).await?;
 
-    // The last packet tells skopeo to end. An error here says how it ended: its status, and the last lines of its stderr.
+    // Sends the last packet, which tells skopeo to exit. An error here says how skopeo exited: its status, and the last
+    // lines of its stderr.
     proxy.finalize().await?;
     Ok(())
 }

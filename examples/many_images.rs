@@ -34,21 +34,21 @@ async fn main() -> anyhow::Result<ExitCode> {
 
     let config = ImageProxyConfig::default().insecure_skip_tls_verification(insecure);
     let fetcher = Fetcher::new(config, FetchOptions::default()).await?;
-    // Each image is named by its reference in the layout.
+    // In the layout, the name of each image is its reference.
     let mut pulling = fetcher.pull_many(requests(&text), OciLayout::named_by_reference(folder));
-    // An outcome comes when its image is in the layout, or has failed for good, not in the order of the list. The list is
-    // pulled on while this loop runs; if the loop is slow, the pull waits for it. Dropping `pulling` stops everything.
+    // Outcomes come in the order in which images are complete or have failed for good. The pull goes on while this loop
+    // runs; if 64 outcomes are not taken, it waits. Dropping `pulling` stops everything.
     while let Some(pulled) = pulling.next().await {
         let reference = &pulled.request.reference;
         match pulled.images {
-            // Several only if all platforms of an index were asked for.
+            // There are several images only if all platforms of an index were asked for.
             Ok(images) => {
                 for image in images {
                     let (digest, layers) = (image.source_digest(), image.layers().len());
                     println!("{reference}: {digest}, {layers} layers");
                 }
             }
-            // With its causes, which say more than the error alone.
+            // `{:#}` adds the causes of the error.
             Err(error) => println!("{reference}: failed: {:#}", anyhow::Error::from(error)),
         }
     }

@@ -5,10 +5,10 @@
 //! Use it to fill a bucket without a disk in between. With its feature `aws`, `object_store` also knows `s3://BUCKET/PREFIX`
 //! and reads `AWS_ACCESS_KEY_ID` and the like from the environment; `gcp` and `azure` are further features.
 //!
-//! What is stored is an OCI image layout. Copied into a folder, it is opened by skopeo as `oci:FOLDER`.
+//! The result is an OCI image layout. If you copy it into a folder, skopeo can open it as `oci:FOLDER`.
 //!
-//! A blob becomes visible when all of it has come and is right. `index.json` comes last, when everything that it names is
-//! there. No more than `WORKERS` x 2 x `PART` bytes are held in memory.
+//! A blob becomes visible when it is complete and verified. `index.json` is written last, when everything that it names
+//! is stored. No more than `WORKERS` x 2 x `PART` bytes are held in memory.
 //!
 //! S3 keeps the parts of an upload whose program was killed: let a lifecycle rule of the bucket abort such uploads.
 
@@ -48,7 +48,8 @@ struct Layout {
 }
 
 impl Layout {
-    /// Also returns a channel without messages, which ends when the layout and all its uploads are gone.
+    /// Makes a layout. Also returns a channel without messages, which ends when the layout and all its uploads are
+    /// dropped.
     fn new(store: Arc<dyn ObjectStore>, prefix: Path) -> (Self, mpsc::Receiver<Infallible>) {
         let (uploads, ended) = mpsc::channel(1);
         let layout = Self {
@@ -79,8 +80,8 @@ impl Layout {
         self.put(&manifest, image.manifest()).await
     }
 
-    /// Makes these manifests or indexes visible. To add to what another pull has put there, read `index.json` here, and
-    /// write it back with `PutMode::Update`, again if somebody else was faster.
+    /// Makes these manifests or indexes visible. To keep the images of other pulls, read `index.json` here, write it
+    /// with `PutMode::Update`, and retry if another program has changed it meanwhile.
     async fn put_index(&self, manifests: &[&Descriptor]) -> longshore::Result<()> {
         let marker = self.prefix.clone().join("oci-layout");
         let version = json!({ "imageLayoutVersion": "1.0.0" });
@@ -112,8 +113,8 @@ impl Sink for Layout {
         let upload = self.store.put_multipart(&path).await;
         let writer = WriteMultipart::new_with_chunk_size(upload.map_err(Error::handler)?, PART);
         let lease = self.uploads.clone();
-        // A task of its own, because this future may be dropped, and an upload must then be aborted. When the pull has ended,
-        // reads fail, so the task ends soon after.
+        // The upload runs in a task of its own, because this future may be dropped, and an upload must then be aborted.
+        // When the pull has ended, reads fail, so the task ends soon after.
         let uploading = tokio::spawn(async move {
             let uploaded = upload_parts(writer, reader).await;
             drop(lease);
@@ -190,7 +191,7 @@ async fn main() -> anyhow::Result<()> {
     let fetcher = Fetcher::new(config, FetchOptions::default().workers(WORKERS)).await?;
     let image = fetcher.open(reference).await?;
     let pulled = fetcher.pull(&image, layout).await;
-    // After a failure, other uploads are being aborted. This waits until they are.
+    // After a failure, other uploads are being aborted. Waits until all of them are aborted.
     uploads.recv().await;
     let pulled = pulled.with_context(|| format!("can't pull {reference} into {url}"))?;
     println!(
@@ -200,7 +201,7 @@ async fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// How a sink is tested without skopeo and without a network.
+/// Tests of the sink, without skopeo and without a network.
 #[cfg(test)]
 mod tests {
     use futures_util::TryStreamExt;
@@ -222,7 +223,7 @@ mod tests {
         found.try_collect().await.unwrap()
     }
 
-    /// Stores a layer of these bytes, of which this is sent.
+    /// Stores a layer whose descriptor is that of `bytes`, from a reader that sends `sent`.
     async fn store(store: &Arc<InMemory>, bytes: &[u8], sent: &[u8]) -> longshore::Result<Layer> {
         let (layout, mut uploads) = Layout::new(Arc::<InMemory>::clone(store), "a/b".into());
         let size = bytes.len() as u64;

@@ -3,11 +3,11 @@
 //!
 //! `cargo run --example ordered_import -- docker://quay.io/fedora/fedora:latest FOLDER`
 //!
-//! Use it where a layer can be imported only when those below it are there, or where one writer is all there is. The next
+//! Use it where a layer can be imported only after the layers below it, or where only one writer is possible. The next
 //! layers are opened while one is imported. `parallel_import.rs` imports many at once.
 //!
-//! Here the store is a folder with a file `DIFF_ID.tar` for each layer. A layer that is there is not fetched, so a run that
-//! was interrupted goes on where it was.
+//! Here the store is a folder with a file `DIFF_ID.tar` for each layer. A layer that is already in the folder is not
+//! fetched, so a run after an interrupted one fetches only the layers that are missing.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -33,7 +33,7 @@ fn path_of(folder: &Path, layer: &Layer) -> anyhow::Result<PathBuf> {
     Ok(folder.join(format!("{}.tar", diff_id.digest())))
 }
 
-/// Imports a layer: here is what your program does differently. Returns the number of bytes.
+/// Imports a layer. Returns the number of bytes. Your program has its own import here.
 async fn import(folder: &Path, path: &Path, mut reader: UncompressedReader) -> anyhow::Result<u64> {
     // The file is removed if this fails or is dropped.
     let partial = NamedTempFile::new_in(folder)?;
@@ -60,7 +60,7 @@ async fn main() -> anyhow::Result<()> {
     let config = ImageProxyConfig::default().insecure_skip_tls_verification(insecure);
     let fetcher = Fetcher::new(config, FetchOptions::default()).await?;
     let image = fetcher.open(reference).await?;
-    // The config, which lists the diff_ids.
+    // Fetches the config, which lists the diff_ids.
     let content = fetcher.content(&image).await?;
 
     // An image can have the same layer twice.

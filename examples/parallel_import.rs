@@ -5,8 +5,8 @@
 //!
 //! Use it where layers do not need each other, and where the code that reads them uses `std::io::Read`.
 //!
-//! Here `FOLDER/files` has each file once, named by its digest, whichever layers have it. `FOLDER/layers` has a listing for
-//! each layer. A layer whose listing is there is not fetched.
+//! Here `FOLDER/files` has each file once, named by its digest, even if several layers contain it. `FOLDER/layers` has
+//! a listing for each layer. A layer that already has a listing is not fetched.
 
 use std::fs::{self, File};
 use std::io::{self, BufReader, Read, Write};
@@ -54,7 +54,7 @@ impl Store {
         for entry in archive.entries()? {
             let mut entry = entry?;
             let kind = entry.header().entry_type();
-            // Escaped, because a path can have any bytes, also line breaks.
+            // The path is escaped, because it can have any bytes, also line breaks.
             let path = entry.path_bytes().escape_ascii().to_string();
             let content = if kind.is_file() {
                 files += 1;
@@ -64,8 +64,8 @@ impl Store {
             };
             writeln!(listing, "{content} {kind:?} {path}")?;
         }
-        // The archive ends before the layer does. The end of the layer comes only if size and digest are right, so the listing
-        // gets its name after it. The files can be there before: each has been named by its own digest.
+        // The archive ends before the layer does. The end of the layer comes only if size and digest are right, so the
+        // listing gets its name after it. The files can be stored before, because each is named by its own digest.
         io::copy(&mut archive.into_inner(), &mut io::sink())?;
         listing.as_file().sync_all()?;
         listing.persist(self.listing(layer)?)?;
@@ -86,7 +86,7 @@ impl Store {
     }
 }
 
-/// Hashes what is written to a file.
+/// A writer to a file that hashes what is written.
 struct Hashing<'a>(&'a mut File, Sha256);
 
 impl Write for Hashing<'_> {
@@ -114,7 +114,7 @@ async fn main() -> anyhow::Result<()> {
     let config = ImageProxyConfig::default().insecure_skip_tls_verification(insecure);
     let fetcher = Fetcher::new(config, FetchOptions::default()).await?;
     let image = fetcher.open(reference).await?;
-    // The config, which lists the diff_ids.
+    // Fetches the config, which lists the diff_ids.
     let content = fetcher.content(&image).await?;
     let mut missing = Vec::new();
     for layer in content.layers() {
@@ -128,7 +128,8 @@ async fn main() -> anyhow::Result<()> {
 
     let importing = Arc::clone(&store);
     let imported = fetcher
-        // A layer that occurs twice is imported once. One that breaks off is imported again, from its start.
+        // A layer that occurs twice is imported once. A layer whose transfer breaks off is imported again, from its
+        // start.
         .for_each_of_uncompressed(&image, &missing, move |layer, reader| {
             let store = Arc::clone(&importing);
             async move {

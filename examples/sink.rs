@@ -1,4 +1,4 @@
-//! A custom sink: pulls an image into flat files, one for each layer.
+//! Pulls an image through a custom `Sink`, into one file for each layer.
 //!
 //! `cargo run --example sink -- docker://quay.io/fedora/fedora:latest FOLDER`
 
