@@ -1,4 +1,4 @@
-//! An async server that pulls images for its clients, many at once:
+//! An async server that pulls images into an OCI layout for its clients, many at once:
 //! `GET /pull?image=docker://quay.io/fedora/fedora:latest` answers with the digests of the layers.
 //!
 //! `cargo run --example async_server -- ADDRESS FOLDER`
@@ -14,6 +14,8 @@ use longshore::{Error, FetchOptions, Fetcher, ImageProxyConfig, OciLayout};
 use serde::Deserialize;
 use tokio::net::TcpListener;
 
+const USAGE: &str = "usage: async_server ADDRESS FOLDER [insecure]";
+
 /// The state that all requests share. A clone of the fetcher is cheap.
 #[derive(Clone)]
 struct Server {
@@ -26,7 +28,7 @@ struct Wanted {
     image: String,
 }
 
-/// Pulls an image. axum drops this future when its client goes away, which ends the pull: its processes end,
+/// Pulls an image. axum drops this future when its client disconnects. That ends the pull: its skopeo processes end,
 /// and the layout keeps the complete blobs.
 async fn pull(
     State(server): State<Server>,
@@ -50,8 +52,8 @@ async fn pull(
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let mut arguments = std::env::args().skip(1);
-    let address = arguments.next().context("which address?")?;
-    let folder = arguments.next().context("which folder?")?.into();
+    let address = arguments.next().context(USAGE)?;
+    let folder = arguments.next().context(USAGE)?.into();
     // A third argument "insecure" allows plain HTTP, for example for a registry on this machine.
     let insecure = arguments.next().is_some_and(|word| word == "insecure");
     let config = ImageProxyConfig::default().insecure_skip_tls_verification(insecure);

@@ -9,7 +9,7 @@ use tokio::io::AsyncReadExt;
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let mut arguments = std::env::args().skip(1);
-    let reference = arguments.next().context("which image?")?;
+    let reference = arguments.next().context("usage: embed IMAGE [insecure]")?;
     // A second argument "insecure" allows plain HTTP, for example for a registry on this machine.
     let insecure = arguments.next().is_some_and(|word| word == "insecure");
     let config = ImageProxyConfig::default().insecure_skip_tls_verification(insecure);

@@ -10,7 +10,9 @@ use longshore::{
 };
 use tokio::fs::{self, File};
 
-/// Writes `FOLDER/DIGEST` for each layer, and `FOLDER/manifest.json` at the end.
+const USAGE: &str = "usage: sink IMAGE FOLDER [insecure]";
+
+/// A sink that writes `FOLDER/DIGEST` for each layer, and `FOLDER/manifest.json` at the end.
 struct Flat(PathBuf);
 
 impl Flat {
@@ -50,8 +52,8 @@ impl Sink for Flat {
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let mut arguments = std::env::args().skip(1);
-    let reference = arguments.next().context("which image?")?;
-    let folder = PathBuf::from(arguments.next().context("into which folder?")?);
+    let reference = arguments.next().context(USAGE)?;
+    let folder = PathBuf::from(arguments.next().context(USAGE)?);
     // A third argument "insecure" allows plain HTTP, for example for a registry on this machine.
     let insecure = arguments.next().is_some_and(|word| word == "insecure");
     fs::create_dir_all(&folder).await?;
