@@ -6,12 +6,12 @@ use std::io::{self, Read};
 use std::path::Path;
 use std::str::FromStr;
 
-use longshore::oci_spec::distribution::Reference;
 use longshore::{ImageRequest, OciLayout, Platforms};
 use sha2::{Digest, Sha256};
 
 use super::args::image_reference;
 use super::failure::Failure;
+use super::name::RegistryName;
 
 /// The maximum size of a list, in bytes. This suffices for some hundred thousand images.
 const MAX_LIST_BYTES: u64 = 64 << 20;
@@ -58,7 +58,10 @@ fn request(reference: &str, options: &[&str]) -> Result<ImageRequest, String> {
     let mut request = ImageRequest::new(image_reference(reference)?);
     for option in options {
         request = match option.split_once('=') {
-            Some(("platform", platform)) => request.platforms(platform.parse()?),
+            Some(("platform", platform)) => {
+                let platforms = platform.parse::<Platforms>();
+                request.platforms(platforms.map_err(|error| error.to_string())?)
+            }
             Some(("name", name)) if OciLayout::can_name(name) => request.name(name),
             Some(("name", name)) => return Err(cant_name(name)),
             _ => return Err(format!("{option:?} is neither platform=... nor name=...")),
@@ -200,19 +203,26 @@ fn fill(template: &str, request: &ImageRequest) -> Result<String, String> {
 fn parts_of(reference: &str) -> Result<[String; 4], String> {
     let parsed = reference
         .strip_prefix("docker://")
-        .and_then(|name| name.parse::<Reference>().ok());
-    let parsed = parsed.ok_or_else(|| {
+        .and_then(|name| RegistryName::parse(name).ok());
+    let RegistryName {
+        host,
+        repository,
+        tag,
+        digest,
+    } = parsed.ok_or_else(|| {
         format!("only the name of a docker:// image has parts to fill in, and {reference} is none")
     })?;
-    let repository = parsed.repository();
-    let name = repository.rsplit('/').next().unwrap_or(repository);
-    let digest = || parsed.digest().map(|digest| digest.replace(':', "-"));
-    let tag = match parsed.tag() {
-        Some(tag) => tag.to_owned(),
-        None => digest().unwrap_or_else(|| "latest".to_owned()),
+    let name = repository
+        .rsplit('/')
+        .next()
+        .unwrap_or(&repository)
+        .to_owned();
+    let tag = match (tag, digest) {
+        (Some(tag), _) => tag.to_owned(),
+        (None, Some(digest)) => digest.replace(':', "-"),
+        (None, None) => "latest".to_owned(),
     };
-    let registry = parsed.registry().to_owned();
-    Ok([registry, repository.to_owned(), name.to_owned(), tag])
+    Ok([host.to_owned(), repository.into_owned(), name, tag])
 }
 
 #[cfg(test)]

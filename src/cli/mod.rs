@@ -14,6 +14,7 @@ mod list;
 mod list_tags;
 mod man;
 mod many;
+mod name;
 mod open;
 mod outcome;
 mod page;
@@ -37,7 +38,9 @@ use std::time::Duration;
 
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 use self::args::Arguments;
 use self::children::Children;
@@ -133,14 +136,19 @@ async fn within<T>(
 
 /// Sends the log to stderr. `RUST_LOG` selects the messages. If it is not set, `-v` selects the debug messages of longshore.
 fn log_to_stderr(is_verbose: bool) {
-    let filter = match EnvFilter::try_from_default_env() {
-        Ok(filter) => filter,
-        Err(_) if is_verbose => EnvFilter::new("longshore=debug"),
-        Err(_) => EnvFilter::new("off"),
+    let selected = std::env::var("RUST_LOG")
+        .ok()
+        .and_then(|targets| targets.parse().ok());
+    let filter: Targets = match selected {
+        Some(filter) => filter,
+        None if is_verbose => Targets::new().with_target("longshore", LevelFilter::DEBUG),
+        None => Targets::new(),
     };
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let lines = tracing_subscriber::fmt::layer()
         .with_writer(|| Log)
-        .with_ansi(std::io::stderr().is_terminal())
+        .with_ansi(std::io::stderr().is_terminal());
+    tracing_subscriber::registry()
+        .with(lines)
+        .with(filter)
         .init();
 }

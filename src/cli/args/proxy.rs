@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
-use longshore::oci_spec::distribution::Reference;
 use longshore::{ConnectionOptions, Credentials, ImageProxyConfig, Platform};
 
 use super::environment::{AUTHFILE, Environment};
@@ -14,6 +13,7 @@ use super::headings::{CREDENTIALS, LIMITS, TRUST};
 use super::values::{duration, rate_or_none};
 use crate::cli::failure::Failure;
 use crate::cli::hint::Login;
+use crate::cli::name::RegistryName;
 use crate::cli::say::say;
 use crate::cli::secret;
 
@@ -286,16 +286,9 @@ fn registry_of(image: &str) -> Result<String, Failure> {
             "credentials are of use only for docker:// images, not for {image}"
         ))
     })?;
-    // The parser does not know the addresses of IPv6.
-    if let Some((host, _)) = reference.split_once('/')
-        && host.starts_with('[')
-    {
-        return Ok(host.to_owned());
-    }
-    let reference: Reference = reference
-        .parse()
+    let name = RegistryName::parse(reference)
         .map_err(|e| Failure::usage(format!("{image} is not an image reference: {e}")))?;
-    Ok(reference.registry().to_owned())
+    Ok(name.host.to_owned())
 }
 
 #[cfg(test)]

@@ -1,7 +1,8 @@
 //! The names of images on the command line.
 
-use longshore::oci_spec::distribution::Reference;
 use strsim::damerau_levenshtein;
+
+use crate::cli::name::RegistryName;
 
 /// The transports of skopeo (containers-transports(5)).
 const TRANSPORTS: [&str; 10] = [
@@ -28,10 +29,8 @@ pub(crate) fn image_reference(text: &str) -> Result<String, String> {
         let Some(name) = rest.strip_prefix("//") else {
             return Err(did_you_mean(rest.trim_start_matches('/')));
         };
-        match name.parse::<Reference>() {
+        match RegistryName::parse(name) {
             Ok(_) => Ok(text.to_owned()),
-            // The parser does not know the addresses of IPv6, which skopeo does.
-            Err(_) if name.starts_with('[') => Ok(text.to_owned()),
             Err(error) => Err(format!(
                 "{error}; an image at a registry is docker://HOST/REPOSITORY[:TAG][@DIGEST], in lower case"
             )),
