@@ -8,7 +8,9 @@ use longshore::{FetchOptions, Fetcher, ImageProxyConfig};
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let mut arguments = std::env::args().skip(1);
-    let reference = arguments.next().context("usage: list_files IMAGE [insecure]")?;
+    let reference = arguments
+        .next()
+        .context("usage: list_files IMAGE [insecure]")?;
     // A second argument "insecure" allows plain HTTP, for example for a registry on this machine.
     let insecure = arguments.next().is_some_and(|word| word == "insecure");
     let config = ImageProxyConfig::default().insecure_skip_tls_verification(insecure);

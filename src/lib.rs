@@ -84,7 +84,7 @@ pub use config::{
     DEFAULT_MAX_DOCUMENT_BYTES, DEFAULT_SHUTDOWN_TIMEOUT, DEFAULT_STALL_TIMEOUT, ImageProxyConfig,
     Platform,
 };
-pub use error::{BlobError, ChildExit, ConfigError, Error, Result, Violation};
+pub use error::{BlobError, ChildExit, ConfigError, Error, ParseError, Result, Violation};
 #[cfg(feature = "decompress")]
 pub use fetch::UncompressedReader;
 pub use fetch::{

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::error::ParseError;
+
 /// A platform (an operating system and an architecture), by which an image is chosen from an index.
 ///
 /// The text form is `OS/ARCH[/VARIANT]`, such as `linux/arm64` or `linux/arm/v7`.
@@ -50,17 +52,23 @@ impl fmt::Display for Platform {
 }
 
 impl FromStr for Platform {
-    type Err = String;
+    type Err = ParseError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let parts: Vec<&str> = text.split('/').collect();
         let (os, architecture, variant) = match parts[..] {
             [os, architecture] => (os, architecture, None),
             [os, architecture, variant] => (os, architecture, Some(variant)),
-            _ => return Err("a platform is OS/ARCH[/VARIANT], such as linux/arm64".into()),
+            _ => {
+                return Err(ParseError::new(
+                    "a platform is OS/ARCH[/VARIANT], such as linux/arm64",
+                ));
+            }
         };
         if parts.iter().any(|part| part.is_empty()) {
-            return Err("a platform is OS/ARCH[/VARIANT], without empty parts".into());
+            return Err(ParseError::new(
+                "a platform is OS/ARCH[/VARIANT], without empty parts",
+            ));
         }
         Ok(Self {
             os: os.to_owned(),

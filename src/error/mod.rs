@@ -1,7 +1,9 @@
 //! The public errors. A caller can tell their kinds apart without reading messages.
 
+mod blob;
+mod exit;
+
 use std::io;
-use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +15,9 @@ use crate::protocol::{
     self, FIRST_SUPPORTED, Refusal, RefusalKind, doing, first_skopeo, skopeo_of,
 };
 use crate::words::printable;
+
+pub use self::blob::BlobError;
+pub use self::exit::ChildExit;
 
 /// A result with this library's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -341,7 +346,8 @@ impl Error {
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Refused { refusal, .. } => refusal.is_transient(),
-            Self::ProxyExited(_)
+            Self::Protocol(_)
+            | Self::ProxyExited(_)
             | Self::Disconnected
             | Self::RuntimeIdle
             | Self::CallTimeout { .. } => true,
@@ -413,219 +419,16 @@ pub enum ConfigError {
     },
 }
 
-/// The reason why a blob could not be fetched, or is wrong.
-#[derive(Debug, Clone, thiserror::Error)]
-#[non_exhaustive]
-pub enum BlobError {
-    /// The proxy or the registry refused the blob, before or during the transfer.
-    #[error(transparent)]
-    Refused(Refusal),
-    /// The blob ended before all bytes came, and the proxy gave no reason.
-    #[error("ended after {read} bytes of {size}")]
-    #[non_exhaustive]
-    Short {
-        /// The number of bytes that came.
-        read: u64,
-        /// The expected size, in bytes.
-        size: u64,
-    },
-    /// The blob is longer than expected: than the size in the descriptor of a [`Blob`](crate::Blob), or than the size
-    /// that the registry announced for a [`RawBlob`](crate::RawBlob). At most one byte too many of a `Blob` was read.
-    /// A `RawBlob` was read to its end.
-    #[error("longer than the expected {size} bytes")]
-    #[non_exhaustive]
-    TooLong {
-        /// The expected size, in bytes.
-        size: u64,
-    },
-    /// The size that the registry announces is not the size in the descriptor.
-    #[error("announced with {announced} bytes, its descriptor says {size}")]
-    #[non_exhaustive]
-    WrongSize {
-        /// The size that the registry announces, in bytes.
-        announced: u64,
-        /// The size in the descriptor, in bytes.
-        size: u64,
-    },
-    /// The blob has the right size, but another digest.
-    #[error("corrupt: its bytes have digest {computed}")]
-    #[non_exhaustive]
-    Corrupt {
-        /// The digest of the bytes that came.
-        computed: Digest,
-    },
-    /// No byte of the blob came for the stall timeout while a caller waited to read.
-    #[error("stalled: no byte for {after:?}, after {read} bytes")]
-    #[non_exhaustive]
-    Stalled {
-        /// The [`stall_timeout`](crate::ConnectionOptions::stall_timeout).
-        after: Duration,
-        /// The number of bytes that came before.
-        read: u64,
-    },
-    /// The bytes of the blob came too slowly while a caller waited to read.
-    #[error("too slow: less than {least} bytes a second over {over:?}, after {read} bytes")]
-    #[non_exhaustive]
-    TooSlow {
-        /// The [`least_rate`](crate::ConnectionOptions::least_rate), in bytes per second.
-        least: u64,
-        /// The [`stall_timeout`](crate::ConnectionOptions::stall_timeout).
-        over: Duration,
-        /// The number of bytes that came before.
-        read: u64,
-    },
-    /// The digest's algorithm is not sha256, sha384 or sha512. The blob was not fetched.
-    #[error("its digest's algorithm can't be checked (known: sha256, sha384, sha512)")]
-    UnknownAlgorithm,
-    /// The reader was dropped before all bytes were read, so the blob could not be checked.
-    #[error("its reader was dropped after {read} bytes, before the end")]
-    #[non_exhaustive]
-    Abandoned {
-        /// The number of bytes that were read.
-        read: u64,
-    },
-    /// The [`BlobDriver`](crate::BlobDriver) was awaited, and no byte was read for the stall timeout.
-    #[error("nobody read from it for {after:?}, so it could not be checked")]
-    #[non_exhaustive]
-    Unread {
-        /// The [`stall_timeout`](crate::ConnectionOptions::stall_timeout).
-        after: Duration,
-    },
-    /// The size in the descriptor is larger than the protocol can carry exactly (2^53 − 1 bytes).
-    #[error("its size of {0} bytes is more than the protocol allows")]
-    ImpossibleSize(u64),
-    /// The layer's compressed bytes have the right digest, but they can't be decompressed.
-    #[error("can't be decompressed")]
-    Decompress(#[source] Arc<io::Error>),
-    /// The layer decompresses to more bytes than its compressed size allows for.
-    #[error("decompresses to more than {limit} bytes, the bound that max_expansion sets")]
-    #[non_exhaustive]
-    Expands {
-        /// The limit, in bytes, from [`FetchOptions::max_expansion`](crate::FetchOptions::max_expansion).
-        limit: u64,
-    },
-    /// The layer is compressed by zstd with a window larger than the limit. The decompression needs memory of the
-    /// window's size.
-    #[error("its zstd window is larger than the {limit} bytes of max_zstd_window")]
-    #[non_exhaustive]
-    ZstdWindow {
-        /// The limit, in bytes: [`FetchOptions::max_zstd_window`](crate::FetchOptions::max_zstd_window).
-        limit: u64,
-    },
-    /// The layer's compressed bytes have the right digest, but the decompressed bytes have a wrong one.
-    #[error("decompresses to {computed}, the image config says {diff_id}")]
-    #[non_exhaustive]
-    WrongDiffId {
-        /// The digest of the decompressed bytes.
-        computed: Box<Digest>,
-        /// The digest in the image config.
-        diff_id: Box<Digest>,
-    },
-    /// The proxy failed during the transfer of the blob.
-    #[error("its proxy failed")]
-    Connection(#[source] Box<Error>),
-    /// The pipe could not be read.
-    #[error("its pipe can't be read")]
-    Read(#[source] Arc<io::Error>),
-}
+/// The error of a text that can't be parsed, such as a [`Platform`](crate::Platform). The message says what is expected.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct ParseError(String);
 
-impl BlobError {
-    fn is_retryable(&self) -> bool {
-        match self {
-            Self::Refused(refusal) => refusal.is_transient(),
-            Self::Short { .. }
-            | Self::TooLong { .. }
-            | Self::WrongSize { .. }
-            | Self::Stalled { .. }
-            | Self::TooSlow { .. }
-            | Self::Corrupt { .. } => true,
-            Self::Connection(source) => source.is_retryable(),
-            _ => false,
-        }
+impl ParseError {
+    pub(crate) fn new(expected: impl Into<String>) -> Self {
+        Self(expected.into())
     }
 }
-
-/// The exit of a proxy's process: its exit status, and the end of its stderr.
-#[derive(Debug, Clone)]
-pub struct ChildExit {
-    program: String,
-    status: Option<ExitStatus>,
-    stderr: String,
-    crash: Option<String>,
-}
-
-/// The maximum length of the line of the proxy's stderr that an error message shows, in characters.
-const SHOWN_STDERR_CHARS: usize = 300;
-
-impl ChildExit {
-    pub(crate) fn new(
-        program: String,
-        status: Option<ExitStatus>,
-        stderr: String,
-        crash: Option<String>,
-    ) -> Self {
-        Self {
-            program,
-            status,
-            stderr,
-            crash,
-        }
-    }
-
-    /// The exit status. `None` if other code of this program reaped the process. That happens in a program that
-    /// ignores `SIGCHLD` or waits for all its children.
-    #[must_use]
-    pub fn status(&self) -> Option<ExitStatus> {
-        self.status
-    }
-
-    /// The last 64 KiB that the process wrote to stderr. The lines are cleaned like
-    /// [`printable`](crate::printable) text.
-    #[must_use]
-    pub fn stderr(&self) -> &str {
-        &self.stderr
-    }
-
-    /// Whether the process exited with status 0.
-    #[must_use]
-    pub fn success(&self) -> bool {
-        self.status.is_some_and(|status| status.success())
-    }
-
-    /// Whether the process is known to have failed. If other code reaped the process, the status is unknown, and
-    /// callers decide by what else is known, such as whether all bytes came.
-    pub(crate) fn failed(&self) -> bool {
-        self.status.is_some_and(|status| !status.success())
-    }
-}
-
-impl std::fmt::Display for ChildExit {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self {
-            program,
-            status,
-            stderr,
-            crash,
-        } = self;
-        match status {
-            Some(status) => write!(f, "{program} ended: {status}")?,
-            None => write!(
-                f,
-                "{program} ended (other code of this program collected its exit status)"
-            )?,
-        }
-        let last = stderr.lines().rev().find(|line| !line.trim().is_empty());
-        let (said, line) = match (crash, last) {
-            (Some(crash), _) => ("it crashed", crash.as_str()),
-            (None, Some(last)) => ("it last said", last),
-            (None, None) => return Ok(()),
-        };
-        let shown: String = line.trim().chars().take(SHOWN_STDERR_CHARS).collect();
-        write!(f, "; {said}: {shown}")
-    }
-}
-
-impl std::error::Error for ChildExit {}
 
 /// Returns the error of a task that ended without a result because its runtime is gone. If the task panicked, the
 /// panic continues in the caller.

@@ -172,6 +172,21 @@ impl<R> std::fmt::Debug for Decompressing<R> {
 }
 
 impl UncompressedReader {
+    /// Reads and checks the rest of the layer: the blob against its digest, and the decompressed bytes against the
+    /// layer's `diff_id`, if there is one. A handler calls this before it makes visible what it has read.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Blob`] if the layer is wrong or its transfer failed; the error that ended the fetch, or
+    /// [`Error::Cancelled`] if the fetch was dropped; the errors of the proxy.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future early has the same effect as dropping the reader.
+    pub async fn finish(mut self) -> Result<()> {
+        self.0.get().map_err(Error::handler)?.read_to_end().await
+    }
+
     pub(super) async fn new(
         reader: LayerReader,
         layer: &Layer,

@@ -15,7 +15,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::handler::{Doing, Handler, Job};
 use super::{Layer, LayerReader};
-use crate::error::{Result, panicked};
+use crate::error::{Error, Result, panicked};
 
 /// The error of a handler, of any type.
 pub(super) type Failed = Box<dyn StdError + Send + Sync>;
@@ -89,6 +89,18 @@ const BUFFER_BYTES: usize = 64 * 1024;
 /// The reader reaches its end only if the layer is verified, like a [`LayerReader`]. A reader that decompresses also
 /// checks the `diff_id`, like `UncompressedReader`.
 pub struct BlockingReader(BufReader<SyncIoBridge<Box<dyn AsyncRead + Send + Unpin>>>);
+
+impl BlockingReader {
+    /// Reads and checks the rest of the layer. A handler calls this before it makes visible what it has read.
+    ///
+    /// # Errors
+    ///
+    /// The errors of the reader that this one reads from: [`LayerReader::finish`], or `UncompressedReader::finish`.
+    pub fn finish(mut self) -> Result<()> {
+        let rest = io::copy(&mut self.0, &mut io::sink());
+        rest.map(drop).map_err(Error::handler)
+    }
+}
 
 impl fmt::Debug for BlockingReader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -80,7 +80,8 @@ pub enum EventKind {
         /// The reference by which the image was asked for.
         reference: String,
         /// The digest of the image's manifest at its source, before any conversion.
-        digest: String,
+        #[serde(serialize_with = "text")]
+        digest: Digest,
         /// The number of the image's layers.
         layers: usize,
     },

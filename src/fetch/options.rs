@@ -4,10 +4,11 @@ use std::num::{NonZeroU64, NonZeroUsize};
 use std::str::FromStr;
 
 use super::retry::RetryPolicy;
+use crate::error::ParseError;
 use crate::reference::Place;
 
 /// The default of [`FetchOptions::workers`]. Each blob in flight needs a pipe. While it is written into a
-/// layout, it also needs half a megabyte of buffers.
+/// layout, it also needs 256 KiB of buffers.
 pub const DEFAULT_WORKERS: NonZeroUsize = NonZeroUsize::new(32).expect("not zero");
 
 /// The default of [`FetchOptions::proxies_per_host`]. Some registries throttle clients that send more than a few dozen
@@ -54,10 +55,11 @@ pub enum Proxies {
 
 /// Parses `auto`, `N` or `MIN-MAX`.
 impl FromStr for Proxies {
-    type Err = String;
+    type Err = ParseError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let wrong = || format!("{text:?} is not auto, a number from 1, or MIN-MAX");
+        let wrong =
+            || ParseError::new(format!("{text:?} is not auto, a number from 1, or MIN-MAX"));
         let number = |text: &str| text.parse::<NonZeroUsize>().map_err(|_| wrong());
         match text.split_once('-') {
             None if text == "auto" => Ok(Self::Auto),

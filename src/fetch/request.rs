@@ -3,6 +3,8 @@
 use std::str::FromStr;
 
 use crate::config::Platform;
+use crate::error::ParseError;
+use crate::reference::ImageReference;
 
 /// The selection of images of an index.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
@@ -18,7 +20,7 @@ pub enum Platforms {
 
 /// Parses `all`, or a [`Platform`].
 impl FromStr for Platforms {
-    type Err = String;
+    type Err = ParseError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         match text {
@@ -67,8 +69,26 @@ impl ImageRequest {
     }
 }
 
-impl<S: Into<String>> From<S> for ImageRequest {
-    fn from(reference: S) -> Self {
+impl From<&str> for ImageRequest {
+    fn from(reference: &str) -> Self {
+        Self::new(reference)
+    }
+}
+
+impl From<String> for ImageRequest {
+    fn from(reference: String) -> Self {
+        Self::new(reference)
+    }
+}
+
+impl From<&String> for ImageRequest {
+    fn from(reference: &String) -> Self {
+        Self::new(reference)
+    }
+}
+
+impl From<ImageReference> for ImageRequest {
+    fn from(reference: ImageReference) -> Self {
         Self::new(reference)
     }
 }

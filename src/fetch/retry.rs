@@ -150,7 +150,6 @@ pub(super) fn is_transient(error: &Error, source: Place<'_>) -> bool {
             source: BlobError::Connection(error),
             ..
         } => is_transient(error, source),
-        Error::Protocol(_) => true,
         error => error.is_retryable(),
     }
 }

@@ -290,7 +290,10 @@ fn a_damaged_layout_is_refused_as_it_is() {
     let index = layout.folder().join("index.json");
     let manifest = layout.blob(&image.manifest_digest);
     let before = blobs(&layout);
-    for (path, words) in [(&index, "index.json"), (&manifest, "Repair the layout first")] {
+    for (path, words) in [
+        (&index, "index.json"),
+        (&manifest, "Repair the layout first"),
+    ] {
         let whole = fs::read(path).unwrap();
         fs::write(path, &whole[1..]).unwrap();
         for option in ["--json", "--dry-run"] {

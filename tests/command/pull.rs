@@ -459,7 +459,10 @@ fn sizes_beyond_the_world_are_refused() {
         let dest = scratch.layout("image").tagged("v1");
         let image = served.reference("huge");
         let said = scratch.pull(&skopeo, &image, &dest).run().failed(1);
-        assert!(said.contains("bytes is more than the protocol allows"), "{said}");
+        assert!(
+            said.contains("bytes is more than the protocol allows"),
+            "{said}"
+        );
         scratch.inspect(&skopeo, &image).run().succeeded();
     }
 }

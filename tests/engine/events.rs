@@ -78,7 +78,7 @@ fn a_pull_is_told_from_its_beginning_to_its_end() {
             assert!(matches!(
                 kinds.find(|kind| !is_of_proxies(kind)).unwrap(),
                 EventKind::ImageOpened { image: 0, layers: 5, digest, .. }
-                    if *digest == served.image.manifest_digest.to_string()
+                    if *digest == served.image.manifest_digest
             ));
             let blobs = blobs(&outcome);
             assert_eq!(blobs.len(), 5);

@@ -75,7 +75,9 @@ fn what_takes_a_skopeo_of_its_own_is_refused() {
         let error = soon(fetcher.open_index(&served.reference())).await;
         let error = error.unwrap_err();
         assert!(
-            error.to_string().contains("start the skopeo that this needs"),
+            error
+                .to_string()
+                .contains("start the skopeo that this needs"),
             "{error}"
         );
         let platform = Platforms::One("linux/arm64".parse().unwrap());
@@ -84,7 +86,9 @@ fn what_takes_a_skopeo_of_its_own_is_refused() {
         let pulled = soon(pulling.next()).await.unwrap();
         let error = pulled.images.unwrap_err();
         assert!(
-            error.to_string().contains("choose the platform of an image"),
+            error
+                .to_string()
+                .contains("choose the platform of an image"),
             "{error}"
         );
     });

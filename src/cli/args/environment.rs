@@ -60,8 +60,8 @@ pub(super) fn apply(
 }
 
 fn proxies(value: &OsStr) -> Result<Proxies, String> {
-    let parsed = value.to_string_lossy().parse();
-    parsed.map_err(|reason: String| format!("the variable {PROXIES}: {reason}"))
+    let parsed = value.to_string_lossy().parse::<Proxies>();
+    parsed.map_err(|reason| format!("the variable {PROXIES}: {reason}"))
 }
 
 #[cfg(test)]

@@ -51,7 +51,7 @@ impl Lines {
                 layers,
                 ..
             } => {
-                let (reference, digest) = (printable(reference), printable(digest));
+                let reference = printable(reference);
                 let layers = counted(*layers, "layer");
                 Some(format!("{reference}: {digest}, {layers}"))
             }

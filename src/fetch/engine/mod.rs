@@ -529,7 +529,7 @@ impl Engine {
         let event = || EventKind::ImageOpened {
             image: entry.number,
             reference: entry.reference.to_string(),
-            digest: known.manifest.source_digest.to_string(),
+            digest: known.manifest.source_digest.clone(),
             layers: known.manifest.manifest.layers().len(),
         };
         self.events.send(event);

@@ -1,0 +1,86 @@
+//! How the process of a proxy ended.
+
+use std::fmt;
+use std::process::ExitStatus;
+
+/// The exit of a proxy's process: its exit status, and the end of its stderr.
+#[derive(Debug, Clone)]
+pub struct ChildExit {
+    program: String,
+    status: Option<ExitStatus>,
+    stderr: String,
+    crash: Option<String>,
+}
+
+/// The maximum length of the line of the proxy's stderr that an error message shows, in characters.
+const SHOWN_STDERR_CHARS: usize = 300;
+
+impl ChildExit {
+    pub(crate) fn new(
+        program: String,
+        status: Option<ExitStatus>,
+        stderr: String,
+        crash: Option<String>,
+    ) -> Self {
+        Self {
+            program,
+            status,
+            stderr,
+            crash,
+        }
+    }
+
+    /// The exit status. `None` if other code of this program reaped the process. That happens in a program that
+    /// ignores `SIGCHLD` or waits for all its children.
+    #[must_use]
+    pub fn status(&self) -> Option<ExitStatus> {
+        self.status
+    }
+
+    /// The last 64 KiB that the process wrote to stderr. The lines are cleaned like
+    /// [`printable`](crate::printable) text.
+    #[must_use]
+    pub fn stderr(&self) -> &str {
+        &self.stderr
+    }
+
+    /// Whether the process exited with status 0.
+    #[must_use]
+    pub fn success(&self) -> bool {
+        self.status.is_some_and(|status| status.success())
+    }
+
+    /// Whether the process is known to have failed. If other code reaped the process, the status is unknown, and
+    /// callers decide by what else is known, such as whether all bytes came.
+    pub(crate) fn failed(&self) -> bool {
+        self.status.is_some_and(|status| !status.success())
+    }
+}
+
+impl fmt::Display for ChildExit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            program,
+            status,
+            stderr,
+            crash,
+        } = self;
+        match status {
+            Some(status) => write!(f, "{program} ended: {status}")?,
+            None => write!(
+                f,
+                "{program} ended (other code of this program collected its exit status)"
+            )?,
+        }
+        let last = stderr.lines().rev().find(|line| !line.trim().is_empty());
+        let (said, line) = match (crash, last) {
+            (Some(crash), _) => ("it crashed", crash.as_str()),
+            (None, Some(last)) => ("it last said", last),
+            (None, None) => return Ok(()),
+        };
+        let shown: String = line.trim().chars().take(SHOWN_STDERR_CHARS).collect();
+        write!(f, "; {said}: {shown}")
+    }
+}
+
+impl std::error::Error for ChildExit {}
