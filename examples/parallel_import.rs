@@ -9,16 +9,14 @@
 //! a listing for each layer. A layer that already has a listing is not fetched.
 
 use std::fs::{self, File};
-use std::io::{self, BufReader, Read, Write};
+use std::io::{self, Read, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
-use longshore::{FetchOptions, Fetcher, ImageProxyConfig, Layer};
+use longshore::{BlockingReader, FetchOptions, Fetcher, ImageProxyConfig, Layer};
 use sha2::{Digest, Sha256};
 use tempfile::NamedTempFile;
-use tokio::task::spawn_blocking;
-use tokio_util::io::SyncIoBridge;
 
 const USAGE: &str = "usage: parallel_import IMAGE FOLDER [insecure]
 IMAGE is for example docker://quay.io/fedora/fedora:latest or oci:FOLDER:TAG.
@@ -47,7 +45,7 @@ impl Store {
     }
 
     /// Imports a layer, on a thread that may block. Returns the number of files.
-    fn import(&self, layer: &Layer, reader: impl Read) -> anyhow::Result<usize> {
+    fn import(&self, layer: &Layer, reader: BlockingReader) -> anyhow::Result<usize> {
         let mut listing = NamedTempFile::new_in(self.folder.join("layers"))?;
         let mut files = 0;
         let mut archive = tar::Archive::new(reader);
@@ -66,7 +64,7 @@ impl Store {
         }
         // The archive ends before the layer does. The end of the layer comes only if size and digest are right, so the
         // listing gets its name after it. The files can be stored before, because each is named by its own digest.
-        io::copy(&mut archive.into_inner(), &mut io::sink())?;
+        archive.into_inner().finish()?;
         listing.as_file().sync_all()?;
         listing.persist(self.listing(layer)?)?;
         Ok(files)
@@ -127,17 +125,10 @@ async fn main() -> anyhow::Result<()> {
     }
 
     let importing = Arc::clone(&store);
+    // A layer that occurs twice is imported once. A layer whose transfer breaks off is imported again, from its start.
+    let import = move |layer: Layer, reader| importing.import(&layer, reader);
     let imported = fetcher
-        // A layer that occurs twice is imported once. A layer whose transfer breaks off is imported again, from its
-        // start.
-        .for_each_of_uncompressed(&image, &missing, move |layer, reader| {
-            let store = Arc::clone(&importing);
-            async move {
-                // An archive is read in small pieces, hence the buffer.
-                let reader = BufReader::with_capacity(64 * 1024, SyncIoBridge::new(reader));
-                spawn_blocking(move || store.import(&layer, reader)).await?
-            }
-        })
+        .for_each_of_uncompressed_blocking(&image, &missing, import)
         .await?;
     for (layer, files) in imported {
         println!("{} has {files} files", store.listing(&layer)?.display());

@@ -176,7 +176,7 @@ fn a_handler_that_blocks_ends_with_its_fetch() {
 #[ignore = "needs skopeo"]
 fn some_layers_uncompressed() {
     use crate::harness::blob_error;
-    use longshore::BlobError;
+    use longshore::{BlobError, UncompressedReader};
 
     run(async {
         let served = served();
@@ -184,7 +184,7 @@ fn some_layers_uncompressed() {
         let image = soon(fetcher.open(&served.reference())).await.unwrap();
         let content = soon(fetcher.content(&image)).await.unwrap();
         let wanted = [content.layers()[3].clone()];
-        let handler = |_: Layer, mut reader: longshore::UncompressedReader| async move {
+        let handler = |_: Layer, mut reader: UncompressedReader| async move {
             let mut bytes = Vec::new();
             reader.read_to_end(&mut bytes).await?;
             Ok::<_, io::Error>(sha256(&bytes))
@@ -198,10 +198,23 @@ fn some_layers_uncompressed() {
         // A wrong layer is noticed.
         let mut wrong = wanted[0].clone();
         wrong.diff_id = Some(served.image.config_digest.clone());
-        let failed = soon(fetcher.for_each_of_uncompressed(&image, &[wrong], handler)).await;
-        let error = failed.unwrap_err();
-        let (_, why) = blob_error(&error);
-        assert!(matches!(why, BlobError::WrongDiffId { .. }), "{error:?}");
+        let wrong = [wrong];
+        let failed = soon(fetcher.for_each_of_uncompressed(&image, &wrong, handler)).await;
+        let is_noticed = |error: longshore::Error| {
+            let (_, why) = blob_error(&error);
+            assert!(matches!(why, BlobError::WrongDiffId { .. }), "{error:?}");
+        };
+        is_noticed(failed.unwrap_err());
+        // `finish` reads the rest, and returns the same error.
+        let finishes = |_: Layer, reader: UncompressedReader| reader.finish();
+        let failed = soon(fetcher.for_each_of_uncompressed(&image, &wrong, finishes)).await;
+        is_noticed(failed.unwrap_err());
+        let finishes = |_: Layer, reader: BlockingReader| reader.finish();
+        let failed = fetcher.for_each_of_uncompressed_blocking(&image, &wrong, finishes);
+        is_noticed(soon(failed).await.unwrap_err());
+        soon(fetcher.for_each_of_uncompressed_blocking(&image, &wanted, finishes))
+            .await
+            .unwrap();
         let all = soon(fetcher.for_each_layer_uncompressed_blocking(&image, digest_blocking));
         let all = all.await.unwrap();
         let diff_ids = content
