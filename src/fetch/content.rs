@@ -605,6 +605,7 @@ mod tests {
         }
     }
 
+    #[cfg(feature = "decompress")]
     #[test]
     fn diff_ids_that_can_not_be_checked_are_an_error() {
         let check = |layers: &[char], ids: &[String]| {

@@ -41,7 +41,7 @@ use crate::time::moment_after;
 /// let retry = RetryPolicy::default().retries(8).deadline(Duration::from_secs(600));
 /// let options = FetchOptions::default().retry(retry);
 /// ```
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct RetryPolicy {
     /// The maximum number of retries after the first try of a blob, an opening or another request. The default is 4.

@@ -1,16 +1,17 @@
 //! How often a registry is asked that refuses.
 
 use std::fs;
+use std::num::NonZeroUsize;
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
-use longshore::{Credentials, Error, FetchOptions, Fetcher};
+use longshore::{Credentials, Error, FetchOptions, Fetcher, Proxies, RefusalKind};
 use test_registry::auth::Auth;
 use test_registry::server::Options;
 use test_support::leaks::run;
 use test_support::{soon, tools};
 
-use crate::harness::{Served, config, options, pull, random};
+use crate::harness::{Served, config, impatient, options, pull, random};
 
 const TTFB: Duration = Duration::from_millis(50);
 
@@ -161,6 +162,33 @@ fn an_index_that_is_not_there_is_asked_for_once() {
             );
             assert_eq!(said, "skopeo inspect failed");
             assert_eq!(served.registry.manifest_gets(), 1, "{protocol}");
+        }
+    });
+}
+
+/// The only proxy that has the image open gets no answer for a layer and is ended. The image is gone when the next proxy
+/// opens it.
+#[test]
+#[ignore = "needs skopeo"]
+fn an_image_that_can_not_be_opened_again_fails() {
+    run(async {
+        for protocol in tools::SKOPEOS {
+            let faults = [
+                "blob#0:headers-never",
+                "manifest:ttfb=1ms*1",
+                "manifest:status=404",
+            ];
+            let served = Served::new(1, 1000).faults(&faults);
+            let options = options().proxies(Proxies::Fixed(NonZeroUsize::MIN));
+            let outcome = pull(impatient(protocol), options, &served.reference()).await;
+            let error = outcome.result.unwrap_err();
+            assert_eq!(
+                error.kind(),
+                Some(RefusalKind::NotFound),
+                "{protocol}: {error:?}"
+            );
+            let gets = served.registry.manifest_gets();
+            assert!(gets <= 3, "{protocol}: {gets}");
         }
     });
 }

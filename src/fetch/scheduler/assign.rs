@@ -7,8 +7,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use super::blobs::Blob;
 use super::unit::{Stage, Unit};
-use super::{Action, Config, ImageId, KindId, Opening, Scheduler, SourceId, Task, UnitId};
+use super::{Action, Config, Image, ImageId, KindId, Opening, Scheduler, SourceId, Task, UnitId};
 
 /// The backlog from which another unit helps: the number of waiting blobs for each unit that can ask for
 /// them. To help, a unit opens the image, which takes about as long as three calls. The first value is for a
@@ -134,7 +135,7 @@ impl<E: Clone> Scheduler<E> {
             let is_idle = of_host.waiting.is_empty() && of_host.to_ask.blobs == 0;
             !is_idle && self.at_work(*host) < self.most_at(*host)
         };
-        let of_kind = |image: &&super::Image| image.kind == kind;
+        let of_kind = |image: &&Image| image.kind == kind;
         let mut hosts = self.images.values().filter(of_kind).map(|image| image.host);
         let here = self.units.get(&id).map(|unit| unit.host);
         let next = hosts.find(|host| Some(*host) != here && has_some(host));
@@ -219,7 +220,7 @@ impl<E: Clone> Scheduler<E> {
         };
         let is_named = |image: &&ImageId| {
             let of_image = self.images.get(image);
-            let has = |of: &super::Image| unit.has(of.source, **image) && lets(&&of.source);
+            let has = |of: &Image| unit.has(of.source, **image) && lets(&&of.source);
             of_image.is_some_and(has)
         };
         let named = self.blobs.named.iter().find_map(|blob| {
@@ -231,7 +232,7 @@ impl<E: Clone> Scheduler<E> {
             return named;
         }
         let blob = self.blobs.pick(unit.open.keys().filter(lets), |_, blob| {
-            blob.failed_at != Some(id) || !self.can_another(id, &blob.sources)
+            blob.failed_at != Some(id) || !self.can_another(id, &blob.sources, now)
         })?;
         let of_blob = self.blobs.get(blob)?;
         let any = || {
@@ -246,11 +247,13 @@ impl<E: Clone> Scheduler<E> {
         Some(Task::Blob { blob, by })
     }
 
-    /// Whether another unit can ask for blobs of these sources.
-    fn can_another(&self, id: UnitId, sources: &[SourceId]) -> bool {
+    /// Whether another unit can ask for blobs of these sources now or soon.
+    fn can_another(&self, id: UnitId, sources: &[SourceId], now: Instant) -> bool {
         self.units.iter().any(|(other, unit)| {
-            let can = sources.iter().any(|source| unit.open.contains_key(source));
-            *other != id && !unit.retired && can
+            let is_near = |source: &SourceId| {
+                unit.open.contains_key(source) && self.is_near(unit, *source, now)
+            };
+            *other != id && sources.iter().any(is_near)
         })
     }
 
@@ -305,13 +308,63 @@ impl<E: Clone> Scheduler<E> {
         if !self.may_open(unit, now) {
             return None;
         }
-        let lost = self.image_that_nobody_has(unit, now);
+        let lost = self.image_only_late_units_have(unit, now);
         let new = self.image_being_opened(id, unit);
         lost.or_else(|| self.image_with_backlog(id, now)).or(new)
     }
 
-    /// An image that no unit has open any more, and without which a config or a blob can't be asked for.
-    fn image_that_nobody_has(&self, unit: &Unit, now: Instant) -> Option<ImageId> {
+    /// Has images opened again without which a config or a blob can't be asked for, because no unit has them open any
+    /// more. Such an opening is like the first one of the image: if it fails too often, the image fails.
+    pub(super) fn open_lost_again(&mut self) {
+        if !std::mem::take(&mut self.may_have_lost) {
+            return;
+        }
+        for image in self.lost_images() {
+            if let Some(of_image) = self.images.get_mut(&image) {
+                of_image.opening = Opening::Waits;
+                self.hosts[of_image.host.0].waiting.insert(image);
+            }
+        }
+    }
+
+    /// The images that were open, must be open for a config or a blob, and are open in no unit: each image with a config
+    /// to ask for, one for each blob that only some images give access to, and one for each source of other blobs.
+    fn lost_images(&self) -> BTreeSet<ImageId> {
+        let units = || self.units.values().filter(|unit| !unit.retired);
+        let is_lost = |id: &ImageId| {
+            let has = |unit: &Unit, of: &Image| unit.has(of.source, *id) || unit.is_opening(*id);
+            let of_image = self.images.get(id);
+            of_image.is_some_and(|of| {
+                of.opening == Opening::Known && !units().any(|unit| has(unit, of))
+            })
+        };
+        let configs = self.configs.iter().copied();
+        let mut lost: BTreeSet<ImageId> = configs.filter(is_lost).collect();
+        for blob in &self.blobs.named {
+            let images = self.blobs.get(*blob).map_or(&[][..], |blob| &blob.images);
+            if images.iter().all(is_lost) {
+                lost.extend(images.first());
+            }
+        }
+        let mut served: BTreeSet<SourceId> =
+            units().flat_map(|unit| unit.open.keys().copied()).collect();
+        let to_be_opened = (self.images.iter()).filter(|(id, _)| lost.contains(id) || !is_lost(id));
+        served.extend(to_be_opened.map(|(_, image)| image.source));
+        for source in self.blobs.waiting() {
+            let is_needed = |blob: &Blob| blob.sources.iter().all(|one| !served.contains(one));
+            let of_source = self.sources.get(&source);
+            if self.blobs.ready_of(source).any(is_needed)
+                && let Some(of_source) = of_source
+            {
+                lost.extend(of_source.images.first());
+                served.insert(source);
+            }
+        }
+        lost
+    }
+
+    /// An image that only units with late calls have open, and without which a config or a blob can't be asked for.
+    fn image_only_late_units_have(&self, unit: &Unit, now: Instant) -> Option<ImageId> {
         let late = self.hosts[unit.host.0].governor.late_after();
         let is_open = |image: ImageId, source: SourceId| {
             let has = |unit: &Unit| unit.has(source, image) || unit.is_opening(image);
@@ -349,10 +402,10 @@ impl<E: Clone> Scheduler<E> {
     /// An image of a source whose backlog is large enough for another unit to help.
     fn image_with_backlog(&mut self, id: UnitId, now: Instant) -> Option<ImageId> {
         let is_known = |then| now.saturating_duration_since(then) < LOOK_AGAIN;
-        if self.in_flight >= self.settings.in_flight || self.unneeded.is_some_and(is_known) {
+        let unit = self.units.get(&id)?;
+        if self.in_flight >= self.settings.in_flight || unit.unneeded.is_some_and(is_known) {
             return None;
         }
-        let unit = self.units.get(&id)?;
         let rules = self.hosts[unit.host.0].rules;
         let least_backlog = match (rules.counts_openings, rules.least == rules.most) {
             // A unit helps only with blobs that no other unit can ask for.
@@ -372,8 +425,10 @@ impl<E: Clone> Scheduler<E> {
                 .find(|image| self.is_of_kind(**image, unit.kind))
                 .copied()
         });
-        if found.is_none() {
-            self.unneeded = Some(now);
+        if found.is_none()
+            && let Some(unit) = self.units.get_mut(&id)
+        {
+            unit.unneeded = Some(now);
         }
         found
     }
@@ -391,7 +446,7 @@ impl<E: Clone> Scheduler<E> {
         if !is_useful {
             return None;
         }
-        let being_opened = |(image, of_image): (&ImageId, &super::Image)| {
+        let being_opened = |(image, of_image): (&ImageId, &Image)| {
             let is_by_another = matches!(of_image.opening, Opening::By(other) if other != id);
             let fits = of_image.host == unit.host
                 && of_image.kind == unit.kind

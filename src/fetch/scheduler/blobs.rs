@@ -11,7 +11,7 @@ use super::{BlobId, HostId, ImageId, SourceId, UnitId, Wanted};
 /// ends last. docs/decisions.md compares this with strict size order.
 const SMALL_PER_LARGE: usize = 2;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum State {
     /// Outside the window, or not ready to be asked for.
     Held,
@@ -26,7 +26,7 @@ enum State {
 /// harm to others.
 type Key = (String, u64, usize);
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Hash)]
 pub(super) struct Blob {
     key: Key,
     pub(super) size: u64,
@@ -83,7 +83,7 @@ pub(super) enum Counted {
 /// fewest sources come first, because a blob with several sources can also be asked for elsewhere.
 type Ready = BTreeSet<(u64, usize, BlobId)>;
 
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Hash)]
 pub(super) struct Blobs {
     all: BTreeMap<BlobId, Blob>,
     known: BTreeMap<Key, BlobId>,
@@ -350,7 +350,9 @@ impl Blobs {
     }
 
     /// Makes the delayed blobs ready whose time has come.
-    pub(super) fn release(&mut self, now: Instant) {
+    /// Makes those blobs ready whose wait is over. Returns whether there were any.
+    pub(super) fn release(&mut self, now: Instant) -> bool {
+        let mut any = false;
         while let Some((then, id)) = self
             .delayed
             .first()
@@ -359,7 +361,9 @@ impl Blobs {
         {
             self.delayed.remove(&(then, id));
             self.wait(id);
+            any = true;
         }
+        any
     }
 
     pub(super) fn next_release(&self) -> Option<Instant> {
@@ -410,6 +414,12 @@ impl Blobs {
     /// The sources that have blobs to ask for.
     pub(super) fn waiting(&self) -> impl Iterator<Item = SourceId> {
         self.ready.keys().copied()
+    }
+
+    /// The blobs of one source that can be asked for now.
+    pub(super) fn ready_of(&self, source: SourceId) -> impl Iterator<Item = &Blob> {
+        let ids = self.ready.get(&source).into_iter().flatten();
+        ids.filter_map(|(.., id)| self.get(*id))
     }
 
     /// The blobs that can be asked for now.

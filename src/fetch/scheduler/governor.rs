@@ -52,7 +52,7 @@ const SMOOTHING: u32 = 4;
 
 /// How much is still to be asked for: images, blobs, and bytes. The sum of the sizes can exceed a `u64`,
 /// because a manifest can claim any size.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub(super) struct ToAsk {
     /// The number of images to open.
     pub(super) images: usize,
@@ -72,7 +72,7 @@ impl ToAsk {
     }
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Hash)]
 pub(super) struct Governor {
     min: usize,
     max: usize,

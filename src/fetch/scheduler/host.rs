@@ -16,7 +16,7 @@ const MOST_UNPROVED: usize = 8;
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The limits and properties of a host.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Hash)]
 pub(in crate::fetch) struct HostRules {
     /// The minimum number of units, if there is enough to do.
     pub(in crate::fetch) least: usize,
@@ -34,14 +34,14 @@ pub(in crate::fetch) struct HostRules {
 }
 
 /// Whether calls to a host send credentials.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(in crate::fetch) enum Login {
     No,
     /// The calls may send credentials, or this is not known yet.
     Perhaps,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Hash)]
 pub(super) struct Host<E> {
     pub(super) rules: HostRules,
     pub(super) governor: Governor,

@@ -19,7 +19,7 @@ pub(in crate::fetch) enum Task {
 }
 
 /// An action that the engine must carry out.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(in crate::fetch) enum Action<E> {
     /// Start a proxy of this kind.
     Start { unit: UnitId, kind: KindId },
@@ -65,7 +65,7 @@ pub(in crate::fetch) enum Setback<E> {
 }
 
 /// Why a registry refused a call.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(in crate::fetch) enum Refused {
     /// The registry may answer later.
     Transient,
@@ -91,7 +91,7 @@ pub(in crate::fetch) enum Next {
 }
 
 /// The settings that apply to all hosts.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Hash)]
 pub(in crate::fetch) struct Settings {
     pub(in crate::fetch) retry: RetryPolicy,
     /// How many proxies may be starting at the same time.
@@ -126,6 +126,18 @@ impl<E> Setback<E> {
     pub(super) fn why(&self) -> Option<Refused> {
         match self {
             Self::Refused { why, .. } => Some(*why),
+            _ => None,
+        }
+    }
+
+    /// When the call began, if a later call may be answered although this one was refused.
+    pub(super) fn transient_since(&self) -> Option<Instant> {
+        match self {
+            Self::Refused {
+                why: Refused::Transient,
+                began,
+                ..
+            } => Some(*began),
             _ => None,
         }
     }

@@ -74,7 +74,7 @@ ids!(
 /// How often the scheduler looks for late calls. Everything else has its own wake-up time.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Hash)]
 struct Source {
     host: HostId,
     /// The images of this source that are not forgotten.
@@ -82,7 +82,7 @@ struct Source {
     key: String,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Opening {
     Waits,
     By(UnitId),
@@ -90,7 +90,7 @@ enum Opening {
     Known,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Config {
     Unwanted,
     Waits,
@@ -98,7 +98,7 @@ enum Config {
     Done,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Hash)]
 struct Image {
     host: HostId,
     kind: KindId,
@@ -116,7 +116,7 @@ struct Image {
 }
 
 /// The scheduler. The [module](self) describes it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Hash)]
 pub(super) struct Scheduler<E> {
     settings: Settings,
     hosts: Vec<Host<E>>,
@@ -136,10 +136,10 @@ pub(super) struct Scheduler<E> {
     next_source: usize,
     start_interval: StartInterval,
     starts: Starts,
-    /// When an idle unit last found that no other unit needs help.
-    unneeded: Option<Instant>,
     /// When a unit was last started, or was last given a task.
     active: Instant,
+    /// Whether lost images are to be looked for, because a unit has ended, or something else is to be asked for.
+    may_have_lost: bool,
     actions: VecDeque<Action<E>>,
 }
 
@@ -161,8 +161,8 @@ impl<E: Clone> Scheduler<E> {
             next_unit: 0,
             next_source: 0,
             starts: Starts::default(),
-            unneeded: None,
             active: now,
+            may_have_lost: false,
             actions: VecDeque::new(),
         }
     }
@@ -183,6 +183,7 @@ impl<E: Clone> Scheduler<E> {
     /// Allows the blobs with a number below `end` to be fetched.
     pub(super) fn window(&mut self, end: usize) {
         self.blobs.window(end);
+        self.may_have_lost = true;
     }
 
     pub(super) fn add_host(&mut self, rules: HostRules) -> HostId {
@@ -283,6 +284,7 @@ impl<E: Clone> Scheduler<E> {
             return Vec::new();
         };
         of_image.is_wanted = true;
+        self.may_have_lost = true;
         if config {
             of_image.config = Config::Waits;
             self.configs.insert(image);
@@ -322,6 +324,7 @@ impl<E: Clone> Scheduler<E> {
             ..
         } = of_image;
         self.configs.remove(&image);
+        self.may_have_lost = true;
         let of_host = &mut self.hosts[host.0];
         of_host.waiting.remove(&image);
         of_host.images -= 1;
@@ -397,14 +400,20 @@ impl<E: Clone> Scheduler<E> {
     }
 
     /// Locks this host: no image is opened there before `until`, or ever again if `until` is `None`. The images that
-    /// are to be opened fail. If `until` is a time, images that are open fail as well.
-    fn lock(&mut self, host: HostId, (error, tries): (&E, u32), until: Option<Instant>) {
+    /// are to be opened fail. If `with_open`, images that are open fail as well.
+    fn lock(
+        &mut self,
+        host: HostId,
+        (error, tries): (&E, u32),
+        until: Option<Instant>,
+        with_open: bool,
+    ) {
         let locked = &mut self.hosts[host.0].locked;
         if !matches!(locked, Some((_, None))) {
             *locked = Some((error.clone(), until));
         }
         let of_host = |(id, image): (&ImageId, &Image)| {
-            let fails = until.is_some() || image.opening != Opening::Known;
+            let fails = with_open || image.opening != Opening::Known;
             (image.host == host && fails).then_some(*id)
         };
         let images: Vec<ImageId> = self.images.iter().filter_map(of_host).collect();
@@ -473,7 +482,8 @@ impl<E: Clone> Scheduler<E> {
     /// The next action, or `None` if there is none until the next report or until [`wake`](Self::wake).
     pub(super) fn next(&mut self, now: Instant) -> Option<Action<E>> {
         if self.actions.is_empty() {
-            self.blobs.release(now);
+            self.may_have_lost |= self.blobs.release(now);
+            self.open_lost_again();
             self.recall_from_late(now);
             self.assign(now);
             self.adjust(now);

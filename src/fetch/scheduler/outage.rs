@@ -10,7 +10,7 @@ use super::Task;
 use crate::fetch::retry::RetryPolicy;
 use crate::time::moment_after;
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Hash)]
 pub(super) struct Outage {
     /// The number of refusals without an answer in between. Refusals of calls that were under way together
     /// count once.
@@ -29,7 +29,7 @@ pub(super) struct Outage {
 }
 
 /// A refused image or blob, by its number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Refusal {
     Image(usize),
     Blob(usize),

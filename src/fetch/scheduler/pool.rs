@@ -1,6 +1,7 @@
 //! How many units there are, when another one is started, and which ones are ended.
 
 use std::cmp::Reverse;
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use super::governor::{OPENING_WORK, ToAsk};
@@ -18,7 +19,7 @@ use crate::time::moment_after;
 const MANY_LATE: usize = 4;
 
 /// The state of the starts of proxies.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Hash)]
 pub(super) struct Starts {
     /// How many starts have failed since the last success. Starts that were under way together count once.
     failed: u32,
@@ -147,11 +148,11 @@ impl<E: Clone> Scheduler<E> {
         let host = &self.hosts[id.0];
         let has_trouble = host.has_trouble(now);
         if has_trouble {
-            self.abandon_all_but_the_first(id);
+            self.abandon_all_but_one(id);
         }
         let host = &self.hosts[id.0];
         let to_open = self.to_open(id);
-        if host.to_ask.blobs == 0 && to_open == 0 && !self.needs_configs(id) {
+        if host.to_ask.blobs == 0 && to_open == 0 && !self.has_configs(id) {
             return;
         }
         let is_starting = |unit: &Unit| unit.stage == Stage::Starting && !unit.retired;
@@ -162,7 +163,7 @@ impl<E: Clone> Scheduler<E> {
             return;
         }
         let (at_work, is_out) = (self.at_work(id), host.outage.is_on());
-        if at_work > 0 && self.serve_all_kinds(id, now) {
+        if at_work > 0 && !has_trouble && self.serve_all_kinds(id, now) {
             return;
         }
         if at_work > 0 && (is_out || self.starts.failed_for_good) {
@@ -223,11 +224,6 @@ impl<E: Clone> Scheduler<E> {
             && now.saturating_duration_since(self.active) >= PATIENCE
             && at_work < self.most_with_late(id)
             && at_work - late < self.most_at(id)
-    }
-
-    /// Whether there are configs to ask for, and no unit that could ask.
-    fn needs_configs(&self, host: HostId) -> bool {
-        self.at_work(host) == 0 && self.has_configs(host)
     }
 
     /// Whether there are configs to ask for at this host.
@@ -331,9 +327,15 @@ impl<E: Clone> Scheduler<E> {
         };
         let is_full = self.at_work(id) >= self.most_at(id);
         if is_full || self.all_at_work() >= self.most_of_all() {
+            // A unit whose own images wait is idle only because the registry must not be asked now.
+            let waits = |kind: KindId| {
+                let waiting = self.hosts[id.0].waiting.iter();
+                let mut waiting = waiting.filter_map(|image| self.images.get(image));
+                waiting.any(|image| image.kind == kind)
+            };
             let is_idle = |(_, unit): &(&UnitId, &Unit)| {
                 let is_ready = unit.stage == Stage::Ready && unit.load() == 0;
-                !unit.retired && is_ready && unit.host == id
+                !unit.retired && is_ready && unit.host == id && !waits(unit.kind)
             };
             let idle = self.units.iter().find(is_idle).map(|(unit, _)| *unit);
             if let Some(idle) = idle {
@@ -364,6 +366,7 @@ impl<E: Clone> Scheduler<E> {
     pub(super) fn retire(&mut self, id: UnitId) {
         if let Some(unit) = self.units.get_mut(&id).filter(|unit| !unit.retired) {
             unit.retired = true;
+            self.may_have_lost = true;
             // The unit may not have begun the task that it was given last, so that task is recalled, too.
             if unit.asking().is_some() {
                 self.actions.push_back(Action::Recall { unit: id });
@@ -375,6 +378,7 @@ impl<E: Clone> Scheduler<E> {
     fn abandon(&mut self, id: UnitId) {
         if let Some(unit) = self.units.get_mut(&id) {
             unit.retired = true;
+            self.may_have_lost = true;
             self.actions.push_back(Action::Abandon { unit: id });
         }
     }
@@ -473,15 +477,25 @@ impl<E: Clone> Scheduler<E> {
         self.units.values().filter(has).count()
     }
 
-    /// Ends all units but one, because a registry in trouble is asked by one unit only.
-    fn abandon_all_but_the_first(&mut self, host: HostId) {
+    /// Ends all units but one, because a registry in trouble is asked by one unit only. A unit that is asking is
+    /// kept, or else one whose kind has images to open. If there is neither, all units are ended.
+    fn abandon_all_but_one(&mut self, host: HostId) {
+        let waiting = self.hosts[host.0].waiting.iter();
+        let waiting = waiting.filter_map(|id| self.images.get(id));
+        let kinds: BTreeSet<KindId> = waiting.map(|image| image.kind).collect();
         let of_host = |(_, unit): &(&UnitId, &Unit)| unit.host == host && !unit.retired;
         let units = self.units.iter().filter(of_host);
-        let mut units: Vec<(bool, UnitId)> = units
-            .map(|(id, unit)| (!matches!(unit.asking(), Some(Task::Open(_))), *id))
+        let mut units: Vec<(bool, bool, UnitId)> = units
+            .map(|(id, unit)| {
+                let is_asking = matches!(unit.asking(), Some(Task::Open(_)));
+                let has_images = kinds.is_empty() || kinds.contains(&unit.kind);
+                (!is_asking, !has_images, *id)
+            })
             .collect();
         units.sort_unstable();
-        for (_, id) in units.into_iter().skip(1) {
+        let is_useful = |unit: &(bool, bool, UnitId)| !unit.0 || !unit.1;
+        let kept = usize::from(units.first().is_some_and(is_useful));
+        for (_, _, id) in units.into_iter().skip(kept) {
             self.abandon(id);
         }
     }

@@ -8,8 +8,8 @@ use super::unit::Stage;
 use super::{BlobId, Config, HostId, ImageId, Opening, Scheduler, SourceId, Task, UnitId};
 use crate::time::moment_after;
 
-/// After an outage that lasted too long, the registry is not asked for this long, however many images
-/// are added.
+/// After an outage that lasted too long, or if the rate of openings is limited, the registry is not asked for this
+/// long, however many images are added.
 const LOCKED_FOR: Duration = Duration::from_secs(60);
 
 impl<E: Clone> Scheduler<E> {
@@ -119,8 +119,16 @@ impl<E: Clone> Scheduler<E> {
     ) -> Next {
         let (host, source) = (self.host_of(unit, task), self.source_of(unit, task));
         self.finish(unit, task, now);
+        self.may_have_lost = true;
         if let Setback::Lost { unusable: true, .. } = &setback {
             self.retire(unit);
+        }
+        if let (Some(host), Some(began)) = (host, setback.transient_since()) {
+            let outage = &mut self.hosts[host.0].outage;
+            outage.refused(task, &self.settings.retry, began, (now, random));
+            if let Task::Blob { .. } = task {
+                outage.is_of_blobs();
+            }
         }
         match task {
             Task::Blob { blob, by } => {
@@ -150,11 +158,7 @@ impl<E: Clone> Scheduler<E> {
         }
         let host = host.unwrap_or(of_blob.host);
         let failed = of_blob.failed + 1;
-        if setback.why() == Some(Refused::Transient) {
-            self.hosts[host.0].outage.is_of_blobs();
-        }
-        let task = Task::Blob { blob, by };
-        let next = self.after((host, task), failed, &setback, (now, random));
+        let next = self.after(host, failed, &setback, (now, random));
         match (&next, setback.into_error()) {
             (Next::Retry { wait, .. }, _) => {
                 let then = moment_after(now, *wait);
@@ -207,7 +211,7 @@ impl<E: Clone> Scheduler<E> {
             let wait = Duration::ZERO;
             Next::Retry { failed, wait }
         } else {
-            self.after((host, Task::Config(image)), failed, &setback, (now, random))
+            self.after(host, failed, &setback, (now, random))
         };
         if let Next::Retry { wait, .. } = next {
             if let Some(of_image) = self.images.get_mut(&image) {
@@ -237,16 +241,6 @@ impl<E: Clone> Scheduler<E> {
         let is_changed = matches!(setback, Setback::Changed(_));
         if of_image.opening != Opening::By(unit) && !is_changed {
             // Another unit has opened the image, or is opening it: this unit can't help with it.
-            if let Setback::Refused {
-                began,
-                why: Refused::Transient,
-                ..
-            } = &setback
-            {
-                let retry = &self.settings.retry;
-                let outage = &mut self.hosts[host.0].outage;
-                outage.refused(Task::Open(image), retry, *began, (now, random));
-            }
             let is_final = setback.why().is_some_and(|why| why != Refused::Transient);
             if is_final && matches!(of_image.opening, Opening::By(_)) {
                 // Any other unit would be refused, too. The unit that opens the image first reports why.
@@ -260,7 +254,7 @@ impl<E: Clone> Scheduler<E> {
         }
         of_image.failed += 1;
         let failed = of_image.failed;
-        let next = self.after((host, Task::Open(image)), failed, &setback, (now, random));
+        let next = self.after(host, failed, &setback, (now, random));
         match (next, setback.why(), setback.into_error()) {
             (Next::Retry { .. }, ..) => {
                 if let Some(of_image) = self.images.get_mut(&image) {
@@ -269,9 +263,11 @@ impl<E: Clone> Scheduler<E> {
                     self.hosts[host.0].failed_once = true;
                 }
             }
-            (_, Some(Refused::Throttled), error) => self.lock(host, (&error, failed), None),
+            (_, Some(Refused::Throttled), error) => {
+                self.lock(host, (&error, failed), Some(now + LOCKED_FOR), false);
+            }
             (_, Some(Refused::Login), error) if self.hosts[host.0].is_unproved_login() => {
-                self.lock(host, (&error, failed), None);
+                self.lock(host, (&error, failed), None, false);
             }
             (_, _, error) => self.fail(image, &error, failed),
         }
@@ -290,7 +286,7 @@ impl<E: Clone> Scheduler<E> {
     /// long is not asked any more.
     fn after(
         &mut self,
-        (host, task): (HostId, Task),
+        host: HostId,
         failed: u32,
         setback: &Setback<E>,
         (now, random): (Instant, f64),
@@ -300,15 +296,13 @@ impl<E: Clone> Scheduler<E> {
             Setback::Lost { .. } => Duration::ZERO,
             Setback::Broken(_) => retry.jittered(failed, random),
             Setback::Refused {
-                began,
                 why: Refused::Transient,
                 error,
+                ..
             } => {
-                let outage = &mut self.hosts[host.0].outage;
-                outage.refused(task, retry, *began, (now, random));
-                if outage.is_lasting(retry) {
+                if self.hosts[host.0].outage.is_lasting(retry) {
                     let error = error.clone();
-                    self.lock(host, (&error, failed), Some(now + LOCKED_FOR));
+                    self.lock(host, (&error, failed), Some(now + LOCKED_FOR), true);
                     return Next::GivenUp;
                 }
                 retry.jittered(failed, random)
@@ -328,6 +322,7 @@ impl<E: Clone> Scheduler<E> {
     }
 
     fn put_back(&mut self, unit: UnitId, task: Task, now: Instant) {
+        self.may_have_lost = true;
         match task {
             Task::Blob { blob, .. } => {
                 let counted = self.blobs.put_back(blob, now);
@@ -355,6 +350,7 @@ impl<E: Clone> Scheduler<E> {
         let Some(unit) = self.units.remove(&id) else {
             return;
         };
+        self.may_have_lost = true;
         for host in &mut self.hosts {
             host.outage.gone(id.0);
         }

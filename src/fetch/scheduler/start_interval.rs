@@ -18,7 +18,7 @@ const MOST_START_COST: Duration = Duration::from_millis(40);
 /// start many proxies before the first answer of a fast registry shows that few are enough.
 const MOST_AT_A_TIME: usize = 4;
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Hash)]
 pub(super) struct StartInterval {
     at_a_time: u32,
     every: Duration,

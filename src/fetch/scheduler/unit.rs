@@ -5,13 +5,13 @@ use std::time::{Duration, Instant};
 
 use super::{HostId, ImageId, KindId, SourceId, Task};
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Stage {
     Starting,
     Ready,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Hash)]
 pub(super) struct Unit {
     pub(super) host: HostId,
     pub(super) kind: KindId,
@@ -37,6 +37,8 @@ pub(super) struct Unit {
     pub(super) retired: bool,
     /// Whether the unit was given something to fetch.
     pub(super) served: bool,
+    /// When the unit last found, while it was idle, that no other unit needs its help.
+    pub(super) unneeded: Option<Instant>,
 }
 
 impl Unit {
@@ -56,6 +58,7 @@ impl Unit {
             rests_until: None,
             retired: false,
             served: false,
+            unneeded: None,
         }
     }
 
