@@ -44,10 +44,11 @@
 //! - A proxy belongs to the runtime in which it was made. If it is used in another runtime while its own does not run,
 //!   the call fails with [`Error::RuntimeIdle`] after 10 s. A [`Fetcher`] then continues with new proxies.
 //! - Dropping a future cancels its work. The section *Cancel safety* of each method says what the cancellation does.
-//! - Every wait has a limit by default. [`ConnectionOptions`] has the timeouts and the lowest rate of a blob, and
-//!   [`RetryPolicy::deadline`] limits a whole call.
-//! - A skopeo process is killed when this process exits. It is shut down before, when everything that uses it is
-//!   dropped: the clones of its [`ImageProxy`] and their blobs, or the [`Image`]s and calls of a [`Fetcher`].
+//! - Every wait has a limit by default. [`ConnectionOptions`] has the timeouts and the lowest rate of a blob.
+//!   [`RetryPolicy::deadline`] limits a step with all its retries, such as opening an image or pulling its layers.
+//!   By default, there is no deadline.
+//! - A skopeo process is shut down when everything that uses it is dropped: the clones of its [`ImageProxy`] and their
+//!   blobs, or the [`Image`]s and calls of a [`Fetcher`]. If this process exits sooner, skopeo is killed.
 //! - `tracing` spans and events report the progress, without secrets.
 //!
 //! The crate needs Linux 5.4 or later (for pidfds that can be waited for). It speaks versions 0.2.3 (skopeo 1.6) to

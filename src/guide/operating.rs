@@ -72,7 +72,7 @@
 //! is stdout.
 //!
 //! Watch these: retries for each pull (a registry or a network that gets worse), proxies that ended with a reason (a skopeo that
-//! crashes, or the kernel's memory killer), and the time from [`BlobRequested`](crate::EventKind::BlobRequested) to
+//! crashes, or the kernel's out-of-memory killer), and the time from [`BlobRequested`](crate::EventKind::BlobRequested) to
 //! [`BlobOpened`](crate::EventKind::BlobOpened), which is the latency of the registry.
 //!
 //! # Exit codes of the command
@@ -90,9 +90,10 @@
 //!
 //! # Limits in time
 //!
-//! Nothing waits without a limit by default, but a pull as a whole may take long. For a scheduler, set `--deadline`, or
-//! [`RetryPolicy::deadline`](crate::RetryPolicy::deadline), a little below its own limit. The error then says what happened, and nothing is
-//! killed in the middle. Time in which this process was stopped, such as by a frozen container, counts as neither stall nor slow call.
+//! Nothing waits without a limit by default, but a pull as a whole may take long. For a scheduler, set `--deadline` a little below
+//! its own limit: it is for the whole command. The error then says what happened, and nothing is killed in the
+//! middle. In a program, [`RetryPolicy::deadline`](crate::RetryPolicy::deadline) limits each step, such as opening an image or pulling its layers, and
+//! [`pull_many`](crate::Fetcher::pull_many) as a whole. Time in which this process was stopped, such as by a frozen container, counts as neither stall nor slow call.
 //!
 //! # What kills leave behind
 //!
