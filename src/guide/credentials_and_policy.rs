@@ -49,6 +49,7 @@
 //! # Who can see a secret
 //!
 //! - skopeo gets the secret in a sealed memory file: not on its command line, not in its environment, not on a disk.
+//!   An auth file that you name by its path is read by skopeo itself.
 //! - The programs that skopeo starts inherit the memory file: credential helpers, and gpg.
 //! - Processes of the same user can open it, as they can open that user's auth files.
 //! - This crate wipes its own copy, and writes none to logs, events or errors.
