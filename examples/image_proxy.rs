@@ -42,9 +42,9 @@ async fn main() -> anyhow::Result<()> {
     println!("platform {}/{}", config.os(), config.architecture());
 
     for layer in manifest.layers() {
-        // skopeo asks the registry for the blob, and answers when the registry answers. The answer contains the read
-        // end of a pipe for the bytes, and of a second pipe for an error. (Before skopeo 1.19, there is only the first
-        // pipe.) Until then, skopeo answers no other call.
+        // skopeo asks the registry for the blob, and answers when the registry answers. Until then, it answers no
+        // other call. The answer contains the read end of a pipe for the bytes, and of a second pipe for an error.
+        // (Before skopeo 1.19, there is only the first pipe.)
         let mut blob = proxy.get_descriptor(&image, layer).await?;
 
         // The bytes come through the pipe, beside the socket. The proxy is free for other calls, so many blobs can be read at

@@ -8,7 +8,7 @@
 //! The result is an OCI image layout. If you copy it into a folder, skopeo can open it as `oci:FOLDER`.
 //!
 //! A blob becomes visible when it is complete and verified. `index.json` is written last, when everything that it names
-//! is stored. No more than `WORKERS` x 2 x `PART` bytes are held in memory.
+//! is stored. At most about `WORKERS` x 2 x `PART` bytes (128 MiB) are held in memory.
 //!
 //! S3 keeps the parts of an upload whose program was killed: let a lifecycle rule of the bucket abort such uploads.
 
