@@ -281,7 +281,7 @@
 //!
 //! `Drop` can't wait, so this channel is unbounded. It can't grow without bound either: there is one release for each grant.
 //! Only a call that can't block is sent. A pipe that is not drained is not finished, because `FinishPipe` would block the
-//! connection until it is.
+//! connection until the pipe is drained.
 //!
 //! # How cancellation works
 //!
