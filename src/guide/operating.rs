@@ -90,10 +90,11 @@
 //!
 //! # Limits in time
 //!
-//! Nothing waits without a limit by default, but a pull as a whole may take long. For a scheduler, set `--deadline` a little below
-//! its own limit: it is for the whole command. The error then says what happened, and nothing is killed in the
-//! middle. In a program, [`RetryPolicy::deadline`](crate::RetryPolicy::deadline) limits each step, such as opening an image or pulling its layers, and
-//! [`pull_many`](crate::Fetcher::pull_many) as a whole. Time in which this process was stopped, such as by a frozen container, counts as neither stall nor slow call.
+//! Nothing waits without a limit by default, but a pull as a whole may take long. For a scheduler, set `--deadline` a
+//! little below its own limit: it is for the whole command. The error then says what happened, and nothing is killed in
+//! the middle. In a program, [`RetryPolicy::deadline`](crate::RetryPolicy::deadline) limits each step, such as opening
+//! an image or pulling its layers, and [`pull_many`](crate::Fetcher::pull_many) as a whole. Time in which this process
+//! was stopped, such as by a frozen container, counts as neither stall nor slow call.
 //!
 //! # What kills leave behind
 //!
