@@ -10,7 +10,8 @@ use crate::error::{Error, Result};
 /// The destination of a pull.
 ///
 /// A pull stores several layers at the same time, from several tasks. It takes its sink by value. To go on using a
-/// sink, pass an `Arc` of it, which is a sink, too. A sink wraps errors of its own with
+/// sink, pass an `Arc` of it, which is a sink, too. A pull that fails or is dropped may drop the futures of these
+/// methods at any await. An image must not become visible before it is complete. A sink wraps errors of its own with
 /// [`Error::handler`](crate::Error::handler). Tests of a sink need no skopeo: [`LayerReader::from_bytes`] and
 /// [`ImageContent::from_bytes`] make its arguments.
 ///
@@ -65,6 +66,10 @@ pub trait Sink: Send + Sync + 'static {
 
     /// Returns the bytes of an image config, if the sink has it, so that it is not fetched. The caller checks the
     /// digest. The default returns `None`.
+    ///
+    /// # Errors
+    ///
+    /// Any error. The image fails with this error, without a retry.
     fn read(&self, blob: &Descriptor) -> impl Future<Output = Result<Option<Vec<u8>>>> + Send {
         let _ = blob;
         async { Ok(None) }
@@ -95,7 +100,8 @@ pub trait Sink: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// After an error, some of the images may be visible, and [`commit`](Self::commit) may be called for each of them.
+    /// Any error. Some of the images may be visible then. [`pull_all`](crate::Fetcher::pull_all) fails with this error.
+    /// [`pull_many`](crate::Fetcher::pull_many) calls [`commit`](Self::commit) for each of the images.
     fn commit_all(&self, images: &[Arc<ImageContent>]) -> impl Future<Output = Result<()>> + Send {
         async move {
             for image in images {
@@ -107,6 +113,10 @@ pub trait Sink: Send + Sync + 'static {
 
     /// Stores an index, with the configs and manifests of its images, whose layers are all stored, and makes the index
     /// visible. The default returns [`Error::Image`], because not every sink can store an index.
+    ///
+    /// # Errors
+    ///
+    /// Any error. The pull then fails; of [`pull_many`](crate::Fetcher::pull_many), only the request fails.
     fn commit_index(
         &self,
         index: &IndexContent,
