@@ -50,7 +50,8 @@ pub enum BlobError {
         /// The digest of the bytes that came.
         computed: Digest,
     },
-    /// No byte of the blob came for the stall timeout while a caller waited to read.
+    /// No byte of the blob came for the stall timeout while a caller waited to read. A [`Fetcher`](crate::Fetcher) also
+    /// returns this error if the proxy did not answer the call for the blob in this time.
     #[error("stalled: no byte for {after:?}, after {read} bytes")]
     #[non_exhaustive]
     Stalled {

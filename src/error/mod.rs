@@ -95,11 +95,11 @@ pub enum Error {
         bytes: usize,
     },
 
-    /// The proxy refused the call. The connection is still good.
+    /// skopeo refused the call. The connection to a proxy is still good.
     #[error("{} failed{}", doing(method), times(*.tries))]
     #[non_exhaustive]
     Refused {
-        /// The method's name on the wire.
+        /// The name of the method in the protocol, or of a command such as `skopeo inspect`.
         method: &'static str,
         /// The number of tries by the [`Fetcher`](crate::Fetcher). An [`ImageProxy`](crate::ImageProxy) tries once.
         tries: u32,
@@ -136,7 +136,7 @@ pub enum Error {
     #[error("{}: skopeo did not answer within {after:?}", doing(method))]
     #[non_exhaustive]
     CallTimeout {
-        /// The method's name on the wire.
+        /// The name of the method in the protocol, or of another operation, such as `skopeo inspect`.
         method: &'static str,
         /// The time limit of the call, usually the [`call_timeout`](crate::ConnectionOptions::call_timeout).
         after: Duration,

@@ -44,14 +44,14 @@ pub enum RefusalKind {
     NotFound,
     /// The registry requires a login, or does not accept the given one (401).
     Unauthorized,
-    /// The registry does not allow this login to fetch the image or the blob (403). Some registries also answer this
-    /// if the image does not exist.
+    /// The registry does not allow this login to fetch the image or the blob (403). Some registries also give this
+    /// answer if the image does not exist.
     Denied,
     /// The registry limits the rate of requests (429).
     Throttled,
     /// The certificate is not trusted, or the registry does not speak TLS.
     Tls,
-    /// The signature policy does not accept the image.
+    /// The signature policy does not accept the image, or can't be used.
     Policy,
     /// The registry can't be reached: its name is unknown, or the host does not answer.
     Unreachable,

@@ -97,7 +97,8 @@ impl Fetcher {
     ///
     /// [`Error::Image`] if the index is not at a registry (`docker://`), if one of its entries is not an image, or if a
     /// manifest does not have the size that the index states; [`Error::Blob`] if the index does not have the digest in
-    /// the reference, or a manifest does not have the digest in the index; the errors of [`open_all`](Self::open_all).
+    /// the reference, or a manifest does not have the digest in the index; the errors of
+    /// [`fetch_source`](Self::fetch_source) and of [`open_all`](Self::open_all).
     ///
     /// # Cancel safety
     ///
