@@ -184,6 +184,11 @@ impl RawBlob {
     /// # Errors
     ///
     /// [`Error::Io`] if the pipe can't be put into blocking mode.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped early, the pipe stays open, but nothing reports whether the blob is complete. The proxy
+    /// may then exit before it has sent the whole blob.
     pub fn into_pipe(self) -> Result<(OwnedFd, impl Future<Output = Result<()>> + Send + use<>)> {
         self.0.into_inner().into_pipe()
     }

@@ -95,7 +95,9 @@ impl Fetcher {
     }
 
     /// Runs `handler` for each layer of an image, on threads that may block, with a reader for libraries that need
-    /// [`std::io::Read`], such as `tar`. Everything else is as with [`for_each_layer`](Self::for_each_layer).
+    /// [`std::io::Read`], such as `tar`. The threads are those of tokio's `spawn_blocking`. At most
+    /// [`workers`](crate::FetchOptions::workers) of them are in use at once. Everything else is as with
+    /// [`for_each_layer`](Self::for_each_layer).
     ///
     /// ```no_run
     /// # async fn example(fetcher: longshore::Fetcher) -> longshore::Result<()> {
