@@ -22,8 +22,8 @@ use crate::error::{BlobError, Error, Result};
 /// How many bytes a layer may have beyond the bound on its expansion. Even an empty tar archive has ten kilobytes.
 const SMALL_BYTES: u64 = 1024 * 1024;
 
-/// The number of bytes by which the decompressed bytes may exceed the bound for the compressed bytes that were read so
-/// far: as many as the default of [`FetchOptions::max_zstd_window`]. A layer may begin with a file of zeros, of which zstd
+/// The number of bytes that are allowed beyond the bound on the expansion of what was read so far. It is the default of
+/// [`FetchOptions::max_zstd_window`]. A layer may begin with a file of zeros, of which zstd
 /// compresses 30 MB to a kilobyte. A much larger value would weaken the bound where a manifest claims too large a size.
 const AHEAD_BYTES: u64 = 32 << 20;
 

@@ -46,7 +46,8 @@ pub(crate) struct Config {
 /// # Errors
 ///
 /// [`Error::Decode`] if the manifest is no JSON. [`Error::Image`] if it names no config, names a blob without a valid
-/// digest or with an invalid size (a missing size is 0), or has one of the keys that are read twice (case is ignored).
+/// digest or with an invalid size (a missing size is 0), or if one of the keys that are read occurs
+/// twice (case is ignored).
 pub(crate) fn manifest(raw: &[u8]) -> Result<ImageManifest> {
     let node = parse(raw, "manifest")?;
     let part = Part {

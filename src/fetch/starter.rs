@@ -131,7 +131,8 @@ impl Starter {
         match &self.from {
             From::Config { template, .. } => Ok(template),
             From::Given { .. } => {
-                let reason = "a fetcher over given proxies can't start the skopeo that this needs";
+                let reason =
+                    "a fetcher over given proxies can't start the skopeo that this call needs";
                 Err(Error::image(reason))
             }
         }

@@ -540,7 +540,7 @@ impl Workers {
     }
 
     /// Asks for the blob, and passes the slot on when the answer is there. `None` if there is no answer
-    /// within the stall timeout. A task then keeps the slot until the call is answered.
+    /// within the stall timeout. A task then keeps the slot until the call is answered or the unit is retired.
     async fn ask(
         &self,
         task: Task,

@@ -77,7 +77,7 @@ fn what_takes_a_skopeo_of_its_own_is_refused() {
         assert!(
             error
                 .to_string()
-                .contains("start the skopeo that this needs"),
+                .contains("start the skopeo that this call needs"),
             "{error}"
         );
         let platform = Platforms::One("linux/arm64".parse().unwrap());

@@ -131,7 +131,9 @@ impl Fetcher {
     }
 
     /// Opens an image: starts a proxy, and fetches the manifest. The reference contains the transport, as in
-    /// `docker://quay.io/fedora/fedora:latest`. Meanwhile, warm proxies are started: proxies that the pull will probably
+    /// `docker://quay.io/fedora/fedora:latest`.
+    ///
+    /// While the image is being opened, warm proxies are started: proxies that the pull will probably
     /// need ([`start_ahead`](FetchOptions::start_ahead)). They are shut down when the first call that fetches layers of
     /// the image ends, or when the [`Image`] is dropped before such a call.
     ///
