@@ -176,8 +176,8 @@ pub(crate) fn digest_of(reference: &str) -> Option<Digest> {
 }
 
 /// The part of a reference that names the source of its blobs. An open image gives access to the blobs of every image
-/// from the same source. At a registry, this is the repository: any open image of a repository serves any blob of it (in skopeo 1.9 to 1.22).
-/// Elsewhere, this is the whole reference.
+/// from the same source. At a registry, this is the repository: any open image of a repository serves any
+/// blob of it (in skopeo 1.9 to 1.22). Elsewhere, this is the whole reference.
 pub(crate) fn source_of(reference: &str) -> &str {
     repository(reference).unwrap_or(reference)
 }
