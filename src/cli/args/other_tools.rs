@@ -3,7 +3,8 @@
 use clap::builder::StyledStr;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
-/// The options of other tools, each with the advice what to use here. Options that mean the same are aliases.
+/// The options of other tools, each with advice on what to use here. An option that means the same as one of
+/// longshore's is not in this list, but an alias.
 const ELSEWHERE: [(&[&str], &str); 13] = [
     (
         &["--all", "-a", "--multi-arch", "--all-tags"],
@@ -77,7 +78,7 @@ const ELSEWHERE: [(&[&str], &str); 13] = [
     ),
     (
         &["--tmpdir"],
-        "the variable TMPDIR says where skopeo unpacks archives",
+        "there is no such option; skopeo unpacks archives in /var/tmp",
     ),
 ];
 
