@@ -94,8 +94,8 @@ impl From<Vec<u8>> for AuthData {
 }
 
 impl From<File> for AuthData {
-    /// Takes the content of a file, from its current position to its end. The file is read when the first proxy
-    /// is started.
+    /// Takes the content of a file, from its current position to its end. The file is read when the first proxy or
+    /// [`Fetcher`](crate::Fetcher) is made.
     fn from(file: File) -> Self {
         let content = OnceLock::new();
         Self(AuthSource::File(Arc::new(OpenedFile { file, content })))
@@ -104,7 +104,7 @@ impl From<File> for AuthData {
 
 impl From<OwnedFd> for AuthData {
     /// Takes the content of a descriptor, from its current position to its end. The descriptor is read when the first
-    /// proxy is started.
+    /// proxy or [`Fetcher`](crate::Fetcher) is made.
     fn from(fd: OwnedFd) -> Self {
         Self::from(File::from(fd))
     }
@@ -147,7 +147,8 @@ impl Credentials {
     }
 
     /// Makes credentials of a token that the registry's token service accepts as an OAuth 2 refresh token.
-    /// `docker login` stores such a token as `identitytoken`.
+    /// `docker login` stores such a token as `identitytoken`. `registry` has the form that
+    /// [`password`](Self::password) describes.
     pub fn identity_token(registry: impl Into<String>, token: &str) -> Self {
         Self {
             registry: registry.into(),

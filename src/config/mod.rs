@@ -165,6 +165,11 @@ macro_rules! setters {
 ///     .insecure_skip_tls_verification(true)
 ///     .architecture("arm64");
 /// ```
+///
+/// Some options exclude each other: `authfile`, `auth_data`, `credentials` and `auth_anonymous`; `policy` and
+/// `insecure_policy`; `require_policy` and `insecure_policy`; `require_tls_verification` and
+/// `insecure_skip_tls_verification`; `skopeo_path` and `skopeo_cmd`. With two of them, no proxy is started, and the
+/// error is [`ConfigError::Conflict`].
 #[expect(
     clippy::struct_excessive_bools,
     reason = "each is an option of skopeo's"
@@ -173,7 +178,8 @@ macro_rules! setters {
 #[non_exhaustive]
 pub struct ImageProxyConfig {
     /// The path of an auth file, as in `skopeo --authfile`. A file that can be read only once, such as a pipe, is read
-    /// when the first proxy is started, like [`auth_data`](Self#structfield.auth_data), and has at most 1 MiB.
+    /// when the first proxy or [`Fetcher`](crate::Fetcher) is made, like [`auth_data`](Self#structfield.auth_data), and
+    /// has at most 1 MiB.
     pub authfile: Option<PathBuf>,
     /// The content of an auth file.
     pub auth_data: Option<AuthData>,
@@ -204,16 +210,19 @@ pub struct ImageProxyConfig {
     pub registries_conf: Option<PathBuf>,
     /// The path of a folder that is used instead of the system's `registries.d`.
     pub registries_d: Option<PathBuf>,
-    /// The operating system (`linux`) for which an image is chosen from an index.
+    /// The operating system (`linux`) for which an image is chosen from an index. `None` means this machine's.
     pub os: Option<String>,
-    /// The architecture (`amd64`, `arm64`, ...) for which an image is chosen from an index.
+    /// The architecture (`amd64`, `arm64`, ...) for which an image is chosen from an index. `None` means
+    /// this machine's.
     pub architecture: Option<String>,
-    /// The variant of the architecture (`v7`, ...) for which an image is chosen from an index.
+    /// The variant of the architecture (`v7`, ...) for which an image is chosen from an index. `None` leaves the choice
+    /// to skopeo.
     pub variant: Option<String>,
     /// The text that is put in front of skopeo's user agent. This needs skopeo 1.21 or later. With an older
     /// skopeo, the text is left out, with a warning in the log.
     pub user_agent_prefix: Option<String>,
-    /// The folder for skopeo's temporary files, such as unpacked archives.
+    /// The folder for skopeo's temporary files, such as unpacked archives. `None` means skopeo's default, which is
+    /// usually `/var/tmp`.
     pub temporary_directory: Option<PathBuf>,
     /// Whether skopeo logs its debug messages. Its stderr then also goes to the stderr of this process. The
     /// end of stderr is kept for error messages in any case.

@@ -72,8 +72,8 @@ pub(super) fn path_of(file: &OwnedFd) -> PathBuf {
     format!("/proc/self/fd/{}", file.as_raw_fd()).into()
 }
 
-/// Whether a file must be read by this process. A path to a descriptor of this process names another file in each
-/// other process. A file that does not exist is left to skopeo, which reports the error.
+/// Whether a file must be read by this process. A path to a descriptor of this process names another file in any other
+/// process. A file that does not exist is left to skopeo, which reports the error.
 fn is_read_once(path: &Path) -> bool {
     let ours = ["/dev/fd", "/dev/stdin", "/proc/self", "/proc/thread-self"];
     let is_ours = ours.iter().any(|ours| path.starts_with(ours));
