@@ -181,7 +181,8 @@ fn fill(template: &str, request: &ImageRequest) -> Result<String, String> {
         let Platforms::One(platform) = &request.platforms else {
             let reference = &request.reference;
             return Err(format!(
-                "{{platform}} can't be filled in for {reference}: it is asked for without a platform"
+                "{{platform}} can't be filled in for {reference}: no single platform is \
+                 requested; give platform=OS/ARCH in the list, or --platform OS/ARCH"
             ));
         };
         name = name.replace("{platform}", &platform.to_string().replace('/', "-"));
@@ -210,7 +211,9 @@ fn parts_of(reference: &str) -> Result<[String; 4], String> {
         tag,
         digest,
     } = parsed.ok_or_else(|| {
-        format!("only the name of a docker:// image has parts to fill in, and {reference} is none")
+        format!(
+            "only the name of a docker:// image has parts to fill in, and {reference} is not one"
+        )
     })?;
     let name = repository
         .rsplit('/')

@@ -7,7 +7,7 @@ use longshore::oci_spec::image::Descriptor;
 use serde::Serialize;
 
 use crate::cli::failure::Failure;
-use crate::cli::format::{bytes, json_line, short};
+use crate::cli::format::{bytes, counted, json_line, short};
 use crate::cli::page::{Page, fit};
 
 /// The annotation by which buildkit marks a manifest that describes another one.
@@ -116,7 +116,7 @@ fn page(report: &Report<'_>) -> String {
     }
     let count = report.platforms.len();
     let size = bytes(report.size as u64);
-    page.text("index", &format!("{count} manifests, {size}"));
+    page.text("index", &format!("{}, {size}", counted(count, "manifest")));
     page.line("");
     page.line("  MANIFEST  DIGEST        PLATFORM");
     for platform in &report.platforms {

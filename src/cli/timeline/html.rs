@@ -150,7 +150,7 @@ fn failures(f: &mut Formatter, picture: &Picture) -> fmt::Result {
         .failed_tries
         .saturating_sub(picture.failures.len());
     if more > 0 {
-        writeln!(f, r#"<p class="wide">And {more} more failed tries.</p>"#)?;
+        writeln!(f, r#"<p class="wide">More failed tries: {more}.</p>"#)?;
     }
     Ok(())
 }
@@ -182,7 +182,7 @@ fn images(f: &mut Formatter, picture: &Picture) -> fmt::Result {
     writeln!(f, "</table></div>")?;
     let more = picture.totals.images.saturating_sub(picture.images.len());
     if more > 0 {
-        writeln!(f, r#"<p class="wide">And {more} more images.</p>"#)?;
+        writeln!(f, r#"<p class="wide">More images: {more}.</p>"#)?;
     }
     Ok(())
 }

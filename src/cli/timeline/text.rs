@@ -220,10 +220,10 @@ pub(super) fn left_out(picture: &Picture) -> Option<String> {
         ));
     }
     if left_out.proxies > 0 {
-        parts.push(format!("{} more proxies are not shown", left_out.proxies));
+        parts.push(format!("proxies that are not shown: {}", left_out.proxies));
     }
     if left_out.spans > 0 {
-        parts.push(format!("{} more tries are not shown", left_out.spans));
+        parts.push(format!("tries that are not shown: {}", left_out.spans));
     }
     (!parts.is_empty()).then(|| format!("A large pull: {}.", parts.join("; ")))
 }
