@@ -25,7 +25,7 @@ pub(crate) fn bytes(count: u64) -> String {
     format!("{value:.1} {unit}")
 }
 
-/// Formats a time, without more than two units: "7 s", "3 min 14 s", "2 h 5 min".
+/// Formats a time in at most two units: "7 s", "3 min 14 s", "2 h 5 min".
 pub(crate) fn seconds(time: Duration) -> String {
     let seconds = time.as_secs();
     match (seconds / 3600, seconds / 60 % 60, seconds % 60) {

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::args::Destination;
 
-/// The version of the format. It changes when a field changes its meaning or goes.
+/// The version of the format. It changes when a field changes its meaning or is removed.
 const VERSION: u32 = 1;
 
 /// The object that `--json` prints, for one image and for many.

@@ -48,6 +48,8 @@ pub(crate) struct VerifyArguments {
     #[arg(long, value_name = "DURATION", default_value = "0", value_parser = duration, requires = "repair")]
     pub(crate) wait: Duration,
     /// Threads that read; default: one for each processor
+    ///
+    /// There are at most 64 threads.
     #[arg(long, value_name = "N", help_heading = SPEED)]
     pub(crate) workers: Option<NonZeroUsize>,
     /// Print one JSON object

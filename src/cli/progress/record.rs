@@ -13,7 +13,7 @@ use serde::Serialize;
 use crate::cli::failure::Failure;
 use crate::cli::format::{json_line, plain};
 
-/// The version of the format. It changes when a field changes its meaning or goes.
+/// The version of the format. It changes when a field changes its meaning or is removed.
 const VERSION: u32 = 1;
 
 /// The least time between two events about the bytes of one blob.

@@ -51,7 +51,8 @@ pub(super) struct Progress {
     pub(super) opened: usize,
     pub(super) pulled: usize,
     pub(super) failed: usize,
-    /// The blobs that are to be fetched, and those of them that are complete.
+    /// The number of blobs of the pull, and of those that are complete. Both include blobs that the destination had
+    /// already.
     pub(super) blobs: usize,
     pub(super) done: usize,
     /// The size of all blobs, and of those that are complete.

@@ -131,8 +131,8 @@ pub(super) fn to_f64(number: usize) -> f64 {
     number as f64
 }
 
-/// A width that text needs at most, in a font of this size. It is too wide for most fonts, so that text which
-/// fits by it does fit.
+/// The maximum width of a text in a font of this size. Most fonts need less, so a text for which there is this much
+/// space fits.
 pub(super) fn text_width(text: &str, size: f64) -> f64 {
     let width = |c: char| if c.is_ascii() { 0.6 } else { 1.0 };
     text.chars().map(width).sum::<f64>() * size

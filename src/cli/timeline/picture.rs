@@ -113,7 +113,7 @@ pub(super) struct Span {
     pub(super) image: Arc<str>,
     pub(super) what: What,
     pub(super) begin: Duration,
-    /// The time of the first byte.
+    /// The time at which the proxy answered the request for the blob, shortly after the registry's first byte.
     pub(super) answered: Option<Duration>,
     /// The time of the last byte so far.
     pub(super) last_byte: Option<Duration>,
@@ -152,7 +152,7 @@ pub(super) enum Outcome {
         /// The wait before the next try. `None` if there is no next try, or if another proxy makes it.
         retry_after: Option<Duration>,
     },
-    /// The pull ended first, or the proxy, which was no longer needed.
+    /// The pull, or a proxy that was no longer needed, ended first.
     Unfinished,
 }
 
