@@ -100,7 +100,7 @@ pub(super) fn entries(index: &[u8]) -> io::Result<Vec<Listed>> {
 
 /// Adds images to the index, each with its name in the layout, in this order.
 ///
-/// Old entries that have one of the names are removed, and old entries of the same images that have no name.
+/// An old entry is removed if it has one of these names, or if it has no name and is of one of these images.
 pub(super) fn with_images(
     index: &[u8],
     images: &[(Descriptor, Option<String>)],

@@ -96,7 +96,8 @@ pub struct OciLayout {
 impl OciLayout {
     /// Makes a sink for the layout in the folder `root`. `tag` is the name of the pulled image in the index
     /// (`org.opencontainers.image.ref.name`). `None` means no name. If the index has an entry of another image with
-    /// this name, the pull removes this entry; the blobs of that image stay until [`prune`](Self::prune).
+    /// this name, the pull removes this entry; the blobs of that image stay until [`prune`](Self::prune). If `tag`
+    /// [can't name](Self::can_name) an image, the pull fails with [`Error::Image`].
     ///
     /// Nothing is changed before a pull begins. The pull creates the layout if the folder does not exist, or
     /// contains nothing but hidden files and `lost+found`. If the folder contains anything other than a layout,

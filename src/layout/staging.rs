@@ -16,15 +16,15 @@ use oci_spec::image::Digest;
 
 use super::folder::Folder;
 
-/// The prefix of the names of staging folders. The numbers of the process and of the folder follow it. Like other
-/// tools, this library does not take names that begin with a dot for part of the layout.
+/// The prefix of the names of staging folders. The numbers of the process and of the folder follow it. This library and
+/// other tools ignore names in a layout that begin with a dot.
 const PREFIX: &str = ".longshore-";
 
 /// Only the owner may use a staging folder.
 const STAGING_MODE: Mode = Mode::from_bits_truncate(0o700);
 
-/// How long to wait for another process that changes the layout. A change takes milliseconds, so a process that
-/// takes this long hangs.
+/// How long to wait for another process that changes the layout. Most changes take milliseconds, and `prune` holds the
+/// lock for some seconds, so a process that takes this long hangs.
 const LOCK_PATIENCE: Duration = Duration::from_secs(30);
 const LOCK_RETRY: Duration = Duration::from_millis(5);
 
