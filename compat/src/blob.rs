@@ -1,4 +1,4 @@
-//! A blob in two halves: the reader of its bytes, and the driver, which is a future of the verdict.
+//! A blob in two halves: the reader of its bytes, and the driver, a future that returns the verdict.
 
 use std::fmt;
 use std::io;
@@ -233,8 +233,8 @@ impl<'a> BlobStream<'a> {
         self.expected_size
     }
 
-    /// Takes the stream apart into the reader of the bytes and a future of the verdict, the driver. They can be awaited
-    /// together, or the driver after the reader. Only the driver says whether the bytes are the right ones.
+    /// Takes the stream apart into the reader of the bytes and the driver, a future that returns the verdict. They can be
+    /// awaited together, or the driver after the reader. Only the driver says whether the bytes are the right ones.
     #[must_use]
     pub fn into_parts(self) -> (Box<dyn AsyncRead + Send + Unpin>, BoxFuture<'a, Result<()>>) {
         (self.reader, self.driver)

@@ -39,7 +39,8 @@ pub struct ImageProxyConfig {
     pub decryption_keys: Option<Vec<String>>,
     /// `Some(true)` accepts any certificate, and plain HTTP. `Some(false)` and `None` leave the decision to registries.conf.
     pub insecure_skip_tls_verification: Option<bool>,
-    /// `Some(true)` accepts images whatever the signature policy says. `Some(false)` and `None` have the policy checked.
+    /// `Some(true)` accepts images whatever the signature policy says. With `Some(false)` and `None`, skopeo checks the
+    /// policy (since 1.13).
     pub insecure_policy: Option<bool>,
     /// The text that is put in front of skopeo's user agent. A skopeo before 1.21 does not support
     /// this option: it is left out, and a warning is logged.
@@ -113,7 +114,9 @@ impl From<ImageProxyConfig> for longshore::ImageProxyConfig {
 /// Makes the command that starts the proxy, for callers who start it themselves. It needs a `SOCK_SEQPACKET` socket as its
 /// stdin. Its stdout is discarded; its stderr is a pipe, unless `debug` is set.
 ///
-/// Blocks: it reads `auth_data`, and may ask skopeo for its version.
+/// Blocks: it reads `auth_data`, and may ask skopeo for its version. Returns [`Error::Configuration`] if the options
+/// can't be used, [`Error::Io`] if a file can't be read, and [`Error::SkopeoSpawnError`] or [`Error::Other`] if skopeo
+/// can't be asked.
 impl TryFrom<ImageProxyConfig> for Command {
     type Error = Error;
 

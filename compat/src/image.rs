@@ -82,7 +82,8 @@ impl Eq for OpenedImage {}
 /// uncompressed.
 #[derive(Debug, serde::Deserialize)]
 pub struct ConvertedLayerInfo {
-    /// The digest of the bytes that the proxy sends. Of an uncompressed layer, this is the `diff_id` in the image config.
+    /// The digest of the bytes that the proxy sends. For an uncompressed layer, this is the `diff_id` in the image
+    /// config.
     pub digest: Digest,
     /// The number of bytes that the proxy sends.
     pub size: u64,

@@ -206,7 +206,7 @@ impl ImageProxy {
         Ok(serde_json::from_slice(&raw)?)
     }
 
-    /// Fetches a blob: a reader of its bytes, and the driver, a future of the verdict.
+    /// Fetches a blob. Returns a reader of its bytes and the *driver*, a future that returns the verdict.
     ///
     /// Await both together, or the driver after the reader. The reader ends where the bytes end, also if they are wrong or
     /// too few. The driver says whether all bytes came and have this size and digest. A reader that is dropped
@@ -253,8 +253,8 @@ impl ImageProxy {
             .await
     }
 
-    /// Fetches a blob **without any check**: its size, if the registry announced it, the pipe of its bytes, and a future of the
-    /// error that the proxy reports. Read the pipe while the future is awaited.
+    /// Fetches a blob **without any check**. Returns its size, if the registry announced it, the pipe of its bytes, and a
+    /// future that returns the error that the proxy reports. Read the pipe while the future is awaited.
     ///
     /// # Errors
     ///

@@ -146,8 +146,8 @@ impl ImageReference {
         Self { transport, name }
     }
 
-    /// Returns the reference of an image at a registry. Where the OCI reference has neither a tag nor a digest, the name gets
-    /// what oci-spec writes for it.
+    /// Returns the reference of an image at a registry. When oci-spec parses a text with neither a tag nor a digest, it
+    /// adds the tag `latest`. The name then has this tag, too.
     #[expect(clippy::needless_pass_by_value, reason = "the interface has it")]
     #[must_use]
     pub fn new_registry(reference: Reference) -> Self {
