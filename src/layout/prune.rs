@@ -162,6 +162,7 @@ impl Prune {
                 root: Arc::clone(&root),
                 digests: HashSet::new(),
                 documents: HashSet::new(),
+                missing: Vec::new(),
                 stop: stop.clone(),
             },
             index: Vec::new(),
@@ -200,7 +201,9 @@ impl Prune {
     /// Removes at least one blob, and more for about as long as `hold`. Returns whether all candidates are done.
     fn remove(&mut self, hold: Duration, _: &LayoutLock) -> io::Result<bool> {
         let began = Instant::now();
-        // Pulls that have ended since the index was last read may have added images that reuse candidates.
+        // Pulls that have ended since the index was last read may have added images that reuse candidates, or
+        // manifests that were missing.
+        self.kept.follow_what_was_missing()?;
         self.keep_what_the_index_names()?;
         // After a loss of power, an older index must not come back that names what is removed now.
         if let Some(index) = self.root.open_file(INDEX)? {
@@ -262,7 +265,19 @@ struct Kept {
     digests: HashSet<Digest>,
     /// The documents that were followed.
     documents: HashSet<Digest>,
+    /// The documents that were missing, as they may be. A pull may add them later without a change of the index.
+    missing: Vec<(Descriptor, By)>,
     stop: CancellationToken,
+}
+
+impl Kept {
+    /// Follows the documents that were missing when they were last looked for.
+    fn follow_what_was_missing(&mut self) -> io::Result<()> {
+        for (named, by) in std::mem::take(&mut self.missing) {
+            reach::follow_from(self, &named, by)?;
+        }
+        Ok(())
+    }
 }
 
 impl Follower for Kept {
@@ -281,7 +296,10 @@ impl Follower for Kept {
                 self.documents.insert(digest.clone());
                 Ok(Some(raw))
             }
-            Err(bad) if by != By::Layout && matches!(bad.damage, Damage::Missing) => Ok(None),
+            Err(bad) if by != By::Layout && matches!(bad.damage, Damage::Missing) => {
+                self.missing.push((named.clone(), by));
+                Ok(None)
+            }
             Err(bad) => Err(refused(digest, &bad.damage.to_string())),
         }
     }

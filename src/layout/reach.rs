@@ -50,7 +50,16 @@ pub(super) trait Follower {
 
 /// Follows this document, which the index of the layout names.
 pub(super) fn follow(follower: &mut impl Follower, named: &Descriptor) -> io::Result<()> {
-    follow_at(follower, named, By::Layout, DEEPEST)
+    follow_from(follower, named, By::Layout)
+}
+
+/// Follows this document, which a document of this kind names.
+pub(super) fn follow_from(
+    follower: &mut impl Follower,
+    named: &Descriptor,
+    by: By,
+) -> io::Result<()> {
+    follow_at(follower, named, by, DEEPEST)
 }
 
 fn follow_at(

@@ -203,6 +203,30 @@ fn what_an_image_names_since_is_kept() {
 }
 
 #[test]
+fn what_a_manifest_names_that_was_missing_at_first_is_kept() {
+    let layout = TestLayout::new();
+    let (image, stray) = (layout.image(b"layer"), layout.put(b"stray"));
+    let index = json!({ "manifests": [image.manifest] });
+    let index = layout.put_typed(INDEX_TYPE, &index);
+    layout.list(&[("a", &index)]);
+    let path = layout.path_of(&image.manifest);
+    let manifest = fs::read(&path).expect("it is there");
+    // The index changes in one of the two cases, because a pull adds another image.
+    for names in [&["a"][..], &["a", "b"]] {
+        fs::remove_file(&path).expect("removed");
+        let mut prune = plan(&layout);
+        // A pull has fetched the manifest and has reused the other blobs, and has ended.
+        fs::write(&path, &manifest).expect("written");
+        let images: Vec<_> = names.iter().map(|name| (*name, &index)).collect();
+        layout.list(&images);
+        let lock = LayoutLock::take(&layout.root()).expect("a lock");
+        assert!(prune.remove(HOLD, &lock).expect("removed"));
+        assert!(image.all().iter().all(|blob| layout.has(blob)), "{names:?}");
+        assert!(!layout.has(&stray));
+    }
+}
+
+#[test]
 fn a_layout_that_was_damaged_since_keeps_its_blobs() {
     let layout = TestLayout::new();
     let stray = layout.put(b"stray");
