@@ -29,6 +29,7 @@ use std::sync::Arc;
 
 use oci_spec::image::{Descriptor, Digest};
 use tokio::sync::OnceCell;
+use tokio_util::sync::CancellationToken;
 
 use self::folder::Folder;
 pub use self::prune::{PruneOptions, Pruned, PrunedBlob};
@@ -309,22 +310,22 @@ impl OciLayout {
     }
 
     /// Adds these manifests or indexes to the index of the layout, by these names. Everything that a manifest or
-    /// index names must be there.
+    /// index names must be there. If the future is dropped early, the check of this stops.
     async fn list(&self, images: Vec<(Descriptor, Option<String>)>) -> Result<()> {
         if images.is_empty() {
             return Ok(());
         }
         let what = format!("can't update {}", self.root.join(INDEX).display());
         let staging = self.staging().await?;
+        let stop = CancellationToken::new();
+        let _stopping = stop.clone().drop_guard();
         blocking(move || {
             let update = || {
                 // The bytes are on disk already. The names of the blobs come next, and then the index that
                 // names them.
                 staging.sync_blobs()?;
                 let root = staging.root();
-                for (descriptor, _) in &images {
-                    reach::check(root, descriptor)?;
-                }
+                reach::check(root, images.iter().map(|(named, _)| named), &stop)?;
                 let _lock = LayoutLock::take(root)?;
                 let old = root.read(INDEX, MAX_INDEX_BYTES)?;
                 let old = old.ok_or(io::ErrorKind::NotFound)?;

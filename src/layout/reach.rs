@@ -1,8 +1,10 @@
 //! Follows what the index of a layout names: indexes, manifests, configs and layers.
 
+use std::collections::HashMap;
 use std::io;
 
-use oci_spec::image::{Descriptor, ImageManifest, MediaType};
+use oci_spec::image::{Descriptor, Digest, ImageManifest, MediaType};
+use tokio_util::sync::CancellationToken;
 
 use super::blobs;
 use super::folder::Folder;
@@ -130,30 +132,76 @@ pub(super) fn is_known(media_type: &MediaType) -> bool {
     )
 }
 
-/// Returns an error unless this manifest or index, and every blob that it names, is there with its size, so
-/// that the index of the layout may name it. Foreign layers are not checked, because they are stored
+/// Returns an error unless these manifests and indexes, and every blob that they name, are there with their sizes, so
+/// that the index of the layout may name them. Foreign layers are not checked, because they are stored
 /// elsewhere. Digests are not computed: each blob was verified when it got its name.
-pub(super) fn check(root: &Folder, named: &Descriptor) -> io::Result<()> {
-    follow(&mut Check(root), named)
+///
+/// Returns an error soon after `stop` is cancelled.
+pub(super) fn check<'a>(
+    root: &Folder,
+    all: impl IntoIterator<Item = &'a Descriptor>,
+    stop: &CancellationToken,
+) -> io::Result<()> {
+    let mut check = Check {
+        root,
+        stop,
+        documents: HashMap::new(),
+        blobs: HashMap::new(),
+    };
+    for named in all {
+        follow(&mut check, named)?;
+    }
+    Ok(())
 }
 
-struct Check<'a>(&'a Folder);
+/// The check of what documents name. It looks for each blob once, however often the documents name it, so the work and
+/// the memory are bounded by the blobs of the layout.
+struct Check<'a> {
+    root: &'a Folder,
+    stop: &'a CancellationToken,
+    /// The sizes of the documents that were read, in bytes.
+    documents: HashMap<Digest, u64>,
+    /// The sizes of the other blobs that were found, in bytes.
+    blobs: HashMap<Digest, u64>,
+}
+
+impl Check<'_> {
+    fn go_on(&self) -> io::Result<()> {
+        if self.stop.is_cancelled() {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
+        Ok(())
+    }
+}
 
 impl Follower for Check<'_> {
     fn document(&mut self, named: &Descriptor, by: By) -> io::Result<Option<Vec<u8>>> {
+        self.go_on()?;
         if by == By::Referrer {
             return Ok(None);
         }
-        let raw = blobs::read(self.0, named.digest(), MAX_DOCUMENT_BYTES)?;
+        let digest = named.digest();
+        if self.documents.get(digest) == Some(&named.size()) {
+            return Ok(None);
+        }
+        let raw = blobs::read(self.root, digest, MAX_DOCUMENT_BYTES)?;
         let raw = raw.filter(|raw| raw.len() as u64 == named.size());
-        raw.map(Some).ok_or_else(|| missing(named))
+        let raw = raw.ok_or_else(|| missing(named))?;
+        self.documents.insert(digest.clone(), named.size());
+        Ok(Some(raw))
     }
 
     fn blob(&mut self, named: &Descriptor) -> io::Result<()> {
-        if is_foreign(named) || blobs::size_of(self.0, named.digest())? == Some(named.size()) {
+        let digest = named.digest();
+        if is_foreign(named) || self.blobs.get(digest) == Some(&named.size()) {
             return Ok(());
         }
-        Err(missing(named))
+        self.go_on()?;
+        if blobs::size_of(self.root, digest)? != Some(named.size()) {
+            return Err(missing(named));
+        }
+        self.blobs.insert(digest.clone(), named.size());
+        Ok(())
     }
 
     fn other(&mut self, named: &Descriptor, _: &[u8]) -> io::Result<()> {
@@ -209,6 +257,10 @@ mod tests {
         (layout, named, vec![config, layer, manifest, index])
     }
 
+    fn check(root: &Folder, named: &Descriptor) -> io::Result<()> {
+        super::check(root, [named], &CancellationToken::new())
+    }
+
     #[test]
     fn what_an_index_names_has_to_be_there_with_its_size() {
         let (layout, named, blobs) = layout();
@@ -228,6 +280,36 @@ mod tests {
             fs::write(&path, &bytes).expect("written");
         }
         check(&root, &named).expect("all is there again");
+    }
+
+    /// Checks an index that names a large manifest ten thousand times. If each were checked, this test would take very long.
+    #[test]
+    fn what_is_named_many_times_is_checked_once() {
+        let layout = TestLayout::new();
+        let root = layout.root();
+        let config = layout.put(b"{}");
+        let layers = vec![layout.put(b"layer"); 1000];
+        let manifest = layout.put_json(&json!({ "config": config, "layers": layers }));
+        let manifests = vec![manifest.clone(); 10_000];
+        let index = layout.put_json(&json!({ "manifests": manifests }));
+        let named: Descriptor = serde_json::from_value(index.clone()).expect("a descriptor");
+        super::check(&root, vec![&named; 1000], &CancellationToken::new()).expect("all is there");
+
+        // What is remembered counts only with its size.
+        let mut wrong = manifest.clone();
+        wrong["size"] = json!(1);
+        let index = layout.put_json(&json!({ "manifests": [manifest, wrong] }));
+        let named = serde_json::from_value(index).expect("a descriptor");
+        check(&root, &named).expect_err("a wrong size");
+    }
+
+    #[test]
+    fn a_check_can_be_stopped() {
+        let (layout, named, _) = layout();
+        let stop = CancellationToken::new();
+        stop.cancel();
+        let error = super::check(&layout.root(), [&named], &stop).expect_err("stopped");
+        assert_eq!(error.kind(), io::ErrorKind::Interrupted);
     }
 
     #[test]
