@@ -61,10 +61,12 @@ pub(crate) async fn run(
         Ok(()) => outcome.failure(),
         Err(failure) => Some(failure.with_earlier(outcome.into_failures())),
     };
-    let recorded = seen.record.map(|record| record.end(failure.as_ref()));
     let mut others = seen.failures;
     others.extend(printed.err());
-    others.extend(recorded.and_then(Result::err));
+    if let Some(last) = seen.record {
+        let error = failure.as_ref().map(ToString::to_string);
+        others.extend(last.write(error).await.err());
+    }
     if let Some(failure) = failure {
         return Err(failure.with_earlier(others));
     }

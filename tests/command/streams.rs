@@ -3,11 +3,13 @@
 
 use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
-use std::io::{PipeReader, Write, pipe};
+use std::io::{BufRead, BufReader, PipeReader, Write, pipe};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::Signal;
+use nix::sys::stat::Mode;
 
 use crate::harness::{Layout, Scratch, Served, newest_skopeo, skopeos, small_image};
 
@@ -128,6 +130,42 @@ fn a_signal_ends_a_pull_of_whose_words_nobody_reads_any() {
         let run = pull.end();
         assert_eq!(run.status.code(), Some(code), "{run}");
     }
+}
+
+/// Reads a line that follows what [`full_pipe`] has written.
+fn read_line(reader: PipeReader) -> String {
+    let mut line = String::new();
+    BufReader::new(reader).read_line(&mut line).unwrap();
+    line.trim_start_matches('x').to_owned()
+}
+
+#[test]
+#[ignore = "needs skopeo"]
+fn a_signal_ends_a_pull_whose_last_event_nobody_reads() {
+    let (served, _) = Served::image("v1", &small_image(1));
+    let scratch = Scratch::new();
+    let layout = scratch.layout("image");
+    let events = scratch.path("events");
+    nix::unistd::mkfifo(&events, Mode::S_IRWXU).unwrap();
+    let mut options = OpenOptions::new();
+    let options = options.read(true).write(true);
+    let options = options.custom_flags(OFlag::O_NONBLOCK.bits());
+    let mut fifo = options.open(&events).unwrap();
+    let (reader, stdout) = full_pipe();
+    let image = served.reference("v1");
+    let pull = scratch.pull(&newest_skopeo(), &image, &layout.tagged("v1"));
+    let pull = pull.args(["--json", "--events", events.to_str().unwrap()]);
+    let mut pull = pull.stdout_to(stdout).start();
+    pull.gate("the image is there", |_| {
+        layout.is_there() && layout.entries().len() == 1
+    });
+    while fifo.write(b"x").is_ok() {}
+    // The report comes before the last event.
+    let report = read_line(reader);
+    assert!(report.starts_with('{'), "{report}");
+    pull.signal(Signal::SIGINT);
+    let run = pull.end();
+    assert_eq!(run.status.code(), Some(130), "{run}");
 }
 
 /// `nohup` and a shell's `trap '' INT` ignore signals in this way.

@@ -22,8 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::frame::{Terminal, frame};
 use self::plain::{Lines, warning};
-pub(super) use self::record::Record;
-use self::record::Thinner;
+use self::record::{LastLine, Record, Thinner, Unfinished};
 use self::state::Progress;
 use super::failure::Failure;
 use super::format::json_line;
@@ -129,16 +128,14 @@ impl Showing {
             .drop_guard();
         let show = move || {
             let _guard = guard;
-            let seen = self.show_all(&runtime, stream, record, timeline);
-            // The receiver is gone if a signal has ended the command.
-            if let Err(Seen {
-                record: Some(record),
-                ..
-            }) = ended.send(seen)
-            {
-                let interrupted = Failure::from(anyhow::anyhow!("interrupted"));
-                let _ = record.end(Some(&interrupted));
-            }
+            let (record, failures) = self.show_all(&runtime, stream, record, timeline);
+            let (last, record) = record.map(LastLine::of).unzip();
+            // The receiver is gone if a signal has ended the command. The last line says so then.
+            let _ = ended.send(Seen {
+                record: last,
+                failures,
+            });
+            record.into_iter().for_each(Unfinished::write);
         };
         let thread = thread::Builder::new().name("longshore-progress".into());
         thread.spawn(show)?;
@@ -154,7 +151,7 @@ impl Showing {
         mut stream: EventStream,
         mut record: Option<Record>,
         mut timeline: Option<Timeline>,
-    ) -> Seen {
+    ) -> (Option<Record>, Vec<Failure>) {
         let mut display = Display::new(&self);
         let mut failures = Vec::new();
         display.tick();
@@ -181,7 +178,7 @@ impl Showing {
         display.end();
         let drawn = timeline.map_or(Ok(()), Timeline::finish);
         failures.extend(drawn.err());
-        Seen { record, failures }
+        (record, failures)
     }
 }
 
@@ -197,8 +194,8 @@ pub(super) async fn ended() {
 
 /// The result of showing a pull.
 pub(super) struct Seen {
-    /// The record of the events, which still needs its end.
-    pub(super) record: Option<Record>,
+    /// The last line of the events, which is still to be written.
+    pub(super) record: Option<LastLine>,
     /// The errors of what could not be written.
     pub(super) failures: Vec<Failure>,
 }

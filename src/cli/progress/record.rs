@@ -9,6 +9,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use longshore::oci_spec::image::Digest;
 use longshore::{Event, EventKind};
 use serde::Serialize;
+use tokio::sync::oneshot;
 
 use crate::cli::failure::Failure;
 use crate::cli::format::{json_line, plain};
@@ -41,7 +42,7 @@ struct Ended {
 }
 
 /// The lines of JSON of a pull, which begin with `started` and end with `finished` or `failed`.
-pub(crate) struct Record {
+pub(super) struct Record {
     /// `None` is stdout.
     path: Option<PathBuf>,
     to: Box<dyn Write + Send>,
@@ -88,7 +89,7 @@ impl Record {
     }
 
     /// Writes the last line: the error of the pull, if it failed. Blocks.
-    pub(crate) fn end(mut self, error: Option<&Failure>) -> Result<(), Failure> {
+    fn end(mut self, error: Option<String>) -> Result<(), Failure> {
         let ended = Ended {
             at_ms: millis(self.started.elapsed()),
             event: if error.is_some() {
@@ -96,7 +97,7 @@ impl Record {
             } else {
                 "finished"
             },
-            error: error.map(ToString::to_string),
+            error,
         };
         self.write(&ended)?;
         self.flush()
@@ -131,6 +132,51 @@ impl Record {
                 Err(anyhow::Error::from(error).context(what).into())
             }
         }
+    }
+}
+
+/// The last line of a record, which the thread of the record writes. A file that nobody reads holds up only that thread, so
+/// a signal can still end the command.
+pub(crate) struct LastLine {
+    error: oneshot::Sender<Option<String>>,
+    written: oneshot::Receiver<Result<(), Failure>>,
+}
+
+/// A record that waits for its last line.
+pub(super) struct Unfinished {
+    record: Record,
+    error: oneshot::Receiver<Option<String>>,
+    written: oneshot::Sender<Result<(), Failure>>,
+}
+
+impl LastLine {
+    pub(super) fn of(record: Record) -> (Self, Unfinished) {
+        let (error, awaited) = oneshot::channel();
+        let (done, written) = oneshot::channel();
+        let unfinished = Unfinished {
+            record,
+            error: awaited,
+            written: done,
+        };
+        (Self { error, written }, unfinished)
+    }
+
+    /// Waits until the last line is written: the error of the pull, if it failed.
+    pub(crate) async fn write(self, error: Option<String>) -> Result<(), Failure> {
+        let ended = || anyhow::anyhow!("the thread that writes the events has ended").into();
+        // The thread has ended if there is no receiver.
+        let _ = self.error.send(error);
+        self.written.await.unwrap_or_else(|_| Err(ended()))
+    }
+}
+
+impl Unfinished {
+    /// Waits for the end of the pull, and writes the last line. Without a [`LastLine`], the pull was interrupted. Blocks.
+    pub(super) fn write(self) {
+        let interrupted = |_| Some("interrupted".to_owned());
+        let error = self.error.blocking_recv().unwrap_or_else(interrupted);
+        // Nobody waits for this if a signal has ended the command.
+        let _ = self.written.send(self.record.end(error));
     }
 }
 
