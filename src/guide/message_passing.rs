@@ -168,7 +168,8 @@
 //! - If the actor ends without an answer, the sender is dropped, and the caller learns it at once. No caller waits for ever.
 //!
 //! The inbox is bounded (64 requests). The actor empties it into a queue of its own at once. That queue is bounded by the
-//! number of callers, because each of them waits for one answer at a time.
+//! number of callers, because each of them waits for one answer at a time, and because the requests of callers who left are
+//! removed from it whenever it has doubled.
 //!
 //! # Step 2: the loop
 //!
@@ -240,8 +241,7 @@
 //!         if self.in_flight.is_some() {
 //!             return None;
 //!         }
-//!         let left = |asked: &Queued<W>| asked.waiter.as_ref().is_none_or(Waiter::is_gone);
-//!         while self.asks.front().is_some_and(left) {
+//!         while self.asks.front().is_some_and(Queued::was_left) {
 //!             self.asks.pop_front();
 //!         }
 //! ```
@@ -290,7 +290,7 @@
 //! | the caller is dropped while | what happens |
 //! | --- | --- |
 //! | it waits for room in the inbox | the request does not reach the inbox |
-//! | its request waits in the queue | `turn` finds the oneshot closed, and removes the request unsent |
+//! | its request waits in the queue | `turn` or a later request finds the oneshot closed, and removes the request unsent |
 //! | its call is in flight | the reply comes, is matched, and is dropped with its guard, which releases what it grants |
 //! | its answer is in the oneshot | the same, one moment later |
 //!

@@ -35,6 +35,13 @@ struct Queued<W> {
     waiter: Option<W>,
 }
 
+impl<W: Waiter> Queued<W> {
+    /// Whether nobody waits for the answer.
+    fn was_left(&self) -> bool {
+        self.waiter.as_ref().is_none_or(Waiter::is_gone)
+    }
+}
+
 /// The session of a connection: its queues, and the call in flight.
 ///
 /// The waiter is generic, and so is the descriptor in [`receive`](Self::receive), so that tests need no socket.
@@ -79,6 +86,11 @@ impl<W: Waiter> Session<W> {
             let bytes = packet.len();
             return Err((Rejected::TooLarge { method, bytes }, waiter));
         }
+        // Callers may come and leave while a call is in flight. Their requests are removed whenever the queue has grown to
+        // another power of two, so the queue stays shorter than twice the number of callers who wait, at little cost.
+        if self.asks.len().is_power_of_two() {
+            self.asks.retain(|asked| !asked.was_left());
+        }
         self.asks.push_back(Queued {
             method,
             packet,
@@ -102,8 +114,7 @@ impl<W: Waiter> Session<W> {
         if self.in_flight.is_some() {
             return None;
         }
-        let left = |asked: &Queued<W>| asked.waiter.as_ref().is_none_or(Waiter::is_gone);
-        while self.asks.front().is_some_and(left) {
+        while self.asks.front().is_some_and(Queued::was_left) {
             self.asks.pop_front();
         }
         let queue = if self.returns.is_empty() {
@@ -337,6 +348,27 @@ mod tests {
         leaves.gone.set(true);
         let packet = send(&mut session).expect("the other one");
         assert!(String::from_utf8(packet).expect("text").contains("\"b\""));
+    }
+
+    #[test]
+    fn requests_of_callers_who_left_do_not_pile_up_behind_a_call_in_flight() {
+        let mut session = ready("0.2.8");
+        session.ask(&open("a"), Caller::new(1)).expect("queued");
+        sent(&mut session).expect("sent");
+        for waiting in 1..=3 {
+            let stays = Caller::new(1 + waiting);
+            session.ask(&open("b"), stays).expect("queued");
+            for _ in 0..1000 {
+                let leaves = Caller::new(0);
+                session.ask(&open("c"), leaves.clone()).expect("queued");
+                leaves.gone.set(true);
+                let queued = session.asks.len();
+                assert!(queued <= 2 * waiting, "{queued} of {waiting}");
+            }
+        }
+        let mut left: Vec<_> = session.drain().map(|caller| caller.number).collect();
+        left.retain(|number| *number > 0);
+        assert_eq!(left, [1, 2, 3, 4]);
     }
 
     #[test]
