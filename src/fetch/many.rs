@@ -172,6 +172,8 @@ pub(super) struct Driver<S> {
     /// Requests whose images have been fetched, and are to be committed.
     ready: Vec<Order>,
     committing: JoinSet<Vec<Finished>>,
+    /// The number of requests in the commit that is under way.
+    in_commit: usize,
     /// Results that have not been taken.
     finished: VecDeque<Finished>,
     failed: usize,
@@ -200,6 +202,7 @@ impl<S: Sink> Driver<S> {
             parts: HashMap::new(),
             ready: Vec::new(),
             committing: JoinSet::new(),
+            in_commit: 0,
             finished: VecDeque::new(),
             failed: 0,
             held_bytes: 0,
@@ -250,6 +253,7 @@ impl<S: Sink> Driver<S> {
                 outcome = next_outcome(&mut self.engine), if !self.parts.is_empty() => self.became(outcome),
                 Some(asked) = self.indexes.next() => self.has_index(asked?),
                 Some(done) = self.committing.join_next() => {
+                    self.in_commit = 0;
                     done.map_err(panicked)?.into_iter().for_each(|done| self.report(done));
                 }
                 permit = out.reserve(), if !self.finished.is_empty() => {
@@ -281,7 +285,7 @@ impl<S: Sink> Driver<S> {
     /// The number of requests that are held.
     fn held(&self) -> usize {
         let orders = self.orders.len() + self.ready.len() + self.indexes.len();
-        orders + self.committing.len() + self.finished.len()
+        orders + self.in_commit + self.finished.len()
     }
 
     fn may_take_more(&self) -> bool {
@@ -486,6 +490,7 @@ impl<S: Sink> Driver<S> {
             return;
         }
         let (ready, sink) = (std::mem::take(&mut self.ready), Arc::clone(&self.sink));
+        self.in_commit = ready.len();
         self.committing.spawn(commit(ready, sink));
     }
 }
