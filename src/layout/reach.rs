@@ -33,6 +33,9 @@ pub(super) trait Follower {
     /// Returns the bytes of a manifest or index. `None` means that it is not followed.
     fn document(&mut self, named: &Descriptor, by: By) -> io::Result<Option<Vec<u8>>>;
 
+    /// Handles the end of a document that was followed. All that it names was handled.
+    fn followed(&mut self) {}
+
     /// Handles an image that is followed. The blobs of the image are handled afterwards.
     fn image(&mut self, manifest: &ImageManifest, raw: &[u8]) -> io::Result<()> {
         let _ = (manifest, raw);
@@ -70,14 +73,25 @@ fn follow_at(
     by: By,
     deeper: usize,
 ) -> io::Result<()> {
-    let Some(raw) = follower.document(named, by)? else {
-        return Ok(());
-    };
+    if let Some(raw) = follower.document(named, by)? {
+        follow_names(follower, named, &raw, deeper)?;
+        follower.followed();
+    }
+    Ok(())
+}
+
+/// Follows what this document names.
+fn follow_names(
+    follower: &mut impl Follower,
+    named: &Descriptor,
+    raw: &[u8],
+    deeper: usize,
+) -> io::Result<()> {
     let Some(deeper) = deeper.checked_sub(1) else {
         let reason = "documents that name documents are nested too deeply".to_owned();
         return follower.not_understood(named, Error::Image(reason));
     };
-    let document = match parse(named, &raw) {
+    let document = match parse(named, raw) {
         Ok(document) => document,
         Err(error) => return follower.not_understood(named, error),
     };
@@ -89,15 +103,15 @@ fn follow_at(
             }
         }
         Document::Image(manifest) => {
-            follower.image(&manifest, &raw)?;
+            follower.image(&manifest, raw)?;
             follower.blob(manifest.config())?;
             for layer in manifest.layers() {
                 follower.blob(layer)?;
             }
         }
-        Document::Other => follower.other(named, &raw)?,
+        Document::Other => follower.other(named, raw)?,
     }
-    match document::subject(&raw) {
+    match document::subject(raw) {
         Ok(Some(subject)) => follow_at(follower, &subject, By::Referrer, deeper),
         _ => Ok(()),
     }

@@ -224,7 +224,7 @@ impl OciLayout {
             }
         }
         if !found.is_empty() {
-            let named = blocking(move || names::of(&root, found).map_err(Error::io(what)));
+            let named = blocking(move || names::of(&root, found, &stop).map_err(Error::io(what)));
             verified.damaged = named.await?;
             let digest = |blob: &DamagedBlob| blob.digest.to_string();
             verified.damaged.sort_by_cached_key(digest);

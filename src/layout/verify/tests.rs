@@ -210,7 +210,7 @@ async fn what_no_image_names_any_more_is_no_problem() {
     assert_eq!(damaged.len(), 1);
     // As if another process had removed the image after the index was read.
     layout.list(&[]);
-    let left = names::of(&layout.root(), damaged).expect("an index");
+    let left = names::of(&layout.root(), damaged, &CancellationToken::new()).expect("an index");
     assert!(left.is_empty(), "{left:?}");
 }
 
