@@ -37,6 +37,7 @@ use self::staging::{LayoutLock, Staging, is_ours};
 pub use self::verify::{Damage, DamagedBlob, Verified, VerifyOptions};
 use crate::error::{Error, Result, panicked};
 use crate::fetch::{ImageContent, IndexContent, Layer, LayerReader, Sink};
+use crate::words::printable;
 
 /// The way in which images are named in the index.
 #[derive(Debug)]
@@ -424,7 +425,7 @@ fn check_version(marker: &[u8]) -> io::Result<()> {
     match marker["imageLayoutVersion"].as_str() {
         Some(LAYOUT_VERSION) => Ok(()),
         found => {
-            let found = found.unwrap_or("none");
+            let found = printable(found.unwrap_or("none"));
             let reason =
                 format!("its layout version is {found}; only {LAYOUT_VERSION} is supported");
             Err(io::Error::new(io::ErrorKind::Unsupported, reason))

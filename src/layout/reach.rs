@@ -10,6 +10,7 @@ use super::blobs;
 use super::folder::Folder;
 use crate::error::{Error, Result};
 use crate::fetch::{document, is_foreign};
+use crate::words::printable;
 
 /// How deep indexes may be nested. No real image needs more.
 const DEEPEST: usize = 4;
@@ -239,13 +240,13 @@ fn missing(blob: &Descriptor) -> io::Error {
     ))
 }
 
-/// Returns the reason why a document can't be understood.
+/// Returns the reason why a document can't be understood, in a form that can be shown.
 pub(super) fn reason(error: &Error) -> String {
-    match error {
+    printable(&match error {
         Error::Image(reason) => reason.clone(),
         Error::Decode { source, .. } => format!("{error}: {source}"),
         error => error.to_string(),
-    }
+    })
 }
 
 pub(super) fn invalid(reason: String) -> io::Error {

@@ -22,6 +22,7 @@ use self::plan::{Job, Plan};
 use super::folder::{Folder, Identity};
 use super::{OciLayout, blocking, index, open_layout, read_index};
 use crate::error::{BlobError, Error, Result, panicked};
+use crate::words::printable;
 
 /// The maximum number of images that an error message lists.
 const SHOWN_IMAGES: usize = 10;
@@ -104,7 +105,8 @@ pub struct DamagedBlob {
     /// The kind of the damage.
     pub damage: Damage,
     /// The images that name the blob, each by its name in the layout or, if it has none, by its digest. Empty
-    /// for a blob that no image names.
+    /// for a blob that no image names. The names are as they are in the layout;
+    /// [`printable`](crate::printable()) makes them safe to show.
     pub images: Vec<String>,
     /// The size that the descriptor of the blob states, in bytes. `None` if no image names the blob.
     size: Option<u64>,
@@ -255,9 +257,9 @@ fn plan(
 }
 
 fn not_there(wanted: &str, images: &[index::Listed]) -> io::Error {
-    let mut names: Vec<&str> = images.iter().map(index::Listed::shown).collect();
-    let more = names.len().saturating_sub(SHOWN_IMAGES);
-    names.truncate(SHOWN_IMAGES);
+    let names = images.iter().map(index::Listed::shown);
+    let names: Vec<String> = names.take(SHOWN_IMAGES).map(printable).collect();
+    let more = images.len() - names.len();
     let names = match (names.join(", "), more) {
         (none, _) if none.is_empty() => "no image".to_owned(),
         (all, 0) => all,

@@ -345,3 +345,29 @@ async fn reading_stops_when_nobody_waits_for_it() {
     let error = planned.map(drop).expect_err("it was stopped");
     assert_eq!(error.kind(), io::ErrorKind::Interrupted);
 }
+
+#[tokio::test]
+async fn errors_of_a_hostile_layout_move_no_cursor() {
+    let hostile = "a\u{1b}[2J\nb\u{202e}";
+    let layout = TestLayout::new();
+    let image = layout.image(b"layer");
+    let mut damaged = image.manifest.clone();
+    damaged["digest"] = json!(hostile);
+    let marker = json!({ "imageLayoutVersion": hostile }).to_string();
+    let attacks: [(&str, &dyn Fn()); 3] = [
+        ("a name", &|| layout.list(&[(hostile, &image.manifest)])),
+        ("a digest", &|| layout.list(&[("b", &damaged)])),
+        ("a version", &|| {
+            fs::write(layout.path().join("oci-layout"), &marker).expect("written");
+        }),
+    ];
+    for (what, attack) in attacks {
+        attack();
+        let verified = layout.oci().verify(&all().image("c")).await;
+        let Err(Error::Io { source, .. }) = verified else {
+            panic!("{what}: {verified:?}");
+        };
+        let text = source.to_string();
+        assert_eq!(text, printable(&text), "{what}");
+    }
+}
