@@ -19,7 +19,7 @@ use super::event::{EventKind, Events};
 use super::index::{Listed, check_entry};
 use super::indexes::{Asked, Indexes};
 use super::options::FetchOptions;
-use super::pull::{IntoSink, is_foreign};
+use super::pull::{ForeignLayers, IntoSink};
 use super::request::{ImageRequest, Platforms};
 use super::scheduler::ImageId;
 use super::starter::Starter;
@@ -45,7 +45,7 @@ pub struct PulledImages {
     /// The index as it is in the sink. `None` if the request was not for [`Platforms::All`], if its reference names a
     /// single image, or if it failed.
     pub index: Option<IndexContent>,
-    /// The foreign layers of the images. They were not fetched ([`Pulled::foreign_layers`]).
+    /// The foreign layers of the images, each blob once. They were not fetched ([`Pulled::foreign_layers`]).
     pub foreign_layers: Vec<Descriptor>,
 }
 
@@ -143,7 +143,7 @@ struct Order {
     listed: Option<Listed>,
     /// The images of the request. Each is `None` until it has been fetched.
     contents: Vec<Option<Arc<ImageContent>>>,
-    foreign_layers: Vec<Descriptor>,
+    foreign_layers: ForeignLayers,
     /// The size of the documents of the request, in bytes. They are held until the result is taken.
     bytes: u64,
 }
@@ -354,7 +354,7 @@ impl<S: Sink> Driver<S> {
             request,
             listed,
             contents: vec![None; references.len()],
-            foreign_layers: Vec::new(),
+            foreign_layers: ForeignLayers::default(),
             bytes,
         };
         if references.is_empty() {
@@ -428,9 +428,7 @@ impl<S: Sink> Driver<S> {
             return Err(Error::DocumentsTooLarge { limit });
         }
         let mut wanted = layers(&manifest.manifest, &[]);
-        let foreign = wanted.extract_if(.., |layer| is_foreign(&layer.descriptor));
-        let foreign: Vec<Descriptor> = foreign.map(|layer| layer.descriptor).collect();
-        order.foreign_layers.extend(foreign);
+        order.foreign_layers.take_from(&mut wanted);
         let added = engine.fetch(id, &wanted, true)?;
         self.bytes = self.bytes.saturating_add(added);
         Ok(())
@@ -555,7 +553,7 @@ impl Order {
             request: self.request,
             images,
             index,
-            foreign_layers: self.foreign_layers,
+            foreign_layers: self.foreign_layers.into_vec(),
         };
         (pulled, self.bytes)
     }

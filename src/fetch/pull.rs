@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use oci_spec::image::Descriptor;
+use oci_spec::image::{Descriptor, Digest};
 use semver::Version;
 
 use super::handler::{Doing, Handler, Job};
@@ -49,6 +49,29 @@ pub struct Pulled {
 /// image (image-spec, `descriptor.md`).
 pub(crate) fn is_foreign(blob: &Descriptor) -> bool {
     blob.urls().as_ref().is_some_and(|urls| !urls.is_empty())
+}
+
+/// The foreign layers of images, each blob once.
+#[derive(Debug, Default)]
+pub(super) struct ForeignLayers {
+    all: Vec<Descriptor>,
+    known: HashSet<Digest>,
+}
+
+impl ForeignLayers {
+    /// Takes the foreign layers out of the layers of an image.
+    pub(super) fn take_from(&mut self, layers: &mut Vec<Layer>) {
+        for layer in layers.extract_if(.., |layer| is_foreign(&layer.descriptor)) {
+            if self.known.insert(layer.descriptor.digest().clone()) {
+                self.all.push(layer.descriptor);
+            }
+        }
+    }
+
+    /// Returns the layers, in the order in which they were found.
+    pub(super) fn into_vec(self) -> Vec<Descriptor> {
+        self.all
+    }
 }
 
 /// The size of these layers together, in bytes, each blob once. The sum saturates, because a manifest may claim

@@ -2,19 +2,23 @@
 
 use std::fs;
 use std::num::NonZeroUsize;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use longshore::oci_spec::image::{Descriptor, MediaType};
 use longshore::{
     Discard, Error, FetchOptions, Fetcher, ImageContent, ImageRequest, Layer, LayerReader,
     OciLayout, Platforms, Proxies, Pulled, PulledImages, Result, Sink,
 };
+use serde_json::{Value, json};
 use tempfile::TempDir;
 use test_registry::image::ImageBuilder;
 use test_registry::server::{Options, Registry};
+use test_registry::store::Store;
 use test_support::leaks::{run, run_single};
-use test_support::{soon, tools};
+use test_support::{sha256, soon, tools};
 use tokio::task::yield_now;
 
 use crate::harness::{config, options, random};
@@ -462,6 +466,61 @@ fn an_index_that_fails_is_no_trouble_of_the_others() {
                 }
             }
             assert_eq!(failed, [0], "{protocol}");
+        }
+    });
+}
+
+/// Writes an index of two images that have the same foreign layer. Returns the digest of that layer.
+fn write_index_with_foreign_layer(layout: &Path, tag: &str) -> String {
+    let store = Store::open(layout).unwrap();
+    let foreign = sha256(b"foreign").to_string();
+    let mut manifests = Vec::new();
+    for (image, architecture) in ["amd64", "arm64"].into_iter().enumerate() {
+        let builder = random(1, 100, image as u64).platform("linux", architecture);
+        let digest = builder.write(layout, architecture).unwrap().manifest_digest;
+        let path = layout.join("blobs").join(digest.as_ref().replace(':', "/"));
+        let mut manifest: Value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
+        let layers = manifest["layers"].as_array_mut().unwrap();
+        layers.push(json!({
+            "mediaType": "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip",
+            "digest": foreign,
+            "size": 7,
+            "urls": ["https://example.com/layer"],
+        }));
+        let blob = store.put(manifest.to_string().as_bytes()).unwrap();
+        manifests.push(json!({
+            "mediaType": MediaType::ImageManifest,
+            "digest": blob.digest,
+            "size": blob.size,
+            "platform": { "os": "linux", "architecture": architecture },
+        }));
+    }
+    let media_type = MediaType::ImageIndex;
+    let index = json!({ "schemaVersion": 2, "mediaType": media_type, "manifests": manifests });
+    let blob = store.put(index.to_string().as_bytes()).unwrap();
+    let index = Descriptor::new(media_type, blob.size, blob.digest);
+    store.tag(&index, tag).unwrap();
+    foreign
+}
+
+#[test]
+#[ignore = "needs skopeo"]
+fn a_foreign_layer_of_several_images_of_an_index_is_told_once() {
+    run(async {
+        let layout = tempfile::tempdir().unwrap();
+        let foreign = write_index_with_foreign_layer(layout.path(), "all");
+        let registry = Registry::start(layout.path(), Options::default()).unwrap();
+        for protocol in tools::SKOPEOS {
+            let fetcher = Fetcher::new(config(protocol), options()).await.unwrap();
+            let request = ImageRequest::new(registry.reference("all"));
+            let requests = [request.platforms(Platforms::All)];
+            let mut pulling = fetcher.pull_many(requests, Discard);
+            let pulled = soon(pulling.next()).await.unwrap();
+            assert_eq!(pulled.images.unwrap().len(), 2, "{protocol}");
+            let told = pulled.foreign_layers.iter();
+            let told: Vec<&str> = told.map(|layer| layer.digest().as_ref()).collect();
+            assert_eq!(told, [&foreign], "{protocol}");
+            soon(pulling.finish()).await.unwrap();
         }
     });
 }

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use futures_core::Stream;
-use oci_spec::image::Descriptor;
 use tokio::sync::mpsc;
 
 use super::super::attempts::{bounded, retrying};
@@ -11,11 +10,11 @@ use super::super::documents::Documents;
 use super::super::event::EventKind;
 use super::super::index::{Listed, check_entry};
 use super::super::many::{Driver, Iterated};
-use super::super::pull::{IntoSink, bytes_of};
+use super::super::pull::{ForeignLayers, IntoSink, bytes_of};
 use super::super::sink::Unfinished;
 use super::super::{
     Discard, Image, ImageContent, ImageRequest, Index, IndexContent, Layer, PullMany, Pulled, Sink,
-    content, is_foreign, retry,
+    content, retry,
 };
 use super::Fetcher;
 use crate::error::{Error, Result};
@@ -229,15 +228,9 @@ impl Fetcher {
 
     async fn pull_blobs<S: Sink>(&self, images: &[Image], sink: &Arc<S>) -> Result<Pulled> {
         let mut layers: Vec<Vec<Layer>> = images.iter().map(Image::layers).collect();
-        let mut foreign_layers: Vec<Descriptor> = Vec::new();
-        for layer in layers
-            .iter_mut()
-            .flat_map(|layers| layers.extract_if(.., |layer| is_foreign(&layer.descriptor)))
-        {
-            let known = |known: &Descriptor| known.digest() == layer.descriptor.digest();
-            if !foreign_layers.iter().any(known) {
-                foreign_layers.push(layer.descriptor);
-            }
+        let mut foreign_layers = ForeignLayers::default();
+        for layers in &mut layers {
+            foreign_layers.take_from(layers);
         }
         let bytes = bytes_of(&layers);
         let mut documents = Documents::within(self.options.max_documents_bytes);
@@ -272,7 +265,7 @@ impl Fetcher {
             fetched_blobs: pulled.fetched_blobs + configs.count(),
             fetched_bytes: pulled.fetched_bytes + config_bytes,
             images: contents,
-            foreign_layers,
+            foreign_layers: foreign_layers.into_vec(),
             ..pulled
         })
     }
