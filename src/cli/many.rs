@@ -57,12 +57,10 @@ impl Many {
                 foreign_layers,
                 ..
             } = pulled;
-            outcome.foreign_layers.extend(foreign_layers);
             match images {
                 Ok(images) => {
-                    let platforms = &request.platforms;
-                    let index = index.as_ref();
-                    output.add(outcome, &images, index, platforms).await;
+                    let (index, foreign) = (index.as_ref(), &foreign_layers);
+                    output.add(outcome, &request, &images, index, foreign).await;
                 }
                 Err(error) => {
                     if !self.keeps_going {

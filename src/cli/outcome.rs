@@ -1,5 +1,6 @@
 //! The outcome of a pull, and how it is printed.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -19,7 +20,8 @@ use super::warnings;
 #[derive(Debug, Default)]
 pub(super) struct Outcome {
     pub(super) pulled: Pulled,
-    pub(super) foreign_layers: Vec<Descriptor>,
+    /// The digests of the foreign layers, for the report.
+    foreign_layers: BTreeSet<String>,
     /// How many images were asked for, if there were many.
     pub(super) requested: usize,
     images: Vec<ImageReport>,
@@ -76,16 +78,25 @@ pub(super) struct Output {
 }
 
 impl Output {
-    /// Adds images that were pulled, and their index, and prints them.
+    /// Adds the images of a request that were pulled, their index and their foreign layers, and prints them. Nothing
+    /// is kept except what the report needs, because there may be many requests.
     pub(super) async fn add(
         &self,
         outcome: &mut Outcome,
+        request: &ImageRequest,
         images: &[Arc<ImageContent>],
         index: Option<&IndexContent>,
-        wanted: &Platforms,
+        foreign_layers: &[Descriptor],
     ) {
+        for layer in foreign_layers {
+            warnings::of_foreign(&request.reference, layer);
+            if self.is_json {
+                let digest = layer.digest().to_string();
+                outcome.foreign_layers.insert(digest);
+            }
+        }
         for content in images {
-            if let Platforms::One(platform) = wanted {
+            if let Platforms::One(platform) = &request.platforms {
                 let found = content.platform();
                 warnings::of_platform(content.reference(), Some(platform), found.as_deref());
             }

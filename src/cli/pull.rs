@@ -53,7 +53,6 @@ pub(crate) async fn run(
         Ok(())
     });
     let (pulled, seen) = tokio::join!(pulling, seen);
-    outcome.foreign_layers.iter().for_each(warnings::of_foreign);
     let printed = output
         .print(&mut outcome, version, pulled.as_ref().err())
         .await;
@@ -103,8 +102,8 @@ async fn pull(
         return match pulled {
             Ok(pulled) => {
                 let (images, index) = (&pulled.images, pulled.index.as_ref());
-                output.add(outcome, images, index, &request.platforms).await;
-                outcome.foreign_layers.clone_from(&pulled.foreign_layers);
+                let foreign = &pulled.foreign_layers;
+                output.add(outcome, &request, images, index, foreign).await;
                 outcome.pulled = pulled;
                 Ok(())
             }

@@ -1,8 +1,8 @@
 //! The output of `pull --json`.
 
+use std::collections::BTreeSet;
 use std::time::Instant;
 
-use longshore::oci_spec::image::Descriptor;
 use longshore::{ImageContent, IndexContent, Pulled};
 use serde::Serialize;
 
@@ -28,8 +28,8 @@ pub(super) struct Report<'a> {
     fetched_blobs: usize,
     fetched_bytes: u64,
     reused_blobs: usize,
-    /// The foreign layers, which were left out.
-    foreign_layers: Vec<String>,
+    /// The digests of the foreign layers, which were left out.
+    foreign_layers: &'a BTreeSet<String>,
     /// The highest number of proxies that were at work at the same time.
     proxies: usize,
     retries: usize,
@@ -80,7 +80,7 @@ impl<'a> Report<'a> {
         destination: &Destination,
         (images, failed): (&'a [ImageReport], &'a [FailedReport]),
         pulled: &Pulled,
-        foreign_layers: &[Descriptor],
+        foreign_layers: &'a BTreeSet<String>,
         started: Instant,
         skopeo: Option<String>,
         error: Option<String>,
@@ -96,7 +96,7 @@ impl<'a> Report<'a> {
             fetched_blobs: pulled.fetched_blobs,
             fetched_bytes: pulled.fetched_bytes,
             reused_blobs: pulled.reused_blobs,
-            foreign_layers: digests(foreign_layers),
+            foreign_layers,
             proxies: pulled.proxies,
             retries: pulled.retries,
             elapsed_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
@@ -105,10 +105,6 @@ impl<'a> Report<'a> {
             skopeo,
         }
     }
-}
-
-fn digests(blobs: &[Descriptor]) -> Vec<String> {
-    blobs.iter().map(|blob| blob.digest().to_string()).collect()
 }
 
 /// The peak resident memory of this process in bytes (proc(5), `VmHWM`).

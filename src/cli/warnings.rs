@@ -31,12 +31,13 @@ pub(crate) fn of_platform(image: &str, wanted: Option<&Platform>, found: Option<
     }
 }
 
-/// Warns about a layer that was left out.
-pub(crate) fn of_foreign(layer: &Descriptor) {
-    let (digest, urls) = (layer.digest(), layer.urls().iter().flatten());
+/// Warns about a layer of an image that was left out.
+pub(crate) fn of_foreign(image: &str, layer: &Descriptor) {
+    let (image, digest) = (printable(image), layer.digest());
+    let urls = layer.urls().iter().flatten();
     let urls: Vec<String> = urls.map(|url| printable(url)).collect();
     warn(&format!(
-        "foreign layer {digest} is left out, because it is not stored at the registry: {}",
+        "{image}: foreign layer {digest} is left out, because it is not stored at the registry: {}",
         urls.join(", ")
     ));
 }

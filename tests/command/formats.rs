@@ -275,6 +275,25 @@ fn assert_labels_are_right(layout: &Layout, tag: &str) {
     }
 }
 
+/// Adds a layer to an image that is stored elsewhere. Returns the digest of the layer, and the new digest of the
+/// manifest.
+fn add_foreign_layer(served: &Served, tag: &str) -> (String, String) {
+    let layout = Layout::new(served.folder.path().to_owned());
+    let mut manifest = layout.manifest(tag);
+    let foreign = format!("sha256:{}", "f".repeat(64));
+    manifest["layers"].as_array_mut().unwrap().push(json!({
+        "mediaType": "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip",
+        "digest": foreign,
+        "size": 7,
+        "urls": ["https://example.com/layer"],
+    }));
+    let store = Store::open(served.folder.path()).unwrap();
+    let blob = store.put(manifest.to_string().as_bytes()).unwrap();
+    let descriptor = Descriptor::new(MediaType::ImageManifest, blob.size, blob.digest);
+    store.tag(&descriptor, tag).unwrap();
+    (foreign, descriptor.digest().to_string())
+}
+
 /// `skopeo copy` does the same. The container runtime fetches these layers from the addresses in
 /// their descriptors.
 #[test]
@@ -283,19 +302,7 @@ fn foreign_layers_are_left_out_with_a_warning() {
     for skopeo in skopeos() {
         let served = Served::start();
         let image = served.add("v1", &small_image(1));
-        let layout = Layout::new(served.folder.path().to_owned());
-        let mut manifest = layout.manifest("v1");
-        let foreign = format!("sha256:{}", "f".repeat(64));
-        manifest["layers"].as_array_mut().unwrap().push(json!({
-            "mediaType": "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip",
-            "digest": foreign,
-            "size": 7,
-            "urls": ["https://example.com/layer"],
-        }));
-        let store = Store::open(served.folder.path()).unwrap();
-        let blob = store.put(manifest.to_string().as_bytes()).unwrap();
-        let descriptor = Descriptor::new(MediaType::ImageManifest, blob.size, blob.digest);
-        store.tag(&descriptor, "v1").unwrap();
+        let (foreign, digest) = add_foreign_layer(&served, "v1");
         let scratch = Scratch::new();
         let pulled = scratch.layout("image");
         let run = scratch
@@ -307,8 +314,31 @@ fn foreign_layers_are_left_out_with_a_warning() {
         let report = run.report();
         assert_eq!(report["foreign_layers"], json!([foreign]));
         assert!(image.layers.iter().all(|layer| pulled.has(layer.digest())));
-        assert_eq!(pulled.tags()["v1"], descriptor.digest().to_string());
+        assert_eq!(pulled.tags()["v1"], digest);
     }
+}
+
+#[test]
+#[ignore = "needs skopeo"]
+fn each_image_of_a_list_is_warned_of_and_a_shared_foreign_layer_is_reported_once() {
+    let served = Served::start();
+    let tags = ["v1", "v2"];
+    let mut foreign = String::new();
+    for (seed, tag) in tags.iter().enumerate() {
+        served.add(tag, &small_image(seed as u64));
+        foreign = add_foreign_layer(&served, tag).0;
+    }
+    let images = tags.map(|tag| served.reference(tag));
+    let scratch = Scratch::new();
+    let run = scratch
+        .pull(&newest_skopeo(), &images[0], &images[1])
+        .args(["oci:images", "--json"])
+        .run();
+    for image in images {
+        let warning = format!("warning: {image}: foreign layer {foreign} is left out");
+        assert_eq!(run.stderr.matches(&warning).count(), 1, "{run}");
+    }
+    assert_eq!(run.report()["foreign_layers"], json!([foreign]));
 }
 
 #[test]
