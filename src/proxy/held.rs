@@ -7,10 +7,10 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::timeout;
 
 use crate::error::{Error, Result};
 use crate::protocol::{Call, Held, Violation};
+use crate::time::timeout;
 
 /// A message of a guard to the actor.
 #[derive(Debug)]
@@ -100,5 +100,34 @@ impl ReleaseGuard {
 impl Drop for ReleaseGuard {
     fn drop(&mut self) {
         self.send_release(None);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::{advance, sleep};
+
+    use super::*;
+    use crate::protocol::ImageId;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_finished_pipe_may_end_late_if_this_process_was_stopped() {
+        let second = Duration::from_secs(1);
+        let (returns, mut returned) = mpsc::unbounded_channel();
+        let image = ImageId::new(1).expect("not zero");
+        let guard = ReleaseGuard::new(Held::Image(image), returns);
+        let reading = async {
+            sleep(5 * second).await;
+            advance(60 * second).await;
+            sleep(5 * second).await;
+        };
+        guard.end_of(reading).await.expect("no violation");
+        returned.try_recv().expect_err("no violation");
+        guard
+            .end_of(sleep(11 * second))
+            .await
+            .expect_err("the pipe does not end");
+        let violation = returned.try_recv().expect("a violation");
+        assert!(matches!(violation, Return::Violation(_)), "{violation:?}");
     }
 }

@@ -43,6 +43,7 @@ use crate::protocol::{
     skopeo_of, supports,
 };
 use crate::reference::ImageReference;
+use crate::time::timeout;
 
 /// The largest size of a blob that the protocol's JSON carries exactly, in bytes: 2^53 − 1.
 const MAX_SIZE: u64 = (1 << 53) - 1;
@@ -153,14 +154,12 @@ impl ImageProxy {
         let start = Child::start(launch, Stdio::from(theirs), Stdio::null());
         let child = match options.call_limit() {
             None => start.await?,
-            Some(after) => {
-                tokio::time::timeout(after, start)
-                    .await
-                    .map_err(|_| Error::CallTimeout {
-                        method: "starting skopeo",
-                        after,
-                    })??
-            }
+            Some(after) => timeout(after, start)
+                .await
+                .map_err(|_| Error::CallTimeout {
+                    method: "starting skopeo",
+                    after,
+                })??,
         };
         let proxy = Self::over(ours, Some(child), options).await?;
         let found = proxy.protocol_version();

@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use super::stream::Stream;
 use crate::drain::buffered::Buffered;
 use crate::error::{BlobError, Error, Result};
+use crate::time::timeout;
 
 /// The value of `progress` when all bytes are read, so that only the verdict is missing.
 const ALL_READ: u64 = u64::MAX;
@@ -78,7 +79,7 @@ async fn drive(
         let verdict = match patience {
             None => verdict.await,
             Some(after) => {
-                let Ok(verdict) = tokio::time::timeout(after, verdict).await else {
+                let Ok(verdict) = timeout(after, verdict).await else {
                     let now = progress.load(Ordering::Relaxed);
                     if now == seen && now != ALL_READ {
                         return Err(Error::blob(&digest)(BlobError::Unread { after }));
@@ -207,5 +208,29 @@ impl Future for BlobDriver {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         self.0.as_mut().poll(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::{advance, sleep};
+
+    use super::*;
+    use crate::drain::verify::sha256;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reader_that_was_stopped_with_this_process_is_waited_for() {
+        let second = Duration::from_secs(1);
+        let (verdict, judged) = watch::channel(None);
+        let progress = Arc::new(AtomicU64::new(0));
+        let driving = drive(judged, progress, sha256(b""), Some(10 * second));
+        let reading = async {
+            sleep(5 * second).await;
+            advance(60 * second).await;
+            sleep(5 * second).await;
+            verdict.send_replace(Some(Ok(())));
+        };
+        let (driven, ()) = tokio::join!(driving, reading);
+        driven.expect("the reader is no slower than it may be");
     }
 }

@@ -15,7 +15,6 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
 use tokio::net::unix::pipe::Receiver;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
-use tokio::time::timeout;
 
 use super::flow::{Flow, Patience};
 use crate::drain::aligned::AlignedBuffer;
@@ -25,6 +24,7 @@ use crate::error::{BlobError, Error, Result};
 use crate::protocol::{Refusal, Violation};
 use crate::proxy::elsewhere::answered_in;
 use crate::proxy::held::{HeldPipe, Lease, ReleaseGuard};
+use crate::time::timeout;
 
 /// How long to wait for the news that the whole proxy has died, after a pipe has ended early without a reason. That
 /// news comes at about the same time, through another channel. A raw blob of unknown size always costs this wait,
@@ -546,5 +546,29 @@ fn refusal(said: &[u8]) -> Refusal {
         Ok(ErrorPipe { code, message }) => Refusal::from_wire(&code, &message),
         // The message is not in the right form, but is an error all the same.
         Err(_) => Refusal::from_wire("", &String::from_utf8_lossy(said)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::unix::pipe;
+    use tokio::time::{advance, sleep};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_error_pipe_does_not_stall_while_this_process_is_stopped() {
+        let second = Duration::from_secs(1);
+        let (sender, error) = pipe::pipe().expect("a pipe");
+        let (_closed, closed) = watch::channel(None);
+        let verdict = why_it_ended(Some(error), 7, Some(7), closed, Some(10 * second));
+        let stopped = async {
+            sleep(5 * second).await;
+            advance(60 * second).await;
+            sleep(5 * second).await;
+            drop(sender);
+        };
+        let (verdict, ()) = tokio::join!(verdict, stopped);
+        verdict.expect("no stall");
     }
 }
