@@ -11,7 +11,9 @@ pub(super) enum Login {
     Given,
     /// No credentials may be used.
     Forbidden,
-    /// An auth file, given or default, may contain credentials.
+    /// The command line or the environment names an auth file, which may contain credentials.
+    FromGivenFile,
+    /// A default auth file may contain credentials.
     FromFiles,
 }
 
@@ -73,16 +75,9 @@ fn hint_of_refusal(refusal: &Refusal, login: Login) -> Option<&'static str> {
             Some("the registry speaks plain HTTP; --tls-verify=false allows it")
         }
         RefusalKind::Tls => Some("--cert-dir names a folder with the registry's certificates"),
-        RefusalKind::Unauthorized => Some(match login {
-            Login::Given => "the registry does not accept the credentials that were given",
-            Login::Forbidden => "the registry wants credentials, and --no-creds forbids them",
-            Login::FromFiles => UNAUTHORIZED,
-        }),
+        RefusalKind::Unauthorized => Some(hint_of_unauthorized(login)),
         RefusalKind::NotFound => Some(NOT_THERE),
-        RefusalKind::Denied => Some(match login {
-            Login::Given => "these credentials give no access to the image, or it does not exist",
-            _ => DENIED,
-        }),
+        RefusalKind::Denied => Some(hint_of_denied(login)),
         RefusalKind::Throttled => Some("the registry wants you to wait, or to log in"),
         RefusalKind::Policy => Some(POLICY),
         RefusalKind::Unavailable => Some(REGISTRY_FAILED),
@@ -92,5 +87,50 @@ fn hint_of_refusal(refusal: &Refusal, login: Login) -> Option<&'static str> {
         ),
         _ if said("unexpected EOF") || said("connection reset") => Some(TRY_AGAIN),
         _ => None,
+    }
+}
+
+fn hint_of_unauthorized(login: Login) -> &'static str {
+    match login {
+        Login::Given => "the registry does not accept the credentials that were given",
+        Login::Forbidden => "the registry wants credentials, and --no-creds forbids them",
+        Login::FromGivenFile => {
+            "the auth file that was given has no credentials that the registry accepts"
+        }
+        Login::FromFiles => UNAUTHORIZED,
+    }
+}
+
+fn hint_of_denied(login: Login) -> &'static str {
+    match login {
+        Login::Given => "these credentials give no access to the image, or it does not exist",
+        Login::Forbidden => {
+            "the image does not exist, or needs credentials, and --no-creds forbids them"
+        }
+        Login::FromGivenFile => {
+            "the image does not exist, or the auth file that was given has no credentials for it"
+        }
+        Login::FromFiles => DENIED,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_for_credentials_are_advised_only_if_none_was_given() {
+        let advises = |hint: &str| hint.contains("--authfile");
+        let all = [
+            Login::Given,
+            Login::Forbidden,
+            Login::FromGivenFile,
+            Login::FromFiles,
+        ];
+        for login in all {
+            let expected = login == Login::FromFiles;
+            assert_eq!(advises(hint_of_unauthorized(login)), expected, "{login:?}");
+            assert_eq!(advises(hint_of_denied(login)), expected, "{login:?}");
+        }
     }
 }

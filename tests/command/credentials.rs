@@ -337,6 +337,8 @@ fn without_credentials_the_registry_stays_closed() {
         let layout = scratch.layout("image");
         let pull = || scratch.pull(&skopeo, &image, &layout.tagged("v1"));
         let none = pull();
+        let empty = scratch.path("empty");
+        fs::write(&empty, "{}").unwrap();
         // There are default credentials, which must not be used.
         let unused = Way::DefaultAuthFile.give(pull().arg("--no-creds"), &scratch, &registry);
         let table = [
@@ -345,6 +347,10 @@ fn without_credentials_the_registry_stays_closed() {
                 "give credentials that the registry accepts: --authfile",
             ),
             (unused, "--no-creds forbids them"),
+            (
+                pull().args(["--authfile", empty.to_str().unwrap()]),
+                "the auth file that was given has no credentials that the registry accepts",
+            ),
         ];
         for (run, hint) in table {
             let said = run.run().failed(1);

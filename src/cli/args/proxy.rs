@@ -199,6 +199,7 @@ impl SourceArguments {
         match self.no_creds {
             true => Login::Forbidden,
             false if given.contains(&true) => Login::Given,
+            false if self.authfile().is_some() => Login::FromGivenFile,
             false => Login::FromFiles,
         }
     }
