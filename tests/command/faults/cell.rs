@@ -67,6 +67,12 @@ impl Fault {
         self
     }
 
+    /// Adds to the name what distinguishes the fault from another one of the same kind.
+    pub(crate) fn but(mut self, what: &str) -> Self {
+        self.name.push_str(what);
+        self
+    }
+
     /// The number of retries that are allowed.
     pub(crate) fn retries(&self) -> &str {
         let option = self

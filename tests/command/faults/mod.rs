@@ -12,6 +12,7 @@ mod report;
 mod table;
 mod words;
 
+use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -60,6 +61,18 @@ fn every_fault_comes_to_what_the_table_says() {
     if wanted.is_empty() {
         let seen: Vec<_> = seen.into_iter().map(Result::unwrap).collect();
         report::compare(&sections, &seen);
+    }
+}
+
+#[test]
+fn each_fault_has_a_name_of_its_own() {
+    let mut names = HashSet::new();
+    for section in table::sections() {
+        for fault in section.faults {
+            let name = (section.name, fault.name);
+            assert!(!names.contains(&name), "twice: {name:?}");
+            names.insert(name);
+        }
     }
 }
 

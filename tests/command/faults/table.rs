@@ -70,7 +70,7 @@ pub(crate) fn sections() -> Vec<Section> {
         },
         Section {
             name: "Answers come late, or never",
-            about: "Every wait has a limit. The stall timeout of a blob also applies to the answer to its request. The last pull has `--deadline 6s`.",
+            about: "Every wait has a limit. The stall timeout of a blob also applies to the answer to its request.",
             faults: late(),
         },
         Section {
@@ -137,7 +137,7 @@ fn refusing() -> Vec<Fault> {
         registry("blob#1:status=404", "1", Nothing, until_0_2_6(wrong(0, "404 (Not Found)"), wrong(0, "name unknown"))),
         registry("blob#1:status=429*1", "1", Skopeo(2), all(right(0))),
         registry("blob#1:status=429", "1", Stalls(2), all(wrong(1, STALLED))),
-        registry("blob#1:status=429", "0", Skopeo(30), until_0_2_6(wrong(0, "too many requests to registry"), wrong(0, "toomanyrequests"))),
+        registry("blob#1:status=429", "0", Skopeo(30), until_0_2_6(wrong(0, "too many requests to registry"), wrong(0, "toomanyrequests"))).but(", without retries"),
         registry("blob#1:status=429,retry-after=1*2", "1", Skopeo(2), all(right(0))),
         registry("blob#1:status=429,retry-after=30*1", "1", Stalls(1), all(right(1))),
         registry("manifest:status=429,retry-after=1*1", "1", Skopeo(1), all(right(0))),
@@ -183,7 +183,7 @@ fn late() -> Vec<Fault> {
         registry("blob#1:trickle=1s", "1", Stalls(3), all(wrong(1, "too slow: less than 100 bytes a second over 4s"))),
         registry("config:trickle=1s*1", "1", Stalls(2), all(right(1))),
         registry("manifest:trickle=1s*1", "1", Calls(1), all(right(1))),
-        registry("blob#1:trickle=1s", "1", Server(6), all(wrong(0, "not done within the deadline"))).options(&["--deadline", "6s"]),
+        registry("blob#1:trickle=1s", "1", Server(6), all(wrong(0, "not done within the deadline"))).options(&["--deadline", "6s"]).but(", with `--deadline 6s`"),
     ]
 }
 
