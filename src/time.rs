@@ -25,6 +25,15 @@ pub(crate) fn is_long_past(moment: Instant) -> bool {
     Instant::now().saturating_duration_since(moment) > LATE
 }
 
+/// Formats a duration for messages: "300 ms", "1.5 s", "60 s".
+pub(crate) fn shown(time: Duration) -> String {
+    if time < Duration::from_secs(1) {
+        return format!("{} ms", time.as_millis());
+    }
+    let seconds = format!("{:.1}", time.as_secs_f64());
+    format!("{} s", seconds.trim_end_matches(".0"))
+}
+
 /// Waits until this moment. `None` means for ever.
 pub(crate) async fn sleep_until_opt(moment: Option<Instant>) {
     match moment {
@@ -70,6 +79,22 @@ mod tests {
         assert_eq!(moment_after(now, Duration::MAX), now + FAR);
         let now = Instant::now();
         assert_eq!(moment_after(now, Duration::MAX), now + FAR);
+    }
+
+    #[test]
+    fn durations_have_a_space_before_their_unit_and_at_most_one_decimal() {
+        let table = [
+            (0, "0 ms"),
+            (300, "300 ms"),
+            (999, "999 ms"),
+            (1000, "1 s"),
+            (1500, "1.5 s"),
+            (60_013, "60 s"),
+            (300_000, "300 s"),
+        ];
+        for (ms, expected) in table {
+            assert_eq!(shown(Duration::from_millis(ms)), expected);
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -14,6 +14,7 @@ use serde::de::Error as _;
 use crate::protocol::{
     self, FIRST_SUPPORTED, Refusal, RefusalKind, doing, first_skopeo, skopeo_of,
 };
+use crate::time::shown;
 use crate::words::printable;
 
 pub use self::blob::BlobError;
@@ -133,7 +134,7 @@ pub enum Error {
     RuntimeIdle,
 
     /// A call was not answered in time. The connection is closed, because all later calls would wait as well.
-    #[error("{}: skopeo did not answer within {after:?}", doing(method))]
+    #[error("{}: skopeo did not answer within {}", doing(method), shown(*after))]
     #[non_exhaustive]
     CallTimeout {
         /// The name of the method in the protocol, or of another operation, such as `skopeo inspect`.

@@ -27,7 +27,7 @@ fn wrong(retries: usize, words: &'static str) -> Outcome {
 const ONE_PROXY: [&str; 2] = ["--proxies", "1"];
 
 /// The error of a blob whose bytes stop.
-const STALLED: &str = "stalled: no byte for 4s";
+const STALLED: &str = "stalled: no byte for 4 s";
 
 /// Returns the same outcome for all three skopeos.
 fn all(outcome: Outcome) -> [Outcome; 3] {
@@ -141,7 +141,7 @@ fn refusing() -> Vec<Fault> {
         registry("blob#1:status=429,retry-after=1*2", "1", Skopeo(2), all(right(0))),
         registry("blob#1:status=429,retry-after=30*1", "1", Stalls(1), all(right(1))),
         registry("manifest:status=429,retry-after=1*1", "1", Skopeo(1), all(right(0))),
-        registry("manifest:status=429", "1", Calls(2), all(wrong(1, "opening the image: skopeo did not answer within 5s"))),
+        registry("manifest:status=429", "1", Calls(2), all(wrong(1, "opening the image: skopeo did not answer within 5 s"))),
         registry("ping:status=500*1", "1", Backoff, all(right(1))),
         registry("manifest:status=500*1", "1", Backoff, all(right(1))),
         registry("manifest:status=500", "2", Backoff, all(wrong(2, "received unexpected HTTP status: 500"))),
@@ -166,21 +166,21 @@ fn late() -> Vec<Fault> {
         registry("any:ttfb=300ms", "0", Server(4), all(right(0))),
         registry("blob#1:ttfb=60s*1", "1", Stalls(1), all(right(1))),
         registry("blob#1:headers-never*1", "1", Stalls(1), all(right(1))),
-        registry("blob#1:headers-never", "1", Stalls(2), all(wrong(1, "stalled: no byte for 4s, after 0 bytes"))),
+        registry("blob#1:headers-never", "1", Stalls(2), all(wrong(1, "stalled: no byte for 4 s, after 0 bytes"))),
         registry("config:headers-never*1", "1", Stalls(1), all(right(1))),
         registry("ping:headers-never*1", "1", Calls(1), all(right(1))),
         registry("manifest:headers-never*1", "1", Calls(1), all(right(1))),
-        registry("manifest:headers-never", "1", Calls(2), all(wrong(1, "opening the image: skopeo did not answer within 5s"))),
+        registry("manifest:headers-never", "1", Calls(2), all(wrong(1, "opening the image: skopeo did not answer within 5 s"))),
         registry("manifest:stall=half*1", "1", Calls(1), all(right(1))),
         registry("blob#1:stall=0*1", "1", Stalls(1), all(right(1))),
-        registry("blob#1:stall=0", "1", Stalls(2), all(wrong(1, "stalled: no byte for 4s, after 0 bytes"))),
+        registry("blob#1:stall=0", "1", Stalls(2), all(wrong(1, "stalled: no byte for 4 s, after 0 bytes"))),
         registry("blob#1:stall=half*1", "1", Stalls(1), all(right(1))),
         registry("blob#1:stall=half", "1", Stalls(2), all(wrong(1, STALLED))),
         registry("blob#1:stall=last*1", "1", Stalls(1), all(right(1))),
         registry("blob#1:stall=last", "1", Stalls(2), all(wrong(1, STALLED))),
         registry("config:stall=half*1", "1", Stalls(1), all(right(1))),
         registry("blob#1:trickle=1s*1", "1", Stalls(2), all(right(1))),
-        registry("blob#1:trickle=1s", "1", Stalls(3), all(wrong(1, "too slow: less than 100 bytes a second over 4s"))),
+        registry("blob#1:trickle=1s", "1", Stalls(3), all(wrong(1, "too slow: less than 100 bytes a second over 4 s"))),
         registry("config:trickle=1s*1", "1", Stalls(2), all(right(1))),
         registry("manifest:trickle=1s*1", "1", Calls(1), all(right(1))),
         registry("blob#1:trickle=1s", "1", Server(6), all(wrong(0, "not done within the deadline"))).options(&["--deadline", "6s"]).but(", with `--deadline 6s`"),

@@ -1,5 +1,7 @@
 //! Describes the faults of the registry in plain words.
 
+use std::time::Duration;
+
 use test_registry::fault::{Fault, FaultKind, Point, Target};
 
 /// The description of these faults, one after the other.
@@ -40,8 +42,8 @@ fn what(kind: &FaultKind) -> String {
         FaultKind::Rate { limit, .. } => format!("comes {limit} times a second at most"),
         FaultKind::RedirectLoop => "is redirected to itself".to_owned(),
         FaultKind::HeadersNever => "is never answered".to_owned(),
-        FaultKind::LateHeaders(after) => format!("is answered after {after:?}"),
-        FaultKind::Trickle(pause) => format!("comes byte by byte, one every {pause:?}"),
+        FaultKind::LateHeaders(after) => format!("is answered after {}", duration(*after)),
+        FaultKind::Trickle(pause) => format!("comes byte by byte, one every {}", duration(*pause)),
         FaultKind::Stall(point) => format!("stalls {}", place(*point)),
         FaultKind::Cut(point) => format!("is cut {}", place(*point)),
         FaultKind::Reset(point) => format!("is reset {}", place(*point)),
@@ -55,6 +57,13 @@ fn what(kind: &FaultKind) -> String {
         FaultKind::ContentLength(length) => format!("has a wrong `Content-Length`, {length}"),
         FaultKind::NotJson => "is a web page".to_owned(),
         FaultKind::BigManifest(length) => format!("has {} MiB", length >> 20),
+    }
+}
+
+fn duration(duration: Duration) -> String {
+    match duration.as_millis() {
+        ms if ms % 1000 == 0 => format!("{} s", ms / 1000),
+        ms => format!("{ms} ms"),
     }
 }
 
