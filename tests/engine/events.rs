@@ -375,3 +375,37 @@ fn events_end_with_the_pull_however_it_ends() {
         soon(async { while stream.recv().await.is_some() {} }).await;
     });
 }
+
+#[test]
+#[ignore = "needs skopeo"]
+fn an_image_that_is_not_there_ends_no_events() {
+    run(async {
+        let served = Served::new(1, 1000);
+        let (events, mut stream) = Events::channel();
+        let fetcher = Fetcher::new(config("0.2.8"), options()).await.unwrap();
+        let fetcher = fetcher.with_events(events);
+        let missing = served.registry.reference("missing");
+        assert!(
+            soon(fetcher.open_optional(&missing))
+                .await
+                .unwrap()
+                .is_none()
+        );
+        let there = soon(fetcher.open_optional(&served.reference())).await;
+        let image = there.unwrap().unwrap();
+        soon(fetcher.pull(&image, Discard)).await.unwrap();
+        let mut verified = 0;
+        while let Some(event) = soon(stream.recv()).await {
+            verified += usize::from(matches!(event.kind, EventKind::BlobVerified { .. }));
+        }
+        assert_eq!(verified, 1);
+        // A call that fails still ends them.
+        let (events, mut stream) = Events::channel();
+        let fetcher = fetcher.with_events(events);
+        served.registry.set_faults(faults(&["manifest:status=403"]));
+        soon(fetcher.open_optional(&served.reference()))
+            .await
+            .unwrap_err();
+        while soon(stream.recv()).await.is_some() {}
+    });
+}

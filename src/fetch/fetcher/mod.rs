@@ -152,9 +152,15 @@ impl Fetcher {
     #[instrument(level = "debug", skip(self))]
     pub async fn open(&self, reference: &str) -> Result<Image> {
         let ending = self.events.ending();
+        let image = self.open_one(reference).await?;
+        ending.keep();
+        Ok(image)
+    }
+
+    /// Opens an image. The events go on, even if this fails.
+    async fn open_one(&self, reference: &str) -> Result<Image> {
         let mut documents = Documents::within(self.options.max_documents_bytes);
         let images = self.open_each(&[reference], &mut documents).await?;
-        ending.keep();
         images.into_iter().next().ok_or(Error::Closed)
     }
 
@@ -179,22 +185,30 @@ impl Fetcher {
     /// # Cancel safety
     ///
     /// If the future is dropped early, the proxies that it started are ended.
+    #[instrument(level = "debug", skip(self))]
     pub async fn open_optional(&self, reference: &str) -> Result<Option<Image>> {
-        let error = match self.open(reference).await {
-            Ok(image) => return Ok(Some(image)),
-            Err(error) => error,
+        let ending = self.events.ending();
+        let image = match self.open_one(reference).await {
+            Ok(image) => Some(image),
+            Err(error) if self.means_missing(&error, reference).await => None,
+            Err(error) => return Err(error),
         };
+        ending.keep();
+        Ok(image)
+    }
+
+    /// Whether this error of an opening means that the image does not exist.
+    async fn means_missing(&self, error: &Error, reference: &str) -> bool {
         let place = Place::of(reference);
         let is_not_found = error.kind() == Some(RefusalKind::NotFound);
-        let is_missing = match (&error, place) {
+        match (error, place) {
             (Error::Refused { .. }, Place::Registry { .. }) => is_not_found,
             (Error::Refused { .. }, _) => {
                 let asked = self.is_missing(place, reference).await;
                 asked.unwrap_or(is_not_found)
             }
             _ => false,
-        };
-        if is_missing { Ok(None) } else { Err(error) }
+        }
     }
 
     /// Asks a proxy whether an image does not exist. `None` if this skopeo can't be asked.
