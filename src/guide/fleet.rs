@@ -39,6 +39,8 @@
 //! a mirror can't change an image that is named by its digest, but it decides what a tag names. With
 //! `pull-from-mirror = "digest-only"` (containers-registries.conf(5)), the mirror is not asked for tags: the registry
 //! itself answers.
+//! skopeo reads an image from one place, so the layers of an image that is named by its tag then come from the registry,
+//! too. Name images by digest to take their layers from such a mirror.
 //!
 //! Four things to know:
 //!
@@ -92,7 +94,7 @@
 //!       initContainers:
 //!         - name: longshore
 //!           image: IMAGE-WITH-LONGSHORE-AND-SKOPEO
-//!           args: [longshore, pull, --json, --proxies, 1-4, --from, /lists/images.txt, oci:/images]
+//!           command: [longshore, pull, --json, --proxies, 1-4, --from, /lists/images.txt, oci:/images]
 //!           resources:
 //!             requests: { cpu: 500m, memory: 256Mi }
 //!             limits: { memory: 1Gi }
@@ -158,6 +160,15 @@
 //! before it is stored. It asks the origin for each manifest, because a tag may have moved. **Fill such a cache by one
 //! pull before the fleet begins**: by the command, or by a pull into [`Discard`](crate::Discard). Other caches may need
 //! fewer requests; count them before you rely on a cache. When the cache was stopped, a pull from the origin succeeded.
+//!
+//! `tests/command/fleet.rs` repeats this with three skopeos and `examples/fleet/registries.conf`, in which it replaces the hosts:
+//!
+//! | pulls | each layout is whole, and |
+//! | --- | --- |
+//! | one, then 8 at once | the origin sends each blob at most twice, both times for the first pull; no pull asks the origin itself |
+//! | 8 at once, empty cache | the origin sends each blob at most twice for each pull, so 16 times; no pull asks the origin itself |
+//! | one by tag, then one by digest, `digest-only` | only the second one asks the mirror |
+//! | 8 at once, the cache is down | the origin sends each blob once for each pull |
 //!
 //! The units passed `systemd-analyze verify`, and a YAML parser read the `DaemonSet`. Neither they nor a peer-to-peer mirror have been run in a
 //! real fleet. `longshore pull --from LIST --shard I/N` has a test, with a list in three parts (`tests/command/lists.rs`).

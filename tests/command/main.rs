@@ -17,6 +17,7 @@ mod durability;
 mod examples;
 mod failures;
 mod faults;
+mod fleet;
 mod formats;
 mod guests;
 mod harness;

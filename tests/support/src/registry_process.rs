@@ -28,20 +28,27 @@ pub struct RegistryProcess {
 impl RegistryProcess {
     /// Starts a registry that asks for no credentials.
     pub fn start() -> Self {
-        Self::with_auth(|_| Value::Null)
+        Self::with(|_, _| ())
+    }
+
+    /// Starts a pull-through cache of another registry.
+    pub fn cache_of(origin: &Self) -> Self {
+        let address = format!("http://{}", origin.address);
+        Self::with(|_, config| config["proxy"] = json!({ "remoteurl": address }))
     }
 
     /// Starts a registry that asks for a user and a password. They are given as a line of a password file, as
     /// `htpasswd -B` prints it.
     pub fn with_password(htpasswd: &str) -> Self {
-        Self::with_auth(|folder| {
+        Self::with(|folder, config| {
             let file = folder.join("htpasswd");
             fs::write(&file, htpasswd).unwrap();
-            json!({ "htpasswd": { "realm": "test", "path": file } })
+            config["auth"] = json!({ "htpasswd": { "realm": "test", "path": file } });
         })
     }
 
-    fn with_auth(auth: impl FnOnce(&Path) -> Value) -> Self {
+    /// Starts a registry after a change of its configuration. The change gets the folder of the registry.
+    fn with(change: impl FnOnce(&Path, &mut Value)) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name);
         let mut config = json!({
@@ -50,10 +57,7 @@ impl RegistryProcess {
             "storage": { "filesystem": { "rootdirectory": path("storage") } },
             "http": { "addr": "127.0.0.1:0", "secret": "of no use here" },
         });
-        let auth = auth(folder.path());
-        if !auth.is_null() {
-            config["auth"] = auth;
-        }
+        change(folder.path(), &mut config);
         // JSON is also valid YAML.
         fs::write(path("config.yml"), config.to_string()).unwrap();
         let process = Command::new(tools::system("docker-registry"))
@@ -108,9 +112,24 @@ impl RegistryProcess {
 
     /// The digests of the blobs that were requested since the last call, in order.
     pub fn take_blob_gets(&self) -> Vec<String> {
-        let log = fs::read_to_string(self.folder.path().join("access.log")).unwrap();
+        let log = self.access_log();
         let gets: Vec<_> = log.lines().filter_map(blob_get).collect();
         gets[self.seen.replace(gets.len())..].to_vec()
+    }
+
+    /// A line for each request so far: the time, the request, its outcome, and the program that made it.
+    pub fn access_log(&self) -> String {
+        fs::read_to_string(self.folder.path().join("access.log")).unwrap()
+    }
+
+    /// Whether a blob of this repository is stored, so that a cache need not ask its origin for it.
+    pub fn has(&self, repository: &str, digest: &str) -> bool {
+        let path = format!(
+            "storage/docker/registry/v2/repositories/{repository}/_layers/{}/link",
+            digest.replace(':', "/"),
+        );
+        let link = fs::read_to_string(self.folder.path().join(path));
+        link.is_ok_and(|link| link == digest)
     }
 
     /// Waits until the registry logs the address at which it listens.
