@@ -170,5 +170,5 @@
 //! | one by tag, then one by digest, `digest-only` | only the second one asks the mirror |
 //! | 8 at once, the cache is down | the origin sends each blob once for each pull |
 //!
-//! The units passed `systemd-analyze verify`, and a YAML parser read the `DaemonSet`. Neither they nor a peer-to-peer mirror have been run in a
-//! real fleet. `longshore pull --from LIST --shard I/N` has a test, with a list in three parts (`tests/command/lists.rs`).
+//! The units passed `systemd-analyze verify`; the `DaemonSet` and the job of `docs/sharding.md` fit the schema of Kubernetes 1.37. Neither they
+//! nor a peer-to-peer mirror have been run in a real fleet. `longshore pull --from LIST --shard I/N` has a test, with a list in three parts (`tests/command/lists.rs`).
