@@ -168,6 +168,23 @@ impl OciLayout {
         blocking(move || check(&root).map_err(Error::io(what))).await
     }
 
+    /// Returns the names of the images in this layout, in the order of its index. Images without a name are left out.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] if there is no layout, or if its index can't be understood.
+    pub async fn names(&self) -> Result<Vec<String>> {
+        let what = format!("can't read {}", self.root.display());
+        let root = self.root.clone();
+        blocking(move || {
+            let listed = open_layout(&root)
+                .and_then(|root| index::entries(&read_index(&root)?))
+                .map_err(Error::io(what))?;
+            Ok(listed.into_iter().filter_map(|image| image.name).collect())
+        })
+        .await
+    }
+
     fn cant_use(&self) -> String {
         format!("can't use {} as an image layout", self.root.display())
     }
