@@ -90,4 +90,15 @@ impl Fetcher {
         let tags = listed.tags.into_iter().flatten();
         Ok(tags.map(|tag| printable(&tag)).collect())
     }
+
+    /// Whether there may be credentials for the registry of this image: the configuration has some, an auth file
+    /// mentions the registry, or skopeo asks a program that this process can't see through. A program can say with it
+    /// whether a registry has refused credentials or wants some. `false` for an image that is not at a registry.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is changed, even if the future is dropped early.
+    pub async fn may_have_credentials(&self, reference: &str) -> bool {
+        self.starter.may_have_login(reference).await
+    }
 }
