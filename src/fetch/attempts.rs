@@ -5,6 +5,7 @@ use tokio::time::sleep;
 use super::engine::chain;
 use super::retry::{RetryPolicy, is_throttled};
 use crate::error::{Error, Result};
+use crate::protocol::RefusalKind;
 use crate::reference::Place;
 use crate::time::sleep_until_opt;
 
@@ -50,7 +51,8 @@ where
             Ok(done) => return Ok(done),
             Err(error) => error,
         };
-        if is_throttled(&error) {
+        // skopeo 1.22 calls the refusal of what does not exist retryable.
+        if is_throttled(&error) || error.kind() == Some(RefusalKind::NotFound) {
             return Err(error);
         }
         failed += 1;

@@ -296,6 +296,7 @@ mod tests {
             "invalid reference format: repository name must be lowercase",
             "dial tcp: address 99999: invalid port",
             "choosing image instance: no image found in image index for architecture \"mips\"",
+            "missing client certificate a.cert for key a.key",
             "missing key a.key for client certificate a.cert. Note that CA certificates should use the \
                  extension .crt",
         ];

@@ -72,7 +72,7 @@ use RefusalKind::{
 /// The words by which a message is classified, in lower case. The first entry that occurs in the message decides.
 /// "denied:" is an error code of the OCI distribution specification. It comes before "unauthorized", because
 /// registries return both if a valid login is not allowed to fetch the image.
-const WORDS: [(&str, RefusalKind); 40] = [
+const WORDS: [(&str, RefusalKind); 41] = [
     ("server gave http response to https client", Tls),
     ("x509", Tls),
     ("toomanyrequests", Throttled),
@@ -107,6 +107,7 @@ const WORDS: [(&str, RefusalKind); 40] = [
     ("invalid port", Invalid),
     ("missing key", Invalid),
     ("missing certificate", Invalid),
+    ("missing client certificate", Invalid),
     ("connection refused", Unreachable),
     ("no such host", Unreachable),
     ("network is unreachable", Unreachable),
