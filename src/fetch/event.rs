@@ -204,6 +204,27 @@ pub enum EventKind {
         #[serde(rename = "wait_ms", serialize_with = "millis")]
         wait: Duration,
     },
+    /// A registry refused a call in a way that may pass: it limits the rate of requests (429), has trouble (5xx), or can't
+    /// be reached. No proxy asks it until the wait is over.
+    #[non_exhaustive]
+    RegistryPaused {
+        /// The host of the registry, and its port if it has one.
+        registry: String,
+        /// The wait before the next request.
+        #[serde(rename = "wait_ms", serialize_with = "millis")]
+        wait: Duration,
+        /// The reason of the refusal.
+        reason: String,
+    },
+    /// A registry answers so late that it seems to limit the rate of requests. skopeo repeats a refused request (429) by
+    /// itself, when the registry allows it, so the only sign is the time. Fewer proxies ask the registry from now on.
+    #[non_exhaustive]
+    RegistryThrottled {
+        /// The host of the registry, and its port if it has one.
+        registry: String,
+        /// The maximum number of proxies for this registry from now on.
+        proxies: usize,
+    },
     /// A blob failed for good. The images that name it fail as well.
     #[non_exhaustive]
     BlobFailed {
@@ -249,7 +270,7 @@ const COUNTS: usize = 4096;
 /// The sending side of the events of one pull. The events go into an [`EventStream`], or nowhere.
 ///
 /// A reader that is slow, or reads nothing, does not hold up the pull. Events wait in memory until they are read, about
-/// 500 bytes each. There are about five events for each blob, two for each document, one or two for each retry, and at
+/// 500 bytes each. There are about five events for each blob, two for each document, up to three for each retry, and at
 /// most 4,096 unread byte counts ([`EventKind::BlobBytes`]). Further byte counts are left out. Nothing is kept once the
 /// stream is dropped.
 ///

@@ -10,11 +10,15 @@ use super::super::unit::Kind;
 use super::Engine;
 use crate::config::Platform;
 use crate::reference::Place;
+use crate::words::printable;
 
 /// The number of workers of a proxy for each processor, if the number of proxies is not fixed. More workers
 /// were slower, because the bytes of so many pipes do not stay in the processors' caches (docs/decisions.md).
 /// If transfers or handlers are slow for other reasons, the scheduler starts further proxies.
 const WORKERS_PER_PROCESSOR: usize = 2;
+
+/// The beginning of the key of a registry.
+const REGISTRY: &str = "docker://";
 
 impl Engine {
     /// The host of this image, and the kind of proxy that opens it. A new host or kind is added.
@@ -25,7 +29,7 @@ impl Engine {
     ) -> (HostId, KindId) {
         let place = Place::of(reference);
         let key = match place {
-            Place::Registry { host } => format!("docker://{host}"),
+            Place::Registry { host } => format!("{REGISTRY}{host}"),
             // An archive is unpacked by one proxy, so each archive is a host of its own.
             Place::Archive => reference.to_owned(),
             Place::Storage => "containers-storage:".to_owned(),
@@ -60,6 +64,14 @@ impl Engine {
             });
         }
         (host, KindId(kind))
+    }
+
+    /// The name of a registry, for events.
+    pub(super) fn registry(&self, host: HostId) -> String {
+        let mut hosts = self.hosts.iter();
+        let found = hosts.find(|(_, id)| **id == host).map(|(key, _)| &**key);
+        let key = found.unwrap_or_default();
+        printable(key.strip_prefix(REGISTRY).unwrap_or(key))
     }
 
     fn rules(&self, reference: &str) -> HostRules {

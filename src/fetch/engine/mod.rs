@@ -431,6 +431,22 @@ impl Engine {
                     let error = error.after(tries);
                     self.outcomes.push_back(Outcome::Failed(image, error));
                 }
+                Action::Paused { host, wait, error } => {
+                    let registry = self.registry(host);
+                    let reason = chain(&error);
+                    self.events.send(|| EventKind::RegistryPaused {
+                        registry,
+                        wait,
+                        reason,
+                    });
+                }
+                Action::Throttled { host, units } => {
+                    let registry = self.registry(host);
+                    self.events.send(|| EventKind::RegistryThrottled {
+                        registry,
+                        proxies: units,
+                    });
+                }
             }
         }
         if self.scheduler.is_fetching_blobs() {

@@ -252,6 +252,7 @@ impl World {
                 );
                 self.scheduler.forget(image);
             }
+            Action::Paused { .. } | Action::Throttled { .. } => {}
             Action::Failed { image, .. } => {
                 assert!(
                     self.ended.insert(image, false).is_none(),

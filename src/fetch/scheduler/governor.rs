@@ -177,6 +177,15 @@ impl Governor {
         self.throttled
     }
 
+    /// The maximum number of proxies while the registry throttles. `None` if it does not.
+    pub(super) fn limit(&self) -> Option<usize> {
+        self.throttled.then(|| self.most())
+    }
+
+    fn most(&self) -> usize {
+        self.ceiling.min(self.max).max(self.min)
+    }
+
     /// The time after which a call counts as late.
     pub(super) fn late_after(&self) -> Duration {
         self.best
@@ -186,7 +195,7 @@ impl Governor {
     /// How many proxies to run while this much is still to be asked for.
     pub(super) fn wanted(&self, to_ask: ToAsk) -> usize {
         self.fastest(to_ask)
-            .clamp(self.min, self.ceiling.min(self.max).max(self.min))
+            .clamp(self.min, self.most())
             .min(to_ask.blobs.saturating_add(to_ask.images).max(1))
     }
 
@@ -289,8 +298,10 @@ mod tests {
     fn a_throttling_registry_gets_fewer_and_never_more_again() {
         let mut governor = after(&[50; 8], 16);
         assert_eq!(governor.wanted(small(400)), 16);
+        assert_eq!(governor.limit(), None);
         governor.answered(MS(2000), 16);
         assert_eq!(governor.wanted(small(400)), 8);
+        assert_eq!(governor.limit(), Some(8));
         governor.answered(MS(4000), 8);
         governor.answered(MS(4000), 4);
         governor.answered(MS(4000), 2);

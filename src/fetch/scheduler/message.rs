@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use oci_spec::image::Digest;
 
-use super::{BlobId, ImageId, KindId, UnitId};
+use super::{BlobId, HostId, ImageId, KindId, UnitId};
 use crate::fetch::retry::RetryPolicy;
 
 /// A task for a unit.
@@ -42,6 +42,14 @@ pub(in crate::fetch) enum Action<E> {
         /// How often the failed task was tried; 0 if it was not tried for this image.
         tries: u32,
     },
+    /// Report that no unit asks this registry for as long as `wait`, because it refused a call with this error.
+    Paused {
+        host: HostId,
+        wait: Duration,
+        error: E,
+    },
+    /// Report that the registry throttles, and that at most this many units ask it from now on.
+    Throttled { host: HostId, units: usize },
 }
 
 /// Why a task failed, as far as it matters for what is done next.

@@ -4,7 +4,7 @@
 //! for. So no unit asks the registry for a while. Then one unit asks. If it gets an answer, all units ask again.
 
 use std::collections::BTreeSet;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::Task;
 use crate::fetch::retry::RetryPolicy;
@@ -57,23 +57,25 @@ impl Outage {
         }
     }
 
-    /// Records a transient refusal of a call that began at `began`. `random` is from 0 to 1.
+    /// Records a transient refusal of a call that began at `began`. `random` is from 0 to 1. Returns the wait until a
+    /// unit may ask again. `None` if the refusal does not count, because another one has begun this wait.
     pub(super) fn refused(
         &mut self,
         task: Task,
         policy: &RetryPolicy,
         began: Instant,
         (now, random): (Instant, f64),
-    ) {
+    ) -> Option<Duration> {
         self.refused.insert(task.into());
         if self.since.is_some_and(|since| began <= since) {
-            return;
+            return None;
         }
         self.refusals += 1;
         self.since = Some(now);
         self.probe = None;
         let wait = policy.jittered(self.refusals, random);
         self.until = Some(moment_after(now, wait));
+        Some(wait)
     }
 
     /// Records that a blob was refused.
@@ -141,7 +143,6 @@ impl Outage {
 mod tests {
     use super::super::{BlobId, ImageId};
     use super::*;
-    use std::time::Duration;
 
     const MS: fn(u64) -> Duration = Duration::from_millis;
 
@@ -161,7 +162,8 @@ mod tests {
         let (policy, begun) = (policy(), Instant::now());
         let mut outage = Outage::none();
         assert!(outage.lets(1, begun));
-        outage.refused(blob(0), &policy, begun, (begun + MS(10), 1.0));
+        let wait = outage.refused(blob(0), &policy, begun, (begun + MS(10), 1.0));
+        assert_eq!(wait, Some(MS(100)));
         assert!(outage.is_on());
         assert!(!outage.lets(1, begun + MS(109)));
         assert!(outage.lets(1, begun + MS(110)) && outage.lets(2, begun + MS(110)));
@@ -177,7 +179,8 @@ mod tests {
         let (policy, begun) = (policy(), Instant::now());
         let mut outage = Outage::none();
         for unit in 0..16_u64 {
-            outage.refused(blob(unit), &policy, begun, (begun + MS(10 + unit), 1.0));
+            let wait = outage.refused(blob(unit), &policy, begun, (begun + MS(10 + unit), 1.0));
+            assert_eq!(wait.is_some(), unit == 0);
         }
         assert_eq!(outage.ends(), Some(begun + MS(110)));
         assert!(!outage.is_lasting(&policy));

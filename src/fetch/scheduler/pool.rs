@@ -171,11 +171,13 @@ impl<E: Clone> Scheduler<E> {
         }
         let late = self.late(id, now);
         let many = late > (at_work / MANY_LATE).max(1);
-        let host = &mut self.hosts[id.0];
         if many {
-            host.governor.slowed(at_work, now);
+            let governor = &mut self.hosts[id.0].governor;
+            let before = governor.limit();
+            governor.slowed(at_work, now);
+            self.report_limit(id, before);
         }
-        let is_throttled = host.governor.is_throttled();
+        let is_throttled = self.hosts[id.0].governor.is_throttled();
         let working = if many || is_throttled {
             at_work
         } else {

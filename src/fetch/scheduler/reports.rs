@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::blobs::Counted;
-use super::message::{Lost, Next, Refused, Setback};
+use super::message::{Action, Lost, Next, Refused, Setback};
 use super::unit::Stage;
 use super::{BlobId, Config, HostId, ImageId, Opening, Scheduler, SourceId, Task, UnitId};
 use crate::time::moment_after;
@@ -81,9 +81,35 @@ impl<E: Clone> Scheduler<E> {
         };
         unit.answered(task, now);
         let running = self.at_work(host);
-        let host = &mut self.hosts[host.0];
-        host.answered();
-        host.governor.answered(took, running);
+        let of_host = &mut self.hosts[host.0];
+        let before = of_host.governor.limit();
+        of_host.answered();
+        of_host.governor.answered(took, running);
+        self.report_limit(host, before);
+    }
+
+    /// Reports the limit that a registry has because it throttles, unless it had the same one before.
+    pub(super) fn report_limit(&mut self, host: HostId, before: Option<usize>) {
+        let of_host = &self.hosts[host.0];
+        let limit = of_host
+            .governor
+            .limit()
+            .filter(|_| of_host.rules.is_registry);
+        if let Some(units) = limit
+            && before != limit
+        {
+            self.actions.push_back(Action::Throttled { host, units });
+        }
+    }
+
+    /// Reports that nobody asks a registry for this long, because it refused a call with this error.
+    fn report_pause(&mut self, host: HostId, wait: Option<Duration>, error: &E) {
+        if let Some(wait) = wait
+            && self.hosts[host.0].rules.is_registry
+        {
+            let error = error.clone();
+            self.actions.push_back(Action::Paused { host, wait, error });
+        }
     }
 
     /// Removes a blob from its host's backlog: the proxy has answered for it, or need not be asked.
@@ -124,10 +150,14 @@ impl<E: Clone> Scheduler<E> {
             self.retire(unit);
         }
         if let (Some(host), Some(began)) = (host, setback.transient_since()) {
+            let retry = &self.settings.retry;
             let outage = &mut self.hosts[host.0].outage;
-            outage.refused(task, &self.settings.retry, began, (now, random));
+            let wait = outage.refused(task, retry, began, (now, random));
             if let Task::Blob { .. } = task {
                 outage.is_of_blobs();
+            }
+            if !outage.is_lasting(retry) {
+                self.report_pause(host, wait, setback.error());
             }
         }
         match task {
@@ -239,10 +269,11 @@ impl<E: Clone> Scheduler<E> {
         };
         let (host, source) = (of_image.host, of_image.source);
         let is_changed = matches!(setback, Setback::Changed(_));
-        if of_image.opening != Opening::By(unit) && !is_changed {
+        let opening = of_image.opening;
+        if opening != Opening::By(unit) && !is_changed {
             // Another unit has opened the image, or is opening it: this unit can't help with it.
             let is_final = setback.why().is_some_and(|why| why != Refused::Transient);
-            if is_final && matches!(of_image.opening, Opening::By(_)) {
+            if is_final && matches!(opening, Opening::By(_)) {
                 // Any other unit would be refused, too. The unit that opens the image first reports why.
                 if let Some(unit) = self.units.get_mut(&unit) {
                     unit.cannot_open.insert(source);

@@ -83,6 +83,7 @@ impl Script {
                 Action::Close { unit, image } => self.closed.push((unit, image)),
                 Action::Failed { image, .. } => self.failed.push(image),
                 Action::Fetched(image) => self.fetched.push(image),
+                Action::Paused { .. } | Action::Throttled { .. } => {}
                 Action::Recall { unit } | Action::Retire { unit } | Action::Abandon { unit } => {
                     self.given.retain(|(other, _)| *other != unit);
                     self.scheduler.ended(unit, None, self.now);

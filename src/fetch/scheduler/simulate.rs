@@ -186,7 +186,7 @@ impl World {
                     self.scheduler.ended(unit, None, self.instant());
                 }
             }
-            Action::Close { .. } => {}
+            Action::Close { .. } | Action::Paused { .. } | Action::Throttled { .. } => {}
             Action::Fetched(_) => self.fetched += 1,
             Action::Failed { .. } => panic!("nothing fails here"),
         }
