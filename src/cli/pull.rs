@@ -27,6 +27,7 @@ pub(crate) async fn run(
             style => style,
         },
         verbose,
+        has_log: config.debug,
         images: references.collect(),
         retries: arguments.retries,
         events: arguments.events.clone(),

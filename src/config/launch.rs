@@ -35,6 +35,8 @@ pub(crate) struct Launch {
     /// The descriptors that the child keeps open, under their current numbers.
     pub(crate) passed: Vec<Arc<OwnedFd>>,
     pub(crate) pass_stderr_on: bool,
+    /// The text before each line of stderr that is passed on.
+    pub(crate) label: String,
     pub(crate) shutdown_timeout: Duration,
     /// Whether skopeo's system-wide blob-info cache is hidden from the child.
     pub(crate) hide_system_cache: bool,
@@ -291,6 +293,7 @@ impl Template {
             command,
             passed: self.passed.clone(),
             pass_stderr_on: self.pass_stderr_on,
+            label: String::new(),
             shutdown_timeout: self.shutdown_timeout,
             hide_system_cache: false,
         }

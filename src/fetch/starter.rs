@@ -146,6 +146,8 @@ impl Starter {
         limit: u64,
     ) -> Result<Vec<u8>> {
         let patience = self.connection.call_limit();
+        let label = format!("{}: ", what.0);
+        let launch = Launch { label, ..launch };
         let printed = output(launch, patience, what, limit).await;
         if printed.is_ok() {
             self.proved(reference);
@@ -153,9 +155,11 @@ impl Starter {
         printed
     }
 
-    /// Starts one more proxy beside the first one. The proxy exits soon after it is no longer needed.
+    /// Starts one more proxy beside the first one. The proxy exits soon after it is no longer needed. `number` is that of
+    /// the proxy in the events.
     pub(super) async fn start_further(
         &self,
+        number: usize,
         place: Place<'_>,
         platform: Option<&Platform>,
     ) -> Result<ImageProxy> {
@@ -171,17 +175,19 @@ impl Starter {
             let timeout = connection.shutdown_timeout.min(FURTHER_SHUTDOWN_TIMEOUT);
             connection.shutdown_timeout = timeout;
         }
-        self.launch(place, platform, connection).await
+        self.launch(Some(number), place, platform, connection).await
     }
 
-    /// Starts a proxy for images at this place, for this platform or else for the configured one.
+    /// Starts a proxy for images at this place, for this platform or else for the configured one. `number` is that of the
+    /// proxy in the events, if it has one.
     pub(super) async fn start(
         &self,
+        number: Option<usize>,
         place: Place<'_>,
         platform: Option<&Platform>,
     ) -> Result<ImageProxy> {
         let connection = self.connection.clone();
-        let proxy = self.launch(place, platform, connection).await?;
+        let proxy = self.launch(number, place, platform, connection).await?;
         if let From::Config { policy, .. } = &self.from {
             proxy.warn_of_unchecked(policy.clone()).await;
         }
@@ -190,6 +196,7 @@ impl Starter {
 
     async fn launch(
         &self,
+        number: Option<usize>,
         place: Place<'_>,
         platform: Option<&Platform>,
         connection: ConnectionOptions,
@@ -206,8 +213,11 @@ impl Starter {
                 let private = *private_cache && matches!(place, Place::Registry { .. });
                 let shutdown_timeout = connection.shutdown_timeout;
                 let platform = platform.cloned();
+                let label = number.map(|number| format!("proxy {number}: "));
+                let label = label.unwrap_or_default();
                 let launch = move || {
                     Ok(Launch {
+                        label,
                         shutdown_timeout,
                         ..template.launch(private, platform.as_ref())
                     })

@@ -195,9 +195,13 @@ impl Unit {
             Beginning::New { kind, is_first } => {
                 let (place, platform) = (Place::of(&kind.like), kind.platform.as_ref());
                 let proxy = if is_first {
-                    self.starter.start(place, platform).await?
+                    self.starter
+                        .start(Some(self.number.0), place, platform)
+                        .await?
                 } else {
-                    self.starter.start_further(place, platform).await?
+                    self.starter
+                        .start_further(self.number.0, place, platform)
+                        .await?
                 };
                 self.tell(Report::Ready {
                     unit: self.number,

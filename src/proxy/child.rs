@@ -19,7 +19,7 @@ use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, send, socket
 use nix::unistd::Pid;
 use tokio::sync::{oneshot, watch};
 
-use super::said::{LastWords, Said};
+use super::said::{Labelled, LastWords, Said};
 use crate::config::Launch;
 use crate::error::{ChildExit, Error, Result};
 use crate::sys;
@@ -142,6 +142,7 @@ fn start(launch: Launch, [stdin, stdout]: [Stdio; 2]) -> Result<(Child, ExitSend
         program,
         passed,
         pass_stderr_on,
+        label,
         shutdown_timeout,
         hide_system_cache,
     } = launch;
@@ -179,7 +180,7 @@ fn start(launch: Launch, [stdin, stdout]: [Stdio; 2]) -> Result<(Child, ExitSend
         control: Some(control_end),
         stderr: Some(stderr),
         said: Said::default(),
-        pass_stderr_on,
+        passed_on: pass_stderr_on.then(|| Labelled::new(label)),
         shutdown_timeout,
     };
     Ok((Child { control, exit }, exit_sender, supervised))
@@ -237,7 +238,8 @@ struct Supervised {
     control: Option<OwnedFd>,
     stderr: Option<ChildStderr>,
     said: Said,
-    pass_stderr_on: bool,
+    /// The stderr that is passed on, with its label. `None` if it is not passed on.
+    passed_on: Option<Labelled>,
     shutdown_timeout: Duration,
 }
 
@@ -259,8 +261,8 @@ impl Supervised {
         let status = self.process.wait().ok();
         self.drain_stderr();
         let (line, LastWords { stderr, crash }) = self.said.end();
-        if self.pass_stderr_on {
-            pass_on(line.as_bytes());
+        if let Some(passed_on) = &mut self.passed_on {
+            pass_on(passed_on.last(&line).as_bytes());
         }
         let exit = ChildExit::new(self.program, status, stderr, crash);
         tracing::debug!(%exit, "the proxy ended");
@@ -359,8 +361,8 @@ impl Supervised {
                 Ok(0) => self.stderr = None,
                 Ok(n) => {
                     let lines = self.said.take(&chunk[..n]);
-                    if self.pass_stderr_on {
-                        pass_on(lines.as_bytes());
+                    if let Some(passed_on) = &mut self.passed_on {
+                        pass_on(passed_on.label(&lines).as_bytes());
                     }
                 }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}

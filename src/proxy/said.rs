@@ -85,9 +85,60 @@ impl Said {
     }
 }
 
+/// The lines of a child that are passed on. If there is a label, each line begins with it.
+#[derive(Debug)]
+pub(super) struct Labelled {
+    label: String,
+    /// Whether the last line has not ended.
+    is_in_line: bool,
+}
+
+impl Labelled {
+    pub(super) fn new(label: String) -> Self {
+        Self {
+            label,
+            is_in_line: false,
+        }
+    }
+
+    /// Returns this text, which [`Said::take`] has returned, with the label before each line.
+    pub(super) fn label(&mut self, text: &str) -> String {
+        let mut labelled = String::with_capacity(text.len() + self.label.len());
+        for line in text.split_inclusive('\n') {
+            if !self.is_in_line {
+                labelled.push_str(&self.label);
+            }
+            labelled.push_str(line);
+            self.is_in_line = !line.ends_with('\n');
+        }
+        labelled
+    }
+
+    /// Returns the last text, like [`label`](Self::label). A line that has not ended is ended, so that it does not run into
+    /// a line of another child.
+    pub(super) fn last(&mut self, text: &str) -> String {
+        let mut last = self.label(text);
+        if self.is_in_line && !self.label.is_empty() {
+            last.push('\n');
+        }
+        last
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_line_begins_with_the_label_whatever_the_pieces() {
+        let mut labelled = Labelled::new("proxy 3: ".into());
+        let texts = ["a\nb\n", "c", "d\n", ""].map(|text| labelled.label(text));
+        assert_eq!(texts.concat(), "proxy 3: a\nproxy 3: b\nproxy 3: cd\n");
+        assert_eq!(labelled.last(""), "");
+        assert_eq!(labelled.last("e"), "proxy 3: e\n");
+        let mut plain = Labelled::new(String::new());
+        assert_eq!(plain.label("a\nb") + &plain.last("c"), "a\nbc");
+    }
 
     #[test]
     fn lines_are_given_when_they_end_whatever_the_pieces() {

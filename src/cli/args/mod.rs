@@ -60,8 +60,8 @@ pub(super) const EXIT_CODES: &str = "  0              success
 pub(super) struct Arguments {
     /// Show more: each layer and debug messages
     ///
-    /// Given twice, this option also shows what skopeo logs. If the variable RUST_LOG is set, it selects the log messages
-    /// instead, such as longshore=debug.
+    /// Given twice, this option also shows what skopeo logs, with the number of the proxy before each line, and no picture.
+    /// If the variable RUST_LOG is set, it selects the log messages instead, such as longshore=debug.
     #[arg(short, long, global = true, action = ArgAction::Count)]
     pub(super) verbose: u8,
     #[command(subcommand)]

@@ -57,14 +57,18 @@ enum Shown {
 
 impl Shown {
     /// Chooses how progress is shown. A picture needs a terminal that moves its cursor. The logs of continuous integration
-    /// often look like a terminal and are none; such systems set `CI`.
-    fn choose(style: Style, is_terminal: bool, variable: impl Fn(&str) -> Option<String>) -> Self {
+    /// often look like a terminal and are none; such systems set `CI`. The lines of skopeo's log would tear a picture.
+    fn choose(
+        style: Style,
+        (is_terminal, has_log): (bool, bool),
+        variable: impl Fn(&str) -> Option<String>,
+    ) -> Self {
         let is_log = variable("CI").is_some_and(|ci| !ci.is_empty() && ci != "false")
             || variable("TERM").is_none_or(|term| term.is_empty() || term == "dumb");
         match style {
             Style::None => Self::Nothing,
             Style::Json => Self::Json,
-            Style::Auto if is_terminal && !is_log => Self::Picture,
+            Style::Auto if is_terminal && !is_log && !has_log => Self::Picture,
             Style::Auto | Style::Plain => Self::Lines,
         }
     }
@@ -92,6 +96,8 @@ pub(super) struct Showing {
     pub(super) style: Style,
     /// Whether each layer gets a line.
     pub(super) verbose: bool,
+    /// Whether skopeo's log goes to stderr.
+    pub(super) has_log: bool,
     /// The images that were asked for.
     pub(super) images: Vec<String>,
     /// How often a blob is retried.
@@ -226,16 +232,18 @@ impl Display {
         let Showing {
             style,
             verbose,
+            has_log,
             images,
             retries,
             ..
         } = showing;
+        let stderr = (std::io::stderr().is_terminal(), *has_log);
         let subject = match images.as_slice() {
             [image] => longshore::printable(image),
             images => format!("{} images", images.len()),
         };
         Self {
-            shown: Shown::choose(*style, std::io::stderr().is_terminal(), variable),
+            shown: Shown::choose(*style, stderr, variable),
             started: Instant::now(),
             subject,
             is_unicode: is_unicode(variable),
@@ -313,9 +321,12 @@ mod tests {
                 "TERM" => Some(term.to_owned()),
                 _ => ci.map(str::to_owned),
             };
-            let shown = Shown::choose(style, is_terminal, variable);
+            let shown = Shown::choose(style, (is_terminal, false), variable);
             assert_eq!(shown, expected, "{style:?} {is_terminal} {term} {ci:?}");
         }
+        let term = |name: &str| (name == "TERM").then(|| "xterm".to_owned());
+        let shown = Shown::choose(Style::Auto, (true, true), term);
+        assert_eq!(shown, Shown::Lines);
     }
 
     #[test]

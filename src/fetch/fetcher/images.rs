@@ -76,7 +76,7 @@ impl Fetcher {
                 Err(error) if retry::is_proxy_failure(&error) => {
                     // The proxy has died or hangs, so another one is started.
                     Box::pin(async {
-                        let proxy = self.starter.start(image.same.place(), None).await?;
+                        let proxy = self.starter.start(None, image.same.place(), None).await?;
                         let opened = proxy.open_image(reference).await?;
                         image.same.compare(&proxy, &opened).await?;
                         content::resolve(&proxy, &opened, reference, manifest, sink).await

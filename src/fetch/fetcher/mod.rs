@@ -213,7 +213,7 @@ impl Fetcher {
 
     /// Asks a proxy whether an image does not exist. `None` if this skopeo can't be asked.
     async fn is_missing(&self, place: Place<'_>, reference: &str) -> Option<bool> {
-        let proxy = self.starter.start(place, None).await.ok()?;
+        let proxy = self.starter.start(None, place, None).await.ok()?;
         if !proxy.supports_open_image_optional() {
             return None;
         }
