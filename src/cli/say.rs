@@ -124,7 +124,7 @@ impl Hidden {
     fn new() -> Self {
         let mut has_hidden = false;
         if let Some(writer) = Writer::get()
-            && writer.is_showing()
+            && writer.has_shown()
         {
             let (hidden, wait) = oneshot::channel();
             has_hidden = writer.send_and_wait(Message::Hide(hidden));

@@ -37,8 +37,9 @@ pub(super) struct Writer {
     left_out: AtomicUsize,
     /// Whether the last message has been sent.
     is_over: AtomicBool,
-    /// Whether a picture has been sent, and is not replaced by an empty one.
-    is_showing: AtomicBool,
+    /// Whether a picture was ever sent. It may be on the terminal until all messages have been taken, also if an empty one has
+    /// replaced it.
+    has_shown: AtomicBool,
     /// Whether a picture waits to be drawn.
     is_waiting: Arc<AtomicBool>,
 }
@@ -64,7 +65,7 @@ impl Writer {
             messages,
             left_out: AtomicUsize::new(0),
             is_over: AtomicBool::new(false),
-            is_showing: AtomicBool::new(false),
+            has_shown: AtomicBool::new(false),
             is_waiting: Arc::default(),
         }
     }
@@ -115,10 +116,12 @@ impl Writer {
         if self.is_over.load(Ordering::Relaxed) {
             return;
         }
-        self.is_showing.store(!lines.is_empty(), Ordering::Relaxed);
         if lines.is_empty() {
             self.send_and_wait(Message::Picture(lines));
-        } else if !self.is_waiting.swap(true, Ordering::Relaxed)
+            return;
+        }
+        self.has_shown.store(true, Ordering::Relaxed);
+        if !self.is_waiting.swap(true, Ordering::Relaxed)
             && self.messages.try_send(Message::Picture(lines)).is_err()
         {
             self.is_waiting.store(false, Ordering::Relaxed);
@@ -126,8 +129,8 @@ impl Writer {
     }
 
     /// Whether a picture may be on the terminal.
-    pub(super) fn is_showing(&self) -> bool {
-        self.is_showing.load(Ordering::Relaxed)
+    pub(super) fn has_shown(&self) -> bool {
+        self.has_shown.load(Ordering::Relaxed)
     }
 
     /// Sends a message, and waits while the queue is full. Returns whether the thread is still there. Blocks.
@@ -264,10 +267,11 @@ mod tests {
         }
         assert!(matches!(received.try_recv(), Ok(Message::Picture(lines)) if lines == ["1"]));
         assert!(received.try_recv().is_err());
-        assert!(writer.is_showing());
+        assert!(writer.has_shown());
         writer.show(Vec::new());
+        // Until the thread takes the message, the last picture is still there.
+        assert!(writer.has_shown());
         assert!(matches!(received.try_recv(), Ok(Message::Picture(lines)) if lines.is_empty()));
-        assert!(!writer.is_showing());
         writer.send_last(b"end".to_vec());
         writer.show(vec!["4".into()]);
         writer.send(b"late".to_vec());

@@ -353,6 +353,56 @@ fn any_number_of_workers_gives_the_same_layout() {
 
 #[test]
 #[ignore = "needs skopeo"]
+fn skopeos_debug_lines_begin_with_the_number_of_their_proxy() {
+    let (served, _) = Served::image("v1", &small_image(1));
+    for skopeo in skopeos() {
+        let scratch = Scratch::new();
+        let image = served.reference("v1");
+        for (options, label) in [
+            (&["--proxies", "2"][..], "proxy 0: "),
+            (&["--platform", "all"], "skopeo inspect: "),
+        ] {
+            let pull = scratch.pull(&skopeo, &image, "oci:image").arg("-vv");
+            let run = pull.args(options.iter().copied()).run().succeeded();
+            // Our own log quotes what a skopeo said last.
+            let is_skopeos =
+                |line: &&str| line.contains("level=debug") && !line.contains("DEBUG longshore");
+            let lines = run.stderr.lines().filter(is_skopeos);
+            let is_labelled = |line: &str| {
+                let label = line.split("time=").next().unwrap_or_default();
+                label == "skopeo inspect: "
+                    || label
+                        .strip_prefix("proxy ")
+                        .and_then(|label| label.strip_suffix(": "))
+                        .is_some_and(|number| number.parse::<usize>().is_ok())
+            };
+            let (labelled, others): (Vec<_>, Vec<_>) = lines.partition(|line| is_labelled(line));
+            assert!(others.is_empty(), "{others:?}");
+            assert!(labelled.iter().any(|line| line.starts_with(label)), "{run}");
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs skopeo"]
+fn a_registry_that_refuses_for_seconds_is_told_of() {
+    let (served, _) = Served::image("v1", &small_image(1));
+    served.faults(&["manifest:status=503*4"]);
+    let scratch = Scratch::new();
+    let image = served.reference("v1");
+    let pull = scratch.pull(&newest_skopeo(), &image, "oci:image");
+    let run = pull.args(["--proxies", "1"]).run().succeeded();
+    let host = image.trim_start_matches("docker://").split('/').next();
+    let start = format!(
+        "  {} has refused a request; the next one in ",
+        host.unwrap()
+    );
+    let line = run.stderr.lines().find(|line| line.starts_with(&start));
+    assert!(line.is_some_and(|line| line.contains("503")), "{run}");
+}
+
+#[test]
+#[ignore = "needs skopeo"]
 fn progress_goes_to_stderr_and_what_was_done_to_stdout() {
     let (served, image) = Served::image("v1", &small_image(15));
     let skopeo = newest_skopeo();

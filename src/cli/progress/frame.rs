@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
-use super::state::{Progress, Running, percent};
+use super::state::{Pause, Progress, Running, percent};
 use crate::cli::format::{bytes, counted, seconds, short};
 
 /// A blob without a byte for this long is said to wait.
@@ -33,13 +33,14 @@ pub(super) fn frame(
     let columns = terminal.columns.saturating_sub(1);
     let mut lines = if progress.is_opening() {
         let time = seconds(now);
-        vec![format!("opening {subject}  {time}")]
+        vec![format!("opening  {time}  {subject}")]
     } else {
         vec![
             total(progress, columns, terminal.is_unicode),
             counts(progress, subject),
         ]
     };
+    lines.extend(waits(progress, now));
     // One row stays free for the cursor, and one for the line that counts the other blobs.
     let room = terminal.rows.saturating_sub(lines.len() + 2);
     let shown = progress.running.len().min(room);
@@ -101,6 +102,25 @@ fn counts(progress: &Progress, subject: &str) -> String {
         parts.push(format!("{} retr{ending}", progress.retries));
     }
     format!("       {}  {subject}", parts.join(", "))
+}
+
+/// The lines about what the pull waits for, besides the blobs in flight.
+fn waits(progress: &Progress, now: Duration) -> Vec<String> {
+    let pause = |pause: &Pause| {
+        let Pause { registry, until } = pause;
+        // Rounded up, so that it does not end with 0 s.
+        let left = seconds(until.saturating_sub(now) + Duration::from_millis(999));
+        format!("  {registry} has refused a request; the next one in {left}")
+    };
+    let mut lines: Vec<String> = progress.pauses(now).map(pause).collect();
+    if !progress.is_opening()
+        && let Some((count, time)) = progress.unanswered(now)
+        && time >= WAITS_AFTER
+    {
+        let (requests, time) = (counted(count, "request"), seconds(time));
+        lines.push(format!("  no answer for {time} ({requests})"));
+    }
+    lines
 }
 
 fn blob(running: &Running, now: Duration, columns: usize, is_unicode: bool) -> String {
@@ -200,9 +220,21 @@ mod tests {
             Duration::from_secs(7),
             WIDE,
         );
-        assert_eq!(opening, ["opening docker://a/b  7 s"]);
+        assert_eq!(opening, ["opening  7 s  docker://a/b"]);
         let lines = frame(&pull(), "an image", Duration::from_secs(62), WIDE);
         assert_eq!(lines[2], "  010101010101  no byte for 1 min 0 s");
+        let mut refused = pull();
+        refused.pause("a.b:5000", Duration::from_millis(4_500));
+        let lines = frame(&refused, "an image", Duration::from_secs(3), WIDE);
+        assert_eq!(
+            lines[2],
+            "  a.b:5000 has refused a request; the next one in 2 s"
+        );
+        let mut asked = pull();
+        asked.ask_for(blob(9, 0), Duration::from_secs(2));
+        asked.ask_for(blob(8, 0), Duration::from_secs(4));
+        let lines = frame(&asked, "an image", Duration::from_secs(5), WIDE);
+        assert_eq!(lines[2], "  no answer for 3 s (2 requests)");
         let mut many = pull();
         (many.requested, many.pulled, many.failed, many.retries) = (24, 3, 1, 2);
         let lines = frame(&many, "24 images", Duration::from_secs(2), WIDE);

@@ -6,8 +6,8 @@ use std::time::Duration;
 use longshore::oci_spec::image::Digest;
 use longshore::{BlobRef, EventKind, printable};
 
-use super::state::Progress;
-use crate::cli::format::{bytes, counted, seconds, short};
+use super::state::{LONG_PAUSE, Progress};
+use crate::cli::format::{bytes, counted, plain, seconds, short};
 
 /// The least time between two lines with the total, at first. A long pull prints its total less often.
 const FIRST_INTERVAL: Duration = Duration::from_secs(1);
@@ -30,6 +30,8 @@ pub(super) struct Lines {
     totals: u32,
     /// The number of times that each blob without a byte was reported.
     silent: HashMap<Digest, u32>,
+    /// The number of times that requests without an answer were reported.
+    unanswered: u32,
 }
 
 impl Lines {
@@ -40,6 +42,7 @@ impl Lines {
             last_total: Duration::ZERO,
             totals: 0,
             silent: HashMap::new(),
+            unanswered: 0,
         }
     }
 
@@ -83,6 +86,16 @@ impl Lines {
                 lines.push(format!("  {digest}: no byte for {time}, after {read}"));
             }
         }
+        match progress.unanswered(now) {
+            Some((count, time)) if time >= STALL_INTERVAL => {
+                if time >= STALL_INTERVAL * (self.unanswered + 1) {
+                    self.unanswered += 1;
+                    let (requests, time) = (counted(count, "request"), seconds(time));
+                    lines.push(format!("  no answer for {time} ({requests})"));
+                }
+            }
+            _ => self.unanswered = 0,
+        }
         let interval = match self.totals {
             ..FREQUENT_LINES => FIRST_INTERVAL,
             _ => FIRST_INTERVAL * 10,
@@ -106,16 +119,46 @@ pub(super) fn warning(event: &EventKind, retries: u32) -> Option<String> {
             wait,
             ..
         } => {
-            let digest = short(blob.digest.as_ref());
-            let (wait, reason) = (wait.as_secs_f64(), printable(reason));
+            let (digest, reason) = (short(blob.digest.as_ref()), plain(reason));
+            // The line begins with the blob already.
+            let whole = format!("blob {}: ", blob.digest);
+            let reason = reason.strip_prefix(&whole).unwrap_or(&reason);
+            let when = match wait.as_secs_f64() {
+                0.0 => "now".to_owned(),
+                wait => format!("in {wait:.1} s"),
+            };
             Some(format!(
-                "  {digest}: retry {failed} of {retries} in {wait:.1} s: {reason}"
+                "  {digest}: retry {failed} of {retries} {when}: {reason}"
+            ))
+        }
+        EventKind::RegistryPaused {
+            registry,
+            wait,
+            reason,
+            ..
+        } if *wait >= LONG_PAUSE => {
+            let (registry, reason) = (printable(registry), plain(reason));
+            let wait = wait.as_secs_f64();
+            Some(format!(
+                "  {registry} has refused a request; the next one in {wait:.1} s: {reason}"
+            ))
+        }
+        EventKind::RegistryThrottled {
+            registry, proxies, ..
+        } => {
+            let registry = printable(registry);
+            let proxies = match proxies {
+                1 => "1 proxy".to_owned(),
+                proxies => format!("{proxies} proxies"),
+            };
+            Some(format!(
+                "  {registry} answers late, as if it limited requests; {proxies} at most from now on"
             ))
         }
         EventKind::ImageFailed {
             reference, reason, ..
         } => {
-            let (reference, reason) = (printable(reference), printable(reason));
+            let (reference, reason) = (printable(reference), plain(reason));
             Some(format!("  failed: {reference}: {reason}"))
         }
         _ => None,
@@ -206,5 +249,24 @@ mod tests {
         assert_eq!(lines.due(&progress, at(36)), [""; 0]);
         let again = lines.due(&progress, at(46));
         assert_eq!(again, ["  070707070707: no byte for 10 s, after 2.0 kB"]);
+    }
+
+    #[test]
+    fn requests_without_an_answer_are_told_of_again_and_again() {
+        let mut progress = Progress::of(1);
+        let mut lines = Lines::new(false, 4);
+        progress.ask_for(blob(7, 1), at(1));
+        progress.ask_for(blob(8, 1), at(5));
+        let mut said = Vec::new();
+        for second in 0..=25 {
+            said.extend(lines.due(&progress, at(second)));
+        }
+        let expected = [
+            "  no answer for 10 s (2 requests)",
+            "  no answer for 20 s (2 requests)",
+        ];
+        assert_eq!(said, expected);
+        progress.start(at(26), blob(7, 1));
+        assert_eq!(lines.due(&progress, at(26)), [""; 0]);
     }
 }

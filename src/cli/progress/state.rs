@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use longshore::oci_spec::image::Digest;
-use longshore::{BlobRef, EventKind};
+use longshore::{BlobRef, DocumentKind, EventKind};
 
 use crate::cli::format::per_second;
 
@@ -13,6 +13,9 @@ const RATE_WINDOW: Duration = Duration::from_secs(5);
 
 /// The least time between two samples of the rate.
 const SAMPLE_INTERVAL: Duration = Duration::from_millis(100);
+
+/// A pause of a registry of less than this is not told. The blobs that were refused have their own lines.
+pub(super) const LONG_PAUSE: Duration = Duration::from_secs(1);
 
 /// A blob of a pull.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,6 +46,36 @@ pub(super) struct Running {
     pub(super) last_byte: Duration,
 }
 
+/// The size of the layers that a pull has not written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(in crate::cli) struct Unwritten {
+    pub(in crate::cli) bytes: u64,
+    /// Whether these are all. Otherwise, further images were to be opened.
+    pub(in crate::cli) is_all: bool,
+}
+
+/// Something that a proxy was asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Request {
+    Document(usize, DocumentKind),
+    Blob(Digest),
+}
+
+/// A request that is not answered yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Unanswered {
+    request: Request,
+    proxy: usize,
+    since: Duration,
+}
+
+/// A registry that nobody asks until this time, because it has refused a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Pause {
+    pub(super) registry: String,
+    pub(super) until: Duration,
+}
+
 /// The state of a pull. Times are counted from its start.
 #[derive(Debug, Default)]
 pub(super) struct Progress {
@@ -51,6 +84,8 @@ pub(super) struct Progress {
     pub(super) opened: usize,
     pub(super) pulled: usize,
     pub(super) failed: usize,
+    /// Whether a blob was to be fetched at any time.
+    has_blobs: bool,
     /// The number of blobs of the pull, and of those that are complete. Both include blobs that the destination had
     /// already.
     pub(super) blobs: usize,
@@ -60,9 +95,13 @@ pub(super) struct Progress {
     done_bytes: u64,
     /// The size of the blobs that the destination had already.
     reused_bytes: u64,
+    /// The size of the blobs that failed for good.
+    failed_bytes: u64,
     /// The blobs that are being fetched, oldest first.
     pub(super) running: Vec<Running>,
     pub(super) retries: usize,
+    unanswered: Vec<Unanswered>,
+    pauses: Vec<Pause>,
     samples: VecDeque<(Duration, u64)>,
 }
 
@@ -80,7 +119,32 @@ impl Progress {
             EventKind::ImageOpened { .. } => self.opened += 1,
             EventKind::ImagePulled { .. } => self.pulled += 1,
             EventKind::ImageFailed { .. } => self.failed += 1,
+            EventKind::DocumentRequested {
+                image,
+                document,
+                proxy,
+                ..
+            } => self.ask(now, Request::Document(*image, *document), *proxy),
+            EventKind::DocumentAnswered {
+                image,
+                document,
+                proxy,
+                ..
+            } => {
+                let request = Request::Document(*image, *document);
+                self.unanswered
+                    .retain(|of| of.request != request || of.proxy != *proxy);
+            }
+            EventKind::ProxyEnded { proxy, .. } => {
+                self.unanswered.retain(|of| of.proxy != *proxy);
+            }
+            EventKind::RegistryPaused { registry, wait, .. } if *wait >= LONG_PAUSE => {
+                self.pause(registry, now.saturating_add(*wait));
+            }
             EventKind::BlobQueued { blob, .. } => self.queue(blob.size),
+            EventKind::BlobRequested { blob, proxy, .. } => {
+                self.ask(now, Request::Blob(blob.digest.clone()), *proxy);
+            }
             EventKind::BlobOpened { blob, .. } => self.start(now, blob.into()),
             EventKind::BlobBytes { blob, read, .. } => self.read(now, &blob.digest, *read),
             EventKind::BlobReused { blob, .. } => {
@@ -96,12 +160,14 @@ impl Progress {
                 self.stop(&blob.digest);
                 self.blobs = self.blobs.saturating_sub(1);
                 self.total_bytes = self.total_bytes.saturating_sub(blob.size);
+                self.failed_bytes = self.failed_bytes.saturating_add(blob.size);
             }
             _ => {}
         }
     }
 
     pub(super) fn queue(&mut self, size: u64) {
+        self.has_blobs = true;
         self.blobs += 1;
         self.total_bytes = self.total_bytes.saturating_add(size);
     }
@@ -133,17 +199,58 @@ impl Progress {
     fn stop(&mut self, digest: &Digest) {
         self.running
             .retain(|running| running.blob.digest != *digest);
+        let is_other = |of: &Unanswered| !matches!(&of.request, Request::Blob(of) if of == digest);
+        self.unanswered.retain(is_other);
     }
 
-    /// Whether no image is open yet.
+    /// Records that a proxy is asked for something.
+    fn ask(&mut self, now: Duration, request: Request, proxy: usize) {
+        if let Request::Blob(digest) = &request {
+            // A blob that one image could not give is asked for through another one.
+            self.stop(digest);
+        }
+        self.unanswered.push(Unanswered {
+            request,
+            proxy,
+            since: now,
+        });
+    }
+
+    /// The number of requests without an answer, and for how long the oldest of them waits. `None` if there are none.
+    pub(super) fn unanswered(&self, now: Duration) -> Option<(usize, Duration)> {
+        let since = self.unanswered.iter().map(|of| of.since).min()?;
+        Some((self.unanswered.len(), now.saturating_sub(since)))
+    }
+
+    pub(super) fn pause(&mut self, registry: &str, until: Duration) {
+        self.pauses.retain(|pause| pause.registry != registry);
+        let registry = registry.to_owned();
+        self.pauses.push(Pause { registry, until });
+    }
+
+    /// The registries that nobody asks now.
+    pub(super) fn pauses(&self, now: Duration) -> impl Iterator<Item = &Pause> {
+        self.pauses.iter().filter(move |pause| pause.until > now)
+    }
+
+    /// Whether no image is open yet, or nothing is known of the blobs of those that are.
     pub(super) fn is_opening(&self) -> bool {
-        self.opened == 0
+        self.opened == 0 || !self.has_blobs && self.pulled == 0
     }
 
     /// The bytes that are there: those of complete blobs, and of the blobs that are being fetched.
     pub(super) fn bytes(&self) -> u64 {
         let running = self.running.iter().map(|running| running.read);
         running.fold(self.done_bytes, u64::saturating_add)
+    }
+
+    /// What is not complete in the destination. A blob that is being fetched is not, because it begins anew.
+    pub(super) fn unwritten(&self) -> Unwritten {
+        let wanted = self.total_bytes.saturating_add(self.failed_bytes);
+        Unwritten {
+            bytes: wanted.saturating_sub(self.done_bytes),
+            is_all: self.opened + self.failed >= self.requested,
+        }
     }
 
     /// How much of the bytes is there, from 0 to 100.
@@ -206,6 +313,13 @@ pub(super) mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
+    impl Progress {
+        /// Records that a proxy is asked for this blob.
+        pub(in super::super) fn ask_for(&mut self, blob: Blob, now: Duration) {
+            self.ask(now, Request::Blob(blob.digest), 0);
+        }
+    }
+
     #[test]
     fn bytes_are_those_that_are_there() {
         let mut progress = Progress::of(1);
@@ -227,6 +341,72 @@ pub(super) mod tests {
         progress.start(SECOND, b.clone());
         progress.complete(&b);
         assert_eq!((progress.percent(), progress.running.len()), (100, 0));
+    }
+
+    #[test]
+    fn before_the_blobs_are_known_images_are_being_opened() {
+        let mut progress = Progress::of(1);
+        assert!(progress.is_opening());
+        progress.opened = 1;
+        assert!(progress.is_opening(), "its config is asked for");
+        progress.queue(0);
+        assert!(!progress.is_opening());
+        let mut empty = Progress::of(1);
+        (empty.opened, empty.pulled) = (1, 1);
+        assert!(!empty.is_opening(), "it has no layers");
+    }
+
+    #[test]
+    fn requests_wait_until_they_are_answered_or_their_proxy_ends() {
+        let mut progress = Progress::of(1);
+        let at = Duration::from_secs;
+        assert_eq!(progress.unanswered(at(9)), None);
+        let manifest = Request::Document(0, DocumentKind::Manifest);
+        progress.ask(at(1), manifest, 0);
+        let (a, b) = (blob(1, 100), blob(2, 100));
+        progress.ask(at(2), Request::Blob(a.digest.clone()), 1);
+        progress.ask(at(3), Request::Blob(b.digest.clone()), 1);
+        assert_eq!(progress.unanswered(at(9)), Some((3, at(8))));
+        // The same blob again is no other request.
+        progress.ask(at(4), Request::Blob(a.digest.clone()), 2);
+        assert_eq!(progress.unanswered(at(9)), Some((3, at(8))));
+        progress.unanswered.retain(|of| of.proxy != 0);
+        assert_eq!(progress.unanswered(at(9)), Some((2, at(6))));
+        progress.start(at(5), b);
+        progress.complete(&a);
+        assert_eq!(progress.unanswered(at(9)), None);
+    }
+
+    #[test]
+    fn a_pause_is_over_when_its_time_has_come() {
+        let mut progress = Progress::of(1);
+        let at = Duration::from_secs;
+        progress.pause("a", at(3));
+        progress.pause("b", at(4));
+        progress.pause("a", at(5));
+        let registries = |now| {
+            let pauses = progress.pauses(at(now));
+            pauses.map(|pause| &*pause.registry).collect::<String>()
+        };
+        assert_eq!(registries(3), "ba");
+        assert_eq!(registries(4), "a");
+        assert_eq!(registries(5), "");
+    }
+
+    #[test]
+    fn what_is_not_written_is_what_is_not_complete() {
+        let mut progress = Progress::of(2);
+        progress.opened = 1;
+        let (a, b) = (blob(1, 100), blob(2, 300));
+        progress.queue(a.size);
+        progress.queue(b.size);
+        progress.start(SECOND, b.clone());
+        progress.read(SECOND, &b.digest, 200);
+        progress.complete(&a);
+        let unwritten = |bytes, is_all| Unwritten { bytes, is_all };
+        assert_eq!(progress.unwritten(), unwritten(300, false));
+        progress.opened = 2;
+        assert_eq!(progress.unwritten(), unwritten(300, true));
     }
 
     #[test]
