@@ -8,7 +8,7 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::{Pid, getpgid};
 
 /// The children of this process. Each of them leads a process group.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Children {
     /// Children of the program that this process was before `exec`. They are not ours to end.
     inherited: Vec<Pid>,

@@ -6,6 +6,7 @@ mod children;
 mod completions;
 mod digest;
 mod doctor;
+mod ending;
 mod failure;
 mod format;
 mod hint;
@@ -44,16 +45,14 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use self::args::Arguments;
 use self::children::Children;
+use self::ending::LAST_WORDS_PATIENCE;
 use self::failure::Failure;
 use self::hint::Login;
-use self::say::{Log, all_said, all_said_blocking, say_last};
+use self::say::{Log, all_said, all_said_blocking};
 use self::task::Task;
 
 /// How long to wait at the end for file operations that still run.
 const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(2);
-
-/// How long to wait at the end until the message about a signal has been written.
-const LAST_WORDS_PATIENCE: Duration = Duration::from_millis(200);
 
 /// How long to wait at the end until the timeline of a pull that is interrupted has been written.
 const PICTURE_PATIENCE: Duration = Duration::from_secs(2);
@@ -72,18 +71,20 @@ pub(crate) fn main() -> ExitCode {
         Err(failure) => return failed_early(failure, Login::FromFiles),
     };
     let children = Children::from_now();
-    let untidy = task.may_leave_files();
-    let runtime = match tokio::runtime::Runtime::new() {
-        Ok(runtime) => runtime,
-        Err(error) => return failed_early(Failure::from(error), task.login()),
+    let underway = task.underway();
+    let is_untidy = underway.has_temporary;
+    // There must be handlers before there is something to interrupt.
+    let signals = ending::watch(underway, children.clone());
+    let (runtime, mut signal) = match (tokio::runtime::Runtime::new(), signals) {
+        (Ok(runtime), Ok(signal)) => (runtime, signal),
+        (Err(error), _) | (_, Err(error)) => {
+            return failed_early(Failure::from(error), task.login());
+        }
     };
     let code = runtime.block_on(async {
         tokio::select! {
-            // The handlers must exist before there is something to interrupt.
             biased;
-            signal = signals::received() => {
-                say_last(format!("longshore: {}", signal.what));
-                // stderr may not be read.
+            Ok(signal) = &mut signal => {
                 let _ = timeout(LAST_WORDS_PATIENCE, all_said()).await;
                 // The task has been dropped, so its events have ended, and its timeline is being written.
                 let _ = timeout(PICTURE_PATIENCE, progress::ended()).await;
@@ -95,11 +96,14 @@ pub(crate) fn main() -> ExitCode {
     // Tasks that still run are dropped, and remove their incomplete files. A disk that hangs delays this by at most
     // `SHUTDOWN_PATIENCE`.
     runtime.shutdown_timeout(SHUTDOWN_PATIENCE);
-    if untidy {
+    if is_untidy {
         children.wait_for_all(CLEANING_PATIENCE);
     }
     children.end_all();
-    code
+    // A signal that came meanwhile was told.
+    signal
+        .try_recv()
+        .map_or(code, |signal| ExitCode::from(signal.code))
 }
 
 fn failed_early(failure: Failure, login: Login) -> ExitCode {

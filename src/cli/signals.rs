@@ -1,60 +1,76 @@
 //! The signals that ask the command to end.
 
 use std::fs;
-use std::future::pending;
+use std::future::poll_fn;
+use std::task::Poll;
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{self, SignalKind, signal};
 
 /// A signal, with its message and its exit code.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Signal {
     kind: SignalKind,
     pub(crate) what: &'static str,
+    /// What causes the same signal again, where that is a key.
+    pub(crate) again: Option<&'static str>,
     /// The exit code, which is 128 and the number of the signal, as in a shell.
     pub(crate) code: u8,
 }
 
-const ALL: [Signal; 3] = [
+pub(super) const ALL: [Signal; 3] = [
     Signal {
         kind: SignalKind::interrupt(),
         what: "interrupted",
+        again: Some("Ctrl-C"),
         code: 130,
     },
     Signal {
         kind: SignalKind::terminate(),
         what: "terminated",
+        again: None,
         code: 143,
     },
     Signal {
         kind: SignalKind::hangup(),
         what: "the terminal was closed",
+        again: None,
         code: 129,
     },
 ];
 
-/// Waits for `SIGINT` (Ctrl-C), `SIGTERM` or `SIGHUP` (closed terminal). A signal that was ignored when this
-/// process was started (`nohup`, `trap '' INT`) stays ignored.
-pub(crate) async fn received() -> Signal {
-    let ignored = fs::read_to_string("/proc/self/status").map_or(0, |status| ignored(&status));
-    let [first, second, third] = ALL.map(|signal| one(signal, ignored));
-    tokio::select! {
-        signal = first => signal,
-        signal = second => signal,
-        signal = third => signal,
+/// The handlers of all signals.
+#[derive(Debug)]
+pub(crate) struct Signals(Vec<(Signal, unix::Signal)>);
+
+impl Signals {
+    /// Sets the handlers of `SIGINT` (Ctrl-C), `SIGTERM` and `SIGHUP` (closed terminal). A signal that was ignored when
+    /// this process was started (`nohup`, `trap '' INT`) stays ignored.
+    pub(crate) fn listen() -> Self {
+        let ignored = fs::read_to_string("/proc/self/status").map_or(0, |status| ignored(&status));
+        let handled = ALL.into_iter().filter(|signal| !signal.is_in(ignored));
+        // Without a handler, a signal has its default effect.
+        let handlers = handled.filter_map(|of| Some((of, signal(of.kind).ok()?)));
+        Self(handlers.collect())
+    }
+
+    /// Waits for the next signal.
+    pub(crate) async fn next(&mut self) -> Signal {
+        let received = poll_fn(|context| {
+            for (signal, handler) in &mut self.0 {
+                if let Poll::Ready(Some(())) = handler.poll_recv(context) {
+                    return Poll::Ready(*signal);
+                }
+            }
+            Poll::Pending
+        });
+        received.await
     }
 }
 
-async fn one(awaited: Signal, ignored: u64) -> Signal {
-    let bit = u32::try_from(awaited.kind.as_raw_value() - 1).unwrap_or(u32::MAX);
-    let is_ignored = ignored.checked_shr(bit).unwrap_or(0) & 1 == 1;
-    // If a handler can't be installed, the signal keeps its default effect.
-    let handler = (!is_ignored).then(|| signal(awaited.kind));
-    match handler {
-        Some(Ok(mut handler)) => {
-            handler.recv().await;
-            awaited
-        }
-        Some(Err(_)) | None => pending().await,
+impl Signal {
+    fn is_in(self, mask: u64) -> bool {
+        let bit = u32::try_from(self.kind.as_raw_value() - 1).unwrap_or(u32::MAX);
+        mask.checked_shr(bit).unwrap_or(0) & 1 == 1
     }
 }
 

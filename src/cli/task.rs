@@ -7,6 +7,7 @@ use super::args::{
     InspectArguments, ListTagsArguments, ManArguments, PruneArguments, PullArguments,
     VerifyArguments,
 };
+use super::ending::Underway;
 use super::failure::Failure;
 use super::hint::Login;
 use super::{blob, completions, digest, doctor, inspect, list_tags, man, prune, pull, verify};
@@ -82,8 +83,26 @@ impl Task {
         }
     }
 
+    /// What this task has under way while it runs.
+    pub(super) fn underway(&self) -> Underway {
+        let (has_skopeo, folder) = match self {
+            Self::Pull(arguments, ..) => (true, Some(arguments.destination.folder.clone())),
+            Self::Blob(arguments, _) => (true, arguments.folder()),
+            Self::Inspect(..) | Self::Digest(..) | Self::ListTags(..) | Self::Doctor(..) => {
+                (true, None)
+            }
+            Self::Verify(_) | Self::Prune(_) | Self::Completions(_) | Self::Man(_) => (false, None),
+        };
+        Underway {
+            has_skopeo,
+            incomplete_in: folder,
+            next_pull_removes: matches!(self, Self::Pull(..)),
+            has_temporary: self.may_leave_files(),
+        }
+    }
+
     /// Whether a skopeo of this task may have a temporary folder or child process when the task ends.
-    pub(super) fn may_leave_files(&self) -> bool {
+    fn may_leave_files(&self) -> bool {
         let is_archive = |image: &&str| {
             image.starts_with("oci-archive:") || image.starts_with("docker-archive:")
         };

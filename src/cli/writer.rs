@@ -19,7 +19,7 @@ const LINES: usize = 10_000;
 #[derive(Debug)]
 pub(super) enum Message {
     Text(Vec<u8>),
-    /// The last text. Nothing is written after it.
+    /// The last text. Nothing is written after it, except for another one of this kind.
     Last(Vec<u8>),
     /// The lines of a picture below all text.
     Picture(Vec<String>),
@@ -104,7 +104,7 @@ impl Writer {
         }
     }
 
-    /// Sends the last text.
+    /// Sends the last text. A second signal sends another one.
     pub(super) fn send_last(&self, text: Vec<u8>) {
         self.is_over.store(true, Ordering::Relaxed);
         // If the queue is full, the reader is too slow to see it.
@@ -151,7 +151,7 @@ fn write(messages: &Receiver<Message>, is_waiting: &AtomicBool) {
             Message::Text(text) => canvas.write(&text),
             Message::Last(text) => {
                 canvas.clear();
-                canvas.write(&text);
+                put(&text);
                 canvas.is_over = true;
             }
             Message::Picture(lines) => {

@@ -130,7 +130,41 @@ fn a_silent_program_that_does_not_want_to_end_can_be_interrupted() {
         .start();
     pull.gate("the program runs", |_| started.exists());
     pull.signal(Signal::SIGINT);
-    assert_eq!(pull.end().failed(130), "longshore: interrupted\n");
+    let said = pull.end().failed(130);
+    let expected = "longshore: interrupted: ending skopeo and removing incomplete files (Ctrl-C again ends it at once)\n";
+    assert_eq!(said, expected);
+}
+
+/// The command waits for a skopeo that may have to remove its temporary folder.
+#[test]
+fn a_second_interruption_ends_the_command_at_once_and_says_what_may_be_left() {
+    let scratch = Scratch::new();
+    let started = scratch.path("started");
+    let lines = format!(
+        "trap '' TERM; echo > {}; exec sleep 1000",
+        started.display()
+    );
+    for signal in [Signal::SIGINT, Signal::SIGTERM] {
+        let mut pull = scratch
+            .pull(
+                &script(&scratch, &lines),
+                "oci-archive:somewhere",
+                "oci:image",
+            )
+            .start();
+        pull.gate("the program runs", |_| started.exists());
+        pull.signal(signal);
+        pull.gate("the signal is told", |pull| {
+            pull.stderr().contains("ending skopeo")
+        });
+        pull.signal(Signal::SIGINT);
+        let said = pull.end().failed(130);
+        let last = said.lines().last().unwrap();
+        let expected = "longshore: ended at once; incomplete files may be left in image, which the next pull into it \
+                        removes; skopeo's temporary files may be left in the folder for them (TMPDIR)";
+        assert_eq!(last, expected, "{said}");
+        fs::remove_file(&started).unwrap();
+    }
 }
 
 /// An image of which one layer can be held back: the last and largest one.

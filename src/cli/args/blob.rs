@@ -66,6 +66,15 @@ impl BlobArguments {
         }
     }
 
+    /// The folder of the file to write. `None` for stdout.
+    pub(crate) fn folder(&self) -> Option<PathBuf> {
+        let Output::File(path) = self.output() else {
+            return None;
+        };
+        let folder = path.parent().filter(|folder| *folder != Path::new(""));
+        Some(folder.unwrap_or(Path::new(".")).to_owned())
+    }
+
     pub(crate) fn options(&self) -> FetchOptions {
         let retry = RetryPolicy::default().retries(self.retries);
         FetchOptions::default().retry(retry)

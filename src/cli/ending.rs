@@ -1,0 +1,139 @@
+//! The end of the command by signals: the first one ends it in order, the second one at once.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use longshore::printable;
+use tokio::runtime::Builder;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+use super::children::Children;
+use super::say::{all_said, say_last};
+use super::signals::{Signal, Signals};
+
+/// How long to wait at the end until the message about a signal has been written. stderr may not be read.
+pub(super) const LAST_WORDS_PATIENCE: Duration = Duration::from_millis(200);
+
+/// What a task has under way when it is interrupted.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Underway {
+    /// Whether the task runs skopeo.
+    pub(super) has_skopeo: bool,
+    /// The folder in which incomplete files are.
+    pub(super) incomplete_in: Option<PathBuf>,
+    /// Whether the next pull into that folder removes them.
+    pub(super) next_pull_removes: bool,
+    /// Whether skopeo may have a temporary folder.
+    pub(super) has_temporary: bool,
+}
+
+/// Starts the thread that receives signals, and waits until it does. The first signal is told and returned. The second one
+/// ends this process, whatever the other threads wait for, such as a disk that hangs.
+pub(super) fn watch(
+    underway: Underway,
+    children: Children,
+) -> io::Result<oneshot::Receiver<Signal>> {
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    let (first, received) = oneshot::channel();
+    let (listening, listens) = mpsc::sync_channel(1);
+    let thread = thread::Builder::new().name("longshore-signal".into());
+    thread.spawn(move || {
+        runtime.block_on(async {
+            let mut signals = Signals::listen();
+            // There is room for the only message.
+            let _ = listening.send(());
+            let signal = signals.next().await;
+            say_last(format!("longshore: {}", underway.first_words(signal)));
+            // The task may have ended meanwhile.
+            let _ = first.send(signal);
+            let signal = signals.next().await;
+            say_last(format!("longshore: {}", underway.last_words()));
+            let _ = timeout(LAST_WORDS_PATIENCE, all_said()).await;
+            children.end_all();
+            std::process::exit(signal.code.into());
+        });
+    })?;
+    // The sender is gone only if the thread has panicked.
+    let _ = listens.recv();
+    Ok(received)
+}
+
+impl Underway {
+    /// What is said after the first signal.
+    fn first_words(&self, signal: Signal) -> String {
+        let doing = match (self.has_skopeo, self.incomplete_in.is_some()) {
+            (false, _) => return signal.what.to_owned(),
+            (true, false) => "ending skopeo",
+            (true, true) => "ending skopeo and removing incomplete files",
+        };
+        let again = match signal.again {
+            Some(again) => format!(" ({again} again ends it at once)"),
+            None => String::new(),
+        };
+        format!("{}: {doing}{again}", signal.what)
+    }
+
+    /// What is said after the second signal. Nobody looks whether there is something, because the disk may hang.
+    fn last_words(&self) -> String {
+        let mut parts = vec!["ended at once".to_owned()];
+        if let Some(folder) = &self.incomplete_in {
+            let folder = printable(&folder.display().to_string());
+            let removed = if self.next_pull_removes {
+                ", which the next pull into it removes"
+            } else {
+                ""
+            };
+            parts.push(format!("incomplete files may be left in {folder}{removed}"));
+        }
+        if self.has_temporary {
+            parts.push(
+                "skopeo's temporary files may be left in the folder for them (TMPDIR)".into(),
+            );
+        }
+        parts.join("; ")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_signal_is_told_with_what_is_ended() {
+        let [interrupt, terminate, _] = super::super::signals::ALL;
+        let nothing = Underway::default();
+        assert_eq!(nothing.first_words(interrupt), "interrupted");
+        assert_eq!(nothing.last_words(), "ended at once");
+        let inspect = Underway {
+            has_skopeo: true,
+            has_temporary: true,
+            ..nothing
+        };
+        assert_eq!(
+            inspect.first_words(interrupt),
+            "interrupted: ending skopeo (Ctrl-C again ends it at once)"
+        );
+        assert_eq!(
+            inspect.last_words(),
+            "ended at once; skopeo's temporary files may be left in the folder for them (TMPDIR)"
+        );
+        let pull = Underway {
+            has_skopeo: true,
+            incomplete_in: Some("image".into()),
+            next_pull_removes: true,
+            has_temporary: false,
+        };
+        assert_eq!(
+            pull.first_words(terminate),
+            "terminated: ending skopeo and removing incomplete files"
+        );
+        assert_eq!(
+            pull.last_words(),
+            "ended at once; incomplete files may be left in image, which the next pull into it removes"
+        );
+    }
+}
