@@ -15,6 +15,7 @@ mod headings;
 mod inspect;
 mod list_tags;
 mod man;
+mod order;
 mod other_tools;
 mod proxy;
 mod prune;
@@ -87,8 +88,9 @@ fn exit(error: &clap::Error) -> ! {
 impl Arguments {
     /// Parses the command line. For wrong usage it exits with 2, and for `--help` with 0.
     pub(super) fn of_process() -> Self {
-        let mut arguments =
-            Self::try_parse().unwrap_or_else(|error| exit(&other_tools::with_advice(error)));
+        let words = order::options_first(std::env::args_os().collect(), &mut Self::command());
+        let parsed = Self::try_parse_from(words);
+        let mut arguments = parsed.unwrap_or_else(|error| exit(&other_tools::with_advice(error)));
         let applied = environment::apply(&mut arguments.command, |name| std::env::var_os(name));
         if let Err(reason) = applied {
             let wrong = Self::command().error(ErrorKind::ValueValidation, reason);

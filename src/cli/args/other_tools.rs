@@ -1,4 +1,4 @@
-//! Options of skopeo, crane, oras and podman that have another name here.
+//! Options and commands of skopeo, crane, oras and podman that have another name here.
 
 use clap::builder::StyledStr;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
@@ -82,21 +82,71 @@ const ELSEWHERE: [(&[&str], &str); 13] = [
     ),
 ];
 
+/// Commands of other tools, each with what to use instead.
+const COMMANDS: [(&[&str], &str); 9] = [
+    (
+        &["copy", "cp", "fetch", "download", "save", "export"],
+        "longshore pull IMAGE oci:DIR[:TAG] pulls an image into a layout",
+    ),
+    (
+        &["sync", "mirror"],
+        "longshore pull --from FILE oci:DIR pulls a list of images",
+    ),
+    (
+        &["manifest"],
+        "longshore inspect --manifest IMAGE prints a manifest, and --raw an index",
+    ),
+    (
+        &["config"],
+        "longshore inspect --config IMAGE prints the config",
+    ),
+    (
+        &["tags", "ls", "list", "repo", "tag"],
+        "longshore list-tags REPOSITORY lists tags",
+    ),
+    (
+        &["validate", "check"],
+        "longshore verify oci:DIR checks a layout",
+    ),
+    (
+        &["gc", "clean"],
+        "longshore prune oci:DIR removes what no image needs",
+    ),
+    (
+        &["push", "delete", "rm", "rmi"],
+        "longshore only pulls; skopeo copy and skopeo delete change a registry",
+    ),
+    (
+        &["login", "logout", "auth"],
+        "skopeo login writes the auth files that longshore reads",
+    ),
+];
+
 const OF_DESTINATIONS: &str = "the destination is a folder, which needs no such option";
 
-/// Replaces clap's suggestions about an unknown option by ours, if another tool has an option of this name.
+/// Replaces clap's suggestions about an unknown option or command by ours, if another tool has one of this name.
 pub(in crate::cli) fn with_advice(mut error: clap::Error) -> clap::Error {
-    if error.kind() != ErrorKind::UnknownArgument {
-        return error;
-    }
-    let Some(ContextValue::String(given)) = error.get(ContextKind::InvalidArg) else {
+    let (given, suggested) = match error.kind() {
+        ErrorKind::UnknownArgument => (ContextKind::InvalidArg, ContextKind::SuggestedArg),
+        ErrorKind::InvalidSubcommand => (
+            ContextKind::InvalidSubcommand,
+            ContextKind::SuggestedSubcommand,
+        ),
+        _ => return error,
+    };
+    let Some(ContextValue::String(name)) = error.get(given) else {
         return error;
     };
-    let advice = advice_on(given.split('=').next().unwrap_or_default());
+    let advice = if given == ContextKind::InvalidArg {
+        advice_on(name.split('=').next().unwrap_or_default())
+    } else {
+        let known = COMMANDS.iter().find(|(names, _)| names.contains(&&**name));
+        known.map(|(_, advice)| *advice)
+    };
     // No image or destination begins with a dash, so clap's tip to write `--` before it is wrong.
     error.remove(ContextKind::Suggested);
     if let Some(advice) = advice {
-        error.remove(ContextKind::SuggestedArg);
+        error.remove(suggested);
         error.remove(ContextKind::Usage);
         let advice = ContextValue::StyledStrs(vec![StyledStr::from(advice)]);
         error.insert(ContextKind::Suggested, advice);
@@ -139,6 +189,21 @@ mod tests {
         let said = error("--retrie");
         assert!(said.contains("--retries"), "{said}");
         assert!(!error("--frobnicate").contains("as a value"), "{said}");
+    }
+
+    #[test]
+    fn a_command_of_another_tool_gets_advice() {
+        for (names, advice) in COMMANDS {
+            for name in names {
+                let error = Arguments::try_parse_from(["longshore", name, "x"]).expect_err(name);
+                let said = with_advice(error).to_string();
+                assert!(said.contains(advice), "{name}: {said}");
+                assert!(!said.contains("similar"), "{name}: {said}");
+            }
+        }
+        let error = Arguments::try_parse_from(["longshore", "inspekt"]).expect_err("a typo");
+        let said = with_advice(error).to_string();
+        assert!(said.contains("'inspect'"), "{said}");
     }
 
     #[test]

@@ -12,7 +12,7 @@ use super::destination::Destination;
 use super::headings::{IMAGES, LIMITS, OUTPUT, SPEED};
 use super::proxy::ProxyArguments;
 use super::reference::image_reference;
-use super::values::{duration, rate};
+use super::values::{count, duration, rate};
 use crate::cli::failure::Failure;
 use crate::cli::list::{self, Shard};
 use crate::cli::progress::Style;
@@ -106,7 +106,7 @@ pub(crate) struct PullArguments {
     /// Blobs fetched at the same time
     ///
     /// The number is for all skopeo processes together.
-    #[arg(long, value_name = "N", default_value_t = longshore::DEFAULT_WORKERS, help_heading = SPEED)]
+    #[arg(long, value_name = "N", default_value_t = longshore::DEFAULT_WORKERS, value_parser = count, help_heading = SPEED)]
     workers: NonZeroUsize,
     /// Number of skopeo processes; default: auto
     ///

@@ -1,7 +1,13 @@
-//! Durations and rates on the command line.
+//! Numbers, durations and rates on the command line.
 
-use std::num::NonZeroU64;
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::time::Duration;
+
+/// Parses a number of things, of which at least one is needed.
+pub(super) fn count(text: &str) -> Result<NonZeroUsize, String> {
+    let number = text.parse();
+    number.map_err(|_| format!("{text:?} is not a number from 1"))
+}
 
 /// Parses a duration: `3`, `3s`, `2m`, `1h`, `500ms`.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
@@ -56,6 +62,20 @@ pub(super) fn rate(text: &str) -> Result<NonZeroU64, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn counts() {
+        let table = [
+            ("1", Some(1)),
+            ("64", Some(64)),
+            ("0", None),
+            ("-1", None),
+            ("x", None),
+        ];
+        for (text, expected) in table {
+            assert_eq!(count(text).ok().map(NonZeroUsize::get), expected, "{text}");
+        }
+    }
 
     #[test]
     fn rates() {

@@ -8,7 +8,7 @@ use clap::builder::{OsStringValueParser, TypedValueParser};
 
 use super::destination::Destination;
 use super::headings::{OUTPUT, SPEED};
-use super::values::duration;
+use super::values::{count, duration};
 use crate::cli::failure::Failure;
 
 const EXAMPLES: &str = "\
@@ -50,7 +50,7 @@ pub(crate) struct VerifyArguments {
     /// Threads that read; default: one for each processor
     ///
     /// There are at most 64 threads.
-    #[arg(long, value_name = "N", help_heading = SPEED)]
+    #[arg(long, value_name = "N", value_parser = count, help_heading = SPEED)]
     pub(crate) workers: Option<NonZeroUsize>,
     /// Print one JSON object
     #[arg(long, help_heading = OUTPUT)]

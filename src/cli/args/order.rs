@@ -1,0 +1,101 @@
+//! Options between images and their destination.
+//!
+//! clap takes the word before an option for the destination, because the images are any number of words. So the words of
+//! `pull` that are no options are put behind the options.
+
+use std::ffi::{OsStr, OsString};
+
+use clap::{Arg, Command};
+
+/// Returns the words of a command line in an order that clap understands. Only those of `pull` are moved.
+pub(super) fn options_first(words: Vec<OsString>, command: &mut Command) -> Vec<OsString> {
+    command.build();
+    let is_option = |word: &OsString| word.as_encoded_bytes().starts_with(b"-");
+    let subcommand = words.iter().skip(1).position(|word| !is_option(word));
+    let Some(subcommand) = subcommand.map(|at| at + 1) else {
+        return words;
+    };
+    let Some(pull) = command.find_subcommand("pull") else {
+        return words;
+    };
+    if words[subcommand] != "pull" {
+        return words;
+    }
+    let mut words = words.into_iter();
+    let mut ordered: Vec<OsString> = words.by_ref().take(subcommand + 1).collect();
+    let mut others = Vec::new();
+    while let Some(word) = words.next() {
+        if word == "--" {
+            others.push(word);
+            break;
+        }
+        if !is_option(&word) || word == "-" {
+            others.push(word);
+            continue;
+        }
+        let has_value = needs_value(&word, pull);
+        ordered.push(word);
+        if has_value {
+            ordered.extend(words.next());
+        }
+    }
+    ordered.extend(others);
+    ordered.extend(words);
+    ordered
+}
+
+/// Whether the next word is the value of this option.
+fn needs_value(option: &OsStr, command: &Command) -> bool {
+    let Some(option) = option.to_str() else {
+        return false;
+    };
+    let takes_word = |arg: &Arg| arg.get_action().takes_values() && !arg.is_require_equals_set();
+    let mut all = command.get_arguments();
+    if let Some(name) = option.strip_prefix("--") {
+        let is_named = |arg: &Arg| {
+            let aliases = arg.get_all_aliases().unwrap_or_default();
+            arg.get_long() == Some(name) || aliases.contains(&name)
+        };
+        // A name with an equals sign is none.
+        return all.any(|arg| is_named(arg) && takes_word(arg));
+    }
+    // Of several letters, the last one may take a value.
+    let last = option.chars().last();
+    all.any(|arg| arg.get_short() == last && takes_word(arg))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+    use crate::cli::args::Arguments;
+
+    #[test]
+    fn options_may_be_anywhere() {
+        let table = [
+            ("x pull a b", "x pull a b"),
+            ("x pull a --json b", "x pull --json a b"),
+            ("x -v pull a --retries 3 b", "x -v pull --retries 3 a b"),
+            ("x pull a --retries=3 b -v", "x pull --retries=3 -v a b"),
+            ("x pull a --retry-times 3 b", "x pull --retry-times 3 a b"),
+            (
+                "x pull a --tls-verify false b",
+                "x pull --tls-verify a false b",
+            ),
+            ("x pull --from - b", "x pull --from - b"),
+            ("x pull a --frobnicate b", "x pull --frobnicate a b"),
+            ("x pull a -q -- -b --json", "x pull -q a -- -b --json"),
+            ("x pull a --retries", "x pull --retries a"),
+            ("x inspect a --json", "x inspect a --json"),
+            ("x", "x"),
+            ("x --version", "x --version"),
+        ];
+        for (given, expected) in table {
+            let words = given.split(' ').map(OsString::from).collect();
+            let ordered = options_first(words, &mut Arguments::command());
+            let ordered: Vec<&str> = ordered.iter().filter_map(|word| word.to_str()).collect();
+            assert_eq!(ordered.join(" "), expected, "{given}");
+        }
+    }
+}
