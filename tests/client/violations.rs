@@ -91,7 +91,7 @@ impl Ask {
 /// The violation in this error, even if it is inside the error of a blob.
 #[track_caller]
 fn violation(error: Error) -> String {
-    assert!(error.is_closed() && !error.is_retryable(), "{error:?}");
+    assert!(error.is_closed() && error.is_retryable(), "{error:?}");
     match error {
         Error::Protocol(violation) => violation.to_string(),
         Error::Blob {
