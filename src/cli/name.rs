@@ -182,7 +182,7 @@ mod tests {
     fn parts_by_oci_spec(text: &str) -> Option<(String, String, Option<String>, Option<String>)> {
         let name: Reference = text.parse().ok()?;
         let owned = |part: Option<&str>| part.map(str::to_owned);
-        let tag = if text.ends_with(":latest") || name.tag() != Some("latest") {
+        let tag = if text.contains(":latest") || name.tag() != Some("latest") {
             owned(name.tag())
         } else {
             None

@@ -4,7 +4,7 @@
 //! In each state, no task is given to two units, there are no more units than allowed, and a registry that
 //! refuses is asked rarely. From each state, the world also comes to its end: if nothing fails any more, and if
 //! every call of one kind fails in one way from then on. At the end, each image was fetched once, or has failed
-//! once. There are about 300,000 states altogether.
+//! once. There are about 200,000 states altogether.
 
 use std::collections::hash_map::DefaultHasher;
 use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
@@ -589,13 +589,13 @@ fn one_image_with_three_failures() {
 #[test]
 fn three_units() {
     let setting = Setting {
-        images: &[(0, "one", &[1]), (0, "other", &[2])],
+        images: &[(0, "one", &[1, 2])],
         login: Login::No,
         units: 3,
         failures: 1,
     };
     let states = explore(setting, 2);
-    assert!(states > 80_000, "{states}");
+    assert!(states > 10_000, "{states}");
 }
 
 /// Requests for images of several platforms need several kinds of proxies.
