@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use longshore::Error;
 
 use super::format::plain;
-use super::hint::{Login, hint};
+use super::hint::{Login, hint, hint_of_system};
 use super::say::say_patiently;
 
 /// The exit code for wrong usage, which is also clap's.
@@ -64,8 +64,10 @@ impl Failure {
             }
             Self::Failed(error) => {
                 say_patiently(format!("longshore: {}", plain(&format!("{error:#}"))));
-                let error = error.downcast_ref::<Error>();
-                if let Some(hint) = error.and_then(|error| hint(error, login)) {
+                let of_system = || error.downcast_ref().and_then(hint_of_system);
+                let ours = error.downcast_ref::<Error>();
+                let ours = ours.and_then(|error| hint(error, login));
+                if let Some(hint) = ours.or_else(of_system) {
                     say_patiently(format!("  {hint}"));
                 }
                 ExitCode::FAILURE

@@ -17,7 +17,7 @@ pub(super) enum Login {
     FromFiles,
 }
 
-const TRY_AGAIN: &str = "try again; what is complete will not be fetched again";
+const TRY_AGAIN: &str = "try again; a layout (oci:DIR) keeps the blobs that are complete";
 const NOT_THERE: &str =
     "the registry does not have the image, or lacks a part of it: are name and tag right?";
 const DENIED: &str =
@@ -37,15 +37,16 @@ pub(super) fn hint(error: &Error, login: Login) -> Option<&'static str> {
         Error::Incompatible { .. } | Error::Unsupported { .. } => {
             Some("use a newer skopeo; --skopeo PATH chooses one")
         }
-        Error::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
-            Some("free some space and try again; what is complete will not be fetched again")
-        }
+        Error::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => Some(
+            "free some space and try again; a layout (oci:DIR) keeps the blobs that are complete",
+        ),
         Error::Io { source, .. } if source.kind() == io::ErrorKind::NotADirectory => {
             Some("a file has the name of the folder that is needed; choose another destination")
         }
+        Error::Handler(_) => error.handler_ref().and_then(hint_of_system),
         Error::DocumentsTooLarge { .. } => Some("pull fewer images, or platforms, at a time"),
         Error::DeadlineExceeded => Some(
-            "--deadline limits the time of the command; what is complete will not be fetched again",
+            "--deadline limits the time of the command; a layout (oci:DIR) keeps the blobs that are complete",
         ),
         Error::Refused { refusal, .. } => hint_of_refusal(refusal, login),
         Error::Blob { source, .. } => match source {
@@ -66,6 +67,12 @@ pub(super) fn hint(error: &Error, login: Login) -> Option<&'static str> {
         },
         _ => None,
     }
+}
+
+/// Returns the advice for an error of the system, if there is any.
+pub(super) fn hint_of_system(error: &io::Error) -> Option<&'static str> {
+    let is_full = error.kind() == io::ErrorKind::StorageFull;
+    is_full.then_some("free some space and try again")
 }
 
 fn hint_of_refusal(refusal: &Refusal, login: Login) -> Option<&'static str> {

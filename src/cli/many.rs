@@ -1,32 +1,54 @@
 //! The command `longshore pull` for many images, each of which succeeds or fails on its own.
 
-use std::sync::Arc;
+use std::path::Path;
 use std::time::Duration;
 
-use longshore::{Fetcher, ImageRequest, OciLayout, Pulled, PulledImages};
+use longshore::{Fetcher, ImageRequest, OciLayout, Pulled, PulledImages, Sink};
 
+use super::args::PullArguments;
 use super::failure::Failure;
 use super::outcome::{Outcome, Output};
 use super::within;
 
 /// The images to pull, and the options.
 pub(super) struct Many {
-    pub(super) requests: Vec<ImageRequest>,
+    requests: Vec<ImageRequest>,
     /// Whether the pull goes on when an image fails.
-    pub(super) keeps_going: bool,
-    pub(super) deadline: Option<Duration>,
+    keeps_going: bool,
+    deadline: Option<Duration>,
 }
 
 impl Many {
-    /// Pulls the images. Returns the failure that ended the pull. The failures of single images are added to `outcome`.
+    /// Makes a pull of many images from the command line.
+    pub(super) fn of(arguments: PullArguments) -> Self {
+        Self {
+            keeps_going: arguments.keep_going || arguments.from.is_some() && !arguments.strict,
+            deadline: arguments.proxy.source.deadline,
+            requests: arguments.requests,
+        }
+    }
+
+    /// Returns the layout in this folder for the images. Fails if the layout can't have one of them.
+    pub(super) async fn layout(&self, folder: &Path) -> Result<OciLayout, Failure> {
+        let layout = OciLayout::named_by_reference(folder);
+        let unnamed = (self.requests.iter()).filter(|request| request.name.is_none());
+        let references: Vec<&str> = unnamed.map(|request| request.reference.as_str()).collect();
+        let checked = layout.check(&references).await;
+        checked.map_err(Failure::on("pull", "the images"))?;
+        Ok(layout)
+    }
+
+    /// Pulls the images into a sink. Returns the failure that ended the pull. The failures of single images are added to
+    /// `outcome`.
     pub(super) async fn pull(
         self,
         fetcher: Fetcher,
+        sink: impl Sink,
         output: &Output,
         outcome: &mut Outcome,
     ) -> Result<(), Failure> {
         outcome.requested = self.requests.len();
-        let pulling = Box::pin(self.pull_each(fetcher, output, outcome));
+        let pulling = Box::pin(self.pull_each(fetcher, sink, output, outcome));
         match within(self.deadline, pulling).await {
             Ok(Ok(pulled)) => {
                 outcome.pulled = pulled;
@@ -41,14 +63,11 @@ impl Many {
     async fn pull_each(
         &self,
         fetcher: Fetcher,
+        sink: impl Sink,
         output: &Output,
         outcome: &mut Outcome,
     ) -> longshore::Result<Result<Pulled, Failure>> {
-        let layout = Arc::new(OciLayout::named_by_reference(&output.destination.folder));
-        let unnamed = (self.requests.iter()).filter(|request| request.name.is_none());
-        let references: Vec<&str> = unnamed.map(|request| request.reference.as_str()).collect();
-        layout.check(&references).await?;
-        let mut pulling = fetcher.pull_many(self.requests.clone(), layout.clone());
+        let mut pulling = fetcher.pull_many(self.requests.clone(), sink);
         while let Some(pulled) = pulling.next().await {
             let PulledImages {
                 request,

@@ -7,6 +7,8 @@ mod completions;
 mod digest;
 mod doctor;
 mod ending;
+#[cfg(feature = "decompress")]
+mod export;
 mod failure;
 mod format;
 mod hint;
@@ -19,6 +21,8 @@ mod name;
 mod open;
 mod outcome;
 mod page;
+mod place;
+mod plan;
 mod progress;
 mod prune;
 mod pull;
@@ -31,9 +35,11 @@ mod task;
 mod timeline;
 mod verify;
 mod warnings;
+mod whole;
+mod workplace;
 mod writer;
 
-use std::io::IsTerminal;
+use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -136,6 +142,14 @@ async fn within<T>(
             .await
             .unwrap_or(Err(longshore::Error::DeadlineExceeded)),
     }
+}
+
+/// Runs `work`, which may wait for a disk, on a blocking thread.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    let done = spawn_blocking(work).await;
+    done.unwrap_or_else(|error| Err(io::Error::other(error)))
 }
 
 /// Sends the log to stderr. `RUST_LOG` selects the messages. If it is not set, `-v` selects the debug messages of longshore.

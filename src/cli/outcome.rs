@@ -12,6 +12,7 @@ use tokio::task::JoinHandle;
 use super::args::Destination;
 use super::failure::Failure;
 use super::format::{bytes, counted, json_line, per_second};
+use super::plan::Plan;
 use super::report::{FailedReport, ImageReport, Report};
 use super::say::print;
 use super::warnings;
@@ -24,6 +25,8 @@ pub(super) struct Outcome {
     foreign_layers: BTreeSet<String>,
     /// How many images were asked for, if there were many.
     pub(super) requested: usize,
+    /// What would be fetched, if this is a dry run.
+    pub(super) plan: Option<Plan>,
     images: Vec<ImageReport>,
     failed: Vec<FailedReport>,
     failures: Vec<Failure>,
@@ -54,6 +57,11 @@ impl Outcome {
         self.fail(request, error);
         self.failures.pop();
         failure
+    }
+
+    /// Whether an image failed.
+    pub(super) fn is_partial(&self) -> bool {
+        !self.failures.is_empty()
     }
 
     pub(super) fn into_failures(self) -> Vec<Failure> {
@@ -95,20 +103,26 @@ impl Output {
                 outcome.foreign_layers.insert(digest);
             }
         }
+        let mut lines = Vec::with_capacity(images.len() + 1);
         for content in images {
             if let Platforms::One(platform) = &request.platforms {
                 let found = content.platform();
                 warnings::of_platform(content.reference(), Some(platform), found.as_deref());
             }
+            let report = ImageReport::of(content, index);
+            if let Some(plan) = &mut outcome.plan {
+                lines.push(plan.add(content, report));
+                continue;
+            }
+            lines.push(of_image(content));
             if self.is_json {
-                outcome.images.push(ImageReport::of(content, index));
+                outcome.images.push(report);
             }
         }
+        lines.extend(index.map(|index| of_index(index, outcome.plan.is_some())));
         if self.is_json || self.is_quiet || outcome.unprinted.is_some() {
             return;
         }
-        let lines = images.iter().map(|content| of_image(content));
-        let lines: Vec<String> = lines.chain(index.map(of_index)).collect();
         outcome.unprinted = print(lines.concat()).await.err();
     }
 
@@ -122,16 +136,8 @@ impl Output {
         if let Some(version) = version {
             let version = version.await.map_err(anyhow::Error::from)?;
             let skopeo = version.ok().map(|version| version.to_string());
-            let report = Report::new(
-                &self.destination,
-                (&outcome.images, &outcome.failed),
-                &outcome.pulled,
-                &outcome.foreign_layers,
-                self.started,
-                skopeo,
-                ended_by.map(ToString::to_string),
-            );
-            let line = json_line(&report).map_err(anyhow::Error::from)?;
+            let line = self.json(outcome, skopeo, ended_by.map(ToString::to_string));
+            let line = line.map_err(anyhow::Error::from)?;
             return print(format!("{line}\n")).await;
         }
         if let Some(failure) = outcome.unprinted.take() {
@@ -140,7 +146,47 @@ impl Output {
         if self.is_quiet || ended_by.is_some() {
             return Ok(());
         }
-        print(self.totals(&outcome.pulled)).await
+        let totals = match &mut outcome.plan {
+            Some(plan) => plan.totals(&self.destination, &outcome.pulled),
+            None => self.totals(&outcome.pulled),
+        };
+        print(totals).await
+    }
+
+    /// Formats the report of the pull, or of the dry run, as one line of JSON.
+    fn json(
+        &self,
+        outcome: &mut Outcome,
+        skopeo: Option<String>,
+        error: Option<String>,
+    ) -> serde_json::Result<String> {
+        let Outcome {
+            pulled,
+            foreign_layers,
+            images,
+            failed,
+            ..
+        } = outcome;
+        let (destination, started) = (&self.destination, self.started);
+        match &mut outcome.plan {
+            Some(plan) => json_line(&plan.report(
+                destination,
+                failed,
+                pulled,
+                foreign_layers,
+                started,
+                (skopeo, error),
+            )),
+            None => json_line(&Report::new(
+                destination,
+                (images, failed),
+                pulled,
+                foreign_layers,
+                started,
+                skopeo,
+                error,
+            )),
+        }
     }
 
     /// Formats the totals for people.
@@ -179,12 +225,12 @@ fn of_image(content: &ImageContent) -> String {
     format!("{line}  stored as {stored}: the manifest has another form at its source\n")
 }
 
-/// Formats a pulled index for people.
-fn of_index(index: &IndexContent) -> String {
+/// Formats an index for people. In a dry run, nothing is stored.
+fn of_index(index: &IndexContent, is_dry: bool) -> String {
     let (reference, digest) = (index.reference(), index.source_digest());
     let line = format!("{}: {digest} (index)\n", printable(reference));
     let stored = index.descriptor().digest();
-    if stored == digest {
+    if stored == digest || is_dry {
         return line;
     }
     format!("{line}  stored as {stored}: its images have another form at their source\n")

@@ -45,7 +45,7 @@ pub(crate) async fn run(arguments: PruneArguments) -> Result<(), Failure> {
         wait,
         json,
     } = arguments;
-    let layout = OciLayout::new(layout.folder, None);
+    let layout = OciLayout::new(layout.path, None);
     let options = PruneOptions::default().dry_run(dry_run).wait(wait);
     let mut pruned = layout.prune(&options).await?;
     let unfinished = pruned.unfinished.take();

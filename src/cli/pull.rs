@@ -1,14 +1,17 @@
 //! The command `longshore pull`.
 
+use std::path::Path;
 use std::time::Instant;
 
 use longshore::{Fetcher, ImageProxyConfig, ImageRequest, OciLayout, Platforms, Pulled};
 
-use super::args::{Destination, PullArguments};
+use super::args::{Form, PullArguments};
 use super::failure::Failure;
 use super::many::Many;
 use super::outcome::{Outcome, Output};
+use super::plan;
 use super::progress::{Showing, Style};
+use super::whole::Whole;
 use super::{warnings, within};
 
 pub(crate) async fn run(
@@ -17,7 +20,9 @@ pub(crate) async fn run(
     verbose: bool,
 ) -> Result<(), Failure> {
     let started = Instant::now();
-    let options = arguments.options();
+    let is_dry = arguments.dry_run;
+    // A dry run fetches no layers, so it needs no further proxies.
+    let options = arguments.options().start_ahead(!is_dry);
     let is_silent = arguments.quiet || arguments.json;
     let references = arguments.references().into_iter().map(str::to_owned);
     let showing = Showing {
@@ -26,6 +31,7 @@ pub(crate) async fn run(
             Style::Auto if is_silent || arguments.events_on_stdout() => Style::None,
             style => style,
         },
+        is_dry,
         verbose,
         has_log: config.debug,
         images: references.collect(),
@@ -49,7 +55,11 @@ pub(crate) async fn run(
         let restricts = config.restricts_images();
         let fetcher = Box::pin(Fetcher::new(config, options)).await?;
         let fetcher = fetcher.with_events(events);
-        pull(arguments, fetcher, &output, &mut outcome).await?;
+        if is_dry {
+            plan(arguments, fetcher, &output, &mut outcome).await?;
+        } else {
+            pull(arguments, fetcher, &output, &mut outcome).await?;
+        }
         warnings::of_policy(restricts, !outcome.pulled.policy_unchecked);
         Ok(())
     });
@@ -77,57 +87,66 @@ pub(crate) async fn run(
     }
 }
 
-/// Pulls one image, or an index with all its images, as a whole. Several images succeed or fail each on its own.
+/// Pulls the images to their destination.
 async fn pull(
     arguments: PullArguments,
     fetcher: Fetcher,
     output: &Output,
     outcome: &mut Outcome,
 ) -> Result<(), Failure> {
-    let PullArguments {
-        mut requests,
-        from,
-        shard,
-        keep_going,
-        strict,
-        proxy,
-        ..
-    } = arguments;
-    let deadline = proxy.source.deadline;
-    let is_alone = from.is_none() && shard.is_none() && !keep_going && requests.len() == 1;
-    if is_alone && let Some(request) = requests.pop() {
-        let pulling = Box::pin(pull_one(&fetcher, &request, &output.destination));
-        let pulled = within(deadline, pulling).await;
-        // The events end with the fetcher.
-        drop(fetcher);
-        return match pulled {
-            Ok(pulled) => {
-                let (images, index) = (&pulled.images, pulled.index.as_ref());
-                let foreign = &pulled.foreign_layers;
-                output.add(outcome, &request, images, index, foreign).await;
-                outcome.pulled = pulled;
-                Ok(())
-            }
-            Err(error) => Err(outcome.fatal(request, error)),
-        };
+    let destination = &output.destination;
+    match Whole::begin(destination).await? {
+        None => pull_into(&destination.path, arguments, fetcher, output, outcome).await,
+        Some(whole) => {
+            let deadline = arguments.proxy.source.deadline;
+            pull_into(&whole.layout(), arguments, fetcher, output, outcome).await?;
+            let left = deadline.map(|all| all.saturating_sub(output.started.elapsed()));
+            let is_partial = outcome.is_partial();
+            let finishing = Box::pin(async { Ok(whole.finish(is_partial).await) });
+            let finished = within(left, finishing).await;
+            finished.map_err(Failure::on("write", &destination.to_string()))?
+        }
     }
-    let many = Many {
-        requests,
-        keeps_going: keep_going || from.is_some() && !strict,
-        deadline,
+}
+
+/// Pulls one image, or an index with all its images, as a whole. Several images succeed or fail each on its own.
+/// `folder` is that of the layout.
+async fn pull_into(
+    folder: &Path,
+    mut arguments: PullArguments,
+    fetcher: Fetcher,
+    output: &Output,
+    outcome: &mut Outcome,
+) -> Result<(), Failure> {
+    let deadline = arguments.proxy.source.deadline;
+    let Some(request) = arguments.take_only() else {
+        let many = Many::of(arguments);
+        let layout = many.layout(folder).await?;
+        return many.pull(fetcher, layout, output, outcome).await;
     };
-    many.pull(fetcher, output, outcome).await
+    let pulling = Box::pin(pull_one(&fetcher, &request, folder));
+    let pulled = within(deadline, pulling).await;
+    // The events end with the fetcher.
+    drop(fetcher);
+    match pulled {
+        Ok(pulled) => {
+            let (images, index) = (&pulled.images, pulled.index.as_ref());
+            let foreign = &pulled.foreign_layers;
+            output.add(outcome, &request, images, index, foreign).await;
+            outcome.pulled = pulled;
+            Ok(())
+        }
+        Err(error) => Err(outcome.fatal(request, error)),
+    }
 }
 
 async fn pull_one(
     fetcher: &Fetcher,
     request: &ImageRequest,
-    destination: &Destination,
+    folder: &Path,
 ) -> longshore::Result<Pulled> {
     let image = &*request.reference;
-    let name = request.name.clone().or_else(|| destination.tag.clone());
-    let layout = OciLayout::new(&destination.folder, name);
-    layout.check(&[image]).await?;
+    let layout = layout_of_one(request, folder).await?;
     if request.platforms == Platforms::All {
         let index = fetcher.open_index(image).await?;
         fetcher.pull_index(&index, layout).await
@@ -135,4 +154,40 @@ async fn pull_one(
         let opened = fetcher.open(image).await?;
         fetcher.pull(&opened, layout).await
     }
+}
+
+/// Returns the layout in this folder for a single image, if the image can go there.
+async fn layout_of_one(request: &ImageRequest, folder: &Path) -> longshore::Result<OciLayout> {
+    let layout = OciLayout::new(folder, request.name.clone());
+    layout.check(&[&*request.reference]).await?;
+    Ok(layout)
+}
+
+/// Finds out what a pull would fetch. Fails where the pull would fail before it fetches layers.
+async fn plan(
+    mut arguments: PullArguments,
+    fetcher: Fetcher,
+    output: &Output,
+    outcome: &mut Outcome,
+) -> Result<(), Failure> {
+    let destination = &output.destination;
+    let folder = &destination.path;
+    let (many, layout) = if destination.form != Form::Layout {
+        Whole::check(destination).await?;
+        (Many::of(arguments), None)
+    } else if let Some(request) = arguments.take_only() {
+        let layout = match layout_of_one(&request, folder).await {
+            Ok(layout) => layout,
+            Err(error) => return Err(outcome.fatal(request, error)),
+        };
+        arguments.requests.push(request);
+        (Many::of(arguments), Some(layout))
+    } else {
+        let many = Many::of(arguments);
+        let layout = many.layout(folder).await?;
+        (many, Some(layout))
+    };
+    let (survey, plan) = plan::survey(layout);
+    outcome.plan = Some(plan);
+    many.pull(fetcher, survey, output, outcome).await
 }

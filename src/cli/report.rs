@@ -1,7 +1,7 @@
 //! The output of `pull --json`.
 
 use std::collections::BTreeSet;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use longshore::{ImageContent, IndexContent, Pulled};
 use serde::Serialize;
@@ -85,7 +85,6 @@ impl<'a> Report<'a> {
         skopeo: Option<String>,
         error: Option<String>,
     ) -> Self {
-        let protocol = pulled.protocol.as_ref();
         Self {
             version: VERSION,
             destination: destination.to_string(),
@@ -99,12 +98,22 @@ impl<'a> Report<'a> {
             foreign_layers,
             proxies: pulled.proxies,
             retries: pulled.retries,
-            elapsed_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            elapsed_ms: milliseconds(started.elapsed()),
             peak_rss: peak_rss(),
-            protocol: protocol.map_or_else(String::new, ToString::to_string),
+            protocol: protocol_of(pulled),
             skopeo,
         }
     }
+}
+
+/// The version of the protocol; empty if no proxy was needed.
+pub(super) fn protocol_of(pulled: &Pulled) -> String {
+    let protocol = pulled.protocol.as_ref();
+    protocol.map_or_else(String::new, ToString::to_string)
+}
+
+pub(super) fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The peak resident memory of this process in bytes (proc(5), `VmHWM`).

@@ -2,12 +2,16 @@
 
 use longshore::{ImageProxyConfig, Platforms};
 
+#[cfg(feature = "decompress")]
+use super::args::ExportArguments;
 use super::args::{
     BlobArguments, Command, CompletionsArguments, DigestArguments, DoctorArguments,
     InspectArguments, ListTagsArguments, ManArguments, PruneArguments, PullArguments,
     VerifyArguments,
 };
 use super::ending::Underway;
+#[cfg(feature = "decompress")]
+use super::export;
 use super::failure::Failure;
 use super::hint::Login;
 use super::{blob, completions, digest, doctor, inspect, list_tags, man, prune, pull, verify};
@@ -19,6 +23,8 @@ pub(super) enum Task {
     Inspect(InspectArguments, ImageProxyConfig),
     Digest(DigestArguments, ImageProxyConfig),
     Blob(BlobArguments, ImageProxyConfig),
+    #[cfg(feature = "decompress")]
+    Export(ExportArguments, ImageProxyConfig),
     Verify(VerifyArguments),
     Prune(PruneArguments),
     ListTags(ListTagsArguments, ImageProxyConfig),
@@ -58,6 +64,12 @@ impl Task {
                 let config = arguments.proxy.config(&images, platform, verbose > 1)?;
                 Ok(Self::Blob(arguments, config))
             }
+            #[cfg(feature = "decompress")]
+            Command::Export(arguments) => {
+                let (images, platform) = ([&*arguments.image], arguments.platform.as_ref());
+                let config = arguments.proxy.config(&images, platform, verbose > 1)?;
+                Ok(Self::Export(arguments, config))
+            }
             Command::Verify(arguments) => {
                 arguments.check()?;
                 Ok(Self::Verify(arguments))
@@ -86,8 +98,10 @@ impl Task {
     /// What this task has under way while it runs.
     pub(super) fn underway(&self) -> Underway {
         let (has_skopeo, folder) = match self {
-            Self::Pull(arguments, ..) => (true, Some(arguments.destination.folder.clone())),
-            Self::Blob(arguments, _) => (true, arguments.folder()),
+            Self::Pull(arguments, ..) => (true, arguments.incomplete_in()),
+            Self::Blob(arguments, _) => (true, arguments.output().folder()),
+            #[cfg(feature = "decompress")]
+            Self::Export(arguments, _) => (true, arguments.output().folder()),
             Self::Inspect(..) | Self::Digest(..) | Self::ListTags(..) | Self::Doctor(..) => {
                 (true, None)
             }
@@ -111,6 +125,8 @@ impl Task {
             Self::Inspect(arguments, config) => (vec![&*arguments.image], config),
             Self::Digest(arguments, config) => (vec![&*arguments.image], config),
             Self::Blob(arguments, config) => (vec![&*arguments.image], config),
+            #[cfg(feature = "decompress")]
+            Self::Export(arguments, config) => (vec![&*arguments.image], config),
             Self::Doctor(arguments, config) => (arguments.images(), config),
             // These open no image, so they check no signatures.
             Self::ListTags(..)
@@ -130,6 +146,8 @@ impl Task {
             | Self::Digest(DigestArguments { proxy, .. }, _)
             | Self::Blob(BlobArguments { proxy, .. }, _)
             | Self::Doctor(DoctorArguments { proxy, .. }, _) => proxy.source.login(),
+            #[cfg(feature = "decompress")]
+            Self::Export(ExportArguments { proxy, .. }, _) => proxy.source.login(),
             Self::ListTags(ListTagsArguments { source, .. }, _) => source.login(),
             Self::Verify(_) | Self::Prune(_) | Self::Completions(_) | Self::Man(_) => {
                 Login::FromFiles
@@ -146,6 +164,8 @@ impl Task {
             Self::Inspect(arguments, config) => Box::pin(inspect::run(arguments, config)).await,
             Self::Digest(arguments, config) => Box::pin(digest::run(arguments, config)).await,
             Self::Blob(arguments, config) => Box::pin(blob::run(arguments, config)).await,
+            #[cfg(feature = "decompress")]
+            Self::Export(arguments, config) => Box::pin(export::run(arguments, config)).await,
             Self::Verify(arguments) => verify::run(arguments).await,
             Self::Prune(arguments) => prune::run(arguments).await,
             Self::ListTags(arguments, config) => Box::pin(list_tags::run(arguments, config)).await,

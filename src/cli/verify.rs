@@ -56,7 +56,7 @@ pub(crate) async fn run(arguments: VerifyArguments) -> Result<(), Failure> {
     let started = Instant::now();
     let options = options(&arguments);
     let VerifyArguments {
-        layout: Destination { folder, tag },
+        layout: Destination { path, tag, .. },
         repair,
         wait,
         json,
@@ -66,7 +66,7 @@ pub(crate) async fn run(arguments: VerifyArguments) -> Result<(), Failure> {
     let compares = options.diff_ids;
     #[cfg(not(feature = "decompress"))]
     let compares = false;
-    let layout = OciLayout::new(folder, None);
+    let layout = OciLayout::new(path, None);
     let verified = layout.verify(&options).await?;
     let removed = if repair {
         layout.remove_damaged(&verified, wait).await

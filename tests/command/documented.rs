@@ -67,6 +67,25 @@ fn check(
 
 #[test]
 #[ignore = "needs skopeo"]
+fn the_plan_of_a_dry_run_has_the_documented_fields() {
+    let (served, _) = Served::image("v1", &small_image(1));
+    let scratch = Scratch::new();
+    let missing = served.reference("missing");
+    let pull = scratch.pull(&newest_skopeo(), &served.reference("v1"), &missing);
+    let run = pull
+        .args(["oci:image", "--keep-going", "--json", "--dry-run"])
+        .run();
+    assert_eq!(run.status.code(), Some(1), "{run}");
+    let plan: Value = serde_json::from_str(&run.stdout).unwrap();
+    let table = &tables()["The plan: `--dry-run --json`"];
+    let mut found = BTreeSet::new();
+    check(table, &plan, "", &mut found);
+    let documented: BTreeSet<String> = table.keys().cloned().collect();
+    assert_eq!(found, documented, "{plan}");
+}
+
+#[test]
+#[ignore = "needs skopeo"]
 fn the_report_and_the_events_have_the_documented_fields() {
     let tables = tables();
     let (served, _) = Served::image("v1", &small_image(1));

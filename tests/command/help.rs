@@ -5,11 +5,12 @@ use std::process::Command;
 
 use crate::harness::{Longshore, Scratch, output_of};
 
-const COMMANDS: [&str; 10] = [
+const COMMANDS: [&str; 11] = [
     "pull",
     "inspect",
     "digest",
     "blob",
+    "export",
     "verify",
     "prune",
     "list-tags",

@@ -31,7 +31,7 @@ fn real_layers() -> Vec<PathBuf> {
     layers
 }
 
-fn real_image(layout: &Layout) -> Written {
+pub(crate) fn real_image(layout: &Layout) -> Written {
     let layers = real_layers().into_iter();
     let image = layers.fold(ImageBuilder::new(), |image, layer| {
         image.layer_tar_gz(fs::read(layer).unwrap())

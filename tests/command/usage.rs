@@ -28,7 +28,32 @@ fn wrong_usage_is_code_2() {
         (&["pull", "debian", "oci:x"], "did you mean docker://debian"),
         (&["inspect", "debian:12"], "did you mean docker://debian:12"),
         (&["pull", image, "x"], "did you mean oci:x"),
-        (&["pull", image, "dir:x"], "skopeo copy oci:DIR:TAG dir:x"),
+        (
+            &["pull", image, "containers-storage:x"],
+            "pull the image into oci:DIR:TAG, and then copy it: skopeo copy oci:DIR:TAG containers-storage:x",
+        ),
+        (
+            &["pull", image, "docker-daemon:x"],
+            "skopeo copy oci:DIR:TAG docker-daemon:x:TAG",
+        ),
+        (
+            &["pull", image, "docker-archive:x.tar:a:b"],
+            "skopeo copy oci:DIR:TAG docker-archive:x.tar:a:b",
+        ),
+        (&["pull", image, "x.tar"], "did you mean oci-archive:x.tar"),
+        (&["pull", image, "oci-archive:"], "the FILE is missing"),
+        (
+            &["pull", image, image, "dir:x"],
+            "dir:DIR holds a single image",
+        ),
+        (
+            &["pull", "--platform", "all", image, "dir:x"],
+            "dir:DIR holds the image of a single platform",
+        ),
+        (
+            &["pull", image, image, "oci-archive:x:v1"],
+            "oci-archive:FILE likewise",
+        ),
         (&["pull", image], "the destination after it is missing"),
         (
             &["pull", "dokcer://a/b", "oci:x"],
@@ -113,6 +138,13 @@ fn wrong_usage_is_code_2() {
         ),
         (&["digest", "debian"], "did you mean docker://debian"),
         (&["digest", "--policy", "p", image], "give a platform"),
+        (&["export"], "IMAGE"),
+        (&["export", "debian"], "did you mean docker://debian"),
+        (
+            &["export", image, "missing/x.tar"],
+            "can't write missing/x.tar: its folder missing: No such file",
+        ),
+        (&["export", image, "."], "can't write .: it is a folder"),
         (&["blob", image], "DIGEST"),
         (&["blob", image, "sha256:7"], "a digest is sha256:HEX"),
         (
@@ -156,6 +188,7 @@ fn help_and_version_succeed() {
         &["inspect", "--help"],
         &["digest", "--help"],
         &["blob", "--help"],
+        &["export", "--help"],
         &["verify", "--help"],
         &["prune", "--help"],
         &["list-tags", "-h"],

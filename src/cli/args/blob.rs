@@ -6,6 +6,7 @@ use clap::Args;
 use longshore::oci_spec::image::Digest;
 use longshore::{FetchOptions, Platform, RetryPolicy};
 
+use super::destination::folder_of;
 use super::headings::{IMAGES, LIMITS, OUTPUT};
 use super::proxy::ProxyArguments;
 use super::reference::image_reference;
@@ -47,7 +48,7 @@ pub(crate) struct BlobArguments {
     retries: u32,
 }
 
-/// Where a blob goes.
+/// Where a blob or an archive goes.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Output<'a> {
     /// Stdout, also if that is a terminal.
@@ -57,22 +58,28 @@ pub(crate) enum Output<'a> {
     File(&'a Path),
 }
 
-impl BlobArguments {
-    pub(crate) fn output(&self) -> Output<'_> {
-        match &self.output {
-            None => Output::UnlessTerminal,
-            Some(path) if path == Path::new("-") => Output::Stdout,
-            Some(path) => Output::File(path),
+impl<'a> Output<'a> {
+    /// Where the output goes if this file is named; `-` is stdout.
+    pub(super) fn of(path: Option<&'a Path>) -> Self {
+        match path {
+            None => Self::UnlessTerminal,
+            Some(path) if path == Path::new("-") => Self::Stdout,
+            Some(path) => Self::File(path),
         }
     }
 
     /// The folder of the file to write. `None` for stdout.
-    pub(crate) fn folder(&self) -> Option<PathBuf> {
-        let Output::File(path) = self.output() else {
-            return None;
-        };
-        let folder = path.parent().filter(|folder| *folder != Path::new(""));
-        Some(folder.unwrap_or(Path::new(".")).to_owned())
+    pub(crate) fn folder(self) -> Option<PathBuf> {
+        match self {
+            Self::File(path) => Some(folder_of(path)),
+            Self::Stdout | Self::UnlessTerminal => None,
+        }
+    }
+}
+
+impl BlobArguments {
+    pub(crate) fn output(&self) -> Output<'_> {
+        Output::of(self.output.as_deref())
     }
 
     pub(crate) fn options(&self) -> FetchOptions {

@@ -3,24 +3,61 @@
 use std::ffi::OsStr;
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use longshore::OciLayout;
 
 use super::reference::transport_of;
 use crate::cli::list;
 
-/// The destination of a pull, given as `oci:DIR[:TAG]`.
+/// The destinations of a pull.
+const FORMS: &str = "oci:DIR[:TAG], oci-archive:FILE[:TAG] or dir:DIR";
+
+/// The form in which a destination holds images.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// An OCI image layout, which may exist already.
+    Layout,
+    /// A tar archive of a layout.
+    Archive,
+    /// skopeo's folder of a single image.
+    Folder,
+}
+
+impl Form {
+    /// The name of skopeo's transport, with its colon.
+    fn prefix(self) -> &'static str {
+        match self {
+            Self::Layout => "oci:",
+            Self::Archive => "oci-archive:",
+            Self::Folder => "dir:",
+        }
+    }
+
+    /// The form that the destination's name begins with, and the rest of the name.
+    fn of(text: &OsStr) -> Option<(Self, &[u8])> {
+        let forms = [Self::Layout, Self::Archive, Self::Folder];
+        forms.into_iter().find_map(|form| {
+            let rest = text.as_bytes().strip_prefix(form.prefix().as_bytes())?;
+            Some((form, rest))
+        })
+    }
+}
+
+/// The destination of a pull.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Destination {
-    pub(crate) folder: PathBuf,
+    pub(crate) form: Form,
+    /// The folder or the file.
+    pub(crate) path: PathBuf,
+    /// The name of the image, or a template of names. A folder of a single image has none.
     pub(crate) tag: Option<String>,
 }
 
 /// Shows the destination as it was given.
 impl fmt::Display for Destination {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "oci:{}", self.folder.display())?;
+        write!(f, "{}{}", self.form.prefix(), self.path.display())?;
         match &self.tag {
             Some(tag) => write!(f, ":{tag}"),
             None => Ok(()),
@@ -29,9 +66,12 @@ impl fmt::Display for Destination {
 }
 
 impl Destination {
-    /// Parses a destination. The name of the folder need not be UTF-8.
+    /// Parses a destination. The name of the folder or file need not be UTF-8.
     pub(super) fn parse(text: &OsStr) -> Result<Self, String> {
-        let parsed = Self::split(text, "destination")?;
+        let Some((form, rest)) = Form::of(text) else {
+            return Err(no_destination(&text.to_string_lossy()));
+        };
+        let parsed = Self::split(form, rest, "destination")?;
         if let Some(tag) = &parsed.tag
             && !OciLayout::can_name(tag)
             && !list::is_template(tag)
@@ -43,7 +83,16 @@ impl Destination {
 
     /// Parses the name of a layout that exists. Its images can have any names.
     pub(super) fn parse_existing(text: &OsStr) -> Result<Self, String> {
-        match Self::split(text, "layout")? {
+        let Some((Form::Layout, rest)) = Form::of(text) else {
+            let shown = text.to_string_lossy();
+            return Err(match transport_of(&shown) {
+                Some(_) => {
+                    "a layout is oci:DIR[:TAG]; nothing else can be verified or pruned".into()
+                }
+                None => format!("a layout is oci:DIR[:TAG]; did you mean oci:{shown}?"),
+            });
+        };
+        match Self::split(Form::Layout, rest, "layout")? {
             Self { tag: Some(tag), .. } if tag.is_empty() => {
                 Err("the TAG after oci:DIR: is missing".into())
             }
@@ -51,39 +100,99 @@ impl Destination {
         }
     }
 
-    fn split(text: &OsStr, what: &str) -> Result<Self, String> {
-        let shown = text.display();
-        let Some(rest) = text.as_bytes().strip_prefix(b"oci:") else {
-            return Err(not_a_layout(&shown.to_string(), what));
+    /// The folder in which incomplete files are during the pull: the layout, or else the folder of the destination.
+    pub(super) fn incomplete_in(&self) -> PathBuf {
+        match self.form {
+            Form::Layout => self.path.clone(),
+            Form::Archive | Form::Folder => folder_of(&self.path),
+        }
+    }
+
+    /// Splits what follows the form. Like skopeo, takes what follows the first colon for the tag, unless the form has none.
+    fn split(form: Form, rest: &[u8], what: &str) -> Result<Self, String> {
+        let colon = match form {
+            Form::Layout | Form::Archive => rest.iter().position(|byte| *byte == b':'),
+            Form::Folder => None,
         };
-        let (folder, tag) = match rest.iter().position(|byte| *byte == b':') {
+        let (path, tag) = match colon {
             Some(colon) => (&rest[..colon], Some(&rest[colon + 1..])),
             None => (rest, None),
         };
-        if folder.is_empty() {
-            return Err(format!("a {what} is oci:DIR[:TAG], and the DIR is missing"));
+        if path.is_empty() {
+            let (form, place) = match form {
+                Form::Layout => ("oci:DIR[:TAG]", "DIR"),
+                Form::Archive => ("oci-archive:FILE[:TAG]", "FILE"),
+                Form::Folder => ("dir:DIR", "DIR"),
+            };
+            return Err(format!("a {what} is {form}, and the {place} is missing"));
         }
         Ok(Self {
-            folder: OsStr::from_bytes(folder).into(),
+            form,
+            path: OsStr::from_bytes(path).into(),
             tag: tag.map(|tag| String::from_utf8_lossy(tag).into_owned()),
         })
     }
 }
 
-/// Returns the message for a destination that is not an OCI image layout: what to write instead.
-fn not_a_layout(text: &str, what: &str) -> String {
+/// The folder of a path.
+pub(super) fn folder_of(path: &Path) -> PathBuf {
+    let folder = path.parent().filter(|folder| *folder != Path::new(""));
+    folder.unwrap_or(Path::new(".")).to_owned()
+}
+
+/// Returns the message for what is no destination: what to write instead.
+fn no_destination(text: &str) -> String {
     match transport_of(text) {
-        _ if what != "destination" => {
-            format!("a {what} is oci:DIR[:TAG]; did you mean oci:{text}?")
-        }
         Some("docker") => {
-            "this is an image, and the destination after it is missing: oci:DIR[:TAG]".into()
+            format!("this is an image, and the destination after it is missing: {FORMS}")
         }
-        Some(_) => format!(
-            "a destination is oci:DIR[:TAG]; pull the image there, and then copy it: \
-             skopeo copy oci:DIR:TAG {text}"
-        ),
-        None => format!("a destination is oci:DIR[:TAG]; did you mean oci:{text}?"),
+        Some(transport) => {
+            let copy = copy_to(transport, text);
+            format!(
+                "a destination is {FORMS}; pull the image into oci:DIR:TAG, and then copy it: {copy}"
+            )
+        }
+        None => {
+            let form = if has_extension(text, "tar") {
+                Form::Archive
+            } else {
+                Form::Layout
+            };
+            let prefix = form.prefix();
+            format!("a destination is {FORMS}; did you mean {prefix}{text}?")
+        }
+    }
+}
+
+fn has_extension(path: &str, extension: &str) -> bool {
+    let found = Path::new(path).extension();
+    found.is_some_and(|found| found.eq_ignore_ascii_case(extension))
+}
+
+/// Returns the command that copies an image of a layout to this reference of another transport.
+fn copy_to(transport: &str, reference: &str) -> String {
+    // The docker daemon takes no image without a tag.
+    let name = reference.strip_prefix("docker-daemon:");
+    let has_no_tag = name.is_some_and(|name| !name.contains([':', '@']));
+    let tag = if has_no_tag { ":TAG" } else { "" };
+    let reference = match reference.strip_prefix(transport) {
+        Some(":") => match transport {
+            "docker-archive" => "docker-archive:FILE:NAME:TAG".into(),
+            "docker-daemon" => "docker-daemon:NAME:TAG".into(),
+            _ => format!("{transport}:NAME"),
+        },
+        _ => quoted(&format!("{reference}{tag}")),
+    };
+    format!("skopeo copy oci:DIR:TAG {reference}")
+}
+
+/// Quotes a word for the shell, if that is needed.
+fn quoted(word: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:@%+=,".contains(c);
+    if word.chars().all(is_plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
     }
 }
 
@@ -93,49 +202,88 @@ mod tests {
 
     #[test]
     fn destinations() {
-        let to = |folder: &str, tag: Option<&str>| {
+        let to = |form, path: &str, tag: Option<&str>| {
             Some(Destination {
-                folder: folder.into(),
+                form,
+                path: path.into(),
                 tag: tag.map(str::to_owned),
             })
         };
         let table = [
-            ("oci:dir", to("dir", None)),
-            ("oci:/a/b:latest", to("/a/b", Some("latest"))),
+            ("oci:dir", to(Form::Layout, "dir", None)),
+            ("oci:/a/b:latest", to(Form::Layout, "/a/b", Some("latest"))),
             (
                 "oci:dir:name/with:parts",
-                to("dir", Some("name/with:parts")),
+                to(Form::Layout, "dir", Some("name/with:parts")),
             ),
+            ("oci-archive:a.tar", to(Form::Archive, "a.tar", None)),
+            (
+                "oci-archive:/a/b.tar:v1",
+                to(Form::Archive, "/a/b.tar", Some("v1")),
+            ),
+            (
+                "oci-archive:a.tar:{name}-{tag}",
+                to(Form::Archive, "a.tar", Some("{name}-{tag}")),
+            ),
+            ("dir:a/b", to(Form::Folder, "a/b", None)),
+            ("dir:a:b", to(Form::Folder, "a:b", None)),
             ("dir", None),
+            ("dir:", None),
             ("oci:", None),
             ("oci::tag", None),
             ("oci:dir:", None),
             ("oci:dir:a b", None),
-            ("dir:x", None),
+            ("oci-archive:", None),
+            ("oci-archive:a.tar:", None),
         ];
         for (text, expected) in table {
-            assert_eq!(Destination::parse(text.as_ref()).ok(), expected, "{text}");
+            let parsed = Destination::parse(text.as_ref());
+            if let Ok(parsed) = &parsed {
+                assert_eq!(parsed.to_string(), text);
+            }
+            assert_eq!(parsed.ok(), expected, "{text}");
         }
         let odd = OsStr::from_bytes(b"oci:a\xff:v1");
         let parsed = Destination::parse(odd).expect("a folder");
-        assert_eq!(parsed.folder.as_os_str().as_bytes(), b"a\xff");
+        assert_eq!(parsed.path.as_os_str().as_bytes(), b"a\xff");
         assert_eq!(parsed.tag.as_deref(), Some("v1"));
         Destination::parse(OsStr::from_bytes(b"oci:a:\xff")).expect_err("no tag");
     }
+
     #[test]
     fn another_destination_gets_advice() {
         let table = [
             ("x", "did you mean oci:x?"),
             ("/a/b", "did you mean oci:/a/b?"),
+            ("a/b.tar", "did you mean oci-archive:a/b.tar?"),
             ("docker://a/b:c", "the destination after it is missing"),
-            ("dir:x", "skopeo copy oci:DIR:TAG dir:x"),
             (
-                "oci-archive:x.tar",
-                "skopeo copy oci:DIR:TAG oci-archive:x.tar",
+                "docker-archive:x.tar",
+                "skopeo copy oci:DIR:TAG docker-archive:x.tar",
+            ),
+            (
+                "docker-archive:x.tar:a/b:c",
+                "skopeo copy oci:DIR:TAG docker-archive:x.tar:a/b:c",
+            ),
+            (
+                "docker-archive:",
+                "skopeo copy oci:DIR:TAG docker-archive:FILE:NAME:TAG",
+            ),
+            (
+                "docker-daemon:a/b:c",
+                "skopeo copy oci:DIR:TAG docker-daemon:a/b:c",
+            ),
+            (
+                "docker-daemon:a",
+                "skopeo copy oci:DIR:TAG docker-daemon:a:TAG",
             ),
             (
                 "containers-storage:x",
                 "skopeo copy oci:DIR:TAG containers-storage:x",
+            ),
+            (
+                "containers-storage:[overlay@/a]it's",
+                r"skopeo copy oci:DIR:TAG 'containers-storage:[overlay@/a]it'\''s'",
             ),
         ];
         for (text, advice) in table {
@@ -148,7 +296,7 @@ mod tests {
     fn a_layout_that_exists_may_have_images_of_any_name() {
         let parsed = Destination::parse_existing("oci:dir:a b".as_ref()).expect("a name");
         assert_eq!(parsed.tag.as_deref(), Some("a b"));
-        for wrong in ["dir", "oci:", "oci:dir:"] {
+        for wrong in ["dir", "oci:", "oci:dir:", "dir:x", "oci-archive:x"] {
             Destination::parse_existing(wrong.as_ref()).expect_err(wrong);
         }
     }

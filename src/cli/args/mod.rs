@@ -11,6 +11,8 @@ mod destination;
 mod digest;
 mod doctor;
 mod environment;
+#[cfg(feature = "decompress")]
+mod export;
 mod headings;
 mod inspect;
 mod list_tags;
@@ -29,10 +31,12 @@ use clap::{ArgAction, CommandFactory, Parser, Subcommand};
 
 pub(super) use self::blob::{BlobArguments, Output};
 pub(super) use self::completions::CompletionsArguments;
-pub(super) use self::destination::Destination;
+pub(super) use self::destination::{Destination, Form};
 pub(super) use self::digest::DigestArguments;
 pub(super) use self::doctor::DoctorArguments;
 pub(super) use self::environment::HELP as ENVIRONMENT;
+#[cfg(feature = "decompress")]
+pub(super) use self::export::ExportArguments;
 pub(super) use self::inspect::{InspectArguments, Shown};
 pub(super) use self::list_tags::ListTagsArguments;
 pub(super) use self::man::ManArguments;
@@ -102,7 +106,7 @@ impl Arguments {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Pull images into an OCI image layout
+    /// Pull images into a layout, an archive or a folder
     #[command(allow_missing_positional = true)]
     Pull(PullArguments),
     /// Show the contents of an image
@@ -111,6 +115,9 @@ pub(super) enum Command {
     Digest(DigestArguments),
     /// Fetch and verify one blob
     Blob(BlobArguments),
+    /// Write the files of an image as one tar archive
+    #[cfg(feature = "decompress")]
+    Export(ExportArguments),
     /// Compare the blobs of an OCI image layout with their digests
     Verify(VerifyArguments),
     /// Remove the blobs of an OCI image layout that no image names

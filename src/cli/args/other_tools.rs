@@ -122,7 +122,7 @@ const COMMANDS: [(&[&str], &str); 9] = [
     ),
 ];
 
-const OF_DESTINATIONS: &str = "the destination is a folder, which needs no such option";
+const OF_DESTINATIONS: &str = "the destination is on this machine, and needs no such option";
 
 /// Replaces clap's suggestions about an unknown option or command by ours, if another tool has one of this name.
 pub(in crate::cli) fn with_advice(mut error: clap::Error) -> clap::Error {

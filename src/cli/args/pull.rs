@@ -8,7 +8,7 @@ use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, ValueHint};
 use longshore::{FetchOptions, ImageRequest, Platforms, Proxies, RetryPolicy};
 
-use super::destination::Destination;
+use super::destination::{Destination, Form};
 use super::headings::{IMAGES, LIMITS, OUTPUT, SPEED};
 use super::proxy::ProxyArguments;
 use super::reference::image_reference;
@@ -22,6 +22,7 @@ const EXAMPLES: &str = "\
 Examples:
   longshore pull docker://quay.io/fedora/fedora:latest oci:fedora:latest
   longshore pull --platform all docker://quay.io/fedora/fedora:latest oci:fedora
+  longshore pull docker://quay.io/fedora/fedora:latest oci-archive:fedora.tar
   longshore pull --from images.txt --limit-rate 10M oci:mirror";
 
 #[derive(Debug, Args)]
@@ -37,12 +38,18 @@ pub(crate) struct PullArguments {
     /// containers-storage:NAME. Several images go into one layout, each under its own name.
     #[arg(value_parser = image_reference, required_unless_present = "from", num_args = 1.., value_name = "IMAGE")]
     pub(crate) images: Vec<String>,
-    /// OCI image layout to create or add to: oci:DIR[:TAG]
+    /// oci:DIR[:TAG], oci-archive:FILE[:TAG] or dir:DIR
     ///
-    /// TAG names the image in the layout. For several images, it is a template of {registry}, {repository}, {name}
-    /// (the last part of the repository), {tag} and {platform}. Without TAG, a single image gets no name, and several
-    /// images are named by their references. For another destination, copy the image from the layout: skopeo copy
-    /// oci:DIR:TAG containers-storage:NAME.
+    /// oci:DIR is an OCI image layout, which is created or added to. oci-archive:FILE is such a layout in a tar
+    /// archive, which is replaced. dir:DIR is skopeo's folder of a single image; DIR must not exist, or be empty.
+    /// Archive and folder appear when they are complete.
+    ///
+    /// TAG names the image. For several images, it is a template of {registry}, {repository}, {name} (the last part of
+    /// the repository), {tag} and {platform}. Without TAG, a single image gets no name, and several images are named by
+    /// their references.
+    ///
+    /// For another destination, copy the image from the layout: skopeo copy oci:DIR:TAG containers-storage:NAME,
+    /// skopeo copy oci:DIR:TAG docker-archive:FILE:NAME:TAG, or skopeo copy oci:DIR:TAG docker-daemon:NAME:TAG.
     #[arg(value_name = "DEST", value_parser = OsStringValueParser::new().try_map(|text| Destination::parse(&text)))]
     pub(crate) destination: Destination,
     /// Also pull the images that FILE lists
@@ -72,6 +79,12 @@ pub(crate) struct PullArguments {
     /// Default: this machine's platform. In a list, this option applies to images without a platform of their own.
     #[arg(long, value_name = "PLATFORM", help_heading = IMAGES)]
     pub(crate) platform: Option<Platforms>,
+    /// Only print what would be fetched
+    ///
+    /// The images are opened, and their manifests and configs are fetched, but no layers. Nothing is written, and no
+    /// folder is made.
+    #[arg(long, conflicts_with_all = ["events", "timeline", "progress"], help_heading = OUTPUT)]
+    pub(crate) dry_run: bool,
     /// How to show progress
     ///
     /// auto: a picture on a terminal, and lines elsewhere. plain: lines, at most one a second. json: the events on
@@ -131,11 +144,44 @@ pub(crate) struct PullArguments {
     pub(crate) requests: Vec<ImageRequest>,
 }
 
+/// Returns the requests of a pull into skopeo's folder of an image, or a message if that can't hold them.
+fn of_folder(requests: Vec<ImageRequest>, is_one: bool) -> Result<Vec<ImageRequest>, String> {
+    if !is_one {
+        return Err(
+            "dir:DIR holds a single image; several images go into oci:DIR or oci-archive:FILE"
+                .into(),
+        );
+    }
+    if requests.iter().any(|one| one.platforms == Platforms::All) {
+        return Err(
+            "dir:DIR holds the image of a single platform; all go into oci:DIR or oci-archive:FILE"
+                .into(),
+        );
+    }
+    // The image is pulled into a temporary layout, where it has this name.
+    let named = requests.into_iter().map(|one| one.name("image"));
+    Ok(named.collect())
+}
+
 impl PullArguments {
     /// The names of all images, once the list has been read.
     pub(crate) fn references(&self) -> Vec<&str> {
         let requests = self.requests.iter();
         requests.map(|request| &*request.reference).collect()
+    }
+
+    /// Takes the request out, if a single image was asked for, which then succeeds or fails with the whole pull.
+    pub(crate) fn take_only(&mut self) -> Option<ImageRequest> {
+        let is_alone = self.from.is_none() && self.shard.is_none() && !self.keep_going;
+        match self.requests.len() {
+            1 if is_alone => self.requests.pop(),
+            _ => None,
+        }
+    }
+
+    /// The folder in which incomplete files are during the pull. `None` for a dry run.
+    pub(crate) fn incomplete_in(&self) -> Option<PathBuf> {
+        (!self.dry_run).then(|| self.destination.incomplete_in())
     }
 
     /// Whether the events go to stdout.
@@ -172,8 +218,12 @@ impl PullArguments {
         let is_one = self.from.is_none() && self.images.len() == 1;
         if tag.is_some() && template.is_none() && !is_one {
             let reason = "several images go into oci:DIR, each under its own name, or into \
-                          oci:DIR:TEMPLATE, such as {name}-{tag}";
+                          oci:DIR:TEMPLATE, such as {name}-{tag}; oci-archive:FILE likewise";
             return Err(Failure::usage(reason.into()));
+        }
+        if self.destination.form == Form::Folder {
+            self.requests = of_folder(requests, is_one).map_err(Failure::usage)?;
+            return Ok(());
         }
         self.requests = if is_one && template.is_none() {
             let named = |request: ImageRequest| match tag {

@@ -51,6 +51,8 @@ pub(super) enum Style {
 enum Shown {
     Picture,
     Lines,
+    /// Only what went wrong and does not end the pull.
+    Warnings,
     Json,
     Nothing,
 }
@@ -94,6 +96,8 @@ fn variable(name: &str) -> Option<String> {
 #[derive(Debug)]
 pub(super) struct Showing {
     pub(super) style: Style,
+    /// Whether this is a dry run. Its events say of each layer that it is there, so only warnings are shown.
+    pub(super) is_dry: bool,
     /// Whether each layer gets a line.
     pub(super) verbose: bool,
     /// Whether skopeo's log goes to stderr.
@@ -231,6 +235,7 @@ impl Display {
     fn new(showing: &Showing) -> Self {
         let Showing {
             style,
+            is_dry,
             verbose,
             has_log,
             images,
@@ -238,12 +243,16 @@ impl Display {
             ..
         } = showing;
         let stderr = (std::io::stderr().is_terminal(), *has_log);
+        let shown = match Shown::choose(*style, stderr, variable) {
+            Shown::Picture | Shown::Lines if *is_dry => Shown::Warnings,
+            shown => shown,
+        };
         let subject = match images.as_slice() {
             [image] => longshore::printable(image),
             images => format!("{} images", images.len()),
         };
         Self {
-            shown: Shown::choose(*style, stderr, variable),
+            shown,
             started: Instant::now(),
             subject,
             is_unicode: is_unicode(variable),
@@ -260,6 +269,7 @@ impl Display {
         let line = match self.shown {
             Shown::Json if self.thinner.passes(event) => json_line(event).ok(),
             Shown::Nothing | Shown::Json => None,
+            Shown::Warnings => warning(&event.kind, self.lines.retries),
             Shown::Picture if !self.lines.is_verbose => warning(&event.kind, self.lines.retries),
             Shown::Picture | Shown::Lines => self.lines.of_event(&self.progress, &event.kind),
         };
@@ -271,7 +281,7 @@ impl Display {
         let now = self.started.elapsed();
         self.progress.sample(now);
         match self.shown {
-            Shown::Nothing | Shown::Json => {}
+            Shown::Nothing | Shown::Json | Shown::Warnings => {}
             Shown::Picture | Shown::Lines if now < self.next_look => {}
             Shown::Lines => {
                 self.next_look = now + TICK;

@@ -16,11 +16,11 @@ use test_support::process::as_another_test;
 use test_support::tools;
 
 /// A small file system. Dropping it unmounts it.
-struct Disk(PathBuf);
+pub(crate) struct Disk(PathBuf);
 
 impl Disk {
     #[track_caller]
-    fn mount(folder: &Path, options: &str) -> Self {
+    pub(crate) fn mount(folder: &Path, options: &str) -> Self {
         fs::create_dir_all(folder).unwrap();
         let mut mount = Command::new("mount");
         mount

@@ -5,7 +5,7 @@
 mod cell;
 mod documents;
 mod elsewhere;
-mod machine;
+pub(crate) mod machine;
 mod outcome;
 mod processes;
 mod report;

@@ -1,0 +1,195 @@
+//! Where a destination appears: the path in its folder, and whether something may be put there.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use nix::unistd::{AccessFlags, access};
+
+use super::args::Form;
+
+/// The path of a file or folder that will be made, or replaced.
+#[derive(Debug)]
+pub(super) struct Place {
+    path: PathBuf,
+    parent: PathBuf,
+}
+
+impl Place {
+    /// Returns the place of a destination of this form. An error if something else is there, or if its folder is missing.
+    pub(super) fn of(path: &Path, form: Form) -> io::Result<Self> {
+        let real = match fs::symlink_metadata(path) {
+            Ok(_) => fs::canonicalize(path)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => absent(path, form)?,
+            Err(error) => return Err(error),
+        };
+        let parent = real
+            .parent()
+            .ok_or_else(|| wrong("it is the root folder"))?;
+        let place = Self {
+            parent: parent.to_owned(),
+            path: real,
+        };
+        match (fs::metadata(&place.path), form) {
+            (Err(error), _) if error.kind() == io::ErrorKind::NotFound => {}
+            (found, Form::Archive) => check_file(&found?)?,
+            (found, Form::Folder | Form::Layout) => place.check_folder(&found?)?,
+        }
+        Ok(place)
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The folder in which the file or folder will appear.
+    pub(super) fn parent(&self) -> &Path {
+        &self.parent
+    }
+
+    /// Returns an error if this process may not write into the folder.
+    pub(super) fn check(&self) -> io::Result<()> {
+        Ok(access(&self.parent, AccessFlags::W_OK | AccessFlags::X_OK)?)
+    }
+
+    /// Gives a new file the permissions of the file that it will replace, if there is one.
+    pub(super) fn keep_permissions(&self, new: &File) -> io::Result<()> {
+        match fs::metadata(&self.path) {
+            Ok(replaced) => new.set_permissions(replaced.permissions()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn check_folder(&self, found: &fs::Metadata) -> io::Result<()> {
+        if !found.is_dir() {
+            return Err(wrong("it is no folder"));
+        }
+        if fs::read_dir(&self.path)?.next().is_some() {
+            let reason = "the folder is not empty; empty it, or name another one";
+            return Err(wrong(reason));
+        }
+        // The folder is replaced by another one, and nothing can replace a mount point.
+        if fs::metadata(&self.parent)?.dev() != found.dev() {
+            return Err(wrong("it is a mount point; name a folder in it"));
+        }
+        Ok(())
+    }
+}
+
+/// Returns the path of what does not exist, in the real path of its folder.
+fn absent(path: &Path, form: Form) -> io::Result<PathBuf> {
+    let Some(name) = path.file_name() else {
+        return Err(wrong("it names no file or folder"));
+    };
+    if form == Form::Archive && path.as_os_str().as_encoded_bytes().ends_with(b"/") {
+        return Err(wrong("it names no file"));
+    }
+    let parent = match path.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    };
+    let real = fs::canonicalize(parent).map_err(|error| {
+        let reason = format!("its folder {}: {error}", parent.display());
+        io::Error::new(error.kind(), reason)
+    })?;
+    if !real.is_dir() {
+        return Err(wrong(&format!("{} is no folder", parent.display())));
+    }
+    Ok(real.join(name))
+}
+
+fn check_file(found: &fs::Metadata) -> io::Result<()> {
+    if found.is_dir() {
+        return Err(wrong("it is a folder"));
+    }
+    if !found.is_file() {
+        return Err(wrong("it is no regular file"));
+    }
+    Ok(())
+}
+
+/// Makes the names in a folder durable.
+pub(super) fn sync_folder(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
+}
+
+fn wrong(reason: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, reason)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use super::*;
+
+    #[test]
+    fn a_new_name_a_file_or_an_empty_folder_is_a_place() {
+        let all = tempfile::tempdir().expect("a folder");
+        let real = fs::canonicalize(all.path()).expect("it is there");
+        let at = |name: &str| all.path().join(name);
+        fs::write(at("file"), "old").expect("a file");
+        fs::create_dir(at("empty")).expect("a folder");
+        symlink("file", at("link-to-file")).expect("a link");
+        symlink("empty", at("link-to-empty")).expect("a link");
+        let table = [
+            (Form::Archive, "new", "new"),
+            (Form::Archive, "file", "file"),
+            (Form::Archive, "link-to-file", "file"),
+            (Form::Archive, "empty/new", "empty/new"),
+            (Form::Folder, "new", "new"),
+            (Form::Folder, "new/", "new"),
+            (Form::Folder, "empty", "empty"),
+            (Form::Folder, "link-to-empty/", "empty"),
+            (Form::Folder, "link-to-empty/new", "empty/new"),
+        ];
+        for (form, name, expected) in table {
+            let found = Place::of(&at(name), form).expect(name);
+            assert_eq!(found.path(), real.join(expected), "{name}");
+            assert_eq!(Some(found.parent()), found.path().parent(), "{name}");
+        }
+    }
+
+    #[test]
+    fn whatever_else_is_there_is_no_place() {
+        let all = tempfile::tempdir().expect("a folder");
+        let at = |name: &str| all.path().join(name);
+        fs::write(at("file"), "old").expect("a file");
+        symlink("nothing", at("dangling")).expect("a link");
+        let table = [
+            (Form::Archive, "", "is a folder"),
+            (Form::Archive, "dangling", "No such file"),
+            (Form::Archive, "new/", "names no file"),
+            (Form::Archive, "missing/new", "missing: No such file"),
+            (Form::Archive, "file/new", "Not a directory"),
+            (Form::Folder, "", "not empty"),
+            (Form::Folder, "file", "no folder"),
+            (Form::Folder, "missing/new", "missing: No such file"),
+            (Form::Folder, "missing/..", "names no file or folder"),
+        ];
+        for (form, name, expected) in table {
+            let error = Place::of(&at(name), form).expect_err(name).to_string();
+            assert!(error.contains(expected), "{name}: {error}");
+        }
+        let device = Place::of(Path::new("/dev/null"), Form::Archive);
+        let device = device.expect_err("a device").to_string();
+        assert!(device.contains("no regular file"), "{device}");
+        let root = Place::of(Path::new("/"), Form::Folder).expect_err("not empty");
+        assert!(root.to_string().contains("root folder"), "{root}");
+    }
+
+    #[test]
+    fn a_file_that_is_replaced_passes_its_permissions_on() {
+        let all = tempfile::tempdir().expect("a folder");
+        let old = all.path().join("old");
+        fs::write(&old, "old").expect("a file");
+        fs::set_permissions(&old, fs::Permissions::from_mode(0o640)).expect("permissions");
+        let new = File::create(all.path().join("new")).expect("a file");
+        let place = Place::of(&old, Form::Archive).expect("a place");
+        place.keep_permissions(&new).expect("permissions");
+        let mode = new.metadata().expect("looked").permissions().mode();
+        assert_eq!(mode & 0o777, 0o640);
+    }
+}

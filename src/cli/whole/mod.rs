@@ -1,0 +1,117 @@
+//! Destinations that appear whole, when the pull is complete: an archive of a layout, and skopeo's folder of an image.
+//!
+//! The images are pulled into a temporary layout in a [`Workplace`] beside the destination, on the same file system.
+//! From that, the destination is made under a temporary name, and renamed. Whatever fails, the workplace is removed.
+
+mod archive;
+mod folder;
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use longshore::{OciLayout, PruneOptions};
+use tokio_util::sync::CancellationToken;
+
+use super::args::{Destination, Form};
+use super::blocking;
+use super::failure::Failure;
+use super::place::{Place, sync_folder};
+use super::workplace::Workplace;
+
+/// How long to wait for the writes of an image that failed.
+const PRUNE_PATIENCE: Duration = Duration::from_secs(60);
+
+/// A destination that is being made. Dropping it removes everything that was made.
+#[derive(Debug)]
+pub(super) struct Whole {
+    destination: Destination,
+    place: Place,
+    workplace: Workplace,
+}
+
+impl Whole {
+    /// Begins with a destination, if it has to be made as a whole. `None` for a layout, which grows in its place.
+    pub(super) async fn begin(destination: &Destination) -> Result<Option<Self>, Failure> {
+        if destination.form == Form::Layout {
+            return Ok(None);
+        }
+        let destination = destination.clone();
+        let cant = cant_write(&destination);
+        let begin = move || {
+            let place = Place::of(&destination.path, destination.form)?;
+            let workplace = Workplace::in_folder(place.parent())?;
+            Ok(Self {
+                destination,
+                place,
+                workplace,
+            })
+        };
+        blocking(begin).await.map(Some).map_err(cant)
+    }
+
+    /// Checks that this destination, which is no layout, can be made, and changes nothing.
+    pub(super) async fn check(destination: &Destination) -> Result<(), Failure> {
+        let cant = cant_write(destination);
+        let Destination { path, form, .. } = destination.clone();
+        let checked = blocking(move || Place::of(&path, form)?.check());
+        checked.await.map_err(cant)
+    }
+
+    /// The folder of the layout into which the images are to be pulled.
+    pub(super) fn layout(&self) -> PathBuf {
+        self.workplace.path().join("layout")
+    }
+
+    /// Makes the destination from the images in the layout. If no image is there, nothing is made. `is_partial` is
+    /// whether the layout may contain blobs of images that failed.
+    pub(super) async fn finish(self, is_partial: bool) -> Result<(), Failure> {
+        if is_partial {
+            let layout = OciLayout::new(self.layout(), None);
+            let options = PruneOptions::default().wait(PRUNE_PATIENCE);
+            let pruned = layout.prune(&options).await?;
+            if let Some(error) = pruned.unfinished {
+                return Err(error.into());
+            }
+        }
+        let cant = cant_write(&self.destination);
+        // If this future is dropped, the thread stops, and removes what it has made.
+        let stop = CancellationToken::new();
+        let _stopping = stop.clone().drop_guard();
+        blocking(move || self.make(&stop)).await.map_err(cant)
+    }
+
+    fn make(&self, stop: &CancellationToken) -> io::Result<()> {
+        let layout = self.layout();
+        let Some(first) = first_digest(&layout)? else {
+            return Ok(());
+        };
+        let made = self.workplace.path().join("made");
+        match self.destination.form {
+            Form::Layout => return Ok(()),
+            Form::Archive => {
+                let file = File::create_new(&made)?;
+                self.place.keep_permissions(&file)?;
+                archive::write(&layout, &file, stop)?;
+                file.sync_all()?;
+            }
+            Form::Folder => folder::make(&layout, &first, &made)?,
+        }
+        fs::rename(&made, self.place.path())?;
+        sync_folder(self.place.parent())
+    }
+}
+
+/// The digest of the first manifest in the index of a layout. `None` if there is none.
+fn first_digest(layout: &Path) -> io::Result<Option<String>> {
+    let index = fs::read(layout.join("index.json"))?;
+    let index: serde_json::Value = serde_json::from_slice(&index)?;
+    let digest = index["manifests"][0]["digest"].as_str();
+    Ok(digest.map(str::to_owned))
+}
+
+fn cant_write(destination: &Destination) -> impl FnOnce(io::Error) -> Failure + use<> {
+    let what = format!("can't write {destination}");
+    move |error| anyhow::Error::from(error).context(what).into()
+}
