@@ -6,12 +6,16 @@ mod stdout;
 use std::io::{self, BufRead, IsTerminal};
 
 use async_channel::{Receiver, Sender};
-use longshore::{BlockingReader, ImageProxyConfig};
+use longshore::oci_spec::image::Digest;
+use longshore::{BlockingReader, Image, ImageProxyConfig};
 
 use self::file::Destination;
+use super::advice::advised;
 use super::args::{BlobArguments, Output};
 use super::failure::Failure;
-use super::{open, within};
+use super::format::bytes;
+use super::open::Opener;
+use super::within;
 
 pub(crate) async fn run(arguments: BlobArguments, config: ImageProxyConfig) -> Result<(), Failure> {
     let to = match arguments.output() {
@@ -39,17 +43,44 @@ pub(crate) async fn run(arguments: BlobArguments, config: ImageProxyConfig) -> R
         proxy,
         ..
     } = arguments;
+    let (deadline, login) = (proxy.source.deadline, proxy.source.login());
+    let failed = || Failure::on("fetch a blob of", &reference);
+    let opener = within(deadline, Opener::new(config, options));
+    let opener = opener.await.map_err(failed())?;
+    let fetcher = &opener.fetcher;
     let fetching = Box::pin(async {
-        let (fetcher, image) = open::image(config, options, &reference).await?;
-        match to {
-            None => stdout::write(&fetcher, &image, &digest).await,
-            Some(to) => to.write(&fetcher, &image, &digest).await,
-        }
+        let image = opener.open(&reference).await?;
+        let written = match to {
+            None => stdout::write(fetcher, &image, &digest).await?,
+            Some(to) => to.write(fetcher, &image, &digest).await?,
+        };
+        Ok(written.map_err(|error| (error, size_of(&image, &digest))))
     });
-    let written = within(proxy.source.deadline, fetching).await;
-    let written = written.map_err(Failure::on("fetch a blob of", &reference))?;
-    let cant_write = |error| anyhow::Error::from(error).context(format!("can't write {where_to}"));
-    written.map_err(cant_write).map_err(Into::into)
+    let written = within(deadline, fetching).await.map_err(failed());
+    let written = advised(written, fetcher, login).await?;
+    written.map_err(|(error, size)| cant_write(error, &where_to, size))
+}
+
+/// The size of a layer or config of this image, in bytes. `None` for another blob.
+fn size_of(image: &Image, digest: &Digest) -> Option<u64> {
+    let manifest = image.manifest();
+    let mut blobs = manifest.layers().iter().chain([manifest.config()]);
+    Some(blobs.find(|blob| blob.digest() == digest)?.size())
+}
+
+/// The failure of writing a blob of this size.
+fn cant_write(error: io::Error, where_to: &str, size: Option<u64>) -> Failure {
+    let error = anyhow::Error::from(error).context(format!("can't write {where_to}"));
+    let mut failure = Failure::from(error);
+    for failed in failure.parts() {
+        if let Some(size) = size.filter(|_| failed.is_full_disk()) {
+            let size = bytes(size);
+            failed.advise(format!(
+                "the blob has {size}: free some space and run it again"
+            ));
+        }
+    }
+    failure
 }
 
 /// Passes all bytes of a blob to `write`. If `write` fails, its error also goes to `failed`. At its end, the reader

@@ -3,10 +3,12 @@
 use longshore::{FetchOptions, ImageProxyConfig, SourceDocument};
 use serde::Deserialize;
 
+use super::advice::advised;
 use super::args::DigestArguments;
 use super::failure::Failure;
+use super::open::Opener;
 use super::say::print;
-use super::{open, warnings, within};
+use super::{warnings, within};
 
 pub(crate) async fn run(
     arguments: DigestArguments,
@@ -17,24 +19,27 @@ pub(crate) async fn run(
         platform,
         proxy,
     } = arguments;
-    let deadline = proxy.source.deadline;
-    let failed = Failure::on("find the digest of", &reference);
+    let (deadline, login) = (proxy.source.deadline, proxy.source.login());
+    let failed = || Failure::on("find the digest of", &reference);
+    let opener = within(deadline, Opener::new(config, FetchOptions::default()));
+    let opener = opener.await.map_err(failed())?;
+    let fetcher = &opener.fetcher;
     let digest = match &platform {
         None => {
-            let source = async { open::fetcher(config).await?.fetch_source(&reference).await };
-            let source = within(deadline, source).await.map_err(failed)?;
+            let source = within(deadline, fetcher.fetch_source(&reference)).await;
+            let source = advised(source.map_err(failed()), fetcher, login).await?;
             check_form(&source)?;
             source.digest().clone()
         }
         Some(platform) => {
-            let opened = async {
-                let options = FetchOptions::default();
-                let (fetcher, image) = open::image(config, options, &reference).await?;
+            let look = async {
+                let image = opener.open(&reference).await?;
                 // The config says for which platform the image is.
                 let content = fetcher.content(&image).await?;
                 Ok((image.digest().clone(), content.platform()))
             };
-            let (digest, found) = within(deadline, opened).await.map_err(failed)?;
+            let found = within(deadline, look).await.map_err(failed());
+            let (digest, found) = advised(found, fetcher, login).await?;
             warnings::of_platform(&reference, Some(platform), found.as_deref());
             digest
         }

@@ -32,11 +32,13 @@ use tokio_util::sync::CancellationToken;
 
 use self::archive::Files;
 use self::layer::{Budget, Contents};
+use super::advice::advised;
 use super::args::{ExportArguments, Form, Output};
 use super::failure::Failure;
+use super::open::Opener;
 use super::place::{Place, sync_folder};
 use super::workplace::Workplace;
-use super::{blocking, open, within};
+use super::{blocking, within};
 
 pub(crate) async fn run(
     arguments: ExportArguments,
@@ -63,8 +65,13 @@ pub(crate) async fn run(
     } = arguments;
     let where_to = target.shown();
     let folder = target.temporary_folder();
+    let (deadline, login) = (proxy.source.deadline, proxy.source.login());
+    let failed = || Failure::on("export", &reference);
+    let opener = within(deadline, Opener::new(config, options));
+    let opener = opener.await.map_err(failed())?;
+    let fetcher = &opener.fetcher;
     let exporting = Box::pin(async {
-        let (fetcher, image) = open::image(config, options, &reference).await?;
+        let image = opener.open(&reference).await?;
         let budget = Budget::default();
         let read = move |layer: Layer, reader: BlockingReader| {
             Contents::read(&layer, reader, &folder, &budget).map(Arc::new)
@@ -78,8 +85,8 @@ pub(crate) async fn run(
         let _stopping = stop.clone().drop_guard();
         Ok(blocking(move || target.write(&files, &stop)).await)
     });
-    let written = within(proxy.source.deadline, exporting).await;
-    let written = written.map_err(Failure::on("export", &reference))?;
+    let written = within(deadline, exporting).await.map_err(failed());
+    let written = advised(written, fetcher, login).await?;
     let cant_write = |error| anyhow::Error::from(error).context(format!("can't write {where_to}"));
     written.map_err(cant_write).map_err(Into::into)
 }

@@ -1,5 +1,6 @@
 //! Failures as the user sees them: what failed, where, and what to do.
 
+use std::error::Error as StdError;
 use std::fmt;
 use std::io;
 use std::process::ExitCode;
@@ -7,7 +8,7 @@ use std::process::ExitCode;
 use longshore::Error;
 
 use super::format::plain;
-use super::hint::{Login, hint, hint_of_system};
+use super::hint::{Login, hint, hint_of_io, is_full};
 use super::say::say_patiently;
 
 /// The exit code for wrong usage, which is also clap's.
@@ -17,7 +18,7 @@ const USAGE: u8 = 2;
 pub(crate) enum Failure {
     /// The command line is wrong.
     Usage(String),
-    Failed(anyhow::Error),
+    Failed(Failed),
     /// Several failures, and how many images were requested.
     Several {
         failures: Vec<Failure>,
@@ -27,6 +28,72 @@ pub(crate) enum Failure {
     After(Vec<Failure>, Box<Failure>),
 }
 
+/// The failure of one action.
+#[derive(Debug)]
+pub(crate) struct Failed {
+    error: anyhow::Error,
+    /// The advice that was looked up. `None`: the kind of the error has to suffice.
+    advice: Option<String>,
+}
+
+/// The action that failed: the beginning of the message.
+#[derive(Debug)]
+struct Action {
+    what: &'static str,
+    image: String,
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "can't {} {}", self.what, self.image)
+    }
+}
+
+impl Failed {
+    /// The error of the library, if it was one.
+    pub(crate) fn error(&self) -> Option<&Error> {
+        self.error.downcast_ref()
+    }
+
+    /// The image of the action. `None` if the action was not on an image.
+    pub(crate) fn image(&self) -> Option<&str> {
+        let action = self.error.downcast_ref::<Action>();
+        action.map(|action| &*action.image)
+    }
+
+    /// Whether a disk or a quota was full.
+    pub(crate) fn is_full_disk(&self) -> bool {
+        self.io_kinds().any(is_full)
+    }
+
+    /// Replaces the advice that the kind of the error would give.
+    pub(crate) fn advise(&mut self, advice: String) {
+        self.advice = Some(advice);
+    }
+
+    /// The advice: what to do about this failure.
+    fn hint(&self, login: Login) -> Option<String> {
+        let looked_up = self.advice.clone();
+        let by_kind = || hint(self.error()?, self.image(), login);
+        let by_io = || self.io_kinds().find_map(hint_of_io).map(str::to_owned);
+        looked_up.or_else(by_kind).or_else(by_io)
+    }
+
+    /// The kinds of the errors of the operating system.
+    fn io_kinds(&self) -> impl Iterator<Item = io::ErrorKind> {
+        let kind = |cause: &(dyn StdError + 'static)| {
+            let ours = cause.downcast_ref::<Error>();
+            let of_library = match ours {
+                Some(Error::Io { source, .. }) => Some(source.kind()),
+                Some(error) => error.handler_ref().map(io::Error::kind),
+                None => None,
+            };
+            of_library.or_else(|| Some(cause.downcast_ref::<io::Error>()?.kind()))
+        };
+        self.error.chain().filter_map(kind)
+    }
+}
+
 impl Failure {
     pub(crate) fn usage(message: String) -> Self {
         Self::Usage(message)
@@ -34,18 +101,21 @@ impl Failure {
 
     /// Makes a failure of an action on an image.
     pub(crate) fn on(what: &'static str, image: &str) -> impl FnOnce(Error) -> Self {
-        move |error| match Self::from(error) {
-            Self::Failed(error) => Self::Failed(error.context(format!("can't {what} {image}"))),
-            other => other,
-        }
+        let image = image.to_owned();
+        move |error| Self::from(error).with_context(Action { what, image })
     }
 
     /// Makes a failure that came after the pull was complete.
     pub(crate) fn after_all(self) -> Self {
+        self.with_context("the pull is complete, but this failed")
+    }
+
+    fn with_context(self, context: impl fmt::Display + Send + Sync + 'static) -> Self {
         match self {
-            Self::Failed(error) => {
-                Self::Failed(error.context("the pull is complete, but this failed"))
-            }
+            Self::Failed(Failed { error, advice }) => Self::Failed(Failed {
+                error: error.context(context),
+                advice,
+            }),
             other => other,
         }
     }
@@ -55,6 +125,19 @@ impl Failure {
         Self::After(failures, Box::new(self))
     }
 
+    /// The failures of single actions that this one consists of.
+    pub(crate) fn parts(&mut self) -> Vec<&mut Failed> {
+        match self {
+            Self::Usage(_) => Vec::new(),
+            Self::Failed(failed) => vec![failed],
+            Self::Several { failures, .. } => failures.iter_mut().flat_map(Self::parts).collect(),
+            Self::After(failures, last) => {
+                let earlier = failures.iter_mut().flat_map(Self::parts);
+                earlier.chain(last.parts()).collect()
+            }
+        }
+    }
+
     /// Writes the failure to stderr, in one or two lines. Blocks while stderr is not read.
     pub(crate) fn report(self, login: Login) -> ExitCode {
         match self {
@@ -62,13 +145,11 @@ impl Failure {
                 say_patiently(format!("longshore: {}", plain(&message)));
                 ExitCode::from(USAGE)
             }
-            Self::Failed(error) => {
-                say_patiently(format!("longshore: {}", plain(&format!("{error:#}"))));
-                let of_system = || error.downcast_ref().and_then(hint_of_system);
-                let ours = error.downcast_ref::<Error>();
-                let ours = ours.and_then(|error| hint(error, login));
-                if let Some(hint) = ours.or_else(of_system) {
-                    say_patiently(format!("  {hint}"));
+            Self::Failed(failed) => {
+                let message = plain(&format!("{:#}", failed.error));
+                say_patiently(format!("longshore: {message}"));
+                if let Some(hint) = failed.hint(login) {
+                    say_patiently(format!("  {}", plain(&hint)));
                 }
                 ExitCode::FAILURE
             }
@@ -97,7 +178,7 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Usage(message) => f.write_str(&plain(message)),
-            Self::Failed(error) => f.write_str(&plain(&format!("{error:#}"))),
+            Self::Failed(failed) => f.write_str(&plain(&format!("{:#}", failed.error))),
             Self::Several { failures, of } => write!(f, "{} of {of} images failed", failures.len()),
             Self::After(_, last) => last.fmt(f),
         }
@@ -106,7 +187,10 @@ impl fmt::Display for Failure {
 
 impl From<anyhow::Error> for Failure {
     fn from(error: anyhow::Error) -> Self {
-        Self::Failed(error)
+        Self::Failed(Failed {
+            error,
+            advice: None,
+        })
     }
 }
 
@@ -114,14 +198,14 @@ impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         match error {
             Error::Config(error) => Self::Usage(error.to_string()),
-            error => Self::Failed(error.into()),
+            error => Self::from(anyhow::Error::from(error)),
         }
     }
 }
 
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
-        Self::Failed(error.into())
+        Self::from(anyhow::Error::from(error))
     }
 }
 
@@ -129,14 +213,52 @@ impl From<io::Error> for Failure {
 mod tests {
     use super::*;
 
+    fn failed(failure: &mut Failure) -> &mut Failed {
+        let mut parts = failure.parts();
+        assert_eq!(parts.len(), 1);
+        parts.remove(0)
+    }
+
     #[test]
-    fn an_error_about_an_image_keeps_its_hint() {
-        let Failure::Failed(error) = Failure::on("pull", "docker://a/b")(Error::DeadlineExceeded)
-        else {
-            panic!("a deadline is no wrong usage");
+    fn an_error_about_an_image_keeps_its_image_and_its_hint() {
+        let mut failure = Failure::on("pull", "docker://a/b")(Error::DeadlineExceeded).after_all();
+        assert!(
+            failure
+                .to_string()
+                .contains("can't pull docker://a/b: not done within")
+        );
+        let failed = failed(&mut failure);
+        assert_eq!(failed.image(), Some("docker://a/b"));
+        assert!(matches!(failed.error(), Some(Error::DeadlineExceeded)));
+        let hint = failed.hint(Login::FromFiles).expect("a hint");
+        assert!(hint.contains("--deadline"), "{hint}");
+        failed.advise("looked up".into());
+        assert_eq!(failed.hint(Login::FromFiles).as_deref(), Some("looked up"));
+    }
+
+    #[test]
+    fn a_full_disk_is_one_whoever_notices_it() {
+        let full = || io::Error::from(io::ErrorKind::StorageFull);
+        let written = anyhow::Error::from(full()).context("can't write x");
+        for mut failure in [Failure::from(full()), Failure::from(written)] {
+            let failed = failed(&mut failure);
+            assert!(failed.is_full_disk());
+            let hint = failed.hint(Login::FromFiles).expect("a hint");
+            assert!(hint.contains("free some space"), "{hint}");
+        }
+        let mut other = Failure::from(io::Error::from(io::ErrorKind::NotFound));
+        assert!(!failed(&mut other).is_full_disk());
+    }
+
+    #[test]
+    fn the_parts_of_a_failure_are_those_of_all_images() {
+        let one = || Failure::on("pull", "a")(Error::Cancelled);
+        let several = Failure::Several {
+            failures: vec![one(), one()],
+            of: 3,
         };
-        assert!(format!("{error:#}").starts_with("can't pull docker://a/b: not done within"));
-        let error = error.downcast_ref::<Error>().expect("our error");
-        assert!(hint(error, Login::FromFiles).is_some());
+        let usage = Failure::usage("x".into());
+        let mut all = one().with_earlier(vec![several, usage]);
+        assert_eq!(all.parts().len(), 3);
     }
 }

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use longshore::oci_spec::image::Descriptor;
 use longshore::printable;
 use serde::Serialize;
 
@@ -47,6 +48,26 @@ pub(crate) fn per_second(bytes: u64, time: Duration) -> Option<u64> {
 pub(crate) fn counted(count: usize, what: &str) -> String {
     let plural = if count == 1 { "" } else { "s" };
     format!("{count} {what}{plural}")
+}
+
+/// Formats the first `most` of these things: "a, b and 3 more".
+pub(crate) fn listed(things: &[String], most: usize) -> String {
+    let shown = things.iter().take(most).map(String::as_str);
+    let shown = shown.collect::<Vec<_>>().join(", ");
+    match things.len().saturating_sub(most) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
+}
+
+/// Formats the platform that an index gives to an entry: `linux/arm/v7`. `None` if it gives none.
+pub(crate) fn platform_of(entry: &Descriptor) -> Option<String> {
+    let platform = entry.platform().as_ref()?;
+    let (os, architecture) = (platform.os(), platform.architecture());
+    Some(match platform.variant() {
+        Some(variant) => format!("{os}/{architecture}/{variant}"),
+        None => format!("{os}/{architecture}"),
+    })
 }
 
 /// Returns a message as [`printable`] text, without the numbers that Rust adds to the system's errors.
@@ -127,6 +148,14 @@ mod tests {
         for (count, expected) in table {
             assert_eq!(bytes(count), expected);
         }
+    }
+
+    #[test]
+    fn of_many_things_the_first_ones_are_listed() {
+        let things = ["a", "b", "c"].map(str::to_owned);
+        assert_eq!(listed(&things, 3), "a, b, c");
+        assert_eq!(listed(&things, 2), "a, b and 1 more");
+        assert_eq!(listed(&[], 2), "");
     }
 
     #[test]

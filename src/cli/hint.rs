@@ -1,8 +1,10 @@
-//! The advice for an error: what to do about it. Pure.
+//! The advice for an error, as far as its kind tells what to do. Pure.
 
 use std::io;
 
 use longshore::{BlobError, Error, Refusal, RefusalKind};
+
+use super::args::repository_of;
 
 /// Where the credentials come from, as the command line says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,8 +20,8 @@ pub(super) enum Login {
 }
 
 const TRY_AGAIN: &str = "try again; a layout (oci:DIR) keeps the blobs that are complete";
-const NOT_THERE: &str =
-    "the registry does not have the image, or lacks a part of it: are name and tag right?";
+const NO_BLOB: &str =
+    "the registry does not have this blob; was it removed there, or is the digest wrong?";
 const DENIED: &str =
     "the image does not exist, or needs credentials: --authfile, --creds-file or --creds -";
 const UNAUTHORIZED: &str =
@@ -27,28 +29,38 @@ const UNAUTHORIZED: &str =
 const POLICY: &str = "the signature policy (--policy) decides what is accepted";
 const REGISTRY_FAILED: &str = "the registry has trouble; try again later";
 const NOT_REACHED: &str = "is the registry's name right, and does it run?";
+const FULL: &str = "free some space and try again";
 
-/// Returns the advice for this error, if there is any.
-pub(super) fn hint(error: &Error, login: Login) -> Option<&'static str> {
-    match error {
+/// Returns the advice for this error about this image, if there is any.
+pub(super) fn hint(error: &Error, image: Option<&str>, login: Login) -> Option<String> {
+    let known = match error {
         Error::Spawn { source, .. } if source.kind() == io::ErrorKind::NotFound => {
             Some("install skopeo, or say where it is with --skopeo PATH")
         }
+        // Before 1.6, and in builds without it, skopeo calls the subcommand unknown.
+        Error::ProxyExited(exit) if exit.stderr().contains("experimental-image-proxy") => Some(
+            "this skopeo has no image proxy: use skopeo 1.6 or later (longshore doctor says which one this is); \
+             --skopeo PATH chooses one",
+        ),
         Error::Incompatible { .. } | Error::Unsupported { .. } => {
             Some("use a newer skopeo; --skopeo PATH chooses one")
         }
-        Error::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => Some(
+        Error::Io { source, .. } if is_full(source.kind()) => Some(
             "free some space and try again; a layout (oci:DIR) keeps the blobs that are complete",
         ),
-        Error::Io { source, .. } if source.kind() == io::ErrorKind::NotADirectory => {
-            Some("a file has the name of the folder that is needed; choose another destination")
-        }
-        Error::Handler(_) => error.handler_ref().and_then(hint_of_system),
+        Error::Io { source, .. } => hint_of_io(source.kind()),
         Error::DocumentsTooLarge { .. } => Some("pull fewer images, or platforms, at a time"),
         Error::DeadlineExceeded => Some(
             "--deadline limits the time of the command; a layout (oci:DIR) keeps the blobs that are complete",
         ),
-        Error::Refused { refusal, .. } => hint_of_refusal(refusal, login),
+        Error::Refused {
+            method, refusal, ..
+        } => {
+            if refusal.kind() == RefusalKind::NotFound {
+                return hint_of_missing(method, image?);
+            }
+            hint_of_refusal(refusal, login)
+        }
         Error::Blob { source, .. } => match source {
             BlobError::Refused(refusal) => hint_of_refusal(refusal, login),
             BlobError::Stalled { .. } => {
@@ -66,13 +78,43 @@ pub(super) fn hint(error: &Error, login: Login) -> Option<&'static str> {
             _ => None,
         },
         _ => None,
+    };
+    known.map(str::to_owned)
+}
+
+/// Whether an error of this kind says that a disk or a quota is full.
+pub(super) fn is_full(kind: io::ErrorKind) -> bool {
+    matches!(
+        kind,
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
+}
+
+/// Returns the advice for an error of the operating system of this kind, if there is any.
+pub(super) fn hint_of_io(kind: io::ErrorKind) -> Option<&'static str> {
+    match kind {
+        kind if is_full(kind) => Some(FULL),
+        io::ErrorKind::NotADirectory => {
+            Some("a file has the name of the folder that is needed; choose another destination")
+        }
+        _ => None,
     }
 }
 
-/// Returns the advice for an error of the system, if there is any.
-pub(super) fn hint_of_system(error: &io::Error) -> Option<&'static str> {
-    let is_full = error.kind() == io::ErrorKind::StorageFull;
-    is_full.then_some("free some space and try again")
+/// Returns the advice for an image that its source does not have. Only a registry can list what there is.
+fn hint_of_missing(method: &str, image: &str) -> Option<String> {
+    let repository = repository_of(image)?;
+    if method == "skopeo list-tags" {
+        return Some("is the name right?".into());
+    }
+    let question = if repository == image {
+        "no tag was given, which means latest;"
+    } else {
+        "are name and tag right?"
+    };
+    Some(format!(
+        "{question} longshore list-tags {repository} lists the tags that there are"
+    ))
 }
 
 fn hint_of_refusal(refusal: &Refusal, login: Login) -> Option<&'static str> {
@@ -83,7 +125,7 @@ fn hint_of_refusal(refusal: &Refusal, login: Login) -> Option<&'static str> {
         }
         RefusalKind::Tls => Some("--cert-dir names a folder with the registry's certificates"),
         RefusalKind::Unauthorized => Some(hint_of_unauthorized(login)),
-        RefusalKind::NotFound => Some(NOT_THERE),
+        RefusalKind::NotFound => Some(NO_BLOB),
         RefusalKind::Denied => Some(hint_of_denied(login)),
         RefusalKind::Throttled => Some("the registry wants you to wait, or to log in"),
         RefusalKind::Policy => Some(POLICY),
@@ -138,6 +180,34 @@ mod tests {
             let expected = login == Login::FromFiles;
             assert_eq!(advises(hint_of_unauthorized(login)), expected, "{login:?}");
             assert_eq!(advises(hint_of_denied(login)), expected, "{login:?}");
+        }
+    }
+
+    #[test]
+    fn what_a_registry_does_not_have_can_be_listed() {
+        let table = [
+            (
+                "opening",
+                "docker://a.b/c:d",
+                Some("longshore list-tags docker://a.b/c lists"),
+            ),
+            (
+                "opening",
+                "docker://a.b/c",
+                Some("no tag was given, which means latest;"),
+            ),
+            (
+                "skopeo list-tags",
+                "docker://a.b/c",
+                Some("is the name right?"),
+            ),
+            ("opening", "oci-archive:x", None),
+        ];
+        for (method, image, expected) in table {
+            let hint = hint_of_missing(method, image);
+            assert_eq!(hint.is_some(), expected.is_some(), "{image}: {hint:?}");
+            let words = expected.unwrap_or_default();
+            assert!(hint.unwrap_or_default().contains(words), "{image}: {words}");
         }
     }
 }

@@ -5,10 +5,12 @@ mod platforms;
 
 use longshore::{FetchOptions, ImageProxyConfig};
 
+use super::advice::advised;
 use super::args::{InspectArguments, Shown};
 use super::failure::Failure;
+use super::open::Opener;
 use super::say::{print, print_document};
-use super::{open, warnings, within};
+use super::{warnings, within};
 
 pub(crate) async fn run(
     arguments: InspectArguments,
@@ -21,12 +23,15 @@ pub(crate) async fn run(
         proxy,
         ..
     } = arguments;
-    let deadline = proxy.source.deadline;
+    let (deadline, login) = (proxy.source.deadline, proxy.source.login());
     let failed = || Failure::on("inspect", &reference);
+    let opener = within(deadline, Opener::new(config, FetchOptions::default()));
+    let opener = opener.await.map_err(failed())?;
+    let fetcher = &opener.fetcher;
     match shown {
         Shown::Raw | Shown::Platforms => {
-            let source = async { open::fetcher(config).await?.fetch_source(&reference).await };
-            let source = within(deadline, source).await.map_err(failed())?;
+            let source = within(deadline, fetcher.fetch_source(&reference)).await;
+            let source = advised(source.map_err(failed()), fetcher, login).await?;
             if shown == Shown::Raw {
                 return print_document(source.into_raw()).await;
             }
@@ -34,9 +39,8 @@ pub(crate) async fn run(
             print(platforms::text(&source, entries, json)?).await
         }
         Shown::Image | Shown::Manifest | Shown::Config => {
-            let fetched = async {
-                let options = FetchOptions::default();
-                let (fetcher, image) = open::image(config, options, &reference).await?;
+            let look = async {
+                let image = opener.open(&reference).await?;
                 // The config says for which platform the image is.
                 let content = fetcher.content(&image).await?;
                 let document = match shown {
@@ -46,7 +50,8 @@ pub(crate) async fn run(
                 };
                 Ok((content, document))
             };
-            let (content, document) = within(deadline, fetched).await.map_err(failed())?;
+            let found = within(deadline, look).await.map_err(failed());
+            let (content, document) = advised(found, fetcher, login).await?;
             let found = content.platform();
             warnings::of_platform(&reference, platform.as_ref(), found.as_deref());
             match document {

@@ -1,13 +1,15 @@
 //! The command `longshore list-tags`.
 
-use longshore::ImageProxyConfig;
+use longshore::{FetchOptions, ImageProxyConfig};
 use serde::Serialize;
 
+use super::advice::advised;
 use super::args::ListTagsArguments;
 use super::failure::Failure;
 use super::format::json_line;
+use super::open::Opener;
 use super::say::print;
-use super::{open, within};
+use super::within;
 
 /// The object that `--json` prints.
 #[derive(Debug, Serialize)]
@@ -25,9 +27,14 @@ pub(crate) async fn run(
         json,
         source,
     } = arguments;
-    let listing = async { open::fetcher(config).await?.list_tags(&repository).await };
-    let tags = within(source.deadline, listing).await;
-    let tags = tags.map_err(Failure::on("list the tags of", &repository))?;
+    let failed = || Failure::on("list the tags of", &repository);
+    let opener = within(
+        source.deadline,
+        Opener::new(config, FetchOptions::default()),
+    );
+    let Opener { fetcher, .. } = opener.await.map_err(failed())?;
+    let tags = within(source.deadline, fetcher.list_tags(&repository)).await;
+    let tags = advised(tags.map_err(failed()), &fetcher, source.login()).await?;
     if json {
         let repository = &repository;
         let line = json_line(&Report { repository, tags }).map_err(anyhow::Error::from)?;

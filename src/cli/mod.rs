@@ -1,5 +1,6 @@
 //! The command: from arguments to an exit code.
 
+mod advice;
 mod args;
 mod blob;
 mod children;
@@ -11,6 +12,7 @@ mod ending;
 mod export;
 mod failure;
 mod format;
+mod full_disk;
 mod hint;
 mod inspect;
 mod list;

@@ -4,20 +4,28 @@ use longshore::{FetchOptions, Fetcher, Image, ImageProxyConfig};
 
 use super::warnings;
 
-/// Returns a fetcher for calls that open no image.
-pub(super) async fn fetcher(config: ImageProxyConfig) -> longshore::Result<Fetcher> {
-    Fetcher::new(config, FetchOptions::default()).await
+/// A fetcher for looking at one image, and whether the system's policy restricts images.
+#[derive(Debug)]
+pub(super) struct Opener {
+    pub(super) fetcher: Fetcher,
+    restricts: bool,
 }
 
-/// Opens an image, and warns if its signatures are not checked although the policy wants that.
-pub(super) async fn image(
-    config: ImageProxyConfig,
-    options: FetchOptions,
-    reference: &str,
-) -> longshore::Result<(Fetcher, Image)> {
-    let restricts = config.restricts_images();
-    let fetcher = Fetcher::new(config, options.start_ahead(false)).await?;
-    let image = fetcher.open(reference).await?;
-    warnings::of_policy(restricts, image.policy_checked());
-    Ok((fetcher, image))
+impl Opener {
+    /// Makes an opener that starts no proxy before it is needed.
+    pub(super) async fn new(
+        config: ImageProxyConfig,
+        options: FetchOptions,
+    ) -> longshore::Result<Self> {
+        let restricts = config.restricts_images();
+        let fetcher = Fetcher::new(config, options.start_ahead(false)).await?;
+        Ok(Self { fetcher, restricts })
+    }
+
+    /// Opens an image, and warns if its signatures are not checked although the policy wants that.
+    pub(super) async fn open(&self, reference: &str) -> longshore::Result<Image> {
+        let image = self.fetcher.open(reference).await?;
+        warnings::of_policy(self.restricts, image.policy_checked());
+        Ok(image)
+    }
 }

@@ -64,6 +64,11 @@ impl Outcome {
         !self.failures.is_empty()
     }
 
+    /// The failures of images.
+    pub(super) fn failures(&mut self) -> &mut Vec<Failure> {
+        &mut self.failures
+    }
+
     pub(super) fn into_failures(self) -> Vec<Failure> {
         self.failures
     }

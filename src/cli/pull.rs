@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use longshore::{Fetcher, ImageProxyConfig, ImageRequest, OciLayout, Platforms, Pulled};
 
+use super::advice::{advise, advised};
 use super::args::{Form, PullArguments};
 use super::failure::Failure;
 use super::many::Many;
@@ -12,7 +13,7 @@ use super::outcome::{Outcome, Output};
 use super::plan;
 use super::progress::{Showing, Style};
 use super::whole::Whole;
-use super::{warnings, within};
+use super::{full_disk, warnings, within};
 
 pub(crate) async fn run(
     arguments: PullArguments,
@@ -47,6 +48,7 @@ pub(crate) async fn run(
         is_quiet: arguments.quiet || arguments.events_on_stdout(),
         started,
     };
+    let login = arguments.proxy.source.login();
     // skopeo is asked for its version during the pull, because that starts a process, which takes time.
     let version = (arguments.json).then(|| tokio::spawn(config.skopeo_version()));
     let mut outcome = Outcome::default();
@@ -54,23 +56,35 @@ pub(crate) async fn run(
     let pulling = Box::pin(async {
         let restricts = config.restricts_images();
         let fetcher = Box::pin(Fetcher::new(config, options)).await?;
+        // Without events, which end with their fetcher.
+        let looking = fetcher.clone();
         let fetcher = fetcher.with_events(events);
-        if is_dry {
-            plan(arguments, fetcher, &output, &mut outcome).await?;
+        let pulled = if is_dry {
+            plan(arguments, fetcher, &output, &mut outcome).await
         } else {
-            pull(arguments, fetcher, &output, &mut outcome).await?;
+            pull(arguments, fetcher, &output, &mut outcome).await
+        };
+        if pulled.is_ok() {
+            warnings::of_policy(restricts, !outcome.pulled.policy_unchecked);
         }
-        warnings::of_policy(restricts, !outcome.pulled.policy_unchecked);
-        Ok(())
+        advise(outcome.failures(), &looking, login).await;
+        advised(pulled, &looking, login).await
     });
     let (pulled, seen) = tokio::join!(pulling, seen);
     let printed = output
         .print(&mut outcome, version, pulled.as_ref().err())
         .await;
-    let failure = match pulled {
+    let mut failure = match pulled {
         Ok(()) => outcome.failure(),
         Err(failure) => Some(failure.with_earlier(outcome.into_failures())),
     };
+    let destination = &output.destination;
+    // An archive or a folder is removed when its pull fails, so that everything would have to be written again.
+    if destination.form == Form::Layout
+        && let Some(failure) = &mut failure
+    {
+        full_disk::advise(failure, &destination.path, seen.unwritten).await;
+    }
     let mut others = seen.failures;
     others.extend(printed.err());
     if let Some(last) = seen.record {

@@ -44,29 +44,34 @@ impl Task {
                     _ => None,
                 };
                 let images = arguments.references();
+                arguments.proxy.check_policy()?;
                 let config = arguments.proxy.config(&images, platform, verbose > 1)?;
                 Ok(Self::Pull(arguments, config, verbose > 0))
             }
             Command::Inspect(arguments) => {
                 arguments.check()?;
                 let (images, platform) = ([&*arguments.image], arguments.one_platform());
+                arguments.proxy.check_policy()?;
                 let config = arguments.proxy.config(&images, platform, verbose > 1)?;
                 Ok(Self::Inspect(arguments, config))
             }
             Command::Digest(arguments) => {
                 arguments.check()?;
                 let (images, platform) = ([&*arguments.image], arguments.platform.as_ref());
+                arguments.proxy.check_policy()?;
                 let config = arguments.proxy.config(&images, platform, verbose > 1)?;
                 Ok(Self::Digest(arguments, config))
             }
             Command::Blob(arguments) => {
                 let (images, platform) = ([&*arguments.image], arguments.platform.as_ref());
+                arguments.proxy.check_policy()?;
                 let config = arguments.proxy.config(&images, platform, verbose > 1)?;
                 Ok(Self::Blob(arguments, config))
             }
             #[cfg(feature = "decompress")]
             Command::Export(arguments) => {
                 let (images, platform) = ([&*arguments.image], arguments.platform.as_ref());
+                arguments.proxy.check_policy()?;
                 let config = arguments.proxy.config(&images, platform, verbose > 1)?;
                 Ok(Self::Export(arguments, config))
             }

@@ -68,6 +68,7 @@ fn a_skopeo_that_knows_no_proxy_is_told_with_its_words() {
     let said = said_with("echo 'unknown command \"experimental-image-proxy\"' >&2; exit 125");
     assert!(said.contains("exit status: 125"), "{said}");
     assert!(said.contains("unknown command"), "{said}");
+    assert!(said.contains("use skopeo 1.6 or later"), "{said}");
 }
 
 #[test]

@@ -281,7 +281,9 @@ fn a_list_of_tags_comes_with_a_password_that_is_seen_nowhere() {
         let list = list.args(["--skopeo", skopeo.path.to_str().unwrap(), repository]);
         let said = list.run().failed(1);
         assert!(
-            said.contains("give credentials that the registry accepts: --authfile"),
+            said.contains(
+                "no credentials were given, and no auth file has any for this registry: --authfile"
+            ),
             "{said}"
         );
     }
@@ -344,12 +346,12 @@ fn without_credentials_the_registry_stays_closed() {
         let table = [
             (
                 none,
-                "give credentials that the registry accepts: --authfile",
+                "no credentials were given, and no auth file has any for this registry: --authfile",
             ),
             (unused, "--no-creds forbids them"),
             (
                 pull().args(["--authfile", empty.to_str().unwrap()]),
-                "the auth file that was given has no credentials that the registry accepts",
+                "the auth file that was given has no credentials for this registry",
             ),
         ];
         for (run, hint) in table {

@@ -6,6 +6,7 @@
     reason = "a test may fail this way"
 )]
 
+mod advice;
 mod bad_skopeos;
 mod blob;
 mod credentials;

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::harness::Scratch;
+use crate::harness::{Scratch, Served, newest_skopeo, small_image};
 
 /// Runs the command with a skopeo that does not exist, so that using it would fail.
 #[track_caller]
@@ -18,10 +18,14 @@ fn refused(scratch: &Scratch, args: &[&str], words: &str) {
 fn wrong_usage_is_code_2() {
     let scratch = Scratch::new();
     fs::write(scratch.path("nonsense"), "no colon\n").unwrap();
+    fs::create_dir(scratch.path("half")).unwrap();
+    fs::write(scratch.path("half/x.key"), "").unwrap();
     let image = "docker://127.0.0.1:1/a/b";
     let table: &[(&[&str], &str)] = &[
         (&[], "Usage"),
-        (&["fetch"], "fetch"),
+        (&["fetch"], "longshore pull IMAGE oci:DIR"),
+        (&["copy", image, "oci:x"], "longshore pull IMAGE oci:DIR"),
+        (&["manifest", image], "longshore inspect --manifest IMAGE"),
         (&["pull"], "IMAGE"),
         (&["pull", image], "DEST"),
         (&["pull", "--frobnicate", image, "oci:x"], "--frobnicate"),
@@ -69,11 +73,35 @@ fn wrong_usage_is_code_2() {
             "--authfile missing: No such file",
         ),
         (
+            &["pull", "--authfile", "half", image, "oci:x"],
+            "--authfile half: it is a folder",
+        ),
+        (
+            &["pull", "--policy", "missing", image, "oci:x"],
+            "--policy missing: No such file",
+        ),
+        (
+            &["pull", image, "https://a.b/c", image, "oci:x"],
+            "did you mean docker://a.b/c",
+        ),
+        (
             &["pull", "--cert-dir", ".", image, "oci:x"],
             "it has no file *.crt",
         ),
+        (
+            &["pull", "--cert-dir", "half", image, "oci:x"],
+            "it has x.key and no x.cert",
+        ),
         (&["pull", image, "oci:x:a b"], "can't name an image"),
-        (&["pull", "--workers", "0", image, "oci:x"], "--workers"),
+        (
+            &["pull", "--workers", "0", image, "oci:x"],
+            "\"0\" is not a number from 1",
+        ),
+        (&["pull", "dir", "oci:x"], "dir: needs a colon and a name"),
+        (
+            &["list-tags", "docker://a.b/c:d"],
+            "did you mean docker://a.b/c?",
+        ),
         (&["pull", "--stall-timeout", "soon", image, "oci:x"], "90s"),
         (&["pull", "--platform", "linux", image, "oci:x"], "OS/ARCH"),
         (
@@ -167,6 +195,22 @@ fn wrong_usage_is_code_2() {
         refused(&scratch, args, words);
     }
     assert!(!scratch.path("x").exists());
+}
+
+#[test]
+#[ignore = "needs skopeo"]
+fn options_may_stand_between_the_images_and_the_destination() {
+    let (served, _) = Served::image("v1", &small_image(1));
+    let scratch = Scratch::new();
+    let skopeo = newest_skopeo();
+    let pull = scratch.longshore().args(["pull", &served.reference("v1")]);
+    let pull = pull.args([
+        "--tls-verify=false",
+        "--skopeo",
+        skopeo.path.to_str().unwrap(),
+    ]);
+    pull.args(["oci:image:v1", "--quiet"]).run().succeeded();
+    assert!(scratch.layout("image").tags().contains_key("v1"));
 }
 
 #[test]

@@ -4,7 +4,7 @@ use clap::Args;
 
 use super::headings::OUTPUT;
 use super::proxy::SourceArguments;
-use super::reference::transport_of;
+use super::reference::{repository_of, transport_of};
 
 const EXAMPLES: &str = "\
 Example:
@@ -23,8 +23,13 @@ pub(crate) struct ListTagsArguments {
     pub(crate) source: SourceArguments,
 }
 
-/// Checks only that the repository is at a registry. The library refuses a tag or a digest.
+/// Checks that the repository is at a registry, and has neither a tag nor a digest.
 fn repository(text: &str) -> Result<String, String> {
+    if let Some(name) = repository_of(text).filter(|name| *name != text) {
+        return Err(format!(
+            "a repository is docker://HOST/NAME without a tag or a digest; did you mean {name}?"
+        ));
+    }
     match (text.strip_prefix("docker://"), transport_of(text)) {
         (Some(name), _) if !name.is_empty() => Ok(text.to_owned()),
         (Some(_), _) => Err("a repository is docker://HOST/NAME".into()),

@@ -42,7 +42,7 @@ pub(super) use self::list_tags::ListTagsArguments;
 pub(super) use self::man::ManArguments;
 pub(super) use self::prune::PruneArguments;
 pub(super) use self::pull::PullArguments;
-pub(super) use self::reference::image_reference;
+pub(super) use self::reference::{image_reference, repository_of};
 pub(super) use self::verify::VerifyArguments;
 
 const EXAMPLES: &str = "\

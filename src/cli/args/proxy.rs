@@ -124,6 +124,14 @@ impl ProxyArguments {
         self.policy.is_some() || self.require_policy
     }
 
+    /// Returns a failure if the policy file does not exist. skopeo looks for it only when it has reached the registry.
+    pub(crate) fn check_policy(&self) -> Result<(), Failure> {
+        match &self.policy {
+            Some(policy) => check_file("--policy", policy),
+            None => Ok(()),
+        }
+    }
+
     /// Reads the files that are needed, and makes the configuration. Blocks.
     pub(crate) fn config(
         &self,
@@ -207,23 +215,17 @@ impl SourceArguments {
     /// Checks the files whose absence skopeo would not report, or would report as a refusal of the registry.
     fn check_files(&self) -> Result<(), Failure> {
         if let Some((given_by, file)) = self.authfile() {
-            let found = fs::metadata(file);
-            found.map_err(|e| cant_use(given_by, file, e))?;
+            check_file(given_by, file)?;
         }
         let Some(folder) = &self.cert_dir else {
             return Ok(());
         };
         let entries = fs::read_dir(folder).map_err(|e| cant_use("--cert-dir", folder, e))?;
-        let is_for_tls = |entry: fs::DirEntry| {
-            let name = entry.file_name();
-            let ending = Path::new(&name).extension();
-            ending.is_some_and(|ending| ["crt", "cert", "key"].iter().any(|known| ending == *known))
-        };
-        if entries.flatten().any(is_for_tls) {
-            return Ok(());
+        let names: Vec<PathBuf> = entries.flatten().map(|of| of.file_name().into()).collect();
+        match certificates(&names) {
+            Ok(()) => Ok(()),
+            Err(what) => Err(cant_use("--cert-dir", folder, what)),
         }
-        let what = "it has no file *.crt (certificates to trust), *.cert or *.key (of this client)";
-        Err(cant_use("--cert-dir", folder, what))
     }
 
     fn credentials(&self, images: &[&str]) -> Result<Option<Credentials>, Failure> {
@@ -262,6 +264,41 @@ impl SourceArguments {
     }
 }
 
+/// Returns a failure if this file does not exist, or is a folder. It may be a pipe, so it is not opened.
+fn check_file(option: &str, file: &Path) -> Result<(), Failure> {
+    let found = fs::metadata(file).map_err(|e| cant_use(option, file, e))?;
+    if found.is_dir() {
+        return Err(cant_use(option, file, "it is a folder"));
+    }
+    Ok(())
+}
+
+/// Checks the names in a folder with certificates, by the rules of containers-certs.d(5).
+fn certificates(names: &[PathBuf]) -> Result<(), String> {
+    let with = |ending: &'static str| {
+        let of_kind = move |name: &&PathBuf| name.extension().is_some_and(|of| of == ending);
+        names.iter().filter(of_kind)
+    };
+    for (one, other) in [("cert", "key"), ("key", "cert")] {
+        for name in with(one) {
+            let missing = name.with_extension(other);
+            if !names.contains(&missing) {
+                let (name, missing) = (name.display(), missing.display());
+                return Err(format!(
+                    "it has {name} and no {missing}: they are needed together"
+                ));
+            }
+        }
+    }
+    if with("crt").chain(with("cert")).next().is_none() {
+        return Err(
+            "it has no file *.crt (certificates to trust), and no *.cert with a *.key (of this client)"
+                .to_owned(),
+        );
+    }
+    Ok(())
+}
+
 fn cant_use(option: &str, path: &Path, reason: impl Display) -> Failure {
     Failure::usage(format!("{option} {}: {reason}", path.display()))
 }
@@ -295,6 +332,26 @@ fn registry_of(image: &str) -> Result<String, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_folder_with_certificates_has_some_and_those_of_this_client_have_their_keys() {
+        let table: [(&[&str], Option<&str>); 7] = [
+            (&["ca.crt"], None),
+            (&["a.cert", "a.key"], None),
+            (&["ca.crt", "readme"], None),
+            (&[], Some("no file *.crt")),
+            (&["ca.pem"], Some("no file *.crt")),
+            (&["ca.crt", "a.key"], Some("it has a.key and no a.cert")),
+            (&["a.cert", "b.key"], Some("it has a.cert and no a.key")),
+        ];
+        for (names, expected) in table {
+            let names: Vec<PathBuf> = names.iter().map(PathBuf::from).collect();
+            let wrong = certificates(&names).err();
+            assert_eq!(wrong.is_some(), expected.is_some(), "{names:?}: {wrong:?}");
+            let words = expected.unwrap_or_default();
+            assert!(wrong.unwrap_or_default().contains(words), "{names:?}");
+        }
+    }
 
     #[test]
     fn credentials_go_to_the_images_registry() {

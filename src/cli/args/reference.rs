@@ -48,6 +48,16 @@ pub(super) fn transport_of(text: &str) -> Option<&'static str> {
     TRANSPORTS.into_iter().find(|known| *known == transport)
 }
 
+/// The part `docker://REPOSITORY` of a reference to an image at a registry. `None` for other transports.
+pub(in crate::cli) fn repository_of(image: &str) -> Option<&str> {
+    let name = image.strip_prefix("docker://")?;
+    let name = name.split_once('@').map_or(name, |(name, _)| name);
+    // A colon before the last slash begins a port.
+    let last = name.rfind('/').map_or(0, |slash| slash + 1);
+    let end = name[last..].find(':').map_or(name.len(), |at| last + at);
+    Some(&image[.."docker://".len() + end])
+}
+
 fn without_transport(text: &str) -> String {
     if matches!(text, "true" | "false") {
         return format!(
@@ -74,6 +84,9 @@ fn without_transport(text: &str) -> String {
 }
 
 fn did_you_mean(name: &str) -> String {
+    if let Some(transport) = TRANSPORTS.into_iter().find(|known| *known == name) {
+        return format!("{transport}: needs a colon and a name after it");
+    }
     if name.is_empty() {
         return "an image is TRANSPORT:REFERENCE, such as docker://HOST/REPOSITORY:TAG".into();
     }
@@ -108,6 +121,22 @@ mod tests {
     }
 
     #[test]
+    fn the_repository_of_an_image_has_no_tag_and_no_digest() {
+        let table = [
+            ("docker://a.b:5000/c/d:e", Some("docker://a.b:5000/c/d")),
+            ("docker://a.b:5000/c", Some("docker://a.b:5000/c")),
+            ("docker://debian:12", Some("docker://debian")),
+            ("docker://a/b@sha256:12", Some("docker://a/b")),
+            ("docker://a/b:c@sha256:12", Some("docker://a/b")),
+            ("docker://[::1]:5000/a:b", Some("docker://[::1]:5000/a")),
+            ("oci:a:b", None),
+        ];
+        for (image, expected) in table {
+            assert_eq!(repository_of(image), expected, "{image}");
+        }
+    }
+
+    #[test]
     fn what_is_no_image_gets_advice() {
         let table = [
             ("debian", "did you mean docker://debian?"),
@@ -124,6 +153,7 @@ mod tests {
             ("oci-archiv:x.tar", "did you mean oci-archive:x.tar?"),
             ("container-storage:x", "did you mean containers-storage:x?"),
             ("s3://a/b", "no transport s3:; skopeo has docker, oci,"),
+            ("docker-archive", "docker-archive: needs a colon and a name"),
             ("docker:", "such as docker://HOST/REPOSITORY:TAG"),
             ("docker://", "docker://HOST/REPOSITORY[:TAG]"),
             ("docker:///a", "docker://HOST/REPOSITORY[:TAG]"),

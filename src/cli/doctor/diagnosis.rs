@@ -46,12 +46,12 @@ impl Problem {
         }
     }
 
-    /// Makes the problem that reports an error.
-    pub(super) fn of(action: &str, error: &Error, login: Login) -> Self {
+    /// Makes the problem that reports an error, perhaps about an image.
+    pub(super) fn of(action: &str, error: &Error, image: Option<&str>, login: Login) -> Self {
         let reason = Failure::from(error.clone()).to_string();
         Self {
             what: format!("can't {}: {reason}", printable(action)),
-            advice: hint(error, login).map(str::to_owned),
+            advice: hint(error, image, login),
         }
     }
 }

@@ -13,6 +13,7 @@ use tokio::io::AsyncReadExt;
 
 use super::diagnosis::Problem;
 use super::examined::shown;
+use crate::cli::advice;
 use crate::cli::hint::Login;
 use crate::cli::within;
 
@@ -95,7 +96,8 @@ pub(super) async fn examine(
     match config.skopeo_version().await {
         Ok(version) => skopeo.version = Some(version.to_string()),
         Err(error) => {
-            let problem = Some(Problem::of("find the version of skopeo", &error, login));
+            let what = "find the version of skopeo";
+            let problem = Some(Problem::of(what, &error, None, login));
             if matches!(error, Error::Spawn { .. }) {
                 skopeo.failed = problem;
                 return skopeo;
@@ -103,13 +105,18 @@ pub(super) async fn examine(
             skopeo.without_version = problem;
         }
     }
-    let using = within(deadline, skopeo.use_proxy(config));
+    let using = within(deadline, skopeo.use_proxy(config.clone()));
     if let Err(error) = Box::pin(using).await {
         let what = match (&skopeo.proxy, image) {
             (Some(_), Some(image)) => format!("open {image}"),
             _ => "start a proxy".to_owned(),
         };
-        skopeo.failed = Some(Problem::of(&what, &error, login));
+        let mut problem = Problem::of(&what, &error, image, login);
+        if let Some(image) = image {
+            let looked_up = Box::pin(advice::on_image(&error, image, config, login)).await;
+            problem.advice = looked_up.or(problem.advice);
+        }
+        skopeo.failed = Some(problem);
     }
     skopeo
 }

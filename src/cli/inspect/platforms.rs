@@ -7,7 +7,7 @@ use longshore::oci_spec::image::Descriptor;
 use serde::Serialize;
 
 use crate::cli::failure::Failure;
-use crate::cli::format::{bytes, counted, json_line, short};
+use crate::cli::format::{bytes, counted, json_line, platform_of, short};
 use crate::cli::page::{Page, fit};
 
 /// The annotation by which buildkit marks a manifest that describes another one.
@@ -74,13 +74,7 @@ impl PlatformReport {
         let platform = entry.platform().as_ref();
         let annotations = entry.annotations().iter().flatten();
         Self {
-            platform: platform.map(|platform| {
-                let (os, architecture) = (platform.os(), platform.architecture());
-                match platform.variant() {
-                    Some(variant) => format!("{os}/{architecture}/{variant}"),
-                    None => format!("{os}/{architecture}"),
-                }
-            }),
+            platform: platform_of(entry),
             os_version: platform.and_then(|platform| platform.os_version().clone()),
             digest: entry.digest().to_string(),
             size: entry.size(),

@@ -24,6 +24,7 @@ use self::frame::{Terminal, frame};
 use self::plain::{Lines, warning};
 use self::record::{LastLine, Record, Thinner, Unfinished};
 use self::state::Progress;
+pub(super) use self::state::Unwritten;
 use super::failure::Failure;
 use super::format::json_line;
 use super::say::{self, say};
@@ -138,12 +139,13 @@ impl Showing {
             .drop_guard();
         let show = move || {
             let _guard = guard;
-            let (record, failures) = self.show_all(&runtime, stream, record, timeline);
+            let (record, failures, unwritten) = self.show_all(&runtime, stream, record, timeline);
             let (last, record) = record.map(LastLine::of).unzip();
             // The receiver is gone if a signal has ended the command. The last line says so then.
             let _ = ended.send(Seen {
                 record: last,
                 failures,
+                unwritten,
             });
             record.into_iter().for_each(Unfinished::write);
         };
@@ -161,7 +163,7 @@ impl Showing {
         mut stream: EventStream,
         mut record: Option<Record>,
         mut timeline: Option<Timeline>,
-    ) -> (Option<Record>, Vec<Failure>) {
+    ) -> (Option<Record>, Vec<Failure>, Unwritten) {
         let mut display = Display::new(&self);
         let mut failures = Vec::new();
         display.tick();
@@ -188,7 +190,7 @@ impl Showing {
         display.end();
         let drawn = timeline.map_or(Ok(()), Timeline::finish);
         failures.extend(drawn.err());
-        (record, failures)
+        (record, failures, display.progress.unwritten())
     }
 }
 
@@ -208,6 +210,8 @@ pub(super) struct Seen {
     pub(super) record: Option<LastLine>,
     /// The errors of what could not be written.
     pub(super) failures: Vec<Failure>,
+    /// What the pull has not written into its destination.
+    pub(super) unwritten: Unwritten,
 }
 
 impl Seen {
@@ -215,6 +219,7 @@ impl Seen {
         Self {
             record: None,
             failures: vec![failure],
+            unwritten: Unwritten::default(),
         }
     }
 }

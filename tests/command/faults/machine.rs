@@ -65,8 +65,16 @@ pub(crate) fn full_disk(cell: &Cell, pull: Longshore) -> (Longshore, Guard) {
     (pull, Box::new(disk))
 }
 
-pub(crate) fn the_first_image_is_still_there(cell: &Cell, _: &Run) {
+pub(crate) fn the_first_image_is_still_there(cell: &Cell, run: &Run) {
     assert!(cell.layout.tags().keys().eq(["small"]));
+    // 3 MB do not fit on a disk of 1 MiB.
+    let advice = run.stderr.lines().last().unwrap();
+    let missing = advice
+        .trim()
+        .strip_prefix("3.0 MB are still to be written, and ");
+    let missing = missing.unwrap_or_else(|| panic!("{run}"));
+    assert!(missing.contains(" kB are free; free 2."), "{run}");
+    assert!(advice.ends_with("it goes on where it stopped"), "{run}");
 }
 
 /// No file may have more than 512 KiB.
