@@ -217,7 +217,8 @@ pub enum EventKind {
         reason: String,
     },
     /// A registry answers so late that it seems to limit the rate of requests. skopeo repeats a refused request (429) by
-    /// itself, when the registry allows it, so the only sign is the time. Fewer proxies ask the registry from now on.
+    /// itself, when the registry allows it, so the only sign is the time. Fewer proxies than before ask the registry from now
+    /// on.
     #[non_exhaustive]
     RegistryThrottled {
         /// The host of the registry, and its port if it has one.

@@ -208,27 +208,6 @@ fn a_registry_that_refuses_is_told_with_the_wait() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn a_registry_that_holds_an_answer_back_is_told_as_one_that_throttles() {
-    for protocol in SKOPEOS {
-        run(async {
-            let served = Served::new(3, 10_000).faults(&["blob#1:status=429,retry-after=3*1"]);
-            let outcome = pull(config(protocol), options(), &served.reference()).await;
-            outcome.right(&served);
-            let throttled = outcome.events.iter().find_map(|event| match &event.kind {
-                EventKind::RegistryThrottled {
-                    registry, proxies, ..
-                } => Some((registry.clone(), *proxies)),
-                _ => None,
-            });
-            let (registry, proxies) = throttled.expect("it is told");
-            assert!(served.reference().contains(&registry), "{registry}");
-            assert!(proxies >= 1, "{protocol}");
-        });
-    }
-}
-
-#[test]
-#[ignore = "needs skopeo"]
 fn a_limited_rate_is_kept_to_whoever_reads() {
     run(async {
         let served = Served::new(4, 250_000);

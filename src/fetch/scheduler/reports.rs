@@ -88,7 +88,8 @@ impl<E: Clone> Scheduler<E> {
         self.report_limit(host, before);
     }
 
-    /// Reports the limit that a registry has because it throttles, unless it had the same one before.
+    /// Reports the limit that a registry has because it throttles, unless it had the same one before. A limit above the
+    /// number of units has no effect, and late answers may then be due to a busy machine.
     pub(super) fn report_limit(&mut self, host: HostId, before: Option<usize>) {
         let of_host = &self.hosts[host.0];
         let limit = of_host
@@ -97,6 +98,7 @@ impl<E: Clone> Scheduler<E> {
             .filter(|_| of_host.rules.is_registry);
         if let Some(units) = limit
             && before != limit
+            && units < self.at_work(host)
         {
             self.actions.push_back(Action::Throttled { host, units });
         }

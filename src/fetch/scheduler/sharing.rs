@@ -17,6 +17,8 @@ struct Script {
     failed: Vec<ImageId>,
     fetched: Vec<ImageId>,
     started: Vec<UnitId>,
+    /// The limits that were reported because a registry throttles.
+    limits: Vec<usize>,
 }
 
 impl Script {
@@ -38,13 +40,19 @@ impl Script {
             failed: Vec::new(),
             fetched: Vec::new(),
             started: Vec::new(),
+            limits: Vec::new(),
         }
     }
 
     fn host(&mut self) -> HostId {
+        self.host_of(4)
+    }
+
+    /// Adds a host with this maximum number of units.
+    fn host_of(&mut self, most: usize) -> HostId {
         let host = self.scheduler.add_host(HostRules {
             least: 1,
-            most: 4,
+            most,
             per_unit: 4,
             is_registry: true,
             counts_openings: false,
@@ -83,7 +91,8 @@ impl Script {
                 Action::Close { unit, image } => self.closed.push((unit, image)),
                 Action::Failed { image, .. } => self.failed.push(image),
                 Action::Fetched(image) => self.fetched.push(image),
-                Action::Paused { .. } | Action::Throttled { .. } => {}
+                Action::Paused { .. } => {}
+                Action::Throttled { units, .. } => self.limits.push(units),
                 Action::Recall { unit } | Action::Retire { unit } | Action::Abandon { unit } => {
                     self.given.retain(|(other, _)| *other != unit);
                     self.scheduler.ended(unit, None, self.now);
@@ -282,4 +291,25 @@ fn the_last_unit_of_a_kind_with_images_is_not_retired() {
     script.scheduler.forget(image);
     script.scheduler.retire_newest(host, 1, script.now);
     assert!(!is_left(&script.scheduler, other));
+}
+
+#[test]
+fn a_registry_that_throttles_is_reported_if_fewer_units_ask_it_from_then_on() {
+    for (units, expected) in [(10, vec![5]), (3, vec![])] {
+        let mut script = Script::new();
+        let host = script.host_of(16);
+        let opened: Vec<_> = (0..units)
+            .map(|blob| script.open(host, "a", &[blob]))
+            .collect();
+        for (number, took) in [MS(1), MS(4_000)].into_iter().enumerate() {
+            let (unit, by) = opened[number];
+            let blob = BlobId(number);
+            let now = script.now;
+            script
+                .scheduler
+                .answered(unit, Task::Blob { blob, by }, took, now);
+        }
+        script.carry_out();
+        assert_eq!(script.limits, expected, "{units} units");
+    }
 }
