@@ -85,7 +85,7 @@ const ELSEWHERE: [(&[&str], &str); 13] = [
 /// Commands of other tools, each with what to use instead.
 const COMMANDS: [(&[&str], &str); 9] = [
     (
-        &["copy", "cp", "fetch", "download", "save", "export"],
+        &["copy", "cp", "fetch", "download", "save"],
         "longshore pull IMAGE oci:DIR[:TAG] pulls an image into a layout",
     ),
     (
