@@ -343,13 +343,13 @@ fn a_signal_leaves_nothing_and_what_a_kill_leaves_is_removed_by_the_next_run() {
 #[ignore = "needs skopeo, root"]
 fn a_full_disk_leaves_nothing_and_an_archive_needs_one_more_layer_than_its_size() {
     let image = (0..3).fold(ImageBuilder::new(), |image, layer| {
-        image.layer_random(1_000_000, layer)
+        image.layer_random(3_000_000, layer)
     });
     let (served, _) = Served::image("v1", &image);
     let scratch = Scratch::new();
     let place = place(&scratch);
     // The layers have no room; all of them, but no archive; and the archive beside one layer.
-    for (size, is_enough) in [("2m", false), ("3500k", false), ("4200k", true)] {
+    for (size, is_enough) in [("6m", false), ("9500k", false), ("12500k", true)] {
         let _disk = Disk::mount(&place, &format!("size={size}"));
         let destination = "oci-archive:place/image.tar";
         let pull = scratch.pull(&newest_skopeo(), &served.reference("v1"), destination);
