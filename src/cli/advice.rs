@@ -23,7 +23,7 @@ const MOST: usize = 8;
 /// The number of names or platforms that are listed.
 const SHOWN: usize = 20;
 
-/// What to look up for an error.
+/// The lookup that an error asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Question<'a> {
     /// The platforms of an index that does not have the wanted one.
@@ -39,7 +39,7 @@ enum Question<'a> {
 enum AuthFile {
     /// The command line or the environment names it.
     Given,
-    /// It is one of the default auth files.
+    /// The file is one of the default auth files.
     Default,
 }
 

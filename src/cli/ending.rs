@@ -63,7 +63,7 @@ pub(super) fn watch(
 }
 
 impl Underway {
-    /// What is said after the first signal.
+    /// The message after the first signal.
     fn first_words(&self, signal: Signal) -> String {
         let doing = match (self.has_skopeo, self.incomplete_in.is_some()) {
             (false, _) => return signal.what.to_owned(),
@@ -77,7 +77,7 @@ impl Underway {
         format!("{}: {doing}{again}", signal.what)
     }
 
-    /// What is said after the second signal. Nobody looks whether there is something, because the disk may hang.
+    /// The message after the second signal. Nothing looks at the disk for it, because the disk may hang.
     fn last_words(&self) -> String {
         let mut parts = vec!["ended at once".to_owned()];
         if let Some(folder) = &self.incomplete_in {

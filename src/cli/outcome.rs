@@ -25,7 +25,7 @@ pub(super) struct Outcome {
     foreign_layers: BTreeSet<String>,
     /// How many images were asked for, if there were many.
     pub(super) requested: usize,
-    /// What would be fetched, if this is a dry run.
+    /// The plan, if this is a dry run.
     pub(super) plan: Option<Plan>,
     images: Vec<ImageReport>,
     failed: Vec<FailedReport>,

@@ -91,7 +91,7 @@ impl Sink for Survey {
     }
 }
 
-/// What a pull would fetch.
+/// The layers that a pull would fetch, and those that are there.
 #[derive(Debug)]
 pub(super) struct Plan {
     incoming: UnboundedReceiver<Found>,

@@ -100,7 +100,7 @@ impl Task {
         }
     }
 
-    /// What this task has under way while it runs.
+    /// The work of this task that is under way while it runs.
     pub(super) fn underway(&self) -> Underway {
         let (has_skopeo, folder) = match self {
             Self::Pull(arguments, ..) => (true, arguments.incomplete_in()),

@@ -121,7 +121,7 @@ impl Contents {
     }
 }
 
-/// What is wrong in an archive.
+/// An error in an archive.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 struct Wrong(String);

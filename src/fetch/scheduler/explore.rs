@@ -91,7 +91,7 @@ enum Failing {
     Hangs,
 }
 
-/// What happens from a state on.
+/// A rule for everything that happens from a state on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Course {
     AllSucceeds,
