@@ -118,7 +118,7 @@ impl FromStr for ImageReference {
 const DOCKER_HUB: &str = "docker.io";
 
 /// Other host names of Docker Hub: the one of its API, which old references contain, and the one of its registry.
-const ALSO_DOCKER_HUB: [&str; 2] = ["index.docker.io", "registry-1.docker.io"];
+const DOCKER_HUB_ALIASES: [&str; 2] = ["index.docker.io", "registry-1.docker.io"];
 
 /// The place of an image, as far as it matters for fetching. A reference with an unknown transport also has a place,
 /// because skopeo may know that transport, or reports the error.
@@ -158,7 +158,7 @@ impl<'a> Place<'a> {
 /// grammar). A name without a host is at docker.io.
 fn host_of(name: &str) -> &str {
     match name.split_once('/') {
-        Some((first, _)) if ALSO_DOCKER_HUB.contains(&first) => DOCKER_HUB,
+        Some((first, _)) if DOCKER_HUB_ALIASES.contains(&first) => DOCKER_HUB,
         Some((first, _)) if first.contains(['.', ':']) || first == "localhost" => first,
         _ => DOCKER_HUB,
     }
@@ -206,7 +206,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_reference_is_read_in_parts_and_written_as_skopeo_takes_it() {
+    fn references_are_parsed_and_written_as_skopeo_accepts_them() {
         let table = [
             ("docker://a.b/c:d", Transport::Registry, "a.b/c:d", None),
             (
@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_registrys_reference_by_digest_has_a_digest() {
+    fn only_a_docker_reference_by_digest_has_a_digest() {
         let digest = format!("sha256:{}", "a".repeat(64));
         for name in ["docker://a/b", "docker://a:5/b:tag"] {
             let found = digest_of(&format!("{name}@{digest}"));

@@ -117,10 +117,10 @@ pub(crate) fn pidfd_open(pid: Pid) -> io::Result<OwnedFd> {
 }
 
 /// Whether the child of this pidfd has not been reaped: the child runs, or is a zombie.
-pub(crate) fn is_there(pidfd: impl AsFd) -> bool {
-    let look_only = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+pub(crate) fn is_unreaped(pidfd: impl AsFd) -> bool {
+    let no_reaping = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
     // nix fails with EINVAL for a zombie that a real-time signal killed.
-    waitid(Id::PIDFd(pidfd.as_fd()), look_only) != Err(Errno::ECHILD)
+    waitid(Id::PIDFd(pidfd.as_fd()), no_reaping) != Err(Errno::ECHILD)
 }
 
 /// Returns a second descriptor for the same file, numbered `lowest` or higher.
@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn descriptors_are_found_behind_another_control_message() {
+    fn descriptors_are_found_after_another_control_message() {
         let (ours, theirs) = sockets();
         setsockopt(&ours, sockopt::PassCred, &true).expect("the credentials of who sends");
         let (reader, writer) = pipe();
@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn control_messages_end_where_their_lengths_make_no_sense() {
+    fn parsing_of_control_messages_stops_at_an_invalid_length() {
         let message = |length: usize, numbers: &[i32]| {
             let mut bytes = length.to_ne_bytes().to_vec();
             bytes.extend(numbers.iter().flat_map(|number| number.to_ne_bytes()));
@@ -332,37 +332,37 @@ mod tests {
     }
 
     #[test]
-    fn a_child_is_there_until_it_is_reaped() {
+    fn a_child_is_unreaped_until_it_is_waited_for() {
         // The last child dies of a real-time signal.
         let ends = [
             ("exit 3", None),
             ("kill -9 $$", Some(libc::SIGKILL)),
             ("kill -40 $$", Some(40)),
         ];
-        for (last_words, signal) in ends {
+        for (ending, signal) in ends {
             let mut command = Command::new("sh");
-            command.args(["-c", &format!("read line; {last_words}")]);
+            command.args(["-c", &format!("read line; {ending}")]);
             let mut child = command.stdin(Stdio::piped()).spawn().expect("a shell");
             let pidfd = pidfd_open(pid(&child)).expect("it is there");
-            assert!(is_there(&pidfd), "{last_words}");
+            assert!(is_unreaped(&pidfd), "{ending}");
             drop(child.stdin.take());
-            assert!(happens(&pidfd, PollFlags::POLLIN), "{last_words}");
-            assert!(is_there(&pidfd), "a zombie, after {last_words}");
+            assert!(happens(&pidfd, PollFlags::POLLIN), "{ending}");
+            assert!(is_unreaped(&pidfd), "a zombie, after {ending}");
             let status = child.wait().expect("nobody else waits for it");
             assert_eq!(status.signal(), signal);
-            assert!(!is_there(&pidfd), "{last_words}");
+            assert!(!is_unreaped(&pidfd), "{ending}");
         }
     }
 
     #[test]
-    fn a_process_that_is_not_there_has_no_pidfd() {
+    fn a_process_that_does_not_exist_has_no_pidfd() {
         // This number is far above the highest process number of Linux.
         let error = pidfd_open(Pid::from_raw(i32::MAX)).expect_err("no process");
         assert_eq!(error.raw_os_error(), Some(libc::ESRCH));
     }
 
     #[test]
-    fn a_duplicate_is_numbered_as_high_as_wanted() {
+    fn a_duplicate_has_at_least_the_wanted_number() {
         let (reader, writer) = pipe();
         let duplicate = duplicate_above(&writer, 100).expect("there is room");
         assert!(duplicate.as_raw_fd() >= 100);

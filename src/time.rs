@@ -8,25 +8,25 @@ use tokio::time::error::Elapsed;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 /// The longest wait, about 30 years. Every clock can represent a moment that far away.
-const FAR: Duration = Duration::from_secs(86_400 * 365 * 30);
+const MAX_WAIT: Duration = Duration::from_secs(86_400 * 365 * 30);
 
 /// A timer that fires this much too late shows that this process was stopped (by Ctrl-Z, a debugger, a paused
 /// container) or had no processor. The other side may have been stopped as well.
-const LATE: Duration = Duration::from_secs(1);
+const STOPPED_DELAY: Duration = Duration::from_secs(1);
 
 /// The time `wait` after `now`, on any clock, but at most about 30 years later. The plain sum panics if the
 /// clock can't represent it.
-pub(crate) fn moment_after<T: Add<Duration, Output = T>>(now: T, wait: Duration) -> T {
-    now + wait.min(FAR)
+pub(crate) fn deadline_after<T: Add<Duration, Output = T>>(now: T, wait: Duration) -> T {
+    now + wait.min(MAX_WAIT)
 }
 
 /// Whether this moment passed so long ago that the process must have been stopped.
 pub(crate) fn is_long_past(moment: Instant) -> bool {
-    Instant::now().saturating_duration_since(moment) > LATE
+    Instant::now().saturating_duration_since(moment) > STOPPED_DELAY
 }
 
 /// Formats a duration for messages: "300 ms", "1.5 s", "60 s".
-pub(crate) fn shown(time: Duration) -> String {
+pub(crate) fn format_duration(time: Duration) -> String {
     if time < Duration::from_secs(1) {
         return format!("{} ms", time.as_millis());
     }
@@ -57,7 +57,7 @@ pub(crate) async fn timeout<F: Future>(
     };
     let mut future = pin!(future);
     loop {
-        let until = moment_after(Instant::now(), after);
+        let until = deadline_after(Instant::now(), after);
         let output = timeout_at(until, &mut future).await;
         if output.is_ok() || !is_long_past(until) {
             return output;
@@ -71,14 +71,14 @@ mod tests {
     use std::future::pending;
 
     #[test]
-    fn a_moment_can_be_as_far_away_as_anybody_likes() {
+    fn a_deadline_of_any_length_does_not_overflow() {
         let now = std::time::Instant::now();
-        assert_eq!(moment_after(now, Duration::ZERO), now);
+        assert_eq!(deadline_after(now, Duration::ZERO), now);
         let minute = Duration::from_secs(60);
-        assert_eq!(moment_after(now, minute), now + minute);
-        assert_eq!(moment_after(now, Duration::MAX), now + FAR);
+        assert_eq!(deadline_after(now, minute), now + minute);
+        assert_eq!(deadline_after(now, Duration::MAX), now + MAX_WAIT);
         let now = Instant::now();
-        assert_eq!(moment_after(now, Duration::MAX), now + FAR);
+        assert_eq!(deadline_after(now, Duration::MAX), now + MAX_WAIT);
     }
 
     #[test]
@@ -93,7 +93,7 @@ mod tests {
             (300_000, "300 s"),
         ];
         for (ms, expected) in table {
-            assert_eq!(shown(Duration::from_millis(ms)), expected);
+            assert_eq!(format_duration(Duration::from_millis(ms)), expected);
         }
     }
 

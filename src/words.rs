@@ -12,7 +12,13 @@
 /// such as its labels, are not.
 #[must_use]
 pub fn printable(text: &str) -> String {
-    let clean = |c| if is_break(c) { ' ' } else { harmless(c) };
+    let clean = |c| {
+        if is_break(c) {
+            ' '
+        } else {
+            replace_unprintable(c)
+        }
+    };
     without_secrets(&text.chars().map(clean).collect::<String>())
 }
 
@@ -22,7 +28,7 @@ pub(crate) fn printable_lines(text: &str) -> String {
         if matches!(c, '\n' | '\t') {
             c
         } else {
-            harmless(c)
+            replace_unprintable(c)
         }
     };
     without_secrets(&text.chars().map(clean).collect::<String>())
@@ -32,15 +38,15 @@ fn is_break(c: char) -> bool {
     matches!(c, '\n' | '\r' | '\t' | '\u{2028}' | '\u{2029}')
 }
 
-fn harmless(c: char) -> char {
-    if c.is_control() || is_break(c) || turns_the_order(c) {
+fn replace_unprintable(c: char) -> char {
+    if c.is_control() || is_break(c) || changes_text_direction(c) {
         char::REPLACEMENT_CHARACTER
     } else {
         c
     }
 }
 
-fn turns_the_order(c: char) -> bool {
+fn changes_text_direction(c: char) -> bool {
     let marks = ['\u{200e}', '\u{200f}', '\u{061c}'];
     marks.contains(&c) || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
@@ -96,23 +102,23 @@ fn push_url(shown: &mut String, url: &str) {
 mod tests {
     use super::*;
 
-    fn is_harmless(text: &str) -> bool {
-        text.chars().all(|c| c == harmless(c))
+    fn is_clean(text: &str) -> bool {
+        text.chars().all(|c| c == replace_unprintable(c))
     }
 
     proptest::proptest! {
         #[test]
-        fn whatever_comes_from_outside_can_be_printed(text in proptest::prelude::any::<String>()) {
+        fn any_text_becomes_printable(text in proptest::prelude::any::<String>()) {
             let shown = printable(&text);
-            assert!(is_harmless(&shown), "{shown:?}");
+            assert!(is_clean(&shown), "{shown:?}");
             assert_eq!(printable(&shown), shown);
             let lines = printable_lines(&text);
-            assert!(is_harmless(&lines.replace(['\n', '\t'], " ")), "{lines:?}");
+            assert!(is_clean(&lines.replace(['\n', '\t'], " ")), "{lines:?}");
         }
     }
 
     #[test]
-    fn nothing_from_outside_reaches_the_terminal_as_control() {
+    fn control_characters_are_replaced() {
         let table = [
             ("a\x1b[31mb\nc", "a\u{fffd}[31mb c"),
             ("a\u{9b}b\u{202e}c\u{2066}", "a\u{fffd}b\u{fffd}c\u{fffd}"),
@@ -129,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_url_its_query_and_its_password_are_cut() {
+    fn query_and_password_of_a_url_are_removed() {
         let table = [
             ("http://user:pa/ss@proxy:3128", "http://…@proxy:3128"),
             ("http://user:p?w@proxy:3128/x?y", "http://…@proxy:3128/x?…"),

@@ -21,7 +21,7 @@ use super::helpers;
 use super::logins::Logins;
 use super::once::path_of;
 use super::{ImageProxyConfig, Platform};
-use crate::error::{ConfigError, Error, Result, panicked};
+use crate::error::{ConfigError, Error, Result, join_error};
 use crate::sys;
 
 /// The first skopeo version that supports `--user-agent-prefix`.
@@ -155,7 +155,7 @@ impl ImageProxyConfig {
         let command = self.base_command();
         async move {
             let asking = tokio::task::spawn_blocking(move || version_of(command));
-            asking.await.map_err(panicked)?
+            asking.await.map_err(join_error)?
         }
     }
 
@@ -366,7 +366,7 @@ fn version_of(mut command: Command) -> Result<Version> {
     };
     // The output is complete, or the time is up, so the process group is killed. The exit status does not matter.
     // Another part of this program may have reaped the process already.
-    if pidfd.is_ok_and(|pidfd| sys::is_there(&pidfd)) {
+    if pidfd.is_ok_and(|pidfd| sys::is_unreaped(&pidfd)) {
         let _ = killpg(pid, Signal::SIGKILL);
     }
     let _ = process.wait();

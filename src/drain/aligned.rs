@@ -50,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_begins_at_a_cache_line_whatever_its_length() {
+    fn a_buffer_of_any_length_begins_at_a_cache_line() {
         for length in [0, 1, 63, 64, 65, 64 * 1024, 256 * 1024] {
             let mut buffer = AlignedBuffer::new(length);
             assert_eq!(buffer.as_ptr().addr() % ALIGNMENT, 0);

@@ -41,7 +41,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn as_many_bytes_as_the_limit_and_no_more() {
+    async fn documents_up_to_the_limit_are_read() {
         let text = b"four";
         for (limit, fits) in [(3, false), (4, true), (u64::MAX, true)] {
             let read = read(&text[..], limit).await.expect("bytes");

@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_algorithm_is_not_checked_by_guessing() {
+    fn an_unknown_algorithm_has_no_verifier() {
         let digest: Digest = "blake3:abcdef".parse().expect("a digest");
         assert!(Verifier::new(&digest).is_none());
         assert!(!has_digest(b"", &digest));

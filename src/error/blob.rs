@@ -8,7 +8,7 @@ use oci_spec::image::Digest;
 
 use super::Error;
 use crate::protocol::Refusal;
-use crate::time::shown;
+use crate::time::format_duration;
 
 /// The reason why a blob could not be fetched, or is wrong.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -53,7 +53,7 @@ pub enum BlobError {
     },
     /// No byte of the blob came for the stall timeout while a caller waited to read. A [`Fetcher`](crate::Fetcher) also
     /// returns this error if the proxy did not answer the call for the blob in this time.
-    #[error("stalled: no byte for {}, after {read} bytes", shown(*after))]
+    #[error("stalled: no byte for {}, after {read} bytes", format_duration(*after))]
     #[non_exhaustive]
     Stalled {
         /// The [`stall_timeout`](crate::ConnectionOptions::stall_timeout).
@@ -64,7 +64,7 @@ pub enum BlobError {
     /// The bytes of the blob came too slowly while a caller waited to read.
     #[error(
         "too slow: less than {least} bytes a second over {}, after {read} bytes",
-        shown(*over)
+        format_duration(*over)
     )]
     #[non_exhaustive]
     TooSlow {
@@ -86,7 +86,7 @@ pub enum BlobError {
         read: u64,
     },
     /// The [`BlobDriver`](crate::BlobDriver) was awaited, and no byte was read for the stall timeout.
-    #[error("nobody read from it for {}, so it could not be checked", shown(*after))]
+    #[error("nobody read from it for {}, so it could not be checked", format_duration(*after))]
     #[non_exhaustive]
     Unread {
         /// The [`stall_timeout`](crate::ConnectionOptions::stall_timeout).

@@ -73,13 +73,13 @@ impl fmt::Display for ChildExit {
             )?,
         }
         let last = stderr.lines().rev().find(|line| !line.trim().is_empty());
-        let (said, line) = match (crash, last) {
+        let (lead, line) = match (crash, last) {
             (Some(crash), _) => ("it crashed", crash.as_str()),
             (None, Some(last)) => ("it last said", last),
             (None, None) => return Ok(()),
         };
         let shown: String = line.trim().chars().take(SHOWN_STDERR_CHARS).collect();
-        write!(f, "; {said}: {shown}")
+        write!(f, "; {lead}: {shown}")
     }
 }
 

@@ -14,7 +14,7 @@ use serde::de::Error as _;
 use crate::protocol::{
     self, FIRST_SUPPORTED, Refusal, RefusalKind, doing, first_skopeo, skopeo_of,
 };
-use crate::time::shown;
+use crate::time::format_duration;
 use crate::words::printable;
 
 pub use self::blob::BlobError;
@@ -97,7 +97,7 @@ pub enum Error {
     },
 
     /// skopeo refused the call. The connection to a proxy is still good.
-    #[error("{} failed{}", doing(method), times(*.tries))]
+    #[error("{} failed{}", doing(method), tries_text(*.tries))]
     #[non_exhaustive]
     Refused {
         /// The name of the method in the protocol, or of a command such as `skopeo inspect`.
@@ -134,7 +134,7 @@ pub enum Error {
     RuntimeIdle,
 
     /// A call was not answered in time. The connection is closed, because all later calls would wait as well.
-    #[error("{}: skopeo did not answer within {}", doing(method), shown(*after))]
+    #[error("{}: skopeo did not answer within {}", doing(method), format_duration(*after))]
     #[non_exhaustive]
     CallTimeout {
         /// The name of the method in the protocol, or of another operation, such as `skopeo inspect`.
@@ -144,7 +144,7 @@ pub enum Error {
     },
 
     /// A blob could not be fetched, or its bytes are wrong.
-    #[error("blob {digest}{}", times(*.tries))]
+    #[error("blob {digest}{}", tries_text(*.tries))]
     #[non_exhaustive]
     Blob {
         /// The digest of the blob.
@@ -235,7 +235,7 @@ pub enum Error {
 }
 
 /// Returns the number of tries as text, such as ` (tried 5 times)`. The text of a single try is empty.
-fn times(tries: u32) -> String {
+fn tries_text(tries: u32) -> String {
     match tries {
         0 | 1 => String::new(),
         _ => format!(" (tried {tries} times)"),
@@ -254,9 +254,9 @@ impl Error {
     pub(crate) fn decode(what: &'static str) -> impl FnOnce(serde_json::Error) -> Self {
         move |source| {
             // The parser's message can quote the document.
-            let said = source.to_string();
-            let shown = printable(&said);
-            let source = if shown == said {
+            let message = source.to_string();
+            let shown = printable(&message);
+            let source = if shown == message {
                 source
             } else {
                 serde_json::Error::custom(shown)
@@ -305,7 +305,7 @@ impl Error {
     }
 
     /// Returns this error with `count` as its number of tries.
-    pub(crate) fn after(mut self, count: u32) -> Self {
+    pub(crate) fn with_tries(mut self, count: u32) -> Self {
         if let Self::Blob { tries, .. } | Self::Refused { tries, .. } = &mut self {
             *tries = (*tries).max(count);
         }
@@ -433,7 +433,7 @@ impl ParseError {
 
 /// Returns the error of a task that ended without a result because its runtime is gone. If the task panicked, the
 /// panic continues in the caller.
-pub(crate) fn panicked(error: tokio::task::JoinError) -> Error {
+pub(crate) fn join_error(error: tokio::task::JoinError) -> Error {
     if error.is_panic() {
         std::panic::resume_unwind(error.into_panic());
     }
@@ -450,7 +450,7 @@ mod tests {
     struct Theirs(#[source] io::Error);
 
     #[test]
-    fn an_error_of_ours_stays_what_it_is_whatever_it_is_wrapped_in() {
+    fn a_wrapped_error_of_this_library_is_found() {
         let io = || io::Error::from(Error::Cancelled);
         let wrapped: [Box<dyn std::error::Error + Send + Sync>; 6] = [
             Error::Cancelled.into(),

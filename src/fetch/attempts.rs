@@ -58,7 +58,7 @@ where
         failed += 1;
         let random = fastrand::f64();
         let Some(wait) = policy.next_try(&error, source, failed, random) else {
-            return Err(error.after(failed));
+            return Err(error.with_tries(failed));
         };
         tracing::debug!(error = chain(&error), ?wait, "will retry");
         sleep(wait).await;

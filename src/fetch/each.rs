@@ -15,7 +15,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::handler::{Doing, Handler, Job};
 use super::{Layer, LayerReader};
-use crate::error::{Error, Result, panicked};
+use crate::error::{Error, Result, join_error};
 
 /// The error of a handler, of any type.
 pub(super) type Failed = Box<dyn StdError + Send + Sync>;
@@ -144,7 +144,7 @@ where
             // A handler that has not begun when the fetch ends never begins.
             let task = AbortOnDropHandle::new(tokio::task::spawn_blocking(run));
             task.await
-                .unwrap_or_else(|error| Err(panicked(error).into()))
+                .unwrap_or_else(|error| Err(join_error(error).into()))
         })
     }
 }

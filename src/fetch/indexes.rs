@@ -10,7 +10,7 @@ use super::index::Listed;
 use super::request::ImageRequest;
 use super::retry::RetryPolicy;
 use super::starter::Starter;
-use crate::error::{Error, Result, panicked};
+use crate::error::{Error, Result, join_error};
 use crate::protocol::RefusalKind;
 use crate::reference::Place;
 
@@ -108,7 +108,7 @@ impl Indexes {
             }
             Err(_) => {}
         }
-        Some(asked.map_err(panicked))
+        Some(asked.map_err(join_error))
     }
 
     fn refusal(&self, reference: &str) -> Option<Error> {

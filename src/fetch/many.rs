@@ -24,7 +24,7 @@ use super::request::{ImageRequest, Platforms};
 use super::scheduler::ImageId;
 use super::starter::Starter;
 use super::{ImageContent, IndexContent, Pulled, Sink};
-use crate::error::{Error, Result, panicked};
+use crate::error::{Error, Result, join_error};
 use crate::time::sleep_until_opt;
 
 /// The maximum number of images that are held at once, from their request until their result is taken. There
@@ -112,7 +112,7 @@ impl PullMany {
             Some(task) => {
                 let ended = task.await;
                 self.task = None;
-                ended.map_err(panicked)?
+                ended.map_err(join_error)?
             }
             None => Err(Error::Closed),
         }
@@ -254,7 +254,7 @@ impl<S: Sink> Driver<S> {
                 Some(asked) = self.indexes.next() => self.has_index(asked?),
                 Some(done) = self.committing.join_next() => {
                     self.in_commit = 0;
-                    done.map_err(panicked)?.into_iter().for_each(|done| self.report(done));
+                    done.map_err(join_error)?.into_iter().for_each(|done| self.report(done));
                 }
                 permit = out.reserve(), if !self.finished.is_empty() => {
                     // There is no permit if the caller has dropped the receiver.

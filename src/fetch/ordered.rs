@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 
 use super::handler::{Doing, Handler, Job};
 use super::{Layer, LayerReader};
-use crate::error::{Error, Result, panicked};
+use crate::error::{Error, Result, join_error};
 
 /// A stream of the layers of an image, one after another, from [`Fetcher::layers`](crate::Fetcher::layers). `R` is the
 /// type of the readers. The stream also implements [`Stream`].
@@ -125,7 +125,7 @@ impl<R> LayerStream<R> {
         };
         let ended = ready!(Pin::new(run).poll(cx));
         self.run = None;
-        Poll::Ready(Some(ended.map_err(panicked).and_then(|ended| ended)))
+        Poll::Ready(Some(ended.map_err(join_error).and_then(|ended| ended)))
     }
 }
 

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use crate::error::{BlobError, Error};
 use crate::protocol::{Refusal, RefusalCode, RefusalKind};
 use crate::reference::Place;
-use crate::time::moment_after;
+use crate::time::deadline_after;
 
 /// The rules for retries: which failures are retried, how often, and after which wait.
 ///
@@ -126,7 +126,8 @@ impl RetryPolicy {
 
     /// The deadline of a call that starts now.
     pub(super) fn ends(&self) -> Option<Instant> {
-        self.deadline.map(|most| moment_after(Instant::now(), most))
+        self.deadline
+            .map(|most| deadline_after(Instant::now(), most))
     }
 
     /// The longest wait after this many failures.

@@ -21,7 +21,7 @@ use super::reader::{LayerReader, Reading};
 use super::scheduler::{ImageId, Task, UnitId};
 use super::starter::Starter;
 use crate::config::Platform;
-use crate::error::{BlobError, Error, Result, panicked};
+use crate::error::{BlobError, Error, Result, join_error};
 use crate::proxy::{Blob, ImageProxy, OpenedImage};
 use crate::reference::Place;
 use crate::time::timeout;
@@ -249,7 +249,7 @@ impl Workers {
                     break;
                 }
                 Some(done) = workers.join_next() => {
-                    if let Err(error) = done.map_err(panicked).and_then(|done| done) {
+                    if let Err(error) = done.map_err(join_error).and_then(|done| done) {
                         ended = Err(error);
                         break;
                     }
@@ -264,7 +264,7 @@ impl Workers {
         }
         // All workers finish their tasks, because each worker must report its result.
         while let Some(done) = workers.join_next().await {
-            ended = ended.and(done.map_err(panicked).and_then(|done| done));
+            ended = ended.and(done.map_err(join_error).and_then(|done| done));
         }
         ended
     }

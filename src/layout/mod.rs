@@ -35,7 +35,7 @@ use self::folder::Folder;
 pub use self::prune::{PruneOptions, Pruned, PrunedBlob};
 use self::staging::{LayoutLock, Staging, is_ours};
 pub use self::verify::{Damage, DamagedBlob, Verified, VerifyOptions};
-use crate::error::{Error, Result, panicked};
+use crate::error::{Error, Result, join_error};
 use crate::fetch::{ImageContent, IndexContent, Layer, LayerReader, Sink};
 use crate::words::printable;
 
@@ -470,7 +470,7 @@ async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
     let done = tokio::task::spawn_blocking(work).await;
-    done.unwrap_or_else(|error| Err(panicked(error)))
+    done.unwrap_or_else(|error| Err(join_error(error)))
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use nix::sys::stat::Mode;
 use oci_spec::image::Digest;
 
 use super::folder::Folder;
-use crate::time::shown;
+use crate::time::format_duration;
 
 /// The prefix of the names of staging folders. The numbers of the process and of the folder follow it. This library and
 /// other tools ignore names in a layout that begin with a dot.
@@ -61,7 +61,7 @@ impl LayoutLock {
                     thread::sleep(LOCK_RETRY);
                 }
                 Err((_, Errno::EWOULDBLOCK)) => {
-                    let patience = shown(LOCK_PATIENCE);
+                    let patience = format_duration(LOCK_PATIENCE);
                     let reason = format!("another process has locked it for {patience}");
                     return Err(io::Error::new(io::ErrorKind::TimedOut, reason));
                 }

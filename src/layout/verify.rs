@@ -21,7 +21,7 @@ use self::check::{Bad, Checker};
 use self::plan::{Job, Plan};
 use super::folder::{Folder, Identity};
 use super::{OciLayout, blocking, index, open_layout, read_index};
-use crate::error::{BlobError, Error, Result, panicked};
+use crate::error::{BlobError, Error, Result, join_error};
 use crate::words::printable;
 
 /// The maximum number of images that an error message lists.
@@ -301,7 +301,7 @@ async fn read_all(
         .collect();
     let mut outcomes = Vec::with_capacity(count);
     for worker in workers {
-        outcomes.extend(worker.await.map_err(panicked)?);
+        outcomes.extend(worker.await.map_err(join_error)?);
     }
     Ok(outcomes)
 }

@@ -11,7 +11,7 @@ use tokio::task::{self, JoinHandle};
 use super::staging::{Staged, Staging};
 use crate::drain::aligned::AlignedBuffer;
 use crate::drain::verify::Verifier;
-use crate::error::{Error, panicked};
+use crate::error::{Error, join_error};
 use crate::fetch::LayerReader;
 
 /// The minimum and the maximum size of a chunk, in bytes. Each chunk is handed over to another thread and
@@ -121,7 +121,7 @@ fn fetching(error: io::Error) -> Error {
 async fn joined<T>(task: JoinHandle<io::Result<T>>) -> Result<T, Failed> {
     match task.await {
         Ok(done) => done.map_err(Failed::Write),
-        Err(error) => Err(Failed::Fetch(panicked(error))),
+        Err(error) => Err(Failed::Fetch(join_error(error))),
     }
 }
 

@@ -23,7 +23,7 @@ use crate::error::{ChildExit, Error, Result};
 use crate::protocol::{
     Call, Grant, MAX_PACKET, Method, Packet, Phase, Pipe, Refusal, Rejected, Session, Turn, Waiter,
 };
-use crate::time::{is_long_past, moment_after, sleep_until_opt};
+use crate::time::{deadline_after, is_long_past, sleep_until_opt};
 
 /// How long the actor waits for the exit of the child after the child has closed the socket.
 const EXIT_NOTICE: Duration = Duration::from_secs(2);
@@ -119,7 +119,7 @@ impl CallTimer {
             return None;
         }
         let began = *self.began.get_or_insert_with(Instant::now);
-        Some(moment_after(began, self.timeout?))
+        Some(deadline_after(began, self.timeout?))
     }
 }
 
@@ -242,7 +242,7 @@ impl Actor {
 
     /// Takes a request. `None` means that the inbox has ended: there will be no more requests.
     fn take_request(&mut self, request: Option<Request>) {
-        let until = moment_after(Instant::now(), self.shutdown_timeout);
+        let until = deadline_after(Instant::now(), self.shutdown_timeout);
         match request {
             Some(Request::Call { call, reply, asked }) => {
                 self.accept(&call, Caller::asks(reply, asked));

@@ -23,7 +23,7 @@ use super::said::{Labelled, LastWords, Said};
 use crate::config::Launch;
 use crate::error::{ChildExit, Error, Result};
 use crate::sys;
-use crate::time::moment_after;
+use crate::time::deadline_after;
 
 /// The number of chunks of stderr that are read before the supervisor polls again. Together, they are larger than
 /// a pipe.
@@ -319,7 +319,7 @@ impl Supervised {
             }
             self.control = None;
             return Stage::Asked {
-                until: moment_after(now, self.shutdown_timeout),
+                until: deadline_after(now, self.shutdown_timeout),
             };
         }
         match stage {
@@ -343,7 +343,7 @@ impl Supervised {
         // The number of a process group is not used again before its leader is reaped. The supervisor reaps the leader
         // last. A program that waits for all children, or ignores `SIGCHLD`, may have reaped it before. The number may
         // then belong to another group.
-        if sys::is_there(&self.pidfd) {
+        if sys::is_unreaped(&self.pidfd) {
             // The signal fails only if the whole group is gone, as it should be.
             let _ = killpg(process_id(&self.process), signal);
         }

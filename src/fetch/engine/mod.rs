@@ -428,7 +428,7 @@ impl Engine {
                     error,
                     tries,
                 } => {
-                    let error = error.after(tries);
+                    let error = error.with_tries(tries);
                     self.outcomes.push_back(Outcome::Failed(image, error));
                 }
                 Action::Paused { host, wait, error } => {

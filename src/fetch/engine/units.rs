@@ -12,7 +12,7 @@ use super::super::retry::is_transient;
 use super::super::scheduler::{ImageId, KindId, Lost, Task, UnitId};
 use super::super::unit::{Beginning, Unit, What, Work};
 use super::{Engine, chain};
-use crate::error::{Result, panicked};
+use crate::error::{Result, join_error};
 use crate::proxy::{ImageProxy, OpenedImage};
 use crate::reference::Place;
 
@@ -128,7 +128,7 @@ impl Engine {
             Ok(ended) => ended,
             // The unit was abandoned.
             Err(error) if error.is_cancelled() => (error.id(), Ok(())),
-            Err(error) => (error.id(), Err(panicked(error))),
+            Err(error) => (error.id(), Err(join_error(error))),
         };
         // The reports that the unit sent before it ended come first.
         while let Ok(report) = self.reported.try_recv() {

@@ -18,7 +18,7 @@ use super::engine::{Engine, Outcome, Parked};
 use super::starter::Starter;
 use super::{Events, FetchOptions, Image, Proxies};
 use crate::config::ImageProxyConfig;
-use crate::error::{Error, Result, panicked};
+use crate::error::{Error, Result, join_error};
 use crate::protocol::RefusalKind;
 use crate::proxy::ImageProxy;
 use crate::reference::Place;
@@ -81,7 +81,7 @@ impl Fetcher {
     pub async fn new(config: ImageProxyConfig, options: FetchOptions) -> Result<Self> {
         let private = options.private_blob_info_cache;
         let starter = tokio::task::spawn_blocking(move || Starter::new(config, private));
-        let starter = Arc::new(starter.await.map_err(panicked)??);
+        let starter = Arc::new(starter.await.map_err(join_error)??);
         Ok(Self {
             starter,
             options,

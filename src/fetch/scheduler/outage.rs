@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::Task;
 use crate::fetch::retry::RetryPolicy;
-use crate::time::moment_after;
+use crate::time::deadline_after;
 
 #[derive(Debug, Clone, Hash)]
 pub(super) struct Outage {
@@ -74,7 +74,7 @@ impl Outage {
         self.since = Some(now);
         self.probe = None;
         let wait = policy.jittered(self.refusals, random);
-        self.until = Some(moment_after(now, wait));
+        self.until = Some(deadline_after(now, wait));
         Some(wait)
     }
 

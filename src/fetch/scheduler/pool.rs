@@ -12,7 +12,7 @@ use super::{
     Action, HostId, Image, ImageId, KindId, Lost, Opening, Scheduler, SourceId, Task, UnitId,
 };
 use crate::fetch::retry::RetryPolicy;
-use crate::time::moment_after;
+use crate::time::deadline_after;
 
 /// If more than one in this many units waits for a late answer, the registry is taken to be slow, not
 /// the proxies.
@@ -50,7 +50,7 @@ impl Starts {
         if unit.0 >= self.since {
             self.failed += 1;
             self.since = next;
-            self.not_before = Some(moment_after(now, retry.backoff(self.failed)));
+            self.not_before = Some(deadline_after(now, retry.backoff(self.failed)));
         }
         self.failed_for_good |= !is_transient;
         is_transient && self.failed <= retry.retries

@@ -6,7 +6,7 @@ use super::blobs::Counted;
 use super::message::{Action, Lost, Next, Refused, Setback};
 use super::unit::Stage;
 use super::{BlobId, Config, HostId, ImageId, Opening, Scheduler, SourceId, Task, UnitId};
-use crate::time::moment_after;
+use crate::time::deadline_after;
 
 /// After an outage that lasted too long, or if the rate of openings is limited, the registry is not asked for this
 /// long, however many images are added.
@@ -193,7 +193,7 @@ impl<E: Clone> Scheduler<E> {
         let next = self.after(host, failed, &setback, (now, random));
         match (&next, setback.into_error()) {
             (Next::Retry { wait, .. }, _) => {
-                let then = moment_after(now, *wait);
+                let then = deadline_after(now, *wait);
                 let counted = self.blobs.retry_at(blob, unit, then, now);
                 self.count(counted);
                 next
@@ -250,7 +250,7 @@ impl<E: Clone> Scheduler<E> {
                 of_image.config = Config::Waits;
             }
             if let Some(unit) = self.units.get_mut(&unit) {
-                unit.rests_until = Some(moment_after(now, wait));
+                unit.rests_until = Some(deadline_after(now, wait));
             }
             self.configs.insert(image);
         } else {

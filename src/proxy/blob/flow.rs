@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep};
 
-use crate::time::{is_long_past, moment_after};
+use crate::time::{deadline_after, is_long_past};
 
 /// The time limits of a blob.
 #[derive(Debug, Clone, Copy)]
@@ -59,7 +59,7 @@ impl Flow {
         let Some(timeout) = self.patience.stall_timeout else {
             return Poll::Pending;
         };
-        let until = || moment_after(Instant::now(), timeout);
+        let until = || deadline_after(Instant::now(), timeout);
         let sleep = self
             .sleep
             .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until())));
