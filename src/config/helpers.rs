@@ -8,9 +8,9 @@ use super::ImageProxyConfig;
 use crate::error::ConfigError;
 
 /// The entry of `credential-helpers` that stands for auth files (containers-registries.conf(5)).
-const AUTH_FILES: &str = "containers-auth.json";
+const AUTH_FILES_ENTRY: &str = "containers-auth.json";
 
-const SYSTEM: &str = "/etc/containers/registries.conf";
+const SYSTEM_REGISTRIES_CONF: &str = "/etc/containers/registries.conf";
 
 impl ImageProxyConfig {
     /// Returns the paths of the registries.conf files that skopeo reads, in this
@@ -19,7 +19,7 @@ impl ImageProxyConfig {
     /// This function blocks: it looks for the files.
     #[must_use]
     pub fn registries_files(&self) -> Vec<PathBuf> {
-        let mut files = files(self);
+        let mut files = conf_files(self);
         files.retain(|path| path.exists());
         files
     }
@@ -29,15 +29,18 @@ impl ImageProxyConfig {
 /// with the credentials.
 ///
 /// This function blocks: it reads registries.conf, and the files of registries.conf.d.
-pub(super) fn check(config: &ImageProxyConfig, option: &'static str) -> Result<(), ConfigError> {
-    match listed(config) {
+pub(super) fn check_auth_files_are_used(
+    config: &ImageProxyConfig,
+    option: &'static str,
+) -> Result<(), ConfigError> {
+    match credential_helpers(config) {
         Some((helpers, path))
-            if !helpers.is_empty() && !helpers.iter().any(|one| one == AUTH_FILES) =>
+            if !helpers.is_empty() && !helpers.iter().any(|one| one == AUTH_FILES_ENTRY) =>
         {
             Err(ConfigError::Invalid {
                 option,
                 reason: format!(
-                    "{} makes skopeo ask {} for credentials and ignore all others: add \"{AUTH_FILES}\" to its \
+                    "{} makes skopeo ask {} for credentials and ignore all others: add \"{AUTH_FILES_ENTRY}\" to its \
                      credential-helpers, or log in with the helper",
                     path.display(),
                     helpers.join(", ")
@@ -50,20 +53,21 @@ pub(super) fn check(config: &ImageProxyConfig, option: &'static str) -> Result<(
 
 /// Whether skopeo asks credential helpers.
 ///
-/// This function blocks like [`check`].
-pub(super) fn asks_programs(config: &ImageProxyConfig) -> bool {
-    listed(config).is_some_and(|(helpers, _)| helpers.iter().any(|one| one != AUTH_FILES))
+/// This function blocks like [`check_auth_files_are_used`].
+pub(super) fn uses_credential_helpers(config: &ImageProxyConfig) -> bool {
+    credential_helpers(config)
+        .is_some_and(|(helpers, _)| helpers.iter().any(|one| one != AUTH_FILES_ENTRY))
 }
 
 /// Whether skopeo may ask other hosts than the one in the name of an image: a mirror, or another location.
 ///
-/// This function blocks like [`check`].
-pub(super) fn redirects(config: &ImageProxyConfig) -> bool {
-    let texts = files(config).into_iter().map(fs::read_to_string);
-    texts.flatten().any(|text| redirects_somewhere(&text))
+/// This function blocks like [`check_auth_files_are_used`].
+pub(super) fn has_mirrors_or_locations(config: &ImageProxyConfig) -> bool {
+    let texts = conf_files(config).into_iter().map(fs::read_to_string);
+    texts.flatten().any(|text| mentions_other_location(&text))
 }
 
-fn redirects_somewhere(text: &str) -> bool {
+fn mentions_other_location(text: &str) -> bool {
     let mut lines = text.lines().map(str::trim_start);
     lines.any(|line| {
         let location = line.strip_prefix("location");
@@ -73,22 +77,22 @@ fn redirects_somewhere(text: &str) -> bool {
 }
 
 /// The list of credential helpers, and the file that contains it. The last such file counts.
-fn listed(config: &ImageProxyConfig) -> Option<(Vec<String>, PathBuf)> {
-    let mut listed = files(config).into_iter().filter_map(|path| {
+fn credential_helpers(config: &ImageProxyConfig) -> Option<(Vec<String>, PathBuf)> {
+    let mut credential_helpers = conf_files(config).into_iter().filter_map(|path| {
         let text = fs::read_to_string(&path).ok()?;
-        Some((helpers(&text)?, path))
+        Some((parse_credential_helpers(&text)?, path))
     });
-    listed.next_back()
+    credential_helpers.next_back()
 }
 
 /// The files that can contain the list, in the order in which skopeo reads them (containers-registries.conf.d(5)).
-fn files(config: &ImageProxyConfig) -> Vec<PathBuf> {
+fn conf_files(config: &ImageProxyConfig) -> Vec<PathBuf> {
     let users = std::env::home_dir().map(|home| home.join(".config/containers/registries.conf"));
     // The system's folder is ignored if the user has a file (containers-registries.conf(5)).
     let (main, has_system_folder) = match (&config.registries_conf, &users) {
         (Some(named), _) => (named.clone(), true),
         (None, Some(users)) if users.exists() => (users.clone(), false),
-        (None, _) => (SYSTEM.into(), true),
+        (None, _) => (SYSTEM_REGISTRIES_CONF.into(), true),
     };
     let with_folder = |conf: &Path| {
         let mut folder = conf.as_os_str().to_owned();
@@ -104,14 +108,14 @@ fn files(config: &ImageProxyConfig) -> Vec<PathBuf> {
     };
     let mut files = vec![main];
     if has_system_folder {
-        files.extend(with_folder(SYSTEM.as_ref()));
+        files.extend(with_folder(SYSTEM_REGISTRIES_CONF.as_ref()));
     }
     files.extend(users.iter().flat_map(|users| with_folder(users)));
     files
 }
 
 /// The value of `credential-helpers` in this TOML, if there is one.
-fn helpers(text: &str) -> Option<Vec<String>> {
+fn parse_credential_helpers(text: &str) -> Option<Vec<String>> {
     let without_comments: String = text
         .lines()
         .map(|line| line.split('#').next().unwrap_or_default().trim())
@@ -143,7 +147,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_list_as_people_write_it() {
+    fn credential_helpers_in_their_usual_forms() {
         let table: [(&str, Option<&[&str]>); 8] = [
             ("", None),
             ("credential-helpers = []", Some(&[])),
@@ -161,7 +165,7 @@ mod tests {
             ("[[registry]]\ncredential-helpers = [\"a\"]", None),
         ];
         for (text, expected) in table {
-            let found = helpers(text);
+            let found = parse_credential_helpers(text);
             let found = found
                 .as_ref()
                 .map(|found| found.iter().map(String::as_str).collect::<Vec<_>>());
@@ -170,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn mirrors_and_other_locations_are_seen() {
+    fn mirrors_and_other_locations_are_found() {
         for (text, expected) in [
             ("", false),
             ("[[registry]]\nprefix = \"a\"\nblocked = true", false),
@@ -181,12 +185,12 @@ mod tests {
                 true,
             ),
         ] {
-            assert_eq!(redirects_somewhere(text), expected, "{text}");
+            assert_eq!(mentions_other_location(text), expected, "{text}");
         }
     }
 
     #[test]
-    fn programs_are_asked_where_the_list_names_one() {
+    fn helpers_are_used_if_the_list_names_one() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("registries.conf");
         for (text, expected) in [
@@ -199,18 +203,18 @@ mod tests {
         ] {
             fs::write(&path, text).expect("a file");
             let config = ImageProxyConfig::default().registries_conf(path.clone());
-            assert_eq!(asks_programs(&config), expected, "{text}");
+            assert_eq!(uses_credential_helpers(&config), expected, "{text}");
         }
     }
 
     #[test]
-    fn credentials_that_nobody_would_look_at_are_an_error() {
+    fn credentials_that_skopeo_would_ignore_are_an_error() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("registries.conf");
         let check = |text: &str| {
             fs::write(&path, text).expect("a file");
             let config = ImageProxyConfig::default().registries_conf(path.clone());
-            check(&config, "credentials")
+            check_auth_files_are_used(&config, "credentials")
         };
         check("").expect("nothing is said");
         let config = ImageProxyConfig::default().registries_conf(path.clone());
@@ -219,10 +223,10 @@ mod tests {
         check("credential-helpers = [\"a\", \"containers-auth.json\"]")
             .expect("they are looked at");
         let error = check("credential-helpers = [\"a\", \"b\"]").expect_err("they are not");
-        let said = error.to_string();
+        let message = error.to_string();
         assert!(
-            said.contains("ask a, b for credentials") && said.contains("registries.conf"),
-            "{said}"
+            message.contains("ask a, b for credentials") && message.contains("registries.conf"),
+            "{message}"
         );
     }
 }

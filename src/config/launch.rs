@@ -17,9 +17,9 @@ use nix::unistd::Pid;
 use semver::Version;
 
 use super::auth::sealed;
+use super::credential_sources::CredentialSources;
 use super::helpers;
-use super::logins::Logins;
-use super::once::path_of;
+use super::read_once::path_in_child;
 use super::{ImageProxyConfig, Platform};
 use crate::error::{ConfigError, Error, Result, join_error};
 use crate::sys;
@@ -34,7 +34,7 @@ pub(crate) struct Launch {
     pub(crate) program: String,
     /// The descriptors that the child keeps open, under their current numbers.
     pub(crate) passed: Vec<Arc<OwnedFd>>,
-    pub(crate) pass_stderr_on: bool,
+    pub(crate) forward_stderr: bool,
     /// The text before each line of stderr that is passed on.
     pub(crate) label: String,
     pub(crate) shutdown_timeout: Duration,
@@ -53,8 +53,8 @@ pub(crate) struct Template {
     decryption_keys: Vec<String>,
     /// The memory files that the children keep open.
     passed: Vec<Arc<OwnedFd>>,
-    pub(crate) logins: Logins,
-    pass_stderr_on: bool,
+    pub(crate) credential_sources: CredentialSources,
+    forward_stderr: bool,
     shutdown_timeout: Duration,
 }
 
@@ -67,7 +67,7 @@ impl ImageProxyConfig {
     pub(crate) fn into_template(mut self) -> Result<Template> {
         self.validate()?;
         if self.user_agent_prefix.is_some() {
-            let found = version_of(self.base_command())?;
+            let found = query_version(self.base_command())?;
             if found < USER_AGENT_PREFIX_SINCE {
                 tracing::warn!(
                     "user_agent_prefix is left out: it needs skopeo {USER_AGENT_PREFIX_SINCE} or later, \
@@ -86,18 +86,18 @@ impl ImageProxyConfig {
         if let Some(auth) = auth {
             let file = sealed(&auth);
             let file = file.map_err(Error::io("can't make a memory file for the credentials"))?;
-            self.authfile = Some(path_of(&file));
+            self.authfile = Some(path_in_child(&file));
             passed.push(Arc::new(file));
         }
-        let logins = Logins::of(&self);
+        let credential_sources = CredentialSources::of(&self);
         Ok(Template {
             base: self.base_command(),
             global: self.global_arguments(),
             registry: self.registry_arguments(),
             decryption_keys: self.decryption_keys.take().unwrap_or_default(),
             passed,
-            logins,
-            pass_stderr_on: self.debug,
+            credential_sources,
+            forward_stderr: self.debug,
             shutdown_timeout: self.connection.shutdown_timeout,
         })
     }
@@ -110,7 +110,7 @@ impl ImageProxyConfig {
         }
         if self.authfile.is_some() {
             // This is only a warning, because some callers always set an auth file, and rely on the helper.
-            if let Err(error) = helpers::check(self, "authfile") {
+            if let Err(error) = helpers::check_auth_files_are_used(self, "authfile") {
                 tracing::warn!("{error}");
             }
         }
@@ -119,7 +119,7 @@ impl ImageProxyConfig {
             ("credentials", self.credentials.is_some()),
         ];
         match given.iter().find(|(_, given)| *given) {
-            Some((option, _)) => helpers::check(self, option),
+            Some((option, _)) => helpers::check_auth_files_are_used(self, option),
             None => Ok(()),
         }
     }
@@ -130,10 +130,10 @@ impl ImageProxyConfig {
         self.validate()?;
         let given = self.skopeo_cmd.take();
         if let Some(given) = &given {
-            self.skopeo_cmd = Some(same_command(given));
+            self.skopeo_cmd = Some(clone_command(given));
         }
         let template = self.into_template()?;
-        Ok(template.launch_with(given.unwrap_or_else(|| same_command(&template.base)), None))
+        Ok(template.launch_with(given.unwrap_or_else(|| clone_command(&template.base)), None))
     }
 
     /// Returns the version of the skopeo that this configuration would run. For that, skopeo is run with `--version`,
@@ -154,7 +154,7 @@ impl ImageProxyConfig {
     pub fn skopeo_version(&self) -> impl Future<Output = Result<Version>> + Send + use<> {
         let command = self.base_command();
         async move {
-            let asking = tokio::task::spawn_blocking(move || version_of(command));
+            let asking = tokio::task::spawn_blocking(move || query_version(command));
             asking.await.map_err(join_error)?
         }
     }
@@ -162,7 +162,7 @@ impl ImageProxyConfig {
     /// Makes the command of the configuration, without arguments of this library.
     fn base_command(&self) -> Command {
         match &self.skopeo_cmd {
-            Some(given) => same_command(given),
+            Some(given) => clone_command(given),
             None => Command::new(self.skopeo_path.as_deref().unwrap_or("skopeo".as_ref())),
         }
     }
@@ -223,7 +223,7 @@ impl ImageProxyConfig {
 }
 
 /// Makes a command with the same program, arguments, environment and working folder.
-pub(super) fn same_command(given: &Command) -> Command {
+pub(super) fn clone_command(given: &Command) -> Command {
     let mut command = Command::new(given.get_program());
     command.args(given.get_args());
     for (name, value) in given.get_envs() {
@@ -242,11 +242,11 @@ impl Template {
     /// Makes one more launch. With `private_cache`, the proxy does not use the blob-info cache that all skopeos share.
     /// The proxy chooses images of `platform` from indexes. `None` means the configured platform.
     pub(crate) fn launch(&self, private_cache: bool, platform: Option<&Platform>) -> Launch {
-        let mut launch = self.launch_with(same_command(&self.base), platform);
+        let mut launch = self.launch_with(clone_command(&self.base), platform);
         match Cache::of(private_cache, uses_system_cache(), is_wrapper(&self.base)) {
             Cache::Shared => {}
             Cache::Hidden => launch.hide_system_cache = true,
-            Cache::Nowhere => {
+            Cache::InMemory => {
                 launch.command.env("XDG_DATA_HOME", "/dev/null");
             }
         }
@@ -264,10 +264,10 @@ impl Template {
     }
 
     /// Makes a launch of a subcommand that reads an image or a repository, with the options and files of the proxy.
-    fn launch_once(&self, subcommand: &[&str], of: &str) -> Launch {
-        let mut command = same_command(&self.base);
+    fn launch_once(&self, subcommand: &[&str], reference: &str) -> Launch {
+        let mut command = clone_command(&self.base);
         command.args(&self.global).args(subcommand);
-        command.args(&self.registry).arg(of);
+        command.args(&self.registry).arg(reference);
         self.launch_command(command)
     }
 
@@ -292,7 +292,7 @@ impl Template {
             program: command.get_program().to_string_lossy().into_owned(),
             command,
             passed: self.passed.clone(),
-            pass_stderr_on: self.pass_stderr_on,
+            forward_stderr: self.forward_stderr,
             label: String::new(),
             shutdown_timeout: self.shutdown_timeout,
             hide_system_cache: false,
@@ -308,7 +308,7 @@ enum Cache {
     /// The folder of root's cache is hidden.
     Hidden,
     /// The folder of a user's cache can't be created, so skopeo keeps the cache in memory.
-    Nowhere,
+    InMemory,
 }
 
 impl Cache {
@@ -316,7 +316,7 @@ impl Cache {
         match (private, system, wrapper) {
             (true, true, _) => Self::Hidden,
             // A wrapper may keep data of its own there, as `podman unshare` does.
-            (true, false, false) => Self::Nowhere,
+            (true, false, false) => Self::InMemory,
             (true, false, true) | (false, ..) => Self::Shared,
         }
     }
@@ -327,8 +327,8 @@ impl Cache {
 pub(super) fn is_wrapper(command: &Command) -> bool {
     let name = Path::new(command.get_program()).file_name();
     let version = name.and_then(|name| name.as_bytes().strip_prefix(b"skopeo"));
-    let is_of_version = |c: &u8| c.is_ascii_digit() || b".-_".contains(c);
-    !version.is_some_and(|version| version.iter().all(is_of_version))
+    let is_version_character = |c: &u8| c.is_ascii_digit() || b".-_".contains(c);
+    !version.is_some_and(|version| version.iter().all(is_version_character))
 }
 
 /// Whether skopeo regards this process as root's (containers/image, `blobinfocache`). Its cache is then below
@@ -341,10 +341,10 @@ fn uses_system_cache() -> bool {
 }
 
 /// How long a skopeo may take to print its version.
-const VERSION_PATIENCE: Duration = Duration::from_secs(10);
+const VERSION_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Runs a skopeo to ask for its version. This function blocks for [`VERSION_PATIENCE`] at most.
-fn version_of(mut command: Command) -> Result<Version> {
+/// Runs a skopeo to ask for its version. This function blocks for [`VERSION_TIMEOUT`] at most.
+fn query_version(mut command: Command) -> Result<Version> {
     let program = command.get_program().to_string_lossy().into_owned();
     let spawn_failed = |source| Error::Spawn {
         program: program.clone(),
@@ -361,7 +361,7 @@ fn version_of(mut command: Command) -> Result<Version> {
     let pid = Pid::from_raw(process.id().cast_signed());
     let pidfd = sys::pidfd_open(pid);
     let printed = match process.stdout.take() {
-        Some(stdout) => read_within(stdout, VERSION_PATIENCE),
+        Some(stdout) => read_with_timeout(stdout, VERSION_TIMEOUT),
         None => Ok(None),
     };
     // The output is complete, or the time is up, so the process group is killed. The exit status does not matter.
@@ -372,7 +372,7 @@ fn version_of(mut command: Command) -> Result<Version> {
     let _ = process.wait();
     let printed = printed.map_err(spawn_failed)?.ok_or(Error::CallTimeout {
         method: "asking skopeo for its version",
-        after: VERSION_PATIENCE,
+        after: VERSION_TIMEOUT,
     })?;
     parse_version(&String::from_utf8_lossy(&printed)).ok_or_else(|| {
         Error::from(ConfigError::Invalid {
@@ -382,9 +382,9 @@ fn version_of(mut command: Command) -> Result<Version> {
     })
 }
 
-/// Reads a pipe until it ends, and returns the first 4 KiB. `None` if that takes longer than `patience`.
-fn read_within(mut pipe: ChildStdout, patience: Duration) -> io::Result<Option<Vec<u8>>> {
-    let until = Instant::now() + patience;
+/// Reads a pipe until it ends, and returns the first 4 KiB. `None` if that takes longer than `timeout`.
+fn read_with_timeout(mut pipe: ChildStdout, timeout: Duration) -> io::Result<Option<Vec<u8>>> {
+    let until = Instant::now() + timeout;
     let mut read = Vec::new();
     let mut buffer = [0; 4096];
     loop {
@@ -430,7 +430,7 @@ mod tests {
     }
 
     #[test]
-    fn options_become_arguments_where_skopeo_wants_them() {
+    fn options_become_arguments_before_or_after_the_subcommand() {
         let config = || ImageProxyConfig::default();
         let table: [(ImageProxyConfig, &[&str]); 10] = [
             (config(), &["experimental-image-proxy"]),
@@ -505,7 +505,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_of_tags_is_asked_for_with_the_options_of_the_proxy() {
+    fn list_tags_gets_the_options_of_the_proxy() {
         let config = ImageProxyConfig::default()
             .registries_conf("/r")
             .authfile("/a")
@@ -596,7 +596,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrapper_keeps_its_data_home() {
+    fn a_wrapper_keeps_its_xdg_data_home() {
         for (program, wrapper) in [
             ("skopeo", false),
             ("/usr/bin/skopeo", false),
@@ -607,7 +607,7 @@ mod tests {
             assert_eq!(is_wrapper(&Command::new(program)), wrapper, "{program}");
         }
         assert_eq!(Cache::of(true, false, true), Cache::Shared);
-        assert_eq!(Cache::of(true, false, false), Cache::Nowhere);
+        assert_eq!(Cache::of(true, false, false), Cache::InMemory);
         for wrapper in [false, true] {
             assert_eq!(Cache::of(true, true, wrapper), Cache::Hidden);
             assert_eq!(Cache::of(false, true, wrapper), Cache::Shared);

@@ -5,13 +5,13 @@
 
 mod auth;
 mod command;
+mod credential_sources;
+mod debug;
 mod helpers;
 mod launch;
-mod logins;
-mod once;
 mod platform;
 mod policy;
-mod shown;
+mod read_once;
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -263,7 +263,7 @@ impl Clone for ImageProxyConfig {
             user_agent_prefix: self.user_agent_prefix.clone(),
             temporary_directory: self.temporary_directory.clone(),
             skopeo_path: self.skopeo_path.clone(),
-            skopeo_cmd: self.skopeo_cmd.as_ref().map(launch::same_command),
+            skopeo_cmd: self.skopeo_cmd.as_ref().map(launch::clone_command),
             connection: self.connection.clone(),
             ..*self
         }

@@ -83,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn platforms_as_people_write_them() {
+    fn a_platform_has_two_or_three_parts() {
         for text in ["linux/arm64", "linux/arm/v7"] {
             let platform: Platform = text.parse().expect("a platform");
             assert_eq!(platform.to_string(), text);

@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::ImageProxyConfig;
 
 /// The path of the system's policy (containers-policy.json(5)).
-const SYSTEM: &str = "/etc/containers/policy.json";
+const SYSTEM_POLICY: &str = "/etc/containers/policy.json";
 
 impl ImageProxyConfig {
     /// Returns whether the signature policy has gpg keys. containers-policy.json(5) describes where the policy is. With
@@ -49,8 +49,8 @@ impl ImageProxyConfig {
 
     pub(crate) fn policy_in_force(&self) -> Policy {
         Policy {
-            demanded: self.policy.is_some() || self.require_policy,
-            named: self.policy.clone(),
+            required: self.policy.is_some() || self.require_policy,
+            configured: self.policy.clone(),
             insecure: self.insecure_policy,
         }
     }
@@ -60,19 +60,19 @@ impl ImageProxyConfig {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Policy {
     /// Whether a skopeo that checks no policy is an error.
-    pub(crate) demanded: bool,
-    named: Option<PathBuf>,
+    pub(crate) required: bool,
+    configured: Option<PathBuf>,
     /// Whether all images are accepted.
     insecure: bool,
 }
 
 impl Policy {
     pub(crate) fn may_ask_gpg(&self) -> bool {
-        self.may(|policy| policy.contains("\"signedBy\""))
+        self.may_have(|policy| policy.contains("\"signedBy\""))
     }
 
     pub(crate) fn restricts_images(&self) -> bool {
-        self.may(restricts)
+        self.may_have(restricts)
     }
 
     /// The path of the policy. The file may not exist. `None` if no policy is read.
@@ -80,41 +80,41 @@ impl Policy {
         if self.insecure {
             return None;
         }
-        if let Some(named) = &self.named {
-            return Some(named.clone());
+        if let Some(configured) = &self.configured {
+            return Some(configured.clone());
         }
         let home = std::env::home_dir().map(|home| home.join(".config/containers/policy.json"));
         // A file that can't be looked at, for example without permission, is not missing.
-        let is_there = |path: &PathBuf| {
+        let exists = |path: &PathBuf| {
             let found = fs::metadata(path);
             !found.is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
         };
-        Some(home.filter(is_there).unwrap_or_else(|| SYSTEM.into()))
+        Some(home.filter(exists).unwrap_or_else(|| SYSTEM_POLICY.into()))
     }
 
     /// Whether the policy has this property. `true` if the policy can't be read.
-    fn may(&self, does: impl Fn(&str) -> bool) -> bool {
+    fn may_have(&self, has_property: impl Fn(&str) -> bool) -> bool {
         let Some(path) = self.path() else {
             return false;
         };
-        let found = Found::at(&path);
+        let found = PolicyFile::read(&path);
         match found {
-            Found::Nothing => false,
-            Found::Unreadable => true,
-            Found::Policy(policy) => does(&policy),
+            PolicyFile::Missing => false,
+            PolicyFile::Unreadable => true,
+            PolicyFile::Content(policy) => has_property(&policy),
         }
     }
 }
 
 /// The policy file, if there is one.
-enum Found {
-    Nothing,
+enum PolicyFile {
+    Missing,
     Unreadable,
-    Policy(String),
+    Content(String),
 }
 
-impl Found {
-    fn at(path: &Path) -> Self {
+impl PolicyFile {
+    fn read(path: &Path) -> Self {
         let is_file = fs::metadata(path).map(|found| found.is_file());
         let read = match is_file {
             Ok(true) => fs::read_to_string(path),
@@ -123,8 +123,8 @@ impl Found {
             Err(error) => Err(error),
         };
         match read {
-            Ok(policy) => Self::Policy(policy),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Self::Nothing,
+            Ok(policy) => Self::Content(policy),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Self::Missing,
             Err(_) => Self::Unreadable,
         }
     }
@@ -153,7 +153,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_policy_with_keys_may_ask_gpg_unless_it_is_not_looked_at() {
+    fn a_policy_with_keys_may_ask_gpg_unless_it_is_ignored() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("policy.json");
         let policy = |text: &str| {
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn a_policy_that_can_be_read_only_once_is_left_alone() {
+    fn a_policy_that_can_be_read_only_once_is_not_read() {
         let pipe = ImageProxyConfig::default().policy("/dev/zero");
         assert!(pipe.may_ask_gpg() && pipe.restricts_images());
     }

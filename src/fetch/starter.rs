@@ -89,7 +89,8 @@ impl Starter {
             return true;
         };
         let (template, host) = (Arc::clone(template), host.to_owned());
-        let asked = tokio::task::spawn_blocking(move || template.logins.may_have(&host));
+        let asked =
+            tokio::task::spawn_blocking(move || template.credential_sources.may_have(&host));
         asked.await.unwrap_or(true)
     }
 
@@ -222,7 +223,7 @@ impl Starter {
                         ..template.launch(private, platform.as_ref())
                     })
                 };
-                ImageProxy::launch(launch, connection, policy.demanded).await
+                ImageProxy::launch(launch, connection, policy.required).await
             }
             From::Given { .. } if platform.is_some() => {
                 let reason = "a fetcher over given proxies can't choose the platform of an image";

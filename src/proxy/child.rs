@@ -141,7 +141,7 @@ fn start(launch: Launch, [stdin, stdout]: [Stdio; 2]) -> Result<(Child, ExitSend
         mut command,
         program,
         passed,
-        pass_stderr_on,
+        forward_stderr,
         label,
         shutdown_timeout,
         hide_system_cache,
@@ -180,7 +180,7 @@ fn start(launch: Launch, [stdin, stdout]: [Stdio; 2]) -> Result<(Child, ExitSend
         control: Some(control_end),
         stderr: Some(stderr),
         said: Said::default(),
-        passed_on: pass_stderr_on.then(|| Labelled::new(label)),
+        passed_on: forward_stderr.then(|| Labelled::new(label)),
         shutdown_timeout,
     };
     Ok((Child { control, exit }, exit_sender, supervised))

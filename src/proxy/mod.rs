@@ -132,17 +132,17 @@ impl ImageProxy {
         let options = config.connection.clone();
         let policy = config.policy_in_force();
         let launch = move || config.into_launch();
-        let proxy = Self::launch(launch, options, policy.demanded).await?;
+        let proxy = Self::launch(launch, options, policy.required).await?;
         proxy.warn_of_unchecked(policy).await;
         Ok(proxy)
     }
 
-    /// Starts a proxy. `launch` makes its command, and may block. With `demands_policy`, a proxy that checks no
+    /// Starts a proxy. `launch` makes its command, and may block. With `requires_policy`, a proxy that checks no
     /// signature policy is an error.
     pub(crate) async fn launch(
         launch: impl FnOnce() -> Result<Launch> + Send + 'static,
         options: ConnectionOptions,
-        demands_policy: bool,
+        requires_policy: bool,
     ) -> Result<Self> {
         let (ours, theirs) = socketpair(
             AddressFamily::Unix,
@@ -163,7 +163,7 @@ impl ImageProxy {
         };
         let proxy = Self::over(ours, Some(child), options).await?;
         let found = proxy.protocol_version();
-        if demands_policy && *found < CHECKS_POLICY_SINCE {
+        if requires_policy && *found < CHECKS_POLICY_SINCE {
             return Err(Error::Unsupported {
                 method: "checking a signature policy",
                 required: CHECKS_POLICY_SINCE,

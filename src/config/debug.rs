@@ -8,9 +8,9 @@ use super::launch::{Launch, Template};
 
 /// Shows a command without its arguments and without the values of its environment, because both can
 /// contain secrets.
-struct Shown<'a>(&'a Command);
+struct Redacted<'a>(&'a Command);
 
-impl fmt::Debug for Shown<'_> {
+impl fmt::Debug for Redacted<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names: Vec<_> = self.0.get_envs().map(|(name, _)| name).collect();
         f.debug_struct("Command")
@@ -23,9 +23,9 @@ impl fmt::Debug for Shown<'_> {
 }
 
 /// Shows only the number of keys.
-struct Keys(usize);
+struct RedactedKeys(usize);
 
-impl fmt::Debug for Keys {
+impl fmt::Debug for RedactedKeys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "[{} secret]", self.0)
     }
@@ -59,7 +59,9 @@ impl fmt::Debug for ImageProxyConfig {
             skopeo_cmd,
             connection,
         } = self;
-        let keys = decryption_keys.as_ref().map(|keys| Keys(keys.len()));
+        let keys = decryption_keys
+            .as_ref()
+            .map(|keys| RedactedKeys(keys.len()));
         f.debug_struct("ImageProxyConfig")
             .field("authfile", authfile)
             .field("auth_data", auth_data)
@@ -84,7 +86,7 @@ impl fmt::Debug for ImageProxyConfig {
             .field("temporary_directory", temporary_directory)
             .field("debug", debug)
             .field("skopeo_path", skopeo_path)
-            .field("skopeo_cmd", &skopeo_cmd.as_ref().map(Shown))
+            .field("skopeo_cmd", &skopeo_cmd.as_ref().map(Redacted))
             .field("connection", connection)
             .finish()
     }
@@ -93,7 +95,7 @@ impl fmt::Debug for ImageProxyConfig {
 impl fmt::Debug for Template {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Template")
-            .field("base", &Shown(&self.base))
+            .field("base", &Redacted(&self.base))
             .finish_non_exhaustive()
     }
 }
@@ -101,7 +103,7 @@ impl fmt::Debug for Template {
 impl fmt::Debug for Launch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Launch")
-            .field("command", &Shown(&self.command))
+            .field("command", &Redacted(&self.command))
             .finish_non_exhaustive()
     }
 }

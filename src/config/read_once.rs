@@ -38,7 +38,7 @@ impl ImageProxyConfig {
             {
                 let content = read(path, option)?;
                 let file = sealed(&content).map_err(Error::io("can't make a memory file"))?;
-                *path = path_of(&file);
+                *path = path_in_child(&file);
                 passed.push(Arc::new(file));
             }
         }
@@ -68,7 +68,7 @@ impl ImageProxyConfig {
 }
 
 /// The path by which a child opens a file that was passed to it.
-pub(super) fn path_of(file: &OwnedFd) -> PathBuf {
+pub(super) fn path_in_child(file: &OwnedFd) -> PathBuf {
     format!("/proc/self/fd/{}", file.as_raw_fd()).into()
 }
 
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clone_of_a_configuration_has_the_same_auth_data_though_they_come_once() {
+    fn a_clone_of_a_configuration_has_the_same_auth_data() {
         let (reader, mut writer) = pipe().expect("a pipe");
         writer.write_all(b"{}").expect("room");
         drop(writer);
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_end_is_refused() {
+    fn a_file_without_end_is_refused() {
         let mut config = ImageProxyConfig::default().policy("/dev/zero");
         let error = config.read_once().expect_err("too large");
         assert!(
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn regular_files_and_what_is_not_there_are_left_to_skopeo() {
+    fn regular_and_missing_files_are_left_to_skopeo() {
         let folder = tempfile::tempdir().expect("a folder");
         let file = folder.path().join("auth.json");
         fs::write(&file, "{}").expect("a file");

@@ -18,36 +18,36 @@ impl ImageProxyConfig {
         match &self.authfile {
             _ if given || self.auth_anonymous => Vec::new(),
             Some(named) => vec![named.clone()],
-            None => default_files(),
+            None => default_auth_files(),
         }
     }
 }
 
 /// The places where the skopeo of a configuration looks for credentials.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Logins {
+pub(crate) struct CredentialSources {
     /// Whether no credentials are used at all.
     anonymous: bool,
     /// Whether skopeo looks in places that this process can't see.
-    unseen: bool,
+    has_hidden_sources: bool,
     /// Whether registries.conf has mirrors or other locations. Any credentials may then be for one of these.
-    redirects: bool,
+    has_mirrors_or_locations: bool,
     /// The auth files (containers-auth.json(5)).
     files: Vec<PathBuf>,
 }
 
-impl Logins {
+impl CredentialSources {
     /// Finds the places where the skopeo of this configuration looks for credentials. `authfile` must already be the
     /// path that skopeo gets. This function blocks: it reads registries.conf.
     pub(super) fn of(config: &ImageProxyConfig) -> Self {
         let wrapped = config.skopeo_cmd.as_ref().is_some_and(launch::is_wrapper);
         Self {
             anonymous: config.auth_anonymous,
-            unseen: wrapped || helpers::asks_programs(config),
-            redirects: helpers::redirects(config),
+            has_hidden_sources: wrapped || helpers::uses_credential_helpers(config),
+            has_mirrors_or_locations: helpers::has_mirrors_or_locations(config),
             files: match &config.authfile {
                 Some(named) => vec![named.clone()],
-                None => default_files(),
+                None => default_auth_files(),
             },
         }
     }
@@ -58,15 +58,19 @@ impl Logins {
     pub(crate) fn may_have(&self, host: &str) -> bool {
         let names = |path: &PathBuf| {
             let read = fs::read(path).map(Zeroizing::new);
-            let host = if self.redirects { r#""auth""# } else { host };
-            read.is_ok_and(|text| names(&text, host))
+            let host = if self.has_mirrors_or_locations {
+                r#""auth""#
+            } else {
+                host
+            };
+            read.is_ok_and(|text| auth_file_mentions(&text, host))
         };
-        !self.anonymous && (self.unseen || self.files.iter().any(names))
+        !self.anonymous && (self.has_hidden_sources || self.files.iter().any(names))
     }
 }
 
 /// Whether an auth file mentions this registry, or a credential helper.
-fn names(auth_file: &[u8], host: &str) -> bool {
+fn auth_file_mentions(auth_file: &[u8], host: &str) -> bool {
     let has = |text: &str| {
         auth_file
             .windows(text.len())
@@ -76,7 +80,7 @@ fn names(auth_file: &[u8], host: &str) -> bool {
 }
 
 /// The auth files that skopeo reads by default (containers-auth.json(5), skopeo(1)).
-fn default_files() -> Vec<PathBuf> {
+fn default_auth_files() -> Vec<PathBuf> {
     let variable = |name: &str| std::env::var_os(name).map(PathBuf::from);
     if let Some(named) = variable("REGISTRY_AUTH_FILE") {
         return vec![named];
@@ -102,12 +106,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn there_may_be_credentials_where_a_file_names_the_registry() {
+    fn an_auth_file_that_names_the_registry_may_have_credentials() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("auth.json");
         let may_have = |text: &str, host| {
             fs::write(&path, text).expect("a file");
-            Logins::of(&ImageProxyConfig::default().authfile(path.clone())).may_have(host)
+            CredentialSources::of(&ImageProxyConfig::default().authfile(path.clone()))
+                .may_have(host)
         };
         let auths = r#"{"auths": {"a.b:5/c": {"auth": "x"}, "https://index.docker.io/v1/": {}}}"#;
         assert!(may_have(auths, "a.b:5"));
@@ -127,7 +132,7 @@ mod tests {
         for (text, expected) in [(auths, true), ("{}", false)] {
             fs::write(&path, text).expect("a file");
             assert_eq!(
-                Logins::of(&redirected).may_have("quay.io"),
+                CredentialSources::of(&redirected).may_have("quay.io"),
                 expected,
                 "{text}"
             );
@@ -136,9 +141,9 @@ mod tests {
         assert_eq!(named.auth_files(), [path]);
         let anonymous = ImageProxyConfig::default().auth_anonymous(true);
         assert!(anonymous.auth_files().is_empty());
-        assert!(!Logins::of(&anonymous).may_have("a.b:5"));
+        assert!(!CredentialSources::of(&anonymous).may_have("a.b:5"));
         let wrapper = std::process::Command::new("podman");
         let wrapper = ImageProxyConfig::default().skopeo_cmd(wrapper);
-        assert!(Logins::of(&wrapper).may_have("a.b:5"));
+        assert!(CredentialSources::of(&wrapper).may_have("a.b:5"));
     }
 }
