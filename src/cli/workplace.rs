@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_live_on_another_host_is_swept_when_it_is_old() {
+    fn a_staging_folder_of_another_host_is_swept_when_it_is_old() {
         let folder = tempfile::tempdir().expect("a folder");
         let other = dead(folder.path(), Some("another host"));
         sweep(folder.path());

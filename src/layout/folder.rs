@@ -79,11 +79,11 @@ impl Folder {
 
     /// Opens the subfolder of this name.
     pub(super) fn open(&self, name: impl AsRef<OsStr>) -> io::Result<Self> {
-        let name = plain(name.as_ref())?;
+        let name = entry_name(name.as_ref())?;
         let flags = FOLDER_FLAGS | OFlag::O_NOFOLLOW;
         match openat(&self.0, name, flags, Mode::empty()) {
             Ok(folder) => Ok(Self(folder)),
-            Err(Errno::ENOTDIR | Errno::ELOOP) => Err(self.is_no(name, "folder")),
+            Err(Errno::ENOTDIR | Errno::ELOOP) => Err(self.not_a(name, "folder")),
             Err(e) => Err(e.into()),
         }
     }
@@ -109,7 +109,7 @@ impl Folder {
     }
 
     pub(super) fn make_new(&self, name: impl AsRef<OsStr>, mode: Mode) -> io::Result<()> {
-        Ok(mkdirat(&self.0, plain(name.as_ref())?, mode)?)
+        Ok(mkdirat(&self.0, entry_name(name.as_ref())?, mode)?)
     }
 
     /// Opens the folder once more, so that it can be locked.
@@ -132,7 +132,7 @@ impl Folder {
 
     /// The size of a plain file in bytes. `None` if there is no plain file of this name.
     pub(super) fn size_of(&self, name: impl AsRef<OsStr>) -> io::Result<Option<u64>> {
-        match self.stat(plain(name.as_ref())?) {
+        match self.stat(entry_name(name.as_ref())?) {
             Ok(found) if kind(&found) == SFlag::S_IFREG => {
                 Ok(Some(u64::try_from(found.st_size).unwrap_or(0)))
             }
@@ -143,7 +143,7 @@ impl Folder {
 
     /// The identity of the entry of this name. `None` if there is none.
     pub(super) fn identity_of(&self, name: impl AsRef<OsStr>) -> io::Result<Option<Identity>> {
-        match self.stat(plain(name.as_ref())?) {
+        match self.stat(entry_name(name.as_ref())?) {
             Ok(found) => Ok(Some(Identity::from(&found))),
             Err(Errno::ENOENT) => Ok(None),
             Err(e) => Err(e.into()),
@@ -153,9 +153,9 @@ impl Folder {
     /// Gives a new file the owner and the permissions of the file of this name, if there is one, so that
     /// others keep their access.
     pub(super) fn keep_owner_and_mode(&self, name: &str, new: &File) -> io::Result<()> {
-        match self.stat(plain(name.as_ref())?) {
+        match self.stat(entry_name(name.as_ref())?) {
             Ok(old) => {
-                give_to(new, &old);
+                copy_owner(new, &old);
                 // This may fail on a file system of another operating system.
                 let _ = new.set_permissions(Permissions::from_mode(old.st_mode & 0o777));
                 Ok(())
@@ -167,12 +167,12 @@ impl Folder {
 
     #[cfg(test)]
     pub(super) fn permissions_of(&self, name: impl AsRef<OsStr>) -> io::Result<u32> {
-        Ok(self.stat(plain(name.as_ref())?)?.st_mode & 0o777)
+        Ok(self.stat(entry_name(name.as_ref())?)?.st_mode & 0o777)
     }
 
     /// The time since the entry was last modified.
     pub(super) fn age_of(&self, name: impl AsRef<OsStr>) -> io::Result<Duration> {
-        let changed = self.stat(plain(name.as_ref())?)?.st_mtime;
+        let changed = self.stat(entry_name(name.as_ref())?)?.st_mtime;
         let changed = SystemTime::UNIX_EPOCH + Duration::from_secs(changed.try_into().unwrap_or(0));
         // The clock of another host may be ahead; such an entry counts as new.
         Ok(SystemTime::now()
@@ -183,12 +183,12 @@ impl Folder {
     /// Opens a file that serves only as a lock. A missing file is created, with permissions for those who may write
     /// into the folder.
     pub(super) fn lock_file(&self, name: impl AsRef<OsStr>) -> io::Result<File> {
-        let name = plain(name.as_ref())?;
+        let name = entry_name(name.as_ref())?;
         // On NFS, only a file that is open for writing can be locked exclusively.
         let flags = OFlag::O_RDWR | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
         match openat(&self.0, name, flags, Mode::empty()) {
             Err(Errno::ENOENT) => {}
-            Err(Errno::ELOOP) => return Err(self.is_no(name, "plain file")),
+            Err(Errno::ELOOP) => return Err(self.not_a(name, "plain file")),
             other => return Ok(other?.into()),
         }
         // Only those who may write into the folder may lock the file. Anybody else could block pulls.
@@ -198,7 +198,7 @@ impl Folder {
         match openat(&self.0, name, flags | OFlag::O_CREAT | OFlag::O_EXCL, mode) {
             Ok(file) => {
                 let file = File::from(file);
-                give_to(&file, &folder);
+                copy_owner(&file, &folder);
                 // The umask must not apply. This may fail on a file system of another operating system.
                 let _ = file.set_permissions(Permissions::from_mode(mode.bits()));
                 Ok(file)
@@ -210,17 +210,17 @@ impl Folder {
 
     /// Opens a plain file to read it. `None` if there is no file of this name.
     pub(super) fn open_file(&self, name: impl AsRef<OsStr>) -> io::Result<Option<File>> {
-        let name = plain(name.as_ref())?;
+        let name = entry_name(name.as_ref())?;
         // Opening a named pipe must not wait for its other end.
         let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
         let file = match openat(&self.0, name, flags, Mode::empty()) {
             Ok(file) => file,
             Err(Errno::ENOENT) => return Ok(None),
-            Err(Errno::ELOOP) => return Err(self.is_no(name, "plain file")),
+            Err(Errno::ELOOP) => return Err(self.not_a(name, "plain file")),
             Err(e) => return Err(e.into()),
         };
         if kind(&fstat(&file)?) != SFlag::S_IFREG {
-            return Err(self.is_no(name, "plain file"));
+            return Err(self.not_a(name, "plain file"));
         }
         Ok(Some(file.into()))
     }
@@ -241,19 +241,19 @@ impl Folder {
     /// Creates a new file.
     pub(super) fn create(&self, name: impl AsRef<OsStr>) -> io::Result<File> {
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
-        let file = openat(&self.0, plain(name.as_ref())?, flags, FILE_MODE)?;
+        let file = openat(&self.0, entry_name(name.as_ref())?, flags, FILE_MODE)?;
         Ok(file.into())
     }
 
     /// Moves a file into another folder, under a new name. An entry that has this name is replaced, even if
     /// it is a symbolic link.
     pub(super) fn move_to(&self, name: &str, there: &Self, new_name: &str) -> io::Result<()> {
-        let (name, new_name) = (plain(name.as_ref())?, plain(new_name.as_ref())?);
+        let (name, new_name) = (entry_name(name.as_ref())?, entry_name(new_name.as_ref())?);
         Ok(renameat(&self.0, name, &there.0, new_name)?)
     }
 
     pub(super) fn remove_file(&self, name: impl AsRef<OsStr>) -> io::Result<()> {
-        let name = plain(name.as_ref())?;
+        let name = entry_name(name.as_ref())?;
         Ok(unlinkat(&self.0, name, UnlinkatFlags::NoRemoveDir)?)
     }
 
@@ -266,7 +266,7 @@ impl Folder {
     }
 
     pub(super) fn remove_empty_folder(&self, name: impl AsRef<OsStr>) -> io::Result<()> {
-        let name = plain(name.as_ref())?;
+        let name = entry_name(name.as_ref())?;
         Ok(unlinkat(&self.0, name, UnlinkatFlags::RemoveDir)?)
     }
 
@@ -279,7 +279,7 @@ impl Folder {
         fstatat(&self.0, name, AtFlags::AT_SYMLINK_NOFOLLOW)
     }
 
-    fn is_no(&self, name: &OsStr, expected: &str) -> io::Error {
+    fn not_a(&self, name: &OsStr, expected: &str) -> io::Error {
         let found = self.stat(name);
         let link = found.is_ok_and(|found| kind(&found) == SFlag::S_IFLNK);
         let name = name.display();
@@ -294,7 +294,7 @@ impl Folder {
 
 /// Gives a file the owner and the group of `like`, as far as this process may. Only root can change the
 /// owner; others can change the group to one of their own.
-fn give_to(file: &File, like: &FileStat) {
+fn copy_owner(file: &File, like: &FileStat) {
     let (owner, group) = (Uid::from_raw(like.st_uid), Gid::from_raw(like.st_gid));
     let is_whole = fchown(file, Some(owner), Some(group)).is_ok();
     if !is_whole {
@@ -307,7 +307,7 @@ fn kind(found: &FileStat) -> SFlag {
 }
 
 /// Returns the name if it is a plain one, not a path.
-fn plain(name: &OsStr) -> io::Result<&OsStr> {
+fn entry_name(name: &OsStr) -> io::Result<&OsStr> {
     let path = name.is_empty() || name == "." || name == ".." || name.as_bytes().contains(&b'/');
     if path {
         let reason = format!("{} is not a plain name", name.display());
@@ -359,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_folder_or_file_is_told_and_not_waited_for() {
+    fn entries_of_another_kind_are_errors_and_do_not_block() {
         let (all, folder) = folder();
         let pipe = all.path().join("inside/pipe");
         nix::unistd::mkfifo(&pipe, Mode::S_IRWXU).expect("a pipe");
@@ -385,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn no_more_is_read_than_allowed() {
+    fn a_file_over_the_limit_is_not_read() {
         let (_all, folder) = folder();
         let read = folder.read("file", 7).expect("as many as allowed");
         assert_eq!(read.as_deref(), Some(&b"seven b"[..]));

@@ -69,22 +69,22 @@ impl<'a> Index<'a> {
 
 /// An entry of the index.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Listed {
+pub(super) struct IndexEntry {
     pub(super) descriptor: Descriptor,
     /// The name of the image in the layout.
     pub(super) name: Option<String>,
 }
 
-impl Listed {
+impl IndexEntry {
     /// The name, or else the digest.
-    pub(super) fn shown(&self) -> &str {
+    pub(super) fn name_or_digest(&self) -> &str {
         let digest = self.descriptor.digest().as_ref();
         self.name.as_deref().unwrap_or(digest)
     }
 }
 
 /// The entries of the index, in order. Returns an error if one of them names no blob.
-pub(super) fn entries(index: &[u8]) -> io::Result<Vec<Listed>> {
+pub(super) fn entries(index: &[u8]) -> io::Result<Vec<IndexEntry>> {
     let entry = |entry: &&RawValue| {
         let entry = document::descriptor(entry.get().as_bytes(), "entry");
         let descriptor = entry.map_err(|error| {
@@ -93,7 +93,7 @@ pub(super) fn entries(index: &[u8]) -> io::Result<Vec<Listed>> {
         })?;
         let annotations = descriptor.annotations().as_ref();
         let name = annotations.and_then(|all| all.get(REF_NAME)).cloned();
-        Ok(Listed { descriptor, name })
+        Ok(IndexEntry { descriptor, name })
     };
     Index::parse(index)?.manifests.iter().map(entry).collect()
 }
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn names_move_and_images_stay() {
+    fn a_name_moves_to_the_new_image_and_other_images_stay() {
         let named = |name: &str, digit| (Some(name.to_owned()), digit);
         let table = [
             (vec![('a', Some("x"))], vec![named("x", 'a')]),
@@ -208,7 +208,7 @@ mod tests {
         let images = [(image('a'), Some("x".to_owned())), (image('b'), None)];
         let index = with_images(&empty(), &images).expect("fine");
         let read = super::entries(&index).expect("fine");
-        let shown: Vec<_> = read.iter().map(Listed::shown).collect();
+        let shown: Vec<_> = read.iter().map(IndexEntry::name_or_digest).collect();
         assert_eq!(shown, ["x", images[1].0.digest().as_ref()]);
         for damaged in ["", r#"{"manifests":[{"size":7}]}"#, r#"{"manifests":[7]}"#] {
             super::entries(damaged.as_bytes()).expect_err(damaged);
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn what_others_wrote_is_kept() {
+    fn members_that_other_tools_wrote_are_kept() {
         let start = br#"{"schemaVersion":2,"manifests":[{"digest":"sha256:0","extra":1}],"x":2}"#;
         let changed = with_images(start, &[(image('a'), Some("t".into()))]).expect("fine");
         let changed: Value = serde_json::from_slice(&changed).expect("JSON");
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn images_in_a_list_of_another_case_stay() {
+    fn a_list_under_a_key_in_another_case_is_understood() {
         let start = entries(&empty(), &[('b', Some("old"))]);
         assert_eq!(start.len(), 1);
         let index = with_images(&empty(), &[(image('b'), Some("old".into()))]).expect("fine");

@@ -9,8 +9,8 @@
 //! A layout may come from somebody else, so no symbolic link in it is followed. A folder or a file of the
 //! layout that is a symbolic link is an error. A blob that is a symbolic link is fetched again and replaced.
 
-mod alone;
 mod blobs;
+mod exclusive;
 mod folder;
 mod index;
 mod prune;
@@ -282,8 +282,8 @@ impl Sink for OciLayout {
         let chunk_bytes = write::chunk_bytes(blob.size(), Arc::strong_count(&counted) - 1);
         let writing = write::store(reader, staging, digest.clone(), chunk_bytes);
         writing.await.map_err(|failed| match failed {
-            write::Failed::Fetch(error) => error,
-            write::Failed::Write(error) => {
+            write::StoreError::Fetch(error) => error,
+            write::StoreError::Write(error) => {
                 let path = self.blob_path(&digest);
                 Error::io(format!("can't write blob {}", path.display()))(error)
             }
@@ -293,7 +293,7 @@ impl Sink for OciLayout {
     async fn commit(&self, image: &ImageContent) -> Result<()> {
         self.put_documents(image).await?;
         let name = self.names.name_of(image.reference(), image.name())?;
-        self.list(vec![(image.manifest_descriptor().clone(), name)])
+        self.add_to_index(vec![(image.manifest_descriptor().clone(), name)])
             .await
     }
 
@@ -307,7 +307,7 @@ impl Sink for OciLayout {
         for image in images {
             self.put_documents(image).await?;
         }
-        self.list(listed).await
+        self.add_to_index(listed).await
     }
 
     async fn commit_index(&self, index: &IndexContent, images: &[Arc<ImageContent>]) -> Result<()> {
@@ -316,7 +316,8 @@ impl Sink for OciLayout {
         }
         self.put(index.descriptor(), index.raw()).await?;
         let name = self.names.name_of(index.reference(), index.name())?;
-        self.list(vec![(index.descriptor().clone(), name)]).await
+        self.add_to_index(vec![(index.descriptor().clone(), name)])
+            .await
     }
 }
 
@@ -329,7 +330,7 @@ impl OciLayout {
 
     /// Adds these manifests or indexes to the index of the layout, by these names. Everything that a manifest or
     /// index names must be there. If the future is dropped early, the check of this stops.
-    async fn list(&self, images: Vec<(Descriptor, Option<String>)>) -> Result<()> {
+    async fn add_to_index(&self, images: Vec<(Descriptor, Option<String>)>) -> Result<()> {
         if images.is_empty() {
             return Ok(());
         }
@@ -434,7 +435,7 @@ fn is_layout(root: &Folder) -> io::Result<bool> {
         // Another pull has created the layout in between.
         return is_layout(root);
     }
-    only_a_layouts_beginning(&names).map(|()| false)
+    check_can_become_layout(&names).map(|()| false)
 }
 
 fn check_version(marker: &[u8]) -> io::Result<()> {
@@ -452,7 +453,7 @@ fn check_version(marker: &[u8]) -> io::Result<()> {
 
 /// Returns an error unless a folder without the marker contains only hidden files, `lost+found`, and what a killed pull
 /// has left.
-fn only_a_layouts_beginning(names: &[OsString]) -> io::Result<()> {
+fn check_can_become_layout(names: &[OsString]) -> io::Result<()> {
     // Hidden files, and what ext4 puts into the root of each file system, are not the user's content.
     let foreign = |name: &OsStr| name == "lost+found" || name.as_bytes().starts_with(b".");
     if names
@@ -505,7 +506,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_blobs_name_leads_nowhere_else(text in "[a-z0-9+._/-]{0,12}:[a-zA-Z0-9=._/:-]{0,80}|\\PC*") {
+        fn the_path_of_a_blob_stays_in_its_folder(text in "[a-z0-9+._/-]{0,12}:[a-zA-Z0-9=._/:-]{0,80}|\\PC*") {
             if let Ok(digest) = text.parse::<Digest>() {
                 let layout = OciLayout::new("", None);
                 let name = layout.blob_path(&digest);
@@ -516,7 +517,7 @@ mod tests {
         }
 
         #[test]
-        fn a_name_for_the_index_is_one_that_the_specification_allows(text in "\\PC*") {
+        fn names_by_reference_follow_the_specification(text in "\\PC*") {
             let names = Names::References;
             if let Ok(Some(name)) = names.name_of(&text, None) {
                 prop_assert!(OciLayout::can_name(&name));

@@ -11,18 +11,18 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::folder::Folder;
-use super::reach::{self, By, Follower, MAX_DOCUMENT_BYTES, invalid, reason};
+use super::reach::{self, MAX_DOCUMENT_BYTES, NamedBy, Visitor, invalid, reason};
 use super::staging::LayoutLock;
 use super::verify::{Damage, check};
-use super::{INDEX, OciLayout, alone, blobs, blocking, index, open_layout, read_index};
+use super::{INDEX, OciLayout, blobs, blocking, exclusive, index, open_layout, read_index};
 use crate::error::{Error, Result};
 use crate::fetch::document;
 
 /// How long the lock of the layout is held while blobs are removed. Other processes wait for the lock for 30 s at most.
-const HOLD: Duration = Duration::from_secs(5);
+const LOCK_HOLD: Duration = Duration::from_secs(5);
 
 /// How long the lock is then free for other processes, which try to take it every 5 ms.
-const PAUSE: Duration = Duration::from_millis(50);
+const LOCK_PAUSE: Duration = Duration::from_millis(50);
 
 /// The options of [`OciLayout::prune`].
 #[derive(Debug, Clone, Default)]
@@ -117,25 +117,25 @@ impl OciLayout {
         };
         let mut prune = planning.await?;
         if options.dry_run {
-            return Ok(prune.planned());
+            return Ok(prune.into_plan());
         }
         loop {
-            let alone = match alone::take(&prune.root, options.wait, &what).await {
-                Ok(alone) => alone,
-                Err(error) => return prune.failed(error),
+            let exclusive = match exclusive::lock(&prune.root, options.wait, &what).await {
+                Ok(exclusive) => exclusive,
+                Err(error) => return prune.or_partial(error),
             };
-            prune.pruned.abandoned_pulls += alone.swept.folders;
-            prune.pruned.abandoned_bytes += alone.swept.bytes;
+            prune.pruned.abandoned_pulls += exclusive.swept.folders;
+            prune.pruned.abandoned_bytes += exclusive.swept.bytes;
             let removing = move || {
-                let removed = prune.remove(HOLD, &alone.lock);
+                let removed = prune.remove(LOCK_HOLD, &exclusive.lock);
                 Ok((prune, removed))
             };
             let removed;
             (prune, removed) = blocking(removing).await?;
             match removed {
-                Ok(true) => return Ok(prune.done()),
-                Ok(false) => sleep(PAUSE).await,
-                Err(error) => return prune.failed(Error::io(what)(error)),
+                Ok(true) => return Ok(prune.into_result()),
+                Ok(false) => sleep(LOCK_PAUSE).await,
+                Err(error) => return prune.or_partial(Error::io(what)(error)),
             }
         }
     }
@@ -144,8 +144,8 @@ impl OciLayout {
 /// The removal of blobs, which may need the lock of the layout several times.
 struct Prune {
     root: Arc<Folder>,
-    kept: Kept,
-    /// The index by which `kept` was found.
+    reachable: Reachable,
+    /// The index by which `reachable` was found.
     index: Vec<u8>,
     /// The blobs that are still to be removed, in reverse order.
     candidates: Vec<PrunedBlob>,
@@ -158,7 +158,7 @@ impl Prune {
     fn plan(path: &Path, stop: CancellationToken) -> io::Result<Self> {
         let root = Arc::new(open_layout(path)?);
         let mut prune = Self {
-            kept: Kept {
+            reachable: Reachable {
                 root: Arc::clone(&root),
                 digests: HashSet::new(),
                 documents: HashSet::new(),
@@ -171,11 +171,11 @@ impl Prune {
             stop,
             root,
         };
-        prune.keep_what_the_index_names()?;
+        prune.follow_index()?;
         for digest in blobs::all(&prune.root)? {
             // Whatever is no plain file was not stored by a pull.
             match blobs::size_of(&prune.root, &digest)? {
-                Some(size) if !prune.kept.digests.contains(&digest) => {
+                Some(size) if !prune.reachable.digests.contains(&digest) => {
                     prune.candidates.push(PrunedBlob { digest, size });
                 }
                 Some(_) => prune.pruned.kept_blobs += 1,
@@ -187,11 +187,11 @@ impl Prune {
     }
 
     /// Adds what the index names now to what is kept. What an earlier index named is kept, too.
-    fn keep_what_the_index_names(&mut self) -> io::Result<()> {
+    fn follow_index(&mut self) -> io::Result<()> {
         let index = read_index(&self.root)?;
         if index != self.index {
             for image in index::entries(&index)? {
-                reach::follow(&mut self.kept, &image.descriptor)?;
+                reach::follow(&mut self.reachable, &image.descriptor)?;
             }
             self.index = index;
         }
@@ -203,8 +203,8 @@ impl Prune {
         let began = Instant::now();
         // Pulls that have ended since the index was last read may have added images that reuse candidates, or
         // manifests that were missing.
-        self.kept.follow_what_was_missing()?;
-        self.keep_what_the_index_names()?;
+        self.reachable.follow_missing()?;
+        self.follow_index()?;
         // After a loss of power, an older index must not come back that names what is removed now.
         if let Some(index) = self.root.open_file(INDEX)? {
             index.sync_all()?;
@@ -214,7 +214,7 @@ impl Prune {
             if self.stop.is_cancelled() {
                 return Err(io::ErrorKind::Interrupted.into());
             }
-            if self.kept.digests.contains(&blob.digest) {
+            if self.reachable.digests.contains(&blob.digest) {
                 self.pruned.kept_blobs += 1;
                 self.candidates.pop();
                 continue;
@@ -234,12 +234,12 @@ impl Prune {
         Ok(self.candidates.is_empty())
     }
 
-    fn done(self) -> Pruned {
+    fn into_result(self) -> Pruned {
         self.pruned
     }
 
     /// The result of a dry run.
-    fn planned(self) -> Pruned {
+    fn into_plan(self) -> Pruned {
         let mut removed = self.candidates;
         removed.reverse();
         Pruned {
@@ -250,7 +250,7 @@ impl Prune {
     }
 
     /// Returns the error if nothing was removed, and otherwise the result with the error in it.
-    fn failed(mut self, error: Error) -> Result<Pruned> {
+    fn or_partial(mut self, error: Error) -> Result<Pruned> {
         if self.pruned.removed.is_empty() {
             return Err(error);
         }
@@ -260,19 +260,19 @@ impl Prune {
 }
 
 /// The blobs that the index names, directly or through documents.
-struct Kept {
+struct Reachable {
     root: Arc<Folder>,
     digests: HashSet<Digest>,
     /// The documents that were followed.
     documents: HashSet<Digest>,
     /// The documents that were missing, as they may be. A pull may add them later without a change of the index.
-    missing: Vec<(Descriptor, By)>,
+    missing: Vec<(Descriptor, NamedBy)>,
     stop: CancellationToken,
 }
 
-impl Kept {
+impl Reachable {
     /// Follows the documents that were missing when they were last looked for.
-    fn follow_what_was_missing(&mut self) -> io::Result<()> {
+    fn follow_missing(&mut self) -> io::Result<()> {
         for (named, by) in std::mem::take(&mut self.missing) {
             reach::follow_from(self, &named, by)?;
         }
@@ -280,8 +280,8 @@ impl Kept {
     }
 }
 
-impl Follower for Kept {
-    fn document(&mut self, named: &Descriptor, by: By) -> io::Result<Option<Vec<u8>>> {
+impl Visitor for Reachable {
+    fn document(&mut self, named: &Descriptor, by: NamedBy) -> io::Result<Option<Vec<u8>>> {
         if self.stop.is_cancelled() {
             return Err(io::ErrorKind::Interrupted.into());
         }
@@ -296,11 +296,11 @@ impl Follower for Kept {
                 self.documents.insert(digest.clone());
                 Ok(Some(raw))
             }
-            Err(bad) if by != By::Layout && matches!(bad.damage, Damage::Missing) => {
+            Err(bad) if by != NamedBy::Layout && matches!(bad.damage, Damage::Missing) => {
                 self.missing.push((named.clone(), by));
                 Ok(None)
             }
-            Err(bad) => Err(refused(digest, &bad.damage.to_string())),
+            Err(bad) => Err(unusable_document(digest, &bad.damage.to_string())),
         }
     }
 
@@ -316,12 +316,12 @@ impl Follower for Kept {
 
     fn not_understood(&mut self, named: &Descriptor, error: Error) -> io::Result<()> {
         let damage = Damage::NotUnderstood(reason(&error));
-        Err(refused(named.digest(), &damage.to_string()))
+        Err(unusable_document(named.digest(), &damage.to_string()))
     }
 }
 
 /// Returns the error for a document that is missing or damaged, so that the blobs that it names are not known.
-fn refused(digest: &Digest, damage: &str) -> io::Error {
+fn unusable_document(digest: &Digest, damage: &str) -> io::Error {
     invalid(format!(
         "{digest}, which the layout names, {damage}. Repair the layout first (longshore verify --repair, then \
          pull), or remove the image from the index"

@@ -13,14 +13,14 @@ use crate::fetch::{document, is_foreign};
 use crate::words::printable;
 
 /// How deep indexes may be nested. No real image needs more.
-const DEEPEST: usize = 4;
+const MAX_DEPTH: usize = 4;
 
 /// The maximum size of a document that is parsed, in bytes.
 pub(super) const MAX_DOCUMENT_BYTES: u64 = 64 * 1024 * 1024;
 
 /// The kind of document that names another one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum By {
+pub(super) enum NamedBy {
     /// The index of the layout.
     Layout,
     /// Another index.
@@ -30,9 +30,9 @@ pub(super) enum By {
 }
 
 /// A visitor of everything that a document names, directly or through other documents.
-pub(super) trait Follower {
+pub(super) trait Visitor {
     /// Returns the bytes of a manifest or index. `None` means that it is not followed.
-    fn document(&mut self, named: &Descriptor, by: By) -> io::Result<Option<Vec<u8>>>;
+    fn document(&mut self, named: &Descriptor, by: NamedBy) -> io::Result<Option<Vec<u8>>>;
 
     /// Handles the end of a document that was followed. All that it names was handled.
     fn followed(&mut self) {}
@@ -55,65 +55,65 @@ pub(super) trait Follower {
 }
 
 /// Follows this document, which the index of the layout names.
-pub(super) fn follow(follower: &mut impl Follower, named: &Descriptor) -> io::Result<()> {
-    follow_from(follower, named, By::Layout)
+pub(super) fn follow(visitor: &mut impl Visitor, named: &Descriptor) -> io::Result<()> {
+    follow_from(visitor, named, NamedBy::Layout)
 }
 
 /// Follows this document, which a document of this kind names.
 pub(super) fn follow_from(
-    follower: &mut impl Follower,
+    visitor: &mut impl Visitor,
     named: &Descriptor,
-    by: By,
+    by: NamedBy,
 ) -> io::Result<()> {
-    follow_at(follower, named, by, DEEPEST)
+    follow_at(visitor, named, by, MAX_DEPTH)
 }
 
 fn follow_at(
-    follower: &mut impl Follower,
+    visitor: &mut impl Visitor,
     named: &Descriptor,
-    by: By,
+    by: NamedBy,
     deeper: usize,
 ) -> io::Result<()> {
-    if let Some(raw) = follower.document(named, by)? {
-        follow_names(follower, named, &raw, deeper)?;
-        follower.followed();
+    if let Some(raw) = visitor.document(named, by)? {
+        follow_names(visitor, named, &raw, deeper)?;
+        visitor.followed();
     }
     Ok(())
 }
 
 /// Follows what this document names.
 fn follow_names(
-    follower: &mut impl Follower,
+    visitor: &mut impl Visitor,
     named: &Descriptor,
     raw: &[u8],
     deeper: usize,
 ) -> io::Result<()> {
     let Some(deeper) = deeper.checked_sub(1) else {
         let reason = "documents that name documents are nested too deeply".to_owned();
-        return follower.not_understood(named, Error::Image(reason));
+        return visitor.not_understood(named, Error::Image(reason));
     };
     let document = match parse(named, raw) {
         Ok(document) => document,
-        Err(error) => return follower.not_understood(named, error),
+        Err(error) => return visitor.not_understood(named, error),
     };
     match document {
         Document::Index(entries) => {
             for entry in entries {
                 let named = Descriptor::new(entry.media_type, entry.size, entry.digest);
-                follow_at(follower, &named, By::Index, deeper)?;
+                follow_at(visitor, &named, NamedBy::Index, deeper)?;
             }
         }
         Document::Image(manifest) => {
-            follower.image(&manifest, raw)?;
-            follower.blob(manifest.config())?;
+            visitor.image(&manifest, raw)?;
+            visitor.blob(manifest.config())?;
             for layer in manifest.layers() {
-                follower.blob(layer)?;
+                visitor.blob(layer)?;
             }
         }
-        Document::Other => follower.other(named, raw)?,
+        Document::Other => visitor.other(named, raw)?,
     }
     match document::subject(raw) {
-        Ok(Some(subject)) => follow_at(follower, &subject, By::Referrer, deeper),
+        Ok(Some(subject)) => follow_at(visitor, &subject, NamedBy::Referrer, deeper),
         _ => Ok(()),
     }
 }
@@ -181,7 +181,7 @@ struct Check<'a> {
 }
 
 impl Check<'_> {
-    fn go_on(&self) -> io::Result<()> {
+    fn check_stopped(&self) -> io::Result<()> {
         if self.stop.is_cancelled() {
             return Err(io::ErrorKind::Interrupted.into());
         }
@@ -189,10 +189,10 @@ impl Check<'_> {
     }
 }
 
-impl Follower for Check<'_> {
-    fn document(&mut self, named: &Descriptor, by: By) -> io::Result<Option<Vec<u8>>> {
-        self.go_on()?;
-        if by == By::Referrer {
+impl Visitor for Check<'_> {
+    fn document(&mut self, named: &Descriptor, by: NamedBy) -> io::Result<Option<Vec<u8>>> {
+        self.check_stopped()?;
+        if by == NamedBy::Referrer {
             return Ok(None);
         }
         let digest = named.digest();
@@ -211,7 +211,7 @@ impl Follower for Check<'_> {
         if is_foreign(named) || self.blobs.get(digest) == Some(&named.size()) {
             return Ok(());
         }
-        self.go_on()?;
+        self.check_stopped()?;
         if blobs::size_of(self.root, digest)? != Some(named.size()) {
             return Err(missing(named));
         }
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn what_an_index_names_has_to_be_there_with_its_size() {
+    fn blobs_that_an_index_names_must_exist_with_their_size() {
         let (layout, named, blobs) = layout();
         let root = layout.root();
         check(&root, &named).expect("all is there");
@@ -299,7 +299,7 @@ mod tests {
 
     /// Checks an index that names a large manifest ten thousand times. If each were checked, this test would take very long.
     #[test]
-    fn what_is_named_many_times_is_checked_once() {
+    fn a_document_that_is_named_many_times_is_checked_once() {
         let layout = TestLayout::new();
         let root = layout.root();
         let config = layout.put(b"{}");
@@ -328,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn an_index_in_an_index_has_an_end() {
+    fn nested_indexes_have_a_maximum_depth() {
         let (layout, _, blobs) = layout();
         let root = layout.root();
         let mut index = blobs[3].clone();
@@ -336,7 +336,7 @@ mod tests {
             let outer = json!({ "manifests": [index] });
             index = layout.put_json(&outer);
             let named = serde_json::from_value(index.clone()).expect("a descriptor");
-            assert_eq!(check(&root, &named).is_ok(), depth < DEEPEST, "{depth}");
+            assert_eq!(check(&root, &named).is_ok(), depth < MAX_DEPTH, "{depth}");
         }
     }
 }

@@ -26,7 +26,7 @@ const STAGING_MODE: Mode = Mode::from_bits_truncate(0o700);
 
 /// How long to wait for another process that changes the layout. Most changes take milliseconds, and `prune` holds the
 /// lock for some seconds, so a process that takes this long hangs.
-const LOCK_PATIENCE: Duration = Duration::from_secs(30);
+const LOCK_TIMEOUT: Duration = Duration::from_secs(30);
 const LOCK_RETRY: Duration = Duration::from_millis(5);
 
 /// The file that is locked by [`LayoutLock`]. The file is never removed, because a process could then hold a lock that
@@ -38,7 +38,7 @@ const STAGING_LOCK: &str = "lock";
 
 /// A staging folder that is not locked, and has not changed for this long, belongs to no running pull on
 /// any host.
-const ABANDONED: Duration = Duration::from_secs(24 * 60 * 60);
+const ABANDONED_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The lock of the layout. It is held while the index changes, while a staging folder is created, and while blobs or
 /// the staging folders of dead pulls are removed. The kernel releases it if its holder dies.
@@ -49,9 +49,9 @@ const ABANDONED: Duration = Duration::from_secs(24 * 60 * 60);
 pub(super) struct LayoutLock(#[expect(dead_code, reason = "held, not used")] Flock<File>);
 
 impl LayoutLock {
-    /// Takes the lock. Waits for other holders, but not longer than [`LOCK_PATIENCE`].
+    /// Takes the lock. Waits for other holders, but not longer than [`LOCK_TIMEOUT`].
     pub(super) fn take(root: &Folder) -> io::Result<Self> {
-        let until = Instant::now() + LOCK_PATIENCE;
+        let until = Instant::now() + LOCK_TIMEOUT;
         let mut file = root.lock_file(LOCK)?;
         loop {
             match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
@@ -61,8 +61,8 @@ impl LayoutLock {
                     thread::sleep(LOCK_RETRY);
                 }
                 Err((_, Errno::EWOULDBLOCK)) => {
-                    let patience = format_duration(LOCK_PATIENCE);
-                    let reason = format!("another process has locked it for {patience}");
+                    let timeout = format_duration(LOCK_TIMEOUT);
+                    let reason = format!("another process has locked it for {timeout}");
                     return Err(io::Error::new(io::ErrorKind::TimedOut, reason));
                 }
                 Err((_, errno)) => return Err(errno.into()),
@@ -77,7 +77,7 @@ pub(super) fn is_ours(name: &OsStr) -> bool {
 }
 
 /// The boot id of this host. Processes with the same boot id see each other's locks.
-fn here() -> String {
+fn own_boot_id() -> String {
     fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default()
 }
 
@@ -95,7 +95,7 @@ fn is_staging(name: &OsStr) -> bool {
 pub(super) struct Swept {
     /// The names of the staging folders of pulls that may be running. A folder that can't be removed is among them,
     /// with the error.
-    pub(super) living: Vec<String>,
+    pub(super) running_pulls: Vec<String>,
     /// The number of staging folders that were removed.
     pub(super) folders: usize,
     /// The size of the files in them, in bytes.
@@ -115,13 +115,13 @@ pub(super) fn sweep(root: &Folder) -> io::Result<Swept> {
                 swept.bytes += bytes;
                 tracing::debug!(folder = %name.display(), "removed what a dead pull left");
             }
-            Ok(None) => swept.living.push(name.display().to_string()),
+            Ok(None) => swept.running_pulls.push(name.display().to_string()),
             Err(error) => {
                 tracing::debug!(folder = %name.display(), %error, "can't remove what a pull left");
                 if error.kind() != io::ErrorKind::NotFound {
                     let name = name.display();
                     swept
-                        .living
+                        .running_pulls
                         .push(format!("{name}, which can't be removed: {error}"));
                 }
             }
@@ -143,11 +143,11 @@ fn sweep_one(root: &Folder, name: &OsStr) -> io::Result<Option<u64>> {
         );
         // The file is empty if the pull died before it wrote its boot id. No pull can be writing it now, because a
         // pull does so while it holds the lock of the layout, which we hold.
-        let is_here = boot_id.is_empty() || *boot_id == here().into_bytes();
-        if lock.is_err() || !is_here && root.age_of(name)? < ABANDONED {
+        let is_this_host = boot_id.is_empty() || *boot_id == own_boot_id().into_bytes();
+        if lock.is_err() || !is_this_host && root.age_of(name)? < ABANDONED_AFTER {
             return Ok(None);
         }
-    } else if !folder.names()?.is_empty() && root.age_of(name)? < ABANDONED {
+    } else if !folder.names()?.is_empty() && root.age_of(name)? < ABANDONED_AFTER {
         // Another version of this library has made this folder. An empty folder is not spared: its pull died before it
         // could lock the folder, because a pull does so while it holds the lock of the layout, which we hold.
         return Ok(None);
@@ -196,7 +196,7 @@ impl Staging {
             FlockArg::LockExclusiveNonblock,
         );
         let mut lock = lock.map_err(|(_, e)| e)?;
-        lock.write_all(here().as_bytes())?;
+        lock.write_all(own_boot_id().as_bytes())?;
         Ok(Self {
             root,
             name,
@@ -303,22 +303,22 @@ mod tests {
     }
 
     #[test]
-    fn sweeping_spares_the_living() {
+    fn sweeping_keeps_the_staging_folders_of_running_pulls() {
         let (path, root) = root();
-        let living = Staging::new(root()).expect("staging");
+        let running = Staging::new(root()).expect("staging");
         let dead = path.path().join(".longshore-1-0");
         fs::create_dir(&dead).expect("a folder");
         fs::write(dead.join("0"), "half a blob").expect("a file");
-        fs::write(dead.join(STAGING_LOCK), here()).expect("a file");
+        fs::write(dead.join(STAGING_LOCK), own_boot_id()).expect("a file");
         sweep(&root()).expect("swept");
         assert!(!dead.exists());
-        assert!(path.path().join(&living.name).exists());
-        drop(living);
+        assert!(path.path().join(&running.name).exists());
+        drop(running);
         assert_eq!(root().names().expect("a list").len(), 0);
     }
 
     #[test]
-    fn what_may_live_on_another_host_is_swept_when_it_is_old() {
+    fn a_staging_folder_of_another_host_is_swept_when_it_is_old() {
         let (path, root) = root();
         let other = path.path().join(".longshore-1-0");
         let (lock, blob) = (other.join(STAGING_LOCK), other.join("0"));
@@ -330,7 +330,7 @@ mod tests {
             }
             sweep(&root()).expect("swept");
             assert!(blob.exists(), "{boot_id:?}");
-            let long_ago = std::time::SystemTime::now() - 2 * ABANDONED;
+            let long_ago = std::time::SystemTime::now() - 2 * ABANDONED_AFTER;
             let folder = File::open(&other).expect("a folder");
             folder.set_modified(long_ago).expect("an older folder");
             sweep(&root()).expect("swept");
@@ -339,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn what_died_before_it_had_a_lock_is_swept() {
+    fn a_staging_folder_without_a_boot_id_is_swept() {
         let (path, root) = root();
         let dead = path.path().join(".longshore-1-0");
         for has_file in [false, true] {
@@ -353,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn only_those_who_may_write_into_the_folder_can_lock_it() {
+    fn only_users_who_can_write_into_the_folder_can_lock_it() {
         let (path, root) = root();
         for (mode, expected) in [(0o755, 0o600), (0o775, 0o660), (0o700, 0o600)] {
             let folder = fs::Permissions::from_mode(mode);
@@ -368,7 +368,7 @@ mod tests {
 
     #[test]
     #[ignore = "needs root"]
-    fn the_lock_belongs_to_whom_the_folder_belongs() {
+    fn the_lock_file_has_the_owner_of_the_folder() {
         use std::os::unix::fs::{MetadataExt as _, chown};
         let (path, root) = root();
         chown(path.path(), Some(54321), Some(54322)).expect("given away");
@@ -378,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn sweeping_takes_nothing_that_is_not_staging() {
+    fn sweeping_removes_only_staging_folders() {
         let (path, root) = root();
         let names = [
             ".longshore-1",
@@ -400,7 +400,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_of_its_name_is_not_worked_in() {
+    fn a_symbolic_link_is_not_used_as_a_staging_folder() {
         let (path, root) = root();
         let outside = tempfile::tempdir().expect("a folder");
         let link = format!("{PREFIX}{}-0", std::process::id());
@@ -412,7 +412,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_gone_when_it_is_swept_is_no_error() {
+    fn sweeping_a_folder_that_is_gone_is_no_error() {
         let (_path, root) = root();
         let gone = sweep_one(&root(), ".longshore-1-0".as_ref());
         assert_eq!(gone.expect_err("gone").kind(), io::ErrorKind::NotFound);
@@ -420,7 +420,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_published_is_gone() {
+    fn a_file_that_is_not_published_is_removed() {
         let (path, root) = root();
         let staging = Staging::new(root()).expect("staging");
         let staged = staging.create().expect("a file");

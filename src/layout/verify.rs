@@ -17,7 +17,7 @@ use std::thread::available_parallelism;
 use oci_spec::image::Digest;
 use tokio_util::sync::CancellationToken;
 
-use self::check::{Bad, Checker};
+use self::check::{Checker, DamageFound};
 use self::plan::{Job, Plan};
 use super::folder::{Folder, Identity};
 use super::{OciLayout, blocking, index, open_layout, read_index};
@@ -205,7 +205,7 @@ impl OciLayout {
         let Plan {
             jobs,
             mut verified,
-            mut found,
+            mut damaged,
         } = plan;
         let workers = workers.map_or(1, NonZeroUsize::get);
         for (job, outcome) in read_all(&root, jobs, workers, &stop).await? {
@@ -221,12 +221,13 @@ impl OciLayout {
                 Err(bad) => {
                     verified.blobs += usize::from(!matches!(bad.damage, Damage::Missing));
                     verified.bytes += bad.bytes;
-                    found.push(bad.of(job.digest, job.size));
+                    damaged.push(bad.into_damaged_blob(job.digest, job.size));
                 }
             }
         }
-        if !found.is_empty() {
-            let named = blocking(move || names::of(&root, found, &stop).map_err(Error::io(what)));
+        if !damaged.is_empty() {
+            let named =
+                blocking(move || names::add_images(&root, damaged, &stop).map_err(Error::io(what)));
             verified.damaged = named.await?;
             let digest = |blob: &DamagedBlob| blob.digest.to_string();
             verified.damaged.sort_by_cached_key(digest);
@@ -244,11 +245,11 @@ fn plan(
     let root = Arc::new(open_layout(root)?);
     let mut images = index::entries(&read_index(&root)?)?;
     if let Some(wanted) = &options.image {
-        let is_wanted = |image: &index::Listed| {
-            image.shown() == wanted || image.descriptor.digest().as_ref() == wanted
+        let is_wanted = |image: &index::IndexEntry| {
+            image.name_or_digest() == wanted || image.descriptor.digest().as_ref() == wanted
         };
         if !images.iter().any(is_wanted) {
-            return Err(not_there(wanted, &images));
+            return Err(no_such_image(wanted, &images));
         }
         images.retain(is_wanted);
     }
@@ -256,8 +257,8 @@ fn plan(
     Ok((root, plan))
 }
 
-fn not_there(wanted: &str, images: &[index::Listed]) -> io::Error {
-    let names = images.iter().map(index::Listed::shown);
+fn no_such_image(wanted: &str, images: &[index::IndexEntry]) -> io::Error {
+    let names = images.iter().map(index::IndexEntry::name_or_digest);
     let names: Vec<String> = names.take(SHOWN_IMAGES).map(printable).collect();
     let more = images.len() - names.len();
     let names = match (names.join(", "), more) {
@@ -270,7 +271,7 @@ fn not_there(wanted: &str, images: &[index::Listed]) -> io::Error {
 }
 
 /// The maximum number of blobs that are read at the same time. Each takes a buffer and a few file descriptors.
-const MOST_WORKERS: usize = 64;
+const MAX_WORKERS: usize = 64;
 
 /// Reads all blobs, several at the same time.
 async fn read_all(
@@ -296,7 +297,7 @@ async fn read_all(
             outcomes
         })
     };
-    let workers: Vec<_> = (0..workers.min(count).min(MOST_WORKERS))
+    let workers: Vec<_> = (0..workers.min(count).min(MAX_WORKERS))
         .map(start)
         .collect();
     let mut outcomes = Vec::with_capacity(count);
@@ -306,8 +307,8 @@ async fn read_all(
     Ok(outcomes)
 }
 
-impl Bad {
-    fn of(self, digest: Digest, size: Option<u64>) -> DamagedBlob {
+impl DamageFound {
+    fn into_damaged_blob(self, digest: Digest, size: Option<u64>) -> DamagedBlob {
         DamagedBlob {
             digest,
             damage: self.damage,

@@ -23,7 +23,7 @@ const BUFFERED_BYTES: usize = 8 * 1024 * 1024;
 
 /// The reason why a blob could not be stored: reading it failed, or writing it.
 #[derive(Debug)]
-pub(super) enum Failed {
+pub(super) enum StoreError {
     Fetch(Error),
     Write(io::Error),
 }
@@ -39,7 +39,7 @@ pub(super) fn chunk_bytes(size: u64, stored: usize) -> usize {
 
 /// The state that is passed to the writing thread with each chunk, and comes back.
 #[derive(Default)]
-struct Begun {
+struct WriteState {
     /// The file, which is created with the first chunk.
     file: Option<Staged>,
     verifier: Option<Verifier>,
@@ -55,10 +55,10 @@ pub(super) async fn store(
     staging: Arc<Staging>,
     digest: Digest,
     chunk_bytes: usize,
-) -> Result<(), Failed> {
+) -> Result<(), StoreError> {
     let mut buffer = AlignedBuffer::new(chunk_bytes);
-    let mut writing: Option<JoinHandle<io::Result<(Begun, AlignedBuffer)>>> = None;
-    let mut begun = Begun {
+    let mut writing: Option<JoinHandle<io::Result<(WriteState, AlignedBuffer)>>> = None;
+    let mut state = WriteState {
         file: None,
         verifier: reader.take_verifier(),
     };
@@ -66,27 +66,27 @@ pub(super) async fn store(
         let filled = fill(&mut reader, &mut buffer).await?;
         let mut free = None;
         if let Some(writing) = writing.take() {
-            let (back, written) = joined(writing).await?;
-            begun = back;
+            let (back, written) = join(writing).await?;
+            state = back;
             free = Some(written);
         }
         let staging = Arc::clone(&staging);
         if filled < buffer.len() {
-            if let Some(verifier) = &mut begun.verifier {
+            if let Some(verifier) = &mut state.verifier {
                 verifier.update(&buffer[..filled]);
             }
-            let finished = reader.finish_with(begun.verifier).await;
-            finished.map_err(Failed::Fetch)?;
+            let finished = reader.finish_with(state.verifier).await;
+            finished.map_err(StoreError::Fetch)?;
             let last = task::spawn_blocking(move || {
-                let mut staged = begun.file.map_or_else(|| staging.create(), Ok)?;
+                let mut staged = state.file.map_or_else(|| staging.create(), Ok)?;
                 staged.file.write_all(&buffer[..filled])?;
                 staging.publish_blob(staged, &digest)
             });
-            return joined(last).await;
+            return join(last).await;
         }
         let free = free.unwrap_or_else(|| AlignedBuffer::new(chunk_bytes));
         let full = mem::replace(&mut buffer, free);
-        let Begun { file, mut verifier } = mem::take(&mut begun);
+        let WriteState { file, mut verifier } = mem::take(&mut state);
         writing = Some(task::spawn_blocking(move || {
             if let Some(verifier) = &mut verifier {
                 verifier.update(&full);
@@ -94,34 +94,34 @@ pub(super) async fn store(
             let mut staged = file.map_or_else(|| staging.create(), Ok)?;
             staged.file.write_all(&full)?;
             let file = Some(staged);
-            Ok((Begun { file, verifier }, full))
+            Ok((WriteState { file, verifier }, full))
         }));
     }
 }
 
 /// Fills the buffer, or reads up to the end. Returns the number of bytes.
-async fn fill(reader: &mut LayerReader, buffer: &mut [u8]) -> Result<usize, Failed> {
+async fn fill(reader: &mut LayerReader, buffer: &mut [u8]) -> Result<usize, StoreError> {
     let mut filled = 0;
     while filled < buffer.len() {
         match reader.read(&mut buffer[filled..]).await {
             Ok(0) => break,
             Ok(read) => filled += read,
-            Err(error) => return Err(Failed::Fetch(fetching(error))),
+            Err(error) => return Err(StoreError::Fetch(read_error(error))),
         }
     }
     Ok(filled)
 }
 
-fn fetching(error: io::Error) -> Error {
+fn read_error(error: io::Error) -> Error {
     error
         .downcast()
         .unwrap_or_else(Error::io("can't read a blob"))
 }
 
-async fn joined<T>(task: JoinHandle<io::Result<T>>) -> Result<T, Failed> {
+async fn join<T>(task: JoinHandle<io::Result<T>>) -> Result<T, StoreError> {
     match task.await {
-        Ok(done) => done.map_err(Failed::Write),
-        Err(error) => Err(Failed::Fetch(join_error(error))),
+        Ok(done) => done.map_err(StoreError::Write),
+        Err(error) => Err(StoreError::Fetch(join_error(error))),
     }
 }
 
@@ -130,7 +130,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn few_blobs_get_large_chunks_and_many_share_what_there_is() {
+    fn chunks_are_smaller_when_many_blobs_are_stored() {
         const KIB: usize = 1024;
         let table = [
             (0, 512),

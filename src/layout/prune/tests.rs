@@ -60,7 +60,7 @@ fn plan(layout: &TestLayout) -> Prune {
 }
 
 #[tokio::test]
-async fn what_no_image_names_is_removed_and_nothing_else() {
+async fn only_blobs_that_no_image_names_are_removed() {
     let layout = TestLayout::new();
     let (kept, other) = (layout.image(b"kept"), layout.image(b"other"));
     let (gone, stray) = (layout.image(b"gone"), layout.put(b"stray"));
@@ -101,7 +101,7 @@ async fn a_subject_is_kept_with_everything_that_it_names() {
 }
 
 #[tokio::test]
-async fn what_a_document_of_another_kind_mentions_is_kept() {
+async fn blobs_that_a_document_of_another_kind_mentions_are_kept() {
     let layout = TestLayout::new();
     let (mentioned, stray) = (layout.put(b"mentioned"), layout.put(b"stray"));
     let artifact = layout.put_json(&json!({ "blobs": [mentioned], "x": 1 }));
@@ -111,7 +111,7 @@ async fn what_a_document_of_another_kind_mentions_is_kept() {
 }
 
 #[tokio::test]
-async fn an_index_of_which_a_platform_was_left_out_is_no_damage() {
+async fn an_index_with_a_missing_platform_is_no_damage() {
     let layout = TestLayout::new();
     let (there, left_out) = (layout.image(b"there"), layout.image(b"left out"));
     let both = json!({ "manifests": [there.manifest, left_out.manifest] });
@@ -166,7 +166,7 @@ async fn nothing_is_removed_from_a_damaged_layout() {
 }
 
 #[tokio::test]
-async fn what_is_no_blob_is_left() {
+async fn entries_that_are_no_blobs_are_kept() {
     let layout = TestLayout::new();
     let blobs = layout.path().join("blobs");
     let link = blobs.join("sha256").join("0".repeat(64));
@@ -183,7 +183,7 @@ async fn what_is_no_blob_is_left() {
 }
 
 #[test]
-fn what_an_image_names_since_is_kept() {
+fn blobs_of_an_image_that_was_added_since_the_plan_are_kept() {
     let layout = TestLayout::new();
     let (image, stray) = (layout.image(b"layer"), layout.put(b"stray"));
     let mut prune = plan(&layout);
@@ -191,9 +191,9 @@ fn what_an_image_names_since_is_kept() {
     // A pull has reused the blobs of the image, and has ended.
     layout.list(&[("a", &image.manifest)]);
     let lock = LayoutLock::take(&layout.root()).expect("a lock");
-    assert!(prune.remove(HOLD, &lock).expect("removed"));
+    assert!(prune.remove(LOCK_HOLD, &lock).expect("removed"));
     let removed: Vec<_> = prune
-        .done()
+        .into_result()
         .removed
         .into_iter()
         .map(|blob| blob.digest.to_string())
@@ -203,7 +203,7 @@ fn what_an_image_names_since_is_kept() {
 }
 
 #[test]
-fn what_a_manifest_names_that_was_missing_at_first_is_kept() {
+fn blobs_of_a_manifest_that_was_missing_at_first_are_kept() {
     let layout = TestLayout::new();
     let (image, stray) = (layout.image(b"layer"), layout.put(b"stray"));
     let index = json!({ "manifests": [image.manifest] });
@@ -220,25 +220,25 @@ fn what_a_manifest_names_that_was_missing_at_first_is_kept() {
         let images: Vec<_> = names.iter().map(|name| (*name, &index)).collect();
         layout.list(&images);
         let lock = LayoutLock::take(&layout.root()).expect("a lock");
-        assert!(prune.remove(HOLD, &lock).expect("removed"));
+        assert!(prune.remove(LOCK_HOLD, &lock).expect("removed"));
         assert!(image.all().iter().all(|blob| layout.has(blob)), "{names:?}");
         assert!(!layout.has(&stray));
     }
 }
 
 #[test]
-fn a_layout_that_was_damaged_since_keeps_its_blobs() {
+fn a_layout_that_was_damaged_since_the_plan_keeps_its_blobs() {
     let layout = TestLayout::new();
     let stray = layout.put(b"stray");
     let mut prune = plan(&layout);
     fs::write(layout.path().join("index.json"), "{").expect("written");
     let lock = LayoutLock::take(&layout.root()).expect("a lock");
-    prune.remove(HOLD, &lock).expect_err("damaged");
+    prune.remove(LOCK_HOLD, &lock).expect_err("damaged");
     assert!(layout.has(&stray));
 }
 
 #[test]
-fn the_lock_is_given_back_before_all_is_removed_if_that_takes_long() {
+fn the_lock_is_released_between_removals_that_take_long() {
     let layout = TestLayout::new();
     let strays = ["one", "two", "three"].map(|text| layout.put(text.as_bytes()));
     let mut prune = plan(&layout);
@@ -251,7 +251,7 @@ fn the_lock_is_given_back_before_all_is_removed_if_that_takes_long() {
     }
     assert_eq!(left, [2, 1, 0]);
     let removed: Vec<_> = prune
-        .done()
+        .into_result()
         .removed
         .into_iter()
         .map(|blob| blob.digest.to_string())
@@ -277,19 +277,19 @@ async fn nothing_is_removed_while_a_pull_is_running() {
 }
 
 #[tokio::test]
-async fn a_prune_that_can_not_go_on_says_what_it_has_removed() {
+async fn a_prune_that_fails_returns_what_it_has_removed() {
     let layout = TestLayout::new();
     let [one, two] = ["one", "two"].map(|text| layout.put(text.as_bytes()));
     let mut prune = plan(&layout);
     let lock = LayoutLock::take(&layout.root()).expect("a lock");
     assert!(!prune.remove(Duration::ZERO, &lock).expect("removed"));
     let pruned = prune
-        .failed(Error::Cancelled)
+        .or_partial(Error::Cancelled)
         .expect("something was removed");
     assert_eq!(pruned.removed.len(), 1);
     assert!(matches!(pruned.unfinished, Some(Error::Cancelled)));
     assert!(layout.has(&one) != layout.has(&two));
     plan(&layout)
-        .failed(Error::Cancelled)
+        .or_partial(Error::Cancelled)
         .expect_err("nothing was removed");
 }

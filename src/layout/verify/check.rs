@@ -30,7 +30,7 @@ pub(super) struct Intact {
 
 /// The result for a blob that is missing or damaged.
 #[derive(Debug)]
-pub(in crate::layout) struct Bad {
+pub(in crate::layout) struct DamageFound {
     pub(in crate::layout) damage: Damage,
     /// The file, if it could be opened.
     pub(super) identity: Option<Identity>,
@@ -38,7 +38,7 @@ pub(in crate::layout) struct Bad {
     pub(super) bytes: u64,
 }
 
-pub(super) type Outcome = Result<Intact, Bad>;
+pub(super) type Outcome = Result<Intact, DamageFound>;
 
 /// An open blob of the right size.
 struct Opened {
@@ -49,20 +49,20 @@ struct Opened {
 }
 
 impl Opened {
-    fn is(&self, damage: Damage, bytes: u64) -> Bad {
-        Bad {
+    fn with_damage(&self, damage: Damage, bytes: u64) -> DamageFound {
+        DamageFound {
             damage,
             identity: Some(self.identity.clone()),
             bytes,
         }
     }
 
-    fn failed(&self, error: io::Error, bytes: u64) -> Bad {
-        self.is(Damage::Unreadable(Arc::new(error)), bytes)
+    fn unreadable(&self, error: io::Error, bytes: u64) -> DamageFound {
+        self.with_damage(Damage::Unreadable(Arc::new(error)), bytes)
     }
 }
 
-impl From<Damage> for Bad {
+impl From<Damage> for DamageFound {
     fn from(damage: Damage) -> Self {
         Self {
             damage,
@@ -72,14 +72,14 @@ impl From<Damage> for Bad {
     }
 }
 
-impl From<io::Error> for Bad {
+impl From<io::Error> for DamageFound {
     fn from(error: io::Error) -> Self {
         Damage::Unreadable(Arc::new(error)).into()
     }
 }
 
 /// Opens a blob. `expected` is its size, if that is known.
-fn open(root: &Folder, digest: &Digest, expected: Option<u64>) -> Result<Opened, Bad> {
+fn open(root: &Folder, digest: &Digest, expected: Option<u64>) -> Result<Opened, DamageFound> {
     let verifier = Verifier::new(digest).ok_or(Damage::UnknownAlgorithm)?;
     let file = blobs::open(root, digest)?.ok_or(Damage::Missing)?;
     let opened = Opened {
@@ -91,29 +91,32 @@ fn open(root: &Folder, digest: &Digest, expected: Option<u64>) -> Result<Opened,
     match expected {
         Some(expected) if expected != opened.size => {
             let found = opened.size;
-            Err(opened.is(Damage::WrongSize { found, expected }, 0))
+            Err(opened.with_damage(Damage::WrongSize { found, expected }, 0))
         }
         _ => Ok(opened),
     }
 }
 
 /// Reads a document as a whole.
-pub(in crate::layout) fn document(root: &Folder, named: &Descriptor) -> Result<Vec<u8>, Bad> {
+pub(in crate::layout) fn document(
+    root: &Folder,
+    named: &Descriptor,
+) -> Result<Vec<u8>, DamageFound> {
     let mut opened = open(root, named.digest(), Some(named.size()))?;
     if opened.size > MAX_DOCUMENT_BYTES {
         let reason = format!("it has more than {MAX_DOCUMENT_BYTES} bytes");
-        return Err(opened.is(Damage::NotUnderstood(reason), 0));
+        return Err(opened.with_damage(Damage::NotUnderstood(reason), 0));
     }
     let read = bounded::read_blocking(&opened.file, opened.size);
-    let read = read.map_err(|error| opened.failed(error, 0))?;
+    let read = read.map_err(|error| opened.unreadable(error, 0))?;
     let Some(raw) = read.filter(|raw| raw.len() as u64 == opened.size) else {
         let grown = io::Error::other("it changed while it was read");
-        return Err(opened.failed(grown, 0));
+        return Err(opened.unreadable(grown, 0));
     };
     opened.verifier.update(&raw);
     match opened.verifier.clone().finish() {
         Ok(()) => Ok(raw),
-        Err(computed) => Err(opened.is(Damage::Corrupt { computed }, opened.size)),
+        Err(computed) => Err(opened.with_damage(Damage::Corrupt { computed }, opened.size)),
     }
 }
 
@@ -164,18 +167,18 @@ impl Checker {
         }
     }
 
-    fn hash(&mut self, opened: &mut Opened) -> Result<(), Bad> {
+    fn hash(&mut self, opened: &mut Opened) -> Result<(), DamageFound> {
         let mut read = 0;
         loop {
             if self.stop.is_cancelled() {
                 let stopped = io::ErrorKind::Interrupted.into();
-                return Err(opened.failed(stopped, read));
+                return Err(opened.unreadable(stopped, read));
             }
             let chunk = match opened.file.read(&mut self.buffer) {
                 Ok(0) => break,
                 Ok(chunk) => chunk,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(opened.failed(error, read)),
+                Err(error) => return Err(opened.unreadable(error, read)),
             };
             opened.verifier.update(&self.buffer[..chunk]);
             read += chunk as u64;
@@ -186,23 +189,23 @@ impl Checker {
         }
         if read != opened.size {
             let changed = io::Error::other("it changed while it was read");
-            return Err(opened.failed(changed, read));
+            return Err(opened.unreadable(changed, read));
         }
         match opened.verifier.clone().finish() {
             Ok(()) => Ok(()),
-            Err(computed) => Err(opened.is(Damage::Corrupt { computed }, read)),
+            Err(computed) => Err(opened.with_damage(Damage::Corrupt { computed }, read)),
         }
     }
 
     #[cfg(not(feature = "decompress"))]
     #[expect(clippy::unused_self, clippy::unnecessary_wraps, reason = "as with it")]
-    fn compare_diff_ids(&self, _: &Job, _: Opened) -> Result<usize, Bad> {
+    fn compare_diff_ids(&self, _: &Job, _: Opened) -> Result<usize, DamageFound> {
         Ok(0)
     }
 
     /// Decompresses a layer whose blob is right, once for each of its `diff_id`s. There is usually one.
     #[cfg(feature = "decompress")]
-    fn compare_diff_ids(&self, job: &Job, mut opened: Opened) -> Result<usize, Bad> {
+    fn compare_diff_ids(&self, job: &Job, mut opened: Opened) -> Result<usize, DamageFound> {
         use std::io::Seek;
 
         use crate::error::Error;
@@ -211,7 +214,7 @@ impl Checker {
         let options = FetchOptions::default();
         for diff_id in &job.diff_ids {
             let rewound = opened.file.rewind();
-            rewound.map_err(|error| opened.failed(error, opened.size))?;
+            rewound.map_err(|error| opened.unreadable(error, opened.size))?;
             let descriptor = Descriptor::new("".into(), opened.size, job.digest.clone());
             let mut layer = Layer::new(0, descriptor);
             layer.diff_id = Some(diff_id.clone());
@@ -223,7 +226,7 @@ impl Checker {
                     Error::Io { source, .. } => Damage::Unreadable(source),
                     error => Damage::Unreadable(Arc::new(io::Error::other(error))),
                 };
-                opened.is(damage, opened.size)
+                opened.with_damage(damage, opened.size)
             })?;
         }
         Ok(job.diff_ids.len())
@@ -259,7 +262,7 @@ mod stored {
             }
         }
 
-        fn go_on(&self) -> io::Result<()> {
+        fn check_stopped(&self) -> io::Result<()> {
             if self.stop.is_cancelled() {
                 return Err(Error::Cancelled.into());
             }
@@ -268,7 +271,7 @@ mod stored {
     }
 
     /// Keeps an error of the file distinct from one of the decoder.
-    fn of_the_file(error: io::Error) -> io::Error {
+    fn file_error(error: io::Error) -> io::Error {
         Error::io("can't read a blob")(error).into()
     }
 
@@ -285,9 +288,9 @@ mod stored {
             out: &mut ReadBuf<'_>,
         ) -> Poll<io::Result<()>> {
             let blob = self.get_mut();
-            blob.go_on()?;
+            blob.check_stopped()?;
             let read = blob.file.read(out.initialize_unfilled());
-            let read = read.map_err(of_the_file)?;
+            let read = read.map_err(file_error)?;
             out.advance(read);
             blob.read += read as u64;
             Poll::Ready(Ok(()))
@@ -297,8 +300,8 @@ mod stored {
     impl AsyncBufRead for Blob<'_> {
         fn poll_fill_buf(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
             let blob = self.get_mut();
-            blob.go_on()?;
-            Poll::Ready(blob.file.fill_buf().map_err(of_the_file))
+            blob.check_stopped()?;
+            Poll::Ready(blob.file.fill_buf().map_err(file_error))
         }
 
         fn consume(self: Pin<&mut Self>, amount: usize) {

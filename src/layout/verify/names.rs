@@ -8,7 +8,7 @@ use oci_spec::image::{Descriptor, Digest};
 use tokio_util::sync::CancellationToken;
 
 use super::super::folder::Folder;
-use super::super::reach::{self, By, Follower, MAX_DOCUMENT_BYTES};
+use super::super::reach::{self, MAX_DOCUMENT_BYTES, NamedBy, Visitor};
 use super::super::{blobs, index, read_index};
 use super::DamagedBlob;
 use crate::error::Error;
@@ -20,25 +20,25 @@ type Key = (Digest, u64);
 /// more is left out: its image was removed from the index during the verification, so the blob may be missing.
 ///
 /// Returns an error soon after `stop` is cancelled.
-pub(super) fn of(
+pub(super) fn add_images(
     root: &Folder,
     found: Vec<DamagedBlob>,
     stop: &CancellationToken,
 ) -> io::Result<Vec<DamagedBlob>> {
     let images = index::entries(&read_index(root)?)?;
-    let mut naming = Naming::new(root, found.iter().filter_map(key_of), stop);
+    let mut search = NameSearch::new(root, found.iter().filter_map(key_of), stop);
     for image in &images {
-        reach::follow(&mut naming, &image.descriptor)?;
+        reach::follow(&mut search, &image.descriptor)?;
     }
-    let mut names: Vec<Vec<String>> = vec![Vec::new(); naming.wanted.len()];
+    let mut names: Vec<Vec<String>> = vec![Vec::new(); search.wanted.len()];
     for image in &images {
-        for blob in naming.wanted_of(&image.descriptor)? {
-            names[blob].push(image.shown().to_owned());
+        for blob in search.wanted_of(&image.descriptor)? {
+            names[blob].push(image.name_or_digest().to_owned());
         }
     }
     let with_images = |mut blob: DamagedBlob| {
         if let Some(key) = key_of(&blob) {
-            blob.images.clone_from(&names[*naming.wanted.get(&key)?]);
+            blob.images.clone_from(&names[*search.wanted.get(&key)?]);
             if blob.images.is_empty() {
                 return None;
             }
@@ -55,7 +55,7 @@ fn key_of(blob: &DamagedBlob) -> Option<Key> {
 
 /// The names in all documents of a layout, as far as they lead to the wanted blobs. Each document is read once, however
 /// many images need it.
-struct Naming<'a> {
+struct NameSearch<'a> {
     root: &'a Folder,
     stop: &'a CancellationToken,
     /// The wanted blobs, each with its number.
@@ -63,21 +63,21 @@ struct Naming<'a> {
     /// The documents, each with its number.
     numbers: HashMap<Key, usize>,
     /// The documents, by their numbers.
-    documents: Vec<Names>,
+    documents: Vec<References>,
     /// The numbers of the documents that are being followed. Each of them names the next one.
     open: Vec<usize>,
 }
 
 /// The names in a document.
 #[derive(Debug, Default)]
-struct Names {
+struct References {
     /// The numbers of the documents that it names.
     documents: Vec<usize>,
     /// The numbers of the wanted blobs that it names. The document itself can be one of them.
     wanted: Vec<usize>,
 }
 
-impl<'a> Naming<'a> {
+impl<'a> NameSearch<'a> {
     fn new(
         root: &'a Folder,
         wanted: impl Iterator<Item = Key>,
@@ -98,7 +98,7 @@ impl<'a> Naming<'a> {
         }
     }
 
-    fn go_on(&self) -> io::Result<()> {
+    fn check_stopped(&self) -> io::Result<()> {
         if self.stop.is_cancelled() {
             return Err(io::ErrorKind::Interrupted.into());
         }
@@ -106,7 +106,7 @@ impl<'a> Naming<'a> {
     }
 
     /// The names in the document that is being followed.
-    fn current(&mut self) -> Option<&mut Names> {
+    fn current(&mut self) -> Option<&mut References> {
         self.documents.get_mut(*self.open.last()?)
     }
 
@@ -114,14 +114,14 @@ impl<'a> Naming<'a> {
     fn wanted_of(&self, image: &Descriptor) -> io::Result<BTreeSet<usize>> {
         let mut wanted = BTreeSet::new();
         let mut seen = HashSet::new();
-        let mut left: Vec<usize> = self.numbers.get(&key(image)).copied().into_iter().collect();
-        while let Some(number) = left.pop() {
-            self.go_on()?;
+        let mut pending: Vec<usize> = self.numbers.get(&key(image)).copied().into_iter().collect();
+        while let Some(number) = pending.pop() {
+            self.check_stopped()?;
             if seen.insert(number)
                 && let Some(names) = self.documents.get(number)
             {
                 wanted.extend(&names.wanted);
-                left.extend(&names.documents);
+                pending.extend(&names.documents);
             }
         }
         Ok(wanted)
@@ -132,9 +132,9 @@ fn key(named: &Descriptor) -> Key {
     (named.digest().clone(), named.size())
 }
 
-impl Follower for Naming<'_> {
-    fn document(&mut self, named: &Descriptor, _: By) -> io::Result<Option<Vec<u8>>> {
-        self.go_on()?;
+impl Visitor for NameSearch<'_> {
+    fn document(&mut self, named: &Descriptor, _: NamedBy) -> io::Result<Option<Vec<u8>>> {
+        self.check_stopped()?;
         let wanted = self.wanted.get(&key(named)).copied();
         let next = self.documents.len();
         let (number, is_new) = match self.numbers.entry(key(named)) {
@@ -147,7 +147,7 @@ impl Follower for Naming<'_> {
         if !is_new {
             return Ok(None);
         }
-        self.documents.push(Names {
+        self.documents.push(References {
             documents: Vec::new(),
             wanted: wanted.into_iter().collect(),
         });
@@ -203,20 +203,20 @@ mod tests {
         let outer = layout.put_typed(INDEX, &outer);
         let (root, stop) = (layout.root(), CancellationToken::new());
         let layers = [&one.layer, &other.layer].map(|layer| key(&descriptor(layer)));
-        let mut naming = Naming::new(&root, layers.into_iter(), &stop);
+        let mut search = NameSearch::new(&root, layers.into_iter(), &stop);
         for image in [&one.manifest, &outer, &inner, &one.manifest, &outer] {
-            reach::follow(&mut naming, &descriptor(image)).expect("followed");
-            assert_eq!(naming.open, [0; 0]);
+            reach::follow(&mut search, &descriptor(image)).expect("followed");
+            assert_eq!(search.open, [0; 0]);
         }
         // A document gets its number when it is read.
-        assert_eq!(naming.documents.len(), 4);
+        assert_eq!(search.documents.len(), 4);
         for (image, expected) in [
             (&one.manifest, &[0][..]),
             (&other.manifest, &[1]),
             (&inner, &[0, 1]),
             (&outer, &[0, 1]),
         ] {
-            let wanted = naming.wanted_of(&descriptor(image)).expect("not stopped");
+            let wanted = search.wanted_of(&descriptor(image)).expect("not stopped");
             assert_eq!(wanted.into_iter().collect::<Vec<_>>(), expected);
         }
     }
@@ -227,9 +227,9 @@ mod tests {
         let image = layout.image(b"layer");
         layout.list(&[("a", &image.manifest)]);
         let (root, stop) = (layout.root(), CancellationToken::new());
-        of(&root, Vec::new(), &stop).expect("not stopped");
+        add_images(&root, Vec::new(), &stop).expect("not stopped");
         stop.cancel();
-        let error = of(&root, Vec::new(), &stop).expect_err("stopped");
+        let error = add_images(&root, Vec::new(), &stop).expect_err("stopped");
         assert_eq!(error.kind(), io::ErrorKind::Interrupted);
     }
 }

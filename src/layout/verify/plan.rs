@@ -10,9 +10,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::super::blobs;
 use super::super::folder::Folder;
-use super::super::index::Listed;
-use super::super::reach::{self, By, Follower, MAX_DOCUMENT_BYTES, reason};
-use super::check::{self, Bad};
+use super::super::index::IndexEntry;
+use super::super::reach::{self, MAX_DOCUMENT_BYTES, NamedBy, Visitor, reason};
+use super::check::{self, DamageFound};
 use super::{Damage, DamagedBlob, Verified, VerifyOptions};
 use crate::drain::verify::Verifier;
 use crate::error::Error;
@@ -44,13 +44,13 @@ pub(super) struct Plan {
     /// The blobs, the largest ones first, so that all threads end at about the same time.
     pub(super) jobs: Vec<Job>,
     pub(super) verified: Verified,
-    pub(super) found: Vec<DamagedBlob>,
+    pub(super) damaged: Vec<DamagedBlob>,
 }
 
 impl Plan {
     pub(super) fn of(
         root: &Folder,
-        images: &[Listed],
+        images: &[IndexEntry],
         options: &VerifyOptions,
         stop: CancellationToken,
     ) -> io::Result<Self> {
@@ -63,7 +63,7 @@ impl Plan {
             #[cfg(feature = "decompress")]
             diff_ids: HashMap::new(),
             verified: Verified::default(),
-            found: Vec::new(),
+            damaged: Vec::new(),
         };
         for image in images {
             reach::follow(&mut planner, &image.descriptor)?;
@@ -88,17 +88,17 @@ struct Planner<'a> {
     #[cfg(feature = "decompress")]
     diff_ids: HashMap<Digest, Vec<Digest>>,
     verified: Verified,
-    found: Vec<DamagedBlob>,
+    damaged: Vec<DamagedBlob>,
 }
 
 impl Planner<'_> {
-    fn found(&mut self, named: &Descriptor, bad: Bad) {
+    fn record_damage(&mut self, named: &Descriptor, bad: DamageFound) {
         if !matches!(bad.damage, Damage::Missing) {
             self.verified.blobs += 1;
             self.verified.bytes += bad.bytes;
         }
-        let found = bad.of(named.digest().clone(), Some(named.size()));
-        self.found.push(found);
+        let found = bad.into_damaged_blob(named.digest().clone(), Some(named.size()));
+        self.damaged.push(found);
     }
 
     /// Adds the blobs that no image names. Blobs whose digest can't be checked are left out.
@@ -127,13 +127,13 @@ impl Planner<'_> {
         Plan {
             jobs,
             verified: self.verified,
-            found: self.found,
+            damaged: self.damaged,
         }
     }
 
     /// Notes the `diff_id`s of an image. A config that is missing or damaged is found when it is read as a blob.
     #[cfg(feature = "decompress")]
-    fn note_diff_ids(&mut self, manifest: &ImageManifest, raw: &[u8]) {
+    fn record_diff_ids(&mut self, manifest: &ImageManifest, raw: &[u8]) {
         use crate::fetch::ImageContent;
 
         let named = manifest.config();
@@ -150,13 +150,13 @@ impl Planner<'_> {
                     known.extend(layer.diff_id.clone().filter(|id| !known.contains(id)));
                 }
             }
-            Err(error) => self.found(named, Damage::NotUnderstood(reason(&error)).into()),
+            Err(error) => self.record_damage(named, Damage::NotUnderstood(reason(&error)).into()),
         }
     }
 }
 
-impl Follower for Planner<'_> {
-    fn document(&mut self, named: &Descriptor, by: By) -> io::Result<Option<Vec<u8>>> {
+impl Visitor for Planner<'_> {
+    fn document(&mut self, named: &Descriptor, by: NamedBy) -> io::Result<Option<Vec<u8>>> {
         if self.stop.is_cancelled() {
             return Err(io::ErrorKind::Interrupted.into());
         }
@@ -176,10 +176,12 @@ impl Follower for Planner<'_> {
                 Ok(Some(raw))
             }
             // A missing subject is no damage. It is not marked as visited, because an index may name it, too.
-            Err(bad) if by == By::Referrer && matches!(bad.damage, Damage::Missing) => Ok(None),
+            Err(bad) if by == NamedBy::Referrer && matches!(bad.damage, Damage::Missing) => {
+                Ok(None)
+            }
             Err(bad) => {
                 self.visited.insert(key);
-                self.found(named, bad);
+                self.record_damage(named, bad);
                 Ok(None)
             }
         }
@@ -188,7 +190,7 @@ impl Follower for Planner<'_> {
     #[cfg(feature = "decompress")]
     fn image(&mut self, manifest: &ImageManifest, raw: &[u8]) -> io::Result<()> {
         if self.options.diff_ids {
-            self.note_diff_ids(manifest, raw);
+            self.record_diff_ids(manifest, raw);
         }
         Ok(())
     }
@@ -208,8 +210,9 @@ impl Follower for Planner<'_> {
     fn not_understood(&mut self, named: &Descriptor, error: Error) -> io::Result<()> {
         // The document was counted when it was read.
         let damage = Damage::NotUnderstood(reason(&error));
-        let found = Bad::from(damage).of(named.digest().clone(), Some(named.size()));
-        self.found.push(found);
+        let found =
+            DamageFound::from(damage).into_damaged_blob(named.digest().clone(), Some(named.size()));
+        self.damaged.push(found);
         Ok(())
     }
 }

@@ -9,7 +9,7 @@ use oci_spec::image::{Digest, DigestAlgorithm};
 use tokio_util::sync::CancellationToken;
 
 use super::super::folder::{Folder, Identity};
-use super::super::{OciLayout, alone, blobs, blocking, open_layout};
+use super::super::{OciLayout, blobs, blocking, exclusive, open_layout};
 use super::check::Checker;
 use super::{Damage, Verified};
 use crate::error::{Error, Result};
@@ -54,10 +54,10 @@ impl OciLayout {
             Ok((root, candidates))
         };
         let (root, candidates) = blocking(move || select().map_err(failed)).await?;
-        let alone = alone::take(&root, wait, &what).await?;
+        let exclusive = exclusive::lock(&root, wait, &what).await?;
         blocking(move || {
             let removed = remove(&root, &candidates);
-            drop(alone.lock);
+            drop(exclusive.lock);
             removed.map_err(Error::io(what))
         })
         .await

@@ -35,7 +35,7 @@ fn all() -> VerifyOptions {
 }
 
 #[tokio::test]
-async fn a_layout_that_is_whole_has_no_problems() {
+async fn an_undamaged_layout_has_no_problems() {
     let layout = TestLayout::new();
     assert_eq!(verified(&layout, all()).await.blobs, 0);
     let (one, other) = (layout.image(b"one"), layout.image(b"other"));
@@ -51,7 +51,7 @@ async fn a_layout_that_is_whole_has_no_problems() {
 }
 
 #[tokio::test]
-async fn each_kind_of_damage_of_each_blob_is_told_with_the_images_that_name_it() {
+async fn each_kind_of_damage_is_reported_with_the_images_that_name_the_blob() {
     let layout = TestLayout::new();
     let (one, other) = (layout.image(b"one"), layout.image(b"other"));
     layout.list(&[
@@ -119,7 +119,7 @@ async fn one_image_is_verified_by_its_name_or_its_digest() {
 }
 
 #[tokio::test]
-async fn what_is_no_usable_manifest_is_told_and_the_rest_is_verified() {
+async fn an_unusable_manifest_is_reported_and_the_rest_is_verified() {
     let layout = TestLayout::new();
     let image = layout.image(b"layer");
     let odd = layout.put_typed(MANIFEST, &json!({ "layers": [] }));
@@ -138,7 +138,7 @@ async fn what_is_no_usable_manifest_is_told_and_the_rest_is_verified() {
 }
 
 #[tokio::test]
-async fn an_index_of_a_layout_may_name_what_is_no_image() {
+async fn an_index_of_a_layout_may_name_a_blob_that_is_no_image() {
     let layout = TestLayout::new();
     let letter = layout.put(b"<letter/>");
     layout.list(&[("letter", &letter)]);
@@ -148,7 +148,7 @@ async fn an_index_of_a_layout_may_name_what_is_no_image() {
 }
 
 #[tokio::test]
-async fn a_subject_need_not_be_there_and_is_verified_if_it_is() {
+async fn a_subject_may_be_missing_and_is_verified_if_it_exists() {
     let layout = TestLayout::new();
     let subject = layout.image(b"subject");
     let signature = layout.image(b"signature");
@@ -173,7 +173,7 @@ async fn a_subject_need_not_be_there_and_is_verified_if_it_is() {
 }
 
 #[tokio::test]
-async fn a_foreign_layer_need_not_be_there() {
+async fn a_foreign_layer_may_be_missing() {
     let layout = TestLayout::new();
     let image = layout.image(b"layer");
     let mut foreign = layout.put(b"foreign");
@@ -201,7 +201,7 @@ async fn blobs_that_no_image_names_are_verified_only_if_asked() {
 }
 
 #[tokio::test]
-async fn what_no_image_names_any_more_is_no_problem() {
+async fn a_blob_that_no_image_names_any_more_is_no_problem() {
     let layout = TestLayout::new();
     let image = layout.image(b"layer");
     layout.list(&[("a", &image.manifest)]);
@@ -210,7 +210,8 @@ async fn what_no_image_names_any_more_is_no_problem() {
     assert_eq!(damaged.len(), 1);
     // As if another process had removed the image after the index was read.
     layout.list(&[]);
-    let left = names::of(&layout.root(), damaged, &CancellationToken::new()).expect("an index");
+    let left =
+        names::add_images(&layout.root(), damaged, &CancellationToken::new()).expect("an index");
     assert!(left.is_empty(), "{left:?}");
 }
 
@@ -329,7 +330,7 @@ async fn nothing_is_removed_while_a_pull_is_running() {
 }
 
 #[tokio::test]
-async fn reading_stops_when_nobody_waits_for_it() {
+async fn verifying_stops_when_it_is_cancelled() {
     let layout = TestLayout::new();
     let image = layout.image(b"layer");
     let stop = CancellationToken::new();
@@ -347,7 +348,7 @@ async fn reading_stops_when_nobody_waits_for_it() {
 }
 
 #[tokio::test]
-async fn errors_of_a_hostile_layout_move_no_cursor() {
+async fn errors_of_a_hostile_layout_are_printable() {
     let hostile = "a\u{1b}[2J\nb\u{202e}";
     let layout = TestLayout::new();
     let image = layout.image(b"layer");

@@ -20,7 +20,7 @@ use crate::error::{Error, Result};
 const POLL: Duration = Duration::from_millis(100);
 
 /// The lock of a layout that nobody else uses.
-pub(super) struct Alone {
+pub(super) struct ExclusiveLock {
     pub(super) lock: LayoutLock,
     /// The staging folders of killed pulls that were removed.
     pub(super) swept: Swept,
@@ -28,30 +28,30 @@ pub(super) struct Alone {
 
 /// Takes the lock of the layout while no pull is running. If one is running, waits for its end, but not longer than
 /// `wait`. In errors, `what` names the action that failed.
-pub(super) async fn take(root: &Arc<Folder>, wait: Duration, what: &str) -> Result<Alone> {
+pub(super) async fn lock(root: &Arc<Folder>, wait: Duration, what: &str) -> Result<ExclusiveLock> {
     let began = Instant::now();
     let mut swept = Swept::default();
     loop {
         let (root, failed) = (Arc::clone(root), Error::io(what.to_owned()));
-        let (lock, more) = blocking(move || attempt(&root).map_err(failed)).await?;
+        let (lock, more) = blocking(move || try_lock(&root).map_err(failed)).await?;
         swept.folders += more.folders;
         swept.bytes += more.bytes;
         if let Some(lock) = lock {
-            return Ok(Alone { lock, swept });
+            return Ok(ExclusiveLock { lock, swept });
         }
         let left = wait.saturating_sub(began.elapsed());
         if left.is_zero() {
-            return Err(Error::io(what)(busy(&more.living)));
+            return Err(Error::io(what)(busy(&more.running_pulls)));
         }
         sleep(POLL.min(left)).await;
     }
 }
 
 /// Takes the lock of the layout. `None` if a pull is running.
-fn attempt(root: &Folder) -> io::Result<(Option<LayoutLock>, Swept)> {
+fn try_lock(root: &Folder) -> io::Result<(Option<LayoutLock>, Swept)> {
     let lock = LayoutLock::take(root)?;
     let swept = staging::sweep(root)?;
-    Ok((swept.living.is_empty().then_some(lock), swept))
+    Ok((swept.running_pulls.is_empty().then_some(lock), swept))
 }
 
 fn busy(pulls: &[String]) -> io::Error {
