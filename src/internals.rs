@@ -110,7 +110,7 @@ fn round_trip(
     asked.map_err(|(rejected, _)| io::Error::other(format!("{rejected:?}")))?;
     if let Some(turn) = session.turn() {
         black_box(turn.packet());
-        turn.sent();
+        turn.mark_sent();
     }
     let start = br#"{"success":true,"value":"#;
     let end = br#","pipeid":0,"error_code":"","error":""}"#;

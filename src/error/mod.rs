@@ -12,7 +12,7 @@ use semver::Version;
 use serde::de::Error as _;
 
 use crate::protocol::{
-    self, FIRST_SUPPORTED, Refusal, RefusalKind, doing, first_skopeo, skopeo_of,
+    self, FIRST_SUPPORTED, Refusal, RefusalKind, describe_call, first_skopeo, skopeo_of,
 };
 use crate::time::format_duration;
 use crate::words::printable;
@@ -69,7 +69,7 @@ pub enum Error {
     /// The proxy is too old for this call. Nothing was sent.
     #[error(
         "{} needs skopeo {}; this is {}",
-        doing(method),
+        describe_call(method),
         first_skopeo(required),
         skopeo_of(found)
     )]
@@ -86,7 +86,7 @@ pub enum Error {
     /// The call's arguments do not fit into one packet. Nothing was sent.
     #[error(
         "{}: the request has {bytes} bytes, more than the protocol allows",
-        doing(method)
+        describe_call(method)
     )]
     #[non_exhaustive]
     TooLarge {
@@ -97,7 +97,7 @@ pub enum Error {
     },
 
     /// skopeo refused the call. The connection to a proxy is still good.
-    #[error("{} failed{}", doing(method), tries_text(*.tries))]
+    #[error("{} failed{}", describe_call(method), tries_text(*.tries))]
     #[non_exhaustive]
     Refused {
         /// The name of the method in the protocol, or of a command such as `skopeo inspect`.
@@ -134,7 +134,7 @@ pub enum Error {
     RuntimeIdle,
 
     /// A call was not answered in time. The connection is closed, because all later calls would wait as well.
-    #[error("{}: skopeo did not answer within {}", doing(method), format_duration(*after))]
+    #[error("{}: skopeo did not answer within {}", describe_call(method), format_duration(*after))]
     #[non_exhaustive]
     CallTimeout {
         /// The name of the method in the protocol, or of another operation, such as `skopeo inspect`.

@@ -185,7 +185,7 @@
 //!                 sent = send(&self.transport, turn.as_ref()), if turn.is_some() => {
 //!                     sent.map_err(|_| Failure::HungUp)?;
 //!                     if let Some(turn) = turn {
-//!                         turn.sent();
+//!                         turn.mark_sent();
 //!                     }
 //!                 }
 //!                 exit = exited(&mut self.child), if self.child.is_some() => {
@@ -227,9 +227,9 @@
 //! pub(crate) struct Session<W> {
 //!     version: Option<Version>,
 //!     /// The releases. They are sent first, whether or not a caller waits for the answer.
-//!     returns: VecDeque<Queued<W>>,
+//!     releases: VecDeque<Queued<W>>,
 //!     /// The requests. Each is sent only if its caller still waits for the answer.
-//!     asks: VecDeque<Queued<W>>,
+//!     requests: VecDeque<Queued<W>>,
 //!     in_flight: Option<(Method, Option<W>)>,
 //! }
 //! ```
@@ -241,8 +241,8 @@
 //!         if self.in_flight.is_some() {
 //!             return None;
 //!         }
-//!         while self.asks.front().is_some_and(Queued::was_left) {
-//!             self.asks.pop_front();
+//!         while self.requests.front().is_some_and(Queued::is_abandoned) {
+//!             self.requests.pop_front();
 //!         }
 //! ```
 //!

@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn a_packet_has_as_many_bytes_as_skopeo_takes() {
+    fn the_packet_limit_is_that_of_skopeo() {
         assert_eq!(MAX_PACKET, 32_768);
     }
 

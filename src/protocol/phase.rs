@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn each_event_leads_where_it_should() {
+    fn each_event_leads_to_the_expected_phase() {
         let a = Finalize("a");
         let table: &[(&[Event], &str, Option<u8>)] = &[
             // Only the end of the inbox ends the serving.
@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn a_second_finalizer_is_handed_back_in_every_phase() {
+    fn a_second_finalizer_is_returned_in_every_phase() {
         let mut phase = Tested::Serving;
         assert_eq!(phase.finalize(UNTIL, "a"), Ok(()));
         let events: [fn(&mut Tested); 5] = [

@@ -130,10 +130,10 @@ impl Refusal {
     pub fn kind(&self) -> RefusalKind {
         // An image can have any name, so words with a slash are ignored. A port or a digest can contain any number, so
         // a status code must be a whole word.
-        let said = self.message.to_lowercase();
-        let is_said =
+        let lower = self.message.to_lowercase();
+        let is_considered =
             |word: &&str| !word.contains('/') || matches!(*word, "i/o" | "username/password");
-        let words: Vec<&str> = said.split(' ').filter(is_said).collect();
+        let words: Vec<&str> = lower.split(' ').filter(is_considered).collect();
         let text = words.join(" ");
         let by_words = WORDS.iter().find(|(known, _)| text.contains(known));
         let by_codes = || words.iter().find_map(|word| kind_of_status(word));
@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_proxy_calls_retryable_is_transient_whatever_its_words() {
+    fn a_refusal_that_the_proxy_marks_retryable_is_transient() {
         for (code, message, expected) in [
             ("retryable", "manifest unknown", true),
             ("other", "manifest unknown", false),

@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn each_method_has_its_shape() {
+    fn each_method_has_its_own_form_of_reply() {
         let table = [
             (
                 Method::Initialize,
@@ -393,7 +393,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_a_violation() {
+    fn a_reply_of_another_form_is_a_violation() {
         let table = [
             (Method::OpenImage, r#"{"success":true,"value":0}"#, vec![]),
             (Method::OpenImage, r#"{"success":true,"value":"1"}"#, vec![]),
@@ -451,7 +451,7 @@ mod tests {
     }
 
     #[test]
-    fn truncation_flags_are_looked_at_first() {
+    fn truncation_flags_are_checked_first() {
         let good = r#"{"success":true,"value":1}"#;
         let cut = Packet {
             truncated: true,

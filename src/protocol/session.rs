@@ -37,7 +37,7 @@ struct Queued<W> {
 
 impl<W: Waiter> Queued<W> {
     /// Whether nobody waits for the answer.
-    fn was_left(&self) -> bool {
+    fn is_abandoned(&self) -> bool {
         self.waiter.as_ref().is_none_or(Waiter::is_gone)
     }
 }
@@ -50,9 +50,9 @@ impl<W: Waiter> Queued<W> {
 pub(crate) struct Session<W> {
     version: Option<Version>,
     /// The releases. They are sent first, whether or not a caller waits for the answer.
-    returns: VecDeque<Queued<W>>,
+    releases: VecDeque<Queued<W>>,
     /// The requests. Each is sent only if its caller still waits for the answer.
-    asks: VecDeque<Queued<W>>,
+    requests: VecDeque<Queued<W>>,
     in_flight: Option<(Method, Option<W>)>,
 }
 
@@ -60,8 +60,8 @@ impl<W: Waiter> Session<W> {
     pub(crate) fn new() -> Self {
         Self {
             version: None,
-            returns: VecDeque::new(),
-            asks: VecDeque::new(),
+            releases: VecDeque::new(),
+            requests: VecDeque::new(),
             in_flight: None,
         }
     }
@@ -88,10 +88,10 @@ impl<W: Waiter> Session<W> {
         }
         // Callers may come and leave while a call is in flight. Their requests are removed whenever the queue has grown to
         // another power of two, so the queue stays shorter than twice the number of callers who wait, at little cost.
-        if self.asks.len().is_power_of_two() {
-            self.asks.retain(|asked| !asked.was_left());
+        if self.requests.len().is_power_of_two() {
+            self.requests.retain(|asked| !asked.is_abandoned());
         }
-        self.asks.push_back(Queued {
+        self.requests.push_back(Queued {
             method,
             packet,
             waiter: Some(waiter),
@@ -100,8 +100,8 @@ impl<W: Waiter> Session<W> {
     }
 
     /// Queues a release, which overtakes all requests.
-    pub(crate) fn give_back(&mut self, call: &Call, waiter: Option<W>) {
-        self.returns.push_back(Queued {
+    pub(crate) fn queue_release(&mut self, call: &Call, waiter: Option<W>) {
+        self.releases.push_back(Queued {
             method: call.method(),
             packet: call.encode(),
             waiter,
@@ -114,13 +114,13 @@ impl<W: Waiter> Session<W> {
         if self.in_flight.is_some() {
             return None;
         }
-        while self.asks.front().is_some_and(Queued::was_left) {
-            self.asks.pop_front();
+        while self.requests.front().is_some_and(Queued::is_abandoned) {
+            self.requests.pop_front();
         }
-        let queue = if self.returns.is_empty() {
-            &mut self.asks
+        let queue = if self.releases.is_empty() {
+            &mut self.requests
         } else {
-            &mut self.returns
+            &mut self.releases
         };
         let in_flight = &mut self.in_flight;
         (!queue.is_empty()).then_some(Turn { queue, in_flight })
@@ -157,19 +157,19 @@ impl<W: Waiter> Session<W> {
     /// Whether no release is queued, and no answer is awaited. The answer to a release without a waiter counts
     /// as awaited.
     pub(crate) fn is_idle(&self) -> bool {
-        let left = |waiter: &Option<W>| waiter.as_ref().is_some_and(Waiter::is_gone);
+        let has_left = |waiter: &Option<W>| waiter.as_ref().is_some_and(Waiter::is_gone);
         let awaited = self.in_flight.as_ref().map(|(_, waiter)| waiter);
-        awaited.is_none_or(left)
-            && self.returns.is_empty()
-            && self.asks.iter().all(|asked| left(&asked.waiter))
+        awaited.is_none_or(has_left)
+            && self.releases.is_empty()
+            && self.requests.iter().all(|asked| has_left(&asked.waiter))
     }
 
     /// Removes and returns all waiters, when no reply will come any more.
     pub(crate) fn drain(&mut self) -> impl Iterator<Item = W> {
         let in_flight = self.in_flight.take().and_then(|(_, waiter)| waiter);
-        let returns = std::mem::take(&mut self.returns);
-        let asks = std::mem::take(&mut self.asks);
-        let queued = returns.into_iter().chain(asks);
+        let releases = std::mem::take(&mut self.releases);
+        let requests = std::mem::take(&mut self.requests);
+        let queued = releases.into_iter().chain(requests);
         in_flight
             .into_iter()
             .chain(queued.filter_map(|queued| queued.waiter))
@@ -191,7 +191,7 @@ impl<W> Turn<'_, W> {
     }
 
     /// Takes note that the call is sent. The next reply belongs to this call.
-    pub(crate) fn sent(self) {
+    pub(crate) fn mark_sent(self) {
         let sent = self.queue.pop_front();
         *self.in_flight = sent.map(|queued| (queued.method, queued.waiter));
     }
@@ -262,7 +262,7 @@ mod tests {
     fn send(session: &mut Session<Caller>) -> Option<Vec<u8>> {
         let turn = session.turn()?;
         let packet = turn.packet().to_vec();
-        turn.sent();
+        turn.mark_sent();
         Some(packet)
     }
 
@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn a_call_fills_a_packet_and_no_more() {
+    fn a_call_may_fill_a_packet() {
         let mut session = Session::new();
         let open = |bytes: usize| Call::OpenImage {
             reference: "x".repeat(bytes),
@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_server_cannot_do_is_not_queued() {
+    fn a_call_that_the_proxy_does_not_support_is_rejected() {
         let mut session = ready("0.2.3");
         let call = Call::GetLayerInfo(ImageId::new(1).expect("not zero"));
         let (rejected, _) = session.ask(&call, Caller::new(1)).expect_err("too old");
@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_into_a_packet_is_not_queued() {
+    fn a_call_larger_than_a_packet_is_rejected() {
         let mut session = ready("0.2.8");
         let (rejected, _) = session
             .ask(&open(&"x".repeat(MAX_PACKET)), Caller::new(1))
@@ -329,7 +329,7 @@ mod tests {
         session.ask(&open("a"), Caller::new(1)).expect("queued");
         session.ask(&open("b"), Caller::new(2)).expect("queued");
         assert_eq!(sent(&mut session), Some(Method::OpenImage));
-        session.give_back(&Call::FinishPipe(PipeId::new(3).expect("not zero")), None);
+        session.queue_release(&Call::FinishPipe(PipeId::new(3).expect("not zero")), None);
         assert_eq!(sent(&mut session), None, "one call at a time");
         let image = receive(&mut session, r#"{"success":true,"value":1}"#);
         assert!(matches!(image, Ok((Some(_), Ok(Grant::Image(Some(_)))))));
@@ -340,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn a_caller_who_left_is_not_sent_for() {
+    fn the_request_of_a_caller_who_left_is_not_sent() {
         let mut session = ready("0.2.8");
         let leaves = Caller::new(1);
         session.ask(&open("a"), leaves.clone()).expect("queued");
@@ -362,7 +362,7 @@ mod tests {
                 let leaves = Caller::new(0);
                 session.ask(&open("c"), leaves.clone()).expect("queued");
                 leaves.gone.set(true);
-                let queued = session.asks.len();
+                let queued = session.requests.len();
                 assert!(queued <= 2 * waiting, "{queued} of {waiting}");
             }
         }
@@ -392,7 +392,7 @@ mod tests {
     #[derive(Debug, Clone)]
     enum Step {
         Ask,
-        GiveBack,
+        Release,
         Leave(usize),
         Send,
         Reply(bool),
@@ -402,7 +402,7 @@ mod tests {
     fn steps() -> impl Strategy<Value = Vec<Step>> {
         let step = prop_oneof![
             4 => Just(Step::Ask),
-            2 => Just(Step::GiveBack),
+            2 => Just(Step::Release),
             1 => any::<usize>().prop_map(Step::Leave),
             4 => Just(Step::Send),
             4 => any::<bool>().prop_map(Step::Reply),
@@ -429,10 +429,10 @@ mod tests {
                         // The "reference" is the caller's number + 1, and so is the image.
                         session.ask(&open(&(caller.number + 1).to_string()), caller).expect("queued");
                     }
-                    Step::GiveBack => {
+                    Step::Release => {
                         let caller = Caller::new(callers.len());
                         callers.push(caller.clone());
-                        session.give_back(&Call::FinishPipe(PipeId::new(1).expect("not zero")), Some(caller));
+                        session.queue_release(&Call::FinishPipe(PipeId::new(1).expect("not zero")), Some(caller));
                     }
                     Step::Leave(any) if !callers.is_empty() => callers[any % callers.len()].gone.set(true),
                     Step::Send => if let Some(packet) = send(&mut session) {

@@ -210,7 +210,7 @@ impl Actor {
                 sent = send(&self.transport, turn.as_ref()), if turn.is_some() => {
                     sent.map_err(|_| Failure::HungUp)?;
                     if let Some(turn) = turn {
-                        turn.sent();
+                        turn.mark_sent();
                     }
                 }
                 exit = exited(&mut self.child), if self.child.is_some() => {
@@ -261,7 +261,8 @@ impl Actor {
     fn take_back(&mut self, returned: Return) -> Result<(), Failure> {
         match returned {
             Return::Release { call, reply } => {
-                self.session.give_back(&call, reply.map(Caller::releases));
+                self.session
+                    .queue_release(&call, reply.map(Caller::releases));
                 Ok(())
             }
             Return::Violation(violation) => Err(Error::from(violation).into()),

@@ -29,7 +29,7 @@ impl Want {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Doing {
+pub(super) enum CallerState {
     Nothing,
     Waiting(Want),
     /// The caller closed its image, could not open one, or has neither a handle nor a blob any more.
@@ -45,7 +45,7 @@ pub(super) enum Blob {
 
 #[derive(Debug, Clone)]
 pub(super) struct Caller {
-    pub(super) doing: Doing,
+    pub(super) state: CallerState,
     /// Whether the caller can ask for something.
     pub(super) has_handle: bool,
     pub(super) image: Option<Held>,
@@ -59,7 +59,7 @@ pub(super) struct Caller {
 impl Caller {
     pub(super) fn new() -> Self {
         Self {
-            doing: Doing::Nothing,
+            state: CallerState::Nothing,
             has_handle: true,
             image: None,
             document: None,
@@ -72,22 +72,24 @@ impl Caller {
     /// Makes a caller who never exists, in a world of fewer callers.
     pub(super) fn nobody() -> Self {
         Self {
-            doing: Doing::Left,
+            state: CallerState::Left,
             ..Self::new()
         }
     }
 
-    pub(super) fn is_over(&self) -> bool {
-        matches!(self.doing, Doing::Done | Doing::Left)
+    pub(super) fn is_done(&self) -> bool {
+        matches!(self.state, CallerState::Done | CallerState::Left)
     }
 
     pub(super) fn keeps_the_inbox_open(&self) -> bool {
-        self.has_handle && !self.is_over()
+        self.has_handle && !self.is_done()
     }
 
     /// Whether the end of the connection has to wait for this caller's blob or document.
     pub(super) fn has_lease(&self) -> bool {
-        self.blob.is_some() || self.document.is_some() || self.doing == Doing::Waiting(Want::Finish)
+        self.blob.is_some()
+            || self.document.is_some()
+            || self.state == CallerState::Waiting(Want::Finish)
     }
 }
 

@@ -17,27 +17,27 @@ pub(super) type Finalizer = u8;
 pub(super) enum Broken {
     AnswersTwice,
     AnswersAnotherCaller,
-    SwallowsRefusals,
+    DropsRefusals,
     SendsTwoAtOnce,
     SurvivesViolations,
-    TellsOnlyOneOfTheEnd,
+    AnswersOnlyOneAtTheEnd,
     EndsBeforeAllIsAnswered,
     KeepsDescriptorsOfLeavers,
     KeepsDescriptorsOfViolations,
     ForgetsImagesOfLeavers,
     ForgetsPipesOfLeavers,
     FinishesWhatIsNotDrained,
-    PaysTwice,
+    ReleasesTwice,
     ClosesWhatIsInUse,
-    LetsQueuedGoFirst,
+    SendsRequestsBeforeReleases,
     SendsForLeavers,
     IgnoresTheTimeout,
-    NeverSendsReturns,
+    NeverSendsReleases,
     AcceptsAfterTheInbox,
     DoesNotAwaitBlobs,
     DoesNotAwaitDocuments,
     DoesNotSettle,
-    LosesPatienceWithCallers,
+    DoesNotAwaitAnswers,
     AwaitsBlobsForEver,
     AwaitsAnswersForEver,
     AwaitsAnswersOfLeavers,
@@ -45,7 +45,7 @@ pub(super) enum Broken {
     SpinsWhileDraining,
     ForgetsTheFinalizer,
     ForgetsTheFinalizerOfAFailure,
-    TellsTheFinalizerTwice,
+    AnswersTheFinalizerTwice,
     ReplacesTheFinalizer,
 }
 
@@ -54,27 +54,27 @@ impl Broken {
     pub(super) const ALL: [(Self, Rule); 32] = [
         (Self::AnswersTwice, Rule::OneAnswer),
         (Self::AnswersAnotherCaller, Rule::OneAnswer),
-        (Self::SwallowsRefusals, Rule::OneAnswer),
+        (Self::DropsRefusals, Rule::OneAnswer),
         (Self::SendsTwoAtOnce, Rule::OneAnswer),
         (Self::SurvivesViolations, Rule::ViolationEnds),
-        (Self::TellsOnlyOneOfTheEnd, Rule::OneAnswer),
+        (Self::AnswersOnlyOneAtTheEnd, Rule::OneAnswer),
         (Self::EndsBeforeAllIsAnswered, Rule::EndsInOrder),
         (Self::KeepsDescriptorsOfLeavers, Rule::NothingLost),
         (Self::KeepsDescriptorsOfViolations, Rule::NothingLost),
         (Self::ForgetsImagesOfLeavers, Rule::NothingLost),
         (Self::ForgetsPipesOfLeavers, Rule::NothingLost),
         (Self::FinishesWhatIsNotDrained, Rule::OnlyDrainedIsFinished),
-        (Self::PaysTwice, Rule::GivenBackOnce),
-        (Self::ClosesWhatIsInUse, Rule::GivenBackOnce),
-        (Self::LetsQueuedGoFirst, Rule::ReturnsFirst),
+        (Self::ReleasesTwice, Rule::ReleasedOnce),
+        (Self::ClosesWhatIsInUse, Rule::ReleasedOnce),
+        (Self::SendsRequestsBeforeReleases, Rule::ReleasesFirst),
         (Self::SendsForLeavers, Rule::LeaversAreNotSentFor),
         (Self::IgnoresTheTimeout, Rule::NoDeadlock),
-        (Self::NeverSendsReturns, Rule::NoDeadlock),
+        (Self::NeverSendsReleases, Rule::NoDeadlock),
         (Self::AcceptsAfterTheInbox, Rule::NothingAfterTheInbox),
         (Self::DoesNotAwaitBlobs, Rule::EndsInOrder),
         (Self::DoesNotAwaitDocuments, Rule::EndsInOrder),
         (Self::DoesNotSettle, Rule::EndsInOrder),
-        (Self::LosesPatienceWithCallers, Rule::EndsInOrder),
+        (Self::DoesNotAwaitAnswers, Rule::EndsInOrder),
         (Self::AwaitsBlobsForEver, Rule::AlwaysEnds),
         (Self::AwaitsAnswersForEver, Rule::AlwaysEnds),
         (Self::AwaitsAnswersOfLeavers, Rule::AlwaysEnds),
@@ -82,7 +82,7 @@ impl Broken {
         (Self::SpinsWhileDraining, Rule::TimerMovesOn),
         (Self::ForgetsTheFinalizer, Rule::OneFinalizer),
         (Self::ForgetsTheFinalizerOfAFailure, Rule::OneFinalizer),
-        (Self::TellsTheFinalizerTwice, Rule::OneFinalizer),
+        (Self::AnswersTheFinalizerTwice, Rule::OneFinalizer),
         (Self::ReplacesTheFinalizer, Rule::OneFinalizer),
     ];
 }
@@ -116,7 +116,7 @@ impl Machine {
         self.session.ask(call, ticket).expect("accepted");
     }
 
-    pub(super) fn give_back(&mut self, call: &Call, ticket: Option<Ticket>) {
+    pub(super) fn queue_release(&mut self, call: &Call, ticket: Option<Ticket>) {
         let forgotten = match call {
             Call::CloseImage(_) => Broken::ForgetsImagesOfLeavers,
             _ => Broken::ForgetsPipesOfLeavers,
@@ -124,9 +124,9 @@ impl Machine {
         if ticket.is_none() && self.is(forgotten) {
             return;
         }
-        self.session.give_back(call, ticket);
-        if self.is(Broken::PaysTwice) {
-            self.session.give_back(call, None);
+        self.session.queue_release(call, ticket);
+        if self.is(Broken::ReleasesTwice) {
+            self.session.queue_release(call, None);
         }
     }
 
@@ -144,7 +144,7 @@ impl Machine {
     }
 
     pub(super) fn can_send(&mut self) -> bool {
-        if self.is(Broken::NeverSendsReturns) && !self.session.returns.is_empty() {
+        if self.is(Broken::NeverSendsReleases) && !self.session.releases.is_empty() {
             return false;
         }
         let awaited = self
@@ -162,14 +162,18 @@ impl Machine {
         let Self {
             session, broken, ..
         } = self;
-        let mut held_up = Vec::new();
+        let mut delayed = Vec::new();
         match broken {
             Some(Broken::SendsTwoAtOnce) => session.in_flight = None,
-            Some(Broken::LetsQueuedGoFirst) if !session.asks.is_empty() => {
-                held_up.extend(session.returns.drain(..));
+            Some(Broken::SendsRequestsBeforeReleases) if !session.requests.is_empty() => {
+                delayed.extend(session.releases.drain(..));
             }
             Some(Broken::SendsForLeavers) => {
-                for ticket in session.asks.iter_mut().filter_map(|a| a.waiter.as_mut()) {
+                for ticket in session
+                    .requests
+                    .iter_mut()
+                    .filter_map(|a| a.waiter.as_mut())
+                {
                     ticket.gone = false;
                 }
             }
@@ -177,10 +181,10 @@ impl Machine {
         }
         let packet = session.turn().map(|turn| {
             let packet = turn.packet().to_vec();
-            turn.sent();
+            turn.mark_sent();
             packet
         });
-        session.returns.extend(held_up);
+        session.releases.extend(delayed);
         packet
     }
 
@@ -205,11 +209,11 @@ impl Machine {
             (Some(Broken::AnswersTwice), Err(refusal)) => {
                 vec![(ticket, Err(refusal.clone())), (ticket, Err(refusal))]
             }
-            (Some(Broken::SwallowsRefusals), Err(refusal)) => vec![(None, Err(refusal))],
+            (Some(Broken::DropsRefusals), Err(refusal)) => vec![(None, Err(refusal))],
             (Some(Broken::AnswersAnotherCaller), answer) => {
                 let next = self
                     .session
-                    .asks
+                    .requests
                     .front_mut()
                     .and_then(|a| a.waiter.as_mut());
                 let other = match (next, ticket) {
@@ -265,7 +269,7 @@ impl Machine {
     }
 
     /// Whether the last lease is gone, and the actor notices that in this phase.
-    pub(super) fn leases_ran_out(&self, callers: &[Caller]) -> bool {
+    pub(super) fn last_lease_dropped(&self, callers: &[Caller]) -> bool {
         let has_lease = |caller: &Caller| {
             let awaited = !(caller.document.is_some() && self.is(Broken::DoesNotAwaitDocuments));
             caller.has_lease() && awaited
@@ -295,7 +299,7 @@ impl Machine {
         match (self.broken, &self.phase) {
             (Some(Broken::AwaitsBlobsForEver), Phase::AwaitingBlobs { .. })
             | (Some(Broken::AwaitsAnswersForEver), Phase::Draining { .. }) => None,
-            (Some(Broken::SpinsWhileDraining | Broken::LosesPatienceWithCallers), _)
+            (Some(Broken::SpinsWhileDraining | Broken::DoesNotAwaitAnswers), _)
                 if self.drains_for_a_finalizer() =>
             {
                 Some(UNTIL)
@@ -306,7 +310,7 @@ impl Machine {
 
     /// Handles the timer. Returns whether the phase has changed.
     pub(super) fn expire(&mut self) -> bool {
-        if self.is(Broken::LosesPatienceWithCallers) && self.drains_for_a_finalizer() {
+        if self.is(Broken::DoesNotAwaitAnswers) && self.drains_for_a_finalizer() {
             self.phase.step(true);
             return true;
         }
@@ -316,13 +320,13 @@ impl Machine {
     /// The finalizers who are told how the connection ended.
     pub(super) fn finalizers(&self, failed: bool) -> Vec<Finalizer> {
         let finalizer = self.phase.clone().into_finalizer();
-        let told = match self.broken {
+        let count = match self.broken {
             Some(Broken::ForgetsTheFinalizer) => 0,
             Some(Broken::ForgetsTheFinalizerOfAFailure) if failed => 0,
-            Some(Broken::TellsTheFinalizerTwice) => 2,
+            Some(Broken::AnswersTheFinalizerTwice) => 2,
             _ => 1,
         };
-        finalizer.into_iter().cycle().take(told).collect()
+        finalizer.into_iter().cycle().take(count).collect()
     }
 
     pub(super) fn times_out(&self) -> bool {
@@ -331,16 +335,16 @@ impl Machine {
 
     /// The waiting callers who are told that the connection has ended or failed.
     pub(super) fn drain(&mut self) -> Vec<Ticket> {
-        let few = if self.is(Broken::TellsOnlyOneOfTheEnd) {
+        let limit = if self.is(Broken::AnswersOnlyOneAtTheEnd) {
             1
         } else {
             usize::MAX
         };
-        self.session.drain().take(few).collect()
+        self.session.drain().take(limit).collect()
     }
 
     pub(super) fn queued(&self) -> impl Iterator<Item = &Queued<Ticket>> {
-        self.session.returns.iter().chain(&self.session.asks)
+        self.session.releases.iter().chain(&self.session.requests)
     }
 
     /// The tickets of all waiting callers.
@@ -358,14 +362,14 @@ impl Machine {
     /// Takes note that this caller does not wait any more. The task that reads a manifest still waits.
     pub(super) fn leave(&mut self, caller: usize) {
         let Session {
-            returns,
-            asks,
+            releases,
+            requests,
             in_flight,
             ..
         } = &mut self.session;
-        let queued = returns
+        let queued = releases
             .iter_mut()
-            .chain(asks)
+            .chain(requests)
             .filter_map(|queued| queued.waiter.as_mut());
         let in_flight = in_flight
             .iter_mut()

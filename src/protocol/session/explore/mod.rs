@@ -142,7 +142,7 @@ fn path(reached: &[Option<Reached>], mut at: usize) -> Vec<Step> {
 }
 
 /// Writes a line to stderr. The test harness does not capture it, unlike the output of `println!`.
-fn tell(line: &str) {
+fn print_line(line: &str) {
     let _ = writeln!(stderr(), "{line}");
 }
 
@@ -153,7 +153,7 @@ fn explore_all(scope: Scope, at_least: usize) {
         transitions,
         depth,
     } = explore(World::new(scope, None)).expect("no rule is broken");
-    tell(&format!(
+    print_line(&format!(
         "explored: {scope:?}: {states} states, {transitions} transitions, depth {depth}"
     ));
     assert!(states > at_least, "only {states} states");
@@ -176,7 +176,7 @@ fn a_machine_that_breaks_a_rule_is_caught() {
         let callers = if rule == Rule::AlwaysEnds { 1 } else { 2 };
         let world = World::new(Scope::End { callers }, Some(broken));
         let found = explore(world).expect_err("something is broken");
-        tell(&format!(
+        print_line(&format!(
             "caught after {} steps: {broken:?}: {}",
             found.path.len(),
             found.offence.what

@@ -9,11 +9,11 @@ pub(super) enum Rule {
     /// released, or, if it is a pipe, is left unfinished on purpose.
     NothingLost,
     /// An image or pipe is released only once, and only when no caller holds it any more.
-    GivenBackOnce,
+    ReleasedOnce,
     /// `FinishPipe` is sent only for a pipe that is drained or filled from memory.
     OnlyDrainedIsFinished,
     /// No request is sent before a release that is queued.
-    ReturnsFirst,
+    ReleasesFirst,
     /// No request is sent whose caller has left.
     LeaversAreNotSentFor,
     /// A violation of the protocol ends the connection.
@@ -41,9 +41,9 @@ impl Rule {
     pub(super) const ALL: [Self; 13] = [
         Self::OneAnswer,
         Self::NothingLost,
-        Self::GivenBackOnce,
+        Self::ReleasedOnce,
         Self::OnlyDrainedIsFinished,
-        Self::ReturnsFirst,
+        Self::ReleasesFirst,
         Self::LeaversAreNotSentFor,
         Self::ViolationEnds,
         Self::NoDeadlock,
@@ -63,7 +63,7 @@ pub(super) struct Offence {
 
 pub(super) type Checked = Result<(), Offence>;
 
-pub(super) fn hold(rule: Rule, holds: bool, what: impl FnOnce() -> String) -> Checked {
+pub(super) fn require(rule: Rule, holds: bool, what: impl FnOnce() -> String) -> Checked {
     if holds {
         Ok(())
     } else {

@@ -88,7 +88,7 @@ pub(super) struct ServerPipe {
     pub(super) memory: bool,
     pub(super) drained: bool,
     /// Whether the read end was closed early, so that the pipe will never be finished.
-    pub(super) written_off: bool,
+    pub(super) left_unfinished: bool,
 }
 
 /// A call that the server has received.
@@ -133,7 +133,7 @@ impl Server {
     pub(super) fn understand(&self, packet: &[u8]) -> Result<Received, Offence> {
         let (method, argument) = parse(packet);
         let unknown = || Offence {
-            rule: Rule::GivenBackOnce,
+            rule: Rule::ReleasedOnce,
             what: format!("{method} of what is not there"),
         };
         let id = argument;
@@ -235,7 +235,7 @@ impl Server {
             owner: call.caller,
             memory: call.want == Want::Manifest,
             drained: false,
-            written_off: false,
+            left_unfinished: false,
         };
         put(&mut self.pipes, pipe)
     }

@@ -1,7 +1,7 @@
 //! The check of a state against the rules, and the signature by which states are distinguished.
 
-use super::caller::{Blob, Doing, Ticket};
-use super::rule::{Checked, Rule, hold};
+use super::caller::{Blob, CallerState, Ticket};
+use super::rule::{Checked, Rule, require};
 use super::server::parse;
 use super::world::{Status, World, held_id};
 use crate::protocol::{Held, Method, Phase};
@@ -11,7 +11,7 @@ impl World {
     pub(super) fn check(&self) -> Checked {
         let mut somebody_waits = false;
         for (c, caller) in self.callers.iter().enumerate() {
-            let Doing::Waiting(want) = caller.doing else {
+            let CallerState::Waiting(want) = caller.state else {
                 continue;
             };
             somebody_waits = true;
@@ -20,7 +20,7 @@ impl World {
                 .tickets()
                 .filter(|t| *t == Ticket::new(c, want))
                 .count();
-            hold(Rule::OneAnswer, will_be_answered == 1, || {
+            require(Rule::OneAnswer, will_be_answered == 1, || {
                 format!("{c} waits for {want:?} and gets {will_be_answered} answers")
             })?;
         }
@@ -41,13 +41,13 @@ impl World {
             } else {
                 matches!(owner.blob, Some(Blob::Piped(held)) if held_id(held) == id + 1)
             };
-            self.is_owned_once(held || pipe.written_off, Method::FinishPipe, id + 1)?;
+            self.is_owned_once(held || pipe.left_unfinished, Method::FinishPipe, id + 1)?;
         }
         let call = self.server.call;
         let answerable = call.is_some_and(|call| self.server.can_answer(call));
         // The server may answer or stall. Both must lead to another state.
-        let goes_on = self.can_send || (answerable && self.machine.times_out());
-        hold(Rule::NoDeadlock, !somebody_waits || goes_on, || {
+        let can_step = self.can_send || (answerable && self.machine.times_out());
+        require(Rule::NoDeadlock, !somebody_waits || can_step, || {
             "somebody waits, and nothing can happen".into()
         })
     }
@@ -62,10 +62,10 @@ impl World {
         let call = self.server.call;
         let under_way = call.is_some_and(|call| call.method == method && call.id == id);
         let owners = usize::from(held) + usize::from(under_way) + queued.count();
-        hold(Rule::NothingLost, owners > 0, || {
+        require(Rule::NothingLost, owners > 0, || {
             format!("{method} {id} is held, and by nobody")
         })?;
-        hold(Rule::GivenBackOnce, owners == 1, || {
+        require(Rule::ReleasedOnce, owners == 1, || {
             format!("{method} {id} is held {owners} times")
         })
     }
@@ -119,18 +119,18 @@ impl World {
             u8::from(finalizer),
             u8::from(self.machine.has_lease),
             self.inbox as u8,
-            u8::from(self.patience_ran_out),
+            u8::from(self.deadline_passed),
         ]
     }
 
     fn part(&self, c: usize) -> Vec<u8> {
         let caller = &self.callers[c];
         let mut part = Vec::with_capacity(16);
-        part.extend(match caller.doing {
-            Doing::Nothing => [0, 0],
-            Doing::Waiting(want) => [1, want as u8],
-            Doing::Done => [2, 0],
-            Doing::Left => [3, 0],
+        part.extend(match caller.state {
+            CallerState::Nothing => [0, 0],
+            CallerState::Waiting(want) => [1, want as u8],
+            CallerState::Done => [2, 0],
+            CallerState::Left => [3, 0],
         });
         part.push(match caller.blob {
             None => 0,
@@ -149,7 +149,7 @@ impl World {
             let pipe = pipes.find(|pipe| pipe.owner == c && pipe.memory == memory);
             part.push(match pipe {
                 None => 0,
-                Some(pipe) if pipe.written_off => 1,
+                Some(pipe) if pipe.left_unfinished => 1,
                 Some(pipe) if pipe.drained => 2,
                 Some(_) => 3,
             });

@@ -3,9 +3,9 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
-use super::caller::{Blob, CALLERS, Caller, Doing, Ticket, Want};
+use super::caller::{Blob, CALLERS, Caller, CallerState, Ticket, Want};
 use super::machine::{Answered, Broken, Finalizer, Machine};
-use super::rule::{Checked, Offence, Rule, hold};
+use super::rule::{Checked, Offence, Rule, require};
 use super::server::{Answer, Fd, Received, Server, packet};
 use crate::protocol::{Call, Grant, Held, ImageId, Method, Packet, Refusal, Session};
 
@@ -88,7 +88,7 @@ pub(super) struct World {
     pub(super) callers: [Caller; CALLERS],
     pub(super) server: Server,
     pub(super) inbox: Inbox,
-    pub(super) patience_ran_out: bool,
+    pub(super) deadline_passed: bool,
     pub(super) status: Status,
     pub(super) can_send: bool,
 }
@@ -115,7 +115,7 @@ impl World {
             callers,
             server: Server::new(),
             inbox: Inbox::Open,
-            patience_ran_out: false,
+            deadline_passed: false,
             status: Status::Open,
             can_send: false,
         }
@@ -130,11 +130,11 @@ impl World {
         let accepts = self.machine.accepts();
         let finalizes = self.scope != Scope::Callers;
         for (c, caller) in self.callers.iter().enumerate() {
-            if caller.is_over() {
+            if caller.is_done() {
                 continue;
             }
             steps.push(Step::Leave(c));
-            if caller.doing != Doing::Nothing {
+            if caller.state != CallerState::Nothing {
                 continue;
             }
             if caller.document.is_some() {
@@ -195,7 +195,10 @@ impl World {
             ),
             (self.inbox == Inbox::Closed, Step::FinalizeAgain),
             (ends, Step::InboxEnds),
-            (self.machine.leases_ran_out(&self.callers), Step::BlobsDone),
+            (
+                self.machine.last_lease_dropped(&self.callers),
+                Step::BlobsDone,
+            ),
             (self.machine.deadline().is_some(), Step::Timer),
         ];
         let possible = steps.into_iter().filter(|(possible, _)| *possible);
@@ -226,7 +229,7 @@ impl World {
                 let waiter = session.in_flight.as_ref().and_then(|(_, waiter)| *waiter);
                 let is_needed = waiter.is_none_or(|ticket| !ticket.gone)
                     || self.machine.tickets().any(|ticket| !ticket.gone)
-                    || !session.returns.is_empty();
+                    || !session.releases.is_empty();
                 self.has_finalizer() && is_needed
             }
             _ => false,
@@ -237,7 +240,7 @@ impl World {
     pub(super) fn take(&mut self, step: Step) -> Checked {
         match step {
             Step::Ask(c, want) => {
-                hold(
+                require(
                     Rule::NothingAfterTheInbox,
                     self.inbox != Inbox::Ended,
                     || format!("{c} asks for {want:?}, and the inbox has ended"),
@@ -273,7 +276,7 @@ impl World {
             Step::DropBlob(c) => {
                 self.drop_blob(c);
                 if !self.callers[c].has_handle {
-                    self.callers[c].doing = Doing::Done;
+                    self.callers[c].state = CallerState::Done;
                 }
             }
             Step::Close(c) => {
@@ -283,7 +286,7 @@ impl World {
             }
             Step::Leave(c) => {
                 self.machine.leave(c);
-                self.callers[c].doing = Doing::Left;
+                self.callers[c].state = CallerState::Left;
                 self.drop_blob(c);
                 let caller = &mut self.callers[c];
                 let held = [caller.document.take(), caller.image.take()];
@@ -302,14 +305,14 @@ impl World {
             Step::Die | Step::TimeOut => self.fail()?,
             Step::Finalize => {
                 let second = self.machine.finalize(FIRST);
-                hold(Rule::OneFinalizer, second.is_none(), || {
+                require(Rule::OneFinalizer, second.is_none(), || {
                     "the first finalizer is turned away".into()
                 })?;
                 self.inbox = Inbox::Closed;
             }
             Step::FinalizeAgain => {
                 let second = self.machine.finalize(SECOND);
-                hold(Rule::OneFinalizer, second == Some(SECOND), || {
+                require(Rule::OneFinalizer, second == Some(SECOND), || {
                     format!("{second:?} is told that another finalizer was first")
                 })?;
             }
@@ -319,8 +322,8 @@ impl World {
             }
             Step::BlobsDone => self.machine.blobs_done(),
             Step::Timer => {
-                self.patience_ran_out = true;
-                hold(Rule::TimerMovesOn, self.machine.expire(), || {
+                self.deadline_passed = true;
+                require(Rule::TimerMovesOn, self.machine.expire(), || {
                     "the timer fires, and will fire again".into()
                 })?;
             }
@@ -334,7 +337,7 @@ impl World {
 
     fn ask(&mut self, c: usize, want: Want) {
         let caller = &mut self.callers[c];
-        caller.doing = Doing::Waiting(want);
+        caller.state = CallerState::Waiting(want);
         let image = match caller.image {
             Some(Held::Image(image)) => image,
             _ => ImageId::new(u64::MAX).expect("not zero"),
@@ -373,19 +376,20 @@ impl World {
     /// Releases a grant of this caller, who waits for the answer.
     fn release(&mut self, c: usize, want: Want, held: Held) {
         if let Some(call) = self.machine.release(held) {
-            self.machine.give_back(&call, Some(Ticket::new(c, want)));
-            self.callers[c].doing = Doing::Waiting(want);
+            self.machine
+                .queue_release(&call, Some(Ticket::new(c, want)));
+            self.callers[c].state = CallerState::Waiting(want);
         }
     }
 
     /// Releases a grant as its guard does when the guard is dropped.
     fn drop_held(&mut self, held: Held) {
         if let Some(call) = self.machine.release(held) {
-            self.machine.give_back(&call, None);
+            self.machine.queue_release(&call, None);
         } else if let Held::Pipe { id, .. } = held
             && let Some(pipe) = &mut self.server.pipes[id.get() as usize - 1]
         {
-            pipe.written_off = true;
+            pipe.left_unfinished = true;
         }
     }
 
@@ -402,12 +406,12 @@ impl World {
         let call = self.server.understand(&packet)?;
         let text = || String::from_utf8_lossy(&packet).into_owned();
         if call.want.is_asked() {
-            let waits = self.callers[call.caller].doing == Doing::Waiting(call.want);
-            hold(Rule::LeaversAreNotSentFor, waits, text)?;
+            let waits = self.callers[call.caller].state == CallerState::Waiting(call.want);
+            require(Rule::LeaversAreNotSentFor, waits, text)?;
             let mut queued = self.machine.queued();
-            let returns = [Method::CloseImage, Method::FinishPipe];
-            let held = queued.any(|queued| returns.contains(&queued.method));
-            hold(Rule::ReturnsFirst, !held, text)?;
+            let releases = [Method::CloseImage, Method::FinishPipe];
+            let held = queued.any(|queued| releases.contains(&queued.method));
+            require(Rule::ReleasesFirst, !held, text)?;
         } else {
             let held = match call.method {
                 Method::CloseImage => self.callers[call.caller].image.is_some(),
@@ -415,11 +419,11 @@ impl World {
                     matches!(self.callers[call.caller].blob, Some(Blob::Piped(held)) if held_id(held) == call.id)
                 }
             };
-            hold(Rule::GivenBackOnce, !held, || {
+            require(Rule::ReleasedOnce, !held, || {
                 format!("{}, which is in use", text())
             })?;
             let can_block = !self.server.can_answer(call);
-            hold(Rule::OnlyDrainedIsFinished, !can_block, text)?;
+            require(Rule::OnlyDrainedIsFinished, !can_block, text)?;
         }
         self.server.call = Some(call);
         Ok(())
@@ -440,7 +444,7 @@ impl World {
             self.deliver(call, ticket, answer, &mut held)?;
         }
         let (open, held) = (open.get(), held.len());
-        hold(Rule::NothingLost, open == held, || {
+        require(Rule::NothingLost, open == held, || {
             format!("{open} descriptors are open, {held} are in hands")
         })
     }
@@ -455,7 +459,7 @@ impl World {
         match self.machine.receive(packet) {
             Ok(answered) => Ok(answered),
             Err(violation) => {
-                hold(Rule::NothingLost, open.get() == 0, || {
+                require(Rule::NothingLost, open.get() == 0, || {
                     format!("descriptors are open after a violation: {violation}")
                 })?;
                 self.fail()?;
@@ -465,7 +469,7 @@ impl World {
     }
 
     fn ends(&self) -> Checked {
-        hold(Rule::ViolationEnds, self.status == Status::Failed, || {
+        require(Rule::ViolationEnds, self.status == Status::Failed, || {
             "the connection goes on after a violation".into()
         })
     }
@@ -495,14 +499,14 @@ impl World {
             }
             return Ok(());
         };
-        hold(
+        require(
             Rule::OneAnswer,
             (caller, want) == (call.caller, call.want),
             || format!("{caller} gets for {want:?} the answer to {call:?}"),
         )?;
-        let left = self.callers[caller].doing == Doing::Left;
-        let waits = self.callers[caller].doing == Doing::Waiting(want);
-        hold(
+        let left = self.callers[caller].state == CallerState::Left;
+        let waits = self.callers[caller].state == CallerState::Waiting(want);
+        require(
             Rule::OneAnswer,
             waits || (left && want == Want::Document),
             || format!("{caller} gets an answer for {want:?} and does not wait for it"),
@@ -510,13 +514,13 @@ impl World {
         if left {
             return Ok(());
         }
-        self.callers[caller].doing = match (want, &answer) {
-            (Want::Open, Err(_)) | (Want::Close, _) => Doing::Done,
-            (Want::Finish, _) if !self.callers[caller].has_handle => Doing::Done,
-            _ => Doing::Nothing,
+        self.callers[caller].state = match (want, &answer) {
+            (Want::Open, Err(_)) | (Want::Close, _) => CallerState::Done,
+            (Want::Finish, _) if !self.callers[caller].has_handle => CallerState::Done,
+            _ => CallerState::Nothing,
         };
         if let Ok(Grant::Manifest { .. } | Grant::Blob { .. } | Grant::RawBlob { .. }) = answer {
-            hold(Rule::EndsInOrder, self.machine.has_lease, || {
+            require(Rule::EndsInOrder, self.machine.has_lease, || {
                 format!("{caller} is granted {want:?}, and no lease is left")
             })?;
         }
@@ -550,7 +554,7 @@ impl World {
     /// Fails the connection, and tells all callers.
     fn fail(&mut self) -> Checked {
         self.status = Status::Failed;
-        self.tell_all().map(drop)
+        self.answer_all().map(drop)
     }
 
     /// Ends the connection in order, and checks that it may end now.
@@ -558,34 +562,34 @@ impl World {
         self.status = Status::Ended;
         let has_leases = self.has_leases();
         let finalizes = self.has_finalizer();
-        let waited = self.tell_all()?;
+        let waited = self.answer_all()?;
         let may_wait = |ticket: &Ticket| !(finalizes && ticket.want.is_asked());
-        let in_order = if self.patience_ran_out {
+        let in_order = if self.deadline_passed {
             waited.iter().all(may_wait)
         } else {
             waited.is_empty() && !has_leases
         };
-        hold(Rule::EndsInOrder, in_order, || {
+        require(Rule::EndsInOrder, in_order, || {
             format!("the connection ends while {waited:?} wait, and blobs are open: {has_leases}")
         })
     }
 
     /// Tells all callers and finalizers that the connection has ended. Returns the callers who waited for an answer.
-    fn tell_all(&mut self) -> Result<Vec<Ticket>, Offence> {
+    fn answer_all(&mut self) -> Result<Vec<Ticket>, Offence> {
         let finalizers = self.machine.finalizers(self.status == Status::Failed);
         let expected: &[_] = if self.has_finalizer() { &[FIRST] } else { &[] };
-        hold(Rule::OneFinalizer, finalizers == expected, || {
+        require(Rule::OneFinalizer, finalizers == expected, || {
             format!("{finalizers:?} are told of the end instead of {expected:?}")
         })?;
         let mut waited = self.machine.drain();
         waited.retain(|ticket| !ticket.gone);
         for Ticket { caller, want, .. } in &waited {
-            if self.callers[*caller].doing == Doing::Left {
+            if self.callers[*caller].state == CallerState::Left {
                 continue;
             }
-            let waits = self.callers[*caller].doing == Doing::Waiting(*want);
-            hold(Rule::OneAnswer, waits, || format!("{caller} is told twice"))?;
-            self.callers[*caller].doing = Doing::Done;
+            let waits = self.callers[*caller].state == CallerState::Waiting(*want);
+            require(Rule::OneAnswer, waits, || format!("{caller} is told twice"))?;
+            self.callers[*caller].state = CallerState::Done;
         }
         Ok(waited)
     }

@@ -4,7 +4,7 @@ use semver::Version;
 
 /// Returns what skopeo does in a call, such as "opening the image". `method` is a method's name on the wire. Other text
 /// is returned unchanged.
-pub(crate) fn doing(method: &str) -> &str {
+pub(crate) fn describe_call(method: &str) -> &str {
     match method {
         "Initialize" => "greeting the proxy",
         "OpenImage" | "OpenImageOptional" => "opening the image",
@@ -58,7 +58,7 @@ mod tests {
     #[test]
     fn no_message_names_a_method_of_the_protocol() {
         for method in Method::ALL {
-            assert_ne!(doing(method.name()), method.name(), "{method}");
+            assert_ne!(describe_call(method.name()), method.name(), "{method}");
         }
     }
 
