@@ -157,7 +157,7 @@ impl LayerReader {
     pub(crate) async fn finish_with(mut self, verifier: Option<Verifier>) -> Result<()> {
         let reading = self.reading()?;
         if let (Some(blob), Some(verifier)) = (&mut reading.blob, verifier) {
-            blob.give_back_verifier(verifier);
+            blob.return_verifier(verifier);
         }
         reading.verdict().await
     }

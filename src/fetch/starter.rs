@@ -190,7 +190,7 @@ impl Starter {
         let connection = self.connection.clone();
         let proxy = self.launch(number, place, platform, connection).await?;
         if let From::Config { policy, .. } = &self.from {
-            proxy.warn_of_unchecked(policy.clone()).await;
+            proxy.warn_if_policy_unchecked(policy.clone()).await;
         }
         Ok(proxy)
     }
@@ -244,7 +244,7 @@ fn next_of(proxies: &[ImageProxy], taken: &AtomicUsize) -> Result<ImageProxy> {
     let in_turn = proxies.iter().cycle().skip(first % proxies.len().max(1));
     let mut ended = Error::Closed;
     for proxy in in_turn.take(proxies.len()) {
-        match proxy.ended() {
+        match proxy.close_error() {
             None => return Ok(proxy.clone()),
             Some(error) => ended = error,
         }

@@ -180,8 +180,8 @@
 //!                 // Releases come before the next call, because they overtake queued requests. The socket comes before
 //!                 // the exit of the process, which may have answered before. Time comes last.
 //!                 biased;
-//!                 Some(returned) = self.returns.recv() => self.take_back(returned)?,
-//!                 packet = self.transport.receive(&mut buffer) => self.take_reply(packet)?,
+//!                 Some(message) = self.guard_messages.recv() => self.handle_guard_message(message)?,
+//!                 packet = self.transport.receive(&mut buffer) => self.handle_reply(packet)?,
 //!                 sent = send(&self.transport, turn.as_ref()), if turn.is_some() => {
 //!                     sent.map_err(|_| Failure::HungUp)?;
 //!                     if let Some(turn) = turn {
@@ -191,7 +191,7 @@
 //!                 exit = exited(&mut self.child), if self.child.is_some() => {
 //!                     return Err(Failure::Other(exit_error(exit)));
 //!                 }
-//!                 request = self.inbox.recv(), if self.phase.accepts() => self.take_request(request),
+//!                 request = self.inbox.recv(), if self.phase.accepts() => self.handle_request(request),
 //! // ...
 //!             }
 //! ```

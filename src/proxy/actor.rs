@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout};
 
 use super::child::Child;
-use super::held::{HeldPipe, Lease, ReleaseGuard, Return};
+use super::held::{GuardMessage, HeldPipe, Lease, ReleaseGuard};
 use super::image::{ConnectionId, OpenedImage};
 use super::message::{Answer, Granted, Request};
 use super::transport::Transport;
@@ -26,7 +26,7 @@ use crate::protocol::{
 use crate::time::{deadline_after, is_long_past, sleep_until_opt};
 
 /// How long the actor waits for the exit of the child after the child has closed the socket.
-const EXIT_NOTICE: Duration = Duration::from_secs(2);
+const EXIT_WAIT: Duration = Duration::from_secs(2);
 
 /// The time that the end of a child may take beyond the shutdown timeout: from `SIGTERM` to `SIGKILL`, and until the
 /// child is reaped.
@@ -58,12 +58,12 @@ impl Waiter for Caller {
 }
 
 impl Caller {
-    fn asks(reply: oneshot::Sender<Answer>, asked: Instant) -> Self {
+    fn of_request(reply: oneshot::Sender<Answer>, asked: Instant) -> Self {
         let reply = Reply::Granted(reply);
         Self { reply, asked }
     }
 
-    fn releases(reply: oneshot::Sender<Result<()>>) -> Self {
+    fn of_release(reply: oneshot::Sender<Result<()>>) -> Self {
         let (reply, asked) = (Reply::Released(reply), Instant::now());
         Self { reply, asked }
     }
@@ -130,9 +130,9 @@ pub(crate) struct Actor {
     timer: CallTimer,
     phase: Phase<Instant, oneshot::Sender<Result<()>>>,
     inbox: mpsc::Receiver<Request>,
-    returns: mpsc::UnboundedReceiver<Return>,
+    guard_messages: mpsc::UnboundedReceiver<GuardMessage>,
     /// The sender of releases, cloned into each guard.
-    release_tx: mpsc::UnboundedSender<Return>,
+    release_tx: mpsc::UnboundedSender<GuardMessage>,
     /// The actor's own lease, cloned into each open blob and each document.
     lease: Option<Lease>,
     /// The channel of the leases. It carries no messages, and ends when the last lease is dropped.
@@ -154,7 +154,7 @@ impl Actor {
             call_timeout,
             shutdown_timeout,
         } = setup;
-        let (release_tx, returns) = mpsc::unbounded_channel();
+        let (release_tx, guard_messages) = mpsc::unbounded_channel();
         let (lease, leases) = mpsc::channel(1);
         Self {
             connection,
@@ -166,7 +166,7 @@ impl Actor {
             },
             phase: Phase::Serving,
             inbox,
-            returns,
+            guard_messages,
             release_tx,
             lease: Some(lease),
             leases,
@@ -187,8 +187,8 @@ impl Actor {
     async fn serve(&mut self) -> Result<(), Failure> {
         let mut buffer = vec![0; MAX_PACKET].into_boxed_slice();
         loop {
-            // A lease is dropped only after its release was sent, so `returns` already contains that release.
-            let is_idle = self.session.is_idle() && self.returns.is_empty();
+            // A lease is dropped only after its release was sent, so `guard_messages` already contains that release.
+            let is_idle = self.session.is_idle() && self.guard_messages.is_empty();
             self.phase.step(is_idle);
             if self.phase.is_finished() {
                 return Ok(());
@@ -205,8 +205,8 @@ impl Actor {
                 // Releases come before the next call, because they overtake queued requests. The socket comes before
                 // the exit of the process, which may have answered before. Time comes last.
                 biased;
-                Some(returned) = self.returns.recv() => self.take_back(returned)?,
-                packet = self.transport.receive(&mut buffer) => self.take_reply(packet)?,
+                Some(message) = self.guard_messages.recv() => self.handle_guard_message(message)?,
+                packet = self.transport.receive(&mut buffer) => self.handle_reply(packet)?,
                 sent = send(&self.transport, turn.as_ref()), if turn.is_some() => {
                     sent.map_err(|_| Failure::HungUp)?;
                     if let Some(turn) = turn {
@@ -216,7 +216,7 @@ impl Actor {
                 exit = exited(&mut self.child), if self.child.is_some() => {
                     return Err(Failure::Other(exit_error(exit)));
                 }
-                request = self.inbox.recv(), if self.phase.accepts() => self.take_request(request),
+                request = self.inbox.recv(), if self.phase.accepts() => self.handle_request(request),
                 // The channel carries no messages, so the last lease is gone.
                 _ = self.leases.recv(), if self.phase.awaits_blobs() => self.phase.blobs_done(),
                 () = sleep_until_opt(deadline) => {
@@ -241,11 +241,11 @@ impl Actor {
     }
 
     /// Takes a request. `None` means that the inbox has ended: there will be no more requests.
-    fn take_request(&mut self, request: Option<Request>) {
+    fn handle_request(&mut self, request: Option<Request>) {
         let until = deadline_after(Instant::now(), self.shutdown_timeout);
         match request {
             Some(Request::Call { call, reply, asked }) => {
-                self.accept(&call, Caller::asks(reply, asked));
+                self.queue_request(&call, Caller::of_request(reply, asked));
             }
             Some(Request::Finalize { reply }) => match self.phase.finalize(until, reply) {
                 Ok(()) => self.inbox.close(),
@@ -258,24 +258,24 @@ impl Actor {
     }
 
     /// Takes a message of a guard: a release, or a violation.
-    fn take_back(&mut self, returned: Return) -> Result<(), Failure> {
-        match returned {
-            Return::Release { call, reply } => {
+    fn handle_guard_message(&mut self, message: GuardMessage) -> Result<(), Failure> {
+        match message {
+            GuardMessage::Release { call, reply } => {
                 self.session
-                    .queue_release(&call, reply.map(Caller::releases));
+                    .queue_release(&call, reply.map(Caller::of_release));
                 Ok(())
             }
-            Return::Violation(violation) => Err(Error::from(violation).into()),
+            GuardMessage::Violation(violation) => Err(Error::from(violation).into()),
         }
     }
 
-    fn accept(&mut self, call: &Call, caller: Caller) {
+    fn queue_request(&mut self, call: &Call, caller: Caller) {
         if let Err((rejected, caller)) = self.session.ask(call, caller) {
             caller.answer(Err(rejected.into()));
         }
     }
 
-    fn take_reply(&mut self, packet: io::Result<Option<Packet<OwnedFd>>>) -> Result<(), Failure> {
+    fn handle_reply(&mut self, packet: io::Result<Option<Packet<OwnedFd>>>) -> Result<(), Failure> {
         let Ok(Some(packet)) = packet else {
             return Err(Failure::HungUp);
         };
@@ -398,7 +398,7 @@ impl Actor {
             mut session,
             phase,
             mut inbox,
-            mut returns,
+            mut guard_messages,
             release_tx,
             lease,
             mut leases,
@@ -411,7 +411,7 @@ impl Actor {
             Failure::Other(error) => error,
             // This process did not start the proxy, so there is no exit status.
             Failure::HungUp if child.is_none() => Error::Disconnected,
-            Failure::HungUp => match timeout(EXIT_NOTICE, exited(&mut child)).await {
+            Failure::HungUp => match timeout(EXIT_WAIT, exited(&mut child)).await {
                 Ok(exit) => exit_error(exit),
                 Err(_) => Error::Disconnected,
             },
@@ -427,7 +427,7 @@ impl Actor {
         // A proxy that hangs in a call still sends its open blobs. It is ended when these are done.
         let mut sending = Some((transport, child));
         if !matches!(error, Error::CallTimeout { .. }) {
-            give_up(sending.take());
+            end_proxy(sending.take());
         }
         let mut blobs_open = true;
         let mut inbox_open = true;
@@ -435,28 +435,28 @@ impl Actor {
             tokio::select! {
                 request = inbox.recv(), if inbox_open => match request {
                     Some(Request::Call { reply, asked, .. }) => {
-                        Caller::asks(reply, asked).answer(Err(error.clone()));
+                        Caller::of_request(reply, asked).answer(Err(error.clone()));
                     }
                     Some(Request::Finalize { reply }) => {
                         let _ = reply.send(Err(error.clone()));
                     }
                     None => inbox_open = false,
                 },
-                Some(returned) = returns.recv() => {
-                    if let Return::Release { reply: Some(reply), .. } = returned {
-                        Caller::releases(reply).answer(Err(error.clone()));
+                Some(message) = guard_messages.recv() => {
+                    if let GuardMessage::Release { reply: Some(reply), .. } = message {
+                        Caller::of_release(reply).answer(Err(error.clone()));
                     }
                 }
                 _ = leases.recv(), if blobs_open => {
                     blobs_open = false;
-                    give_up(sending.take());
+                    end_proxy(sending.take());
                 }
             }
         }
     }
 }
 
-fn give_up(proxy: Option<(Transport, Option<Child>)>) {
+fn end_proxy(proxy: Option<(Transport, Option<Child>)>) {
     if let Some((transport, child)) = proxy {
         drop(transport);
         if let Some(child) = child {

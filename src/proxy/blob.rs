@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, watch};
 
 pub use self::split::{BlobDriver, BlobReader};
 
-pub(super) use self::flow::Patience;
+pub(super) use self::flow::TimeLimits;
 pub(super) use self::stream::{Opened, Source};
 
 use self::stream::Stream;
@@ -101,7 +101,7 @@ impl Blob {
             announced: None,
             source: Source::of_bytes(bytes)?,
             verifier: Some(verifier),
-            patience: Patience {
+            limits: TimeLimits {
                 stall_timeout: None,
                 least_rate: 0,
             },
@@ -115,8 +115,8 @@ impl Blob {
         self.0.get_mut().take_verifier()
     }
 
-    pub(crate) fn give_back_verifier(&mut self, verifier: Verifier) {
-        self.0.get_mut().give_back_verifier(verifier);
+    pub(crate) fn return_verifier(&mut self, verifier: Verifier) {
+        self.0.get_mut().return_verifier(verifier);
     }
 
     /// Splits the blob into a reader and a driver, like those of the crate containers-image-proxy.

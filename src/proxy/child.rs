@@ -19,7 +19,7 @@ use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, send, socket
 use nix::unistd::Pid;
 use tokio::sync::{oneshot, watch};
 
-use super::said::{Labelled, LastWords, Said};
+use super::stderr_tail::{LineLabeller, StderrEnd, StderrTail};
 use crate::config::Launch;
 use crate::error::{ChildExit, Error, Result};
 use crate::sys;
@@ -62,7 +62,7 @@ impl ControlSocket {
         Ok((Self(ours), supervisors))
     }
 
-    fn tell(&self, byte: u8) {
+    fn send(&self, byte: u8) {
         // If the other end is closed, the supervisor is already ending the child.
         let _ = send(self.0.as_raw_fd(), &[byte], MsgFlags::MSG_NOSIGNAL);
     }
@@ -70,7 +70,7 @@ impl ControlSocket {
 
 impl Drop for ControlSocket {
     fn drop(&mut self) {
-        self.tell(END);
+        self.send(END);
     }
 }
 
@@ -88,7 +88,7 @@ impl Child {
         let (started, start) = oneshot::channel();
         thread::Builder::new()
             .name("longshore-child".into())
-            .spawn(move || keep(launch, [stdin, stdout], started))
+            .spawn(move || supervise(launch, [stdin, stdout], started))
             .map_err(Error::io("can't start the thread that supervises skopeo"))?;
         start.await.unwrap_or(Err(Error::Closed))
     }
@@ -109,12 +109,12 @@ impl Child {
 
     /// Ends the child without time to exit by itself: the child gets `SIGTERM` at once.
     pub(crate) fn end_now(self) {
-        self.control.tell(END_NOW);
+        self.control.send(END_NOW);
     }
 }
 
 /// Runs the supervisor thread, from the start of the child until the child is reaped.
-fn keep(
+fn supervise(
     launch: impl FnOnce() -> Result<Launch>,
     stdio: [Stdio; 2],
     started: oneshot::Sender<Result<Child>>,
@@ -130,7 +130,7 @@ fn keep(
     // If nobody waits for the start any more, the `Child` is dropped here. Its control socket then tells this thread to
     // end the process.
     let _ = started.send(Ok(child));
-    let ended = supervised.until_it_ends();
+    let ended = supervised.run_until_exit();
     exit.send_replace(Some(Arc::new(ended)));
 }
 
@@ -179,8 +179,8 @@ fn start(launch: Launch, [stdin, stdout]: [Stdio; 2]) -> Result<(Child, ExitSend
         pidfd,
         control: Some(control_end),
         stderr: Some(stderr),
-        said: Said::default(),
-        passed_on: forward_stderr.then(|| Labelled::new(label)),
+        stderr_tail: StderrTail::default(),
+        forwarder: forward_stderr.then(|| LineLabeller::new(label)),
         shutdown_timeout,
     };
     Ok((Child { control, exit }, exit_sender, supervised))
@@ -196,7 +196,7 @@ fn watch_process(process: &mut std::process::Child) -> io::Result<(OwnedFd, Chil
 
 /// Writes as much of this text to the stderr of this process as there is room for. That stderr may be closed, or
 /// nobody may be reading it. The stderr of the child must be read all the same. A file or terminal always has room.
-fn pass_on(text: &[u8]) {
+fn forward(text: &[u8]) {
     let stderr = io::stderr();
     // Each piece fits into a pipe that is writable.
     for piece in text.chunks(PIPE_BUF) {
@@ -237,32 +237,32 @@ struct Supervised {
     pidfd: OwnedFd,
     control: Option<OwnedFd>,
     stderr: Option<ChildStderr>,
-    said: Said,
+    stderr_tail: StderrTail,
     /// The stderr that is passed on, with its label. `None` if it is not passed on.
-    passed_on: Option<Labelled>,
+    forwarder: Option<LineLabeller>,
     shutdown_timeout: Duration,
 }
 
 impl Supervised {
-    fn until_it_ends(mut self) -> ChildExit {
+    fn run_until_exit(mut self) -> ChildExit {
         let mut stage = Stage::Running;
         loop {
-            let [ended, wrote, pulled] = self.wait(stage);
+            let [ended, wrote, control_event] = self.wait(stage);
             if wrote {
                 self.drain_stderr();
             }
             if ended {
                 break;
             }
-            stage = self.next_stage(stage, pulled);
+            stage = self.next_stage(stage, control_event);
         }
         // The processes that the child has started must not outlive it.
         self.signal(Signal::SIGKILL);
         let status = self.process.wait().ok();
         self.drain_stderr();
-        let (line, LastWords { stderr, crash }) = self.said.end();
-        if let Some(passed_on) = &mut self.passed_on {
-            pass_on(passed_on.last(&line).as_bytes());
+        let (line, StderrEnd { stderr, crash }) = self.stderr_tail.end();
+        if let Some(forwarder) = &mut self.forwarder {
+            forward(forwarder.last(&line).as_bytes());
         }
         let exit = ChildExit::new(self.program, status, stderr, crash);
         tracing::debug!(%exit, "the proxy ended");
@@ -308,12 +308,12 @@ impl Supervised {
         ]
     }
 
-    fn next_stage(&mut self, stage: Stage, pulled: bool) -> Stage {
+    fn next_stage(&mut self, stage: Stage, control_event: bool) -> Stage {
         let now = Instant::now();
-        if pulled && let Some(control) = &self.control {
-            let mut told = [0];
-            let read = nix::unistd::read(control, &mut told);
-            if read == Ok(1) && told == [END_NOW] {
+        if control_event && let Some(control) = &self.control {
+            let mut byte = [0];
+            let read = nix::unistd::read(control, &mut byte);
+            if read == Ok(1) && byte == [END_NOW] {
                 self.control = None;
                 return self.terminate(now);
             }
@@ -360,9 +360,9 @@ impl Supervised {
             match stderr.read(&mut chunk) {
                 Ok(0) => self.stderr = None,
                 Ok(n) => {
-                    let lines = self.said.take(&chunk[..n]);
-                    if let Some(passed_on) = &mut self.passed_on {
-                        pass_on(passed_on.label(&lines).as_bytes());
+                    let lines = self.stderr_tail.push(&chunk[..n]);
+                    if let Some(forwarder) = &mut self.forwarder {
+                        forward(forwarder.label(&lines).as_bytes());
                     }
                 }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
@@ -381,7 +381,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn telling_a_supervisor_that_has_gone_raises_no_signal() {
+    fn ending_a_child_whose_supervisor_is_gone_raises_no_signal() {
         // A blocked signal stays pending, even if it is ignored.
         let mut broken_pipe = SigSet::empty();
         broken_pipe.add(Signal::SIGPIPE);
@@ -390,7 +390,7 @@ mod tests {
         let waiting = waiting.expect("a descriptor");
         let (control, supervisors) = ControlSocket::new().expect("a socket pair");
         drop(supervisors);
-        control.tell(END_NOW);
+        control.send(END_NOW);
         drop(control);
         assert!(waiting.read_signal().expect("an answer").is_none());
         // The same with a pipe shows that this test can fail.

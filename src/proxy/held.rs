@@ -14,7 +14,7 @@ use crate::time::timeout;
 
 /// A message of a guard to the actor.
 #[derive(Debug)]
-pub(crate) enum Return {
+pub(crate) enum GuardMessage {
     /// A guard releases what it holds, by this call. `reply` gets the proxy's answer.
     Release {
         call: Call,
@@ -39,20 +39,20 @@ pub(crate) struct HeldPipe {
 
 /// The time that the rest of a pipe may take after the proxy has reported that all bytes are written. These bytes are
 /// in the pipe already.
-const AFTER_FINISH: Duration = Duration::from_secs(10);
+const PIPE_END_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A guard of an image or pipe that the proxy holds for us. Dropping the guard releases the image or pipe, if that
 /// can't block.
 #[derive(Debug)]
 pub(crate) struct ReleaseGuard {
     held: Option<Held>,
-    returns: mpsc::UnboundedSender<Return>,
+    release_tx: mpsc::UnboundedSender<GuardMessage>,
 }
 
 impl ReleaseGuard {
-    pub(crate) fn new(held: Held, returns: mpsc::UnboundedSender<Return>) -> Self {
+    pub(crate) fn new(held: Held, release_tx: mpsc::UnboundedSender<GuardMessage>) -> Self {
         let held = Some(held);
-        Self { held, returns }
+        Self { held, release_tx }
     }
 
     /// Records that the pipe is drained, so that `FinishPipe` can't block any more.
@@ -75,11 +75,13 @@ impl ReleaseGuard {
     }
 
     /// Waits for `reading`, which reads a finished pipe to its end. The proxy has reported that its end of the pipe is
-    /// closed. If the pipe does not end within [`AFTER_FINISH`], the connection ends with a violation.
-    pub(crate) async fn end_of<T>(&self, reading: impl Future<Output = T>) -> Result<T> {
-        timeout(AFTER_FINISH, reading).await.map_err(|_| {
+    /// closed. If the pipe does not end within [`PIPE_END_TIMEOUT`], the connection ends with a violation.
+    pub(crate) async fn await_pipe_end<T>(&self, reading: impl Future<Output = T>) -> Result<T> {
+        timeout(PIPE_END_TIMEOUT, reading).await.map_err(|_| {
             let violation = Violation::Unfinished;
-            let _ = self.returns.send(Return::Violation(violation.clone()));
+            let _ = self
+                .release_tx
+                .send(GuardMessage::Violation(violation.clone()));
             violation.into()
         })
     }
@@ -90,7 +92,7 @@ impl ReleaseGuard {
         };
         if let Some(call) = held.release() {
             // Without an actor, nothing is held.
-            let _ = self.returns.send(Return::Release { call, reply });
+            let _ = self.release_tx.send(GuardMessage::Release { call, reply });
         } else {
             tracing::debug!(?held, "a pipe is left unfinished");
         }
@@ -113,21 +115,24 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_finished_pipe_may_end_late_if_this_process_was_stopped() {
         let second = Duration::from_secs(1);
-        let (returns, mut returned) = mpsc::unbounded_channel();
+        let (release_tx, mut messages) = mpsc::unbounded_channel();
         let image = ImageId::new(1).expect("not zero");
-        let guard = ReleaseGuard::new(Held::Image(image), returns);
+        let guard = ReleaseGuard::new(Held::Image(image), release_tx);
         let reading = async {
             sleep(5 * second).await;
             advance(60 * second).await;
             sleep(5 * second).await;
         };
-        guard.end_of(reading).await.expect("no violation");
-        returned.try_recv().expect_err("no violation");
+        guard.await_pipe_end(reading).await.expect("no violation");
+        messages.try_recv().expect_err("no violation");
         guard
-            .end_of(sleep(11 * second))
+            .await_pipe_end(sleep(11 * second))
             .await
             .expect_err("the pipe does not end");
-        let violation = returned.try_recv().expect("a violation");
-        assert!(matches!(violation, Return::Violation(_)), "{violation:?}");
+        let violation = messages.try_recv().expect("a violation");
+        assert!(
+            matches!(violation, GuardMessage::Violation(_)),
+            "{violation:?}"
+        );
     }
 }

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::mpsc;
 
-use super::held::{ReleaseGuard, Return};
+use super::held::{GuardMessage, ReleaseGuard};
 use crate::error::{Error, Result};
 use crate::protocol::{Held, ImageId};
 
@@ -35,12 +35,12 @@ impl OpenedImage {
     pub(crate) fn new(
         id: ImageId,
         connection: ConnectionId,
-        returns: mpsc::UnboundedSender<Return>,
+        release_tx: mpsc::UnboundedSender<GuardMessage>,
     ) -> Self {
         Self {
             id,
             connection,
-            guard: ReleaseGuard::new(Held::Image(id), returns),
+            guard: ReleaseGuard::new(Held::Image(id), release_tx),
         }
     }
 

@@ -43,7 +43,7 @@ pub(super) async fn read(
             }
             released = &mut releasing => {
                 released?;
-                guard.end_of(reading).await?
+                guard.await_pipe_end(reading).await?
             }
         }
     });

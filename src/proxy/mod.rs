@@ -3,13 +3,13 @@
 mod actor;
 mod blob;
 mod child;
-mod elsewhere;
 mod held;
 mod image;
 mod message;
 mod metadata;
 mod output;
-mod said;
+mod runtime_check;
+mod stderr_tail;
 mod transport;
 
 use std::os::fd::OwnedFd;
@@ -29,7 +29,7 @@ pub use self::image::OpenedImage;
 pub(crate) use self::output::output;
 
 use self::actor::{Actor, Setup};
-use self::blob::{Patience, Source};
+use self::blob::{Source, TimeLimits};
 use self::child::Child;
 use self::held::{HeldPipe, Lease};
 use self::image::ConnectionId;
@@ -133,7 +133,7 @@ impl ImageProxy {
         let policy = config.policy_in_force();
         let launch = move || config.into_launch();
         let proxy = Self::launch(launch, options, policy.required).await?;
-        proxy.warn_of_unchecked(policy).await;
+        proxy.warn_if_policy_unchecked(policy).await;
         Ok(proxy)
     }
 
@@ -161,7 +161,7 @@ impl ImageProxy {
                     after,
                 })??,
         };
-        let proxy = Self::over(ours, Some(child), options).await?;
+        let proxy = Self::start_actor(ours, Some(child), options).await?;
         let found = proxy.protocol_version();
         if requires_policy && *found < CHECKS_POLICY_SINCE {
             return Err(Error::Unsupported {
@@ -181,7 +181,7 @@ impl ImageProxy {
     }
 
     /// Logs a warning if this proxy checks no policy, and the policy in force may refuse images.
-    pub(crate) async fn warn_of_unchecked(&self, policy: Policy) {
+    pub(crate) async fn warn_if_policy_unchecked(&self, policy: Policy) {
         if self.checks_policy() {
             return;
         }
@@ -212,10 +212,10 @@ impl ImageProxy {
     ///
     /// If the future is dropped early, the socket is closed.
     pub async fn connect(socket: OwnedFd, options: ConnectionOptions) -> Result<Self> {
-        Self::over(socket, None, options).await
+        Self::start_actor(socket, None, options).await
     }
 
-    async fn over(
+    async fn start_actor(
         socket: OwnedFd,
         child: Option<Child>,
         options: ConnectionOptions,
@@ -237,7 +237,7 @@ impl ImageProxy {
         tokio::spawn(actor.run());
         let version = match ask(&inbox, &closed, Call::Initialize).await? {
             Granted::Version(version) => version,
-            other => return Err(unexpected(&other)),
+            other => return Err(unexpected_grant(&other)),
         };
         if !is_compatible(&version) {
             return Err(Error::Incompatible { found: version });
@@ -285,7 +285,7 @@ impl ImageProxy {
             .await?
         {
             Granted::Image(Some(image)) => Ok(image),
-            other => Err(unexpected(&other)),
+            other => Err(unexpected_grant(&other)),
         }
     }
 
@@ -314,7 +314,7 @@ impl ImageProxy {
             .await?
         {
             Granted::Image(image) => Ok(image),
-            other => Err(unexpected(&other)),
+            other => Err(unexpected_grant(&other)),
         }
     }
 
@@ -356,13 +356,13 @@ impl ImageProxy {
     /// [`Error::Refused`] (for example for Docker schema 1), [`Error::DocumentTooLarge`], [`Error::ForeignImage`], and
     /// the errors of every call (see [`open_image`](Self::open_image)).
     pub async fn fetch_manifest_raw_oci(&self, image: &OpenedImage) -> Result<(Digest, Vec<u8>)> {
-        match self.ask(Call::GetManifest(self.id(image)?)).await? {
+        match self.ask(Call::GetManifest(self.id_of(image)?)).await? {
             Granted::Manifest {
                 digest,
                 pipe,
                 lease,
             } => Ok((digest, self.read(pipe, lease, "manifest").await?)),
-            other => Err(unexpected(&other)),
+            other => Err(unexpected_grant(&other)),
         }
     }
 
@@ -385,7 +385,7 @@ impl ImageProxy {
     /// [`Error::Refused`], [`Error::DocumentTooLarge`], [`Error::ForeignImage`], and the errors of every call
     /// (see [`open_image`](Self::open_image)).
     pub async fn fetch_config_raw(&self, image: &OpenedImage) -> Result<Vec<u8>> {
-        self.document(Call::GetFullConfig(self.id(image)?), "image config")
+        self.document(Call::GetFullConfig(self.id_of(image)?), "image config")
             .await
     }
 
@@ -396,7 +396,7 @@ impl ImageProxy {
     ///
     /// The errors of [`fetch_config_raw`](Self::fetch_config_raw).
     pub async fn fetch_runtime_config_raw(&self, image: &OpenedImage) -> Result<Vec<u8>> {
-        self.document(Call::GetConfig(self.id(image)?), "image config")
+        self.document(Call::GetConfig(self.id_of(image)?), "image config")
             .await
     }
 
@@ -413,20 +413,20 @@ impl ImageProxy {
     /// [`Error::Refused`], [`Error::DocumentTooLarge`], [`Error::Decode`], [`Error::ForeignImage`], and the errors of
     /// every call (see [`open_image`](Self::open_image)).
     pub async fn get_layer_info(&self, image: &OpenedImage) -> Result<Option<Vec<LayerInfo>>> {
-        let image = self.id(image)?;
-        if self.can(Method::GetLayerInfoPiped) {
+        let image = self.id_of(image)?;
+        if self.supports_method(Method::GetLayerInfoPiped) {
             let call = Call::GetLayerInfoPiped(image);
             let raw = self.document(call, "layer info").await?;
             return serde_json::from_slice(&raw)
                 .map(Some)
                 .map_err(Error::decode("layer info"));
         }
-        if !self.can(Method::GetLayerInfo) {
+        if !self.supports_method(Method::GetLayerInfo) {
             return Ok(None);
         }
         match self.ask(Call::GetLayerInfo(image)).await? {
             Granted::Layers(layers) => Ok(Some(layers)),
-            other => Err(unexpected(&other)),
+            other => Err(unexpected_grant(&other)),
         }
     }
 
@@ -442,13 +442,13 @@ impl ImageProxy {
     /// - [`Error::ForeignImage`] if another proxy has opened the image.
     #[instrument(level = "debug", skip(self, image))]
     pub async fn get_blob(&self, image: &OpenedImage, digest: &Digest, size: u64) -> Result<Blob> {
-        let image = self.id(image)?;
+        let image = self.id_of(image)?;
         let wrong = Error::blob(digest);
         let verifier = Verifier::new(digest).ok_or_else(|| wrong(BlobError::UnknownAlgorithm))?;
         if size > MAX_SIZE {
             return Err(wrong(BlobError::ImpossibleSize(size)));
         }
-        let raw = self.can(Method::GetRawBlob);
+        let raw = self.supports_method(Method::GetRawBlob);
         let call = if raw {
             Call::GetRawBlob {
                 image,
@@ -495,7 +495,7 @@ impl ImageProxy {
     #[instrument(level = "debug", skip(self, image))]
     pub async fn get_raw_blob(&self, image: &OpenedImage, digest: &Digest) -> Result<RawBlob> {
         let call = Call::GetRawBlob {
-            image: self.id(image)?,
+            image: self.id_of(image)?,
             digest: digest.clone(),
         };
         self.open_blob(call, digest, None).await.map(RawBlob::new)
@@ -509,9 +509,12 @@ impl ImageProxy {
     /// [`Error::Unsupported`] before protocol 0.2.9, [`Error::Refused`], [`Error::ForeignImage`], and the errors of
     /// every call (see [`open_image`](Self::open_image)).
     pub async fn open_varlink_socket(&self, image: &OpenedImage) -> Result<OwnedFd> {
-        match self.ask(Call::OpenVarlinkSocket(self.id(image)?)).await? {
+        match self
+            .ask(Call::OpenVarlinkSocket(self.id_of(image)?))
+            .await?
+        {
             Granted::Socket(socket) => Ok(socket),
-            other => Err(unexpected(&other)),
+            other => Err(unexpected_grant(&other)),
         }
     }
 
@@ -550,7 +553,7 @@ impl ImageProxy {
                 .await
                 .unwrap_or_else(|_| Err(close_reason(&shared.closed)))
         };
-        elsewhere::answered_in(&shared.runtime, ending).await
+        runtime_check::answer_or_idle(&shared.runtime, ending).await
     }
 
     /// Waits until the connection has failed or ended, and returns the error that every later call gets.
@@ -568,7 +571,7 @@ impl ImageProxy {
     }
 
     /// The error with which the connection has failed or ended. `None` if the connection is open.
-    pub(crate) fn ended(&self) -> Option<Error> {
+    pub(crate) fn close_error(&self) -> Option<Error> {
         self.shared.closed.borrow().clone()
     }
 
@@ -576,44 +579,44 @@ impl ImageProxy {
     /// proxy also ends the transfer of a blob that is dropped early.
     #[must_use]
     pub fn supports_get_raw_blob(&self) -> bool {
-        self.can(Method::GetRawBlob)
+        self.supports_method(Method::GetRawBlob)
     }
 
     /// Whether the proxy supports [`open_image_optional`](Self::open_image_optional): from protocol 0.2.4 on.
     #[must_use]
     pub fn supports_open_image_optional(&self) -> bool {
-        self.can(Method::OpenImageOptional)
+        self.supports_method(Method::OpenImageOptional)
     }
 
     /// Whether the proxy supports [`get_layer_info`](Self::get_layer_info): from protocol 0.2.5 on (skopeo 1.11).
     #[must_use]
     pub fn supports_get_layer_info(&self) -> bool {
-        self.can(Method::GetLayerInfo)
+        self.supports_method(Method::GetLayerInfo)
     }
 
     /// Whether the proxy supports [`open_varlink_socket`](Self::open_varlink_socket): from protocol 0.2.9 on.
     #[must_use]
     pub fn supports_open_varlink_socket(&self) -> bool {
-        self.can(Method::OpenVarlinkSocket)
+        self.supports_method(Method::OpenVarlinkSocket)
     }
 
-    fn can(&self, method: Method) -> bool {
+    fn supports_method(&self, method: Method) -> bool {
         supports(&self.shared.version, method)
     }
 
-    fn id(&self, image: &OpenedImage) -> Result<ImageId> {
+    fn id_of(&self, image: &OpenedImage) -> Result<ImageId> {
         image.id_on(self.shared.connection)
     }
 
     async fn ask(&self, call: Call) -> Result<Granted> {
         let answer = ask(&self.inbox, &self.shared.closed, call);
-        elsewhere::answered_in(&self.shared.runtime, answer).await
+        runtime_check::answer_or_idle(&self.shared.runtime, answer).await
     }
 
     async fn document(&self, call: Call, what: &'static str) -> Result<Vec<u8>> {
         match self.ask(call).await? {
             Granted::Document { pipe, lease } => self.read(pipe, lease, what).await,
-            other => Err(unexpected(&other)),
+            other => Err(unexpected_grant(&other)),
         }
     }
 
@@ -636,7 +639,7 @@ impl ImageProxy {
                 lease,
             }) => (size, Source::raw(data, error)?, lease),
             Ok(Granted::Blob { size, pipe, lease }) => (size, Source::piped(pipe)?, lease),
-            Ok(other) => return Err(unexpected(&other)),
+            Ok(other) => return Err(unexpected_grant(&other)),
             Err(Error::Refused { refusal, .. }) => {
                 return Err(Error::blob(digest)(BlobError::Refused(refusal)));
             }
@@ -652,7 +655,7 @@ impl ImageProxy {
             announced,
             source,
             verifier,
-            patience: Patience {
+            limits: TimeLimits {
                 stall_timeout: self.shared.options.stall_limit(),
                 least_rate: self.shared.options.least_rate,
             },
@@ -664,7 +667,7 @@ impl ImageProxy {
 
 /// Returns the error of a grant that does not fit its call. The session rejects such a grant, so this error can't
 /// occur. It is here so that this code has no panic.
-fn unexpected(granted: &Granted) -> Error {
+fn unexpected_grant(granted: &Granted) -> Error {
     let reason = format!("something else was granted: {granted:?}");
     let method = "a call";
     Violation::Value { method, reason }.into()

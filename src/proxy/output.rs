@@ -15,7 +15,7 @@ use crate::protocol::Refusal;
 use crate::time::timeout;
 
 /// Runs a program to its end, and returns its output: a document of at most `limit` bytes. In errors, `what` names the
-/// document, and `method` names the operation. `patience` is the time limit of the run; `None` means no limit.
+/// document, and `method` names the operation. `time_limit` is the time limit of the run; `None` means no limit.
 ///
 /// # Errors
 ///
@@ -28,7 +28,7 @@ use crate::time::timeout;
 /// If the future is dropped early, the program is ended.
 pub(crate) async fn output(
     launch: Launch,
-    patience: Option<Duration>,
+    time_limit: Option<Duration>,
     (method, what): (&'static str, &'static str),
     limit: u64,
 ) -> Result<Vec<u8>> {
@@ -48,7 +48,7 @@ pub(crate) async fn output(
             None => Err(Error::Closed),
         }
     };
-    match patience {
+    match time_limit {
         None => run.await,
         Some(after) => {
             let late = |_| Error::CallTimeout { method, after };

@@ -10,7 +10,7 @@ use crate::time::{deadline_after, is_long_past};
 
 /// The time limits of a blob.
 #[derive(Debug, Clone, Copy)]
-pub(in crate::proxy) struct Patience {
+pub(in crate::proxy) struct TimeLimits {
     /// The longest wait for a byte. `None` means no limit.
     pub(in crate::proxy) stall_timeout: Option<Duration>,
     /// The lowest rate over each stall timeout of waiting, in bytes per second.
@@ -20,7 +20,7 @@ pub(in crate::proxy) struct Patience {
 /// The measurement of one blob against its time limits.
 #[derive(Debug)]
 pub(super) struct Flow {
-    patience: Patience,
+    limits: TimeLimits,
     /// The timer of the stall timeout, made at the first wait. Most blobs of a fast registry need no timer.
     sleep: Option<Pin<Box<Sleep>>>,
     /// The moment at which the current wait began. `None` if nobody waits.
@@ -29,34 +29,34 @@ pub(super) struct Flow {
 }
 
 impl Flow {
-    pub(super) fn new(patience: Patience) -> Self {
+    pub(super) fn new(limits: TimeLimits) -> Self {
         Self {
-            patience,
+            limits,
             sleep: None,
             waiting: None,
             window: Window::default(),
         }
     }
 
-    pub(super) fn patience(&self) -> Patience {
-        self.patience
+    pub(super) fn limits(&self) -> TimeLimits {
+        self.limits
     }
 
     /// Records that bytes came. If these bytes end a window whose bytes came too slowly, returns an error: the stall
     /// timeout.
-    pub(super) fn progressed(&mut self, bytes: usize) -> Result<(), Duration> {
+    pub(super) fn record(&mut self, bytes: usize) -> Result<(), Duration> {
         let waited = self.waiting.take().map(|since| since.elapsed());
-        match self.patience.stall_timeout {
+        match self.limits.stall_timeout {
             Some(over) => self
                 .window
-                .took(bytes, waited, self.patience.least_rate, over),
+                .record(bytes, waited, self.limits.least_rate, over),
             None => Ok(()),
         }
     }
 
     /// Becomes ready when the stall timeout has passed without progress, and then returns the stall timeout.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Duration> {
-        let Some(timeout) = self.patience.stall_timeout else {
+        let Some(timeout) = self.limits.stall_timeout else {
             return Poll::Pending;
         };
         let until = || deadline_after(Instant::now(), timeout);
@@ -86,7 +86,7 @@ struct Window {
 }
 
 impl Window {
-    fn took(
+    fn record(
         &mut self,
         bytes: usize,
         waited: Option<Duration>,
@@ -121,13 +121,13 @@ mod tests {
         let mut window = Window::default();
         (1..=10_000).find(|_| {
             window
-                .took(bytes, Some(waited), least_rate, MINUTE)
+                .record(bytes, Some(waited), least_rate, MINUTE)
                 .is_err()
         })
     }
 
     #[test]
-    fn what_trickles_is_too_slow_and_what_flows_is_not() {
+    fn a_blob_below_the_lowest_rate_is_too_slow() {
         let seconds = Duration::from_secs;
         // The first blob has one byte every 59 s.
         assert_eq!(pieces(1, seconds(59), 100), Some(2));
@@ -143,21 +143,21 @@ mod tests {
     fn each_window_counts_for_itself() {
         let mut window = Window::default();
         window
-            .took(1_000_000, Some(MINUTE), 100, MINUTE)
+            .record(1_000_000, Some(MINUTE), 100, MINUTE)
             .expect("enough");
         window
-            .took(1, Some(MINUTE), 100, MINUTE)
+            .record(1, Some(MINUTE), 100, MINUTE)
             .expect_err("not enough");
     }
 
     #[test]
-    fn time_in_which_nobody_waited_or_we_were_stopped_does_not_count() {
+    fn time_without_a_waiting_caller_does_not_count() {
         let mut window = Window::default();
         for _ in 0..1000 {
-            window.took(1, None, 100, MINUTE).expect("nobody waited");
+            window.record(1, None, 100, MINUTE).expect("nobody waited");
             let stopped = Some(MINUTE + Duration::from_secs(1));
             window
-                .took(1, stopped, 100, MINUTE)
+                .record(1, stopped, 100, MINUTE)
                 .expect("we were stopped");
         }
     }

@@ -51,7 +51,7 @@ pub(super) fn split(stream: Stream) -> (BlobReader, BlobDriver) {
         stream.stall_timeout(),
     );
     let mut reader = SharedStream {
-        half: Half::Reading(Box::new(stream)),
+        state: ReaderState::Reading(Box::new(stream)),
         verdict,
         progress,
     };
@@ -70,13 +70,13 @@ async fn drive(
     mut judged: watch::Receiver<Verdict>,
     progress: Arc<AtomicU64>,
     digest: Digest,
-    patience: Option<Duration>,
+    stall_timeout: Option<Duration>,
 ) -> Result<()> {
     let closed = || Error::blob(&digest)(BlobError::Connection(Box::new(Error::Closed)));
     let mut seen = progress.load(Ordering::Relaxed);
     loop {
         let verdict = judged.wait_for(Option::is_some);
-        let verdict = match patience {
+        let verdict = match stall_timeout {
             None => verdict.await,
             Some(after) => {
                 let Ok(verdict) = timeout(after, verdict).await else {
@@ -98,14 +98,14 @@ async fn drive(
     }
 }
 
-enum Half {
+enum ReaderState {
     Reading(Box<Stream>),
     /// All bytes are read, and a task judges them. The future returns that verdict.
     Judging(Pin<Box<dyn Future<Output = Result<()>> + Send + Sync>>),
     Judged(Result<()>),
 }
 
-impl fmt::Debug for Half {
+impl fmt::Debug for ReaderState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Reading(stream) => f.debug_tuple("Reading").field(stream).finish(),
@@ -122,14 +122,14 @@ impl fmt::Debug for Half {
 /// reader's end.
 #[derive(Debug)]
 pub(super) struct SharedStream {
-    half: Half,
+    state: ReaderState,
     verdict: watch::Sender<Verdict>,
     progress: Arc<AtomicU64>,
 }
 
 impl SharedStream {
     fn is_drained(&self) -> bool {
-        matches!(&self.half, Half::Reading(stream) if stream.is_drained())
+        matches!(&self.state, ReaderState::Reading(stream) if stream.is_drained())
     }
 
     fn judge(&mut self) {
@@ -142,7 +142,9 @@ impl SharedStream {
                 .and_then(|verdict| verdict.clone())
                 .unwrap_or(Err(Error::Closed))
         });
-        if let Half::Reading(stream) = std::mem::replace(&mut self.half, Half::Judging(waiting)) {
+        if let ReaderState::Reading(stream) =
+            std::mem::replace(&mut self.state, ReaderState::Judging(waiting))
+        {
             let verdict = self.verdict.clone();
             stream.runtime().clone().spawn(async move {
                 verdict.send_replace(Some(stream.finish().await));
@@ -159,8 +161,8 @@ impl AsyncRead for SharedStream {
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
         loop {
-            match &mut this.half {
-                Half::Reading(stream) if !stream.is_drained() => {
+            match &mut this.state {
+                ReaderState::Reading(stream) if !stream.is_drained() => {
                     let before = out.filled().len();
                     let polled = stream.poll(cx, out);
                     let drained = stream.is_drained();
@@ -178,12 +180,12 @@ impl AsyncRead for SharedStream {
                         other => return other.map_err(io::Error::from),
                     }
                 }
-                Half::Reading(_) => this.judge(),
-                Half::Judging(waiting) => {
+                ReaderState::Reading(_) => this.judge(),
+                ReaderState::Judging(waiting) => {
                     let verdict = ready!(waiting.as_mut().poll(cx));
-                    this.half = Half::Judged(verdict);
+                    this.state = ReaderState::Judged(verdict);
                 }
-                Half::Judged(verdict) => {
+                ReaderState::Judged(verdict) => {
                     return Poll::Ready(verdict.clone().map_err(io::Error::from));
                 }
             }
@@ -193,7 +195,7 @@ impl AsyncRead for SharedStream {
 
 impl Drop for SharedStream {
     fn drop(&mut self) {
-        if let Half::Reading(stream) = &self.half {
+        if let ReaderState::Reading(stream) = &self.state {
             let abandoned = BlobError::Abandoned {
                 read: stream.bytes_read(),
             };
@@ -219,7 +221,7 @@ mod tests {
     use crate::drain::verify::sha256;
 
     #[tokio::test(start_paused = true)]
-    async fn a_reader_that_was_stopped_with_this_process_is_waited_for() {
+    async fn the_driver_waits_for_a_reader_that_was_stopped_with_this_process() {
         let second = Duration::from_secs(1);
         let (verdict, judged) = watch::channel(None);
         let progress = Arc::new(AtomicU64::new(0));

@@ -16,20 +16,20 @@ use tokio::net::unix::pipe::Receiver;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
-use super::flow::{Flow, Patience};
+use super::flow::{Flow, TimeLimits};
 use crate::drain::aligned::AlignedBuffer;
 use crate::drain::pipe;
 use crate::drain::verify::Verifier;
 use crate::error::{BlobError, Error, Result};
 use crate::protocol::{Refusal, Violation};
-use crate::proxy::elsewhere::answered_in;
 use crate::proxy::held::{HeldPipe, Lease, ReleaseGuard};
+use crate::proxy::runtime_check::answer_or_idle;
 use crate::time::timeout;
 
 /// How long to wait for the news that the whole proxy has died, after a pipe has ended early without a reason. That
 /// news comes at about the same time, through another channel. A raw blob of unknown size always costs this wait,
 /// because only that news distinguishes its end from the end of the proxy.
-const DEATH_NOTICE: Duration = Duration::from_millis(500);
+const CLOSE_REASON_WAIT: Duration = Duration::from_millis(500);
 
 /// The maximum number of bytes that are read from an error pipe. It is larger than any message of skopeo.
 const ERROR_BYTES: u64 = 64 * 1024;
@@ -42,14 +42,14 @@ const SCRATCH_BYTES: usize = 64 * 1024;
 pub(in crate::proxy) struct Source {
     // Fields are dropped in this order, so a held pipe is released after its read end is closed.
     data: Receiver,
-    ends: Ends,
+    ends: BlobEnd,
 }
 
 /// The way in which a blob ends.
 #[derive(Debug)]
-enum Ends {
+enum BlobEnd {
     /// The blob ends with its pipe (`GetRawBlob`). An error pipe contains the reason of an early end.
-    WithItsPipe { error: Option<Receiver> },
+    WithPipe { error: Option<Receiver> },
     /// The blob ends with `FinishPipe` (`GetBlob`). The answer to that call contains the reason of an early end.
     ByFinishPipe(ReleaseGuard),
 }
@@ -62,11 +62,11 @@ enum Ends {
 )]
 enum Check {
     /// The stream hashes each byte that it returns.
-    Here(Verifier),
+    ByStream(Verifier),
     /// The reader that took the verifier hashes the bytes, and gives the verifier back before the verdict.
-    Elsewhere,
+    ByReader,
     /// Nobody checks the digest: the blob is a raw blob, or has been checked.
-    Nobody,
+    None,
 }
 
 impl Source {
@@ -75,7 +75,7 @@ impl Source {
         let error = Some(pipe::reader(error).map_err(not_a_pipe)?);
         Ok(Self {
             data,
-            ends: Ends::WithItsPipe { error },
+            ends: BlobEnd::WithPipe { error },
         })
     }
 
@@ -84,7 +84,7 @@ impl Source {
         let data = pipe::blob_reader(data).map_err(not_a_pipe)?;
         Ok(Self {
             data,
-            ends: Ends::ByFinishPipe(guard),
+            ends: BlobEnd::ByFinishPipe(guard),
         })
     }
 
@@ -97,7 +97,7 @@ impl Source {
             // The reader may be dropped before the end.
             let _ = sender.write_all(&bytes).await;
         });
-        let ends = Ends::WithItsPipe { error: None };
+        let ends = BlobEnd::WithPipe { error: None };
         Ok(Self { data, ends })
     }
 }
@@ -119,13 +119,13 @@ pub(in crate::proxy) struct Opened {
     pub(in crate::proxy) source: Source,
     /// The verifier of the blob's digest. `None` for a raw blob.
     pub(in crate::proxy) verifier: Option<Verifier>,
-    pub(in crate::proxy) patience: Patience,
+    pub(in crate::proxy) limits: TimeLimits,
     pub(in crate::proxy) closed: watch::Receiver<Option<Error>>,
     pub(in crate::proxy) lease: Lease,
 }
 
 enum State {
-    Flowing,
+    Reading,
     /// The pipe ended early. The future finds out why.
     Judging(Pin<Box<dyn Future<Output = Result<()>> + Send + Sync>>),
     /// The blob has ended with this verdict. `Ok` means that all bytes came, and, unless the blob is a raw blob, that
@@ -136,7 +136,7 @@ enum State {
 impl fmt::Debug for State {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Flowing => f.write_str("Flowing"),
+            Self::Reading => f.write_str("Reading"),
             Self::Judging(_) => f.write_str("Judging"),
             Self::Ended(verdict) => f.debug_tuple("Ended").field(verdict).finish(),
         }
@@ -161,7 +161,7 @@ pub(super) struct Stream {
 impl Stream {
     /// Makes a stream. This function must be called within a tokio runtime, like those that make a [`Source`].
     pub(super) fn new(mut opened: Opened) -> Self {
-        if let (Some(0), Ends::ByFinishPipe(guard)) = (opened.size, &mut opened.source.ends) {
+        if let (Some(0), BlobEnd::ByFinishPipe(guard)) = (opened.size, &mut opened.source.ends) {
             // All bytes of an empty blob are read.
             guard.set_drained();
         }
@@ -171,7 +171,7 @@ impl Stream {
             announced,
             source,
             verifier,
-            patience,
+            limits,
             closed,
             lease,
         } = opened;
@@ -181,9 +181,9 @@ impl Stream {
             size,
             announced,
             read: 0,
-            check: verifier.map_or(Check::Nobody, Check::Here),
-            state: State::Flowing,
-            flow: Flow::new(patience),
+            check: verifier.map_or(Check::None, Check::ByStream),
+            state: State::Reading,
+            flow: Flow::new(limits),
             closed,
             runtime: Handle::current(),
             lease,
@@ -203,7 +203,7 @@ impl Stream {
     }
 
     pub(super) fn stall_timeout(&self) -> Option<Duration> {
-        self.flow.patience().stall_timeout
+        self.flow.limits().stall_timeout
     }
 
     pub(super) fn runtime(&self) -> &Handle {
@@ -211,11 +211,11 @@ impl Stream {
     }
 
     /// Takes the verifier, for a caller that hashes all bytes that it reads. From then on, the end comes after the
-    /// last byte, without a verdict. [`give_back_verifier`](Self::give_back_verifier) must be called before
+    /// last byte, without a verdict. [`return_verifier`](Self::return_verifier) must be called before
     /// [`finish`](Self::finish). `None` if bytes were already read.
     pub(super) fn take_verifier(&mut self) -> Option<Verifier> {
-        match std::mem::replace(&mut self.check, Check::Elsewhere) {
-            Check::Here(verifier) if self.read == 0 => Some(verifier),
+        match std::mem::replace(&mut self.check, Check::ByReader) {
+            Check::ByStream(verifier) if self.read == 0 => Some(verifier),
             other => {
                 self.check = other;
                 None
@@ -223,8 +223,8 @@ impl Stream {
         }
     }
 
-    pub(super) fn give_back_verifier(&mut self, verifier: Verifier) {
-        self.check = Check::Here(verifier);
+    pub(super) fn return_verifier(&mut self, verifier: Verifier) {
+        self.check = Check::ByStream(verifier);
     }
 
     /// Returns the blob's pipe, in blocking mode, and a future that returns what the proxy reports when the blob ends.
@@ -243,12 +243,12 @@ impl Stream {
         let data = data.map_err(Error::io("can't use the blob's pipe"))?;
         let ends = source.ends;
         let verdict = async move {
-            let said = match ends {
-                Ends::WithItsPipe { error: Some(error) } => said_in(error).await,
-                Ends::WithItsPipe { error: None } | Ends::ByFinishPipe(_) => Ok(()),
+            let reported = match ends {
+                BlobEnd::WithPipe { error: Some(error) } => read_error_pipe(error).await,
+                BlobEnd::WithPipe { error: None } | BlobEnd::ByFinishPipe(_) => Ok(()),
             };
-            let died = || closed.borrow().clone();
-            let verdict = said.and_then(|()| match died() {
+            let close_reason = || closed.borrow().clone();
+            let verdict = reported.and_then(|()| match close_reason() {
                 Some(error) => Err(BlobError::Connection(Box::new(error))),
                 None => Ok(()),
             });
@@ -261,7 +261,7 @@ impl Stream {
 
     /// Whether no more bytes will be read, because all are read or the stream failed.
     pub(super) fn is_drained(&self) -> bool {
-        self.size == Some(self.read) || !matches!(self.state, State::Flowing)
+        self.size == Some(self.read) || !matches!(self.state, State::Reading)
     }
 
     /// Reads some bytes. If none are read, this is the end of a blob whose verdict is good.
@@ -276,21 +276,21 @@ impl Stream {
                     let verdict = ready!(judging.as_mut().poll(cx));
                     self.state = State::Ended(verdict);
                 }
-                State::Flowing if self.size == Some(self.read) => {
-                    if let Check::Elsewhere = self.check {
+                State::Reading if self.size == Some(self.read) => {
+                    if let Check::ByReader = self.check {
                         return Poll::Ready(Ok(()));
                     }
                     ready!(self.poll_end(cx));
                 }
-                State::Flowing => {
+                State::Reading => {
                     let wanted = self.size.map_or(u64::MAX, |size| size - self.read);
                     let wanted = usize::try_from(wanted).unwrap_or(usize::MAX);
                     let room = out.initialize_unfilled_to(out.remaining().min(wanted));
                     let mut room = ReadBuf::new(room);
                     match ready!(self.poll_pipe(cx, &mut room)) {
-                        Ok(0) => self.ended_early(),
+                        Ok(0) => self.judge_early_end(),
                         Ok(n) => {
-                            self.take(room.filled());
+                            self.record(room.filled());
                             out.advance(n);
                             return Poll::Ready(Ok(()));
                         }
@@ -302,13 +302,13 @@ impl Stream {
     }
 
     /// Counts and hashes bytes that came.
-    fn take(&mut self, bytes: &[u8]) {
+    fn record(&mut self, bytes: &[u8]) {
         self.read += bytes.len() as u64;
-        if let Check::Here(verifier) = &mut self.check {
+        if let Check::ByStream(verifier) = &mut self.check {
             verifier.update(bytes);
         }
         if self.size == Some(self.read)
-            && let Ends::ByFinishPipe(guard) = &mut self.source.ends
+            && let BlobEnd::ByFinishPipe(guard) = &mut self.source.ends
         {
             guard.set_drained();
         }
@@ -317,7 +317,7 @@ impl Stream {
     /// Finds the verdict after the last expected byte: checks that no byte follows, where the pipe shows that, and
     /// checks the digest.
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if let Ends::WithItsPipe { .. } = self.source.ends {
+        if let BlobEnd::WithPipe { .. } = self.source.ends {
             let mut excess = [0];
             match ready!(self.poll_pipe(cx, &mut ReadBuf::new(&mut excess))) {
                 Ok(0) => {}
@@ -332,9 +332,9 @@ impl Stream {
                 }
             }
         }
-        let verdict = match std::mem::replace(&mut self.check, Check::Nobody) {
-            Check::Here(verifier) => verifier.finish(),
-            Check::Elsewhere | Check::Nobody => Ok(()),
+        let verdict = match std::mem::replace(&mut self.check, Check::None) {
+            Check::ByStream(verifier) => verifier.finish(),
+            Check::ByReader | Check::None => Ok(()),
         };
         self.end(verdict.map_err(|computed| BlobError::Corrupt { computed }));
         Poll::Ready(())
@@ -345,13 +345,13 @@ impl Stream {
     }
 
     /// Begins to find out why the pipe ended. It ended before the expected size, or no size is expected.
-    fn ended_early(&mut self) {
+    fn judge_early_end(&mut self) {
         let error = match &mut self.source.ends {
-            Ends::WithItsPipe { error } => error.take(),
-            Ends::ByFinishPipe(_) => None,
+            BlobEnd::WithPipe { error } => error.take(),
+            BlobEnd::ByFinishPipe(_) => None,
         };
         let expected = self.size.or(self.announced);
-        let judging = why_it_ended(
+        let judging = end_reason(
             error,
             self.read,
             expected,
@@ -372,10 +372,10 @@ impl Stream {
         match Pin::new(&mut self.source.data).poll_read(cx, room) {
             Poll::Ready(Ok(())) => {
                 let bytes = room.filled().len();
-                Poll::Ready(match self.flow.progressed(bytes) {
+                Poll::Ready(match self.flow.record(bytes) {
                     // The end of the pipe has no bytes, and is not too slow.
                     Err(over) if bytes > 0 => Err(BlobError::TooSlow {
-                        least: self.flow.patience().least_rate,
+                        least: self.flow.limits().least_rate,
                         over,
                         read: self.read,
                     }),
@@ -395,7 +395,7 @@ impl Stream {
 
     /// Reads and checks the rest, and returns the verdict.
     pub(super) async fn finish(mut self) -> Result<()> {
-        if let Check::Elsewhere = self.check {
+        if let Check::ByReader = self.check {
             return Err(Error::blob(&self.digest)(BlobError::Abandoned {
                 read: self.read,
             }));
@@ -416,7 +416,7 @@ impl Stream {
             ..
         } = self;
         // A raw blob never ends by `FinishPipe`, so every blob that is finished below has been checked.
-        let Ends::ByFinishPipe(guard) = ends else {
+        let BlobEnd::ByFinishPipe(guard) = ends else {
             return Ok(());
         };
         // `FinishPipe` blocks the connection until the proxy has written all bytes. A task waits for it, because this
@@ -429,7 +429,7 @@ impl Stream {
             }
         });
         let finished = async { Ok(finished.await.unwrap_or(Ok(()))) };
-        let verdict = answered_in(&runtime, finished).await.unwrap_or(Ok(()));
+        let verdict = answer_or_idle(&runtime, finished).await.unwrap_or(Ok(()));
         // The lease is held by this future and not by the task, so that the proxy can end when nobody waits.
         drop(lease);
         verdict.map_err(Error::blob(&digest))
@@ -470,7 +470,7 @@ async fn finish_pipe(
     let (released, excess) = tokio::select! {
         excess = &mut excess => (released.await, excess),
         released = &mut released => match released {
-            Ok(()) => match guard.end_of(excess).await {
+            Ok(()) => match guard.await_pipe_end(excess).await {
                 Ok(excess) => (Ok(()), excess),
                 Err(error) => (Err(error), false),
             },
@@ -495,7 +495,7 @@ struct ErrorPipe {
 
 /// Finds out why a pipe ended after `read` bytes: by an error that the proxy reports, by the exit of the proxy, or
 /// without a reason. Returns `Ok` only if `read` bytes were expected, or no size is known.
-async fn why_it_ended(
+async fn end_reason(
     error: Option<Receiver>,
     read: u64,
     expected: Option<u64>,
@@ -503,10 +503,10 @@ async fn why_it_ended(
     stall_timeout: Option<Duration>,
 ) -> Result<(), BlobError> {
     if let Some(error) = error {
-        let said = said_in(error);
+        let reported = read_error_pipe(error);
         match stall_timeout {
-            None => said.await?,
-            Some(after) => timeout(after, said)
+            None => reported.await?,
+            Some(after) => timeout(after, reported)
                 .await
                 .map_err(|_| BlobError::Stalled { after, read })??,
         }
@@ -516,8 +516,8 @@ async fn why_it_ended(
     }
     // This also matters where no size is known: the pipes of a proxy that exits end just like those of one that has
     // sent all bytes.
-    let died = timeout(DEATH_NOTICE, closed.wait_for(Option::is_some)).await;
-    if let Ok(Ok(error)) = died
+    let close_reason = timeout(CLOSE_REASON_WAIT, closed.wait_for(Option::is_some)).await;
+    if let Ok(Ok(error)) = close_reason
         && let Some(error) = error.as_ref()
     {
         return Err(BlobError::Connection(Box::new(error.clone())));
@@ -530,22 +530,22 @@ async fn why_it_ended(
 }
 
 /// Reads an error pipe to its end. `Err` is what the proxy wrote into it.
-async fn said_in(error: Receiver) -> Result<(), BlobError> {
-    let mut said = Vec::new();
-    let read = error.take(ERROR_BYTES).read_to_end(&mut said).await;
+async fn read_error_pipe(error: Receiver) -> Result<(), BlobError> {
+    let mut reported = Vec::new();
+    let read = error.take(ERROR_BYTES).read_to_end(&mut reported).await;
     read.map_err(|e| BlobError::Read(Arc::new(e)))?;
-    if said.is_empty() {
+    if reported.is_empty() {
         Ok(())
     } else {
-        Err(BlobError::Refused(refusal(&said)))
+        Err(BlobError::Refused(parse_refusal(&reported)))
     }
 }
 
-fn refusal(said: &[u8]) -> Refusal {
-    match serde_json::from_slice(said) {
+fn parse_refusal(message: &[u8]) -> Refusal {
+    match serde_json::from_slice(message) {
         Ok(ErrorPipe { code, message }) => Refusal::from_wire(&code, &message),
         // The message is not in the right form, but is an error all the same.
-        Err(_) => Refusal::from_wire("", &String::from_utf8_lossy(said)),
+        Err(_) => Refusal::from_wire("", &String::from_utf8_lossy(message)),
     }
 }
 
@@ -561,7 +561,7 @@ mod tests {
         let second = Duration::from_secs(1);
         let (sender, error) = pipe::pipe().expect("a pipe");
         let (_closed, closed) = watch::channel(None);
-        let verdict = why_it_ended(Some(error), 7, Some(7), closed, Some(10 * second));
+        let verdict = end_reason(Some(error), 7, Some(7), closed, Some(10 * second));
         let stopped = async {
             sleep(5 * second).await;
             advance(60 * second).await;

@@ -12,10 +12,10 @@ use crate::error::{Error, Result};
 use crate::time::timeout;
 
 /// How long an answer may take before this module checks whether the proxy's runtime runs.
-const LOOK_AFTER: Duration = Duration::from_secs(5);
+const CHECK_AFTER: Duration = Duration::from_secs(5);
 
 /// How long an empty task may take in a runtime that runs.
-const NOTICE: Duration = Duration::from_secs(5);
+const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Waits for `answer`, which has to come from `runtime`. Returns [`Error::RuntimeIdle`] if that runtime does not run.
 /// A caller in `runtime` itself needs no check.
@@ -23,7 +23,7 @@ const NOTICE: Duration = Duration::from_secs(5);
 /// # Cancel safety
 ///
 /// This function is cancel safe if `answer` is.
-pub(super) async fn answered_in<T>(
+pub(super) async fn answer_or_idle<T>(
     runtime: &Handle,
     answer: impl Future<Output = Result<T>>,
 ) -> Result<T> {
@@ -41,9 +41,9 @@ pub(super) async fn answered_in<T>(
 /// Waits until the runtime does not run.
 async fn idle(runtime: &Handle) {
     loop {
-        sleep(LOOK_AFTER).await;
+        sleep(CHECK_AFTER).await;
         let task = runtime.spawn(async {});
-        if timeout(NOTICE, task).await.is_err() {
+        if timeout(CHECK_TIMEOUT, task).await.is_err() {
             return;
         }
     }

@@ -6,7 +6,7 @@ use std::mem;
 use crate::words::printable_lines;
 
 /// The size of the end of stderr that is kept for messages, in bytes.
-const KEPT_BYTES: usize = 64 * 1024;
+const TAIL_BYTES: usize = 64 * 1024;
 
 /// The maximum length of a line, in bytes. A longer line is returned in pieces, which end at the end of a word,
 /// because secrets are removed from whole URLs.
@@ -18,10 +18,10 @@ const CRASHES: [&[u8]; 3] = [b"panic: ", b"fatal error: ", b"runtime: "];
 
 /// The text that a child writes to stderr, as it comes.
 #[derive(Debug, Default)]
-pub(super) struct Said {
+pub(super) struct StderrTail {
     /// The end of the text.
-    kept: VecDeque<u8>,
-    /// Whether text before `kept` was dropped. `kept` may then start in the middle of a word.
+    tail: VecDeque<u8>,
+    /// Whether text before `tail` was dropped. `tail` may then start in the middle of a word.
     is_cut: bool,
     /// The last line, which has not ended.
     line: Vec<u8>,
@@ -31,17 +31,17 @@ pub(super) struct Said {
 
 /// The cleaned end of stderr, and the line of a crash, when the child has exited.
 #[derive(Debug, Default)]
-pub(super) struct LastWords {
+pub(super) struct StderrEnd {
     pub(super) stderr: String,
     pub(super) crash: Option<String>,
 }
 
-impl Said {
+impl StderrTail {
     /// Takes bytes that the child wrote. Returns the lines that end in them, cleaned.
-    pub(super) fn take(&mut self, bytes: &[u8]) -> String {
-        self.kept.extend(bytes);
-        let excess = self.kept.len().saturating_sub(KEPT_BYTES);
-        self.kept.drain(..excess);
+    pub(super) fn push(&mut self, bytes: &[u8]) -> String {
+        self.tail.extend(bytes);
+        let excess = self.tail.len().saturating_sub(TAIL_BYTES);
+        self.tail.drain(..excess);
         self.is_cut |= excess > 0;
         let mut lines = String::new();
         for &byte in bytes {
@@ -70,30 +70,30 @@ impl Said {
     }
 
     /// Ends the text. Returns the last line, which has not ended, and the last words.
-    pub(super) fn end(mut self) -> (String, LastWords) {
+    pub(super) fn end(mut self) -> (String, StderrEnd) {
         let line = self.end_line();
         let whole = if self.is_cut {
-            let first = self.kept.iter().take(LINE_BYTES);
+            let first = self.tail.iter().take(LINE_BYTES);
             let space = first.into_iter().position(u8::is_ascii_whitespace);
-            self.kept.split_off(space.map_or(0, |space| space + 1))
+            self.tail.split_off(space.map_or(0, |space| space + 1))
         } else {
-            self.kept
+            self.tail
         };
         let stderr = printable_lines(&String::from_utf8_lossy(&Vec::from(whole)));
         let crash = self.crash;
-        (line, LastWords { stderr, crash })
+        (line, StderrEnd { stderr, crash })
     }
 }
 
 /// The lines of a child that are passed on. If there is a label, each line begins with it.
 #[derive(Debug)]
-pub(super) struct Labelled {
+pub(super) struct LineLabeller {
     label: String,
     /// Whether the last line has not ended.
     is_in_line: bool,
 }
 
-impl Labelled {
+impl LineLabeller {
     pub(super) fn new(label: String) -> Self {
         Self {
             label,
@@ -101,7 +101,7 @@ impl Labelled {
         }
     }
 
-    /// Returns this text, which [`Said::take`] has returned, with the label before each line.
+    /// Returns this text, which [`StderrTail::push`] has returned, with the label before each line.
     pub(super) fn label(&mut self, text: &str) -> String {
         let mut labelled = String::with_capacity(text.len() + self.label.len());
         for line in text.split_inclusive('\n') {
@@ -130,79 +130,79 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_line_begins_with_the_label_whatever_the_pieces() {
-        let mut labelled = Labelled::new("proxy 3: ".into());
-        let texts = ["a\nb\n", "c", "d\n", ""].map(|text| labelled.label(text));
+    fn each_line_begins_with_the_label() {
+        let mut labeller = LineLabeller::new("proxy 3: ".into());
+        let texts = ["a\nb\n", "c", "d\n", ""].map(|text| labeller.label(text));
         assert_eq!(texts.concat(), "proxy 3: a\nproxy 3: b\nproxy 3: cd\n");
-        assert_eq!(labelled.last(""), "");
-        assert_eq!(labelled.last("e"), "proxy 3: e\n");
-        let mut plain = Labelled::new(String::new());
+        assert_eq!(labeller.last(""), "");
+        assert_eq!(labeller.last("e"), "proxy 3: e\n");
+        let mut plain = LineLabeller::new(String::new());
         assert_eq!(plain.label("a\nb") + &plain.last("c"), "a\nbc");
     }
 
     #[test]
-    fn lines_are_given_when_they_end_whatever_the_pieces() {
-        let mut said = Said::default();
-        assert_eq!(said.take(b"a\x1bb"), "");
+    fn lines_are_returned_when_they_end() {
+        let mut stderr = StderrTail::default();
+        assert_eq!(stderr.push(b"a\x1bb"), "");
         assert_eq!(
-            said.take("c\n\u{e9}".as_bytes().split_last().expect("some").1),
+            stderr.push("c\n\u{e9}".as_bytes().split_last().expect("some").1),
             "a\u{fffd}bc\n"
         );
         assert_eq!(
-            said.take(&["\u{e9}".as_bytes()[1], b'\n', b'd']),
+            stderr.push(&["\u{e9}".as_bytes()[1], b'\n', b'd']),
             "\u{e9}\n"
         );
-        let (line, last) = said.end();
+        let (line, last) = stderr.end();
         assert_eq!(line, "d");
         assert_eq!(last.stderr, "a\u{fffd}bc\n\u{e9}\nd");
         assert_eq!(last.crash, None);
     }
 
     #[test]
-    fn a_line_without_end_is_taken_in_pieces() {
-        let mut said = Said::default();
-        let given: usize = (0..10).map(|_| said.take(&[b'x'; 1000]).len()).sum();
+    fn a_long_line_is_returned_in_pieces() {
+        let mut stderr = StderrTail::default();
+        let given: usize = (0..10).map(|_| stderr.push(&[b'x'; 1000]).len()).sum();
         assert_eq!(given, 2 * LINE_BYTES);
     }
 
     #[test]
-    fn a_password_is_cut_from_a_url_wherever_pieces_end() {
+    fn a_password_in_a_url_is_removed_at_any_position() {
         let url = "http://user:secret@proxy/";
         for before in LINE_BYTES - 2 * url.len()..LINE_BYTES + 2 {
-            let mut said = Said::default();
+            let mut stderr = StderrTail::default();
             let text = format!("{} {url} {}", "x".repeat(before), "y".repeat(LINE_BYTES));
-            let mut shown = said.take(text.as_bytes());
-            shown.push_str(&said.end().0);
+            let mut shown = stderr.push(text.as_bytes());
+            shown.push_str(&stderr.end().0);
             assert!(
                 !shown.contains("secret") && shown.contains("@proxy"),
                 "{before}"
             );
         }
-        for after in KEPT_BYTES - 2 * url.len()..KEPT_BYTES {
-            let mut said = Said::default();
-            said.take(format!("{url} {}", "y ".repeat(after / 2)).as_bytes());
-            let (_, last) = said.end();
+        for after in TAIL_BYTES - 2 * url.len()..TAIL_BYTES {
+            let mut stderr = StderrTail::default();
+            stderr.push(format!("{url} {}", "y ".repeat(after / 2)).as_bytes());
+            let (_, last) = stderr.end();
             assert!(!last.stderr.contains("cret"), "{after}");
         }
     }
 
     #[test]
-    fn the_first_line_of_a_crash_is_kept_however_much_follows() {
+    fn the_first_line_of_a_crash_is_kept() {
         for crash in [
             "panic: runtime error: index out of range",
             "fatal error: out of memory",
         ] {
-            let mut said = Said::default();
-            said.take(b"starting\n");
-            said.take(crash.as_bytes());
-            said.take(b"\n\ngoroutine 1 [running]:\n");
+            let mut stderr = StderrTail::default();
+            stderr.push(b"starting\n");
+            stderr.push(crash.as_bytes());
+            stderr.push(b"\n\ngoroutine 1 [running]:\n");
             for register in 0..20_000 {
-                said.take(format!("r{register}    0x0\n").as_bytes());
+                stderr.push(format!("r{register}    0x0\n").as_bytes());
             }
-            said.take(b"panic: another one\n");
-            let (_, last) = said.end();
+            stderr.push(b"panic: another one\n");
+            let (_, last) = stderr.end();
             assert_eq!(last.crash.as_deref(), Some(crash));
-            assert!(!last.stderr.contains(crash) && last.stderr.len() <= KEPT_BYTES);
+            assert!(!last.stderr.contains(crash) && last.stderr.len() <= TAIL_BYTES);
         }
     }
 }
