@@ -10,7 +10,7 @@ use crate::reference::Place;
 use crate::time::sleep_until_opt;
 
 /// Runs `work` until it ends, but not beyond the deadline of the policy.
-pub(super) async fn bounded<T>(
+pub(super) async fn with_deadline<T>(
     policy: &RetryPolicy,
     work: impl Future<Output = Result<T>> + Send,
 ) -> Result<T> {
@@ -23,7 +23,7 @@ pub(super) async fn bounded<T>(
 /// Runs `attempt` for this image, and retries it as the policy allows, until the deadline.
 ///
 /// `attempt` is no `AsyncFn`, because a bound can't require the futures of one to be [`Send`].
-pub(super) async fn retrying<T, Fut>(
+pub(super) async fn with_retries<T, Fut>(
     policy: &RetryPolicy,
     reference: &str,
     attempt: impl Fn() -> Fut + Send,
@@ -32,10 +32,10 @@ where
     T: Send,
     Fut: Future<Output = Result<T>> + Send,
 {
-    bounded(policy, retrying_on(policy, reference, attempt)).await
+    with_deadline(policy, retry_without_deadline(policy, reference, attempt)).await
 }
 
-async fn retrying_on<T, Fut>(
+async fn retry_without_deadline<T, Fut>(
     policy: &RetryPolicy,
     reference: &str,
     attempt: impl Fn() -> Fut + Send,

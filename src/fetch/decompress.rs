@@ -14,18 +14,18 @@ use tokio::io::{AsyncBufRead, AsyncRead, AsyncReadExt, Chain, ReadBuf};
 use tokio::sync::oneshot;
 
 use super::ordered::View;
-use super::returning::Returning;
+use super::return_on_drop::ReturnOnDrop;
 use super::{FetchOptions, Layer, LayerReader};
 use crate::drain::verify::Verifier;
 use crate::error::{BlobError, Error, Result};
 
 /// How many bytes a layer may have beyond the bound on its expansion. Even an empty tar archive has ten kilobytes.
-const SMALL_BYTES: u64 = 1024 * 1024;
+const EXTRA_BYTES: u64 = 1024 * 1024;
 
 /// The number of bytes that are allowed beyond the bound on the expansion of what was read so far. It is the default of
 /// [`FetchOptions::max_zstd_window`]. A layer may begin with a file of zeros, of which zstd
 /// compresses 30 MB to a kilobyte. A much larger value would weaken the bound where a manifest claims too large a size.
-const AHEAD_BYTES: u64 = 32 << 20;
+const MAX_AHEAD_BYTES: u64 = 32 << 20;
 
 /// The message of libzstd for a frame whose window is larger than allowed.
 const WINDOW_TOO_LARGE: &str = "Frame requires too much memory";
@@ -60,18 +60,18 @@ pub(super) struct Decompressed(pub(super) Bounds);
 
 impl View for Decompressed {
     type Reader = UncompressedReader;
-    type Back = oneshot::Receiver<Decompressing>;
+    type Returned = oneshot::Receiver<Decompressing>;
 
     async fn open(
         &self,
         layer: &Layer,
         reader: LayerReader,
-    ) -> Result<(UncompressedReader, Self::Back)> {
+    ) -> Result<(UncompressedReader, Self::Returned)> {
         UncompressedReader::new(reader, layer, self.0).await
     }
 
-    async fn close(back: Self::Back) -> Result<()> {
-        let mut rest = back.await.map_err(|_| Error::Cancelled)?;
+    async fn close(returned: Self::Returned) -> Result<()> {
+        let mut rest = returned.await.map_err(|_| Error::Cancelled)?;
         rest.read_to_end().await
     }
 }
@@ -123,15 +123,15 @@ impl LayerReader {
 /// Bytes that a handler leaves unread are read and checked after the handler returns. For a reader from
 /// [`LayerReader::uncompressed`], only the digest of the blob is checked then.
 #[derive(Debug)]
-pub struct UncompressedReader(Returning<Decompressing>);
+pub struct UncompressedReader(ReturnOnDrop<Decompressing>);
 
 /// A source of compressed bytes that counts what was read from it.
-pub(crate) trait Counted: AsyncBufRead + Unpin {
+pub(crate) trait CountingReader: AsyncBufRead + Unpin {
     /// The number of bytes that were read.
     fn bytes_read(&self) -> u64;
 }
 
-impl Counted for LayerReader {
+impl CountingReader for LayerReader {
     fn bytes_read(&self) -> u64 {
         LayerReader::bytes_read(self)
     }
@@ -140,7 +140,7 @@ impl Counted for LayerReader {
 /// Decompresses a layer whose blob is known to be right, and returns an error unless the result has the layer's
 /// `diff_id`. `options` bound what the layer may expand to.
 pub(crate) async fn check_diff_id(
-    blob: impl Counted,
+    blob: impl CountingReader,
     layer: &Layer,
     options: &FetchOptions,
 ) -> Result<()> {
@@ -193,8 +193,8 @@ impl UncompressedReader {
         bounds: Bounds,
     ) -> Result<(Self, oneshot::Receiver<Decompressing>)> {
         let decompressing = Decompressing::new(reader, layer, bounds).await?;
-        let (decompressing, left) = Returning::new(decompressing);
-        Ok((Self(decompressing), left))
+        let (decompressing, returned) = ReturnOnDrop::new(decompressing);
+        Ok((Self(decompressing), returned))
     }
 }
 
@@ -208,13 +208,13 @@ enum Decoder<R> {
     Plain(Whole<R>),
 }
 
-impl<R: Counted> Decoder<R> {
-    async fn of(mut reader: R, bounds: Bounds) -> io::Result<Self> {
+impl<R: CountingReader> Decoder<R> {
+    async fn detect(mut reader: R, bounds: Bounds) -> io::Result<Self> {
         const GZIP: [u8; 2] = [0x1f, 0x8b];
         const ZSTD: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
         /// The last three bytes of the magic number of a skippable zstd frame. Layers of stargz and others begin with
         /// such a frame.
-        const SKIPPED: [u8; 3] = [0x2a, 0x4d, 0x18];
+        const SKIPPABLE: [u8; 3] = [0x2a, 0x4d, 0x18];
 
         let mut magic = [0; 4];
         let mut length = 0;
@@ -225,13 +225,13 @@ impl<R: Counted> Decoder<R> {
             }
         }
         let magic = &magic[..length];
-        let skipped = magic.len() == 4 && magic[0] & 0xf0 == 0x50 && magic[1..] == SKIPPED;
+        let is_skippable = magic.len() == 4 && magic[0] & 0xf0 == 0x50 && magic[1..] == SKIPPABLE;
         let whole = io::Cursor::new(magic.to_vec()).chain(reader);
         Ok(if magic.starts_with(&GZIP) {
             let mut decoder = GzipDecoder::new(whole);
             decoder.multiple_members(true);
             Self::Gzip(decoder)
-        } else if magic == ZSTD || skipped {
+        } else if magic == ZSTD || is_skippable {
             let window = bounds.zstd_window.ilog2();
             let window = window.clamp(*WINDOW_LOG.start(), *WINDOW_LOG.end());
             let window = DParameter::window_log_max(window);
@@ -244,7 +244,7 @@ impl<R: Counted> Decoder<R> {
     }
 
     /// The number of compressed bytes that were read.
-    fn compressed(&self) -> u64 {
+    fn compressed_read(&self) -> u64 {
         let whole = match self {
             Self::Gzip(decoder) => decoder.get_ref(),
             Self::Zstd(decoder) => decoder.get_ref(),
@@ -274,7 +274,7 @@ fn read_error(error: io::Error, digest: &Digest, bounds: Bounds) -> Error {
     })
 }
 
-impl<R: Counted> Decompressing<R> {
+impl<R: CountingReader> Decompressing<R> {
     async fn new(reader: R, layer: &Layer, bounds: Bounds) -> Result<Self> {
         let digest = layer.descriptor.digest().clone();
         let verifier = match &layer.diff_id {
@@ -285,7 +285,7 @@ impl<R: Counted> Decompressing<R> {
                 ))
             })?),
         };
-        let decoder = Decoder::of(reader, bounds)
+        let decoder = Decoder::detect(reader, bounds)
             .await
             .map_err(|error| read_error(error, &digest, bounds))?;
         let limit = layer.descriptor.size().saturating_mul(bounds.expansion);
@@ -293,7 +293,7 @@ impl<R: Counted> Decompressing<R> {
             decoder,
             bounds,
             digest,
-            limit: limit.saturating_add(SMALL_BYTES),
+            limit: limit.saturating_add(EXTRA_BYTES),
             verifier,
             diff_id: layer.diff_id.clone(),
             read: 0,
@@ -316,21 +316,21 @@ impl<R: Counted> Decompressing<R> {
                 }
                 let allowed = self
                     .decoder
-                    .compressed()
+                    .compressed_read()
                     .saturating_mul(self.bounds.expansion);
-                let limit = self.limit.min(allowed.saturating_add(AHEAD_BYTES));
+                let limit = self.limit.min(allowed.saturating_add(MAX_AHEAD_BYTES));
                 if self.read <= limit {
                     return Poll::Ready(Ok(()));
                 }
                 Err(Error::blob(&self.digest)(BlobError::Expands { limit }))
             }
-            Ok(()) => self.at_the_end(),
+            Ok(()) => self.verdict_at_end(),
         };
         self.ended = Some(verdict.clone());
         Poll::Ready(verdict)
     }
 
-    fn at_the_end(&mut self) -> Result<()> {
+    fn verdict_at_end(&mut self) -> Result<()> {
         match (self.verifier.take().map(Verifier::finish), &self.diff_id) {
             (Some(Err(computed)), Some(diff_id)) => {
                 let (computed, diff_id) = (Box::new(computed), Box::new(diff_id.clone()));

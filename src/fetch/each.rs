@@ -13,12 +13,12 @@ use tokio::sync::mpsc;
 use tokio_util::io::SyncIoBridge;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::handler::{Doing, Handler, Job};
+use super::handler::{Handler, HandlerFuture, Job};
 use super::{Layer, LayerReader};
 use crate::error::{Error, Result, join_error};
 
 /// The error of a handler, of any type.
-pub(super) type Failed = Box<dyn StdError + Send + Sync>;
+pub(super) type HandlerError = Box<dyn StdError + Send + Sync>;
 
 /// The results of a handler, by the digests of the blobs.
 pub(super) struct Results<T>(HashMap<Digest, T>);
@@ -65,11 +65,11 @@ where
     T: Send,
     Fut: Future<Output = Result<T>> + Send,
 {
-    fn skip<'a>(&'a self, _: &'a Job) -> Doing<'a, bool> {
+    fn skip<'a>(&'a self, _: &'a Job) -> HandlerFuture<'a, bool> {
         Box::pin(async { Ok(false) })
     }
 
-    fn handle<'a>(&'a self, job: &'a Job, reader: LayerReader) -> Doing<'a, ()> {
+    fn handle<'a>(&'a self, job: &'a Job, reader: LayerReader) -> HandlerFuture<'a, ()> {
         Box::pin(async move {
             let output = (self.work)(job.layer.clone(), reader).await?;
             let digest = job.layer.descriptor.digest().clone();
@@ -127,10 +127,10 @@ impl BufRead for BlockingReader {
 /// Returns an async handler that runs `handler` on a thread that may block.
 pub(super) fn on_a_thread<T, E, R>(
     handler: impl Fn(Layer, BlockingReader) -> Result<T, E> + Send + Sync + 'static,
-) -> impl Fn(Layer, R) -> Pin<Box<dyn Future<Output = Result<T, Failed>> + Send>> + Send + Sync
+) -> impl Fn(Layer, R) -> Pin<Box<dyn Future<Output = Result<T, HandlerError>> + Send>> + Send + Sync
 where
     T: Send + 'static,
-    E: Into<Failed> + 'static,
+    E: Into<HandlerError> + 'static,
     R: AsyncRead + Send + Unpin + 'static,
 {
     let handler = Arc::new(handler);

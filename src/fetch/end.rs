@@ -18,20 +18,20 @@ impl End {
     }
 
     /// Ends the fetch because of this error, which readers return from now on.
-    pub(super) fn because(&self, error: &Error) {
+    pub(super) fn end_with(&self, error: &Error) {
         self.0.send_replace(Some(error.clone()));
     }
 
-    pub(super) fn over(&self) -> Over {
-        Over(Some(self.0.subscribe()))
+    pub(super) fn watch(&self) -> EndWatch {
+        EndWatch(Some(self.0.subscribe()))
     }
 }
 
 /// A reader's side of the end of a fetch.
 #[derive(Debug, Clone)]
-pub(super) struct Over(Option<watch::Receiver<Option<Error>>>);
+pub(super) struct EndWatch(Option<watch::Receiver<Option<Error>>>);
 
-impl Over {
+impl EndWatch {
     /// The side of a reader that belongs to no fetch.
     pub(super) fn never() -> Self {
         Self(None)
@@ -89,31 +89,31 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn readers_learn_why_the_fetch_has_ended() {
+    async fn readers_get_the_reason_why_the_fetch_has_ended() {
         let end = End::new();
-        let (over, waiting) = (end.over(), end.over().wait());
-        assert!(over.reason().is_none());
-        end.because(&Error::DeadlineExceeded);
+        let (end_watch, waiting) = (end.watch(), end.watch().wait());
+        assert!(end_watch.reason().is_none());
+        end.end_with(&Error::DeadlineExceeded);
         waiting.await;
-        assert!(matches!(over.reason(), Some(Error::DeadlineExceeded)));
+        assert!(matches!(end_watch.reason(), Some(Error::DeadlineExceeded)));
         // A reader that is made late learns it, too.
-        over.clone().wait().await;
+        end_watch.clone().wait().await;
         drop(end);
-        assert!(matches!(over.reason(), Some(Error::DeadlineExceeded)));
+        assert!(matches!(end_watch.reason(), Some(Error::DeadlineExceeded)));
     }
 
     #[tokio::test]
     async fn a_fetch_that_is_dropped_is_cancelled() {
         let end = End::new();
-        let over = end.over();
+        let end_watch = end.watch();
         drop(end);
-        over.wait().await;
-        assert!(matches!(over.reason(), Some(Error::Cancelled)));
-        assert!(Over::never().reason().is_none());
+        end_watch.wait().await;
+        assert!(matches!(end_watch.reason(), Some(Error::Cancelled)));
+        assert!(EndWatch::never().reason().is_none());
     }
 
     #[tokio::test]
-    async fn the_owner_waits_for_all_that_are_at_work() {
+    async fn the_owner_waits_until_no_handler_is_at_work() {
         let (at_work, idle) = AtWork::new();
         let other = at_work.clone();
         drop(at_work);

@@ -266,7 +266,7 @@ fn text<S: Serializer>(value: &impl ToString, serializer: S) -> Result<S::Ok, S:
 }
 
 /// The maximum number of byte counts that wait to be read. Further ones are left out.
-const COUNTS: usize = 4096;
+const MAX_UNREAD_COUNTS: usize = 4096;
 
 /// The sending side of the events of one pull. The events go into an [`EventStream`], or nowhere.
 ///
@@ -380,16 +380,16 @@ impl Events {
     /// Sends a byte count, unless too many wait to be read.
     pub(super) fn count(&self, kind: impl FnOnce() -> EventKind) {
         if let Some(target) = &self.0
-            && target.shared.counts.load(Ordering::Relaxed) < COUNTS
+            && target.shared.counts.load(Ordering::Relaxed) < MAX_UNREAD_COUNTS
         {
             target.shared.counts.fetch_add(1, Ordering::Relaxed);
             target.send(kind());
         }
     }
 
-    /// Returns a guard that ends the events when it is dropped, unless [`Ending::keep`] is called.
-    pub(super) fn ending(&self) -> Ending {
-        Ending(self.clone())
+    /// Returns a guard that ends the events when it is dropped, unless [`EndGuard::keep`] is called.
+    pub(super) fn end_guard(&self) -> EndGuard {
+        EndGuard(self.clone())
     }
 }
 
@@ -406,16 +406,16 @@ impl Target {
 
 /// A guard that ends the events when a call fails or is dropped.
 #[derive(Debug)]
-pub(super) struct Ending(Events);
+pub(super) struct EndGuard(Events);
 
-impl Ending {
+impl EndGuard {
     /// Keeps the events open, because the call succeeded and another one follows.
     pub(super) fn keep(mut self) {
         self.0 = Events::none();
     }
 }
 
-impl Drop for Ending {
+impl Drop for EndGuard {
     fn drop(&mut self) {
         if let Events(Some(target)) = &self.0 {
             target.shared.ended.store(true, Ordering::Relaxed);
@@ -444,7 +444,7 @@ impl EventStream {
             return None;
         }
         let event = self.receiver.recv().await.flatten();
-        self.taken(event)
+        self.note_received(event)
     }
 
     /// Returns the next event if there is one already. `None` means that there is none now, or that the
@@ -454,10 +454,10 @@ impl EventStream {
             return None;
         }
         let event = self.receiver.try_recv().ok()?;
-        self.taken(event)
+        self.note_received(event)
     }
 
-    fn taken(&mut self, event: Option<Event>) -> Option<Event> {
+    fn note_received(&mut self, event: Option<Event>) -> Option<Event> {
         match &event {
             Some(event) if matches!(event.kind, EventKind::BlobBytes { .. }) => {
                 self.shared.counts.fetch_sub(1, Ordering::Relaxed);
@@ -518,7 +518,7 @@ mod tests {
     #[test]
     fn byte_counts_that_nobody_reads_are_left_out_and_nothing_else_is() {
         let (events, mut stream) = Events::channel();
-        for number in 0..3 * COUNTS {
+        for number in 0..3 * MAX_UNREAD_COUNTS {
             events.count(|| count(number as u64));
             events.send(|| started(number));
         }
@@ -530,7 +530,7 @@ mod tests {
                 _ => others += 1,
             }
         }
-        assert_eq!((counts, others), (COUNTS, 3 * COUNTS));
+        assert_eq!((counts, others), (MAX_UNREAD_COUNTS, 3 * MAX_UNREAD_COUNTS));
         // Reading has made space for another byte count.
         events.count(|| count(1));
         assert!(stream.try_recv().is_some());
@@ -539,10 +539,10 @@ mod tests {
     #[tokio::test]
     async fn events_end_with_the_call_although_others_could_send_more() {
         let (events, mut stream) = Events::channel();
-        let first = events.ending();
+        let first = events.end_guard();
         events.send(|| started(0));
         first.keep();
-        let last = events.ending();
+        let last = events.end_guard();
         events.send(|| started(1));
         drop(last);
         events.send(|| started(2));

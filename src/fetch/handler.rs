@@ -28,15 +28,15 @@ impl Job {
 }
 
 /// A boxed future that may borrow from its handler.
-pub(super) type Doing<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>;
+pub(super) type HandlerFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>;
 
 /// Takes the blobs of a fetch. All units share one handler.
 pub(super) trait Handler: Send + Sync {
     /// Whether the blob is there already, so that it is not fetched.
-    fn skip<'a>(&'a self, job: &'a Job) -> Doing<'a, bool>;
+    fn skip<'a>(&'a self, job: &'a Job) -> HandlerFuture<'a, bool>;
 
     /// Reads the blob, and does with it what the fetch is for.
-    fn handle<'a>(&'a self, job: &'a Job, reader: LayerReader) -> Doing<'a, ()>;
+    fn handle<'a>(&'a self, job: &'a Job, reader: LayerReader) -> HandlerFuture<'a, ()>;
 
     /// Fetches the content of an image, with a proxy that has the image open. Only handlers whose fetch asks for
     /// configs need this method.
@@ -45,7 +45,7 @@ pub(super) trait Handler: Send + Sync {
         proxy: &'a ImageProxy,
         opened: &'a OpenedImage,
         image: &'a SameImage,
-    ) -> Doing<'a, ImageContent> {
+    ) -> HandlerFuture<'a, ImageContent> {
         let _ = (proxy, opened, image);
         Box::pin(async { Err(Error::Closed) })
     }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use oci_spec::image::{Descriptor, Digest, MediaType};
 use serde_json::{Value, json};
 
-use super::attempts::retrying;
+use super::attempts::with_retries;
 use super::content::FetchedManifest;
 use super::document::Entry;
 use super::retry::RetryPolicy;
@@ -148,7 +148,7 @@ impl Listed {
         policy: &RetryPolicy,
         reference: &str,
     ) -> Result<Option<Self>> {
-        let raw = retrying(policy, reference, || inspect(starter, reference)).await?;
+        let raw = with_retries(policy, reference, || inspect(starter, reference)).await?;
         let entries = document::index(&raw)?;
         entries.map(|entries| Self::new(raw, entries)).transpose()
     }

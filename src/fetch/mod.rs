@@ -25,7 +25,7 @@ mod rate;
 mod reader;
 mod request;
 mod retry;
-mod returning;
+mod return_on_drop;
 mod scheduler;
 mod sink;
 mod source;
@@ -36,7 +36,7 @@ pub use self::content::{ImageContent, Layer};
 #[cfg(feature = "decompress")]
 pub use self::decompress::UncompressedReader;
 #[cfg(feature = "decompress")]
-pub(crate) use self::decompress::{Counted, check_diff_id};
+pub(crate) use self::decompress::{CountingReader, check_diff_id};
 pub use self::each::BlockingReader;
 pub use self::event::{BlobRef, DocumentKind, Event, EventKind, EventStream, Events};
 pub use self::fetcher::Fetcher;

@@ -8,7 +8,7 @@ use futures_core::Stream;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
-use super::handler::{Doing, Handler, Job};
+use super::handler::{Handler, HandlerFuture, Job};
 use super::{Layer, LayerReader};
 use crate::error::{Error, Result, join_error};
 
@@ -44,28 +44,28 @@ pub struct LayerStream<R = LayerReader> {
     count: usize,
     ahead: usize,
     window: watch::Sender<usize>,
-    handed_out: mpsc::Receiver<HandedOut<R>>,
+    ready_layers: mpsc::Receiver<ReadyLayer<R>>,
     /// The layers that were ready before their turn, by number.
-    early: HashMap<usize, HandedOut<R>>,
+    early: HashMap<usize, ReadyLayer<R>>,
     run: Option<JoinHandle<Result<()>>>,
 }
 
 /// A layer that is ready to be read.
 #[derive(Debug)]
-pub(super) struct HandedOut<R> {
+pub(super) struct ReadyLayer<R> {
     number: usize,
     layer: Layer,
     reader: R,
 }
 
 impl<R> LayerStream<R> {
-    /// Makes a stream of the layers that the task `run` sends to `handed_out`. The task fetches layers with a number
+    /// Makes a stream of the layers that the task `run` sends to `ready_layers`. The task fetches layers with a number
     /// below the value of `window`.
     pub(super) fn new(
         count: usize,
         ahead: usize,
         window: watch::Sender<usize>,
-        handed_out: mpsc::Receiver<HandedOut<R>>,
+        ready_layers: mpsc::Receiver<ReadyLayer<R>>,
         run: JoinHandle<Result<()>>,
     ) -> Self {
         Self {
@@ -73,7 +73,7 @@ impl<R> LayerStream<R> {
             count,
             ahead,
             window,
-            handed_out,
+            ready_layers,
             early: HashMap::new(),
             run: Some(run),
         }
@@ -107,7 +107,7 @@ impl<R> LayerStream<R> {
                 self.next += 1;
                 return Poll::Ready(Some(Ok((due.layer, due.reader))));
             }
-            if let Some(out) = ready!(self.handed_out.poll_recv(cx)) {
+            if let Some(out) = ready!(self.ready_layers.poll_recv(cx)) {
                 self.early.insert(out.number, out);
             } else {
                 let ended = ready!(self.poll_end(cx));
@@ -149,17 +149,17 @@ impl<R> Drop for LayerStream<R> {
 pub(super) trait View: Send + Sync + 'static {
     type Reader: Send + 'static;
     /// The channel, if any, through which the reader's state comes back when the reader is dropped.
-    type Back: Send;
+    type Returned: Send;
 
     /// Makes a reader of this form from the reader of a layer's blob.
     fn open(
         &self,
         layer: &Layer,
         reader: LayerReader,
-    ) -> impl Future<Output = Result<(Self::Reader, Self::Back)>> + Send;
+    ) -> impl Future<Output = Result<(Self::Reader, Self::Returned)>> + Send;
 
     /// Waits until the reader is dropped, and checks what it left unread, except the layer's blob.
-    fn close(back: Self::Back) -> impl Future<Output = Result<()>> + Send;
+    fn close(returned: Self::Returned) -> impl Future<Output = Result<()>> + Send;
 }
 
 /// The [`View`] of layers as they are stored.
@@ -167,7 +167,7 @@ pub(super) struct AsStored;
 
 impl View for AsStored {
     type Reader = LayerReader;
-    type Back = ();
+    type Returned = ();
 
     async fn open(&self, _: &Layer, reader: LayerReader) -> Result<(LayerReader, ())> {
         Ok((reader, ()))
@@ -179,32 +179,32 @@ impl View for AsStored {
 }
 
 /// A handler that sends each reader to a [`LayerStream`], and waits until the reader is dropped.
-pub(super) struct HandOut<V: View> {
+pub(super) struct SendToStream<V: View> {
     view: V,
-    to: mpsc::Sender<HandedOut<V::Reader>>,
+    to: mpsc::Sender<ReadyLayer<V::Reader>>,
 }
 
-impl<V: View> Handler for HandOut<V> {
-    fn skip<'a>(&'a self, _: &'a Job) -> Doing<'a, bool> {
+impl<V: View> Handler for SendToStream<V> {
+    fn skip<'a>(&'a self, _: &'a Job) -> HandlerFuture<'a, bool> {
         Box::pin(async { Ok(false) })
     }
 
-    fn handle<'a>(&'a self, job: &'a Job, reader: LayerReader) -> Doing<'a, ()> {
-        Box::pin(self.hand_out(job, reader))
+    fn handle<'a>(&'a self, job: &'a Job, reader: LayerReader) -> HandlerFuture<'a, ()> {
+        Box::pin(self.send_to_stream(job, reader))
     }
 }
 
-impl<V: View> HandOut<V> {
+impl<V: View> SendToStream<V> {
     /// Makes a handler for `count` layers, and the channel to which it sends them.
-    pub(super) fn new(view: V, count: usize) -> (Self, mpsc::Receiver<HandedOut<V::Reader>>) {
-        let (to, handed_out) = mpsc::channel(count.max(1));
-        (Self { view, to }, handed_out)
+    pub(super) fn new(view: V, count: usize) -> (Self, mpsc::Receiver<ReadyLayer<V::Reader>>) {
+        let (to, ready_layers) = mpsc::channel(count.max(1));
+        (Self { view, to }, ready_layers)
     }
 
-    async fn hand_out(&self, job: &Job, reader: LayerReader) -> Result<()> {
+    async fn send_to_stream(&self, job: &Job, reader: LayerReader) -> Result<()> {
         let (reading, owner) = reader.into_parts().ok_or(Error::Closed)?;
-        let (reader, mut dropped) = LayerReader::lend(reading);
-        let (reader, back) = match self.view.open(&job.layer, reader).await {
+        let (reader, mut dropped) = LayerReader::from_reading(reading);
+        let (reader, returned) = match self.view.open(&job.layer, reader).await {
             Ok(opened) => opened,
             Err(error) => {
                 // Nobody has read a part of the layer, so its worker may retry it.
@@ -214,7 +214,7 @@ impl<V: View> HandOut<V> {
                 return Err(error);
             }
         };
-        let out = HandedOut {
+        let out = ReadyLayer {
             number: job.number,
             layer: job.layer.clone(),
             reader,
@@ -222,7 +222,7 @@ impl<V: View> HandOut<V> {
         self.to.send(out).await.map_err(|_| Error::Cancelled)?;
         // From here on, the caller may have read a part of the layer. So if the layer fails, its worker does not get the
         // blob back, and does not retry it.
-        V::close(back).await?;
+        V::close(returned).await?;
         let mut reading = dropped.await.map_err(|_| Error::Cancelled)?;
         reading.verdict().await?;
         // This can't fail, because the worker that waits for the blob runs this handler.

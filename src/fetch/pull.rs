@@ -6,7 +6,7 @@ use std::sync::Arc;
 use oci_spec::image::{Descriptor, Digest};
 use semver::Version;
 
-use super::handler::{Doing, Handler, Job};
+use super::handler::{Handler, HandlerFuture, Job};
 use super::image::SameImage;
 use super::{ImageContent, IndexContent, Layer, LayerReader, Sink, content};
 use crate::proxy::{ImageProxy, OpenedImage};
@@ -87,11 +87,11 @@ pub(super) fn bytes_of(images: &[Vec<Layer>]) -> u64 {
 pub(super) struct IntoSink<S>(pub(super) Arc<S>);
 
 impl<S: Sink> Handler for IntoSink<S> {
-    fn skip<'a>(&'a self, job: &'a Job) -> Doing<'a, bool> {
+    fn skip<'a>(&'a self, job: &'a Job) -> HandlerFuture<'a, bool> {
         Box::pin(self.0.has(&job.layer))
     }
 
-    fn handle<'a>(&'a self, job: &'a Job, reader: LayerReader) -> Doing<'a, ()> {
+    fn handle<'a>(&'a self, job: &'a Job, reader: LayerReader) -> HandlerFuture<'a, ()> {
         Box::pin(self.0.store(&job.layer, reader))
     }
 
@@ -100,7 +100,7 @@ impl<S: Sink> Handler for IntoSink<S> {
         proxy: &'a ImageProxy,
         opened: &'a OpenedImage,
         image: &'a SameImage,
-    ) -> Doing<'a, ImageContent> {
+    ) -> HandlerFuture<'a, ImageContent> {
         if let Some(content) = image.content.get() {
             return Box::pin(async { Ok(content.known()) });
         }

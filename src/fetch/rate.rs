@@ -69,14 +69,14 @@ type Taking =
 #[derive(Default)]
 pub(super) struct Share {
     limit: Option<Limit>,
-    left: usize,
+    remaining: usize,
     taking: Option<Taking>,
 }
 
 impl std::fmt::Debug for Share {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Share")
-            .field("left", &self.left)
+            .field("remaining", &self.remaining)
             .finish_non_exhaustive()
     }
 }
@@ -85,7 +85,7 @@ impl Drop for Share {
     /// Adds the unused bytes of the slice to the allowance again, because most blobs end within a slice.
     fn drop(&mut self) {
         if let Some(limit) = &self.limit {
-            limit.bytes.add_permits(self.left);
+            limit.bytes.add_permits(self.remaining);
         }
     }
 }
@@ -94,7 +94,7 @@ impl Share {
     pub(super) fn of(limit: Option<Limit>) -> Self {
         Self {
             limit,
-            left: 0,
+            remaining: 0,
             taking: None,
         }
     }
@@ -104,7 +104,7 @@ impl Share {
         let Some(limit) = &self.limit else {
             return Poll::Ready(usize::MAX);
         };
-        if self.left == 0 {
+        if self.remaining == 0 {
             let taking = self.taking.get_or_insert_with(|| {
                 Box::pin(Arc::clone(&limit.bytes).acquire_many_owned(SLICE_BYTES))
             });
@@ -113,13 +113,13 @@ impl Share {
                 permit.forget();
             }
             self.taking = None;
-            self.left = SLICE_BYTES as usize;
+            self.remaining = SLICE_BYTES as usize;
         }
-        Poll::Ready(self.left)
+        Poll::Ready(self.remaining)
     }
 
     pub(super) fn used(&mut self, bytes: usize) {
-        self.left = self.left.saturating_sub(bytes);
+        self.remaining = self.remaining.saturating_sub(bytes);
     }
 }
 
@@ -130,7 +130,7 @@ mod tests {
     use tokio::time::Instant;
 
     #[tokio::test(start_paused = true)]
-    async fn many_small_blobs_use_no_more_than_their_bytes() {
+    async fn small_blobs_return_the_unused_bytes_of_their_share() {
         let limit = Limit::new(NonZeroU64::new(1_000_000).expect("not zero"));
         let start = Instant::now();
         for _ in 0..1000 {
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn with_the_last_clone_nothing_tops_it_up_any_more() {
+    async fn the_refill_task_ends_with_the_last_clone() {
         let limit = Limit::new(NonZeroU64::new(1_000_000).expect("not zero"));
         let bytes = Arc::downgrade(&limit.bytes);
         let last = limit.clone();

@@ -11,10 +11,10 @@ use tokio::io::{AsyncBufRead, AsyncRead, ReadBuf};
 use tokio::sync::oneshot;
 
 use super::Layer;
-use super::end::Over;
+use super::end::EndWatch;
 use super::event::{BlobRef, EventKind, Events};
 use super::rate::Share;
-use super::returning::Returning;
+use super::return_on_drop::ReturnOnDrop;
 use super::unit::Purpose;
 use crate::config::ConnectionOptions;
 use crate::drain::aligned::AlignedBuffer;
@@ -39,7 +39,7 @@ const SCRATCH_BYTES: usize = 64 * 1024;
 /// When the fetch has ended by an error, each read fails with this error. When the future of the fetch was dropped, each
 /// read fails with [`Error::Cancelled`]. This is also so on a blocking thread.
 #[derive(Debug)]
-pub struct LayerReader(Returning<Reading>);
+pub struct LayerReader(ReturnOnDrop<Reading>);
 
 /// The state of a blob that is being read. A [`LayerReader`] has it, and sends it back to the worker when dropped.
 #[derive(Debug)]
@@ -52,11 +52,11 @@ pub(super) struct Reading {
     read: u64,
     name: BlobRef,
     events: Events,
-    over: Over,
+    end: EndWatch,
     /// The future that wakes a waiting read when the fetch ends.
-    until_over: Option<UntilOver>,
+    until_end: Option<UntilEnd>,
     /// How long the proxy may take for its verdict. `None` means no limit.
-    patience: Option<Duration>,
+    stall_timeout: Option<Duration>,
 }
 
 impl LayerReader {
@@ -95,11 +95,11 @@ impl LayerReader {
             read: 0,
             name: BlobRef::of(0, layer),
             events: Events::none(),
-            over: Over::never(),
-            until_over: None,
-            patience: None,
+            end: EndWatch::never(),
+            until_end: None,
+            stall_timeout: None,
         };
-        Ok(Self::lend(reading).0)
+        Ok(Self::from_reading(reading).0)
     }
 
     pub(super) fn new(
@@ -108,22 +108,22 @@ impl LayerReader {
         purpose: &Purpose,
         connection: &ConnectionOptions,
     ) -> (Self, oneshot::Receiver<Reading>) {
-        Self::lend(Reading {
+        Self::from_reading(Reading {
             blob: Some(Box::new(blob)),
             ended: None,
             share: Share::of(purpose.limit.clone()),
             read: 0,
             name,
             events: purpose.events.clone(),
-            over: purpose.over.clone(),
-            until_over: None,
-            patience: connection.stall_limit(),
+            end: purpose.end.clone(),
+            until_end: None,
+            stall_timeout: connection.stall_limit(),
         })
     }
 
     /// Makes a reader, and the channel through which the blob comes back when the reader is dropped.
-    pub(super) fn lend(reading: Reading) -> (Self, oneshot::Receiver<Reading>) {
-        let (reading, returned) = Returning::new(reading);
+    pub(super) fn from_reading(reading: Reading) -> (Self, oneshot::Receiver<Reading>) {
+        let (reading, returned) = ReturnOnDrop::new(reading);
         (Self(reading), returned)
     }
 
@@ -174,11 +174,11 @@ impl LayerReader {
 }
 
 /// A future that waits until the fetch has ended.
-struct UntilOver(Pin<Box<dyn Future<Output = ()> + Send + Sync>>);
+struct UntilEnd(Pin<Box<dyn Future<Output = ()> + Send + Sync>>);
 
-impl fmt::Debug for UntilOver {
+impl fmt::Debug for UntilEnd {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("UntilOver").finish_non_exhaustive()
+        f.debug_struct("UntilEnd").finish_non_exhaustive()
     }
 }
 
@@ -211,33 +211,31 @@ impl Reading {
         self.ended = Some(Err(unfinished));
         // Before protocol 0.2.8, `finish` is a call, which may wait behind a late call. The bytes have been checked, so a
         // missing answer is no failure.
-        let verdict = timeout(self.patience, blob.finish()).await;
+        let verdict = timeout(self.stall_timeout, blob.finish()).await;
         let verdict = verdict.unwrap_or(Ok(()));
         self.ended.insert(verdict).clone()
     }
 
     /// The number of bytes that have not been read yet.
-    pub(super) fn left(&self) -> u64 {
+    pub(super) fn unread_bytes(&self) -> u64 {
         self.name.size.saturating_sub(self.read)
     }
 
     /// Returns an error if the fetch has ended.
-    fn not_over(&mut self) -> io::Result<()> {
-        match self.over.reason() {
-            Some(reason) => Err(self.failed(reason.into())),
+    fn check_not_ended(&mut self) -> io::Result<()> {
+        match self.end.reason() {
+            Some(reason) => Err(self.record_error(reason.into())),
             None => Ok(()),
         }
     }
 
     /// Waits until the fetch has ended, and returns the error for a waiting read.
-    fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
-        let over = &self.over;
-        let until_over = self
-            .until_over
-            .get_or_insert_with(|| UntilOver(over.wait()));
-        ready!(until_over.0.as_mut().poll(cx));
-        let reason = self.over.reason().unwrap_or(Error::Cancelled);
-        Poll::Ready(self.failed(reason.into()))
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        let end = &self.end;
+        let until_end = self.until_end.get_or_insert_with(|| UntilEnd(end.wait()));
+        ready!(until_end.0.as_mut().poll(cx));
+        let reason = self.end.reason().unwrap_or(Error::Cancelled);
+        Poll::Ready(self.record_error(reason.into()))
     }
 
     fn blob(&mut self) -> io::Result<Pin<&mut Box<Blob>>> {
@@ -248,7 +246,7 @@ impl Reading {
     }
 
     /// Records an error of a read, because the handler may wrap or lose it. Returns the error unchanged.
-    fn failed(&mut self, error: io::Error) -> io::Error {
+    fn record_error(&mut self, error: io::Error) -> io::Error {
         let ours = error
             .get_ref()
             .and_then(|e| e.downcast_ref::<Error>())
@@ -259,7 +257,7 @@ impl Reading {
         error
     }
 
-    fn took(&mut self, bytes: usize) {
+    fn record_read(&mut self, bytes: usize) {
         self.share.used(bytes);
         if bytes == 0 {
             return;
@@ -275,38 +273,38 @@ impl Reading {
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        self.not_over()?;
+        self.check_not_ended()?;
         // A read that waits for its share of the limit ends with the fetch, too.
         let Poll::Ready(allowed) = self.share.poll(cx) else {
-            return self.poll_over(cx).map(Err);
+            return self.poll_end(cx).map(Err);
         };
         let allowed = allowed.min(out.remaining());
         let room = out.initialize_unfilled_to(allowed);
         let mut room = ReadBuf::new(room);
         let Poll::Ready(read) = self.blob()?.poll_read(cx, &mut room) else {
-            return self.poll_over(cx).map(Err);
+            return self.poll_end(cx).map(Err);
         };
         let bytes = room.filled().len();
         match read {
             Ok(()) => {
                 out.advance(bytes);
-                self.took(bytes);
+                self.record_read(bytes);
                 Poll::Ready(Ok(()))
             }
-            Err(error) => Poll::Ready(Err(self.failed(error))),
+            Err(error) => Poll::Ready(Err(self.record_error(error))),
         }
     }
 
     fn poll_fill_buf(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
-        self.not_over()?;
+        self.check_not_ended()?;
         let Poll::Ready(allowed) = self.share.poll(cx) else {
-            return self.poll_over(cx).map(Err);
+            return self.poll_end(cx).map(Err);
         };
-        // The buffer is polled twice, because the borrow checker does not allow `self.failed` while the buffer is
+        // The buffer is polled twice, because the borrow checker does not allow `self.record_error` while the buffer is
         // borrowed. The second poll returns the same buffer.
         match self.blob()?.poll_fill_buf(cx) {
-            Poll::Pending => return self.poll_over(cx).map(Err),
-            Poll::Ready(Err(error)) => return Poll::Ready(Err(self.failed(error))),
+            Poll::Pending => return self.poll_end(cx).map(Err),
+            Poll::Ready(Err(error)) => return Poll::Ready(Err(self.record_error(error))),
             Poll::Ready(Ok(_)) => {}
         }
         let Some(blob) = &mut self.blob else {
@@ -320,7 +318,7 @@ impl Reading {
         if let Some(blob) = &mut self.blob {
             Pin::new(blob).consume(amount);
         }
-        self.took(amount);
+        self.record_read(amount);
     }
 }
 

@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use tracing::Instrument;
 
 use super::content::{ImageContent, fetch_manifest};
-use super::end::{AtWork, Over};
+use super::end::{AtWork, EndWatch};
 use super::event::{DocumentKind, EventKind, Events};
 use super::handler::{Handler, Job};
 use super::image::SameImage;
@@ -36,7 +36,7 @@ pub(super) struct Purpose {
     pub(super) handler: Box<dyn Handler>,
     pub(super) limit: Option<Limit>,
     pub(super) events: Events,
-    pub(super) over: Over,
+    pub(super) end: EndWatch,
     /// The engine waits until all tasks have dropped this purpose.
     pub(super) _at_work: AtWork,
 }
@@ -638,7 +638,7 @@ impl Workers {
 /// Finds out why a handler failed that has not read all of its blob. The blob may be wrong, and a handler
 /// that parses it may notice this first. So the rest of the blob is read and verified, unless it is too long.
 async fn whose_fault(error: Error, mut rest: Reading) -> Failure {
-    if rest.left() > MOST_TO_BLAME {
+    if rest.unread_bytes() > MOST_TO_BLAME {
         return Failure::Handling(error);
     }
     match timeout(TIME_TO_BLAME, rest.verdict()).await {

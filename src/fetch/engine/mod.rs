@@ -216,7 +216,7 @@ impl Engine {
             handler: Box::new(handler),
             limit: self.options.limit_rate.map(Limit::new),
             events: self.events.clone(),
-            over: self.end.over(),
+            end: self.end.watch(),
             _at_work: at_work,
         }));
     }
@@ -224,7 +224,7 @@ impl Engine {
     /// Ends the fetch because of this error, and waits until no handler is at work. An async handler ends at its next
     /// `await`. One that runs on a thread of its own is not waited for.
     pub(super) async fn stop(&mut self, error: &Error) {
-        self.end.because(error);
+        self.end.end_with(error);
         self.purpose = None;
         self.unit_tasks.shutdown().await;
         // The tasks that wait in the units' queues have the purpose, too.

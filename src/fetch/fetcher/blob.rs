@@ -6,8 +6,8 @@ use std::slice;
 use oci_spec::image::{Descriptor, Digest, MediaType};
 use tokio::io::AsyncReadExt;
 
-use super::super::attempts::retrying;
-use super::super::each::{Failed, on_a_thread};
+use super::super::attempts::with_retries;
+use super::super::each::{HandlerError, on_a_thread};
 use super::super::{BlockingReader, Image, Layer, LayerReader, document, retry};
 use super::Fetcher;
 use crate::error::{BlobError, Error, Result};
@@ -52,7 +52,7 @@ impl Fetcher {
     ) -> Result<T>
     where
         T: Send + 'static,
-        E: Into<Failed>,
+        E: Into<HandlerError>,
         Fut: Future<Output = Result<T, E>> + Send,
     {
         let size = self.size_of(image, digest).await?;
@@ -79,7 +79,7 @@ impl Fetcher {
     ) -> Result<T>
     where
         T: Send + 'static,
-        E: Into<Failed> + 'static,
+        E: Into<HandlerError> + 'static,
     {
         let size = self.size_of(image, digest).await?;
         let handler = on_a_thread(move |_, reader| handler(reader));
@@ -95,10 +95,10 @@ impl Fetcher {
     ) -> Result<T>
     where
         T: Send + 'static,
-        E: Into<Failed>,
+        E: Into<HandlerError>,
         Fut: Future<Output = Result<T, E>> + Send,
     {
-        let _ending = self.events.ending();
+        let _end_guard = self.events.end_guard();
         let kind = MediaType::Other("application/octet-stream".to_owned());
         let blob = Layer::new(0, Descriptor::new(kind, size, digest.clone()));
         let blob = slice::from_ref(&blob);
@@ -150,7 +150,7 @@ impl Fetcher {
 
     async fn size_at_source(&self, image: &Image, digest: &Digest) -> Result<u64> {
         let reference = image.reference();
-        let announced = retrying(&self.options.retry, reference, || async move {
+        let announced = with_retries(&self.options.retry, reference, || async move {
             match announced(image.proxy(), image.opened(), digest).await {
                 Err(error) if retry::is_proxy_failure(&error) => {
                     // The proxy has died or hangs, so another one is started.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures_core::Stream;
 use tokio::sync::mpsc;
 
-use super::super::attempts::{bounded, retrying};
+use super::super::attempts::{with_deadline, with_retries};
 use super::super::documents::Documents;
 use super::super::event::EventKind;
 use super::super::index::{Listed, check_entry};
@@ -39,7 +39,7 @@ impl Fetcher {
     /// If the future is dropped early, the config is not fetched. Another call that waits for the same config then
     /// fetches it.
     pub async fn content(&self, image: &Image) -> Result<Arc<ImageContent>> {
-        let ending = self.events.ending();
+        let end_guard = self.events.end_guard();
         let mut documents = Documents::within(self.options.max_documents_bytes);
         documents.add_manifest(image)?;
         documents.add_config(image)?;
@@ -50,8 +50,8 @@ impl Fetcher {
         };
         // Another call may fetch the config, with a later deadline, so this call has a limit of its own.
         let fetched = image.same.content.get_or_try_init(fetch);
-        let content = bounded(&self.options.retry, fetched).await?;
-        ending.keep();
+        let content = with_deadline(&self.options.retry, fetched).await?;
+        end_guard.keep();
         Ok(Arc::clone(content))
     }
 
@@ -69,7 +69,7 @@ impl Fetcher {
     ) -> Result<ImageContent> {
         let manifest = &image.same.manifest;
         let reference = image.reference();
-        retrying(&self.options.retry, reference, || async move {
+        with_retries(&self.options.retry, reference, || async move {
             // The futures are boxed to keep the future of a pull small.
             let resolving = content::resolve(proxy, opened, reference, manifest, sink);
             match Box::pin(resolving).await {
@@ -103,7 +103,7 @@ impl Fetcher {
     ///
     /// If the future is dropped early, the processes that it started are ended.
     pub async fn open_index(&self, reference: &str) -> Result<Index> {
-        let ending = self.events.ending();
+        let end_guard = self.events.end_guard();
         let listed = Listed::fetch(&self.starter, &self.options.retry, reference).await?;
         let mut documents = Documents::within(self.options.max_documents_bytes);
         let (raw, images) = match listed {
@@ -118,7 +118,7 @@ impl Fetcher {
                 (Some(listed.raw), images)
             }
         };
-        ending.keep();
+        end_guard.keep();
         Ok(Index::new(reference, raw, images))
     }
 
@@ -179,7 +179,7 @@ impl Fetcher {
     /// If the future is dropped early, all workers are stopped, and [`Sink::discard`] is called. An
     /// [`OciLayout`](crate::OciLayout) keeps the blobs that are complete.
     pub async fn pull_all(&self, images: &[Image], sink: impl Sink) -> Result<Pulled> {
-        let _ending = self.events.ending();
+        let _end_guard = self.events.end_guard();
         let sink = Arc::new(sink);
         let unfinished = Unfinished::new(&sink);
         let pulled = self.pull_blobs(images, &sink).await?;
@@ -209,7 +209,7 @@ impl Fetcher {
     /// If the future is dropped early, all workers are stopped, and [`Sink::discard`] is called. An
     /// [`OciLayout`](crate::OciLayout) keeps the blobs that are complete.
     pub async fn pull_index(&self, index: &Index, sink: impl Sink) -> Result<Pulled> {
-        let _ending = self.events.ending();
+        let _end_guard = self.events.end_guard();
         let sink = Arc::new(sink);
         let unfinished = Unfinished::new(&sink);
         let mut pulled = self.pull_blobs(index.images(), &sink).await?;
@@ -347,7 +347,7 @@ impl Fetcher {
                 options,
                 events,
             } = fetcher;
-            let ending = events.ending();
+            let end_guard = events.end_guard();
             let unfinished = Unfinished::new(&sink);
             let driver = Driver::new(starter, options, events, sink);
             let pulled = driver.run(requests, out).await;
@@ -357,7 +357,7 @@ impl Fetcher {
             {
                 unfinished.keep();
             }
-            drop(ending);
+            drop(end_guard);
             pulled
         });
         PullMany::new(done, task)

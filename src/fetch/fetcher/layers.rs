@@ -2,9 +2,9 @@
 
 use tokio::sync::{mpsc, watch};
 
-use super::super::each::{EachLayer, Failed, Results, on_a_thread};
-use super::super::event::Ending;
-use super::super::ordered::{AsStored, HandOut, View};
+use super::super::each::{EachLayer, HandlerError, Results, on_a_thread};
+use super::super::event::EndGuard;
+use super::super::ordered::{AsStored, SendToStream, View};
 use super::super::{BlockingReader, Image, Layer, LayerReader, LayerStream};
 use super::Fetcher;
 use crate::error::{Error, Result};
@@ -38,10 +38,10 @@ impl Fetcher {
     ) -> Result<Vec<T>>
     where
         T: Clone + Send + 'static,
-        E: Into<Failed>,
+        E: Into<HandlerError>,
         Fut: Future<Output = Result<T, E>> + Send,
     {
-        let _ending = self.events.ending();
+        let _end_guard = self.events.end_guard();
         let content = self.content(image).await?;
         let results = self.handle_each(image, content.layers(), handler).await?;
         Ok(results.in_order(content.layers()))
@@ -85,10 +85,10 @@ impl Fetcher {
     ) -> Result<Vec<(Layer, T)>>
     where
         T: Send + 'static,
-        E: Into<Failed>,
+        E: Into<HandlerError>,
         Fut: Future<Output = Result<T, E>> + Send,
     {
-        let _ending = self.events.ending();
+        let _end_guard = self.events.end_guard();
         image.check_layers(layers)?;
         let results = self.handle_each(image, layers, handler).await?;
         Ok(results.with_layers(layers))
@@ -125,7 +125,7 @@ impl Fetcher {
     ) -> Result<Vec<T>>
     where
         T: Clone + Send + 'static,
-        E: Into<Failed> + 'static,
+        E: Into<HandlerError> + 'static,
     {
         self.for_each_layer(image, on_a_thread(handler)).await
     }
@@ -149,7 +149,7 @@ impl Fetcher {
     ) -> Result<Vec<(Layer, T)>>
     where
         T: Send + 'static,
-        E: Into<Failed> + 'static,
+        E: Into<HandlerError> + 'static,
     {
         let handler = on_a_thread(handler);
         self.for_each_of(image, layers, handler).await
@@ -164,7 +164,7 @@ impl Fetcher {
     ) -> Result<Results<T>>
     where
         T: Send + 'static,
-        E: Into<Failed>,
+        E: Into<HandlerError>,
         Fut: Future<Output = Result<T, E>> + Send,
     {
         let (done, outputs) = mpsc::unbounded_channel();
@@ -201,9 +201,9 @@ impl Fetcher {
     ///
     /// Dropping the stream ends the fetch.
     pub async fn layers(&self, image: &Image, ahead: usize) -> Result<LayerStream> {
-        let ending = self.events.ending();
+        let end_guard = self.events.end_guard();
         let content = self.content(image).await?;
-        self.in_order(image, content.layers(), ahead, AsStored, ending)
+        self.in_order(image, content.layers(), ahead, AsStored, end_guard)
     }
 
     /// Returns some layers of an image as a stream, in the order of `layers`, like [`layers`](Self::layers).
@@ -223,7 +223,7 @@ impl Fetcher {
     /// Dropping the stream ends the fetch.
     pub fn layers_of(&self, image: &Image, layers: &[Layer], ahead: usize) -> Result<LayerStream> {
         image.check_layers(layers)?;
-        self.in_order(image, layers, ahead, AsStored, self.events.ending())
+        self.in_order(image, layers, ahead, AsStored, self.events.end_guard())
     }
 
     pub(super) fn in_order<V: View>(
@@ -232,9 +232,9 @@ impl Fetcher {
         layers: &[Layer],
         ahead: usize,
         view: V,
-        ending: Ending,
+        end_guard: EndGuard,
     ) -> Result<LayerStream<V::Reader>> {
-        let (handler, handed_out) = HandOut::new(view, layers.len());
+        let (handler, ready_layers) = SendToStream::new(view, layers.len());
         let (window, end) = watch::channel(0);
         let mut engine = self.engine_for(&[image]);
         let ids = engine.begin(&[image], self.events.clone(), handler);
@@ -243,10 +243,10 @@ impl Fetcher {
         }
         let fetcher = self.clone();
         let run = tokio::spawn(async move {
-            let _ending = ending;
+            let _end_guard = end_guard;
             fetcher.fetch_all(&mut engine, ids.len()).await
         });
         let count = layers.len();
-        Ok(LayerStream::new(count, ahead, window, handed_out, run))
+        Ok(LayerStream::new(count, ahead, window, ready_layers, run))
     }
 }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use tracing::instrument;
 
-use super::attempts::bounded;
+use super::attempts::with_deadline;
 use super::documents::Documents;
 use super::engine::{Engine, Outcome, Parked};
 use super::starter::Starter;
@@ -151,9 +151,9 @@ impl Fetcher {
     /// If the future is dropped early, the proxies that it started are ended.
     #[instrument(level = "debug", skip(self))]
     pub async fn open(&self, reference: &str) -> Result<Image> {
-        let ending = self.events.ending();
+        let end_guard = self.events.end_guard();
         let image = self.open_one(reference).await?;
-        ending.keep();
+        end_guard.keep();
         Ok(image)
     }
 
@@ -187,13 +187,13 @@ impl Fetcher {
     /// If the future is dropped early, the proxies that it started are ended.
     #[instrument(level = "debug", skip(self))]
     pub async fn open_optional(&self, reference: &str) -> Result<Option<Image>> {
-        let ending = self.events.ending();
+        let end_guard = self.events.end_guard();
         let image = match self.open_one(reference).await {
             Ok(image) => Some(image),
             Err(error) if self.means_missing(&error, reference).await => None,
             Err(error) => return Err(error),
         };
-        ending.keep();
+        end_guard.keep();
         Ok(image)
     }
 
@@ -233,10 +233,10 @@ impl Fetcher {
     ///
     /// If the future is dropped early, the proxies that it started are ended.
     pub async fn open_all(&self, references: &[impl AsRef<str>]) -> Result<Vec<Image>> {
-        let ending = self.events.ending();
+        let end_guard = self.events.end_guard();
         let mut documents = Documents::within(self.options.max_documents_bytes);
         let images = self.open_each(references, &mut documents).await?;
-        ending.keep();
+        end_guard.keep();
         Ok(images)
     }
 
@@ -268,7 +268,7 @@ impl Fetcher {
             }
             Ok(())
         };
-        bounded(&self.options.retry, opening).await?;
+        with_deadline(&self.options.retry, opening).await?;
         let images: Option<Vec<_>> = ids.iter().map(|id| engine.image(*id)).collect();
         // Every image was opened.
         let images = images.ok_or(Error::Closed)?;
@@ -310,7 +310,7 @@ impl Fetcher {
             }
             Ok(())
         };
-        let fetched = bounded(&self.options.retry, fetching).await;
+        let fetched = with_deadline(&self.options.retry, fetching).await;
         if let Err(error) = &fetched {
             engine.stop(error).await;
         }

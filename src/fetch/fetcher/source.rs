@@ -3,7 +3,7 @@
 use serde::Deserialize;
 
 use super::super::SourceDocument;
-use super::super::attempts::retrying;
+use super::super::attempts::with_retries;
 use super::super::index::inspect;
 use super::Fetcher;
 use crate::error::{ConfigError, Error, Result};
@@ -41,7 +41,7 @@ impl Fetcher {
     /// If the future is dropped early, the skopeo process that it started is ended.
     pub async fn fetch_source(&self, reference: &str) -> Result<SourceDocument> {
         let fetch = || inspect(&self.starter, reference);
-        let raw = retrying(&self.options.retry, reference, fetch).await?;
+        let raw = with_retries(&self.options.retry, reference, fetch).await?;
         Ok(SourceDocument::new(reference, raw))
     }
 
@@ -84,7 +84,7 @@ impl Fetcher {
         }
         let limit = self.options.max_documents_bytes;
         let fetch = || self.starter.list_tags(repository, limit);
-        let printed = retrying(&self.options.retry, repository, fetch).await?;
+        let printed = with_retries(&self.options.retry, repository, fetch).await?;
         let listed: Listed =
             serde_json::from_slice(&printed).map_err(Error::decode("list of tags"))?;
         let tags = listed.tags.into_iter().flatten();

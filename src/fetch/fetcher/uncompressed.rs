@@ -55,7 +55,7 @@ impl Fetcher {
         E: Into<Box<dyn std::error::Error + Send + Sync>>,
         Fut: Future<Output = Result<T, E>> + Send,
     {
-        let _ending = self.events.ending();
+        let _end_guard = self.events.end_guard();
         let content = self.content(image).await?;
         content.check_diff_ids()?;
         let results = self
@@ -90,7 +90,7 @@ impl Fetcher {
         E: Into<Box<dyn std::error::Error + Send + Sync>>,
         Fut: Future<Output = Result<T, E>> + Send,
     {
-        let _ending = self.events.ending();
+        let _end_guard = self.events.end_guard();
         image.check_layers(layers)?;
         check_diff_ids(layers)?;
         let results = self.uncompress_each(image, layers, handler).await?;
@@ -192,11 +192,11 @@ impl Fetcher {
         image: &Image,
         ahead: usize,
     ) -> Result<LayerStream<UncompressedReader>> {
-        let ending = self.events.ending();
+        let end_guard = self.events.end_guard();
         let content = self.content(image).await?;
         content.check_diff_ids()?;
         let view = Decompressed(Bounds::of(&self.options));
-        self.in_order(image, content.layers(), ahead, view, ending)
+        self.in_order(image, content.layers(), ahead, view, end_guard)
     }
 
     /// Returns some layers of an image as a stream, in the order of `layers`, with readers that decompress.
@@ -224,7 +224,7 @@ impl Fetcher {
         image.check_layers(layers)?;
         check_diff_ids(layers)?;
         let view = Decompressed(Bounds::of(&self.options));
-        self.in_order(image, layers, ahead, view, self.events.ending())
+        self.in_order(image, layers, ahead, view, self.events.end_guard())
     }
 
     async fn uncompress_each<T, E, Fut>(
@@ -243,15 +243,19 @@ impl Fetcher {
         self.handle_each(image, layers, move |layer, reader| {
             let handler = Arc::clone(&handler);
             async move {
-                let (reader, mut left) = UncompressedReader::new(reader, &layer, bounds).await?;
+                let (reader, mut returned) =
+                    UncompressedReader::new(reader, &layer, bounds).await?;
                 let output = handler(layer, reader).await.map_err(Error::handler);
-                let left = left.try_recv().ok();
+                let returned = returned.try_recv().ok();
                 // If the layer failed, that is the error, whatever the handler returned.
-                if let Some(Err(error)) = left.as_ref().and_then(|left| left.ended.clone()) {
+                if let Some(Err(error)) = returned
+                    .as_ref()
+                    .and_then(|returned| returned.ended.clone())
+                {
                     return Err(error);
                 }
                 let output = output?;
-                left.ok_or(Error::ReaderKept)?.read_to_end().await?;
+                returned.ok_or(Error::ReaderKept)?.read_to_end().await?;
                 Ok(output)
             }
         })

@@ -244,7 +244,7 @@ mod stored {
     use tokio_util::sync::CancellationToken;
 
     use crate::error::Error;
-    use crate::fetch::Counted;
+    use crate::fetch::CountingReader;
 
     /// A stored blob, for a decoder on a thread that may block.
     pub(super) struct Blob<'a> {
@@ -275,7 +275,7 @@ mod stored {
         Error::io("can't read a blob")(error).into()
     }
 
-    impl Counted for Blob<'_> {
+    impl CountingReader for Blob<'_> {
         fn bytes_read(&self) -> u64 {
             self.read
         }

@@ -8,12 +8,12 @@ use crate::error::Error;
 
 /// A lent value. Dropping this sends the value back to its owner.
 #[derive(Debug)]
-pub(super) struct Returning<T> {
+pub(super) struct ReturnOnDrop<T> {
     value: Option<T>,
     owner: Option<oneshot::Sender<T>>,
 }
 
-impl<T> Returning<T> {
+impl<T> ReturnOnDrop<T> {
     /// Makes a value to lend, and the channel through which it comes back.
     pub(super) fn new(value: T) -> (Self, oneshot::Receiver<T>) {
         let (owner, returned) = oneshot::channel();
@@ -42,7 +42,7 @@ impl<T> Returning<T> {
     }
 }
 
-impl<T> Drop for Returning<T> {
+impl<T> Drop for ReturnOnDrop<T> {
     fn drop(&mut self) {
         if let Some((value, owner)) = self.value.take().zip(self.owner.take()) {
             // The owner is gone if the fetch was dropped.
