@@ -16,7 +16,7 @@ pub(super) async fn with_deadline<T>(
 ) -> Result<T> {
     tokio::select! {
         done = work => done,
-        () = sleep_until_opt(policy.ends()) => Err(Error::DeadlineExceeded),
+        () = sleep_until_opt(policy.deadline_from_now()) => Err(Error::DeadlineExceeded),
     }
 }
 

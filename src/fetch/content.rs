@@ -59,14 +59,14 @@ pub struct ImageContent {
     config: Vec<u8>,
     config_descriptor: Descriptor,
     /// The parsed part of the config. It is empty if the config is not that of an image.
-    understood: document::Config,
+    parsed_config: document::Config,
     layers: Vec<Layer>,
-    config_from: ConfigFrom,
+    config_origin: ConfigOrigin,
 }
 
 /// The origin of the bytes of a config.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum ConfigFrom {
+enum ConfigOrigin {
     /// The config was fetched as a blob.
     Blob,
     /// The proxy made the config when it converted the image.
@@ -95,13 +95,13 @@ impl ImageContent {
             let computed = sha256(&config);
             return Err(Error::blob(wanted)(BlobError::Corrupt { computed }));
         }
-        Self::of(reference, &fetched, (config, ConfigFrom::Blob))
+        Self::of(reference, &fetched, (config, ConfigOrigin::Blob))
     }
 
     fn of(
         reference: &str,
         fetched: &FetchedManifest,
-        (config, config_from): (Vec<u8>, ConfigFrom),
+        (config, config_origin): (Vec<u8>, ConfigOrigin),
     ) -> Result<Self> {
         let FetchedManifest {
             source_digest,
@@ -111,20 +111,20 @@ impl ImageContent {
             ..
         } = fetched;
         let config_descriptor = manifest.config().clone();
-        let understood = match config_descriptor.media_type() {
+        let parsed_config = match config_descriptor.media_type() {
             MediaType::ImageConfig => document::config(&config),
             _ => document::Config::default(),
         };
         let relabelled = match converted {
-            true => relabelled(stored, &understood.diff_ids)?,
+            true => relabelled(stored, &parsed_config.diff_ids)?,
             false => None,
         };
         let (stored, manifest) = match &relabelled {
             Some((stored, manifest)) => (stored, manifest),
             None => (stored, manifest),
         };
-        let layers = layers(manifest, &understood.diff_ids);
-        let manifest_descriptor = describe(stored, &understood)?;
+        let layers = layers(manifest, &parsed_config.diff_ids);
+        let manifest_descriptor = describe_manifest(stored, &parsed_config)?;
         Ok(Self {
             reference: reference.to_owned(),
             name: None,
@@ -133,9 +133,9 @@ impl ImageContent {
             manifest_descriptor,
             config,
             config_descriptor,
-            understood,
+            parsed_config,
             layers,
-            config_from,
+            config_origin,
         })
     }
 
@@ -201,7 +201,7 @@ impl ImageContent {
             architecture,
             variant,
             ..
-        } = &self.understood;
+        } = &self.parsed_config;
         let platform = format!("{}/{}", os.as_ref()?, architecture.as_ref()?);
         Some(match variant {
             Some(variant) => format!("{platform}/{variant}"),
@@ -217,7 +217,7 @@ impl ImageContent {
     }
 
     /// A copy of this content with another name.
-    pub(super) fn named(&self, name: Option<&str>) -> Self {
+    pub(super) fn with_name(&self, name: Option<&str>) -> Self {
         Self {
             name: name.map(Into::into),
             ..self.clone()
@@ -225,9 +225,9 @@ impl ImageContent {
     }
 
     /// A copy of this content for another pull of the image. That pull does not fetch the config.
-    pub(super) fn known(&self) -> Self {
+    pub(super) fn with_known_config(&self) -> Self {
         Self {
-            config_from: ConfigFrom::Known,
+            config_origin: ConfigOrigin::Known,
             ..self.clone()
         }
     }
@@ -240,7 +240,7 @@ impl ImageContent {
             return Ok(());
         }
         let wrong = |problem: String| Err(Error::image(format!("its config {problem}")));
-        let ids = &self.understood.diff_ids;
+        let ids = &self.parsed_config.diff_ids;
         if ids.len() != self.layers.len() {
             let (ids, layers) = (ids.len(), self.layers.len());
             return wrong(format!("has {ids} diff_ids for {layers} layers"));
@@ -265,7 +265,7 @@ impl ImageContent {
 
     /// Whether the config was fetched as a blob.
     pub(crate) fn config_was_fetched(&self) -> bool {
-        self.config_from == ConfigFrom::Blob
+        self.config_origin == ConfigOrigin::Blob
     }
 }
 
@@ -359,7 +359,7 @@ pub(super) fn layers(manifest: &ImageManifest, diff_ids: &[String]) -> Vec<Layer
     manifest.layers().iter().enumerate().map(describe).collect()
 }
 
-fn describe(manifest: &[u8], config: &document::Config) -> Result<Descriptor> {
+fn describe_manifest(manifest: &[u8], config: &document::Config) -> Result<Descriptor> {
     let (size, digest) = (manifest.len() as u64, sha256(manifest));
     let mut descriptor = Descriptor::new(MediaType::ImageManifest, size, digest);
     if let (Some(os), Some(architecture)) = (&config.os, &config.architecture) {
@@ -379,7 +379,7 @@ async fn config(
     image: &OpenedImage,
     fetched: &FetchedManifest,
     sink: &impl Sink,
-) -> Result<(Vec<u8>, ConfigFrom)> {
+) -> Result<(Vec<u8>, ConfigOrigin)> {
     let descriptor = fetched.manifest.config();
     let limit = proxy.options().max_document_bytes;
     if descriptor.size() > limit {
@@ -389,20 +389,20 @@ async fn config(
     if let Some(config) = sink.read(descriptor).await?
         && has_digest(&config, descriptor.digest())
     {
-        return Ok((config, ConfigFrom::Known));
+        return Ok((config, ConfigOrigin::Known));
     }
     if fetched.converted {
         let asking = proxy.fetch_config_raw(image);
-        let config = answered(proxy, descriptor, asking).await?;
+        let config = within_stall_timeout(proxy, descriptor, asking).await?;
         // With another digest, the config was not converted, and is a blob. `converted` is then true for another reason,
         // such as a manifest digest that is not a sha256.
         if has_digest(&config, descriptor.digest()) {
-            return Ok((config, ConfigFrom::Conversion));
+            return Ok((config, ConfigOrigin::Conversion));
         }
     }
     Ok((
         config_blob(proxy, image, descriptor).await?,
-        ConfigFrom::Blob,
+        ConfigOrigin::Blob,
     ))
 }
 
@@ -412,14 +412,14 @@ async fn config_blob(
     descriptor: &Descriptor,
 ) -> Result<Vec<u8>> {
     let asking = proxy.get_descriptor(image, descriptor);
-    let mut blob = answered(proxy, descriptor, asking).await?;
+    let mut blob = within_stall_timeout(proxy, descriptor, asking).await?;
     let mut config = Vec::new();
     if let Err(error) = blob.read_to_end(&mut config).await {
         return Err(error
             .downcast()
             .unwrap_or_else(Error::io("can't read the image config")));
     }
-    match answered(proxy, descriptor, blob.finish()).await {
+    match within_stall_timeout(proxy, descriptor, blob.finish()).await {
         Err(Error::Blob {
             source: BlobError::Stalled { .. },
             ..
@@ -433,7 +433,7 @@ async fn config_blob(
 /// # Errors
 ///
 /// [`BlobError::Stalled`] if the proxy does not answer within the stall timeout. Another proxy may answer.
-async fn answered<T>(
+async fn within_stall_timeout<T>(
     proxy: &ImageProxy,
     config: &Descriptor,
     asking: impl Future<Output = Result<T>>,
@@ -527,7 +527,7 @@ mod tests {
     }
 
     #[test]
-    fn a_storages_layers_replace_the_manifests_and_nothing_else_changes() {
+    fn layers_of_a_storage_replace_those_of_the_manifest() {
         let info = LayerInfo {
             digest: digest('b').parse().expect("a digest"),
             size: Some(99),
@@ -543,7 +543,7 @@ mod tests {
     }
 
     #[test]
-    fn a_layer_that_is_its_own_diff_id_is_not_called_compressed() {
+    fn a_layer_whose_digest_is_its_diff_id_is_uncompressed() {
         let raw = manifest(&['a', 'b']).to_string().into_bytes();
         let (changed, understood) = relabelled(&raw, &[digest('a'), digest('c')])
             .expect("fine")
@@ -571,7 +571,7 @@ mod tests {
     }
 
     #[test]
-    fn diff_ids_are_given_only_if_there_is_one_for_each_layer() {
+    fn diff_ids_are_set_only_if_there_is_one_for_each_layer() {
         let manifest: ImageManifest =
             serde_json::from_value(manifest(&['a', 'b'])).expect("a manifest");
         let ids = |ids: &[char]| -> Vec<_> {
@@ -596,12 +596,12 @@ mod tests {
             manifest_descriptor: manifest.config().clone(),
             config: Vec::new(),
             config_descriptor: manifest.config().clone(),
-            understood: document::Config {
+            parsed_config: document::Config {
                 diff_ids: ids.to_vec(),
                 ..document::Config::default()
             },
             layers: super::layers(&manifest, ids),
-            config_from: ConfigFrom::Blob,
+            config_origin: ConfigOrigin::Blob,
         }
     }
 

@@ -191,11 +191,11 @@ pub(crate) fn config(raw: &[u8]) -> Config {
 }
 
 fn parse(raw: &[u8], what: &'static str) -> Result<Node> {
-    serde_json::from_str(&as_go_reads(raw)).map_err(Error::decode(what))
+    serde_json::from_str(&decode_like_go(raw)).map_err(Error::decode(what))
 }
 
 /// Returns the text of a document. Like Go, replaces invalid UTF-8, and each unpaired surrogate, with U+FFFD.
-fn as_go_reads(raw: &[u8]) -> String {
+fn decode_like_go(raw: &[u8]) -> String {
     const ESCAPE: usize = "\\u0000".len();
     let mut text = String::from_utf8_lossy(raw).into_owned();
     let unit = |text: &str, at: usize| {
@@ -227,7 +227,7 @@ fn as_go_reads(raw: &[u8]) -> String {
 ///
 /// [`Error::Decode`] if the document is no JSON object.
 pub(crate) fn members(raw: &[u8], what: &'static str) -> Result<Map<String, Value>> {
-    serde_json::from_str(&as_go_reads(raw)).map_err(Error::decode(what))
+    serde_json::from_str(&decode_like_go(raw)).map_err(Error::decode(what))
 }
 
 /// Removes the member that Go finds by this name, and returns its value.
@@ -382,9 +382,9 @@ mod tests {
         }
 
         #[test]
-        fn text_that_is_unicode_is_read_as_it_is(text: String) {
+        fn valid_unicode_is_unchanged(text: String) {
             let document = json!({ "a": text }).to_string();
-            prop_assert_eq!(as_go_reads(document.as_bytes()), document);
+            prop_assert_eq!(decode_like_go(document.as_bytes()), document);
         }
     }
 
@@ -404,7 +404,7 @@ mod tests {
     }
 
     #[test]
-    fn odd_manifests_that_name_their_blobs_are_understood() {
+    fn odd_manifests_that_name_their_blobs_are_parsed() {
         let table = [
             (r#"{"config":$C,"layers":[$L]}"#, 1),
             (r#"{"config":$C,"layers":null}"#, 0),
@@ -480,7 +480,7 @@ mod tests {
     }
 
     #[test]
-    fn an_index_is_told_from_an_image_and_from_nonsense() {
+    fn an_index_is_distinguished_from_other_documents() {
         let raw = json!({ "manifests": [descriptor('a', 7)] }).to_string();
         let entry = Entry {
             media_type: "x".into(),
@@ -578,7 +578,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_unicode_is_replaced_as_go_does() {
+    fn invalid_unicode_is_replaced_as_in_go() {
         let table: [(&[u8], &str); 8] = [
             (b"\xff", "\u{fffd}"),
             (br"\ud800", "\u{fffd}"),
@@ -602,7 +602,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_config_what_is_there_is_taken_and_the_rest_does_not_matter() {
+    fn fields_of_a_config_that_can_not_be_parsed_are_empty() {
         let table: [(&[u8], Config); 6] = [
             (b"{}", Config::default()),
             (b"no JSON", Config::default()),

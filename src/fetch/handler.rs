@@ -4,7 +4,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use super::event::BlobRef;
-use super::image::SameImage;
+use super::image::ImageData;
 use super::{ImageContent, Layer, LayerReader};
 use crate::error::{Error, Result};
 use crate::proxy::{ImageProxy, OpenedImage};
@@ -44,7 +44,7 @@ pub(super) trait Handler: Send + Sync {
         &'a self,
         proxy: &'a ImageProxy,
         opened: &'a OpenedImage,
-        image: &'a SameImage,
+        image: &'a ImageData,
     ) -> HandlerFuture<'a, ImageContent> {
         let _ = (proxy, opened, image);
         Box::pin(async { Err(Error::Closed) })

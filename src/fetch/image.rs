@@ -9,7 +9,7 @@ use semver::Version;
 use tokio::sync::OnceCell;
 
 use super::content::{FetchedManifest, ImageContent, Layer, layers};
-use super::engine::{Home, Parked};
+use super::engine::{FirstOpened, Parked};
 use crate::error::{Error, Result};
 use crate::proxy::{ImageProxy, OpenedImage};
 use crate::reference::Place;
@@ -20,8 +20,8 @@ use crate::reference::Place;
 /// [`Error::ImageChanged`] if the image has changed.
 #[derive(Debug, Clone)]
 pub struct Image {
-    pub(super) same: Arc<SameImage>,
-    pub(super) home: Home,
+    pub(super) data: Arc<ImageData>,
+    pub(super) first_opened: FirstOpened,
     /// The engine that opened the image, with its warm proxies.
     pub(super) engine: Parked,
 }
@@ -30,13 +30,13 @@ impl Image {
     /// The reference by which the image was asked for.
     #[must_use]
     pub fn reference(&self) -> &str {
-        &self.same.reference
+        &self.data.reference
     }
 
     /// The digest of the image's manifest at its source, before any conversion.
     #[must_use]
     pub fn digest(&self) -> &Digest {
-        &self.same.manifest.source_digest
+        &self.data.manifest.source_digest
     }
 
     /// The image's manifest, parsed: its media type, config, layers and annotations. Other fields, such as `subject` and
@@ -44,21 +44,21 @@ impl Image {
     /// layers are the uncompressed ones that can be fetched.
     #[must_use]
     pub fn manifest(&self) -> &ImageManifest {
-        &self.same.manifest.manifest
+        &self.data.manifest.manifest
     }
 
     /// The bytes of the image's manifest, as the proxy returned them. They are the bytes at the source, unless the
     /// proxy [converted](Self::is_converted) the manifest.
     #[must_use]
     pub fn manifest_raw(&self) -> &[u8] {
-        &self.same.manifest.raw
+        &self.data.manifest.raw
     }
 
     /// Whether the proxy converted the manifest to OCI, because it has another format at its source, such as Docker
     /// schema 2. [`Fetcher::source_manifest`](crate::Fetcher::source_manifest) fetches the original.
     #[must_use]
     pub fn is_converted(&self) -> bool {
-        self.same.manifest.source_size().is_none()
+        self.data.manifest.source_size().is_none()
     }
 
     /// The layers that the image's manifest names, from the base layer up. They have `diff_id`s once
@@ -66,7 +66,7 @@ impl Image {
     /// decompressed: without a `diff_id`, only the compressed bytes of a layer are checked.
     #[must_use]
     pub fn layers(&self) -> Vec<Layer> {
-        match self.same.content.get() {
+        match self.data.content.get() {
             Some(content) => content.layers().to_vec(),
             None => layers(self.manifest(), &[]),
         }
@@ -108,25 +108,25 @@ impl Image {
     /// The proxy that opened the image. It is not public, because a caller that finalized it would end a proxy of
     /// the engine.
     pub(super) fn proxy(&self) -> &ImageProxy {
-        &self.home.proxy
+        &self.first_opened.proxy
     }
 
     /// The open image in [`proxy`](Self::proxy).
     pub(super) fn opened(&self) -> &OpenedImage {
-        &self.home.opened
+        &self.first_opened.opened
     }
 }
 
 /// The data of an image that are the same in all proxies.
 #[derive(Debug)]
-pub(super) struct SameImage {
+pub(super) struct ImageData {
     pub(super) reference: String,
     pub(super) manifest: FetchedManifest,
     /// The content, once [`Fetcher::content`](super::Fetcher::content) has fetched it.
     pub(super) content: OnceCell<Arc<ImageContent>>,
 }
 
-impl SameImage {
+impl ImageData {
     pub(super) fn place(&self) -> Place<'_> {
         Place::of(&self.reference)
     }

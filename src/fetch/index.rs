@@ -100,7 +100,7 @@ impl IndexContent {
     }
 
     /// This index with another name.
-    pub(super) fn named(self, name: Option<&str>) -> Self {
+    pub(super) fn with_name(self, name: Option<&str>) -> Self {
         Self {
             name: name.map(Into::into),
             ..self
@@ -135,13 +135,13 @@ impl IndexContent {
 
 /// A fetched index, with the images that it lists.
 #[derive(Debug)]
-pub(super) struct Listed {
+pub(super) struct FetchedIndex {
     pub(super) raw: Vec<u8>,
     /// The entries of the index, each image once.
     pub(super) entries: Vec<Entry>,
 }
 
-impl Listed {
+impl FetchedIndex {
     /// Fetches the index that this reference names. `None` if the reference names a single image.
     pub(super) async fn fetch(
         starter: &Starter,
@@ -276,7 +276,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_index_is_written_anew_also_where_its_keys_are_in_another_case() {
+    fn an_index_is_rewritten_also_if_its_keys_are_in_another_case() {
         let digest = |digit: &str| format!("sha256:{}", digit.repeat(64));
         let raw = json!({
             "MediaType": "docker's",

@@ -16,11 +16,11 @@ use tokio::task::{JoinHandle, JoinSet};
 use super::content::layers;
 use super::engine::{Engine, Outcome, chain};
 use super::event::{EventKind, Events};
-use super::index::{Listed, check_entry};
-use super::indexes::{Asked, Indexes};
+use super::index::{FetchedIndex, check_entry};
 use super::options::FetchOptions;
 use super::pull::{ForeignLayers, IntoSink};
 use super::request::{ImageRequest, Platforms};
+use super::request_indexes::{FetchedForRequest, RequestIndexes};
 use super::scheduler::ImageId;
 use super::starter::Starter;
 use super::{ImageContent, IndexContent, Pulled, Sink};
@@ -29,7 +29,7 @@ use crate::time::sleep_until_opt;
 
 /// The maximum number of images that are held at once, from their request until their result is taken. There
 /// are more images than proxies for one host, so that each proxy always has one to open.
-const WINDOW: usize = 64;
+const MAX_HELD_IMAGES: usize = 64;
 
 /// The result of a request.
 #[derive(Debug)]
@@ -50,12 +50,12 @@ pub struct PulledImages {
 }
 
 /// A stream of the items of an iterator.
-pub(super) struct Iterated<I>(pub(super) I);
+pub(super) struct IterStream<I>(pub(super) I);
 
 // There are no pointers into the iterator.
-impl<I> Unpin for Iterated<I> {}
+impl<I> Unpin for IterStream<I> {}
 
-impl<I: Iterator> Stream for Iterated<I> {
+impl<I: Iterator> Stream for IterStream<I> {
     type Item = I::Item;
 
     fn poll_next(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<I::Item>> {
@@ -136,11 +136,11 @@ impl Drop for PullMany {
 }
 
 /// A request that is being worked on.
-struct Order {
+struct HeldRequest {
     number: usize,
     request: ImageRequest,
     /// The index, if all of its images are wanted and the reference names an index.
-    listed: Option<Listed>,
+    listed: Option<FetchedIndex>,
     /// The images of the request. Each is `None` until it has been fetched.
     contents: Vec<Option<Arc<ImageContent>>>,
     foreign_layers: ForeignLayers,
@@ -153,9 +153,9 @@ type Finished = (PulledImages, u64);
 
 /// The place of an image in its request.
 #[derive(Debug, Clone, Copy)]
-struct Part {
-    order: usize,
-    place: usize,
+struct ImagePlace {
+    request: usize,
+    index: usize,
 }
 
 /// Pulls many images into a sink.
@@ -166,11 +166,11 @@ pub(super) struct Driver<S> {
     sink: Arc<S>,
     engine: Option<Engine>,
     /// The requests that are being worked on, by their numbers.
-    orders: HashMap<usize, Order>,
-    parts: HashMap<ImageId, Part>,
-    indexes: Indexes,
+    held_requests: HashMap<usize, HeldRequest>,
+    places: HashMap<ImageId, ImagePlace>,
+    indexes: RequestIndexes,
     /// Requests whose images have been fetched, and are to be committed.
-    ready: Vec<Order>,
+    ready: Vec<HeldRequest>,
     committing: JoinSet<Vec<Finished>>,
     /// The number of requests in the commit that is under way.
     in_commit: usize,
@@ -192,14 +192,14 @@ impl<S: Sink> Driver<S> {
         sink: Arc<S>,
     ) -> Self {
         Self {
-            indexes: Indexes::new(Arc::clone(&starter), options.retry.clone()),
+            indexes: RequestIndexes::new(Arc::clone(&starter), options.retry.clone()),
             starter,
             options,
             events,
             sink,
             engine: None,
-            orders: HashMap::new(),
-            parts: HashMap::new(),
+            held_requests: HashMap::new(),
+            places: HashMap::new(),
             ready: Vec::new(),
             committing: JoinSet::new(),
             in_commit: 0,
@@ -235,23 +235,23 @@ impl<S: Sink> Driver<S> {
         R: Stream<Item: Into<ImageRequest>>,
     {
         let mut requests = std::pin::pin!(requests);
-        let ends = self.options.retry.ends();
+        let ends = self.options.retry.deadline_from_now();
         self.sink.prepare().await?;
-        let mut all_came = false;
+        let mut has_all_requests = false;
         loop {
             self.ask_for_indexes();
             self.commit();
-            if all_came && self.held() == 0 {
+            if has_all_requests && self.held_count() == 0 {
                 break;
             }
             let may_take_more = self.may_take_more();
             tokio::select! {
-                request = next_of(requests.as_mut()), if !all_came && may_take_more => match request {
-                    Some(request) => self.take(request.into()),
-                    None => all_came = true,
+                request = next_of(requests.as_mut()), if !has_all_requests && may_take_more => match request {
+                    Some(request) => self.accept(request.into()),
+                    None => has_all_requests = true,
                 },
-                outcome = next_outcome(&mut self.engine), if !self.parts.is_empty() => self.became(outcome),
-                Some(asked) = self.indexes.next() => self.has_index(asked?),
+                outcome = next_outcome(&mut self.engine), if !self.places.is_empty() => self.handle_outcome(outcome),
+                Some(asked) = self.indexes.next() => self.index_fetched(asked?),
                 Some(done) = self.committing.join_next() => {
                     self.in_commit = 0;
                     done.map_err(join_error)?.into_iter().for_each(|done| self.report(done));
@@ -283,23 +283,23 @@ impl<S: Sink> Driver<S> {
     }
 
     /// The number of requests that are held.
-    fn held(&self) -> usize {
-        let orders = self.orders.len() + self.ready.len() + self.indexes.len();
-        orders + self.in_commit + self.finished.len()
+    fn held_count(&self) -> usize {
+        let held_requests = self.held_requests.len() + self.ready.len() + self.indexes.len();
+        held_requests + self.in_commit + self.finished.len()
     }
 
     fn may_take_more(&self) -> bool {
-        let images = self.parts.len().max(self.held());
+        let images = self.places.len().max(self.held_count());
         let below_limit = self.held_bytes < self.options.max_documents_bytes;
-        images < WINDOW && below_limit || self.held() == 0
+        images < MAX_HELD_IMAGES && below_limit || self.held_count() == 0
     }
 
-    fn take(&mut self, request: ImageRequest) {
+    fn accept(&mut self, request: ImageRequest) {
         let number = self.next;
         self.next += 1;
         match &request.platforms {
             Platforms::All => self.indexes.add(number, request),
-            Platforms::Configured | Platforms::One(_) => self.order(number, request, None),
+            Platforms::Configured | Platforms::One(_) => self.open_images(number, request, None),
         }
     }
 
@@ -307,19 +307,19 @@ impl<S: Sink> Driver<S> {
         let engine = &mut self.engine;
         let refusal = |reference: &str| engine.as_mut()?.refusal(reference);
         for (number, request, listed) in self.indexes.ask(refusal) {
-            self.has_index((number, request, listed));
+            self.index_fetched((number, request, listed));
         }
     }
 
-    fn has_index(&mut self, (number, request, listed): Asked) {
+    fn index_fetched(&mut self, (number, request, listed): FetchedForRequest) {
         match listed {
-            Ok(listed) => self.order(number, request, listed),
-            Err(error) => self.refuse(number, request, error),
+            Ok(listed) => self.open_images(number, request, listed),
+            Err(error) => self.fail_request(number, request, error),
         }
     }
 
     /// Opens the image of a request, or all images of its index.
-    fn order(&mut self, number: usize, request: ImageRequest, listed: Option<Listed>) {
+    fn open_images(&mut self, number: usize, request: ImageRequest, listed: Option<FetchedIndex>) {
         let engine = self.engine.get_or_insert_with(|| {
             let (starter, options) = (Arc::clone(&self.starter), self.options.clone());
             let events = self.events.clone();
@@ -333,7 +333,7 @@ impl<S: Sink> Driver<S> {
         };
         let references = match references {
             Ok(references) => references,
-            Err(error) => return self.refuse(number, request, error),
+            Err(error) => return self.fail_request(number, request, error),
         };
         let platform = match &request.platforms {
             Platforms::One(platform) => Some(platform),
@@ -341,15 +341,15 @@ impl<S: Sink> Driver<S> {
         };
         let bytes = listed.as_ref().map_or(0, |listed| listed.raw.len() as u64);
         self.held_bytes = self.held_bytes.saturating_add(bytes);
-        for (place, reference) in references.iter().enumerate() {
+        for (index, reference) in references.iter().enumerate() {
             let id = engine.open(number, reference, platform);
-            let part = Part {
-                order: number,
-                place,
+            let place = ImagePlace {
+                request: number,
+                index,
             };
-            self.parts.insert(id, part);
+            self.places.insert(id, place);
         }
-        let order = Order {
+        let held_request = HeldRequest {
             number,
             request,
             listed,
@@ -358,13 +358,13 @@ impl<S: Sink> Driver<S> {
             bytes,
         };
         if references.is_empty() {
-            self.ready.push(order);
+            self.ready.push(held_request);
         } else {
-            self.orders.insert(number, order);
+            self.held_requests.insert(number, held_request);
         }
     }
 
-    fn refuse(&mut self, number: usize, request: ImageRequest, error: Error) {
+    fn fail_request(&mut self, number: usize, request: ImageRequest, error: Error) {
         let refused = PulledImages {
             number,
             request,
@@ -389,30 +389,30 @@ impl<S: Sink> Driver<S> {
         self.finished.push_back((done, bytes));
     }
 
-    fn became(&mut self, outcome: Outcome) {
+    fn handle_outcome(&mut self, outcome: Outcome) {
         let (id, result) = match outcome {
-            Outcome::Opened(id) => (id, self.opened(id)),
-            Outcome::Fetched(id) => (id, self.fetched(id)),
+            Outcome::Opened(id) => (id, self.image_opened(id)),
+            Outcome::Fetched(id) => (id, self.image_fetched(id)),
             Outcome::Failed(id, error) => (id, Err(error)),
         };
         if let Err(error) = result {
-            self.failed(id, error);
+            self.image_failed(id, error);
         }
     }
 
-    fn opened(&mut self, id: ImageId) -> Result<()> {
-        let (Some(engine), Some(part)) = (&mut self.engine, self.parts.get(&id)) else {
+    fn image_opened(&mut self, id: ImageId) -> Result<()> {
+        let (Some(engine), Some(place)) = (&mut self.engine, self.places.get(&id)) else {
             return Ok(());
         };
-        let Some(order) = self.orders.get_mut(&part.order) else {
+        let Some(held_request) = self.held_requests.get_mut(&place.request) else {
             return Ok(());
         };
         let Some(known) = engine.known(id).cloned() else {
             return Ok(());
         };
         let manifest = &known.manifest;
-        if let Some(listed) = &order.listed {
-            check_entry(&listed.entries[part.place], manifest)?;
+        if let Some(listed) = &held_request.listed {
+            check_entry(&listed.entries[place.index], manifest)?;
         }
         let config = manifest.manifest.config().size();
         let limit = self.starter.max_document_bytes();
@@ -421,21 +421,21 @@ impl<S: Sink> Driver<S> {
             return Err(Error::DocumentTooLarge { what, limit });
         }
         let bytes = config.saturating_add(manifest.raw.len() as u64);
-        order.bytes = order.bytes.saturating_add(bytes);
+        held_request.bytes = held_request.bytes.saturating_add(bytes);
         self.held_bytes = self.held_bytes.saturating_add(bytes);
         let limit = self.options.max_documents_bytes;
-        if order.bytes > limit {
+        if held_request.bytes > limit {
             return Err(Error::DocumentsTooLarge { limit });
         }
         let mut wanted = layers(&manifest.manifest, &[]);
-        order.foreign_layers.take_from(&mut wanted);
+        held_request.foreign_layers.take_from(&mut wanted);
         let added = engine.fetch(id, &wanted, true)?;
         self.bytes = self.bytes.saturating_add(added);
         Ok(())
     }
 
-    fn fetched(&mut self, id: ImageId) -> Result<()> {
-        let (Some(engine), Some(part)) = (&mut self.engine, self.parts.remove(&id)) else {
+    fn image_fetched(&mut self, id: ImageId) -> Result<()> {
+        let (Some(engine), Some(place)) = (&mut self.engine, self.places.remove(&id)) else {
             return Ok(());
         };
         let content = engine.content(id).cloned();
@@ -445,40 +445,40 @@ impl<S: Sink> Driver<S> {
             self.config_blobs += 1;
             self.config_bytes += content.config().len() as u64;
         }
-        let Some(order) = self.orders.get_mut(&part.order) else {
+        let Some(held_request) = self.held_requests.get_mut(&place.request) else {
             return Ok(());
         };
-        let name = match order.listed {
+        let name = match held_request.listed {
             Some(_) => None,
-            None => order.request.name.as_deref(),
+            None => held_request.request.name.as_deref(),
         };
-        order.contents[part.place] = Some(Arc::new(content.named(name)));
-        if order.contents.iter().all(Option::is_some)
-            && let Some(order) = self.orders.remove(&part.order)
+        held_request.contents[place.index] = Some(Arc::new(content.with_name(name)));
+        if held_request.contents.iter().all(Option::is_some)
+            && let Some(held_request) = self.held_requests.remove(&place.request)
         {
-            self.ready.push(order);
+            self.ready.push(held_request);
         }
         Ok(())
     }
 
     /// Fails the request that this image belongs to.
-    fn failed(&mut self, id: ImageId, error: Error) {
-        let Some(part) = self.parts.get(&id).copied() else {
+    fn image_failed(&mut self, id: ImageId, error: Error) {
+        let Some(place) = self.places.get(&id).copied() else {
             return;
         };
-        let of_order: Vec<ImageId> = (self.parts.iter())
-            .filter(|(_, other)| other.order == part.order)
+        let of_request: Vec<ImageId> = (self.places.iter())
+            .filter(|(_, other)| other.request == place.request)
             .map(|(id, _)| *id)
             .collect();
-        for id in of_order {
-            self.parts.remove(&id);
+        for id in of_request {
+            self.places.remove(&id);
             if let Some(engine) = &mut self.engine {
                 engine.forget(id);
             }
         }
-        if let Some(order) = self.orders.remove(&part.order) {
-            self.held_bytes = self.held_bytes.saturating_sub(order.bytes);
-            self.refuse(order.number, order.request, error);
+        if let Some(held_request) = self.held_requests.remove(&place.request) {
+            self.held_bytes = self.held_bytes.saturating_sub(held_request.bytes);
+            self.fail_request(held_request.number, held_request.request, error);
         }
     }
 
@@ -493,18 +493,26 @@ impl<S: Sink> Driver<S> {
     }
 }
 
-async fn commit<S: Sink>(orders: Vec<Order>, sink: Arc<S>) -> Vec<Finished> {
-    let (single, listed): (Vec<Order>, Vec<Order>) =
-        orders.into_iter().partition(|order| order.listed.is_none());
+async fn commit<S: Sink>(held_requests: Vec<HeldRequest>, sink: Arc<S>) -> Vec<Finished> {
+    let (single, listed): (Vec<HeldRequest>, Vec<HeldRequest>) = held_requests
+        .into_iter()
+        .partition(|held_request| held_request.listed.is_none());
     let mut finished = Vec::new();
-    let contents = |order: &Order| order.contents.iter().flatten().cloned().collect::<Vec<_>>();
+    let contents = |held_request: &HeldRequest| {
+        held_request
+            .contents
+            .iter()
+            .flatten()
+            .cloned()
+            .collect::<Vec<_>>()
+    };
     let images: Vec<Arc<ImageContent>> = single.iter().flat_map(contents).collect();
     let together = match images.len() {
         0 | 1 => false,
         _ => sink.commit_all(&images).await.is_ok(),
     };
-    for order in single {
-        let images = contents(&order);
+    for held_request in single {
+        let images = contents(&held_request);
         let committed = async {
             for image in &images {
                 if !together {
@@ -514,35 +522,35 @@ async fn commit<S: Sink>(orders: Vec<Order>, sink: Arc<S>) -> Vec<Finished> {
             Ok(())
         };
         let committed = committed.await;
-        finished.push(order.finished(committed.map(|()| images), None));
+        finished.push(held_request.finished(committed.map(|()| images), None));
     }
-    for order in listed {
-        let images = contents(&order);
-        match commit_index(&order, &images, &*sink).await {
-            Ok(index) => finished.push(order.finished(Ok(images), Some(index))),
-            Err(error) => finished.push(order.finished(Err(error), None)),
+    for held_request in listed {
+        let images = contents(&held_request);
+        match commit_index(&held_request, &images, &*sink).await {
+            Ok(index) => finished.push(held_request.finished(Ok(images), Some(index))),
+            Err(error) => finished.push(held_request.finished(Err(error), None)),
         }
     }
     finished
 }
 
 async fn commit_index<S: Sink>(
-    order: &Order,
+    held_request: &HeldRequest,
     images: &[Arc<ImageContent>],
     sink: &S,
 ) -> Result<IndexContent> {
-    let Some(listed) = &order.listed else {
+    let Some(listed) = &held_request.listed else {
         return Err(Error::Closed);
     };
     let ImageRequest {
         reference, name, ..
-    } = &order.request;
-    let index = IndexContent::new(reference, &listed.raw, images)?.named(name.as_deref());
+    } = &held_request.request;
+    let index = IndexContent::new(reference, &listed.raw, images)?.with_name(name.as_deref());
     sink.commit_index(&index, images).await?;
     Ok(index)
 }
 
-impl Order {
+impl HeldRequest {
     fn finished(
         self,
         images: Result<Vec<Arc<ImageContent>>>,

@@ -256,7 +256,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn proxies_as_people_write_them() {
+    fn a_number_of_proxies_is_auto_fixed_or_a_range() {
         let n = |n| NonZeroUsize::new(n).expect("not zero");
         let table = [
             ("auto", Some(Proxies::Auto)),

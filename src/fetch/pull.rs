@@ -7,7 +7,7 @@ use oci_spec::image::{Descriptor, Digest};
 use semver::Version;
 
 use super::handler::{Handler, HandlerFuture, Job};
-use super::image::SameImage;
+use super::image::ImageData;
 use super::{ImageContent, IndexContent, Layer, LayerReader, Sink, content};
 use crate::proxy::{ImageProxy, OpenedImage};
 
@@ -99,10 +99,10 @@ impl<S: Sink> Handler for IntoSink<S> {
         &'a self,
         proxy: &'a ImageProxy,
         opened: &'a OpenedImage,
-        image: &'a SameImage,
+        image: &'a ImageData,
     ) -> HandlerFuture<'a, ImageContent> {
         if let Some(content) = image.content.get() {
-            return Box::pin(async { Ok(content.known()) });
+            return Box::pin(async { Ok(content.with_known_config()) });
         }
         let (reference, manifest) = (&image.reference, &image.manifest);
         Box::pin(content::resolve(

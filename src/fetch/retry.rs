@@ -125,7 +125,7 @@ impl RetryPolicy {
     }
 
     /// The deadline of a call that starts now.
-    pub(super) fn ends(&self) -> Option<Instant> {
+    pub(super) fn deadline_from_now(&self) -> Option<Instant> {
         self.deadline
             .map(|most| deadline_after(Instant::now(), most))
     }
@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn what_refuses_an_image_that_is_at_no_registry_does_not_pass() {
+    fn refusals_of_images_outside_a_registry_are_final() {
         let refused = |code| refused(code, "no descriptor found for reference \"a\"");
         for source in [Place::Local, Place::Archive, Place::Storage] {
             assert!(!is_transient(&refused(Some(RefusalCode::Other)), source));
@@ -286,8 +286,8 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_on_this_side_does_not_pass() {
-        let said = [
+    fn errors_of_local_settings_are_final() {
+        let messages = [
             "invalid policy in \"/a/policy.json\": unexpected end of JSON input",
             "getting username and password: illegal base64 data at input byte 0",
             "getting username and password: error getting credentials - err: exit status 1, out: ``",
@@ -301,7 +301,7 @@ mod tests {
             "missing key a.key for client certificate a.cert. Note that CA certificates should use the \
                  extension .crt",
         ];
-        for message in said {
+        for message in messages {
             assert!(
                 !is_transient(&refused(Some(RefusalCode::Other), message), REGISTRY),
                 "{message}"
@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn other_bytes_than_the_descriptors_may_pass() {
+    fn wrong_bytes_are_transient() {
         let digest = format!("sha256:{}", "a".repeat(64))
             .parse()
             .expect("a digest");
@@ -372,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_proxy_lost_is_repeated_at_once() {
+    fn a_blob_of_a_failed_proxy_is_retried_at_once() {
         let policy = RetryPolicy::default();
         let digest = format!("sha256:{}", "a".repeat(64))
             .parse()
@@ -386,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn waits_are_as_they_are_set() {
+    fn waits_follow_the_options() {
         let second = Duration::from_secs(1);
         let policy = RetryPolicy::default()
             .initial_backoff(2 * second)
@@ -404,11 +404,13 @@ mod tests {
     async fn a_deadline_is_counted_from_the_start_and_passes() {
         let second = Duration::from_secs(1);
         let begun = Instant::now();
-        let ends = RetryPolicy::default().deadline(9 * second).ends();
+        let ends = RetryPolicy::default()
+            .deadline(9 * second)
+            .deadline_from_now();
         assert_eq!(ends, Some(begun + 9 * second));
         sleep_until_opt(ends).await;
         assert_eq!(begun.elapsed(), 9 * second);
-        let never = RetryPolicy::default().ends();
+        let never = RetryPolicy::default().deadline_from_now();
         assert_eq!(never, None);
         let waited = tokio::time::timeout(1000 * second, sleep_until_opt(never));
         waited.await.expect_err("it passed");

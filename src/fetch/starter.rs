@@ -19,15 +19,15 @@ const FURTHER_SHUTDOWN_TIMEOUT: Duration = Duration::from_millis(100);
 
 #[derive(Debug)]
 pub(super) struct Starter {
-    from: From,
+    origin: Origin,
     connection: ConnectionOptions,
     /// The registries from which something was fetched. Their credentials, if any, are right.
-    proved: watch::Sender<BTreeSet<String>>,
+    answered: watch::Sender<BTreeSet<String>>,
 }
 
 /// The origin of the proxies.
 #[derive(Debug)]
-enum From {
+enum Origin {
     /// The starter starts the proxies from this configuration.
     Config {
         template: Arc<Template>,
@@ -36,10 +36,10 @@ enum From {
         private_cache: bool,
     },
     /// Somebody else has started the proxies.
-    Given {
+    Connected {
         proxies: Vec<ImageProxy>,
         /// How often a proxy was taken.
-        taken: AtomicUsize,
+        uses: AtomicUsize,
     },
 }
 
@@ -51,27 +51,27 @@ impl Starter {
         let may_ask_gpg = policy.may_ask_gpg();
         let template = Arc::new(config.into_template()?);
         Ok(Self {
-            from: From::Config {
+            origin: Origin::Config {
                 template,
                 policy,
                 may_ask_gpg,
                 private_cache,
             },
             connection,
-            proved: watch::Sender::default(),
+            answered: watch::Sender::default(),
         })
     }
 
     /// Makes a starter that returns these proxies in turn, and starts none.
-    pub(super) fn given(proxies: Vec<ImageProxy>) -> Self {
+    pub(super) fn connected(proxies: Vec<ImageProxy>) -> Self {
         let options = proxies.first().map(|proxy| proxy.options().clone());
         Self {
-            from: From::Given {
+            origin: Origin::Connected {
                 proxies,
-                taken: AtomicUsize::new(0),
+                uses: AtomicUsize::new(0),
             },
             connection: options.unwrap_or_default(),
-            proved: watch::Sender::default(),
+            answered: watch::Sender::default(),
         }
     }
 
@@ -85,7 +85,7 @@ impl Starter {
         let Place::Registry { host } = Place::of(reference) else {
             return false;
         };
-        let From::Config { template, .. } = &self.from else {
+        let Origin::Config { template, .. } = &self.origin else {
             return true;
         };
         let (template, host) = (Arc::clone(template), host.to_owned());
@@ -96,18 +96,18 @@ impl Starter {
 
     /// Whether something was fetched from the registry of this image before. Always true if the image is not
     /// at a registry.
-    pub(super) fn is_proved(&self, reference: &str) -> bool {
+    pub(super) fn has_answered(&self, reference: &str) -> bool {
         match Place::of(reference) {
-            Place::Registry { host } => self.proved.borrow().contains(host),
+            Place::Registry { host } => self.answered.borrow().contains(host),
             _ => true,
         }
     }
 
     /// Records that something was fetched from the registry of this image.
-    pub(super) fn proved(&self, reference: &str) {
+    pub(super) fn record_answer(&self, reference: &str) {
         if let Place::Registry { host } = Place::of(reference) {
-            self.proved
-                .send_if_modified(|proved| proved.insert(host.to_owned()));
+            self.answered
+                .send_if_modified(|answered| answered.insert(host.to_owned()));
         }
     }
 
@@ -129,9 +129,9 @@ impl Starter {
     }
 
     fn template(&self) -> Result<&Template> {
-        match &self.from {
-            From::Config { template, .. } => Ok(template),
-            From::Given { .. } => {
+        match &self.origin {
+            Origin::Config { template, .. } => Ok(template),
+            Origin::Connected { .. } => {
                 let reason =
                     "a fetcher over given proxies can't start the skopeo that this call needs";
                 Err(Error::image(reason))
@@ -146,12 +146,12 @@ impl Starter {
         what: (&'static str, &'static str),
         limit: u64,
     ) -> Result<Vec<u8>> {
-        let patience = self.connection.call_limit();
+        let call_limit = self.connection.call_limit();
         let label = format!("{}: ", what.0);
         let launch = Launch { label, ..launch };
-        let printed = output(launch, patience, what, limit).await;
+        let printed = output(launch, call_limit, what, limit).await;
         if printed.is_ok() {
-            self.proved(reference);
+            self.record_answer(reference);
         }
         printed
     }
@@ -166,8 +166,8 @@ impl Starter {
     ) -> Result<ImageProxy> {
         let mut connection = self.connection.clone();
         let may_ask_gpg = matches!(
-            self.from,
-            From::Config {
+            self.origin,
+            Origin::Config {
                 may_ask_gpg: true,
                 ..
             }
@@ -189,7 +189,7 @@ impl Starter {
     ) -> Result<ImageProxy> {
         let connection = self.connection.clone();
         let proxy = self.launch(number, place, platform, connection).await?;
-        if let From::Config { policy, .. } = &self.from {
+        if let Origin::Config { policy, .. } = &self.origin {
             proxy.warn_if_policy_unchecked(policy.clone()).await;
         }
         Ok(proxy)
@@ -202,8 +202,8 @@ impl Starter {
         platform: Option<&Platform>,
         connection: ConnectionOptions,
     ) -> Result<ImageProxy> {
-        match &self.from {
-            From::Config {
+        match &self.origin {
+            Origin::Config {
                 template,
                 policy,
                 private_cache,
@@ -225,11 +225,11 @@ impl Starter {
                 };
                 ImageProxy::launch(launch, connection, policy.required).await
             }
-            From::Given { .. } if platform.is_some() => {
+            Origin::Connected { .. } if platform.is_some() => {
                 let reason = "a fetcher over given proxies can't choose the platform of an image";
                 Err(Error::image(reason))
             }
-            From::Given { proxies, taken } => next_of(proxies, taken),
+            Origin::Connected { proxies, uses } => next_open_proxy(proxies, uses),
         }
     }
 }
@@ -239,8 +239,8 @@ impl Starter {
 /// # Errors
 ///
 /// The error with which a proxy ended, if all of them have ended.
-fn next_of(proxies: &[ImageProxy], taken: &AtomicUsize) -> Result<ImageProxy> {
-    let first = taken.fetch_add(1, Ordering::Relaxed);
+fn next_open_proxy(proxies: &[ImageProxy], uses: &AtomicUsize) -> Result<ImageProxy> {
+    let first = uses.fetch_add(1, Ordering::Relaxed);
     let in_turn = proxies.iter().cycle().skip(first % proxies.len().max(1));
     let mut ended = Error::Closed;
     for proxy in in_turn.take(proxies.len()) {

@@ -15,7 +15,7 @@ use super::content::{ImageContent, fetch_manifest};
 use super::end::{AtWork, EndWatch};
 use super::event::{DocumentKind, EventKind, Events};
 use super::handler::{Handler, Job};
-use super::image::SameImage;
+use super::image::ImageData;
 use super::rate::Limit;
 use super::reader::{LayerReader, Reading};
 use super::scheduler::{ImageId, Task, UnitId};
@@ -52,14 +52,14 @@ pub(super) enum What {
     /// Open an image. If `known` is given, the opened image is compared with it, unless it is at a registry.
     Open {
         reference: Arc<str>,
-        known: Option<Arc<SameImage>>,
+        known: Option<Arc<ImageData>>,
         /// The number of the image in the events.
         number: usize,
         events: Events,
     },
     /// Fetch the config of an image, and make the content of the image from it.
     Config {
-        image: Arc<SameImage>,
+        image: Arc<ImageData>,
         /// The number of the image in the events.
         number: usize,
         opened: Arc<OpenedImage>,
@@ -86,7 +86,7 @@ pub(super) enum Report {
         unit: UnitId,
         image: ImageId,
         opened: Arc<OpenedImage>,
-        known: Arc<SameImage>,
+        known: Arc<ImageData>,
         took: Duration,
     },
     /// The config of an image has been fetched.
@@ -340,7 +340,7 @@ impl Workers {
         &self,
         task: Task,
         (number, reference): (usize, &Arc<str>),
-        known: Option<Arc<SameImage>>,
+        known: Option<Arc<ImageData>>,
         events: &Events,
         slot: OwnedSemaphorePermit,
     ) -> Result<()> {
@@ -373,8 +373,8 @@ impl Workers {
     async fn open_image(
         &self,
         reference: &Arc<str>,
-        known: Option<Arc<SameImage>>,
-    ) -> Result<(OpenedImage, Arc<SameImage>, Duration)> {
+        known: Option<Arc<ImageData>>,
+    ) -> Result<(OpenedImage, Arc<ImageData>, Duration)> {
         let begun = Instant::now();
         let opened = self.proxy.open_image(reference).await?;
         let took = begun.elapsed();
@@ -384,19 +384,19 @@ impl Workers {
             Ok((opened, known, took))
         } else {
             let manifest = fetch_manifest(&self.proxy, &opened, place).await?;
-            let same = SameImage {
+            let data = ImageData {
                 reference: reference.to_string(),
                 manifest,
                 content: OnceCell::new(),
             };
-            Ok((opened, Arc::new(same), took))
+            Ok((opened, Arc::new(data), took))
         }
     }
 
     async fn config(
         &self,
         task: Task,
-        (number, image): (usize, &SameImage),
+        (number, image): (usize, &ImageData),
         opened: &OpenedImage,
         purpose: &Purpose,
         slot: OwnedSemaphorePermit,

@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::thread::available_parallelism;
 
-use super::super::descriptors::FdBudget;
+use super::super::fd_budget::FdBudget;
 use super::super::scheduler::{HostId, HostRules, KindId, Login};
 use super::super::unit::Kind;
 use super::Engine;
@@ -91,7 +91,7 @@ impl Engine {
             per_unit,
             is_registry: matches!(place, Place::Registry { .. }),
             counts_openings: self.options.counts_openings(place),
-            is_proved: self.starter.is_proved(reference),
+            has_answered: self.starter.has_answered(reference),
         }
     }
 }

@@ -18,11 +18,11 @@ pub(super) use self::parked::Parked;
 
 use self::setback::setback;
 use self::units::UnitHandle;
-use super::descriptors::FdBudget;
 use super::end::{AtWork, End, Idle};
 use super::event::{EventKind, Events};
+use super::fd_budget::FdBudget;
 use super::handler::{Handler, Job};
-use super::image::SameImage;
+use super::image::ImageData;
 use super::options::FetchOptions;
 use super::rate::Limit;
 use super::scheduler::{
@@ -58,15 +58,15 @@ struct Entry {
     /// The number of the image, as callers and events count images.
     number: usize,
     reference: Arc<str>,
-    known: Option<Arc<SameImage>>,
+    known: Option<Arc<ImageData>>,
     /// The proxy that opened the image first, with the opened image.
-    home: Option<Home>,
+    first_opened: Option<FirstOpened>,
     content: Option<Arc<ImageContent>>,
 }
 
 /// The proxy that opened an image first, with the opened image.
 #[derive(Debug, Clone)]
-pub(super) struct Home {
+pub(super) struct FirstOpened {
     pub(super) proxy: ImageProxy,
     pub(super) opened: Arc<OpenedImage>,
     /// The duration of `OpenImage`, which waits for two answers of the registry.
@@ -172,7 +172,7 @@ impl Engine {
             number,
             reference: reference.into(),
             known: None,
-            home: None,
+            first_opened: None,
             content: None,
         };
         self.images.insert(id, entry);
@@ -239,27 +239,27 @@ impl Engine {
     fn adopt(&mut self, number: usize, image: &Image, others: &[ImageId]) -> ImageId {
         let known = self.images.iter_mut().find(|(id, entry)| {
             let known = entry.known.as_ref();
-            known.is_some_and(|known| Arc::ptr_eq(known, &image.same)) && !others.contains(id)
+            known.is_some_and(|known| Arc::ptr_eq(known, &image.data)) && !others.contains(id)
         });
         let known = known.map(|(id, entry)| {
             entry.number = number;
             *id
         });
         let (host, kind) = self.host_and_kind(image.reference(), None);
-        let is_home = |(_, handle): &(&UnitId, &UnitHandle)| {
+        let has_it_open = |(_, handle): &(&UnitId, &UnitHandle)| {
             let proxy = handle.proxy.as_ref();
-            proxy.is_some_and(|proxy| image.home.opened.is_open_in(proxy))
+            proxy.is_some_and(|proxy| image.first_opened.opened.is_open_in(proxy))
         };
-        let home = self.units.iter().find(is_home).map(|(unit, _)| *unit);
-        if let (Some(id), Some(_)) = (known, home) {
+        let opened_by = self.units.iter().find(has_it_open).map(|(unit, _)| *unit);
+        if let (Some(id), Some(_)) = (known, opened_by) {
             return id;
         }
         let now = Instant::now();
         self.tally.protocol = Some(image.proxy().protocol_version().clone());
         self.tally.policy_unchecked |= !image.proxy().checks_policy();
-        let unit = home.unwrap_or_else(|| {
+        let unit = opened_by.unwrap_or_else(|| {
             let unit = self.scheduler.add_unit(host, kind, now);
-            self.spawn(unit, Beginning::Running(image.home.proxy.clone()));
+            self.spawn(unit, Beginning::Running(image.first_opened.proxy.clone()));
             unit
         });
         let id = if let Some(id) = known {
@@ -269,16 +269,19 @@ impl Engine {
             let source = source_of(image.reference());
             self.scheduler.add_open_image(host, kind, source, unit)
         };
-        let guess = call_time_from(image.home.opening);
-        self.scheduler.expect(host, image.home.starting, guess);
+        let guess = call_time_from(image.first_opened.opening);
+        self.scheduler
+            .expect(host, image.first_opened.starting, guess);
         if let Some(handle) = self.units.get_mut(&unit) {
-            handle.opened.insert(id, Arc::clone(&image.home.opened));
+            handle
+                .opened
+                .insert(id, Arc::clone(&image.first_opened.opened));
         }
         let entry = Entry {
             number,
             reference: image.reference().into(),
-            known: Some(Arc::clone(&image.same)),
-            home: Some(image.home.clone()),
+            known: Some(Arc::clone(&image.data)),
+            first_opened: Some(image.first_opened.clone()),
             content: None,
         };
         self.images.insert(id, entry);
@@ -357,12 +360,12 @@ impl Engine {
     }
 
     /// The image and the proxy that opened it first, once it is open.
-    pub(super) fn image(&self, id: ImageId) -> Option<(Arc<SameImage>, Home)> {
+    pub(super) fn image(&self, id: ImageId) -> Option<(Arc<ImageData>, FirstOpened)> {
         let entry = self.images.get(&id)?;
-        Some((entry.known.clone()?, entry.home.clone()?))
+        Some((entry.known.clone()?, entry.first_opened.clone()?))
     }
 
-    pub(super) fn known(&self, id: ImageId) -> Option<&Arc<SameImage>> {
+    pub(super) fn known(&self, id: ImageId) -> Option<&Arc<ImageData>> {
         self.images.get(&id)?.known.as_ref()
     }
 
@@ -483,10 +486,10 @@ impl Engine {
                 known,
                 took,
             } => {
-                let mut home = None;
+                let mut first_opened = None;
                 if let Some(handle) = self.units.get_mut(&unit) {
                     handle.opened.insert(image, Arc::clone(&opened));
-                    home = handle.proxy.clone().map(|proxy| Home {
+                    first_opened = handle.proxy.clone().map(|proxy| FirstOpened {
                         proxy,
                         opened,
                         opening: took,
@@ -499,7 +502,7 @@ impl Engine {
                 }
                 self.scheduler
                     .opened(unit, image, call_time_from(took), now);
-                self.has_opened(image, known, home);
+                self.record_first_opening(image, known, first_opened);
             }
             Report::Configured {
                 unit,
@@ -534,14 +537,19 @@ impl Engine {
         }
     }
 
-    fn has_opened(&mut self, image: ImageId, known: Arc<SameImage>, home: Option<Home>) {
+    fn record_first_opening(
+        &mut self,
+        image: ImageId,
+        known: Arc<ImageData>,
+        first_opened: Option<FirstOpened>,
+    ) {
         let Some(entry) = self.images.get_mut(&image) else {
             return;
         };
         if entry.known.is_some() {
             return;
         }
-        self.starter.proved(&entry.reference);
+        self.starter.record_answer(&entry.reference);
         let event = || EventKind::ImageOpened {
             image: entry.number,
             reference: entry.reference.to_string(),
@@ -549,7 +557,7 @@ impl Engine {
             layers: known.manifest.manifest.layers().len(),
         };
         self.events.send(event);
-        (entry.home, entry.known) = (home, Some(known));
+        (entry.first_opened, entry.known) = (first_opened, Some(known));
         self.outcomes.push_back(Outcome::Opened(image));
     }
 

@@ -154,9 +154,9 @@ impl Fetcher {
             match announced(image.proxy(), image.opened(), digest).await {
                 Err(error) if retry::is_proxy_failure(&error) => {
                     // The proxy has died or hangs, so another one is started.
-                    let proxy = self.starter.start(None, image.same.place(), None).await?;
+                    let proxy = self.starter.start(None, image.data.place(), None).await?;
                     let opened = proxy.open_image(reference).await?;
-                    image.same.compare(&proxy, &opened).await?;
+                    image.data.compare(&proxy, &opened).await?;
                     announced(&proxy, &opened, digest).await
                 }
                 other => other,

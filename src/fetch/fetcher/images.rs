@@ -6,10 +6,10 @@ use futures_core::Stream;
 use tokio::sync::mpsc;
 
 use super::super::attempts::{with_deadline, with_retries};
-use super::super::documents::Documents;
+use super::super::document_budget::DocumentBudget;
 use super::super::event::EventKind;
-use super::super::index::{Listed, check_entry};
-use super::super::many::{Driver, Iterated};
+use super::super::index::{FetchedIndex, check_entry};
+use super::super::many::{Driver, IterStream};
 use super::super::pull::{ForeignLayers, IntoSink, bytes_of};
 use super::super::sink::Unfinished;
 use super::super::{
@@ -40,16 +40,16 @@ impl Fetcher {
     /// fetches it.
     pub async fn content(&self, image: &Image) -> Result<Arc<ImageContent>> {
         let end_guard = self.events.end_guard();
-        let mut documents = Documents::within(self.options.max_documents_bytes);
-        documents.add_manifest(image)?;
-        documents.add_config(image)?;
+        let mut budget = DocumentBudget::with_limit(self.options.max_documents_bytes);
+        budget.add_manifest(image)?;
+        budget.add_config(image)?;
         let fetch = || async {
             Box::pin(self.content_for(image, &Discard))
                 .await
                 .map(Arc::new)
         };
         // Another call may fetch the config, with a later deadline, so this call has a limit of its own.
-        let fetched = image.same.content.get_or_try_init(fetch);
+        let fetched = image.data.content.get_or_try_init(fetch);
         let content = with_deadline(&self.options.retry, fetched).await?;
         end_guard.keep();
         Ok(Arc::clone(content))
@@ -67,7 +67,7 @@ impl Fetcher {
         image: &Image,
         sink: &impl Sink,
     ) -> Result<ImageContent> {
-        let manifest = &image.same.manifest;
+        let manifest = &image.data.manifest;
         let reference = image.reference();
         with_retries(&self.options.retry, reference, || async move {
             // The futures are boxed to keep the future of a pull small.
@@ -76,9 +76,9 @@ impl Fetcher {
                 Err(error) if retry::is_proxy_failure(&error) => {
                     // The proxy has died or hangs, so another one is started.
                     Box::pin(async {
-                        let proxy = self.starter.start(None, image.same.place(), None).await?;
+                        let proxy = self.starter.start(None, image.data.place(), None).await?;
                         let opened = proxy.open_image(reference).await?;
-                        image.same.compare(&proxy, &opened).await?;
+                        image.data.compare(&proxy, &opened).await?;
                         content::resolve(&proxy, &opened, reference, manifest, sink).await
                     })
                     .await
@@ -104,16 +104,16 @@ impl Fetcher {
     /// If the future is dropped early, the processes that it started are ended.
     pub async fn open_index(&self, reference: &str) -> Result<Index> {
         let end_guard = self.events.end_guard();
-        let listed = Listed::fetch(&self.starter, &self.options.retry, reference).await?;
-        let mut documents = Documents::within(self.options.max_documents_bytes);
+        let listed = FetchedIndex::fetch(&self.starter, &self.options.retry, reference).await?;
+        let mut budget = DocumentBudget::with_limit(self.options.max_documents_bytes);
         let (raw, images) = match listed {
             None => (None, vec![self.open(reference).await?]),
             Some(listed) => {
-                documents.add(listed.raw.len() as u64)?;
+                budget.add(listed.raw.len() as u64)?;
                 let references = listed.references(reference)?;
-                let images = self.open_each(&references, &mut documents).await?;
+                let images = self.open_each(&references, &mut budget).await?;
                 for (image, entry) in images.iter().zip(&listed.entries) {
-                    check_entry(entry, &image.same.manifest)?;
+                    check_entry(entry, &image.data.manifest)?;
                 }
                 (Some(listed.raw), images)
             }
@@ -186,12 +186,12 @@ impl Fetcher {
         sink.commit_all(&pulled.images).await?;
         unfinished.keep();
         for (image, content) in pulled.images.iter().enumerate() {
-            self.is_pulled(image, content.reference());
+            self.send_pulled(image, content.reference());
         }
         Ok(pulled)
     }
 
-    fn is_pulled(&self, image: usize, reference: &str) {
+    fn send_pulled(&self, image: usize, reference: &str) {
         let reference = reference.to_owned();
         let event = || EventKind::ImagePulled { image, reference };
         self.events.send(event);
@@ -222,7 +222,7 @@ impl Fetcher {
             None => sink.commit_all(&pulled.images).await?,
         }
         unfinished.keep();
-        self.is_pulled(0, index.reference());
+        self.send_pulled(0, index.reference());
         Ok(pulled)
     }
 
@@ -233,10 +233,10 @@ impl Fetcher {
             foreign_layers.take_from(layers);
         }
         let bytes = bytes_of(&layers);
-        let mut documents = Documents::within(self.options.max_documents_bytes);
+        let mut budget = DocumentBudget::with_limit(self.options.max_documents_bytes);
         for image in images {
-            documents.add_manifest(image)?;
-            documents.add_config(image)?;
+            budget.add_manifest(image)?;
+            budget.add_config(image)?;
         }
         sink.prepare().await?;
         let images: Vec<&Image> = images.iter().collect();
@@ -320,7 +320,7 @@ impl Fetcher {
         S: Sink,
         R: IntoIterator<Item: Into<ImageRequest>, IntoIter: Send + 'static>,
     {
-        self.pull_stream(Iterated(requests.into_iter()), sink)
+        self.pull_stream(IterStream(requests.into_iter()), sink)
     }
 
     /// Pulls many images, like [`pull_many`](Self::pull_many), with a stream of requests. The stream is polled for the

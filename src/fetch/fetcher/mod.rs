@@ -13,7 +13,7 @@ use std::sync::Arc;
 use tracing::instrument;
 
 use super::attempts::with_deadline;
-use super::documents::Documents;
+use super::document_budget::DocumentBudget;
 use super::engine::{Engine, Outcome, Parked};
 use super::starter::Starter;
 use super::{Events, FetchOptions, Image, Proxies};
@@ -116,7 +116,7 @@ impl Fetcher {
         let max = NonZeroUsize::new(proxies.len()).unwrap_or(min);
         Self {
             options: options.proxies(Proxies::Range { min, max }),
-            starter: Arc::new(Starter::given(proxies)),
+            starter: Arc::new(Starter::connected(proxies)),
             events: Events::none(),
         }
     }
@@ -159,8 +159,8 @@ impl Fetcher {
 
     /// Opens an image. The events go on, even if this fails.
     async fn open_one(&self, reference: &str) -> Result<Image> {
-        let mut documents = Documents::within(self.options.max_documents_bytes);
-        let images = self.open_each(&[reference], &mut documents).await?;
+        let mut budget = DocumentBudget::with_limit(self.options.max_documents_bytes);
+        let images = self.open_each(&[reference], &mut budget).await?;
         images.into_iter().next().ok_or(Error::Closed)
     }
 
@@ -234,17 +234,17 @@ impl Fetcher {
     /// If the future is dropped early, the proxies that it started are ended.
     pub async fn open_all(&self, references: &[impl AsRef<str>]) -> Result<Vec<Image>> {
         let end_guard = self.events.end_guard();
-        let mut documents = Documents::within(self.options.max_documents_bytes);
-        let images = self.open_each(references, &mut documents).await?;
+        let mut budget = DocumentBudget::with_limit(self.options.max_documents_bytes);
+        let images = self.open_each(references, &mut budget).await?;
         end_guard.keep();
         Ok(images)
     }
 
-    /// Opens these images, and adds their manifests to `documents`.
+    /// Opens these images, and adds their manifests to `budget`.
     async fn open_each(
         &self,
         references: &[impl AsRef<str>],
-        documents: &mut Documents,
+        budget: &mut DocumentBudget,
     ) -> Result<Vec<Image>> {
         let Some(first) = references.first() else {
             return Ok(Vec::new());
@@ -260,7 +260,7 @@ impl Fetcher {
                     Outcome::Opened(id) => {
                         left -= 1;
                         let known = engine.known(id);
-                        documents.add(known.map_or(0, |known| known.manifest.raw.len() as u64))?;
+                        budget.add(known.map_or(0, |known| known.manifest.raw.len() as u64))?;
                     }
                     Outcome::Fetched(_) => {}
                     Outcome::Failed(_, error) => return Err(error),
@@ -273,9 +273,9 @@ impl Fetcher {
         // Every image was opened.
         let images = images.ok_or(Error::Closed)?;
         let engine = Parked::new(engine);
-        let image = |(same, home)| Image {
-            same,
-            home,
+        let image = |(data, first_opened)| Image {
+            data,
+            first_opened,
             engine: engine.clone(),
         };
         Ok(images.into_iter().map(image).collect())

@@ -151,7 +151,7 @@ impl World {
             per_unit: 2,
             is_registry: true,
             counts_openings: false,
-            is_proved: false,
+            has_answered: false,
         });
         scheduler.login(host, setting.login);
         for (kind, source, _) in setting.images {

@@ -30,7 +30,7 @@ pub(in crate::fetch) struct HostRules {
     /// than necessary.
     pub(in crate::fetch) counts_openings: bool,
     /// Whether an image was opened at this host before.
-    pub(in crate::fetch) is_proved: bool,
+    pub(in crate::fetch) has_answered: bool,
 }
 
 /// Whether calls to a host send credentials.
@@ -66,7 +66,7 @@ impl<E: Clone> Host<E> {
         Self {
             governor: Governor::new(rules.least, rules.most, processors),
             outage: Outage::none(),
-            proved: rules.is_proved,
+            proved: rules.has_answered,
             login: Login::Perhaps,
             locked: None,
             waiting: BTreeSet::new(),

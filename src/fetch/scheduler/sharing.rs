@@ -56,7 +56,7 @@ impl Script {
             per_unit: 4,
             is_registry: true,
             counts_openings: false,
-            is_proved: false,
+            has_answered: false,
         });
         self.scheduler.login(host, Login::No);
         host

@@ -94,7 +94,7 @@ impl World {
             },
             is_registry: true,
             counts_openings: false,
-            is_proved: false,
+            has_answered: false,
         });
         scheduler.login(host, Login::No);
         for number in 0..images.len() {

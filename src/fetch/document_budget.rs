@@ -5,14 +5,14 @@ use crate::error::{Error, Result};
 
 /// The sum of the sizes of the documents of a pull, with its limit. Both are in bytes.
 #[derive(Debug)]
-pub(super) struct Documents {
+pub(super) struct DocumentBudget {
     limit: u64,
     bytes: u64,
 }
 
-impl Documents {
+impl DocumentBudget {
     /// A limit of this many bytes, with no documents yet.
-    pub(super) fn within(limit: u64) -> Self {
+    pub(super) fn with_limit(limit: u64) -> Self {
         Self { limit, bytes: 0 }
     }
 
@@ -26,7 +26,7 @@ impl Documents {
     }
 
     pub(super) fn add_manifest(&mut self, image: &Image) -> Result<()> {
-        self.add(image.same.manifest.raw.len() as u64)
+        self.add(image.data.manifest.raw.len() as u64)
     }
 
     /// Adds the size that the manifest of this image states for its config. No more bytes of its blob are read.
@@ -48,15 +48,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn all_together_may_have_as_many_bytes_as_the_limit() {
-        let mut documents = Documents::within(10);
-        documents.add(4).expect("room");
-        documents.add(6).expect("room");
-        let error = documents.add(1).expect_err("no room");
+    fn documents_may_have_as_many_bytes_as_the_limit() {
+        let mut budget = DocumentBudget::with_limit(10);
+        budget.add(4).expect("room");
+        budget.add(6).expect("room");
+        let error = budget.add(1).expect_err("no room");
         assert!(matches!(error, Error::DocumentsTooLarge { limit: 10 }));
-        Documents::within(u64::MAX).add(u64::MAX).expect("room");
-        let mut documents = Documents::within(u64::MAX - 1);
-        documents.add(u64::MAX - 1).expect("room");
-        documents.add(u64::MAX).expect_err("no room");
+        DocumentBudget::with_limit(u64::MAX)
+            .add(u64::MAX)
+            .expect("room");
+        let mut budget = DocumentBudget::with_limit(u64::MAX - 1);
+        budget.add(u64::MAX - 1).expect("room");
+        budget.add(u64::MAX).expect_err("no room");
     }
 }

@@ -40,8 +40,8 @@ impl FdBudget {
 
     /// How many blobs may be in flight while there are this many proxies.
     pub(super) fn blobs_beside(self, proxies: usize) -> usize {
-        let taken = (proxies as u64).saturating_mul(PER_PROXY);
-        at_least_one(self.free.saturating_sub(taken) / PER_BLOB)
+        let used = (proxies as u64).saturating_mul(PER_PROXY);
+        at_least_one(self.free.saturating_sub(used) / PER_BLOB)
     }
 }
 
@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn there_is_room_for_one_at_least_and_for_all_in_usual_limits() {
+    fn the_budget_allows_at_least_one_and_usual_limits_suffice() {
         let budget = |limit, open| {
             let budget = FdBudget::within(limit, open);
             (budget.proxies, budget.blobs_beside(budget.proxies))

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
 
-use super::index::Listed;
+use super::index::FetchedIndex;
 use super::request::ImageRequest;
 use super::retry::RetryPolicy;
 use super::starter::Starter;
@@ -15,24 +15,24 @@ use crate::protocol::RefusalKind;
 use crate::reference::Place;
 
 /// How many indexes are fetched at the same time.
-const AT_ONCE: usize = 4;
+const MAX_AT_A_TIME: usize = 4;
 
 /// How many indexes in a row must be refused, each with all its retries, before the registry is taken to be
 /// the cause.
-const ENOUGH: u32 = 2;
+const REFUSALS_TO_STOP: u32 = 2;
 
-/// How long no index is fetched from a registry that has refused [`ENOUGH`] indexes.
+/// How long no index is fetched from a registry that has refused [`REFUSALS_TO_STOP`] indexes.
 const REFUSED_FOR: Duration = Duration::from_secs(60);
 
 /// The number of a request, the request, and its index. The index is `None` if the reference names a single image.
-pub(super) type Asked = (usize, ImageRequest, Result<Option<Listed>>);
+pub(super) type FetchedForRequest = (usize, ImageRequest, Result<Option<FetchedIndex>>);
 
 #[derive(Debug)]
-pub(super) struct Indexes {
+pub(super) struct RequestIndexes {
     starter: Arc<Starter>,
     policy: RetryPolicy,
     waiting: VecDeque<(usize, ImageRequest)>,
-    asking: JoinSet<Asked>,
+    fetching: JoinSet<FetchedForRequest>,
     /// The refusals of each registry.
     refusals: HashMap<String, Refusal>,
 }
@@ -47,13 +47,13 @@ struct Refusal {
     until: Option<Instant>,
 }
 
-impl Indexes {
+impl RequestIndexes {
     pub(super) fn new(starter: Arc<Starter>, policy: RetryPolicy) -> Self {
         Self {
             starter,
             policy,
             waiting: VecDeque::new(),
-            asking: JoinSet::new(),
+            fetching: JoinSet::new(),
             refusals: HashMap::new(),
         }
     }
@@ -64,13 +64,16 @@ impl Indexes {
 
     /// How many indexes are waiting or being fetched.
     pub(super) fn len(&self) -> usize {
-        self.waiting.len() + self.asking.len()
+        self.waiting.len() + self.fetching.len()
     }
 
     /// Starts to fetch the next indexes; only one at a time until the registry is known to answer. Returns
     /// the requests that were refused without asking, because their registry has refused others, here or
     /// according to `refusal`.
-    pub(super) fn ask(&mut self, mut refusal: impl FnMut(&str) -> Option<Error>) -> Vec<Asked> {
+    pub(super) fn ask(
+        &mut self,
+        mut refusal: impl FnMut(&str) -> Option<Error>,
+    ) -> Vec<FetchedForRequest> {
         let mut refused = Vec::new();
         while let Some((number, request)) = self.waiting.pop_front() {
             let known = self.refusal(&request.reference);
@@ -78,14 +81,14 @@ impl Indexes {
                 refused.push((number, request, Err(error)));
                 continue;
             }
-            let is_proved = self.starter.is_proved(&request.reference);
-            if self.asking.len() >= if is_proved { AT_ONCE } else { 1 } {
+            let has_answered = self.starter.has_answered(&request.reference);
+            if self.fetching.len() >= if has_answered { MAX_AT_A_TIME } else { 1 } {
                 self.waiting.push_front((number, request));
                 break;
             }
             let (starter, policy) = (Arc::clone(&self.starter), self.policy.clone());
-            self.asking.spawn(async move {
-                let listed = Listed::fetch(&starter, &policy, &request.reference).await;
+            self.fetching.spawn(async move {
+                let listed = FetchedIndex::fetch(&starter, &policy, &request.reference).await;
                 (number, request, listed)
             });
         }
@@ -97,10 +100,10 @@ impl Indexes {
     /// # Cancel safety
     ///
     /// If the future is dropped early, no result is lost.
-    pub(super) async fn next(&mut self) -> Option<Result<Asked>> {
-        let asked = self.asking.join_next().await?;
+    pub(super) async fn next(&mut self) -> Option<Result<FetchedForRequest>> {
+        let asked = self.fetching.join_next().await?;
         match &asked {
-            Ok((_, request, Err(error))) => self.refused(&request.reference, error),
+            Ok((_, request, Err(error))) => self.record_refusal(&request.reference, error),
             Ok((_, request, Ok(_))) => {
                 if let Place::Registry { host } = Place::of(&request.reference) {
                     self.refusals.remove(host);
@@ -117,30 +120,34 @@ impl Indexes {
         };
         let refusal = self.refusals.get(host)?;
         let lasts = refusal.until.is_none_or(|until| Instant::now() < until);
-        (lasts && refusal.indexes >= ENOUGH).then(|| refusal.error.clone())
+        (lasts && refusal.indexes >= REFUSALS_TO_STOP).then(|| refusal.error.clone())
     }
 
     /// Counts a refusal that concerns the registry. Refused credentials would be refused for other indexes, too, and
     /// a registry may lock an account after a few tries. Without this count, a registry with an outage would be asked
     /// with all retries for each index.
-    fn refused(&mut self, reference: &str, error: &Error) {
+    fn record_refusal(&mut self, reference: &str, error: &Error) {
         let place = Place::of(reference);
         let Place::Registry { host } = place else {
             return;
         };
-        let is_login =
-            error.kind() == Some(RefusalKind::Unauthorized) && !self.starter.is_proved(reference);
-        let is_registrys = matches!(
+        let is_login = error.kind() == Some(RefusalKind::Unauthorized)
+            && !self.starter.has_answered(reference);
+        let concerns_registry = matches!(
             error.kind(),
             Some(RefusalKind::Throttled | RefusalKind::Unavailable | RefusalKind::Unreachable)
         );
-        if !is_login && !is_registrys {
+        if !is_login && !concerns_registry {
             return;
         }
         let known = self.refusals.get(host).map_or(0, |refusal| refusal.indexes);
         let refusal = Refusal {
             error: error.clone(),
-            indexes: if is_login { ENOUGH } else { known + 1 },
+            indexes: if is_login {
+                REFUSALS_TO_STOP
+            } else {
+                known + 1
+            },
             until: (!is_login).then(|| Instant::now() + REFUSED_FOR),
         };
         self.refusals.insert(host.to_owned(), refusal);
