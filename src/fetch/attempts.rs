@@ -2,7 +2,7 @@
 
 use tokio::time::sleep;
 
-use super::engine::chain;
+use super::engine::error_chain;
 use super::retry::{RetryPolicy, is_throttled};
 use crate::error::{Error, Result};
 use crate::protocol::RefusalKind;
@@ -60,7 +60,7 @@ where
         let Some(wait) = policy.next_try(&error, source, failed, random) else {
             return Err(error.with_tries(failed));
         };
-        tracing::debug!(error = chain(&error), ?wait, "will retry");
+        tracing::debug!(error = error_chain(&error), ?wait, "will retry");
         sleep(wait).await;
     }
 }

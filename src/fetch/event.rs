@@ -9,7 +9,7 @@ use serde::{Serialize, Serializer};
 use tokio::sync::mpsc;
 
 use super::Layer;
-use super::engine::chain;
+use super::engine::error_chain;
 use crate::error::Error;
 
 /// Something that happened during a fetch.
@@ -372,7 +372,7 @@ impl Events {
                 image,
                 document,
                 proxy,
-                error: error.map(chain),
+                error: error.map(error_chain),
             });
         }
     }

@@ -9,7 +9,7 @@ use semver::Version;
 use tokio::sync::OnceCell;
 
 use super::content::{FetchedManifest, ImageContent, Layer, layers};
-use super::engine::{FirstOpened, Parked};
+use super::engine::{FirstOpened, IdleEngine};
 use crate::error::{Error, Result};
 use crate::proxy::{ImageProxy, OpenedImage};
 use crate::reference::Place;
@@ -23,7 +23,7 @@ pub struct Image {
     pub(super) data: Arc<ImageData>,
     pub(super) first_opened: FirstOpened,
     /// The engine that opened the image, with its warm proxies.
-    pub(super) engine: Parked,
+    pub(super) engine: IdleEngine,
 }
 
 impl Image {

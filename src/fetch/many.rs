@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
 
 use super::content::layers;
-use super::engine::{Engine, Outcome, chain};
+use super::engine::{Engine, Outcome, error_chain};
 use super::event::{EventKind, Events};
 use super::index::{FetchedIndex, check_entry};
 use super::options::FetchOptions;
@@ -324,7 +324,7 @@ impl<S: Sink> Driver<S> {
             let (starter, options) = (Arc::clone(&self.starter), self.options.clone());
             let events = self.events.clone();
             let mut engine = Engine::new(starter, options, events, &request.reference);
-            engine.serve(IntoSink(Arc::clone(&self.sink)));
+            engine.set_handler(IntoSink(Arc::clone(&self.sink)));
             engine
         });
         let references = match &listed {
@@ -383,7 +383,7 @@ impl<S: Sink> Driver<S> {
             Err(error) => EventKind::ImageFailed {
                 image,
                 reference,
-                reason: chain(error),
+                reason: error_chain(error),
             },
         });
         self.finished.push_back((done, bytes));

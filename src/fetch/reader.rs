@@ -15,7 +15,7 @@ use super::end::EndWatch;
 use super::event::{BlobRef, EventKind, Events};
 use super::rate::Share;
 use super::return_on_drop::ReturnOnDrop;
-use super::unit::Purpose;
+use super::unit::FetchContext;
 use crate::config::ConnectionOptions;
 use crate::drain::aligned::AlignedBuffer;
 use crate::drain::verify::Verifier;
@@ -105,17 +105,17 @@ impl LayerReader {
     pub(super) fn new(
         blob: Blob,
         name: BlobRef,
-        purpose: &Purpose,
+        context: &FetchContext,
         connection: &ConnectionOptions,
     ) -> (Self, oneshot::Receiver<Reading>) {
         Self::from_reading(Reading {
             blob: Some(Box::new(blob)),
             ended: None,
-            share: Share::of(purpose.limit.clone()),
+            share: Share::of(context.limit.clone()),
             read: 0,
             name,
-            events: purpose.events.clone(),
-            end: purpose.end.clone(),
+            events: context.events.clone(),
+            end: context.end.clone(),
             until_end: None,
             stall_timeout: connection.stall_limit(),
         })

@@ -28,11 +28,11 @@ use crate::time::timeout;
 
 /// How many bytes of a blob are read, and for how long, to find out whether its handler failed because the
 /// blob is wrong. Reading more would delay the report if the handler itself is the cause.
-const MOST_TO_BLAME: u64 = 128 * 1024 * 1024;
-const TIME_TO_BLAME: Duration = Duration::from_secs(10);
+const MAX_BYTES_TO_CHECK: u64 = 128 * 1024 * 1024;
+const TIME_TO_CHECK: Duration = Duration::from_secs(10);
 
 /// The handler, limits and events of a fetch.
-pub(super) struct Purpose {
+pub(super) struct FetchContext {
     pub(super) handler: Box<dyn Handler>,
     pub(super) limit: Option<Limit>,
     pub(super) events: Events,
@@ -44,11 +44,11 @@ pub(super) struct Purpose {
 /// A task of the scheduler, with what the unit needs to do it.
 pub(super) struct Work {
     pub(super) task: Task,
-    pub(super) what: What,
+    pub(super) data: TaskData,
 }
 
 /// The data that a unit needs to do a task.
-pub(super) enum What {
+pub(super) enum TaskData {
     /// Open an image. If `known` is given, the opened image is compared with it, unless it is at a registry.
     Open {
         reference: Arc<str>,
@@ -63,13 +63,13 @@ pub(super) enum What {
         /// The number of the image in the events.
         number: usize,
         opened: Arc<OpenedImage>,
-        purpose: Arc<Purpose>,
+        context: Arc<FetchContext>,
     },
     /// Fetch a blob through an image that is open.
     Blob {
         job: Box<Job>,
         opened: Arc<OpenedImage>,
-        purpose: Arc<Purpose>,
+        context: Arc<FetchContext>,
     },
 }
 
@@ -114,7 +114,7 @@ pub(super) enum Report {
         failure: Failure,
         /// The channel that tells the unit that it may send the next call. The engine drops the sender when the
         /// scheduler has taken note of the failure.
-        noted: Option<oneshot::Sender<()>>,
+        recorded: Option<oneshot::Sender<()>>,
     },
 }
 
@@ -147,13 +147,13 @@ pub(super) enum Failure {
 #[derive(Debug)]
 pub(super) struct Kind {
     /// A reference whose transport the proxies are started for.
-    pub(super) like: Arc<str>,
+    pub(super) example: Arc<str>,
     /// The platform that the proxies choose from indexes. `None` means the configured one.
     pub(super) platform: Option<Platform>,
 }
 
 /// The proxy that a unit starts with.
-pub(super) enum Beginning {
+pub(super) enum ProxyOrigin {
     /// A proxy that is running already.
     Running(ImageProxy),
     /// A new proxy for images of this kind.
@@ -172,13 +172,13 @@ pub(super) struct Unit {
 
 impl Unit {
     /// Runs until there is no more work, the unit is retired, or its proxy fails.
-    pub(super) async fn run(self, beginning: Beginning) -> Result<()> {
+    pub(super) async fn run(self, origin: ProxyOrigin) -> Result<()> {
         let mut retired = self.retired.clone();
         let proxy = tokio::select! {
             biased;
             // The unit is retired before its proxy is ready.
             _ = retired.wait_for(|retired| *retired) => return Ok(()),
-            begun = self.begin(beginning) => begun?,
+            begun = self.begin(origin) => begun?,
         };
         let workers = Arc::new(Workers {
             unit: self,
@@ -188,12 +188,12 @@ impl Unit {
         workers.run().await
     }
 
-    async fn begin(&self, beginning: Beginning) -> Result<ImageProxy> {
+    async fn begin(&self, origin: ProxyOrigin) -> Result<ImageProxy> {
         let begun = Instant::now();
-        match beginning {
-            Beginning::Running(proxy) => Ok(proxy),
-            Beginning::New { kind, is_first } => {
-                let (place, platform) = (Place::of(&kind.like), kind.platform.as_ref());
+        match origin {
+            ProxyOrigin::Running(proxy) => Ok(proxy),
+            ProxyOrigin::New { kind, is_first } => {
+                let (place, platform) = (Place::of(&kind.example), kind.platform.as_ref());
                 let proxy = if is_first {
                     self.starter
                         .start(Some(self.number.0), place, platform)
@@ -203,7 +203,7 @@ impl Unit {
                         .start_further(self.number.0, place, platform)
                         .await?
                 };
-                self.tell(Report::Ready {
+                self.report(Report::Ready {
                     unit: self.number,
                     proxy: proxy.clone(),
                     started: begun.elapsed(),
@@ -215,13 +215,13 @@ impl Unit {
     }
 
     /// Sends a report. If the receiver is gone, the fetch is over, and this unit will be ended.
-    async fn tell(&self, report: Report) {
+    async fn report(&self, report: Report) {
         let _ = self.reports.send(report).await;
     }
 }
 
 /// An answered call for a blob.
-struct Asked {
+struct BlobAnswer {
     began: Instant,
     answer: Result<Blob>,
     /// The slot, which is kept only if the call was refused.
@@ -243,7 +243,7 @@ impl Workers {
         loop {
             let (slot, work) = tokio::select! {
                 biased;
-                () = self.retired() => break,
+                () = self.until_retired() => break,
                 error = self.proxy.failed() => {
                     ended = Err(error);
                     break;
@@ -255,8 +255,8 @@ impl Workers {
                     }
                     continue;
                 }
-                turn = self.turn() => match turn {
-                    Some(turn) => turn,
+                next = self.next_work() => match next {
+                    Some(next) => next,
                     None => break,
                 }
             };
@@ -274,23 +274,23 @@ impl Workers {
     /// # Cancel safety
     ///
     /// If the future is dropped early, no task is lost: a task is taken only when this future is ready.
-    async fn turn(&self) -> Option<(OwnedSemaphorePermit, Work)> {
+    async fn next_work(&self) -> Option<(OwnedSemaphorePermit, Work)> {
         let slot = Arc::clone(&self.slot).acquire_owned().await.ok()?;
         let work = self.unit.work.recv().await.ok()?;
         Some((slot, work))
     }
 
     /// Waits until the unit is to take no more work, or the engine is gone.
-    async fn retired(&self) {
+    async fn until_retired(&self) {
         let mut retired = self.unit.retired.clone();
         let _ = retired.wait_for(|retired| *retired).await;
     }
 
     /// Does one task. An error means that the proxy can't be used any more.
     async fn worker(self: Arc<Self>, work: Work, slot: OwnedSemaphorePermit) -> Result<()> {
-        let Work { task, what } = work;
-        match what {
-            What::Open {
+        let Work { task, data } = work;
+        match data {
+            TaskData::Open {
                 reference,
                 known,
                 number,
@@ -302,25 +302,25 @@ impl Workers {
                     .instrument(span)
                     .await
             }
-            What::Config {
+            TaskData::Config {
                 image,
                 number,
                 opened,
-                purpose,
+                context,
             } => {
                 let span = tracing::debug_span!(
                     "config",
                     image = image.reference,
                     proxy = self.unit.number.0
                 );
-                self.config(task, (number, &image), &opened, &purpose, slot)
+                self.config(task, (number, &image), &opened, &context, slot)
                     .instrument(span)
                     .await
             }
-            What::Blob {
+            TaskData::Blob {
                 job,
                 opened,
-                purpose,
+                context,
             } => {
                 let span = tracing::debug_span!(
                     "fetch",
@@ -329,7 +329,7 @@ impl Workers {
                     proxy = self.unit.number.0,
                 );
                 // The future is boxed because it is large.
-                Box::pin(self.fetch(task, &job, opened, &purpose, slot))
+                Box::pin(self.fetch(task, &job, opened, &context, slot))
                     .instrument(span)
                     .await
             }
@@ -356,7 +356,7 @@ impl Workers {
             Ok((opened, known, took)) => {
                 drop(slot);
                 let unit = self.unit.number;
-                self.tell(Report::Opened {
+                self.report(Report::Opened {
                     unit,
                     image,
                     opened: Arc::new(opened),
@@ -366,7 +366,7 @@ impl Workers {
                 .await;
                 Ok(())
             }
-            Err(error) => self.lost_or(task, error, began, slot).await,
+            Err(error) => self.report_failed_call(task, error, began, slot).await,
         }
     }
 
@@ -398,7 +398,7 @@ impl Workers {
         task: Task,
         (number, image): (usize, &ImageData),
         opened: &OpenedImage,
-        purpose: &Purpose,
+        context: &FetchContext,
         slot: OwnedSemaphorePermit,
     ) -> Result<()> {
         let Task::Config(id) = task else {
@@ -407,27 +407,27 @@ impl Workers {
         let began = Instant::now();
         let named = (number, &*image.reference);
         let proxy = self.unit.number.0;
-        let answered = purpose.events.document(named, DocumentKind::Config, proxy);
-        let content = purpose.handler.content(&self.proxy, opened, image).await;
-        answered(content.as_ref().err());
-        match content {
-            Ok(content) => {
+        let answered = context.events.document(named, DocumentKind::Config, proxy);
+        let fetched = context.handler.content(&self.proxy, opened, image).await;
+        answered(fetched.as_ref().err());
+        match fetched {
+            Ok(fetched) => {
                 drop(slot);
                 let unit = self.unit.number;
-                self.tell(Report::Configured {
+                self.report(Report::Configured {
                     unit,
                     image: id,
-                    content: Arc::new(content),
+                    content: Arc::new(fetched),
                 })
                 .await;
                 Ok(())
             }
-            Err(error) => self.lost_or(task, error, began, slot).await,
+            Err(error) => self.report_failed_call(task, error, began, slot).await,
         }
     }
 
     /// Reports a failed call. Returns an error if the proxy was lost.
-    async fn lost_or(
+    async fn report_failed_call(
         &self,
         task: Task,
         error: Error,
@@ -459,17 +459,17 @@ impl Workers {
         task: Task,
         job: &Job,
         opened: Arc<OpenedImage>,
-        purpose: &Purpose,
+        context: &FetchContext,
         slot: OwnedSemaphorePermit,
     ) -> Result<()> {
         let unit = self.unit.number;
-        match purpose.handler.skip(job).await {
+        match context.handler.skip(job).await {
             Ok(false) => {}
             Ok(true) => {
                 let blob = job.name();
-                purpose.events.send(|| EventKind::BlobReused { blob });
+                context.events.send(|| EventKind::BlobReused { blob });
                 let fetched = false;
-                self.tell(Report::Done {
+                self.report(Report::Done {
                     unit,
                     task,
                     fetched,
@@ -482,27 +482,27 @@ impl Workers {
                 return Ok(());
             }
         }
-        let Some(asked) = self.ask(task, job, opened, purpose, slot).await else {
+        let Some(asked) = self.ask(task, job, opened, context, slot).await else {
             let after = self.proxy.options().stall_limit().unwrap_or_default();
             let stalled = BlobError::Stalled { after, read: 0 };
             let stalled = Error::blob(job.layer.descriptor.digest())(stalled);
             self.failed(task, Failure::Unanswered(stalled)).await;
             return Ok(());
         };
-        let Asked {
+        let BlobAnswer {
             began,
             answer,
             slot,
         } = asked;
         match answer {
-            Ok(blob) => match self.handle(job, blob, purpose).await {
+            Ok(blob) => match self.handle(job, blob, context).await {
                 Ok(()) => {
                     let (blob, proxy) = (job.name(), unit.0);
-                    purpose
+                    context
                         .events
                         .send(|| EventKind::BlobVerified { blob, proxy });
                     let fetched = true;
-                    self.tell(Report::Done {
+                    self.report(Report::Done {
                         unit,
                         task,
                         fetched,
@@ -529,13 +529,13 @@ impl Workers {
 
     /// Reports a refused call, and keeps the slot until the scheduler has decided which unit may ask.
     async fn refused(&self, task: Task, error: Error, began: Instant, slot: OwnedSemaphorePermit) {
-        let (noted, wait) = oneshot::channel();
+        let (recorded, wait) = oneshot::channel();
         let failure = Failure::Refused { error, began };
-        self.tell(Report::Failed {
+        self.report(Report::Failed {
             unit: self.unit.number,
             task,
             failure,
-            noted: Some(noted),
+            recorded: Some(recorded),
         })
         .await;
         // The sender is also dropped if the engine is gone.
@@ -550,19 +550,19 @@ impl Workers {
         task: Task,
         job: &Job,
         opened: Arc<OpenedImage>,
-        purpose: &Purpose,
+        context: &FetchContext,
         slot: OwnedSemaphorePermit,
-    ) -> Option<Asked> {
+    ) -> Option<BlobAnswer> {
         let unit = self.unit.number;
         let began = Instant::now();
-        purpose.events.send(|| EventKind::BlobRequested {
+        context.events.send(|| EventKind::BlobRequested {
             blob: job.name(),
             proxy: unit.0,
         });
         let (proxy, descriptor) = (self.proxy.clone(), job.layer.descriptor.clone());
         let mut asking = Box::pin(async move { proxy.get_descriptor(&opened, &descriptor).await });
-        let patience = self.proxy.options().stall_limit();
-        let Ok(answer) = timeout(patience, &mut asking).await else {
+        let stall_timeout = self.proxy.options().stall_limit();
+        let Ok(answer) = timeout(stall_timeout, &mut asking).await else {
             let mut retired = self.unit.retired.clone();
             tokio::spawn(async move {
                 tokio::select! {
@@ -585,16 +585,16 @@ impl Workers {
         // Without a refusal, the slot is passed on at once.
         let slot = is_refused.then_some(slot);
         if answer.is_ok() {
-            self.tell(Report::Answered { unit, task, took }).await;
+            self.report(Report::Answered { unit, task, took }).await;
             let blob = job.name();
             let opened = || EventKind::BlobOpened {
                 blob,
                 proxy: unit.0,
                 took,
             };
-            purpose.events.send(opened);
+            context.events.send(opened);
         }
-        Some(Asked {
+        Some(BlobAnswer {
             began,
             answer,
             slot,
@@ -602,10 +602,10 @@ impl Workers {
     }
 
     /// Runs the handler. If the handler fails, finds out whether the blob is the cause.
-    async fn handle(&self, job: &Job, blob: Blob, purpose: &Purpose) -> Result<(), Failure> {
+    async fn handle(&self, job: &Job, blob: Blob, context: &FetchContext) -> Result<(), Failure> {
         let (reader, mut returned) =
-            LayerReader::new(blob, job.name(), purpose, self.proxy.options());
-        let handled = purpose.handler.handle(job, reader).await;
+            LayerReader::new(blob, job.name(), context, self.proxy.options());
+        let handled = context.handler.handle(job, reader).await;
         let Ok(mut reading) = returned.try_recv() else {
             return Err(Failure::Handling(
                 handled.err().unwrap_or(Error::ReaderKept),
@@ -613,42 +613,44 @@ impl Workers {
         };
         match (handled, reading.ended()) {
             // If the blob failed, that is the error, whatever the handler returned.
-            (_, Some(Err(error))) if !is_unjudged(error) => Err(Failure::Fetching(error.clone())),
-            (Err(error), None) => Err(whose_fault(error, reading).await),
+            (_, Some(Err(error))) if !has_no_verdict(error) => {
+                Err(Failure::Fetching(error.clone()))
+            }
+            (Err(error), None) => Err(find_cause(error, reading).await),
             (Err(error), Some(_)) => Err(Failure::Handling(error)),
             (Ok(()), _) => reading.verdict().await.map_err(Failure::Fetching),
         }
     }
 
     async fn failed(&self, task: Task, failure: Failure) {
-        self.tell(Report::Failed {
+        self.report(Report::Failed {
             unit: self.unit.number,
             task,
             failure,
-            noted: None,
+            recorded: None,
         })
         .await;
     }
 
-    async fn tell(&self, report: Report) {
-        self.unit.tell(report).await;
+    async fn report(&self, report: Report) {
+        self.unit.report(report).await;
     }
 }
 
 /// Finds out why a handler failed that has not read all of its blob. The blob may be wrong, and a handler
 /// that parses it may notice this first. So the rest of the blob is read and verified, unless it is too long.
-async fn whose_fault(error: Error, mut rest: Reading) -> Failure {
-    if rest.unread_bytes() > MOST_TO_BLAME {
+async fn find_cause(error: Error, mut rest: Reading) -> Failure {
+    if rest.unread_bytes() > MAX_BYTES_TO_CHECK {
         return Failure::Handling(error);
     }
-    match timeout(TIME_TO_BLAME, rest.verdict()).await {
-        Ok(Err(blob)) if !is_unjudged(&blob) => Failure::Fetching(blob),
+    match timeout(TIME_TO_CHECK, rest.verdict()).await {
+        Ok(Err(blob)) if !has_no_verdict(&blob) => Failure::Fetching(blob),
         Ok(_) | Err(_) => Failure::Handling(error),
     }
 }
 
 /// Whether there is no verdict on the blob, because a sink has the verifier or nobody waited for the verdict.
-fn is_unjudged(error: &Error) -> bool {
+fn has_no_verdict(error: &Error) -> bool {
     matches!(
         error,
         Error::Blob {

@@ -37,12 +37,12 @@ impl Engine {
         };
         let is_same = |kind: &Arc<Kind>| {
             let is_registry = |place| matches!(place, Place::Registry { .. });
-            is_registry(Place::of(&kind.like)) == is_registry(place)
+            is_registry(Place::of(&kind.example)) == is_registry(place)
                 && kind.platform.as_ref() == platform
         };
         let kind = self.kinds.iter().position(is_same).unwrap_or_else(|| {
             self.kinds.push(Arc::new(Kind {
-                like: reference.into(),
+                example: reference.into(),
                 platform: platform.cloned(),
             }));
             self.kinds.len() - 1

@@ -1,9 +1,9 @@
 //! The engine carries out what the [`Scheduler`] decides: it starts units, gives them tasks, and passes their
 //! reports on to the scheduler.
 
+mod failure;
 mod hosts;
-mod parked;
-mod setback;
+mod idle_engine;
 mod units;
 
 use std::collections::{HashMap, VecDeque};
@@ -14,9 +14,9 @@ use tokio::runtime::{self, Handle};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{Id, JoinSet};
 
-pub(super) use self::parked::Parked;
+pub(super) use self::idle_engine::IdleEngine;
 
-use self::setback::setback;
+use self::failure::classify;
 use self::units::UnitHandle;
 use super::end::{AtWork, End, Idle};
 use super::event::{EventKind, Events};
@@ -26,11 +26,11 @@ use super::image::ImageData;
 use super::options::FetchOptions;
 use super::rate::Limit;
 use super::scheduler::{
-    Action, BlobId, HostId, ImageId, Login, Next, Scheduler, Setback, Settings, Task, UnitId,
-    Wanted, at_a_time, call_time_from,
+    Action, BlobId, FailureKind, HostId, ImageId, Login, Next, Scheduler, Settings, Task, UnitId,
+    Wanted, call_time_from, max_starts_at_a_time,
 };
 use super::starter::Starter;
-use super::unit::{Beginning, Failure, Kind, Purpose, Report};
+use super::unit::{Failure, FetchContext, Kind, ProxyOrigin, Report};
 use super::{Image, ImageContent, Layer, Pulled};
 use crate::config::Platform;
 use crate::error::{Error, Result};
@@ -85,7 +85,7 @@ pub(super) struct Engine {
     kinds: Vec<Arc<Kind>>,
     images: HashMap<ImageId, Entry>,
     jobs: HashMap<BlobId, Job>,
-    purpose: Option<Arc<Purpose>>,
+    context: Option<Arc<FetchContext>>,
     units: HashMap<UnitId, UnitHandle>,
     unit_tasks: JoinSet<Result<()>>,
     numbers: HashMap<Id, UnitId>,
@@ -93,7 +93,7 @@ pub(super) struct Engine {
     logins: JoinSet<(HostId, Login)>,
     window: Option<watch::Receiver<usize>>,
     outcomes: VecDeque<Outcome>,
-    noted: Vec<oneshot::Sender<()>>,
+    recorded: Vec<oneshot::Sender<()>>,
     tally: Pulled,
     reports: mpsc::Sender<Report>,
     reported: mpsc::Receiver<Report>,
@@ -118,7 +118,7 @@ impl Engine {
         let units = options.units().min(budget.proxies).max(most);
         let settings = Settings {
             retry: options.retry.clone(),
-            processors: at_a_time(),
+            starts_at_a_time: max_starts_at_a_time(),
             units,
             in_flight: workers.min(budget.blobs_beside(most)),
             start_ahead: options.start_ahead,
@@ -134,14 +134,14 @@ impl Engine {
             kinds: Vec::new(),
             images: HashMap::new(),
             jobs: HashMap::new(),
-            purpose: None,
+            context: None,
             units: HashMap::new(),
             unit_tasks: JoinSet::new(),
             numbers: HashMap::new(),
             logins: JoinSet::new(),
             window: None,
             outcomes: VecDeque::new(),
-            noted: Vec::new(),
+            recorded: Vec::new(),
             tally: Pulled::default(),
             reports,
             reported,
@@ -195,7 +195,7 @@ impl Engine {
         self.events = events;
         let mut ids: Vec<ImageId> = Vec::with_capacity(images.len());
         for (number, image) in images.iter().enumerate() {
-            let id = self.adopt(number, image, &ids);
+            let id = self.take_over(number, image, &ids);
             ids.push(id);
         }
         let others: Vec<ImageId> = (self.images.keys().copied())
@@ -204,15 +204,15 @@ impl Engine {
         for id in others {
             self.forget(id);
         }
-        self.serve(handler);
+        self.set_handler(handler);
         ids
     }
 
     /// Sets the handler that gets the blobs.
-    pub(super) fn serve(&mut self, handler: impl Handler + 'static) {
+    pub(super) fn set_handler(&mut self, handler: impl Handler + 'static) {
         let (at_work, idle) = AtWork::new();
         self.idle = Some(idle);
-        self.purpose = Some(Arc::new(Purpose {
+        self.context = Some(Arc::new(FetchContext {
             handler: Box::new(handler),
             limit: self.options.limit_rate.map(Limit::new),
             events: self.events.clone(),
@@ -225,7 +225,7 @@ impl Engine {
     /// `await`. One that runs on a thread of its own is not waited for.
     pub(super) async fn stop(&mut self, error: &Error) {
         self.end.end_with(error);
-        self.purpose = None;
+        self.context = None;
         self.unit_tasks.shutdown().await;
         // The tasks that wait in the units' queues have the purpose, too.
         self.units.clear();
@@ -236,7 +236,7 @@ impl Engine {
 
     /// Takes over an image that was opened by this engine or by another one. An image that occurs twice gets
     /// a number of its own, which is none of `others`.
-    fn adopt(&mut self, number: usize, image: &Image, others: &[ImageId]) -> ImageId {
+    fn take_over(&mut self, number: usize, image: &Image, others: &[ImageId]) -> ImageId {
         let known = self.images.iter_mut().find(|(id, entry)| {
             let known = entry.known.as_ref();
             known.is_some_and(|known| Arc::ptr_eq(known, &image.data)) && !others.contains(id)
@@ -259,7 +259,7 @@ impl Engine {
         self.tally.policy_unchecked |= !image.proxy().checks_policy();
         let unit = opened_by.unwrap_or_else(|| {
             let unit = self.scheduler.add_unit(host, kind, now);
-            self.spawn(unit, Beginning::Running(image.first_opened.proxy.clone()));
+            self.spawn(unit, ProxyOrigin::Running(image.first_opened.proxy.clone()));
             unit
         });
         let id = if let Some(id) = known {
@@ -391,14 +391,14 @@ impl Engine {
             }
             let wake = self.scheduler.wake(Instant::now());
             tokio::select! {
-                Some(report) = self.reported.recv() => self.take(report),
+                Some(report) = self.reported.recv() => self.handle_report(report),
                 Some(ended) = self.unit_tasks.join_next_with_id() => self.unit_ended(ended),
                 Some(login) = self.logins.join_next() => {
                     if let Ok((host, login)) = login {
                         self.scheduler.login(host, login);
                     }
                 }
-                end = moved(&mut self.window) => self.scheduler.window(end),
+                end = next_window_end(&mut self.window) => self.scheduler.window(end),
                 () = sleep_until_opt(wake.map(Into::into)) => {}
             }
         }
@@ -436,7 +436,7 @@ impl Engine {
                 }
                 Action::Paused { host, wait, error } => {
                     let registry = self.registry(host);
-                    let reason = chain(&error);
+                    let reason = error_chain(&error);
                     self.events.send(|| EventKind::RegistryPaused {
                         registry,
                         wait,
@@ -457,10 +457,10 @@ impl Engine {
             self.tally.proxies = self.tally.proxies.max(at_work);
         }
         // The scheduler has decided which units may ask now, so the refused units may go on.
-        self.noted.clear();
+        self.recorded.clear();
     }
 
-    fn take(&mut self, report: Report) {
+    fn handle_report(&mut self, report: Report) {
         // Reports of an abandoned unit may still arrive. Its tasks have been given to others already.
         if !self.units.contains_key(&report.unit()) {
             return;
@@ -495,7 +495,7 @@ impl Engine {
                         opening: took,
                         starting: handle.started,
                     });
-                    if !std::mem::replace(&mut handle.was_useful, true) {
+                    if !std::mem::replace(&mut handle.has_opened_image, true) {
                         let (proxy, took) = (unit.0, handle.begun.elapsed());
                         self.events.send(|| EventKind::ProxyReady { proxy, took });
                     }
@@ -522,17 +522,17 @@ impl Engine {
                 task,
                 fetched,
             } => {
-                self.count(task, fetched);
+                self.count_blob(task, fetched);
                 self.scheduler.done(unit, task, now);
             }
             Report::Failed {
                 unit,
                 task,
                 failure,
-                noted,
+                recorded,
             } => {
-                self.failed(unit, task, failure, now);
-                self.noted.extend(noted);
+                self.task_failed(unit, task, failure, now);
+                self.recorded.extend(recorded);
             }
         }
     }
@@ -561,7 +561,7 @@ impl Engine {
         self.outcomes.push_back(Outcome::Opened(image));
     }
 
-    fn count(&mut self, task: Task, fetched: bool) {
+    fn count_blob(&mut self, task: Task, fetched: bool) {
         let Task::Blob { blob, .. } = task else {
             return;
         };
@@ -578,7 +578,7 @@ impl Engine {
         }
     }
 
-    fn failed(&mut self, unit: UnitId, task: Task, failure: Failure, now: Instant) {
+    fn task_failed(&mut self, unit: UnitId, task: Task, failure: Failure, now: Instant) {
         let reference = match task {
             Task::Open(image) | Task::Config(image) | Task::Blob { by: image, .. } => {
                 let entry = self.images.get(&image);
@@ -596,16 +596,16 @@ impl Engine {
             .get(&unit)
             .and_then(|handle| handle.proxy.as_ref())
             .is_some_and(ImageProxy::supports_get_raw_blob);
-        let setback = setback(failure, &reference.unwrap_or_default(), cancels);
-        let reason = chain(setback.error());
-        if let (Setback::Lost { unusable: true, .. }, Some(handle)) =
-            (&setback, self.units.get_mut(&unit))
+        let failure_kind = classify(failure, &reference.unwrap_or_default(), cancels);
+        let reason = error_chain(failure_kind.error());
+        if let (FailureKind::Lost { unusable: true, .. }, Some(handle)) =
+            (&failure_kind, self.units.get_mut(&unit))
         {
             handle.unusable.get_or_insert_with(|| reason.clone());
         }
         let next = self
             .scheduler
-            .failed(unit, task, setback, (now, fastrand::f64()));
+            .failed(unit, task, failure_kind, (now, fastrand::f64()));
         let proxy = unit.0;
         match next {
             Next::Retry { wait, .. } => {
@@ -639,7 +639,7 @@ impl Engine {
 
 /// Waits until the end of the window moves, and returns it. Never returns if there is no window, or if its
 /// sender is gone.
-async fn moved(window: &mut Option<watch::Receiver<usize>>) -> usize {
+async fn next_window_end(window: &mut Option<watch::Receiver<usize>>) -> usize {
     if let Some(end) = window
         && end.changed().await.is_ok()
     {
@@ -674,7 +674,7 @@ fn two_sizes(digest: &oci_spec::image::Digest, one: u64, other: u64) -> Error {
 }
 
 /// The message of an error and of its causes, on one line.
-pub(super) fn chain(error: &Error) -> String {
+pub(super) fn error_chain(error: &Error) -> String {
     let mut text = error.to_string();
     let mut source = std::error::Error::source(error);
     while let Some(cause) = source {

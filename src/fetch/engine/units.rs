@@ -10,8 +10,8 @@ use tokio::task::{AbortHandle, Id, JoinError};
 use super::super::event::EventKind;
 use super::super::retry::is_transient;
 use super::super::scheduler::{ImageId, KindId, Lost, Task, UnitId};
-use super::super::unit::{Beginning, Unit, What, Work};
-use super::{Engine, chain};
+use super::super::unit::{ProxyOrigin, TaskData, Unit, Work};
+use super::{Engine, error_chain};
 use crate::error::{Result, join_error};
 use crate::proxy::{ImageProxy, OpenedImage};
 use crate::reference::Place;
@@ -20,14 +20,14 @@ use crate::reference::Place;
 pub(super) struct UnitHandle {
     pub(super) work: async_channel::Sender<Work>,
     /// The receiving end of `work`, through which the engine takes back tasks that the unit has not begun.
-    pub(super) left: async_channel::Receiver<Work>,
+    pub(super) queue: async_channel::Receiver<Work>,
     pub(super) retire: watch::Sender<bool>,
     pub(super) abort: AbortHandle,
     pub(super) begun: Instant,
     pub(super) proxy: Option<ImageProxy>,
     pub(super) started: Duration,
     pub(super) opened: HashMap<ImageId, Arc<OpenedImage>>,
-    pub(super) was_useful: bool,
+    pub(super) has_opened_image: bool,
     /// The error because of which the unit is retired, if there is one.
     pub(super) unusable: Option<String>,
 }
@@ -38,53 +38,53 @@ impl Engine {
         self.events.send(|| EventKind::ProxyStarted { proxy });
         let kind = Arc::clone(&self.kinds[kind.0]);
         let is_first = unit.0 == 0;
-        self.spawn(unit, Beginning::New { kind, is_first });
+        self.spawn(unit, ProxyOrigin::New { kind, is_first });
     }
 
-    pub(super) fn spawn(&mut self, number: UnitId, beginning: Beginning) {
-        let (work, left) = async_channel::unbounded();
+    pub(super) fn spawn(&mut self, number: UnitId, origin: ProxyOrigin) {
+        let (work, queue) = async_channel::unbounded();
         let (retire, retired) = watch::channel(false);
-        let proxy = match &beginning {
-            Beginning::Running(proxy) => Some(proxy.clone()),
-            Beginning::New { .. } => None,
+        let proxy = match &origin {
+            ProxyOrigin::Running(proxy) => Some(proxy.clone()),
+            ProxyOrigin::New { .. } => None,
         };
         let unit = Unit {
             number,
             starter: Arc::clone(&self.starter),
-            work: left.clone(),
+            work: queue.clone(),
             retired,
             reports: self.reports.clone(),
         };
-        let abort = self.unit_tasks.spawn(unit.run(beginning));
+        let abort = self.unit_tasks.spawn(unit.run(origin));
         self.numbers.insert(abort.id(), number);
         let handle = UnitHandle {
             work,
-            left,
+            queue,
             retire,
             abort,
             begun: Instant::now(),
             proxy,
             started: Duration::ZERO,
             opened: HashMap::new(),
-            was_useful: false,
+            has_opened_image: false,
             unusable: None,
         };
         self.units.insert(number, handle);
     }
 
     pub(super) fn give(&mut self, unit: UnitId, task: Task) {
-        let what = self.what(unit, task);
+        let data = self.task_data(unit, task);
         let work = self.units.get(&unit).map(|handle| &handle.work);
-        let given = what.zip(work).is_some_and(|(what, work)| {
+        let given = data.zip(work).is_some_and(|(data, work)| {
             // The channel is unbounded, and a receiver is held here, so this can't fail.
-            work.try_send(Work { task, what }).is_ok()
+            work.try_send(Work { task, data }).is_ok()
         });
         if !given {
             self.scheduler.recalled(unit, task, Instant::now());
         }
     }
 
-    fn what(&self, unit: UnitId, task: Task) -> Option<What> {
+    fn task_data(&self, unit: UnitId, task: Task) -> Option<TaskData> {
         let opened = |image: &ImageId| {
             let opened = &self.units.get(&unit)?.opened;
             opened.get(image).map(Arc::clone)
@@ -92,23 +92,23 @@ impl Engine {
         Some(match task {
             Task::Open(image) => {
                 let entry = self.images.get(&image)?;
-                What::Open {
+                TaskData::Open {
                     reference: Arc::clone(&entry.reference),
                     known: entry.known.clone(),
                     number: entry.number,
                     events: self.events.clone(),
                 }
             }
-            Task::Config(image) => What::Config {
+            Task::Config(image) => TaskData::Config {
                 image: self.images.get(&image)?.known.clone()?,
                 number: self.images.get(&image)?.number,
                 opened: opened(&image)?,
-                purpose: self.purpose.clone()?,
+                context: self.context.clone()?,
             },
-            Task::Blob { blob, by } => What::Blob {
+            Task::Blob { blob, by } => TaskData::Blob {
                 job: Box::new(self.jobs.get(&blob)?.clone()),
                 opened: opened(&by)?,
-                purpose: self.purpose.clone()?,
+                context: self.context.clone()?,
             },
         })
     }
@@ -118,7 +118,7 @@ impl Engine {
         let Some(handle) = self.units.get(&unit) else {
             return;
         };
-        while let Ok(work) = handle.left.try_recv() {
+        while let Ok(work) = handle.queue.try_recv() {
             self.scheduler.recalled(unit, work.task, now);
         }
     }
@@ -132,7 +132,7 @@ impl Engine {
         };
         // The reports that the unit sent before it ended come first.
         while let Ok(report) = self.reported.try_recv() {
-            self.take(report);
+            self.handle_report(report);
         }
         let Some(unit) = self.numbers.remove(&id) else {
             return;
@@ -141,7 +141,7 @@ impl Engine {
             return;
         };
         let proxy = unit.0;
-        let reason = result.as_ref().err().map(chain).or(handle.unusable);
+        let reason = result.as_ref().err().map(error_chain).or(handle.unusable);
         self.events.send(|| EventKind::ProxyEnded { proxy, reason });
         let lost = result.err().map(|error| Lost {
             is_transient: is_transient(&error, Place::Registry { host: "" }),

@@ -14,7 +14,7 @@ use tracing::instrument;
 
 use super::attempts::with_deadline;
 use super::document_budget::DocumentBudget;
-use super::engine::{Engine, Outcome, Parked};
+use super::engine::{Engine, IdleEngine, Outcome};
 use super::starter::Starter;
 use super::{Events, FetchOptions, Image, Proxies};
 use crate::config::ImageProxyConfig;
@@ -272,7 +272,7 @@ impl Fetcher {
         let images: Option<Vec<_>> = ids.iter().map(|id| engine.image(*id)).collect();
         // Every image was opened.
         let images = images.ok_or(Error::Closed)?;
-        let engine = Parked::new(engine);
+        let engine = IdleEngine::new(engine);
         let image = |(data, first_opened)| Image {
             data,
             first_opened,
@@ -286,12 +286,12 @@ impl Fetcher {
         Engine::new(starter, self.options.clone(), self.events.clone(), first)
     }
 
-    /// The engine that opened one of these images, with its proxies, if that engine is still parked. Otherwise a
+    /// The engine that opened one of these images, with its proxies, if that engine is still idle. Otherwise a
     /// new engine.
     fn engine_for(&self, images: &[&Image]) -> Engine {
-        let parked = images.iter().find_map(|image| image.engine.take());
-        let parked = parked.filter(|engine| engine.is_of(&self.starter));
-        parked.unwrap_or_else(|| {
+        let idle = images.iter().find_map(|image| image.engine.take());
+        let idle = idle.filter(|engine| engine.is_of(&self.starter));
+        idle.unwrap_or_else(|| {
             let first = images.first().map(|image| image.reference());
             self.engine(first.unwrap_or_default())
         })

@@ -138,7 +138,7 @@ impl World {
     fn new(setting: Setting, begun: Instant) -> Self {
         let settings = Settings {
             retry: RetryPolicy::default().retries(1).initial_backoff(TICK),
-            processors: PROCESSORS,
+            starts_at_a_time: PROCESSORS,
             units: setting.units,
             in_flight: 2,
             start_ahead: true,
@@ -362,7 +362,7 @@ impl World {
                 let task = self.proxy(unit).draining.remove(place);
                 let next = self
                     .scheduler
-                    .failed(unit, task, Setback::Broken(1), (now, 1.0));
+                    .failed(unit, task, FailureKind::Broken(1), (now, 1.0));
                 // Another repository may still have the blob.
                 let Task::Blob { blob, .. } = task else {
                     panic!("{task:?} breaks off");
@@ -421,29 +421,29 @@ impl World {
     fn fails(&mut self, unit: UnitId, failing: Failing, now: Instant) {
         self.failures -= 1;
         let task = self.proxy(unit).asked.pop_front().expect("one");
-        let setback = match failing {
+        let failure_kind = match failing {
             Failing::Refused(why) => {
                 // A transient refusal stops all units.
                 self.is_refused = why == Refused::Transient;
                 self.is_of_blobs |= self.is_refused && matches!(task, Task::Blob { .. });
                 self.wrong_logins += usize::from(why == Refused::Login && !self.has_succeeded);
-                Setback::Refused {
+                FailureKind::Refused {
                     error: 2,
                     began: now,
                     why,
                 }
             }
-            Failing::Final => Setback::Final(3),
-            Failing::Lost => Setback::Lost {
+            Failing::Final => FailureKind::Final(3),
+            Failing::Lost => FailureKind::Lost {
                 error: 4,
                 unusable: false,
             },
-            Failing::Hangs => Setback::Lost {
+            Failing::Hangs => FailureKind::Lost {
                 error: 5,
                 unusable: true,
             },
         };
-        self.scheduler.failed(unit, task, setback, (now, 1.0));
+        self.scheduler.failed(unit, task, failure_kind, (now, 1.0));
     }
 
     /// The step that is taken from here if all calls succeed, but those that `course` lets fail.

@@ -54,7 +54,7 @@ pub(in crate::fetch) enum Action<E> {
 
 /// Why a task failed, as far as it matters for what is done next.
 #[derive(Debug, Clone)]
-pub(in crate::fetch) enum Setback<E> {
+pub(in crate::fetch) enum FailureKind<E> {
     /// A retry would not change this error.
     Final(E),
     /// The image at the source differs from the one that was opened first.
@@ -103,7 +103,7 @@ pub(in crate::fetch) enum Next {
 pub(in crate::fetch) struct Settings {
     pub(in crate::fetch) retry: RetryPolicy,
     /// How many proxies may be starting at the same time.
-    pub(in crate::fetch) processors: u32,
+    pub(in crate::fetch) starts_at_a_time: u32,
     /// The maximum number of units of all hosts together.
     pub(in crate::fetch) units: usize,
     /// The maximum number of blobs in flight.
@@ -130,7 +130,7 @@ pub(in crate::fetch) struct Lost<E> {
     pub(in crate::fetch) is_transient: bool,
 }
 
-impl<E> Setback<E> {
+impl<E> FailureKind<E> {
     pub(super) fn why(&self) -> Option<Refused> {
         match self {
             Self::Refused { why, .. } => Some(*why),

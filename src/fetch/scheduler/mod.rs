@@ -41,11 +41,11 @@ use std::time::{Duration, Instant};
 use self::blobs::Blobs;
 use self::host::Host;
 pub(super) use self::host::{HostRules, Login};
-pub(super) use self::message::{Action, Lost, Next, Refused, Setback, Settings, Task, Wanted};
+pub(super) use self::message::{Action, FailureKind, Lost, Next, Refused, Settings, Task, Wanted};
 use self::pool::Starts;
 pub(super) use self::pool::call_time_from;
 use self::start_interval::StartInterval;
-pub(super) use self::start_interval::at_a_time;
+pub(super) use self::start_interval::max_starts_at_a_time;
 use self::unit::{Stage, Unit};
 
 macro_rules! ids {
@@ -146,7 +146,7 @@ pub(super) struct Scheduler<E> {
 impl<E: Clone> Scheduler<E> {
     pub(super) fn new(settings: Settings, now: Instant) -> Self {
         Self {
-            start_interval: StartInterval::from(now, settings.processors),
+            start_interval: StartInterval::from(now, settings.starts_at_a_time),
             settings,
             hosts: Vec::new(),
             live: BTreeSet::new(),
@@ -187,7 +187,8 @@ impl<E: Clone> Scheduler<E> {
     }
 
     pub(super) fn add_host(&mut self, rules: HostRules) -> HostId {
-        self.hosts.push(Host::new(rules, self.settings.processors));
+        self.hosts
+            .push(Host::new(rules, self.settings.starts_at_a_time));
         HostId(self.hosts.len() - 1)
     }
 

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::blobs::Counted;
-use super::message::{Action, Lost, Next, Refused, Setback};
+use super::message::{Action, FailureKind, Lost, Next, Refused};
 use super::unit::Stage;
 use super::{BlobId, Config, HostId, ImageId, Opening, Scheduler, SourceId, Task, UnitId};
 use crate::time::deadline_after;
@@ -142,16 +142,16 @@ impl<E: Clone> Scheduler<E> {
         &mut self,
         unit: UnitId,
         task: Task,
-        setback: Setback<E>,
+        failure_kind: FailureKind<E>,
         (now, random): (Instant, f64),
     ) -> Next {
         let (host, source) = (self.host_of(unit, task), self.source_of(unit, task));
         self.finish(unit, task, now);
         self.may_have_lost = true;
-        if let Setback::Lost { unusable: true, .. } = &setback {
+        if let FailureKind::Lost { unusable: true, .. } = &failure_kind {
             self.retire(unit);
         }
-        if let (Some(host), Some(began)) = (host, setback.transient_since()) {
+        if let (Some(host), Some(began)) = (host, failure_kind.transient_since()) {
             let retry = &self.settings.retry;
             let outage = &mut self.hosts[host.0].outage;
             let wait = outage.refused(task, retry, began, (now, random));
@@ -159,15 +159,18 @@ impl<E: Clone> Scheduler<E> {
                 outage.is_of_blobs();
             }
             if !outage.is_lasting(retry) {
-                self.report_pause(host, wait, setback.error());
+                self.report_pause(host, wait, failure_kind.error());
             }
         }
         match task {
-            Task::Blob { blob, by } => {
-                self.blob_failed((unit, host, source), (blob, by), setback, (now, random))
-            }
-            Task::Config(image) => self.config_failed(unit, image, setback, (now, random)),
-            Task::Open(image) => self.opening_failed(unit, image, setback, (now, random)),
+            Task::Blob { blob, by } => self.blob_failed(
+                (unit, host, source),
+                (blob, by),
+                failure_kind,
+                (now, random),
+            ),
+            Task::Config(image) => self.config_failed(unit, image, failure_kind, (now, random)),
+            Task::Open(image) => self.opening_failed(unit, image, failure_kind, (now, random)),
         }
     }
 
@@ -175,14 +178,14 @@ impl<E: Clone> Scheduler<E> {
         &mut self,
         (unit, host, source): (UnitId, Option<HostId>, Option<SourceId>),
         (blob, by): (BlobId, ImageId),
-        setback: Setback<E>,
+        failure_kind: FailureKind<E>,
         (now, random): (Instant, f64),
     ) -> Next {
         let Some(of_blob) = self.blobs.get(blob) else {
             return Next::GivenUp;
         };
         let is_final = |why: Refused| why != Refused::Transient && why != Refused::Throttled;
-        if setback.why().is_some_and(is_final) && !of_blob.images.contains(&by) {
+        if failure_kind.why().is_some_and(is_final) && !of_blob.images.contains(&by) {
             // A mirror can have, or allow, one image of a repository and not another.
             let counted = self.blobs.must_be_named(blob, now);
             self.count(counted);
@@ -190,8 +193,8 @@ impl<E: Clone> Scheduler<E> {
         }
         let host = host.unwrap_or(of_blob.host);
         let failed = of_blob.failed + 1;
-        let next = self.after(host, failed, &setback, (now, random));
-        match (&next, setback.into_error()) {
+        let next = self.after(host, failed, &failure_kind, (now, random));
+        match (&next, failure_kind.into_error()) {
             (Next::Retry { wait, .. }, _) => {
                 let then = deadline_after(now, *wait);
                 let counted = self.blobs.retry_at(blob, unit, then, now);
@@ -229,7 +232,7 @@ impl<E: Clone> Scheduler<E> {
         &mut self,
         unit: UnitId,
         image: ImageId,
-        setback: Setback<E>,
+        failure_kind: FailureKind<E>,
         (now, random): (Instant, f64),
     ) -> Next {
         let Some(of_image) = self.images.get_mut(&image) else {
@@ -238,12 +241,12 @@ impl<E: Clone> Scheduler<E> {
         of_image.failed += 1;
         let (host, failed) = (of_image.host, of_image.failed);
         // The end of a proxy is no failure of the config, so the config is always retried if it is the first failure.
-        let is_proxys = failed == 1 && matches!(setback, Setback::Lost { .. });
+        let is_proxys = failed == 1 && matches!(failure_kind, FailureKind::Lost { .. });
         let next = if is_proxys {
             let wait = Duration::ZERO;
             Next::Retry { failed, wait }
         } else {
-            self.after(host, failed, &setback, (now, random))
+            self.after(host, failed, &failure_kind, (now, random))
         };
         if let Next::Retry { wait, .. } = next {
             if let Some(of_image) = self.images.get_mut(&image) {
@@ -254,7 +257,7 @@ impl<E: Clone> Scheduler<E> {
             }
             self.configs.insert(image);
         } else {
-            self.fail(image, &setback.into_error(), failed);
+            self.fail(image, &failure_kind.into_error(), failed);
         }
         next
     }
@@ -263,32 +266,34 @@ impl<E: Clone> Scheduler<E> {
         &mut self,
         unit: UnitId,
         image: ImageId,
-        setback: Setback<E>,
+        failure_kind: FailureKind<E>,
         (now, random): (Instant, f64),
     ) -> Next {
         let Some(of_image) = self.images.get_mut(&image) else {
             return Next::GivenUp;
         };
         let (host, source) = (of_image.host, of_image.source);
-        let is_changed = matches!(setback, Setback::Changed(_));
+        let is_changed = matches!(failure_kind, FailureKind::Changed(_));
         let opening = of_image.opening;
         if opening != Opening::By(unit) && !is_changed {
             // Another unit has opened the image, or is opening it: this unit can't help with it.
-            let is_final = setback.why().is_some_and(|why| why != Refused::Transient);
+            let is_final = failure_kind
+                .why()
+                .is_some_and(|why| why != Refused::Transient);
             if is_final && matches!(opening, Opening::By(_)) {
                 // Any other unit would be refused, too. The unit that opens the image first reports why.
                 if let Some(unit) = self.units.get_mut(&unit) {
                     unit.cannot_open.insert(source);
                 }
             } else {
-                self.is_useless(unit, source, &setback.into_error(), now);
+                self.is_useless(unit, source, &failure_kind.into_error(), now);
             }
             return Next::Elsewhere;
         }
         of_image.failed += 1;
         let failed = of_image.failed;
-        let next = self.after(host, failed, &setback, (now, random));
-        match (next, setback.why(), setback.into_error()) {
+        let next = self.after(host, failed, &failure_kind, (now, random));
+        match (next, failure_kind.why(), failure_kind.into_error()) {
             (Next::Retry { .. }, ..) => {
                 if let Some(of_image) = self.images.get_mut(&image) {
                     of_image.opening = Opening::Waits;
@@ -321,14 +326,14 @@ impl<E: Clone> Scheduler<E> {
         &mut self,
         host: HostId,
         failed: u32,
-        setback: &Setback<E>,
+        failure_kind: &FailureKind<E>,
         (now, random): (Instant, f64),
     ) -> Next {
         let retry = &self.settings.retry;
-        let wait = match setback {
-            Setback::Lost { .. } => Duration::ZERO,
-            Setback::Broken(_) => retry.jittered(failed, random),
-            Setback::Refused {
+        let wait = match failure_kind {
+            FailureKind::Lost { .. } => Duration::ZERO,
+            FailureKind::Broken(_) => retry.jittered(failed, random),
+            FailureKind::Refused {
                 why: Refused::Transient,
                 error,
                 ..

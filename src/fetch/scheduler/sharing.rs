@@ -26,7 +26,7 @@ impl Script {
         let now = Instant::now();
         let settings = Settings {
             retry: RetryPolicy::default(),
-            processors: 2,
+            starts_at_a_time: 2,
             units: 16,
             in_flight: 32,
             start_ahead: false,
@@ -108,13 +108,13 @@ impl Script {
             self.carry_out();
             for (unit, task) in std::mem::take(&mut self.given) {
                 if let Some(why) = refused(self, task) {
-                    let setback = Setback::Refused {
+                    let failure_kind = FailureKind::Refused {
                         error: "refused",
                         began: self.now,
                         why,
                     };
                     let moment = (self.now + MS(1), 1.0);
-                    self.scheduler.failed(unit, task, setback, moment);
+                    self.scheduler.failed(unit, task, failure_kind, moment);
                     continue;
                 }
                 match task {

@@ -76,7 +76,7 @@ impl World {
         let begun = Instant::now();
         let settings = Settings {
             retry: RetryPolicy::default(),
-            processors: model.processors.min(4),
+            starts_at_a_time: model.processors.min(4),
             units: 32,
             in_flight: 32,
             start_ahead: true,

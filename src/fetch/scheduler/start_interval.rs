@@ -73,7 +73,7 @@ impl StartInterval {
 
 /// How many proxies start at the same time: one on each processor that this process may use, up
 /// to [`MOST_AT_A_TIME`].
-pub(in crate::fetch) fn at_a_time() -> u32 {
+pub(in crate::fetch) fn max_starts_at_a_time() -> u32 {
     let processors = available_parallelism().map_or(1, NonZeroUsize::get);
     // Both numbers are small.
     u32::try_from(processors.min(MOST_AT_A_TIME)).unwrap_or(1)

@@ -5,14 +5,14 @@ use super::Engine;
 /// An engine that is kept between two calls. The first caller that takes it gets it. The engine ends with the
 /// last clone.
 #[derive(Debug, Clone)]
-pub(in crate::fetch) struct Parked(async_channel::Receiver<Box<Engine>>);
+pub(in crate::fetch) struct IdleEngine(async_channel::Receiver<Box<Engine>>);
 
-impl Parked {
+impl IdleEngine {
     pub(in crate::fetch) fn new(engine: Engine) -> Self {
-        let (park, parked) = async_channel::bounded(1);
+        let (sender, receiver) = async_channel::bounded(1);
         // The channel is empty, so this can't fail.
-        let _ = park.try_send(Box::new(engine));
-        Self(parked)
+        let _ = sender.try_send(Box::new(engine));
+        Self(receiver)
     }
 
     pub(in crate::fetch) fn take(&self) -> Option<Engine> {

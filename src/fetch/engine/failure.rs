@@ -1,7 +1,7 @@
 //! Classifies a failure for the scheduler.
 
 use super::super::retry::{is_proxy_failure, is_throttled, is_transient};
-use super::super::scheduler::{Refused, Setback};
+use super::super::scheduler::{FailureKind, Refused};
 use super::super::unit::Failure;
 use crate::error::{BlobError, Error};
 use crate::protocol::RefusalKind;
@@ -9,11 +9,11 @@ use crate::reference::Place;
 
 /// Classifies a failure. `reference` is that of the image through which the unit asked. `cancels` is whether the
 /// proxy can be told to give up a blob.
-pub(super) fn setback(failure: Failure, reference: &str, cancels: bool) -> Setback<Error> {
+pub(super) fn classify(failure: Failure, reference: &str, cancels: bool) -> FailureKind<Error> {
     let place = Place::of(reference);
     match failure {
-        Failure::Handling(error) => Setback::Final(error),
-        Failure::Unanswered(error) => Setback::Lost {
+        Failure::Handling(error) => FailureKind::Final(error),
+        Failure::Unanswered(error) => FailureKind::Lost {
             error,
             unusable: true,
         },
@@ -29,10 +29,10 @@ pub(super) fn setback(failure: Failure, reference: &str, cancels: bool) -> Setba
                     _ => Refused::ForGood,
                 }
             };
-            Setback::Refused { error, began, why }
+            FailureKind::Refused { error, began, why }
         }
-        Failure::Fetching(error @ Error::ImageChanged { .. }) => Setback::Changed(error),
-        Failure::Fetching(error) if !is_transient(&error, place) => Setback::Final(error),
+        Failure::Fetching(error @ Error::ImageChanged { .. }) => FailureKind::Changed(error),
+        Failure::Fetching(error) if !is_transient(&error, place) => FailureKind::Final(error),
         Failure::Fetching(error) if is_proxy_failure(&error) => {
             let is_stalled = matches!(
                 error,
@@ -43,9 +43,9 @@ pub(super) fn setback(failure: Failure, reference: &str, cancels: bool) -> Setba
             );
             // The proxy can't be told to give up the blob, so it stays busy with it.
             let unusable = is_stalled && !cancels;
-            Setback::Lost { error, unusable }
+            FailureKind::Lost { error, unusable }
         }
-        Failure::Fetching(error) => Setback::Broken(error),
+        Failure::Fetching(error) => FailureKind::Broken(error),
     }
 }
 
@@ -57,15 +57,15 @@ mod tests {
     use crate::protocol::Refusal;
 
     #[test]
-    fn what_a_refusal_means_for_the_blob_and_for_its_registry() {
+    fn refusals_are_classified_by_their_reason_and_their_source() {
         let digest = format!("sha256:{}", "a".repeat(64));
         let digest = digest.parse().expect("a digest");
         let why = |code: &str, message: &str, reference: &str| {
             let refusal = Refusal::from_wire(code, message);
             let error = Error::blob(&digest)(BlobError::Refused(refusal));
             let began = Instant::now();
-            match setback(Failure::Refused { error, began }, reference, true) {
-                Setback::Refused { why, .. } => why,
+            match classify(Failure::Refused { error, began }, reference, true) {
+                FailureKind::Refused { why, .. } => why,
                 other => panic!("{other:?}"),
             }
         };
