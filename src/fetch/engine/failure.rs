@@ -1,7 +1,7 @@
 //! Classifies a failure for the scheduler.
 
 use super::super::retry::{is_proxy_failure, is_throttled, is_transient};
-use super::super::scheduler::{FailureKind, Refused};
+use super::super::scheduler::{FailureKind, RefusalReason};
 use super::super::unit::Failure;
 use crate::error::{BlobError, Error};
 use crate::protocol::RefusalKind;
@@ -19,14 +19,14 @@ pub(super) fn classify(failure: Failure, reference: &str, cancels: bool) -> Fail
         },
         Failure::Refused { error, began } => {
             let why = if is_throttled(&error) {
-                Refused::Throttled
+                RefusalReason::Throttled
             } else {
                 match error.kind() {
                     // This case comes first, because skopeo 1.22 also calls this refusal retryable.
-                    Some(RefusalKind::NotFound) => Refused::Missing,
-                    _ if is_transient(&error, place) => Refused::Transient,
-                    Some(RefusalKind::Unauthorized) => Refused::Login,
-                    _ => Refused::ForGood,
+                    Some(RefusalKind::NotFound) => RefusalReason::Missing,
+                    _ if is_transient(&error, place) => RefusalReason::Transient,
+                    Some(RefusalKind::Unauthorized) => RefusalReason::Login,
+                    _ => RefusalReason::Final,
                 }
             };
             FailureKind::Refused { error, began, why }
@@ -71,13 +71,19 @@ mod tests {
         };
         // skopeo 1.22 calls a 404 retryable.
         let missing = "invalid status code from registry 404 (Not Found)";
-        assert_eq!(why("retryable", missing, "docker://a/b"), Refused::Missing);
+        assert_eq!(
+            why("retryable", missing, "docker://a/b"),
+            RefusalReason::Missing
+        );
         let failed = "invalid status code from registry 503 (Service Unavailable)";
-        assert_eq!(why("other", failed, "docker://a/b"), Refused::Transient);
-        assert_eq!(why("other", failed, "oci:a"), Refused::ForGood);
+        assert_eq!(
+            why("other", failed, "docker://a/b"),
+            RefusalReason::Transient
+        );
+        assert_eq!(why("other", failed, "oci:a"), RefusalReason::Final);
         let login = "unauthorized: authentication required";
-        assert_eq!(why("other", login, "docker://a/b"), Refused::Login);
+        assert_eq!(why("other", login, "docker://a/b"), RefusalReason::Login);
         let denied = format!("denied: not yours, {login}");
-        assert_eq!(why("other", &denied, "docker://a/b"), Refused::ForGood);
+        assert_eq!(why("other", &denied, "docker://a/b"), RefusalReason::Final);
     }
 }

@@ -56,7 +56,7 @@ impl Engine {
             let (starter, reference) = (Arc::clone(&self.starter), reference.to_owned());
             self.logins.spawn(async move {
                 let login = if starter.may_have_login(&reference).await {
-                    Login::Perhaps
+                    Login::Unconfirmed
                 } else {
                     Login::No
                 };

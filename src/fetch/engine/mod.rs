@@ -263,7 +263,7 @@ impl Engine {
             unit
         });
         let id = if let Some(id) = known {
-            self.scheduler.has_open(unit, id);
+            self.scheduler.record_open(unit, id);
             id
         } else {
             let source = source_of(image.reference());
@@ -271,7 +271,7 @@ impl Engine {
         };
         let guess = call_time_from(image.first_opened.opening);
         self.scheduler
-            .expect(host, image.first_opened.starting, guess);
+            .set_estimates(host, image.first_opened.starting, guess);
         if let Some(handle) = self.units.get_mut(&unit) {
             handle
                 .opened
@@ -309,7 +309,7 @@ impl Engine {
         window: watch::Receiver<usize>,
     ) -> Result<()> {
         distinct(layers)?;
-        self.scheduler.in_order(ahead);
+        self.scheduler.switch_to_order(ahead);
         self.window = Some(window);
         let copies = layers.iter().cloned().zip(0..);
         self.fetch_copies(image, copies, false);
@@ -395,10 +395,10 @@ impl Engine {
                 Some(ended) = self.unit_tasks.join_next_with_id() => self.unit_ended(ended),
                 Some(login) = self.logins.join_next() => {
                     if let Ok((host, login)) = login {
-                        self.scheduler.login(host, login);
+                        self.scheduler.set_login(host, login);
                     }
                 }
-                end = next_window_end(&mut self.window) => self.scheduler.window(end),
+                end = next_window_end(&mut self.window) => self.scheduler.set_window_end(end),
                 () = sleep_until_opt(wake.map(Into::into)) => {}
             }
         }
@@ -611,7 +611,7 @@ impl Engine {
             Next::Retry { wait, .. } => {
                 tracing::debug!(?task, proxy, %reason, ?wait, "will retry");
             }
-            Next::GivenUp | Next::Elsewhere => tracing::debug!(?task, proxy, %reason, "failed"),
+            Next::GivenUp | Next::Rerouted => tracing::debug!(?task, proxy, %reason, "failed"),
         }
         let (Some(blob), proxy) = (job, unit.0) else {
             return;
@@ -632,7 +632,7 @@ impl Engine {
                 proxy,
                 reason,
             }),
-            Next::Elsewhere => {}
+            Next::Rerouted => {}
         }
     }
 }

@@ -9,7 +9,7 @@ use tokio::task::{AbortHandle, Id, JoinError};
 
 use super::super::event::EventKind;
 use super::super::retry::is_transient;
-use super::super::scheduler::{ImageId, KindId, Lost, Task, UnitId};
+use super::super::scheduler::{ImageId, KindId, Task, UnitError, UnitId};
 use super::super::unit::{ProxyOrigin, TaskData, Unit, Work};
 use super::{Engine, error_chain};
 use crate::error::{Result, join_error};
@@ -143,7 +143,7 @@ impl Engine {
         let proxy = unit.0;
         let reason = result.as_ref().err().map(error_chain).or(handle.unusable);
         self.events.send(|| EventKind::ProxyEnded { proxy, reason });
-        let lost = result.err().map(|error| Lost {
+        let lost = result.err().map(|error| UnitError {
             is_transient: is_transient(&error, Place::Registry { host: "" }),
             error,
         });

@@ -18,7 +18,7 @@ use super::{Action, Config, Image, ImageId, KindId, Opening, Scheduler, SourceId
 const BACKLOG_FOR_HELP: [f64; 2] = [4.0, 9.0];
 
 /// How long the result "no unit needs help" is reused.
-const LOOK_AGAIN: Duration = Duration::from_millis(5);
+const NO_HELP_REUSED_FOR: Duration = Duration::from_millis(5);
 
 impl<E: Clone> Scheduler<E> {
     /// Gives tasks to all units that can do one.
@@ -27,7 +27,7 @@ impl<E: Clone> Scheduler<E> {
             let mut units: Vec<(usize, UnitId)> = self
                 .units
                 .iter()
-                .filter(|(_, unit)| self.takes_more(unit, now))
+                .filter(|(_, unit)| self.can_take_task(unit, now))
                 .map(|(id, unit)| (unit.load(), *id))
                 .collect();
             units.sort_unstable();
@@ -44,10 +44,10 @@ impl<E: Clone> Scheduler<E> {
         }
     }
 
-    fn takes_more(&self, unit: &Unit, now: Instant) -> bool {
+    fn can_take_task(&self, unit: &Unit, now: Instant) -> bool {
         unit.stage == Stage::Ready
             && !unit.retired
-            && unit.rests_until.is_none_or(|until| until <= now)
+            && unit.paused_until.is_none_or(|until| until <= now)
             && unit.load() < self.hosts[unit.host.0].rules.per_unit
     }
 
@@ -58,7 +58,7 @@ impl<E: Clone> Scheduler<E> {
         unit.give(task, now);
         self.active = now;
         if let Some(host) = self.host_of(id, task) {
-            self.hosts[host.0].outage.asks(id.0);
+            self.hosts[host.0].outage.record_asking(id.0);
         }
         match task {
             Task::Open(image) => {
@@ -66,7 +66,7 @@ impl<E: Clone> Scheduler<E> {
                     let host = &mut self.hosts[of_image.host.0];
                     host.waiting.remove(&image);
                     host.asked_since.get_or_insert(now);
-                    if of_image.opening == Opening::Waits {
+                    if of_image.opening == Opening::Waiting {
                         of_image.opening = Opening::By(id);
                     }
                 }
@@ -88,33 +88,33 @@ impl<E: Clone> Scheduler<E> {
     fn task_for(&mut self, id: UnitId, now: Instant) -> Option<Task> {
         let unit = self.units.get(&id)?;
         let host = &self.hosts[unit.host.0];
-        if !host.lets(id, now) {
+        if !host.may_ask(id, now) {
             return None;
         }
         if unit.asking().is_some() {
             // A second task may wait at the unit, so that the proxy has the next call at once, as long as
             // there are enough tasks for all.
             let late = host.governor.late_after();
-            let is_calm = !host.outage.is_on() && !unit.is_late(late, now);
-            let is_plenty = self.blobs.ready_count() > 2 * self.units.len();
-            let may = is_calm && is_plenty && unit.queued().is_none();
+            let answers_on_time = !host.outage.is_active() && !unit.is_late(late, now);
+            let has_enough_blobs = self.blobs.ready_count() > 2 * self.units.len();
+            let may = answers_on_time && has_enough_blobs && unit.queued().is_none();
             return may.then(|| self.blob_for(id, unit, now)).flatten();
         }
-        let task = self.first_for(id, unit, now);
+        let task = self.own_task_for(id, unit, now);
         if task.is_some() || unit.load() > 0 {
             return task;
         }
         if let Some(image) = self.image_to_help_with(id, now) {
             return Some(Task::Open(image));
         }
-        if !self.move_on(id) {
+        if !self.move_to_other_host(id) {
             return None;
         }
         let unit = self.units.get(&id)?;
-        self.first_for(id, unit, now)
+        self.own_task_for(id, unit, now)
     }
 
-    fn first_for(&self, id: UnitId, unit: &Unit, now: Instant) -> Option<Task> {
+    fn own_task_for(&self, id: UnitId, unit: &Unit, now: Instant) -> Option<Task> {
         let opening = || self.image_to_open(unit, now).map(Task::Open);
         let config = || self.config_for(id, unit, now).map(Task::Config);
         opening()
@@ -123,14 +123,14 @@ impl<E: Clone> Scheduler<E> {
     }
 
     /// Moves an idle unit to another host that needs one. Returns whether it was moved.
-    fn move_on(&mut self, id: UnitId) -> bool {
+    fn move_to_other_host(&mut self, id: UnitId) -> bool {
         if self.hosts.len() == 1 {
             return false;
         }
         let Some(kind) = self.units.get(&id).map(|unit| unit.kind) else {
             return false;
         };
-        let has_some = |host: &super::HostId| {
+        let needs_unit = |host: &super::HostId| {
             let of_host = &self.hosts[host.0];
             let is_idle = of_host.waiting.is_empty() && of_host.to_ask.blobs == 0;
             !is_idle && self.at_work(*host) < self.most_at(*host)
@@ -138,7 +138,7 @@ impl<E: Clone> Scheduler<E> {
         let of_kind = |image: &&Image| image.kind == kind;
         let mut hosts = self.images.values().filter(of_kind).map(|image| image.host);
         let here = self.units.get(&id).map(|unit| unit.host);
-        let next = hosts.find(|host| Some(*host) != here && has_some(host));
+        let next = hosts.find(|host| Some(*host) != here && needs_unit(host));
         let (Some(host), Some(unit)) = (next, self.units.get_mut(&id)) else {
             return false;
         };
@@ -157,7 +157,7 @@ impl<E: Clone> Scheduler<E> {
 
     fn may_open(&self, unit: &Unit, now: Instant) -> bool {
         let host = &self.hosts[unit.host.0];
-        self.openings_under_way(unit) < host.openings(now)
+        self.openings_under_way(unit) < host.max_openings(now)
     }
 
     fn image_to_open(&self, unit: &Unit, now: Instant) -> Option<ImageId> {
@@ -182,29 +182,30 @@ impl<E: Clone> Scheduler<E> {
         let can = |image: &&ImageId| {
             let of_image = self.images.get(image);
             of_image.is_some_and(|of_image| {
-                let lets = self.hosts[of_image.host.0].lets(id, now);
-                unit.has(of_image.source, **image) && lets
+                let may_ask = self.hosts[of_image.host.0].may_ask(id, now);
+                unit.has(of_image.source, **image) && may_ask
             })
         };
         let image = *self.configs.iter().find(can)?;
         let late = self.hosts[unit.host.0].governor.late_after();
         let source = self.images.get(&image)?.source;
-        let is_starting = |unit: &Unit| unit.stage == Stage::Starting && self.is_alone(image);
+        let is_starting = |unit: &Unit| unit.stage == Stage::Starting && self.is_only_image(image);
         let is_idle = |unit: &Unit| unit.load() == 0 && unit.has(source, image);
-        let is_coming = |(other, state): (&UnitId, &Unit)| {
+        let will_be_free = |(other, state): (&UnitId, &Unit)| {
             *other != id
                 && !state.retired
                 && !state.served
-                && state.rests_until.is_none()
+                && state.paused_until.is_none()
                 && !state.is_late(late, now)
                 && (is_starting(state) || state.is_opening(image) || is_idle(state))
         };
-        let is_left = self.units.iter().any(is_coming) && self.blob_for(id, unit, now).is_some();
-        (!is_left).then_some(image)
+        let leave_to_other =
+            self.units.iter().any(will_be_free) && self.blob_for(id, unit, now).is_some();
+        (!leave_to_other).then_some(image)
     }
 
     /// Whether this is the only image, and warm proxies are started for it.
-    fn is_alone(&self, image: ImageId) -> bool {
+    fn is_only_image(&self, image: ImageId) -> bool {
         self.images.len() == 1 && self.images.contains_key(&image) && self.settings.start_ahead
     }
 
@@ -214,56 +215,63 @@ impl<E: Clone> Scheduler<E> {
             return None;
         }
         // The unit may have been moved here from a host that has an outage.
-        let lets = |source: &&SourceId| {
+        let may_ask = |source: &&SourceId| {
             let source = self.sources.get(source);
-            source.is_some_and(|source| self.hosts[source.host.0].lets(id, now))
+            source.is_some_and(|source| self.hosts[source.host.0].may_ask(id, now))
         };
-        let is_named = |image: &&ImageId| {
+        let can_ask_through = |image: &&ImageId| {
             let of_image = self.images.get(image);
-            let has = |of: &Image| unit.has(of.source, **image) && lets(&&of.source);
+            let has = |of: &Image| unit.has(of.source, **image) && may_ask(&&of.source);
             of_image.is_some_and(has)
         };
-        let named = self.blobs.named.iter().find_map(|blob| {
+        let restricted = self.blobs.restricted.iter().find_map(|blob| {
             let images = &self.blobs.get(*blob)?.images;
-            let by = *images.iter().find(is_named)?;
+            let by = *images.iter().find(can_ask_through)?;
             Some(Task::Blob { blob: *blob, by })
         });
-        if named.is_some() {
-            return named;
+        if restricted.is_some() {
+            return restricted;
         }
-        let blob = self.blobs.pick(unit.open.keys().filter(lets), |_, blob| {
-            blob.failed_at != Some(id) || !self.can_another(id, &blob.sources, now)
-        })?;
+        let blob = self
+            .blobs
+            .pick(unit.open.keys().filter(may_ask), |_, blob| {
+                blob.failed_at != Some(id) || !self.other_unit_can_ask(id, &blob.sources, now)
+            })?;
         let of_blob = self.blobs.get(blob)?;
         let any = || {
             let mut open = of_blob
                 .sources
                 .iter()
-                .filter(lets)
+                .filter(may_ask)
                 .filter_map(|source| unit.open.get(source));
             open.find_map(|images| images.first().copied())
         };
-        let by = of_blob.images.iter().find(is_named).copied().or_else(any)?;
+        let by = of_blob
+            .images
+            .iter()
+            .find(can_ask_through)
+            .copied()
+            .or_else(any)?;
         Some(Task::Blob { blob, by })
     }
 
     /// Whether another unit can ask for blobs of these sources now or soon.
-    fn can_another(&self, id: UnitId, sources: &[SourceId], now: Instant) -> bool {
+    fn other_unit_can_ask(&self, id: UnitId, sources: &[SourceId], now: Instant) -> bool {
         self.units.iter().any(|(other, unit)| {
-            let is_near = |source: &SourceId| {
-                unit.open.contains_key(source) && self.is_near(unit, *source, now)
+            let can_ask_soon = |source: &SourceId| {
+                unit.open.contains_key(source) && self.can_ask_soon(unit, *source, now)
             };
-            *other != id && sources.iter().any(is_near)
+            *other != id && sources.iter().any(can_ask_soon)
         })
     }
 
     /// Whether a unit can ask for blobs of this source now or soon. A unit does not count if it has been at
     /// its maximum number of tasks for long, or if it waits for a late answer.
-    fn is_near(&self, unit: &Unit, source: SourceId, now: Instant) -> bool {
+    fn can_ask_soon(&self, unit: &Unit, source: SourceId, now: Instant) -> bool {
         let opens = |of: &super::Source| of.images.iter().any(|image| unit.is_opening(*image));
         let is_opening = || self.sources.get(&source).is_some_and(opens);
         let host = &self.hosts[unit.host.0];
-        let is_full = unit.load() >= host.rules.per_unit && self.is_still(host, now);
+        let is_full = unit.load() >= host.rules.per_unit && self.is_inactive(host, now);
         let is_late = unit.is_late(host.governor.late_after(), now);
         !unit.retired && !is_full && !is_late && (unit.open.contains_key(&source) || is_opening())
     }
@@ -272,17 +280,17 @@ impl<E: Clone> Scheduler<E> {
     /// first. A blob that several units can ask for counts in part for each of them. Sources without any unit
     /// come first.
     #[expect(clippy::cast_precision_loss, reason = "there are few units")]
-    fn with_backlog(&self, least_backlog: f64, now: Instant) -> Vec<SourceId> {
+    fn sources_with_backlog(&self, least_backlog: f64, now: Instant) -> Vec<SourceId> {
         let mut backlogs: BTreeMap<UnitId, f64> = BTreeMap::new();
         let mut with_backlog: Vec<(f64, SourceId)> = Vec::new();
-        let near_of = |source: SourceId| -> Vec<UnitId> {
+        let units_of = |source: SourceId| -> Vec<UnitId> {
             let near = self.units.iter();
-            let near = near.filter(|(_, unit)| self.is_near(unit, source, now));
+            let near = near.filter(|(_, unit)| self.can_ask_soon(unit, source, now));
             near.map(|(id, _)| *id).collect()
         };
         let sources = self.blobs.waiting();
         let near: BTreeMap<SourceId, Vec<UnitId>> =
-            sources.map(|source| (source, near_of(source))).collect();
+            sources.map(|source| (source, units_of(source))).collect();
         for blob in self.blobs.ready() {
             let all = blob.sources.iter().filter_map(|source| near.get(source));
             let all: BTreeSet<UnitId> = all.flatten().copied().collect();
@@ -308,20 +316,20 @@ impl<E: Clone> Scheduler<E> {
         if !self.may_open(unit, now) {
             return None;
         }
-        let lost = self.image_only_late_units_have(unit, now);
+        let lost = self.image_held_by_late_units(unit, now);
         let new = self.image_being_opened(id, unit);
         lost.or_else(|| self.image_with_backlog(id, now)).or(new)
     }
 
     /// Has images opened again without which a config or a blob can't be asked for, because no unit has them open any
     /// more. Such an opening is like the first one of the image: if it fails too often, the image fails.
-    pub(super) fn open_lost_again(&mut self) {
+    pub(super) fn reopen_lost_images(&mut self) {
         if !std::mem::take(&mut self.may_have_lost) {
             return;
         }
         for image in self.lost_images() {
             if let Some(of_image) = self.images.get_mut(&image) {
-                of_image.opening = Opening::Waits;
+                of_image.opening = Opening::Waiting;
                 self.hosts[of_image.host.0].waiting.insert(image);
             }
         }
@@ -335,12 +343,12 @@ impl<E: Clone> Scheduler<E> {
             let has = |unit: &Unit, of: &Image| unit.has(of.source, *id) || unit.is_opening(*id);
             let of_image = self.images.get(id);
             of_image.is_some_and(|of| {
-                of.opening == Opening::Known && !units().any(|unit| has(unit, of))
+                of.opening == Opening::Opened && !units().any(|unit| has(unit, of))
             })
         };
         let configs = self.configs.iter().copied();
         let mut lost: BTreeSet<ImageId> = configs.filter(is_lost).collect();
-        for blob in &self.blobs.named {
+        for blob in &self.blobs.restricted {
             let images = self.blobs.get(*blob).map_or(&[][..], |blob| &blob.images);
             if images.iter().all(is_lost) {
                 lost.extend(images.first());
@@ -364,7 +372,7 @@ impl<E: Clone> Scheduler<E> {
     }
 
     /// An image that only units with late calls have open, and without which a config or a blob can't be asked for.
-    fn image_only_late_units_have(&self, unit: &Unit, now: Instant) -> Option<ImageId> {
+    fn image_held_by_late_units(&self, unit: &Unit, now: Instant) -> Option<ImageId> {
         let late = self.hosts[unit.host.0].governor.late_after();
         let is_open = |image: ImageId, source: SourceId| {
             let has = |unit: &Unit| unit.has(source, image) || unit.is_opening(image);
@@ -383,8 +391,8 @@ impl<E: Clone> Scheduler<E> {
             .configs
             .iter()
             .find(|image| can(image).is_some_and(|of_image| !is_open(**image, of_image.source)));
-        let named = || {
-            self.blobs.named.iter().find_map(|blob| {
+        let restricted = || {
+            self.blobs.restricted.iter().find_map(|blob| {
                 let images = &self.blobs.get(*blob)?.images;
                 let is_open = |image: &ImageId| {
                     let of_image = self.images.get(image);
@@ -396,14 +404,16 @@ impl<E: Clone> Scheduler<E> {
                 images.iter().find(|image| can(image).is_some())
             })
         };
-        config.or_else(named).copied()
+        config.or_else(restricted).copied()
     }
 
     /// An image of a source whose backlog is large enough for another unit to help.
     fn image_with_backlog(&mut self, id: UnitId, now: Instant) -> Option<ImageId> {
-        let is_known = |then| now.saturating_duration_since(then) < LOOK_AGAIN;
+        let is_known = |then| now.saturating_duration_since(then) < NO_HELP_REUSED_FOR;
         let unit = self.units.get(&id)?;
-        if self.in_flight >= self.settings.in_flight || unit.unneeded.is_some_and(is_known) {
+        if self.in_flight >= self.settings.in_flight
+            || unit.no_help_needed_since.is_some_and(is_known)
+        {
             return None;
         }
         let rules = self.hosts[unit.host.0].rules;
@@ -414,7 +424,7 @@ impl<E: Clone> Scheduler<E> {
             (false, true) => 1.0,
             (false, false) => BACKLOG_FOR_HELP[usize::from(!unit.open.is_empty())],
         };
-        let with_backlog = self.with_backlog(least_backlog, now);
+        let with_backlog = self.sources_with_backlog(least_backlog, now);
         let found = with_backlog.into_iter().find_map(|source| {
             let of_source = self.sources.get(&source)?;
             let can = of_source.host == unit.host
@@ -428,7 +438,7 @@ impl<E: Clone> Scheduler<E> {
         if found.is_none()
             && let Some(unit) = self.units.get_mut(&id)
         {
-            unit.unneeded = Some(now);
+            unit.no_help_needed_since = Some(now);
         }
         found
     }

@@ -14,10 +14,10 @@ const SMALL_PER_LARGE: usize = 2;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum State {
     /// Outside the window, or not ready to be asked for.
-    Held,
-    Waits,
+    NotReady,
+    Ready,
     /// Not to be asked for before this time.
-    WaitsUntil(Instant),
+    Delayed(Instant),
     Given,
     Done,
 }
@@ -38,10 +38,10 @@ pub(super) struct Blob {
     pub(super) sources: Vec<SourceId>,
     pub(super) failed: u32,
     /// Whether the blob is asked for only through an image that names it.
-    pub(super) only_named: bool,
+    pub(super) is_restricted: bool,
     /// The unit at which the last try failed.
     pub(super) failed_at: Option<UnitId>,
-    pub(super) unasked: bool,
+    pub(super) is_to_ask: bool,
     state: State,
 }
 
@@ -59,21 +59,21 @@ pub(super) struct Added {
     pub(super) is_new: bool,
     pub(super) is_done: bool,
     /// The host whose backlog counted the blob before, if it is another one now.
-    pub(super) left: Option<HostId>,
+    pub(super) moved_from: Option<HostId>,
 }
 
-/// A blob that was still to be asked for, and is no longer counted for `host`.
+/// A blob that was still to be asked for, and has moved from the backlog of the host `from`.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Left {
-    pub(super) host: HostId,
+pub(super) struct BacklogMove {
+    pub(super) from: HostId,
     /// The host whose backlog counts the blob now.
-    pub(super) now_of: Option<HostId>,
+    pub(super) to: Option<HostId>,
     pub(super) size: u64,
 }
 
 /// How the amount that is still to be asked for has changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Counted {
+pub(super) enum BacklogChange {
     Same,
     More(HostId, u64),
     Less(HostId, u64),
@@ -81,7 +81,7 @@ pub(super) enum Counted {
 
 /// The blobs of one source that can be asked for now, ordered by size. Among equal sizes, those with the
 /// fewest sources come first, because a blob with several sources can also be asked for elsewhere.
-type Ready = BTreeSet<(u64, usize, BlobId)>;
+type ReadyBlobs = BTreeSet<(u64, usize, BlobId)>;
 
 #[derive(Debug, Clone, Default, Hash)]
 pub(super) struct Blobs {
@@ -89,32 +89,35 @@ pub(super) struct Blobs {
     known: BTreeMap<Key, BlobId>,
     next: usize,
     /// The ready blobs of each source. A source without any has no entry.
-    ready: BTreeMap<SourceId, Ready>,
+    ready: BTreeMap<SourceId, ReadyBlobs>,
     ready_count: usize,
     /// The ready blobs that may be asked for only through an image that names them.
-    pub(super) named: BTreeSet<BlobId>,
+    pub(super) restricted: BTreeSet<BlobId>,
     delayed: BTreeSet<(Instant, BlobId)>,
     /// The end of the window, if blobs are fetched in order. Only blobs with a lower number are given out.
-    end: Option<usize>,
+    window_end: Option<usize>,
     /// How many blobs have been given out.
-    turn: usize,
+    given_count: usize,
 }
 
 impl Blobs {
-    pub(super) fn in_order(&mut self) {
-        self.end = Some(0);
+    pub(super) fn fetch_in_order(&mut self) {
+        self.window_end = Some(0);
     }
 
-    pub(super) fn window(&mut self, end: usize) {
-        let Some(before) = self.end.filter(|before| *before < end) else {
+    pub(super) fn set_window_end(&mut self, end: usize) {
+        let Some(before) = self.window_end.filter(|before| *before < end) else {
             return;
         };
-        self.end = Some(end);
+        self.window_end = Some(end);
         let range = BlobId(before)..BlobId(end);
-        let held: Vec<BlobId> = self.all.range(range).map(|(id, _)| *id).collect();
-        for id in held {
-            if self.get(id).is_some_and(|blob| blob.state == State::Held) {
-                self.wait(id);
+        let not_ready: Vec<BlobId> = self.all.range(range).map(|(id, _)| *id).collect();
+        for id in not_ready {
+            if self
+                .get(id)
+                .is_some_and(|blob| blob.state == State::NotReady)
+            {
+                self.make_ready(id);
             }
         }
     }
@@ -144,28 +147,28 @@ impl Blobs {
                 images: Vec::new(),
                 sources: Vec::new(),
                 failed: 0,
-                only_named: false,
+                is_restricted: false,
                 failed_at: None,
-                unasked: true,
-                state: State::Held,
+                is_to_ask: true,
+                state: State::NotReady,
             };
             self.all.insert(id, blob);
         }
         let is_ready = self.is_ready(id);
         if is_ready {
-            self.take(id);
+            self.make_unready(id);
         }
         let mut added = Added {
             blob: id,
             is_new,
             is_done: false,
-            left: None,
+            moved_from: None,
         };
         if let Some(blob) = self.all.get_mut(&id) {
             added.is_done = blob.state == State::Done;
             // All images that wanted the blob were forgotten while it was being asked for.
             if blob.images.is_empty() && blob.host != host {
-                added.left = blob.unasked.then_some(blob.host);
+                added.moved_from = blob.is_to_ask.then_some(blob.host);
                 blob.host = host;
             }
             if !blob.images.contains(&image) {
@@ -175,23 +178,23 @@ impl Blobs {
                 blob.sources.push(source);
             }
         }
-        if is_ready || is_new && self.end.is_none_or(|end| id.0 < end) {
-            self.wait(id);
+        if is_ready || is_new && self.window_end.is_none_or(|end| id.0 < end) {
+            self.make_ready(id);
         }
         added
     }
 
     /// Records that this image no longer wants the blob. `place` returns host and source of each remaining
     /// image, and the blob counts for one of these hosts from now on.
-    pub(super) fn leave(
+    pub(super) fn remove_image(
         &mut self,
         id: BlobId,
         image: ImageId,
         place: impl Fn(&ImageId) -> Option<(HostId, SourceId)>,
-    ) -> Option<Left> {
+    ) -> Option<BacklogMove> {
         let is_ready = self.is_ready(id);
         if is_ready {
-            self.take(id);
+            self.make_unready(id);
         }
         let blob = self.all.get_mut(&id)?;
         blob.images.retain(|one| *one != image);
@@ -202,20 +205,20 @@ impl Blobs {
         {
             blob.host = *first;
         }
-        let left = Left {
-            host: was,
-            now_of: Some(blob.host),
+        let moved = BacklogMove {
+            from: was,
+            to: Some(blob.host),
             size: blob.size,
         };
-        let left = (blob.unasked && blob.host != was).then_some(left);
+        let moved = (blob.is_to_ask && blob.host != was).then_some(moved);
         blob.sources = places.into_iter().map(|(_, source)| source).collect();
         blob.sources.sort_unstable();
         blob.sources.dedup();
         if !blob.images.is_empty() {
             if is_ready {
-                self.wait(id);
+                self.make_ready(id);
             }
-            return left;
+            return moved;
         }
         if blob.state == State::Given {
             return None;
@@ -223,37 +226,37 @@ impl Blobs {
         self.remove(id)
     }
 
-    fn remove(&mut self, id: BlobId) -> Option<Left> {
-        self.take(id);
+    fn remove(&mut self, id: BlobId) -> Option<BacklogMove> {
+        self.make_unready(id);
         let blob = self.all.remove(&id)?;
         self.known.remove(&blob.key);
-        blob.unasked.then_some(Left {
-            host: blob.host,
-            now_of: None,
+        blob.is_to_ask.then_some(BacklogMove {
+            from: blob.host,
+            to: None,
             size: blob.size,
         })
     }
 
     /// Removes the blob if no image wants it.
-    pub(super) fn drop_orphan(&mut self, id: BlobId) {
+    pub(super) fn remove_if_unwanted(&mut self, id: BlobId) {
         if self.get(id).is_some_and(|blob| blob.images.is_empty()) {
             self.remove(id);
         }
     }
 
     fn is_ready(&self, id: BlobId) -> bool {
-        self.get(id).is_some_and(|blob| blob.state == State::Waits)
+        self.get(id).is_some_and(|blob| blob.state == State::Ready)
     }
 
     /// Makes the blob ready to be asked for.
-    fn wait(&mut self, id: BlobId) {
+    fn make_ready(&mut self, id: BlobId) {
         let Some(blob) = self.all.get_mut(&id) else {
             return;
         };
-        blob.state = State::Waits;
+        blob.state = State::Ready;
         self.ready_count += 1;
-        if blob.only_named {
-            self.named.insert(id);
+        if blob.is_restricted {
+            self.restricted.insert(id);
             return;
         }
         for source in &blob.sources {
@@ -263,20 +266,20 @@ impl Blobs {
     }
 
     /// Makes the blob not ready, if it was ready or delayed.
-    fn take(&mut self, id: BlobId) {
+    fn make_unready(&mut self, id: BlobId) {
         let Some(blob) = self.all.get_mut(&id) else {
             return;
         };
         match blob.state {
-            State::Waits => self.ready_count -= 1,
-            State::WaitsUntil(until) => {
+            State::Ready => self.ready_count -= 1,
+            State::Delayed(until) => {
                 self.delayed.remove(&(until, id));
                 return;
             }
             _ => return,
         }
-        blob.state = State::Held;
-        self.named.remove(&id);
+        blob.state = State::NotReady;
+        self.restricted.remove(&id);
         for source in &blob.sources {
             if let Some(ready) = self.ready.get_mut(source) {
                 ready.remove(&(blob.size, blob.sources.len(), id));
@@ -288,8 +291,8 @@ impl Blobs {
     }
 
     pub(super) fn give(&mut self, id: BlobId) {
-        self.take(id);
-        self.turn += 1;
+        self.make_unready(id);
+        self.given_count += 1;
         if let Some(blob) = self.all.get_mut(&id) {
             blob.state = State::Given;
         }
@@ -297,9 +300,9 @@ impl Blobs {
 
     /// Records that the blob need not be asked for any more. Returns its host and size if it still had to be
     /// asked for.
-    pub(super) fn asked(&mut self, id: BlobId) -> Option<(HostId, u64)> {
+    pub(super) fn mark_asked(&mut self, id: BlobId) -> Option<(HostId, u64)> {
         let blob = self.all.get_mut(&id)?;
-        let was = std::mem::replace(&mut blob.unasked, false);
+        let was = std::mem::replace(&mut blob.is_to_ask, false);
         was.then_some((blob.host, blob.size))
     }
 
@@ -310,7 +313,7 @@ impl Blobs {
         unit: UnitId,
         then: Instant,
         now: Instant,
-    ) -> Counted {
+    ) -> BacklogChange {
         if let Some(blob) = self.all.get_mut(&id) {
             blob.failed += 1;
             blob.failed_at = Some(unit);
@@ -319,39 +322,40 @@ impl Blobs {
     }
 
     /// Makes a blob ready again that was given to a unit and was not fetched.
-    pub(super) fn put_back(&mut self, id: BlobId, now: Instant) -> Counted {
+    pub(super) fn put_back(&mut self, id: BlobId, now: Instant) -> BacklogChange {
         self.put_back_at(id, now, now)
     }
 
-    fn put_back_at(&mut self, id: BlobId, then: Instant, now: Instant) -> Counted {
+    fn put_back_at(&mut self, id: BlobId, then: Instant, now: Instant) -> BacklogChange {
         let Some(blob) = self.all.get_mut(&id) else {
-            return Counted::Same;
+            return BacklogChange::Same;
         };
         if blob.state != State::Given {
-            return Counted::Same;
+            return BacklogChange::Same;
         }
         if blob.images.is_empty() {
-            let left = self.remove(id);
-            return left.map_or(Counted::Same, |left| Counted::Less(left.host, left.size));
+            let moved = self.remove(id);
+            return moved.map_or(BacklogChange::Same, |moved| {
+                BacklogChange::Less(moved.from, moved.size)
+            });
         }
-        let was = std::mem::replace(&mut blob.unasked, true);
-        let counted = if was {
-            Counted::Same
+        let was = std::mem::replace(&mut blob.is_to_ask, true);
+        let change = if was {
+            BacklogChange::Same
         } else {
-            Counted::More(blob.host, blob.size)
+            BacklogChange::More(blob.host, blob.size)
         };
         if then > now {
-            blob.state = State::WaitsUntil(then);
+            blob.state = State::Delayed(then);
             self.delayed.insert((then, id));
         } else {
-            self.wait(id);
+            self.make_ready(id);
         }
-        counted
+        change
     }
 
-    /// Makes the delayed blobs ready whose time has come.
-    /// Makes those blobs ready whose wait is over. Returns whether there were any.
-    pub(super) fn release(&mut self, now: Instant) -> bool {
+    /// Makes the delayed blobs ready whose time has come. Returns whether there were any.
+    pub(super) fn make_delayed_ready(&mut self, now: Instant) -> bool {
         let mut any = false;
         while let Some((then, id)) = self
             .delayed
@@ -360,19 +364,19 @@ impl Blobs {
             .filter(|(then, _)| *then <= now)
         {
             self.delayed.remove(&(then, id));
-            self.wait(id);
+            self.make_ready(id);
             any = true;
         }
         any
     }
 
-    pub(super) fn next_release(&self) -> Option<Instant> {
+    pub(super) fn next_delayed(&self) -> Option<Instant> {
         self.delayed.first().map(|(then, _)| *then)
     }
 
     /// Resets the tries of a blob that was given up for some of its images. The remaining images start
     /// from zero.
-    pub(super) fn reset(&mut self, id: BlobId, now: Instant) -> Counted {
+    pub(super) fn reset_tries(&mut self, id: BlobId, now: Instant) -> BacklogChange {
         if let Some(blob) = self.all.get_mut(&id) {
             blob.failed = 0;
             blob.failed_at = None;
@@ -382,9 +386,9 @@ impl Blobs {
 
     /// Restricts the blob to images that name it, because the registry refused it through another image of
     /// the same source.
-    pub(super) fn must_be_named(&mut self, id: BlobId, now: Instant) -> Counted {
+    pub(super) fn restrict_to_its_images(&mut self, id: BlobId, now: Instant) -> BacklogChange {
         if let Some(blob) = self.all.get_mut(&id) {
-            blob.only_named = true;
+            blob.is_restricted = true;
         }
         self.put_back(id, now)
     }
@@ -398,11 +402,11 @@ impl Blobs {
             return Vec::new();
         }
         let images = blob.images.clone();
-        self.take(id);
+        self.make_unready(id);
         if let Some(blob) = self.all.get_mut(&id) {
             blob.state = State::Done;
         }
-        self.drop_orphan(id);
+        self.remove_if_unwanted(id);
         images
     }
 
@@ -438,12 +442,12 @@ impl Blobs {
     ) -> Option<BlobId> {
         let ready = sources.filter_map(|source| self.ready.get(source));
         let is_fit = |id: BlobId| self.get(id).is_some_and(|blob| fit(id, blob));
-        if self.end.is_some() {
+        if self.window_end.is_some() {
             let ids = ready.flatten().map(|(.., id)| *id);
             return ids.filter(|id| is_fit(*id)).min();
         }
-        let is_large = self.turn.is_multiple_of(SMALL_PER_LARGE + 1);
-        let of_each = |ready: &Ready| {
+        let is_large = self.given_count.is_multiple_of(SMALL_PER_LARGE + 1);
+        let of_each = |ready: &ReadyBlobs| {
             if !is_large {
                 return ready.iter().find(|(.., id)| is_fit(*id)).copied();
             }

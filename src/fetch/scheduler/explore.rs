@@ -36,9 +36,9 @@ const STEP: Duration = Duration::from_millis(5);
 const PROCESSORS: u32 = 4;
 
 /// The maximum number of steps until a world has ended, if the same always happens.
-const MOST_STEPS: usize = 3000;
+const MAX_STEPS: usize = 3000;
 
-const MOST_OPENINGS: usize = 8;
+const MAX_OPENINGS: usize = 8;
 
 #[derive(Debug, Clone, Hash)]
 struct Proxy {
@@ -64,7 +64,7 @@ struct World {
     /// under way succeeds.
     is_refused: bool,
     /// Whether the refused call was for a blob, so that an opened image does not end the outage.
-    is_of_blobs: bool,
+    blob_was_refused: bool,
     has_succeeded: bool,
     wrong_logins: usize,
 }
@@ -85,7 +85,7 @@ enum Step {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Failing {
-    Refused(Refused),
+    Refused(RefusalReason),
     Final,
     Lost,
     Hangs,
@@ -125,10 +125,10 @@ fn failing_courses() -> Vec<Course> {
 }
 
 const FAILINGS: [Failing; 7] = [
-    Failing::Refused(Refused::Transient),
-    Failing::Refused(Refused::Missing),
-    Failing::Refused(Refused::Login),
-    Failing::Refused(Refused::Throttled),
+    Failing::Refused(RefusalReason::Transient),
+    Failing::Refused(RefusalReason::Missing),
+    Failing::Refused(RefusalReason::Login),
+    Failing::Refused(RefusalReason::Throttled),
     Failing::Final,
     Failing::Lost,
     Failing::Hangs,
@@ -153,7 +153,7 @@ impl World {
             counts_openings: false,
             has_answered: false,
         });
-        scheduler.login(host, setting.login);
+        scheduler.set_login(host, setting.login);
         for (kind, source, _) in setting.images {
             scheduler.add_image(host, KindId(*kind), source, begun);
         }
@@ -165,7 +165,7 @@ impl World {
             failures: setting.failures,
             ticks: 0,
             is_refused: false,
-            is_of_blobs: false,
+            blob_was_refused: false,
             has_succeeded: false,
             wrong_logins: 0,
         }
@@ -269,20 +269,20 @@ impl World {
         let openings = asked.filter(|task| matches!(task, Task::Open(_))).count();
         if !self.has_succeeded {
             let most = match setting.login {
-                Login::Perhaps => 1,
-                Login::No => MOST_OPENINGS,
+                Login::Unconfirmed => 1,
+                Login::No => MAX_OPENINGS,
             };
             assert!(
                 openings <= most,
                 "{openings} openings before one has succeeded"
             );
         }
-        if setting.login == Login::Perhaps {
+        if setting.login == Login::Unconfirmed {
             assert!(self.wrong_logins <= 1, "a wrong password is tried again");
         }
     }
 
-    fn is_over(&self, setting: Setting) -> bool {
+    fn has_ended(&self, setting: Setting) -> bool {
         self.ended.len() == setting.images.len()
     }
 
@@ -335,7 +335,7 @@ impl World {
             Step::StartFails(unit) | Step::Dies(unit) => {
                 self.failures -= 1;
                 self.proxies.remove(&unit);
-                let lost = Lost {
+                let lost = UnitError {
                     error: 0,
                     is_transient: matches!(step, Step::Dies(_)),
                 };
@@ -343,7 +343,7 @@ impl World {
             }
             Step::Succeeds(unit) => self.succeeds(unit, setting, now),
             Step::Answered(unit) => {
-                (self.is_refused, self.is_of_blobs) = (false, false);
+                (self.is_refused, self.blob_was_refused) = (false, false);
                 let proxy = self.proxy(unit);
                 let task = proxy.asked.pop_front().expect("one");
                 proxy.draining.push(task);
@@ -368,7 +368,7 @@ impl World {
                     panic!("{task:?} breaks off");
                 };
                 let is_wanted = self.scheduler.blobs.get(blob).is_some();
-                assert!(next != Next::Elsewhere || is_wanted);
+                assert!(next != Next::Rerouted || is_wanted);
             }
             Step::Fails(unit, failing) => self.fails(unit, failing, now),
         }
@@ -395,7 +395,7 @@ impl World {
             Task::Open(image) => {
                 proxy.open.insert(image);
                 self.has_succeeded = true;
-                self.is_refused &= self.is_of_blobs;
+                self.is_refused &= self.blob_was_refused;
                 self.scheduler.opened(unit, image, TICK, now);
                 let is_new = self
                     .scheduler
@@ -424,9 +424,10 @@ impl World {
         let failure_kind = match failing {
             Failing::Refused(why) => {
                 // A transient refusal stops all units.
-                self.is_refused = why == Refused::Transient;
-                self.is_of_blobs |= self.is_refused && matches!(task, Task::Blob { .. });
-                self.wrong_logins += usize::from(why == Refused::Login && !self.has_succeeded);
+                self.is_refused = why == RefusalReason::Transient;
+                self.blob_was_refused |= self.is_refused && matches!(task, Task::Blob { .. });
+                self.wrong_logins +=
+                    usize::from(why == RefusalReason::Login && !self.has_succeeded);
                 FailureKind::Refused {
                     error: 2,
                     began: now,
@@ -487,10 +488,10 @@ impl World {
         let (setting, begun) = all;
         let mut world = self.clone();
         let mut seen = Vec::new();
-        for _ in 0..MOST_STEPS {
+        for _ in 0..MAX_STEPS {
             world.failures = usize::MAX;
             let key = (course, world.key());
-            if world.is_over(setting) || ending.contains(&key) {
+            if world.has_ended(setting) || ending.contains(&key) {
                 ending.extend(seen);
                 return;
             }
@@ -524,7 +525,7 @@ fn explore(setting: Setting, most_ticks: u32) -> usize {
     while let Some(world) = waiting.pop() {
         let ready = world.proxies.values().filter(|proxy| !proxy.is_starting);
         most_ready = most_ready.max(ready.count());
-        if world.is_over(setting) {
+        if world.has_ended(setting) {
             continue;
         }
         world.follow(Course::AllSucceeds, &mut ending, (setting, begun));
@@ -566,7 +567,7 @@ fn two_images_of_one_repository_whatever_fails() {
 fn two_images_of_two_repositories_with_a_password() {
     let setting = Setting {
         images: &[(0, "one", &[1]), (0, "other", &[1, 2])],
-        login: Login::Perhaps,
+        login: Login::Unconfirmed,
         units: 2,
         failures: 1,
     };

@@ -31,14 +31,14 @@ const WORK_PER_GB: Duration = Duration::from_secs(1);
 
 /// A call that takes this many times the usual latency was held back by the registry, if it also
 /// takes [`THROTTLED_FROM`].
-const THROTTLED: u32 = 8;
+const THROTTLED_TIMES: u32 = 8;
 
 /// The least latency of a call that counts as held back. A shorter delay may be due to a busy machine.
 const THROTTLED_FROM: Duration = Duration::from_secs(1);
 
 /// The minimum number of proxies while a registry throttles. Some of them wait as long as the registry told them,
 /// while the others ask. docs/decisions.md has the measurement.
-const FEWEST: usize = 4;
+const MIN_WHEN_THROTTLED: usize = 4;
 
 /// A call is late if it takes this many times the usual latency, and at least [`LATE_FROM`].
 const LATE_TIMES: u32 = 10;
@@ -83,13 +83,13 @@ pub(super) struct Governor {
     /// A moving average of the latency of calls.
     call_time: Option<Duration>,
     /// The lowest value of this average so far.
-    best: Option<Duration>,
+    lowest_call_time: Option<Duration>,
     /// The maximum while the registry throttles. The ceiling is only ever lowered.
     ceiling: usize,
     /// Whether the registry throttles. The flag is also set where the ceiling can't be lowered.
     throttled: bool,
     /// When many proxies last waited for late answers.
-    slowed: Option<Instant>,
+    late_answers_at: Option<Instant>,
 }
 
 impl Governor {
@@ -100,10 +100,10 @@ impl Governor {
             processors,
             cost: COST_BOUNDS.1,
             call_time: None,
-            best: None,
+            lowest_call_time: None,
             ceiling: max,
             throttled: false,
-            slowed: None,
+            late_answers_at: None,
         }
     }
 
@@ -114,13 +114,13 @@ impl Governor {
     }
 
     /// Whether there is an estimate of the latency of a call.
-    pub(super) fn has_guess(&self) -> bool {
-        self.best.is_some()
+    pub(super) fn has_estimate(&self) -> bool {
+        self.lowest_call_time.is_some()
     }
 
     /// Sets a first estimate of the latency. An estimate that is there already stays.
     pub(super) fn expect_call_time(&mut self, guess: Duration) {
-        self.best.get_or_insert(guess);
+        self.lowest_call_time.get_or_insert(guess);
     }
 
     /// Records that a proxy started in that time.
@@ -135,39 +135,39 @@ impl Governor {
         let average = self.call_time.map_or(took, |average| {
             (average * (SMOOTHING - 1) + took) / SMOOTHING
         });
-        let best = match (self.call_time, self.best) {
+        let best = match (self.call_time, self.lowest_call_time) {
             // The first measured answer replaces an estimate, unless the call was held back.
             (None, Some(guess)) if !is_held_back(took, guess) => average,
             (_, None) => average,
             (_, Some(best)) => best.min(average),
         };
         self.call_time = Some(average);
-        self.best = Some(best);
+        self.lowest_call_time = Some(best);
         if is_held_back(took, best) {
-            self.throttled(running);
+            self.throttle(running);
         }
     }
 
     /// Records that many of the `running` proxies wait for late answers. This counts at most once in
     /// [`THROTTLED_FROM`], because the effect of fewer proxies is not seen at once.
-    pub(super) fn slowed(&mut self, running: usize, now: Instant) {
+    pub(super) fn record_late_answers(&mut self, running: usize, now: Instant) {
         if self
-            .slowed
+            .late_answers_at
             .is_none_or(|then| now.duration_since(then) >= THROTTLED_FROM)
         {
-            self.slowed = Some(now);
-            self.throttled(running);
+            self.late_answers_at = Some(now);
+            self.throttle(running);
         }
     }
 
     /// Limits the number to the proxies that work, because others could not be started.
-    pub(super) fn no_more_than(&mut self, working: usize) {
-        self.throttled(working.saturating_mul(2));
+    pub(super) fn limit_to_working(&mut self, working: usize) {
+        self.throttle(working.saturating_mul(2));
     }
 
     /// Records that the registry throttles: at most half of the `running` proxies are wanted from now on.
-    pub(super) fn throttled(&mut self, running: usize) {
-        let fewer = running.div_ceil(2).max(FEWEST).max(self.min);
+    pub(super) fn throttle(&mut self, running: usize) {
+        let fewer = running.div_ceil(2).max(MIN_WHEN_THROTTLED).max(self.min);
         self.ceiling = self.ceiling.min(fewer);
         self.throttled = true;
     }
@@ -188,7 +188,7 @@ impl Governor {
 
     /// The time after which a call counts as late.
     pub(super) fn late_after(&self) -> Duration {
-        self.best
+        self.lowest_call_time
             .map_or(LATE_AT_FIRST, |best| (best * LATE_TIMES).max(LATE_FROM))
     }
 
@@ -211,7 +211,7 @@ impl Governor {
         let gigabytes = to_ask.bytes as f64 / 1e9;
         let calls = blobs + images * CALLS_OF_AN_IMAGE;
         let opening = images * OPENING_WORK.as_secs_f64();
-        let asking = calls * self.best.unwrap_or_default().as_secs_f64() + opening;
+        let asking = calls * self.lowest_call_time.unwrap_or_default().as_secs_f64() + opening;
         let processors = f64::from(self.processors);
         let work = blobs * WORK_PER_BLOB.as_secs_f64() + gigabytes * WORK_PER_GB.as_secs_f64();
         let (work, start) = (work / processors, self.cost.as_secs_f64() / processors);
@@ -221,7 +221,7 @@ impl Governor {
 }
 
 fn is_held_back(took: Duration, usual: Duration) -> bool {
-    took >= THROTTLED_FROM && took >= usual * THROTTLED
+    took >= THROTTLED_FROM && took >= usual * THROTTLED_TIMES
 }
 
 #[cfg(test)]
@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn as_many_as_make_asking_no_longer_than_the_work() {
+    fn proxies_are_added_until_calls_take_no_longer_than_the_work() {
         let table = [
             (50, megabytes(8, 150), 64, 4),
             (50, megabytes(85, 578), 64, 10),
@@ -289,13 +289,13 @@ mod tests {
     }
 
     #[test]
-    fn one_slow_answer_brings_no_more_proxies() {
+    fn one_slow_answer_adds_no_proxies() {
         let before = after(&[10, 10, 10], 64).wanted(small(100));
         assert_eq!(after(&[10, 10, 10, 900], 64).wanted(small(100)), before);
     }
 
     #[test]
-    fn a_throttling_registry_gets_fewer_and_never_more_again() {
+    fn a_throttling_registry_gets_fewer_proxies_for_good() {
         let mut governor = after(&[50; 8], 16);
         assert_eq!(governor.wanted(small(400)), 16);
         assert_eq!(governor.limit(), None);
@@ -305,15 +305,15 @@ mod tests {
         governor.answered(MS(4000), 8);
         governor.answered(MS(4000), 4);
         governor.answered(MS(4000), 2);
-        assert_eq!(governor.wanted(small(400)), FEWEST);
+        assert_eq!(governor.wanted(small(400)), MIN_WHEN_THROTTLED);
         for _ in 0..50 {
             governor.answered(MS(50), 1);
         }
-        assert_eq!(governor.wanted(small(400)), FEWEST);
+        assert_eq!(governor.wanted(small(400)), MIN_WHEN_THROTTLED);
     }
 
     #[test]
-    fn a_first_answer_that_was_held_back_is_not_taken_for_the_usual() {
+    fn a_first_answer_that_was_held_back_is_not_the_usual_time() {
         let mut governor = new(1, 16);
         governor.expect_call_time(MS(50));
         governor.answered(MS(2100), 16);
@@ -321,18 +321,18 @@ mod tests {
     }
 
     #[test]
-    fn many_late_answers_count_once_in_a_while() {
+    fn late_answers_count_at_most_once_a_second() {
         let mut governor = after(&[50; 8], 16);
         let now = Instant::now();
-        governor.slowed(16, now);
-        governor.slowed(8, now + MS(100));
+        governor.record_late_answers(16, now);
+        governor.record_late_answers(8, now + MS(100));
         assert_eq!(governor.wanted(small(400)), 8);
-        governor.slowed(8, now + THROTTLED_FROM);
+        governor.record_late_answers(8, now + THROTTLED_FROM);
         assert_eq!(governor.wanted(small(400)), 4);
     }
 
     #[test]
-    fn a_registry_throttles_also_those_who_have_no_more_than_the_fewest() {
+    fn throttling_is_detected_with_few_proxies_too() {
         let mut governor = after(&[50; 8], 2);
         assert!(!governor.is_throttled());
         governor.answered(MS(2000), 2);

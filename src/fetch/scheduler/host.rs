@@ -9,11 +9,11 @@ use super::{ImageId, UnitId};
 
 /// How many openings may be under way at a host where none has succeeded. If the host has trouble, or the
 /// image does not exist, each of them is wasted.
-const MOST_UNPROVED: usize = 8;
+const MAX_OPENINGS_BEFORE_SUCCESS: usize = 8;
 
 /// How long the first opening may take before the other openings are given up. A healthy registry answers
 /// sooner. If the registry throttles, each proxy retries after some seconds, and more proxies send more requests.
-pub(super) const PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const SLOW_AFTER: Duration = Duration::from_secs(5);
 
 /// The limits and properties of a host.
 #[derive(Debug, Clone, Copy, Hash)]
@@ -38,7 +38,7 @@ pub(in crate::fetch) struct HostRules {
 pub(in crate::fetch) enum Login {
     No,
     /// The calls may send credentials, or this is not known yet.
-    Perhaps,
+    Unconfirmed,
 }
 
 #[derive(Debug, Clone, Hash)]
@@ -46,7 +46,7 @@ pub(super) struct Host<E> {
     pub(super) rules: HostRules,
     pub(super) governor: Governor,
     pub(super) outage: Outage,
-    pub(super) proved: bool,
+    pub(super) has_answered: bool,
     pub(super) login: Login,
     /// The error because of which no image is opened at this host, and until when. `None` as the time means for ever.
     pub(super) locked: Option<(E, Option<Instant>)>,
@@ -66,8 +66,8 @@ impl<E: Clone> Host<E> {
         Self {
             governor: Governor::new(rules.least, rules.most, processors),
             outage: Outage::none(),
-            proved: rules.has_answered,
-            login: Login::Perhaps,
+            has_answered: rules.has_answered,
+            login: Login::Unconfirmed,
             locked: None,
             waiting: BTreeSet::new(),
             images: 0,
@@ -108,40 +108,40 @@ impl<E: Clone> Host<E> {
     /// Records that a call for a blob was answered.
     pub(super) fn answered(&mut self) {
         self.outage.answered();
-        self.proved = true;
+        self.has_answered = true;
     }
 
     /// Records that an image was opened.
     pub(super) fn opened(&mut self) {
         self.outage.opened();
-        self.proved = true;
+        self.has_answered = true;
     }
 
     /// Whether this unit may ask the host for something now.
-    pub(super) fn lets(&self, unit: UnitId, now: Instant) -> bool {
-        self.outage.lets(unit.0, now)
+    pub(super) fn may_ask(&self, unit: UnitId, now: Instant) -> bool {
+        self.outage.may_ask(unit.0, now)
     }
 
-    pub(super) fn is_unproved_login(&self) -> bool {
-        self.rules.is_registry && !self.proved && self.login == Login::Perhaps
+    pub(super) fn has_unconfirmed_login(&self) -> bool {
+        self.rules.is_registry && !self.has_answered && self.login == Login::Unconfirmed
     }
 
     /// How many openings may be under way at the same time. Only one is allowed with unconfirmed credentials,
     /// because a registry may lock an account after a few wrong passwords.
-    pub(super) fn openings(&self, now: Instant) -> usize {
-        if self.proved || !self.rules.is_registry {
+    pub(super) fn max_openings(&self, now: Instant) -> usize {
+        if self.has_answered || !self.rules.is_registry {
             usize::MAX
-        } else if self.login == Login::Perhaps || self.has_trouble(now) {
+        } else if self.login == Login::Unconfirmed || self.has_trouble(now) {
             1
         } else {
-            MOST_UNPROVED
+            MAX_OPENINGS_BEFORE_SUCCESS
         }
     }
 
     /// Whether nothing could be opened yet, and the first answer is late or was a refusal.
     pub(super) fn has_trouble(&self, now: Instant) -> bool {
-        let is_slow = |since| now.saturating_duration_since(since) >= PATIENCE;
-        let is_unproved = !self.proved && self.rules.is_registry;
-        is_unproved && (self.failed_once || self.asked_since.is_some_and(is_slow))
+        let is_slow = |since| now.saturating_duration_since(since) >= SLOW_AFTER;
+        let nothing_succeeded = !self.has_answered && self.rules.is_registry;
+        nothing_succeeded && (self.failed_once || self.asked_since.is_some_and(is_slow))
     }
 }

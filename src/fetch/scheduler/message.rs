@@ -68,13 +68,13 @@ pub(in crate::fetch) enum FailureKind<E> {
     Refused {
         error: E,
         began: Instant,
-        why: Refused,
+        why: RefusalReason,
     },
 }
 
 /// Why a registry refused a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(in crate::fetch) enum Refused {
+pub(in crate::fetch) enum RefusalReason {
     /// The registry may answer later.
     Transient,
     /// The registry does not have the object.
@@ -84,7 +84,7 @@ pub(in crate::fetch) enum Refused {
     /// The registry limits the rate of requests. The proxy has retried the call several times itself.
     Throttled,
     /// Another reason, which a retry can't change.
-    ForGood,
+    Final,
 }
 
 /// The scheduler's decision after a failure.
@@ -93,7 +93,7 @@ pub(in crate::fetch) enum Next {
     /// The task is retried after `wait`; `failed` tries have failed so far.
     Retry { failed: u32, wait: Duration },
     /// The task is retried through another image or source, which does not count as another try.
-    Elsewhere,
+    Rerouted,
     /// The task is given up.
     GivenUp,
 }
@@ -124,14 +124,14 @@ pub(in crate::fetch) struct Wanted {
 
 /// The error with which a unit ended.
 #[derive(Debug)]
-pub(in crate::fetch) struct Lost<E> {
+pub(in crate::fetch) struct UnitError<E> {
     pub(in crate::fetch) error: E,
     /// Whether starting another proxy may succeed.
     pub(in crate::fetch) is_transient: bool,
 }
 
 impl<E> FailureKind<E> {
-    pub(super) fn why(&self) -> Option<Refused> {
+    pub(super) fn why(&self) -> Option<RefusalReason> {
         match self {
             Self::Refused { why, .. } => Some(*why),
             _ => None,
@@ -142,7 +142,7 @@ impl<E> FailureKind<E> {
     pub(super) fn transient_since(&self) -> Option<Instant> {
         match self {
             Self::Refused {
-                why: Refused::Transient,
+                why: RefusalReason::Transient,
                 began,
                 ..
             } => Some(*began),

@@ -41,7 +41,9 @@ use std::time::{Duration, Instant};
 use self::blobs::Blobs;
 use self::host::Host;
 pub(super) use self::host::{HostRules, Login};
-pub(super) use self::message::{Action, FailureKind, Lost, Next, Refused, Settings, Task, Wanted};
+pub(super) use self::message::{
+    Action, FailureKind, Next, RefusalReason, Settings, Task, UnitError, Wanted,
+};
 use self::pool::Starts;
 pub(super) use self::pool::call_time_from;
 use self::start_interval::StartInterval;
@@ -72,7 +74,7 @@ ids!(
 );
 
 /// How often the scheduler looks for late calls. Everything else has its own wake-up time.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
+const LATE_CHECK_INTERVAL: Duration = Duration::from_millis(50);
 
 #[derive(Debug, Clone, Hash)]
 struct Source {
@@ -84,16 +86,16 @@ struct Source {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Opening {
-    Waits,
+    Waiting,
     By(UnitId),
     /// A unit has opened the image.
-    Known,
+    Opened,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Config {
     Unwanted,
-    Waits,
+    Waiting,
     Asked,
     Done,
 }
@@ -109,7 +111,7 @@ struct Image {
     is_wanted: bool,
     blobs: Vec<BlobId>,
     /// The number of blobs of the image that are not done.
-    left: usize,
+    unfinished_blobs: usize,
     /// The number of failed tries to open the image, or to fetch its config.
     failed: u32,
     is_fetched: bool,
@@ -122,7 +124,7 @@ pub(super) struct Scheduler<E> {
     hosts: Vec<Host<E>>,
     /// The hosts that have images. Each archive is a host, so a fetch may have had thousands of hosts that
     /// are empty now.
-    live: BTreeSet<HostId>,
+    hosts_with_images: BTreeSet<HostId>,
     sources: BTreeMap<SourceId, Source>,
     known_sources: BTreeMap<String, SourceId>,
     images: BTreeMap<ImageId, Image>,
@@ -149,7 +151,7 @@ impl<E: Clone> Scheduler<E> {
             start_interval: StartInterval::from(now, settings.starts_at_a_time),
             settings,
             hosts: Vec::new(),
-            live: BTreeSet::new(),
+            hosts_with_images: BTreeSet::new(),
             sources: BTreeMap::new(),
             known_sources: BTreeMap::new(),
             images: BTreeMap::new(),
@@ -168,9 +170,9 @@ impl<E: Clone> Scheduler<E> {
     }
 
     /// Switches to fetching the layers in their order. Blobs that are added later are not fetched before
-    /// [`window`](Self::window) allows it. Up to `ahead` blobs are fetched besides the one that is due.
-    pub(super) fn in_order(&mut self, ahead: usize) {
-        self.blobs.in_order();
+    /// [`set_window_end`](Self::set_window_end) allows it. Up to `ahead` blobs are fetched besides the one that is due.
+    pub(super) fn switch_to_order(&mut self, ahead: usize) {
+        self.blobs.fetch_in_order();
         self.settings.in_flight = usize::MAX;
         // More units would have nothing to do. A unit can hold each blob of the window until its turn comes,
         // and one more that is being retried.
@@ -181,8 +183,8 @@ impl<E: Clone> Scheduler<E> {
     }
 
     /// Allows the blobs with a number below `end` to be fetched.
-    pub(super) fn window(&mut self, end: usize) {
-        self.blobs.window(end);
+    pub(super) fn set_window_end(&mut self, end: usize) {
+        self.blobs.set_window_end(end);
         self.may_have_lost = true;
     }
 
@@ -193,7 +195,7 @@ impl<E: Clone> Scheduler<E> {
     }
 
     /// Sets whether there may be credentials for this host which no call has confirmed yet.
-    pub(super) fn login(&mut self, host: HostId, login: Login) {
+    pub(super) fn set_login(&mut self, host: HostId, login: Login) {
         self.hosts[host.0].login = login;
     }
 
@@ -223,8 +225,8 @@ impl<E: Clone> Scheduler<E> {
         unit: UnitId,
     ) -> ImageId {
         let id = self.insert_image(host, kind, source);
-        self.hosts[host.0].proved = true;
-        self.has_open(unit, id);
+        self.hosts[host.0].has_answered = true;
+        self.record_open(unit, id);
         id
     }
 
@@ -246,16 +248,16 @@ impl<E: Clone> Scheduler<E> {
             source.images.insert(id);
         }
         self.hosts[host.0].images += 1;
-        self.live.insert(host);
+        self.hosts_with_images.insert(host);
         let image = Image {
             host,
             kind,
             source: source_id,
-            opening: Opening::Waits,
+            opening: Opening::Waiting,
             config: Config::Unwanted,
             is_wanted: false,
             blobs: Vec::new(),
-            left: 0,
+            unfinished_blobs: 0,
             failed: 0,
             is_fetched: false,
         };
@@ -287,27 +289,27 @@ impl<E: Clone> Scheduler<E> {
         of_image.is_wanted = true;
         self.may_have_lost = true;
         if config {
-            of_image.config = Config::Waits;
+            of_image.config = Config::Waiting;
             self.configs.insert(image);
         }
         let (host, source) = (of_image.host, of_image.source);
         let mut ids = Vec::with_capacity(wanted.len());
-        let mut left = 0;
+        let mut unfinished = 0;
         for one in wanted {
             let added = self.blobs.add(one, image, source, host);
-            if added.is_new || added.left.is_some() {
+            if added.is_new || added.moved_from.is_some() {
                 self.hosts[host.0].to_ask.add(one.size);
             }
-            if let Some(left) = added.left {
-                self.hosts[left.0].to_ask.remove(one.size);
+            if let Some(before) = added.moved_from {
+                self.hosts[before.0].to_ask.remove(one.size);
             }
-            left += usize::from(!added.is_done);
+            unfinished += usize::from(!added.is_done);
             ids.push((added.blob, added.is_new));
         }
         let Some(of_image) = self.images.get_mut(&image) else {
             return ids;
         };
-        of_image.left = left;
+        of_image.unfinished_blobs = unfinished;
         of_image.blobs = ids.iter().map(|(id, _)| *id).collect();
         self.complete(image);
         ids
@@ -330,14 +332,14 @@ impl<E: Clone> Scheduler<E> {
         of_host.waiting.remove(&image);
         of_host.images -= 1;
         if of_host.images == 0 {
-            self.live.remove(&host);
+            self.hosts_with_images.remove(&host);
         }
         for blob in blobs {
             let place = |id: &ImageId| self.images.get(id).map(|image| (image.host, image.source));
-            if let Some(left) = self.blobs.leave(blob, image, place) {
-                self.hosts[left.host.0].to_ask.remove(left.size);
-                if let Some(host) = left.now_of {
-                    self.hosts[host.0].to_ask.add(left.size);
+            if let Some(moved) = self.blobs.remove_image(blob, image, place) {
+                self.hosts[moved.from.0].to_ask.remove(moved.size);
+                if let Some(host) = moved.to {
+                    self.hosts[host.0].to_ask.add(moved.size);
                 }
             }
         }
@@ -414,7 +416,7 @@ impl<E: Clone> Scheduler<E> {
             *locked = Some((error.clone(), until));
         }
         let of_host = |(id, image): (&ImageId, &Image)| {
-            let fails = with_open || image.opening != Opening::Known;
+            let fails = with_open || image.opening != Opening::Opened;
             (image.host == host && fails).then_some(*id)
         };
         let images: Vec<ImageId> = self.images.iter().filter_map(of_host).collect();
@@ -428,7 +430,7 @@ impl<E: Clone> Scheduler<E> {
             return;
         };
         let has_config = matches!(image.config, Config::Unwanted | Config::Done);
-        if image.is_wanted && image.left == 0 && has_config && !image.is_fetched {
+        if image.is_wanted && image.unfinished_blobs == 0 && has_config && !image.is_fetched {
             image.is_fetched = true;
             self.actions.push_back(Action::Fetched(id));
         }
@@ -436,7 +438,7 @@ impl<E: Clone> Scheduler<E> {
 
     /// Sets what earlier calls measured at this host: how long the start of a proxy took, and an estimate of
     /// the latency of a call.
-    pub(super) fn expect(&mut self, host: HostId, started: Duration, call: Duration) {
+    pub(super) fn set_estimates(&mut self, host: HostId, started: Duration, call: Duration) {
         let host = &mut self.hosts[host.0];
         host.governor.started(started);
         if host.rules.is_registry {
@@ -446,7 +448,10 @@ impl<E: Clone> Scheduler<E> {
 
     /// Whether any blob is still to be fetched, or is being fetched.
     pub(super) fn is_fetching_blobs(&self) -> bool {
-        self.in_flight > 0 || self.live_hosts().any(|host| host.to_ask.blobs > 0)
+        self.in_flight > 0
+            || self
+                .iter_hosts_with_images()
+                .any(|host| host.to_ask.blobs > 0)
     }
 
     /// Whether the blob is still known: an image names it, or a unit fetches it.
@@ -459,17 +464,19 @@ impl<E: Clone> Scheduler<E> {
         self.hosts[host.0].refusal(now)
     }
 
-    fn live_hosts(&self) -> impl Iterator<Item = &Host<E>> {
-        self.live.iter().map(|host| &self.hosts[host.0])
+    fn iter_hosts_with_images(&self) -> impl Iterator<Item = &Host<E>> {
+        self.hosts_with_images
+            .iter()
+            .map(|host| &self.hosts[host.0])
     }
 
     /// Records that this unit has an image open.
-    pub(super) fn has_open(&mut self, unit: UnitId, image: ImageId) {
+    pub(super) fn record_open(&mut self, unit: UnitId, image: ImageId) {
         let Some(of_image) = self.images.get_mut(&image) else {
             self.actions.push_back(Action::Close { unit, image });
             return;
         };
-        of_image.opening = Opening::Known;
+        of_image.opening = Opening::Opened;
         self.hosts[of_image.host.0].waiting.remove(&image);
         let source = of_image.source;
         if let Some(unit) = self.units.get_mut(&unit) {
@@ -483,8 +490,8 @@ impl<E: Clone> Scheduler<E> {
     /// The next action, or `None` if there is none until the next report or until [`wake`](Self::wake).
     pub(super) fn next(&mut self, now: Instant) -> Option<Action<E>> {
         if self.actions.is_empty() {
-            self.may_have_lost |= self.blobs.release(now);
-            self.open_lost_again();
+            self.may_have_lost |= self.blobs.make_delayed_ready(now);
+            self.reopen_lost_images();
             self.recall_from_late(now);
             self.assign(now);
             self.adjust(now);
@@ -498,15 +505,17 @@ impl<E: Clone> Scheduler<E> {
         if self.images.values().all(|image| image.is_fetched) {
             return None;
         }
-        let outages = self.live_hosts().filter_map(|host| host.outage.ends());
-        let rests = self.units.values().filter_map(|unit| unit.rests_until);
+        let outages = self
+            .iter_hosts_with_images()
+            .filter_map(|host| host.outage.ends_at());
+        let pauses = self.units.values().filter_map(|unit| unit.paused_until);
         let starts = [
             self.starts.not_before(),
-            self.starts.held_back(&self.start_interval),
+            self.starts.delayed_until(&self.start_interval),
         ];
-        let all = outages.chain(rests).chain(starts.into_iter().flatten());
-        let all = all.chain(self.blobs.next_release());
+        let all = outages.chain(pauses).chain(starts.into_iter().flatten());
+        let all = all.chain(self.blobs.next_delayed());
         let later = all.filter(|then| *then > now);
-        Some(later.fold(now + LOOK_EVERY, Instant::min))
+        Some(later.fold(now + LATE_CHECK_INTERVAL, Instant::min))
     }
 }

@@ -25,7 +25,7 @@ pub(super) struct Outage {
     /// The unit that asks first after that time.
     probe: Option<usize>,
     /// Whether a blob was refused. An opened image does not end the outage then.
-    of_blobs: bool,
+    has_refused_blob: bool,
 }
 
 /// A refused image or blob, by its number.
@@ -53,7 +53,7 @@ impl Outage {
             since: None,
             until: None,
             probe: None,
-            of_blobs: false,
+            has_refused_blob: false,
         }
     }
 
@@ -79,8 +79,8 @@ impl Outage {
     }
 
     /// Records that a blob was refused.
-    pub(super) fn is_of_blobs(&mut self) {
-        self.of_blobs = true;
+    pub(super) fn record_blob_refusal(&mut self) {
+        self.has_refused_blob = true;
     }
 
     /// Records that a call for a blob was answered.
@@ -90,7 +90,7 @@ impl Outage {
 
     /// Records that an image was opened.
     pub(super) fn opened(&mut self) {
-        if !self.of_blobs {
+        if !self.has_refused_blob {
             *self = Self::none();
         }
     }
@@ -111,30 +111,30 @@ impl Outage {
     }
 
     /// The time from which a unit may ask again.
-    pub(super) fn ends(&self) -> Option<Instant> {
+    pub(super) fn ends_at(&self) -> Option<Instant> {
         self.until
     }
 
     /// Whether this unit may ask now.
-    pub(super) fn lets(&self, unit: usize, now: Instant) -> bool {
+    pub(super) fn may_ask(&self, unit: usize, now: Instant) -> bool {
         let is_over = self.until.is_none_or(|until| until <= now);
         self.since.is_none() || is_over && self.probe.is_none_or(|probe| probe == unit)
     }
 
-    /// Records that this unit asks now. [`lets`](Self::lets) must have allowed it.
-    pub(super) fn asks(&mut self, unit: usize) {
+    /// Records that this unit asks now. [`may_ask`](Self::may_ask) must have allowed it.
+    pub(super) fn record_asking(&mut self, unit: usize) {
         if self.since.is_some() {
             self.probe = Some(unit);
         }
     }
 
     /// Records that this unit has nothing to ask for any more. Another unit may ask in its place.
-    pub(super) fn gone(&mut self, unit: usize) {
+    pub(super) fn release_probe(&mut self, unit: usize) {
         self.probe = self.probe.filter(|probe| *probe != unit);
     }
 
     /// Whether there is an outage. It lasts until a call is answered.
-    pub(super) fn is_on(&self) -> bool {
+    pub(super) fn is_active(&self) -> bool {
         self.since.is_some()
     }
 }
@@ -158,20 +158,20 @@ mod tests {
     }
 
     #[test]
-    fn after_a_refusal_nobody_asks_then_one_and_after_an_answer_all() {
+    fn after_a_refusal_one_unit_asks_and_after_an_answer_all_do() {
         let (policy, begun) = (policy(), Instant::now());
         let mut outage = Outage::none();
-        assert!(outage.lets(1, begun));
+        assert!(outage.may_ask(1, begun));
         let wait = outage.refused(blob(0), &policy, begun, (begun + MS(10), 1.0));
         assert_eq!(wait, Some(MS(100)));
-        assert!(outage.is_on());
-        assert!(!outage.lets(1, begun + MS(109)));
-        assert!(outage.lets(1, begun + MS(110)) && outage.lets(2, begun + MS(110)));
-        outage.asks(2);
-        assert!(!outage.lets(1, begun + MS(110)) && outage.lets(2, begun + MS(110)));
+        assert!(outage.is_active());
+        assert!(!outage.may_ask(1, begun + MS(109)));
+        assert!(outage.may_ask(1, begun + MS(110)) && outage.may_ask(2, begun + MS(110)));
+        outage.record_asking(2);
+        assert!(!outage.may_ask(1, begun + MS(110)) && outage.may_ask(2, begun + MS(110)));
         outage.answered();
-        assert!(outage.lets(1, begun));
-        assert!(!outage.is_on());
+        assert!(outage.may_ask(1, begun));
+        assert!(!outage.is_active());
     }
 
     #[test]
@@ -182,7 +182,7 @@ mod tests {
             let wait = outage.refused(blob(unit), &policy, begun, (begun + MS(10 + unit), 1.0));
             assert_eq!(wait.is_some(), unit == 0);
         }
-        assert_eq!(outage.ends(), Some(begun + MS(110)));
+        assert_eq!(outage.ends_at(), Some(begun + MS(110)));
         assert!(!outage.is_lasting(&policy));
         // Two more refusals, each of a call made after the wait, exceed the number of retries.
         for (count, at) in [(2, 200), (3, 600)] {
@@ -197,27 +197,27 @@ mod tests {
         let mut outage = Outage::none();
         outage.refused(blob(0), &policy, begun, (begun, 1.0));
         outage.refused(blob(0), &policy, begun + MS(100), (begun + MS(100), 1.0));
-        assert_eq!(outage.ends(), Some(begun + MS(300)));
+        assert_eq!(outage.ends_at(), Some(begun + MS(300)));
         outage.answered();
         outage.refused(blob(0), &policy, begun + MS(400), (begun + MS(400), 0.0));
-        assert_eq!(outage.ends(), Some(begun + MS(450)));
+        assert_eq!(outage.ends_at(), Some(begun + MS(450)));
     }
 
     #[test]
-    fn if_the_one_that_was_to_ask_can_not_another_one_does() {
+    fn another_unit_asks_if_the_probing_one_ends() {
         let (policy, begun) = (policy(), Instant::now());
         let mut outage = Outage::none();
         outage.refused(blob(0), &policy, begun, (begun, 1.0));
         let later = begun + MS(200);
-        outage.asks(3);
-        outage.gone(5);
-        assert!(!outage.lets(5, later));
-        outage.gone(3);
-        assert!(outage.lets(5, later));
+        outage.record_asking(3);
+        outage.release_probe(5);
+        assert!(!outage.may_ask(5, later));
+        outage.release_probe(3);
+        assert!(outage.may_ask(5, later));
     }
 
     #[test]
-    fn one_blob_that_is_always_refused_is_no_outage_that_lasts() {
+    fn a_blob_that_is_always_refused_is_no_lasting_outage() {
         let (policy, begun) = (policy(), Instant::now());
         let refuse = |tasks: &[Task]| {
             let mut outage = Outage::none();

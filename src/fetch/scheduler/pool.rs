@@ -5,11 +5,11 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use super::governor::{OPENING_WORK, ToAsk};
-use super::host::{Host, PATIENCE};
+use super::host::{Host, SLOW_AFTER};
 use super::start_interval::StartInterval;
 use super::unit::{Stage, Unit};
 use super::{
-    Action, HostId, Image, ImageId, KindId, Lost, Opening, Scheduler, SourceId, Task, UnitId,
+    Action, HostId, Image, ImageId, KindId, Opening, Scheduler, SourceId, Task, UnitError, UnitId,
 };
 use crate::fetch::retry::RetryPolicy;
 use crate::time::deadline_after;
@@ -30,7 +30,7 @@ pub(super) struct Starts {
     /// Whether a start failed for a reason that a retry can't change, so that no further start would succeed.
     failed_for_good: bool,
     /// Whether more units are wanted than the start interval allows yet.
-    is_held_back: bool,
+    is_delayed: bool,
 }
 
 impl Starts {
@@ -61,8 +61,8 @@ impl Starts {
         self.not_before
     }
 
-    pub(super) fn held_back(&self, start_interval: &StartInterval) -> Option<Instant> {
-        self.is_held_back.then(|| start_interval.due())
+    pub(super) fn delayed_until(&self, start_interval: &StartInterval) -> Option<Instant> {
+        self.is_delayed.then(|| start_interval.due())
     }
 }
 
@@ -89,7 +89,10 @@ impl<E: Clone> Scheduler<E> {
 
     fn hosts_with_work(&self) -> usize {
         let has_work = |host: &&Host<E>| host.has_work();
-        self.live_hosts().filter(has_work).count().max(1)
+        self.iter_hosts_with_images()
+            .filter(has_work)
+            .count()
+            .max(1)
     }
 
     fn share(&self, host: HostId, hosts: usize) -> usize {
@@ -102,7 +105,7 @@ impl<E: Clone> Scheduler<E> {
         let host = &self.hosts[id.0];
         let most = self.most_at(id);
         let to_open = self.to_open(id);
-        let wanted = if to_open > 0 && !host.governor.has_guess() {
+        let wanted = if to_open > 0 && !host.governor.has_estimate() {
             // The latency of a call is not known yet. The processors are idle until the first answer comes, so proxies
             // are started in this time.
             let ahead = self.settings.start_ahead && host.rules.is_registry;
@@ -127,7 +130,7 @@ impl<E: Clone> Scheduler<E> {
             Some(Task::Open(image)) => self
                 .images
                 .get(&image)
-                .is_some_and(|image| image.opening != Opening::Known),
+                .is_some_and(|image| image.opening != Opening::Opened),
             _ => false,
         };
         self.hosts[id.0].waiting.len() + self.units_at(id).filter(is_opening).count()
@@ -137,9 +140,9 @@ impl<E: Clone> Scheduler<E> {
     /// for late answers are not counted, so others are started for them. If many units wait, or the registry
     /// throttles, no units are started for them, because more units would make the fetch slower.
     pub(super) fn adjust(&mut self, now: Instant) {
-        self.starts.is_held_back = false;
-        let live: Vec<HostId> = self.live.iter().copied().collect();
-        for host in live {
+        self.starts.is_delayed = false;
+        let hosts: Vec<HostId> = self.hosts_with_images.iter().copied().collect();
+        for host in hosts {
             self.adjust_host(host, now);
         }
     }
@@ -157,24 +160,24 @@ impl<E: Clone> Scheduler<E> {
         }
         let is_starting = |unit: &Unit| unit.stage == Stage::Starting && !unit.retired;
         let any_starting = self.units.values().any(is_starting);
-        let resting = self.starts.not_before.is_some_and(|then| now < then);
+        let is_paused = self.starts.not_before.is_some_and(|then| now < then);
         // After a failed start, only one proxy is started at a time.
-        if resting || self.starts.failed > 0 && any_starting {
+        if is_paused || self.starts.failed > 0 && any_starting {
             return;
         }
-        let (at_work, is_out) = (self.at_work(id), host.outage.is_on());
+        let (at_work, is_out) = (self.at_work(id), host.outage.is_active());
         if at_work > 0 && !has_trouble && self.serve_all_kinds(id, now) {
             return;
         }
         if at_work > 0 && (is_out || self.starts.failed_for_good) {
             return;
         }
-        let late = self.late(id, now);
+        let late = self.late_units(id, now);
         let many = late > (at_work / MANY_LATE).max(1);
         if many {
             let governor = &mut self.hosts[id.0].governor;
             let before = governor.limit();
-            governor.slowed(at_work, now);
+            governor.record_late_answers(at_work, now);
             self.report_limit(id, before);
         }
         let is_throttled = self.hosts[id.0].governor.is_throttled();
@@ -190,14 +193,14 @@ impl<E: Clone> Scheduler<E> {
         };
         let is_full = self.all_at_work() >= self.most_of_all();
         if self.at_work(id) == 0 && wanted > 0 && is_full && self.start_interval.is_due(now) {
-            self.end_idle_elsewhere(id);
+            self.end_idle_unit_of_other_host(id);
         }
         for _ in working..wanted {
             if self.at_work(id) >= most || self.all_at_work() >= self.most_of_all() {
                 break;
             }
             if !self.start_interval.is_due(now) {
-                self.starts.is_held_back = true;
+                self.starts.is_delayed = true;
                 break;
             }
             self.start(id, now);
@@ -219,11 +222,11 @@ impl<E: Clone> Scheduler<E> {
     fn is_stuck(&self, id: HostId, now: Instant) -> bool {
         let waits = self.blobs.ready_count() > 0 && self.hosts[id.0].to_ask.blobs > 0
             || self.has_configs(id);
-        let (at_work, late) = (self.at_work(id), self.late(id, now));
+        let (at_work, late) = (self.at_work(id), self.late_units(id, now));
         waits
             && late > 0
             && self.in_flight < self.settings.in_flight
-            && now.saturating_duration_since(self.active) >= PATIENCE
+            && now.saturating_duration_since(self.active) >= SLOW_AFTER
             && at_work < self.most_with_late(id)
             && at_work - late < self.most_at(id)
     }
@@ -254,12 +257,12 @@ impl<E: Clone> Scheduler<E> {
 
     fn most_of_all(&self) -> usize {
         let hosts = self.hosts_with_work();
-        let shares = (self.live.iter()).map(|host| self.share_with_late(*host, hosts));
+        let shares = (self.hosts_with_images.iter()).map(|host| self.share_with_late(*host, hosts));
         self.settings.units.max(shares.max().unwrap_or(0))
     }
 
     /// How many units wait too long for an answer, or for the start of their proxy.
-    fn late(&self, id: HostId, now: Instant) -> usize {
+    fn late_units(&self, id: HostId, now: Instant) -> usize {
         let after = self.hosts[id.0].governor.late_after();
         self.units_at(id)
             .filter(|unit| unit.is_late(after, now))
@@ -346,13 +349,13 @@ impl<E: Clone> Scheduler<E> {
         } else if self.start_interval.is_due(now) {
             self.start_one(id, kind, now);
         } else {
-            self.starts.is_held_back = true;
+            self.starts.is_delayed = true;
         }
         true
     }
 
     /// Ends an idle unit of another host, because this host has none and the overall maximum is reached.
-    fn end_idle_elsewhere(&mut self, host: HostId) {
+    fn end_idle_unit_of_other_host(&mut self, host: HostId) {
         let is_idle = |(_, unit): &(&UnitId, &Unit)| {
             let has_work = || self.hosts[unit.host.0].has_work() || self.has_configs(unit.host);
             let is_dispensable = || self.at_work(unit.host) > 1 || !has_work();
@@ -465,7 +468,7 @@ impl<E: Clone> Scheduler<E> {
                 of_unit
                     .open
                     .iter()
-                    .any(|(source, _)| self.near_of(*source) == 1)
+                    .any(|(source, _)| self.units_with_open(*source) == 1)
             });
             if !is_needed && !self.is_last_of_its_kind(unit) {
                 self.abandon(unit);
@@ -474,7 +477,7 @@ impl<E: Clone> Scheduler<E> {
         }
     }
 
-    fn near_of(&self, source: SourceId) -> usize {
+    fn units_with_open(&self, source: SourceId) -> usize {
         let has = |unit: &&Unit| !unit.retired && unit.open.contains_key(&source);
         self.units.values().filter(has).count()
     }
@@ -514,12 +517,12 @@ impl<E: Clone> Scheduler<E> {
             && !self.settings.is_limited
             && !host.governor.is_throttled()
             && self.at_work(id) < self.most_at(id)
-            && self.is_still(host, now)
+            && self.is_inactive(host, now)
             && !self.units_at(id).any(is_asking)
     }
 
     /// Whether no unit has been given a task for long.
-    pub(super) fn is_still(&self, host: &Host<E>, now: Instant) -> bool {
+    pub(super) fn is_inactive(&self, host: &Host<E>, now: Instant) -> bool {
         now.saturating_duration_since(self.active) >= host.governor.late_after()
     }
 
@@ -529,7 +532,7 @@ impl<E: Clone> Scheduler<E> {
         for (id, unit) in &mut self.units {
             let host = &self.hosts[unit.host.0];
             let is_late = unit.is_late(host.governor.late_after(), now);
-            if unit.queued().is_some() && !unit.recalled && (is_late || host.outage.is_on()) {
+            if unit.queued().is_some() && !unit.recalled && (is_late || host.outage.is_active()) {
                 unit.recalled = true;
                 late.push(*id);
             }
@@ -541,7 +544,13 @@ impl<E: Clone> Scheduler<E> {
 
     /// Handles a failed start. The failure does no harm as long as other units work. The next start waits, so
     /// that starts that always fail are not repeated without end.
-    pub(super) fn start_failed(&mut self, id: UnitId, kind: KindId, lost: &Lost<E>, now: Instant) {
+    pub(super) fn start_failed(
+        &mut self,
+        id: UnitId,
+        kind: KindId,
+        lost: &UnitError<E>,
+        now: Instant,
+    ) {
         let retry = &self.settings.retry;
         let may = self
             .starts
@@ -550,7 +559,7 @@ impl<E: Clone> Scheduler<E> {
         let is_of_kind = |unit: &Unit| unit.kind == kind && !unit.retired;
         if self.units.values().any(is_of_kind) {
             for host in &mut self.hosts {
-                host.governor.no_more_than(working);
+                host.governor.limit_to_working(working);
             }
             return;
         }
@@ -565,7 +574,7 @@ impl<E: Clone> Scheduler<E> {
     }
 
     /// Handles a unit that could not open an image which another unit has opened.
-    pub(super) fn is_useless(&mut self, id: UnitId, source: SourceId, error: &E, now: Instant) {
+    pub(super) fn could_not_open(&mut self, id: UnitId, source: SourceId, error: &E, now: Instant) {
         let Some(unit) = self.units.get_mut(&id) else {
             return;
         };
@@ -575,7 +584,7 @@ impl<E: Clone> Scheduler<E> {
         }
         let kind = unit.kind;
         self.abandon(id);
-        let lost = Lost {
+        let lost = UnitError {
             error: error.clone(),
             is_transient: true,
         };

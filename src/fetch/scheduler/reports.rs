@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::blobs::Counted;
-use super::message::{Action, FailureKind, Lost, Next, Refused};
+use super::blobs::BacklogChange;
+use super::message::{Action, FailureKind, Next, RefusalReason, UnitError};
 use super::unit::Stage;
 use super::{BlobId, Config, HostId, ImageId, Opening, Scheduler, SourceId, Task, UnitId};
 use crate::time::deadline_after;
@@ -37,7 +37,7 @@ impl<E: Clone> Scheduler<E> {
         let first = self
             .images
             .get(&image)
-            .filter(|image| image.opening != Opening::Known);
+            .filter(|image| image.opening != Opening::Opened);
         if let Some(source) = first.map(|image| image.source) {
             // Units that were refused while this one opened the image may try again.
             for unit in self.units.values_mut() {
@@ -51,7 +51,7 @@ impl<E: Clone> Scheduler<E> {
                 host.governor.expect_call_time(guess);
             }
         }
-        self.has_open(id, image);
+        self.record_open(id, image);
     }
 
     /// Records that the config of an image has been fetched.
@@ -75,7 +75,7 @@ impl<E: Clone> Scheduler<E> {
         let Task::Blob { blob, .. } = task else {
             return;
         };
-        self.asked(blob);
+        self.mark_asked(blob);
         let (Some(host), Some(unit)) = (self.host_of(id, task), self.units.get_mut(&id)) else {
             return;
         };
@@ -115,8 +115,8 @@ impl<E: Clone> Scheduler<E> {
     }
 
     /// Removes a blob from its host's backlog: the proxy has answered for it, or need not be asked.
-    fn asked(&mut self, blob: BlobId) {
-        if let Some((host, size)) = self.blobs.asked(blob) {
+    fn mark_asked(&mut self, blob: BlobId) {
+        if let Some((host, size)) = self.blobs.mark_asked(blob) {
             self.hosts[host.0].to_ask.remove(size);
         }
     }
@@ -127,10 +127,10 @@ impl<E: Clone> Scheduler<E> {
         let Task::Blob { blob, .. } = task else {
             return;
         };
-        self.asked(blob);
+        self.mark_asked(blob);
         for image in self.blobs.done(blob) {
             if let Some(of_image) = self.images.get_mut(&image) {
-                of_image.left -= 1;
+                of_image.unfinished_blobs -= 1;
             }
             self.complete(image);
         }
@@ -156,7 +156,7 @@ impl<E: Clone> Scheduler<E> {
             let outage = &mut self.hosts[host.0].outage;
             let wait = outage.refused(task, retry, began, (now, random));
             if let Task::Blob { .. } = task {
-                outage.is_of_blobs();
+                outage.record_blob_refusal();
             }
             if !outage.is_lasting(retry) {
                 self.report_pause(host, wait, failure_kind.error());
@@ -184,21 +184,22 @@ impl<E: Clone> Scheduler<E> {
         let Some(of_blob) = self.blobs.get(blob) else {
             return Next::GivenUp;
         };
-        let is_final = |why: Refused| why != Refused::Transient && why != Refused::Throttled;
+        let is_final =
+            |why: RefusalReason| why != RefusalReason::Transient && why != RefusalReason::Throttled;
         if failure_kind.why().is_some_and(is_final) && !of_blob.images.contains(&by) {
             // A mirror can have, or allow, one image of a repository and not another.
-            let counted = self.blobs.must_be_named(blob, now);
-            self.count(counted);
-            return Next::Elsewhere;
+            let change = self.blobs.restrict_to_its_images(blob, now);
+            self.change_backlog(change);
+            return Next::Rerouted;
         }
         let host = host.unwrap_or(of_blob.host);
         let failed = of_blob.failed + 1;
-        let next = self.after(host, failed, &failure_kind, (now, random));
+        let next = self.decide_retry(host, failed, &failure_kind, (now, random));
         match (&next, failure_kind.into_error()) {
             (Next::Retry { wait, .. }, _) => {
                 let then = deadline_after(now, *wait);
-                let counted = self.blobs.retry_at(blob, unit, then, now);
-                self.count(counted);
+                let change = self.blobs.retry_at(blob, unit, then, now);
+                self.change_backlog(change);
                 next
             }
             (_, error) => self.blob_given_up(blob, source, (&error, failed), now),
@@ -220,10 +221,10 @@ impl<E: Clone> Scheduler<E> {
                 self.fail(image, error, tries);
             }
         }
-        let counted = self.blobs.reset(blob, now);
-        self.count(counted);
+        let change = self.blobs.reset_tries(blob, now);
+        self.change_backlog(change);
         match self.blobs.get(blob) {
-            Some(_) => Next::Elsewhere,
+            Some(_) => Next::Rerouted,
             None => Next::GivenUp,
         }
     }
@@ -241,19 +242,19 @@ impl<E: Clone> Scheduler<E> {
         of_image.failed += 1;
         let (host, failed) = (of_image.host, of_image.failed);
         // The end of a proxy is no failure of the config, so the config is always retried if it is the first failure.
-        let is_proxys = failed == 1 && matches!(failure_kind, FailureKind::Lost { .. });
-        let next = if is_proxys {
+        let proxy_failed = failed == 1 && matches!(failure_kind, FailureKind::Lost { .. });
+        let next = if proxy_failed {
             let wait = Duration::ZERO;
             Next::Retry { failed, wait }
         } else {
-            self.after(host, failed, &failure_kind, (now, random))
+            self.decide_retry(host, failed, &failure_kind, (now, random))
         };
         if let Next::Retry { wait, .. } = next {
             if let Some(of_image) = self.images.get_mut(&image) {
-                of_image.config = Config::Waits;
+                of_image.config = Config::Waiting;
             }
             if let Some(unit) = self.units.get_mut(&unit) {
-                unit.rests_until = Some(deadline_after(now, wait));
+                unit.paused_until = Some(deadline_after(now, wait));
             }
             self.configs.insert(image);
         } else {
@@ -279,32 +280,34 @@ impl<E: Clone> Scheduler<E> {
             // Another unit has opened the image, or is opening it: this unit can't help with it.
             let is_final = failure_kind
                 .why()
-                .is_some_and(|why| why != Refused::Transient);
+                .is_some_and(|why| why != RefusalReason::Transient);
             if is_final && matches!(opening, Opening::By(_)) {
                 // Any other unit would be refused, too. The unit that opens the image first reports why.
                 if let Some(unit) = self.units.get_mut(&unit) {
                     unit.cannot_open.insert(source);
                 }
             } else {
-                self.is_useless(unit, source, &failure_kind.into_error(), now);
+                self.could_not_open(unit, source, &failure_kind.into_error(), now);
             }
-            return Next::Elsewhere;
+            return Next::Rerouted;
         }
         of_image.failed += 1;
         let failed = of_image.failed;
-        let next = self.after(host, failed, &failure_kind, (now, random));
+        let next = self.decide_retry(host, failed, &failure_kind, (now, random));
         match (next, failure_kind.why(), failure_kind.into_error()) {
             (Next::Retry { .. }, ..) => {
                 if let Some(of_image) = self.images.get_mut(&image) {
-                    of_image.opening = Opening::Waits;
+                    of_image.opening = Opening::Waiting;
                     self.hosts[host.0].waiting.insert(image);
                     self.hosts[host.0].failed_once = true;
                 }
             }
-            (_, Some(Refused::Throttled), error) => {
+            (_, Some(RefusalReason::Throttled), error) => {
                 self.lock(host, (&error, failed), Some(now + LOCKED_FOR), false);
             }
-            (_, Some(Refused::Login), error) if self.hosts[host.0].is_unproved_login() => {
+            (_, Some(RefusalReason::Login), error)
+                if self.hosts[host.0].has_unconfirmed_login() =>
+            {
                 self.lock(host, (&error, failed), None, false);
             }
             (_, _, error) => self.fail(image, &error, failed),
@@ -312,17 +315,17 @@ impl<E: Clone> Scheduler<E> {
         next
     }
 
-    fn count(&mut self, counted: Counted) {
-        match counted {
-            Counted::Same => {}
-            Counted::More(host, size) => self.hosts[host.0].to_ask.add(size),
-            Counted::Less(host, size) => self.hosts[host.0].to_ask.remove(size),
+    fn change_backlog(&mut self, change: BacklogChange) {
+        match change {
+            BacklogChange::Same => {}
+            BacklogChange::More(host, size) => self.hosts[host.0].to_ask.add(size),
+            BacklogChange::Less(host, size) => self.hosts[host.0].to_ask.remove(size),
         }
     }
 
     /// Decides whether and when to retry a task that has failed `failed` times. A registry that refuses for too
     /// long is not asked any more.
-    fn after(
+    fn decide_retry(
         &mut self,
         host: HostId,
         failed: u32,
@@ -334,7 +337,7 @@ impl<E: Clone> Scheduler<E> {
             FailureKind::Lost { .. } => Duration::ZERO,
             FailureKind::Broken(_) => retry.jittered(failed, random),
             FailureKind::Refused {
-                why: Refused::Transient,
+                why: RefusalReason::Transient,
                 error,
                 ..
             } => {
@@ -363,12 +366,12 @@ impl<E: Clone> Scheduler<E> {
         self.may_have_lost = true;
         match task {
             Task::Blob { blob, .. } => {
-                let counted = self.blobs.put_back(blob, now);
-                self.count(counted);
+                let change = self.blobs.put_back(blob, now);
+                self.change_backlog(change);
             }
             Task::Config(image) => {
                 if let Some(of_image) = self.images.get_mut(&image) {
-                    of_image.config = Config::Waits;
+                    of_image.config = Config::Waiting;
                     self.configs.insert(image);
                 }
             }
@@ -376,7 +379,7 @@ impl<E: Clone> Scheduler<E> {
                 if let Some(of_image) = self.images.get_mut(&image)
                     && of_image.opening == Opening::By(unit)
                 {
-                    of_image.opening = Opening::Waits;
+                    of_image.opening = Opening::Waiting;
                     self.hosts[of_image.host.0].waiting.insert(image);
                 }
             }
@@ -384,16 +387,16 @@ impl<E: Clone> Scheduler<E> {
     }
 
     /// Records that a unit has ended. All its earlier reports must have been passed on.
-    pub(in crate::fetch) fn ended(&mut self, id: UnitId, lost: Option<Lost<E>>, now: Instant) {
+    pub(in crate::fetch) fn ended(&mut self, id: UnitId, lost: Option<UnitError<E>>, now: Instant) {
         let Some(unit) = self.units.remove(&id) else {
             return;
         };
         self.may_have_lost = true;
         for host in &mut self.hosts {
-            host.outage.gone(id.0);
+            host.outage.release_probe(id.0);
         }
         if unit.stage == Stage::Starting {
-            self.start_interval.gone();
+            self.start_interval.start_ended();
         }
         for task in unit.tasks() {
             self.in_flight -= usize::from(matches!(task, Task::Blob { .. }));
@@ -418,7 +421,7 @@ impl<E: Clone> Scheduler<E> {
         for host in [Some(assigned), host].into_iter().flatten() {
             let is_there = |task: &Task| self.host_of(id, *task) == Some(host);
             if !to_ask.iter().flatten().any(is_there) {
-                self.hosts[host.0].outage.gone(id.0);
+                self.hosts[host.0].outage.release_probe(id.0);
             }
         }
     }

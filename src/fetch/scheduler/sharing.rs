@@ -58,7 +58,7 @@ impl Script {
             counts_openings: false,
             has_answered: false,
         });
-        self.scheduler.login(host, Login::No);
+        self.scheduler.set_login(host, Login::No);
         host
     }
 
@@ -102,7 +102,7 @@ impl Script {
     }
 
     /// For this long, lets everything succeed at once, except the tasks for which `refused` returns a reason.
-    fn go_on(&mut self, time: Duration, refused: impl Fn(&Self, Task) -> Option<Refused>) {
+    fn run_for(&mut self, time: Duration, refused: impl Fn(&Self, Task) -> Option<RefusalReason>) {
         let until = self.now + time;
         while self.now < until {
             self.carry_out();
@@ -131,7 +131,7 @@ impl Script {
         self.carry_out();
     }
 
-    fn asks(&self, task: Task, host: HostId) -> bool {
+    fn is_at_host(&self, task: Task, host: HostId) -> bool {
         let (Task::Open(image) | Task::Config(image) | Task::Blob { by: image, .. }) = task;
         let image = self.scheduler.images.get(&image);
         image.is_some_and(|image| image.host == host)
@@ -146,13 +146,13 @@ fn a_blob_that_one_repository_lacks_is_asked_for_at_another() {
         let other = if same_host { one } else { script.host() };
         let (_, lacks) = script.open(one, "lacks", &[1]);
         let (_, has) = script.open(other, "has", &[1, 2]);
-        script.go_on(Duration::from_secs(2), |script, task| {
+        script.run_for(Duration::from_secs(2), |script, task| {
             let by = match task {
                 Task::Blob { by, .. } => script.scheduler.images.get(&by),
                 Task::Open(_) | Task::Config(_) => None,
             };
             let source = by.and_then(|image| script.scheduler.sources.get(&image.source));
-            (source?.key == "lacks").then_some(Refused::Missing)
+            (source?.key == "lacks").then_some(RefusalReason::Missing)
         });
         let ended = (script.fetched, script.failed);
         // The image whose repository lacks the blob is fetched only if the other repository is asked first.
@@ -171,15 +171,17 @@ fn a_host_that_refuses_everything_fails_its_own_images_only() {
     let (down, up) = (script.host(), script.host());
     let (_, of_down) = script.open(down, "down", &[1, 2, 9]);
     let (_, of_up) = script.open(up, "up", &[9, 8]);
-    script.go_on(Duration::from_secs(120), |script, task| {
-        script.asks(task, down).then_some(Refused::Transient)
+    script.run_for(Duration::from_secs(120), |script, task| {
+        script
+            .is_at_host(task, down)
+            .then_some(RefusalReason::Transient)
     });
     assert_eq!(script.fetched, [of_up]);
     assert_eq!(script.failed, [of_down]);
 }
 
 #[test]
-fn what_was_first_named_at_a_host_without_images_is_fetched_from_another() {
+fn a_blob_of_a_host_without_images_is_fetched_from_another_host() {
     let mut script = Script::new();
     let (gone, stays) = (script.host(), script.host());
     let (one, forgotten) = script.open(gone, "gone", &[1, 9]);
@@ -188,7 +190,7 @@ fn what_was_first_named_at_a_host_without_images_is_fetched_from_another() {
     for unit in [one, other] {
         script.scheduler.ended(unit, None, script.now);
     }
-    script.go_on(Duration::from_secs(2), |_, _| None);
+    script.run_for(Duration::from_secs(2), |_, _| None);
     assert_eq!(script.fetched, [image]);
     assert!(!script.started.is_empty());
 }
@@ -203,10 +205,10 @@ fn a_unit_keeps_no_more_images_of_a_repository_open_than_are_needed() {
         let image = script
             .scheduler
             .add_image(host, KindId(0), "one", script.now);
-        script.scheduler.has_open(unit, image);
+        script.scheduler.record_open(unit, image);
         script.fetch(image, &[number]);
         open.push(image);
-        script.go_on(MS(50), |_, _| None);
+        script.run_for(MS(50), |_, _| None);
         for image in std::mem::take(&mut script.fetched) {
             script.scheduler.forget(image);
             open.retain(|open| *open != image);
@@ -237,8 +239,8 @@ fn a_blob_asked_for_by_an_image_that_is_forgotten_fails_no_other_repository() {
     let second = script
         .scheduler
         .add_image(host, KindId(0), "one", script.now);
-    script.scheduler.has_open(unit, second);
-    script.go_on(MS(50), |_, _| None);
+    script.scheduler.record_open(unit, second);
+    script.run_for(MS(50), |_, _| None);
     script.scheduler.forget(first);
     // The second image and another repository name the blob. The proxy of the other repository is gone, and
     // the first unit has only its first image open.
@@ -259,9 +261,9 @@ fn a_blob_asked_for_by_an_image_that_is_forgotten_fails_no_other_repository() {
     script.fetch(second, &[7]);
     script.fetch(elsewhere, &[7]);
     script.scheduler.ended(other, None, script.now);
-    script.go_on(Duration::from_secs(60), |_, task| {
+    script.run_for(Duration::from_secs(60), |_, task| {
         let is_first = matches!(task, Task::Blob { by, .. } if by == first || by == second);
-        is_first.then_some(Refused::Transient)
+        is_first.then_some(RefusalReason::Transient)
     });
     assert!(script.fetched.contains(&elsewhere), "{:?}", script.failed);
     assert!(!script.failed.contains(&elsewhere));
@@ -279,18 +281,18 @@ fn the_last_unit_of_a_kind_with_images_is_not_retired() {
     let other = scheduler.add_unit(host, KindId(1), now);
     let image = scheduler.add_image(host, KindId(1), "a", now);
     scheduler.retire_newest(host, 2, now);
-    let is_left = |scheduler: &Scheduler<&str>, unit| {
+    let is_at_work = |scheduler: &Scheduler<&str>, unit| {
         let unit: Option<&Unit> = scheduler.units.get(&unit);
         unit.is_some_and(|unit| !unit.retired)
     };
-    assert!(is_left(scheduler, other));
+    assert!(is_at_work(scheduler, other));
     assert_eq!(scheduler.at_work(host), 2, "one unit of each kind is left");
     script.carry_out();
     assert!(script.given.contains(&(other, Task::Open(image))));
     // Without images of its kind, the unit is retired like all others.
     script.scheduler.forget(image);
     script.scheduler.retire_newest(host, 1, script.now);
-    assert!(!is_left(&script.scheduler, other));
+    assert!(!is_at_work(&script.scheduler, other));
 }
 
 #[test]

@@ -12,20 +12,20 @@ const START_COST: Duration = Duration::from_millis(15);
 
 /// The maximum that is taken as the cost of a start. On a busy machine starts are slow, which is no reason to
 /// start fewer proxies.
-const MOST_START_COST: Duration = Duration::from_millis(40);
+const MAX_START_COST: Duration = Duration::from_millis(40);
 
 /// The maximum number of proxies that start at the same time. With a higher one, a machine with many processors would
 /// start many proxies before the first answer of a fast registry shows that few are enough.
-const MOST_AT_A_TIME: usize = 4;
+const MAX_AT_A_TIME: usize = 4;
 
 #[derive(Debug, Clone, Hash)]
 pub(super) struct StartInterval {
     at_a_time: u32,
-    every: Duration,
+    interval: Duration,
     next: Instant,
     /// How many more starts may be made before the first proxy is ready. Until then there is no work for
     /// proxies, so more of them would only share the processors.
-    at_once: Option<u32>,
+    starts_before_ready: Option<u32>,
 }
 
 impl StartInterval {
@@ -34,23 +34,23 @@ impl StartInterval {
         let at_a_time = at_a_time.max(1);
         Self {
             at_a_time,
-            every: START_COST / at_a_time,
+            interval: START_COST / at_a_time,
             next: now,
-            at_once: Some((at_a_time / 2).max(1)),
+            starts_before_ready: Some((at_a_time / 2).max(1)),
         }
     }
 
     /// Records that a proxy is ready, whose start took that long.
     pub(super) fn ready(&mut self, took: Duration, now: Instant) {
-        if self.at_once.take().is_some() {
-            self.every = self.every.max(took.min(MOST_START_COST) / self.at_a_time);
-            self.next = now + self.every;
+        if self.starts_before_ready.take().is_some() {
+            self.interval = self.interval.max(took.min(MAX_START_COST) / self.at_a_time);
+            self.next = now + self.interval;
         }
     }
 
     /// Records that a proxy ended before it was ready.
-    pub(super) fn gone(&mut self) {
-        self.at_once = self.at_once.map(|left| left + 1);
+    pub(super) fn start_ended(&mut self) {
+        self.starts_before_ready = self.starts_before_ready.map(|left| left + 1);
     }
 
     /// The time at which the next start is due.
@@ -59,24 +59,24 @@ impl StartInterval {
     }
 
     pub(super) fn is_due(&self, now: Instant) -> bool {
-        self.at_once != Some(0) && self.next <= now
+        self.starts_before_ready != Some(0) && self.next <= now
     }
 
     /// Records a start. The next start is due one interval after this one was due, because sleeps last about
     /// a millisecond too long. If this one is more than an interval late, the interval begins now.
     pub(super) fn started(&mut self, now: Instant) {
-        let on_time = now.saturating_duration_since(self.next) < self.every;
-        self.next = if on_time { self.next } else { now } + self.every;
-        self.at_once = self.at_once.map(|left| left.saturating_sub(1));
+        let on_time = now.saturating_duration_since(self.next) < self.interval;
+        self.next = if on_time { self.next } else { now } + self.interval;
+        self.starts_before_ready = self.starts_before_ready.map(|left| left.saturating_sub(1));
     }
 }
 
 /// How many proxies start at the same time: one on each processor that this process may use, up
-/// to [`MOST_AT_A_TIME`].
+/// to [`MAX_AT_A_TIME`].
 pub(in crate::fetch) fn max_starts_at_a_time() -> u32 {
     let processors = available_parallelism().map_or(1, NonZeroUsize::get);
     // Both numbers are small.
-    u32::try_from(processors.min(MOST_AT_A_TIME)).unwrap_or(1)
+    u32::try_from(processors.min(MAX_AT_A_TIME)).unwrap_or(1)
 }
 
 #[cfg(test)]
@@ -84,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn starts_are_as_far_apart_as_one_takes_on_all_processors() {
+    fn starts_are_one_interval_apart() {
         let begun = Instant::now();
         let mut start_interval = StartInterval::from(begun, 2);
         start_interval.ready(Duration::ZERO, begun);
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_started_when_it_was_due_is_not_made_up_for() {
+    fn missed_starts_are_not_made_up_for() {
         let begun = Instant::now();
         let mut start_interval = StartInterval::from(begun, 2);
         start_interval.ready(Duration::ZERO, begun);
@@ -111,20 +111,20 @@ mod tests {
     }
 
     #[test]
-    fn before_one_is_ready_there_are_few_and_then_as_often_as_that_took() {
+    fn few_proxies_are_started_before_the_first_one_is_ready() {
         let begun = Instant::now();
-        for (processors, at_once) in [(1, 1), (2, 1), (4, 2)] {
+        for (processors, starts_before_ready) in [(1, 1), (2, 1), (4, 2)] {
             let mut start_interval = StartInterval::from(begun, processors);
             let mut now = begun;
-            for _ in 0..at_once {
+            for _ in 0..starts_before_ready {
                 assert!(start_interval.is_due(now));
                 start_interval.started(now);
                 now = start_interval.due();
             }
             let later = begun + START_COST * 100;
             assert!(!start_interval.is_due(later));
-            start_interval.ready(MOST_START_COST * 2, later);
-            assert_eq!(start_interval.due(), later + MOST_START_COST / processors);
+            start_interval.ready(MAX_START_COST * 2, later);
+            assert_eq!(start_interval.due(), later + MAX_START_COST / processors);
         }
     }
 }

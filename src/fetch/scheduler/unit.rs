@@ -32,13 +32,13 @@ pub(super) struct Unit {
     /// The sources whose images the unit could not open.
     pub(super) cannot_open: BTreeSet<SourceId>,
     /// The unit gets no task before this time.
-    pub(super) rests_until: Option<Instant>,
+    pub(super) paused_until: Option<Instant>,
     /// Whether the unit gets no more tasks.
     pub(super) retired: bool,
     /// Whether the unit was given something to fetch.
     pub(super) served: bool,
     /// When the unit last found, while it was idle, that no other unit needs its help.
-    pub(super) unneeded: Option<Instant>,
+    pub(super) no_help_needed_since: Option<Instant>,
 }
 
 impl Unit {
@@ -55,10 +55,10 @@ impl Unit {
             draining: Vec::new(),
             open: BTreeMap::new(),
             cannot_open: BTreeSet::new(),
-            rests_until: None,
+            paused_until: None,
             retired: false,
             served: false,
-            unneeded: None,
+            no_help_needed_since: None,
         }
     }
 
@@ -94,14 +94,14 @@ impl Unit {
     pub(super) fn answered(&mut self, task: Task, now: Instant) {
         if self.asking() == Some(task) {
             self.draining.push(task);
-            self.next(now);
+            self.ask_next(now);
         }
     }
 
     /// Removes the task. Returns whether the unit had it.
     pub(super) fn finish(&mut self, task: Task, now: Instant) -> bool {
         if self.asking() == Some(task) {
-            self.next(now);
+            self.ask_next(now);
         } else if self.queued == Some(task) {
             self.queued = None;
         } else if let Some(place) = self.draining.iter().position(|one| *one == task) {
@@ -112,7 +112,7 @@ impl Unit {
         true
     }
 
-    fn next(&mut self, now: Instant) {
+    fn ask_next(&mut self, now: Instant) {
         self.asking = self.queued.take().map(|task| (task, now));
     }
 
