@@ -43,7 +43,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_child_of_a_command_reads_the_auth_data_that_were_given() {
+    fn the_child_of_a_command_reads_the_auth_data() {
         let mut shell = Command::new("sh");
         shell.args(["-c", "cat \"$3\"", "sh"]);
         let config = ImageProxyConfig::default()

@@ -127,9 +127,9 @@ fn parse_credential_helpers(text: &str) -> Option<Vec<String>> {
         let rest = line.strip_prefix("credential-helpers");
         rest.is_some_and(|rest| rest.trim_start().starts_with('='))
     })?;
-    let from_there: Vec<&str> = without_comments.lines().skip(list).collect();
-    let from_there = from_there.join(" ");
-    let (_, list) = from_there.split_once('[')?;
+    let following: Vec<&str> = without_comments.lines().skip(list).collect();
+    let following = following.join(" ");
+    let (_, list) = following.split_once('[')?;
     let (list, _) = list.split_once(']')?;
     let names = list
         .split(',')

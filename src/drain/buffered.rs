@@ -91,7 +91,7 @@ mod tests {
     use tokio::io::{AsyncBufReadExt, AsyncReadExt};
 
     #[tokio::test]
-    async fn reads_and_fills_take_turns() {
+    async fn reads_use_the_buffered_bytes_first() {
         let mut reader = Buffered::new(&b"first line\nand the rest"[..]);
         let mut line = String::new();
         reader.read_line(&mut line).await.expect("a line");

@@ -125,7 +125,7 @@ impl BufRead for BlockingReader {
 }
 
 /// Returns an async handler that runs `handler` on a thread that may block.
-pub(super) fn on_a_thread<T, E, R>(
+pub(super) fn on_blocking_thread<T, E, R>(
     handler: impl Fn(Layer, BlockingReader) -> Result<T, E> + Send + Sync + 'static,
 ) -> impl Fn(Layer, R) -> Pin<Box<dyn Future<Output = Result<T, HandlerError>> + Send>> + Send + Sync
 where

@@ -516,7 +516,7 @@ mod tests {
     }
 
     #[test]
-    fn byte_counts_that_nobody_reads_are_left_out_and_nothing_else_is() {
+    fn only_byte_counts_are_left_out_if_nobody_reads() {
         let (events, mut stream) = Events::channel();
         for number in 0..3 * MAX_UNREAD_COUNTS {
             events.count(|| count(number as u64));

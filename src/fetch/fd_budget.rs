@@ -39,7 +39,7 @@ impl FdBudget {
     }
 
     /// How many blobs may be in flight while there are this many proxies.
-    pub(super) fn blobs_beside(self, proxies: usize) -> usize {
+    pub(super) fn blobs_with(self, proxies: usize) -> usize {
         let used = (proxies as u64).saturating_mul(PER_PROXY);
         at_least_one(self.free.saturating_sub(used) / PER_BLOB)
     }
@@ -57,7 +57,7 @@ mod tests {
     fn the_budget_allows_at_least_one_and_usual_limits_suffice() {
         let budget = |limit, open| {
             let budget = FdBudget::within(limit, open);
-            (budget.proxies, budget.blobs_beside(budget.proxies))
+            (budget.proxies, budget.blobs_with(budget.proxies))
         };
         assert_eq!(budget(0, 10), (1, 1));
         assert_eq!(budget(16, 10), (1, 1));
@@ -65,8 +65,8 @@ mod tests {
         assert_eq!(budget(256, 20), (13, 29));
         let usual = FdBudget::within(1024, 300);
         assert!(usual.proxies > 16);
-        assert!(usual.blobs_beside(16) > crate::DEFAULT_WORKERS.get());
-        assert!(FdBudget::within(u64::MAX, 10).blobs_beside(16) > 1 << 30);
+        assert!(usual.blobs_with(16) > crate::DEFAULT_WORKERS.get());
+        assert!(FdBudget::within(u64::MAX, 10).blobs_with(16) > 1 << 30);
         assert!(FdBudget::now().proxies >= 1);
     }
 }

@@ -235,7 +235,7 @@ impl<S: Sink> Driver<S> {
         R: Stream<Item: Into<ImageRequest>>,
     {
         let mut requests = std::pin::pin!(requests);
-        let ends = self.options.retry.deadline_from_now();
+        let deadline = self.options.retry.deadline_from_now();
         self.sink.prepare().await?;
         let mut has_all_requests = false;
         loop {
@@ -246,7 +246,7 @@ impl<S: Sink> Driver<S> {
             }
             let may_take_more = self.may_take_more();
             tokio::select! {
-                request = next_of(requests.as_mut()), if !has_all_requests && may_take_more => match request {
+                request = next_request(requests.as_mut()), if !has_all_requests && may_take_more => match request {
                     Some(request) => self.accept(request.into()),
                     None => has_all_requests = true,
                 },
@@ -264,7 +264,7 @@ impl<S: Sink> Driver<S> {
                         permit.send(finished);
                     }
                 }
-                () = sleep_until_opt(ends) => return Err(Error::DeadlineExceeded),
+                () = sleep_until_opt(deadline) => return Err(Error::DeadlineExceeded),
             }
         }
         Ok(self.pulled())
@@ -567,7 +567,7 @@ impl HeldRequest {
     }
 }
 
-async fn next_of<R: Stream>(mut requests: Pin<&mut R>) -> Option<R::Item> {
+async fn next_request<R: Stream>(mut requests: Pin<&mut R>) -> Option<R::Item> {
     std::future::poll_fn(|cx| requests.as_mut().poll_next(cx)).await
 }
 

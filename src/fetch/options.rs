@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn docker_hub_counts_openings_under_each_of_its_names_unless_told_otherwise() {
+    fn docker_hub_counts_openings_under_each_of_its_names() {
         let n = |n| NonZeroUsize::new(n).expect("not zero");
         let auto = FetchOptions::default();
         let capped = FetchOptions::default().proxies_per_host(n(4));

@@ -98,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn all_platforms_or_one() {
+    fn platforms_are_all_or_one() {
         assert_eq!("all".parse(), Ok(Platforms::All));
         let one = Platform {
             os: "linux".into(),

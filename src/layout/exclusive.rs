@@ -41,7 +41,7 @@ pub(super) async fn lock(root: &Arc<Folder>, wait: Duration, what: &str) -> Resu
         }
         let left = wait.saturating_sub(began.elapsed());
         if left.is_zero() {
-            return Err(Error::io(what)(busy(&more.running_pulls)));
+            return Err(Error::io(what)(busy_error(&more.running_pulls)));
         }
         sleep(POLL.min(left)).await;
     }
@@ -54,7 +54,7 @@ fn try_lock(root: &Folder) -> io::Result<(Option<LayoutLock>, Swept)> {
     Ok((swept.running_pulls.is_empty().then_some(lock), swept))
 }
 
-fn busy(pulls: &[String]) -> io::Error {
+fn busy_error(pulls: &[String]) -> io::Error {
     let folders = pulls.join("; ");
     let reason = format!(
         "a pull into it is running (its folder is {folders}): try again when that pull has ended"

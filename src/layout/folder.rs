@@ -258,7 +258,7 @@ impl Folder {
     }
 
     /// Removes a file, and returns whether it was there.
-    pub(super) fn remove_if_there(&self, name: impl AsRef<OsStr>) -> io::Result<bool> {
+    pub(super) fn remove_if_exists(&self, name: impl AsRef<OsStr>) -> io::Result<bool> {
         match self.remove_file(name) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
             other => other.map(|()| true),
@@ -296,8 +296,8 @@ impl Folder {
 /// owner; others can change the group to one of their own.
 fn copy_owner(file: &File, like: &FileStat) {
     let (owner, group) = (Uid::from_raw(like.st_uid), Gid::from_raw(like.st_gid));
-    let is_whole = fchown(file, Some(owner), Some(group)).is_ok();
-    if !is_whole {
+    let has_owner = fchown(file, Some(owner), Some(group)).is_ok();
+    if !has_owner {
         let _ = fchown(file, None, Some(group));
     }
 }

@@ -220,7 +220,7 @@ impl Prune {
                 continue;
             }
             let is_removed = match blobs::folder_of(&self.root, &blob.digest)? {
-                Some(folder) => folder.remove_if_there(blob.digest.digest())?,
+                Some(folder) => folder.remove_if_exists(blob.digest.digest())?,
                 None => false,
             };
             if let Some(blob) = self.candidates.pop().filter(|_| is_removed) {
@@ -287,7 +287,8 @@ impl Visitor for Reachable {
         }
         let digest = named.digest();
         self.digests.insert(digest.clone());
-        let is_large = named.size() > MAX_DOCUMENT_BYTES && !reach::is_known(named.media_type());
+        let is_large =
+            named.size() > MAX_DOCUMENT_BYTES && !reach::is_image_or_index(named.media_type());
         if is_large || self.documents.contains(digest) {
             return Ok(None);
         }

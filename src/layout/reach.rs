@@ -131,13 +131,13 @@ fn parse(named: &Descriptor, raw: &[u8]) -> Result<Document> {
         Err(error) => Err(error),
     };
     match understood {
-        Err(_) if !is_known(named.media_type()) => Ok(Document::Other),
+        Err(_) if !is_image_or_index(named.media_type()) => Ok(Document::Other),
         other => other,
     }
 }
 
 /// Whether a document of this type must be an image or an index. A document of no type or another type can be anything.
-pub(super) fn is_known(media_type: &MediaType) -> bool {
+pub(super) fn is_image_or_index(media_type: &MediaType) -> bool {
     matches!(
         media_type.as_ref(),
         "application/vnd.oci.image.index.v1+json"

@@ -120,7 +120,7 @@ impl Engine {
             retry: options.retry.clone(),
             starts_at_a_time: max_starts_at_a_time(),
             units,
-            in_flight: workers.min(budget.blobs_beside(most)),
+            in_flight: workers.min(budget.blobs_with(most)),
             start_ahead: options.start_ahead,
             is_limited: options.limit_rate.is_some(),
         };

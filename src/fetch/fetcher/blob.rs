@@ -7,7 +7,7 @@ use oci_spec::image::{Descriptor, Digest, MediaType};
 use tokio::io::AsyncReadExt;
 
 use super::super::attempts::with_retries;
-use super::super::each::{HandlerError, on_a_thread};
+use super::super::each::{HandlerError, on_blocking_thread};
 use super::super::{BlockingReader, Image, Layer, LayerReader, document, retry};
 use super::Fetcher;
 use crate::error::{BlobError, Error, Result};
@@ -82,7 +82,7 @@ impl Fetcher {
         E: Into<HandlerError> + 'static,
     {
         let size = self.size_of(image, digest).await?;
-        let handler = on_a_thread(move |_, reader| handler(reader));
+        let handler = on_blocking_thread(move |_, reader| handler(reader));
         self.for_one(image, digest, size, handler).await
     }
 

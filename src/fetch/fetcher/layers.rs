@@ -2,7 +2,7 @@
 
 use tokio::sync::{mpsc, watch};
 
-use super::super::each::{EachLayer, HandlerError, Results, on_a_thread};
+use super::super::each::{EachLayer, HandlerError, Results, on_blocking_thread};
 use super::super::event::EndGuard;
 use super::super::ordered::{AsStored, SendToStream, View};
 use super::super::{BlockingReader, Image, Layer, LayerReader, LayerStream};
@@ -127,7 +127,8 @@ impl Fetcher {
         T: Clone + Send + 'static,
         E: Into<HandlerError> + 'static,
     {
-        self.for_each_layer(image, on_a_thread(handler)).await
+        self.for_each_layer(image, on_blocking_thread(handler))
+            .await
     }
 
     /// Runs `handler` for some layers of an image, like [`for_each_of`](Self::for_each_of), on threads that may
@@ -151,7 +152,7 @@ impl Fetcher {
         T: Send + 'static,
         E: Into<HandlerError> + 'static,
     {
-        let handler = on_a_thread(handler);
+        let handler = on_blocking_thread(handler);
         self.for_each_of(image, layers, handler).await
     }
 

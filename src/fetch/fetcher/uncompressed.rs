@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::super::decompress::{Bounds, Decompressed};
-use super::super::each::{Results, on_a_thread};
+use super::super::each::{Results, on_blocking_thread};
 use super::super::{BlockingReader, Image, Layer, LayerStream, UncompressedReader};
 use super::Fetcher;
 use crate::error::{Error, Result};
@@ -118,7 +118,7 @@ impl Fetcher {
         T: Clone + Send + 'static,
         E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
     {
-        let handler = on_a_thread(handler);
+        let handler = on_blocking_thread(handler);
         self.for_each_layer_uncompressed(image, handler).await
     }
 
@@ -157,7 +157,7 @@ impl Fetcher {
         T: Send + 'static,
         E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
     {
-        let handler = on_a_thread(handler);
+        let handler = on_blocking_thread(handler);
         self.for_each_of_uncompressed(image, layers, handler).await
     }
 

@@ -132,7 +132,7 @@ impl<E: Clone> Scheduler<E> {
         };
         let needs_unit = |host: &super::HostId| {
             let of_host = &self.hosts[host.0];
-            let is_idle = of_host.waiting.is_empty() && of_host.to_ask.blobs == 0;
+            let is_idle = of_host.waiting.is_empty() && of_host.backlog.blobs == 0;
             !is_idle && self.at_work(*host) < self.most_at(*host)
         };
         let of_kind = |image: &&Image| image.kind == kind;
@@ -284,23 +284,23 @@ impl<E: Clone> Scheduler<E> {
         let mut backlogs: BTreeMap<UnitId, f64> = BTreeMap::new();
         let mut with_backlog: Vec<(f64, SourceId)> = Vec::new();
         let units_of = |source: SourceId| -> Vec<UnitId> {
-            let near = self.units.iter();
-            let near = near.filter(|(_, unit)| self.can_ask_soon(unit, source, now));
-            near.map(|(id, _)| *id).collect()
+            let units = self.units.iter();
+            let units = units.filter(|(_, unit)| self.can_ask_soon(unit, source, now));
+            units.map(|(id, _)| *id).collect()
         };
         let sources = self.blobs.waiting();
-        let near: BTreeMap<SourceId, Vec<UnitId>> =
+        let units: BTreeMap<SourceId, Vec<UnitId>> =
             sources.map(|source| (source, units_of(source))).collect();
         for blob in self.blobs.ready() {
-            let all = blob.sources.iter().filter_map(|source| near.get(source));
+            let all = blob.sources.iter().filter_map(|source| units.get(source));
             let all: BTreeSet<UnitId> = all.flatten().copied().collect();
             for unit in &all {
                 *backlogs.entry(*unit).or_default() += 1.0 / all.len() as f64;
             }
         }
-        for (source, near) in &near {
+        for (source, units) in &units {
             let backlog = |unit: &UnitId| backlogs.get(unit).copied().unwrap_or_default();
-            let least = near.iter().map(backlog).fold(f64::INFINITY, f64::min);
+            let least = units.iter().map(backlog).fold(f64::INFINITY, f64::min);
             if least >= least_backlog {
                 with_backlog.push((least, *source));
             }

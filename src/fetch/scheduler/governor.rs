@@ -53,14 +53,14 @@ const SMOOTHING: u32 = 4;
 /// How much is still to be asked for: images, blobs, and bytes. The sum of the sizes can exceed a `u64`,
 /// because a manifest can claim any size.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
-pub(super) struct ToAsk {
+pub(super) struct Backlog {
     /// The number of images to open.
     pub(super) images: usize,
     pub(super) blobs: usize,
     pub(super) bytes: u128,
 }
 
-impl ToAsk {
+impl Backlog {
     pub(super) fn add(&mut self, size: u64) {
         self.blobs += 1;
         self.bytes += u128::from(size);
@@ -193,10 +193,10 @@ impl Governor {
     }
 
     /// How many proxies to run while this much is still to be asked for.
-    pub(super) fn wanted(&self, to_ask: ToAsk) -> usize {
-        self.fastest(to_ask)
+    pub(super) fn wanted(&self, backlog: Backlog) -> usize {
+        self.fastest(backlog)
             .clamp(self.min, self.most())
-            .min(to_ask.blobs.saturating_add(to_ask.images).max(1))
+            .min(backlog.blobs.saturating_add(backlog.images).max(1))
     }
 
     /// The `k` for which `asking ÷ k = work + k × start`, rounded.
@@ -206,9 +206,9 @@ impl Governor {
         clippy::cast_sign_loss,
         reason = "it need not be exact, is never negative, and `as` clamps"
     )]
-    fn fastest(&self, to_ask: ToAsk) -> usize {
-        let (images, blobs) = (to_ask.images as f64, to_ask.blobs as f64);
-        let gigabytes = to_ask.bytes as f64 / 1e9;
+    fn fastest(&self, backlog: Backlog) -> usize {
+        let (images, blobs) = (backlog.images as f64, backlog.blobs as f64);
+        let gigabytes = backlog.bytes as f64 / 1e9;
         let calls = blobs + images * CALLS_OF_AN_IMAGE;
         let opening = images * OPENING_WORK.as_secs_f64();
         let asking = calls * self.lowest_call_time.unwrap_or_default().as_secs_f64() + opening;
@@ -231,12 +231,12 @@ mod tests {
     const MS: fn(u64) -> Duration = Duration::from_millis;
 
     /// A backlog of this many blobs without bytes.
-    fn small(blobs: usize) -> ToAsk {
+    fn small(blobs: usize) -> Backlog {
         megabytes(blobs, 0)
     }
 
-    fn megabytes(blobs: usize, megabytes: u128) -> ToAsk {
-        ToAsk {
+    fn megabytes(blobs: usize, megabytes: u128) -> Backlog {
+        Backlog {
             images: 0,
             blobs,
             bytes: megabytes * 1_000_000,
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn a_call_is_late_after_a_multiple_of_the_usual_time_but_not_at_once() {
+    fn a_call_is_late_after_a_multiple_of_the_usual_time() {
         assert_eq!(new(1, 8).late_after(), LATE_AT_FIRST);
         assert_eq!(after(&[1], 8).late_after(), LATE_FROM);
         let slow = LATE_FROM * 2;
@@ -282,9 +282,9 @@ mod tests {
             (0, small(400), 16, 1),
             (50, megabytes(8, u128::from(u64::MAX)), 16, 1),
         ];
-        for (call, to_ask, max, expected) in table {
-            let wanted = after(&[call], max).wanted(to_ask);
-            assert_eq!(wanted, expected, "{call} ms, {to_ask:?}");
+        for (call, backlog, max, expected) in table {
+            let wanted = after(&[call], max).wanted(backlog);
+            assert_eq!(wanted, expected, "{call} ms, {backlog:?}");
         }
     }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use super::governor::{Governor, ToAsk};
+use super::governor::{Backlog, Governor};
 use super::outage::Outage;
 use super::{ImageId, UnitId};
 
@@ -54,7 +54,7 @@ pub(super) struct Host<E> {
     pub(super) waiting: BTreeSet<ImageId>,
     /// The number of images that are not forgotten.
     pub(super) images: usize,
-    pub(super) to_ask: ToAsk,
+    pub(super) backlog: Backlog,
     /// The start of the first opening.
     pub(super) asked_since: Option<Instant>,
     /// Whether an opening has failed and is to be retried.
@@ -71,7 +71,7 @@ impl<E: Clone> Host<E> {
             locked: None,
             waiting: BTreeSet::new(),
             images: 0,
-            to_ask: ToAsk::default(),
+            backlog: Backlog::default(),
             asked_since: None,
             failed_once: false,
             rules,
@@ -88,7 +88,7 @@ impl<E: Clone> Host<E> {
 
     /// Whether an image is to be opened, or a blob is to be asked for.
     pub(super) fn has_work(&self) -> bool {
-        !self.waiting.is_empty() || self.to_ask.blobs > 0
+        !self.waiting.is_empty() || self.backlog.blobs > 0
     }
 
     /// The error because of which no image is opened now. When the lock ends, the host is treated as if it

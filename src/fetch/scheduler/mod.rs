@@ -298,10 +298,10 @@ impl<E: Clone> Scheduler<E> {
         for one in wanted {
             let added = self.blobs.add(one, image, source, host);
             if added.is_new || added.moved_from.is_some() {
-                self.hosts[host.0].to_ask.add(one.size);
+                self.hosts[host.0].backlog.add(one.size);
             }
             if let Some(before) = added.moved_from {
-                self.hosts[before.0].to_ask.remove(one.size);
+                self.hosts[before.0].backlog.remove(one.size);
             }
             unfinished += usize::from(!added.is_done);
             ids.push((added.blob, added.is_new));
@@ -337,9 +337,9 @@ impl<E: Clone> Scheduler<E> {
         for blob in blobs {
             let place = |id: &ImageId| self.images.get(id).map(|image| (image.host, image.source));
             if let Some(moved) = self.blobs.remove_image(blob, image, place) {
-                self.hosts[moved.from.0].to_ask.remove(moved.size);
+                self.hosts[moved.from.0].backlog.remove(moved.size);
                 if let Some(host) = moved.to {
-                    self.hosts[host.0].to_ask.add(moved.size);
+                    self.hosts[host.0].backlog.add(moved.size);
                 }
             }
         }
@@ -451,7 +451,7 @@ impl<E: Clone> Scheduler<E> {
         self.in_flight > 0
             || self
                 .iter_hosts_with_images()
-                .any(|host| host.to_ask.blobs > 0)
+                .any(|host| host.backlog.blobs > 0)
     }
 
     /// Whether the blob is still known: an image names it, or a unit fetches it.
@@ -492,7 +492,7 @@ impl<E: Clone> Scheduler<E> {
         if self.actions.is_empty() {
             self.may_have_lost |= self.blobs.make_delayed_ready(now);
             self.reopen_lost_images();
-            self.recall_from_late(now);
+            self.recall_from_late_units(now);
             self.assign(now);
             self.adjust(now);
         }

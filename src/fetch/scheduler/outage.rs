@@ -117,8 +117,8 @@ impl Outage {
 
     /// Whether this unit may ask now.
     pub(super) fn may_ask(&self, unit: usize, now: Instant) -> bool {
-        let is_over = self.until.is_none_or(|until| until <= now);
-        self.since.is_none() || is_over && self.probe.is_none_or(|probe| probe == unit)
+        let wait_is_over = self.until.is_none_or(|until| until <= now);
+        self.since.is_none() || wait_is_over && self.probe.is_none_or(|probe| probe == unit)
     }
 
     /// Records that this unit asks now. [`may_ask`](Self::may_ask) must have allowed it.

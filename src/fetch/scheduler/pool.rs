@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use super::governor::{OPENING_WORK, ToAsk};
+use super::governor::{Backlog, OPENING_WORK};
 use super::host::{Host, SLOW_AFTER};
 use super::start_interval::StartInterval;
 use super::unit::{Stage, Unit};
@@ -111,9 +111,9 @@ impl<E: Clone> Scheduler<E> {
             let ahead = self.settings.start_ahead && host.rules.is_registry;
             if ahead { most } else { to_open }
         } else {
-            host.governor.wanted(ToAsk {
+            host.governor.wanted(Backlog {
                 images: to_open,
-                ..host.to_ask
+                ..host.backlog
             })
         };
         let wanted = if host.rules.counts_openings {
@@ -155,7 +155,7 @@ impl<E: Clone> Scheduler<E> {
         }
         let host = &self.hosts[id.0];
         let to_open = self.to_open(id);
-        if host.to_ask.blobs == 0 && to_open == 0 && !self.has_configs(id) {
+        if host.backlog.blobs == 0 && to_open == 0 && !self.has_configs(id) {
             return;
         }
         let is_starting = |unit: &Unit| unit.stage == Stage::Starting && !unit.retired;
@@ -220,7 +220,7 @@ impl<E: Clone> Scheduler<E> {
     /// Whether there is work, but all units wait for late answers. Their proxies may hang although the
     /// registry does not.
     fn is_stuck(&self, id: HostId, now: Instant) -> bool {
-        let waits = self.blobs.ready_count() > 0 && self.hosts[id.0].to_ask.blobs > 0
+        let waits = self.blobs.ready_count() > 0 && self.hosts[id.0].backlog.blobs > 0
             || self.has_configs(id);
         let (at_work, late) = (self.at_work(id), self.late_units(id, now));
         waits
@@ -439,7 +439,7 @@ impl<E: Clone> Scheduler<E> {
     /// Ends units that have not fetched anything yet if there is less to ask for than there are units.
     fn retire_unneeded(&mut self, id: HostId) {
         let host = &self.hosts[id.0];
-        let to_do = host.to_ask.blobs + self.to_open(id);
+        let to_do = host.backlog.blobs + self.to_open(id);
         let to_do = to_do.max(usize::from(self.has_configs(id)));
         let is_known = self.images.values().all(|image| image.is_wanted);
         // Units at their maximum number of tasks can't help with the rest.
@@ -448,7 +448,7 @@ impl<E: Clone> Scheduler<E> {
             .units_at(id)
             .filter(|unit| unit.load() < per_unit)
             .count();
-        if !is_known || host.rules.least == host.rules.most && host.to_ask.blobs >= at_work {
+        if !is_known || host.rules.least == host.rules.most && host.backlog.blobs >= at_work {
             return;
         }
         let of_host = |(_, unit): &(&UnitId, &Unit)| {
@@ -512,7 +512,7 @@ impl<E: Clone> Scheduler<E> {
         let host = &self.hosts[id.0];
         let is_asking = |unit: &Unit| unit.asking().is_some() || unit.stage == Stage::Starting;
         self.blobs.ready_count() > 0
-            && host.to_ask.blobs > 0
+            && host.backlog.blobs > 0
             && self.in_flight < self.settings.in_flight
             && !self.settings.is_limited
             && !host.governor.is_throttled()
@@ -527,7 +527,7 @@ impl<E: Clone> Scheduler<E> {
     }
 
     /// Takes back the tasks that wait behind a late call, so that any unit can do them.
-    pub(super) fn recall_from_late(&mut self, now: Instant) {
+    pub(super) fn recall_from_late_units(&mut self, now: Instant) {
         let mut late = Vec::new();
         for (id, unit) in &mut self.units {
             let host = &self.hosts[unit.host.0];

@@ -117,7 +117,7 @@ impl<E: Clone> Scheduler<E> {
     /// Removes a blob from its host's backlog: the proxy has answered for it, or need not be asked.
     fn mark_asked(&mut self, blob: BlobId) {
         if let Some((host, size)) = self.blobs.mark_asked(blob) {
-            self.hosts[host.0].to_ask.remove(size);
+            self.hosts[host.0].backlog.remove(size);
         }
     }
 
@@ -318,8 +318,8 @@ impl<E: Clone> Scheduler<E> {
     fn change_backlog(&mut self, change: BacklogChange) {
         match change {
             BacklogChange::Same => {}
-            BacklogChange::More(host, size) => self.hosts[host.0].to_ask.add(size),
-            BacklogChange::Less(host, size) => self.hosts[host.0].to_ask.remove(size),
+            BacklogChange::More(host, size) => self.hosts[host.0].backlog.add(size),
+            BacklogChange::Less(host, size) => self.hosts[host.0].backlog.remove(size),
         }
     }
 
@@ -419,8 +419,8 @@ impl<E: Clone> Scheduler<E> {
         }
         let (assigned, to_ask) = (unit.host, [unit.asking(), unit.queued()]);
         for host in [Some(assigned), host].into_iter().flatten() {
-            let is_there = |task: &Task| self.host_of(id, *task) == Some(host);
-            if !to_ask.iter().flatten().any(is_there) {
+            let is_at_host = |task: &Task| self.host_of(id, *task) == Some(host);
+            if !to_ask.iter().flatten().any(is_at_host) {
                 self.hosts[host.0].outage.release_probe(id.0);
             }
         }

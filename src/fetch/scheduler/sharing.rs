@@ -245,7 +245,7 @@ fn a_blob_asked_for_by_an_image_that_is_forgotten_fails_no_other_repository() {
     // The second image and another repository name the blob. The proxy of the other repository is gone, and
     // the first unit has only its first image open.
     let other = script.scheduler.add_unit(host, KindId(0), script.now);
-    let elsewhere = script
+    let other_image = script
         .scheduler
         .add_open_image(host, KindId(0), "two", other);
     script
@@ -259,14 +259,14 @@ fn a_blob_asked_for_by_an_image_that_is_forgotten_fails_no_other_repository() {
             *open = [first].into();
         });
     script.fetch(second, &[7]);
-    script.fetch(elsewhere, &[7]);
+    script.fetch(other_image, &[7]);
     script.scheduler.ended(other, None, script.now);
     script.run_for(Duration::from_secs(60), |_, task| {
         let is_first = matches!(task, Task::Blob { by, .. } if by == first || by == second);
         is_first.then_some(RefusalReason::Transient)
     });
-    assert!(script.fetched.contains(&elsewhere), "{:?}", script.failed);
-    assert!(!script.failed.contains(&elsewhere));
+    assert!(script.fetched.contains(&other_image), "{:?}", script.failed);
+    assert!(!script.failed.contains(&other_image));
 }
 
 /// The newest units are retired first when a registry throttles. If the newest one is the only unit of its kind, another

@@ -160,7 +160,7 @@ impl Visitor for Planner<'_> {
         if self.stop.is_cancelled() {
             return Err(io::ErrorKind::Interrupted.into());
         }
-        if named.size() > MAX_DOCUMENT_BYTES && !reach::is_known(named.media_type()) {
+        if named.size() > MAX_DOCUMENT_BYTES && !reach::is_image_or_index(named.media_type()) {
             // So large a document of an unknown type is read as a blob.
             return self.blob(named).map(|()| None);
         }
