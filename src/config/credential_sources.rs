@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
-use super::{ImageProxyConfig, helpers, launch};
+use super::{ImageProxyConfig, command_line, helpers};
 
 impl ImageProxyConfig {
     /// Returns the paths of the auth files in which skopeo looks for credentials, in this
@@ -40,7 +40,10 @@ impl CredentialSources {
     /// Finds the places where the skopeo of this configuration looks for credentials. `authfile` must already be the
     /// path that skopeo gets. This function blocks: it reads registries.conf.
     pub(super) fn of(config: &ImageProxyConfig) -> Self {
-        let wrapped = config.skopeo_cmd.as_ref().is_some_and(launch::is_wrapper);
+        let wrapped = config
+            .skopeo_cmd
+            .as_ref()
+            .is_some_and(command_line::is_wrapper);
         Self {
             anonymous: config.auth_anonymous,
             has_hidden_sources: wrapped || helpers::uses_credential_helpers(config),

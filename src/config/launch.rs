@@ -1,28 +1,20 @@
 //! Makes the commands of a configuration, for a single start or for any number of starts.
 
 use std::ffi::OsString;
-use std::io::{self, Read as _};
-use std::os::fd::{AsFd as _, OwnedFd};
-use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::process::CommandExt as _;
-use std::path::Path;
-use std::process::{ChildStdout, Command, Stdio};
+use std::os::fd::OwnedFd;
+use std::process::Command;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{Signal, killpg};
-use nix::unistd::Pid;
 use semver::Version;
 
 use super::auth::sealed;
+use super::command_line::{clone_command, is_wrapper};
 use super::credential_sources::CredentialSources;
-use super::helpers;
 use super::read_once::path_in_child;
-use super::{ImageProxyConfig, Platform};
-use crate::error::{ConfigError, Error, Result, join_error};
-use crate::sys;
+use super::skopeo_version::query_version;
+use super::{ImageProxyConfig, Platform, helpers};
+use crate::error::{ConfigError, Error, Result};
 
 /// The first skopeo version that supports `--user-agent-prefix`.
 const USER_AGENT_PREFIX_SINCE: Version = Version::new(1, 21, 0);
@@ -135,107 +127,6 @@ impl ImageProxyConfig {
         let template = self.into_template()?;
         Ok(template.launch_with(given.unwrap_or_else(|| clone_command(&template.base)), None))
     }
-
-    /// Returns the version of the skopeo that this configuration would run. For that, skopeo is run with `--version`,
-    /// for 10 s at most. The future does not borrow the configuration.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Spawn`] if the program can't be run, [`Error::CallTimeout`] if it does not answer in time,
-    /// [`ConfigError::Invalid`] if it does not print a version.
-    ///
-    /// # Panics
-    ///
-    /// The future panics if it is polled outside of a tokio runtime.
-    ///
-    /// # Cancel safety
-    ///
-    /// A skopeo that is running when the future is dropped exits by itself, or is killed after 10 s.
-    pub fn skopeo_version(&self) -> impl Future<Output = Result<Version>> + Send + use<> {
-        let command = self.base_command();
-        async move {
-            let asking = tokio::task::spawn_blocking(move || query_version(command));
-            asking.await.map_err(join_error)?
-        }
-    }
-
-    /// Makes the command of the configuration, without arguments of this library.
-    fn base_command(&self) -> Command {
-        match &self.skopeo_cmd {
-            Some(given) => clone_command(given),
-            None => Command::new(self.skopeo_path.as_deref().unwrap_or("skopeo".as_ref())),
-        }
-    }
-
-    /// The global options of skopeo, which come before the subcommand.
-    fn global_arguments(&self) -> Vec<OsString> {
-        let mut arguments = Vec::new();
-        if self.debug {
-            arguments.push("--debug".into());
-        }
-        if self.insecure_policy {
-            arguments.push("--insecure-policy".into());
-        }
-        let paths = [
-            ("--policy", &self.policy),
-            ("--registries-conf", &self.registries_conf),
-            ("--registries.d", &self.registries_d),
-            ("--tmpdir", &self.temporary_directory),
-        ];
-        for (option, path) in paths {
-            if let Some(path) = path {
-                arguments.extend([option.into(), path.into()]);
-            }
-        }
-        let texts = [
-            ("--override-os", &self.os),
-            ("--override-arch", &self.architecture),
-            ("--override-variant", &self.variant),
-            ("--user-agent-prefix", &self.user_agent_prefix),
-        ];
-        for (option, text) in texts {
-            if let Some(text) = text {
-                arguments.extend([option.into(), text.into()]);
-            }
-        }
-        arguments
-    }
-
-    /// The options for the source of images, which come after the subcommand.
-    fn registry_arguments(&self) -> Vec<OsString> {
-        let mut arguments = Vec::new();
-        if self.auth_anonymous {
-            arguments.push("--no-creds".into());
-        }
-        if let Some(path) = &self.authfile {
-            arguments.extend(["--authfile".into(), path.into()]);
-        }
-        if let Some(directory) = &self.certificate_directory {
-            arguments.extend(["--cert-dir".into(), directory.into()]);
-        }
-        if self.insecure_skip_tls_verification == Some(true) {
-            arguments.push("--tls-verify=false".into());
-        } else if self.require_tls_verification {
-            arguments.push("--tls-verify=true".into());
-        }
-        arguments
-    }
-}
-
-/// Makes a command with the same program, arguments, environment and working folder.
-pub(super) fn clone_command(given: &Command) -> Command {
-    let mut command = Command::new(given.get_program());
-    command.args(given.get_args());
-    for (name, value) in given.get_envs() {
-        match value {
-            Some(value) => command.env(name, value),
-            None => command.env_remove(name),
-        };
-    }
-    if let Some(directory) = given.get_current_dir() {
-        command.current_dir(directory);
-    }
-    command
 }
 
 impl Template {
@@ -322,15 +213,6 @@ impl Cache {
     }
 }
 
-/// Whether this command starts a wrapper, and not skopeo itself. A wrapper is a program whose name is not
-/// `skopeo`, with or without a version.
-pub(super) fn is_wrapper(command: &Command) -> bool {
-    let name = Path::new(command.get_program()).file_name();
-    let version = name.and_then(|name| name.as_bytes().strip_prefix(b"skopeo"));
-    let is_version_character = |c: &u8| c.is_ascii_digit() || b".-_".contains(c);
-    !version.is_some_and(|version| version.iter().all(is_version_character))
-}
-
 /// Whether skopeo regards this process as root's (containers/image, `blobinfocache`). Its cache is then below
 /// `/var/lib`, and otherwise below `XDG_DATA_HOME`.
 fn uses_system_cache() -> bool {
@@ -338,78 +220,6 @@ fn uses_system_cache() -> bool {
         .ok()
         .and_then(|uid| uid.parse().ok());
     uid.unwrap_or_else(|| nix::unistd::geteuid().as_raw()) == 0
-}
-
-/// How long a skopeo may take to print its version.
-const VERSION_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Runs a skopeo to ask for its version. This function blocks for [`VERSION_TIMEOUT`] at most.
-fn query_version(mut command: Command) -> Result<Version> {
-    let program = command.get_program().to_string_lossy().into_owned();
-    let spawn_failed = |source| Error::Spawn {
-        program: program.clone(),
-        source: Arc::new(source),
-    };
-    command
-        .arg("--version")
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .process_group(0);
-    sys::prepare_child(&mut command, &[], false);
-    let mut process = command.spawn().map_err(spawn_failed)?;
-    let pid = Pid::from_raw(process.id().cast_signed());
-    let pidfd = sys::pidfd_open(pid);
-    let printed = match process.stdout.take() {
-        Some(stdout) => read_with_timeout(stdout, VERSION_TIMEOUT),
-        None => Ok(None),
-    };
-    // The output is complete, or the time is up, so the process group is killed. The exit status does not matter.
-    // Another part of this program may have reaped the process already.
-    if pidfd.is_ok_and(|pidfd| sys::is_unreaped(&pidfd)) {
-        let _ = killpg(pid, Signal::SIGKILL);
-    }
-    let _ = process.wait();
-    let printed = printed.map_err(spawn_failed)?.ok_or(Error::CallTimeout {
-        method: "asking skopeo for its version",
-        after: VERSION_TIMEOUT,
-    })?;
-    parse_version(&String::from_utf8_lossy(&printed)).ok_or_else(|| {
-        Error::from(ConfigError::Invalid {
-            option: "skopeo_path",
-            reason: format!("{program} --version printed no version"),
-        })
-    })
-}
-
-/// Reads a pipe until it ends, and returns the first 4 KiB. `None` if that takes longer than `timeout`.
-fn read_with_timeout(mut pipe: ChildStdout, timeout: Duration) -> io::Result<Option<Vec<u8>>> {
-    let until = Instant::now() + timeout;
-    let mut read = Vec::new();
-    let mut buffer = [0; 4096];
-    loop {
-        let left = until.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Ok(None);
-        }
-        let left = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
-        match poll(&mut [PollFd::new(pipe.as_fd(), PollFlags::POLLIN)], left) {
-            Ok(0) | Err(Errno::EINTR) => continue,
-            other => other.map(drop)?,
-        }
-        match pipe.read(&mut buffer)? {
-            0 => return Ok(Some(read)),
-            n => read.extend(&buffer[..n]),
-        }
-        read.truncate(buffer.len());
-    }
-}
-
-/// Parses the output of `skopeo --version`: `skopeo version 1.22.0`, possibly with more text after it.
-fn parse_version(printed: &str) -> Option<Version> {
-    printed
-        .split_whitespace()
-        .find_map(|word| Version::parse(word).ok())
 }
 
 #[cfg(test)]
@@ -612,21 +422,6 @@ mod tests {
             assert_eq!(Cache::of(true, true, wrapper), Cache::Hidden);
             assert_eq!(Cache::of(false, true, wrapper), Cache::Shared);
             assert_eq!(Cache::of(false, false, wrapper), Cache::Shared);
-        }
-    }
-
-    #[test]
-    fn versions_as_skopeos_print_them() {
-        let table = [
-            ("skopeo version 1.9.3\n", Some(Version::new(1, 9, 3))),
-            (
-                "skopeo version 1.22.0 commit: abc\n",
-                Some(Version::new(1, 22, 0)),
-            ),
-            ("usage: something else", None),
-        ];
-        for (printed, expected) in table {
-            assert_eq!(parse_version(printed), expected, "{printed}");
         }
     }
 }

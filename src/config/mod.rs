@@ -5,6 +5,7 @@
 
 mod auth;
 mod command;
+mod command_line;
 mod credential_sources;
 mod debug;
 mod helpers;
@@ -12,6 +13,7 @@ mod launch;
 mod platform;
 mod policy;
 mod read_once;
+mod skopeo_version;
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -263,7 +265,7 @@ impl Clone for ImageProxyConfig {
             user_agent_prefix: self.user_agent_prefix.clone(),
             temporary_directory: self.temporary_directory.clone(),
             skopeo_path: self.skopeo_path.clone(),
-            skopeo_cmd: self.skopeo_cmd.as_ref().map(launch::clone_command),
+            skopeo_cmd: self.skopeo_cmd.as_ref().map(command_line::clone_command),
             connection: self.connection.clone(),
             ..*self
         }
