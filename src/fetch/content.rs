@@ -12,15 +12,11 @@ use oci_spec::image::{
     Descriptor, Digest, DigestAlgorithm, ImageConfiguration, ImageManifest, MediaType,
 };
 use serde_json::{Value, json};
-use tokio::io::AsyncReadExt;
 
-use super::{Sink, document};
+use super::document;
 use crate::drain::verify::{has_digest, sha256};
 use crate::error::{BlobError, Error, Result};
 use crate::protocol::LayerInfo;
-use crate::proxy::{ImageProxy, OpenedImage};
-use crate::reference::Place;
-use crate::time::timeout;
 
 /// One layer of an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,7 +62,7 @@ pub struct ImageContent {
 
 /// The origin of the bytes of a config.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum ConfigOrigin {
+pub(super) enum ConfigOrigin {
     /// The config was fetched as a blob.
     Blob,
     /// The proxy made the config when it converted the image.
@@ -76,8 +72,8 @@ enum ConfigOrigin {
 }
 
 impl ImageContent {
-    /// Makes the content of an image from the bytes of its manifest and its config: for tests of a [`Sink`],
-    /// without skopeo.
+    /// Makes the content of an image from the bytes of its manifest and its config: for tests of a
+    /// [`Sink`](crate::Sink), without skopeo.
     ///
     /// # Errors
     ///
@@ -98,7 +94,7 @@ impl ImageContent {
         Self::of(reference, &fetched, (config, ConfigOrigin::Blob))
     }
 
-    fn of(
+    pub(super) fn of(
         reference: &str,
         fetched: &FetchedManifest,
         (config, config_origin): (Vec<u8>, ConfigOrigin),
@@ -279,7 +275,7 @@ pub(super) struct FetchedManifest {
     pub(super) stored: Vec<u8>,
     pub(super) manifest: ImageManifest,
     /// Whether the proxy converted the manifest, so that `raw` does not have the digest `source_digest`.
-    converted: bool,
+    pub(super) converted: bool,
 }
 
 impl FetchedManifest {
@@ -294,9 +290,7 @@ impl FetchedManifest {
             converted,
         })
     }
-}
 
-impl FetchedManifest {
     /// The size of the manifest at its source, in bytes. `None` if the proxy converted it.
     pub(super) fn source_size(&self) -> Option<u64> {
         (!self.converted).then_some(self.raw.len() as u64)
@@ -312,40 +306,6 @@ impl FetchedManifest {
                 has_digest(&self.raw, digest)
             }
     }
-}
-
-/// Fetches the manifest of an open image. For `containers-storage:`, also asks for the layers that can be fetched.
-pub(super) async fn fetch_manifest(
-    proxy: &ImageProxy,
-    image: &OpenedImage,
-    place: Place<'_>,
-) -> Result<FetchedManifest> {
-    let (source_digest, raw) = proxy.fetch_manifest_raw_oci(image).await?;
-    let mut fetched = FetchedManifest::new(source_digest, raw)?;
-    if place == Place::Storage {
-        let layers = proxy.get_layer_info(image).await?.ok_or_else(|| {
-            let found = proxy.protocol_version();
-            Error::image(format!(
-                "an image in containers-storage needs skopeo 1.11 or later \
-                 (protocol 0.2.5); this one speaks protocol {found}"
-            ))
-        })?;
-        fetched.stored = with_layers(&fetched.raw, &layers)?;
-        fetched.manifest = document::manifest(&fetched.stored)?;
-    }
-    Ok(fetched)
-}
-
-/// Fetches the config that belongs to a manifest, unless the sink has it, and returns the content of the image.
-pub(super) async fn resolve(
-    proxy: &ImageProxy,
-    image: &OpenedImage,
-    reference: &str,
-    fetched: &FetchedManifest,
-    sink: &impl Sink,
-) -> Result<ImageContent> {
-    let config = config(proxy, image, fetched, sink).await?;
-    ImageContent::of(reference, fetched, config)
 }
 
 pub(super) fn layers(manifest: &ImageManifest, diff_ids: &[String]) -> Vec<Layer> {
@@ -373,81 +333,8 @@ fn describe_manifest(manifest: &[u8], config: &document::Config) -> Result<Descr
     Ok(descriptor)
 }
 
-/// The config with the digest that the manifest names, and the origin of its bytes.
-async fn config(
-    proxy: &ImageProxy,
-    image: &OpenedImage,
-    fetched: &FetchedManifest,
-    sink: &impl Sink,
-) -> Result<(Vec<u8>, ConfigOrigin)> {
-    let descriptor = fetched.manifest.config();
-    let limit = proxy.options().max_document_bytes;
-    if descriptor.size() > limit {
-        let what = "image config";
-        return Err(Error::DocumentTooLarge { what, limit });
-    }
-    if let Some(config) = sink.read(descriptor).await?
-        && has_digest(&config, descriptor.digest())
-    {
-        return Ok((config, ConfigOrigin::Known));
-    }
-    if fetched.converted {
-        let asking = proxy.fetch_config_raw(image);
-        let config = within_stall_timeout(proxy, descriptor, asking).await?;
-        // With another digest, the config was not converted, and is a blob. `converted` is then true for another reason,
-        // such as a manifest digest that is not a sha256.
-        if has_digest(&config, descriptor.digest()) {
-            return Ok((config, ConfigOrigin::Conversion));
-        }
-    }
-    Ok((
-        config_blob(proxy, image, descriptor).await?,
-        ConfigOrigin::Blob,
-    ))
-}
-
-async fn config_blob(
-    proxy: &ImageProxy,
-    image: &OpenedImage,
-    descriptor: &Descriptor,
-) -> Result<Vec<u8>> {
-    let asking = proxy.get_descriptor(image, descriptor);
-    let mut blob = within_stall_timeout(proxy, descriptor, asking).await?;
-    let mut config = Vec::new();
-    if let Err(error) = blob.read_to_end(&mut config).await {
-        return Err(error
-            .downcast()
-            .unwrap_or_else(Error::io("can't read the image config")));
-    }
-    match within_stall_timeout(proxy, descriptor, blob.finish()).await {
-        Err(Error::Blob {
-            source: BlobError::Stalled { .. },
-            ..
-        }) if has_digest(&config, descriptor.digest()) => Ok(config),
-        verdict => verdict.map(|()| config),
-    }
-}
-
-/// The answer of the proxy to a call for the config.
-///
-/// # Errors
-///
-/// [`BlobError::Stalled`] if the proxy does not answer within the stall timeout. Another proxy may answer.
-async fn within_stall_timeout<T>(
-    proxy: &ImageProxy,
-    config: &Descriptor,
-    asking: impl Future<Output = Result<T>>,
-) -> Result<T> {
-    let after = proxy.options().stall_limit();
-    timeout(after, asking).await.unwrap_or_else(|_| {
-        let after = after.unwrap_or_default();
-        let stalled = BlobError::Stalled { after, read: 0 };
-        Err(Error::blob(config.digest())(stalled))
-    })
-}
-
 /// The manifest with its layers replaced by these.
-fn with_layers(manifest: &[u8], layers: &[LayerInfo]) -> Result<Vec<u8>> {
+pub(super) fn with_layers(manifest: &[u8], layers: &[LayerInfo]) -> Result<Vec<u8>> {
     let mut manifest = document::members(manifest, "manifest")?;
     let describe = |layer: &LayerInfo| {
         let size = (layer.size).ok_or_else(|| {

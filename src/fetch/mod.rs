@@ -24,6 +24,7 @@ mod rate;
 mod reader;
 mod request;
 mod request_indexes;
+mod resolve;
 mod retry;
 mod return_on_drop;
 mod scheduler;

@@ -8,7 +8,7 @@ use semver::Version;
 
 use super::handler::{Handler, HandlerFuture, Job};
 use super::image::ImageData;
-use super::{ImageContent, IndexContent, Layer, LayerReader, Sink, content};
+use super::{ImageContent, IndexContent, Layer, LayerReader, Sink, resolve};
 use crate::proxy::{ImageProxy, OpenedImage};
 
 /// The result of a pull.
@@ -105,7 +105,7 @@ impl<S: Sink> Handler for IntoSink<S> {
             return Box::pin(async { Ok(content.with_known_config()) });
         }
         let (reference, manifest) = (&image.reference, &image.manifest);
-        Box::pin(content::resolve(
+        Box::pin(resolve::resolve(
             proxy, opened, reference, manifest, &*self.0,
         ))
     }

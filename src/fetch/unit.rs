@@ -11,13 +11,14 @@ use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watc
 use tokio::task::JoinSet;
 use tracing::Instrument;
 
-use super::content::{ImageContent, fetch_manifest};
+use super::content::ImageContent;
 use super::end::{AtWork, EndWatch};
 use super::event::{DocumentKind, EventKind, Events};
 use super::handler::{Handler, Job};
 use super::image::ImageData;
 use super::rate::Limit;
 use super::reader::{LayerReader, Reading};
+use super::resolve::fetch_manifest;
 use super::scheduler::{ImageId, Task, UnitId};
 use super::starter::Starter;
 use crate::config::Platform;

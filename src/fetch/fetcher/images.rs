@@ -14,7 +14,7 @@ use super::super::pull::{ForeignLayers, IntoSink, bytes_of};
 use super::super::sink::Unfinished;
 use super::super::{
     Discard, Image, ImageContent, ImageRequest, Index, IndexContent, Layer, PullMany, Pulled, Sink,
-    content, retry,
+    resolve, retry,
 };
 use super::Fetcher;
 use crate::error::{Error, Result};
@@ -71,7 +71,7 @@ impl Fetcher {
         let reference = image.reference();
         with_retries(&self.options.retry, reference, || async move {
             // The futures are boxed to keep the future of a pull small.
-            let resolving = content::resolve(proxy, opened, reference, manifest, sink);
+            let resolving = resolve::resolve(proxy, opened, reference, manifest, sink);
             match Box::pin(resolving).await {
                 Err(error) if retry::is_proxy_failure(&error) => {
                     // The proxy has died or hangs, so another one is started.
@@ -79,7 +79,7 @@ impl Fetcher {
                         let proxy = self.starter.start(None, image.data.place(), None).await?;
                         let opened = proxy.open_image(reference).await?;
                         image.data.compare(&proxy, &opened).await?;
-                        content::resolve(&proxy, &opened, reference, manifest, sink).await
+                        resolve::resolve(&proxy, &opened, reference, manifest, sink).await
                     })
                     .await
                 }
