@@ -440,6 +440,17 @@ pub(crate) fn join_error(error: tokio::task::JoinError) -> Error {
     Error::Closed
 }
 
+/// The message of an error and of its causes, on one line.
+pub(crate) fn error_chain(error: &Error) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

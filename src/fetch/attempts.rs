@@ -2,9 +2,8 @@
 
 use tokio::time::sleep;
 
-use super::engine::error_chain;
 use super::retry::{RetryPolicy, is_throttled};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, error_chain};
 use crate::protocol::RefusalKind;
 use crate::reference::Place;
 use crate::time::sleep_until_opt;

@@ -9,8 +9,7 @@ use serde::{Serialize, Serializer};
 use tokio::sync::mpsc;
 
 use super::Layer;
-use super::engine::error_chain;
-use crate::error::Error;
+use crate::error::{Error, error_chain};
 
 /// Something that happened during a fetch.
 ///

@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
 
 use super::content::layers;
-use super::engine::{Engine, Outcome, error_chain};
+use super::engine::{Engine, Outcome};
 use super::event::{EventKind, Events};
 use super::index::{FetchedIndex, check_entry};
 use super::options::FetchOptions;
@@ -24,7 +24,7 @@ use super::request_indexes::{FetchedForRequest, RequestIndexes};
 use super::scheduler::ImageId;
 use super::starter::Starter;
 use super::{ImageContent, IndexContent, Pulled, Sink};
-use crate::error::{Error, Result, join_error};
+use crate::error::{Error, Result, error_chain, join_error};
 use crate::time::sleep_until_opt;
 
 /// The maximum number of images that are held at once, from their request until their result is taken. There

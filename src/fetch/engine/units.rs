@@ -11,8 +11,8 @@ use super::super::event::EventKind;
 use super::super::retry::is_transient;
 use super::super::scheduler::{ImageId, KindId, Task, UnitError, UnitId};
 use super::super::unit::{ProxyOrigin, TaskData, Unit, Work};
-use super::{Engine, error_chain};
-use crate::error::{Result, join_error};
+use super::Engine;
+use crate::error::{Result, error_chain, join_error};
 use crate::proxy::{ImageProxy, OpenedImage};
 use crate::reference::Place;
 
