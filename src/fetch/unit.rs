@@ -4,6 +4,8 @@
 //! **slot** takes a task, sends the call, and passes the slot on when the answer is there. Then it drains the
 //! blob, at the same time as the other workers. Tasks come through a channel; the unit decides nothing.
 
+mod message;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,17 +13,15 @@ use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watc
 use tokio::task::JoinSet;
 use tracing::Instrument;
 
-use super::content::ImageContent;
-use super::end::{AtWork, EndWatch};
+pub(super) use self::message::{Failure, FetchContext, Kind, ProxyOrigin, Report, TaskData, Work};
+
 use super::event::{DocumentKind, EventKind, Events};
-use super::handler::{Handler, Job};
+use super::handler::Job;
 use super::image::ImageData;
-use super::rate::Limit;
 use super::reader::{LayerReader, Reading};
 use super::resolve::fetch_manifest;
-use super::scheduler::{ImageId, Task, UnitId};
+use super::scheduler::{Task, UnitId};
 use super::starter::Starter;
-use crate::config::Platform;
 use crate::error::{BlobError, Error, Result, join_error};
 use crate::proxy::{Blob, ImageProxy, OpenedImage};
 use crate::reference::Place;
@@ -31,135 +31,6 @@ use crate::time::timeout;
 /// blob is wrong. Reading more would delay the report if the handler itself is the cause.
 const MAX_BYTES_TO_CHECK: u64 = 128 * 1024 * 1024;
 const TIME_TO_CHECK: Duration = Duration::from_secs(10);
-
-/// The handler, limits and events of a fetch.
-pub(super) struct FetchContext {
-    pub(super) handler: Box<dyn Handler>,
-    pub(super) limit: Option<Limit>,
-    pub(super) events: Events,
-    pub(super) end: EndWatch,
-    /// The engine waits until all tasks have dropped this purpose.
-    pub(super) _at_work: AtWork,
-}
-
-/// A task of the scheduler, with what the unit needs to do it.
-pub(super) struct Work {
-    pub(super) task: Task,
-    pub(super) data: TaskData,
-}
-
-/// The data that a unit needs to do a task.
-pub(super) enum TaskData {
-    /// Open an image. If `known` is given, the opened image is compared with it, unless it is at a registry.
-    Open {
-        reference: Arc<str>,
-        known: Option<Arc<ImageData>>,
-        /// The number of the image in the events.
-        number: usize,
-        events: Events,
-    },
-    /// Fetch the config of an image, and make the content of the image from it.
-    Config {
-        image: Arc<ImageData>,
-        /// The number of the image in the events.
-        number: usize,
-        opened: Arc<OpenedImage>,
-        context: Arc<FetchContext>,
-    },
-    /// Fetch a blob through an image that is open.
-    Blob {
-        job: Box<Job>,
-        opened: Arc<OpenedImage>,
-        context: Arc<FetchContext>,
-    },
-}
-
-/// A report of a unit to the engine.
-pub(super) enum Report {
-    /// The proxy has started. The start took as long as `started`.
-    Ready {
-        unit: UnitId,
-        proxy: ImageProxy,
-        started: Duration,
-    },
-    /// An image is open.
-    Opened {
-        unit: UnitId,
-        image: ImageId,
-        opened: Arc<OpenedImage>,
-        known: Arc<ImageData>,
-        took: Duration,
-    },
-    /// The config of an image has been fetched.
-    Configured {
-        unit: UnitId,
-        image: ImageId,
-        content: Arc<ImageContent>,
-    },
-    /// The call for a blob was answered, and its bytes begin to arrive.
-    Answered {
-        unit: UnitId,
-        task: Task,
-        took: Duration,
-    },
-    /// A blob is done. `fetched` is false if the sink had it already.
-    Done {
-        unit: UnitId,
-        task: Task,
-        fetched: bool,
-    },
-    /// A task failed.
-    Failed {
-        unit: UnitId,
-        task: Task,
-        failure: Failure,
-        /// The channel that tells the unit that it may send the next call. The engine drops the sender when the
-        /// scheduler has taken note of the failure.
-        recorded: Option<oneshot::Sender<()>>,
-    },
-}
-
-impl Report {
-    pub(super) fn unit(&self) -> UnitId {
-        match self {
-            Self::Ready { unit, .. }
-            | Self::Opened { unit, .. }
-            | Self::Configured { unit, .. }
-            | Self::Answered { unit, .. }
-            | Self::Done { unit, .. }
-            | Self::Failed { unit, .. } => *unit,
-        }
-    }
-}
-
-/// The reason why a task failed.
-pub(super) enum Failure {
-    /// The transfer failed, or the bytes were wrong.
-    Fetching(Error),
-    /// The call, which began at `began`, was refused.
-    Refused { error: Error, began: Instant },
-    /// The proxy has not answered the call, so no other call can be sent to it.
-    Unanswered(Error),
-    /// The handler failed for a reason of its own.
-    Handling(Error),
-}
-
-/// A kind of proxies. A proxy of one kind can't open the images of another kind.
-#[derive(Debug)]
-pub(super) struct Kind {
-    /// A reference whose transport the proxies are started for.
-    pub(super) example: Arc<str>,
-    /// The platform that the proxies choose from indexes. `None` means the configured one.
-    pub(super) platform: Option<Platform>,
-}
-
-/// The proxy that a unit starts with.
-pub(super) enum ProxyOrigin {
-    /// A proxy that is running already.
-    Running(ImageProxy),
-    /// A new proxy for images of this kind.
-    New { kind: Arc<Kind>, is_first: bool },
-}
 
 /// A unit: a proxy with its workers.
 pub(super) struct Unit {
@@ -659,14 +530,4 @@ fn has_no_verdict(error: &Error) -> bool {
             ..
         }
     )
-}
-
-impl Failure {
-    /// The error because of which the proxy is lost, if the proxy is lost.
-    fn proxy_lost(&self) -> Option<Error> {
-        match self {
-            Self::Fetching(error) if error.is_closed() => Some(error.clone()),
-            _ => None,
-        }
-    }
 }
