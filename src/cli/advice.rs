@@ -14,14 +14,14 @@ use super::format::{listed, platform_of};
 use super::hint::Login;
 
 /// How long to look. What failed is known already.
-const PATIENCE: Duration = Duration::from_secs(10);
+const LOOK_UP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The number of failures that are looked up. Each may cost the registry a request, and all of them may have the
 /// same reason.
-const MOST: usize = 8;
+const MAX_LOOK_UPS: usize = 8;
 
 /// The number of names or platforms that are listed.
-const SHOWN: usize = 20;
+const MAX_LISTED: usize = 20;
 
 /// The lookup that an error asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -138,7 +138,7 @@ pub(super) async fn advise(
 ) {
     let looking = async {
         let parts = failures.into_iter().flat_map(Failure::parts);
-        for failed in parts.take(MOST) {
+        for failed in parts.take(MAX_LOOK_UPS) {
             let (Some(error), Some(image)) = (failed.error(), failed.image()) else {
                 continue;
             };
@@ -149,7 +149,7 @@ pub(super) async fn advise(
         }
     };
     // What was found until then is used.
-    let _ = timeout(PATIENCE, looking).await;
+    let _ = timeout(LOOK_UP_TIMEOUT, looking).await;
 }
 
 /// Looks up the advice for an error about this image, with a fetcher of its own. `None` if there is nothing to look up.
@@ -164,7 +164,7 @@ pub(super) async fn on_image(
         let fetcher = Fetcher::new(config, FetchOptions::default()).await.ok()?;
         look_up(error, image, &fetcher, login).await
     };
-    timeout(PATIENCE, looking).await.ok().flatten()
+    timeout(LOOK_UP_TIMEOUT, looking).await.ok().flatten()
 }
 
 /// Looks up the advice for an error about this image. `None` if there is nothing to look up.
@@ -197,7 +197,7 @@ fn on_platforms(entries: &[Descriptor]) -> Option<String> {
     if platforms.is_empty() {
         return None;
     }
-    let platforms = listed(&platforms, SHOWN);
+    let platforms = listed(&platforms, MAX_LISTED);
     Some(format!(
         "the platforms that there are: {platforms}; --platform chooses one"
     ))
@@ -210,7 +210,7 @@ fn on_names(wanted: InLayout<'_>, names: &[String]) -> Option<String> {
         let [first, _, ..] = names else {
             return None;
         };
-        let names = listed(names, SHOWN);
+        let names = listed(names, MAX_LISTED);
         return Some(format!(
             "the names that there are: {names}; oci:{folder}:{first} is the first of them"
         ));
@@ -224,7 +224,7 @@ fn on_names(wanted: InLayout<'_>, names: &[String]) -> Option<String> {
     let distance = |known: &&String| damerau_levenshtein(known, name);
     let near = (names.iter()).min_by_key(distance);
     let near = near.filter(|near| distance(near) <= near.chars().count() / 3);
-    let names = listed(names, SHOWN);
+    let names = listed(names, MAX_LISTED);
     Some(match near {
         Some(near) => {
             format!("did you mean oci:{folder}:{near}? The names that there are: {names}")

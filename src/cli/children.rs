@@ -29,9 +29,9 @@ impl Children {
     }
 
     /// Waits until all children have been reaped by the threads that started them, but not longer
-    /// than `patience`.
-    pub(crate) fn wait_for_all(&self, patience: Duration) {
-        let deadline = Instant::now() + patience;
+    /// than `timeout`.
+    pub(crate) fn wait_for_all(&self, timeout: Duration) {
+        let deadline = Instant::now() + timeout;
         while !self.groups().is_empty() && Instant::now() < deadline {
             thread::sleep(Duration::from_millis(5));
         }

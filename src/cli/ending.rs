@@ -16,7 +16,7 @@ use super::say::{all_said, say_last};
 use super::signals::{Signal, Signals};
 
 /// How long to wait at the end until the message about a signal has been written. stderr may not be read.
-pub(super) const LAST_WORDS_PATIENCE: Duration = Duration::from_millis(200);
+pub(super) const LAST_MESSAGE_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// What a task has under way when it is interrupted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -47,12 +47,12 @@ pub(super) fn watch(
             // There is room for the only message.
             let _ = listening.send(());
             let signal = signals.next().await;
-            say_last(format!("longshore: {}", underway.first_words(signal)));
+            say_last(format!("longshore: {}", underway.first_message(signal)));
             // The task may have ended meanwhile.
             let _ = first.send(signal);
             let signal = signals.next().await;
-            say_last(format!("longshore: {}", underway.last_words()));
-            let _ = timeout(LAST_WORDS_PATIENCE, all_said()).await;
+            say_last(format!("longshore: {}", underway.second_message()));
+            let _ = timeout(LAST_MESSAGE_TIMEOUT, all_said()).await;
             children.end_all();
             std::process::exit(signal.code.into());
         });
@@ -64,7 +64,7 @@ pub(super) fn watch(
 
 impl Underway {
     /// The message after the first signal.
-    fn first_words(&self, signal: Signal) -> String {
+    fn first_message(&self, signal: Signal) -> String {
         let doing = match (self.has_skopeo, self.incomplete_in.is_some()) {
             (false, _) => return signal.what.to_owned(),
             (true, false) => "ending skopeo",
@@ -78,7 +78,7 @@ impl Underway {
     }
 
     /// The message after the second signal. Nothing looks at the disk for it, because the disk may hang.
-    fn last_words(&self) -> String {
+    fn second_message(&self) -> String {
         let mut parts = vec!["ended at once".to_owned()];
         if let Some(folder) = &self.incomplete_in {
             let folder = printable(&folder.display().to_string());
@@ -103,22 +103,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_signal_is_told_with_what_is_ended() {
+    fn each_message_says_what_is_ended() {
         let [interrupt, terminate, _] = super::super::signals::ALL;
         let nothing = Underway::default();
-        assert_eq!(nothing.first_words(interrupt), "interrupted");
-        assert_eq!(nothing.last_words(), "ended at once");
+        assert_eq!(nothing.first_message(interrupt), "interrupted");
+        assert_eq!(nothing.second_message(), "ended at once");
         let inspect = Underway {
             has_skopeo: true,
             has_temporary: true,
             ..nothing
         };
         assert_eq!(
-            inspect.first_words(interrupt),
+            inspect.first_message(interrupt),
             "interrupted: ending skopeo (Ctrl-C again ends it at once)"
         );
         assert_eq!(
-            inspect.last_words(),
+            inspect.second_message(),
             "ended at once; skopeo's temporary files may be left in the folder for them (TMPDIR)"
         );
         let pull = Underway {
@@ -128,11 +128,11 @@ mod tests {
             has_temporary: false,
         };
         assert_eq!(
-            pull.first_words(terminate),
+            pull.first_message(terminate),
             "terminated: ending skopeo and removing incomplete files"
         );
         assert_eq!(
-            pull.last_words(),
+            pull.second_message(),
             "ended at once; incomplete files may be left in image, which the next pull into it removes"
         );
     }

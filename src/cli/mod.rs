@@ -53,21 +53,21 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use self::args::Arguments;
 use self::children::Children;
-use self::ending::LAST_WORDS_PATIENCE;
+use self::ending::LAST_MESSAGE_TIMEOUT;
 use self::failure::Failure;
 use self::hint::Login;
 use self::say::{Log, all_said, all_said_blocking};
 use self::task::Task;
 
 /// How long to wait at the end for file operations that still run.
-const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(2);
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long to wait at the end until the timeline of a pull that is interrupted has been written.
-const PICTURE_PATIENCE: Duration = Duration::from_secs(2);
+const TIMELINE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long to wait for skopeo processes that may have a temporary folder. They remove it when they exit, but
 /// are killed when this process exits. A skopeo that does not exit gets `SIGTERM` within this time.
-const CLEANING_PATIENCE: Duration = Duration::from_secs(10);
+const SKOPEO_EXIT_TIMEOUT: Duration = Duration::from_secs(10);
 
 pub(crate) fn main() -> ExitCode {
     let Arguments { verbose, command } = Arguments::of_process();
@@ -80,7 +80,7 @@ pub(crate) fn main() -> ExitCode {
     };
     let children = Children::from_now();
     let underway = task.underway();
-    let is_untidy = underway.has_temporary;
+    let may_leave_files = underway.has_temporary;
     // There must be handlers before there is something to interrupt.
     let signals = ending::watch(underway, children.clone());
     let (runtime, mut signal) = match (tokio::runtime::Runtime::new(), signals) {
@@ -93,19 +93,19 @@ pub(crate) fn main() -> ExitCode {
         tokio::select! {
             biased;
             Ok(signal) = &mut signal => {
-                let _ = timeout(LAST_WORDS_PATIENCE, all_said()).await;
+                let _ = timeout(LAST_MESSAGE_TIMEOUT, all_said()).await;
                 // The task has been dropped, so its events have ended, and its timeline is being written.
-                let _ = timeout(PICTURE_PATIENCE, progress::ended()).await;
+                let _ = timeout(TIMELINE_TIMEOUT, progress::ended()).await;
                 ExitCode::from(signal.code)
             }
             code = run_and_report(task) => code,
         }
     });
     // Tasks that still run are dropped, and remove their incomplete files. A disk that hangs delays this by at most
-    // `SHUTDOWN_PATIENCE`.
-    runtime.shutdown_timeout(SHUTDOWN_PATIENCE);
-    if is_untidy {
-        children.wait_for_all(CLEANING_PATIENCE);
+    // `SHUTDOWN_TIMEOUT`.
+    runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
+    if may_leave_files {
+        children.wait_for_all(SKOPEO_EXIT_TIMEOUT);
     }
     children.end_all();
     // A signal that came meanwhile was told.

@@ -83,7 +83,7 @@ fn a_proxy_that_hangs_loses_its_jobs_to_others() {
     let by_call = ConnectionOptions::default()
         .stall_timeout(SHORT * 3)
         .call_timeout(SHORT);
-    for (patience, protocols) in [(by_stall, &SKOPEOS[..]), (by_call, &SKOPEOS[1..])] {
+    for (timeouts, protocols) in [(by_stall, &SKOPEOS[..]), (by_call, &SKOPEOS[1..])] {
         for protocol in protocols {
             run(async {
                 // The registry is so slow that no blob is complete when the event is seen.
@@ -95,7 +95,7 @@ fn a_proxy_that_hangs_loses_its_jobs_to_others() {
                 let mut config = config(protocol);
                 // The pull does not wait for the end of the proxy, either.
                 let soon = Duration::from_millis(500);
-                config.connection = patience.clone().shutdown_timeout(soon);
+                config.connection = timeouts.clone().shutdown_timeout(soon);
                 let mut stopped = None;
                 let stop_one = |event: &EventKind| {
                     if matches!(event, EventKind::BlobOpened { .. }) && stopped.is_none() {

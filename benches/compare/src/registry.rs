@@ -16,7 +16,7 @@ use crate::tools::{Tools, stdout_of};
 use crate::workload::{Image, Made};
 
 /// How long a registry may take to start.
-const PATIENCE: Duration = Duration::from_secs(20);
+const START_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A registry to be started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -286,7 +286,7 @@ fn start_empty_docker(folder: &Path, secrets: Option<&Secrets>) -> anyhow::Resul
             trust: None,
             relay: None,
         };
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + START_TIMEOUT;
         while registry.process.try_wait()?.is_none() {
             if answers(&registry.address).unwrap_or(false) {
                 return Ok(registry);
@@ -302,7 +302,7 @@ fn start_empty_docker(folder: &Path, secrets: Option<&Secrets>) -> anyhow::Resul
 
 fn answers(address: &str) -> std::io::Result<bool> {
     let mut stream = TcpStream::connect(address)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(START_TIMEOUT))?;
     stream.write_all(b"GET /v2/ HTTP/1.0\r\n\r\n")?;
     let mut start = [0; 5];
     stream.read_exact(&mut start)?;

@@ -21,7 +21,7 @@ use super::place::{Place, sync_folder};
 use super::workplace::Workplace;
 
 /// How long to wait for the writes of an image that failed.
-const PRUNE_PATIENCE: Duration = Duration::from_secs(60);
+const PRUNE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A destination that is being made. Dropping it removes everything that was made.
 #[derive(Debug)]
@@ -69,7 +69,7 @@ impl Whole {
     pub(super) async fn finish(self, is_partial: bool) -> Result<(), Failure> {
         if is_partial {
             let layout = OciLayout::new(self.layout(), None);
-            let options = PruneOptions::default().wait(PRUNE_PATIENCE);
+            let options = PruneOptions::default().wait(PRUNE_TIMEOUT);
             let pruned = layout.prune(&options).await?;
             if let Some(error) = pruned.unfinished {
                 return Err(error.into());

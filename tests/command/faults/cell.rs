@@ -12,7 +12,7 @@ use test_registry::server::Options;
 const SLACK: Duration = Duration::from_secs(50);
 
 /// The value of timeouts that must not expire.
-const PATIENCE: Duration = Duration::from_secs(45);
+const LONG_TIMEOUT: Duration = Duration::from_secs(45);
 
 /// The log that shows retries, and whether a pipe keeps its size.
 const LOG: &str = "longshore::fetch=debug,longshore::drain=trace";
@@ -171,9 +171,9 @@ impl Cell {
             None => (self.pull(), Box::new(()) as Guard),
         };
         let [stall, call] = match fault.bound {
-            Bound::Stalls(_) => [STALL, PATIENCE],
-            Bound::Calls(_) => [PATIENCE, CALL],
-            _ => [PATIENCE; 2],
+            Bound::Stalls(_) => [STALL, LONG_TIMEOUT],
+            Bound::Calls(_) => [LONG_TIMEOUT, CALL],
+            _ => [LONG_TIMEOUT; 2],
         };
         for (option, timeout) in [("--stall-timeout", stall), ("--call-timeout", call)] {
             pull = pull.args([option, &format!("{}s", timeout.as_secs())]);

@@ -51,7 +51,7 @@ struct Arguments {
     skopeo: Vec<PathBuf>,
     /// The stall timeout in seconds. Calls may take twice as long. A busy machine needs more.
     #[arg(long, default_value_t = 3.0)]
-    patience: f64,
+    stall_timeout: f64,
 }
 
 fn main() -> anyhow::Result<ExitCode> {
@@ -67,7 +67,7 @@ async fn soak(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let seed = arguments.seed.unwrap_or_else(|| fastrand::u64(..));
     println!("seed {seed}");
     let mut rng = Rng::with_seed(seed);
-    let patience = Duration::try_from_secs_f64(arguments.patience)?;
+    let stall_timeout = Duration::try_from_secs_f64(arguments.stall_timeout)?;
     let images = Images::make()?;
     let layers: Vec<usize> = images
         .images
@@ -81,7 +81,7 @@ async fn soak(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let mut problems = 0;
     let mut at_rest = None;
     while Instant::now() < end {
-        let round = Round::draw(&mut rng, &arguments.skopeo, &layers, patience);
+        let round = Round::draw(&mut rng, &arguments.skopeo, &layers, stall_timeout);
         let pulls = join_all(round.pulls.iter().map(|plan| pull::run(plan, &images)));
         let (outcomes, signals) = tokio::join!(Box::pin(pulls), send(&round.signals));
         table.signals += signals;

@@ -39,7 +39,7 @@ pub(crate) struct Plan {
     pub(crate) into: Into,
     pub(crate) cancel: Option<Duration>,
     pub(crate) options: FetchOptions,
-    pub(crate) patience: Duration,
+    pub(crate) stall_timeout: Duration,
 }
 
 /// The destination of the blobs.
@@ -59,14 +59,14 @@ impl Round {
         rng: &mut Rng,
         skopeos: &[PathBuf],
         layers: &[usize],
-        patience: Duration,
+        stall_timeout: Duration,
     ) -> Self {
         let killed = rng.u8(..3) == 0;
         let signals = (0..if killed { rng.usize(1..=3) } else { 0 })
             .map(|_| (moment(rng), signal(rng)))
             .collect();
         let pulls = (0..rng.usize(1..=MOST_PULLS))
-            .map(|_| Plan::draw(rng, skopeos, layers, patience, killed))
+            .map(|_| Plan::draw(rng, skopeos, layers, stall_timeout, killed))
             .collect();
         Self { pulls, signals }
     }
@@ -77,7 +77,7 @@ impl Plan {
         rng: &mut Rng,
         skopeos: &[PathBuf],
         layers: &[usize],
-        patience: Duration,
+        stall_timeout: Duration,
         killed: bool,
     ) -> Self {
         let case = loop {
@@ -97,7 +97,7 @@ impl Plan {
             into: [Into::Layout, Into::Many, Into::Discard, Into::Handler][rng.usize(..4)],
             cancel: cancel(rng),
             options: options(rng, if case.slow { 1 } else { RETRIES }),
-            patience,
+            stall_timeout,
         }
     }
 
@@ -120,8 +120,8 @@ impl Plan {
             .insecure_skip_tls_verification(true)
             .connection(
                 ConnectionOptions::default()
-                    .stall_timeout(self.patience)
-                    .call_timeout(self.patience * 2),
+                    .stall_timeout(self.stall_timeout)
+                    .call_timeout(self.stall_timeout * 2),
             )
     }
 }
