@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::children::Children;
-use super::say::{all_said, say_last};
+use super::say::{flush_stderr, say_last};
 use super::signals::{Signal, Signals};
 
 /// How long to wait at the end until the message about a signal has been written. stderr may not be read.
@@ -52,7 +52,7 @@ pub(super) fn watch(
             let _ = first.send(signal);
             let signal = signals.next().await;
             say_last(format!("longshore: {}", underway.second_message()));
-            let _ = timeout(LAST_MESSAGE_TIMEOUT, all_said()).await;
+            let _ = timeout(LAST_MESSAGE_TIMEOUT, flush_stderr()).await;
             children.end_all();
             std::process::exit(signal.code.into());
         });

@@ -9,7 +9,7 @@ use longshore::Error;
 
 use super::format::plain;
 use super::hint::{Login, hint, hint_of_io, is_full};
-use super::say::say_patiently;
+use super::say::say_blocking;
 
 /// The exit code for wrong usage, which is also clap's.
 const USAGE: u8 = 2;
@@ -142,14 +142,14 @@ impl Failure {
     pub(crate) fn report(self, login: Login) -> ExitCode {
         match self {
             Self::Usage(message) => {
-                say_patiently(format!("longshore: {}", plain(&message)));
+                say_blocking(format!("longshore: {}", plain(&message)));
                 ExitCode::from(USAGE)
             }
             Self::Failed(failed) => {
                 let message = plain(&format!("{:#}", failed.error));
-                say_patiently(format!("longshore: {message}"));
+                say_blocking(format!("longshore: {message}"));
                 if let Some(hint) = failed.hint(login) {
-                    say_patiently(format!("  {}", plain(&hint)));
+                    say_blocking(format!("  {}", plain(&hint)));
                 }
                 ExitCode::FAILURE
             }
@@ -158,7 +158,7 @@ impl Failure {
                 for failure in failures {
                     failure.report(login);
                 }
-                say_patiently(format!(
+                say_blocking(format!(
                     "longshore: {failed} of {of} images could not be pulled"
                 ));
                 ExitCode::FAILURE

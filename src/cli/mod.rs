@@ -56,7 +56,7 @@ use self::children::Children;
 use self::ending::LAST_MESSAGE_TIMEOUT;
 use self::failure::Failure;
 use self::hint::Login;
-use self::say::{Log, all_said, all_said_blocking};
+use self::say::{Log, flush_stderr, flush_stderr_blocking};
 use self::task::Task;
 
 /// How long to wait at the end for file operations that still run.
@@ -93,7 +93,7 @@ pub(crate) fn main() -> ExitCode {
         tokio::select! {
             biased;
             Ok(signal) = &mut signal => {
-                let _ = timeout(LAST_MESSAGE_TIMEOUT, all_said()).await;
+                let _ = timeout(LAST_MESSAGE_TIMEOUT, flush_stderr()).await;
                 // The task has been dropped, so its events have ended, and its timeline is being written.
                 let _ = timeout(TIMELINE_TIMEOUT, progress::ended()).await;
                 ExitCode::from(signal.code)
@@ -116,7 +116,7 @@ pub(crate) fn main() -> ExitCode {
 
 fn failed_early(failure: Failure, login: Login) -> ExitCode {
     let code = failure.report(login);
-    all_said_blocking();
+    flush_stderr_blocking();
     code
 }
 
@@ -129,7 +129,7 @@ async fn run_and_report(task: Task) -> ExitCode {
             reporting.await.unwrap_or(ExitCode::FAILURE)
         }
     };
-    all_said().await;
+    flush_stderr().await;
     code
 }
 

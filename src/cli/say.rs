@@ -37,29 +37,29 @@ pub(crate) fn show(lines: Vec<String>) {
 }
 
 /// Writes this line to stderr, and waits while too many others wait to be written. Blocks.
-pub(crate) fn say_patiently(line: impl Into<String>) {
+pub(crate) fn say_blocking(line: impl Into<String>) {
     let mut line: String = line.into();
     line.push('\n');
     if let Some(writer) = Writer::get() {
-        writer.send_patiently(line.into_bytes());
+        writer.send_blocking(line.into_bytes());
     }
 }
 
 /// Waits until all messages have been written, without a time limit.
-pub(crate) async fn all_said() {
+pub(crate) async fn flush_stderr() {
     // This blocks while the queue is full, so it needs a thread of its own.
-    let waiting = tokio::task::spawn_blocking(all_said_blocking);
+    let waiting = tokio::task::spawn_blocking(flush_stderr_blocking);
     // The closure does not panic.
     let _ = waiting.await;
 }
 
-/// Waits like [`all_said`], without a runtime.
-pub(crate) fn all_said_blocking() {
+/// Waits like [`flush_stderr`], without a runtime.
+pub(crate) fn flush_stderr_blocking() {
     let Some(writer) = Writer::get() else { return };
-    writer.tell_left_out();
+    writer.report_dropped_lines();
     let (written, wait) = oneshot::channel();
     // Both operations fail only if the thread is gone.
-    if writer.send_and_wait(Message::Written(written)) {
+    if writer.send_and_wait(Message::Flush(written)) {
         let _ = wait.blocking_recv();
     }
 }
@@ -100,7 +100,7 @@ pub(crate) async fn print_document(document: Vec<u8>) -> Result<(), Failure> {
 async fn print_bytes(bytes: Vec<u8>) -> Result<(), Failure> {
     let printing = tokio::task::spawn_blocking(move || {
         // stdout and stderr may be the same terminal.
-        let _hidden = io::stdout().is_terminal().then(Hidden::new);
+        let _hidden = io::stdout().is_terminal().then(HidePictureGuard::new);
         let mut stdout = io::stdout().lock();
         stdout.write_all(&bytes)?;
         stdout.flush()
@@ -115,11 +115,11 @@ async fn print_bytes(bytes: Vec<u8>) -> Result<(), Failure> {
 
 /// A guard: until it is dropped, the picture of progress is not on the terminal.
 #[derive(Debug)]
-struct Hidden {
+struct HidePictureGuard {
     has_hidden: bool,
 }
 
-impl Hidden {
+impl HidePictureGuard {
     /// Hides the picture, if there is one. Blocks until that is done.
     fn new() -> Self {
         let mut has_hidden = false;
@@ -136,7 +136,7 @@ impl Hidden {
     }
 }
 
-impl Drop for Hidden {
+impl Drop for HidePictureGuard {
     fn drop(&mut self) {
         if self.has_hidden
             && let Some(writer) = Writer::get()

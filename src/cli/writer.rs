@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use super::format::counted;
 use super::screen::Screen;
 
-/// How many lines may wait to be written. Further ones are left out.
+/// How many lines may wait to be written. Further ones are dropped.
 const LINES: usize = 10_000;
 
 #[derive(Debug)]
@@ -27,16 +27,17 @@ pub(super) enum Message {
     Hide(oneshot::Sender<()>),
     Unhide,
     /// A request to confirm that all earlier messages have been written.
-    Written(oneshot::Sender<()>),
+    Flush(oneshot::Sender<()>),
 }
 
 /// The thread that writes to stderr, which may block.
 #[derive(Debug)]
 pub(super) struct Writer {
     messages: SyncSender<Message>,
-    left_out: AtomicUsize,
+    /// The number of lines that were dropped since the last note about them.
+    dropped_lines: AtomicUsize,
     /// Whether the last message has been sent.
-    is_over: AtomicBool,
+    is_last_sent: AtomicBool,
     /// Whether a picture was ever sent. It may be on the terminal until all messages have been taken, also if an empty one has
     /// replaced it.
     has_shown: AtomicBool,
@@ -63,25 +64,25 @@ impl Writer {
     fn of(messages: SyncSender<Message>) -> Self {
         Self {
             messages,
-            left_out: AtomicUsize::new(0),
-            is_over: AtomicBool::new(false),
+            dropped_lines: AtomicUsize::new(0),
+            is_last_sent: AtomicBool::new(false),
             has_shown: AtomicBool::new(false),
             is_waiting: Arc::default(),
         }
     }
 
-    /// Sends a text. It is left out if the queue is full.
+    /// Sends a text. It is dropped if the queue is full.
     pub(super) fn send(&self, text: Vec<u8>) {
-        if self.is_over.load(Ordering::Relaxed) {
+        if self.is_last_sent.load(Ordering::Relaxed) {
             return;
         }
-        let left_out = self.left_out.swap(0, Ordering::Relaxed);
-        let messages = [(note(left_out), left_out), (text, 1)];
-        // How many lines will count as left out if the next message does not fit.
-        let mut unsent = left_out + 1;
+        let dropped_lines = self.dropped_lines.swap(0, Ordering::Relaxed);
+        let messages = [(note(dropped_lines), dropped_lines), (text, 1)];
+        // How many lines will count as dropped if the next message does not fit.
+        let mut unsent = dropped_lines + 1;
         for (text, lines) in messages.into_iter().filter(|(_, lines)| *lines > 0) {
             if let Err(TrySendError::Full(_)) = self.messages.try_send(Message::Text(text)) {
-                self.left_out.fetch_add(unsent, Ordering::Relaxed);
+                self.dropped_lines.fetch_add(unsent, Ordering::Relaxed);
                 return;
             }
             unsent -= lines;
@@ -89,31 +90,31 @@ impl Writer {
     }
 
     /// Sends a text, and waits while the queue is full. Blocks.
-    pub(super) fn send_patiently(&self, text: Vec<u8>) {
-        if !self.is_over.load(Ordering::Relaxed) {
-            self.tell_left_out();
+    pub(super) fn send_blocking(&self, text: Vec<u8>) {
+        if !self.is_last_sent.load(Ordering::Relaxed) {
+            self.report_dropped_lines();
             self.send_and_wait(Message::Text(text));
         }
     }
 
-    /// Tells how many lines were left out, if any, and waits while the queue is full. Blocks.
-    pub(super) fn tell_left_out(&self) {
-        let left_out = self.left_out.swap(0, Ordering::Relaxed);
-        if left_out > 0 {
-            self.send_and_wait(Message::Text(note(left_out)));
+    /// Writes how many lines were dropped, if any, and waits while the queue is full. Blocks.
+    pub(super) fn report_dropped_lines(&self) {
+        let dropped_lines = self.dropped_lines.swap(0, Ordering::Relaxed);
+        if dropped_lines > 0 {
+            self.send_and_wait(Message::Text(note(dropped_lines)));
         }
     }
 
     /// Sends the last text. A second signal sends another one.
     pub(super) fn send_last(&self, text: Vec<u8>) {
-        self.is_over.store(true, Ordering::Relaxed);
+        self.is_last_sent.store(true, Ordering::Relaxed);
         // If the queue is full, the reader is too slow to see it.
         let _ = self.messages.try_send(Message::Last(text));
     }
 
     /// Sends a picture. It is left out if the last one is still to be drawn. An empty picture is never left out.
     pub(super) fn show(&self, lines: Vec<String>) {
-        if self.is_over.load(Ordering::Relaxed) {
+        if self.is_last_sent.load(Ordering::Relaxed) {
             return;
         }
         if lines.is_empty() {
@@ -139,8 +140,8 @@ impl Writer {
     }
 }
 
-fn note(left_out: usize) -> Vec<u8> {
-    let lines = counted(left_out, "line");
+fn note(dropped_lines: usize) -> Vec<u8> {
+    let lines = counted(dropped_lines, "line");
     format!("({lines} left out, because stderr was not read)\n").into_bytes()
 }
 
@@ -152,7 +153,7 @@ fn write(messages: &Receiver<Message>, is_waiting: &AtomicBool) {
             Message::Last(text) => {
                 canvas.clear();
                 put(&text);
-                canvas.is_over = true;
+                canvas.is_last_written = true;
             }
             Message::Picture(lines) => {
                 is_waiting.store(false, Ordering::Relaxed);
@@ -164,7 +165,7 @@ fn write(messages: &Receiver<Message>, is_waiting: &AtomicBool) {
                 let _ = hidden.send(());
             }
             Message::Unhide => canvas.unhide(),
-            Message::Written(written) => {
+            Message::Flush(written) => {
                 let _ = written.send(());
             }
         }
@@ -176,12 +177,12 @@ fn write(messages: &Receiver<Message>, is_waiting: &AtomicBool) {
 struct Canvas {
     screen: Screen,
     is_hidden: bool,
-    is_over: bool,
+    is_last_written: bool,
 }
 
 impl Canvas {
     fn write(&mut self, text: &[u8]) {
-        if self.is_over {
+        if self.is_last_written {
             return;
         }
         let mut bytes = self.erase().into_bytes();
@@ -193,7 +194,7 @@ impl Canvas {
     }
 
     fn draw(&mut self, lines: Vec<String>) {
-        if self.is_over {
+        if self.is_last_written {
             return;
         }
         if self.is_hidden {
@@ -216,7 +217,7 @@ impl Canvas {
 
     fn unhide(&mut self) {
         let was_hidden = std::mem::take(&mut self.is_hidden);
-        if was_hidden && !self.is_over {
+        if was_hidden && !self.is_last_written {
             put(self.screen.redraw().as_bytes());
         }
     }
@@ -239,7 +240,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_line_that_is_left_out_is_counted_once() {
+    fn each_dropped_line_is_counted_once() {
         let (messages, received) = sync_channel(2);
         let writer = Writer::of(messages);
         let take = || match received.try_recv() {
@@ -259,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn of_pictures_that_come_too_fast_the_last_ones_are_left_out() {
+    fn pictures_that_come_too_fast_are_left_out() {
         let (messages, received) = sync_channel(10);
         let writer = Writer::of(messages);
         for picture in ["1", "2", "3"] {
