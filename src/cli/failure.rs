@@ -18,19 +18,19 @@ const USAGE: u8 = 2;
 pub(crate) enum Failure {
     /// The command line is wrong.
     Usage(String),
-    Failed(Failed),
+    Failed(FailedAction),
     /// Several failures, and how many images were requested.
     Several {
         failures: Vec<Failure>,
-        of: usize,
+        requested: usize,
     },
     /// Some images failed, and then the command.
-    After(Vec<Failure>, Box<Failure>),
+    WithEarlier(Vec<Failure>, Box<Failure>),
 }
 
 /// The failure of one action.
 #[derive(Debug)]
-pub(crate) struct Failed {
+pub(crate) struct FailedAction {
     error: anyhow::Error,
     /// The advice that was looked up. `None`: the kind of the error has to suffice.
     advice: Option<String>,
@@ -49,7 +49,7 @@ impl fmt::Display for Action {
     }
 }
 
-impl Failed {
+impl FailedAction {
     /// The error of the library, if it was one.
     pub(crate) fn error(&self) -> Option<&Error> {
         self.error.downcast_ref()
@@ -106,13 +106,13 @@ impl Failure {
     }
 
     /// Makes a failure that came after the pull was complete.
-    pub(crate) fn after_all(self) -> Self {
+    pub(crate) fn after_success(self) -> Self {
         self.with_context("the pull is complete, but this failed")
     }
 
     fn with_context(self, context: impl fmt::Display + Send + Sync + 'static) -> Self {
         match self {
-            Self::Failed(Failed { error, advice }) => Self::Failed(Failed {
+            Self::Failed(FailedAction { error, advice }) => Self::Failed(FailedAction {
                 error: error.context(context),
                 advice,
             }),
@@ -122,16 +122,16 @@ impl Failure {
 
     /// Puts earlier failures of single images in front of this failure, which ended the command.
     pub(crate) fn with_earlier(self, failures: Vec<Self>) -> Self {
-        Self::After(failures, Box::new(self))
+        Self::WithEarlier(failures, Box::new(self))
     }
 
     /// The failures of single actions that this one consists of.
-    pub(crate) fn parts(&mut self) -> Vec<&mut Failed> {
+    pub(crate) fn parts(&mut self) -> Vec<&mut FailedAction> {
         match self {
             Self::Usage(_) => Vec::new(),
             Self::Failed(failed) => vec![failed],
             Self::Several { failures, .. } => failures.iter_mut().flat_map(Self::parts).collect(),
-            Self::After(failures, last) => {
+            Self::WithEarlier(failures, last) => {
                 let earlier = failures.iter_mut().flat_map(Self::parts);
                 earlier.chain(last.parts()).collect()
             }
@@ -153,17 +153,20 @@ impl Failure {
                 }
                 ExitCode::FAILURE
             }
-            Self::Several { failures, of } => {
+            Self::Several {
+                failures,
+                requested,
+            } => {
                 let failed = failures.len();
                 for failure in failures {
                     failure.report(login);
                 }
                 say_blocking(format!(
-                    "longshore: {failed} of {of} images could not be pulled"
+                    "longshore: {failed} of {requested} images could not be pulled"
                 ));
                 ExitCode::FAILURE
             }
-            Self::After(failures, last) => {
+            Self::WithEarlier(failures, last) => {
                 for failure in failures {
                     failure.report(login);
                 }
@@ -179,15 +182,18 @@ impl fmt::Display for Failure {
         match self {
             Self::Usage(message) => f.write_str(&plain(message)),
             Self::Failed(failed) => f.write_str(&plain(&format!("{:#}", failed.error))),
-            Self::Several { failures, of } => write!(f, "{} of {of} images failed", failures.len()),
-            Self::After(_, last) => last.fmt(f),
+            Self::Several {
+                failures,
+                requested,
+            } => write!(f, "{} of {requested} images failed", failures.len()),
+            Self::WithEarlier(_, last) => last.fmt(f),
         }
     }
 }
 
 impl From<anyhow::Error> for Failure {
     fn from(error: anyhow::Error) -> Self {
-        Self::Failed(Failed {
+        Self::Failed(FailedAction {
             error,
             advice: None,
         })
@@ -213,7 +219,7 @@ impl From<io::Error> for Failure {
 mod tests {
     use super::*;
 
-    fn failed(failure: &mut Failure) -> &mut Failed {
+    fn failed(failure: &mut Failure) -> &mut FailedAction {
         let mut parts = failure.parts();
         assert_eq!(parts.len(), 1);
         parts.remove(0)
@@ -221,7 +227,8 @@ mod tests {
 
     #[test]
     fn an_error_about_an_image_keeps_its_image_and_its_hint() {
-        let mut failure = Failure::on("pull", "docker://a/b")(Error::DeadlineExceeded).after_all();
+        let mut failure =
+            Failure::on("pull", "docker://a/b")(Error::DeadlineExceeded).after_success();
         assert!(
             failure
                 .to_string()
@@ -237,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_disk_is_one_whoever_notices_it() {
+    fn a_full_disk_is_recognized_with_and_without_a_context() {
         let full = || io::Error::from(io::ErrorKind::StorageFull);
         let written = anyhow::Error::from(full()).context("can't write x");
         for mut failure in [Failure::from(full()), Failure::from(written)] {
@@ -255,7 +262,7 @@ mod tests {
         let one = || Failure::on("pull", "a")(Error::Cancelled);
         let several = Failure::Several {
             failures: vec![one(), one()],
-            of: 3,
+            requested: 3,
         };
         let usage = Failure::usage("x".into());
         let mut all = one().with_earlier(vec![several, usage]);

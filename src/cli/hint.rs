@@ -118,9 +118,9 @@ fn hint_of_missing(method: &str, image: &str) -> Option<String> {
 }
 
 fn hint_of_refusal(refusal: &Refusal, login: Login) -> Option<&'static str> {
-    let said = |words| refusal.message.contains(words);
+    let message_contains = |words| refusal.message.contains(words);
     match refusal.kind() {
-        RefusalKind::Tls if said("server gave HTTP response") => {
+        RefusalKind::Tls if message_contains("server gave HTTP response") => {
             Some("the registry speaks plain HTTP; --tls-verify=false allows it")
         }
         RefusalKind::Tls => Some("--cert-dir names a folder with the registry's certificates"),
@@ -131,10 +131,12 @@ fn hint_of_refusal(refusal: &Refusal, login: Login) -> Option<&'static str> {
         RefusalKind::Policy => Some(POLICY),
         RefusalKind::Unavailable => Some(REGISTRY_FAILED),
         RefusalKind::Unreachable => Some(NOT_REACHED),
-        RefusalKind::Invalid if said("no image found in") => Some(
+        RefusalKind::Invalid if message_contains("no image found in") => Some(
             "inspect --platform all lists the platforms that the image has; --platform chooses one",
         ),
-        _ if said("unexpected EOF") || said("connection reset") => Some(TRY_AGAIN),
+        _ if message_contains("unexpected EOF") || message_contains("connection reset") => {
+            Some(TRY_AGAIN)
+        }
         _ => None,
     }
 }

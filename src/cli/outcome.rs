@@ -31,7 +31,7 @@ pub(super) struct Outcome {
     failed: Vec<FailedReport>,
     failures: Vec<Failure>,
     /// The failure of the output, after which nothing is printed.
-    unprinted: Option<Failure>,
+    print_failure: Option<Failure>,
 }
 
 impl Outcome {
@@ -75,8 +75,11 @@ impl Outcome {
 
     /// The failure of the command, if images failed.
     pub(super) fn failure(self) -> Option<Failure> {
-        let (failures, of) = (self.failures, self.requested);
-        (!failures.is_empty()).then_some(Failure::Several { failures, of })
+        let (failures, requested) = (self.failures, self.requested);
+        (!failures.is_empty()).then_some(Failure::Several {
+            failures,
+            requested,
+        })
     }
 }
 
@@ -119,16 +122,16 @@ impl Output {
                 lines.push(plan.add(content, report));
                 continue;
             }
-            lines.push(of_image(content));
+            lines.push(image_lines(content));
             if self.is_json {
                 outcome.images.push(report);
             }
         }
-        lines.extend(index.map(|index| of_index(index, outcome.plan.is_some())));
-        if self.is_json || self.is_quiet || outcome.unprinted.is_some() {
+        lines.extend(index.map(|index| index_lines(index, outcome.plan.is_some())));
+        if self.is_json || self.is_quiet || outcome.print_failure.is_some() {
             return;
         }
-        outcome.unprinted = print(lines.concat()).await.err();
+        outcome.print_failure = print(lines.concat()).await.err();
     }
 
     /// Prints the report, or the totals unless a failure has ended the pull.
@@ -145,7 +148,7 @@ impl Output {
             let line = line.map_err(anyhow::Error::from)?;
             return print(format!("{line}\n")).await;
         }
-        if let Some(failure) = outcome.unprinted.take() {
+        if let Some(failure) = outcome.print_failure.take() {
             return Err(failure);
         }
         if self.is_quiet || ended_by.is_some() {
@@ -220,7 +223,7 @@ impl Output {
 }
 
 /// Formats a pulled image for people.
-fn of_image(content: &ImageContent) -> String {
+fn image_lines(content: &ImageContent) -> String {
     let (image, digest) = (content.reference(), content.source_digest());
     let line = format!("{}: {}\n", printable(image), digest);
     let stored = content.manifest_descriptor().digest();
@@ -231,7 +234,7 @@ fn of_image(content: &ImageContent) -> String {
 }
 
 /// Formats an index for people. In a dry run, nothing is stored.
-fn of_index(index: &IndexContent, is_dry: bool) -> String {
+fn index_lines(index: &IndexContent, is_dry: bool) -> String {
     let (reference, digest) = (index.reference(), index.source_digest());
     let line = format!("{}: {digest} (index)\n", printable(reference));
     let stored = index.descriptor().digest();

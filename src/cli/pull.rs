@@ -94,7 +94,7 @@ pub(crate) async fn run(
     if let Some(failure) = failure {
         return Err(failure.with_earlier(others));
     }
-    let mut others: Vec<Failure> = others.into_iter().map(Failure::after_all).collect();
+    let mut others: Vec<Failure> = others.into_iter().map(Failure::after_success).collect();
     match others.pop() {
         Some(last) => Err(last.with_earlier(others)),
         None => Ok(()),

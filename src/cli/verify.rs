@@ -148,7 +148,7 @@ impl Problem {
         Self {
             digest: blob.digest.to_string(),
             kind: kind(&blob.damage),
-            message: whole(&blob.damage),
+            message: with_causes(&blob.damage),
             expected_size,
             found_size,
             found_digest,
@@ -173,7 +173,7 @@ fn kind(damage: &Damage) -> &'static str {
 }
 
 /// Returns the damage with its causes, for people.
-fn whole(damage: &Damage) -> String {
+fn with_causes(damage: &Damage) -> String {
     printable(&format!("{:#}", anyhow::Error::from(damage.clone())))
 }
 
@@ -197,7 +197,7 @@ fn page(verified: &Verified, removed: &HashSet<Digest>, compares: bool) -> Strin
                 let _ = writeln!(page, "  but its image config says\n  {diff_id}");
             }
             damage => {
-                let _ = writeln!(page, "  {}", whole(damage));
+                let _ = writeln!(page, "  {}", with_causes(damage));
             }
         }
         let _ = writeln!(page, "  {}", named_by(&blob.images));
