@@ -18,13 +18,13 @@ use super::open::Opener;
 use super::within;
 
 pub(crate) async fn run(arguments: BlobArguments, config: ImageProxyConfig) -> Result<(), Failure> {
-    let to = match arguments.output() {
-        Output::UnlessTerminal if io::stdout().is_terminal() => {
+    let destination = match arguments.output() {
+        Output::StdoutUnlessTerminal if io::stdout().is_terminal() => {
             let reason =
                 "a blob is not for a terminal: send stdout to a file or a program, or give -o FILE";
             return Err(Failure::usage(reason.into()));
         }
-        Output::UnlessTerminal | Output::Stdout => None,
+        Output::StdoutUnlessTerminal | Output::Stdout => None,
         // The file is made before anything is fetched, because that may fail.
         Output::File(path) => {
             let path = path.to_owned();
@@ -32,33 +32,33 @@ pub(crate) async fn run(arguments: BlobArguments, config: ImageProxyConfig) -> R
             Some(made.await.map_err(anyhow::Error::from)??)
         }
     };
-    let where_to = match arguments.output() {
+    let shown = match arguments.output() {
         Output::File(path) => path.display().to_string(),
-        Output::UnlessTerminal | Output::Stdout => "to stdout".to_owned(),
+        Output::StdoutUnlessTerminal | Output::Stdout => "to stdout".to_owned(),
     };
-    let options = arguments.options();
     let BlobArguments {
         image: reference,
         digest,
-        proxy,
+        fetch,
         ..
     } = arguments;
-    let (deadline, login) = (proxy.source.deadline, proxy.source.login());
+    let source = &fetch.proxy.source;
+    let (deadline, login) = (source.deadline, source.login());
     let failed = || Failure::on("fetch a blob of", &reference);
-    let opener = within(deadline, Opener::new(config, options));
+    let opener = within(deadline, Opener::new(config, fetch.options()));
     let opener = opener.await.map_err(failed())?;
     let fetcher = &opener.fetcher;
     let fetching = Box::pin(async {
         let image = opener.open(&reference).await?;
-        let written = match to {
+        let written = match destination {
             None => stdout::write(fetcher, &image, &digest).await?,
-            Some(to) => to.write(fetcher, &image, &digest).await?,
+            Some(file) => file.write(fetcher, &image, &digest).await?,
         };
         Ok(written.map_err(|error| (error, size_of(&image, &digest))))
     });
     let written = within(deadline, fetching).await.map_err(failed());
     let written = advised(written, fetcher, login).await?;
-    written.map_err(|(error, size)| cant_write(error, &where_to, size))
+    written.map_err(|(error, size)| cant_write(error, &shown, size))
 }
 
 /// The size of a layer or config of this image, in bytes. `None` for another blob.
@@ -69,8 +69,8 @@ fn size_of(image: &Image, digest: &Digest) -> Option<u64> {
 }
 
 /// The failure of writing a blob of this size.
-fn cant_write(error: io::Error, where_to: &str, size: Option<u64>) -> Failure {
-    let error = anyhow::Error::from(error).context(format!("can't write {where_to}"));
+fn cant_write(error: io::Error, shown: &str, size: Option<u64>) -> Failure {
+    let error = anyhow::Error::from(error).context(format!("can't write {shown}"));
     let mut failure = Failure::from(error);
     for failed in failure.parts() {
         if let Some(size) = size.filter(|_| failed.is_full_disk()) {
@@ -108,7 +108,7 @@ fn pass_on(
 
 /// Waits for a blob, but returns at once when its bytes can't be written. The fetch would first read and check the rest
 /// of the blob, to find out whether wrong bytes made the handler fail.
-async fn unless_it_fails(
+async fn unless_write_fails(
     failure: &Receiver<io::Error>,
     fetching: impl Future<Output = longshore::Result<()>>,
 ) -> longshore::Result<io::Result<()>> {

@@ -45,11 +45,11 @@ pub(crate) async fn run(
     config: ImageProxyConfig,
 ) -> Result<(), Failure> {
     let target = match arguments.output() {
-        Output::UnlessTerminal if io::stdout().is_terminal() => {
+        Output::StdoutUnlessTerminal if io::stdout().is_terminal() => {
             let reason = "an archive is not for a terminal: send stdout to a file or a program, or name a FILE";
             return Err(Failure::usage(reason.into()));
         }
-        Output::UnlessTerminal | Output::Stdout => Target::Stdout,
+        Output::StdoutUnlessTerminal | Output::Stdout => Target::Stdout,
         // Made before anything is fetched, because it may be impossible.
         Output::File(path) => {
             let (path, shown) = (path.to_owned(), path.display().to_string());
@@ -57,17 +57,17 @@ pub(crate) async fn run(
             begun.map_err(|error| Failure::usage(format!("can't write {shown}: {error}")))?
         }
     };
-    let options = arguments.options();
     let ExportArguments {
         image: reference,
-        proxy,
+        fetch,
         ..
     } = arguments;
-    let where_to = target.shown();
+    let shown = target.shown();
     let folder = target.temporary_folder();
-    let (deadline, login) = (proxy.source.deadline, proxy.source.login());
+    let source = &fetch.proxy.source;
+    let (deadline, login) = (source.deadline, source.login());
     let failed = || Failure::on("export", &reference);
-    let opener = within(deadline, Opener::new(config, options));
+    let opener = within(deadline, Opener::new(config, fetch.options()));
     let opener = opener.await.map_err(failed())?;
     let fetcher = &opener.fetcher;
     let exporting = Box::pin(async {
@@ -87,7 +87,7 @@ pub(crate) async fn run(
     });
     let written = within(deadline, exporting).await.map_err(failed());
     let written = advised(written, fetcher, login).await?;
-    let cant_write = |error| anyhow::Error::from(error).context(format!("can't write {where_to}"));
+    let cant_write = |error| anyhow::Error::from(error).context(format!("can't write {shown}"));
     written.map_err(cant_write).map_err(Into::into)
 }
 

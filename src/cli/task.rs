@@ -63,16 +63,12 @@ impl Task {
                 Ok(Self::Digest(arguments, config))
             }
             Command::Blob(arguments) => {
-                let (images, platform) = ([&*arguments.image], arguments.platform.as_ref());
-                arguments.proxy.check_policy()?;
-                let config = arguments.proxy.config(&images, platform, verbose > 1)?;
+                let config = arguments.fetch.config(&arguments.image, verbose > 1)?;
                 Ok(Self::Blob(arguments, config))
             }
             #[cfg(feature = "decompress")]
             Command::Export(arguments) => {
-                let (images, platform) = ([&*arguments.image], arguments.platform.as_ref());
-                arguments.proxy.check_policy()?;
-                let config = arguments.proxy.config(&images, platform, verbose > 1)?;
+                let config = arguments.fetch.config(&arguments.image, verbose > 1)?;
                 Ok(Self::Export(arguments, config))
             }
             Command::Verify(arguments) => {
@@ -149,10 +145,10 @@ impl Task {
             Self::Pull(PullArguments { proxy, .. }, ..)
             | Self::Inspect(InspectArguments { proxy, .. }, _)
             | Self::Digest(DigestArguments { proxy, .. }, _)
-            | Self::Blob(BlobArguments { proxy, .. }, _)
             | Self::Doctor(DoctorArguments { proxy, .. }, _) => proxy.source.login(),
+            Self::Blob(arguments, _) => arguments.fetch.proxy.source.login(),
             #[cfg(feature = "decompress")]
-            Self::Export(ExportArguments { proxy, .. }, _) => proxy.source.login(),
+            Self::Export(arguments, _) => arguments.fetch.proxy.source.login(),
             Self::ListTags(ListTagsArguments { source, .. }, _) => source.login(),
             Self::Verify(_) | Self::Prune(_) | Self::Completions(_) | Self::Man(_) => {
                 Login::FromFiles

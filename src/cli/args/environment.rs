@@ -45,9 +45,9 @@ pub(super) fn apply(
         }
         Command::Inspect(inspect) => &mut inspect.proxy.source,
         Command::Digest(digest) => &mut digest.proxy.source,
-        Command::Blob(blob) => &mut blob.proxy.source,
+        Command::Blob(blob) => &mut blob.fetch.proxy.source,
         #[cfg(feature = "decompress")]
-        Command::Export(export) => &mut export.proxy.source,
+        Command::Export(export) => &mut export.fetch.proxy.source,
         Command::Doctor(doctor) => &mut doctor.proxy.source,
         Command::ListTags(list) => &mut list.source,
         Command::Verify(_) | Command::Prune(_) | Command::Completions(_) | Command::Man(_) => {

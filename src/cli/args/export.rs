@@ -3,11 +3,9 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use longshore::{FetchOptions, Platform, RetryPolicy};
 
-use super::blob::Output;
-use super::headings::{IMAGES, LIMITS};
-use super::proxy::ProxyArguments;
+use super::fetch::FetchArguments;
+use super::output::Output;
 use super::reference::image_reference;
 
 const EXAMPLES: &str = "\
@@ -30,27 +28,12 @@ pub(crate) struct ExportArguments {
     /// variable TMPDIR names (/tmp without it) if the archive goes to stdout.
     #[arg(value_name = "FILE")]
     output: Option<PathBuf>,
-    /// Platform to choose from an index
-    ///
-    /// A platform is OS/ARCH[/VARIANT], such as linux/arm64. Default: this machine's.
-    #[arg(long, value_name = "PLATFORM", help_heading = IMAGES)]
-    pub(crate) platform: Option<Platform>,
     #[command(flatten)]
-    pub(crate) proxy: ProxyArguments,
-    /// Retries of a layer that failed
-    ///
-    /// 0 = no retries.
-    #[arg(long, value_name = "N", default_value_t = RetryPolicy::default().retries, help_heading = LIMITS)]
-    retries: u32,
+    pub(crate) fetch: FetchArguments,
 }
 
 impl ExportArguments {
     pub(crate) fn output(&self) -> Output<'_> {
         Output::of(self.output.as_deref())
-    }
-
-    pub(crate) fn options(&self) -> FetchOptions {
-        let retry = RetryPolicy::default().retries(self.retries);
-        FetchOptions::default().retry(retry)
     }
 }

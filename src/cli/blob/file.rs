@@ -9,7 +9,7 @@ use longshore::oci_spec::image::Digest;
 use longshore::{Fetcher, Image};
 use tempfile::{Builder, NamedTempFile};
 
-use super::{pass_on, unless_it_fails};
+use super::{pass_on, unless_write_fails};
 use crate::cli::failure::Failure;
 
 /// A file that does not have its name yet. Dropping it removes it.
@@ -63,7 +63,7 @@ impl Destination {
             file.rewind()?;
             pass_on(&mut reader, &failed, |bytes| file.write_all(bytes))
         });
-        if let Err(error) = unless_it_fails(&failure, fetching).await? {
+        if let Err(error) = unless_write_fails(&failure, fetching).await? {
             return Ok(Err(error));
         }
         let naming = tokio::task::spawn_blocking(move || self.name());

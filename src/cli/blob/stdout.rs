@@ -8,7 +8,7 @@ use longshore::oci_spec::image::Digest;
 use longshore::{Fetcher, Image};
 use sha2::{Digest as _, Sha256};
 
-use super::{pass_on, unless_it_fails};
+use super::{pass_on, unless_write_fails};
 
 /// The bytes that stdout has received so far: their number and their hash. A blob whose transfer fails is fetched again
 /// from its start. The bytes that were printed before are then compared, and not printed again.
@@ -53,12 +53,12 @@ pub(super) async fn write(
         Err(error) => return Ok(Err(error)),
     };
     // The tries run one after another. Each takes the record that the previous one put into this channel.
-    let (leave, left) = async_channel::bounded(1);
+    let (put_back, printed_before) = async_channel::bounded(1);
     // The channel has space for one record.
-    let _ = leave.try_send(Printed::default());
+    let _ = put_back.try_send(Printed::default());
     let (failed, failure) = async_channel::bounded(1);
     let fetching = fetcher.for_blob_blocking(image, digest, move |mut reader| {
-        let mut printed = left.try_recv().map_err(io::Error::other)?;
+        let mut printed = printed_before.try_recv().map_err(io::Error::other)?;
         let passed = printed.skip(&mut reader).and_then(|()| {
             pass_on(&mut reader, &failed, |bytes| {
                 (&stdout).write_all(bytes)?;
@@ -67,10 +67,10 @@ pub(super) async fn write(
                 Ok(())
             })
         });
-        let _ = leave.try_send(printed);
+        let _ = put_back.try_send(printed);
         passed
     });
-    let written = unless_it_fails(&failure, fetching).await?;
+    let written = unless_write_fails(&failure, fetching).await?;
     Ok(match written {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         written => written,
@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_printed_is_skipped_if_it_is_the_same() {
+    fn printed_bytes_are_skipped_if_they_are_the_same() {
         let mut printed = Printed::default();
         printed.hash.update(b"abc");
         printed.bytes = 3;
