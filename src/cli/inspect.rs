@@ -6,7 +6,7 @@ mod platforms;
 use longshore::{FetchOptions, ImageProxyConfig};
 
 use super::advice::advised;
-use super::args::{InspectArguments, Shown};
+use super::args::{InspectArguments, InspectOutput};
 use super::failure::Failure;
 use super::open::Opener;
 use super::say::{print, print_document};
@@ -16,7 +16,7 @@ pub(crate) async fn run(
     arguments: InspectArguments,
     config: ImageProxyConfig,
 ) -> Result<(), Failure> {
-    let (shown, platform) = (arguments.shown(), arguments.one_platform().cloned());
+    let (output, platform) = (arguments.output(), arguments.one_platform().cloned());
     let InspectArguments {
         image: reference,
         json,
@@ -28,24 +28,24 @@ pub(crate) async fn run(
     let opener = within(deadline, Opener::new(config, FetchOptions::default()));
     let opener = opener.await.map_err(failed())?;
     let fetcher = &opener.fetcher;
-    match shown {
-        Shown::Raw | Shown::Platforms => {
+    match output {
+        InspectOutput::Raw | InspectOutput::Platforms => {
             let source = within(deadline, fetcher.fetch_source(&reference)).await;
             let source = advised(source.map_err(failed()), fetcher, login).await?;
-            if shown == Shown::Raw {
+            if output == InspectOutput::Raw {
                 return print_document(source.into_raw()).await;
             }
             let entries = source.entries().map_err(failed())?;
             print(platforms::text(&source, entries, json)?).await
         }
-        Shown::Image | Shown::Manifest | Shown::Config => {
+        InspectOutput::Image | InspectOutput::Manifest | InspectOutput::Config => {
             let look = async {
                 let image = opener.open(&reference).await?;
                 // The config says for which platform the image is.
                 let content = fetcher.content(&image).await?;
-                let document = match shown {
-                    Shown::Manifest => Some(fetcher.source_manifest(&image).await?),
-                    Shown::Config => Some(fetcher.source_config(&image).await?),
+                let document = match output {
+                    InspectOutput::Manifest => Some(fetcher.source_manifest(&image).await?),
+                    InspectOutput::Config => Some(fetcher.source_config(&image).await?),
                     _ => None,
                 };
                 Ok((content, document))

@@ -133,7 +133,7 @@ async fn pull_into(
     outcome: &mut Outcome,
 ) -> Result<(), Failure> {
     let deadline = arguments.proxy.source.deadline;
-    let Some(request) = arguments.take_only() else {
+    let Some(request) = arguments.take_single() else {
         let many = Many::of(arguments);
         let layout = many.layout(folder).await?;
         return many.pull(fetcher, layout, output, outcome).await;
@@ -198,7 +198,7 @@ async fn plan(
     let (many, layout) = if destination.form != Form::Layout {
         Whole::check(destination).await?;
         (Many::of(arguments), None)
-    } else if let Some(request) = arguments.take_only() {
+    } else if let Some(request) = arguments.take_single() {
         let layout = match layout_of_one(&request, folder).await {
             Ok(layout) => layout,
             Err(error) => return Err(outcome.fatal(request, error)),

@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn another_destination_gets_advice() {
+    fn an_unsupported_destination_gets_advice() {
         let table = [
             ("x", "did you mean oci:x?"),
             ("/a/b", "did you mean oci:/a/b?"),
@@ -287,13 +287,13 @@ mod tests {
             ),
         ];
         for (text, advice) in table {
-            let said = Destination::parse(text.as_ref()).expect_err(text);
-            assert!(said.contains(advice), "{text}: {said}");
+            let message = Destination::parse(text.as_ref()).expect_err(text);
+            assert!(message.contains(advice), "{text}: {message}");
         }
     }
 
     #[test]
-    fn a_layout_that_exists_may_have_images_of_any_name() {
+    fn images_of_an_existing_layout_may_have_any_name() {
         let parsed = Destination::parse_existing("oci:dir:a b".as_ref()).expect("a name");
         assert_eq!(parsed.tag.as_deref(), Some("a b"));
         for wrong in ["dir", "oci:", "oci:dir:", "dir:x", "oci-archive:x"] {

@@ -102,8 +102,11 @@ mod tests {
             let arguments = pull(options, &[(PROXIES, value)]).expect(value);
             assert_eq!(arguments.proxies, expected, "{options:?} {value:?}");
         }
-        let said = pull(&[], &[(PROXIES, "0")]).expect_err("no number");
-        assert!(said.contains(PROXIES) && said.contains("MIN-MAX"), "{said}");
+        let message = pull(&[], &[(PROXIES, "0")]).expect_err("no number");
+        assert!(
+            message.contains(PROXIES) && message.contains("MIN-MAX"),
+            "{message}"
+        );
     }
 
     #[test]
@@ -157,10 +160,10 @@ mod tests {
     fn an_auth_file_that_does_not_exist_is_named_with_its_variable() {
         let arguments = pull(&[], &[(AUTHFILE, "/missing")]).expect("arguments");
         let failure = arguments.proxy.config(&[IMAGE], None, false);
-        let said = format!("{:?}", failure.expect_err("no file"));
+        let message = format!("{:?}", failure.expect_err("no file"));
         assert!(
-            said.contains("LONGSHORE_AUTHFILE /missing: No such file"),
-            "{said}"
+            message.contains("LONGSHORE_AUTHFILE /missing: No such file"),
+            "{message}"
         );
     }
 }

@@ -54,7 +54,7 @@ pub(crate) struct InspectArguments {
 
 /// The output of `inspect`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Shown {
+pub(crate) enum InspectOutput {
     /// An overview of the image.
     Image,
     /// The platforms of an index.
@@ -76,27 +76,29 @@ impl InspectArguments {
         }
     }
 
-    pub(crate) fn shown(&self) -> Shown {
+    pub(crate) fn output(&self) -> InspectOutput {
         match self {
-            Self { raw: true, .. } => Shown::Raw,
-            Self { manifest: true, .. } => Shown::Manifest,
-            Self { config: true, .. } => Shown::Config,
+            Self { raw: true, .. } => InspectOutput::Raw,
+            Self { manifest: true, .. } => InspectOutput::Manifest,
+            Self { config: true, .. } => InspectOutput::Config,
             Self {
                 platform: Some(Platforms::All),
                 ..
-            } => Shown::Platforms,
-            _ => Shown::Image,
+            } => InspectOutput::Platforms,
+            _ => InspectOutput::Image,
         }
     }
 
     /// Returns a failure if options contradict each other in a way that the parser does not see.
     pub(crate) fn check(&self) -> Result<(), Failure> {
-        let shown = self.shown();
-        let reason = match shown {
-            Shown::Manifest | Shown::Config if self.platform == Some(Platforms::All) => {
+        let output = self.output();
+        let reason = match output {
+            InspectOutput::Manifest | InspectOutput::Config
+                if self.platform == Some(Platforms::All) =>
+            {
                 "--manifest and --config show one image: choose a platform, or use --raw for the index"
             }
-            Shown::Raw | Shown::Platforms if self.proxy.demands_policy() => {
+            InspectOutput::Raw | InspectOutput::Platforms if self.proxy.demands_policy() => {
                 "the signature policy is checked when an image is opened, and --raw and --platform all open \
                  none: leave out --policy and --require-policy"
             }

@@ -39,7 +39,7 @@ pub(super) use self::doctor::DoctorArguments;
 pub(super) use self::environment::HELP as ENVIRONMENT;
 #[cfg(feature = "decompress")]
 pub(super) use self::export::ExportArguments;
-pub(super) use self::inspect::{InspectArguments, Shown};
+pub(super) use self::inspect::{InspectArguments, InspectOutput};
 pub(super) use self::list_tags::ListTagsArguments;
 pub(super) use self::man::ManArguments;
 pub(super) use self::output::Output;

@@ -5,7 +5,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 /// The options of other tools, each with advice on what to use here. An option that means the same as one of
 /// longshore's is not in this list, but an alias.
-const ELSEWHERE: [(&[&str], &str); 13] = [
+const OPTIONS: [(&[&str], &str); 13] = [
     (
         &["--all", "-a", "--multi-arch", "--all-tags"],
         "--platform all takes all platforms of an index",
@@ -122,7 +122,7 @@ const COMMANDS: [(&[&str], &str); 9] = [
     ),
 ];
 
-const OF_DESTINATIONS: &str = "the destination is on this machine, and needs no such option";
+const ADVICE_ON_DESTINATIONS: &str = "the destination is on this machine, and needs no such option";
 
 /// Replaces clap's suggestions about an unknown option or command by ours, if another tool has one of this name.
 pub(in crate::cli) fn with_advice(mut error: clap::Error) -> clap::Error {
@@ -156,9 +156,9 @@ pub(in crate::cli) fn with_advice(mut error: clap::Error) -> clap::Error {
 
 fn advice_on(option: &str) -> Option<&'static str> {
     if option.starts_with("--dest-") {
-        return Some(OF_DESTINATIONS);
+        return Some(ADVICE_ON_DESTINATIONS);
     }
-    let known = ELSEWHERE.iter().find(|(names, _)| names.contains(&option));
+    let known = OPTIONS.iter().find(|(names, _)| names.contains(&option));
     known.map(|(_, advice)| *advice)
 }
 
@@ -176,19 +176,19 @@ mod tests {
 
     #[test]
     fn an_option_of_another_tool_gets_advice() {
-        for (names, advice) in ELSEWHERE {
+        for (names, advice) in OPTIONS {
             for name in names {
-                let said = error(name);
-                assert!(said.contains(advice), "{name}: {said}");
-                assert!(!said.contains("a similar argument"), "{name}: {said}");
+                let message = error(name);
+                assert!(message.contains(advice), "{name}: {message}");
+                assert!(!message.contains("a similar argument"), "{name}: {message}");
             }
         }
-        assert!(error("--dest-creds=a:b").contains(OF_DESTINATIONS));
-        let said = error("--override-arch=arm64");
-        assert!(said.contains("--platform"), "{said}");
-        let said = error("--retrie");
-        assert!(said.contains("--retries"), "{said}");
-        assert!(!error("--frobnicate").contains("as a value"), "{said}");
+        assert!(error("--dest-creds=a:b").contains(ADVICE_ON_DESTINATIONS));
+        let message = error("--override-arch=arm64");
+        assert!(message.contains("--platform"), "{message}");
+        let message = error("--retrie");
+        assert!(message.contains("--retries"), "{message}");
+        assert!(!error("--frobnicate").contains("as a value"), "{message}");
     }
 
     #[test]
@@ -196,22 +196,22 @@ mod tests {
         for (names, advice) in COMMANDS {
             for name in names {
                 let error = Arguments::try_parse_from(["longshore", name, "x"]).expect_err(name);
-                let said = with_advice(error).to_string();
-                assert!(said.contains(advice), "{name}: {said}");
-                assert!(!said.contains("similar"), "{name}: {said}");
+                let message = with_advice(error).to_string();
+                assert!(message.contains(advice), "{name}: {message}");
+                assert!(!message.contains("similar"), "{name}: {message}");
             }
         }
         let error = Arguments::try_parse_from(["longshore", "inspekt"]).expect_err("a typo");
-        let said = with_advice(error).to_string();
-        assert!(said.contains("'inspect'"), "{said}");
+        let message = with_advice(error).to_string();
+        assert!(message.contains("'inspect'"), "{message}");
     }
 
     #[test]
-    fn the_advice_names_options_that_there_are() {
+    fn the_advice_names_only_options_that_exist() {
         let mut command = Arguments::command();
         let pull = command.find_subcommand_mut("pull").expect("a subcommand");
         let help = pull.render_long_help().to_string() + "--verbose";
-        for (_, advice) in ELSEWHERE {
+        for (_, advice) in OPTIONS {
             for word in advice.split(' ').filter(|word| word.starts_with("--")) {
                 assert!(help.contains(word), "{word}");
             }

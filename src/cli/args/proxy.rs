@@ -334,7 +334,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_folder_with_certificates_has_some_and_those_of_this_client_have_their_keys() {
+    fn a_certificate_folder_has_certificates_and_each_client_certificate_its_key() {
         let table: [(&[&str], Option<&str>); 7] = [
             (&["ca.crt"], None),
             (&["a.cert", "a.key"], None),

@@ -145,7 +145,7 @@ pub(crate) struct PullArguments {
 }
 
 /// Returns the requests of a pull into skopeo's folder of an image, or a message if that can't hold them.
-fn of_folder(requests: Vec<ImageRequest>, is_one: bool) -> Result<Vec<ImageRequest>, String> {
+fn folder_requests(requests: Vec<ImageRequest>, is_one: bool) -> Result<Vec<ImageRequest>, String> {
     if !is_one {
         return Err(
             "dir:DIR holds a single image; several images go into oci:DIR or oci-archive:FILE"
@@ -171,7 +171,7 @@ impl PullArguments {
     }
 
     /// Takes the request out, if a single image was asked for, which then succeeds or fails with the whole pull.
-    pub(crate) fn take_only(&mut self) -> Option<ImageRequest> {
+    pub(crate) fn take_single(&mut self) -> Option<ImageRequest> {
         let is_alone = self.from.is_none() && self.shard.is_none() && !self.keep_going;
         match self.requests.len() {
             1 if is_alone => self.requests.pop(),
@@ -222,7 +222,7 @@ impl PullArguments {
             return Err(Failure::usage(reason.into()));
         }
         if self.destination.form == Form::Folder {
-            self.requests = of_folder(requests, is_one).map_err(Failure::usage)?;
+            self.requests = folder_requests(requests, is_one).map_err(Failure::usage)?;
             return Ok(());
         }
         self.requests = if is_one && template.is_none() {

@@ -23,7 +23,7 @@ const TRANSPORTS: [&str; 10] = [
 pub(crate) fn image_reference(text: &str) -> Result<String, String> {
     let (transport, rest) = match text.split_once(':') {
         Some((transport, rest)) if TRANSPORTS.contains(&transport) => (transport, rest),
-        _ => return Err(without_transport(text)),
+        _ => return Err(unknown_transport(text)),
     };
     if transport == "docker" {
         let Some(name) = rest.strip_prefix("//") else {
@@ -58,7 +58,7 @@ pub(in crate::cli) fn repository_of(image: &str) -> Option<&str> {
     Some(&image[.."docker://".len() + end])
 }
 
-fn without_transport(text: &str) -> String {
+fn unknown_transport(text: &str) -> String {
     if matches!(text, "true" | "false") {
         return format!(
             "this is no image; an option's value follows an equals sign, as in --tls-verify={text}"
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_image_gets_advice() {
+    fn a_wrong_image_reference_gets_advice() {
         let table = [
             ("debian", "did you mean docker://debian?"),
             ("debian:stable", "did you mean docker://debian:stable?"),
@@ -164,8 +164,8 @@ mod tests {
             ("false", "--tls-verify=false"),
         ];
         for (text, advice) in table {
-            let said = image_reference(text).expect_err(text);
-            assert!(said.contains(advice), "{text}: {said}");
+            let message = image_reference(text).expect_err(text);
+            assert!(message.contains(advice), "{text}: {message}");
         }
     }
 
