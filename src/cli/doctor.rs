@@ -1,16 +1,16 @@
 //! The command `longshore doctor`: can pulls work here, and if not, what is to be done?
 
 mod diagnosis;
-mod examined;
 mod machine;
 mod page;
+mod settings;
 mod skopeo;
 
 use longshore::ImageProxyConfig;
 
 use self::diagnosis::Report;
-use self::examined::Settings;
 use self::machine::Machine;
+use self::settings::Settings;
 use super::args::DoctorArguments;
 use super::failure::Failure;
 use super::format::{counted, json_line};

@@ -3,14 +3,14 @@
 use longshore::{Error, printable};
 use serde::Serialize;
 
-use super::examined::Settings;
 use super::machine::{Limits, Machine};
+use super::settings::Settings;
 use super::skopeo::Skopeo;
 use crate::cli::failure::Failure;
 use crate::cli::hint::{Login, hint};
 
 /// The number of open files that a pull needs to use all of its workers.
-const ENOUGH_FILES: u64 = 512;
+const MIN_OPEN_FILES: u64 = 512;
 
 /// The object that `--json` prints.
 #[derive(Debug, Serialize)]
@@ -64,7 +64,7 @@ impl Report {
             policy_problem(&settings, checks_policy),
         ];
         let notes = [
-            skopeo.without_version.take(),
+            skopeo.version_problem.take(),
             unchecked_policy(&settings, checks_policy),
             few_files(&machine.limits),
         ];
@@ -104,7 +104,7 @@ fn unchecked_policy(settings: &Settings, checks_policy: Option<bool>) -> Option<
 }
 
 fn few_files(limits: &Limits) -> Option<Problem> {
-    let files = limits.open_files.filter(|files| *files < ENOUGH_FILES)?;
+    let files = limits.open_files.filter(|files| *files < MIN_OPEN_FILES)?;
     Some(Problem::new(
         format!("this process may open only {files} files, so pulls use fewer proxies and workers"),
         "raise the limit: ulimit -n 1024",
@@ -114,7 +114,7 @@ fn few_files(limits: &Limits) -> Option<Problem> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::doctor::examined::Policy;
+    use crate::cli::doctor::settings::Policy;
 
     fn settings(file: Option<&str>, restricts_images: bool, is_off: bool) -> Settings {
         Settings {
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn a_policy_that_is_not_checked_is_noted_if_it_says_something() {
+    fn an_unchecked_policy_is_noted_if_it_restricts_images() {
         for (restricts, checks, expected) in [
             (true, Some(false), true),
             (true, Some(true), false),

@@ -8,7 +8,7 @@ use nix::sys::resource::{Resource, getrlimit};
 use nix::unistd::{AccessFlags, access};
 use serde::Serialize;
 
-use super::examined::shown;
+use super::settings::shown;
 
 /// The folders that the environment names, each by its variable.
 const FOLDERS: [&str; 5] = [

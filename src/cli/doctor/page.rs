@@ -1,8 +1,8 @@
 //! The report for people.
 
 use super::diagnosis::{Problem, Report};
-use super::examined::Settings;
 use super::machine::{Folder, Limits};
+use super::settings::Settings;
 use super::skopeo::{Abilities, Opened, Skopeo};
 use crate::cli::page::Page;
 

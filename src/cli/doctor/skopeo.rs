@@ -12,7 +12,7 @@ use serde::Serialize;
 use tokio::io::AsyncReadExt;
 
 use super::diagnosis::Problem;
-use super::examined::shown;
+use super::settings::shown;
 use crate::cli::advice;
 use crate::cli::hint::Login;
 use crate::cli::within;
@@ -34,7 +34,7 @@ pub(super) struct Skopeo {
     pub(super) failed: Option<Problem>,
     /// The reason why the version of skopeo is unknown.
     #[serde(skip)]
-    pub(super) without_version: Option<Problem>,
+    pub(super) version_problem: Option<Problem>,
 }
 
 /// The abilities of a proxy.
@@ -61,12 +61,12 @@ pub(super) struct Opened {
     pub(super) reference: String,
     /// The digest of the image's manifest. `None` if the image could not be opened.
     pub(super) digest: Option<String>,
-    pub(super) calls: Vec<Timed>,
+    pub(super) calls: Vec<TimedCall>,
 }
 
 /// A call, and how long it took.
 #[derive(Debug, Serialize)]
-pub(super) struct Timed {
+pub(super) struct TimedCall {
     pub(super) call: &'static str,
     pub(super) ms: u64,
 }
@@ -91,7 +91,7 @@ pub(super) async fn examine(
             calls: Vec::new(),
         }),
         failed: None,
-        without_version: None,
+        version_problem: None,
     };
     match config.skopeo_version().await {
         Ok(version) => skopeo.version = Some(version.to_string()),
@@ -102,7 +102,7 @@ pub(super) async fn examine(
                 skopeo.failed = problem;
                 return skopeo;
             }
-            skopeo.without_version = problem;
+            skopeo.version_problem = problem;
         }
     }
     let using = within(deadline, skopeo.use_proxy(config.clone()));
@@ -158,7 +158,7 @@ impl Opened {
         // A foreign layer is not at the source.
         let is_there = |layer: &&Descriptor| layer.urls().iter().flatten().next().is_none();
         if let Some(layer) = manifest.layers().iter().find(is_there)
-            && !is_elsewhere(&self.reference)
+            && !stores_other_layers(&self.reference)
         {
             let first_byte = async {
                 let mut blob = proxy.get_descriptor(&image, layer).await?;
@@ -171,19 +171,19 @@ impl Opened {
 }
 
 /// Whether the layers of this image are not those of its manifest.
-fn is_elsewhere(reference: &str) -> bool {
+fn stores_other_layers(reference: &str) -> bool {
     reference.starts_with("containers-storage:")
 }
 
 #[derive(Debug, Default)]
-struct Calls(Vec<Timed>);
+struct Calls(Vec<TimedCall>);
 
 impl Calls {
     async fn time<T>(&mut self, call: &'static str, work: impl Future<Output = T>) -> T {
         let started = Instant::now();
         let done = work.await;
         let ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.0.push(Timed { call, ms });
+        self.0.push(TimedCall { call, ms });
         done
     }
 }
