@@ -11,7 +11,7 @@ use super::failure::Failure;
 use super::many::Many;
 use super::outcome::{Outcome, Output};
 use super::plan;
-use super::progress::{Showing, Style};
+use super::progress::{ProgressOptions, Style};
 use super::whole::Whole;
 use super::{full_disk, warnings, within};
 
@@ -26,7 +26,7 @@ pub(crate) async fn run(
     let options = arguments.options().start_ahead(!is_dry);
     let is_silent = arguments.quiet || arguments.json;
     let references = arguments.references().into_iter().map(str::to_owned);
-    let showing = Showing {
+    let progress = ProgressOptions {
         style: match arguments.progress {
             // JSON or events on the same terminal would mix with the picture.
             Style::Auto if is_silent || arguments.events_on_stdout() => Style::None,
@@ -41,7 +41,7 @@ pub(crate) async fn run(
         timeline: (arguments.timeline.clone())
             .map(|target| (target, arguments.timeline_axis.unwrap_or_default())),
     };
-    let (events, seen) = showing.start().await?;
+    let (events, displaying) = progress.start().await?;
     let output = Output {
         destination: arguments.destination.clone(),
         is_json: arguments.json,
@@ -70,7 +70,7 @@ pub(crate) async fn run(
         advise(outcome.failures(), &looking, login).await;
         advised(pulled, &looking, login).await
     });
-    let (pulled, seen) = tokio::join!(pulling, seen);
+    let (pulled, displayed) = tokio::join!(pulling, displaying);
     let printed = output
         .print(&mut outcome, version, pulled.as_ref().err())
         .await;
@@ -83,11 +83,11 @@ pub(crate) async fn run(
     if destination.form == Form::Layout
         && let Some(failure) = &mut failure
     {
-        full_disk::advise(failure, &destination.path, seen.unwritten).await;
+        full_disk::advise(failure, &destination.path, displayed.unwritten).await;
     }
-    let mut others = seen.failures;
+    let mut others = displayed.failures;
     others.extend(printed.err());
-    if let Some(last) = seen.record {
+    if let Some(last) = displayed.record {
         let error = failure.as_ref().map(ToString::to_string);
         others.extend(last.write(error).await.err());
     }

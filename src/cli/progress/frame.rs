@@ -8,7 +8,7 @@ use super::state::{Pause, Progress, Running, percent};
 use crate::cli::format::{bytes, counted, seconds, short};
 
 /// A blob without a byte for this long is said to wait.
-const WAITS_AFTER: Duration = Duration::from_secs(3);
+const QUIET_AFTER: Duration = Duration::from_secs(3);
 
 const WIDEST_BAR: usize = 30;
 const NARROWEST_BAR: usize = 8;
@@ -115,7 +115,7 @@ fn waits(progress: &Progress, now: Duration) -> Vec<String> {
     let mut lines: Vec<String> = progress.pauses(now).map(pause).collect();
     if !progress.is_opening()
         && let Some((count, time)) = progress.unanswered(now)
-        && time >= WAITS_AFTER
+        && time >= QUIET_AFTER
     {
         let (requests, time) = (counted(count, "request"), seconds(time));
         lines.push(format!("  no answer for {time} ({requests})"));
@@ -130,10 +130,10 @@ fn blob(running: &Running, now: Duration, columns: usize, is_unicode: bool) -> S
         last_byte,
     } = running;
     let digest = short(blob.digest.as_ref());
-    let silent = now.saturating_sub(*last_byte);
+    let quiet = now.saturating_sub(*last_byte);
     let mut parts = vec![format!("  {digest}")];
-    if silent >= WAITS_AFTER {
-        parts.push(format!("no byte for {}", seconds(silent)));
+    if quiet >= QUIET_AFTER {
+        parts.push(format!("no byte for {}", seconds(quiet)));
     } else {
         parts.push(format!("{:>8} of {:>8}", bytes(*read), bytes(blob.size)));
         let space = columns.saturating_sub(width(&parts) + 2);
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn what_takes_long_is_told() {
+    fn waits_and_refusals_are_shown() {
         let opening = frame(
             &Progress::of(1),
             "docker://a/b",

@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::frame::{Terminal, frame};
 use self::plain::{Lines, warning};
-use self::record::{LastLine, Record, Thinner, Unfinished};
+use self::record::{ByteEventFilter, LastLine, Record, UnfinishedRecord};
 use self::state::Progress;
 pub(super) use self::state::Unwritten;
 use super::failure::Failure;
@@ -30,7 +30,7 @@ use super::format::json_line;
 use super::say::{self, say};
 use super::timeline::{Target, Timeline};
 
-/// The time between two pictures, and between two looks at the clock.
+/// The time between two pictures, and between two checks of which lines are due.
 const TICK: Duration = Duration::from_millis(100);
 
 /// How progress is shown, as the command line says.
@@ -49,7 +49,7 @@ pub(super) enum Style {
 
 /// How progress is really shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Shown {
+enum DisplayMode {
     Picture,
     Lines,
     /// Only what went wrong and does not end the pull.
@@ -58,7 +58,7 @@ enum Shown {
     Nothing,
 }
 
-impl Shown {
+impl DisplayMode {
     /// Chooses how progress is shown. A picture needs a terminal that moves its cursor. The logs of continuous integration
     /// often look like a terminal and are none; such systems set `CI`. The lines of skopeo's log would tear a picture.
     fn choose(
@@ -95,7 +95,7 @@ fn variable(name: &str) -> Option<String> {
 
 /// The options of the progress: what is shown, and how.
 #[derive(Debug)]
-pub(super) struct Showing {
+pub(super) struct ProgressOptions {
     pub(super) style: Style,
     /// Whether this is a dry run. Its events say of each layer that it is there, so only warnings are shown.
     pub(super) is_dry: bool,
@@ -113,12 +113,14 @@ pub(super) struct Showing {
     pub(super) timeline: Option<(Target, Duration)>,
 }
 
-impl Showing {
+impl ProgressOptions {
     /// Returns the sender for events, and a future that ends when all events have been shown.
     ///
     /// A thread of its own shows the events, and writes them and the timeline to their files. A stopped terminal or a
     /// hanging disk holds up this thread, but neither the pull nor a signal.
-    pub(super) async fn start(self) -> Result<(Events, impl Future<Output = Seen>), Failure> {
+    pub(super) async fn start(
+        self,
+    ) -> Result<(Events, impl Future<Output = DisplayResult>), Failure> {
         let (path, images) = (self.events.clone(), self.images.clone());
         let timeline = self.timeline.clone();
         // The path of the timeline is checked first: if it is wrong, the file of the events must not be emptied.
@@ -142,19 +144,22 @@ impl Showing {
             let (record, failures, unwritten) = self.show_all(&runtime, stream, record, timeline);
             let (last, record) = record.map(LastLine::of).unzip();
             // The receiver is gone if a signal has ended the command. The last line says so then.
-            let _ = ended.send(Seen {
+            let _ = ended.send(DisplayResult {
                 record: last,
                 failures,
                 unwritten,
             });
-            record.into_iter().for_each(Unfinished::write);
+            record.into_iter().for_each(UnfinishedRecord::write);
         };
         let thread = thread::Builder::new().name("longshore-progress".into());
         thread.spawn(show)?;
         // The sender is dropped without a message only if the thread panicked.
         let panicked = || anyhow::anyhow!("the thread that shows the progress has ended").into();
-        let seen = async move { end.await.unwrap_or_else(|_| Seen::failed(panicked())) };
-        Ok((events, seen))
+        let displaying = async move {
+            end.await
+                .unwrap_or_else(|_| DisplayResult::failed(panicked()))
+        };
+        Ok((events, displaying))
     }
 
     fn show_all(
@@ -205,7 +210,7 @@ pub(super) async fn ended() {
 }
 
 /// The result of showing a pull.
-pub(super) struct Seen {
+pub(super) struct DisplayResult {
     /// The last line of the events, which is still to be written.
     pub(super) record: Option<LastLine>,
     /// The errors of what could not be written.
@@ -214,7 +219,7 @@ pub(super) struct Seen {
     pub(super) unwritten: Unwritten,
 }
 
-impl Seen {
+impl DisplayResult {
     fn failed(failure: Failure) -> Self {
         Self {
             record: None,
@@ -225,20 +230,20 @@ impl Seen {
 }
 
 struct Display {
-    shown: Shown,
+    mode: DisplayMode,
     started: Instant,
     subject: String,
     is_unicode: bool,
     progress: Progress,
     lines: Lines,
-    thinner: Thinner,
-    /// The time of the next look at the clock.
-    next_look: Duration,
+    filter: ByteEventFilter,
+    /// The time of the next picture, or of the next check of which lines are due.
+    next_draw: Duration,
 }
 
 impl Display {
-    fn new(showing: &Showing) -> Self {
-        let Showing {
+    fn new(options: &ProgressOptions) -> Self {
+        let ProgressOptions {
             style,
             is_dry,
             verbose,
@@ -246,37 +251,41 @@ impl Display {
             images,
             retries,
             ..
-        } = showing;
+        } = options;
         let stderr = (std::io::stderr().is_terminal(), *has_log);
-        let shown = match Shown::choose(*style, stderr, variable) {
-            Shown::Picture | Shown::Lines if *is_dry => Shown::Warnings,
-            shown => shown,
+        let mode = match DisplayMode::choose(*style, stderr, variable) {
+            DisplayMode::Picture | DisplayMode::Lines if *is_dry => DisplayMode::Warnings,
+            mode => mode,
         };
         let subject = match images.as_slice() {
             [image] => longshore::printable(image),
             images => format!("{} images", images.len()),
         };
         Self {
-            shown,
+            mode,
             started: Instant::now(),
             subject,
             is_unicode: is_unicode(variable),
             progress: Progress::of(images.len()),
             lines: Lines::new(*verbose, *retries),
-            thinner: Thinner::default(),
-            next_look: Duration::ZERO,
+            filter: ByteEventFilter::default(),
+            next_draw: Duration::ZERO,
         }
     }
 
     fn take(&mut self, event: &Event) {
         let now = self.started.elapsed();
         self.progress.take(now, &event.kind);
-        let line = match self.shown {
-            Shown::Json if self.thinner.passes(event) => json_line(event).ok(),
-            Shown::Nothing | Shown::Json => None,
-            Shown::Warnings => warning(&event.kind, self.lines.retries),
-            Shown::Picture if !self.lines.is_verbose => warning(&event.kind, self.lines.retries),
-            Shown::Picture | Shown::Lines => self.lines.of_event(&self.progress, &event.kind),
+        let line = match self.mode {
+            DisplayMode::Json if self.filter.passes(event) => json_line(event).ok(),
+            DisplayMode::Nothing | DisplayMode::Json => None,
+            DisplayMode::Warnings => warning(&event.kind, self.lines.retries),
+            DisplayMode::Picture if !self.lines.is_verbose => {
+                warning(&event.kind, self.lines.retries)
+            }
+            DisplayMode::Picture | DisplayMode::Lines => {
+                self.lines.of_event(&self.progress, &event.kind)
+            }
         };
         line.into_iter().for_each(say);
     }
@@ -285,16 +294,16 @@ impl Display {
     fn tick(&mut self) {
         let now = self.started.elapsed();
         self.progress.sample(now);
-        match self.shown {
-            Shown::Nothing | Shown::Json | Shown::Warnings => {}
-            Shown::Picture | Shown::Lines if now < self.next_look => {}
-            Shown::Lines => {
-                self.next_look = now + TICK;
+        match self.mode {
+            DisplayMode::Nothing | DisplayMode::Json | DisplayMode::Warnings => {}
+            DisplayMode::Picture | DisplayMode::Lines if now < self.next_draw => {}
+            DisplayMode::Lines => {
+                self.next_draw = now + TICK;
                 let due = self.lines.due(&self.progress, now);
                 due.into_iter().for_each(say);
             }
-            Shown::Picture => {
-                self.next_look = now + TICK;
+            DisplayMode::Picture => {
+                self.next_draw = now + TICK;
                 let size = terminal_size_of(std::io::stderr());
                 let (Width(columns), Height(rows)) = size.unwrap_or((Width(80), Height(24)));
                 let terminal = Terminal {
@@ -308,7 +317,7 @@ impl Display {
     }
 
     fn end(&self) {
-        if self.shown == Shown::Picture {
+        if self.mode == DisplayMode::Picture {
             say::show(Vec::new());
         }
     }
@@ -321,27 +330,33 @@ mod tests {
     #[test]
     fn a_picture_needs_a_terminal_that_moves_its_cursor() {
         let table = [
-            (Style::Auto, true, "xterm", None, Shown::Picture),
-            (Style::Auto, false, "xterm", None, Shown::Lines),
-            (Style::Auto, true, "dumb", None, Shown::Lines),
-            (Style::Auto, true, "", None, Shown::Lines),
-            (Style::Auto, true, "xterm", Some("true"), Shown::Lines),
-            (Style::Auto, true, "xterm", Some("false"), Shown::Picture),
-            (Style::Plain, true, "xterm", None, Shown::Lines),
-            (Style::Json, true, "xterm", None, Shown::Json),
-            (Style::None, true, "xterm", None, Shown::Nothing),
+            (Style::Auto, true, "xterm", None, DisplayMode::Picture),
+            (Style::Auto, false, "xterm", None, DisplayMode::Lines),
+            (Style::Auto, true, "dumb", None, DisplayMode::Lines),
+            (Style::Auto, true, "", None, DisplayMode::Lines),
+            (Style::Auto, true, "xterm", Some("true"), DisplayMode::Lines),
+            (
+                Style::Auto,
+                true,
+                "xterm",
+                Some("false"),
+                DisplayMode::Picture,
+            ),
+            (Style::Plain, true, "xterm", None, DisplayMode::Lines),
+            (Style::Json, true, "xterm", None, DisplayMode::Json),
+            (Style::None, true, "xterm", None, DisplayMode::Nothing),
         ];
         for (style, is_terminal, term, ci, expected) in table {
             let variable = |name: &str| match name {
                 "TERM" => Some(term.to_owned()),
                 _ => ci.map(str::to_owned),
             };
-            let shown = Shown::choose(style, (is_terminal, false), variable);
-            assert_eq!(shown, expected, "{style:?} {is_terminal} {term} {ci:?}");
+            let mode = DisplayMode::choose(style, (is_terminal, false), variable);
+            assert_eq!(mode, expected, "{style:?} {is_terminal} {term} {ci:?}");
         }
         let term = |name: &str| (name == "TERM").then(|| "xterm".to_owned());
-        let shown = Shown::choose(Style::Auto, (true, true), term);
-        assert_eq!(shown, Shown::Lines);
+        let mode = DisplayMode::choose(Style::Auto, (true, true), term);
+        assert_eq!(mode, DisplayMode::Lines);
     }
 
     #[test]

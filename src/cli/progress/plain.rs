@@ -29,7 +29,7 @@ pub(super) struct Lines {
     last_total: Duration,
     totals: u32,
     /// The number of times that each blob without a byte was reported.
-    silent: HashMap<Digest, u32>,
+    stall_reports: HashMap<Digest, u32>,
     /// The number of times that requests without an answer were reported.
     unanswered: u32,
 }
@@ -41,7 +41,7 @@ impl Lines {
             retries,
             last_total: Duration::ZERO,
             totals: 0,
-            silent: HashMap::new(),
+            stall_reports: HashMap::new(),
             unanswered: 0,
         }
     }
@@ -72,15 +72,17 @@ impl Lines {
     /// Returns the lines that are due at this time: the total, and blobs without a byte.
     pub(super) fn due(&mut self, progress: &Progress, now: Duration) -> Vec<String> {
         let mut lines = Vec::new();
-        let (silent, running) = (&mut self.silent, &progress.running);
-        silent.retain(|digest, _| running.iter().any(|of| of.blob.digest == *digest));
+        let (stall_reports, running) = (&mut self.stall_reports, &progress.running);
+        stall_reports.retain(|digest, _| running.iter().any(|of| of.blob.digest == *digest));
         for running in running {
             let time = now.saturating_sub(running.last_byte);
-            let told = silent.entry(running.blob.digest.clone()).or_default();
+            let count = stall_reports
+                .entry(running.blob.digest.clone())
+                .or_default();
             if time < STALL_INTERVAL {
-                *told = 0;
-            } else if time >= STALL_INTERVAL * (*told + 1) {
-                *told += 1;
+                *count = 0;
+            } else if time >= STALL_INTERVAL * (*count + 1) {
+                *count += 1;
                 let digest = short(running.blob.digest.as_ref());
                 let (time, read) = (seconds(time), bytes(running.read));
                 lines.push(format!("  {digest}: no byte for {time}, after {read}"));
@@ -202,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_pull_says_how_far_it_is() {
+    fn a_long_pull_reports_its_progress() {
         let mut progress = Progress::of(1);
         let mut lines = Lines::new(false, 4);
         assert_eq!(lines.due(&progress, at(5)), [""; 0], "nothing is known yet");
@@ -210,35 +212,35 @@ mod tests {
         let large = blob(7, 2_000_000);
         progress.queue(large.size);
         progress.start(at(5), large.clone());
-        let mut said = Vec::new();
+        let mut printed = Vec::new();
         for tenth in 50..=600 {
             let now = Duration::from_millis(tenth * 100);
             progress.read(now, &large.digest, tenth * 1_000);
             progress.sample(now);
-            said.extend(lines.due(&progress, now));
+            printed.extend(lines.due(&progress, now));
         }
-        assert_eq!(said[0], "    2 %  50.0 kB of 2.0 MB, 0 of 1 layer");
+        assert_eq!(printed[0], "    2 %  50.0 kB of 2.0 MB, 0 of 1 layer");
         assert_eq!(
-            said[1],
+            printed[1],
             "    3 %  60.0 kB of 2.0 MB, 0 of 1 layer, 10.0 kB/s, 3 min 14 s left"
         );
         // 10 lines, one a second, and then one each ten seconds.
-        assert_eq!(said.len(), 14, "{said:#?}");
+        assert_eq!(printed.len(), 14, "{printed:#?}");
     }
 
     #[test]
-    fn a_silent_blob_is_told_of_again_and_again() {
+    fn a_stalled_blob_is_reported_repeatedly() {
         let mut progress = Progress::of(1);
         let mut lines = Lines::new(false, 4);
         let stalled = blob(7, 2_000_000);
         progress.start(at(0), stalled.clone());
         progress.read(at(1), &stalled.digest, 1_000);
-        let mut said = Vec::new();
+        let mut printed = Vec::new();
         for second in 0..=35 {
-            said.extend(lines.due(&progress, at(second)));
+            printed.extend(lines.due(&progress, at(second)));
         }
         assert_eq!(
-            said,
+            printed,
             [
                 "  070707070707: no byte for 10 s, after 1.0 kB",
                 "  070707070707: no byte for 20 s, after 1.0 kB",
@@ -252,20 +254,20 @@ mod tests {
     }
 
     #[test]
-    fn requests_without_an_answer_are_told_of_again_and_again() {
+    fn unanswered_requests_are_reported_repeatedly() {
         let mut progress = Progress::of(1);
         let mut lines = Lines::new(false, 4);
         progress.ask_for(blob(7, 1), at(1));
         progress.ask_for(blob(8, 1), at(5));
-        let mut said = Vec::new();
+        let mut printed = Vec::new();
         for second in 0..=25 {
-            said.extend(lines.due(&progress, at(second)));
+            printed.extend(lines.due(&progress, at(second)));
         }
         let expected = [
             "  no answer for 10 s (2 requests)",
             "  no answer for 20 s (2 requests)",
         ];
-        assert_eq!(said, expected);
+        assert_eq!(printed, expected);
         progress.start(at(26), blob(7, 1));
         assert_eq!(lines.due(&progress, at(26)), [""; 0]);
     }

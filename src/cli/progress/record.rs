@@ -47,7 +47,7 @@ pub(super) struct Record {
     path: Option<PathBuf>,
     to: Box<dyn Write + Send>,
     started: Instant,
-    thinner: Thinner,
+    filter: ByteEventFilter,
     /// Whether the reader of stdout has gone.
     is_unread: bool,
 }
@@ -66,7 +66,7 @@ impl Record {
             path: (!is_stdout).then(|| path.to_owned()),
             to,
             started: Instant::now(),
-            thinner: Thinner::default(),
+            filter: ByteEventFilter::default(),
             is_unread: false,
         };
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
@@ -82,7 +82,7 @@ impl Record {
     }
 
     pub(super) fn take(&mut self, event: &Event) -> Result<(), Failure> {
-        if self.thinner.passes(event) {
+        if self.filter.passes(event) {
             self.write(event)?;
         }
         Ok(())
@@ -143,17 +143,17 @@ pub(crate) struct LastLine {
 }
 
 /// A record that waits for its last line.
-pub(super) struct Unfinished {
+pub(super) struct UnfinishedRecord {
     record: Record,
     error: oneshot::Receiver<Option<String>>,
     written: oneshot::Sender<Result<(), Failure>>,
 }
 
 impl LastLine {
-    pub(super) fn of(record: Record) -> (Self, Unfinished) {
+    pub(super) fn of(record: Record) -> (Self, UnfinishedRecord) {
         let (error, awaited) = oneshot::channel();
         let (done, written) = oneshot::channel();
-        let unfinished = Unfinished {
+        let unfinished = UnfinishedRecord {
             record,
             error: awaited,
             written: done,
@@ -170,7 +170,7 @@ impl LastLine {
     }
 }
 
-impl Unfinished {
+impl UnfinishedRecord {
     /// Waits for the end of the pull, and writes the last line. Without a [`LastLine`], the pull was interrupted. Blocks.
     pub(super) fn write(self) {
         let interrupted = |_| Some("interrupted".to_owned());
@@ -186,11 +186,11 @@ fn millis(time: Duration) -> u64 {
 
 /// A filter that leaves out most events about the bytes of blobs.
 #[derive(Debug, Default)]
-pub(super) struct Thinner {
+pub(super) struct ByteEventFilter {
     last: HashMap<Digest, Duration>,
 }
 
-impl Thinner {
+impl ByteEventFilter {
     /// Whether this event is kept.
     pub(super) fn passes(&mut self, event: &Event) -> bool {
         match &event.kind {
@@ -226,16 +226,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_the_bytes_of_a_blob_few_events_are_kept() {
-        let mut thinner = Thinner::default();
+    fn most_byte_events_of_a_blob_are_left_out() {
+        let mut filter = ByteEventFilter::default();
         let (a, b) = (blob(1, 0).digest, blob(2, 0).digest);
         let at = Duration::from_millis;
-        assert!(thinner.passes_bytes(&a, at(0)));
-        assert!(!thinner.passes_bytes(&a, at(100)));
-        assert!(thinner.passes_bytes(&b, at(100)));
-        assert!(!thinner.passes_bytes(&a, at(249)));
-        assert!(thinner.passes_bytes(&a, at(250)));
-        assert!(!thinner.passes_bytes(&a, at(499)));
-        assert!(!thinner.passes_bytes(&b, at(349)));
+        assert!(filter.passes_bytes(&a, at(0)));
+        assert!(!filter.passes_bytes(&a, at(100)));
+        assert!(filter.passes_bytes(&b, at(100)));
+        assert!(!filter.passes_bytes(&a, at(249)));
+        assert!(filter.passes_bytes(&a, at(250)));
+        assert!(!filter.passes_bytes(&a, at(499)));
+        assert!(!filter.passes_bytes(&b, at(349)));
     }
 }

@@ -14,7 +14,7 @@ const RATE_WINDOW: Duration = Duration::from_secs(5);
 /// The least time between two samples of the rate.
 const SAMPLE_INTERVAL: Duration = Duration::from_millis(100);
 
-/// A pause of a registry of less than this is not told. The blobs that were refused have their own lines.
+/// A pause of a registry of less than this is not reported. The blobs that were refused have their own lines.
 pub(super) const LONG_PAUSE: Duration = Duration::from_secs(1);
 
 /// A blob of a pull.
@@ -321,7 +321,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn bytes_are_those_that_are_there() {
+    fn bytes_of_running_and_complete_blobs_are_counted() {
         let mut progress = Progress::of(1);
         progress.opened = 1;
         let (a, b) = (blob(1, 100), blob(2, 300));
@@ -344,7 +344,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn before_the_blobs_are_known_images_are_being_opened() {
+    fn images_are_being_opened_until_blobs_are_known() {
         let mut progress = Progress::of(1);
         assert!(progress.is_opening());
         progress.opened = 1;
@@ -378,7 +378,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_pause_is_over_when_its_time_has_come() {
+    fn a_pause_ends_at_its_time() {
         let mut progress = Progress::of(1);
         let at = Duration::from_secs;
         progress.pause("a", at(3));
@@ -394,7 +394,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn what_is_not_written_is_what_is_not_complete() {
+    fn incomplete_blobs_count_as_unwritten() {
         let mut progress = Progress::of(2);
         progress.opened = 1;
         let (a, b) = (blob(1, 100), blob(2, 300));
