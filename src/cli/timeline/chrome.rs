@@ -115,9 +115,9 @@ fn slice(
     (begin, end): (Duration, Duration),
     args: &Value,
 ) -> Value {
-    let took = micros(end) - micros(begin);
+    let length = micros(end) - micros(begin);
     json!({
-        "ph": "X", "name": name, "pid": pid, "tid": tid, "ts": micros(begin), "dur": took, "args": args,
+        "ph": "X", "name": name, "pid": pid, "tid": tid, "ts": micros(begin), "dur": length, "args": args,
     })
 }
 

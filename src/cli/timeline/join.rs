@@ -5,29 +5,29 @@ use std::time::Duration;
 use super::picture::{Outcome, Span, What};
 
 /// The first time below which neighbours are joined.
-const FIRST_GRAIN: Duration = Duration::from_millis(1);
+const FIRST_THRESHOLD: Duration = Duration::from_millis(1);
 
 /// Joins neighbours on a lane that are together shorter than a time, which is doubled until not more than
 /// `most` spans are left, or one on each lane. Returns that time; the next call begins with it.
 pub(super) fn join(spans: &mut Vec<Span>, most: usize, joined_below: Duration) -> Duration {
     spans.sort_by_key(|span| (span.proxy, span.lane, span.begin));
     let lanes = spans.chunk_by(on_same_lane).count();
-    let mut grain = joined_below;
+    let mut threshold = joined_below;
     while spans.len() > most.max(lanes) {
-        grain = grain.saturating_mul(2).max(FIRST_GRAIN);
-        *spans = join_below(spans.drain(..), grain);
+        threshold = threshold.saturating_mul(2).max(FIRST_THRESHOLD);
+        *spans = join_below(spans.drain(..), threshold);
     }
-    grain
+    threshold
 }
 
 /// Joins neighbours on a lane that are together shorter than this. The spans must be in order of their lanes
 /// and of time.
-pub(super) fn join_below(spans: impl IntoIterator<Item = Span>, grain: Duration) -> Vec<Span> {
+pub(super) fn join_below(spans: impl IntoIterator<Item = Span>, threshold: Duration) -> Vec<Span> {
     let mut joined: Vec<Span> = Vec::new();
     for span in spans {
         match joined.last_mut() {
             Some(last)
-                if on_same_lane(last, &span) && span.end.saturating_sub(last.begin) < grain =>
+                if on_same_lane(last, &span) && span.end.saturating_sub(last.begin) < threshold =>
             {
                 add(last, &span);
             }

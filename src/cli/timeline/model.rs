@@ -1,10 +1,10 @@
 //! The model: makes a [`Picture`] of what happens during a pull. Pure: the caller passes the time.
 //!
-//! The memory is bounded, however large the pull is. Not more than [`MOST_SPANS`] spans are kept: when there
+//! The memory is bounded, however large the pull is. Not more than [`MAX_SPANS`] spans are kept: when there
 //! are more, short neighbours on a lane are joined, and what is joined is counted. Proxies from the 257th on
 //! and spans on a lane above the 64th of their proxy are only counted. The totals, the throughput and the
 //! slowest blobs cover everything. For each complete image, the model keeps the number. For the first
-//! [`MOST_NAMES`] images, it also keeps the name.
+//! [`MAX_NAMES`] images, it also keeps the name.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -15,31 +15,31 @@ use super::picture::{Image, LeftOut, Outcome, Phase, Picture, Proxy, Span, Total
 use super::throughput::Throughput;
 
 /// The highest number of spans that are kept.
-pub(super) const MOST_SPANS: usize = 16_384;
+pub(super) const MAX_SPANS: usize = 16_384;
 
 /// The highest number of proxies that have lanes.
-pub(super) const MOST_PROXIES: usize = 256;
+pub(super) const MAX_PROXIES: usize = 256;
 
 /// The highest number of lanes of a proxy.
-pub(super) const MOST_LANES: usize = 64;
+pub(super) const MAX_LANES: usize = 64;
 
 /// The highest number of images that are named.
-pub(super) const MOST_NAMES: usize = 100;
+pub(super) const MAX_NAMES: usize = 100;
 
 /// The number of blobs that are kept as the slowest.
 const SLOWEST: usize = 10;
 
 /// The highest number of failed tries that are kept with their reasons.
-const MOST_FAILURES: usize = 50;
+const MAX_FAILURES: usize = 50;
 
 /// The longest text of a reason, in characters.
-const MOST_REASON: usize = 400;
+const MAX_REASON_CHARS: usize = 400;
 
 /// A time without bytes, while some are expected, that counts as a stall.
 const STALL: Duration = Duration::from_secs(1);
 
 /// The highest number of stalls of a span. Further ones are joined with the last.
-const MOST_STALLS: usize = 8;
+const MAX_STALLS: usize = 8;
 
 /// A layer of an image.
 #[derive(Debug, Clone)]
@@ -70,9 +70,9 @@ pub(super) struct Model {
     /// The time since the beginning of the pull.
     now: Duration,
     /// The images that are neither complete nor failed, by their numbers.
-    images: HashMap<usize, Known>,
+    images: HashMap<usize, ImageEntry>,
     /// The numbers of all other images. A proxy may still be asked for their documents.
-    over: HashSet<usize>,
+    ended_images: HashSet<usize>,
     rows: Vec<Image>,
     proxies: BTreeMap<usize, Track>,
     running: HashMap<Key, Span>,
@@ -88,7 +88,7 @@ pub(super) struct Model {
 
 /// An image, and where it is among those that are named.
 #[derive(Debug, Clone)]
-struct Known {
+struct ImageEntry {
     name: Arc<str>,
     row: Option<usize>,
     is_open: bool,
@@ -106,7 +106,7 @@ impl Model {
         Self {
             now: Duration::ZERO,
             images: HashMap::new(),
-            over: HashSet::new(),
+            ended_images: HashSet::new(),
             rows: Vec::new(),
             proxies: BTreeMap::new(),
             running: HashMap::new(),
@@ -121,13 +121,13 @@ impl Model {
     }
 
     pub(super) fn proxy_started(&mut self, at: Duration, proxy: usize) {
-        self.pass(at);
+        self.advance_clock(at);
         self.track(proxy);
     }
 
     /// Records that a proxy has ended, and its running spans with it. Without a reason, the proxy was no longer needed.
     pub(super) fn proxy_ended(&mut self, at: Duration, proxy: usize, reason: Option<&str>) {
-        self.pass(at);
+        self.advance_clock(at);
         let ended = self.running.extract_if(|_, span| span.proxy == proxy);
         let ended: Vec<(Key, Span)> = ended.collect();
         for (key, span) in ended {
@@ -141,10 +141,10 @@ impl Model {
     }
 
     pub(super) fn image_opened(&mut self, at: Duration, image: usize, reference: &str) {
-        self.pass(at);
-        let known = self.known(image, reference);
-        let row = known.row;
-        if !std::mem::replace(&mut known.is_open, true) {
+        self.advance_clock(at);
+        let entry = self.image_entry(image, reference);
+        let row = entry.row;
+        if !std::mem::replace(&mut entry.is_open, true) {
             self.totals.images_opened += 1;
         }
         if let Some(row) = row.and_then(|row| self.rows.get_mut(row)) {
@@ -154,12 +154,12 @@ impl Model {
 
     /// Records that an image is complete, or all images that were opened for this reference.
     pub(super) fn image_pulled(&mut self, at: Duration, image: usize, reference: &str) {
-        self.pass(at);
+        self.advance_clock(at);
         self.totals.images_pulled += 1;
-        let known = self.images.get(&image).cloned();
-        if let Some(Known { row, .. }) = known.filter(|known| &*known.name == reference) {
+        let entry = self.images.get(&image).cloned();
+        if let Some(ImageEntry { row, .. }) = entry.filter(|entry| &*entry.name == reference) {
             self.images.remove(&image);
-            self.over.insert(image);
+            self.ended_images.insert(image);
             if let Some(row) = row.and_then(|row| self.rows.get_mut(row)) {
                 row.complete = Some(at);
             }
@@ -167,10 +167,10 @@ impl Model {
     }
 
     pub(super) fn image_failed(&mut self, at: Duration, image: usize, reference: &str, why: &str) {
-        self.pass(at);
-        let row = self.known(image, reference).row;
+        self.advance_clock(at);
+        let row = self.image_entry(image, reference).row;
         self.images.remove(&image);
-        self.over.insert(image);
+        self.ended_images.insert(image);
         self.totals.images_failed += 1;
         self.totals.failure.get_or_insert_with(|| shortened(why));
         if let Some(row) = row.and_then(|row| self.rows.get_mut(row)) {
@@ -179,7 +179,7 @@ impl Model {
     }
 
     pub(super) fn blob_queued(&mut self, at: Duration) {
-        self.pass(at);
+        self.advance_clock(at);
         self.totals.queued += 1;
     }
 
@@ -190,16 +190,16 @@ impl Model {
         (image, reference): (usize, &str),
         document: Document,
     ) {
-        self.pass(at);
+        self.advance_clock(at);
         let what = match document {
             Document::Manifest => What::Manifest,
             Document::Config => What::Config,
         };
-        let (name, row) = if self.over.contains(&image) {
+        let (name, row) = if self.ended_images.contains(&image) {
             (reference.into(), None)
         } else {
-            let known = self.known(image, reference);
-            (Arc::clone(&known.name), known.row)
+            let entry = self.image_entry(image, reference);
+            (Arc::clone(&entry.name), entry.row)
         };
         if let Some(row) = row.and_then(|row| self.rows.get_mut(row)) {
             row.asked.get_or_insert(at);
@@ -216,7 +216,7 @@ impl Model {
         document: Document,
         error: Option<&str>,
     ) {
-        self.pass(at);
+        self.advance_clock(at);
         let key = Key::Document(proxy, image, document);
         if let Some(span) = self.running.remove(&key) {
             let outcome = error.map_or(Outcome::Done, |error| failed(error, None));
@@ -225,7 +225,7 @@ impl Model {
     }
 
     pub(super) fn blob_requested(&mut self, at: Duration, proxy: usize, layer: &Layer) {
-        self.pass(at);
+        self.advance_clock(at);
         let digest: Arc<str> = layer.digest.into();
         let what = What::Layer {
             layer: layer.number,
@@ -233,13 +233,13 @@ impl Model {
             size: layer.size,
         };
         let image = self.images.get(&layer.image);
-        let name = image.map(|known| Arc::clone(&known.name));
+        let name = image.map(|entry| Arc::clone(&entry.name));
         let key = Key::Blob(digest);
         self.begin(at, key, proxy, name.unwrap_or_default(), what);
     }
 
     pub(super) fn blob_answered(&mut self, at: Duration, digest: &str) {
-        self.pass(at);
+        self.advance_clock(at);
         if let Some(span) = self.running.get_mut(&Key::Blob(digest.into())) {
             span.answered = Some(at);
             span.last_byte = Some(at);
@@ -248,11 +248,11 @@ impl Model {
 
     /// Records that this number of bytes of the blob has come in this try.
     pub(super) fn blob_bytes(&mut self, at: Duration, digest: &str, read: u64) {
-        self.pass(at);
+        self.advance_clock(at);
         if let Some(span) = self.running.get_mut(&Key::Blob(digest.into())) {
             let bytes = read.saturating_sub(span.read);
             if bytes > 0 {
-                stalled(span, at);
+                record_stall(span, at);
                 span.last_byte = Some(at);
                 span.read = read;
                 self.throughput.add(at, bytes);
@@ -273,7 +273,7 @@ impl Model {
     }
 
     pub(super) fn blob_reused(&mut self, at: Duration) {
-        self.pass(at);
+        self.advance_clock(at);
         self.totals.reused += 1;
     }
 
@@ -285,7 +285,7 @@ impl Model {
         reason: &str,
         retry_after: Option<Duration>,
     ) {
-        self.pass(at);
+        self.advance_clock(at);
         let key = Key::Blob(digest.into());
         if let Some(span) = self.running.remove(&key) {
             self.end(&key, span, failed(reason, retry_after));
@@ -298,7 +298,7 @@ impl Model {
 
     /// Ends the model at the end of the pull, with or without success, and returns the picture.
     pub(super) fn finish(mut self, at: Duration) -> Picture {
-        self.pass(at);
+        self.advance_clock(at);
         let running: Vec<(Key, Span)> = self.running.drain().collect();
         for (key, span) in running {
             self.end(&key, span, Outcome::Unfinished);
@@ -322,13 +322,13 @@ impl Model {
         }
     }
 
-    fn pass(&mut self, at: Duration) {
+    fn advance_clock(&mut self, at: Duration) {
         // Events of several tasks may come a little out of order.
         self.now = self.now.max(at);
     }
 
     /// Returns the data of an image. A new image gets a name in the picture, if there are not too many names.
-    fn known(&mut self, image: usize, reference: &str) -> &mut Known {
+    fn image_entry(&mut self, image: usize, reference: &str) -> &mut ImageEntry {
         let Self {
             images,
             rows,
@@ -338,7 +338,7 @@ impl Model {
         images.entry(image).or_insert_with(|| {
             totals.images += 1;
             let name: Arc<str> = reference.into();
-            let row = (rows.len() < MOST_NAMES).then_some(rows.len());
+            let row = (rows.len() < MAX_NAMES).then_some(rows.len());
             if row.is_some() {
                 rows.push(Image {
                     name: Arc::clone(&name),
@@ -348,7 +348,7 @@ impl Model {
                     failed: None,
                 });
             }
-            Known {
+            ImageEntry {
                 name,
                 row,
                 is_open: false,
@@ -359,9 +359,9 @@ impl Model {
     /// The track of a proxy, which is made if there is none. `None` if there are too many proxies.
     fn track(&mut self, proxy: usize) -> Option<&mut Track> {
         if !self.proxies.contains_key(&proxy) {
-            if self.proxies.len() >= MOST_PROXIES {
+            if self.proxies.len() >= MAX_PROXIES {
                 // Proxies are numbered as they are started, so a proxy that is left out is counted once.
-                self.left_out.proxies = self.left_out.proxies.max(proxy + 1 - MOST_PROXIES);
+                self.left_out.proxies = self.left_out.proxies.max(proxy + 1 - MAX_PROXIES);
                 self.totals.proxies = self.totals.proxies.max(proxy + 1);
                 return None;
             }
@@ -417,7 +417,7 @@ impl Model {
         span.end = self.now.max(span.begin);
         if outcome != Outcome::Done && span.answered.is_some() {
             let end = span.end;
-            stalled(&mut span, end);
+            record_stall(&mut span, end);
         }
         span.outcome = outcome;
         if let Some(track) = self.proxies.get_mut(&span.proxy)
@@ -431,7 +431,7 @@ impl Model {
             if let Key::Blob(digest) = key {
                 *self.failed.entry(Arc::clone(digest)).or_default() += 1;
             }
-            if self.failures.len() < MOST_FAILURES {
+            if self.failures.len() < MAX_FAILURES {
                 self.failures.push(span.clone());
             }
         }
@@ -443,9 +443,9 @@ impl Model {
             return;
         }
         self.spans.push(span);
-        if self.spans.len() > MOST_SPANS {
+        if self.spans.len() > MAX_SPANS {
             self.left_out.joined_below =
-                join(&mut self.spans, MOST_SPANS / 2, self.left_out.joined_below);
+                join(&mut self.spans, MAX_SPANS / 2, self.left_out.joined_below);
         }
     }
 
@@ -465,7 +465,7 @@ impl Model {
     fn compare_with_slowest(&mut self, span: &Span) {
         let place = self
             .slowest
-            .partition_point(|slower| slower.took() >= span.took());
+            .partition_point(|slower| slower.length() >= span.length());
         if place < SLOWEST {
             self.slowest.insert(place, span.clone());
             self.slowest.truncate(SLOWEST);
@@ -479,7 +479,7 @@ impl Track {
         let free = self.in_use.iter().position(|in_use| !in_use);
         let lane = match free {
             Some(lane) => lane,
-            None if self.in_use.len() < MOST_LANES => {
+            None if self.in_use.len() < MAX_LANES => {
                 self.in_use.push(false);
                 self.in_use.len() - 1
             }
@@ -492,14 +492,14 @@ impl Track {
 }
 
 /// Notes that bytes were expected and none came until this time, if that was long enough.
-fn stalled(span: &mut Span, until: Duration) {
+fn record_stall(span: &mut Span, until: Duration) {
     let Some(since) = span.last_byte else {
         return;
     };
     if until.saturating_sub(since) < STALL {
         return;
     }
-    let is_full = span.stalls.len() >= MOST_STALLS;
+    let is_full = span.stalls.len() >= MAX_STALLS;
     match span.stalls.last_mut() {
         Some(last) if is_full => last.1 = until,
         _ => span.stalls.push((since, until)),
@@ -514,7 +514,7 @@ fn failed(reason: &str, retry_after: Option<Duration>) -> Outcome {
 }
 
 fn shortened(text: &str) -> String {
-    match text.char_indices().nth(MOST_REASON) {
+    match text.char_indices().nth(MAX_REASON_CHARS) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text.to_owned(),
     }

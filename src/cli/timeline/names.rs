@@ -4,7 +4,7 @@ use super::picture::{Span, What};
 use crate::cli::format::short;
 
 /// The longest short name of an image, in characters.
-const MOST_SHORT: usize = 28;
+const MAX_SHORT_CHARS: usize = 28;
 
 /// The last part of an image's name, with its tag or the beginning of its digest: `fedora:latest`.
 pub(super) fn short_image(reference: &str) -> String {
@@ -22,8 +22,8 @@ pub(super) fn short_image(reference: &str) -> String {
         _ => last,
     };
     match digest {
-        Some(digest) => middle_out(&format!("{last}@{digest}"), MOST_SHORT),
-        None => middle_out(last, MOST_SHORT),
+        Some(digest) => shorten_middle(&format!("{last}@{digest}"), MAX_SHORT_CHARS),
+        None => shorten_middle(last, MAX_SHORT_CHARS),
     }
 }
 
@@ -34,7 +34,7 @@ pub(super) fn without_transport(reference: &str) -> &str {
 
 /// Shortens text to at most `most` characters. The middle is left out, because both the beginning and the
 /// end of a name distinguish it.
-pub(super) fn middle_out(text: &str, most: usize) -> String {
+pub(super) fn shorten_middle(text: &str, most: usize) -> String {
     let length = text.chars().count();
     if length <= most {
         return text.to_owned();
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_out_is_in_the_middle() {
+    fn long_text_is_shortened_in_the_middle() {
         let table = [
             ("abcdef", 6, "abcdef"),
             ("abcdef", 5, "ab…ef"),
@@ -122,7 +122,7 @@ mod tests {
             ("\u{e9}\u{e9}\u{e9}\u{e9}", 3, "\u{e9}…\u{e9}"),
         ];
         for (text, most, expected) in table {
-            assert_eq!(middle_out(text, most), expected);
+            assert_eq!(shorten_middle(text, most), expected);
         }
     }
 }

@@ -9,7 +9,7 @@ use super::throughput::Throughput;
 #[derive(Debug)]
 pub(super) struct Picture {
     /// The images that were asked for, in the order in which they were first mentioned: at most
-    /// [`MOST_NAMES`](super::model::MOST_NAMES) of them.
+    /// [`MAX_NAMES`](super::model::MAX_NAMES) of them.
     pub(super) images: Vec<Image>,
     pub(super) proxies: Vec<Proxy>,
     /// The spans, by proxy, lane and time.
@@ -172,7 +172,7 @@ pub(super) enum Phase {
 }
 
 impl Span {
-    pub(super) fn took(&self) -> Duration {
+    pub(super) fn length(&self) -> Duration {
         self.end.saturating_sub(self.begin)
     }
 

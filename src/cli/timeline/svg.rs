@@ -8,7 +8,7 @@ use super::geometry::{
     ABOVE_FAILURE, CHART, Geometry, Group, LEFT, RIGHT, WIDTH, text_width, to_f64,
 };
 use super::join::join_below;
-use super::names::{middle_out, of_span};
+use super::names::{of_span, shorten_middle};
 use super::picture::{Outcome, Phase, Picture, Span, What};
 use super::scale::{duration, rate, rate_ticks, time_ticks};
 use super::style::{CSS, PATTERNS, class, legend};
@@ -100,7 +100,11 @@ impl Drawing<'_> {
         label(f, ("ls-title", 16.0, 28.0), &title)?;
         let mut y = 49.0;
         if let Some(failure) = text::failure(self.picture) {
-            label(f, ("ls-totals ls-bad", 16.0, y), &middle_out(&failure, 120))?;
+            label(
+                f,
+                ("ls-totals ls-bad", 16.0, y),
+                &shorten_middle(&failure, 120),
+            )?;
             y += ABOVE_FAILURE;
         }
         label(
@@ -291,9 +295,9 @@ impl Drawing<'_> {
     fn slowest(&self) -> Vec<&Span> {
         let layers = self.picture.spans.iter();
         let layers = layers.filter(|span| matches!(span.what, What::Layer { .. }));
-        let mut took: Vec<Duration> = layers.map(Span::took).collect();
-        took.sort_unstable();
-        let median = took.get(took.len() / 2).copied().unwrap_or_default();
+        let mut lengths: Vec<Duration> = layers.map(Span::length).collect();
+        lengths.sort_unstable();
+        let median = lengths.get(lengths.len() / 2).copied().unwrap_or_default();
         let shown = self
             .picture
             .slowest
@@ -301,7 +305,7 @@ impl Drawing<'_> {
             .filter(|span| span.lane.is_some());
         let numbered = shown.take(MARKED).enumerate();
         let stand_out = numbered
-            .filter(|(number, span)| *number == 0 || span.took() > median.mul_f64(STANDS_OUT));
+            .filter(|(number, span)| *number == 0 || span.length() > median.mul_f64(STANDS_OUT));
         stand_out.map(|(_, span)| span).collect()
     }
 
@@ -354,11 +358,11 @@ fn in_one_line(span: &Span, several_images: bool) -> String {
         What::Layer { size, .. } => format!(", {}", bytes(size)),
         _ => String::new(),
     };
-    let (took, phases) = (duration(span.took()), text::phases(span));
-    let text = format!("{name}{size}: {took} ({phases})");
+    let (length, phases) = (duration(span.length()), text::phases(span));
+    let text = format!("{name}{size}: {length} ({phases})");
     match text::reason(span) {
         Some(reason) => {
-            let reason = middle_out(&text::short_reason(reason), 80);
+            let reason = shorten_middle(&text::short_reason(reason), 80);
             format!("{text}, failed: {reason}")
         }
         None => text,

@@ -188,7 +188,7 @@ fn pictures_are_well_formed_and_everything_is_within_them() {
 }
 
 #[test]
-fn every_blob_has_a_span_with_what_is_known_of_it() {
+fn every_blob_has_a_span_with_its_details() {
     let picture = pull(24, 24, 16, "docker://quay.io/a/b/c:");
     let html = render(&picture, Format::Html, Duration::ZERO).expect("a page");
     let xml = parsed(&html);
@@ -210,7 +210,7 @@ fn every_blob_has_a_span_with_what_is_known_of_it() {
 }
 
 #[test]
-fn a_span_that_is_too_thin_is_joined_with_others_and_the_file_stays_small() {
+fn thin_spans_are_joined_so_that_the_file_stays_small() {
     let picture = pull(1, 10_000, 2, "docker://h/a:");
     assert!(picture.spans.len() > 10_000);
     let svg = render(&picture, Format::Svg, Duration::ZERO).expect("a picture");
@@ -244,7 +244,7 @@ fn assert_harmless(what: &str, text: &str) {
 }
 
 #[test]
-fn pictures_and_pages_need_nothing_else_and_names_are_only_text() {
+fn pictures_and_pages_load_nothing_and_escape_names() {
     for (what, picture) in pulls() {
         for format in [Format::Svg, Format::Html] {
             let text = render(&picture, format, Duration::ZERO).expect(what);
@@ -303,7 +303,7 @@ fn a_trace_has_each_blob_and_its_phases_within_it() {
 }
 
 #[test]
-fn what_went_wrong_is_in_the_legend_and_what_did_not_is_not() {
+fn the_legend_names_only_failures_that_occurred() {
     let names =
         |picture: &Picture| -> Vec<_> { style::legend(picture).map(|entry| entry.name).collect() };
     let usual = [

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::names::{middle_out, of_span, with_short_digests, without_transport};
+use super::names::{of_span, shorten_middle, with_short_digests, without_transport};
 use super::picture::{Outcome, Phase, Picture, Proxy, Span, Totals, What};
 use super::scale::{duration, rate};
 use crate::cli::format::{bytes, counted, short};
@@ -16,10 +16,10 @@ pub(super) fn title(picture: &Picture) -> String {
     let count = picture.totals.images;
     match (names.next(), count) {
         (None, _) => "A pull of which no image was opened".into(),
-        (Some(name), 0 | 1) => middle_out(name, 90),
+        (Some(name), 0 | 1) => shorten_middle(name, 90),
         (Some(name), count) => {
             let others = counted(count - 1, "other");
-            format!("{count} images: {} and {others}", middle_out(name, 60))
+            format!("{count} images: {} and {others}", shorten_middle(name, 60))
         }
     }
 }
@@ -144,7 +144,7 @@ pub(super) fn of_span_in_full(span: &Span, several_images: bool) -> Vec<String> 
         "{} to {}: {}",
         duration(span.begin),
         duration(span.end),
-        duration(span.took())
+        duration(span.length())
     ));
     if matches!(span.what, What::Layer { .. }) {
         lines.push(phases(span));
@@ -181,14 +181,14 @@ pub(super) fn phases(span: &Span) -> String {
             Phase::Store => "store",
             Phase::Several => "together",
         };
-        let took = end.saturating_sub(begin);
+        let length = end.saturating_sub(begin);
         match sums.iter_mut().find(|(known, _)| *known == name) {
-            Some((_, sum)) => *sum += took,
-            None => sums.push((name, took)),
+            Some((_, sum)) => *sum += length,
+            None => sums.push((name, length)),
         }
     }
     let texts = sums.iter();
-    let texts = texts.map(|(name, took)| format!("{name} {}", duration(*took)));
+    let texts = texts.map(|(name, length)| format!("{name} {}", duration(*length)));
     texts.collect::<Vec<_>>().join(", ")
 }
 

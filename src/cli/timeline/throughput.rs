@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// The highest number of buckets. When more are needed, neighbours are merged in pairs.
-const MOST_BUCKETS: usize = 2048;
+const MAX_BUCKETS: usize = 2048;
 
 /// The width of a bucket at the beginning. 2,048 of them are 10 s.
 const FIRST_WIDTH: Duration = Duration::from_millis(5);
@@ -26,7 +26,7 @@ impl Throughput {
     /// Counts bytes that arrived at this time.
     pub(super) fn add(&mut self, at: Duration, bytes: u64) {
         let mut index = self.index(at);
-        while index >= MOST_BUCKETS {
+        while index >= MAX_BUCKETS {
             self.widen();
             index = self.index(at);
         }
@@ -100,10 +100,10 @@ mod tests {
         for at in 0..100_000 {
             throughput.add(ms(10 * at), 7);
         }
-        assert!(throughput.buckets.len() <= MOST_BUCKETS);
+        assert!(throughput.buckets.len() <= MAX_BUCKETS);
         assert_eq!(throughput.buckets.iter().sum::<u64>(), 700_000);
         throughput.add(Duration::MAX, 1);
-        assert!(throughput.buckets.len() <= MOST_BUCKETS);
+        assert!(throughput.buckets.len() <= MAX_BUCKETS);
         assert_eq!(throughput.buckets.iter().sum::<u64>(), 700_001);
     }
 }

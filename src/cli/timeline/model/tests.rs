@@ -75,7 +75,7 @@ fn a_blob_has_the_phases_that_it_went_through() {
 }
 
 #[test]
-fn blobs_at_the_same_time_have_lanes_of_their_own_and_later_ones_reuse_them() {
+fn concurrent_blobs_have_separate_lanes_which_later_blobs_reuse() {
     let mut model = opened();
     for (at, digest) in [(40, "a"), (41, "b")] {
         model.blob_requested(ms(at), 0, &layer(0, digest));
@@ -104,7 +104,7 @@ fn blobs_at_the_same_time_have_lanes_of_their_own_and_later_ones_reuse_them() {
 }
 
 #[test]
-fn a_stall_is_told_apart_and_so_is_the_try_that_it_ended() {
+fn a_stall_and_the_try_that_it_ended_are_distinguished() {
     let mut model = opened();
     model.blob_requested(ms(40), 0, &layer(3, "a"));
     model.blob_answered(ms(50), "a");
@@ -136,7 +136,7 @@ fn a_stall_is_told_apart_and_so_is_the_try_that_it_ended() {
 }
 
 #[test]
-fn byte_counts_that_are_left_out_change_no_total() {
+fn missing_byte_counts_change_no_total() {
     let mut model = opened();
     model.blob_requested(ms(40), 0, &layer(0, "a"));
     model.blob_answered(ms(50), "a");
@@ -150,7 +150,7 @@ fn byte_counts_that_are_left_out_change_no_total() {
 }
 
 #[test]
-fn what_a_proxy_was_doing_ends_with_it() {
+fn spans_end_with_their_proxy() {
     let mut model = opened();
     model.blob_requested(ms(40), 0, &layer(0, "a"));
     model.document_requested(ms(41), 0, (0, IMAGE), Document::Config);
@@ -169,7 +169,7 @@ fn what_a_proxy_was_doing_ends_with_it() {
 }
 
 #[test]
-fn a_blob_that_is_asked_for_elsewhere_is_not_at_two_places() {
+fn a_blob_has_one_running_span_when_another_proxy_is_asked_for_it() {
     let mut model = opened();
     model.blob_requested(ms(40), 0, &layer(0, "a"));
     fetch(&mut model, 50, 1, 0, "a");
@@ -207,7 +207,7 @@ fn an_image_that_fails_is_named_with_its_reason() {
 }
 
 #[test]
-fn an_index_is_pulled_as_one_and_its_images_are_opened_one_by_one() {
+fn an_index_is_one_pull_of_images_that_are_opened_separately() {
     let mut model = Model::new();
     for image in 0..3 {
         model.image_opened(ms(10), image, &format!("{IMAGE}@{image}"));
@@ -223,7 +223,7 @@ fn an_index_is_pulled_as_one_and_its_images_are_opened_one_by_one() {
 }
 
 #[test]
-fn a_pull_is_complete_only_if_all_that_was_asked_for_has_come() {
+fn a_pull_is_complete_only_with_all_requested_images_and_blobs() {
     let stop = |model: &mut Model, step: usize| match step {
         // A proxy that is not needed has an unfinished request. The pull is complete nevertheless.
         0 => {
@@ -250,30 +250,30 @@ fn a_pull_is_complete_only_if_all_that_was_asked_for_has_come() {
 }
 
 #[test]
-fn a_pull_of_nothing_is_a_picture_too() {
+fn an_empty_pull_has_a_picture() {
     let picture = Model::new().finish(ms(0));
     assert!(picture.spans.is_empty() && picture.proxies.is_empty());
     assert!(!picture.totals.is_complete());
 }
 
 #[test]
-fn memory_is_bounded_and_what_is_joined_or_left_out_is_counted() {
+fn memory_is_bounded_and_joined_or_omitted_spans_are_counted() {
     let mut model = opened();
-    let blobs = 3 * MOST_SPANS;
+    let blobs = 3 * MAX_SPANS;
     for number in 0..blobs {
         let begin = 40 + 40 * number as u64;
         fetch(&mut model, begin, number % 3, number, &number.to_string());
-        assert!(model.spans.len() <= MOST_SPANS);
+        assert!(model.spans.len() <= MAX_SPANS);
     }
     // More proxies than have lanes, and more blobs at once than a proxy has lanes.
-    for proxy in 0..MOST_PROXIES + 10 {
+    for proxy in 0..MAX_PROXIES + 10 {
         model.proxy_started(ms(10_000_000), proxy);
     }
-    for number in 0..MOST_LANES + 5 {
+    for number in 0..MAX_LANES + 5 {
         let digest = format!("more {number}");
         model.blob_requested(ms(10_000_001), 1, &layer(number, &digest));
     }
-    fetch(&mut model, 10_000_010, MOST_PROXIES + 3, 0, "unseen");
+    fetch(&mut model, 10_000_010, MAX_PROXIES + 3, 0, "unseen");
     let picture = model.finish(ms(11_000_000));
     let counted: usize = picture
         .spans
@@ -283,16 +283,16 @@ fn memory_is_bounded_and_what_is_joined_or_left_out_is_counted() {
             _ => 1,
         })
         .sum();
-    assert_eq!(counted, 1 + blobs + MOST_LANES);
+    assert_eq!(counted, 1 + blobs + MAX_LANES);
     assert_eq!((picture.left_out.proxies, picture.left_out.spans), (10, 6));
     assert!(picture.left_out.joined_below > Duration::ZERO);
     assert_eq!(picture.totals.fetched, blobs + 1);
-    assert_eq!(picture.totals.proxies, MOST_PROXIES + 10);
+    assert_eq!(picture.totals.proxies, MAX_PROXIES + 10);
     assert_eq!((picture.slowest.len(), picture.images.len()), (SLOWEST, 1));
 }
 
 #[test]
-fn a_reason_without_end_is_shortened() {
+fn a_long_reason_is_shortened() {
     let mut model = opened();
     model.blob_requested(ms(40), 0, &layer(0, "a"));
     model.blob_failed(ms(50), "a", &"\u{e9}".repeat(100_000), None);
@@ -300,5 +300,5 @@ fn a_reason_without_end_is_shortened() {
     let Outcome::Failed { reason, .. } = &picture.failures[0].outcome else {
         panic!("{picture:?}");
     };
-    assert_eq!(reason.chars().count(), MOST_REASON + 1);
+    assert_eq!(reason.chars().count(), MAX_REASON_CHARS + 1);
 }
