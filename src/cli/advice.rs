@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn the_names_of_a_layout_are_listed_if_the_wanted_one_is_none_of_them() {
+    fn the_names_of_a_layout_are_listed_if_the_wanted_one_is_missing() {
         let table = [
             (
                 "oci:d",

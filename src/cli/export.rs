@@ -140,7 +140,7 @@ impl Target {
             Self::File { place, workplace } => {
                 let made = workplace.path().join("made");
                 let mut file = File::create_new(&made)?;
-                place.keep_permissions(&file)?;
+                place.copy_permissions(&file)?;
                 files.write(&mut file, stop)?;
                 file.sync_all()?;
                 fs::rename(&made, place.path())?;

@@ -135,7 +135,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bytes_with_one_digit() {
+    fn bytes_are_shown_with_one_digit() {
         let table = [
             (0, "0 B"),
             (999, "999 B"),
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn of_many_things_the_first_ones_are_listed() {
+    fn only_the_first_things_are_listed() {
         let things = ["a", "b", "c"].map(str::to_owned);
         assert_eq!(listed(&things, 3), "a, b, c");
         assert_eq!(listed(&things, 2), "a, b and 1 more");
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_have_no_numbers_of_errors() {
+    fn messages_contain_no_error_numbers() {
         let table = [
             ("a: No such file (os error 2)", "a: No such file"),
             ("a (os error 2): b (os error 13)!", "a: b!"),
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn json_has_nothing_that_controls_a_terminal() {
+    fn json_lines_contain_no_control_characters() {
         let text = "\x1b\x7f\u{9b}\u{e9}\u{202e}\u{2028}\u{1f600}";
         let json = json_line(&text).expect("a string");
         assert_eq!(

@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_full_disk_is_told_what_is_missing() {
+    fn the_advice_says_how_many_bytes_are_missing() {
         let table = [
             (
                 15_700_000,
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_is_not_there_yet_will_be_on_the_disk_of_its_parent() {
+    fn a_missing_folder_has_the_free_bytes_of_its_parent() {
         let folder = tempfile::tempdir().expect("a folder");
         let free = free_bytes(folder.path()).expect("a number");
         assert!(free > 0);

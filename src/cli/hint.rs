@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_registry_does_not_have_can_be_listed() {
+    fn a_missing_tag_comes_with_the_command_that_lists_tags() {
         let table = [
             (
                 "opening",

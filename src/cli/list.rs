@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_in_a_list_is_told_with_its_line() {
+    fn errors_in_a_list_name_the_line() {
         for wrong in [
             "a.b/c",
             "docker://a platform=x",

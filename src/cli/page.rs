@@ -6,7 +6,7 @@ use longshore::printable;
 const COLUMNS: usize = 80;
 
 /// The width of the names and the space after them. A sha256 digest, which has 71 characters, fits beside them.
-const NAMES: usize = 9;
+const NAME_COLUMNS: usize = 9;
 
 /// A page: lines of a name and a value, and tables.
 #[derive(Debug, Default)]
@@ -21,7 +21,10 @@ impl Page {
     /// Adds a value, on as many lines as it needs.
     pub(crate) fn text(&mut self, name: &str, value: &str) {
         let value = printable(value);
-        for (number, part) in wrapped(&value, COLUMNS - NAMES).into_iter().enumerate() {
+        for (number, part) in wrapped(&value, COLUMNS - NAME_COLUMNS)
+            .into_iter()
+            .enumerate()
+        {
             let name = if number == 0 { name } else { "" };
             self.line(&format!("{name:<8} {part}"));
         }

@@ -54,7 +54,7 @@ impl Place {
     }
 
     /// Gives a new file the permissions of the file that it will replace, if there is one.
-    pub(super) fn keep_permissions(&self, new: &File) -> io::Result<()> {
+    pub(super) fn copy_permissions(&self, new: &File) -> io::Result<()> {
         match fs::metadata(&self.path) {
             Ok(replaced) => new.set_permissions(replaced.permissions()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -126,7 +126,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_new_name_a_file_or_an_empty_folder_is_a_place() {
+    fn new_names_files_and_empty_folders_are_accepted() {
         let all = tempfile::tempdir().expect("a folder");
         let real = fs::canonicalize(all.path()).expect("it is there");
         let at = |name: &str| all.path().join(name);
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_else_is_there_is_no_place() {
+    fn anything_else_is_refused() {
         let all = tempfile::tempdir().expect("a folder");
         let at = |name: &str| all.path().join(name);
         fs::write(at("file"), "old").expect("a file");
@@ -181,14 +181,14 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_replaced_passes_its_permissions_on() {
+    fn a_new_file_gets_the_permissions_of_the_replaced_one() {
         let all = tempfile::tempdir().expect("a folder");
         let old = all.path().join("old");
         fs::write(&old, "old").expect("a file");
         fs::set_permissions(&old, fs::Permissions::from_mode(0o640)).expect("permissions");
         let new = File::create(all.path().join("new")).expect("a file");
         let place = Place::of(&old, Form::Archive).expect("a place");
-        place.keep_permissions(&new).expect("permissions");
+        place.copy_permissions(&new).expect("permissions");
         let mode = new.metadata().expect("looked").permissions().mode();
         assert_eq!(mode & 0o777, 0o640);
     }

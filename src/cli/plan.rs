@@ -325,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_that_can_not_be_are_no_panic() {
+    fn impossible_sizes_do_not_overflow() {
         let all = [found('a', u64::MAX, false), found('b', u64::MAX, true)];
         let sum = Sum::of(&all);
         assert_eq!((sum.bytes, sum.present_bytes), (u64::MAX, u64::MAX));

@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ignored_signals_as_proc_tells_them() {
+    fn ignored_signals_are_read_from_proc() {
         let status = "SigBlk:\t0000000000000000\nSigIgn:\t0000000000001001\nSigCgt:\t00\n";
         assert_eq!(ignored(status), 0x1001);
         assert_eq!(ignored("nothing of it"), 0);

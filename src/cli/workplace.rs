@@ -21,7 +21,7 @@ const PREFIX: &str = ".longshore-new-";
 const LOCK: &str = "lock";
 
 /// A folder of another host that has not changed for this long belongs to no running process. Its lock may not be seen here.
-const ABANDONED: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+const ABANDONED_AFTER: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
 /// How often to try to remove a folder, and the wait in between. A thread may still be creating a file in it.
 const REMOVALS: (u32, Duration) = (200, Duration::from_millis(5));
@@ -100,7 +100,7 @@ fn lock_new(folder: &Path) -> io::Result<Option<Flock<File>>> {
         Ok(found) if (found.dev(), found.ino()) == (ours.dev(), ours.ino()) => {}
         _ => return Ok(None),
     }
-    lock.write_all(here().as_bytes())?;
+    lock.write_all(current_boot_id().as_bytes())?;
     Ok(Some(lock))
 }
 
@@ -114,7 +114,7 @@ fn try_lock(file: File) -> io::Result<Option<Flock<File>>> {
 }
 
 /// The boot id of this host. Processes with the same boot id see each other's locks.
-fn here() -> String {
+fn current_boot_id() -> String {
     fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default()
 }
 
@@ -174,8 +174,8 @@ fn sweep_one(folder: &Path) -> io::Result<bool> {
     let mut boot_id = String::new();
     (&*lock).take(1024).read_to_string(&mut boot_id)?;
     // The file is empty if the process was killed before it wrote its boot id.
-    let is_here = boot_id.is_empty() || boot_id == here();
-    if !is_here && age < ABANDONED {
+    let is_of_this_host = boot_id.is_empty() || boot_id == current_boot_id();
+    if !is_of_this_host && age < ABANDONED_AFTER {
         return Ok(false);
     }
     fs::remove_dir_all(folder).map(|()| true)
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn a_workplace_is_gone_with_everything_in_it() {
+    fn a_dropped_workplace_is_removed_with_its_contents() {
         let folder = tempfile::tempdir().expect("a folder");
         let workplace = Workplace::in_folder(folder.path()).expect("a workplace");
         let other = Workplace::in_folder(folder.path()).expect("another one");
@@ -227,10 +227,10 @@ mod tests {
     }
 
     #[test]
-    fn what_a_dead_process_left_is_swept_and_the_living_are_spared() {
+    fn folders_of_dead_processes_are_swept_and_those_of_living_ones_are_kept() {
         let folder = tempfile::tempdir().expect("a folder");
         let living = Workplace::in_folder(folder.path()).expect("a workplace");
-        for boot_id in [Some(&*here()), Some(""), None] {
+        for boot_id in [Some(&*current_boot_id()), Some(""), None] {
             let dead = dead(folder.path(), boot_id);
             drop(Workplace::in_folder(folder.path()).expect("a workplace"));
             assert!(!dead.exists(), "{boot_id:?}");
@@ -243,12 +243,12 @@ mod tests {
     }
 
     #[test]
-    fn a_staging_folder_of_another_host_is_swept_when_it_is_old() {
+    fn old_folders_of_other_hosts_are_swept() {
         let folder = tempfile::tempdir().expect("a folder");
         let other = dead(folder.path(), Some("another host"));
         sweep(folder.path());
         assert!(other.exists());
-        let long_ago = SystemTime::now() - 2 * ABANDONED;
+        let long_ago = SystemTime::now() - 2 * ABANDONED_AFTER;
         let lock = File::options().write(true).open(other.join(LOCK));
         lock.expect("a file").set_modified(long_ago).expect("older");
         sweep(folder.path());
@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn sweeping_takes_nothing_that_is_no_workplace() {
+    fn other_folders_are_not_swept() {
         let folder = tempfile::tempdir().expect("a folder");
         let others = ["1", "1-", "1-x", "-1", "1-2-3"].map(|rest| format!("{PREFIX}{rest}"));
         for name in &others {
@@ -273,7 +273,7 @@ mod tests {
 
     #[test]
     #[ignore = "needs root"]
-    fn the_folder_of_somebody_else_is_left() {
+    fn folders_of_other_users_are_not_swept() {
         let folder = tempfile::tempdir().expect("a folder");
         let other = dead(folder.path(), None);
         std::os::unix::fs::chown(&other, Some(54321), None).expect("given away");

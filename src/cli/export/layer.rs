@@ -100,15 +100,16 @@ impl Contents {
         budget: &Budget,
     ) -> io::Result<Self> {
         let digest = layer.descriptor.digest().to_string();
-        let file = tempfile::tempfile_in(folder).map_err(|error| cant_keep(folder, &error))?;
-        let keeping = Keeping {
+        let file =
+            tempfile::tempfile_in(folder).map_err(|error| cant_write_temporary(folder, &error))?;
+        let reader = CopyingReader {
             input,
             file: BufWriter::with_capacity(BUFFER_BYTES, &file),
             buffer: vec![0; BUFFER_BYTES],
             folder,
             position: 0,
         };
-        let entries = entries(keeping, budget).map_err(|error| match error.get_ref() {
+        let entries = entries(reader, budget).map_err(|error| match error.get_ref() {
             Some(wrong) if wrong.is::<Wrong>() => invalid(format!("layer {digest}: {error}")),
             // The errors of the blob and of the disk say what they are about.
             _ => error,
@@ -131,7 +132,7 @@ pub(super) fn invalid(reason: impl Display) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, wrong)
 }
 
-fn cant_keep(folder: &Path, error: &io::Error) -> io::Error {
+fn cant_write_temporary(folder: &Path, error: &io::Error) -> io::Error {
     let reason = format!(
         "can't write a temporary file in {}: {error}",
         folder.display()
@@ -140,7 +141,7 @@ fn cant_keep(folder: &Path, error: &io::Error) -> io::Error {
 }
 
 /// An archive that is read, and written into a file at the same time.
-struct Keeping<'a, R> {
+struct CopyingReader<'a, R> {
     input: R,
     file: BufWriter<&'a File>,
     buffer: Vec<u8>,
@@ -149,7 +150,7 @@ struct Keeping<'a, R> {
     position: u64,
 }
 
-impl<R: Read> Keeping<'_, R> {
+impl<R: Read> CopyingReader<'_, R> {
     /// Reads the next block. `None` at the end of the input.
     fn block(&mut self) -> io::Result<Option<[u8; BLOCK]>> {
         let mut block = [0; BLOCK];
@@ -163,12 +164,12 @@ impl<R: Read> Keeping<'_, R> {
                 Err(error) => return Err(error),
             }
         }
-        self.keep(&block)?;
+        self.write(&block)?;
         Ok(Some(block))
     }
 
     /// Reads this many bytes, up to the end of their last block.
-    fn pass(&mut self, bytes: u64) -> io::Result<()> {
+    fn copy_blocks(&mut self, bytes: u64) -> io::Result<()> {
         let end = bytes.checked_next_multiple_of(BLOCK as u64);
         let mut left = end.ok_or_else(|| invalid("an entry has an impossible size"))?;
         let mut buffer = std::mem::take(&mut self.buffer);
@@ -180,7 +181,7 @@ impl<R: Read> Keeping<'_, R> {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => return Err(error),
             };
-            self.keep(&buffer[..count])?;
+            self.write(&buffer[..count])?;
             left -= count as u64;
         }
         self.buffer = buffer;
@@ -201,9 +202,9 @@ impl<R: Read> Keeping<'_, R> {
         Ok(extension)
     }
 
-    fn keep(&mut self, bytes: &[u8]) -> io::Result<()> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         let kept = self.file.write_all(bytes);
-        kept.map_err(|error| cant_keep(self.folder, &error))?;
+        kept.map_err(|error| cant_write_temporary(self.folder, &error))?;
         self.position += bytes.len() as u64;
         Ok(())
     }
@@ -219,7 +220,7 @@ struct Extended {
 }
 
 /// Reads all entries, up to the end of the archive.
-fn entries(mut archive: Keeping<'_, impl Read>, budget: &Budget) -> io::Result<Vec<Entry>> {
+fn entries(mut archive: CopyingReader<'_, impl Read>, budget: &Budget) -> io::Result<Vec<Entry>> {
     let mut entries = Vec::new();
     let mut extended = Extended::default();
     loop {
@@ -242,7 +243,7 @@ fn entries(mut archive: Keeping<'_, impl Read>, budget: &Budget) -> io::Result<V
                 extended.pax = archive.extension(size)?;
             }
             // What it says about all files is about none of them.
-            b'g' => archive.pass(size)?,
+            b'g' => archive.copy_blocks(size)?,
             _ => {
                 let entry = entry(header, at, size, std::mem::take(&mut extended))?;
                 let link = match &entry.kind {
@@ -250,13 +251,13 @@ fn entries(mut archive: Keeping<'_, impl Read>, budget: &Budget) -> io::Result<V
                     Kind::Folder | Kind::File | Kind::Special => 0,
                 };
                 budget.take(ENTRY_BYTES + 2 * entry.path.len() + 2 * link)?;
-                archive.pass(entry.at.size)?;
+                archive.copy_blocks(entry.at.size)?;
                 entries.push(entry);
             }
         }
     }
     let flushed = archive.file.flush();
-    flushed.map_err(|error| cant_keep(archive.folder, &error))?;
+    flushed.map_err(|error| cant_write_temporary(archive.folder, &error))?;
     Ok(entries)
 }
 
@@ -420,7 +421,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_archive_is_an_error_with_the_layer() {
+    fn errors_in_an_archive_name_the_layer() {
         let whole = archive();
         let mut damaged = whole.clone();
         damaged[0] ^= 1;
@@ -448,7 +449,7 @@ mod tests {
     }
 
     #[test]
-    fn there_is_a_limit_for_what_is_held() {
+    fn held_memory_is_limited() {
         let budget = Budget(AtomicUsize::new(3 * ENTRY_BYTES));
         let error = read_within(&archive(), &budget).expect_err("too many");
         assert!(error.to_string().contains("more entries"), "{error}");
@@ -461,7 +462,7 @@ mod tests {
     proptest! {
         /// An archive with some bytes changed is read, or is an error.
         #[test]
-        fn a_damaged_archive_is_no_panic(changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..20)) {
+        fn a_damaged_archive_causes_no_panic(changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..20)) {
             let mut bytes = archive();
             for (at, byte) in changes {
                 let length = bytes.len();

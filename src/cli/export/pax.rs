@@ -51,7 +51,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_record_is_an_error() {
+    fn damaged_records_are_errors() {
         for damaged in [
             &b"x"[..],
             b"5 a=b",

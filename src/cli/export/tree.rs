@@ -25,10 +25,10 @@ const META: &[u8] = b".wh..wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
 
 /// How deep folders may be nested. Whiteouts are applied by recursion.
-const DEEPEST: usize = 512;
+const MAX_DEPTH: usize = 512;
 
 /// How many symbolic links a path may lead over, as in Linux.
-const MOST_LINKS: u32 = 40;
+const MAX_LINKS: u32 = 40;
 
 /// The number of the root folder among the nodes.
 const ROOT: usize = 0;
@@ -236,7 +236,7 @@ impl Tree {
                         };
                     };
                     links += 1;
-                    if links > MOST_LINKS {
+                    if links > MAX_LINKS {
                         return Err("its path leads over too many symbolic links".into());
                     }
                     if target.starts_with(b"/") {
@@ -245,7 +245,7 @@ impl Tree {
                     left.extend(names_in(target).rev().map(<[u8]>::to_vec));
                 }
             }
-            if here.len() > DEEPEST || left.len() > DEEPEST {
+            if here.len() > MAX_DEPTH || left.len() > MAX_DEPTH {
                 return Err("its folders are nested too deeply".into());
             }
         }
@@ -408,9 +408,9 @@ fn cleaned(path: &[u8]) -> Vec<&[u8]> {
 
 /// A path for people. It is shortened if it is long.
 fn shown(path: &[u8]) -> String {
-    const MOST: usize = 200;
+    const MAX_CHARS: usize = 200;
     let text = String::from_utf8_lossy(path);
-    let short: String = text.chars().take(MOST).collect();
+    let short: String = text.chars().take(MAX_CHARS).collect();
     let dots = if short.len() < text.len() { "..." } else { "" };
     printable(&(short + dots))
 }

@@ -92,7 +92,7 @@ impl Whole {
             Form::Layout => return Ok(()),
             Form::Archive => {
                 let file = File::create_new(&made)?;
-                self.place.keep_permissions(&file)?;
+                self.place.copy_permissions(&file)?;
                 archive::write(&layout, &file, stop)?;
                 file.sync_all()?;
             }

@@ -163,8 +163,8 @@ fn symbolic_links_in_a_path_are_followed_within_the_image() {
 }
 
 #[test]
-fn what_can_not_be_applied_is_named() {
-    let deep = "d/".repeat(DEEPEST + 1);
+fn errors_name_the_entry() {
+    let deep = "d/".repeat(MAX_DEPTH + 1);
     let table: &[(&[&[&str]], &str)] = &[
         (&[&["f", "f/x"]], "f/x: f in its path is no folder"),
         (
