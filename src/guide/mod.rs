@@ -3,7 +3,7 @@
 //! | guide | after reading it, you can |
 //! | --- | --- |
 //! | [`embedding`] | fetch images from a server or a command, some of their layers, into a store of your own |
-//! | [`coming_over`] | use this crate instead of `containers-image-proxy`, at first by changing one line |
+//! | [`migration`] | use this crate instead of `containers-image-proxy`, at first by changing one line |
 //! | [`credentials_and_policy`] | log in, keep secrets secret, and accept only signed images |
 //! | [`many_images`] | pull lists and all platforms of an image, and keep a mirror up to date |
 //! | [`message_passing`] | build an actor that owns a socket, and say why it is correct |
@@ -13,12 +13,12 @@
 //!
 //! Excerpts of the code of this crate name their file. A test compares each of them with that file.
 
-pub mod coming_over;
 pub mod credentials_and_policy;
 pub mod embedding;
 pub mod fleet;
 pub mod many_images;
 pub mod message_passing;
+pub mod migration;
 pub mod operating;
 pub mod tuning;
 
@@ -27,8 +27,8 @@ mod tests {
     use std::fs;
     use std::path::Path;
 
-    /// The end of the line before an excerpt, after the name of the file.
-    const QUOTED: &str = "`:";
+    /// The end of the line before an excerpt. It follows the name of the file.
+    const END_OF_FILE_NAME: &str = "`:";
 
     /// Returns the file and the lines of each excerpt of a guide. The line before an excerpt ends with the file's path
     /// in backticks and a colon. An empty line follows it.
@@ -39,7 +39,7 @@ mod tests {
             .collect();
         let mut found = Vec::new();
         for (at, line) in lines.iter().enumerate() {
-            let Some(named) = line.strip_suffix(QUOTED) else {
+            let Some(named) = line.strip_suffix(END_OF_FILE_NAME) else {
                 continue;
             };
             let file = named.rsplit('`').next().unwrap_or_default();
