@@ -23,7 +23,7 @@ const TAIL_BYTES: u64 = 64 * 1024;
 #[derive(Debug)]
 pub(crate) enum Verdict {
     /// The result of the verification, after all bytes were read or the transfer failed.
-    Judged(longshore::Result<()>),
+    Complete(longshore::Result<()>),
     /// The reader was dropped after `read` bytes, with more than [`TAIL_BYTES`] to come.
     Abandoned { read: u64 },
 }
@@ -38,28 +38,28 @@ pub(crate) struct Reader {
     /// How many bytes are still to be read.
     left: u64,
     size: u64,
-    verdict: Option<oneshot::Sender<Verdict>>,
+    verdict_tx: Option<oneshot::Sender<Verdict>>,
     runtime: Handle,
 }
 
 /// Splits a blob of this size. Must be called within a tokio runtime.
 pub(crate) fn split(blob: Blob, size: u64) -> (Reader, oneshot::Receiver<Verdict>) {
-    let (verdict, judged) = oneshot::channel();
+    let (verdict_tx, verdict) = oneshot::channel();
     let mut reader = Reader {
         blob: Some(Box::new(blob)),
         left: size,
         size,
-        verdict: Some(verdict),
+        verdict_tx: Some(verdict_tx),
         runtime: Handle::current(),
     };
     // A blob of 0 bytes has been read already.
-    reader.took(0);
-    (reader, judged)
+    reader.count_read(0);
+    (reader, verdict)
 }
 
 impl Reader {
     /// Counts bytes that the caller has received.
-    fn took(&mut self, bytes: u64) {
+    fn count_read(&mut self, bytes: u64) {
         self.left = self.left.saturating_sub(bytes);
         if self.left == 0 {
             self.finish();
@@ -68,10 +68,10 @@ impl Reader {
 
     /// Reads and verifies what is left, in a task of its own, so that neither half has to be polled for the other to end.
     fn finish(&mut self) {
-        if let (Some(blob), Some(verdict)) = (self.blob.take(), self.verdict.take()) {
+        if let (Some(blob), Some(verdict_tx)) = (self.blob.take(), self.verdict_tx.take()) {
             self.runtime.spawn(async move {
                 // The driver may have been dropped.
-                let _ = verdict.send(Verdict::Judged(blob.finish().await));
+                let _ = verdict_tx.send(Verdict::Complete(blob.finish().await));
             });
         }
     }
@@ -80,8 +80,8 @@ impl Reader {
     fn fail(&mut self, error: io::Error) {
         self.blob = None;
         let error = error.downcast().unwrap_or_else(longshore::Error::handler);
-        if let Some(verdict) = self.verdict.take() {
-            let _ = verdict.send(Verdict::Judged(Err(error)));
+        if let Some(verdict_tx) = self.verdict_tx.take() {
+            let _ = verdict_tx.send(Verdict::Complete(Err(error)));
         }
     }
 }
@@ -98,7 +98,7 @@ impl AsyncRead for Reader {
         };
         let before = out.filled().len();
         match ready!(Pin::new(blob).poll_read(cx, out)) {
-            Ok(()) => this.took((out.filled().len() - before) as u64),
+            Ok(()) => this.count_read((out.filled().len() - before) as u64),
             Err(error) => this.fail(error),
         }
         Poll::Ready(Ok(()))
@@ -122,7 +122,7 @@ impl AsyncBufRead for Reader {
     fn consume(mut self: Pin<&mut Self>, amount: usize) {
         if let Some(blob) = &mut self.blob {
             Pin::new(blob).consume(amount);
-            self.took(amount as u64);
+            self.count_read(amount as u64);
         }
     }
 }
@@ -131,18 +131,18 @@ impl Drop for Reader {
     fn drop(&mut self) {
         if self.left <= TAIL_BYTES {
             self.finish();
-        } else if let Some(verdict) = self.verdict.take() {
+        } else if let Some(verdict_tx) = self.verdict_tx.take() {
             let read = self.size - self.left;
-            let _ = verdict.send(Verdict::Abandoned { read });
+            let _ = verdict_tx.send(Verdict::Abandoned { read });
         }
     }
 }
 
 /// Waits for the verdict, and converts it to the result of the other crate's `get_blob`, whose driver calls `FinishPipe`.
-pub(crate) async fn judge(judged: oneshot::Receiver<Verdict>) -> Result<()> {
+pub(crate) async fn driver_of_get_blob(verdict: oneshot::Receiver<Verdict>) -> Result<()> {
     const METHOD: &str = "FinishPipe";
-    match judged.await {
-        Ok(Verdict::Judged(verdict)) => verdict.map_err(|error| Error::of_call(METHOD, &error)),
+    match verdict.await {
+        Ok(Verdict::Complete(result)) => result.map_err(|error| Error::of_call(METHOD, &error)),
         // Programs look for these two words at the end, to tell their own failure from the proxy's.
         Ok(Verdict::Abandoned { read }) => {
             let text = format!("the reader was dropped after {read} bytes: broken pipe");
@@ -154,10 +154,13 @@ pub(crate) async fn judge(judged: oneshot::Receiver<Verdict>) -> Result<()> {
 
 /// Waits for the verdict, and converts it to the result of the other crate's `get_blob_stream` over `GetRawBlob`. A reader
 /// that was dropped early is no error there.
-pub(crate) async fn judge_stream(judged: oneshot::Receiver<Verdict>, digest: Digest) -> Result<()> {
-    let error = match judged.await {
-        Ok(Verdict::Judged(Ok(())) | Verdict::Abandoned { .. }) => return Ok(()),
-        Ok(Verdict::Judged(Err(error))) => error,
+pub(crate) async fn driver_of_stream(
+    verdict: oneshot::Receiver<Verdict>,
+    digest: Digest,
+) -> Result<()> {
+    let error = match verdict.await {
+        Ok(Verdict::Complete(Ok(())) | Verdict::Abandoned { .. }) => return Ok(()),
+        Ok(Verdict::Complete(Err(error))) => error,
         Err(_) => return Err(runtime_ended()),
     };
     match of_stream(&digest, &error) {

@@ -94,15 +94,15 @@ impl Error {
             E::Refused { refusal, .. } => Self::refused(method, refusal),
             E::Blob { source, .. } => Self::of_blob(method, source),
             E::ProxyExited(exit) => {
-                let how = how_it_ended(exit);
+                let how = exit_description(exit);
                 let text = format!(
                     "skopeo proxy unexpectedly exited during request method {method}: {how}"
                 );
                 Self::Other(text.into())
             }
             E::Config(error) => Self::Configuration(chain(error).into()),
-            E::Spawn { source, .. } => Self::SkopeoSpawnError(same(source)),
-            E::Io { source, .. } => Self::Io(same(source)),
+            E::Spawn { source, .. } => Self::SkopeoSpawnError(copy_io_error(source)),
+            E::Io { source, .. } => Self::Io(copy_io_error(source)),
             E::Decode { source, .. } => Self::SerDe(serde_json::Error::custom(source)),
             E::Incompatible { found, .. } => {
                 Self::too_old(longshore::FIRST_SUPPORTED, found.to_string())
@@ -150,10 +150,10 @@ impl Error {
     }
 
     /// The error of [`finalize`](crate::ImageProxy::finalize).
-    pub(crate) fn of_the_end(error: &longshore::Error) -> Self {
+    pub(crate) fn of_finalize(error: &longshore::Error) -> Self {
         match error {
             longshore::Error::ProxyExited(exit) => {
-                Self::RequestReturned(format!("proxy failed: {}", how_it_ended(exit)).into())
+                Self::RequestReturned(format!("proxy failed: {}", exit_description(exit)).into())
             }
             other => Self::of_call("Shutdown", other),
         }
@@ -195,7 +195,7 @@ fn is_retryable(refusal: &Refusal) -> bool {
 }
 
 /// The exit status of the proxy, and the end of its stderr.
-fn how_it_ended(exit: &ChildExit) -> String {
+fn exit_description(exit: &ChildExit) -> String {
     let stderr = exit.stderr();
     match exit.status() {
         Some(status) => format!("{status}\n{stderr}"),
@@ -216,7 +216,7 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
 }
 
 /// Copies an I/O error, which can't be cloned: its number, or else its kind and text.
-fn same(error: &io::Error) -> io::Error {
+fn copy_io_error(error: &io::Error) -> io::Error {
     match error.raw_os_error() {
         Some(number) => io::Error::from_raw_os_error(number),
         None => io::Error::new(error.kind(), error.to_string()),

@@ -231,8 +231,8 @@ impl ImageProxy {
             .get_blob(&*img.get("GetBlob")?, digest, size)
             .await;
         let blob = blob.map_err(of("GetBlob"))?;
-        let (reader, judged) = blob::split(blob, size);
-        let driver: BoxFuture<'_, Result<()>> = Box::pin(blob::judge(judged));
+        let (reader, verdict) = blob::split(blob, size);
+        let driver: BoxFuture<'_, Result<()>> = Box::pin(blob::driver_of_get_blob(verdict));
         Ok((reader, driver))
     }
 
@@ -312,11 +312,11 @@ impl ImageProxy {
             let wrong = raw.then(|| blob::of_stream(digest, &error)).flatten();
             wrong.unwrap_or_else(|| Error::of_call(method, &error))
         })?;
-        let (reader, judged) = blob::split(blob, expected_size);
+        let (reader, verdict) = blob::split(blob, expected_size);
         let driver: BoxFuture<'a, Result<()>> = if raw {
-            Box::pin(blob::judge_stream(judged, digest.clone()))
+            Box::pin(blob::driver_of_stream(verdict, digest.clone()))
         } else {
-            Box::pin(blob::judge(judged))
+            Box::pin(blob::driver_of_get_blob(verdict))
         };
         Ok(BlobStream::new(source, expected_size, reader, driver))
     }
@@ -359,6 +359,6 @@ impl ImageProxy {
     /// [`Error::RequestReturned`] with the exit status and the end of stderr if the proxy failed.
     pub async fn finalize(self) -> Result<()> {
         let ended = self.proxy.finalize().await;
-        ended.map_err(|error| Error::of_the_end(&error))
+        ended.map_err(|error| Error::of_finalize(&error))
     }
 }

@@ -132,7 +132,7 @@ fn the_driver_can_be_awaited_after_the_readers_end() {
 }
 
 #[test]
-fn what_a_dropped_reader_leaves_is_verified_if_a_pipe_holds_it() {
+fn the_rest_of_a_dropped_reader_is_verified_if_it_fits_into_a_pipe() {
     run(async {
         for framing in Framing::BOTH {
             for (size, left) in [(0, 0), (1000, 1000), (1 << 20, 1), (1 << 20, TAIL)] {
@@ -154,7 +154,7 @@ fn what_a_dropped_reader_leaves_is_verified_if_a_pipe_holds_it() {
 }
 
 #[test]
-fn a_driver_whose_reader_is_dropped_long_before_the_end_says_broken_pipe() {
+fn a_driver_reports_a_broken_pipe_if_its_reader_is_dropped_early() {
     run(async {
         for framing in Framing::BOTH {
             let bytes = noise(1 << 20, 1);
@@ -171,7 +171,7 @@ fn is_refused(error: &Error, wanted: &str) -> bool {
 }
 
 #[test]
-fn an_image_that_is_dropped_stays_open_and_one_that_is_closed_is_gone() {
+fn a_dropped_image_stays_open_and_a_closed_one_does_not() {
     run(async {
         let Stage {
             proxy,
@@ -206,7 +206,7 @@ fn an_image_that_is_dropped_stays_open_and_one_that_is_closed_is_gone() {
 }
 
 #[test]
-fn an_image_of_another_proxy_is_an_error_that_says_so() {
+fn an_image_of_another_proxy_is_an_error() {
     run(async {
         let one = Stage::new(Framing::Raw).await;
         let other = Stage::new(Framing::Raw).await;
@@ -218,7 +218,7 @@ fn an_image_of_another_proxy_is_an_error_that_says_so() {
 }
 
 #[test]
-fn a_proxy_that_goes_away_during_a_blob_is_told_by_the_driver() {
+fn the_driver_reports_a_proxy_that_ends_during_a_blob() {
     run(async {
         let Stage {
             proxy,
@@ -264,7 +264,7 @@ fn a_layer_of_unknown_size_is_a_parse_error() {
 }
 
 #[test]
-fn a_raw_blob_comes_with_what_the_proxy_says_of_it() {
+fn a_raw_blob_comes_with_its_size_and_the_error_of_the_proxy() {
     run(async {
         for (said, expected) in [
             ("", "Ok(())"),
@@ -299,7 +299,7 @@ fn a_raw_blob_comes_with_what_the_proxy_says_of_it() {
 }
 
 #[test]
-fn no_secret_of_a_configuration_is_shown() {
+fn debug_text_of_a_configuration_contains_no_secret() {
     let mut config = ImageProxyConfig::default();
     config.decryption_keys = Some(vec!["s3cret-key".to_owned()]);
     let mut command = std::process::Command::new("wrapper");

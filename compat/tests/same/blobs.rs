@@ -109,19 +109,19 @@ async fn dropped(reader: impl tokio::io::AsyncRead + Unpin) {
 }
 
 /// Blobs, of which the registry may spoil the large one.
-pub(crate) async fn blobs(place: &super::Place) -> Vec<super::Line> {
+pub(crate) async fn blobs(subject: &super::Subject) -> Vec<super::Line> {
     let mut lines = Vec::new();
     let mut found = |what: &str, outcome: String| lines.push((what.to_owned(), outcome));
-    let proxy = cip::ImageProxy::new_with_config(config(&place.skopeo))
+    let proxy = cip::ImageProxy::new_with_config(config(&subject.skopeo))
         .await
         .unwrap();
-    let image = proxy.open_image(&place.image).await.unwrap();
-    let none = super::of_no_blob();
+    let image = proxy.open_image(&subject.image).await.unwrap();
+    let none = super::unknown_digest();
     found("no blob", blob(&proxy, &image, &none, 100).await);
     found("no raw blob", raw_blob(&proxy, &image, &none).await);
     found("no stream", stream(&proxy, &image, &none, 100).await);
 
-    let (small, size) = &place.layers[0];
+    let (small, size) = &subject.layers[0];
     for wrong in [size - 1, size + 1] {
         // Whether the call or the driver tells it does not matter: nobody fetches a blob of a wrong size on purpose.
         let is_refused = |verdict: String| {
@@ -141,19 +141,19 @@ pub(crate) async fn blobs(place: &super::Place) -> Vec<super::Line> {
 
     // The halves borrow neither the image nor the digest.
     let (reader, driver) = {
-        let image = proxy.open_image(&place.image).await.unwrap();
+        let image = proxy.open_image(&subject.image).await.unwrap();
         proxy.get_blob(&image, &small.clone(), *size).await.unwrap()
     };
     found("halves", read(reader, driver).await);
     if let Ok((_, file, error)) = {
-        let image = proxy.open_image(&place.image).await.unwrap();
+        let image = proxy.open_image(&subject.image).await.unwrap();
         proxy.get_raw_blob(&image, &small.clone()).await
     } {
         drop(file);
         found("raw halves", error.await.is_ok().to_string());
     }
 
-    let (large, size) = &place.layers[1];
+    let (large, size) = &subject.layers[1];
     found("blob", blob(&proxy, &image, large, *size).await);
     found("raw blob", raw_blob(&proxy, &image, large).await);
     found("stream", stream(&proxy, &image, large, *size).await);
@@ -186,14 +186,14 @@ pub(crate) async fn blobs(place: &super::Place) -> Vec<super::Line> {
 }
 
 /// Each layer in a task of its own, over one proxy.
-pub(crate) async fn in_tasks(place: &super::Place) -> Vec<super::Line> {
-    let proxy = cip::ImageProxy::new_with_config(config(&place.skopeo))
+pub(crate) async fn in_tasks(subject: &super::Subject) -> Vec<super::Line> {
+    let proxy = cip::ImageProxy::new_with_config(config(&subject.skopeo))
         .await
         .unwrap();
-    let image = proxy.open_image(&place.image).await.unwrap();
+    let image = proxy.open_image(&subject.image).await.unwrap();
     let shared = std::sync::Arc::new((proxy, image));
     let mut tasks = tokio::task::JoinSet::new();
-    for (digest, size) in place.layers.clone() {
+    for (digest, size) in subject.layers.clone() {
         let shared = std::sync::Arc::clone(&shared);
         tasks.spawn(async move {
             let (proxy, image) = &*shared;

@@ -45,12 +45,12 @@ fn hash(bytes: &[u8]) -> String {
     test_support::sha256(bytes).to_string()
 }
 
-pub(crate) async fn every_call(place: &super::Place) -> Vec<super::Line> {
+pub(crate) async fn every_call(subject: &super::Subject) -> Vec<super::Line> {
     fn is_shared<T: Send + Sync + std::fmt::Debug>(_: &T) {}
     let mut lines = Vec::new();
     let mut found = |what: &str, outcome: String| lines.push((what.to_owned(), outcome));
 
-    let proxy = cip::ImageProxy::new_with_config(config(&place.skopeo))
+    let proxy = cip::ImageProxy::new_with_config(config(&subject.skopeo))
         .await
         .unwrap();
     is_shared(&proxy);
@@ -60,16 +60,16 @@ pub(crate) async fn every_call(place: &super::Place) -> Vec<super::Line> {
     found("raw", proxy.supports_get_raw_blob().to_string());
     found("varlink", proxy.supports_open_varlink_socket().to_string());
 
-    let reference: cip::ImageReference = place.image.as_str().try_into().unwrap();
-    let missing: cip::ImageReference = place.missing.parse().unwrap();
+    let reference: cip::ImageReference = subject.image.as_str().try_into().unwrap();
+    let missing: cip::ImageReference = subject.missing.parse().unwrap();
     let some = |image: Option<cip::OpenedImage>| image.is_some().to_string();
     found(
         "optional",
-        outcome(proxy.open_image_optional(&place.image).await, some),
+        outcome(proxy.open_image_optional(&subject.image).await, some),
     );
     found(
         "optional, missing",
-        outcome(proxy.open_image_optional(&place.missing).await, some),
+        outcome(proxy.open_image_optional(&subject.missing).await, some),
     );
     found(
         "optional, by parts",
@@ -77,7 +77,7 @@ pub(crate) async fn every_call(place: &super::Place) -> Vec<super::Line> {
     );
     found(
         "missing",
-        outcome(proxy.open_image(&place.missing).await, |_| {
+        outcome(proxy.open_image(&subject.missing).await, |_| {
             "opened".to_owned()
         }),
     );
@@ -86,7 +86,7 @@ pub(crate) async fn every_call(place: &super::Place) -> Vec<super::Line> {
         outcome(proxy.open_image("nonsense").await, |_| "opened".to_owned()),
     );
     let other = proxy.open_image_ref(&reference).await.unwrap();
-    let image: cip::OpenedImage = proxy.open_image(&place.image).await.unwrap();
+    let image: cip::OpenedImage = proxy.open_image(&subject.image).await.unwrap();
     is_shared(&image);
     found("equal", (image == other).to_string());
 
@@ -109,7 +109,7 @@ pub(crate) async fn every_call(place: &super::Place) -> Vec<super::Line> {
     let socket: Result<std::os::fd::OwnedFd, _> = proxy.open_varlink_socket(&image).await;
     found("socket", outcome(socket, |_| "a socket".to_owned()));
 
-    for (digest, size) in &place.layers {
+    for (digest, size) in &subject.layers {
         found("blob", blob(&proxy, &image, digest, *size).await);
         found("in turn", blob_in_turn(&proxy, &image, digest, *size).await);
         let layer = manifest
@@ -140,7 +140,7 @@ pub(crate) async fn every_call(place: &super::Place) -> Vec<super::Line> {
     );
     found(
         "closed blob",
-        blob(&proxy, &other, &place.layers[0].0, 1).await,
+        blob(&proxy, &other, &subject.layers[0].0, 1).await,
     );
     found(
         "end",

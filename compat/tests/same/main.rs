@@ -39,7 +39,7 @@ use test_support::{digest, soon, tools};
 type Line = (String, String);
 
 /// Where a program finds its image.
-struct Place {
+struct Subject {
     skopeo: PathBuf,
     /// The references of the image and of one that does not exist.
     image: String,
@@ -75,26 +75,26 @@ impl Served {
         self.registry.set_faults(vec![fault.parse().unwrap()]);
     }
 
-    fn at_registry(&self, protocol: &str) -> Place {
-        self.place(
+    fn at_registry(&self, protocol: &str) -> Subject {
+        self.subject(
             protocol,
             self.registry.reference("latest"),
             self.registry.reference("missing"),
         )
     }
 
-    fn in_layout(&self, protocol: &str) -> Place {
+    fn in_layout(&self, protocol: &str) -> Subject {
         let layout = self.layout.path().display();
-        self.place(
+        self.subject(
             protocol,
             format!("oci:{layout}:latest"),
             format!("oci:{layout}:missing"),
         )
     }
 
-    fn place(&self, protocol: &str, image: String, missing: String) -> Place {
+    fn subject(&self, protocol: &str, image: String, missing: String) -> Subject {
         let layers = self.image.layers.iter();
-        Place {
+        Subject {
             skopeo: tools::skopeo(protocol),
             image,
             missing,
@@ -137,10 +137,10 @@ fn configurations_become_the_same_commands() {
 async fn every_call_has_the_same_outcome() {
     let served = Served::new();
     for protocol in tools::SKOPEOS {
-        for place in [served.at_registry(protocol), served.in_layout(protocol)] {
-            let theirs = soon(theirs::every_call(&place)).await;
-            let ours = soon(ours::every_call(&place)).await;
-            let what = format!("{protocol}, {}", place.image);
+        for subject in [served.at_registry(protocol), served.in_layout(protocol)] {
+            let theirs = soon(theirs::every_call(&subject)).await;
+            let ours = soon(ours::every_call(&subject)).await;
+            let what = format!("{protocol}, {}", subject.image);
             assert_same(&what, &theirs, &ours);
         }
     }
@@ -148,7 +148,7 @@ async fn every_call_has_the_same_outcome() {
 
 #[tokio::test]
 #[ignore = "needs skopeo"]
-async fn what_goes_wrong_with_a_blob_is_told_by_the_same_errors() {
+async fn failed_blobs_have_the_same_errors() {
     let served = Served::new();
     let whole = [
         "blob#1:ttfb=0ms",
@@ -163,11 +163,11 @@ async fn what_goes_wrong_with_a_blob_is_told_by_the_same_errors() {
         (tools::NEWEST, [&whole[..], &short].concat()),
     ];
     for (protocol, faults) in cases {
-        let place = served.at_registry(protocol);
+        let subject = served.at_registry(protocol);
         for fault in faults {
             served.set_fault(fault);
-            let theirs = soon(theirs::blobs(&place)).await;
-            let ours = soon(ours::blobs(&place)).await;
+            let theirs = soon(theirs::blobs(&subject)).await;
+            let ours = soon(ours::blobs(&subject)).await;
             assert_same(&format!("{protocol}, {fault}"), &theirs, &ours);
         }
     }
@@ -175,7 +175,7 @@ async fn what_goes_wrong_with_a_blob_is_told_by_the_same_errors() {
 
 #[tokio::test]
 #[ignore = "needs skopeo"]
-async fn a_proxy_that_can_not_be_started_or_ends_is_told_by_the_same_errors() {
+async fn failed_starts_have_the_same_errors() {
     assert_same(
         "starts",
         &soon(theirs::bad_starts()).await,
@@ -185,14 +185,14 @@ async fn a_proxy_that_can_not_be_started_or_ends_is_told_by_the_same_errors() {
 
 #[tokio::test]
 #[ignore = "needs skopeo"]
-async fn layers_are_fetched_at_the_same_time_by_tasks_of_their_own() {
+async fn layers_are_fetched_concurrently_by_separate_tasks() {
     let served = Served::new();
-    let place = served.at_registry(tools::NEWEST);
-    let theirs = soon(theirs::in_tasks(&place)).await;
-    assert_same("tasks", &theirs, &soon(ours::in_tasks(&place)).await);
+    let subject = served.at_registry(tools::NEWEST);
+    let theirs = soon(theirs::in_tasks(&subject)).await;
+    assert_same("tasks", &theirs, &soon(ours::in_tasks(&subject)).await);
 }
 
 /// A digest that no blob has.
-fn of_no_blob() -> Digest {
+fn unknown_digest() -> Digest {
     digest(&format!("sha256:{}", "0".repeat(64)))
 }
