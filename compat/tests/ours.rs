@@ -10,18 +10,18 @@ use containers_image_proxy::{Error, GetBlobError, ImageProxy, ImageProxyConfig, 
 use serde_json::json;
 use test_support::leaks::run;
 use test_support::peer::{Flow, Framing, Peer};
-use test_support::{noise, sha256, soon};
+use test_support::{noise, sha256, within_bound};
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
 
 /// A proxy that the test plays, with an open image.
-struct Stage {
+struct Fixture {
     proxy: ImageProxy,
     image: OpenedImage,
     peer: Peer,
     framing: Framing,
 }
 
-impl Stage {
+impl Fixture {
     async fn new(framing: Framing) -> Self {
         let (mut peer, proxy) = Peer::connected(framing.version()).await;
         let proxy = ImageProxy::from(proxy);
@@ -40,7 +40,7 @@ impl Stage {
         let Self {
             proxy, mut peer, ..
         } = self;
-        let (ended, ()) = soon(async {
+        let (ended, ()) = within_bound(async {
             tokio::join!(proxy.finalize(), async move {
                 peer.expect("Shutdown", json!([])).await;
             })
@@ -90,11 +90,17 @@ async fn fetch(
     sent: &[u8],
     reading: Reading,
 ) -> Result<(), Error> {
-    let mut stage = Stage::new(framing).await;
+    let mut fixture = Fixture::new(framing).await;
     let (digest, size) = (sha256(wanted), wanted.len() as u64);
     let (blob, mut flow) = tokio::join!(
-        stage.proxy.get_blob(&stage.image, &digest, size),
-        Flow::grant(&mut stage.peer, framing, &digest, size, size.cast_signed())
+        fixture.proxy.get_blob(&fixture.image, &digest, size),
+        Flow::grant(
+            &mut fixture.peer,
+            framing,
+            &digest,
+            size,
+            size.cast_signed()
+        )
     );
     let (reader, driver) = blob.unwrap();
     let read = async {
@@ -106,11 +112,11 @@ async fn fetch(
         // The reader may be gone.
         let _ = flow.data.write_all(sent).await;
         if !is_abandoned {
-            flow.end(&mut stage.peer, None).await;
+            flow.end(&mut fixture.peer, None).await;
         }
     };
-    let (verdict, ()) = soon(async { tokio::join!(read, write) }).await;
-    stage.end().await;
+    let (verdict, ()) = within_bound(async { tokio::join!(read, write) }).await;
+    fixture.end().await;
     verdict
 }
 
@@ -173,12 +179,12 @@ fn is_refused(error: &Error, wanted: &str) -> bool {
 #[test]
 fn a_dropped_image_stays_open_and_a_closed_one_does_not() {
     run(async {
-        let Stage {
+        let Fixture {
             proxy,
             image,
             mut peer,
             framing,
-        } = Stage::new(Framing::Raw).await;
+        } = Fixture::new(Framing::Raw).await;
         drop(image);
         let (image, ()) = tokio::join!(proxy.open_image("y:"), async {
             // The first thing that comes is no CloseImage.
@@ -195,21 +201,21 @@ fn a_dropped_image_stays_open_and_a_closed_one_does_not() {
         assert!(is_refused(&error, "CloseImage"), "{error}");
         let error = proxy.fetch_manifest(&image).await.unwrap_err();
         assert!(is_refused(&error, "GetManifest"), "{error}");
-        let stage = Stage {
+        let fixture = Fixture {
             proxy,
             image,
             peer,
             framing,
         };
-        stage.end().await;
+        fixture.end().await;
     });
 }
 
 #[test]
 fn an_image_of_another_proxy_is_an_error() {
     run(async {
-        let one = Stage::new(Framing::Raw).await;
-        let other = Stage::new(Framing::Raw).await;
+        let one = Fixture::new(Framing::Raw).await;
+        let other = Fixture::new(Framing::Raw).await;
         let error = one.proxy.fetch_config(&other.image).await.unwrap_err();
         assert!(error.to_string().contains("another proxy"), "{error}");
         one.end().await;
@@ -220,12 +226,12 @@ fn an_image_of_another_proxy_is_an_error() {
 #[test]
 fn the_driver_reports_a_proxy_that_ends_during_a_blob() {
     run(async {
-        let Stage {
+        let Fixture {
             proxy,
             image,
             mut peer,
             framing,
-        } = Stage::new(Framing::Raw).await;
+        } = Fixture::new(Framing::Raw).await;
         let digest = sha256(b"content");
         let (blob, flow) = tokio::join!(
             proxy.get_blob(&image, &digest, 7),
@@ -235,7 +241,7 @@ fn the_driver_reports_a_proxy_that_ends_during_a_blob() {
         drop((peer, flow));
         let mut bytes = Vec::new();
         let (read, verdict) =
-            soon(async { tokio::join!(reader.read_to_end(&mut bytes), driver) }).await;
+            within_bound(async { tokio::join!(reader.read_to_end(&mut bytes), driver) }).await;
         assert_eq!(read.unwrap(), 0);
         let error = verdict.unwrap_err();
         assert!(matches!(error, Error::Other(_)), "{error}");
@@ -247,19 +253,19 @@ fn the_driver_reports_a_proxy_that_ends_during_a_blob() {
 #[test]
 fn a_layer_of_unknown_size_is_a_parse_error() {
     run(async {
-        let mut stage = Stage::new(Framing::Piped).await;
+        let mut fixture = Fixture::new(Framing::Piped).await;
         let layers = json!([{
             "digest": sha256(b"content").to_string(),
             "size": -1,
             "media_type": "application/vnd.oci.image.layer.v1.tar",
         }]);
-        let (found, ()) = tokio::join!(stage.proxy.get_layer_info(&stage.image), async {
-            stage.peer.call("GetLayerInfo").await;
-            stage.peer.reply(layers).await;
+        let (found, ()) = tokio::join!(fixture.proxy.get_layer_info(&fixture.image), async {
+            fixture.peer.call("GetLayerInfo").await;
+            fixture.peer.reply(layers).await;
         });
         let error = found.unwrap_err();
         assert!(matches!(error, Error::SerDe(_)), "{error}");
-        stage.end().await;
+        fixture.end().await;
     });
 }
 
@@ -275,12 +281,12 @@ fn a_raw_blob_comes_with_its_size_and_the_error_of_the_proxy() {
             ),
             (r#"{"code":"other","message":"m"}"#, "Err(Other(\"m\"))"),
         ] {
-            let mut stage = Stage::new(Framing::Raw).await;
+            let mut fixture = Fixture::new(Framing::Raw).await;
             let digest = sha256(b"anything");
             let (blob, mut ends) =
-                tokio::join!(stage.proxy.get_raw_blob(&stage.image, &digest), async {
-                    stage.peer.call("GetRawBlob").await;
-                    stage.peer.grant_raw(7).await
+                tokio::join!(fixture.proxy.get_raw_blob(&fixture.image, &digest), async {
+                    fixture.peer.call("GetRawBlob").await;
+                    fixture.peer.grant_raw(7).await
                 });
             let (size, mut file, error) = blob.unwrap();
             ends.data.write_all(b"content").await.unwrap();
@@ -288,12 +294,12 @@ fn a_raw_blob_comes_with_its_size_and_the_error_of_the_proxy() {
             drop(ends);
             let mut bytes = Vec::new();
             let (read, error) =
-                soon(async { tokio::join!(file.read_to_end(&mut bytes), error) }).await;
+                within_bound(async { tokio::join!(file.read_to_end(&mut bytes), error) }).await;
             assert_eq!((size, read.unwrap()), (Some(7), 7));
             let error: Result<(), GetBlobError> = error;
             assert_eq!(format!("{error:?}"), expected);
             drop(file);
-            stage.end().await;
+            fixture.end().await;
         }
     });
 }

@@ -108,7 +108,7 @@ impl Something {
 }
 
 /// The output of the future, within a time that passes only if nothing else happens.
-async fn soon<F: Future>(future: F) -> F::Output {
+async fn within_bound<F: Future>(future: F) -> F::Output {
     let ended = tokio::time::timeout(1000 * BOUND, future).await;
     ended.expect("it hangs")
 }
@@ -149,12 +149,12 @@ async fn play(case: &Case) {
     let says = tokio::spawn(say(peer, &case.says));
     let mut failed = false;
     for call in &case.calls {
-        let outcome = soon(ask(call, &proxy, &image)).await;
+        let outcome = within_bound(ask(call, &proxy, &image)).await;
         assert!(outcome.is_err() || !failed, "{call:?} after the end");
         failed |= outcome.is_err_and(|e| e.is_closed());
     }
     drop(image);
-    let _ = soon(proxy.finalize()).await;
+    let _ = within_bound(proxy.finalize()).await;
     says.abort();
     let _ = says.await;
 }

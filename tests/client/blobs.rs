@@ -3,10 +3,10 @@
 
 use longshore::oci_spec::image::Digest;
 use longshore::{Blob, BlobError, Error, RefusalCode};
+use test_support::fixture::{OpenImageFixture, blob_error, read_all};
 use test_support::leaks::run;
 use test_support::peer::Framing;
-use test_support::stage::{Stage, read_all, wrong};
-use test_support::{digest, noise, sha256, sha384, sha512, soon};
+use test_support::{digest, noise, sha256, sha384, sha512, within_bound};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
 
 /// How a consumer gets the verdict.
@@ -34,7 +34,7 @@ impl Reading {
             Self::Unread => Vec::new(),
             Self::JustItsBytes(size) => read_all(&mut (&mut blob).take(size)).await?,
         };
-        soon(blob.finish()).await?;
+        within_bound(blob.finish()).await?;
         Ok(bytes)
     }
 }
@@ -49,18 +49,18 @@ async fn judged(
     expect: impl Fn(Result<Vec<u8>, Error>, Reading),
 ) {
     for reading in Reading::all(wanted.len()) {
-        let mut stage = Stage::impatient(framing).await;
+        let mut fixture = OpenImageFixture::with_short_stall_timeout(framing).await;
         let digest = sha256(wanted);
         let size = wanted.len() as u64;
-        let (blob, mut flow) = stage.get(&digest, size, size.cast_signed()).await;
+        let (blob, mut flow) = fixture.get(&digest, size, size.cast_signed()).await;
         let write = async {
             // The reader may close its end before everything is written.
             let _ = flow.data.write_all(sent).await;
-            flow.end(&mut stage.peer, error).await;
+            flow.end(&mut fixture.peer, error).await;
         };
         let (verdict, ()) = tokio::join!(reading.verdict(blob.unwrap()), write);
         expect(verdict, reading);
-        stage.end().await;
+        fixture.end().await;
     }
 }
 
@@ -103,7 +103,7 @@ fn corrupt_bytes_are_told_with_their_digest() {
         sent[999] ^= 1;
         for framing in Framing::BOTH {
             judged(framing, &wanted, &sent, None, |verdict, _| {
-                let BlobError::Corrupt { computed, .. } = wrong(verdict.unwrap_err()) else {
+                let BlobError::Corrupt { computed, .. } = blob_error(verdict.unwrap_err()) else {
                     panic!("not corrupt");
                 };
                 assert_eq!(computed, sha256(&sent));
@@ -120,7 +120,7 @@ fn a_byte_too_many_and_a_mebibyte_too_many_are_too_long() {
             let sent = noise(1000 + excess, 1);
             for framing in Framing::BOTH {
                 judged(framing, &sent[..1000], &sent, None, |verdict, _| {
-                    let error = wrong(verdict.unwrap_err());
+                    let error = blob_error(verdict.unwrap_err());
                     assert!(
                         matches!(error, BlobError::TooLong { size: 1000, .. }),
                         "{error:?}"
@@ -138,7 +138,7 @@ fn a_proxy_that_finds_the_blob_too_long_too_does_not_hide_that_it_is() {
         let sent = noise(2 << 20, 1);
         let error = Some("write |1: broken pipe");
         judged(Framing::Piped, &sent[..1000], &sent, error, |verdict, _| {
-            let error = wrong(verdict.unwrap_err());
+            let error = blob_error(verdict.unwrap_err());
             assert!(
                 matches!(error, BlobError::TooLong { size: 1000, .. }),
                 "{error:?}"
@@ -159,7 +159,7 @@ fn fewer_bytes_than_promised_are_short_and_no_success() {
                 &wanted[..length],
                 None,
                 |verdict, _| {
-                    let error = wrong(verdict.unwrap_err());
+                    let error = blob_error(verdict.unwrap_err());
                     let BlobError::Short {
                         read, size: 1000, ..
                     } = error
@@ -181,16 +181,16 @@ fn a_blob_that_breaks_off_silently_is_stalled() {
         for framing in Framing::BOTH {
             for length in [0, 999] {
                 for reading in Reading::all(1000) {
-                    let mut stage = Stage::impatient(framing).await;
-                    let (blob, mut flow) = stage.get(&sha256(&wanted), 1000, 1000).await;
+                    let mut fixture = OpenImageFixture::with_short_stall_timeout(framing).await;
+                    let (blob, mut flow) = fixture.get(&sha256(&wanted), 1000, 1000).await;
                     flow.write(&wanted[..length]).await;
-                    let error = wrong(reading.verdict(blob.unwrap()).await.unwrap_err());
+                    let error = blob_error(reading.verdict(blob.unwrap()).await.unwrap_err());
                     let BlobError::Stalled { read, .. } = error else {
                         panic!("{error:?}");
                     };
                     assert_eq!(read, length as u64);
                     // The pipe is not finished, because that would block the connection.
-                    stage.end().await;
+                    fixture.end().await;
                     drop(flow);
                 }
             }
@@ -201,15 +201,15 @@ fn a_blob_that_breaks_off_silently_is_stalled() {
 #[test]
 fn all_bytes_without_an_end_are_stalled_on_the_raw_way() {
     run(async {
-        let mut stage = Stage::impatient(Framing::Raw).await;
-        let (blob, mut flow) = stage.get(&sha256(b"content"), 7, 7).await;
+        let mut fixture = OpenImageFixture::with_short_stall_timeout(Framing::Raw).await;
+        let (blob, mut flow) = fixture.get(&sha256(b"content"), 7, 7).await;
         flow.write(b"content").await;
-        let error = wrong(soon(blob.unwrap().finish()).await.unwrap_err());
+        let error = blob_error(within_bound(blob.unwrap().finish()).await.unwrap_err());
         assert!(
             matches!(error, BlobError::Stalled { read: 7, .. }),
             "{error:?}"
         );
-        stage.end().await;
+        fixture.end().await;
     });
 }
 
@@ -217,19 +217,22 @@ fn all_bytes_without_an_end_are_stalled_on_the_raw_way() {
 fn a_slow_blob_that_makes_progress_is_not_stalled() {
     run(async {
         for framing in Framing::BOTH {
-            let mut stage = Stage::impatient(framing).await;
+            let mut fixture = OpenImageFixture::with_short_stall_timeout(framing).await;
             let content = noise(64, 1);
-            let (blob, mut flow) = stage.get(&sha256(&content), 64, 64).await;
+            let (blob, mut flow) = fixture.get(&sha256(&content), 64, 64).await;
             let mut blob = blob.unwrap();
             let mut read = Vec::new();
             for byte in &content {
                 flow.write(&[*byte]).await;
-                read.push(soon(blob.read_u8()).await.unwrap());
+                read.push(within_bound(blob.read_u8()).await.unwrap());
             }
-            let (verdict, ()) = tokio::join!(soon(blob.finish()), flow.end(&mut stage.peer, None));
+            let (verdict, ()) = tokio::join!(
+                within_bound(blob.finish()),
+                flow.end(&mut fixture.peer, None)
+            );
             verdict.unwrap();
             assert_eq!(read, content);
-            stage.end().await;
+            fixture.end().await;
         }
     });
 }
@@ -238,9 +241,9 @@ fn a_slow_blob_that_makes_progress_is_not_stalled() {
 fn a_wrong_announced_size_is_refused_before_a_byte_is_read() {
     run(async {
         for framing in Framing::BOTH {
-            let mut stage = Stage::new(framing).await;
-            let (blob, flow) = stage.get(&sha256(b"content"), 7, 8).await;
-            let error = wrong(blob.unwrap_err());
+            let mut fixture = OpenImageFixture::new(framing).await;
+            let (blob, flow) = fixture.get(&sha256(b"content"), 7, 8).await;
+            let error = blob_error(blob.unwrap_err());
             let BlobError::WrongSize {
                 announced, size, ..
             } = error
@@ -248,7 +251,7 @@ fn a_wrong_announced_size_is_refused_before_a_byte_is_read() {
                 panic!("{error:?}");
             };
             assert_eq!((announced, size), (8, 7));
-            stage.end().await;
+            fixture.end().await;
             drop(flow);
         }
     });
@@ -258,15 +261,15 @@ fn a_wrong_announced_size_is_refused_before_a_byte_is_read() {
 fn an_unannounced_size_is_that_of_the_descriptor() {
     run(async {
         for framing in Framing::BOTH {
-            let mut stage = Stage::new(framing).await;
-            let (blob, mut flow) = stage.get(&sha256(b"content"), 7, -1).await;
+            let mut fixture = OpenImageFixture::new(framing).await;
+            let (blob, mut flow) = fixture.get(&sha256(b"content"), 7, -1).await;
             let blob = blob.unwrap();
             assert_eq!(blob.announced(), None);
             flow.write(b"content").await;
             let reading = Reading::ToTheEnd.verdict(blob);
-            let (verdict, ()) = tokio::join!(reading, flow.end(&mut stage.peer, None));
+            let (verdict, ()) = tokio::join!(reading, flow.end(&mut fixture.peer, None));
             assert_eq!(verdict.unwrap(), b"content");
-            stage.end().await;
+            fixture.end().await;
         }
     });
 }
@@ -275,21 +278,22 @@ fn an_unannounced_size_is_that_of_the_descriptor() {
 fn a_refusal_at_once_names_the_blob_and_leaves_the_connection_good() {
     run(async {
         for framing in Framing::BOTH {
-            let mut stage = Stage::new(framing).await;
+            let mut fixture = OpenImageFixture::new(framing).await;
             let wanted = sha256(b"content");
-            let (blob, ()) = tokio::join!(stage.proxy.get_blob(&stage.image, &wanted, 7), async {
-                stage.peer.next().await.unwrap();
-                stage.peer.refuse_as("retryable", "no such blob").await;
-            });
+            let (blob, ()) =
+                tokio::join!(fixture.proxy.get_blob(&fixture.image, &wanted, 7), async {
+                    fixture.peer.next().await.unwrap();
+                    fixture.peer.refuse_as("retryable", "no such blob").await;
+                });
             let error = blob.unwrap_err();
             assert!(error.is_retryable() && !error.is_closed(), "{error:?}");
             assert!(error.to_string().contains(wanted.digest()), "{error}");
-            let BlobError::Refused(refusal) = wrong(error) else {
+            let BlobError::Refused(refusal) = blob_error(error) else {
                 panic!("not refused");
             };
             assert_eq!(refusal.message, "no such blob");
             assert_eq!(refusal.code, Some(RefusalCode::Retryable));
-            stage.end().await;
+            fixture.end().await;
         }
     });
 }
@@ -309,18 +313,18 @@ fn a_refusal_in_the_middle_is_told_by_the_error_pipe() {
         for (said, code, message) in table {
             for written in [0, 3] {
                 for reading in Reading::all(7) {
-                    let mut stage = Stage::new(Framing::Raw).await;
-                    let (blob, mut flow) = stage.get(&sha256(b"content"), 7, 7).await;
+                    let mut fixture = OpenImageFixture::new(Framing::Raw).await;
+                    let (blob, mut flow) = fixture.get(&sha256(b"content"), 7, 7).await;
                     flow.write(&b"content"[..written]).await;
                     flow.error_pipe().write_all(said.as_bytes()).await.unwrap();
                     drop(flow);
-                    let error = wrong(reading.verdict(blob.unwrap()).await.unwrap_err());
+                    let error = blob_error(reading.verdict(blob.unwrap()).await.unwrap_err());
                     let BlobError::Refused(refusal) = error else {
                         panic!("{error:?}");
                     };
                     assert_eq!(refusal.code, code);
                     assert_eq!(refusal.message, message);
-                    stage.end().await;
+                    fixture.end().await;
                 }
             }
         }
@@ -333,7 +337,7 @@ fn what_the_proxy_finds_in_the_end_is_told_by_finish() {
         let content = noise(1000, 1);
         let error = Some("it was wrong, says the proxy");
         judged(Framing::Piped, &content, &content, error, |verdict, _| {
-            let BlobError::Refused(refusal) = wrong(verdict.unwrap_err()) else {
+            let BlobError::Refused(refusal) = blob_error(verdict.unwrap_err()) else {
                 panic!("not refused");
             };
             assert_eq!(refusal.message, "it was wrong, says the proxy");
@@ -349,18 +353,18 @@ fn each_known_digest_algorithm_is_checked() {
         for framing in Framing::BOTH {
             for hash in hash {
                 for (sent, good) in [(b"content", true), (b"c0ntent", false)] {
-                    let mut stage = Stage::new(framing).await;
-                    let (blob, mut flow) = stage.get(&hash(b"content"), 7, 7).await;
+                    let mut fixture = OpenImageFixture::new(framing).await;
+                    let (blob, mut flow) = fixture.get(&hash(b"content"), 7, 7).await;
                     flow.write(sent).await;
                     let (verdict, ()) = tokio::join!(
-                        soon(blob.unwrap().finish()),
-                        flow.end(&mut stage.peer, None)
+                        within_bound(blob.unwrap().finish()),
+                        flow.end(&mut fixture.peer, None)
                     );
                     match verdict {
                         Ok(()) => assert!(good),
                         Err(error) => {
                             assert!(!good);
-                            let error = wrong(error);
+                            let error = blob_error(error);
                             assert!(
                                 matches!(&error, BlobError::Corrupt { computed, .. }
                                 if *computed == hash(sent)),
@@ -368,7 +372,7 @@ fn each_known_digest_algorithm_is_checked() {
                             );
                         }
                     }
-                    stage.end().await;
+                    fixture.end().await;
                 }
             }
         }
@@ -379,18 +383,18 @@ fn each_known_digest_algorithm_is_checked() {
 fn an_unknown_algorithm_or_an_impossible_size_is_not_even_asked_for() {
     run(async {
         for framing in Framing::BOTH {
-            let stage = Stage::new(framing).await;
+            let fixture = OpenImageFixture::new(framing).await;
             let blake = digest(&format!("blake3:{}", "a".repeat(64)));
-            let blob = stage.proxy.get_blob(&stage.image, &blake, 1).await;
-            let error = wrong(blob.unwrap_err());
+            let blob = fixture.proxy.get_blob(&fixture.image, &blake, 1).await;
+            let error = blob_error(blob.unwrap_err());
             assert!(matches!(error, BlobError::UnknownAlgorithm), "{error:?}");
-            let blob = stage
+            let blob = fixture
                 .proxy
-                .get_blob(&stage.image, &sha256(b""), 1 << 53)
+                .get_blob(&fixture.image, &sha256(b""), 1 << 53)
                 .await;
-            let error = wrong(blob.unwrap_err());
+            let error = blob_error(blob.unwrap_err());
             assert!(matches!(error, BlobError::ImpossibleSize(_)), "{error:?}");
-            stage.end().await;
+            fixture.end().await;
         }
     });
 }
@@ -399,22 +403,22 @@ fn an_unknown_algorithm_or_an_impossible_size_is_not_even_asked_for() {
 fn a_blob_is_read_by_lines_as_well() {
     run(async {
         for framing in Framing::BOTH {
-            let mut stage = Stage::new(framing).await;
-            let (blob, mut flow) = stage.get(&sha256(b"one\ntwo\nthree"), 13, 13).await;
+            let mut fixture = OpenImageFixture::new(framing).await;
+            let (blob, mut flow) = fixture.get(&sha256(b"one\ntwo\nthree"), 13, 13).await;
             flow.write(b"one\ntwo\nthree").await;
             let read = async {
                 let mut blob = blob.unwrap();
                 let mut lines = Vec::new();
                 let mut line = String::new();
-                while soon(blob.read_line(&mut line)).await.unwrap() > 0 {
+                while within_bound(blob.read_line(&mut line)).await.unwrap() > 0 {
                     lines.push(std::mem::take(&mut line));
                 }
-                soon(blob.finish()).await.unwrap();
+                within_bound(blob.finish()).await.unwrap();
                 lines
             };
-            let (lines, ()) = tokio::join!(read, flow.end(&mut stage.peer, None));
+            let (lines, ()) = tokio::join!(read, flow.end(&mut fixture.peer, None));
             assert_eq!(lines, ["one\n", "two\n", "three"]);
-            stage.end().await;
+            fixture.end().await;
         }
     });
 }

@@ -2,12 +2,12 @@
 
 use futures_util::future::join_all;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use test_support::honest::{Honest, Leftover};
+use test_support::fixture::read_all;
 use test_support::image::TestImage;
 use test_support::leaks::run;
+use test_support::memory_proxy::{Leftover, MemoryProxy};
 use test_support::peer::Framing;
-use test_support::stage::read_all;
-use test_support::{noise, soon};
+use test_support::{noise, within_bound};
 
 const BLOBS: usize = 2000;
 
@@ -30,17 +30,18 @@ fn two_thousand_blobs_are_open_at_once_and_all_are_read() {
             layer.bytes = noise(20_000, 1);
             layer.digest = test_support::sha256(&layer.bytes);
             image.layers.push(layer.clone());
-            let (proxy, server) = Honest::connected(framing.version(), &[("x:", &image)]).await;
+            let (proxy, server) =
+                MemoryProxy::connected(framing.version(), &[("x:", &image)]).await;
             let opened = proxy.open_image("x:").await.unwrap();
             let gets = (0..BLOBS).map(|_| proxy.get_blob(&opened, &layer.digest, layer.size()));
-            let blobs = soon(join_all(gets)).await;
+            let blobs = within_bound(join_all(gets)).await;
             let readers: Vec<_> = blobs
                 .into_iter()
                 .map(|blob| {
                     let mut blob = blob.unwrap();
                     tokio::spawn(async move {
                         let length = read_all(&mut blob).await.unwrap().len();
-                        soon(blob.finish()).await.unwrap();
+                        within_bound(blob.finish()).await.unwrap();
                         length
                     })
                 })

@@ -2,10 +2,10 @@
 //! the other to be polled.
 
 use longshore::{BlobDriver, BlobError, BlobReader};
+use test_support::fixture::{OpenImageFixture, blob_error, library_error, read_all};
 use test_support::leaks::run;
 use test_support::peer::{Flow, Framing};
-use test_support::stage::{Stage, inner, read_all, wrong};
-use test_support::{noise, sha256, soon};
+use test_support::{noise, sha256, within_bound};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt};
 
 /// More bytes than fit into a pipe.
@@ -13,22 +13,26 @@ const SIZE: usize = 1_000_000;
 
 /// A stage with a split blob of this content, all of which is being written.
 struct Split {
-    stage: Stage,
+    fixture: OpenImageFixture,
     reader: BlobReader,
     driver: BlobDriver,
     flow: Flow,
 }
 
 async fn split(framing: Framing, wanted: &[u8]) -> Split {
-    split_on(Stage::impatient(framing).await, wanted).await
+    split_on(
+        OpenImageFixture::with_short_stall_timeout(framing).await,
+        wanted,
+    )
+    .await
 }
 
-async fn split_on(mut stage: Stage, wanted: &[u8]) -> Split {
+async fn split_on(mut fixture: OpenImageFixture, wanted: &[u8]) -> Split {
     let size = wanted.len() as u64;
-    let (blob, flow) = stage.get(&sha256(wanted), size, size.cast_signed()).await;
+    let (blob, flow) = fixture.get(&sha256(wanted), size, size.cast_signed()).await;
     let (reader, driver) = blob.unwrap().split();
     Split {
-        stage,
+        fixture,
         reader,
         driver,
         flow,
@@ -43,17 +47,17 @@ async fn consumed<T>(
     consume: impl AsyncFnOnce(BlobReader, BlobDriver) -> T,
 ) -> T {
     let Split {
-        mut stage,
+        mut fixture,
         reader,
         driver,
         mut flow,
     } = split(framing, wanted).await;
     let serve = async {
         flow.write(sent).await;
-        flow.end(&mut stage.peer, None).await;
+        flow.end(&mut fixture.peer, None).await;
     };
-    let (result, ()) = tokio::join!(soon(consume(reader, driver)), serve);
-    stage.end().await;
+    let (result, ()) = tokio::join!(within_bound(consume(reader, driver)), serve);
+    fixture.end().await;
     result
 }
 
@@ -186,9 +190,9 @@ fn both_halves_tell_that_the_bytes_are_wrong() {
                     tokio::join!(read_all(&mut reader), driver)
                 })
                 .await;
-            let read = wrong(read.unwrap_err());
+            let read = blob_error(read.unwrap_err());
             assert!(matches!(read, BlobError::Corrupt { .. }), "{read:?}");
-            let verdict = wrong(verdict.unwrap_err());
+            let verdict = blob_error(verdict.unwrap_err());
             assert!(matches!(verdict, BlobError::Corrupt { .. }), "{verdict:?}");
         }
     });
@@ -205,7 +209,7 @@ fn both_halves_tell_that_a_byte_is_too_many() {
                 })
                 .await;
             for error in [read.unwrap_err(), verdict.unwrap_err()] {
-                let error = wrong(error);
+                let error = blob_error(error);
                 assert!(
                     matches!(error, BlobError::TooLong { size: 1000, .. }),
                     "{error:?}"
@@ -220,19 +224,20 @@ fn both_halves_tell_that_it_stalled() {
     run(async {
         for framing in Framing::BOTH {
             let Split {
-                stage,
+                fixture,
                 mut reader,
                 driver,
                 mut flow,
             } = split(framing, b"content").await;
             flow.write(b"con").await;
-            let (read, verdict) = soon(async { tokio::join!(read_all(&mut reader), driver) }).await;
-            let read = wrong(read.unwrap_err());
+            let (read, verdict) =
+                within_bound(async { tokio::join!(read_all(&mut reader), driver) }).await;
+            let read = blob_error(read.unwrap_err());
             assert!(
                 matches!(read, BlobError::Stalled { read: 3, .. }),
                 "{read:?}"
             );
-            let verdict = wrong(verdict.unwrap_err());
+            let verdict = blob_error(verdict.unwrap_err());
             assert!(
                 matches!(
                     verdict,
@@ -241,7 +246,7 @@ fn both_halves_tell_that_it_stalled() {
                 "{verdict:?}"
             );
             drop(reader);
-            stage.end().await;
+            fixture.end().await;
         }
     });
 }
@@ -252,20 +257,22 @@ fn a_reader_dropped_early_is_told_by_the_driver() {
         for framing in Framing::BOTH {
             for count in [0, 3] {
                 let Split {
-                    stage,
+                    fixture,
                     mut reader,
                     driver,
                     mut flow,
                 } = split(framing, b"content").await;
                 flow.write(b"content").await;
-                soon(reader.read_exact(&mut vec![0; count])).await.unwrap();
+                within_bound(reader.read_exact(&mut vec![0; count]))
+                    .await
+                    .unwrap();
                 drop(reader);
-                let error = wrong(soon(driver).await.unwrap_err());
+                let error = blob_error(within_bound(driver).await.unwrap_err());
                 let BlobError::Abandoned { read, .. } = error else {
                     panic!("{error:?}");
                 };
                 assert_eq!(read, count as u64);
-                stage.end().await;
+                fixture.end().await;
             }
         }
     });
@@ -276,16 +283,16 @@ fn a_driver_awaited_while_nobody_reads_ends_as_unread() {
     run(async {
         for framing in Framing::BOTH {
             let Split {
-                stage,
+                fixture,
                 reader,
                 driver,
                 mut flow,
             } = split(framing, b"content").await;
             flow.write(b"content").await;
-            let error = wrong(soon(driver).await.unwrap_err());
+            let error = blob_error(within_bound(driver).await.unwrap_err());
             assert!(matches!(error, BlobError::Unread { .. }), "{error:?}");
             drop(reader);
-            stage.end().await;
+            fixture.end().await;
         }
     });
 }
@@ -314,24 +321,26 @@ fn a_reader_alone_learns_that_the_blob_broke_off() {
     run(async {
         for error in [None, Some("cut")] {
             let Split {
-                mut stage,
+                mut fixture,
                 mut reader,
                 driver,
                 mut flow,
-            } = split_on(Stage::new(Framing::Raw).await, b"content").await;
+            } = split_on(OpenImageFixture::new(Framing::Raw).await, b"content").await;
             flow.write(b"con").await;
             // This task has no timer that would wake it by chance.
             let reading = tokio::spawn(async move { reader.read_to_end(&mut Vec::new()).await });
-            flow.end(&mut stage.peer, error).await;
-            let read = wrong(inner(soon(reading).await.unwrap().unwrap_err()));
-            let driven = wrong(soon(driver).await.unwrap_err());
+            flow.end(&mut fixture.peer, error).await;
+            let read = blob_error(library_error(
+                within_bound(reading).await.unwrap().unwrap_err(),
+            ));
+            let driven = blob_error(within_bound(driver).await.unwrap_err());
             for found in [read, driven] {
                 match error {
                     None => assert!(matches!(found, BlobError::Short { .. }), "{found:?}"),
                     Some(_) => assert!(matches!(found, BlobError::Refused(_)), "{found:?}"),
                 }
             }
-            stage.end().await;
+            fixture.end().await;
         }
     });
 }

@@ -5,21 +5,21 @@ use std::io::Read as _;
 
 use longshore::{BlobError, ConnectionOptions, Error};
 use serde_json::json;
+use test_support::fixture::{OpenImageFixture, STALL, blob_error, read_all};
 use test_support::leaks::run;
 use test_support::peer::{Framing, Peer};
-use test_support::stage::{STALL, Stage, read_all, wrong};
-use test_support::{noise, sha256, soon};
+use test_support::{noise, sha256, within_bound};
 use tokio::io::AsyncWriteExt;
 
 /// A raw blob of this announced size, of which `sent` comes.
 async fn raw(announced: i64, sent: &[u8], error: Option<&str>) -> Result<Vec<u8>, BlobError> {
     let options = ConnectionOptions::default().stall_timeout(STALL);
-    let Stage {
+    let OpenImageFixture {
         image,
         proxy,
         mut peer,
         ..
-    } = Stage::with(Framing::Raw, options).await;
+    } = OpenImageFixture::with(Framing::Raw, options).await;
     let wanted = sha256(b"something else");
     let (blob, mut ends) = tokio::join!(proxy.get_raw_blob(&image, &wanted), async {
         peer.expect("GetRawBlob", json!([1, wanted.to_string()]))
@@ -35,9 +35,9 @@ async fn raw(announced: i64, sent: &[u8], error: Option<&str>) -> Result<Vec<u8>
     drop(ends);
     let verdict = read_all(&mut blob).await;
     drop(blob);
-    peer.fence(&proxy).await;
+    peer.check_idle(&proxy).await;
     peer.end_with(proxy, vec![image]).await;
-    verdict.map_err(wrong)
+    verdict.map_err(blob_error)
 }
 
 #[test]
@@ -89,12 +89,13 @@ fn an_error_of_a_raw_blob_is_told_whatever_came() {
 
 /// A raw blob that is taken apart: its bytes, and how it ended.
 async fn taken_apart(sent: &[u8], error: Option<&str>) -> (Vec<u8>, longshore::Result<()>) {
-    let mut stage = Stage::new(Framing::Raw).await;
+    let mut fixture = OpenImageFixture::new(Framing::Raw).await;
     let wanted = sha256(b"something else");
-    let (blob, mut ends) = tokio::join!(stage.proxy.get_raw_blob(&stage.image, &wanted), async {
-        stage.peer.call("GetRawBlob").await;
-        stage.peer.grant_raw(-1).await
-    });
+    let (blob, mut ends) =
+        tokio::join!(fixture.proxy.get_raw_blob(&fixture.image, &wanted), async {
+            fixture.peer.call("GetRawBlob").await;
+            fixture.peer.grant_raw(-1).await
+        });
     let (pipe, ended) = blob.unwrap().into_pipe().unwrap();
     let reading = tokio::task::spawn_blocking(move || {
         let mut bytes = Vec::new();
@@ -107,8 +108,8 @@ async fn taken_apart(sent: &[u8], error: Option<&str>) -> (Vec<u8>, longshore::R
             ends.error.write_all(error.as_bytes()).await.unwrap();
         }
     };
-    let (bytes, (), ended) = soon(async { tokio::join!(reading, sending, ended) }).await;
-    stage.end().await;
+    let (bytes, (), ended) = within_bound(async { tokio::join!(reading, sending, ended) }).await;
+    fixture.end().await;
     (bytes.unwrap(), ended)
 }
 
@@ -122,7 +123,7 @@ fn a_raw_blob_can_be_read_from_its_pipe_and_says_how_it_ended() {
         let said = r#"{"code":"other","message":"boom"}"#;
         let (bytes, ended) = taken_apart(b"content", Some(said)).await;
         assert_eq!(bytes, b"content");
-        let error = wrong(ended.unwrap_err());
+        let error = blob_error(ended.unwrap_err());
         assert!(
             matches!(&error, BlobError::Refused(r) if r.message == "boom"),
             "{error:?}"
@@ -133,8 +134,11 @@ fn a_raw_blob_can_be_read_from_its_pipe_and_says_how_it_ended() {
 #[test]
 fn a_raw_blob_needs_protocol_0_2_8() {
     run(async {
-        let stage = Stage::new(Framing::Piped).await;
-        let blob = stage.proxy.get_raw_blob(&stage.image, &sha256(b"")).await;
+        let fixture = OpenImageFixture::new(Framing::Piped).await;
+        let blob = fixture
+            .proxy
+            .get_raw_blob(&fixture.image, &sha256(b""))
+            .await;
         let error = blob.unwrap_err();
         assert!(
             matches!(
@@ -146,7 +150,7 @@ fn a_raw_blob_needs_protocol_0_2_8() {
             ),
             "{error:?}"
         );
-        stage.end().await;
+        fixture.end().await;
     });
 }
 
@@ -156,27 +160,27 @@ fn a_proxy_that_goes_away_in_the_middle_is_told_as_that() {
         for framing in Framing::BOTH {
             for read_some in [false, true] {
                 let content = noise(100_000, 1);
-                let mut stage = Stage::new(framing).await;
-                let (blob, mut flow) = stage.get(&sha256(&content), 100_000, 100_000).await;
+                let mut fixture = OpenImageFixture::new(framing).await;
+                let (blob, mut flow) = fixture.get(&sha256(&content), 100_000, 100_000).await;
                 let mut blob = blob.unwrap();
                 if read_some {
                     flow.write(&content[..1000]).await;
                 }
-                let Stage {
+                let OpenImageFixture {
                     image,
                     proxy,
                     mut peer,
                     ..
-                } = stage;
+                } = fixture;
                 peer.lenient();
                 drop((peer, flow));
                 let error = read_all(&mut blob).await.unwrap_err();
                 assert!(error.is_closed() && error.is_retryable(), "{error:?}");
-                let BlobError::Connection(source) = wrong(error) else {
+                let BlobError::Connection(source) = blob_error(error) else {
                     panic!("{framing:?}: not reported as a failure of the proxy");
                 };
                 assert!(matches!(*source, Error::Disconnected), "{source:?}");
-                let again = wrong(soon(blob.finish()).await.unwrap_err());
+                let again = blob_error(within_bound(blob.finish()).await.unwrap_err());
                 assert!(matches!(again, BlobError::Connection(_)), "{again:?}");
                 let later = proxy.close_image(image).await.unwrap_err();
                 assert!(matches!(later, Error::Disconnected), "{later:?}");
@@ -208,7 +212,7 @@ fn a_raw_blob_of_unknown_size_whose_proxy_goes_away_is_no_success() {
             }
             drop(peer);
             let error = read_all(&mut blob).await.unwrap_err();
-            let error = wrong(error);
+            let error = blob_error(error);
             assert!(matches!(error, BlobError::Connection(_)), "{error:?}");
         }
     });
@@ -217,20 +221,20 @@ fn a_raw_blob_of_unknown_size_whose_proxy_goes_away_is_no_success() {
 #[test]
 fn a_blob_that_has_all_its_bytes_is_good_though_its_proxy_is_gone() {
     run(async {
-        let mut stage = Stage::new(Framing::Raw).await;
-        let (blob, mut flow) = stage.get(&sha256(b"content"), 7, 7).await;
+        let mut fixture = OpenImageFixture::new(Framing::Raw).await;
+        let (blob, mut flow) = fixture.get(&sha256(b"content"), 7, 7).await;
         flow.write(b"content").await;
-        let Stage {
+        let OpenImageFixture {
             image,
             proxy,
             mut peer,
             ..
-        } = stage;
+        } = fixture;
         peer.lenient();
         drop((peer, flow));
         let mut blob = blob.unwrap();
         assert_eq!(read_all(&mut blob).await.unwrap(), b"content");
-        soon(blob.finish()).await.unwrap();
+        within_bound(blob.finish()).await.unwrap();
         drop((image, proxy));
     });
 }

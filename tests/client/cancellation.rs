@@ -7,10 +7,10 @@ use std::task::{Context, Poll, Waker};
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, join_all};
 use longshore::{ConnectionOptions, ImageProxy, OpenedImage};
-use test_support::honest::{Honest, Leftover};
 use test_support::image::TestImage;
 use test_support::leaks::{run, run_single};
-use test_support::{eventually, soon};
+use test_support::memory_proxy::{Leftover, MemoryProxy};
+use test_support::{eventually, within_bound};
 use tokio::io::AsyncReadExt;
 
 type Method = for<'a> fn(&'a ImageProxy, &'a OpenedImage, &'a TestImage) -> BoxFuture<'a, ()>;
@@ -132,14 +132,14 @@ async fn at_each_await(name: &str, method: Method, judge: impl Fn(&str, Leftover
     for version in VERSIONS {
         for pause in PAUSES {
             for polls in 0..12 {
-                let (proxy, server) = Honest::connected(version, &[("x:", &test)]).await;
+                let (proxy, server) = MemoryProxy::connected(version, &[("x:", &test)]).await;
                 let image = proxy.open_image("x:").await.unwrap();
                 let done = poll_times(method(&proxy, &image, &test), polls, pause).await;
                 let label = format!("{name}, protocol {version}, {polls} polls, pause {pause}");
-                let other = soon(proxy.open_image("other:")).await.unwrap_err();
+                let other = within_bound(proxy.open_image("other:")).await.unwrap_err();
                 assert!(!other.is_closed(), "{label}: {other}");
                 // Everything was released before. Without the handle, the proxy is ended at once.
-                soon(proxy.close_image(image)).await.unwrap();
+                within_bound(proxy.close_image(image)).await.unwrap();
                 drop(proxy);
                 judge(&label, server.ended().await);
                 if done {
@@ -186,7 +186,7 @@ fn connect_dropped_at_any_await_ends_the_proxy() {
     run_single(async {
         for pause in PAUSES {
             for polls in 0..5 {
-                let (socket, server) = Honest::spawn("0.2.8", &[]);
+                let (socket, server) = MemoryProxy::spawn("0.2.8", &[]);
                 let connect = async {
                     let proxy = ImageProxy::connect(socket, ConnectionOptions::default()).await;
                     drop(proxy.unwrap());
@@ -203,7 +203,7 @@ fn finalize_dropped_at_any_await_ends_the_proxy_all_the_same() {
     run_single(async {
         for pause in PAUSES {
             for polls in 0..5 {
-                let (proxy, server) = Honest::connected("0.2.8", &[]).await;
+                let (proxy, server) = MemoryProxy::connected("0.2.8", &[]).await;
                 let other = proxy.clone();
                 let finalize = async { proxy.finalize().await.unwrap() };
                 poll_times(finalize.boxed(), polls, pause).await;
@@ -219,7 +219,7 @@ fn tasks_that_are_aborted_at_random_leave_nothing_open() {
     run(async {
         let test = TestImage::with_layers(&[300_000]);
         for version in VERSIONS {
-            let (proxy, server) = Honest::connected(version, &[("x:", &test)]).await;
+            let (proxy, server) = MemoryProxy::connected(version, &[("x:", &test)]).await;
             let tasks = (0..400).map(|number: usize| {
                 let (proxy, test) = (proxy.clone(), test.clone());
                 let task = tokio::spawn(async move {
@@ -237,8 +237,8 @@ fn tasks_that_are_aborted_at_random_leave_nothing_open() {
                     }
                 }
             });
-            soon(join_all(tasks)).await;
-            soon(proxy.open_image("other:")).await.unwrap_err();
+            within_bound(join_all(tasks)).await;
+            within_bound(proxy.open_image("other:")).await.unwrap_err();
             // Tasks of the library itself still drain documents.
             eventually(|| server.unfinished() == 0).await;
             drop(proxy);

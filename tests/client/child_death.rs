@@ -7,14 +7,14 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use longshore::{BlobError, ChildExit, ConnectionOptions, Error, ImageProxy, ImageProxyConfig};
+use test_support::fixture::{blob_error, read_all};
 use test_support::image::TestImage;
 use test_support::leaks::run;
 use test_support::process::{
     as_another_test, children, gone, is_alive, kill_now, only_child, silent_registry,
 };
-use test_support::stage::{read_all, wrong};
 use test_support::tools::{self, HELLO, SKOPEOS, scripted, wrapped};
-use test_support::{eventually, soon};
+use test_support::{eventually, within_bound};
 use tokio::io::AsyncReadExt;
 
 /// Starts skopeo as a child, instead of becoming it by `exec`.
@@ -65,10 +65,14 @@ fn a_pending_call_queued_ones_and_later_ones_tell_that_the_proxy_was_killed() {
             tokio::task::yield_now().await;
             kill_now(only_child());
             for call in calls {
-                assert_killed(soon(call).await.unwrap());
+                assert_killed(within_bound(call).await.unwrap());
             }
-            assert_killed(soon(proxy.open_image(&reference)).await.unwrap_err());
-            assert_killed(soon(proxy.finalize()).await.unwrap_err());
+            assert_killed(
+                within_bound(proxy.open_image(&reference))
+                    .await
+                    .unwrap_err(),
+            );
+            assert_killed(within_bound(proxy.finalize()).await.unwrap_err());
         }
     });
 }
@@ -87,21 +91,25 @@ fn a_blob_on_its_way_tells_that_the_proxy_was_killed() {
             for split in [false, true] {
                 let config = tools::config(protocol);
                 let proxy = ImageProxy::new_with_config(config).await.unwrap();
-                let image = soon(proxy.open_image(&reference)).await.unwrap();
-                let blob = soon(proxy.get_blob(&image, &layer.digest, layer.size())).await;
+                let image = within_bound(proxy.open_image(&reference)).await.unwrap();
+                let blob = within_bound(proxy.get_blob(&image, &layer.digest, layer.size())).await;
                 let mut blob = blob.unwrap();
                 blob.read_exact(&mut [0; 1000]).await.unwrap();
                 kill_now(only_child());
                 if split {
                     let (mut reader, driver) = blob.split();
                     assert_killed(read_all(&mut reader).await.unwrap_err());
-                    assert_killed(soon(driver).await.unwrap_err());
+                    assert_killed(within_bound(driver).await.unwrap_err());
                 } else {
                     assert_killed(read_all(&mut blob).await.unwrap_err());
-                    assert_killed(soon(blob.finish()).await.unwrap_err());
+                    assert_killed(within_bound(blob.finish()).await.unwrap_err());
                 }
-                assert_killed(soon(proxy.fetch_manifest(&image)).await.unwrap_err());
-                assert_killed(soon(proxy.close_image(image)).await.unwrap_err());
+                assert_killed(
+                    within_bound(proxy.fetch_manifest(&image))
+                        .await
+                        .unwrap_err(),
+                );
+                assert_killed(within_bound(proxy.close_image(image)).await.unwrap_err());
             }
         }
     });
@@ -118,8 +126,8 @@ fn a_raw_blob_of_which_no_size_is_wanted_tells_it_too() {
         let proxy = ImageProxy::new_with_config(tools::config("0.2.8"))
             .await
             .unwrap();
-        let image = soon(proxy.open_image(&reference)).await.unwrap();
-        let blob = soon(proxy.get_raw_blob(&image, &test.layers[0].digest)).await;
+        let image = within_bound(proxy.open_image(&reference)).await.unwrap();
+        let blob = within_bound(proxy.get_raw_blob(&image, &test.layers[0].digest)).await;
         kill_now(only_child());
         assert_killed(wrong_or_closed(
             read_all(&mut blob.unwrap()).await.unwrap_err(),
@@ -129,7 +137,7 @@ fn a_raw_blob_of_which_no_size_is_wanted_tells_it_too() {
 
 /// The error inside the error of the blob.
 fn wrong_or_closed(error: Error) -> Error {
-    match wrong(error) {
+    match blob_error(error) {
         BlobError::Connection(source) => *source,
         other => panic!("{other:?}"),
     }
@@ -142,7 +150,9 @@ fn the_end_of_stderr_is_told() {
         let config = wrapped(r#"echo first >&2; echo last words >&2; exec "$skopeo" "$@""#);
         let proxy = ImageProxy::new_with_config(config).await.unwrap();
         kill_now(only_child());
-        let error = soon(proxy.open_image("oci:nowhere")).await.unwrap_err();
+        let error = within_bound(proxy.open_image("oci:nowhere"))
+            .await
+            .unwrap_err();
         let shown = error.to_string();
         let exit = exit(error);
         assert_eq!(exit.stderr(), "first\nlast words\n");
@@ -200,11 +210,15 @@ fn a_child_that_writes_megabytes_to_stderr_is_not_held_up() {
         // The text comes before the first answer, and in one long line.
         let script =
             r#"head -c 4000000 /dev/zero | tr '\0' x >&2; echo end >&2; exec "$skopeo" "$@""#;
-        let proxy = soon(ImageProxy::new_with_config(wrapped(script)))
+        let proxy = within_bound(ImageProxy::new_with_config(wrapped(script)))
             .await
             .unwrap();
         kill_now(only_child());
-        let exit = exit(soon(proxy.open_image("oci:nowhere")).await.unwrap_err());
+        let exit = exit(
+            within_bound(proxy.open_image("oci:nowhere"))
+                .await
+                .unwrap_err(),
+        );
         assert!(exit.stderr().ends_with("xxxend\n"));
         assert_eq!(exit.stderr().len(), 64 * 1024);
     });
@@ -218,8 +232,10 @@ fn a_child_that_never_stops_writing_to_stderr_can_be_ended() {
         // There are several, so that there is always something to read.
         let noise = "for i in 1 2 3 4 5 6 7 8; do (trap '' TERM; exec cat /dev/zero >&2) & done;";
         let config = wrapped(&format!(r#"{noise} exec "$skopeo" "$@""#)).connection(options);
-        let proxy = soon(ImageProxy::new_with_config(config)).await.unwrap();
-        soon(proxy.finalize()).await.unwrap();
+        let proxy = within_bound(ImageProxy::new_with_config(config))
+            .await
+            .unwrap();
+        within_bound(proxy.finalize()).await.unwrap();
     });
 }
 
@@ -233,7 +249,11 @@ fn a_wrapper_that_is_killed_takes_its_skopeo_with_it() {
         assert_eq!(skopeo.len(), 1);
         kill_now(wrapper);
         gone(skopeo[0]).await;
-        assert_killed(soon(proxy.open_image("oci:nowhere")).await.unwrap_err());
+        assert_killed(
+            within_bound(proxy.open_image("oci:nowhere"))
+                .await
+                .unwrap_err(),
+        );
     });
 }
 
@@ -248,7 +268,7 @@ fn what_a_wrapper_left_in_the_background_is_killed() {
             let left = children(skopeo);
             assert_eq!(left.len(), 1);
             if finalize {
-                soon(proxy.finalize()).await.unwrap();
+                within_bound(proxy.finalize()).await.unwrap();
             } else {
                 kill_now(skopeo);
             }
@@ -263,7 +283,7 @@ fn a_wrapper_is_finalized_in_order() {
     run(async {
         let proxy = ImageProxy::new_with_config(wrapped(WRAPPER)).await.unwrap();
         let skopeo = children(only_child())[0];
-        soon(proxy.finalize()).await.unwrap();
+        within_bound(proxy.finalize()).await.unwrap();
         assert!(!is_alive(skopeo));
     });
 }
@@ -283,7 +303,7 @@ fn a_proxy_killed_while_it_is_finalized_is_told_as_killed() {
         })
         .await;
         kill_now(only_child());
-        assert_killed(soon(finalizing).await.unwrap().unwrap_err());
+        assert_killed(within_bound(finalizing).await.unwrap().unwrap_err());
     });
 }
 
@@ -305,8 +325,8 @@ fn a_proxy_killed_while_finalize_waits_for_an_answer_is_told_as_killed() {
         })
         .await;
         kill_now(only_child());
-        assert_killed(soon(finalizing).await.unwrap().unwrap_err());
-        assert_killed(soon(asking).await.unwrap_err());
+        assert_killed(within_bound(finalizing).await.unwrap().unwrap_err());
+        assert_killed(within_bound(asking).await.unwrap_err());
     });
 }
 
@@ -373,7 +393,7 @@ fn a_stderr_of_ours_that_nobody_reads_holds_up_no_proxy() {
                 .map_while(Result::ok)
                 .any(|line| line.contains("READY"))
         });
-        assert!(soon(reading).await.unwrap());
+        assert!(within_bound(reading).await.unwrap());
         helper.kill().unwrap();
         helper.wait().unwrap();
     });
@@ -385,7 +405,9 @@ fn helper_whose_stderr_nobody_reads() {
     let noise = "head -c 1000000 /dev/zero | tr '\\0' x >&2;";
     let config = scripted(&format!("{noise} {HELLO} exec sleep 1000")).debug(true);
     tokio::runtime::Runtime::new().unwrap().block_on(async {
-        let proxy = soon(ImageProxy::new_with_config(config)).await.unwrap();
+        let proxy = within_bound(ImageProxy::new_with_config(config))
+            .await
+            .unwrap();
         let child = only_child();
         drop(proxy);
         gone(child).await;

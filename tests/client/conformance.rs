@@ -4,12 +4,12 @@
 use longshore::oci_spec::image::{Digest, ImageManifest};
 use longshore::{BlobError, Error, ImageProxy, ImageProxyConfig, OpenedImage};
 use test_support::docker_registry::DockerRegistry;
-use test_support::honest::{Honest, Leftover, has_method};
+use test_support::fixture::{blob_error, read_all};
 use test_support::image::TestImage;
 use test_support::leaks::run;
-use test_support::stage::{read_all, wrong};
+use test_support::memory_proxy::{Leftover, MemoryProxy, has_method};
 use test_support::tools::{self, SKOPEOS};
-use test_support::{sha256, soon};
+use test_support::{sha256, within_bound};
 
 /// A proxy to be tested, with its images.
 struct Subject<'a> {
@@ -30,7 +30,9 @@ impl Subject<'_> {
     }
 
     async fn open(&self) -> OpenedImage {
-        soon(self.proxy.open_image(self.reference)).await.unwrap()
+        within_bound(self.proxy.open_image(self.reference))
+            .await
+            .unwrap()
     }
 
     /// Runs the whole suite.
@@ -56,7 +58,7 @@ impl Subject<'_> {
         self.hands_out_blobs().await;
         self.refuses_unknown_blobs().await;
         self.keeps_images_apart().await;
-        soon(self.proxy.finalize()).await.unwrap();
+        within_bound(self.proxy.finalize()).await.unwrap();
     }
 
     async fn opens_what_is_there(&self) {
@@ -66,16 +68,16 @@ impl Subject<'_> {
             missing,
             ..
         } = self;
-        let refused = soon(proxy.open_image(missing)).await.unwrap_err();
+        let refused = within_bound(proxy.open_image(missing)).await.unwrap_err();
         assert!(
             matches!(&refused, Error::Refused { method: "OpenImage", refusal, .. } if !refusal.message.is_empty()),
             "{refused:?}"
         );
         assert!(!refused.is_closed());
-        let found = soon(proxy.open_image_optional(reference)).await;
-        let absent = soon(proxy.open_image_optional(missing)).await;
+        let found = within_bound(proxy.open_image_optional(reference)).await;
+        let absent = within_bound(proxy.open_image_optional(missing)).await;
         if self.can("OpenImageOptional") {
-            soon(proxy.close_image(found.unwrap().unwrap()))
+            within_bound(proxy.close_image(found.unwrap().unwrap()))
                 .await
                 .unwrap();
             if self.tells_absence {
@@ -95,11 +97,13 @@ impl Subject<'_> {
             proxy, image: test, ..
         } = self;
         let image = self.open().await;
-        let (digest, raw) = soon(proxy.fetch_manifest_raw_oci(&image)).await.unwrap();
+        let (digest, raw) = within_bound(proxy.fetch_manifest_raw_oci(&image))
+            .await
+            .unwrap();
         assert_eq!(digest, test.manifest.digest);
         assert_eq!(raw, test.manifest.bytes);
         let (digest, manifest): (_, ImageManifest) =
-            soon(proxy.fetch_manifest(&image)).await.unwrap();
+            within_bound(proxy.fetch_manifest(&image)).await.unwrap();
         assert_eq!(digest, test.manifest.digest);
         let layers: Vec<_> = manifest
             .layers()
@@ -109,16 +113,18 @@ impl Subject<'_> {
         let expected: Vec<Digest> = test.layers.iter().map(|l| l.digest.clone()).collect();
         assert_eq!(layers, expected);
 
-        let config = soon(proxy.fetch_config(&image)).await.unwrap();
+        let config = within_bound(proxy.fetch_config(&image)).await.unwrap();
         assert_eq!(config.rootfs().diff_ids().len(), test.layers.len());
-        let raw = soon(proxy.fetch_config_raw(&image)).await.unwrap();
+        let raw = within_bound(proxy.fetch_config_raw(&image)).await.unwrap();
         let raw: serde_json::Value = serde_json::from_slice(&raw).unwrap();
         assert_eq!(raw["config"]["Labels"]["test"], "longshore");
-        let part = soon(proxy.fetch_runtime_config_raw(&image)).await.unwrap();
+        let part = within_bound(proxy.fetch_runtime_config_raw(&image))
+            .await
+            .unwrap();
         let part: serde_json::Value = serde_json::from_slice(&part).unwrap();
         assert_eq!(part["Cmd"][0], "/data");
 
-        let info = soon(proxy.get_layer_info(&image)).await.unwrap();
+        let info = within_bound(proxy.get_layer_info(&image)).await.unwrap();
         assert_eq!(info.is_some(), self.can("GetLayerInfo"));
         for (info, layer) in info.iter().flatten().zip(&test.layers) {
             assert_eq!(info.digest, layer.digest);
@@ -140,41 +146,45 @@ impl Subject<'_> {
         for wanted in test.layers.iter().chain([&test.config]) {
             let get = || proxy.get_blob(&image, &wanted.digest, wanted.size());
             // The blob is read to the end, then verified.
-            let mut blob = soon(get()).await.unwrap();
+            let mut blob = within_bound(get()).await.unwrap();
             assert_eq!(blob.digest(), &wanted.digest);
             assert!(read_all(&mut blob).await.unwrap() == wanted.bytes);
-            soon(blob.finish()).await.unwrap();
+            within_bound(blob.finish()).await.unwrap();
             // The blob is only verified.
-            soon(soon(get()).await.unwrap().finish()).await.unwrap();
+            within_bound(within_bound(get()).await.unwrap().finish())
+                .await
+                .unwrap();
             // The blob is read through its reader and its driver.
-            let (mut reader, driver) = soon(get()).await.unwrap().split();
-            let (read, verdict) = soon(async { tokio::join!(read_all(&mut reader), driver) }).await;
+            let (mut reader, driver) = within_bound(get()).await.unwrap().split();
+            let (read, verdict) =
+                within_bound(async { tokio::join!(read_all(&mut reader), driver) }).await;
             assert!(read.unwrap() == wanted.bytes);
             verdict.unwrap();
             // The blob is given up. The connection stays usable.
-            drop(soon(get()).await.unwrap());
+            drop(within_bound(get()).await.unwrap());
             // All blobs are open at once, and are read in the order of asking.
             let mut blobs = Vec::new();
             for _ in 0..4 {
-                blobs.push(soon(get()).await.unwrap());
+                blobs.push(within_bound(get()).await.unwrap());
             }
             for blob in blobs {
-                soon(blob.finish()).await.unwrap();
+                within_bound(blob.finish()).await.unwrap();
             }
             // The blob is read without any check.
-            let raw = soon(proxy.get_raw_blob(&image, &wanted.digest)).await;
+            let raw = within_bound(proxy.get_raw_blob(&image, &wanted.digest)).await;
             if self.can("GetRawBlob") {
                 assert!(read_all(&mut raw.unwrap()).await.unwrap() == wanted.bytes);
             } else {
                 assert!(matches!(raw, Err(Error::Unsupported { .. })), "{raw:?}");
             }
             // The blob has another size than the one that is asked for.
-            let short = soon(proxy.get_blob(&image, &wanted.digest, wanted.size() - 1)).await;
+            let short =
+                within_bound(proxy.get_blob(&image, &wanted.digest, wanted.size() - 1)).await;
             let verdict = match short {
-                Ok(blob) => soon(blob.finish()).await,
+                Ok(blob) => within_bound(blob.finish()).await,
                 Err(error) => Err(error),
             };
-            let error = wrong(verdict.unwrap_err());
+            let error = blob_error(verdict.unwrap_err());
             assert!(
                 matches!(
                     error,
@@ -188,24 +198,24 @@ impl Subject<'_> {
     async fn refuses_unknown_blobs(&self) {
         let image = self.open().await;
         let unknown = sha256(b"nobody has this");
-        let error = soon(self.proxy.get_blob(&image, &unknown, 15)).await;
+        let error = within_bound(self.proxy.get_blob(&image, &unknown, 15)).await;
         let error = match error {
-            Ok(blob) => soon(blob.finish()).await.unwrap_err(),
+            Ok(blob) => within_bound(blob.finish()).await.unwrap_err(),
             Err(error) => error,
         };
         assert!(!error.is_closed());
         assert!(error.to_string().contains(unknown.digest()), "{error}");
-        let error = wrong(error);
+        let error = blob_error(error);
         assert!(matches!(error, BlobError::Refused(_)), "{error:?}");
     }
 
     async fn keeps_images_apart(&self) {
         let Self { proxy, .. } = self;
         let (one, two) = (self.open().await, self.open().await);
-        soon(proxy.close_image(one)).await.unwrap();
-        soon(proxy.fetch_manifest(&two)).await.unwrap();
+        within_bound(proxy.close_image(one)).await.unwrap();
+        within_bound(proxy.fetch_manifest(&two)).await.unwrap();
         // Another proxy has images of the same numbers.
-        let (other, server) = Honest::connected("0.2.8", &[]).await;
+        let (other, server) = MemoryProxy::connected("0.2.8", &[]).await;
         let foreign = other.fetch_manifest(&two).await.unwrap_err();
         assert!(matches!(foreign, Error::ForeignImage), "{foreign:?}");
         let foreign = other.close_image(two).await.unwrap_err();
@@ -224,7 +234,7 @@ fn the_scripted_proxy_conforms_in_every_version() {
     for protocol in ["0.2.3", "0.2.4", "0.2.5", "0.2.6", "0.2.7", "0.2.8"] {
         run(async {
             let test = image();
-            let (proxy, server) = Honest::connected(protocol, &[("memory:x", &test)]).await;
+            let (proxy, server) = MemoryProxy::connected(protocol, &[("memory:x", &test)]).await;
             let subject = Subject {
                 proxy,
                 protocol,

@@ -5,12 +5,12 @@ use std::task::{Context, Waker};
 
 use longshore::{ConnectionOptions, Error, ImageProxy};
 use serde_json::{Value, json};
-use test_support::honest::{Honest, Leftover};
+use test_support::fixture::OpenImageFixture;
 use test_support::image::TestImage;
 use test_support::leaks::{run, run_single};
+use test_support::memory_proxy::{Leftover, MemoryProxy};
 use test_support::peer::{Framing, Peer, PipeEnd};
-use test_support::stage::Stage;
-use test_support::{eventually, noise, soon};
+use test_support::{eventually, noise, within_bound};
 use tokio::io::AsyncWriteExt;
 
 /// The size of the manifest in bytes, which is many times what a pipe holds.
@@ -27,7 +27,7 @@ fn with_large_manifest() -> TestImage {
 fn a_large_manifest_comes_while_other_calls_are_queued() {
     run(async {
         let image = with_large_manifest();
-        let (proxy, server) = Honest::connected("0.2.8", &[("x:", &image)]).await;
+        let (proxy, server) = MemoryProxy::connected("0.2.8", &[("x:", &image)]).await;
         let opened = proxy.open_image("x:").await.unwrap();
         let others: Vec<_> = (0..50)
             .map(|_| {
@@ -35,11 +35,13 @@ fn a_large_manifest_comes_while_other_calls_are_queued() {
                 tokio::spawn(async move { proxy.open_image("other:").await.unwrap_err() })
             })
             .collect();
-        let (digest, bytes) = soon(proxy.fetch_manifest_raw_oci(&opened)).await.unwrap();
+        let (digest, bytes) = within_bound(proxy.fetch_manifest_raw_oci(&opened))
+            .await
+            .unwrap();
         assert_eq!(digest, image.manifest.digest);
         assert!(bytes == image.manifest.bytes);
         for other in others {
-            soon(other).await.unwrap();
+            within_bound(other).await.unwrap();
         }
         drop((opened, proxy));
         assert_eq!(server.ended().await, Leftover::NOTHING);
@@ -49,12 +51,12 @@ fn a_large_manifest_comes_while_other_calls_are_queued() {
 #[test]
 fn a_document_asked_for_before_finalize_is_read_to_its_end() {
     let test = || async {
-        let Stage {
+        let OpenImageFixture {
             image,
             proxy,
             mut peer,
             ..
-        } = Stage::new(Framing::Raw).await;
+        } = OpenImageFixture::new(Framing::Raw).await;
         let (finalizer, other) = (proxy.clone(), proxy.clone());
         let asking = tokio::spawn(async move { proxy.fetch_manifest_raw_oci(&image).await });
         peer.expect("GetManifest", json!([1])).await;
@@ -66,7 +68,7 @@ fn a_document_asked_for_before_finalize_is_read_to_its_end() {
         })
         .await;
         peer.document(json!("other:m"), b"{}").await;
-        let (digest, bytes) = soon(asking).await.unwrap().unwrap();
+        let (digest, bytes) = within_bound(asking).await.unwrap().unwrap();
         assert_eq!((digest.as_ref(), &bytes[..]), ("other:m", &b"{}"[..]));
         // The caller has dropped its image.
         while let Some(call) = peer.next().await
@@ -75,7 +77,7 @@ fn a_document_asked_for_before_finalize_is_read_to_its_end() {
             peer.reply(Value::Null).await;
         }
         drop(peer);
-        soon(finalizing).await.unwrap().unwrap();
+        within_bound(finalizing).await.unwrap().unwrap();
     };
     run_single(test());
     run(test());
@@ -86,15 +88,15 @@ fn a_document_without_end_is_given_up_and_the_connection_goes_on() {
     run(async {
         let image = with_large_manifest();
         let options = ConnectionOptions::default().max_document_bytes(MANIFEST as u64 - 1);
-        let (socket, server) = Honest::spawn("0.2.8", &[("x:", &image)]);
+        let (socket, server) = MemoryProxy::spawn("0.2.8", &[("x:", &image)]);
         let proxy = ImageProxy::connect(socket, options).await.unwrap();
         let opened = proxy.open_image("x:").await.unwrap();
-        let error = soon(proxy.fetch_manifest_raw_oci(&opened)).await;
+        let error = within_bound(proxy.fetch_manifest_raw_oci(&opened)).await;
         let error = error.unwrap_err();
         assert!(matches!(error, Error::DocumentTooLarge { .. }), "{error:?}");
         assert!(!error.is_closed() && !error.is_retryable());
-        soon(proxy.open_image("other:")).await.unwrap_err();
-        soon(proxy.close_image(opened)).await.unwrap();
+        within_bound(proxy.open_image("other:")).await.unwrap_err();
+        within_bound(proxy.close_image(opened)).await.unwrap();
         drop(proxy);
         assert_eq!(server.ended().await, Leftover::NOTHING);
     });
@@ -105,7 +107,7 @@ fn a_document_whose_future_is_polled_no_further_holds_up_no_other_call() {
     // On one thread, nothing happens between two polls except what the other call does.
     run_single(async {
         let image = with_large_manifest();
-        let (proxy, server) = Honest::connected("0.2.8", &[("x:", &image)]).await;
+        let (proxy, server) = MemoryProxy::connected("0.2.8", &[("x:", &image)]).await;
         let opened = proxy.open_image("x:").await.unwrap();
         let mut polls = 0;
         let bytes = {
@@ -116,7 +118,7 @@ fn a_document_whose_future_is_polled_no_further_holds_up_no_other_call() {
                     break manifest.unwrap().1;
                 }
                 polls += 1;
-                let other = soon(proxy.open_image("other:")).await;
+                let other = within_bound(proxy.open_image("other:")).await;
                 assert!(matches!(other.unwrap_err(), Error::Refused { .. }));
             }
         };
@@ -132,7 +134,7 @@ fn a_document_given_up_at_any_point_is_finished_over_there() {
     run_single(async {
         let image = with_large_manifest();
         for polls in 0..10 {
-            let (proxy, server) = Honest::connected("0.2.8", &[("x:", &image)]).await;
+            let (proxy, server) = MemoryProxy::connected("0.2.8", &[("x:", &image)]).await;
             let opened = proxy.open_image("x:").await.unwrap();
             let mut manifest = Box::pin(proxy.fetch_manifest_raw_oci(&opened));
             for _ in 0..polls {
@@ -140,11 +142,11 @@ fn a_document_given_up_at_any_point_is_finished_over_there() {
                 if manifest.as_mut().poll(&mut cx).is_ready() {
                     break;
                 }
-                soon(proxy.open_image("other:")).await.unwrap_err();
+                within_bound(proxy.open_image("other:")).await.unwrap_err();
             }
             drop(manifest);
-            soon(proxy.open_image("other:")).await.unwrap_err();
-            soon(proxy.close_image(opened)).await.unwrap();
+            within_bound(proxy.open_image("other:")).await.unwrap_err();
+            within_bound(proxy.close_image(opened)).await.unwrap();
             drop(proxy);
             assert_eq!(server.ended().await, Leftover::NOTHING, "{polls} polls");
         }
@@ -154,40 +156,44 @@ fn a_document_given_up_at_any_point_is_finished_over_there() {
 #[test]
 fn a_refusal_to_finish_is_an_error_though_all_bytes_came() {
     run(async {
-        let mut stage = Stage::new(Framing::Raw).await;
-        let (config, ()) = tokio::join!(soon(stage.proxy.fetch_config_raw(&stage.image)), async {
-            stage.peer.expect("GetFullConfig", json!([1])).await;
-            let PipeEnd { id, mut data } = stage.peer.grant_pipe(Value::Null).await;
-            data.write_all(b"{}").await.unwrap();
-            drop(data);
-            stage.peer.expect("FinishPipe", json!([id])).await;
-            stage.peer.refuse("it broke").await;
-        });
+        let mut fixture = OpenImageFixture::new(Framing::Raw).await;
+        let (config, ()) = tokio::join!(
+            within_bound(fixture.proxy.fetch_config_raw(&fixture.image)),
+            async {
+                fixture.peer.expect("GetFullConfig", json!([1])).await;
+                let PipeEnd { id, mut data } = fixture.peer.grant_pipe(Value::Null).await;
+                data.write_all(b"{}").await.unwrap();
+                drop(data);
+                fixture.peer.expect("FinishPipe", json!([id])).await;
+                fixture.peer.refuse("it broke").await;
+            }
+        );
         let error = config.unwrap_err();
         assert!(
             matches!(&error, Error::Refused { method: "FinishPipe", refusal, .. } if refusal.message == "it broke"),
             "{error:?}"
         );
-        stage.end().await;
+        fixture.end().await;
     });
 }
 
 #[test]
 fn a_proxy_that_goes_away_in_the_middle_of_a_document_is_told() {
     run(async {
-        let Stage {
+        let OpenImageFixture {
             image,
             proxy,
             mut peer,
             ..
-        } = Stage::new(Framing::Raw).await;
-        let (manifest, ()) = tokio::join!(soon(proxy.fetch_manifest_raw_oci(&image)), async {
-            peer.call("GetManifest").await;
-            let PipeEnd { id, mut data } = peer.grant_pipe(json!("other:x")).await;
-            data.write_all(b"{").await.unwrap();
-            peer.expect("FinishPipe", json!([id])).await;
-            drop((data, peer));
-        });
+        } = OpenImageFixture::new(Framing::Raw).await;
+        let (manifest, ()) =
+            tokio::join!(within_bound(proxy.fetch_manifest_raw_oci(&image)), async {
+                peer.call("GetManifest").await;
+                let PipeEnd { id, mut data } = peer.grant_pipe(json!("other:x")).await;
+                data.write_all(b"{").await.unwrap();
+                peer.expect("FinishPipe", json!([id])).await;
+                drop((data, peer));
+            });
         let error = manifest.unwrap_err();
         assert!(matches!(error, Error::Disconnected), "{error:?}");
     });
@@ -196,11 +202,11 @@ fn a_proxy_that_goes_away_in_the_middle_of_a_document_is_told() {
 #[test]
 fn what_is_not_the_document_it_should_be_is_told_with_its_name() {
     run(async {
-        let mut stage = Stage::new(Framing::Raw).await;
-        let Stage {
+        let mut fixture = OpenImageFixture::new(Framing::Raw).await;
+        let OpenImageFixture {
             image, proxy, peer, ..
-        } = &mut stage;
-        let (manifest, ()) = tokio::join!(soon(proxy.fetch_manifest(image)), async {
+        } = &mut fixture;
+        let (manifest, ()) = tokio::join!(within_bound(proxy.fetch_manifest(image)), async {
             peer.call("GetManifest").await;
             peer.document(json!("other:x"), b"[1]").await;
         });
@@ -211,7 +217,7 @@ fn what_is_not_the_document_it_should_be_is_told_with_its_name() {
                 ..
             })
         ));
-        let (config, ()) = tokio::join!(soon(proxy.fetch_config(image)), async {
+        let (config, ()) = tokio::join!(within_bound(proxy.fetch_config(image)), async {
             peer.call("GetFullConfig").await;
             peer.document(Value::Null, b"[1]").await;
         });
@@ -222,7 +228,7 @@ fn what_is_not_the_document_it_should_be_is_told_with_its_name() {
                 ..
             })
         ));
-        let (layers, ()) = tokio::join!(soon(proxy.get_layer_info(image)), async {
+        let (layers, ()) = tokio::join!(within_bound(proxy.get_layer_info(image)), async {
             peer.call("GetLayerInfoPiped").await;
             peer.document(Value::Null, b"{}").await;
         });
@@ -233,7 +239,7 @@ fn what_is_not_the_document_it_should_be_is_told_with_its_name() {
                 ..
             })
         ));
-        stage.end().await;
+        fixture.end().await;
     });
 }
 
@@ -249,7 +255,7 @@ fn layer_info_comes_by_what_the_version_has() {
             let (mut peer, proxy) = Peer::connected(version).await;
             let (image, ()) = tokio::join!(proxy.open_image("x:"), peer.opens(1));
             let image = image.unwrap();
-            let (layers, ()) = tokio::join!(soon(proxy.get_layer_info(&image)), async {
+            let (layers, ()) = tokio::join!(within_bound(proxy.get_layer_info(&image)), async {
                 match method {
                     None => {}
                     Some("GetLayerInfo") => {
@@ -295,11 +301,11 @@ fn a_document_over_the_bound_is_given_up_and_leaves_nothing_open() {
                         _ => proxy.get_layer_info(&image).await.map(drop),
                     }
                 };
-                let (document, ()) = tokio::join!(soon(ask), async {
+                let (document, ()) = tokio::join!(within_bound(ask), async {
                     peer.call(method).await;
                     let PipeEnd { id, mut data } = peer.grant_pipe(json!("other:x")).await;
                     // As skopeo does: the writer ends, then the pipe is finished.
-                    let written = soon(data.write_all(&vec![b' '; bytes])).await;
+                    let written = within_bound(data.write_all(&vec![b' '; bytes])).await;
                     assert!(written.is_ok() || !fits, "{written:?}");
                     drop(data);
                     peer.expect("FinishPipe", json!([id])).await;
@@ -319,7 +325,7 @@ fn a_document_over_the_bound_is_given_up_and_leaves_nothing_open() {
                     }
                     Err(other) => panic!("{method}: {other:?}"),
                 }
-                peer.fence(&proxy).await;
+                peer.check_idle(&proxy).await;
                 peer.end_with(proxy, vec![image]).await;
             }
         }

@@ -4,15 +4,15 @@
 use std::task::{Context, Waker};
 
 use serde_json::{Value, json};
+use test_support::fixture::{OpenImageFixture, read_all};
 use test_support::leaks::{run, run_single};
 use test_support::peer::{Flow, Framing, Peer, PipeEnd};
-use test_support::stage::{Stage, read_all};
-use test_support::{sha256, soon};
+use test_support::{sha256, within_bound};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// Waits until a write fails, because the reader of this pipe is closed.
 async fn expect_broken(pipe: &mut tokio::net::unix::pipe::Sender) {
-    let broken = soon(async {
+    let broken = within_bound(async {
         loop {
             if let Err(error) = pipe.write_all(&[0; 4096]).await {
                 break error;
@@ -36,7 +36,7 @@ fn an_image_opened_for_a_caller_who_left_is_closed() {
         peer.reply(json!(17)).await;
         peer.expect("CloseImage", json!([17])).await;
         peer.reply(Value::Null).await;
-        peer.fence(&proxy).await;
+        peer.check_idle(&proxy).await;
         peer.end(proxy).await;
     });
 }
@@ -45,12 +45,12 @@ fn an_image_opened_for_a_caller_who_left_is_closed() {
 fn a_blob_granted_to_a_caller_who_left_is_closed_and_never_finished() {
     run(async {
         for framing in Framing::BOTH {
-            let Stage {
+            let OpenImageFixture {
                 image,
                 proxy,
                 mut peer,
                 ..
-            } = Stage::new(framing).await;
+            } = OpenImageFixture::new(framing).await;
             let wanted = sha256(b"content");
             let mut asking = Box::pin(proxy.get_blob(&image, &wanted, 7));
             tokio::select! {
@@ -64,7 +64,7 @@ fn a_blob_granted_to_a_caller_who_left_is_closed_and_never_finished() {
                 Framing::Raw => peer.grant_raw(7).await.data,
             };
             expect_broken(&mut data).await;
-            peer.fence(&proxy).await;
+            peer.check_idle(&proxy).await;
             peer.end_with(proxy, vec![image]).await;
         }
     });
@@ -75,14 +75,14 @@ fn a_blob_dropped_before_all_is_read_is_closed_and_never_finished() {
     run(async {
         for framing in Framing::BOTH {
             for read in [0, 1, 6] {
-                let mut stage = Stage::new(framing).await;
-                let (blob, mut flow) = stage.get(&sha256(b"content"), 7, 7).await;
+                let mut fixture = OpenImageFixture::new(framing).await;
+                let (blob, mut flow) = fixture.get(&sha256(b"content"), 7, 7).await;
                 flow.write(b"content").await;
                 let mut blob = blob.unwrap();
                 blob.read_exact(&mut vec![0; read]).await.unwrap();
                 drop(blob);
                 expect_broken(&mut flow.data).await;
-                stage.end().await;
+                fixture.end().await;
             }
         }
     });
@@ -92,8 +92,8 @@ fn a_blob_dropped_before_all_is_read_is_closed_and_never_finished() {
 fn a_drained_blob_dropped_without_finish_is_finished_once() {
     run(async {
         for to_the_end in [false, true] {
-            let mut stage = Stage::new(Framing::Piped).await;
-            let (blob, mut flow) = stage.get(&sha256(b"content"), 7, 7).await;
+            let mut fixture = OpenImageFixture::new(Framing::Piped).await;
+            let (blob, mut flow) = fixture.get(&sha256(b"content"), 7, 7).await;
             flow.write(b"content").await;
             let mut blob = blob.unwrap();
             if to_the_end {
@@ -102,8 +102,8 @@ fn a_drained_blob_dropped_without_finish_is_finished_once() {
                 blob.read_exact(&mut [0; 7]).await.unwrap();
             }
             drop(blob);
-            flow.end(&mut stage.peer, None).await;
-            stage.end().await;
+            flow.end(&mut fixture.peer, None).await;
+            fixture.end().await;
         }
     });
 }
@@ -112,8 +112,8 @@ fn a_drained_blob_dropped_without_finish_is_finished_once() {
 fn a_finish_dropped_while_it_waits_finishes_once() {
     run_single(async {
         for polls in 0..4 {
-            let mut stage = Stage::new(Framing::Piped).await;
-            let (blob, mut flow) = stage.get(&sha256(b"content"), 7, 7).await;
+            let mut fixture = OpenImageFixture::new(Framing::Piped).await;
+            let (blob, mut flow) = fixture.get(&sha256(b"content"), 7, 7).await;
             flow.write(b"content").await;
             let mut blob = blob.unwrap();
             read_all(&mut blob).await.unwrap();
@@ -126,8 +126,8 @@ fn a_finish_dropped_while_it_waits_finishes_once() {
                 }
             }
             drop(finishing);
-            flow.end(&mut stage.peer, None).await;
-            stage.end().await;
+            flow.end(&mut fixture.peer, None).await;
+            fixture.end().await;
         }
     });
 }
@@ -135,26 +135,26 @@ fn a_finish_dropped_while_it_waits_finishes_once() {
 #[test]
 fn a_corrupt_blob_is_finished_once_all_the_same() {
     run(async {
-        let mut stage = Stage::new(Framing::Piped).await;
-        let (blob, mut flow) = stage.get(&sha256(b"content"), 7, 7).await;
+        let mut fixture = OpenImageFixture::new(Framing::Piped).await;
+        let (blob, mut flow) = fixture.get(&sha256(b"content"), 7, 7).await;
         flow.write(b"c0ntent").await;
         let mut blob = blob.unwrap();
         read_all(&mut blob).await.unwrap_err();
         drop(blob);
-        flow.end(&mut stage.peer, None).await;
-        stage.end().await;
+        flow.end(&mut fixture.peer, None).await;
+        fixture.end().await;
     });
 }
 
 #[test]
 fn a_manifest_for_a_caller_who_left_is_closed_first_and_finished_then() {
     run(async {
-        let Stage {
+        let OpenImageFixture {
             image,
             proxy,
             mut peer,
             ..
-        } = Stage::new(Framing::Raw).await;
+        } = OpenImageFixture::new(Framing::Raw).await;
         let mut asking = Box::pin(proxy.fetch_manifest(&image));
         tokio::select! {
             biased;
@@ -167,7 +167,7 @@ fn a_manifest_for_a_caller_who_left_is_closed_first_and_finished_then() {
         // So a write of any size can't block the proxy.
         expect_broken(&mut data).await;
         peer.refuse("write |1: broken pipe").await;
-        peer.fence(&proxy).await;
+        peer.check_idle(&proxy).await;
         peer.end_with(proxy, vec![image]).await;
     });
 }
@@ -175,19 +175,19 @@ fn a_manifest_for_a_caller_who_left_is_closed_first_and_finished_then() {
 #[test]
 fn close_image_that_is_polled_once_closes_the_image() {
     run_single(async {
-        let Stage {
+        let OpenImageFixture {
             image,
             proxy,
             mut peer,
             ..
-        } = Stage::new(Framing::Raw).await;
+        } = OpenImageFixture::new(Framing::Raw).await;
         let mut closing = Box::pin(proxy.close_image(image));
         let mut cx = Context::from_waker(Waker::noop());
         assert!(closing.as_mut().poll(&mut cx).is_pending());
         drop(closing);
         peer.expect("CloseImage", json!([1])).await;
         peer.reply(Value::Null).await;
-        peer.fence(&proxy).await;
+        peer.check_idle(&proxy).await;
         peer.end(proxy).await;
     });
 }
@@ -195,12 +195,12 @@ fn close_image_that_is_polled_once_closes_the_image() {
 #[test]
 fn an_image_of_another_proxy_is_refused_and_closed_where_it_belongs() {
     run(async {
-        let Stage {
+        let OpenImageFixture {
             image,
             proxy,
             mut peer,
             ..
-        } = Stage::new(Framing::Raw).await;
+        } = OpenImageFixture::new(Framing::Raw).await;
         let (other_peer, other) = Peer::connected("0.2.8").await;
         let refused = other.fetch_manifest(&image).await.unwrap_err();
         assert!(
@@ -224,11 +224,11 @@ fn an_image_of_another_proxy_is_refused_and_closed_where_it_belongs() {
 fn a_blob_of_the_wrong_size_is_closed_and_never_finished() {
     run(async {
         for framing in Framing::BOTH {
-            let mut stage = Stage::new(framing).await;
-            let (blob, mut flow): (_, Flow) = stage.get(&sha256(b"content"), 7, 8).await;
+            let mut fixture = OpenImageFixture::new(framing).await;
+            let (blob, mut flow): (_, Flow) = fixture.get(&sha256(b"content"), 7, 8).await;
             drop(blob.unwrap_err());
             expect_broken(&mut flow.data).await;
-            stage.end().await;
+            fixture.end().await;
         }
     });
 }

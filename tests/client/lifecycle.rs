@@ -11,12 +11,12 @@ use nix::sys::signal::Signal;
 use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 use serde_json::json;
+use test_support::fixture::{OpenImageFixture, read_all};
 use test_support::leaks::{run, run_without};
 use test_support::peer::{Flow, Framing, Peer};
 use test_support::process::{gone, only_child, silent_registry};
-use test_support::stage::{Stage, read_all};
 use test_support::tools::{self, HELLO, SKOPEOS, scripted};
-use test_support::{sha256, soon};
+use test_support::{sha256, within_bound};
 
 fn hasty() -> ConnectionOptions {
     ConnectionOptions::default().shutdown_timeout(Duration::from_millis(100))
@@ -33,11 +33,11 @@ fn finalize_ends_a_real_proxy_in_order() {
             assert_eq!(proxy.protocol_version().to_string(), protocol);
             let pid = only_child();
             let other = proxy.clone();
-            soon(proxy.finalize()).await.unwrap();
+            within_bound(proxy.finalize()).await.unwrap();
             assert!(!test_support::process::is_alive(pid));
             let closed = other.open_image("oci:nowhere").await.unwrap_err();
             assert!(matches!(closed, Error::Closed), "{closed:?}");
-            let closed = soon(other.finalize()).await.unwrap_err();
+            let closed = within_bound(other.finalize()).await.unwrap_err();
             assert!(matches!(closed, Error::Closed), "{closed:?}");
         }
     });
@@ -52,10 +52,10 @@ fn what_was_asked_before_finalize_is_answered() {
         peer.expect("OpenImage", json!(["x:"])).await;
         let finalizing = tokio::spawn(proxy.finalize());
         peer.reply(json!(1)).await;
-        let image = soon(asking).await.unwrap().unwrap();
+        let image = within_bound(asking).await.unwrap().unwrap();
         peer.expect("Shutdown", json!([])).await;
         drop(peer);
-        soon(finalizing).await.unwrap().unwrap();
+        within_bound(finalizing).await.unwrap().unwrap();
         drop(image);
     });
 }
@@ -64,15 +64,15 @@ fn what_was_asked_before_finalize_is_answered() {
 fn blobs_open_at_finalize_may_be_read_to_their_end() {
     run(async {
         for framing in Framing::BOTH {
-            let mut stage = Stage::new(framing).await;
-            let (blob, mut flow) = stage.get(&sha256(b"content"), 7, 7).await;
+            let mut fixture = OpenImageFixture::new(framing).await;
+            let (blob, mut flow) = fixture.get(&sha256(b"content"), 7, 7).await;
             let mut blob = blob.unwrap();
-            let Stage {
+            let OpenImageFixture {
                 image,
                 proxy,
                 mut peer,
                 ..
-            } = stage;
+            } = fixture;
             let other = proxy.clone();
             let finalizing = tokio::spawn(proxy.finalize());
             // No packet has room for it, so that it is never sent, whoever is first.
@@ -87,7 +87,7 @@ fn blobs_open_at_finalize_may_be_read_to_their_end() {
             let (read, ()) = tokio::join!(
                 async {
                     let read = read_all(&mut blob).await.unwrap();
-                    soon(blob.finish()).await.unwrap();
+                    within_bound(blob.finish()).await.unwrap();
                     read
                 },
                 flow.end(&mut peer, None)
@@ -96,7 +96,7 @@ fn blobs_open_at_finalize_may_be_read_to_their_end() {
             peer.expect("Shutdown", json!([])).await;
             peer.lenient();
             drop(peer);
-            soon(finalizing).await.unwrap().unwrap();
+            within_bound(finalizing).await.unwrap().unwrap();
             drop(image);
         }
     });
@@ -105,18 +105,18 @@ fn blobs_open_at_finalize_may_be_read_to_their_end() {
 #[test]
 fn a_blob_kept_open_holds_finalize_up_no_longer_than_the_shutdown_timeout() {
     run(async {
-        let mut stage = Stage::with(Framing::Piped, hasty()).await;
-        let (blob, flow): (_, Flow) = stage.get(&sha256(b"content"), 7, 7).await;
-        let Stage {
+        let mut fixture = OpenImageFixture::with(Framing::Piped, hasty()).await;
+        let (blob, flow): (_, Flow) = fixture.get(&sha256(b"content"), 7, 7).await;
+        let OpenImageFixture {
             image,
             proxy,
             mut peer,
             ..
-        } = stage;
+        } = fixture;
         let finalizing = tokio::spawn(proxy.finalize());
         peer.expect("Shutdown", json!([])).await;
         drop((peer, flow));
-        soon(finalizing).await.unwrap().unwrap();
+        within_bound(finalizing).await.unwrap().unwrap();
         drop((image, blob));
     });
 }
@@ -126,7 +126,7 @@ fn finalize_of_a_proxy_that_is_gone_tells_that() {
     run(async {
         let (peer, proxy) = Peer::connected("0.2.8").await;
         drop(peer);
-        let error = soon(proxy.finalize()).await.unwrap_err();
+        let error = within_bound(proxy.finalize()).await.unwrap_err();
         assert!(matches!(error, Error::Disconnected), "{error:?}");
     });
 }
@@ -138,7 +138,7 @@ fn a_child_that_ignores_shutdown_is_terminated_and_then_killed() {
         run(async move {
             let config = scripted(&format!("{HELLO} {trap} exec sleep 1000")).connection(hasty());
             let proxy = ImageProxy::new_with_config(config).await.unwrap();
-            let error = soon(proxy.finalize()).await.unwrap_err();
+            let error = within_bound(proxy.finalize()).await.unwrap_err();
             let Error::ProxyExited(exit) = error else {
                 panic!("{error:?}");
             };
@@ -177,7 +177,7 @@ fn a_stalled_call_that_nobody_waits_for_does_not_hold_finalize_up() {
         let waited = Duration::from_millis(50);
         let open = tokio::time::timeout(waited, proxy.open_image("x:"));
         assert!(open.await.is_err(), "answered");
-        let error = soon(proxy.finalize()).await.unwrap_err();
+        let error = within_bound(proxy.finalize()).await.unwrap_err();
         assert!(matches!(error, Error::ProxyExited(_)), "{error:?}");
     });
 }
@@ -196,8 +196,10 @@ fn a_call_that_is_not_answered_in_time_gives_the_connection_up() {
             let reference = reference.clone();
             tokio::spawn(async move { proxy.open_image(&reference).await.unwrap_err() })
         };
-        let error = soon(proxy.open_image(&reference)).await.unwrap_err();
-        for error in [error, soon(behind).await.unwrap()] {
+        let error = within_bound(proxy.open_image(&reference))
+            .await
+            .unwrap_err();
+        for error in [error, within_bound(behind).await.unwrap()] {
             assert!(
                 matches!(error, Error::CallTimeout { method: "OpenImage", after, .. } if after == timeout),
                 "{error:?}"
@@ -223,7 +225,9 @@ fn dropping_the_runtime_during_a_stalled_call_ends_the_proxy() {
         });
         drop(runtime);
         let later = tokio::runtime::Runtime::new().unwrap();
-        let error = later.block_on(soon(proxy.open_image("x:"))).unwrap_err();
+        let error = later
+            .block_on(within_bound(proxy.open_image("x:")))
+            .unwrap_err();
         assert!(matches!(error, Error::Closed), "{error:?}");
     });
 }
@@ -240,9 +244,11 @@ fn the_proxy_outlives_the_thread_that_asked_for_it() {
         let proxy = tokio::task::spawn_blocking(|| std::thread::spawn(start).join().unwrap())
             .await
             .unwrap();
-        let refused = soon(proxy.open_image("oci:nowhere")).await.unwrap_err();
+        let refused = within_bound(proxy.open_image("oci:nowhere"))
+            .await
+            .unwrap_err();
         assert!(matches!(refused, Error::Refused { .. }), "{refused:?}");
-        soon(proxy.finalize()).await.unwrap();
+        within_bound(proxy.finalize()).await.unwrap();
     });
 }
 
@@ -270,7 +276,7 @@ fn incompatible_versions_are_refused_and_shut_down() {
         for version in ["0.2.2", "0.3.0", "1.0.0"] {
             let (mut peer, socket) = Peer::pair();
             let (proxy, ()) = tokio::join!(
-                soon(ImageProxy::connect(socket, ConnectionOptions::default())),
+                within_bound(ImageProxy::connect(socket, ConnectionOptions::default())),
                 async {
                     peer.expect("Initialize", json!([])).await;
                     peer.reply(json!(version)).await;
@@ -316,7 +322,7 @@ fn what_the_version_does_not_have_is_not_sent() {
             assert_eq!(found.to_string(), "0.2.3");
         }
         assert_eq!(proxy.get_layer_info(&image).await.unwrap(), None);
-        peer.fence(&proxy).await;
+        peer.check_idle(&proxy).await;
         peer.end_with(proxy, vec![image]).await;
     });
 }
@@ -336,13 +342,13 @@ fn a_socket_of_another_kind_is_refused() {
 #[test]
 fn close_image_tells_how_it_went() {
     run(async {
-        let Stage {
+        let OpenImageFixture {
             image,
             proxy,
             mut peer,
             ..
-        } = Stage::new(Framing::Raw).await;
-        let (closed, ()) = tokio::join!(soon(proxy.close_image(image)), async {
+        } = OpenImageFixture::new(Framing::Raw).await;
+        let (closed, ()) = tokio::join!(within_bound(proxy.close_image(image)), async {
             peer.expect("CloseImage", json!([1])).await;
             peer.refuse("it sticks").await;
         });
@@ -393,8 +399,10 @@ fn an_old_skopeo_goes_without_the_user_agent_prefix() {
     for protocol in SKOPEOS {
         run(async {
             let config = tools::config(protocol).user_agent_prefix("bootc/1.0");
-            let proxy = soon(ImageProxy::new_with_config(config)).await.unwrap();
-            soon(proxy.finalize()).await.unwrap();
+            let proxy = within_bound(ImageProxy::new_with_config(config))
+                .await
+                .unwrap();
+            within_bound(proxy.finalize()).await.unwrap();
         });
     }
 }
@@ -407,10 +415,12 @@ fn a_proxy_that_somebody_else_reaps_has_not_failed() {
     for protocol in SKOPEOS {
         run(async {
             let config = tools::config(protocol);
-            let proxy = soon(ImageProxy::new_with_config(config)).await.unwrap();
+            let proxy = within_bound(ImageProxy::new_with_config(config))
+                .await
+                .unwrap();
             let child = Pid::from_raw(only_child().cast_signed());
             let other = std::thread::spawn(move || waitpid(child, None));
-            soon(proxy.finalize()).await.unwrap();
+            within_bound(proxy.finalize()).await.unwrap();
             // Either of the two may have been first.
             let _ = other.join().unwrap();
         });
@@ -424,7 +434,7 @@ fn a_question_for_the_version_has_a_bound() {
         let mut command = Command::new("sh");
         command.args(["-c", "sleep 1000 & sleep 1000", "sh"]);
         let config = ImageProxyConfig::default().skopeo_cmd(command);
-        let error = soon(config.skopeo_version()).await.unwrap_err();
+        let error = within_bound(config.skopeo_version()).await.unwrap_err();
         assert!(matches!(error, Error::CallTimeout { .. }), "{error:?}");
     });
 }

@@ -6,7 +6,7 @@ use longshore::ImageProxy;
 use serde_json::{Value, json};
 use test_support::leaks::{run, run_single};
 use test_support::peer::{Flow, Framing, Peer};
-use test_support::{eventually, sha256, soon};
+use test_support::{eventually, sha256, within_bound};
 use tokio::io::AsyncReadExt;
 use tokio::task::JoinHandle;
 
@@ -37,7 +37,7 @@ fn replies_come_in_order_and_each_to_its_own_caller() {
             peer.refuse(&format!("no {reference}")).await;
         }
         for (task, reference) in tasks.into_iter().zip(["a:", "b:", "c:"]) {
-            let error = soon(task).await.unwrap().unwrap_err();
+            let error = within_bound(task).await.unwrap().unwrap_err();
             let longshore::Error::Refused {
                 method, refusal, ..
             } = &error
@@ -102,7 +102,7 @@ fn finish_pipe_of_a_drained_blob_overtakes_queued_requests() {
         }
         peer.refuse("no").await;
         flow.end(&mut peer, None).await;
-        soon(finishing).await.unwrap().unwrap();
+        within_bound(finishing).await.unwrap().unwrap();
         for reference in ["b:", "c:"] {
             peer.expect("OpenImage", json!([reference])).await;
             peer.refuse("no").await;
@@ -243,7 +243,7 @@ fn many_requests_that_are_dropped_at_random_disturb_no_other() {
                 Err(error) => assert!(error.is_cancelled(), "{error}"),
             }
         }
-        peer.fence(&proxy).await;
+        peer.check_idle(&proxy).await;
         peer.end(proxy).await;
     });
 }

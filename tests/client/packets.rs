@@ -2,16 +2,16 @@
 
 use longshore::Error;
 use serde_json::json;
+use test_support::fixture::OpenImageFixture;
 use test_support::leaks::run;
 use test_support::peer::{Framing, Peer, pipe};
-use test_support::soon;
-use test_support::stage::Stage;
+use test_support::within_bound;
 
 #[test]
 fn a_reply_of_exactly_a_packet_is_read() {
     run(async {
         let (mut peer, proxy) = Peer::connected("0.2.8").await;
-        let (image, ()) = tokio::join!(soon(proxy.open_image("x:")), async {
+        let (image, ()) = tokio::join!(within_bound(proxy.open_image("x:")), async {
             peer.call("OpenImage").await;
             let mut reply = json!({ "success": true, "value": 7 }).to_string();
             reply.push_str(&" ".repeat(32 * 1024 - reply.len()));
@@ -24,19 +24,19 @@ fn a_reply_of_exactly_a_packet_is_read() {
 #[test]
 fn an_empty_packet_is_the_end() {
     run(async {
-        let Stage {
+        let OpenImageFixture {
             image,
             proxy,
             mut peer,
             ..
-        } = Stage::new(Framing::Raw).await;
-        let (error, ()) = tokio::join!(soon(proxy.open_image("x:")), async {
+        } = OpenImageFixture::new(Framing::Raw).await;
+        let (error, ()) = tokio::join!(within_bound(proxy.open_image("x:")), async {
             peer.call("OpenImage").await;
             // The packet is empty even though it carries descriptors.
             peer.send(b"", &[pipe().0, pipe().0]).await;
         });
         assert!(matches!(error, Err(Error::Disconnected)), "{error:?}");
-        let later = soon(proxy.fetch_config(&image)).await;
+        let later = within_bound(proxy.fetch_config(&image)).await;
         assert!(matches!(later, Err(Error::Disconnected)), "{later:?}");
         peer.expect_close().await;
     });
@@ -47,7 +47,7 @@ fn a_request_too_large_for_a_packet_is_not_sent() {
     run(async {
         let (mut peer, proxy) = Peer::connected("0.2.8").await;
         for length in [32 * 1024, 1 << 20] {
-            let error = soon(proxy.open_image(&"x".repeat(length)))
+            let error = within_bound(proxy.open_image(&"x".repeat(length)))
                 .await
                 .unwrap_err();
             let Error::TooLarge { method, bytes, .. } = error else {
@@ -56,7 +56,7 @@ fn a_request_too_large_for_a_packet_is_not_sent() {
             assert_eq!(method, "OpenImage");
             assert!(bytes > length);
         }
-        peer.fence(&proxy).await;
+        peer.check_idle(&proxy).await;
         peer.end(proxy).await;
     });
 }
@@ -69,7 +69,7 @@ fn a_request_of_exactly_a_packet_is_sent() {
             .to_string()
             .len();
         let reference = "x".repeat(32 * 1024 - frame);
-        let (refused, ()) = tokio::join!(soon(proxy.open_image(&reference)), async {
+        let (refused, ()) = tokio::join!(within_bound(proxy.open_image(&reference)), async {
             peer.expect("OpenImage", json!([reference])).await;
             peer.refuse("no").await;
         });

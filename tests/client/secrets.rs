@@ -12,7 +12,7 @@ use test_support::image::TestImage;
 use test_support::leaks::run;
 use test_support::process::{kill_now, only_child_besides};
 use test_support::tools::{self, SKOPEOS};
-use test_support::{log, soon};
+use test_support::{log, within_bound};
 
 /// How the credentials are given.
 #[derive(Debug, Clone, Copy)]
@@ -90,15 +90,15 @@ fn credentials_open_the_registry_and_are_seen_nowhere() {
                     assert!(!bytes.is_empty());
                     assert_no_secret(place, &String::from_utf8_lossy(&bytes), PASSWORD);
                 }
-                let image = soon(proxy.open_image(&reference)).await;
+                let image = within_bound(proxy.open_image(&reference)).await;
                 let image = image.unwrap_or_else(|error| panic!("{protocol} {given:?}: {error:?}"));
-                let (digest, _) = soon(proxy.fetch_manifest(&image)).await.unwrap();
+                let (digest, _) = within_bound(proxy.fetch_manifest(&image)).await.unwrap();
                 assert_eq!(digest, test.manifest.digest);
                 let layer = &test.layers[0];
-                let blob = soon(proxy.get_blob(&image, &layer.digest, layer.size())).await;
-                soon(blob.unwrap().finish()).await.unwrap();
+                let blob = within_bound(proxy.get_blob(&image, &layer.digest, layer.size())).await;
+                within_bound(blob.unwrap().finish()).await.unwrap();
                 drop(image);
-                soon(proxy.finalize()).await.unwrap();
+                within_bound(proxy.finalize()).await.unwrap();
             }
         }
         let logged = log::recorded();
@@ -120,9 +120,11 @@ fn the_same_with_skopeos_own_debug_messages() {
                 .debug(true);
             let config = Given::Credentials.to(config, &registry.host(), PASSWORD);
             let proxy = ImageProxy::new_with_config(config).await.unwrap();
-            drop(soon(proxy.open_image(&reference)).await.unwrap());
+            drop(within_bound(proxy.open_image(&reference)).await.unwrap());
             kill_now(only_child_besides(registry.pid()));
-            let error = soon(proxy.open_image(&reference)).await.unwrap_err();
+            let error = within_bound(proxy.open_image(&reference))
+                .await
+                .unwrap_err();
             assert_no_secret("the error", &format!("{error:?}"), PASSWORD);
         }
         assert_no_secret("the log", &log::recorded(), PASSWORD);
@@ -147,13 +149,15 @@ fn without_or_with_wrong_credentials_the_registry_refuses_and_no_error_shows_the
             ];
             for config in configs {
                 let proxy = ImageProxy::new_with_config(config).await.unwrap();
-                let error = soon(proxy.open_image(&reference)).await.unwrap_err();
+                let error = within_bound(proxy.open_image(&reference))
+                    .await
+                    .unwrap_err();
                 assert!(matches!(error, Error::Refused { .. }), "{error:?}");
                 for password in [wrong, PASSWORD] {
                     assert_no_secret("the error", &format!("{error:?}"), password);
                     assert_no_secret("the log", &log::recorded(), password);
                 }
-                soon(proxy.finalize()).await.unwrap();
+                within_bound(proxy.finalize()).await.unwrap();
             }
         }
     });

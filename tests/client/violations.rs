@@ -6,10 +6,10 @@ use std::os::fd::OwnedFd;
 use longshore::{BlobError, Error, ImageProxy, OpenedImage};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::{Value, json};
+use test_support::fixture::OpenImageFixture;
 use test_support::leaks::{descriptors, run, run_single};
 use test_support::peer::{Framing, Peer, pipe};
-use test_support::stage::Stage;
-use test_support::{sha256, soon};
+use test_support::{sha256, within_bound};
 
 const NOT_A_PIPE: &str = "the proxy handed out a descriptor that is not a readable pipe";
 const UNSOLICITED: &str = "a reply that nobody asked for";
@@ -105,12 +105,12 @@ fn violation(error: Error) -> String {
 /// Answer `ask` with what `answer` sends. The one who asked, those who wait
 /// behind it and those who come later are all reported the same.
 async fn broken_by(ask: Ask, answer: impl AsyncFnOnce(&mut Peer)) -> String {
-    let Stage {
+    let OpenImageFixture {
         image,
         proxy,
         mut peer,
         ..
-    } = Stage::new(ask.framing()).await;
+    } = OpenImageFixture::new(ask.framing()).await;
     let serve = async {
         assert_eq!(peer.next().await.unwrap().method, ask.method());
         let waiting = {
@@ -121,14 +121,14 @@ async fn broken_by(ask: Ask, answer: impl AsyncFnOnce(&mut Peer)) -> String {
             tokio::task::yield_now().await;
         }
         answer(&mut peer).await;
-        soon(waiting).await.unwrap()
+        within_bound(waiting).await.unwrap()
     };
-    let (error, waiting) = tokio::join!(soon(ask.error(&proxy, image)), serve);
+    let (error, waiting) = tokio::join!(within_bound(ask.error(&proxy, image)), serve);
     let reported = violation(error);
     assert_eq!(violation(waiting), reported);
-    let later = soon(proxy.open_image("later:")).await.unwrap_err();
+    let later = within_bound(proxy.open_image("later:")).await.unwrap_err();
     assert_eq!(violation(later), reported);
-    let finalized = soon(proxy.finalize()).await.unwrap_err();
+    let finalized = within_bound(proxy.finalize()).await.unwrap_err();
     assert_eq!(violation(finalized), reported);
     peer.expect_close().await;
     reported
@@ -308,7 +308,7 @@ fn a_reply_that_nobody_asked_for() {
         peer.reply(Value::Null).await;
         // After the proxy has seen the close, no call is sent that could be mistaken for this one.
         peer.expect_close().await;
-        let error = soon(proxy.open_image("x:")).await.unwrap_err();
+        let error = within_bound(proxy.open_image("x:")).await.unwrap_err();
         assert_eq!(violation(error), UNSOLICITED);
     });
 }
@@ -330,7 +330,7 @@ fn a_second_reply_is_not_taken_for_that_to_a_call_not_yet_sent() {
         peer.send(yes.as_bytes(), &[]).await;
         let mut results = Vec::new();
         for task in tasks {
-            results.push(soon(task).await.unwrap());
+            results.push(within_bound(task).await.unwrap());
         }
         let second = results
             .pop()
@@ -345,12 +345,12 @@ fn a_second_reply_is_not_taken_for_that_to_a_call_not_yet_sent() {
 #[test]
 fn a_pipe_that_is_said_to_be_finished_and_does_not_end() {
     run_single(async {
-        let Stage {
+        let OpenImageFixture {
             proxy,
             image,
             mut peer,
             ..
-        } = Stage::new(Framing::Raw).await;
+        } = OpenImageFixture::new(Framing::Raw).await;
         let keeps_it_open = async {
             peer.expect("GetFullConfig", json!([1])).await;
             let kept = peer.grant_pipe(Value::Null).await;
@@ -366,7 +366,7 @@ fn a_pipe_that_is_said_to_be_finished_and_does_not_end() {
         };
         tokio::time::resume();
         assert_eq!(violation(error), UNFINISHED);
-        let later = soon(proxy.open_image("x:")).await.unwrap_err();
+        let later = within_bound(proxy.open_image("x:")).await.unwrap_err();
         assert_eq!(violation(later), UNFINISHED);
         peer.lenient();
     });
@@ -375,13 +375,13 @@ fn a_pipe_that_is_said_to_be_finished_and_does_not_end() {
 #[test]
 fn a_blobs_pipe_that_is_said_to_be_finished_and_does_not_end() {
     run_single(async {
-        let mut stage = Stage::new(Framing::Piped).await;
+        let mut fixture = OpenImageFixture::new(Framing::Piped).await;
         let wanted = sha256(b"content");
-        let (blob, mut flow) = stage.get(&wanted, 7, 7).await;
+        let (blob, mut flow) = fixture.get(&wanted, 7, 7).await;
         flow.write(b"content").await;
-        let Stage {
+        let OpenImageFixture {
             proxy, mut peer, ..
-        } = stage;
+        } = fixture;
         let keeps_it_open = async {
             peer.call("FinishPipe").await;
             peer.reply(Value::Null).await;
@@ -395,7 +395,7 @@ fn a_blobs_pipe_that_is_said_to_be_finished_and_does_not_end() {
             () = keeps_it_open => unreachable!(),
         }
         tokio::time::resume();
-        let later = soon(proxy.open_image("x:")).await.unwrap_err();
+        let later = within_bound(proxy.open_image("x:")).await.unwrap_err();
         assert_eq!(violation(later), UNFINISHED);
         drop(flow);
         peer.lenient();

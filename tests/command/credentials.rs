@@ -201,7 +201,7 @@ fn a_password_opens_the_registry_and_is_seen_nowhere() {
             registry.pause();
             let mut running = way.give(pull, &scratch, &registry).start();
             assert_run_hides_all(&mut running, way == Way::Argument);
-            registry.go_on();
+            registry.resume();
 
             let run = running.end().succeeded();
             assert_hidden(&run.stdout, "stdout");
@@ -230,7 +230,7 @@ fn with_many_proxies_none_of_them_shows_it_nor_do_events_and_report() {
         registry.pause();
         let mut running = Way::Stdin.give(pull, &scratch, &registry).start();
         assert_run_hides_all(&mut running, false);
-        registry.go_on();
+        registry.resume();
         let run = running.end();
         assert_hidden(&run.stdout, "the report");
         assert_hidden(&run.stderr, "stderr");
@@ -269,7 +269,7 @@ fn a_list_of_tags_comes_with_a_password_that_is_seen_nowhere() {
                 }
             }
             assert_files_hide_all(running.folder());
-            registry.go_on();
+            registry.resume();
             let run = running.end().succeeded();
             assert_eq!(run.stdout, "v1\n");
             assert_hidden(&run.stderr, "stderr");

@@ -6,7 +6,7 @@ use longshore::{BlobError, ConnectionOptions, Error, EventKind, FetchOptions, Fe
 use test_registry::image::write_index;
 use test_registry::server::{Options, Registry};
 use test_support::leaks::run;
-use test_support::{soon, tools};
+use test_support::{tools, within_bound};
 
 use crate::harness::{Served, config, pull, random, retries};
 
@@ -70,7 +70,7 @@ fn a_slow_reader_does_not_make_a_blob_too_slow() {
             Ok::<_, std::io::Error>(())
         };
         let fetching = fetcher.for_each_layer(&image, handler);
-        soon(Box::pin(fetching)).await.unwrap();
+        within_bound(Box::pin(fetching)).await.unwrap();
     });
 }
 
@@ -107,14 +107,14 @@ fn the_documents_of_one_pull_are_bounded_together() {
         }
         let sink = std::sync::Arc::new(longshore::Discard);
         fetcher.pull(&opened[0], sink.clone()).await.unwrap();
-        let error = soon(Box::pin(fetcher.pull_all(&opened, sink.clone()))).await;
+        let error = within_bound(Box::pin(fetcher.pull_all(&opened, sink.clone()))).await;
         assert!(too_large(&error.unwrap_err()));
 
         let fetcher = Fetcher::new(config("0.2.8"), options(100_000))
             .await
             .unwrap();
         let opened = fetcher.open_all(&references).await.unwrap();
-        soon(Box::pin(fetcher.pull_all(&opened, sink.clone())))
+        within_bound(Box::pin(fetcher.pull_all(&opened, sink.clone())))
             .await
             .unwrap();
     });

@@ -14,7 +14,7 @@ use longshore::{
 use test_registry::image::ImageBuilder;
 use test_registry::server::Options;
 use test_support::leaks::run;
-use test_support::{sha256, soon, tools};
+use test_support::{sha256, tools, within_bound};
 use tokio::io::AsyncReadExt;
 
 use crate::harness::{Served, config, options};
@@ -173,7 +173,7 @@ fn a_corrupt_layer_that_can_not_be_decompressed_is_fetched_again() {
             tokio::io::copy(&mut reader, &mut tokio::io::sink()).await?;
             Ok::<_, std::io::Error>(layer.index)
         };
-        let layers = soon(Box::pin(
+        let layers = within_bound(Box::pin(
             fetcher.for_each_layer_uncompressed(&image, handler),
         ))
         .await;
@@ -241,7 +241,7 @@ fn what_a_descriptor_says_of_its_size_allows_for_no_larger_expansion() {
                 tokio::io::copy(&mut reader, &mut tokio::io::sink()).await
             };
             let fetching = fetcher.for_each_layer_uncompressed(&image, handler);
-            let error = soon(Box::pin(fetching)).await.unwrap_err();
+            let error = within_bound(Box::pin(fetching)).await.unwrap_err();
             let error = blob_error(error);
             assert!(
                 matches!(error, BlobError::Expands { .. }),
@@ -257,35 +257,39 @@ fn layers_come_in_order_and_decompressed_as_a_stream() {
     run(async {
         let served = Served::new(6, 50_000);
         let fetcher = Fetcher::new(config("0.2.8"), options()).await.unwrap();
-        let image = soon(fetcher.open(&served.reference())).await.unwrap();
-        let content = soon(fetcher.content(&image)).await.unwrap();
+        let image = within_bound(fetcher.open(&served.reference()))
+            .await
+            .unwrap();
+        let content = within_bound(fetcher.content(&image)).await.unwrap();
         let some = [content.layers()[4].clone(), content.layers()[2].clone()];
         let streams = [
-            soon(fetcher.layers_uncompressed(&image, 2)).await.unwrap(),
+            within_bound(fetcher.layers_uncompressed(&image, 2))
+                .await
+                .unwrap(),
             fetcher.layers_of_uncompressed(&image, &some, 1).unwrap(),
         ];
         for (mut stream, wanted) in streams.into_iter().zip([content.layers(), &some]) {
             for wanted in wanted {
-                let (layer, mut reader) = soon(stream.next()).await.unwrap().unwrap();
+                let (layer, mut reader) = within_bound(stream.next()).await.unwrap().unwrap();
                 assert_eq!(layer, *wanted);
                 let mut bytes = Vec::new();
                 reader.read_to_end(&mut bytes).await.unwrap();
                 assert_eq!(Some(sha256(&bytes)), layer.diff_id);
             }
-            assert!(soon(stream.next()).await.is_none());
+            assert!(within_bound(stream.next()).await.is_none());
         }
         // What is left unread is checked all the same, and ends the stream.
         let mut wrong = some.clone();
         wrong[0].diff_id = Some(served.image.config_digest.clone());
         let mut stream = fetcher.layers_of_uncompressed(&image, &wrong, 1).unwrap();
         let error = loop {
-            match soon(stream.next()).await.expect("an error comes") {
+            match within_bound(stream.next()).await.expect("an error comes") {
                 Ok((_, reader)) => drop(reader),
                 Err(error) => break blob_error(error),
             }
         };
         assert!(matches!(error, BlobError::WrongDiffId { .. }), "{error:?}");
-        assert!(soon(stream.next()).await.is_none());
+        assert!(within_bound(stream.next()).await.is_none());
     });
 }
 
@@ -296,10 +300,14 @@ fn a_layer_that_breaks_before_it_is_handed_out_decompressed_is_tried_again() {
         // Two bytes are too few to tell how the layer is compressed.
         let served = Served::new(3, 50_000).faults(&["blob#1:cut=2*1"]);
         let fetcher = Fetcher::new(config("0.2.8"), options()).await.unwrap();
-        let image = soon(fetcher.open(&served.reference())).await.unwrap();
-        let mut stream = soon(fetcher.layers_uncompressed(&image, 2)).await.unwrap();
+        let image = within_bound(fetcher.open(&served.reference()))
+            .await
+            .unwrap();
+        let mut stream = within_bound(fetcher.layers_uncompressed(&image, 2))
+            .await
+            .unwrap();
         let mut count = 0;
-        while let Some(next) = soon(stream.next()).await {
+        while let Some(next) = within_bound(stream.next()).await {
             let (layer, mut reader) = next.unwrap();
             let mut bytes = Vec::new();
             reader.read_to_end(&mut bytes).await.unwrap();
@@ -316,7 +324,9 @@ fn a_handler_can_have_some_layers_decompressed() {
     run(async {
         let served = Served::new(4, 50_000);
         let fetcher = Fetcher::new(config("0.2.8"), options()).await.unwrap();
-        let image = soon(fetcher.open(&served.reference())).await.unwrap();
+        let image = within_bound(fetcher.open(&served.reference()))
+            .await
+            .unwrap();
         let handler = |layer: Layer, mut reader: LayerReader| async move {
             let mut bytes = Vec::new();
             if layer.index.is_multiple_of(2) {
@@ -330,7 +340,9 @@ fn a_handler_can_have_some_layers_decompressed() {
             }
             Ok::<_, std::io::Error>(layer.index)
         };
-        let found = soon(fetcher.for_each_layer(&image, handler)).await.unwrap();
+        let found = within_bound(fetcher.for_each_layer(&image, handler))
+            .await
+            .unwrap();
         assert_eq!(found, [0, 1, 2, 3]);
     });
 }

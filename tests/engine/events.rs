@@ -15,8 +15,8 @@ use longshore::{Discard, DocumentKind, EventKind, Events, Fetcher, OciLayout};
 use serde_json::Value;
 use test_registry::server::{Options, Registry};
 use test_support::leaks::run;
-use test_support::soon;
 use test_support::tools::{self, SKOPEOS};
+use test_support::within_bound;
 use tokio::process::Command;
 
 /// The events about one blob.
@@ -132,7 +132,7 @@ fn what_is_there_already_is_told_as_reused() {
         let fetcher = Fetcher::new(config("0.2.8"), options()).await.unwrap();
         let image = fetcher.open(&served.reference()).await.unwrap();
         let sink = || Arc::new(OciLayout::new(target.path(), Some("x".into())));
-        soon(Box::pin(fetcher.pull(&image, sink().clone())))
+        within_bound(Box::pin(fetcher.pull(&image, sink().clone())))
             .await
             .unwrap();
         let gone = target
@@ -140,7 +140,7 @@ fn what_is_there_already_is_told_as_reused() {
             .join("blobs/sha256")
             .join(served.digest(3).digest());
         std::fs::remove_file(gone).unwrap();
-        let again = soon(Box::pin(fetcher.pull(&image, sink().clone())))
+        let again = within_bound(Box::pin(fetcher.pull(&image, sink().clone())))
             .await
             .unwrap();
         assert_eq!((again.fetched_blobs, again.reused_blobs), (1, 4));
@@ -239,9 +239,9 @@ fn images_pulled_together_share_their_blobs_and_a_layout() {
             let target = tempfile::tempdir().unwrap();
             let fetcher = Fetcher::new(config(protocol), proxies(2)).await.unwrap();
             let names = [registry.reference("one"), registry.reference("two")];
-            let images = soon(fetcher.open_all(&names)).await.unwrap();
+            let images = within_bound(fetcher.open_all(&names)).await.unwrap();
             let sink = Arc::new(OciLayout::new(target.path(), None));
-            let pulled = soon(Box::pin(fetcher.pull_all(&images, sink.clone())))
+            let pulled = within_bound(Box::pin(fetcher.pull_all(&images, sink.clone())))
                 .await
                 .unwrap();
             assert_eq!(pulled.fetched_blobs, 6 + 2, "{protocol}");
@@ -296,7 +296,7 @@ async fn command(protocol: &str, reference: &str, target: &Path) -> (Value, Vec<
         .arg(reference)
         .arg(format!("oci:{}:latest", target.join("layout").display()))
         .kill_on_drop(true);
-    let output = soon(command.output()).await.unwrap();
+    let output = within_bound(command.output()).await.unwrap();
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{stderr}");
     let lines = std::fs::read_to_string(file).unwrap();
@@ -353,10 +353,14 @@ fn events_that_nobody_reads_hold_no_pull_up() {
         let (events, mut stream) = Events::channel();
         let fetcher = Fetcher::new(config("0.2.8"), options()).await.unwrap();
         let fetcher = fetcher.with_events(events);
-        let image = soon(fetcher.open(&served.reference())).await.unwrap();
-        soon(Box::pin(fetcher.pull(&image, Discard))).await.unwrap();
+        let image = within_bound(fetcher.open(&served.reference()))
+            .await
+            .unwrap();
+        within_bound(Box::pin(fetcher.pull(&image, Discard)))
+            .await
+            .unwrap();
         let mut verified = 0;
-        while let Some(event) = soon(stream.recv()).await {
+        while let Some(event) = within_bound(stream.recv()).await {
             verified += usize::from(matches!(event.kind, EventKind::BlobVerified { .. }));
         }
         assert_eq!(verified, 40);
@@ -379,7 +383,8 @@ fn events_end_with_the_pull_however_it_ends() {
                 fetcher.pull(&image, Discard).await
             };
             let reading = async { while stream.recv().await.is_some() {} };
-            let (pulled, ()) = soon(Box::pin(async { tokio::join!(pulling, reading) })).await;
+            let (pulled, ()) =
+                within_bound(Box::pin(async { tokio::join!(pulling, reading) })).await;
             pulled.unwrap_err();
         }
         // A pull that is dropped early.
@@ -398,9 +403,9 @@ fn events_end_with_the_pull_however_it_ends() {
         };
         tokio::select! {
             pulled = &mut pulling => panic!("{pulled:?}"),
-            () = soon(opened) => drop(pulling),
+            () = within_bound(opened) => drop(pulling),
         }
-        soon(async { while stream.recv().await.is_some() {} }).await;
+        within_bound(async { while stream.recv().await.is_some() {} }).await;
     });
 }
 
@@ -414,16 +419,16 @@ fn an_image_that_is_not_there_ends_no_events() {
         let fetcher = fetcher.with_events(events);
         let missing = served.registry.reference("missing");
         assert!(
-            soon(fetcher.open_optional(&missing))
+            within_bound(fetcher.open_optional(&missing))
                 .await
                 .unwrap()
                 .is_none()
         );
-        let there = soon(fetcher.open_optional(&served.reference())).await;
+        let there = within_bound(fetcher.open_optional(&served.reference())).await;
         let image = there.unwrap().unwrap();
-        soon(fetcher.pull(&image, Discard)).await.unwrap();
+        within_bound(fetcher.pull(&image, Discard)).await.unwrap();
         let mut verified = 0;
-        while let Some(event) = soon(stream.recv()).await {
+        while let Some(event) = within_bound(stream.recv()).await {
             verified += usize::from(matches!(event.kind, EventKind::BlobVerified { .. }));
         }
         assert_eq!(verified, 1);
@@ -431,9 +436,9 @@ fn an_image_that_is_not_there_ends_no_events() {
         let (events, mut stream) = Events::channel();
         let fetcher = fetcher.with_events(events);
         served.registry.set_faults(faults(&["manifest:status=403"]));
-        soon(fetcher.open_optional(&served.reference()))
+        within_bound(fetcher.open_optional(&served.reference()))
             .await
             .unwrap_err();
-        while soon(stream.recv()).await.is_some() {}
+        while within_bound(stream.recv()).await.is_some() {}
     });
 }

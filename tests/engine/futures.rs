@@ -11,8 +11,8 @@ use longshore::{
     OpenedImage, Pulled, Sink,
 };
 use test_support::leaks::run;
-use test_support::soon;
 use test_support::tools::SKOPEOS;
+use test_support::within_bound;
 use tokio::io::AsyncReadExt;
 use tokio::task::JoinSet;
 
@@ -159,7 +159,7 @@ fn many_pulls_run_in_tasks_of_a_server() {
                     fetcher.pull(&image, Discard).await
                 });
             }
-            for pulled in soon(pulls.join_all()).await {
+            for pulled in within_bound(pulls.join_all()).await {
                 assert_eq!(pulled.unwrap().images.len(), 1, "{protocol}");
             }
         });
@@ -180,7 +180,7 @@ fn a_pull_is_a_boxed_future() {
             let image = fetcher.open(&reference).await?;
             fetcher.pull(&image, Discard).await
         });
-        let pulled = soon(tokio::spawn(pull)).await.unwrap().unwrap();
+        let pulled = within_bound(tokio::spawn(pull)).await.unwrap().unwrap();
         assert_eq!(pulled.images.len(), 1);
     });
 }

@@ -2,8 +2,8 @@
 
 use longshore::{Error, Fetcher, ImageProxy, ImageRequest, OciLayout, Platforms};
 use test_support::leaks::run;
-use test_support::soon;
 use test_support::tools::SKOPEOS;
+use test_support::within_bound;
 
 use crate::harness::{Served, complete, config, options};
 
@@ -11,7 +11,7 @@ async fn proxies(protocol: &str, number: usize) -> Vec<ImageProxy> {
     let mut proxies = Vec::new();
     for _ in 0..number {
         let proxy = ImageProxy::new_with_config(config(protocol));
-        proxies.push(soon(proxy).await.unwrap());
+        proxies.push(within_bound(proxy).await.unwrap());
     }
     proxies
 }
@@ -25,17 +25,21 @@ fn no_other_proxy_is_started_and_they_outlive_the_fetcher() {
                 let served = Served::new(8, 20_000);
                 let proxies = proxies(protocol, number).await;
                 let fetcher = Fetcher::over(proxies.clone(), options());
-                let image = soon(fetcher.open(&served.reference())).await.unwrap();
+                let image = within_bound(fetcher.open(&served.reference()))
+                    .await
+                    .unwrap();
                 let target = tempfile::tempdir().unwrap();
                 let sink = OciLayout::new(target.path(), Some("latest".into()));
-                let pulled = soon(fetcher.pull(&image, sink)).await.unwrap();
+                let pulled = within_bound(fetcher.pull(&image, sink)).await.unwrap();
                 assert!(pulled.proxies <= number, "{}", pulled.proxies);
                 complete(target.path(), &served.image);
                 drop((image, fetcher));
                 for proxy in proxies {
-                    let opened = soon(proxy.open_image(&served.reference())).await.unwrap();
-                    soon(proxy.close_image(opened)).await.unwrap();
-                    soon(proxy.finalize()).await.unwrap();
+                    let opened = within_bound(proxy.open_image(&served.reference()))
+                        .await
+                        .unwrap();
+                    within_bound(proxy.close_image(opened)).await.unwrap();
+                    within_bound(proxy.finalize()).await.unwrap();
                 }
             });
         }
@@ -50,18 +54,28 @@ fn one_that_has_ended_is_passed_over_and_without_any_there_is_an_error() {
         let proxies = proxies("0.2.8", 2).await;
         let fetcher = Fetcher::over(proxies.clone(), options());
         let mut proxies = proxies.into_iter();
-        soon(proxies.next().unwrap().finalize()).await.unwrap();
+        within_bound(proxies.next().unwrap().finalize())
+            .await
+            .unwrap();
         for _ in 0..2 {
-            let image = soon(fetcher.open(&served.reference())).await.unwrap();
-            soon(fetcher.pull(&image, longshore::Discard))
+            let image = within_bound(fetcher.open(&served.reference()))
+                .await
+                .unwrap();
+            within_bound(fetcher.pull(&image, longshore::Discard))
                 .await
                 .unwrap();
         }
-        soon(proxies.next().unwrap().finalize()).await.unwrap();
-        let error = soon(fetcher.open(&served.reference())).await.unwrap_err();
+        within_bound(proxies.next().unwrap().finalize())
+            .await
+            .unwrap();
+        let error = within_bound(fetcher.open(&served.reference()))
+            .await
+            .unwrap_err();
         assert!(matches!(error, Error::Closed), "{error:?}");
         let fetcher = Fetcher::over([], options());
-        let error = soon(fetcher.open(&served.reference())).await.unwrap_err();
+        let error = within_bound(fetcher.open(&served.reference()))
+            .await
+            .unwrap_err();
         assert!(matches!(error, Error::Closed), "{error:?}");
     });
 }
@@ -72,7 +86,7 @@ fn what_takes_a_skopeo_of_its_own_is_refused() {
     run(async {
         let served = Served::new(3, 20_000);
         let fetcher = Fetcher::over(proxies("0.2.8", 1).await, options());
-        let error = soon(fetcher.open_index(&served.reference())).await;
+        let error = within_bound(fetcher.open_index(&served.reference())).await;
         let error = error.unwrap_err();
         assert!(
             error
@@ -83,7 +97,7 @@ fn what_takes_a_skopeo_of_its_own_is_refused() {
         let platform = Platforms::One("linux/arm64".parse().unwrap());
         let request = ImageRequest::new(served.reference()).platforms(platform);
         let mut pulling = fetcher.pull_many([request], longshore::Discard);
-        let pulled = soon(pulling.next()).await.unwrap();
+        let pulled = within_bound(pulling.next()).await.unwrap();
         let error = pulled.images.unwrap_err();
         assert!(
             error

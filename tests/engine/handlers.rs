@@ -16,7 +16,7 @@ use test_registry::format::Compression;
 use test_registry::server::Options;
 use test_support::leaks::run;
 use test_support::tools::SKOPEOS;
-use test_support::{sha256, soon};
+use test_support::{sha256, within_bound};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt};
 use tokio::sync::{Barrier, Notify, mpsc};
 use tokio_util::io::SyncIoBridge;
@@ -33,7 +33,7 @@ where
     F: Fn(Layer, LayerReader) -> Fut + Send + Sync + 'static,
     Fut: Future<Output = io::Result<T>> + Send,
 {
-    soon(async {
+    within_bound(async {
         let fetcher = Fetcher::new(impatient(protocol), options).await?;
         let image = fetcher.open(&served.reference()).await?;
         fetcher.for_each_layer(&image, handler).await
@@ -117,7 +117,7 @@ fn slow_handlers_bring_no_proxies_that_could_not_work() {
             tokio::time::sleep(Duration::from_millis(700)).await;
             read_all(layer, reader).await
         };
-        let results = soon(fetcher.for_each_layer(&image, slow)).await;
+        let results = within_bound(fetcher.for_each_layer(&image, slow)).await;
         assert_eq!(results.unwrap().len(), 10);
         let mut proxies = 0;
         while let Some(event) = stream.try_recv() {
@@ -319,7 +319,7 @@ fn dropping_the_future_stops_all() {
             let begun = Arc::new(Notify::new());
             let endless = endless(&begun);
             let fetching = Box::pin(for_each(protocol, options(), &served, endless));
-            soon(async {
+            within_bound(async {
                 tokio::select! {
                     result = fetching => panic!("{result:?}"),
                     () = begun.notified() => {}
@@ -356,7 +356,7 @@ fn the_deadline_ends_an_opening_too() {
             let policy = retries(1000).deadline(Duration::from_secs(1));
             let fetcher = Fetcher::new(config(protocol), options().retry(policy));
             let fetcher = fetcher.await.unwrap();
-            let error = soon(fetcher.open(&served.reference())).await;
+            let error = within_bound(fetcher.open(&served.reference())).await;
             assert!(matches!(error, Err(Error::DeadlineExceeded)), "{error:?}");
         });
     }
@@ -453,10 +453,10 @@ fn a_reader_on_a_blocking_thread_ends_with_its_fetch() {
         };
         tokio::select! {
             done = fetcher.for_each_layer(&image, handler) => panic!("{done:?}"),
-            () = soon(begun.notified()) => {}
+            () = within_bound(begun.notified()) => {}
         }
         // Each handler that had begun is counted. The channel ends when all handlers are gone.
-        while let Some(read) = soon(ended.recv()).await {
+        while let Some(read) = within_bound(ended.recv()).await {
             let error = read.expect_err("it read to the end");
             let error: Error = error.downcast().unwrap();
             assert!(matches!(error, Error::Cancelled), "{error:?}");

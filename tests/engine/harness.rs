@@ -16,7 +16,7 @@ use test_registry::fault::Fault;
 use test_registry::image::{ImageBuilder, Written};
 use test_registry::server::{Options, Registry};
 use test_registry::store::Store;
-use test_support::{BOUND, chain, sha256, soon, tools};
+use test_support::{BOUND, chain, sha256, tools, within_bound};
 
 /// The stall timeout, which is short for the tests that wait for it.
 pub(crate) const STALL: Duration = Duration::from_secs(2);
@@ -186,7 +186,7 @@ pub(crate) async fn discard(
         let image = fetcher.open(reference).await?;
         fetcher.pull(&image, Discard).await
     };
-    soon(Box::pin(pulling)).await
+    within_bound(Box::pin(pulling)).await
 }
 
 impl Outcome {

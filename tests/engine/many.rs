@@ -18,7 +18,7 @@ use test_registry::image::ImageBuilder;
 use test_registry::server::{Options, Registry};
 use test_registry::store::Store;
 use test_support::leaks::{run, run_single};
-use test_support::{sha256, soon, tools};
+use test_support::{sha256, tools, within_bound};
 use tokio::task::yield_now;
 
 use crate::harness::{config, options, random};
@@ -75,7 +75,7 @@ async fn pull(protocol: &str, options: FetchOptions, references: &[String]) -> R
     for (image, reference) in images.iter().zip(references) {
         assert_eq!(image.reference(), reference);
     }
-    soon(Box::pin(fetcher.pull_all(&images, Discard))).await
+    within_bound(Box::pin(fetcher.pull_all(&images, Discard))).await
 }
 
 #[test]
@@ -157,7 +157,7 @@ fn a_blob_that_a_mirror_does_not_have_is_asked_for_by_its_own_image() {
             let images = fetcher.open_all(&references).await.unwrap();
             let sink = Arc::new(Discard);
             let pulling = fetcher.pull_all(&images, sink.clone());
-            let pulled = soon(Box::pin(pulling)).await.unwrap();
+            let pulled = within_bound(Box::pin(pulling)).await.unwrap();
             assert_eq!(pulled.fetched_blobs, 1 + 30 + 2, "{protocol}");
             assert!(
                 mirror.manifest_gets() > 0 && pulled.proxies == 4,
@@ -197,11 +197,11 @@ async fn pull_many(
 ) -> (Vec<PulledImages>, Pulled) {
     let mut pulling = fetcher.pull_many(references, Arc::clone(sink));
     let mut all = Vec::new();
-    while let Some(pulled) = soon(pulling.next()).await {
+    while let Some(pulled) = within_bound(pulling.next()).await {
         all.push(pulled);
     }
     all.sort_by_key(|pulled| pulled.number);
-    (all, soon(pulling.finish()).await.unwrap())
+    (all, within_bound(pulling.finish()).await.unwrap())
 }
 
 #[test]
@@ -295,7 +295,7 @@ fn many_are_taken_one_after_another() {
         });
         let fetcher = Fetcher::new(config("0.2.8"), options()).await.unwrap();
         let mut pulling = fetcher.pull_many(requests, Together(several));
-        while let Some(pulled) = soon(pulling.next()).await {
+        while let Some(pulled) = within_bound(pulling.next()).await {
             pulled.images.unwrap();
             outcome += 1;
             most = most.max(taken.load(Ordering::Relaxed) - outcome);
@@ -303,7 +303,7 @@ fn many_are_taken_one_after_another() {
         assert_eq!(outcome, MANY);
         // One more result is on its way to the caller.
         assert!(most <= 65, "{most} were held at once");
-        soon(pulling.finish()).await.unwrap();
+        within_bound(pulling.finish()).await.unwrap();
     });
 }
 
@@ -314,7 +314,7 @@ fn many_that_nobody_waits_for_are_stopped() {
         let several = Several::new();
         let fetcher = Fetcher::new(config("0.2.8"), options()).await.unwrap();
         let mut pulling = fetcher.pull_many(several.references(false), Discard);
-        soon(pulling.next()).await.unwrap().images.unwrap();
+        within_bound(pulling.next()).await.unwrap().images.unwrap();
         drop(pulling);
     });
 }
@@ -341,12 +341,12 @@ fn a_wrong_password_for_many_images_is_tried_once() {
             for (requests, tried) in [(images, 1), (indexes, 2)] {
                 let mut pulling = fetcher.pull_many(requests, Discard);
                 let mut failed = 0;
-                while let Some(pulled) = soon(pulling.next()).await {
+                while let Some(pulled) = within_bound(pulling.next()).await {
                     pulled.images.unwrap_err();
                     failed += 1;
                 }
                 assert_eq!(failed, 20, "{protocol}");
-                let ended = soon(pulling.finish()).await.unwrap();
+                let ended = within_bound(pulling.finish()).await.unwrap();
                 assert_eq!(ended.failed_images, 20, "{protocol}");
                 // Each pull makes one more try, because the password may have been changed.
                 assert_eq!(
@@ -368,7 +368,9 @@ fn the_layers_of_an_image_that_is_there_twice_are_fetched_once() {
         let image = fetcher.open(&several.references(true)[0]).await.unwrap();
         let images = [image.clone(), image];
         let sink = Arc::new(Discard);
-        let pulled = soon(fetcher.pull_all(&images, sink.clone())).await.unwrap();
+        let pulled = within_bound(fetcher.pull_all(&images, sink.clone()))
+            .await
+            .unwrap();
         assert_eq!(pulled.images.len(), 2);
         // The config of each image is counted as well.
         assert_eq!(pulled.fetched_blobs as u64, 2 * OWN + 2);
@@ -409,7 +411,7 @@ fn documents_for_which_there_is_no_room_fail_their_image() {
         let fetcher = Fetcher::new(config("0.2.8"), options).await.unwrap();
         let mut pulling = fetcher.pull_many(several.references(true), Discard);
         let mut failed = 0;
-        while let Some(pulled) = soon(pulling.next()).await {
+        while let Some(pulled) = within_bound(pulling.next()).await {
             let error = pulled.images.unwrap_err();
             assert!(
                 matches!(error, Error::DocumentsTooLarge { limit: 0, .. }),
@@ -435,7 +437,7 @@ fn many_images_cost_hardly_more_openings_than_there_are_images() {
             let references: Vec<String> = one.iter().cloned().chain(other).collect();
             let fetcher = Fetcher::new(config(protocol), options()).await.unwrap();
             let mut pulling = fetcher.pull_many(references, Discard);
-            while let Some(pulled) = soon(pulling.next()).await {
+            while let Some(pulled) = within_bound(pulling.next()).await {
                 pulled.images.unwrap();
             }
             let reads = several.registry.manifest_gets() as u64;
@@ -460,7 +462,7 @@ fn an_index_that_fails_is_no_trouble_of_the_others() {
             let requests: Vec<ImageRequest> = requests.collect();
             let mut pulling = fetcher.pull_many(requests, Discard);
             let mut failed = Vec::new();
-            while let Some(pulled) = soon(pulling.next()).await {
+            while let Some(pulled) = within_bound(pulling.next()).await {
                 if pulled.images.is_err() {
                     failed.push(pulled.number);
                 }
@@ -515,12 +517,12 @@ fn a_foreign_layer_of_several_images_of_an_index_is_told_once() {
             let request = ImageRequest::new(registry.reference("all"));
             let requests = [request.platforms(Platforms::All)];
             let mut pulling = fetcher.pull_many(requests, Discard);
-            let pulled = soon(pulling.next()).await.unwrap();
+            let pulled = within_bound(pulling.next()).await.unwrap();
             assert_eq!(pulled.images.unwrap().len(), 2, "{protocol}");
             let told = pulled.foreign_layers.iter();
             let told: Vec<&str> = told.map(|layer| layer.digest().as_ref()).collect();
             assert_eq!(told, [&foreign], "{protocol}");
-            soon(pulling.finish()).await.unwrap();
+            within_bound(pulling.finish()).await.unwrap();
         }
     });
 }

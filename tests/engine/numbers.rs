@@ -9,7 +9,7 @@ use longshore::{
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 use test_support::leaks::run;
-use test_support::soon;
+use test_support::within_bound;
 
 use crate::harness::{Served, config};
 
@@ -114,7 +114,7 @@ fn any_number_may_be_given() {
             let served = Served::new(3, 1000);
             let mut config = config("0.2.8");
             config.connection = connection;
-            soon(Box::pin(pull(config, options, &served.reference(), ahead))).await;
+            within_bound(Box::pin(pull(config, options, &served.reference(), ahead))).await;
         });
         Ok(())
     });

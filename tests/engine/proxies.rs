@@ -18,7 +18,7 @@ use test_registry::store::Store;
 use test_support::leaks::{prepare, run};
 use test_support::process::children;
 use test_support::tools::{self, SKOPEOS};
-use test_support::{sha256, soon};
+use test_support::{sha256, within_bound};
 
 /// Options of a registry that is slow enough for something to happen meanwhile.
 fn slow_options() -> Options {
@@ -94,8 +94,8 @@ fn a_proxy_that_hangs_loses_its_jobs_to_others() {
                 let served = Served::slow(24, 50_000, options);
                 let mut config = config(protocol);
                 // The pull does not wait for the end of the proxy, either.
-                let soon = Duration::from_millis(500);
-                config.connection = timeouts.clone().shutdown_timeout(soon);
+                let short = Duration::from_millis(500);
+                config.connection = timeouts.clone().shutdown_timeout(short);
                 let mut stopped = None;
                 let stop_one = |event: &EventKind| {
                     if matches!(event, EventKind::BlobOpened { .. }) && stopped.is_none() {
@@ -238,7 +238,7 @@ fn a_folder_that_changes_between_two_openings_is_an_error() {
             move_tag(folder.path());
             // No layer is ever done.
             let handler = |_: Layer, _reader: LayerReader| pending::<Result<(), Error>>();
-            let error = soon(Box::pin(fetcher.for_each_layer(&image, handler))).await;
+            let error = within_bound(Box::pin(fetcher.for_each_layer(&image, handler))).await;
             match error.unwrap_err() {
                 Error::ImageChanged { was, now, .. } => {
                     assert_eq!(was, first.manifest_digest);

@@ -9,7 +9,7 @@ use longshore::{Credentials, Error, FetchOptions, Fetcher, Proxies, RefusalKind}
 use test_registry::auth::Auth;
 use test_registry::server::Options;
 use test_support::leaks::run;
-use test_support::{soon, tools};
+use test_support::{tools, within_bound};
 
 use crate::harness::{Served, config, impatient, options, pull, random};
 
@@ -79,7 +79,7 @@ fn a_wrong_password_for_an_index_is_tried_once() {
             let served = with_password();
             let config = login(&served, protocol, "wrong");
             let fetcher = Fetcher::new(config, options()).await.unwrap();
-            let error = soon(fetcher.open_index(&served.reference()))
+            let error = within_bound(fetcher.open_index(&served.reference()))
                 .await
                 .unwrap_err();
             assert!(
@@ -152,7 +152,7 @@ fn an_index_that_is_not_there_is_asked_for_once() {
         for protocol in tools::SKOPEOS {
             let served = Served::new(1, 10).faults(&["manifest:status=404"]);
             let fetcher = Fetcher::new(config(protocol), options()).await.unwrap();
-            let error = soon(fetcher.open_index(&served.reference()))
+            let error = within_bound(fetcher.open_index(&served.reference()))
                 .await
                 .unwrap_err();
             let said = error.to_string();
@@ -276,7 +276,7 @@ fn what_is_wrong_on_this_side_is_tried_once() {
             let options = options().start_ahead(false);
             for (number, (config, reference)) in cases.into_iter().enumerate() {
                 let fetcher = Fetcher::new(config, options.clone()).await.unwrap();
-                let error = soon(fetcher.open(&reference)).await.unwrap_err();
+                let error = within_bound(fetcher.open(&reference)).await.unwrap_err();
                 assert!(matches!(error, Error::Refused { .. }), "{error:?}");
                 let starts = fs::read_to_string(&starts).unwrap().lines().count();
                 assert_eq!(starts, number + 1, "{protocol}: {reference}");

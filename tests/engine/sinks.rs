@@ -8,10 +8,10 @@ use longshore::oci_spec::image::{Descriptor, Digest, MediaType};
 use longshore::{
     BlobError, Error, Fetcher, ImageContent, ImageRequest, Layer, LayerReader, Result, Sink,
 };
+use test_support::fixture::blob_error;
 use test_support::leaks::run;
-use test_support::stage::wrong;
 use test_support::tools::SKOPEOS;
-use test_support::{sha256, soon};
+use test_support::{sha256, within_bound};
 use tokio::io::AsyncReadExt as _;
 use tokio::sync::mpsc;
 
@@ -69,12 +69,14 @@ fn a_sink_is_given_the_layer_with_its_place_and_its_diff_id_where_the_config_is_
         run(async {
             let served = Served::new(5, 5000);
             let fetcher = Fetcher::new(config("0.2.8"), options()).await.unwrap();
-            let image = soon(fetcher.open(&served.reference())).await.unwrap();
+            let image = within_bound(fetcher.open(&served.reference()))
+                .await
+                .unwrap();
             if knows {
-                soon(fetcher.content(&image)).await.unwrap();
+                within_bound(fetcher.content(&image)).await.unwrap();
             }
             let (sink, mut told, discarded) = Telling::new();
-            let pulled = soon(fetcher.pull(&image, sink)).await.unwrap();
+            let pulled = within_bound(fetcher.pull(&image, sink)).await.unwrap();
             let mut given = Vec::new();
             while let Some(layer) = told.recv().await {
                 given.push(layer);
@@ -103,9 +105,11 @@ fn a_pull_that_fails_or_is_dropped_is_discarded_once() {
         run(async {
             let served = Served::new(5, 5000).faults(&["blob#3:status=404"]);
             let fetcher = Fetcher::new(config(protocol), options()).await.unwrap();
-            let image = soon(fetcher.open(&served.reference())).await.unwrap();
+            let image = within_bound(fetcher.open(&served.reference()))
+                .await
+                .unwrap();
             let (sink, _told, discarded) = Telling::new();
-            soon(fetcher.pull(&image, sink)).await.unwrap_err();
+            within_bound(fetcher.pull(&image, sink)).await.unwrap_err();
             assert_eq!(discarded.load(Ordering::Relaxed), 1, "{protocol}");
             let (sink, _told, discarded) = Telling::new();
             let pulling = Box::pin(fetcher.pull(&image, sink));
@@ -116,7 +120,7 @@ fn a_pull_that_fails_or_is_dropped_is_discarded_once() {
             let (sink, _told, discarded) = Telling::new();
             let requests = [ImageRequest::new(served.reference())];
             let pulling = fetcher.pull_many(requests, sink);
-            let pulled = soon(pulling.finish()).await.unwrap();
+            let pulled = within_bound(pulling.finish()).await.unwrap();
             assert_eq!(pulled.failed_images, 1, "{protocol}");
             assert_eq!(discarded.load(Ordering::Relaxed), 1, "{protocol}");
         });
@@ -132,12 +136,12 @@ fn a_sink_can_be_tested_without_skopeo() {
         let layer = Layer::new(0, descriptor);
         let (sink, mut told, _) = Telling::new();
         let reader = LayerReader::from_bytes(&layer, *content).unwrap();
-        soon(sink.store(&layer, reader)).await.unwrap();
+        within_bound(sink.store(&layer, reader)).await.unwrap();
         assert_eq!(told.recv().await, Some((layer.clone(), sha256(content))));
         for (bytes, is_short) in [(&b"a layes"[..], false), (b"a lay", true)] {
             let reader = LayerReader::from_bytes(&layer, bytes).unwrap();
-            let error = soon(sink.store(&layer, reader)).await.unwrap_err();
-            let error = wrong(error);
+            let error = within_bound(sink.store(&layer, reader)).await.unwrap_err();
+            let error = blob_error(error);
             let is_expected = match error {
                 BlobError::Short { read: 5, .. } => is_short,
                 BlobError::Corrupt { .. } => !is_short,
@@ -158,7 +162,7 @@ fn a_sink_can_be_tested_without_skopeo() {
         let image = ImageContent::from_bytes("x:y", manifest.to_string(), *config).unwrap();
         assert_eq!(image.layers(), [layer]);
         assert_eq!(image.platform().as_deref(), Some("linux/amd64"));
-        soon(sink.commit(&image)).await.unwrap();
+        within_bound(sink.commit(&image)).await.unwrap();
         ImageContent::from_bytes("x:y", manifest.to_string(), "{}").unwrap_err();
     });
 }
@@ -170,12 +174,14 @@ fn the_last_error_tells_how_often_it_was_tried() {
         run(async {
             let served = Served::new(3, 5000).faults(&["blob#1:corrupt"]);
             let fetcher = Fetcher::new(config(protocol), options()).await.unwrap();
-            let image = soon(fetcher.open(&served.reference())).await.unwrap();
+            let image = within_bound(fetcher.open(&served.reference()))
+                .await
+                .unwrap();
             let handler = |_: Layer, mut reader: LayerReader| async move {
                 tokio::io::copy(&mut reader, &mut tokio::io::sink()).await?;
                 Ok::<_, io::Error>(())
             };
-            let error = soon(fetcher.for_each_layer(&image, handler)).await;
+            let error = within_bound(fetcher.for_each_layer(&image, handler)).await;
             let error = error.unwrap_err();
             assert!(
                 matches!(error, Error::Blob { tries: 5, .. }),

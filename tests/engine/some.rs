@@ -9,7 +9,7 @@ use longshore::{BlockingReader, Error, Fetcher, Layer, LayerReader, Result};
 use test_registry::image::Written;
 use test_support::leaks::run;
 use test_support::tools::SKOPEOS;
-use test_support::{sha256, soon};
+use test_support::{sha256, within_bound};
 use tokio::io::AsyncReadExt as _;
 
 use crate::harness::{Served, config, options};
@@ -43,19 +43,21 @@ fn only_these_layers_are_fetched_and_not_the_config() {
         run(async {
             let served = served();
             let fetcher = Fetcher::new(config(protocol), options()).await.unwrap();
-            let image = soon(fetcher.open(&served.reference())).await.unwrap();
+            let image = within_bound(fetcher.open(&served.reference()))
+                .await
+                .unwrap();
             let all = image.layers();
             let wanted = [all[4].clone(), all[1].clone()];
             let expected = [4, 1].map(|layer| digest_of(&served.image, layer));
             let pairs: Vec<_> = wanted.iter().cloned().zip(expected.clone()).collect();
-            let found = soon(fetcher.for_each_of(&image, &wanted, digest)).await;
+            let found = within_bound(fetcher.for_each_of(&image, &wanted, digest)).await;
             assert_eq!(found.unwrap(), pairs, "{protocol}");
             let found = fetcher.for_each_of_blocking(&image, &wanted, digest_blocking);
-            assert_eq!(soon(found).await.unwrap(), pairs, "{protocol}");
+            assert_eq!(within_bound(found).await.unwrap(), pairs, "{protocol}");
             let mut stream = fetcher.layers_of(&image, &wanted, 1).unwrap();
             let mut found = Vec::new();
             // The result is a `Stream`.
-            while let Some(next) = soon(futures_util::StreamExt::next(&mut stream)).await {
+            while let Some(next) = within_bound(futures_util::StreamExt::next(&mut stream)).await {
                 let (_, mut reader) = next.unwrap();
                 let mut bytes = Vec::new();
                 reader.read_to_end(&mut bytes).await.unwrap();
@@ -67,7 +69,7 @@ fn only_these_layers_are_fetched_and_not_the_config() {
             }
             let config = served.image.config_digest.clone();
             assert_eq!(served.registry.blob_gets(&config), 0, "{protocol}");
-            let none = soon(fetcher.for_each_of(&image, &[], digest))
+            let none = within_bound(fetcher.for_each_of(&image, &[], digest))
                 .await
                 .unwrap();
             assert!(none.is_empty());
@@ -81,12 +83,14 @@ fn a_layer_of_another_image_is_an_error() {
     run(async {
         let (served, other) = (served(), Served::new(1, 7000));
         let fetcher = Fetcher::new(config("0.2.8"), options()).await.unwrap();
-        let image = soon(fetcher.open(&served.reference())).await.unwrap();
-        let theirs = soon(fetcher.open(&other.reference()))
+        let image = within_bound(fetcher.open(&served.reference()))
+            .await
+            .unwrap();
+        let theirs = within_bound(fetcher.open(&other.reference()))
             .await
             .unwrap()
             .layers();
-        let refused = soon(fetcher.for_each_of(&image, &theirs, digest)).await;
+        let refused = within_bound(fetcher.for_each_of(&image, &theirs, digest)).await;
         let error = refused.unwrap_err();
         assert!(matches!(error, Error::Image(_)), "{error:?}");
         assert!(
@@ -104,11 +108,15 @@ fn the_config_is_fetched_once() {
     run(async {
         let served = served();
         let fetcher = Fetcher::new(config("0.2.8"), options()).await.unwrap();
-        let image = soon(fetcher.open(&served.reference())).await.unwrap();
-        let content = soon(fetcher.content(&image)).await.unwrap();
+        let image = within_bound(fetcher.open(&served.reference()))
+            .await
+            .unwrap();
+        let content = within_bound(fetcher.content(&image)).await.unwrap();
         assert_eq!(content.layers().len(), LAYERS);
-        soon(fetcher.for_each_layer(&image, digest)).await.unwrap();
-        soon(fetcher.content(&image.clone())).await.unwrap();
+        within_bound(fetcher.for_each_layer(&image, digest))
+            .await
+            .unwrap();
+        within_bound(fetcher.content(&image.clone())).await.unwrap();
         let config = served.image.config_digest.clone();
         assert_eq!(served.registry.blob_gets(&config), 1);
     });
@@ -126,21 +134,23 @@ fn handlers_that_block_are_run_again_and_their_errors_come_back() {
             let served = served().faults(&["blob#2:corrupt*1"]);
             let fetcher = Fetcher::new(crate::harness::impatient(protocol), options());
             let fetcher = fetcher.await.unwrap();
-            let image = soon(fetcher.open(&served.reference())).await.unwrap();
+            let image = within_bound(fetcher.open(&served.reference()))
+                .await
+                .unwrap();
             let runs = Arc::new(AtomicUsize::new(0));
             let counted = Arc::clone(&runs);
             let handler = move |layer, reader| {
                 counted.fetch_add(1, Ordering::Relaxed);
                 digest_blocking(layer, reader)
             };
-            let found = soon(fetcher.for_each_layer_blocking(&image, handler)).await;
+            let found = within_bound(fetcher.for_each_layer_blocking(&image, handler)).await;
             let expected: Vec<Digest> = (0..LAYERS)
                 .map(|layer| digest_of(&served.image, layer))
                 .collect();
             assert_eq!(found.unwrap(), expected, "{protocol}");
             assert!(runs.load(Ordering::Relaxed) > LAYERS, "{protocol}");
             let fails = |_: Layer, _: BlockingReader| Err::<(), _>(Full);
-            let failed = soon(fetcher.for_each_layer_blocking(&image, fails)).await;
+            let failed = within_bound(fetcher.for_each_layer_blocking(&image, fails)).await;
             let error = failed.unwrap_err();
             assert!(error.handler_ref::<Full>().is_some(), "{error:?}");
             assert!(error.handler_ref::<io::Error>().is_none());
@@ -154,7 +164,9 @@ fn a_handler_that_blocks_ends_with_its_fetch() {
     run(async {
         let served = served().faults(&["blob#0:stall=half"]);
         let fetcher = Fetcher::new(config("0.2.8"), options()).await.unwrap();
-        let image = soon(fetcher.open(&served.reference())).await.unwrap();
+        let image = within_bound(fetcher.open(&served.reference()))
+            .await
+            .unwrap();
         let (ended, mut wait) = tokio::sync::mpsc::unbounded_channel();
         let handler = move |layer: Layer, reader| -> Result<(), io::Error> {
             let read = digest_blocking(layer.clone(), reader);
@@ -167,7 +179,7 @@ fn a_handler_that_blocks_ends_with_its_fetch() {
         let early = tokio::time::timeout(std::time::Duration::from_millis(500), &mut fetching);
         assert!(early.await.is_err());
         drop(fetching);
-        assert_eq!(soon(wait.recv()).await, Some(true));
+        assert_eq!(within_bound(wait.recv()).await, Some(true));
     });
 }
 
@@ -181,15 +193,17 @@ fn some_layers_uncompressed() {
     run(async {
         let served = served();
         let fetcher = Fetcher::new(config("0.2.8"), options()).await.unwrap();
-        let image = soon(fetcher.open(&served.reference())).await.unwrap();
-        let content = soon(fetcher.content(&image)).await.unwrap();
+        let image = within_bound(fetcher.open(&served.reference()))
+            .await
+            .unwrap();
+        let content = within_bound(fetcher.content(&image)).await.unwrap();
         let wanted = [content.layers()[3].clone()];
         let handler = |_: Layer, mut reader: UncompressedReader| async move {
             let mut bytes = Vec::new();
             reader.read_to_end(&mut bytes).await?;
             Ok::<_, io::Error>(sha256(&bytes))
         };
-        let found = soon(fetcher.for_each_of_uncompressed(&image, &wanted, handler))
+        let found = within_bound(fetcher.for_each_of_uncompressed(&image, &wanted, handler))
             .await
             .unwrap();
         let expected = wanted[0].diff_id.clone().unwrap();
@@ -199,7 +213,7 @@ fn some_layers_uncompressed() {
         let mut wrong = wanted[0].clone();
         wrong.diff_id = Some(served.image.config_digest.clone());
         let wrong = [wrong];
-        let failed = soon(fetcher.for_each_of_uncompressed(&image, &wrong, handler)).await;
+        let failed = within_bound(fetcher.for_each_of_uncompressed(&image, &wrong, handler)).await;
         let is_noticed = |error: longshore::Error| {
             let (_, why) = blob_error(&error);
             assert!(matches!(why, BlobError::WrongDiffId { .. }), "{error:?}");
@@ -207,15 +221,16 @@ fn some_layers_uncompressed() {
         is_noticed(failed.unwrap_err());
         // `finish` reads the rest, and returns the same error.
         let finishes = |_: Layer, reader: UncompressedReader| reader.finish();
-        let failed = soon(fetcher.for_each_of_uncompressed(&image, &wrong, finishes)).await;
+        let failed = within_bound(fetcher.for_each_of_uncompressed(&image, &wrong, finishes)).await;
         is_noticed(failed.unwrap_err());
         let finishes = |_: Layer, reader: BlockingReader| reader.finish();
         let failed = fetcher.for_each_of_uncompressed_blocking(&image, &wrong, finishes);
-        is_noticed(soon(failed).await.unwrap_err());
-        soon(fetcher.for_each_of_uncompressed_blocking(&image, &wanted, finishes))
+        is_noticed(within_bound(failed).await.unwrap_err());
+        within_bound(fetcher.for_each_of_uncompressed_blocking(&image, &wanted, finishes))
             .await
             .unwrap();
-        let all = soon(fetcher.for_each_layer_uncompressed_blocking(&image, digest_blocking));
+        let all =
+            within_bound(fetcher.for_each_layer_uncompressed_blocking(&image, digest_blocking));
         let all = all.await.unwrap();
         let diff_ids = content
             .layers()
@@ -235,11 +250,13 @@ fn a_blob_that_is_given_twice_is_handled_once_and_its_result_need_not_be_cloned(
     run(async {
         let served = served();
         let fetcher = Fetcher::new(config("0.2.8"), options()).await.unwrap();
-        let image = soon(fetcher.open(&served.reference())).await.unwrap();
+        let image = within_bound(fetcher.open(&served.reference()))
+            .await
+            .unwrap();
         let all = image.layers();
         let wanted = [all[3].clone(), all[0].clone(), all[3].clone()];
         let handler = |layer, reader| async move { digest(layer, reader).await.map(Once) };
-        let found = soon(fetcher.for_each_of(&image, &wanted, handler)).await;
+        let found = within_bound(fetcher.for_each_of(&image, &wanted, handler)).await;
         let expected = [3, 0].map(|layer| {
             let digest = digest_of(&served.image, layer);
             (all[layer].clone(), Once(digest))

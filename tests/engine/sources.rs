@@ -11,7 +11,7 @@ use test_registry::image::write_index;
 use test_registry::server::{Options, Registry};
 use test_support::leaks::{prepare, run, run_without};
 use test_support::tools::{self, SKOPEOS};
-use test_support::{chain, sha256, soon};
+use test_support::{chain, sha256, within_bound};
 use tokio::runtime::Builder;
 
 /// Runs the system's skopeo, which can start itself again. Some transports need that.
@@ -79,9 +79,11 @@ fn the_manifest_at_its_source_can_be_had_also_where_it_was_converted() {
                 };
                 let served = Served::with(Options::default(), &image);
                 let fetcher = Fetcher::new(config(protocol), options()).await.unwrap();
-                let image = soon(fetcher.open(&served.reference())).await.unwrap();
+                let image = within_bound(fetcher.open(&served.reference()))
+                    .await
+                    .unwrap();
                 assert_eq!(image.is_converted(), is_docker, "{protocol}");
-                let source = soon(fetcher.source_manifest(&image)).await.unwrap();
+                let source = within_bound(fetcher.source_manifest(&image)).await.unwrap();
                 assert_eq!(sha256(&source), *image.digest(), "{protocol}");
                 let is_same = source == image.manifest_raw();
                 assert_eq!(is_same, !is_docker, "{protocol}");
@@ -97,23 +99,23 @@ fn an_image_that_is_not_there_is_none() {
         run(async {
             let served = Served::new(1, 1000);
             let fetcher = Fetcher::new(config(protocol), options()).await.unwrap();
-            let there = soon(fetcher.open_optional(&served.reference())).await;
+            let there = within_bound(fetcher.open_optional(&served.reference())).await;
             assert!(there.unwrap().is_some(), "{protocol}");
             let missing = served.registry.reference("missing");
-            let missing = soon(fetcher.open_optional(&missing)).await;
+            let missing = within_bound(fetcher.open_optional(&missing)).await;
             assert!(missing.unwrap().is_none(), "{protocol}");
             // Older skopeos call a missing tag of a layout an error.
             if protocol == SKOPEOS[2] {
                 let layout = tempfile::tempdir().unwrap();
                 write_index(layout.path(), "latest", &[]).unwrap();
                 let missing = format!("oci:{}:missing", layout.path().display());
-                let missing = soon(fetcher.open_optional(&missing)).await;
+                let missing = within_bound(fetcher.open_optional(&missing)).await;
                 assert!(missing.unwrap().is_none(), "{protocol}");
-                let nowhere = soon(fetcher.open_optional("oci-archive:/nowhere.tar")).await;
+                let nowhere = within_bound(fetcher.open_optional("oci-archive:/nowhere.tar")).await;
                 nowhere.expect_err("a wrong path is no missing image");
             }
             served.registry.set_faults(faults(&["manifest:status=403"]));
-            let denied = soon(fetcher.open_optional(&served.reference())).await;
+            let denied = within_bound(fetcher.open_optional(&served.reference())).await;
             let denied = denied.unwrap_err();
             assert_eq!(denied.kind(), Some(RefusalKind::Denied), "{protocol}");
         });
@@ -351,8 +353,8 @@ fn an_image_opened_in_a_runtime_that_is_idle_is_pulled_in_another() {
             let opened = fetcher.open(&image.reference()).await.unwrap();
             (fetcher, opened)
         });
-        let pulled =
-            runtime(2).block_on(async { soon(Box::pin(fetcher.pull(&opened, Discard))).await });
+        let pulled = runtime(2)
+            .block_on(async { within_bound(Box::pin(fetcher.pull(&opened, Discard))).await });
         assert_eq!(pulled.unwrap().images.len(), 1);
         drop((opened, fetcher, idle, image, served));
     });

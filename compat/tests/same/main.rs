@@ -33,7 +33,7 @@ use incumbent::oci_spec::image::Digest;
 use tempfile::TempDir;
 use test_registry::image::{ImageBuilder, Written};
 use test_registry::server::{Options, Registry};
-use test_support::{digest, soon, tools};
+use test_support::{digest, tools, within_bound};
 
 /// A line of what a program found: what it did, and what came of it.
 type Line = (String, String);
@@ -138,8 +138,8 @@ async fn every_call_has_the_same_outcome() {
     let served = Served::new();
     for protocol in tools::SKOPEOS {
         for subject in [served.at_registry(protocol), served.in_layout(protocol)] {
-            let theirs = soon(theirs::every_call(&subject)).await;
-            let ours = soon(ours::every_call(&subject)).await;
+            let theirs = within_bound(theirs::every_call(&subject)).await;
+            let ours = within_bound(ours::every_call(&subject)).await;
             let what = format!("{protocol}, {}", subject.image);
             assert_same(&what, &theirs, &ours);
         }
@@ -166,8 +166,8 @@ async fn failed_blobs_have_the_same_errors() {
         let subject = served.at_registry(protocol);
         for fault in faults {
             served.set_fault(fault);
-            let theirs = soon(theirs::blobs(&subject)).await;
-            let ours = soon(ours::blobs(&subject)).await;
+            let theirs = within_bound(theirs::blobs(&subject)).await;
+            let ours = within_bound(ours::blobs(&subject)).await;
             assert_same(&format!("{protocol}, {fault}"), &theirs, &ours);
         }
     }
@@ -178,8 +178,8 @@ async fn failed_blobs_have_the_same_errors() {
 async fn failed_starts_have_the_same_errors() {
     assert_same(
         "starts",
-        &soon(theirs::bad_starts()).await,
-        &soon(ours::bad_starts()).await,
+        &within_bound(theirs::bad_starts()).await,
+        &within_bound(ours::bad_starts()).await,
     );
 }
 
@@ -188,8 +188,12 @@ async fn failed_starts_have_the_same_errors() {
 async fn layers_are_fetched_concurrently_by_separate_tasks() {
     let served = Served::new();
     let subject = served.at_registry(tools::NEWEST);
-    let theirs = soon(theirs::in_tasks(&subject)).await;
-    assert_same("tasks", &theirs, &soon(ours::in_tasks(&subject)).await);
+    let theirs = within_bound(theirs::in_tasks(&subject)).await;
+    assert_same(
+        "tasks",
+        &theirs,
+        &within_bound(ours::in_tasks(&subject)).await,
+    );
 }
 
 /// A digest that no blob has.

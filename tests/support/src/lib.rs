@@ -15,14 +15,14 @@
 )]
 
 pub mod docker_registry;
-pub mod honest;
+pub mod fixture;
 pub mod image;
 pub mod leaks;
 pub mod log;
+pub mod memory_proxy;
 pub mod peer;
 pub mod process;
 pub mod registry_process;
-pub mod stage;
 pub mod tools;
 
 use std::future::Future;
@@ -47,7 +47,7 @@ pub fn chain(error: &dyn std::error::Error) -> String {
 
 /// The output of the future, within [`BOUND`].
 #[track_caller]
-pub fn soon<F: Future>(future: F) -> impl Future<Output = F::Output> {
+pub fn within_bound<F: Future>(future: F) -> impl Future<Output = F::Output> {
     let caller = std::panic::Location::caller();
     async move {
         tokio::time::timeout(BOUND, future)
@@ -59,7 +59,7 @@ pub fn soon<F: Future>(future: F) -> impl Future<Output = F::Output> {
 /// Waits until `condition` holds, within [`BOUND`].
 #[track_caller]
 pub fn eventually(mut condition: impl FnMut() -> bool) -> impl Future<Output = ()> {
-    soon(async move {
+    within_bound(async move {
         while !condition() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }

@@ -21,7 +21,7 @@ use tokio::io::{AsyncWriteExt, Interest};
 use tokio::net::UnixDatagram;
 use tokio::net::unix::pipe::Sender;
 
-use super::soon;
+use super::within_bound;
 
 /// A call as it was received.
 #[derive(Debug, Clone, PartialEq)]
@@ -99,7 +99,9 @@ impl Peer {
     /// The next call. `None` when the other end is closed.
     pub async fn next(&mut self) -> Option<Call> {
         let mut packet = vec![0; 64 * 1024];
-        let length = soon(self.socket.recv(&mut packet)).await.unwrap_or(0);
+        let length = within_bound(self.socket.recv(&mut packet))
+            .await
+            .unwrap_or(0);
         (length > 0).then(|| Call::parse(&packet[..length]))
     }
 
@@ -154,7 +156,7 @@ impl Peer {
                 None,
             )?)
         });
-        soon(send).await
+        within_bound(send).await
     }
 
     /// Answers with success.
@@ -216,13 +218,13 @@ impl Peer {
 
     /// Checks that the connection still works in both directions, and that nothing unexpected was
     /// sent before.
-    pub async fn fence(&mut self, proxy: &ImageProxy) {
-        let reference = "fence:";
-        let (image, ()) = tokio::join!(soon(proxy.open_image(reference)), async {
+    pub async fn check_idle(&mut self, proxy: &ImageProxy) {
+        let reference = "idle-check:";
+        let (image, ()) = tokio::join!(within_bound(proxy.open_image(reference)), async {
             self.expect("OpenImage", json!([reference])).await;
             self.reply(json!(999)).await;
         });
-        let (closed, ()) = tokio::join!(soon(proxy.close_image(image.unwrap())), async {
+        let (closed, ()) = tokio::join!(within_bound(proxy.close_image(image.unwrap())), async {
             self.expect("CloseImage", json!([999])).await;
             self.reply(Value::Null).await;
         });
@@ -334,7 +336,7 @@ impl Flow {
     }
 
     pub async fn write(&mut self, bytes: &[u8]) {
-        soon(self.data.write_all(bytes)).await.unwrap();
+        within_bound(self.data.write_all(bytes)).await.unwrap();
     }
 
     /// Ends the blob as the server does, after everything is written.

@@ -88,7 +88,7 @@ impl RegistryProcess {
         self.signal(Signal::SIGSTOP);
     }
 
-    pub fn go_on(&self) {
+    pub fn resume(&self) {
         self.signal(Signal::SIGCONT);
     }
 

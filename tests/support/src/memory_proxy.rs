@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 
 use super::image::TestImage;
 use super::peer::{Peer, PipeEnd};
-use super::soon;
+use super::within_bound;
 
 /// A document that is being written into a pipe, until `FinishPipe` closes it.
 type Writing = JoinHandle<(Sender, io::Result<()>)>;
@@ -40,7 +40,7 @@ pub fn has_method(version: &str, method: &str) -> bool {
     last.parse::<u32>().unwrap() >= since
 }
 
-pub struct Honest {
+pub struct MemoryProxy {
     peer: Peer,
     version: String,
     images: HashMap<String, TestImage>,
@@ -51,7 +51,7 @@ pub struct Honest {
     unknown: Vec<String>,
 }
 
-impl Honest {
+impl MemoryProxy {
     /// Serves these images by name until the other end shuts down.
     pub fn spawn(version: &str, images: &[(&str, &TestImage)]) -> (OwnedFd, Serving) {
         let (peer, socket) = Peer::pair();
@@ -195,7 +195,7 @@ pub struct Serving {
 impl Serving {
     /// Waits for the end of the proxy, and returns what was left open.
     pub async fn ended(self) -> Leftover {
-        soon(self.task).await.unwrap()
+        within_bound(self.task).await.unwrap()
     }
 
     /// The number of pipes that wait for their `FinishPipe`.

@@ -8,25 +8,25 @@ use longshore::{Blob, BlobError, ConnectionOptions, Error, ImageProxy, OpenedIma
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 use super::peer::{Flow, Framing, Peer};
-use super::soon;
+use super::within_bound;
 
 /// The stall timeout, which is short for the tests that wait for it.
 pub const STALL: Duration = Duration::from_millis(100);
 
 #[derive(Debug)]
-pub struct Stage {
+pub struct OpenImageFixture {
     pub image: OpenedImage,
     pub proxy: ImageProxy,
     pub peer: Peer,
     pub framing: Framing,
 }
 
-impl Stage {
+impl OpenImageFixture {
     pub async fn new(framing: Framing) -> Self {
         Self::with(framing, ConnectionOptions::default()).await
     }
 
-    pub async fn impatient(framing: Framing) -> Self {
+    pub async fn with_short_stall_timeout(framing: Framing) -> Self {
         Self::with(framing, ConnectionOptions::default().stall_timeout(STALL)).await
     }
 
@@ -56,7 +56,7 @@ impl Stage {
             framing,
         } = self;
         tokio::join!(
-            soon(proxy.get_blob(image, digest, size)),
+            within_bound(proxy.get_blob(image, digest, size)),
             Flow::grant(peer, *framing, digest, size, announced)
         )
     }
@@ -69,7 +69,7 @@ impl Stage {
             mut peer,
             ..
         } = self;
-        peer.fence(&proxy).await;
+        peer.check_idle(&proxy).await;
         peer.end_with(proxy, vec![image]).await;
     }
 }
@@ -77,20 +77,20 @@ impl Stage {
 /// Reads to the end. Returns the library's error, if there is one.
 pub async fn read_all(reader: &mut (impl AsyncRead + Unpin)) -> Result<Vec<u8>, Error> {
     let mut bytes = Vec::new();
-    match soon(reader.read_to_end(&mut bytes)).await {
+    match within_bound(reader.read_to_end(&mut bytes)).await {
         Ok(_) => Ok(bytes),
-        Err(error) => Err(inner(error)),
+        Err(error) => Err(library_error(error)),
     }
 }
 
 /// The library's error inside the I/O error.
-pub fn inner(error: io::Error) -> Error {
+pub fn library_error(error: io::Error) -> Error {
     error.downcast().unwrap()
 }
 
 /// The error of the blob.
 #[track_caller]
-pub fn wrong(error: Error) -> BlobError {
+pub fn blob_error(error: Error) -> BlobError {
     match error {
         Error::Blob { source, .. } => source,
         other => panic!("not about a blob: {other:?}"),
