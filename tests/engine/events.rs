@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::harness::{
-    Outcome, Served, complete, config, discard, faults, impatient, options, proxies, pull, random,
+    Outcome, Served, assert_image_stored, config, discard, faults, options, proxies, pull, random,
+    short_stall_config,
 };
 use longshore::oci_spec::image::Descriptor;
 use longshore::{Discard, DocumentKind, EventKind, Events, Fetcher, OciLayout};
@@ -64,7 +65,7 @@ fn a_pull_is_told_from_its_beginning_to_its_end() {
         run(async {
             let served = Served::new(5, 50_000);
             let outcome = pull(config(protocol), proxies(2), &served.reference()).await;
-            let pulled = outcome.right(&served);
+            let pulled = outcome.assert_succeeded(&served);
             let is_of_proxies = |kind: &EventKind| {
                 matches!(
                     kind,
@@ -145,7 +146,7 @@ fn what_is_there_already_is_told_as_reused() {
             .unwrap();
         assert_eq!((again.fetched_blobs, again.reused_blobs), (1, 4));
         assert_eq!(again.fetched_bytes, served.image.layers[3].size());
-        complete(target.path(), &served.image);
+        assert_image_stored(target.path(), &served.image);
     });
 }
 
@@ -155,8 +156,8 @@ fn a_blob_that_is_cut_is_told_as_retried() {
     for protocol in SKOPEOS {
         run(async {
             let served = Served::new(3, 50_000).faults(&["blob#1:chunked-shorter=5*2"]);
-            let outcome = pull(impatient(protocol), options(), &served.reference()).await;
-            assert_eq!(outcome.right(&served).retries, 2, "{protocol}");
+            let outcome = pull(short_stall_config(protocol), options(), &served.reference()).await;
+            assert_eq!(outcome.assert_succeeded(&served).retries, 2, "{protocol}");
             let blob = &blobs(&outcome)[&1];
             assert_eq!(
                 (blob.requested, blob.opened, blob.verified, blob.retried),
@@ -185,7 +186,7 @@ fn a_registry_that_refuses_is_told_with_the_wait() {
         run(async {
             let served = Served::new(3, 10_000).faults(&["blob#1:status=503*2"]);
             let outcome = pull(config(protocol), options(), &served.reference()).await;
-            outcome.right(&served);
+            outcome.assert_succeeded(&served);
             let reference = served.reference();
             let pauses = outcome.events.iter().filter_map(|event| match &event.kind {
                 EventKind::RegistryPaused {
@@ -215,7 +216,7 @@ fn a_limited_rate_is_kept_to_whoever_reads() {
         // A bit more than a million bytes take at least 0.8 s, with a margin for rounding.
         let begun = Instant::now();
         let outcome = pull(config("0.2.8"), limited.clone(), &served.reference()).await;
-        outcome.right(&served);
+        outcome.assert_succeeded(&served);
         assert!(begun.elapsed() >= Duration::from_millis(800));
         // This fetches nothing itself.
         let begun = Instant::now();
@@ -247,7 +248,7 @@ fn images_pulled_together_share_their_blobs_and_a_layout() {
             assert_eq!(pulled.fetched_blobs, 6 + 2, "{protocol}");
             assert_eq!(pulled.images.len(), 2, "{protocol}");
             for image in [&one, &two] {
-                complete(target.path(), image);
+                assert_image_stored(target.path(), image);
                 for layer in &image.layers {
                     assert_eq!(registry.blob_gets(layer.digest()), 1, "{protocol}");
                 }
@@ -277,7 +278,7 @@ fn the_documents_that_a_proxy_is_asked_for_are_told_with_their_failures() {
         run(async {
             let served = Served::new(3, 10_000).faults(&["config:status=500*1"]);
             let outcome = pull(config(protocol), proxies(1), &served.reference()).await;
-            outcome.right(&served);
+            outcome.assert_succeeded(&served);
             assert_eq!(documents(&outcome), [(1, 1, 0), (2, 1, 1)], "{protocol}");
         });
     }
@@ -318,7 +319,7 @@ fn the_commands_file_agrees_with_its_report() {
             served.registry.set_faults(faults(&["blob#2:status=500*1"]));
             let target = tempfile::tempdir().unwrap();
             let (report, events) = command(protocol, &served.reference(), target.path()).await;
-            complete(&target.path().join("layout"), &served.image);
+            assert_image_stored(&target.path().join("layout"), &served.image);
             let of = |kind: &str| {
                 let kind = Value::from(kind);
                 events.iter().filter(move |event| event["event"] == kind)

@@ -2,7 +2,7 @@
 //! policy allows, and names the blob.
 
 use crate::harness::{
-    Outcome, STALL, Served, blob_error, config, impatient, options, pull, retries,
+    Outcome, STALL, Served, blob_error, config, options, pull, retries, short_stall_config,
 };
 use futures_util::{StreamExt, stream};
 use longshore::{BlobError, ConnectionOptions, EventKind, FetchOptions, ImageProxyConfig};
@@ -29,7 +29,7 @@ struct Case {
 /// Pulls with each skopeo for each of these faults, all at the same time.
 ///
 /// A skopeo before protocol 0.2.8 does not report that a transfer was cut. The bytes just stop, so an
-/// [`impatient`] configuration is needed to notice it in time.
+/// [`short_stall_config`] configuration is needed to notice it in time.
 async fn pull_with_each(
     config: fn(&str) -> ImageProxyConfig,
     options: FetchOptions,
@@ -66,17 +66,21 @@ fn resumes(protocol: &str) -> bool {
 fn a_blob_that_stalls_for_ever_is_fetched_again() {
     run(async {
         let fault = "blob#2:stall=half*1";
-        for case in pull_with_each(impatient, options(), &[fault]).await {
+        for case in pull_with_each(short_stall_config, options(), &[fault]).await {
             let Case {
                 protocol,
                 served,
                 outcome,
                 ..
             } = case;
-            assert_eq!(outcome.right(&served).retries, 1, "{protocol}");
-            assert_eq!((outcome.retried(2), served.gets(2)), (1, 2), "{protocol}");
+            assert_eq!(outcome.assert_succeeded(&served).retries, 1, "{protocol}");
+            assert_eq!(
+                (outcome.retries_of(2), served.gets(2)),
+                (1, 2),
+                "{protocol}"
+            );
             // A skopeo that can't be told to give up a blob is replaced.
-            let losses = outcome.losses();
+            let losses = outcome.lost_proxies();
             let replaced = losses.iter().any(|why| why.contains("stalled"));
             assert_eq!(replaced, protocol != "0.2.8", "{protocol}: {losses:?}");
         }
@@ -89,14 +93,14 @@ fn blobs_whose_first_transfers_are_all_cut_are_fetched_again() {
     run(async {
         let faults = "blob#0:cut=half*1 blob#1:cut=half*1 blob#2:cut=half*1 \
                       blob#3:cut=half*1 blob#4:cut=half*1 blob#5:cut=half*1";
-        for case in pull_with_each(impatient, options(), &[faults]).await {
+        for case in pull_with_each(short_stall_config, options(), &[faults]).await {
             let Case {
                 protocol,
                 served,
                 outcome,
                 ..
             } = case;
-            let pulled = outcome.right(&served);
+            let pulled = outcome.assert_succeeded(&served);
             let expected = if resumes(protocol) { 0 } else { 6 };
             assert_eq!(pulled.retries, expected, "{protocol}");
             assert_eq!(pulled.fetched_blobs, 7, "{protocol}");
@@ -117,8 +121,8 @@ fn transfers_that_break_are_begun_again() {
             "blob#1:cut=half*3",
             "config:cut=half*2",
         ];
-        for case in pull_with_each(impatient, options(), &faults).await {
-            let pulled = case.outcome.right(&case.served);
+        for case in pull_with_each(short_stall_config, options(), &faults).await {
+            let pulled = case.outcome.assert_succeeded(&case.served);
             let Case {
                 protocol, fault, ..
             } = case;
@@ -150,10 +154,10 @@ fn what_passes_is_sat_out_and_disturbs_no_other_blob() {
                 served,
                 outcome,
             } = case;
-            let pulled = outcome.right(&served);
+            let pulled = outcome.assert_succeeded(&served);
             assert_eq!(pulled.fetched_blobs, 7, "{protocol} {fault}");
             for other in [0, 2, 3, 4, 5] {
-                assert_eq!(outcome.retried(other), 0, "{protocol} {fault}");
+                assert_eq!(outcome.retries_of(other), 0, "{protocol} {fault}");
                 assert_eq!(served.gets(other), 1, "{protocol} {fault}");
             }
         }
@@ -166,14 +170,14 @@ fn a_blob_that_stays_broken_is_named_after_as_many_tries_as_allowed() {
     run(async {
         let faults = ["blob#3:cut=half", "blob#3:corrupt", "blob#3:status=500"];
         let options = options().retry(retries(2));
-        for case in pull_with_each(impatient, options, &faults).await {
+        for case in pull_with_each(short_stall_config, options, &faults).await {
             let Case {
                 protocol,
                 fault,
                 served,
                 outcome,
             } = case;
-            let (digest, source) = blob_error(outcome.wrong());
+            let (digest, source) = blob_error(outcome.error());
             assert_eq!(digest, served.digest(3), "{protocol} {fault}");
             assert!(
                 !matches!(source, BlobError::Connection(_)),
@@ -182,7 +186,7 @@ fn a_blob_that_stays_broken_is_named_after_as_many_tries_as_allowed() {
             let twice = fault.ends_with("=half") && resumes(protocol);
             let gets = if twice { 6 } else { 3 };
             assert_eq!(served.gets(3), gets, "{protocol} {fault}");
-            assert_eq!(outcome.retried(3), 2, "{protocol} {fault}");
+            assert_eq!(outcome.retries_of(3), 2, "{protocol} {fault}");
             let failed = |kind: &EventKind| matches!(kind, EventKind::BlobFailed { blob, .. } if blob.layer == 3);
             assert_eq!(outcome.count(failed), 1, "{protocol} {fault}");
         }
@@ -195,14 +199,14 @@ fn a_blob_that_always_stalls_is_named_too() {
     run(async {
         let faults = ["blob#3:stall=half", "blob#3:headers-never"];
         let options = options().retry(retries(1));
-        for case in pull_with_each(impatient, options, &faults).await {
+        for case in pull_with_each(short_stall_config, options, &faults).await {
             let Case {
                 protocol,
                 fault,
                 served,
                 outcome,
             } = case;
-            let (digest, source) = blob_error(outcome.wrong());
+            let (digest, source) = blob_error(outcome.error());
             assert_eq!(digest, served.digest(3), "{protocol} {fault}");
             assert!(
                 matches!(source, BlobError::Stalled { .. }),
@@ -237,12 +241,12 @@ fn without_retries_the_first_failure_is_the_last() {
                 served,
                 outcome,
             } = case;
-            let (digest, source) = blob_error(outcome.wrong());
+            let (digest, source) = blob_error(outcome.error());
             assert_eq!(digest, served.digest(3), "{protocol} {fault}: {source:?}");
             let resumed = fault.contains("cut") && resumes(protocol);
             let gets = 1 + usize::from(resumed);
             assert_eq!(served.gets(3), gets, "{protocol} {fault}");
-            assert_eq!(outcome.retried(3), 0, "{protocol} {fault}");
+            assert_eq!(outcome.retries_of(3), 0, "{protocol} {fault}");
         }
     });
 }
@@ -263,7 +267,7 @@ fn final_refusals_are_not_tried_again() {
                 served,
                 outcome,
             } = case;
-            let (digest, source) = blob_error(outcome.wrong());
+            let (digest, source) = blob_error(outcome.error());
             assert_eq!(digest, served.digest(3), "{protocol} {fault}");
             assert!(
                 matches!(source, BlobError::Refused(_)),
@@ -284,7 +288,7 @@ fn an_image_that_is_not_there_is_asked_for_once() {
             // A warm proxy opens the image before the first one has its answer.
             let options = options().start_ahead(false);
             let outcome = pull(config(protocol), options, &missing).await;
-            let error = chain(outcome.wrong());
+            let error = chain(outcome.error());
             assert!(
                 error.contains("opening the image failed"),
                 "{protocol}: {error}"
@@ -310,7 +314,7 @@ fn a_registry_that_throttles_is_no_failure() {
             .collect::<Vec<_>>()
             .await
         {
-            outcome.right(&served);
+            outcome.assert_succeeded(&served);
             // A refusal causes a wait, and no further proxies.
             let requests = served.registry.requests().len();
             assert!(requests < 200, "{protocol}: {requests}");

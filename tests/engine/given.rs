@@ -5,7 +5,7 @@ use test_support::leaks::run;
 use test_support::tools::SKOPEOS;
 use test_support::within_bound;
 
-use crate::harness::{Served, complete, config, options};
+use crate::harness::{Served, assert_image_stored, config, options};
 
 async fn proxies(protocol: &str, number: usize) -> Vec<ImageProxy> {
     let mut proxies = Vec::new();
@@ -32,7 +32,7 @@ fn no_other_proxy_is_started_and_they_outlive_the_fetcher() {
                 let sink = OciLayout::new(target.path(), Some("latest".into()));
                 let pulled = within_bound(fetcher.pull(&image, sink)).await.unwrap();
                 assert!(pulled.proxies <= number, "{}", pulled.proxies);
-                complete(target.path(), &served.image);
+                assert_image_stored(target.path(), &served.image);
                 drop((image, fetcher));
                 for proxy in proxies {
                     let opened = within_bound(proxy.open_image(&served.reference()))

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::harness::{Served, blob_error, config, impatient, options, random, retries};
+use crate::harness::{Served, blob_error, config, options, random, retries, short_stall_config};
 use futures_util::FutureExt;
 use longshore::{
     BlobError, Error, EventKind, Events, FetchOptions, Fetcher, Layer, LayerReader, Result,
@@ -34,7 +34,7 @@ where
     Fut: Future<Output = io::Result<T>> + Send,
 {
     within_bound(async {
-        let fetcher = Fetcher::new(impatient(protocol), options).await?;
+        let fetcher = Fetcher::new(short_stall_config(protocol), options).await?;
         let image = fetcher.open(&served.reference()).await?;
         fetcher.for_each_layer(&image, handler).await
     })
@@ -109,7 +109,9 @@ fn slow_handlers_bring_no_proxies_that_could_not_work() {
         let mut options = options();
         options.start_ahead = false;
         options.workers = NonZeroUsize::new(2).unwrap();
-        let fetcher = Fetcher::new(impatient("0.2.8"), options).await.unwrap();
+        let fetcher = Fetcher::new(short_stall_config("0.2.8"), options)
+            .await
+            .unwrap();
         let fetcher = fetcher.with_events(events);
         let image = fetcher.open(&served.reference()).await.unwrap();
         // This is longer than all workers may be busy before another proxy is started.

@@ -115,7 +115,7 @@ pub(crate) fn config(protocol: &str) -> ImageProxyConfig {
 }
 
 /// A configuration with short timeouts.
-pub(crate) fn impatient(protocol: &str) -> ImageProxyConfig {
+pub(crate) fn short_stall_config(protocol: &str) -> ImageProxyConfig {
     let mut config = config(protocol);
     config.connection = ConnectionOptions::default().stall_timeout(STALL);
     config
@@ -192,20 +192,20 @@ pub(crate) async fn discard(
 impl Outcome {
     /// Checks that the pull has succeeded, and that the whole image is in its layout.
     #[track_caller]
-    pub(crate) fn right(&self, served: &Served) -> &Pulled {
+    pub(crate) fn assert_succeeded(&self, served: &Served) -> &Pulled {
         let pulled = match &self.result {
             Ok(pulled) => pulled,
             Err(error) => panic!("{}: {:#?}", chain(error), self.without_bytes()),
         };
         let content = &pulled.images[0];
         assert_eq!(*content.source_digest(), served.image.manifest_digest);
-        complete(self.target.path(), &served.image);
+        assert_image_stored(self.target.path(), &served.image);
         pulled
     }
 
     /// The error with which the pull ended.
     #[track_caller]
-    pub(crate) fn wrong(&self) -> &longshore::Error {
+    pub(crate) fn error(&self) -> &longshore::Error {
         self.result.as_ref().expect_err("it succeeded")
     }
 
@@ -219,18 +219,18 @@ impl Outcome {
     }
 
     /// How often a layer was retried.
-    pub(crate) fn retried(&self, layer: usize) -> usize {
+    pub(crate) fn retries_of(&self, layer: usize) -> usize {
         self.count(
             |kind| matches!(kind, EventKind::BlobRetried { blob, .. } if blob.layer == layer),
         )
     }
 
-    pub(crate) fn started(&self) -> usize {
+    pub(crate) fn started_proxies(&self) -> usize {
         self.count(|kind| matches!(kind, EventKind::ProxyStarted { .. }))
     }
 
     /// The reasons of proxies that ended while they were needed.
-    pub(crate) fn losses(&self) -> Vec<&str> {
+    pub(crate) fn lost_proxies(&self) -> Vec<&str> {
         let reason = |event: &'_ Event| match &event.kind {
             EventKind::ProxyEnded { reason, .. } => Some(reason.is_some()),
             _ => None,
@@ -253,7 +253,7 @@ fn without_bytes(events: &[Event]) -> Vec<&EventKind> {
 
 /// Checks that each blob of the image is in the layout, and matches its name.
 #[track_caller]
-pub(crate) fn complete(layout: &Path, image: &Written) {
+pub(crate) fn assert_image_stored(layout: &Path, image: &Written) {
     let layers = image.layers.iter().map(Descriptor::digest);
     for digest in layers.chain([&image.config_digest, &image.manifest_digest]) {
         let path = layout.join("blobs/sha256").join(digest.digest());

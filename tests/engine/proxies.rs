@@ -7,7 +7,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::harness::{
-    Outcome, Served, complete, config, impatient, options, proxies, pull, pull_watched, random,
+    Outcome, Served, assert_image_stored, config, options, proxies, pull, pull_watched, random,
+    short_stall_config,
 };
 use longshore::oci_spec::image::{Descriptor, Digest, MediaType};
 use longshore::{ConnectionOptions, Error, EventKind, Fetcher, Layer, LayerReader, Proxies};
@@ -59,11 +60,11 @@ fn each_proxy_may_be_killed_during_a_pull() {
             let reference = served.reference();
             let outcome =
                 pull_watched(config(protocol), proxies(3), &reference, kill_in_turn).await;
-            outcome.right(&served);
+            outcome.assert_succeeded(&served);
             // Each of the first three was killed, and perhaps one more.
             assert!(killed.len() >= 3, "{protocol}: {killed:?}");
-            assert!(outcome.started() > 3, "{protocol}");
-            let losses = outcome.losses();
+            assert!(outcome.started_proxies() > 3, "{protocol}");
+            let losses = outcome.lost_proxies();
             assert!(!losses.is_empty(), "{protocol}");
             for why in losses {
                 assert!(
@@ -105,9 +106,12 @@ fn a_proxy_that_hangs_loses_its_jobs_to_others() {
                     }
                 };
                 let outcome = pull_watched(config, proxies(2), &served.reference(), stop_one).await;
-                outcome.right(&served);
+                outcome.assert_succeeded(&served);
                 let events = outcome.without_bytes();
-                assert!(!outcome.losses().is_empty(), "{protocol}: {events:#?}");
+                assert!(
+                    !outcome.lost_proxies().is_empty(),
+                    "{protocol}: {events:#?}"
+                );
             });
         }
     }
@@ -125,8 +129,12 @@ fn a_fixed_number_of_proxies_is_just_that() {
                 let reference = served.reference();
                 let outcome =
                     pull_watched(config(protocol), proxies(number), &reference, count).await;
-                assert_eq!(outcome.right(&served).proxies, number, "{protocol}");
-                assert_eq!(outcome.started(), number, "{protocol}");
+                assert_eq!(
+                    outcome.assert_succeeded(&served).proxies,
+                    number,
+                    "{protocol}"
+                );
+                assert_eq!(outcome.started_proxies(), number, "{protocol}");
                 assert_eq!(most, number, "{protocol}");
                 // Each proxy reads the manifest once, and the manifest is resolved only once.
                 assert_eq!(served.registry.manifest_gets(), number, "{protocol}");
@@ -151,7 +159,7 @@ fn a_range_is_kept_to() {
             &served.reference(),
         )
         .await;
-        let proxies = outcome.right(&served).proxies;
+        let proxies = outcome.assert_succeeded(&served).proxies;
         assert!((2..=3).contains(&proxies), "{proxies}");
     });
 }
@@ -162,7 +170,7 @@ fn no_more_proxies_than_blobs() {
     run(async {
         let served = Served::slow(2, 1000, slow_options());
         let outcome = pull(config("0.2.8"), proxies(8), &served.reference()).await;
-        assert!(outcome.right(&served).proxies <= 2);
+        assert!(outcome.assert_succeeded(&served).proxies <= 2);
     });
 }
 
@@ -172,7 +180,7 @@ fn an_image_without_layers_needs_no_further_proxy() {
     run(async {
         let served = Served::new(0, 0);
         let outcome = pull(config("0.2.8"), proxies(8), &served.reference()).await;
-        let pulled = outcome.right(&served);
+        let pulled = outcome.assert_succeeded(&served);
         assert_eq!((pulled.proxies, pulled.fetched_blobs), (0, 1));
     });
 }
@@ -207,7 +215,7 @@ fn an_archive_stays_on_one_proxy() {
                 let outcome = pull(config(protocol), proxies(4), &archive).await;
                 let pulled = outcome.result.as_ref().unwrap();
                 assert_eq!(
-                    (pulled.proxies, outcome.started()),
+                    (pulled.proxies, outcome.started_proxies()),
                     (1, 1),
                     "{archive} {protocol}"
                 );
@@ -267,7 +275,7 @@ fn a_tag_that_moves_at_a_registry_changes_nothing() {
             let options = proxies(3).start_ahead(false);
             let outcome = pull_watched(config(protocol), options, &reference, move_once).await;
             // Each proxy opens the image by the given name. What it finds there does not matter.
-            outcome.right(&served);
+            outcome.assert_succeeded(&served);
             assert_eq!(opened_as(&served), ["latest"; 3], "{protocol}");
         });
     }
@@ -290,7 +298,7 @@ fn proxies_started_ahead_open_the_image_while_the_first_one_waits() {
         run(async {
             let served = Served::slow(12, 20_000, slow_options());
             let outcome = pull(config(protocol), proxies(3), &served.reference()).await;
-            assert_eq!(outcome.right(&served).proxies, 3, "{protocol}");
+            assert_eq!(outcome.assert_succeeded(&served).proxies, 3, "{protocol}");
             assert_eq!(opened_as(&served), ["latest"; 3], "{protocol}");
         });
     }
@@ -304,8 +312,13 @@ fn a_config_that_is_never_answered_holds_up_no_layer() {
         run(async {
             let served =
                 Served::slow(6, 20_000, slow_options()).faults(&["config:headers-never*1"]);
-            let outcome = pull(impatient(protocol), proxies(2), &served.reference()).await;
-            assert_eq!(outcome.right(&served).retries, 0, "{protocol}");
+            let outcome = pull(
+                short_stall_config(protocol),
+                proxies(2),
+                &served.reference(),
+            )
+            .await;
+            assert_eq!(outcome.assert_succeeded(&served).retries, 0, "{protocol}");
             let asked_the_warm_proxy = outcome
                 .events
                 .iter()
@@ -351,7 +364,7 @@ fn a_tag_that_moves_while_proxies_are_started_ahead_changes_nothing() {
             let image = [&served.image, &others]
                 .into_iter()
                 .find(|image| image.manifest_digest == *digest);
-            complete(outcome.target.path(), image.unwrap());
+            assert_image_stored(outcome.target.path(), image.unwrap());
         });
     }
 }

@@ -11,12 +11,12 @@ use test_registry::server::Options;
 use test_support::leaks::run;
 use test_support::{tools, within_bound};
 
-use crate::harness::{Served, config, impatient, options, pull, random};
+use crate::harness::{Served, config, options, pull, random, short_stall_config};
 
 const TTFB: Duration = Duration::from_millis(50);
 
 /// Options of a registry whose answers take so long that many proxies make a pull faster.
-fn far(auth: Auth) -> Options {
+fn slow_with(auth: Auth) -> Options {
     Options {
         ttfb: TTFB,
         auth,
@@ -31,7 +31,7 @@ pub(crate) fn with_password() -> Served {
         bearer: Some("token".into()),
         refresh_token: None,
     };
-    Served::with(far(auth), &random(30, 2000, 0))
+    Served::with(slow_with(auth), &random(30, 2000, 0))
 }
 
 pub(crate) fn requests(served: &Served, path: &str) -> usize {
@@ -122,7 +122,7 @@ fn a_manifest_that_is_refused_is_asked_for_a_few_times() {
             ("manifest:status=404", 8),
         ] {
             for protocol in tools::SKOPEOS {
-                let served = Served::slow(30, 2000, far(Auth::default())).faults(&[fault]);
+                let served = Served::slow(30, 2000, slow_with(Auth::default())).faults(&[fault]);
                 let outcome = pull(config(protocol), options(), &served.reference()).await;
                 outcome.result.unwrap_err();
                 let gets = served.registry.manifest_gets();
@@ -137,7 +137,8 @@ fn a_manifest_that_is_refused_is_asked_for_a_few_times() {
 #[ignore = "needs skopeo"]
 fn a_registry_that_throttles_openings_is_not_asked_by_ever_more() {
     run(async {
-        let served = Served::slow(30, 2000, far(Auth::default())).faults(&["manifest:status=429"]);
+        let served =
+            Served::slow(30, 2000, slow_with(Auth::default())).faults(&["manifest:status=429"]);
         let outcome = pull(config("0.2.8"), options(), &served.reference()).await;
         outcome.result.unwrap_err();
         let gets = served.registry.manifest_gets();
@@ -180,7 +181,7 @@ fn an_image_that_can_not_be_opened_again_fails() {
             ];
             let served = Served::new(1, 1000).faults(&faults);
             let options = options().proxies(Proxies::Fixed(NonZeroUsize::MIN));
-            let outcome = pull(impatient(protocol), options, &served.reference()).await;
+            let outcome = pull(short_stall_config(protocol), options, &served.reference()).await;
             let error = outcome.result.unwrap_err();
             assert_eq!(
                 error.kind(),
@@ -199,7 +200,7 @@ fn an_image_that_can_not_be_opened_again_fails() {
 fn a_registry_that_refuses_all_blobs_is_left_alone() {
     run(async {
         for protocol in tools::SKOPEOS {
-            let served = Served::slow(200, 100, far(Auth::default()))
+            let served = Served::slow(200, 100, slow_with(Auth::default()))
                 .faults(&["blob:status=503,retry-after=120"]);
             let outcome = pull(config(protocol), options(), &served.reference()).await;
             outcome.result.unwrap_err();
@@ -216,7 +217,7 @@ fn after_an_outage_all_go_on() {
     run(async {
         for protocol in tools::SKOPEOS {
             let served =
-                Served::slow(60, 100, far(Auth::default())).faults(&["blob#5:ttfb=60ms*1"]);
+                Served::slow(60, 100, slow_with(Auth::default())).faults(&["blob#5:ttfb=60ms*1"]);
             // No more layers in a row are refused than there are retries. More in a row, one after another,
             // would be an outage.
             let refused = (0..4).chain((10..50).step_by(10));
@@ -248,7 +249,7 @@ fn what_is_wrong_on_this_side_is_tried_once() {
             let folder = tempfile::tempdir().unwrap();
             let broken = folder.path().join("broken.json");
             fs::write(&broken, "{").unwrap();
-            let served = Served::slow(3, 100, far(Auth::default()));
+            let served = Served::slow(3, 100, slow_with(Auth::default()));
             let reference = served.reference();
             let malformed = reference.replace("docker://", "docker://UPPER/");
             let layout = format!("oci:{}:none", served.layout.path().display());

@@ -17,29 +17,29 @@ use tokio::sync::mpsc;
 
 use crate::harness::{Served, config, options};
 
-/// Tells what it is given.
-struct Telling {
+/// A sink that records the layers that it is given.
+struct RecordingSink {
     layers: mpsc::UnboundedSender<(Layer, Digest)>,
     discarded: Arc<AtomicUsize>,
 }
 
-impl Telling {
+impl RecordingSink {
     fn new() -> (
         Self,
         mpsc::UnboundedReceiver<(Layer, Digest)>,
         Arc<AtomicUsize>,
     ) {
-        let (layers, told) = mpsc::unbounded_channel();
+        let (layers, received) = mpsc::unbounded_channel();
         let discarded = Arc::new(AtomicUsize::new(0));
         let sink = Self {
             layers,
             discarded: Arc::clone(&discarded),
         };
-        (sink, told, discarded)
+        (sink, received, discarded)
     }
 }
 
-impl Sink for Telling {
+impl Sink for RecordingSink {
     async fn has(&self, _: &Layer) -> Result<bool> {
         Ok(false)
     }
@@ -75,10 +75,10 @@ fn a_sink_is_given_the_layer_with_its_place_and_its_diff_id_where_the_config_is_
             if knows {
                 within_bound(fetcher.content(&image)).await.unwrap();
             }
-            let (sink, mut told, discarded) = Telling::new();
+            let (sink, mut received, discarded) = RecordingSink::new();
             let pulled = within_bound(fetcher.pull(&image, sink)).await.unwrap();
             let mut given = Vec::new();
-            while let Some(layer) = told.recv().await {
+            while let Some(layer) = received.recv().await {
                 given.push(layer);
             }
             given.sort_by_key(|(layer, _)| layer.index);
@@ -108,16 +108,16 @@ fn a_pull_that_fails_or_is_dropped_is_discarded_once() {
             let image = within_bound(fetcher.open(&served.reference()))
                 .await
                 .unwrap();
-            let (sink, _told, discarded) = Telling::new();
+            let (sink, _told, discarded) = RecordingSink::new();
             within_bound(fetcher.pull(&image, sink)).await.unwrap_err();
             assert_eq!(discarded.load(Ordering::Relaxed), 1, "{protocol}");
-            let (sink, _told, discarded) = Telling::new();
+            let (sink, _told, discarded) = RecordingSink::new();
             let pulling = Box::pin(fetcher.pull(&image, sink));
             let none = futures_util::FutureExt::now_or_never(pulling);
             assert!(none.is_none(), "{protocol}");
             assert_eq!(discarded.load(Ordering::Relaxed), 1, "{protocol}");
             // Of many images, one fails.
-            let (sink, _told, discarded) = Telling::new();
+            let (sink, _told, discarded) = RecordingSink::new();
             let requests = [ImageRequest::new(served.reference())];
             let pulling = fetcher.pull_many(requests, sink);
             let pulled = within_bound(pulling.finish()).await.unwrap();
@@ -134,10 +134,13 @@ fn a_sink_can_be_tested_without_skopeo() {
         let descriptor =
             Descriptor::new(MediaType::ImageLayer, content.len() as u64, sha256(content));
         let layer = Layer::new(0, descriptor);
-        let (sink, mut told, _) = Telling::new();
+        let (sink, mut received, _) = RecordingSink::new();
         let reader = LayerReader::from_bytes(&layer, *content).unwrap();
         within_bound(sink.store(&layer, reader)).await.unwrap();
-        assert_eq!(told.recv().await, Some((layer.clone(), sha256(content))));
+        assert_eq!(
+            received.recv().await,
+            Some((layer.clone(), sha256(content)))
+        );
         for (bytes, is_short) in [(&b"a layes"[..], false), (b"a lay", true)] {
             let reader = LayerReader::from_bytes(&layer, bytes).unwrap();
             let error = within_bound(sink.store(&layer, reader)).await.unwrap_err();

@@ -132,7 +132,7 @@ fn handlers_that_block_are_run_again_and_their_errors_come_back() {
     for protocol in SKOPEOS {
         run(async {
             let served = served().faults(&["blob#2:corrupt*1"]);
-            let fetcher = Fetcher::new(crate::harness::impatient(protocol), options());
+            let fetcher = Fetcher::new(crate::harness::short_stall_config(protocol), options());
             let fetcher = fetcher.await.unwrap();
             let image = within_bound(fetcher.open(&served.reference()))
                 .await

@@ -23,7 +23,7 @@ fn skopeo_copy(arguments: &[&str]) {
 
 /// Checks that the pull has succeeded, and that skopeo, which verifies digests, can copy the layout.
 #[track_caller]
-fn right(outcome: &Outcome) -> &Pulled {
+fn assert_skopeo_copies(outcome: &Outcome) -> &Pulled {
     let pulled = match &outcome.result {
         Ok(pulled) => pulled,
         Err(error) => panic!("{}", chain(error)),
@@ -52,7 +52,7 @@ fn a_docker_schema_2_image_is_stored_as_oci() {
             let image = random(4, 10_000, 0).docker_schema2();
             let served = Served::with(Options::default(), &image);
             let outcome = pull(config(protocol), options(), &served.reference()).await;
-            let content = &right(&outcome).images[0];
+            let content = &assert_skopeo_copies(&outcome).images[0];
             let source = served.image.manifest_digest.as_ref();
             assert_eq!(content.source_digest().as_ref(), source, "{protocol}");
             let stored = content.manifest_descriptor();
@@ -138,7 +138,7 @@ fn of_an_index_the_image_for_the_platform_is_taken() {
                 config.os = Some("linux".into());
                 config.architecture = Some(architecture.into());
                 let outcome = pull(config, options(), &registry.reference("latest")).await;
-                let content = &right(&outcome).images[0];
+                let content = &assert_skopeo_copies(&outcome).images[0];
                 let expected = format!("linux/{architecture}");
                 assert_eq!(content.platform(), Some(expected), "{protocol}");
                 let digest = image.manifest_digest.as_ref();
@@ -166,7 +166,7 @@ fn zstd_layers_are_stored_as_they_are() {
         run(async {
             let registry = Registry::start(&zstd, Options::default()).unwrap();
             let outcome = pull(config(protocol), options(), &registry.reference("latest")).await;
-            let content = &right(&outcome).images[0];
+            let content = &assert_skopeo_copies(&outcome).images[0];
             assert_eq!(content.layers().len(), 3, "{protocol}");
             for layer in content.layers() {
                 let kind = layer.descriptor.media_type().to_string();
@@ -186,7 +186,11 @@ fn an_image_of_400_layers() {
         run(async {
             let served = Served::with(Options::default(), &image);
             let outcome = pull(config(protocol), options(), &served.reference()).await;
-            assert_eq!(right(&outcome).fetched_blobs, 401, "{protocol}");
+            assert_eq!(
+                assert_skopeo_copies(&outcome).fetched_blobs,
+                401,
+                "{protocol}"
+            );
             assert!((0..400).all(|layer| served.gets(layer) == 1), "{protocol}");
         });
     }
@@ -205,7 +209,7 @@ fn folders_of_all_kinds() {
         for protocol in SKOPEOS {
             run(async {
                 let outcome = pull(config(protocol), options(), reference).await;
-                let content = &right(&outcome).images[0];
+                let content = &assert_skopeo_copies(&outcome).images[0];
                 let digest = image.manifest_digest.as_ref();
                 assert_eq!(
                     content.source_digest().as_ref(),
@@ -268,7 +272,7 @@ fn layers_of_a_storage_come_uncompressed() {
     {
         run(async {
             let outcome = pull(config(protocol), options(), reference).await;
-            let content = &right(&outcome).images[0];
+            let content = &assert_skopeo_copies(&outcome).images[0];
             assert_eq!(content.layers().len(), 3, "{protocol}");
             for layer in content.layers() {
                 let kind = layer.descriptor.media_type().to_string();
@@ -288,7 +292,7 @@ fn a_storage_takes_a_proxy_that_tells_its_layers() {
     let reference = prepare(|| storage(folder.path()));
     run(async {
         let outcome = pull(config("0.2.3"), options(), &reference).await;
-        let error = chain(outcome.wrong());
+        let error = chain(outcome.error());
         assert!(error.contains("0.2.5"), "{error}");
     });
 }
@@ -311,9 +315,9 @@ fn documents_over_the_bound_are_refused_by_name() {
                     what,
                     limit: outcome,
                     ..
-                } = outcome.wrong()
+                } = outcome.error()
                 else {
-                    panic!("{protocol}: {}", chain(outcome.wrong()));
+                    panic!("{protocol}: {}", chain(outcome.error()));
                 };
                 assert_eq!((*what, *outcome), (wanted, limit), "{protocol}");
             }
