@@ -1,4 +1,4 @@
-//! Several images at once: each manifest is read once, and each blob is fetched once, from wherever it is.
+//! SharingImages images at once: each manifest is read once, and each blob is fetched once, from wherever it is.
 
 use std::fs;
 use std::num::NonZeroUsize;
@@ -25,21 +25,21 @@ use crate::harness::{config, options, random};
 
 const IMAGES: u64 = 12;
 /// The number of layers of each image's own. All images share as many more.
-const OWN: u64 = 3;
+const OWN_LAYERS: u64 = 3;
 
 /// Images that share half of their layers, at a registry that is far away.
-struct Several {
+struct SharingImages {
     registry: Registry,
     _layout: TempDir,
 }
 
-impl Several {
+impl SharingImages {
     fn new() -> Self {
         let layout = tempfile::tempdir().unwrap();
         for image in 0..IMAGES {
-            let own = (0..OWN).map(|layer| 1000 + image * OWN + layer);
+            let own = (0..OWN_LAYERS).map(|layer| 1000 + image * OWN_LAYERS + layer);
             let image_of = |image: ImageBuilder, seed| image.layer_random(2000, seed);
-            let shared = random(OWN, 2000, 0);
+            let shared = random(OWN_LAYERS, 2000, 0);
             let built = own.fold(shared, image_of);
             built.write(layout.path(), &format!("i{image}")).unwrap();
         }
@@ -84,10 +84,10 @@ fn each_manifest_is_read_once_and_each_blob_fetched_once() {
     run(async {
         for one_repository in [true, false] {
             for protocol in tools::SKOPEOS {
-                let several = Several::new();
+                let several = SharingImages::new();
                 let references = several.references(one_repository);
                 let pulled = pull(protocol, options(), &references).await.unwrap();
-                let blobs = OWN + IMAGES * OWN + IMAGES;
+                let blobs = OWN_LAYERS + IMAGES * OWN_LAYERS + IMAGES;
                 assert_eq!(pulled.fetched_blobs as u64, blobs, "{protocol}");
                 let requests = several.registry.requests();
                 let gets = requests.iter().filter(|request| request.method == "GET");
@@ -109,7 +109,7 @@ fn each_manifest_is_read_once_and_each_blob_fetched_once() {
 #[ignore = "needs skopeo"]
 fn one_that_is_not_there_is_named() {
     run(async {
-        let several = Several::new();
+        let several = SharingImages::new();
         let mut references = several.references(true);
         references[7].push_str("-not-there");
         let error = pull("0.2.8", options(), &references).await.unwrap_err();
@@ -173,16 +173,16 @@ fn a_blob_that_a_mirror_does_not_have_is_asked_for_by_its_own_image() {
 fn an_outage_holds_up_no_image_for_ever() {
     run(async {
         for protocol in tools::SKOPEOS {
-            let several = Several::new();
+            let several = SharingImages::new();
             let references = several.references(false);
             // The layers that each image has for itself.
-            let own = OWN..2 * OWN;
+            let own = OWN_LAYERS..2 * OWN_LAYERS;
             let faults: Vec<String> = own.map(|n| format!("blob#{n}:status=503*4")).collect();
             let faults = faults.iter().map(|fault| fault.parse().unwrap());
             several.registry.set_faults(faults.collect());
             let options = options().retry(crate::harness::retries(100));
             let pulled = pull(protocol, options, &references).await.unwrap();
-            let blobs = OWN + IMAGES * OWN + IMAGES;
+            let blobs = OWN_LAYERS + IMAGES * OWN_LAYERS + IMAGES;
             assert_eq!(pulled.fetched_blobs as u64, blobs, "{protocol}");
             assert!(pulled.retries > 0, "{protocol}");
         }
@@ -210,7 +210,7 @@ fn of_many_each_comes_or_fails_by_itself() {
     run(async {
         for one_repository in [true, false] {
             for protocol in tools::SKOPEOS {
-                let several = Several::new();
+                let several = SharingImages::new();
                 let mut references = several.references(one_repository);
                 references.insert(5, format!("{}-missing", references[0]));
                 // No server listens at that address.
@@ -230,7 +230,7 @@ fn of_many_each_comes_or_fails_by_itself() {
                         Err(error) => assert!(fails, "{protocol}: {reference}: {error:?}"),
                     }
                 }
-                let blobs = OWN + IMAGES * OWN + IMAGES;
+                let blobs = OWN_LAYERS + IMAGES * OWN_LAYERS + IMAGES;
                 assert_eq!(pulled.fetched_blobs as u64, blobs, "{protocol}");
                 // Each proxy that has nothing to do may open one more image, to help.
                 let reads = several.registry.manifest_gets();
@@ -245,9 +245,9 @@ fn of_many_each_comes_or_fails_by_itself() {
 }
 
 /// A sink whose commits take long, so that many images are committed together.
-struct Together(Arc<Several>);
+struct SlowCommitSink(Arc<SharingImages>);
 
-impl Together {
+impl SlowCommitSink {
     /// Waits until enough images were opened, and gives the pull time to take more requests.
     async fn wait(&self) {
         while self.0.registry.manifest_gets() < 64 {
@@ -259,7 +259,7 @@ impl Together {
     }
 }
 
-impl Sink for Together {
+impl Sink for SlowCommitSink {
     async fn has(&self, _: &Layer) -> Result<bool> {
         Ok(false)
     }
@@ -285,7 +285,7 @@ impl Sink for Together {
 fn many_are_taken_one_after_another() {
     const MANY: usize = 300;
     run_single(async {
-        let several = Arc::new(Several::new());
+        let several = Arc::new(SharingImages::new());
         let reference = several.references(true).swap_remove(0);
         let (taken, mut outcome, mut most) = (Arc::new(AtomicUsize::new(0)), 0, 0);
         let counted = Arc::clone(&taken);
@@ -294,7 +294,7 @@ fn many_are_taken_one_after_another() {
             reference.clone()
         });
         let fetcher = Fetcher::new(config("0.2.8"), options()).await.unwrap();
-        let mut pulling = fetcher.pull_many(requests, Together(several));
+        let mut pulling = fetcher.pull_many(requests, SlowCommitSink(several));
         while let Some(pulled) = within_bound(pulling.next()).await {
             pulled.images.unwrap();
             outcome += 1;
@@ -311,7 +311,7 @@ fn many_are_taken_one_after_another() {
 #[ignore = "needs skopeo"]
 fn many_that_nobody_waits_for_are_stopped() {
     run(async {
-        let several = Several::new();
+        let several = SharingImages::new();
         let fetcher = Fetcher::new(config("0.2.8"), options()).await.unwrap();
         let mut pulling = fetcher.pull_many(several.references(false), Discard);
         within_bound(pulling.next()).await.unwrap().images.unwrap();
@@ -325,8 +325,8 @@ fn many_that_nobody_waits_for_are_stopped() {
 fn a_wrong_password_for_many_images_is_tried_once() {
     run(async {
         for protocol in tools::SKOPEOS {
-            let served = crate::quiet::with_password();
-            let config = crate::quiet::login(&served, protocol, "wrong");
+            let served = crate::few_requests::with_password();
+            let config = crate::few_requests::login(&served, protocol, "wrong");
             let fetcher = Fetcher::new(config, options()).await.unwrap();
             let references: Vec<String> = (0..20)
                 .map(|number| {
@@ -350,7 +350,7 @@ fn a_wrong_password_for_many_images_is_tried_once() {
                 assert_eq!(ended.failed_images, 20, "{protocol}");
                 // Each pull makes one more try, because the password may have been changed.
                 assert_eq!(
-                    crate::quiet::requests(&served, "/token"),
+                    crate::few_requests::requests(&served, "/token"),
                     tried,
                     "{protocol}"
                 );
@@ -363,7 +363,7 @@ fn a_wrong_password_for_many_images_is_tried_once() {
 #[ignore = "needs skopeo"]
 fn the_layers_of_an_image_that_is_there_twice_are_fetched_once() {
     run(async {
-        let several = Several::new();
+        let several = SharingImages::new();
         let fetcher = Fetcher::new(config("0.2.8"), options()).await.unwrap();
         let image = fetcher.open(&several.references(true)[0]).await.unwrap();
         let images = [image.clone(), image];
@@ -373,7 +373,7 @@ fn the_layers_of_an_image_that_is_there_twice_are_fetched_once() {
             .unwrap();
         assert_eq!(pulled.images.len(), 2);
         // The config of each image is counted as well.
-        assert_eq!(pulled.fetched_blobs as u64, 2 * OWN + 2);
+        assert_eq!(pulled.fetched_blobs as u64, 2 * OWN_LAYERS + 2);
     });
 }
 
@@ -382,7 +382,7 @@ fn the_layers_of_an_image_that_is_there_twice_are_fetched_once() {
 #[ignore = "needs skopeo"]
 fn a_blob_that_a_registry_can_not_read_fails_its_own_image_only() {
     run(async {
-        let several = Several::new();
+        let several = SharingImages::new();
         let references = several.references(false);
         let fetcher = Fetcher::new(config("0.2.8"), options()).await.unwrap();
         let target = tempfile::tempdir().unwrap();
@@ -406,7 +406,7 @@ fn a_blob_that_a_registry_can_not_read_fails_its_own_image_only() {
 #[ignore = "needs skopeo"]
 fn documents_for_which_there_is_no_room_fail_their_image() {
     run(async {
-        let several = Several::new();
+        let several = SharingImages::new();
         let options = options().max_documents_bytes(0);
         let fetcher = Fetcher::new(config("0.2.8"), options).await.unwrap();
         let mut pulling = fetcher.pull_many(several.references(true), Discard);
@@ -430,7 +430,7 @@ fn documents_for_which_there_is_no_room_fail_their_image() {
 fn many_images_cost_hardly_more_openings_than_there_are_images() {
     run(async {
         for protocol in tools::SKOPEOS {
-            let several = Several::new();
+            let several = SharingImages::new();
             let one = several.references(false);
             // The same images are in as many other repositories.
             let other = one.iter().map(|image| image.replace("/image", "/other"));
@@ -451,7 +451,7 @@ fn many_images_cost_hardly_more_openings_than_there_are_images() {
 fn an_index_that_fails_is_no_trouble_of_the_others() {
     run(async {
         for protocol in tools::SKOPEOS {
-            let several = Several::new();
+            let several = SharingImages::new();
             // Both tries of the first image fail.
             let fault = "manifest:status=500*2".parse().unwrap();
             several.registry.set_faults(vec![fault]);

@@ -4,8 +4,8 @@
 
 mod cell;
 mod documents;
-mod elsewhere;
 pub(crate) mod machine;
+mod other_registries;
 mod outcome;
 mod processes;
 mod report;

@@ -6,7 +6,7 @@ use super::cell::Fault;
 use super::outcome::Bound::{Backoff, Calls, Grace, None as Nothing, Server, Skopeo, Stalls};
 use super::outcome::Outcome::{self, Interrupted, Killed};
 use super::outcome::{Bound, Retries};
-use super::{documents, elsewhere, machine, processes, words};
+use super::{documents, machine, other_registries, processes, words};
 
 /// Faults of one kind.
 pub(crate) struct Section {
@@ -104,24 +104,24 @@ fn unreachable() -> Vec<Fault> {
             all(wrong(1, "connection refused")),
         )
         .options(&["--retries", "1"])
-        .before(elsewhere::refused),
+        .before(other_registries::refused),
         Fault::new("no such name", Backoff, all(wrong(1, "no such host")))
             .options(&["--retries", "1"])
-            .before(elsewhere::no_such_name),
+            .before(other_registries::no_such_name),
         Fault::new(
             "plain HTTP, `--tls-verify=true`",
             Nothing,
             all(wrong(0, "server gave HTTP response to HTTPS client")),
         )
         .options(&["--retries", "1"])
-        .before(elsewhere::plain_http),
+        .before(other_registries::plain_http),
         Fault::new(
             "a self-signed certificate",
             Nothing,
             all(wrong(0, "x509: certificate signed by unknown authority")),
         )
         .options(&["--retries", "1"])
-        .before(elsewhere::self_signed),
+        .before(other_registries::self_signed),
     ]
 }
 

@@ -1,6 +1,6 @@
 //! The faults that a test can ask for: which requests they hit, and what they do to the replies.
 //!
-//! These are plain data. `fault_text` parses them from text, and `sabotage` carries them out.
+//! These are plain data. `fault_text` parses them from text, and `inject` carries them out.
 
 use std::time::Duration;
 

@@ -114,7 +114,7 @@ impl From<Vec<u8>> for Body {
 
 impl Delivery {
     /// Sends all bytes at once, with correct headers.
-    fn honest(length: u64) -> Self {
+    fn undisturbed(length: u64) -> Self {
         Self {
             headers_after: Some(Duration::ZERO),
             framing: Framing::Length(length),
@@ -136,7 +136,7 @@ impl Delivery {
 impl Reply {
     /// A reply that is delivered correctly.
     pub fn new(status: u16, headers: Vec<(&'static str, String)>, body: Body) -> Self {
-        let delivery = Delivery::honest(body.len());
+        let delivery = Delivery::undisturbed(body.len());
         Self {
             status,
             headers,

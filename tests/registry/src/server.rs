@@ -12,10 +12,10 @@ use tokio::task::{JoinHandle, JoinSet};
 use super::auth::Auth;
 use super::fault::Fault;
 use super::http::{Request, read_request};
+use super::inject::{ActiveFaults, apply_fault};
 use super::layout::Layout;
 use super::pull::{self, Endpoint};
 use super::reply::{Connection, Reply};
-use super::sabotage::{ActiveFaults, spoil};
 
 /// How long the registry waits after it could not accept a connection. The most likely reason is a lack of
 /// file descriptors.
@@ -204,7 +204,7 @@ impl Service {
     /// The reply to a request, including faults.
     async fn answer(&self, request: &Request) -> Reply {
         let when = Instant::now();
-        let reply = self.spoiled_answer(request).await;
+        let reply = self.faulty_answer(request).await;
         let mut reply = reply.unwrap_or_else(|error| {
             let message = format!("the layout cannot be read: {error}");
             Reply::error(500, "UNKNOWN", &message)
@@ -216,21 +216,21 @@ impl Service {
         reply
     }
 
-    async fn spoiled_answer(&self, request: &Request) -> io::Result<Reply> {
+    async fn faulty_answer(&self, request: &Request) -> io::Result<Reply> {
         let endpoint = Endpoint::of(&request.path);
-        let mut reply = self.honest_answer(request, &endpoint).await?;
+        let mut reply = self.correct_answer(request, &endpoint).await?;
         let faults = Arc::clone(&lock(&self.faults));
         let roles = match &endpoint {
             Endpoint::Blob(digest) if faults.need_roles() => self.layout.roles(digest).await?,
             _ => Vec::new(),
         };
         if let Some(kind) = faults.choose(request, &endpoint, &roles) {
-            spoil(&mut reply, kind, request);
+            apply_fault(&mut reply, kind, request);
         }
         Ok(reply)
     }
 
-    async fn honest_answer(&self, request: &Request, endpoint: &Endpoint) -> io::Result<Reply> {
+    async fn correct_answer(&self, request: &Request, endpoint: &Endpoint) -> io::Result<Reply> {
         let auth = &self.options.auth;
         match (request.method.as_str(), endpoint) {
             ("GET" | "POST", Endpoint::Token) => return Ok(auth.token(request)),

@@ -117,7 +117,7 @@ impl Answer {
 }
 
 #[tokio::test]
-async fn an_honest_reply_leaves_the_connection_open() -> io::Result<()> {
+async fn a_correct_reply_leaves_the_connection_open() -> io::Result<()> {
     let fixture = Fixture::start()?;
     let answer = fixture.layer_with("ping:status=500").await?;
     assert!(answer.head.starts_with("HTTP/1.1 200 OK\r\n"));

@@ -99,7 +99,7 @@ impl ActiveFault {
 }
 
 /// Applies a fault to the reply to a request.
-pub fn spoil(reply: &mut Reply, kind: &FaultKind, request: &Request) {
+pub fn apply_fault(reply: &mut Reply, kind: &FaultKind, request: &Request) {
     match *kind {
         FaultKind::Status { code, retry_after } => *reply = refusal(code, retry_after),
         FaultKind::Rate { retry_after, .. } => *reply = refusal(429, retry_after),
