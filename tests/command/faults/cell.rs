@@ -68,7 +68,7 @@ impl Fault {
     }
 
     /// Adds to the name what distinguishes the fault from another one of the same kind.
-    pub(crate) fn but(mut self, what: &str) -> Self {
+    pub(crate) fn name_suffix(mut self, what: &str) -> Self {
         self.name.push_str(what);
         self
     }
@@ -114,10 +114,10 @@ impl Fault {
 
     /// Runs the fault with one of the skopeos. Returns the outcome as the table shows it. Panics if the
     /// outcome is not the expected one.
-    pub(crate) fn seen_with(&self, skopeo: &Skopeo, which: usize) -> String {
+    pub(crate) fn run_with(&self, skopeo: &Skopeo, which: usize) -> String {
         let outcome = self.outcomes[which];
         for _ in 0..self.repeats {
-            Cell::new(self, skopeo).look(self, outcome);
+            Cell::new(self, skopeo).run_and_check(self, outcome);
         }
         outcome.to_string()
     }
@@ -165,7 +165,7 @@ impl Cell {
             .arg("--json")
     }
 
-    fn look(&self, fault: &Fault, outcome: Outcome) {
+    fn run_and_check(&self, fault: &Fault, outcome: Outcome) {
         let (mut pull, guard) = match fault.before {
             Some(before) => before(self, self.pull()),
             None => (self.pull(), Box::new(()) as Guard),
@@ -191,10 +191,10 @@ impl Cell {
             _ => running.end(),
         };
         let took = begun.elapsed();
-        outcome.assert_seen(&run);
+        outcome.assert_matches(&run);
         assert!(took < fault.bound.duration() + SLACK, "{took:?}: {run}");
         assert!(!run.stderr.contains("panicked"), "{run}");
-        self.look_at_the_layout(outcome);
+        self.check_layout(outcome);
         if let Some(after) = fault.after {
             after(self, &run);
         }
@@ -202,9 +202,9 @@ impl Cell {
     }
 
     /// Checks that the layout is valid, and contains what it should.
-    fn look_at_the_layout(&self, outcome: Outcome) {
+    fn check_layout(&self, outcome: Outcome) {
         match outcome {
-            Outcome::Right(_) => self.assert_whole(),
+            Outcome::Succeeds(_) => self.assert_whole(),
             Outcome::Killed => {
                 if self.layout.folder().join("oci-layout").exists() {
                     self.layout.assert_valid();

@@ -65,7 +65,7 @@ pub(crate) fn full_disk(cell: &Cell, pull: Longshore) -> (Longshore, Guard) {
     (pull, Box::new(disk))
 }
 
-pub(crate) fn the_first_image_is_still_there(cell: &Cell, run: &Run) {
+pub(crate) fn first_image_is_intact(cell: &Cell, run: &Run) {
     assert!(cell.layout.tags().keys().eq(["small"]));
     // 3 MB do not fit on a disk of 1 MiB.
     let advice = run.stderr.lines().last().unwrap();
@@ -175,7 +175,7 @@ pub(crate) fn no_pipe_pages(_: &Cell, pull: Longshore) -> (Longshore, Guard) {
     (pull, Box::new(()))
 }
 
-pub(crate) fn the_pipes_kept_their_size(_: &Cell, run: &Run) {
+pub(crate) fn pipes_keep_their_size(_: &Cell, run: &Run) {
     let kept = "the pipe keeps its size";
     assert!(run.stderr.contains(kept), "{run}");
 }
@@ -202,7 +202,7 @@ fn helper_takes_all_pipe_pages() {
 
 /// This file determines the wall clock of the command, but not that of skopeo: Go does not ask the C library,
 /// and the library would not load under another one.
-pub(crate) fn a_clock_of_its_own(cell: &Cell, _: Longshore) -> (Longshore, Guard) {
+pub(crate) fn with_faketime(cell: &Cell, _: Longshore) -> (Longshore, Guard) {
     // The library is built once, because two builds at the same time disturb each other.
     static LIBRARY: OnceLock<String> = OnceLock::new();
     fs::write(clock(cell), "+0\n").unwrap();
@@ -259,7 +259,7 @@ fn jump(cell: &Cell, running: &mut Running, offset: &str) {
 }
 
 /// The log line about the retry has another year, so the clock did jump.
-pub(crate) fn the_clock_did_jump(_: &Cell, run: &Run) {
+pub(crate) fn clock_has_jumped(_: &Cell, run: &Run) {
     let year = |line: &str| line.get(..4)?.parse::<u32>().ok();
     let again = run.stderr.lines().find(|line| line.contains("will retry"));
     let logged = again

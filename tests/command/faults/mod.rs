@@ -3,6 +3,7 @@
 //! else. `LONGSHORE_WRITE_FAULTS=1` writes it again.
 
 mod cell;
+mod descriptions;
 mod documents;
 pub(crate) mod machine;
 mod other_registries;
@@ -10,7 +11,6 @@ mod outcome;
 mod processes;
 mod report;
 mod table;
-mod words;
 
 use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -21,11 +21,11 @@ use std::thread;
 use crate::harness::skopeos;
 
 /// The number of pulls at the same time. Most of the time they wait.
-const AT_ONCE: usize = 20;
+const CONCURRENT_PULLS: usize = 20;
 
 #[test]
 #[ignore = "needs skopeo, root, faketime, openssl"]
-fn every_fault_comes_to_what_the_table_says() {
+fn every_fault_has_the_outcome_of_the_table() {
     let sections = table::sections();
     let skopeos = skopeos();
     // A name selects some faults, for work on them.
@@ -41,15 +41,15 @@ fn every_fault_comes_to_what_the_table_says() {
     let next = AtomicUsize::new(0);
     let seen = Mutex::new(vec![None; cells.len()]);
     thread::scope(|scope| {
-        for _ in 0..AT_ONCE {
+        for _ in 0..CONCURRENT_PULLS {
             scope.spawn(|| {
                 while let Some((number, (fault, which))) = take(&next, &cells) {
-                    let cell = || fault.seen_with(&skopeos[*which], *which);
-                    let came_to = catch_unwind(AssertUnwindSafe(cell)).map_err(|panic| {
+                    let cell = || fault.run_with(&skopeos[*which], *which);
+                    let outcome = catch_unwind(AssertUnwindSafe(cell)).map_err(|panic| {
                         let protocol = skopeos[*which].protocol;
-                        format!("{} with {protocol}: {}", fault.name, said_by(&*panic))
+                        format!("{} with {protocol}: {}", fault.name, panic_message(&*panic))
                     });
-                    seen.lock().unwrap()[number] = Some(came_to);
+                    seen.lock().unwrap()[number] = Some(outcome);
                 }
             });
         }
@@ -65,7 +65,7 @@ fn every_fault_comes_to_what_the_table_says() {
 }
 
 #[test]
-fn each_fault_has_a_name_of_its_own() {
+fn each_fault_has_its_own_name() {
     let mut names = HashSet::new();
     for section in table::sections() {
         for fault in section.faults {
@@ -81,7 +81,7 @@ fn take<'a, T>(next: &AtomicUsize, all: &'a [T]) -> Option<(usize, &'a T)> {
     all.get(number).map(|one| (number, one))
 }
 
-fn said_by(panic: &(dyn std::any::Any + Send)) -> String {
+fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().cloned();
     text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
         .unwrap_or_default()

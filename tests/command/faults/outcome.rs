@@ -48,9 +48,9 @@ impl fmt::Display for Retries {
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Outcome {
     /// The whole image is in the layout.
-    Right(Retries),
+    Succeeds(Retries),
     /// Exit code 1, and these words in the last lines of stderr.
-    Wrong(Retries, &'static str),
+    Fails(Retries, &'static str),
     /// The command ends after this signal, with the exit code for it. If the signal comes before the handler
     /// exists, the signal itself ends the command.
     Interrupted(Signal),
@@ -61,8 +61,8 @@ pub(crate) enum Outcome {
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Right(retries) => write!(f, "succeeds{retries}"),
-            Self::Wrong(retries, words) => write!(f, "exit 1{retries}: `{words}`"),
+            Self::Succeeds(retries) => write!(f, "succeeds{retries}"),
+            Self::Fails(retries, words) => write!(f, "exit 1{retries}: `{words}`"),
             Self::Interrupted(signal) => write!(f, "exit {}", 128 + *signal as i32),
             Self::Killed => write!(f, "killed; the next pull completes it"),
         }
@@ -72,12 +72,12 @@ impl fmt::Display for Outcome {
 impl Outcome {
     /// Checks that the run had this outcome.
     #[track_caller]
-    pub(crate) fn assert_seen(self, run: &Run) {
-        let last = last_words(run);
+    pub(crate) fn assert_matches(self, run: &Run) {
+        let last = failure_message(run);
         let seen = retries(run);
         let fits = match self {
-            Self::Right(retries) => run.status.success() && retries.include(seen),
-            Self::Wrong(retries, words) => {
+            Self::Succeeds(retries) => run.status.success() && retries.include(seen),
+            Self::Fails(retries, words) => {
                 // The error has one line, and perhaps another one about what to do.
                 run.status.code() == Some(1)
                     && retries.include(seen)
@@ -100,7 +100,7 @@ impl Outcome {
 }
 
 /// The last lines of stderr, without the log.
-fn last_words(run: &Run) -> String {
+fn failure_message(run: &Run) -> String {
     let lines = run.stderr.lines();
     lines
         .skip_while(|line| !line.starts_with("longshore: "))

@@ -32,7 +32,7 @@ pub(crate) fn compare(sections: &[Section], seen: &[String]) {
 fn document(sections: &[Section], seen: &[String]) -> String {
     let mut text = format!(
         "# The fault matrix\n\n\
-         The test `every_fault_comes_to_what_the_table_says` writes this page, with `LONGSHORE_WRITE_FAULTS=1`.\n\
+         The test `every_fault_has_the_outcome_of_the_table` writes this page, with `LONGSHORE_WRITE_FAULTS=1`.\n\
          It runs each fault with three real skopeos, and fails if an outcome differs.\n\
          The columns are their protocol versions: 0.2.3 is skopeo 1.9, 0.2.6 is 1.18, and 0.2.8 is 1.20 or later.\n\
          `longshore pull` has a stall timeout of {} s or a call timeout of {} s if this timeout should expire. All other timeouts are longer.\n\

@@ -48,7 +48,7 @@ pub enum Body {
     File(File, u64),
 }
 
-/// How a reply is delivered. This is `Delivery::honest`, unless a fault changed it.
+/// How a reply is delivered. This is `Delivery::undisturbed`, unless a fault changed it.
 #[derive(Debug)]
 pub struct Delivery {
     /// The delay of the headers. `None` means for ever.

@@ -5,12 +5,12 @@ use std::time::Duration;
 use test_registry::fault::{Fault, FaultKind, Point, Target};
 
 /// The description of these faults, one after the other.
-pub(crate) fn explained(faults: &[Fault]) -> String {
-    let each: Vec<_> = faults.iter().map(explain).collect();
+pub(crate) fn describe_all(faults: &[Fault]) -> String {
+    let each: Vec<_> = faults.iter().map(describe).collect();
     each.join("; ")
 }
 
-fn explain(fault: &Fault) -> String {
+fn describe(fault: &Fault) -> String {
     let target = match &fault.target {
         Target::Any => "every request".to_owned(),
         Target::Ping => "the ping".to_owned(),
