@@ -310,13 +310,16 @@ fn a_refusal_in_the_middle_is_told_by_the_error_pipe() {
             ("not JSON", None, "not JSON"),
             (r#"{"code":7}"#, None, r#"{"code":7}"#),
         ];
-        for (said, code, message) in table {
+        for (report, code, message) in table {
             for written in [0, 3] {
                 for reading in Reading::all(7) {
                     let mut fixture = OpenImageFixture::new(Framing::Raw).await;
                     let (blob, mut flow) = fixture.get(&sha256(b"content"), 7, 7).await;
                     flow.write(&b"content"[..written]).await;
-                    flow.error_pipe().write_all(said.as_bytes()).await.unwrap();
+                    flow.error_pipe()
+                        .write_all(report.as_bytes())
+                        .await
+                        .unwrap();
                     drop(flow);
                     let error = blob_error(reading.verdict(blob.unwrap()).await.unwrap_err());
                     let BlobError::Refused(refusal) = error else {

@@ -77,8 +77,8 @@ fn a_raw_blob_is_held_to_the_size_it_was_announced_with() {
 fn an_error_of_a_raw_blob_is_told_whatever_came() {
     run(async {
         for announced in [7, -1] {
-            let said = r#"{"code":"other","message":"boom"}"#;
-            let error = raw(announced, b"content", Some(said)).await.unwrap_err();
+            let report = r#"{"code":"other","message":"boom"}"#;
+            let error = raw(announced, b"content", Some(report)).await.unwrap_err();
             assert!(
                 matches!(&error, BlobError::Refused(r) if r.message == "boom"),
                 "{error:?}"
@@ -120,8 +120,8 @@ fn a_raw_blob_can_be_read_from_its_pipe_and_says_how_it_ended() {
         let (bytes, ended) = taken_apart(&content, None).await;
         ended.unwrap();
         assert!(bytes == content);
-        let said = r#"{"code":"other","message":"boom"}"#;
-        let (bytes, ended) = taken_apart(b"content", Some(said)).await;
+        let report = r#"{"code":"other","message":"boom"}"#;
+        let (bytes, ended) = taken_apart(b"content", Some(report)).await;
         assert_eq!(bytes, b"content");
         let error = blob_error(ended.unwrap_err());
         assert!(

@@ -27,14 +27,14 @@ fn all_advise(scratch: &Scratch, skopeo: &Skopeo, image: &str, commands: &[&[&st
             "blob" => run.args([&*digest, "-o", "blob"]),
             _ => run,
         };
-        let said = run.run().failed(1);
-        let second = said.lines().nth(1);
+        let message = run.run().failed(1);
+        let second = message.lines().nth(1);
         assert_eq!(
             second,
             Some(format!("  {advice}").as_str()),
-            "{command:?}: {said}"
+            "{command:?}: {message}"
         );
-        assert_eq!(said.lines().count(), 2, "{command:?}: {said}");
+        assert_eq!(message.lines().count(), 2, "{command:?}: {message}");
     }
     assert!(!scratch.path("image").exists());
     assert!(!scratch.path("blob").exists());
@@ -174,10 +174,10 @@ fn credentials_that_are_refused_are_told_from_none() {
             let pull = scratch.pull(&skopeo, &image, "oci:image");
             let inspect = scratch.inspect(&skopeo, &image);
             for run in [pull, inspect] {
-                let said = run.args(options.iter().copied()).run().failed(1);
-                let second = said.lines().nth(1).unwrap_or_default();
-                assert!(second.trim().starts_with(words), "{options:?}: {said}");
-                assert!(!said.contains("sesame"), "{said}");
+                let message = run.args(options.iter().copied()).run().failed(1);
+                let second = message.lines().nth(1).unwrap_or_default();
+                assert!(second.trim().starts_with(words), "{options:?}: {message}");
+                assert!(!message.contains("sesame"), "{message}");
             }
         }
     }
@@ -190,15 +190,15 @@ fn a_tag_that_is_missing_comes_with_the_way_to_those_that_there_are() {
     let scratch = Scratch::new();
     let image = served.reference("v2");
     let (repository, _) = image.rsplit_once(':').unwrap();
-    let said = scratch.inspect(&newest_skopeo(), &image).run().failed(1);
+    let message = scratch.inspect(&newest_skopeo(), &image).run().failed(1);
     let expected = format!("are name and tag right? longshore list-tags {repository} lists");
-    assert!(said.contains(&expected), "{said}");
-    let said = scratch
+    assert!(message.contains(&expected), "{message}");
+    let message = scratch
         .inspect(&newest_skopeo(), repository)
         .run()
         .failed(1);
     assert!(
-        said.contains("no tag was given, which means latest"),
-        "{said}"
+        message.contains("no tag was given, which means latest"),
+        "{message}"
     );
 }

@@ -14,40 +14,40 @@ use test_registry::image::Written;
 
 /// The error of a pull with this script, which fails with code 1.
 #[track_caller]
-fn said_with(lines: &str) -> String {
+fn message_of(lines: &str) -> String {
     let scratch = Scratch::new();
     let skopeo = script(&scratch, lines);
-    let said = scratch
+    let message = scratch
         .pull(&skopeo, "oci:somewhere:v1", "oci:image:v1")
         .run()
         .failed(1);
-    assert!(said.starts_with("longshore: can't pull oci:somewhere:v1: "));
-    assert!(said.lines().count() <= 2, "{said}");
+    assert!(message.starts_with("longshore: can't pull oci:somewhere:v1: "));
+    assert!(message.lines().count() <= 2, "{message}");
     assert!(!scratch.path("image").exists());
-    said
+    message
 }
 
 #[test]
 #[ignore = "needs skopeo"]
 fn a_missing_skopeo_is_told_with_what_to_do() {
     let scratch = Scratch::new();
-    let said = scratch
+    let message = scratch
         .longshore()
         .args(["pull", "--skopeo", "/nowhere/skopeo"])
         .args(["oci:somewhere:v1", "oci:image"])
         .run()
         .failed(1);
-    assert!(said.contains("can't start /nowhere/skopeo"), "{said}");
-    assert!(said.contains("install skopeo"), "{said}");
+    assert!(message.contains("can't start /nowhere/skopeo"), "{message}");
+    assert!(message.contains("install skopeo"), "{message}");
 
-    let said = scratch
+    let message = scratch
         .longshore()
         .env("PATH", "/nowhere")
         .args(["inspect", "oci:somewhere:v1"])
         .run()
         .failed(1);
-    assert!(said.contains("can't start skopeo"), "{said}");
-    assert!(said.contains("--skopeo PATH"), "{said}");
+    assert!(message.contains("can't start skopeo"), "{message}");
+    assert!(message.contains("--skopeo PATH"), "{message}");
 }
 
 #[test]
@@ -55,20 +55,20 @@ fn a_file_that_is_no_program_is_told() {
     let scratch = Scratch::new();
     let skopeo = script(&scratch, "exit");
     fs::set_permissions(&skopeo.path, fs::Permissions::from_mode(0o644)).unwrap();
-    let said = scratch
+    let message = scratch
         .pull(&skopeo, "oci:somewhere:v1", "oci:image")
         .run()
         .failed(1);
-    assert!(said.contains("can't start"), "{said}");
-    assert!(said.contains("ermission"), "{said}");
+    assert!(message.contains("can't start"), "{message}");
+    assert!(message.contains("ermission"), "{message}");
 }
 
 #[test]
 fn a_skopeo_that_knows_no_proxy_is_told_with_its_words() {
-    let said = said_with("echo 'unknown command \"experimental-image-proxy\"' >&2; exit 125");
-    assert!(said.contains("exit status: 125"), "{said}");
-    assert!(said.contains("unknown command"), "{said}");
-    assert!(said.contains("use skopeo 1.6 or later"), "{said}");
+    let message = message_of("echo 'unknown command \"experimental-image-proxy\"' >&2; exit 125");
+    assert!(message.contains("exit status: 125"), "{message}");
+    assert!(message.contains("unknown command"), "{message}");
+    assert!(message.contains("use skopeo 1.6 or later"), "{message}");
 }
 
 #[test]
@@ -79,17 +79,17 @@ fn a_program_that_ends_silently_is_told() {
         ("kill -SEGV $$", "signal: 11"),
         ("exec 0<&-; exit 4", "exit status: 4"),
     ] {
-        let said = said_with(lines);
-        assert!(said.contains(words), "{lines}: {said}");
+        let message = message_of(lines);
+        assert!(message.contains(words), "{lines}: {message}");
     }
 }
 
 #[test]
 fn a_dying_skopeos_words_cant_control_the_terminal() {
-    let said = said_with(r"printf 'first\n\033[2J\007bad\n' >&2; exit 1");
-    assert!(said.contains("bad"), "{said}");
-    let control = said.chars().find(|c| c.is_control() && *c != '\n');
-    assert_eq!(control, None, "{said:?}");
+    let message = message_of(r"printf 'first\n\033[2J\007bad\n' >&2; exit 1");
+    assert!(message.contains("bad"), "{message}");
+    let control = message.chars().find(|c| c.is_control() && *c != '\n');
+    assert_eq!(control, None, "{message:?}");
 }
 
 /// A script that waits for the first request, and answers it with this packet.
@@ -101,9 +101,9 @@ fn answering(packet: &str) -> String {
 fn a_protocol_that_is_too_old_or_too_new_is_told_with_what_to_do() {
     for version in ["0.1.0", "0.2.1", "0.3.0", "1.0.0"] {
         let packet = format!(r#"{{"success":true,"value":"{version}","pipeid":0,"error":""}}"#);
-        let said = said_with(&answering(&packet));
-        assert!(said.contains(version), "{said}");
-        assert!(said.contains("use a newer skopeo"), "{said}");
+        let message = message_of(&answering(&packet));
+        assert!(message.contains(version), "{message}");
+        assert!(message.contains("use a newer skopeo"), "{message}");
     }
 }
 
@@ -114,7 +114,7 @@ fn a_program_that_speaks_something_else_is_told() {
         "{}",
         r#"{"success":true,"value":7,"pipeid":0,"error":""}"#,
     ] {
-        said_with(&answering(packet));
+        message_of(&answering(packet));
     }
 }
 
@@ -131,9 +131,9 @@ fn a_silent_program_that_does_not_want_to_end_can_be_interrupted() {
         .start();
     pull.gate("the program runs", |_| started.exists());
     pull.signal(Signal::SIGINT);
-    let said = pull.end().failed(130);
+    let message = pull.end().failed(130);
     let expected = "longshore: interrupted: ending skopeo and removing incomplete files (Ctrl-C again ends it at once)\n";
-    assert_eq!(said, expected);
+    assert_eq!(message, expected);
 }
 
 /// The command waits for a skopeo that may have to remove its temporary folder.
@@ -159,11 +159,11 @@ fn a_second_interruption_ends_the_command_at_once_and_says_what_may_be_left() {
             pull.stderr().contains("ending skopeo")
         });
         pull.signal(Signal::SIGINT);
-        let said = pull.end().failed(130);
-        let last = said.lines().last().unwrap();
+        let message = pull.end().failed(130);
+        let last = message.lines().last().unwrap();
         let expected = "longshore: ended at once; incomplete files may be left in image, which the next pull into it \
                         removes; skopeo's temporary files may be left in the folder for them (TMPDIR)";
-        assert_eq!(last, expected, "{said}");
+        assert_eq!(last, expected, "{message}");
         fs::remove_file(&started).unwrap();
     }
 }
@@ -206,12 +206,12 @@ fn a_skopeo_killed_in_the_middle_is_told_with_the_blob() {
         let mut running = pull().args(["--retries", "0"]).start();
         wait_for_the_held(&mut running, &image, &layout);
         kill_all_proxies(&mut running);
-        let said = running.end().failed(1);
-        let last: Vec<_> = said.lines().rev().take(2).collect();
-        assert!(last[1].contains("can't pull docker://"), "{said}");
-        assert!(last[1].contains(&format!("blob {held}")), "{said}");
-        assert!(last[1].contains("signal: 9"), "{said}");
-        assert!(last[0].contains("try again"), "{said}");
+        let message = running.end().failed(1);
+        let last: Vec<_> = message.lines().rev().take(2).collect();
+        assert!(last[1].contains("can't pull docker://"), "{message}");
+        assert!(last[1].contains(&format!("blob {held}")), "{message}");
+        assert!(last[1].contains("signal: 9"), "{message}");
+        assert!(last[0].contains("try again"), "{message}");
         layout.assert_valid();
         assert_eq!(layout.strangers(), [""; 0]);
 
@@ -257,8 +257,8 @@ fn a_skopeo_killed_while_the_registry_keeps_it_waiting_is_told() {
             served.registry.manifest_gets() > before
         });
         kill_all_proxies(&mut pull);
-        let said = pull.end().failed(1);
-        assert!(said.contains("signal: 9"), "{said}");
+        let message = pull.end().failed(1);
+        assert!(message.contains("signal: 9"), "{message}");
     }
 }
 

@@ -113,13 +113,19 @@ fn a_wrong_blob_is_code_1_and_no_file() {
             blob.args(["--retries", "1"])
         };
         let to_file = blob().args(["-o", path.to_str().unwrap()]);
-        let said = to_file.run().failed(1);
-        assert!(said.contains("corrupt: its bytes have digest"), "{said}");
-        assert!(said.contains(digest.as_ref()), "{said}");
+        let message = to_file.run().failed(1);
+        assert!(
+            message.contains("corrupt: its bytes have digest"),
+            "{message}"
+        );
+        assert!(message.contains(digest.as_ref()), "{message}");
         assert_eq!(names(&folder), Vec::<String>::new());
         let stdout = File::create(scratch.path("stdout")).unwrap();
-        let said = blob().stdout_to(stdout).run().failed(1);
-        assert!(said.contains("corrupt: its bytes have digest"), "{said}");
+        let message = blob().stdout_to(stdout).run().failed(1);
+        assert!(
+            message.contains("corrupt: its bytes have digest"),
+            "{message}"
+        );
     }
 }
 
@@ -160,8 +166,8 @@ fn stdout_that_has_a_wrong_byte_already_is_a_failure() {
     let scratch = Scratch::new();
     let blob = blob(&scratch, &newest_skopeo(), &served.reference("v1"), digest);
     let stdout = File::create(scratch.path("stdout")).unwrap();
-    let said = blob.stdout_to(stdout).run().failed(1);
-    assert!(said.contains("are not those of the blob"), "{said}");
+    let message = blob.stdout_to(stdout).run().failed(1);
+    assert!(message.contains("are not those of the blob"), "{message}");
 }
 
 #[test]
@@ -208,9 +214,9 @@ fn a_reader_that_has_enough_is_no_failure_and_a_full_disk_is_one() {
         assert_eq!(run.status.code(), Some(0), "{run}");
         assert_eq!(run.stderr, "");
         let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
-        let said = blob().stdout_to(full).run().failed(1);
+        let message = blob().stdout_to(full).run().failed(1);
         let expected = "longshore: can't write to stdout: No space";
-        assert!(said.starts_with(expected), "{said}");
+        assert!(message.starts_with(expected), "{message}");
     }
 }
 
@@ -240,10 +246,10 @@ fn a_blob_that_is_not_there_is_told() {
         let path = scratch.path("file");
         let image = served.reference("v1");
         let blob = blob(&scratch, &skopeo, &image, &digest);
-        let said = blob.args(["-o", path.to_str().unwrap()]).run().failed(1);
+        let message = blob.args(["-o", path.to_str().unwrap()]).run().failed(1);
         let start = format!("longshore: can't fetch a blob of {image}: ");
-        assert!(said.starts_with(&start), "{said}");
-        assert!(said.contains(digest.as_ref()), "{said}");
+        assert!(message.starts_with(&start), "{message}");
+        assert!(message.contains(digest.as_ref()), "{message}");
         assert!(!path.exists());
     }
 }
@@ -278,7 +284,7 @@ fn what_can_be_no_output_file_is_code_2() {
         ("/dev/null".into(), "no regular file"),
     ] {
         let blob = blob(&scratch, &newest_skopeo(), reference, &digest);
-        let said = blob.args(["-o", path.to_str().unwrap()]).run().failed(2);
-        assert!(said.contains(words), "{said}");
+        let message = blob.args(["-o", path.to_str().unwrap()]).run().failed(2);
+        assert!(message.contains(words), "{message}");
     }
 }

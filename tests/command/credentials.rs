@@ -279,12 +279,12 @@ fn a_list_of_tags_comes_with_a_password_that_is_seen_nowhere() {
             .longshore()
             .args(["list-tags", "--tls-verify=false"]);
         let list = list.args(["--skopeo", skopeo.path.to_str().unwrap(), repository]);
-        let said = list.run().failed(1);
+        let message = list.run().failed(1);
         assert!(
-            said.contains(
+            message.contains(
                 "no credentials were given, and no auth file has any for this registry: --authfile"
             ),
-            "{said}"
+            "{message}"
         );
     }
 }
@@ -355,10 +355,10 @@ fn without_credentials_the_registry_stays_closed() {
             ),
         ];
         for (run, hint) in table {
-            let said = run.run().failed(1);
-            assert!(said.contains(&image), "{said}");
-            assert!(said.contains("authentication required"), "{said}");
-            assert!(said.contains(hint), "{said}");
+            let message = run.run().failed(1);
+            assert!(message.contains(&image), "{message}");
+            assert!(message.contains("authentication required"), "{message}");
+            assert!(message.contains(hint), "{message}");
             assert!(!layout.folder().exists());
         }
     }
@@ -371,15 +371,15 @@ fn a_wrong_password_is_told_and_not_shown() {
     for skopeo in skopeos() {
         let scratch = Scratch::new();
         let layout = scratch.layout("image");
-        let said = scratch
+        let message = scratch
             .pull(&skopeo, &image, &layout.tagged("v1"))
             .args(["--creds", "-"])
             .input("tester:not-the-password\n")
             .run()
             .failed(1);
         let hint = "does not accept the credentials that were given";
-        assert!(said.contains(hint), "{said}");
-        assert!(!said.contains("not-the-password"), "{said}");
+        assert!(message.contains(hint), "{message}");
+        assert!(!message.contains("not-the-password"), "{message}");
     }
 }
 
@@ -485,14 +485,14 @@ fn credentials_that_skopeo_would_not_look_at_are_refused_with_what_to_do() {
         let pull = pull.env("HOME", home.to_str().unwrap());
         pull.args(["--creds", "-"]).input(&input).run()
     };
-    let said = pull(r#"["secretservice"]"#).failed(2);
+    let message = pull(r#"["secretservice"]"#).failed(2);
     for words in [
         "credentials: ",
         conf.to_str().unwrap(),
         "ask secretservice",
         "containers-auth.json",
     ] {
-        assert!(said.contains(words), "{words}: {said}");
+        assert!(message.contains(words), "{words}: {message}");
     }
     pull(r#"["containers-auth.json", "secretservice"]"#).succeeded();
     pull("[]").succeeded();

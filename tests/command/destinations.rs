@@ -12,15 +12,15 @@ use crate::harness::{
 #[track_caller]
 fn refused(served: &Served, scratch: &Scratch, layout: &Layout) -> String {
     let skopeo = newest_skopeo();
-    let said = scratch
+    let message = scratch
         .pull(&skopeo, &served.reference("v1"), &layout.tagged("v1"))
         .arg("--quiet")
         .run()
         .failed(1);
     let folder = layout.folder().display().to_string();
-    assert!(said.contains(&folder), "{said}");
-    assert!(said.lines().count() <= 2, "{said}");
-    said
+    assert!(message.contains(&folder), "{message}");
+    assert!(message.lines().count() <= 2, "{message}");
+    message
 }
 
 #[test]
@@ -85,8 +85,8 @@ fn a_folder_that_is_no_layout_is_left_as_it_is() {
     let layout = scratch.layout("documents");
     fs::create_dir(layout.folder()).unwrap();
     fs::write(layout.folder().join("letter"), "dear").unwrap();
-    let said = refused(&served, &scratch, &layout);
-    assert!(said.contains("neither empty nor"), "{said}");
+    let message = refused(&served, &scratch, &layout);
+    assert!(message.contains("neither empty nor"), "{message}");
     assert_eq!(layout.strangers(), ["letter"]);
     assert_eq!(fs::read_dir(layout.folder()).unwrap().count(), 1);
 }
@@ -124,8 +124,8 @@ fn a_damaged_index_is_left_as_it_is() {
     let index = layout.folder().join("index.json");
     for damaged in ["", "{", "[]"] {
         fs::write(&index, damaged).unwrap();
-        let said = refused(&served, &scratch, &layout);
-        assert!(said.contains("index.json"), "{said}");
+        let message = refused(&served, &scratch, &layout);
+        assert!(message.contains("index.json"), "{message}");
         assert_eq!(fs::read_to_string(&index).unwrap(), damaged);
     }
 }
@@ -190,8 +190,8 @@ fn what_makes_a_destination_unusable_is_found_before_the_registry_is_asked() {
             } else {
                 pull
             };
-            let said = pull.run().failed(1);
-            assert!(said.contains(expected), "{expected}: {said}");
+            let message = pull.run().failed(1);
+            assert!(message.contains(expected), "{expected}: {message}");
         }
         assert_eq!(served.registry.requests().len(), 0, "{expected}");
     }

@@ -95,9 +95,9 @@ fn a_signed_schema_1_manifest_has_no_digest_that_could_be_told() {
     fs::write(folder.join("manifest.json"), manifest.to_string()).unwrap();
     fs::write(folder.join("version"), "Directory Transport Version: 1.1\n").unwrap();
     let image = format!("dir:{}", folder.display());
-    let said = digest(&scratch, &newest_skopeo(), &image);
-    let said = said.run().failed(1);
-    assert!(said.contains("schema 1"), "{said}");
+    let message = digest(&scratch, &newest_skopeo(), &image);
+    let message = message.run().failed(1);
+    assert!(message.contains("schema 1"), "{message}");
 }
 
 #[test]
@@ -109,9 +109,9 @@ fn an_image_that_is_not_there_is_told() {
         let scratch = Scratch::new();
         for platform in [&["--platform", "linux/amd64"][..], &[]] {
             let digest = digest(&scratch, &skopeo, &image).args(platform.iter().copied());
-            let said = digest.run().failed(1);
+            let message = digest.run().failed(1);
             let start = format!("longshore: can't find the digest of {image}: ");
-            assert!(said.starts_with(&start), "{said}");
+            assert!(message.starts_with(&start), "{message}");
         }
     }
 }

@@ -100,7 +100,7 @@ fn an_image_that_can_not_be_opened_is_a_problem() {
     for skopeo in skopeos() {
         let scratch = Scratch::new();
         let doctor = doctor(&scratch, &skopeo).args(["--tls-verify=false", &reference]);
-        let (report, said) = sick(doctor);
+        let (report, message) = sick(doctor);
         let problem = &report["problems"][0];
         let what = problem["what"].as_str().unwrap();
         assert!(
@@ -108,7 +108,7 @@ fn an_image_that_can_not_be_opened_is_a_problem() {
             "{what}"
         );
         assert!(problem["advice"].is_string(), "{report}");
-        assert!(said.contains("1 problem"), "{said}");
+        assert!(message.contains("1 problem"), "{message}");
     }
 }
 
@@ -195,7 +195,7 @@ fn auth_files_are_named_and_never_shown() {
     }
     let unused = doctor().run().succeeded();
     assert!(unused.stdout.contains(name), "{unused}");
-    let said = scratch.longshore().args(["doctor", "--creds", "u:p"]).run();
-    let said = said.failed(2);
-    assert!(said.contains("name an image"), "{said}");
+    let message = scratch.longshore().args(["doctor", "--creds", "u:p"]).run();
+    let message = message.failed(2);
+    assert!(message.contains("name an image"), "{message}");
 }

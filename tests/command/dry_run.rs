@@ -157,8 +157,11 @@ fn a_dry_run_of_all_platforms_names_each_image_and_the_index() {
     }
     assert_has(&plan, &json!({ "layers": 6, "blobs_to_fetch": 8 }));
     let run = dry(&scratch, &served, "v1", "oci:all:v1").args(["--platform", "all"]);
-    let said = run.run().succeeded().stdout;
-    assert!(said.contains(&format!(": {digest} (index)\n")), "{said}");
+    let stdout = run.run().succeeded().stdout;
+    assert!(
+        stdout.contains(&format!(": {digest} (index)\n")),
+        "{stdout}"
+    );
     assert!(!scratch.path("all").exists());
 }
 
@@ -174,19 +177,19 @@ fn what_makes_a_pull_fail_before_its_layers_makes_the_dry_run_fail_alike() {
         assert_eq!(dry, real);
         real
     };
-    let said = fails("missing", "oci:image");
-    assert!(said.contains("can't pull"), "{said}");
+    let message = fails("missing", "oci:image");
+    assert!(message.contains("can't pull"), "{message}");
     assert!(!scratch.path("image").exists());
 
     let other = Layout::new(scratch.path("other"));
     fs::create_dir(other.folder()).unwrap();
     fs::write(other.folder().join("letter"), "dear").unwrap();
-    let said = fails("v1", &other.tagged("v1"));
-    assert!(said.contains("neither empty nor"), "{said}");
+    let message = fails("v1", &other.tagged("v1"));
+    assert!(message.contains("neither empty nor"), "{message}");
     assert_eq!(fs::read_dir(other.folder()).unwrap().count(), 1);
 
     let dry = dry(&scratch, &served, "v1", "oci:image:v1");
-    let said = dry.args(["--events", "events"]).run().failed(2);
-    assert!(said.contains("cannot be used with"), "{said}");
+    let message = dry.args(["--events", "events"]).run().failed(2);
+    assert!(message.contains("cannot be used with"), "{message}");
     assert!(!scratch.path("events").exists());
 }

@@ -95,8 +95,11 @@ fn an_example_without_arguments_says_which_it_needs() {
         ),
     ] {
         let output = example_alone(name).output().unwrap();
-        let said = String::from_utf8(output.stderr).unwrap();
-        assert!(!output.status.success() && said.contains(usage), "{said}");
+        let message = String::from_utf8(output.stderr).unwrap();
+        assert!(
+            !output.status.success() && message.contains(usage),
+            "{message}"
+        );
     }
 }
 
@@ -132,8 +135,8 @@ fn ordered_import_fetches_what_is_missing_in_the_order_of_the_layers() {
     // Nothing is left of a layer that is wrong, and those before it are there.
     served.faults(&["blob#1:corrupt"]);
     let output = import().output().unwrap();
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert!(said.contains("can't import layer 1"), "{said}");
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert!(message.contains("can't import layer 1"), "{message}");
     assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
 
     served.faults(&[]);
@@ -261,11 +264,11 @@ fn object_store_makes_a_layout_of_which_nothing_is_visible_too_early() {
     };
     served.faults(&["blob#3:corrupt"]);
     let output = pull().output().unwrap();
-    let said = String::from_utf8(output.stderr).unwrap();
+    let message = String::from_utf8(output.stderr).unwrap();
     let large = image.layers[3].digest();
     assert!(
-        said.contains(large.as_ref()) && said.contains(&url),
-        "{said}"
+        message.contains(large.as_ref()) && message.contains(&url),
+        "{message}"
     );
     assert!(!layout.is_there() && !layout.has(large));
     for blob in fs::read_dir(layout.blob(large).parent().unwrap()).unwrap() {

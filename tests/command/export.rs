@@ -343,8 +343,8 @@ fn nothing_is_written_of_an_image_that_is_wrong() {
     served.faults(&[&format!("blob@{}:corrupt", image.layers[2].digest())]);
     for file in ["place/new.tar", "place/old.tar", "-"] {
         let run = export(&scratch, &newest_skopeo(), &served.reference("v1"));
-        let said = run.args([file, "--retries", "0"]).run().failed(1);
-        assert!(said.contains("can't export"), "{said}");
+        let message = run.args([file, "--retries", "0"]).run().failed(1);
+        assert!(message.contains("can't export"), "{message}");
         assert_eq!(fs::read_dir(&place).unwrap().count(), 1);
         assert_eq!(fs::read(place.join("old.tar")).unwrap(), b"old");
     }
@@ -373,13 +373,16 @@ fn layers_that_are_no_archives_or_fit_nowhere_are_named() {
         let layout = scratch.layout(&format!("layout-{number}"));
         let written = image.write(layout.folder(), "v1").unwrap();
         let run = export(&scratch, &newest_skopeo(), &layout.tagged("v1")).arg("-");
-        let said = run.run().failed(1);
+        let message = run.run().failed(1);
         let layer = written.layers.last().unwrap().digest();
         assert!(
-            said.contains(&format!("can't export {}", layout.tagged("v1"))),
-            "{said}"
+            message.contains(&format!("can't export {}", layout.tagged("v1"))),
+            "{message}"
         );
-        assert!(said.contains(&format!("layer {layer}: {words}")), "{said}");
+        assert!(
+            message.contains(&format!("layer {layer}: {words}")),
+            "{message}"
+        );
     }
 }
 
@@ -429,6 +432,6 @@ fn a_terminal_gets_no_archive() {
         .open("/dev/ptmx")
         .unwrap();
     let run = export(&scratch, &newest_skopeo(), "oci:missing:v1").stdout_to(terminal);
-    let said = run.run().failed(2);
-    assert!(said.contains("not for a terminal"), "{said}");
+    let message = run.run().failed(2);
+    assert!(message.contains("not for a terminal"), "{message}");
 }

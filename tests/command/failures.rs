@@ -19,23 +19,23 @@ fn failing_pull(skopeo: &Skopeo, served: &Served, fault: &str) -> String {
     let layout = scratch.layout("image");
     let image = served.reference("v1");
     let pull = scratch.pull(skopeo, &image, &layout.tagged("v1"));
-    let said = pull.args(["--quiet", "--retries", "0"]).run().failed(1);
-    assert!(said.lines().count() <= 2, "{fault}: {said}");
+    let message = pull.args(["--quiet", "--retries", "0"]).run().failed(1);
+    assert!(message.lines().count() <= 2, "{fault}: {message}");
     let start = format!("longshore: can't pull {image}: ");
-    assert!(said.starts_with(&start), "{fault}: {said}");
+    assert!(message.starts_with(&start), "{fault}: {message}");
     if layout.folder().exists() {
         layout.assert_valid();
         assert_eq!(layout.entries(), []);
     }
-    said
+    message
 }
 
 /// Checks that the error contains one of these texts, and has a second line if there is something to do.
 #[track_caller]
-fn assert_says(said: &str, fault: &str, any_of: &[&str]) {
-    let found = any_of.iter().any(|words| said.contains(words));
-    assert!(found, "{fault}: not one of {any_of:?} in {said}");
-    assert_eq!(said.lines().count(), 2, "{fault} has no hint: {said}");
+fn assert_says(message: &str, fault: &str, any_of: &[&str]) {
+    let found = any_of.iter().any(|words| message.contains(words));
+    assert!(found, "{fault}: not one of {any_of:?} in {message}");
+    assert_eq!(message.lines().count(), 2, "{fault} has no hint: {message}");
 }
 
 fn served() -> (Served, Written) {
@@ -62,9 +62,9 @@ fn a_wrong_blob_is_refused() {
                 ("config", &image.config_digest),
             ] {
                 let fault = format!("{target}:{kind}");
-                let said = failing_pull(&skopeo, &served, &fault);
-                assert_says(&said, &fault, words);
-                assert!(said.contains(&format!("blob {digest}")), "{said}");
+                let message = failing_pull(&skopeo, &served, &fault);
+                assert_says(&message, &fault, words);
+                assert!(message.contains(&format!("blob {digest}")), "{message}");
             }
         }
     }
@@ -81,16 +81,16 @@ fn a_wrong_byte_anywhere_in_a_large_blob_is_found() {
     for skopeo in skopeos() {
         for at in [0, 512 * 1024 - 1, 512 * 1024, 1_500_000, last] {
             let fault = format!("blob#0:corrupt={at}");
-            let said = failing_pull(&skopeo, &served, &fault);
-            assert_says(&said, &fault, &["corrupt: its bytes have digest"]);
+            let message = failing_pull(&skopeo, &served, &fault);
+            assert_says(&message, &fault, &["corrupt: its bytes have digest"]);
         }
         for (kind, words) in [
             ("shorter=1", &["bytes, its descriptor says"][..]),
             ("chunked-longer=1", &["longer than", "orrupted blob"]),
         ] {
             let fault = format!("blob#0:{kind}");
-            let said = failing_pull(&skopeo, &served, &fault);
-            assert_says(&said, &fault, words);
+            let message = failing_pull(&skopeo, &served, &fault);
+            assert_says(&message, &fault, words);
         }
     }
 }
@@ -108,10 +108,10 @@ fn a_refused_blob_is_told() {
     for skopeo in skopeos() {
         for (kind, words) in cases {
             let fault = format!("blob#2:{kind}");
-            let said = failing_pull(&skopeo, &served, &fault);
-            assert_says(&said, &fault, words);
+            let message = failing_pull(&skopeo, &served, &fault);
+            assert_says(&message, &fault, words);
             let blob = format!("blob {}", image.layers[2].digest());
-            assert!(said.contains(&blob), "{said}");
+            assert!(message.contains(&blob), "{message}");
         }
     }
 }
@@ -130,9 +130,12 @@ fn a_manifest_that_cant_be_had_is_told() {
     ];
     for skopeo in skopeos() {
         for (fault, words) in cases {
-            let said = failing_pull(&skopeo, &served, fault);
-            assert!(said.contains("opening the image failed"), "{fault}: {said}");
-            assert_says(&said, fault, words);
+            let message = failing_pull(&skopeo, &served, fault);
+            assert!(
+                message.contains("opening the image failed"),
+                "{fault}: {message}"
+            );
+            assert_says(&message, fault, words);
         }
     }
 }
@@ -160,18 +163,18 @@ fn an_image_that_is_not_there_is_told() {
     for skopeo in skopeos() {
         let scratch = Scratch::new();
         let layout = scratch.layout("image");
-        let said = scratch
+        let message = scratch
             .pull(&skopeo, &served.reference("v2"), &layout.tagged("v2"))
             .run()
             .failed(1);
-        assert_says(&said, "no such tag", &["manifest unknown"]);
+        assert_says(&message, "no such tag", &["manifest unknown"]);
         assert!(!layout.folder().exists());
 
-        let said = scratch
+        let message = scratch
             .pull(&skopeo, "oci:nowhere:v2", &layout.tagged("v2"))
             .run()
             .failed(1);
-        assert!(said.contains("can't pull oci:nowhere:v2: "), "{said}");
+        assert!(message.contains("can't pull oci:nowhere:v2: "), "{message}");
         assert!(!layout.folder().exists());
     }
 }
@@ -189,9 +192,9 @@ fn a_registry_that_is_not_there_is_told() {
             pull.args(["--retries", "0"]),
             scratch.inspect(&skopeo, &image),
         ] {
-            let said = run.run().failed(1);
-            assert_says(&said, "gone", &["connection refused"]);
-            assert!(said.contains(&image), "{said}");
+            let message = run.run().failed(1);
+            assert_says(&message, "gone", &["connection refused"]);
+            assert!(message.contains(&image), "{message}");
         }
         assert!(!layout.folder().exists());
     }
@@ -214,12 +217,12 @@ fn plain_http_must_be_asked_for() {
     for skopeo in skopeos() {
         let scratch = Scratch::new();
         let pull = scratch.longshore().args(["pull", &image, "oci:image"]);
-        let said = pull
+        let message = pull
             .args(["--skopeo", skopeo.path.to_str().unwrap()])
             .run()
             .failed(1);
-        assert_says(&said, "HTTP", &["server gave HTTP response to HTTPS"]);
-        assert!(said.contains("--tls-verify=false"), "{said}");
+        assert_says(&message, "HTTP", &["server gave HTTP response to HTTPS"]);
+        assert!(message.contains("--tls-verify=false"), "{message}");
     }
 }
 
@@ -233,12 +236,12 @@ fn a_registrys_words_cant_control_the_terminal() {
             scratch.pull(&skopeo, &image, "oci:image"),
             scratch.inspect(&skopeo, &image),
         ] {
-            let said = run.run().failed(1);
-            assert!(said.contains("go"), "{said}");
-            let control = said.chars().find(|c| c.is_control() && *c != '\n');
-            assert_eq!(control, None, "{said:?}");
-            assert!(said.lines().count() <= 2, "{said:?}");
-            assert!(!said.contains("\nlongshore"), "{said:?}");
+            let message = run.run().failed(1);
+            assert!(message.contains("go"), "{message}");
+            let control = message.chars().find(|c| c.is_control() && *c != '\n');
+            assert_eq!(control, None, "{message:?}");
+            assert!(message.lines().count() <= 2, "{message:?}");
+            assert!(!message.contains("\nlongshore"), "{message:?}");
         }
     }
 }
@@ -253,12 +256,12 @@ fn the_others_are_stopped_when_one_blob_fails() {
         served.faults(&[&stalled, &corrupt]);
         let scratch = Scratch::new();
         let layout = scratch.layout("image");
-        let said = scratch
+        let message = scratch
             .pull(&skopeo, &served.reference("v1"), &layout.tagged("v1"))
             .args(["--retries", "0"])
             .run()
             .failed(1);
-        assert!(said.contains("corrupt"), "{said}");
+        assert!(message.contains("corrupt"), "{message}");
         layout.assert_valid();
         assert_eq!(layout.strangers(), [""; 0]);
     }

@@ -124,13 +124,13 @@ fn a_platform_that_is_not_there_is_said_so() {
     for skopeo in skopeos() {
         let scratch = Scratch::new();
         let layout = scratch.layout("image");
-        let said = scratch
+        let message = scratch
             .pull(&skopeo, &served.reference("v1"), &layout.tagged("v1"))
             .args(["--platform", "linux/riscv64"])
             .run()
             .failed(1);
-        assert!(said.contains("riscv64"), "{said}");
-        assert!(said.contains("--platform"), "{said}");
+        assert!(message.contains("riscv64"), "{message}");
+        assert!(message.contains("--platform"), "{message}");
         assert!(!layout.folder().exists());
     }
 }

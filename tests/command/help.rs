@@ -101,8 +101,8 @@ fn the_manual_needs_a_folder_that_exists() {
     fs::write(scratch.path("file"), "").unwrap();
     for (folder, words) in [("missing", "No such file"), ("file", "it is no folder")] {
         let run = without_skopeo(&scratch).args(["man", folder]).run();
-        let said = run.failed(2);
-        assert!(said.contains(words), "{said}");
+        let message = run.failed(2);
+        assert!(message.contains(words), "{message}");
     }
 }
 
@@ -114,8 +114,8 @@ fn a_wrong_value_of_a_variable_is_wrong_usage_unless_an_option_overrides_it() {
         let pull = pull.arg("pull").args(options.iter().copied());
         pull.args(["docker://127.0.0.1:1/a/b", "oci:x"]).run()
     };
-    let said = pull(&[]).failed(2);
-    assert!(said.contains("LONGSHORE_PROXIES"), "{said}");
+    let message = pull(&[]).failed(2);
+    assert!(message.contains("LONGSHORE_PROXIES"), "{message}");
     pull(&["--proxies", "2"]).failed(1);
 }
 
@@ -139,10 +139,10 @@ fn a_variable_names_the_auth_file_unless_an_option_is_about_credentials() {
         let inspect = inspect.arg("inspect").args(options.iter().copied());
         inspect.arg("docker://127.0.0.1:1/a/b").run()
     };
-    let said = inspect(&[]).failed(2);
+    let message = inspect(&[]).failed(2);
     assert!(
-        said.contains("LONGSHORE_AUTHFILE missing: No such file"),
-        "{said}"
+        message.contains("LONGSHORE_AUTHFILE missing: No such file"),
+        "{message}"
     );
     inspect(&["--no-creds"]).failed(1);
     inspect(&["--creds", "user:pass"]).failed(1);

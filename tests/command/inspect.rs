@@ -156,11 +156,11 @@ fn an_images_words_cant_control_the_terminal() {
         pull("c").arg("-v").env("RUST_LOG", "trace"),
     ] {
         let run = run.run().succeeded();
-        for said in [&run.stdout, &run.stderr] {
+        for message in [&run.stdout, &run.stderr] {
             let control = |c: char| c.is_control() && !"\n\t".contains(c);
-            let control = said.chars().find(|c| control(*c));
-            assert_eq!(control, None, "{said:?}");
-            assert!(!said.contains("\nlayers 0"), "{said:?}");
+            let control = message.chars().find(|c| control(*c));
+            assert_eq!(control, None, "{message:?}");
+            assert!(!message.contains("\nlayers 0"), "{message:?}");
         }
     }
     let run = inspect().run().succeeded();
@@ -187,10 +187,10 @@ fn an_image_that_is_not_there_is_told() {
     for skopeo in skopeos() {
         let scratch = Scratch::new();
         let image = served.reference("v2");
-        let said = scratch.inspect(&skopeo, &image).run().failed(1);
+        let message = scratch.inspect(&skopeo, &image).run().failed(1);
         let start = format!("longshore: can't inspect {image}: ");
-        assert!(said.starts_with(&start), "{said}");
-        assert!(said.contains("manifest unknown"), "{said}");
+        assert!(message.starts_with(&start), "{message}");
+        assert!(message.contains("manifest unknown"), "{message}");
     }
 }
 

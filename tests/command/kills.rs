@@ -20,7 +20,7 @@ use test_registry::server::Options;
 const KILLS: usize = 40;
 
 /// The number of pulls that are timed before others are killed. A single one may be slow by chance.
-const LIVES: usize = 3;
+const MEASURED_PULLS: usize = 3;
 
 /// The bandwidth of the registry, so that fetching takes a large part of a pull.
 const BYTES_PER_SECOND: u64 = 10_000_000;
@@ -68,7 +68,7 @@ enum Moment {
 
 /// How far a pull had come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Stage {
+enum PullState {
     NoLayout,
     Fetching,
     LayersStored,
@@ -133,15 +133,15 @@ impl Source {
             .all(|tag| named(self.images[tag].manifest_digest.as_ref()))
     }
 
-    fn stage(&self, layout: &Layout, tags: &[&str]) -> Stage {
+    fn state(&self, layout: &Layout, tags: &[&str]) -> PullState {
         if !layout.is_there() {
-            Stage::NoLayout
+            PullState::NoLayout
         } else if self.names(layout, tags) {
-            Stage::ImageNamed
+            PullState::ImageNamed
         } else if self.has_layers(layout, tags) {
-            Stage::LayersStored
+            PullState::LayersStored
         } else {
-            Stage::Fetching
+            PullState::Fetching
         }
     }
 
@@ -175,13 +175,13 @@ impl Source {
     }
 
     /// The shortest duration of several.
-    fn lifetime(&self, scenario: &Scenario) -> (Duration, Duration) {
-        let lives = (0..LIVES).map(|_| self.one_lifetime(scenario));
-        lives.min().unwrap()
+    fn shortest_duration(&self, scenario: &Scenario) -> (Duration, Duration) {
+        let durations = (0..MEASURED_PULLS).map(|_| self.pull_duration(scenario));
+        durations.min().unwrap()
     }
 
     /// The duration of such a pull, and the part of it after the last layer is stored.
-    fn one_lifetime(&self, scenario: &Scenario) -> (Duration, Duration) {
+    fn pull_duration(&self, scenario: &Scenario) -> (Duration, Duration) {
         let scratch = Scratch::new();
         let layout = self.layout(&scratch, scenario, "clean");
         let tags = scenario.pulls.concat();
@@ -222,8 +222,8 @@ fn killed_at_any_moment_pulls_damage_nothing() {
 }
 
 fn kill_often(source: &Source, scenario: &Scenario, kills: usize, rng: &mut Rng) {
-    let (life, end) = source.lifetime(scenario);
-    let mut stages = BTreeMap::<Stage, usize>::new();
+    let (whole, end) = source.shortest_duration(scenario);
+    let mut states = BTreeMap::<PullState, usize>::new();
     let (mut killed, mut layouts) = (0, 0);
     while killed < kills {
         let scratch = Scratch::new();
@@ -231,25 +231,25 @@ fn kill_often(source: &Source, scenario: &Scenario, kills: usize, rng: &mut Rng)
         layouts += 1;
         // Sometimes the next pull is killed as well, and the one after it.
         for _ in 0..rng.usize(1..=3) {
-            let moments = scenario.pulls.iter().map(|_| draw(life, end, rng));
+            let moments = scenario.pulls.iter().map(|_| draw(whole, end, rng));
             let moments: Vec<_> = moments.collect();
-            for stage in kill(source, scenario, &scratch, &layout, &moments) {
-                *stages.entry(stage).or_default() += 1;
-                killed += usize::from(stage != Stage::TooLate);
+            for state in kill(source, scenario, &scratch, &layout, &moments) {
+                *states.entry(state).or_default() += 1;
+                killed += usize::from(state != PullState::TooLate);
             }
         }
         source.complete(&scratch, &layout, scenario);
     }
     println!(
-        "{}: a life of {life:?}, the last {end:?} without layers; {killed} kills, {stages:?}, {layouts} layouts",
+        "{}: {whole:?} in all, the last {end:?} without layers; {killed} kills, {states:?}, {layouts} layouts",
         scenario.name
     );
 }
 
 /// A moment that is spread evenly over a pull, or equally often over its end.
-fn draw(life: Duration, end: Duration, rng: &mut Rng) -> Moment {
+fn draw(whole: Duration, end: Duration, rng: &mut Rng) -> Moment {
     if rng.bool() {
-        Moment::SinceStart(life.mul_f64(rng.f64()))
+        Moment::SinceStart(whole.mul_f64(rng.f64()))
     } else {
         Moment::SinceLastLayer(end.mul_f64(rng.f64()))
     }
@@ -262,16 +262,16 @@ fn kill(
     scratch: &Scratch,
     layout: &Layout,
     moments: &[Moment],
-) -> Vec<Stage> {
+) -> Vec<PullState> {
     let started = Instant::now();
     let starts = scenario.pulls.iter().zip(moments);
-    let mut living: Vec<_> = starts
+    let mut running: Vec<_> = starts
         .map(|(tags, moment)| (source.start(scratch, layout, tags), *tags, *moment, None))
         .collect();
-    let pids: Vec<_> = living.iter().map(|(pull, ..)| pull.pid()).collect();
+    let pids: Vec<_> = running.iter().map(|(pull, ..)| pull.pid()).collect();
     let mut ended = Vec::new();
-    while !living.is_empty() {
-        for (pull, tags, moment, due) in &mut living {
+    while !running.is_empty() {
+        for (pull, tags, moment, due) in &mut running {
             if due.is_none() {
                 *due = match *moment {
                     Moment::SinceStart(wait) => Some(started + wait),
@@ -285,22 +285,22 @@ fn kill(
                 pull.signal(Signal::SIGKILL);
             }
         }
-        let over = |(pull, ..): &mut (Running, _, _, _)| pull.has_ended();
-        ended.extend(living.extract_if(.., over));
+        let has_ended = |(pull, ..): &mut (Running, _, _, _)| pull.has_ended();
+        ended.extend(running.extract_if(.., has_ended));
         sleep(Duration::from_micros(100));
     }
 
-    let stage = |(pull, tags, ..): (Running, &[&str], _, _)| {
+    let state = |(pull, tags, ..): (Running, &[&str], _, _)| {
         // No process of the pull may be left, and no temporary file.
         let run = pull.end_by_force();
         if run.was_killed() {
-            source.stage(layout, tags)
+            source.state(layout, tags)
         } else {
             run.succeeded();
-            Stage::TooLate
+            PullState::TooLate
         }
     };
-    let stages: Vec<_> = ended.into_iter().map(stage).collect();
+    let states: Vec<_> = ended.into_iter().map(state).collect();
     if layout.is_there() {
         layout.assert_valid();
     } else {
@@ -313,7 +313,7 @@ fn kill(
         );
     }
     assert_staging_of(layout, &pids);
-    stages
+    states
 }
 
 /// Checks that beside the layout there are at most the staging folders of these pulls. Those of earlier pulls

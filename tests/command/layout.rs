@@ -128,11 +128,11 @@ fn an_interrupted_pull_leaves_nothing_but_what_was_complete() {
             let layout = scratch.layout("image");
             let pull = held(&scratch, &skopeo, &served, &image, &layout);
             pull.signal(signal);
-            let said = pull.end().failed(code);
-            let last = said.lines().last().unwrap_or_default();
+            let message = pull.end().failed(code);
+            let last = message.lines().last().unwrap_or_default();
             let expected =
                 format!("longshore: {word}: ending skopeo and removing incomplete files");
-            assert!(last.starts_with(&expected), "{said}");
+            assert!(last.starts_with(&expected), "{message}");
             assert_eq!(layout.strangers(), [""; 0]);
             layout.assert_valid();
 
@@ -166,9 +166,9 @@ fn an_interrupted_first_request_leaves_nothing() {
             served.registry.manifest_gets() > before
         });
         pull.signal(Signal::SIGINT);
-        let said = pull.end().failed(130);
-        assert!(said.starts_with("longshore: interrupted: "), "{said}");
-        assert_eq!(said.lines().count(), 1, "{said}");
+        let message = pull.end().failed(130);
+        assert!(message.starts_with("longshore: interrupted: "), "{message}");
+        assert_eq!(message.lines().count(), 1, "{message}");
         assert!(!layout.folder().exists());
     }
 }

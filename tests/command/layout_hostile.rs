@@ -11,28 +11,28 @@ use crate::harness::{Layout, Scratch, Served, newest_skopeo, small_image};
 use test_registry::image::Written;
 
 /// An image, a layout that contains an earlier one, and a folder outside.
-struct Stage {
+struct Fixture {
     served: Served,
     image: Written,
     scratch: Scratch,
     layout: Layout,
 }
 
-impl Stage {
+impl Fixture {
     fn new() -> Self {
         let (served, _) = Served::image("earlier", &small_image(1));
         let image = served.add("v1", &small_image(2));
         let scratch = Scratch::new();
         let layout = scratch.layout("image");
         fs::create_dir(scratch.path("outside")).unwrap();
-        let stage = Self {
+        let fixture = Self {
             served,
             image,
             scratch,
             layout,
         };
-        stage.pull("earlier").run().succeeded();
-        stage
+        fixture.pull("earlier").run().succeeded();
+        fixture
     }
 
     fn pull(&self, tag: &str) -> crate::harness::Longshore {
@@ -42,7 +42,7 @@ impl Stage {
     }
 
     /// Moves a part of the layout outside, and leaves a link to it.
-    fn lead_out(&self, part: &str) {
+    fn move_outside(&self, part: &str) {
         let inside = self.layout.folder().join(part);
         let outside = self.scratch.path("outside").join("part");
         fs::rename(&inside, &outside).unwrap();
@@ -70,14 +70,14 @@ fn snapshot(folder: &Path) -> Vec<(String, Vec<u8>)> {
 #[ignore = "needs skopeo"]
 fn a_link_that_leads_out_of_the_layout_is_refused() {
     for part in ["blobs", "blobs/sha256", "index.json", "oci-layout"] {
-        let stage = Stage::new();
-        stage.lead_out(part);
-        let before = snapshot(&stage.scratch.path("outside"));
-        let said = stage.pull("v1").run().failed(1);
+        let fixture = Fixture::new();
+        fixture.move_outside(part);
+        let before = snapshot(&fixture.scratch.path("outside"));
+        let message = fixture.pull("v1").run().failed(1);
         let name = part.rsplit('/').next().unwrap();
         let words = format!("{name} is a symbolic link; links within a layout are not followed");
-        assert!(said.contains(&words), "{said}");
-        assert_eq!(snapshot(&stage.scratch.path("outside")), before, "{part}");
+        assert!(message.contains(&words), "{message}");
+        assert_eq!(snapshot(&fixture.scratch.path("outside")), before, "{part}");
     }
 }
 
@@ -85,36 +85,36 @@ fn a_link_that_leads_out_of_the_layout_is_refused() {
 #[ignore = "needs skopeo"]
 fn a_dangling_link_brings_forth_nothing_outside() {
     for part in ["blobs", "index.json", "oci-layout"] {
-        let stage = Stage::new();
-        let folder = stage.layout.folder();
+        let fixture = Fixture::new();
+        let folder = fixture.layout.folder();
         fs::remove_dir_all(folder).unwrap();
         fs::create_dir(folder).unwrap();
         symlink("../outside/made", folder.join(part)).unwrap();
-        let said = stage.pull("v1").run().failed(1);
-        assert!(said.contains("link"), "{said}");
-        assert_eq!(snapshot(&stage.scratch.path("outside")), []);
+        let message = fixture.pull("v1").run().failed(1);
+        assert!(message.contains("link"), "{message}");
+        assert_eq!(snapshot(&fixture.scratch.path("outside")), []);
     }
 }
 
 #[test]
 #[ignore = "needs skopeo"]
 fn a_blob_that_is_a_link_is_fetched_and_replaced() {
-    let stage = Stage::new();
+    let fixture = Fixture::new();
     // The file has the right size, so it would pass for the layer if the link were followed.
-    let layer = &stage.image.layers[1];
-    let outside = stage.scratch.path("outside/file");
+    let layer = &fixture.image.layers[1];
+    let outside = fixture.scratch.path("outside/file");
     let content = vec![7; usize::try_from(layer.size()).unwrap()];
     fs::write(&outside, &content).unwrap();
-    for digest in [layer.digest(), &stage.image.config_digest] {
-        symlink(&outside, stage.layout.blob(digest)).unwrap();
+    for digest in [layer.digest(), &fixture.image.config_digest] {
+        symlink(&outside, fixture.layout.blob(digest)).unwrap();
     }
-    stage.pull("v1").run().succeeded();
-    for digest in [layer.digest(), &stage.image.config_digest] {
-        let blob = fs::symlink_metadata(stage.layout.blob(digest)).unwrap();
+    fixture.pull("v1").run().succeeded();
+    for digest in [layer.digest(), &fixture.image.config_digest] {
+        let blob = fs::symlink_metadata(fixture.layout.blob(digest)).unwrap();
         assert!(blob.is_file(), "it is still a link");
     }
     assert_eq!(fs::read(&outside).unwrap(), content);
-    stage.layout.assert_valid();
+    fixture.layout.assert_valid();
 }
 
 #[test]
@@ -126,8 +126,8 @@ fn a_folder_in_the_place_of_a_file_and_the_reverse_are_told() {
         ("blobs", "blobs is no folder"),
     ];
     for (part, words) in table {
-        let stage = Stage::new();
-        let path = stage.layout.folder().join(part);
+        let fixture = Fixture::new();
+        let path = fixture.layout.folder().join(part);
         if path.is_dir() {
             fs::remove_dir_all(&path).unwrap();
             fs::write(&path, "").unwrap();
@@ -135,33 +135,33 @@ fn a_folder_in_the_place_of_a_file_and_the_reverse_are_told() {
             fs::remove_file(&path).unwrap();
             fs::create_dir(&path).unwrap();
         }
-        let said = stage.pull("v1").run().failed(1);
-        assert!(said.contains(words), "{said}");
+        let message = fixture.pull("v1").run().failed(1);
+        assert!(message.contains(words), "{message}");
     }
 }
 
 #[test]
 #[ignore = "needs skopeo"]
 fn an_index_without_end_is_not_read() {
-    let stage = Stage::new();
-    let index = fs::File::create(stage.layout.folder().join("index.json")).unwrap();
+    let fixture = Fixture::new();
+    let index = fs::File::create(fixture.layout.folder().join("index.json")).unwrap();
     index.set_len(1 << 40).unwrap();
-    let said = stage.pull("v1").run().failed(1);
-    assert!(said.contains("index.json has more than"), "{said}");
+    let message = fixture.pull("v1").run().failed(1);
+    assert!(message.contains("index.json has more than"), "{message}");
 }
 
 #[test]
 #[ignore = "needs skopeo"]
 fn a_folder_that_is_no_layout_keeps_what_looks_like_ours() {
-    let stage = Stage::new();
-    let folder = stage.scratch.path("home");
+    let fixture = Fixture::new();
+    let folder = fixture.scratch.path("home");
     fs::create_dir_all(folder.join(".longshore-1-0")).unwrap();
     fs::write(folder.join("letter"), "dear").unwrap();
-    let reference = stage.served.reference("v1");
+    let reference = fixture.served.reference("v1");
     let dest = format!("oci:{}", folder.display());
-    let pull = stage.scratch.pull(&newest_skopeo(), &reference, &dest);
-    let said = pull.run().failed(1);
-    assert!(said.contains("neither empty nor an OCI"), "{said}");
+    let pull = fixture.scratch.pull(&newest_skopeo(), &reference, &dest);
+    let message = pull.run().failed(1);
+    assert!(message.contains("neither empty nor an OCI"), "{message}");
     assert!(folder.join(".longshore-1-0").exists());
 }
 

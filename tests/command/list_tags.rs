@@ -47,9 +47,9 @@ fn a_registry_that_refuses_is_told() {
     let repository = repository(&served);
     for skopeo in skopeos() {
         let scratch = Scratch::new();
-        let said = list_tags(&scratch, &skopeo, &repository).run().failed(1);
+        let message = list_tags(&scratch, &skopeo, &repository).run().failed(1);
         let start = format!("longshore: can't list the tags of {repository}: ");
-        assert!(said.starts_with(&start), "{said}");
+        assert!(message.starts_with(&start), "{message}");
     }
 }
 
@@ -64,7 +64,7 @@ fn what_is_no_repository_is_code_2() {
         ("debian", "did you mean docker://debian"),
         ("oci:/dir", "only a registry"),
     ] {
-        let said = list_tags(&scratch, &skopeo, text).run().failed(2);
-        assert!(said.contains(words), "{said}");
+        let message = list_tags(&scratch, &skopeo, text).run().failed(2);
+        assert!(message.contains(words), "{message}");
     }
 }

@@ -70,9 +70,12 @@ fn one_that_is_missing_is_named_and_the_others_come() {
         let scratch = Scratch::new();
         let layout = scratch.layout("mirror");
         let run = pull(&scratch, &skopeo, &list, &layout.all()).run();
-        let said = failed(run, 1);
-        assert!(said.contains(&format!("can't pull {missing}: ")), "{said}");
-        let end = said.lines().last().unwrap();
+        let message = failed(run, 1);
+        assert!(
+            message.contains(&format!("can't pull {missing}: ")),
+            "{message}"
+        );
+        let end = message.lines().last().unwrap();
         assert_eq!(end, "longshore: 1 of 25 images could not be pulled");
         references.retain(|reference| *reference != missing);
         let expected: BTreeSet<String> = references.iter().map(|image| name_of(image)).collect();
@@ -102,8 +105,11 @@ fn a_strict_pull_stops_at_the_first_failure() {
     let missing = served.reference("missing");
     let list = format!("{missing}\n{}\n", references(&served).join("\n"));
     let run = pull(&scratch, &skopeo, &list, &layout.all());
-    let said = failed(run.arg("--strict").run(), 1);
-    assert!(said.contains(&format!("can't pull {missing}: ")), "{said}");
+    let message = failed(run.arg("--strict").run(), 1);
+    assert!(
+        message.contains(&format!("can't pull {missing}: ")),
+        "{message}"
+    );
     layout.assert_valid();
 }
 
@@ -240,8 +246,8 @@ fn what_is_wrong_with_a_list_is_wrong_usage() {
         ),
     ];
     for (list, dest, words) in cases {
-        let said = pull(&scratch, &skopeo, &list, &dest).run().failed(2);
-        assert!(said.contains(words), "{list}: {said}");
+        let message = pull(&scratch, &skopeo, &list, &dest).run().failed(2);
+        assert!(message.contains(words), "{list}: {message}");
         assert!(!layout.is_there(), "{list}");
     }
 }
@@ -254,10 +260,10 @@ fn a_list_for_a_folder_that_is_something_else_fails_at_once() {
     fs::create_dir(scratch.path("mirror")).unwrap();
     fs::write(scratch.path("mirror/mine"), "").unwrap();
     let list = references(&served).join("\n");
-    let said = failed(pull(&scratch, &skopeo, &list, &layout.all()).run(), 1);
+    let message = failed(pull(&scratch, &skopeo, &list, &layout.all()).run(), 1);
     assert!(
-        said.contains("neither empty nor an OCI image layout"),
-        "{said}"
+        message.contains("neither empty nor an OCI image layout"),
+        "{message}"
     );
 }
 

@@ -103,8 +103,8 @@ fn a_manifest_that_two_readers_could_understand_differently_is_refused() {
         scratch.inspect(&skopeo, &reference).run(),
         scratch.pull(&skopeo, &reference, "oci:image:v1").run(),
     ] {
-        let said = run.failed(1);
-        assert!(said.contains("\"layers\" more than once"), "{said}");
+        let message = run.failed(1);
+        assert!(message.contains("\"layers\" more than once"), "{message}");
     }
 }
 
@@ -120,10 +120,10 @@ fn a_layer_of_two_sizes_is_refused() {
         },
     );
     let scratch = Scratch::new();
-    let said = scratch
+    let message = scratch
         .pull(&newest_skopeo(), &served.reference("v1"), "oci:image:v1")
         .run()
         .failed(1);
-    assert!(said.contains("two sizes"), "{said}");
+    assert!(message.contains("two sizes"), "{message}");
     assert_eq!(served.take_blob_gets(), Vec::<String>::new());
 }

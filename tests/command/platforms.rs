@@ -143,15 +143,15 @@ fn an_index_that_does_not_have_the_digest_it_was_asked_for_by_is_refused() {
         let (name, _) = by_tag.rsplit_once(':').unwrap();
         let scratch = Scratch::new();
         let layout = scratch.layout("image");
-        let said = scratch
+        let message = scratch
             .pull(&skopeo, &format!("{name}@{asked}"), &layout.tagged("v1"))
             .args(["--platform", "all", "--retries", "1"])
             .run()
             .failed(1);
         // skopeo 1.22 compares the two itself.
         assert!(
-            said.contains(&asked) || said.contains("does not match"),
-            "{said}"
+            message.contains(&asked) || message.contains("does not match"),
+            "{message}"
         );
         assert!(!layout.is_there());
         // The tag names the other one.
@@ -203,7 +203,7 @@ fn an_index_that_names_what_is_not_stored_is_refused_before_anything_is_named() 
         changed_index(&served, change);
         let scratch = Scratch::new();
         let layout = scratch.layout("image");
-        let said = scratch
+        let message = scratch
             .pull(
                 &newest_skopeo(),
                 &served.reference("v1"),
@@ -212,7 +212,7 @@ fn an_index_that_names_what_is_not_stored_is_refused_before_anything_is_named() 
             .args(["--platform", "all"])
             .run()
             .failed(1);
-        assert!(said.contains(expected), "{expected}: {said}");
+        assert!(message.contains(expected), "{expected}: {message}");
         assert!(!layout.is_there(), "{expected}");
     }
 }

@@ -95,14 +95,14 @@ fn what_a_moved_tag_named_is_removed_and_what_images_share_is_kept() {
         (&dry["version"], &dry["dry_run"]),
         (&json!(1), &json!(true))
     );
-    let said = prune(&scratch, &layout)
+    let stdout = prune(&scratch, &layout)
         .arg("--dry-run")
         .run()
         .succeeded()
         .stdout;
-    assert!(said.contains("2 blobs"), "{said}");
-    assert!(said.contains("would be removed, 17 kept\n"), "{said}");
-    assert!(said.lines().all(|line| line.len() <= 80), "{said}");
+    assert!(stdout.contains("2 blobs"), "{stdout}");
+    assert!(stdout.contains("would be removed, 17 kept\n"), "{stdout}");
+    assert!(stdout.lines().all(|line| line.len() <= 80), "{stdout}");
     assert_eq!(blobs(&layout), before);
 
     let report = prune(&scratch, &layout).report();
@@ -118,8 +118,8 @@ fn what_a_moved_tag_named_is_removed_and_what_images_share_is_kept() {
     layout.assert_valid();
     assert_eq!(layout.strangers(), [""; 0]);
     assert_skopeo_accepts(&newest_skopeo(), &layout.tagged("v1"));
-    let said = prune(&scratch, &layout).run().succeeded().stdout;
-    assert_eq!(said, "0 blobs (0 B) removed, 17 kept\n");
+    let stdout = prune(&scratch, &layout).run().succeeded().stdout;
+    assert_eq!(stdout, "0 blobs (0 B) removed, 17 kept\n");
 }
 
 #[test]
@@ -132,8 +132,8 @@ fn what_a_killed_pull_left_is_removed_and_what_a_running_one_stored_is_not() {
     let pulling = held(&scratch, &skopeo, &served, &image, &layout);
     let before = blobs(&layout);
     assert_eq!(before.len(), 2, "two layers, which no image names yet");
-    let said = prune(&scratch, &layout).run().failed(1);
-    assert!(said.contains("a pull into it is running"), "{said}");
+    let message = prune(&scratch, &layout).run().failed(1);
+    assert!(message.contains("a pull into it is running"), "{message}");
     assert_eq!(blobs(&layout), before);
 
     let mut waiting = prune(&scratch, &layout)
@@ -219,8 +219,8 @@ fn a_pull_that_begins_in_the_middle_of_a_prune_waits_and_fetches_what_is_gone() 
     });
     assert!(layout.staging().is_empty());
     pruning.signal(Signal::SIGCONT);
-    let said = pruning.end().succeeded().stdout;
-    assert!(said.contains(&format!("{count} blobs")), "{said}");
+    let stdout = pruning.end().succeeded().stdout;
+    assert!(stdout.contains(&format!("{count} blobs")), "{stdout}");
     pulling.end().succeeded();
     assert_eq!(served.take_blob_gets().len(), image.layers.len() + 1);
     assert_eq!(blobs(&layout), blobs_of(&image));
@@ -297,14 +297,14 @@ fn a_damaged_layout_is_refused_as_it_is() {
         let whole = fs::read(path).unwrap();
         fs::write(path, &whole[1..]).unwrap();
         for option in ["--json", "--dry-run"] {
-            let said = prune(&scratch, &layout).arg(option).run().failed(1);
-            assert!(said.contains(words), "{said}");
+            let message = prune(&scratch, &layout).arg(option).run().failed(1);
+            assert!(message.contains(words), "{message}");
         }
         assert_eq!(blobs(&layout), before);
         fs::write(path, whole).unwrap();
     }
     let nowhere = scratch.layout("nowhere");
-    let said = prune(&scratch, &nowhere).run().failed(1);
-    assert!(said.contains("can't prune"), "{said}");
+    let message = prune(&scratch, &nowhere).run().failed(1);
+    assert!(message.contains("can't prune"), "{message}");
     assert!(!nowhere.folder().exists());
 }

@@ -487,10 +487,10 @@ fn a_config_as_large_as_a_layer_is_not_read_out_of_the_layout() {
         scratch.pull(&newest_skopeo(), &served.reference(tag), &dest)
     };
     pull("v1").run().succeeded();
-    let said = pull("config").run().failed(1);
+    let message = pull("config").run().failed(1);
     assert!(
-        said.contains("the image config has more than 4194304 bytes"),
-        "{said}"
+        message.contains("the image config has more than 4194304 bytes"),
+        "{message}"
     );
 }
 
@@ -508,10 +508,10 @@ fn sizes_beyond_the_world_are_refused() {
         let scratch = Scratch::new();
         let dest = scratch.layout("image").tagged("v1");
         let image = served.reference("huge");
-        let said = scratch.pull(&skopeo, &image, &dest).run().failed(1);
+        let message = scratch.pull(&skopeo, &image, &dest).run().failed(1);
         assert!(
-            said.contains("bytes is more than the protocol allows"),
-            "{said}"
+            message.contains("bytes is more than the protocol allows"),
+            "{message}"
         );
         scratch.inspect(&skopeo, &image).run().succeeded();
     }

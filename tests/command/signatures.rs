@@ -178,15 +178,15 @@ fn a_policy_that_would_not_be_checked_is_an_error() {
     let [oldest, ..] = skopeos();
     let scratch = Scratch::new();
     let image = served.reference("v1");
-    let said = signer
+    let message = signer
         .pull(&scratch, &oldest, &image, IDENTITIES[0])
         .run()
         .failed(1);
     assert!(
-        said.contains("a signature policy needs skopeo 1.13 or later"),
-        "{said}"
+        message.contains("a signature policy needs skopeo 1.13 or later"),
+        "{message}"
     );
-    assert!(said.contains("use a newer skopeo"), "{said}");
+    assert!(message.contains("use a newer skopeo"), "{message}");
     assert_eq!(served.registry.manifest_gets(), 0);
 }
 
@@ -226,12 +226,15 @@ fn a_policy_of_the_system_that_is_not_checked_is_told_at_each_pull() {
     for skopeo in skopeos() {
         let pull = scratch.pull(&skopeo, &image, "oci:required");
         let pull = with_own_policy(&scratch, pull, REJECT).arg("--require-policy");
-        let said = pull.run().failed(1);
+        let message = pull.run().failed(1);
         let reason = match skopeo.protocol {
             "0.2.3" => "a signature policy needs skopeo 1.13 or later",
             _ => "is rejected by policy",
         };
-        assert!(said.contains(reason) && !said.contains("warning"), "{said}");
+        assert!(
+            message.contains(reason) && !message.contains("warning"),
+            "{message}"
+        );
     }
 }
 
@@ -265,14 +268,14 @@ fn assert_refused(signer: &Signer, served: &Served, why: &str, reasons: &[&str])
             let scratch = Scratch::new();
             let before = served.registry.manifest_gets();
             let pull = signer.pull(&scratch, &skopeo, &served.reference("v1"), IDENTITIES[1]);
-            let said = pull.args(["--proxies", proxies]).run().failed(1);
-            let named = reasons.iter().any(|reason| said.contains(reason));
-            assert!(named, "{why}: {said}");
-            assert!(said.contains("--policy"), "{why} has no hint: {said}");
+            let message = pull.args(["--proxies", proxies]).run().failed(1);
+            let named = reasons.iter().any(|reason| message.contains(reason));
+            assert!(named, "{why}: {message}");
+            assert!(message.contains("--policy"), "{why} has no hint: {message}");
             let asked = served.registry.manifest_gets() - before;
             // Further proxies may have begun, each with a try of its own.
             let most = proxies.parse().unwrap();
-            assert!(asked <= most, "{why} was tried again: {said}");
+            assert!(asked <= most, "{why} was tried again: {message}");
             assert!(!scratch.layout("image").folder().exists());
         }
     }

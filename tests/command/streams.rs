@@ -48,16 +48,16 @@ fn a_full_stdout_is_told_and_the_image_is_there() {
             let layout = scratch.layout("image");
             let pull = scratch.pull(&skopeo, &image, &layout.tagged("v1"));
             let pull = pull.args(json.iter().copied()).stdout_to(full());
-            let said = pull.run().failed(1);
+            let message = pull.run().failed(1);
             let expected =
                 "longshore: the pull is complete, but this failed: can't write to stdout: ";
-            assert!(said.contains(expected), "{said}");
+            assert!(message.contains(expected), "{message}");
             complete(&layout);
             let inspect = scratch.inspect(&skopeo, &image).args(json.iter().copied());
-            let said = inspect.stdout_to(full()).run().failed(1);
+            let message = inspect.stdout_to(full()).run().failed(1);
             assert!(
-                said.starts_with("longshore: can't write to stdout: No space"),
-                "{said}"
+                message.starts_with("longshore: can't write to stdout: No space"),
+                "{message}"
             );
         }
     }
@@ -202,12 +202,12 @@ fn events_that_can_not_be_written_down_are_told_and_the_image_is_there() {
         &served.reference("v1"),
         &layout.tagged("v1"),
     );
-    let said = pull
+    let message = pull
         .args(["--events", "/dev/full", "--quiet"])
         .run()
         .failed(1);
     let expected = "longshore: the pull is complete, but this failed: can't write events into /dev/full: No space";
-    assert!(said.starts_with(expected), "{said}");
+    assert!(message.starts_with(expected), "{message}");
     complete(&layout);
 }
 

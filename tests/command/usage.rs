@@ -8,8 +8,11 @@ use crate::harness::{Scratch, Served, newest_skopeo, small_image};
 #[track_caller]
 fn refused(scratch: &Scratch, args: &[&str], words: &str) {
     let run = scratch.longshore().env("PATH", "/nowhere");
-    let said = run.args(args.iter().copied()).run().failed(2);
-    assert!(said.contains(words), "{args:?}: no {words:?} in {said}");
+    let message = run.args(args.iter().copied()).run().failed(2);
+    assert!(
+        message.contains(words),
+        "{args:?}: no {words:?} in {message}"
+    );
 }
 
 #[test]
@@ -232,9 +235,9 @@ fn a_password_in_an_argument_is_not_repeated() {
     let scratch = Scratch::new();
     let run = scratch.longshore();
     let arguments = ["pull", "http://user:sesame@a.b/c", "oci:x"];
-    let said = run.args(arguments).run().failed(2);
-    assert!(said.contains("a.b/c"), "{said}");
-    assert!(!said.contains("sesame"), "{said}");
+    let message = run.args(arguments).run().failed(2);
+    assert!(message.contains("a.b/c"), "{message}");
+    assert!(!message.contains("sesame"), "{message}");
 }
 
 #[test]
@@ -265,10 +268,10 @@ fn help_and_version_succeed() {
 fn a_wrong_credential_is_not_repeated() {
     let scratch = Scratch::new();
     let run = scratch.longshore().env("PATH", "/nowhere");
-    let said = run
+    let message = run
         .args(["pull", "--creds", "-", "docker://127.0.0.1:1/a", "oci:x"])
         .input("sesame-without-a-colon\n")
         .run()
         .failed(2);
-    assert!(!said.contains("sesame"), "{said}");
+    assert!(!message.contains("sesame"), "{message}");
 }

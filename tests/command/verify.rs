@@ -36,27 +36,27 @@ fn problems(report: &Value) -> Vec<(&str, &str)> {
 }
 
 /// A layout with an image that was pulled.
-struct Stage {
+struct Fixture {
     served: Served,
     image: Written,
     scratch: Scratch,
     layout: Layout,
 }
 
-impl Stage {
+impl Fixture {
     fn new() -> Self {
         let (served, image) = Served::image("v1", &small_image(1));
         let scratch = Scratch::new();
         let layout = scratch.layout("image");
-        let stage = Self {
+        let fixture = Self {
             served,
             image,
             scratch,
             layout,
         };
-        stage.pull().run().succeeded();
-        stage.served.take_blob_gets();
-        stage
+        fixture.pull().run().succeeded();
+        fixture.served.take_blob_gets();
+        fixture
     }
 
     fn pull(&self) -> Longshore {
@@ -92,20 +92,20 @@ impl Stage {
 #[test]
 #[ignore = "needs skopeo"]
 fn what_was_pulled_is_good() {
-    let stage = Stage::new();
-    for layout in [stage.layout.all(), stage.layout.tagged("v1")] {
-        let run = verify(&stage.scratch, &layout).arg("--diff-ids").run();
-        let said = run.succeeded().stdout;
-        assert!(said.starts_with("5 blobs of 1 image read ("), "{said}");
+    let fixture = Fixture::new();
+    for layout in [fixture.layout.all(), fixture.layout.tagged("v1")] {
+        let run = verify(&fixture.scratch, &layout).arg("--diff-ids").run();
+        let stdout = run.succeeded().stdout;
+        assert!(stdout.starts_with("5 blobs of 1 image read ("), "{stdout}");
         assert!(
-            said.ends_with("3 layers decompressed: all good\n"),
-            "{said}"
+            stdout.ends_with("3 layers decompressed: all good\n"),
+            "{stdout}"
         );
     }
-    let report = stage.verify().args(["--all", "--workers", "1"]).report();
+    let report = fixture.verify().args(["--all", "--workers", "1"]).report();
     assert_eq!(report["version"], 1);
     assert_eq!(report["ok"], true);
-    assert_eq!(report["layout"], stage.layout.folder().to_str().unwrap());
+    assert_eq!(report["layout"], fixture.layout.folder().to_str().unwrap());
     assert_eq!(
         (&report["images"], &report["blobs"]),
         (&json!(1), &json!(5))
@@ -132,17 +132,17 @@ fn what_skopeo_wrote_is_good() {
 #[test]
 #[ignore = "needs skopeo"]
 fn each_damage_is_told_by_its_kind_and_code_1() {
-    let stage = Stage::new();
-    let [missing, longer, damaged] = &stage.image.layers[..] else {
+    let fixture = Fixture::new();
+    let [missing, longer, damaged] = &fixture.image.layers[..] else {
         panic!("it has three layers")
     };
-    fs::remove_file(stage.layout.blob(missing.digest())).unwrap();
-    let mut bytes = fs::read(stage.layout.blob(longer.digest())).unwrap();
+    fs::remove_file(fixture.layout.blob(missing.digest())).unwrap();
+    let mut bytes = fs::read(fixture.layout.blob(longer.digest())).unwrap();
     bytes.push(0);
-    fs::write(stage.layout.blob(longer.digest()), bytes).unwrap();
-    stage.damage(damaged.digest());
+    fs::write(fixture.layout.blob(longer.digest()), bytes).unwrap();
+    fixture.damage(damaged.digest());
 
-    let run = stage.verify().arg("--json").run();
+    let run = fixture.verify().arg("--json").run();
     let report = report(&run, 1);
     let mut expected = [
         (missing.digest().as_ref(), "missing"),
@@ -164,7 +164,7 @@ fn each_damage_is_told_by_its_kind_and_code_1() {
         assert_eq!(problem["found_digest"].is_string(), is_damaged, "{problem}");
     }
 
-    let run = stage.verify().run();
+    let run = fixture.verify().run();
     assert_eq!(run.status.code(), Some(1), "{run}");
     assert!(run.stderr.contains("3 problems found; --repair"), "{run}");
     let widest = run.stdout.lines().map(str::len).max();
@@ -182,35 +182,35 @@ fn each_damage_is_told_by_its_kind_and_code_1() {
 #[test]
 #[ignore = "needs skopeo"]
 fn a_pull_reuses_a_damaged_layer_and_fetches_it_after_a_repair() {
-    let stage = Stage::new();
-    for blob in stage.blobs() {
-        stage.damage(&blob);
-        let run = stage.verify().args(["--repair", "--json"]).run();
+    let fixture = Fixture::new();
+    for blob in fixture.blobs() {
+        fixture.damage(&blob);
+        let run = fixture.verify().args(["--repair", "--json"]).run();
         let report = report(&run, 1);
         assert_eq!(problems(&report), [(&*blob, "damaged")]);
         assert_eq!(report["problems"][0]["removed"], true);
-        assert!(!stage.layout.has(&blob));
-        assert_eq!(stage.layout.strangers(), [""; 0]);
+        assert!(!fixture.layout.has(&blob));
+        assert_eq!(fixture.layout.strangers(), [""; 0]);
 
-        stage.served.take_blob_gets();
-        stage.pull().run().succeeded();
+        fixture.served.take_blob_gets();
+        fixture.pull().run().succeeded();
         // The manifest is always fetched, and is no blob for the registry.
-        let fetched = stage.served.take_blob_gets();
-        let expected: &[String] = if blob == stage.image.manifest_digest.as_ref() {
+        let fetched = fixture.served.take_blob_gets();
+        let expected: &[String] = if blob == fixture.image.manifest_digest.as_ref() {
             &[]
         } else {
             std::slice::from_ref(&blob)
         };
         assert_eq!(fetched, expected);
-        stage.layout.assert_valid();
-        stage.verify().run().succeeded();
+        fixture.layout.assert_valid();
+        fixture.verify().run().succeeded();
     }
     // Without a repair, the pull trusts the size.
-    let layer = stage.image.layers[0].digest();
-    stage.damage(layer);
-    stage.pull().run().succeeded();
-    assert_eq!(stage.served.take_blob_gets(), [""; 0]);
-    let run = stage.verify().arg("--repair").run();
+    let layer = fixture.image.layers[0].digest();
+    fixture.damage(layer);
+    fixture.pull().run().succeeded();
+    assert_eq!(fixture.served.take_blob_gets(), [""; 0]);
+    let run = fixture.verify().arg("--repair").run();
     assert!(
         run.stdout.contains("removed: the next pull fetches it"),
         "{run}"
@@ -283,17 +283,17 @@ fn damaged_blobs_that_a_killed_pull_left_are_found_before_a_pull_reuses_them() {
 #[test]
 #[ignore = "needs skopeo"]
 fn what_can_not_be_verified_is_code_1_and_changes_nothing() {
-    let stage = Stage::new();
-    let said = verify(&stage.scratch, "oci:nowhere").run().failed(1);
-    assert!(said.contains("can't verify nowhere"), "{said}");
-    assert!(!stage.scratch.path("nowhere").exists());
-    let said = verify(&stage.scratch, &stage.layout.tagged("v2")).run();
-    let said = said.failed(1);
-    assert!(said.contains("it has v1"), "{said}");
-    fs::create_dir(stage.scratch.path("home")).unwrap();
-    let said = verify(&stage.scratch, "oci:home").run().failed(1);
-    assert!(said.contains("no OCI image layout"), "{said}");
-    fs::write(stage.layout.folder().join("index.json"), "{").unwrap();
-    let said = stage.verify().arg("--repair").run().failed(1);
-    assert!(said.contains("index.json"), "{said}");
+    let fixture = Fixture::new();
+    let message = verify(&fixture.scratch, "oci:nowhere").run().failed(1);
+    assert!(message.contains("can't verify nowhere"), "{message}");
+    assert!(!fixture.scratch.path("nowhere").exists());
+    let run = verify(&fixture.scratch, &fixture.layout.tagged("v2")).run();
+    let message = run.failed(1);
+    assert!(message.contains("it has v1"), "{message}");
+    fs::create_dir(fixture.scratch.path("home")).unwrap();
+    let message = verify(&fixture.scratch, "oci:home").run().failed(1);
+    assert!(message.contains("no OCI image layout"), "{message}");
+    fs::write(fixture.layout.folder().join("index.json"), "{").unwrap();
+    let message = fixture.verify().arg("--repair").run().failed(1);
+    assert!(message.contains("index.json"), "{message}");
 }

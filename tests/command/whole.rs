@@ -231,21 +231,21 @@ fn where_nothing_can_be_put_is_found_before_the_registry_is_asked() {
     for (destination, words) in table {
         for options in [&["--quiet"][..], &["--quiet", "--dry-run"]] {
             let pull = scratch.pull(&newest_skopeo(), &served.reference("v1"), destination);
-            let said = pull.args(options.iter().copied()).run().failed(1);
-            assert!(said.contains(words), "{destination}: {said}");
+            let message = pull.args(options.iter().copied()).run().failed(1);
+            assert!(message.contains(words), "{destination}: {message}");
             assert!(
-                said.contains(&format!("can't write {destination}: ")),
-                "{said}"
+                message.contains(&format!("can't write {destination}: ")),
+                "{message}"
             );
         }
     }
     // Nobody can create a folder there, not even root. A dry run does not try.
     let nowhere = "oci-archive:/sys/image.tar";
     let pull = scratch.pull(&newest_skopeo(), &served.reference("v1"), nowhere);
-    let said = pull.arg("--quiet").run().failed(1);
+    let message = pull.arg("--quiet").run().failed(1);
     assert!(
-        said.contains("can't write oci-archive:/sys/image.tar: "),
-        "{said}"
+        message.contains("can't write oci-archive:/sys/image.tar: "),
+        "{message}"
     );
     assert_eq!(served.registry.requests().len(), 0);
     assert_eq!(names(&place), ["file", "full"]);
@@ -278,8 +278,8 @@ fn a_pull_that_fails_leaves_what_was_there() {
     fs::create_dir(place.join("image")).unwrap();
     for destination in ["oci-archive:place/image.tar", "dir:place/image"] {
         let pull = scratch.pull(&newest_skopeo(), &served.reference("v1"), destination);
-        let said = pull.args(["--quiet", "--retries", "0"]).run().failed(1);
-        assert!(said.contains("can't pull"), "{said}");
+        let message = pull.args(["--quiet", "--retries", "0"]).run().failed(1);
+        assert!(message.contains("can't pull"), "{message}");
         assert_eq!(names(&place), ["image", "image.tar"]);
         assert_eq!(fs::read(place.join("image.tar")).unwrap(), b"old");
         assert_eq!(names(&place.join("image")), [""; 0]);
@@ -359,9 +359,9 @@ fn a_full_disk_leaves_nothing_and_an_archive_needs_one_more_layer_than_its_size(
             assert_eq!(names(&place), ["image.tar"]);
             continue;
         }
-        let said = run.failed(1);
-        assert!(said.contains("No space left"), "{size}: {said}");
-        assert!(said.contains("free some space"), "{size}: {said}");
+        let message = run.failed(1);
+        assert!(message.contains("No space left"), "{size}: {message}");
+        assert!(message.contains("free some space"), "{size}: {message}");
         assert_eq!(names(&place), [""; 0], "{size}");
     }
 }
@@ -374,10 +374,10 @@ fn a_mount_point_is_no_place_for_a_folder() {
     let place = place(&scratch);
     let _disk = Disk::mount(&place, "size=1m");
     let pull = scratch.pull(&newest_skopeo(), &served.reference("v1"), "dir:place");
-    let said = pull.arg("--quiet").run().failed(1);
+    let message = pull.arg("--quiet").run().failed(1);
     assert!(
-        said.contains("it is a mount point; name a folder in it"),
-        "{said}"
+        message.contains("it is a mount point; name a folder in it"),
+        "{message}"
     );
 }
 

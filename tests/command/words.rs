@@ -80,14 +80,14 @@ fn whatever_a_registry_says_is_harmless_wherever_it_is_written() {
                     events.to_str().unwrap(),
                 ])
                 .run();
-            let said = run.failed(1);
+            let message = run.failed(1);
             let events = fs::read_to_string(events).unwrap();
-            for (what, text) in [("stderr", &said), ("events", &events)] {
+            for (what, text) in [("stderr", &message), ("events", &events)] {
                 assert_harmless(what, text);
             }
-            assert!(said.contains("will retry"), "{said}");
+            assert!(message.contains("will retry"), "{message}");
             assert!(events.contains("blob_retried"), "{events}");
-            assert!(!said.contains("signature policy"), "{said}");
+            assert!(!message.contains("signature policy"), "{message}");
         }
     }
 }
@@ -132,8 +132,8 @@ fn of_a_crash_its_reason_is_shown_and_not_its_registers() {
         let lines = format!("echo '{crash}' >&2; echo >&2; {registers}; exit 2");
         let skopeo = script(&scratch, &lines);
         let pull = scratch.pull(&skopeo, "oci:somewhere:v1", "oci:image:v1");
-        let said = pull.args(["--retries", "0"]).run().failed(1);
-        assert!(said.contains(crash), "{said}");
-        assert!(!said.contains("0x0000"), "{said}");
+        let message = pull.args(["--retries", "0"]).run().failed(1);
+        assert!(message.contains(crash), "{message}");
+        assert!(!message.contains("0x0000"), "{message}");
     }
 }

@@ -156,12 +156,12 @@ fn an_index_that_is_not_there_is_asked_for_once() {
             let error = within_bound(fetcher.open_index(&served.reference()))
                 .await
                 .unwrap_err();
-            let said = error.to_string();
+            let message = error.to_string();
             assert!(
                 matches!(error, Error::Refused { .. }),
                 "{protocol}: {error:?}"
             );
-            assert_eq!(said, "skopeo inspect failed");
+            assert_eq!(message, "skopeo inspect failed");
             assert_eq!(served.registry.manifest_gets(), 1, "{protocol}");
         }
     });

@@ -29,7 +29,7 @@ struct Work {
 
 /// The values that are the same for all pulls of an image from a registry.
 #[derive(Debug)]
-struct Stage<'a> {
+struct PullSetup<'a> {
     case: Case,
     made: &'a Made,
     /// The names of the images at the registry.
@@ -92,7 +92,7 @@ impl Run {
             let made = workload.make(&work.folder, tools, self.tiny)?;
             for kind in self.kinds() {
                 let registry = kind.start(&made, &work.folder, tools)?;
-                let stage = Stage {
+                let setup = PullSetup {
                     case: Case {
                         // Figures of a small image must not be mistaken for those of the real one.
                         workload: format!("{workload}{}", if self.tiny { " (tiny)" } else { "" }),
@@ -109,7 +109,7 @@ impl Run {
                 };
                 for round in 0..self.runs.get() {
                     for contestant in in_turn(&contestants, round) {
-                        report.samples.push(self.pull(&stage, contestant, round)?);
+                        report.samples.push(self.pull(&setup, contestant, round)?);
                     }
                 }
                 if let Some(file) = &self.json {
@@ -127,20 +127,20 @@ impl Run {
     /// Makes one contestant pull the image once.
     fn pull(
         &self,
-        stage: &Stage<'_>,
+        setup: &PullSetup<'_>,
         contestant: &Contestant,
         round: usize,
     ) -> anyhow::Result<Sample> {
-        if stage.destination.exists() {
-            fs::remove_dir_all(&stage.destination)?;
+        if setup.destination.exists() {
+            fs::remove_dir_all(&setup.destination)?;
         }
-        let (images, destination) = (&stage.images, &stage.destination);
+        let (images, destination) = (&setup.images, &setup.destination);
         let how = How {
-            is_plain: stage.trust.is_none(),
-            is_index: stage.is_index,
+            is_plain: setup.trust.is_none(),
+            is_index: setup.is_index,
         };
-        let mut command = contestant.pull(stage.tools, images, destination, how)?;
-        if let Some(trust) = &stage.trust {
+        let mut command = contestant.pull(setup.tools, images, destination, how)?;
+        if let Some(trust) = &setup.trust {
             trust.give_to(&mut command);
         }
         if self.memory_cache && !contestant.is_ours() {
@@ -150,9 +150,9 @@ impl Run {
         }
         let measured = measure::run(&mut command, Duration::from_secs(self.timeout))?;
         let failure = measured.failure.or_else(|| {
-            let images = stage.made.images.iter().enumerate();
+            let images = setup.made.images.iter().enumerate();
             let mut checked = images.map(|(number, image)| {
-                let layout = contestant.layout_of(destination, number, stage.images.len());
+                let layout = contestant.layout_of(destination, number, setup.images.len());
                 check(&layout, image)
             });
             let wrong = checked.find_map(Result::err)?;
@@ -161,12 +161,12 @@ impl Run {
         let wall = measured.wall.as_secs_f64();
         eprintln!(
             "compare: {}, round {}, {contestant}: {}",
-            name_of(&stage.case),
+            name_of(&setup.case),
             round + 1,
             failure.clone().unwrap_or_else(|| format!("{wall:.3} s"))
         );
         Ok(Sample {
-            case: stage.case.clone(),
+            case: setup.case.clone(),
             contestant: contestant.to_string(),
             round,
             wall,

@@ -157,8 +157,8 @@ impl MemoryProxy {
                 tokio::spawn(async move {
                     let written = ends.data.write_all(&bytes).await;
                     if let Err(error) = written {
-                        let said = json!({ "code": "EPIPE", "message": error.to_string() });
-                        let _ = ends.error.write_all(said.to_string().as_bytes()).await;
+                        let report = json!({ "code": "EPIPE", "message": error.to_string() });
+                        let _ = ends.error.write_all(report.to_string().as_bytes()).await;
                     }
                 });
             }
