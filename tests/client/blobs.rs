@@ -84,7 +84,7 @@ fn a_good_blob_is_read_whole() {
 }
 
 #[test]
-fn a_blob_of_no_bytes_is_good() {
+fn an_empty_blob_is_good() {
     run(async {
         for framing in Framing::BOTH {
             judged(framing, b"", b"", None, |verdict, _| {
@@ -96,7 +96,7 @@ fn a_blob_of_no_bytes_is_good() {
 }
 
 #[test]
-fn corrupt_bytes_are_told_with_their_digest() {
+fn corrupt_bytes_are_reported_with_their_digest() {
     run(async {
         let wanted = noise(1000, 1);
         let mut sent = wanted.clone();
@@ -133,7 +133,7 @@ fn a_byte_too_many_and_a_mebibyte_too_many_are_too_long() {
 }
 
 #[test]
-fn a_proxy_that_finds_the_blob_too_long_too_does_not_hide_that_it_is() {
+fn a_too_long_blob_is_reported_also_if_the_proxy_reports_an_error() {
     run(async {
         let sent = noise(2 << 20, 1);
         let error = Some("write |1: broken pipe");
@@ -149,7 +149,7 @@ fn a_proxy_that_finds_the_blob_too_long_too_does_not_hide_that_it_is() {
 }
 
 #[test]
-fn fewer_bytes_than_promised_are_short_and_no_success() {
+fn a_blob_with_missing_bytes_is_short() {
     run(async {
         let wanted = noise(1000, 1);
         for length in [0, 999] {
@@ -175,7 +175,7 @@ fn fewer_bytes_than_promised_are_short_and_no_success() {
 }
 
 #[test]
-fn a_blob_that_breaks_off_silently_is_stalled() {
+fn a_blob_that_stops_without_an_end_is_stalled() {
     run(async {
         let wanted = noise(1000, 1);
         for framing in Framing::BOTH {
@@ -199,7 +199,7 @@ fn a_blob_that_breaks_off_silently_is_stalled() {
 }
 
 #[test]
-fn all_bytes_without_an_end_are_stalled_on_the_raw_way() {
+fn a_raw_blob_whose_pipe_stays_open_is_stalled() {
     run(async {
         let mut fixture = OpenImageFixture::with_short_stall_timeout(Framing::Raw).await;
         let (blob, mut flow) = fixture.get(&sha256(b"content"), 7, 7).await;
@@ -238,7 +238,7 @@ fn a_slow_blob_that_makes_progress_is_not_stalled() {
 }
 
 #[test]
-fn a_wrong_announced_size_is_refused_before_a_byte_is_read() {
+fn a_wrong_announced_size_is_refused_before_reading() {
     run(async {
         for framing in Framing::BOTH {
             let mut fixture = OpenImageFixture::new(framing).await;
@@ -258,7 +258,7 @@ fn a_wrong_announced_size_is_refused_before_a_byte_is_read() {
 }
 
 #[test]
-fn an_unannounced_size_is_that_of_the_descriptor() {
+fn without_an_announced_size_the_descriptors_is_used() {
     run(async {
         for framing in Framing::BOTH {
             let mut fixture = OpenImageFixture::new(framing).await;
@@ -275,7 +275,7 @@ fn an_unannounced_size_is_that_of_the_descriptor() {
 }
 
 #[test]
-fn a_refusal_at_once_names_the_blob_and_leaves_the_connection_good() {
+fn an_immediate_refusal_names_the_blob_and_keeps_the_connection() {
     run(async {
         for framing in Framing::BOTH {
             let mut fixture = OpenImageFixture::new(framing).await;
@@ -299,7 +299,7 @@ fn a_refusal_at_once_names_the_blob_and_leaves_the_connection_good() {
 }
 
 #[test]
-fn a_refusal_in_the_middle_is_told_by_the_error_pipe() {
+fn a_refusal_during_a_transfer_comes_through_the_error_pipe() {
     run(async {
         let table = [
             (
@@ -335,7 +335,7 @@ fn a_refusal_in_the_middle_is_told_by_the_error_pipe() {
 }
 
 #[test]
-fn what_the_proxy_finds_in_the_end_is_told_by_finish() {
+fn finish_returns_the_error_that_the_proxy_found_at_the_end() {
     run(async {
         let content = noise(1000, 1);
         let error = Some("it was wrong, says the proxy");
@@ -383,7 +383,7 @@ fn each_known_digest_algorithm_is_checked() {
 }
 
 #[test]
-fn an_unknown_algorithm_or_an_impossible_size_is_not_even_asked_for() {
+fn unknown_algorithms_and_impossible_sizes_are_refused_without_a_request() {
     run(async {
         for framing in Framing::BOTH {
             let fixture = OpenImageFixture::new(framing).await;
@@ -403,7 +403,7 @@ fn an_unknown_algorithm_or_an_impossible_size_is_not_even_asked_for() {
 }
 
 #[test]
-fn a_blob_is_read_by_lines_as_well() {
+fn a_blob_can_be_read_by_lines() {
     run(async {
         for framing in Framing::BOTH {
             let mut fixture = OpenImageFixture::new(framing).await;

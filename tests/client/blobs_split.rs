@@ -112,7 +112,7 @@ fn reader_in_a_task_and_the_driver_awaited_first() {
 }
 
 #[test]
-fn joined() {
+fn reader_and_driver_joined() {
     run(async {
         let content = noise(SIZE, 1);
         for framing in Framing::BOTH {
@@ -128,7 +128,7 @@ fn joined() {
 }
 
 #[test]
-fn a_driver_that_is_dropped_unpolled_keeps_the_reader_from_nothing() {
+fn the_reader_works_after_its_driver_is_dropped() {
     run(async {
         let content = noise(SIZE, 1);
         for framing in Framing::BOTH {
@@ -143,7 +143,7 @@ fn a_driver_that_is_dropped_unpolled_keeps_the_reader_from_nothing() {
 }
 
 #[test]
-fn a_reader_kept_alive_after_taking_exactly_its_bytes_holds_up_no_driver() {
+fn the_driver_ends_while_a_drained_reader_is_held() {
     run(async {
         for size in [0, 1, SIZE] {
             let content = noise(size, 1);
@@ -163,7 +163,7 @@ fn a_reader_kept_alive_after_taking_exactly_its_bytes_holds_up_no_driver() {
 }
 
 #[test]
-fn a_reader_dropped_after_exactly_its_bytes_has_abandoned_nothing() {
+fn dropping_a_drained_reader_is_no_error() {
     run(async {
         for size in [0, 1, SIZE] {
             let content = noise(size, 1);
@@ -179,7 +179,7 @@ fn a_reader_dropped_after_exactly_its_bytes_has_abandoned_nothing() {
 }
 
 #[test]
-fn both_halves_tell_that_the_bytes_are_wrong() {
+fn both_halves_report_wrong_bytes() {
     run(async {
         let content = noise(SIZE, 1);
         let mut corrupt = content.clone();
@@ -199,7 +199,7 @@ fn both_halves_tell_that_the_bytes_are_wrong() {
 }
 
 #[test]
-fn both_halves_tell_that_a_byte_is_too_many() {
+fn both_halves_report_a_byte_too_many() {
     run(async {
         let long = noise(1001, 1);
         for framing in Framing::BOTH {
@@ -220,7 +220,7 @@ fn both_halves_tell_that_a_byte_is_too_many() {
 }
 
 #[test]
-fn both_halves_tell_that_it_stalled() {
+fn both_halves_report_a_stall() {
     run(async {
         for framing in Framing::BOTH {
             let Split {
@@ -252,7 +252,7 @@ fn both_halves_tell_that_it_stalled() {
 }
 
 #[test]
-fn a_reader_dropped_early_is_told_by_the_driver() {
+fn the_driver_reports_a_reader_that_was_dropped_early() {
     run(async {
         for framing in Framing::BOTH {
             for count in [0, 3] {
@@ -279,7 +279,7 @@ fn a_reader_dropped_early_is_told_by_the_driver() {
 }
 
 #[test]
-fn a_driver_awaited_while_nobody_reads_ends_as_unread() {
+fn a_driver_without_a_reading_reader_ends_as_unread() {
     run(async {
         for framing in Framing::BOTH {
             let Split {
@@ -298,7 +298,7 @@ fn a_driver_awaited_while_nobody_reads_ends_as_unread() {
 }
 
 #[test]
-fn a_reader_reads_by_lines_as_well() {
+fn the_reader_can_read_by_lines() {
     run(async {
         for framing in Framing::BOTH {
             let lines = consumed(framing, b"one\ntwo", b"one\ntwo", async |reader, driver| {
@@ -317,7 +317,7 @@ fn a_reader_reads_by_lines_as_well() {
 }
 
 #[test]
-fn a_reader_alone_learns_that_the_blob_broke_off() {
+fn a_reader_without_a_driver_reports_a_broken_transfer() {
     run(async {
         for error in [None, Some("cut")] {
             let Split {

@@ -41,7 +41,7 @@ async fn raw(announced: i64, sent: &[u8], error: Option<&str>) -> Result<Vec<u8>
 }
 
 #[test]
-fn a_raw_blob_is_whatever_comes() {
+fn a_raw_blob_is_not_verified() {
     run(async {
         for announced in [7, -1] {
             assert_eq!(raw(announced, b"content", None).await.unwrap(), b"content");
@@ -51,7 +51,7 @@ fn a_raw_blob_is_whatever_comes() {
 }
 
 #[test]
-fn a_raw_blob_is_held_to_the_size_it_was_announced_with() {
+fn a_raw_blob_must_have_its_announced_size() {
     run(async {
         let error = raw(8, b"content", None).await.unwrap_err();
         assert!(
@@ -74,7 +74,7 @@ fn a_raw_blob_is_held_to_the_size_it_was_announced_with() {
 }
 
 #[test]
-fn an_error_of_a_raw_blob_is_told_whatever_came() {
+fn the_error_of_a_raw_blob_is_returned_also_if_all_bytes_came() {
     run(async {
         for announced in [7, -1] {
             let report = r#"{"code":"other","message":"boom"}"#;
@@ -114,7 +114,7 @@ async fn taken_apart(sent: &[u8], error: Option<&str>) -> (Vec<u8>, longshore::R
 }
 
 #[test]
-fn a_raw_blob_can_be_read_from_its_pipe_and_says_how_it_ended() {
+fn a_raw_blob_can_be_split_into_its_pipe_and_its_result() {
     run(async {
         let content = noise(1 << 20, 1);
         let (bytes, ended) = taken_apart(&content, None).await;
@@ -155,7 +155,7 @@ fn a_raw_blob_needs_protocol_0_2_8() {
 }
 
 #[test]
-fn a_proxy_that_goes_away_in_the_middle_is_told_as_that() {
+fn a_proxy_that_ends_during_a_raw_blob_is_reported() {
     run(async {
         for framing in Framing::BOTH {
             for read_some in [false, true] {
@@ -190,7 +190,7 @@ fn a_proxy_that_goes_away_in_the_middle_is_told_as_that() {
 }
 
 #[test]
-fn a_raw_blob_of_unknown_size_whose_proxy_goes_away_is_no_success() {
+fn a_raw_blob_of_unknown_size_fails_if_its_proxy_ends() {
     run(async {
         // Whether the pipe or the socket is seen to end first is a race.
         for round in 0..50 {
@@ -219,7 +219,7 @@ fn a_raw_blob_of_unknown_size_whose_proxy_goes_away_is_no_success() {
 }
 
 #[test]
-fn a_blob_that_has_all_its_bytes_is_good_though_its_proxy_is_gone() {
+fn a_complete_blob_is_good_also_if_its_proxy_has_ended() {
     run(async {
         let mut fixture = OpenImageFixture::new(Framing::Raw).await;
         let (blob, mut flow) = fixture.get(&sha256(b"content"), 7, 7).await;

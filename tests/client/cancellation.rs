@@ -199,7 +199,7 @@ fn connect_dropped_at_any_await_ends_the_proxy() {
 }
 
 #[test]
-fn finalize_dropped_at_any_await_ends_the_proxy_all_the_same() {
+fn finalize_dropped_at_any_await_ends_the_proxy() {
     run_single(async {
         for pause in PAUSES {
             for polls in 0..5 {
@@ -215,7 +215,7 @@ fn finalize_dropped_at_any_await_ends_the_proxy_all_the_same() {
 }
 
 #[test]
-fn tasks_that_are_aborted_at_random_leave_nothing_open() {
+fn tasks_aborted_at_random_leave_nothing_open() {
     run(async {
         let test = TestImage::with_layers(&[300_000]);
         for version in VERSIONS {

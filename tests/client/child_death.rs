@@ -50,7 +50,7 @@ fn assert_killed(error: Error) {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn a_pending_call_queued_ones_and_later_ones_tell_that_the_proxy_was_killed() {
+fn all_calls_report_that_the_proxy_was_killed() {
     run(async {
         for protocol in SKOPEOS {
             let (_silent, reference) = silent_registry();
@@ -79,7 +79,7 @@ fn a_pending_call_queued_ones_and_later_ones_tell_that_the_proxy_was_killed() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn a_blob_on_its_way_tells_that_the_proxy_was_killed() {
+fn a_running_transfer_reports_that_the_proxy_was_killed() {
     run(async {
         let folder = tempfile::tempdir().unwrap();
         // More bytes than a pipe and skopeo's own buffers hold.
@@ -117,7 +117,7 @@ fn a_blob_on_its_way_tells_that_the_proxy_was_killed() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn a_raw_blob_of_which_no_size_is_wanted_tells_it_too() {
+fn a_raw_blob_without_a_size_reports_that_the_proxy_was_killed() {
     run(async {
         let folder = tempfile::tempdir().unwrap();
         let test = TestImage::with_layers(&[4 << 20]);
@@ -145,7 +145,7 @@ fn wrong_or_closed(error: Error) -> Error {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn the_end_of_stderr_is_told() {
+fn an_error_contains_the_end_of_stderr() {
     run(async {
         let config = wrapped(r#"echo first >&2; echo last words >&2; exec "$skopeo" "$@""#);
         let proxy = ImageProxy::new_with_config(config).await.unwrap();
@@ -164,7 +164,7 @@ fn the_end_of_stderr_is_told() {
 }
 
 #[test]
-fn a_child_that_exits_at_once_is_told_with_what_it_said() {
+fn a_child_that_exits_at_start_is_reported_with_its_stderr() {
     run(async {
         for status in [0, 3] {
             let script = format!("echo no such option >&2; exit {status}");
@@ -180,7 +180,7 @@ fn a_child_that_exits_at_once_is_told_with_what_it_said() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn a_real_skopeo_that_refuses_its_options_is_told_with_what_it_said() {
+fn a_skopeo_that_refuses_its_options_is_reported_with_its_stderr() {
     run(async {
         for protocol in SKOPEOS {
             let config = tools::config(protocol).decryption_keys(vec!["key".to_owned()]);
@@ -192,7 +192,7 @@ fn a_real_skopeo_that_refuses_its_options_is_told_with_what_it_said() {
 }
 
 #[test]
-fn a_program_that_is_not_there_is_named() {
+fn a_missing_program_is_named() {
     run(async {
         let config = ImageProxyConfig::default().skopeo_path("/nowhere/skopeo");
         let error = ImageProxy::new_with_config(config).await.unwrap_err();
@@ -205,7 +205,7 @@ fn a_program_that_is_not_there_is_named() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn a_child_that_writes_megabytes_to_stderr_is_not_held_up() {
+fn a_child_that_writes_megabytes_to_stderr_is_not_blocked() {
     run(async {
         // The text comes before the first answer, and in one long line.
         let script =
@@ -241,7 +241,7 @@ fn a_child_that_never_stops_writing_to_stderr_can_be_ended() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn a_wrapper_that_is_killed_takes_its_skopeo_with_it() {
+fn the_skopeo_of_a_killed_wrapper_ends() {
     run(async {
         let proxy = ImageProxy::new_with_config(wrapped(WRAPPER)).await.unwrap();
         let wrapper = only_child();
@@ -259,7 +259,7 @@ fn a_wrapper_that_is_killed_takes_its_skopeo_with_it() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn what_a_wrapper_left_in_the_background_is_killed() {
+fn background_processes_of_a_wrapper_are_killed() {
     run(async {
         for finalize in [false, true] {
             let config = wrapped(r#"sleep 1000 & exec "$skopeo" "$@""#);
@@ -289,7 +289,7 @@ fn a_wrapper_is_finalized_in_order() {
 }
 
 #[test]
-fn a_proxy_killed_while_it_is_finalized_is_told_as_killed() {
+fn finalize_reports_a_proxy_that_was_killed() {
     run(async {
         let script = format!("{HELLO} exec sleep 1000");
         let proxy = ImageProxy::new_with_config(scripted(&script))
@@ -308,7 +308,7 @@ fn a_proxy_killed_while_it_is_finalized_is_told_as_killed() {
 }
 
 #[test]
-fn a_proxy_killed_while_finalize_waits_for_an_answer_is_told_as_killed() {
+fn finalize_and_a_pending_call_report_a_proxy_that_was_killed() {
     run(async {
         let script = format!("{HELLO} exec sleep 1000");
         let proxy = ImageProxy::new_with_config(scripted(&script))
@@ -379,7 +379,7 @@ fn helper_that_is_killed() {
 /// Our stderr is a full pipe. What the proxy writes there does not fit, and must not block the thread that
 /// reaps the proxy.
 #[test]
-fn a_stderr_of_ours_that_nobody_reads_holds_up_no_proxy() {
+fn an_unread_stderr_of_this_process_blocks_no_proxy() {
     run(async {
         let mut helper = as_another_test(module_path!(), "helper_whose_stderr_nobody_reads")
             .stdout(Stdio::piped())

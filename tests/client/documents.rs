@@ -84,7 +84,7 @@ fn a_document_asked_for_before_finalize_is_read_to_its_end() {
 }
 
 #[test]
-fn a_document_without_end_is_given_up_and_the_connection_goes_on() {
+fn a_document_over_the_bound_keeps_the_connection() {
     run(async {
         let image = with_large_manifest();
         let options = ConnectionOptions::default().max_document_bytes(MANIFEST as u64 - 1);
@@ -103,7 +103,7 @@ fn a_document_without_end_is_given_up_and_the_connection_goes_on() {
 }
 
 #[test]
-fn a_document_whose_future_is_polled_no_further_holds_up_no_other_call() {
+fn a_document_that_is_not_polled_blocks_no_other_call() {
     // On one thread, nothing happens between two polls except what the other call does.
     run_single(async {
         let image = with_large_manifest();
@@ -130,7 +130,7 @@ fn a_document_whose_future_is_polled_no_further_holds_up_no_other_call() {
 }
 
 #[test]
-fn a_document_given_up_at_any_point_is_finished_over_there() {
+fn a_document_dropped_at_any_await_is_finished_at_the_proxy() {
     run_single(async {
         let image = with_large_manifest();
         for polls in 0..10 {
@@ -154,7 +154,7 @@ fn a_document_given_up_at_any_point_is_finished_over_there() {
 }
 
 #[test]
-fn a_refusal_to_finish_is_an_error_though_all_bytes_came() {
+fn a_refused_finish_is_an_error_also_if_all_bytes_came() {
     run(async {
         let mut fixture = OpenImageFixture::new(Framing::Raw).await;
         let (config, ()) = tokio::join!(
@@ -178,7 +178,7 @@ fn a_refusal_to_finish_is_an_error_though_all_bytes_came() {
 }
 
 #[test]
-fn a_proxy_that_goes_away_in_the_middle_of_a_document_is_told() {
+fn a_proxy_that_ends_during_a_document_is_reported() {
     run(async {
         let OpenImageFixture {
             image,
@@ -200,7 +200,7 @@ fn a_proxy_that_goes_away_in_the_middle_of_a_document_is_told() {
 }
 
 #[test]
-fn what_is_not_the_document_it_should_be_is_told_with_its_name() {
+fn a_document_of_the_wrong_form_is_named() {
     run(async {
         let mut fixture = OpenImageFixture::new(Framing::Raw).await;
         let OpenImageFixture {
@@ -244,7 +244,7 @@ fn what_is_not_the_document_it_should_be_is_told_with_its_name() {
 }
 
 #[test]
-fn layer_info_comes_by_what_the_version_has() {
+fn layer_info_uses_the_method_of_the_version() {
     run(async {
         let layer = json!([{ "digest": format!("sha256:{}", "a".repeat(64)), "size": -1, "media_type": "x/y" }]);
         for (version, method) in [
@@ -278,7 +278,7 @@ fn layer_info_comes_by_what_the_version_has() {
 }
 
 #[test]
-fn a_document_over_the_bound_is_given_up_and_leaves_nothing_open() {
+fn a_document_over_the_bound_fails_and_leaves_nothing_open() {
     const LIMIT: u64 = 1000;
     run(async {
         for (method, what) in [

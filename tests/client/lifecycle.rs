@@ -44,7 +44,7 @@ fn finalize_ends_a_real_proxy_in_order() {
 }
 
 #[test]
-fn what_was_asked_before_finalize_is_answered() {
+fn calls_before_finalize_are_answered() {
     run(async {
         let (mut peer, proxy) = Peer::connected("0.2.8").await;
         let other = proxy.clone();
@@ -103,7 +103,7 @@ fn blobs_open_at_finalize_may_be_read_to_their_end() {
 }
 
 #[test]
-fn a_blob_kept_open_holds_finalize_up_no_longer_than_the_shutdown_timeout() {
+fn finalize_waits_for_open_blobs_for_at_most_the_shutdown_timeout() {
     run(async {
         let mut fixture = OpenImageFixture::with(Framing::Piped, hasty()).await;
         let (blob, flow): (_, Flow) = fixture.get(&sha256(b"content"), 7, 7).await;
@@ -122,7 +122,7 @@ fn a_blob_kept_open_holds_finalize_up_no_longer_than_the_shutdown_timeout() {
 }
 
 #[test]
-fn finalize_of_a_proxy_that_is_gone_tells_that() {
+fn finalize_reports_a_proxy_that_has_ended() {
     run(async {
         let (peer, proxy) = Peer::connected("0.2.8").await;
         drop(peer);
@@ -156,7 +156,7 @@ fn a_child_that_hangs_is_ended_when_its_last_handle_is_dropped() {
 }
 
 #[test]
-fn a_stalled_call_that_nobody_waits_for_keeps_no_proxy_alive() {
+fn a_dropped_stalled_call_keeps_no_proxy_alive() {
     run(async {
         let config = scripted(&format!("{HELLO} exec sleep 1000")).connection(hasty());
         let proxy = ImageProxy::new_with_config(config).await.unwrap();
@@ -170,7 +170,7 @@ fn a_stalled_call_that_nobody_waits_for_keeps_no_proxy_alive() {
 }
 
 #[test]
-fn a_stalled_call_that_nobody_waits_for_does_not_hold_finalize_up() {
+fn a_dropped_stalled_call_does_not_delay_finalize() {
     run(async {
         let config = scripted(&format!("{HELLO} exec sleep 1000")).connection(hasty());
         let proxy = ImageProxy::new_with_config(config).await.unwrap();
@@ -184,7 +184,7 @@ fn a_stalled_call_that_nobody_waits_for_does_not_hold_finalize_up() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn a_call_that_is_not_answered_in_time_gives_the_connection_up() {
+fn a_call_timeout_ends_the_connection() {
     run(async {
         let (_silent, reference) = silent_registry();
         let timeout = Duration::from_secs(3);
@@ -234,7 +234,7 @@ fn dropping_the_runtime_during_a_stalled_call_ends_the_proxy() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn the_proxy_outlives_the_thread_that_asked_for_it() {
+fn the_proxy_outlives_the_thread_that_started_it() {
     run(async {
         let runtime = tokio::runtime::Handle::current();
         let start = move || {
@@ -254,7 +254,7 @@ fn the_proxy_outlives_the_thread_that_asked_for_it() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn a_start_given_up_at_any_point_leaves_nothing() {
+fn a_start_dropped_at_any_await_leaves_nothing() {
     run(async {
         for polls in 0..30 {
             let config = tools::config("0.2.8").connection(hasty());
@@ -293,7 +293,7 @@ fn incompatible_versions_are_refused_and_shut_down() {
 }
 
 #[test]
-fn what_the_version_does_not_have_is_not_sent() {
+fn calls_that_the_version_lacks_are_not_sent() {
     run(async {
         let (mut peer, proxy) = Peer::connected("0.2.3").await;
         let (image, ()) = tokio::join!(proxy.open_image("x:"), peer.opens(1));
@@ -328,7 +328,7 @@ fn what_the_version_does_not_have_is_not_sent() {
 }
 
 #[test]
-fn a_socket_of_another_kind_is_refused() {
+fn a_socket_of_the_wrong_type_is_refused() {
     run(async {
         let (ours, _theirs) = std::os::unix::net::UnixStream::pair().unwrap();
         let error = ImageProxy::connect(ours.into(), ConnectionOptions::default()).await;
@@ -340,7 +340,7 @@ fn a_socket_of_another_kind_is_refused() {
 }
 
 #[test]
-fn close_image_tells_how_it_went() {
+fn close_image_returns_the_error_of_the_proxy() {
     run(async {
         let OpenImageFixture {
             image,
@@ -395,7 +395,7 @@ fn a_hung_child_ends_although_a_fork_of_us_has_copies_of_our_pipes() {
 /// skopeo supports `user_agent_prefix` from 1.21 on. bootc sets it with every skopeo.
 #[test]
 #[ignore = "needs skopeo"]
-fn an_old_skopeo_goes_without_the_user_agent_prefix() {
+fn an_old_skopeo_is_started_without_the_user_agent_prefix() {
     for protocol in SKOPEOS {
         run(async {
             let config = tools::config(protocol).user_agent_prefix("bootc/1.0");
@@ -429,7 +429,7 @@ fn a_proxy_that_somebody_else_reaps_has_not_failed() {
 
 /// A `skopeo` that neither prints its version nor exits, and has started another program.
 #[test]
-fn a_question_for_the_version_has_a_bound() {
+fn the_version_query_has_a_time_limit() {
     run(async {
         let mut command = Command::new("sh");
         command.args(["-c", "sleep 1000 & sleep 1000", "sh"]);

@@ -133,7 +133,7 @@ fn close_image_overtakes_queued_requests() {
 }
 
 #[test]
-fn what_a_caller_who_left_is_granted_goes_back_before_queued_requests() {
+fn grants_of_dropped_callers_are_released_before_queued_requests() {
     run_single(async {
         let (mut peer, proxy) = Peer::connected("0.2.8").await;
         let leaves = opening(&proxy, "a:").await;
@@ -152,7 +152,7 @@ fn what_a_caller_who_left_is_granted_goes_back_before_queued_requests() {
 }
 
 #[test]
-fn a_queued_request_of_a_caller_who_left_is_never_sent() {
+fn a_queued_request_of_a_dropped_caller_is_never_sent() {
     run_single(async {
         let (mut peer, proxy) = Peer::connected("0.2.8").await;
         let first = opening(&proxy, "a:").await;
@@ -171,7 +171,7 @@ fn a_queued_request_of_a_caller_who_left_is_never_sent() {
 }
 
 #[test]
-fn ten_thousand_requests_of_a_hundred_tasks_get_each_its_own_answer() {
+fn each_of_ten_thousand_requests_gets_its_own_answer() {
     const TASKS: usize = 100;
     const EACH: usize = 100;
     run(async {
@@ -203,7 +203,7 @@ fn ten_thousand_requests_of_a_hundred_tasks_get_each_its_own_answer() {
 }
 
 #[test]
-fn many_requests_that_are_dropped_at_random_disturb_no_other() {
+fn requests_dropped_at_random_disturb_no_other() {
     run(async {
         let (mut peer, proxy) = Peer::connected("0.2.8").await;
         let tasks: Vec<_> = (0..500)

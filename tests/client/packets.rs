@@ -22,7 +22,7 @@ fn a_reply_of_exactly_a_packet_is_read() {
 }
 
 #[test]
-fn an_empty_packet_is_the_end() {
+fn an_empty_packet_ends_the_connection() {
     run(async {
         let OpenImageFixture {
             image,

@@ -23,7 +23,7 @@ async fn expect_broken(pipe: &mut tokio::net::unix::pipe::Sender) {
 }
 
 #[test]
-fn an_image_opened_for_a_caller_who_left_is_closed() {
+fn an_image_opened_for_a_dropped_caller_is_closed() {
     run(async {
         let (mut peer, proxy) = Peer::connected("0.2.8").await;
         let leaver = {
@@ -42,7 +42,7 @@ fn an_image_opened_for_a_caller_who_left_is_closed() {
 }
 
 #[test]
-fn a_blob_granted_to_a_caller_who_left_is_closed_and_never_finished() {
+fn a_blob_granted_to_a_dropped_caller_is_closed_and_never_finished() {
     run(async {
         for framing in Framing::BOTH {
             let OpenImageFixture {
@@ -71,7 +71,7 @@ fn a_blob_granted_to_a_caller_who_left_is_closed_and_never_finished() {
 }
 
 #[test]
-fn a_blob_dropped_before_all_is_read_is_closed_and_never_finished() {
+fn a_blob_dropped_before_its_end_is_closed_and_never_finished() {
     run(async {
         for framing in Framing::BOTH {
             for read in [0, 1, 6] {
@@ -109,7 +109,7 @@ fn a_drained_blob_dropped_without_finish_is_finished_once() {
 }
 
 #[test]
-fn a_finish_dropped_while_it_waits_finishes_once() {
+fn a_dropped_finish_call_finishes_once() {
     run_single(async {
         for polls in 0..4 {
             let mut fixture = OpenImageFixture::new(Framing::Piped).await;
@@ -133,7 +133,7 @@ fn a_finish_dropped_while_it_waits_finishes_once() {
 }
 
 #[test]
-fn a_corrupt_blob_is_finished_once_all_the_same() {
+fn a_corrupt_blob_is_finished_once() {
     run(async {
         let mut fixture = OpenImageFixture::new(Framing::Piped).await;
         let (blob, mut flow) = fixture.get(&sha256(b"content"), 7, 7).await;
@@ -147,7 +147,7 @@ fn a_corrupt_blob_is_finished_once_all_the_same() {
 }
 
 #[test]
-fn a_manifest_for_a_caller_who_left_is_closed_first_and_finished_then() {
+fn a_manifest_for_a_dropped_caller_is_closed_and_then_finished() {
     run(async {
         let OpenImageFixture {
             image,
@@ -193,7 +193,7 @@ fn close_image_that_is_polled_once_closes_the_image() {
 }
 
 #[test]
-fn an_image_of_another_proxy_is_refused_and_closed_where_it_belongs() {
+fn an_image_of_another_proxy_is_refused_and_closed_at_its_own_proxy() {
     run(async {
         let OpenImageFixture {
             image,

@@ -71,7 +71,7 @@ fn assert_no_secret(place: &str, text: &str, password: &str) {
 
 #[test]
 #[ignore = "needs skopeo, docker-registry"]
-fn credentials_open_the_registry_and_are_seen_nowhere() {
+fn credentials_open_the_registry_and_appear_nowhere() {
     log::record_all();
     run(async {
         let registry = DockerRegistry::locked();
@@ -109,7 +109,7 @@ fn credentials_open_the_registry_and_are_seen_nowhere() {
 
 #[test]
 #[ignore = "needs skopeo, docker-registry"]
-fn the_same_with_skopeos_own_debug_messages() {
+fn debug_messages_of_skopeo_contain_no_credentials() {
     log::record_all();
     run(async {
         let registry = DockerRegistry::locked();
@@ -133,7 +133,7 @@ fn the_same_with_skopeos_own_debug_messages() {
 
 #[test]
 #[ignore = "needs skopeo, docker-registry"]
-fn without_or_with_wrong_credentials_the_registry_refuses_and_no_error_shows_them() {
+fn refused_credentials_appear_in_no_error() {
     log::record_all();
     run(async {
         let registry = DockerRegistry::locked();

@@ -139,7 +139,7 @@ fn pipes(count: usize) -> Vec<OwnedFd> {
 }
 
 #[test]
-fn the_wrong_number_of_descriptors() {
+fn a_wrong_number_of_descriptors_ends_the_connection() {
     run(async {
         for ask in Ask::ALL {
             let (expected, piped) = ask.shape();
@@ -160,7 +160,7 @@ fn the_wrong_number_of_descriptors() {
 }
 
 #[test]
-fn a_pipe_id_where_none_belongs_and_none_where_one_does() {
+fn a_superfluous_or_missing_pipe_id_ends_the_connection() {
     run(async {
         for ask in Ask::ALL {
             let (count, piped) = ask.shape();
@@ -179,7 +179,7 @@ fn a_pipe_id_where_none_belongs_and_none_where_one_does() {
 }
 
 #[test]
-fn descriptors_with_a_refusal() {
+fn descriptors_with_a_refusal_end_the_connection() {
     run(async {
         let reported = broken_by(Ask::Manifest, async |peer| {
             let no = json!({ "success": false, "error": "no" });
@@ -192,7 +192,7 @@ fn descriptors_with_a_refusal() {
 }
 
 #[test]
-fn a_value_of_another_kind() {
+fn a_value_of_the_wrong_type_ends_the_connection() {
     run(async {
         let table = [
             (Ask::Open, json!(0)),
@@ -217,7 +217,7 @@ fn a_value_of_another_kind() {
 }
 
 #[test]
-fn what_is_no_reply() {
+fn a_packet_that_is_no_reply_ends_the_connection() {
     run(async {
         let table: [&[u8]; 5] = [b"nonsense", b"{", b"[]", b"{}", b"\xff\xfe\0"];
         for bytes in table {
@@ -234,7 +234,7 @@ fn what_is_no_reply() {
 }
 
 #[test]
-fn a_reply_longer_than_a_packet() {
+fn a_truncated_reply_ends_the_connection() {
     run(async {
         let reported = broken_by(Ask::RawBlob, async |peer| {
             let mut reply = json!({ "success": true, "value": 7 }).to_string();
@@ -248,7 +248,7 @@ fn a_reply_longer_than_a_packet() {
 }
 
 #[test]
-fn descriptors_that_the_kernel_could_not_deliver() {
+fn descriptors_that_are_lost_end_the_connection() {
     // The limit applies to the whole process. `run` runs no other test of this binary meanwhile.
     run_single(async {
         let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
@@ -271,7 +271,7 @@ fn descriptors_that_the_kernel_could_not_deliver() {
 }
 
 #[test]
-fn a_descriptor_that_is_no_pipe() {
+fn a_descriptor_that_is_no_pipe_ends_the_connection() {
     run(async {
         for ask in [Ask::Manifest, Ask::Config, Ask::Blob, Ask::RawBlob] {
             let (count, piped) = ask.shape();
@@ -290,7 +290,7 @@ fn a_descriptor_that_is_no_pipe() {
 }
 
 #[test]
-fn the_writing_end_of_a_pipe_is_no_pipe_to_read_from() {
+fn the_writing_end_of_a_pipe_ends_the_connection() {
     run(async {
         let reported = broken_by(Ask::Manifest, async |peer| {
             let (_read, write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).unwrap();
@@ -302,7 +302,7 @@ fn the_writing_end_of_a_pipe_is_no_pipe_to_read_from() {
 }
 
 #[test]
-fn a_reply_that_nobody_asked_for() {
+fn an_unsolicited_reply_ends_the_connection() {
     run(async {
         let (mut peer, proxy) = Peer::connected("0.2.8").await;
         peer.reply(Value::Null).await;
@@ -314,7 +314,7 @@ fn a_reply_that_nobody_asked_for() {
 }
 
 #[test]
-fn a_second_reply_is_not_taken_for_that_to_a_call_not_yet_sent() {
+fn a_second_reply_does_not_answer_an_unsent_call() {
     run_single(async {
         let (mut peer, proxy) = Peer::connected("0.2.8").await;
         let tasks: Vec<_> = ["a:", "b:"]
@@ -343,7 +343,7 @@ fn a_second_reply_is_not_taken_for_that_to_a_call_not_yet_sent() {
 }
 
 #[test]
-fn a_pipe_that_is_said_to_be_finished_and_does_not_end() {
+fn a_finished_document_pipe_that_stays_open_ends_the_connection() {
     run_single(async {
         let OpenImageFixture {
             proxy,
@@ -373,7 +373,7 @@ fn a_pipe_that_is_said_to_be_finished_and_does_not_end() {
 }
 
 #[test]
-fn a_blobs_pipe_that_is_said_to_be_finished_and_does_not_end() {
+fn a_finished_blob_pipe_that_stays_open_ends_the_connection() {
     run_single(async {
         let mut fixture = OpenImageFixture::new(Framing::Piped).await;
         let wanted = sha256(b"content");
