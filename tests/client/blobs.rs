@@ -41,7 +41,7 @@ impl Reading {
 
 /// Asks for a blob with the digest of `wanted`, sends `sent` instead, and ends it with `error`. Expects this
 /// verdict with each way of reading.
-async fn judged(
+async fn check_verdict(
     framing: Framing,
     wanted: &[u8],
     sent: &[u8],
@@ -70,7 +70,7 @@ fn a_good_blob_is_read_whole() {
         for framing in Framing::BOTH {
             for size in [1, 1000, 3 << 20] {
                 let content = noise(size, 1);
-                judged(framing, &content, &content, None, |verdict, reading| {
+                check_verdict(framing, &content, &content, None, |verdict, reading| {
                     let bytes = verdict.unwrap();
                     match reading {
                         Reading::Unread => assert!(bytes.is_empty()),
@@ -87,7 +87,7 @@ fn a_good_blob_is_read_whole() {
 fn an_empty_blob_is_good() {
     run(async {
         for framing in Framing::BOTH {
-            judged(framing, b"", b"", None, |verdict, _| {
+            check_verdict(framing, b"", b"", None, |verdict, _| {
                 assert_eq!(verdict.unwrap(), b"");
             })
             .await;
@@ -102,7 +102,7 @@ fn corrupt_bytes_are_reported_with_their_digest() {
         let mut sent = wanted.clone();
         sent[999] ^= 1;
         for framing in Framing::BOTH {
-            judged(framing, &wanted, &sent, None, |verdict, _| {
+            check_verdict(framing, &wanted, &sent, None, |verdict, _| {
                 let BlobError::Corrupt { computed, .. } = blob_error(verdict.unwrap_err()) else {
                     panic!("not corrupt");
                 };
@@ -119,7 +119,7 @@ fn a_byte_too_many_and_a_mebibyte_too_many_are_too_long() {
         for excess in [1, 1 << 20] {
             let sent = noise(1000 + excess, 1);
             for framing in Framing::BOTH {
-                judged(framing, &sent[..1000], &sent, None, |verdict, _| {
+                check_verdict(framing, &sent[..1000], &sent, None, |verdict, _| {
                     let error = blob_error(verdict.unwrap_err());
                     assert!(
                         matches!(error, BlobError::TooLong { size: 1000, .. }),
@@ -137,7 +137,7 @@ fn a_too_long_blob_is_reported_also_if_the_proxy_reports_an_error() {
     run(async {
         let sent = noise(2 << 20, 1);
         let error = Some("write |1: broken pipe");
-        judged(Framing::Piped, &sent[..1000], &sent, error, |verdict, _| {
+        check_verdict(Framing::Piped, &sent[..1000], &sent, error, |verdict, _| {
             let error = blob_error(verdict.unwrap_err());
             assert!(
                 matches!(error, BlobError::TooLong { size: 1000, .. }),
@@ -153,7 +153,7 @@ fn a_blob_with_missing_bytes_is_short() {
     run(async {
         let wanted = noise(1000, 1);
         for length in [0, 999] {
-            judged(
+            check_verdict(
                 Framing::Raw,
                 &wanted,
                 &wanted[..length],
@@ -339,7 +339,7 @@ fn finish_returns_the_error_that_the_proxy_found_at_the_end() {
     run(async {
         let content = noise(1000, 1);
         let error = Some("it was wrong, says the proxy");
-        judged(Framing::Piped, &content, &content, error, |verdict, _| {
+        check_verdict(Framing::Piped, &content, &content, error, |verdict, _| {
             let BlobError::Refused(refusal) = blob_error(verdict.unwrap_err()) else {
                 panic!("not refused");
             };

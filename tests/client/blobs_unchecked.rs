@@ -88,7 +88,7 @@ fn the_error_of_a_raw_blob_is_returned_also_if_all_bytes_came() {
 }
 
 /// A raw blob that is taken apart: its bytes, and how it ended.
-async fn taken_apart(sent: &[u8], error: Option<&str>) -> (Vec<u8>, longshore::Result<()>) {
+async fn split_raw_blob(sent: &[u8], error: Option<&str>) -> (Vec<u8>, longshore::Result<()>) {
     let mut fixture = OpenImageFixture::new(Framing::Raw).await;
     let wanted = sha256(b"something else");
     let (blob, mut ends) =
@@ -117,11 +117,11 @@ async fn taken_apart(sent: &[u8], error: Option<&str>) -> (Vec<u8>, longshore::R
 fn a_raw_blob_can_be_split_into_its_pipe_and_its_result() {
     run(async {
         let content = noise(1 << 20, 1);
-        let (bytes, ended) = taken_apart(&content, None).await;
+        let (bytes, ended) = split_raw_blob(&content, None).await;
         ended.unwrap();
         assert!(bytes == content);
         let report = r#"{"code":"other","message":"boom"}"#;
-        let (bytes, ended) = taken_apart(b"content", Some(report)).await;
+        let (bytes, ended) = split_raw_blob(b"content", Some(report)).await;
         assert_eq!(bytes, b"content");
         let error = blob_error(ended.unwrap_err());
         assert!(

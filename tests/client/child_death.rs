@@ -11,7 +11,7 @@ use test_support::fixture::{blob_error, read_all};
 use test_support::image::TestImage;
 use test_support::leaks::run;
 use test_support::process::{
-    as_another_test, children, gone, is_alive, kill_now, only_child, silent_registry,
+    as_another_test, children, is_alive, kill_now, only_child, silent_registry, wait_until_gone,
 };
 use test_support::tools::{self, HELLO, SKOPEOS, scripted, wrapped};
 use test_support::{eventually, within_bound};
@@ -248,7 +248,7 @@ fn the_skopeo_of_a_killed_wrapper_ends() {
         let skopeo = children(wrapper);
         assert_eq!(skopeo.len(), 1);
         kill_now(wrapper);
-        gone(skopeo[0]).await;
+        wait_until_gone(skopeo[0]).await;
         assert_killed(
             within_bound(proxy.open_image("oci:nowhere"))
                 .await
@@ -272,7 +272,7 @@ fn background_processes_of_a_wrapper_are_killed() {
             } else {
                 kill_now(skopeo);
             }
-            gone(left[0]).await;
+            wait_until_gone(left[0]).await;
         }
     });
 }
@@ -410,7 +410,7 @@ fn helper_whose_stderr_nobody_reads() {
             .unwrap();
         let child = only_child();
         drop(proxy);
-        gone(child).await;
+        wait_until_gone(child).await;
         println!("READY");
     });
 }

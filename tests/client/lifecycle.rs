@@ -14,11 +14,11 @@ use serde_json::json;
 use test_support::fixture::{OpenImageFixture, read_all};
 use test_support::leaks::{run, run_without};
 use test_support::peer::{Flow, Framing, Peer};
-use test_support::process::{gone, only_child, silent_registry};
+use test_support::process::{only_child, silent_registry, wait_until_gone};
 use test_support::tools::{self, HELLO, SKOPEOS, scripted};
 use test_support::{sha256, within_bound};
 
-fn hasty() -> ConnectionOptions {
+fn short_shutdown_timeout() -> ConnectionOptions {
     ConnectionOptions::default().shutdown_timeout(Duration::from_millis(100))
 }
 
@@ -105,7 +105,7 @@ fn blobs_open_at_finalize_may_be_read_to_their_end() {
 #[test]
 fn finalize_waits_for_open_blobs_for_at_most_the_shutdown_timeout() {
     run(async {
-        let mut fixture = OpenImageFixture::with(Framing::Piped, hasty()).await;
+        let mut fixture = OpenImageFixture::with(Framing::Piped, short_shutdown_timeout()).await;
         let (blob, flow): (_, Flow) = fixture.get(&sha256(b"content"), 7, 7).await;
         let OpenImageFixture {
             image,
@@ -136,7 +136,8 @@ fn a_child_that_ignores_shutdown_is_terminated_and_then_killed() {
     let table = [("", Signal::SIGTERM), ("trap '' TERM;", Signal::SIGKILL)];
     for (trap, signal) in table {
         run(async move {
-            let config = scripted(&format!("{HELLO} {trap} exec sleep 1000")).connection(hasty());
+            let config = scripted(&format!("{HELLO} {trap} exec sleep 1000"))
+                .connection(short_shutdown_timeout());
             let proxy = ImageProxy::new_with_config(config).await.unwrap();
             let error = within_bound(proxy.finalize()).await.unwrap_err();
             let Error::ProxyExited(exit) = error else {
@@ -150,7 +151,8 @@ fn a_child_that_ignores_shutdown_is_terminated_and_then_killed() {
 #[test]
 fn a_child_that_hangs_is_ended_when_its_last_handle_is_dropped() {
     run(async {
-        let config = scripted(&format!("{HELLO} exec sleep 1000")).connection(hasty());
+        let config =
+            scripted(&format!("{HELLO} exec sleep 1000")).connection(short_shutdown_timeout());
         drop(ImageProxy::new_with_config(config).await.unwrap());
     });
 }
@@ -158,21 +160,23 @@ fn a_child_that_hangs_is_ended_when_its_last_handle_is_dropped() {
 #[test]
 fn a_dropped_stalled_call_keeps_no_proxy_alive() {
     run(async {
-        let config = scripted(&format!("{HELLO} exec sleep 1000")).connection(hasty());
+        let config =
+            scripted(&format!("{HELLO} exec sleep 1000")).connection(short_shutdown_timeout());
         let proxy = ImageProxy::new_with_config(config).await.unwrap();
         let pid = only_child();
         let waited = Duration::from_millis(50);
         let open = tokio::time::timeout(waited, proxy.open_image("x:"));
         assert!(open.await.is_err(), "answered");
         drop(proxy);
-        gone(pid).await;
+        wait_until_gone(pid).await;
     });
 }
 
 #[test]
 fn a_dropped_stalled_call_does_not_delay_finalize() {
     run(async {
-        let config = scripted(&format!("{HELLO} exec sleep 1000")).connection(hasty());
+        let config =
+            scripted(&format!("{HELLO} exec sleep 1000")).connection(short_shutdown_timeout());
         let proxy = ImageProxy::new_with_config(config).await.unwrap();
         let waited = Duration::from_millis(50);
         let open = tokio::time::timeout(waited, proxy.open_image("x:"));
@@ -188,7 +192,8 @@ fn a_call_timeout_ends_the_connection() {
     run(async {
         let (_silent, reference) = silent_registry();
         let timeout = Duration::from_secs(3);
-        let config = tools::config("0.2.8").connection(hasty().call_timeout(timeout));
+        let config =
+            tools::config("0.2.8").connection(short_shutdown_timeout().call_timeout(timeout));
         let proxy = ImageProxy::new_with_config(config).await.unwrap();
         let pid = only_child();
         let behind = {
@@ -205,7 +210,7 @@ fn a_call_timeout_ends_the_connection() {
                 "{error:?}"
             );
         }
-        gone(pid).await;
+        wait_until_gone(pid).await;
     });
 }
 
@@ -216,7 +221,7 @@ fn dropping_the_runtime_during_a_stalled_call_ends_the_proxy() {
         let (_silent, reference) = silent_registry();
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let proxy = runtime.block_on(async {
-            let config = tools::config("0.2.8").connection(hasty());
+            let config = tools::config("0.2.8").connection(short_shutdown_timeout());
             let proxy = ImageProxy::new_with_config(config).await.unwrap();
             let asking = proxy.clone();
             tokio::spawn(async move { asking.open_image(&reference).await });
@@ -257,7 +262,7 @@ fn the_proxy_outlives_the_thread_that_started_it() {
 fn a_start_dropped_at_any_await_leaves_nothing() {
     run(async {
         for polls in 0..30 {
-            let config = tools::config("0.2.8").connection(hasty());
+            let config = tools::config("0.2.8").connection(short_shutdown_timeout());
             let mut start = Box::pin(ImageProxy::new_with_config(config));
             for _ in 0..polls {
                 let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
@@ -381,13 +386,14 @@ fn copies_of_all_pipes() -> Vec<File> {
 #[test]
 fn a_hung_child_ends_although_a_fork_of_us_has_copies_of_our_pipes() {
     run(async {
-        let config = scripted(&format!("{HELLO} exec sleep 1000")).connection(hasty());
+        let config =
+            scripted(&format!("{HELLO} exec sleep 1000")).connection(short_shutdown_timeout());
         let proxy = ImageProxy::new_with_config(config).await.unwrap();
         let child = only_child();
         let copies = copies_of_all_pipes();
         assert!(!copies.is_empty());
         drop(proxy);
-        gone(child).await;
+        wait_until_gone(child).await;
         drop(copies);
     });
 }

@@ -304,7 +304,7 @@ fn an_image_is_pulled_by_its_digest() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn a_layer_that_is_there_twice_is_fetched_once() {
+fn a_layer_that_occurs_twice_is_fetched_once() {
     let image = ImageBuilder::new()
         .layer_random(20_000, 13)
         .layer_random(10_000, 14)

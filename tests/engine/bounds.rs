@@ -12,7 +12,7 @@ use crate::harness::{Served, config, pull, random, retries};
 
 #[test]
 #[ignore = "needs skopeo"]
-fn a_blob_that_trickles_is_too_slow_and_is_fetched_again() {
+fn a_blob_below_the_least_rate_is_fetched_again() {
     run(async {
         for protocol in tools::SKOPEOS {
             let served = Served::new(3, 5_000).faults(&["blob#1:trickle=100ms*1"]);
@@ -34,7 +34,7 @@ fn a_blob_that_trickles_is_too_slow_and_is_fetched_again() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn a_blob_that_trickles_faster_than_the_least_rate_or_without_one_comes() {
+fn a_slow_blob_above_the_least_rate_or_without_one_is_stored() {
     run(async {
         for least_rate in [0, 50] {
             let served = Served::new(1, 20).faults(&["blob#0:trickle=1ms"]);
@@ -122,7 +122,7 @@ fn the_documents_of_one_pull_are_bounded_together() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn an_error_of_a_slow_blob_tells_how_slow_is_too_slow() {
+fn the_error_of_a_slow_blob_contains_the_least_rate() {
     run(async {
         let served = Served::new(1, 5_000).faults(&["blob#0:trickle=100ms"]);
         let mut config = config("0.2.8");

@@ -80,7 +80,7 @@ async fn gzip_of_one_member_and_of_several_and_plain_tar() {
 
 #[tokio::test]
 #[ignore = "needs skopeo"]
-async fn zstd_as_skopeo_makes_it_also_in_chunks() {
+async fn zstd_and_chunked_zstd_of_skopeo() {
     let folder = tempfile::tempdir().unwrap();
     let (plain, one) = (folder.path().join("plain"), tar(&vec![7; 300_000]));
     ImageBuilder::new()
@@ -112,7 +112,7 @@ async fn zstd_as_skopeo_makes_it_also_in_chunks() {
 
 #[tokio::test]
 #[ignore = "needs skopeo"]
-async fn what_is_left_unread_is_decompressed_and_checked() {
+async fn unread_bytes_are_decompressed_and_checked() {
     let folder = tempfile::tempdir().unwrap();
     // The diff_id of such a layer is the digest of its compressed bytes.
     let image = ImageBuilder::new().layer_blob(GZIP, gzip(&tar(&vec![1; 500_000])));
@@ -130,7 +130,7 @@ async fn what_is_left_unread_is_decompressed_and_checked() {
 
 #[tokio::test]
 #[ignore = "needs skopeo"]
-async fn what_expands_too_much_is_given_up() {
+async fn a_layer_that_expands_too_much_fails() {
     let folder = tempfile::tempdir().unwrap();
     let image = ImageBuilder::new().layer_tar_gz(gzip(&tar(&vec![0; 20_000_000])));
     image.write(folder.path(), "v1").unwrap();
@@ -144,7 +144,7 @@ async fn what_expands_too_much_is_given_up() {
 
 #[tokio::test]
 #[ignore = "needs skopeo"]
-async fn bytes_that_are_right_and_no_gzip_after_all_are_told() {
+async fn verified_bytes_that_are_no_gzip_are_an_error() {
     let folder = tempfile::tempdir().unwrap();
     let mut broken = gzip(&tar(&vec![3; 100_000]));
     broken.truncate(broken.len() - 20);
@@ -197,7 +197,7 @@ fn zstd(bytes: &[u8], window_log: u32) -> Vec<u8> {
 
 #[tokio::test]
 #[ignore = "needs skopeo"]
-async fn a_zstd_window_larger_than_allowed_is_refused_by_name() {
+async fn a_too_large_zstd_window_is_refused() {
     const ZSTD: &str = "application/vnd.oci.image.layer.v1.tar+zstd";
     let folder = tempfile::tempdir().unwrap();
     // The content is irregular enough not to expand too much.
@@ -227,7 +227,7 @@ async fn a_zstd_window_larger_than_allowed_is_refused_by_name() {
 /// The descriptor may state any size. The bytes that have arrived are what counts.
 #[test]
 #[ignore = "needs skopeo"]
-fn what_a_descriptor_says_of_its_size_allows_for_no_larger_expansion() {
+fn the_size_in_a_descriptor_does_not_raise_the_expansion_limit() {
     run(async {
         let image = ImageBuilder::new().layer_tar_gz(gzip(&tar(&vec![0; 64_000_000])));
         // The length is not in the headers, so nobody knows how much will follow.
@@ -295,7 +295,7 @@ fn layers_come_in_order_and_decompressed_as_a_stream() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn a_layer_that_breaks_before_it_is_handed_out_decompressed_is_tried_again() {
+fn a_layer_that_fails_before_it_is_returned_decompressed_is_retried() {
     run(async {
         // Two bytes are too few to tell how the layer is compressed.
         let served = Served::new(3, 50_000).faults(&["blob#1:cut=2*1"]);
@@ -320,7 +320,7 @@ fn a_layer_that_breaks_before_it_is_handed_out_decompressed_is_tried_again() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn a_handler_can_have_some_layers_decompressed() {
+fn a_handler_can_read_some_layers_decompressed() {
     run(async {
         let served = Served::new(4, 50_000);
         let fetcher = Fetcher::new(config("0.2.8"), options()).await.unwrap();

@@ -60,7 +60,7 @@ fn blobs(outcome: &Outcome) -> BTreeMap<usize, Blob> {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn a_pull_is_told_from_its_beginning_to_its_end() {
+fn events_describe_a_pull_from_beginning_to_end() {
     for protocol in SKOPEOS {
         run(async {
             let served = Served::new(5, 50_000);
@@ -126,7 +126,7 @@ fn a_pull_is_told_from_its_beginning_to_its_end() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn what_is_there_already_is_told_as_reused() {
+fn blobs_that_are_present_have_a_reused_event() {
     run(async {
         let served = Served::new(5, 10_000);
         let target = tempfile::tempdir().unwrap();
@@ -152,7 +152,7 @@ fn what_is_there_already_is_told_as_reused() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn a_blob_that_is_cut_is_told_as_retried() {
+fn a_cut_blob_has_a_retried_event() {
     for protocol in SKOPEOS {
         run(async {
             let served = Served::new(3, 50_000).faults(&["blob#1:chunked-shorter=5*2"]);
@@ -181,7 +181,7 @@ fn a_blob_that_is_cut_is_told_as_retried() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn a_registry_that_refuses_is_told_with_the_wait() {
+fn a_refusing_registry_has_a_paused_event_with_the_wait() {
     for protocol in SKOPEOS {
         run(async {
             let served = Served::new(3, 10_000).faults(&["blob#1:status=503*2"]);
@@ -209,7 +209,7 @@ fn a_registry_that_refuses_is_told_with_the_wait() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn a_limited_rate_is_kept_to_whoever_reads() {
+fn the_rate_limit_holds_for_every_reader() {
     run(async {
         let served = Served::new(4, 250_000);
         let limited = options().limit_rate(NonZeroU64::new(1_000_000).unwrap());
@@ -273,7 +273,7 @@ fn documents(outcome: &Outcome) -> [(usize, usize, usize); 2] {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn the_documents_that_a_proxy_is_asked_for_are_told_with_their_failures() {
+fn requests_for_documents_have_events_with_their_failures() {
     for protocol in SKOPEOS {
         run(async {
             let served = Served::new(3, 10_000).faults(&["config:status=500*1"]);
@@ -312,7 +312,7 @@ async fn command(protocol: &str, reference: &str, target: &Path) -> (Value, Vec<
 
 #[test]
 #[ignore = "needs skopeo"]
-fn the_commands_file_agrees_with_its_report() {
+fn the_events_file_of_the_command_agrees_with_its_report() {
     for protocol in SKOPEOS {
         run(async {
             let served = Served::new(4, 50_000);
@@ -348,7 +348,7 @@ fn the_commands_file_agrees_with_its_report() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn events_that_nobody_reads_hold_no_pull_up() {
+fn unread_events_delay_no_pull() {
     run(async {
         let served = Served::new(40, 20_000);
         let (events, mut stream) = Events::channel();
@@ -371,7 +371,7 @@ fn events_that_nobody_reads_hold_no_pull_up() {
 /// The fetcher still exists, and could send more.
 #[test]
 #[ignore = "needs skopeo"]
-fn events_end_with_the_pull_however_it_ends() {
+fn events_end_with_the_pull() {
     run(async {
         let served = Served::new(4, 20_000).faults(&["blob#2:status=404"]);
         let fetcher = Fetcher::new(config("0.2.8"), options()).await.unwrap();
@@ -412,7 +412,7 @@ fn events_end_with_the_pull_however_it_ends() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn an_image_that_is_not_there_ends_no_events() {
+fn a_missing_image_does_not_end_the_events() {
     run(async {
         let served = Served::new(1, 1000);
         let (events, mut stream) = Events::channel();

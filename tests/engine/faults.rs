@@ -63,7 +63,7 @@ fn resumes(protocol: &str) -> bool {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn a_blob_that_stalls_for_ever_is_fetched_again() {
+fn a_stalled_blob_is_fetched_again() {
     run(async {
         let fault = "blob#2:stall=half*1";
         for case in pull_with_each(short_stall_config, options(), &[fault]).await {
@@ -89,7 +89,7 @@ fn a_blob_that_stalls_for_ever_is_fetched_again() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn blobs_whose_first_transfers_are_all_cut_are_fetched_again() {
+fn blobs_whose_first_transfers_are_cut_are_fetched_again() {
     run(async {
         let faults = "blob#0:cut=half*1 blob#1:cut=half*1 blob#2:cut=half*1 \
                       blob#3:cut=half*1 blob#4:cut=half*1 blob#5:cut=half*1";
@@ -113,7 +113,7 @@ fn blobs_whose_first_transfers_are_all_cut_are_fetched_again() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn transfers_that_break_are_begun_again() {
+fn broken_transfers_are_retried() {
     run(async {
         let faults = [
             "blob#1:reset=half*3",
@@ -133,7 +133,7 @@ fn transfers_that_break_are_begun_again() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn what_passes_is_sat_out_and_disturbs_no_other_blob() {
+fn transient_faults_are_retried_and_disturb_no_other_blob() {
     run(async {
         let faults = [
             "blob#1:status=500*2",
@@ -166,7 +166,7 @@ fn what_passes_is_sat_out_and_disturbs_no_other_blob() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn a_blob_that_stays_broken_is_named_after_as_many_tries_as_allowed() {
+fn a_permanently_broken_blob_is_named_after_all_retries() {
     run(async {
         let faults = ["blob#3:cut=half", "blob#3:corrupt", "blob#3:status=500"];
         let options = options().retry(retries(2));
@@ -195,7 +195,7 @@ fn a_blob_that_stays_broken_is_named_after_as_many_tries_as_allowed() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn a_blob_that_always_stalls_is_named_too() {
+fn a_permanently_stalled_blob_is_named_after_all_retries() {
     run(async {
         let faults = ["blob#3:stall=half", "blob#3:headers-never"];
         let options = options().retry(retries(1));
@@ -219,7 +219,7 @@ fn a_blob_that_always_stalls_is_named_too() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn without_retries_the_first_failure_is_the_last() {
+fn without_retries_the_first_failure_ends_the_pull() {
     run(async {
         let faults = [
             "blob#3:cut=half*2",
@@ -253,7 +253,7 @@ fn without_retries_the_first_failure_is_the_last() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn final_refusals_are_not_tried_again() {
+fn permanent_refusals_are_not_retried() {
     run(async {
         let faults = [
             "blob#3:status=404",
@@ -280,7 +280,7 @@ fn final_refusals_are_not_tried_again() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn an_image_that_is_not_there_is_asked_for_once() {
+fn a_missing_image_is_requested_once() {
     run(async {
         for protocol in SKOPEOS {
             let served = Served::new(1, 10);

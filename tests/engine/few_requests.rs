@@ -114,7 +114,7 @@ fn a_right_password_is_used_by_many_proxies() {
 /// the first.
 #[test]
 #[ignore = "needs skopeo"]
-fn a_manifest_that_is_refused_is_asked_for_a_few_times() {
+fn a_refused_manifest_is_requested_a_few_times() {
     run(async {
         for (fault, most) in [
             ("manifest:status=503", 13),
@@ -135,7 +135,7 @@ fn a_manifest_that_is_refused_is_asked_for_a_few_times() {
 /// skopeo itself waits and retries, five times in each process, for half a minute.
 #[test]
 #[ignore = "needs skopeo"]
-fn a_registry_that_throttles_openings_is_not_asked_by_ever_more() {
+fn a_registry_that_throttles_openings_gets_no_further_proxies() {
     run(async {
         let served =
             Served::slow(30, 2000, slow_with(Auth::default())).faults(&["manifest:status=429"]);
@@ -148,7 +148,7 @@ fn a_registry_that_throttles_openings_is_not_asked_by_ever_more() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn an_index_that_is_not_there_is_asked_for_once() {
+fn a_missing_index_is_requested_once() {
     run(async {
         for protocol in tools::SKOPEOS {
             let served = Served::new(1, 10).faults(&["manifest:status=404"]);
@@ -197,7 +197,7 @@ fn an_image_that_can_not_be_opened_again_fails() {
 /// All of 200 layers answer 503. The first refusals come together, and then one proxy asks at a time.
 #[test]
 #[ignore = "needs skopeo"]
-fn a_registry_that_refuses_all_blobs_is_left_alone() {
+fn a_registry_that_refuses_all_blobs_gets_few_requests() {
     run(async {
         for protocol in tools::SKOPEOS {
             let served = Served::slow(200, 100, slow_with(Auth::default()))
@@ -213,7 +213,7 @@ fn a_registry_that_refuses_all_blobs_is_left_alone() {
 /// When the registry answers again, all proxies go on.
 #[test]
 #[ignore = "needs skopeo"]
-fn after_an_outage_all_go_on() {
+fn after_an_outage_all_blobs_are_fetched() {
     run(async {
         for protocol in tools::SKOPEOS {
             let served =
@@ -243,7 +243,7 @@ fn after_an_outage_all_go_on() {
 /// A failure that a retry can't change is not retried.
 #[test]
 #[ignore = "needs skopeo"]
-fn what_is_wrong_on_this_side_is_tried_once() {
+fn local_failures_are_not_retried() {
     run(async {
         for protocol in tools::SKOPEOS {
             let folder = tempfile::tempdir().unwrap();

@@ -18,7 +18,7 @@ async fn proxies(protocol: &str, number: usize) -> Vec<ImageProxy> {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn no_other_proxy_is_started_and_they_outlive_the_fetcher() {
+fn given_proxies_are_the_only_ones_and_outlive_the_fetcher() {
     for protocol in SKOPEOS {
         for number in [1, 2] {
             run(async {
@@ -48,7 +48,7 @@ fn no_other_proxy_is_started_and_they_outlive_the_fetcher() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn one_that_has_ended_is_passed_over_and_without_any_there_is_an_error() {
+fn ended_proxies_are_skipped_and_without_proxies_a_pull_fails() {
     run(async {
         let served = Served::new(3, 20_000);
         let proxies = proxies("0.2.8", 2).await;
@@ -82,7 +82,7 @@ fn one_that_has_ended_is_passed_over_and_without_any_there_is_an_error() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn what_takes_a_skopeo_of_its_own_is_refused() {
+fn requests_that_need_another_skopeo_are_refused() {
     run(async {
         let served = Served::new(3, 20_000);
         let fetcher = Fetcher::over(proxies("0.2.8", 1).await, options());

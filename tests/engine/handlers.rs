@@ -102,7 +102,7 @@ fn many_handlers_run_at_once() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn slow_handlers_bring_no_proxies_that_could_not_work() {
+fn slow_handlers_cause_no_superfluous_proxies() {
     run(async {
         let served = Served::new(10, 50_000);
         let (events, mut stream) = Events::channel();
@@ -155,7 +155,7 @@ fn an_error_of_a_handler_stops_the_others_and_is_reported() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn an_error_of_the_registry_is_reported_rather_than_the_handlers() {
+fn an_error_of_the_registry_takes_precedence_over_the_handlers() {
     for protocol in SKOPEOS {
         run(async {
             let served = Served::new(4, 100_000).faults(&["blob#1:corrupt"]);
@@ -178,7 +178,7 @@ fn an_error_of_the_registry_is_reported_rather_than_the_handlers() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn a_handler_that_hides_the_blobs_error_is_not_believed() {
+fn a_handler_can_not_hide_the_error_of_its_blob() {
     run(async {
         let served = Served::new(4, 100_000).faults(&["blob#1:corrupt"]);
         let handler = |layer, reader| async move {
@@ -193,7 +193,7 @@ fn a_handler_that_hides_the_blobs_error_is_not_believed() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn what_a_handler_leaves_unread_is_verified() {
+fn bytes_that_a_handler_leaves_unread_are_verified() {
     for protocol in SKOPEOS {
         for left in [0_u64, 1000] {
             run(async {
@@ -235,7 +235,7 @@ fn a_handler_may_read_with_a_buffer_and_finish_itself() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn a_reader_that_is_kept_is_an_error() {
+fn a_reader_that_outlives_its_handler_is_an_error() {
     run(async {
         let served = Served::new(3, 1000);
         let (keep, mut kept) = tokio::sync::mpsc::unbounded_channel();
@@ -279,7 +279,7 @@ fn a_handler_that_is_run_again_reads_from_the_start() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn a_layer_that_is_there_twice_is_fetched_once() {
+fn a_layer_that_occurs_twice_is_fetched_once() {
     for protocol in SKOPEOS {
         run(async {
             let image = random(2, 10_000, 0).layer_random(10_000, 0);
@@ -366,7 +366,7 @@ fn the_deadline_ends_an_opening_too() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn a_handler_that_panics_does_so_in_its_caller() {
+fn the_panic_of_a_handler_reaches_its_caller() {
     run(async {
         let served = Served::new(4, 1000);
         let handler = |layer: Layer, reader| async move {

@@ -107,7 +107,7 @@ fn each_manifest_is_read_once_and_each_blob_fetched_once() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn one_that_is_not_there_is_named() {
+fn a_missing_image_is_named() {
     run(async {
         let several = SharingImages::new();
         let mut references = several.references(true);
@@ -124,7 +124,7 @@ fn one_that_is_not_there_is_named() {
 /// A mirror has only the first of two images of one repository. skopeo takes each from where it is.
 #[test]
 #[ignore = "needs skopeo"]
-fn a_blob_that_a_mirror_does_not_have_is_asked_for_by_its_own_image() {
+fn a_blob_that_a_mirror_lacks_is_requested_through_its_own_image() {
     run(async {
         for protocol in tools::SKOPEOS {
             let (mirror, origin) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
@@ -170,7 +170,7 @@ fn a_blob_that_a_mirror_does_not_have_is_asked_for_by_its_own_image() {
 /// Blobs wait for the proxies that have their images open, and after an outage only one proxy may ask.
 #[test]
 #[ignore = "needs skopeo"]
-fn an_outage_holds_up_no_image_for_ever() {
+fn after_outages_all_images_are_pulled() {
     run(async {
         for protocol in tools::SKOPEOS {
             let several = SharingImages::new();
@@ -206,7 +206,7 @@ async fn pull_many(
 
 #[test]
 #[ignore = "needs skopeo"]
-fn of_many_each_comes_or_fails_by_itself() {
+fn each_of_many_images_has_its_own_outcome() {
     run(async {
         for one_repository in [true, false] {
             for protocol in tools::SKOPEOS {
@@ -282,7 +282,7 @@ impl Sink for SlowCommitSink {
 /// Requests are taken one after another, as other images are done.
 #[test]
 #[ignore = "needs skopeo"]
-fn many_are_taken_one_after_another() {
+fn requests_are_taken_as_images_complete() {
     const MANY: usize = 300;
     run_single(async {
         let several = Arc::new(SharingImages::new());
@@ -309,7 +309,7 @@ fn many_are_taken_one_after_another() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn many_that_nobody_waits_for_are_stopped() {
+fn dropping_the_stream_stops_many_pulls() {
     run(async {
         let several = SharingImages::new();
         let fetcher = Fetcher::new(config("0.2.8"), options()).await.unwrap();
@@ -361,7 +361,7 @@ fn a_wrong_password_for_many_images_is_tried_once() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn the_layers_of_an_image_that_is_there_twice_are_fetched_once() {
+fn the_layers_of_an_image_that_occurs_twice_are_fetched_once() {
     run(async {
         let several = SharingImages::new();
         let fetcher = Fetcher::new(config("0.2.8"), options()).await.unwrap();
@@ -380,7 +380,7 @@ fn the_layers_of_an_image_that_is_there_twice_are_fetched_once() {
 /// Everything else is in the layout already, so the registry answers nothing else.
 #[test]
 #[ignore = "needs skopeo"]
-fn a_blob_that_a_registry_can_not_read_fails_its_own_image_only() {
+fn an_unreadable_blob_fails_only_its_own_image() {
     run(async {
         let several = SharingImages::new();
         let references = several.references(false);
@@ -404,7 +404,7 @@ fn a_blob_that_a_registry_can_not_read_fails_its_own_image_only() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn documents_for_which_there_is_no_room_fail_their_image() {
+fn documents_over_the_total_bound_fail_their_image() {
     run(async {
         let several = SharingImages::new();
         let options = options().max_documents_bytes(0);
@@ -427,7 +427,7 @@ fn documents_for_which_there_is_no_room_fail_their_image() {
 /// that helps with its layers.
 #[test]
 #[ignore = "needs skopeo"]
-fn many_images_cost_hardly_more_openings_than_there_are_images() {
+fn many_images_need_few_more_openings_than_images() {
     run(async {
         for protocol in tools::SKOPEOS {
             let several = SharingImages::new();
@@ -448,7 +448,7 @@ fn many_images_cost_hardly_more_openings_than_there_are_images() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn an_index_that_fails_is_no_trouble_of_the_others() {
+fn an_index_that_fails_does_not_affect_the_others() {
     run(async {
         for protocol in tools::SKOPEOS {
             let several = SharingImages::new();
@@ -507,7 +507,7 @@ fn write_index_with_foreign_layer(layout: &Path, tag: &str) -> String {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn a_foreign_layer_of_several_images_of_an_index_is_told_once() {
+fn a_foreign_layer_of_several_images_of_an_index_is_reported_once() {
     run(async {
         let layout = tempfile::tempdir().unwrap();
         let foreign = write_index_with_foreign_layer(layout.path(), "all");

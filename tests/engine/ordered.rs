@@ -34,7 +34,7 @@ fn serve(folder: &std::path::Path, layers: u64) -> (Registry, Vec<String>) {
 
 #[tokio::test]
 #[ignore = "needs skopeo"]
-async fn layers_come_in_order_whatever_is_ahead() {
+async fn layers_come_in_order_for_any_window() {
     let folder = tempfile::tempdir().unwrap();
     let (registry, digests) = serve(folder.path(), 12);
     let fetcher = fetcher().await;
@@ -56,7 +56,7 @@ async fn layers_come_in_order_whatever_is_ahead() {
 
 #[tokio::test]
 #[ignore = "needs skopeo"]
-async fn layers_that_nobody_reads_are_checked_all_the_same() {
+async fn unread_layers_are_verified() {
     let folder = tempfile::tempdir().unwrap();
     let (registry, digests) = serve(folder.path(), 4);
     registry.set_faults(vec!["blob#2:corrupt".parse().unwrap()]);
@@ -112,7 +112,7 @@ async fn a_layer_that_breaks_while_it_is_read_ends_the_stream() {
 
 #[tokio::test]
 #[ignore = "needs skopeo"]
-async fn a_layer_that_is_refused_at_first_is_tried_again_before_it_is_handed_out() {
+async fn a_layer_that_is_refused_before_it_is_returned_is_retried() {
     let folder = tempfile::tempdir().unwrap();
     let (registry, digests) = serve(folder.path(), 5);
     registry.set_faults(vec!["blob#3:status=500*2".parse().unwrap()]);
@@ -129,7 +129,7 @@ async fn a_layer_that_is_refused_at_first_is_tried_again_before_it_is_handed_out
 
 #[tokio::test]
 #[ignore = "needs skopeo"]
-async fn an_image_without_layers_has_none_to_give() {
+async fn an_image_without_layers_has_an_empty_stream() {
     let folder = tempfile::tempdir().unwrap();
     ImageBuilder::new().write(folder.path(), "v1").unwrap();
     let registry = Registry::start(folder.path(), Options::default()).unwrap();

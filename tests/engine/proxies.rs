@@ -78,7 +78,7 @@ fn each_proxy_may_be_killed_during_a_pull() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn a_proxy_that_hangs_loses_its_jobs_to_others() {
+fn the_blobs_of_a_hung_proxy_are_fetched_by_others() {
     const SHORT: Duration = Duration::from_secs(1);
     let by_stall = ConnectionOptions::default().stall_timeout(SHORT);
     let by_call = ConnectionOptions::default()
@@ -119,7 +119,7 @@ fn a_proxy_that_hangs_loses_its_jobs_to_others() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn a_fixed_number_of_proxies_is_just_that() {
+fn a_fixed_number_of_proxies_is_exact() {
     for protocol in SKOPEOS {
         for number in [1, 2, 4] {
             run(async {
@@ -145,7 +145,7 @@ fn a_fixed_number_of_proxies_is_just_that() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn a_range_is_kept_to() {
+fn a_range_limits_the_number_of_proxies() {
     run(async {
         let served = Served::slow(16, 20_000, slow_options());
         let number = |n| NonZeroUsize::new(n).unwrap();
@@ -293,7 +293,7 @@ fn opened_as(served: &Served) -> Vec<String> {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn proxies_started_ahead_open_the_image_while_the_first_one_waits() {
+fn warm_proxies_open_the_image_while_the_first_one_waits() {
     for protocol in SKOPEOS {
         run(async {
             let served = Served::slow(12, 20_000, slow_options());
@@ -307,7 +307,7 @@ fn proxies_started_ahead_open_the_image_while_the_first_one_waits() {
 /// A warm proxy is asked for the config, and for no layer before it has answered.
 #[test]
 #[ignore = "needs skopeo"]
-fn a_config_that_is_never_answered_holds_up_no_layer() {
+fn an_unanswered_config_delays_no_layer() {
     for protocol in SKOPEOS {
         run(async {
             let served =
@@ -338,7 +338,7 @@ fn set_tag(layout: &Path, manifest: &Digest) {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn a_tag_that_moves_while_proxies_are_started_ahead_changes_nothing() {
+fn a_tag_that_moves_while_warm_proxies_start_changes_nothing() {
     for protocol in SKOPEOS {
         run(async {
             let served = Served::slow(12, 20_000, slow_options());
@@ -371,7 +371,7 @@ fn a_tag_that_moves_while_proxies_are_started_ahead_changes_nothing() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn an_image_that_is_only_opened_takes_what_was_started_ahead_with_it() {
+fn dropping_an_opened_image_ends_its_warm_proxies() {
     for protocol in SKOPEOS {
         run(async {
             // All proxies can start while the image is being opened.

@@ -64,7 +64,7 @@ impl Sink for RecordingSink {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn a_sink_is_given_the_layer_with_its_place_and_its_diff_id_where_the_config_is_known() {
+fn a_sink_gets_the_index_and_the_known_diff_id_of_each_layer() {
     for knows in [false, true] {
         run(async {
             let served = Served::new(5, 5000);
@@ -172,7 +172,7 @@ fn a_sink_can_be_tested_without_skopeo() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn the_last_error_tells_how_often_it_was_tried() {
+fn the_last_error_contains_the_number_of_tries() {
     for protocol in SKOPEOS {
         run(async {
             let served = Served::new(3, 5000).faults(&["blob#1:corrupt"]);

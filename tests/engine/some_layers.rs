@@ -186,7 +186,7 @@ fn a_handler_that_blocks_ends_with_its_fetch() {
 #[cfg(feature = "decompress")]
 #[test]
 #[ignore = "needs skopeo"]
-fn some_layers_uncompressed() {
+fn chosen_layers_can_be_read_decompressed() {
     use crate::harness::blob_error;
     use longshore::{BlobError, UncompressedReader};
 
@@ -246,7 +246,7 @@ struct Once(Digest);
 
 #[test]
 #[ignore = "needs skopeo"]
-fn a_blob_that_is_given_twice_is_handled_once_and_its_result_need_not_be_cloned() {
+fn a_blob_that_occurs_twice_is_handled_once_without_cloning_its_result() {
     run(async {
         let served = served();
         let fetcher = Fetcher::new(config("0.2.8"), options()).await.unwrap();

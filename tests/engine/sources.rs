@@ -67,7 +67,7 @@ fn a_docker_schema_2_image_is_stored_as_oci() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn the_manifest_at_its_source_can_be_had_also_where_it_was_converted() {
+fn the_source_manifest_of_a_converted_image_is_available() {
     for protocol in SKOPEOS {
         for is_docker in [false, true] {
             run(async {
@@ -94,7 +94,7 @@ fn the_manifest_at_its_source_can_be_had_also_where_it_was_converted() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn an_image_that_is_not_there_is_none() {
+fn a_missing_image_is_none() {
     for protocol in SKOPEOS {
         run(async {
             let served = Served::new(1, 1000);
@@ -124,7 +124,7 @@ fn an_image_that_is_not_there_is_none() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn of_an_index_the_image_for_the_platform_is_taken() {
+fn the_image_for_the_platform_is_chosen_from_an_index() {
     for protocol in SKOPEOS {
         run(async {
             let layout = tempfile::tempdir().unwrap();
@@ -180,7 +180,7 @@ fn zstd_layers_are_stored_as_they_are() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn an_image_of_400_layers() {
+fn an_image_of_400_layers_is_pulled() {
     let image = random(400, 100, 0);
     for protocol in SKOPEOS {
         run(async {
@@ -198,7 +198,7 @@ fn an_image_of_400_layers() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn folders_of_all_kinds() {
+fn oci_and_dir_folders_are_pulled() {
     let folder = tempfile::tempdir().unwrap();
     let (oci, dir) = (folder.path().join("oci"), folder.path().join("dir"));
     let image = random(5, 10_000, 0).write(&oci, "latest").unwrap();
@@ -263,7 +263,7 @@ fn built_storage(folder: &Path) -> String {
 
 #[test]
 #[ignore = "needs skopeo, buildah, root"]
-fn layers_of_a_storage_come_uncompressed() {
+fn layers_of_a_storage_are_uncompressed() {
     let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
     let references = prepare(|| [storage(folders[0].path()), built_storage(folders[1].path())]);
     for (reference, protocol) in references
@@ -287,7 +287,7 @@ fn layers_of_a_storage_come_uncompressed() {
 
 #[test]
 #[ignore = "needs skopeo, buildah, root"]
-fn a_storage_takes_a_proxy_that_tells_its_layers() {
+fn a_storage_needs_a_proxy_that_lists_its_layers() {
     let folder = tempfile::tempdir().unwrap();
     let reference = prepare(|| storage(folder.path()));
     run(async {
@@ -299,7 +299,7 @@ fn a_storage_takes_a_proxy_that_tells_its_layers() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn documents_over_the_bound_are_refused_by_name() {
+fn documents_over_the_bound_are_refused_and_named() {
     run(async {
         let layout = tempfile::tempdir().unwrap();
         let image = random(1, 1000, 20).label("long", &"x".repeat(5000));

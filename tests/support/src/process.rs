@@ -50,7 +50,7 @@ pub fn kill_now(pid: u32) {
     kill(Pid::from_raw(pid.try_into().unwrap()), Signal::SIGKILL).unwrap();
 }
 
-pub async fn gone(pid: u32) {
+pub async fn wait_until_gone(pid: u32) {
     eventually(|| !is_alive(pid)).await;
 }
 
