@@ -133,7 +133,7 @@ fn the_platforms_of_an_index_are_listed_where_the_wanted_one_is_missing() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn credentials_that_are_refused_are_told_from_none() {
+fn refused_and_missing_credentials_get_different_advice() {
     let password = Some(("user".to_owned(), "sesame".to_owned()));
     let served = Served::with(Options {
         auth: Auth {
@@ -185,7 +185,7 @@ fn credentials_that_are_refused_are_told_from_none() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn a_tag_that_is_missing_comes_with_the_way_to_those_that_there_are() {
+fn a_missing_tag_comes_with_the_command_that_lists_tags() {
     let (served, _) = Served::image("v1", &small_image(1));
     let scratch = Scratch::new();
     let image = served.reference("v2");

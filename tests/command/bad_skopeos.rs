@@ -29,7 +29,7 @@ fn message_of(lines: &str) -> String {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn a_missing_skopeo_is_told_with_what_to_do() {
+fn a_missing_skopeo_is_reported_with_advice() {
     let scratch = Scratch::new();
     let message = scratch
         .longshore()
@@ -51,7 +51,7 @@ fn a_missing_skopeo_is_told_with_what_to_do() {
 }
 
 #[test]
-fn a_file_that_is_no_program_is_told() {
+fn a_file_that_is_no_program_is_reported() {
     let scratch = Scratch::new();
     let skopeo = script(&scratch, "exit");
     fs::set_permissions(&skopeo.path, fs::Permissions::from_mode(0o644)).unwrap();
@@ -64,7 +64,7 @@ fn a_file_that_is_no_program_is_told() {
 }
 
 #[test]
-fn a_skopeo_that_knows_no_proxy_is_told_with_its_words() {
+fn a_skopeo_without_a_proxy_is_reported_with_its_message() {
     let message = message_of("echo 'unknown command \"experimental-image-proxy\"' >&2; exit 125");
     assert!(message.contains("exit status: 125"), "{message}");
     assert!(message.contains("unknown command"), "{message}");
@@ -72,7 +72,7 @@ fn a_skopeo_that_knows_no_proxy_is_told_with_its_words() {
 }
 
 #[test]
-fn a_program_that_ends_silently_is_told() {
+fn a_program_that_exits_without_a_message_is_reported() {
     for (lines, words) in [
         ("exit 0", "exit status: 0"),
         ("exit 3", "exit status: 3"),
@@ -85,7 +85,7 @@ fn a_program_that_ends_silently_is_told() {
 }
 
 #[test]
-fn a_dying_skopeos_words_cant_control_the_terminal() {
+fn the_last_message_of_a_skopeo_cant_control_the_terminal() {
     let message = message_of(r"printf 'first\n\033[2J\007bad\n' >&2; exit 1");
     assert!(message.contains("bad"), "{message}");
     let control = message.chars().find(|c| c.is_control() && *c != '\n');
@@ -98,7 +98,7 @@ fn answering(packet: &str) -> String {
 }
 
 #[test]
-fn a_protocol_that_is_too_old_or_too_new_is_told_with_what_to_do() {
+fn an_unsupported_protocol_is_reported_with_advice() {
     for version in ["0.1.0", "0.2.1", "0.3.0", "1.0.0"] {
         let packet = format!(r#"{{"success":true,"value":"{version}","pipeid":0,"error":""}}"#);
         let message = message_of(&answering(&packet));
@@ -108,7 +108,7 @@ fn a_protocol_that_is_too_old_or_too_new_is_told_with_what_to_do() {
 }
 
 #[test]
-fn a_program_that_speaks_something_else_is_told() {
+fn a_program_with_another_protocol_is_reported() {
     for packet in [
         "hello",
         "{}",
@@ -119,7 +119,7 @@ fn a_program_that_speaks_something_else_is_told() {
 }
 
 #[test]
-fn a_silent_program_that_does_not_want_to_end_can_be_interrupted() {
+fn a_program_that_ignores_signals_can_be_interrupted() {
     let scratch = Scratch::new();
     let started = scratch.path("started");
     let lines = format!(
@@ -138,7 +138,7 @@ fn a_silent_program_that_does_not_want_to_end_can_be_interrupted() {
 
 /// The command waits for a skopeo that may have to remove its temporary folder.
 #[test]
-fn a_second_interruption_ends_the_command_at_once_and_says_what_may_be_left() {
+fn a_second_signal_ends_the_command_at_once_and_names_leftovers() {
     let scratch = Scratch::new();
     let started = scratch.path("started");
     let lines = format!(
@@ -196,7 +196,7 @@ fn kill_all_proxies(pull: &mut Running) {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn a_skopeo_killed_in_the_middle_is_told_with_the_blob() {
+fn a_skopeo_killed_during_a_blob_is_reported_with_the_blob() {
     let (served, image, held) = image_to_hold();
     for skopeo in skopeos() {
         served.faults(&[&format!("blob@{held}:stall=half")]);
@@ -223,7 +223,7 @@ fn a_skopeo_killed_in_the_middle_is_told_with_the_blob() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn a_skopeo_killed_in_the_middle_is_replaced() {
+fn a_skopeo_killed_during_a_pull_is_replaced() {
     let (served, image, held) = image_to_hold();
     for skopeo in skopeos() {
         served.faults(&[&format!("blob@{held}:stall=half")]);
@@ -243,7 +243,7 @@ fn a_skopeo_killed_in_the_middle_is_replaced() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn a_skopeo_killed_while_the_registry_keeps_it_waiting_is_told() {
+fn a_skopeo_killed_while_it_waits_for_the_registry_is_reported() {
     let (served, _) = Served::image("v1", &ImageBuilder::new());
     served.faults(&["manifest:headers-never"]);
     for skopeo in skopeos() {
@@ -264,7 +264,7 @@ fn a_skopeo_killed_while_the_registry_keeps_it_waiting_is_told() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn a_skopeo_that_does_not_tell_its_version_is_reported_without() {
+fn the_report_omits_an_unknown_skopeo_version() {
     let (served, _) = Served::image("v1", &small_image(2));
     let scratch = Scratch::new();
     let real = newest_skopeo().path;

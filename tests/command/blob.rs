@@ -50,7 +50,7 @@ fn names(folder: &Path) -> Vec<String> {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn a_layer_a_config_and_a_blob_of_another_image_come_to_stdout() {
+fn layers_configs_and_blobs_of_other_images_are_written_to_stdout() {
     let (served, image) = large();
     let other = served.add("v2", &small_image(2).docker_schema2());
     let empty = served.add("v3", &small_image(3).layer_blob("x/empty", ""));
@@ -72,7 +72,7 @@ fn a_layer_a_config_and_a_blob_of_another_image_come_to_stdout() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn a_blob_comes_into_a_file() {
+fn a_blob_is_written_into_a_file() {
     let (served, image) = large();
     let digest = image.layers[0].digest();
     for skopeo in skopeos() {
@@ -99,7 +99,7 @@ fn a_blob_comes_into_a_file() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn a_wrong_blob_is_code_1_and_no_file() {
+fn a_wrong_blob_fails_and_leaves_no_file() {
     let (served, image) = large();
     let digest = image.layers[0].digest();
     served.faults(&["blob#0:corrupt=1000000"]);
@@ -131,7 +131,7 @@ fn a_wrong_blob_is_code_1_and_no_file() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn a_blob_that_breaks_off_goes_on_where_it_was() {
+fn a_broken_transfer_to_stdout_continues_where_it_stopped() {
     let (served, image) = large();
     let digest = image.layers[0].digest();
     for skopeo in skopeos() {
@@ -159,7 +159,7 @@ fn a_blob_that_breaks_off_goes_on_where_it_was() {
 /// The first try prints a wrong byte, and the second one notices.
 #[test]
 #[ignore = "needs skopeo"]
-fn stdout_that_has_a_wrong_byte_already_is_a_failure() {
+fn a_wrong_byte_on_stdout_is_a_failure() {
     let (served, image) = large();
     let digest = image.layers[0].digest();
     served.faults(&["blob#0:corrupt=1000*1"]);
@@ -201,7 +201,7 @@ fn read_some(mut reader: PipeReader) -> PipeReader {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn a_reader_that_has_enough_is_no_failure_and_a_full_disk_is_one() {
+fn a_closed_stdout_is_no_failure_and_a_full_disk_is_one() {
     let (served, image) = large();
     let digest = image.layers[0].digest();
     for skopeo in skopeos() {
@@ -222,7 +222,7 @@ fn a_reader_that_has_enough_is_no_failure_and_a_full_disk_is_one() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn a_signal_ends_a_blob_that_nobody_reads() {
+fn a_signal_ends_a_blob_whose_stdout_is_not_read() {
     let (served, image) = large();
     let digest = image.layers[0].digest();
     let scratch = Scratch::new();
@@ -238,7 +238,7 @@ fn a_signal_ends_a_blob_that_nobody_reads() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn a_blob_that_is_not_there_is_told() {
+fn a_missing_blob_is_reported() {
     let (served, _) = large();
     let digest = sha256(b"nothing");
     for skopeo in skopeos() {
@@ -256,7 +256,7 @@ fn a_blob_that_is_not_there_is_told() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn blobs_come_from_folders_and_archives() {
+fn blobs_are_fetched_from_folders_and_archives() {
     let (served, image) = Served::image("v1", &small_image(4));
     let here = format!("oci:{}:v1", served.folder.path().display());
     let scratch = Scratch::new();
@@ -274,7 +274,7 @@ fn blobs_come_from_folders_and_archives() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn what_can_be_no_output_file_is_code_2() {
+fn unusable_output_files_are_wrong_usage() {
     let scratch = Scratch::new();
     let digest = sha256(b"x");
     let reference = "docker://127.0.0.1:1/a/b";

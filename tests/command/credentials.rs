@@ -191,7 +191,7 @@ fn verbose_pull(scratch: &Scratch, skopeo: &Skopeo, image: &str, layout: &Layout
 
 #[test]
 #[ignore = "needs skopeo"]
-fn a_password_opens_the_registry_and_is_seen_nowhere() {
+fn a_password_opens_the_registry_and_appears_nowhere() {
     let (registry, image) = locked_registry();
     for skopeo in skopeos() {
         for way in Way::ALL {
@@ -218,7 +218,7 @@ fn a_password_opens_the_registry_and_is_seen_nowhere() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn with_many_proxies_none_of_them_shows_it_nor_do_events_and_report() {
+fn a_password_appears_in_no_proxy_event_or_report() {
     let (registry, image) = locked_registry();
     for skopeo in skopeos() {
         let scratch = Scratch::new();
@@ -243,7 +243,7 @@ fn with_many_proxies_none_of_them_shows_it_nor_do_events_and_report() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn a_list_of_tags_comes_with_a_password_that_is_seen_nowhere() {
+fn list_tags_uses_a_password_that_appears_nowhere() {
     let (registry, image) = locked_registry();
     let repository = image.strip_suffix(":v1").unwrap();
     for skopeo in skopeos() {
@@ -291,7 +291,7 @@ fn a_list_of_tags_comes_with_a_password_that_is_seen_nowhere() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn an_identity_token_opens_the_registry_and_is_seen_nowhere() {
+fn an_identity_token_opens_the_registry_and_appears_nowhere() {
     let served = Served::with(Options {
         auth: Auth {
             basic: Some((USER.to_owned(), PASSWORD.to_owned())),
@@ -332,7 +332,7 @@ fn an_identity_token_opens_the_registry_and_is_seen_nowhere() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn without_credentials_the_registry_stays_closed() {
+fn without_credentials_the_registry_refuses() {
     let (registry, image) = locked_registry();
     for skopeo in skopeos() {
         let scratch = Scratch::new();
@@ -366,7 +366,7 @@ fn without_credentials_the_registry_stays_closed() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn a_wrong_password_is_told_and_not_shown() {
+fn a_wrong_password_is_reported_and_not_shown() {
     let (_registry, image) = locked_registry();
     for skopeo in skopeos() {
         let scratch = Scratch::new();
@@ -428,7 +428,7 @@ fn pipe_with(scratch: &Scratch, name: &str, content: Vec<u8>) -> String {
 
 #[test]
 #[ignore = "needs skopeo, docker-registry"]
-fn an_auth_file_that_can_be_read_only_once_serves_all_proxies() {
+fn all_proxies_use_an_auth_file_that_can_be_read_only_once() {
     let (registry, image) = locked_registry();
     for skopeo in skopeos() {
         let scratch = Scratch::new();
@@ -455,7 +455,7 @@ fn an_auth_file_that_can_be_read_only_once_serves_all_proxies() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn a_policy_that_can_be_read_only_once_serves_all_proxies() {
+fn all_proxies_use_a_policy_that_can_be_read_only_once() {
     let (served, _) = Served::image("v1", &small_image(1));
     let [_, newer @ ..] = skopeos();
     for skopeo in newer {
@@ -472,7 +472,7 @@ fn a_policy_that_can_be_read_only_once_serves_all_proxies() {
 
 #[test]
 #[ignore = "needs skopeo, docker-registry"]
-fn credentials_that_skopeo_would_not_look_at_are_refused_with_what_to_do() {
+fn credentials_that_skopeo_would_ignore_are_refused_with_advice() {
     let (_registry, image) = locked_registry();
     let scratch = Scratch::new();
     let home = scratch.path("home-with-helpers");

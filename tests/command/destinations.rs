@@ -132,7 +132,7 @@ fn a_damaged_index_is_left_as_it_is() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn a_place_that_cant_be_written_to_is_named() {
+fn a_destination_that_cant_be_written_is_named() {
     let (served, _) = Served::image("v1", &small_image(8));
     let scratch = Scratch::new();
     fs::write(scratch.path("file"), "").unwrap();
@@ -144,7 +144,7 @@ fn a_place_that_cant_be_written_to_is_named() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn what_makes_a_destination_unusable_is_found_before_the_registry_is_asked() {
+fn an_unusable_destination_is_found_before_any_request() {
     type Prepare = fn(&Path);
     let cases: [(&str, Prepare); 7] = [
         ("Not a directory", |path| fs::write(path, "").unwrap()),
@@ -199,7 +199,7 @@ fn what_makes_a_destination_unusable_is_found_before_the_registry_is_asked() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn folders_and_layouts_that_others_have_begun_are_used() {
+fn folders_and_layouts_of_other_tools_are_used() {
     type Prepare = fn(&Path);
     let cases: [Prepare; 3] = [
         |path| {

@@ -87,7 +87,7 @@ fn an_image_in_a_folder_has_the_digest_of_its_manifest() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn a_signed_schema_1_manifest_has_no_digest_that_could_be_told() {
+fn a_signed_schema_1_manifest_has_no_digest() {
     let scratch = Scratch::new();
     let folder = scratch.path("folder");
     fs::create_dir(&folder).unwrap();
@@ -102,7 +102,7 @@ fn a_signed_schema_1_manifest_has_no_digest_that_could_be_told() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn an_image_that_is_not_there_is_told() {
+fn a_missing_image_is_reported() {
     let (served, _) = Served::image("v1", &small_image(10));
     let image = served.reference("v2");
     for skopeo in skopeos() {
@@ -118,7 +118,7 @@ fn an_image_that_is_not_there_is_told() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn an_image_of_another_platform_is_told() {
+fn an_image_of_another_platform_is_reported() {
     let (served, image) = Served::image("v1", &small_image(11));
     let scratch = Scratch::new();
     let digest = digest(&scratch, &newest_skopeo(), &served.reference("v1"));

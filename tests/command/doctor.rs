@@ -36,7 +36,7 @@ const REJECT: &str = r#"{"default": [{"type": "reject"}]}"#;
 
 #[test]
 #[ignore = "needs skopeo"]
-fn a_machine_on_which_pulls_work_is_described_and_no_network_is_used() {
+fn a_working_machine_is_described_without_network() {
     for skopeo in skopeos() {
         let scratch = Scratch::new();
         let report = doctor(&scratch, &skopeo).report();
@@ -126,7 +126,7 @@ fn without_skopeo_the_advice_is_to_install_it() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn a_skopeo_that_is_no_proxy_is_a_problem() {
+fn a_skopeo_without_a_proxy_is_a_problem() {
     let scratch = Scratch::new();
     let lines = r#"case "$*" in
         --version) echo "skopeo version 1.2.0" ;;
@@ -142,7 +142,7 @@ fn a_skopeo_that_is_no_proxy_is_a_problem() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn a_policy_is_named_with_whether_it_is_checked() {
+fn the_report_says_whether_a_policy_is_checked() {
     for skopeo in skopeos() {
         let scratch = Scratch::new();
         let is_old = skopeo.protocol == "0.2.3";
@@ -167,7 +167,7 @@ fn a_policy_is_named_with_whether_it_is_checked() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn a_policy_that_is_missing_is_a_problem_for_a_skopeo_that_checks_one() {
+fn a_missing_policy_is_a_problem_if_skopeo_checks_policies() {
     for skopeo in skopeos() {
         let scratch = Scratch::new();
         let doctor = doctor(&scratch, &skopeo).args(["--policy", "/nowhere"]);

@@ -30,7 +30,7 @@ fn dry(scratch: &Scratch, served: &Served, tag: &str, destination: &str) -> Long
 
 #[test]
 #[ignore = "needs skopeo"]
-fn a_dry_run_says_what_the_pull_then_does() {
+fn a_dry_run_predicts_the_pull() {
     for skopeo in skopeos() {
         let served = Served::start();
         let shared = ImageBuilder::new().layer_random(50_000, 1);
@@ -167,7 +167,7 @@ fn a_dry_run_of_all_platforms_names_each_image_and_the_index() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn what_makes_a_pull_fail_before_its_layers_makes_the_dry_run_fail_alike() {
+fn a_dry_run_fails_as_the_pull_fails_before_its_layers() {
     let (served, _) = Served::image("v1", &small_image(1));
     let scratch = Scratch::new();
     let fails = |tag: &str, destination: &str| {

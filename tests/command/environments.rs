@@ -16,7 +16,7 @@ use crate::harness::{
 /// If a program ignores SIGCHLD, the kernel reaps its children, and their exit status is unknown.
 #[test]
 #[ignore = "needs skopeo"]
-fn children_whose_status_nobody_knows_have_not_failed() {
+fn children_with_an_unknown_status_have_not_failed() {
     for skopeo in skopeos() {
         let served = Served::start();
         let images = [
@@ -87,7 +87,7 @@ fn a_pause_longer_than_the_stall_timeout_is_no_stall() {
 /// A wrapper dies with the command, but a process that it has started, and that is stopped, would not.
 #[test]
 #[ignore = "needs skopeo"]
-fn what_a_wrapper_has_started_ends_with_the_command() {
+fn processes_of_a_wrapper_end_with_the_command() {
     let scratch = Scratch::new();
     let path = scratch.path("wrapper");
     let real = newest_skopeo();
@@ -113,7 +113,7 @@ fn what_a_wrapper_has_started_ends_with_the_command() {
 /// A shell that becomes the command by `exec` leaves its children to it.
 #[test]
 #[ignore = "needs skopeo"]
-fn children_of_the_program_before_are_left_alone() {
+fn children_from_before_exec_are_not_ended() {
     let (served, _) = Served::image("v1", &small_image(1));
     let scratch = Scratch::new();
     // Each child has a process group of its own, like the children of the command.

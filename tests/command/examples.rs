@@ -48,7 +48,7 @@ fn lines_of(example: &mut Command) -> Vec<String> {
 }
 
 #[test]
-fn actor_closes_each_chapter_that_it_opened_and_sends_nothing_for_a_caller_who_left() {
+fn actor_closes_all_opened_chapters_and_sends_nothing_for_dropped_callers() {
     let lines = lines_of(&mut example_alone("actor"));
     // What the server was asked, and what it answered.
     let calls: Vec<(&str, &str)> = (lines.iter())
@@ -78,7 +78,7 @@ fn actor_closes_each_chapter_that_it_opened_and_sends_nothing_for_a_caller_who_l
 }
 
 #[test]
-fn an_example_without_arguments_says_which_it_needs() {
+fn an_example_without_arguments_prints_its_usage() {
     for (name, usage) in [
         ("image_proxy", "usage: image_proxy IMAGE [insecure]"),
         ("many_images", "usage: many_images LIST FOLDER [insecure]"),
@@ -250,7 +250,7 @@ fn many_images_prints_the_outcome_of_each() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn object_store_makes_a_layout_of_which_nothing_is_visible_too_early() {
+fn object_store_makes_blobs_visible_only_when_complete() {
     // In one request, and in three parts.
     let image = small_image(9).layer_random(20_000_000, 90);
     let (served, image) = Served::image("v1", &image);

@@ -233,7 +233,7 @@ fn assert_same(ours: &BTreeMap<PathBuf, Known>, theirs: &BTreeMap<PathBuf, Known
 
 #[test]
 #[ignore = "needs skopeo, umoci, root"]
-fn an_archive_has_what_umoci_unpacks() {
+fn an_archive_equals_what_umoci_unpacks() {
     let scratch = Scratch::new();
     let layout = scratch.layout("layout");
     layered_image(true).write(layout.folder(), "v1").unwrap();
@@ -257,7 +257,7 @@ fn an_archive_has_what_umoci_unpacks() {
 
 #[test]
 #[ignore = "needs skopeo, umoci, Debian packages, root"]
-fn an_archive_of_a_real_image_has_what_umoci_unpacks() {
+fn an_archive_of_a_real_image_equals_what_umoci_unpacks() {
     let scratch = Scratch::new();
     let layout = scratch.layout("layout");
     real_image(&layout);
@@ -334,7 +334,7 @@ fn every_skopeo_exports_what_crane_exports() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn nothing_is_written_of_an_image_that_is_wrong() {
+fn nothing_is_written_of_a_wrong_image() {
     let (served, image) = Served::image("v1", &small_image(1));
     let scratch = Scratch::new();
     let place = scratch.path("place");
@@ -356,7 +356,7 @@ fn nothing_is_written_of_an_image_that_is_wrong() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn layers_that_are_no_archives_or_fit_nowhere_are_named() {
+fn layers_that_can_not_be_exported_are_named() {
     let scratch = Scratch::new();
     let no_archive =
         ImageBuilder::new().layer_blob("application/vnd.oci.image.layer.v1.tar", [7; 1024]);
@@ -409,7 +409,7 @@ fn a_signal_leaves_nothing() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn a_program_that_reads_only_the_beginning_is_no_failure() {
+fn a_reader_that_closes_stdout_early_is_no_failure() {
     let (served, _) = Served::image("v1", &ImageBuilder::new().layer_random(3_000_000, 1));
     let scratch = Scratch::new();
     let (mut reader, writer) = io::pipe().unwrap();

@@ -97,7 +97,7 @@ fn a_wrong_byte_anywhere_in_a_large_blob_is_found() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn a_refused_blob_is_told() {
+fn a_refused_blob_is_reported() {
     let (served, image) = served();
     let cases = [
         ("status=401", &["unauthorized"][..]),
@@ -118,7 +118,7 @@ fn a_refused_blob_is_told() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn a_manifest_that_cant_be_had_is_told() {
+fn an_unavailable_manifest_is_reported() {
     let (served, _) = served();
     let cases = [
         ("manifest:status=401", &["unauthorized"][..]),
@@ -142,7 +142,7 @@ fn a_manifest_that_cant_be_had_is_told() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn a_manifest_that_is_none_is_refused() {
+fn an_invalid_manifest_is_refused() {
     let (served, _) = served();
     for skopeo in skopeos() {
         for fault in [
@@ -157,7 +157,7 @@ fn a_manifest_that_is_none_is_refused() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn an_image_that_is_not_there_is_told() {
+fn a_missing_image_is_reported() {
     let (served, _) = served();
     served.faults(&[]);
     for skopeo in skopeos() {
@@ -181,7 +181,7 @@ fn an_image_that_is_not_there_is_told() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn a_registry_that_is_not_there_is_told() {
+fn a_missing_registry_is_reported() {
     let gone = TcpListener::bind("127.0.0.1:0").unwrap().local_addr();
     let image = format!("docker://{}/a/b:c", gone.unwrap());
     for skopeo in skopeos() {
@@ -228,7 +228,7 @@ fn plain_http_must_be_asked_for() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn a_registrys_words_cant_control_the_terminal() {
+fn a_message_of_a_registry_cant_control_the_terminal() {
     let image = server_that_says("go\u{1b}[2J\u{1b}]0;title\u{7}\u{9b}31m away\r\nlongshore: fine");
     for skopeo in skopeos() {
         let scratch = Scratch::new();
@@ -248,7 +248,7 @@ fn a_registrys_words_cant_control_the_terminal() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn the_others_are_stopped_when_one_blob_fails() {
+fn the_other_blobs_are_stopped_when_one_fails() {
     let (served, image) = served();
     let stalled = format!("blob@{}:stall=half", image.layers[0].digest());
     let corrupt = format!("blob@{}:corrupt", image.layers[1].digest());
@@ -269,7 +269,7 @@ fn the_others_are_stopped_when_one_blob_fails() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn json_also_reports_a_pull_that_failed() {
+fn json_also_reports_a_failed_pull() {
     let (served, _) = served();
     served.faults(&["blob#0:corrupt"]);
     let scratch = Scratch::new();

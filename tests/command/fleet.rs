@@ -161,7 +161,7 @@ impl Fleet {
 
 #[test]
 #[ignore = "needs skopeo, docker-registry"]
-fn eight_pulls_at_once_after_a_first_one_take_no_blob_from_the_origin() {
+fn eight_concurrent_pulls_through_a_full_cache_fetch_no_blob_from_the_origin() {
     for skopeo in skopeos() {
         let fleet = Fleet::new(skopeo, "a/image");
         fleet.pull(":v1", "first");
@@ -176,7 +176,7 @@ fn eight_pulls_at_once_after_a_first_one_take_no_blob_from_the_origin() {
 
 #[test]
 #[ignore = "needs skopeo, docker-registry"]
-fn eight_pulls_at_once_through_an_empty_cache_ask_nobody_but_the_cache() {
+fn eight_concurrent_pulls_through_an_empty_cache_use_only_the_cache() {
     for skopeo in skopeos() {
         let fleet = Fleet::new(skopeo, "a/image");
         fleet.pull_at_once();
@@ -188,7 +188,7 @@ fn eight_pulls_at_once_through_an_empty_cache_ask_nobody_but_the_cache() {
 
 #[test]
 #[ignore = "needs skopeo, docker-registry"]
-fn a_mirror_for_digests_alone_sends_no_layer_of_an_image_that_is_named_by_its_tag() {
+fn a_mirror_for_digests_only_is_not_used_for_an_image_with_a_tag() {
     for skopeo in skopeos() {
         let fleet = Fleet::new(skopeo, "team/image");
         fleet.pull(":v1", "by-tag");
@@ -202,7 +202,7 @@ fn a_mirror_for_digests_alone_sends_no_layer_of_an_image_that_is_named_by_its_ta
 
 #[test]
 #[ignore = "needs skopeo, docker-registry"]
-fn pulls_whose_mirror_is_down_come_from_the_registry_itself() {
+fn pulls_use_the_registry_if_the_mirror_is_down() {
     for skopeo in skopeos() {
         let fleet = Fleet::new(skopeo, "a/image");
         processes::signal(fleet.cache.pid(), Signal::SIGKILL);

@@ -85,7 +85,7 @@ fn a_docker_image_is_stored_as_an_oci_image() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn the_platform_that_was_asked_for_is_taken_out_of_an_index() {
+fn the_requested_platform_is_chosen_from_an_index() {
     let served = Served::start();
     let arm = small_image(2).platform("linux", "arm64");
     let images = [small_image(3), arm.clone()];
@@ -118,7 +118,7 @@ fn the_platform_that_was_asked_for_is_taken_out_of_an_index() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn a_platform_that_is_not_there_is_said_so() {
+fn a_missing_platform_is_reported() {
     let served = Served::start();
     write_index(served.folder.path(), "v1", &[small_image(4)]).unwrap();
     for skopeo in skopeos() {
@@ -225,7 +225,7 @@ fn write_sha512_image(layout: &Layout) -> String {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn a_layer_may_go_by_its_sha512() {
+fn a_layer_may_have_a_sha512_digest() {
     let served = Served::start();
     let digest = write_sha512_image(&Layout::new(served.folder.path().to_owned()));
     for skopeo in skopeos() {
@@ -320,7 +320,7 @@ fn foreign_layers_are_left_out_with_a_warning() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn each_image_of_a_list_is_warned_of_and_a_shared_foreign_layer_is_reported_once() {
+fn each_image_gets_a_warning_and_a_shared_foreign_layer_is_reported_once() {
     let served = Served::start();
     let tags = ["v1", "v2"];
     let mut foreign = String::new();
@@ -343,7 +343,7 @@ fn each_image_of_a_list_is_warned_of_and_a_shared_foreign_layer_is_reported_once
 
 #[test]
 #[ignore = "needs skopeo"]
-fn an_image_that_is_not_for_the_platform_comes_with_a_warning() {
+fn an_image_for_another_platform_is_pulled_with_a_warning() {
     let (served, _) = Served::image("v1", &small_image(1).platform("linux", "amd64"));
     let scratch = Scratch::new();
     for (platform, warned) in [("linux/s390x", true), ("linux/amd64", false)] {
@@ -359,7 +359,7 @@ fn an_image_that_is_not_for_the_platform_comes_with_a_warning() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn images_come_from_any_transport() {
+fn images_are_pulled_from_any_transport() {
     let scratch = Scratch::new();
     let source = scratch.layout("source");
     let image = small_image(8).write(source.folder(), "v1").unwrap();

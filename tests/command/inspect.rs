@@ -103,7 +103,7 @@ fn a_platform_can_be_chosen() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn a_docker_image_goes_by_the_digest_that_its_registry_knows() {
+fn a_docker_image_is_shown_with_the_digest_at_its_registry() {
     let (served, image) = Served::image("v1", &small_image(5).docker_schema2());
     for skopeo in skopeos() {
         let scratch = Scratch::new();
@@ -134,7 +134,7 @@ fn a_pulled_image_is_inspected_like_its_source() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn an_images_words_cant_control_the_terminal() {
+fn text_of_an_image_cant_control_the_terminal() {
     let nasty = "\u{1b}[2J\u{1b}]0;title\u{7}\u{9b}31mred\u{7f}\r\nlayers 0\u{202e}";
     let image = small_image(7)
         .label("nasty", nasty)
@@ -171,7 +171,7 @@ fn an_images_words_cant_control_the_terminal() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn a_media_type_without_end_is_cut() {
+fn a_long_media_type_is_shortened() {
     let image = small_image(9).layer_blob(format!("x/{}", "x".repeat(100_000)), "layer");
     let (served, _) = Served::image("v1", &image);
     let scratch = Scratch::new();
@@ -182,7 +182,7 @@ fn a_media_type_without_end_is_cut() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn an_image_that_is_not_there_is_told() {
+fn a_missing_image_is_reported() {
     let (served, _) = Served::image("v1", &small_image(8));
     for skopeo in skopeos() {
         let scratch = Scratch::new();

@@ -208,7 +208,7 @@ impl Source {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn killed_at_any_moment_pulls_damage_nothing() {
+fn pulls_killed_at_any_moment_leave_a_valid_layout() {
     let kills = from_env("LONGSHORE_KILLS").unwrap_or(KILLS);
     let seed = from_env("LONGSHORE_SEED").unwrap_or_else(|| fastrand::u64(..));
     println!("LONGSHORE_KILLS={kills} LONGSHORE_SEED={seed}");

@@ -58,7 +58,7 @@ fn missing(image: &Written) -> Vec<String> {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn a_killed_pull_leaves_a_valid_layout_and_the_next_one_goes_on() {
+fn a_killed_pull_leaves_a_valid_layout_and_the_next_one_continues() {
     let (served, image) = Served::image("v1", &image_to_hold(10));
     let earlier = served.add("earlier", &small_image(1));
     for skopeo in skopeos() {
@@ -117,7 +117,7 @@ fn a_pull_killed_before_there_was_an_image_leaves_a_valid_layout() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn an_interrupted_pull_leaves_nothing_but_what_was_complete() {
+fn an_interrupted_pull_leaves_only_complete_blobs() {
     let (served, image) = Served::image("v1", &image_to_hold(30));
     for skopeo in skopeos() {
         for (signal, code, word) in [
@@ -175,7 +175,7 @@ fn an_interrupted_first_request_leaves_nothing() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn a_pull_that_fails_leaves_the_layout_with_what_it_had() {
+fn a_failed_pull_leaves_the_layout_as_it_was() {
     let (served, _) = Served::image("good", &small_image(3));
     let shared = small_image(3).layer_random(50_000, 44);
     let bad = served.add("bad", &shared);
@@ -211,7 +211,7 @@ fn a_pull_that_fails_leaves_the_layout_with_what_it_had() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn the_working_folder_of_a_living_pull_is_not_swept_by_another() {
+fn the_staging_folder_of_a_running_pull_is_not_removed() {
     // The registry is so slow that the first pull is certainly stopped in the middle.
     let slow = Served::with(Options {
         bandwidth: Some(2_000_000),
@@ -247,7 +247,7 @@ fn the_working_folder_of_a_living_pull_is_not_swept_by_another() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn working_folders_of_dead_pulls_are_swept_and_others_are_not() {
+fn only_staging_folders_of_dead_pulls_are_removed() {
     let (served, _) = Served::image("v1", &small_image(5));
     let scratch = Scratch::new();
     let layout = scratch.layout("image");
@@ -273,7 +273,7 @@ fn working_folders_of_dead_pulls_are_swept_and_others_are_not() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn pulls_into_one_layout_at_once_all_succeed() {
+fn concurrent_pulls_into_one_layout_succeed() {
     const PULLS: u64 = 5;
     let served = Served::start();
     let shared = small_image(6);
@@ -305,7 +305,7 @@ fn pulls_into_one_layout_at_once_all_succeed() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn pulls_of_one_image_into_one_layout_at_once_all_succeed() {
+fn concurrent_pulls_of_one_image_into_one_layout_succeed() {
     let (served, image) = Served::image("v1", &small_image(7));
     let scratch = Scratch::new();
     let layout = scratch.layout("image");

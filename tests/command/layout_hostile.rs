@@ -68,7 +68,7 @@ fn snapshot(folder: &Path) -> Vec<(String, Vec<u8>)> {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn a_link_that_leads_out_of_the_layout_is_refused() {
+fn a_link_out_of_the_layout_is_refused() {
     for part in ["blobs", "blobs/sha256", "index.json", "oci-layout"] {
         let fixture = Fixture::new();
         fixture.move_outside(part);
@@ -83,7 +83,7 @@ fn a_link_that_leads_out_of_the_layout_is_refused() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn a_dangling_link_brings_forth_nothing_outside() {
+fn a_dangling_link_creates_nothing_outside() {
     for part in ["blobs", "index.json", "oci-layout"] {
         let fixture = Fixture::new();
         let folder = fixture.layout.folder();
@@ -119,7 +119,7 @@ fn a_blob_that_is_a_link_is_fetched_and_replaced() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn a_folder_in_the_place_of_a_file_and_the_reverse_are_told() {
+fn a_folder_instead_of_a_file_and_the_reverse_are_reported() {
     let table = [
         ("index.json", "index.json is no plain file"),
         ("oci-layout", "oci-layout is no plain file"),
@@ -142,7 +142,7 @@ fn a_folder_in_the_place_of_a_file_and_the_reverse_are_told() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn an_index_without_end_is_not_read() {
+fn an_oversized_index_is_not_read() {
     let fixture = Fixture::new();
     let index = fs::File::create(fixture.layout.folder().join("index.json")).unwrap();
     index.set_len(1 << 40).unwrap();
@@ -152,7 +152,7 @@ fn an_index_without_end_is_not_read() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn a_folder_that_is_no_layout_keeps_what_looks_like_ours() {
+fn a_folder_that_is_no_layout_keeps_files_with_our_names() {
     let fixture = Fixture::new();
     let folder = fixture.scratch.path("home");
     fs::create_dir_all(folder.join(".longshore-1-0")).unwrap();

@@ -20,7 +20,7 @@ fn repository(served: &Served) -> String {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn tags_come_one_a_line_or_as_json() {
+fn tags_are_printed_one_a_line_or_as_json() {
     let served = Served::with(Options::default());
     for (tag, seed) in [("v1", 1), ("v2", 2), ("latest", 3)] {
         served.add(tag, &small_image(seed));
@@ -41,7 +41,7 @@ fn tags_come_one_a_line_or_as_json() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn a_registry_that_refuses_is_told() {
+fn a_refusal_of_the_registry_is_reported() {
     let (served, _) = Served::image("v1", &small_image(4));
     served.faults(&["any:status=404"]);
     let repository = repository(&served);
@@ -55,7 +55,7 @@ fn a_registry_that_refuses_is_told() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn what_is_no_repository_is_code_2() {
+fn an_invalid_repository_is_wrong_usage() {
     let scratch = Scratch::new();
     let skopeo = crate::harness::newest_skopeo();
     for (text, words) in [

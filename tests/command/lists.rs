@@ -60,7 +60,7 @@ fn names(layout: &Layout) -> BTreeSet<String> {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn one_that_is_missing_is_named_and_the_others_come() {
+fn a_missing_image_is_named_and_the_others_are_pulled() {
     for skopeo in skopeos() {
         let served = serve();
         let mut references = references(&served);
@@ -115,7 +115,7 @@ fn a_strict_pull_stops_at_the_first_failure() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn images_of_the_command_line_that_may_fail_one_by_one() {
+fn keep_going_applies_to_images_of_the_command_line() {
     let (skopeo, served, scratch) = (newest_skopeo(), serve(), Scratch::new());
     let (missing, one) = (served.reference("missing"), served.reference("i1"));
     // Without the option, neither image is pulled.
@@ -132,7 +132,7 @@ fn images_of_the_command_line_that_may_fail_one_by_one() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn the_parts_of_a_list_are_all_of_it_and_each_image_is_in_one() {
+fn the_parts_of_a_list_contain_each_image_once() {
     let (skopeo, served, scratch) = (newest_skopeo(), serve(), Scratch::new());
     let list = references(&served).join("\n");
     let mut all = BTreeSet::new();
@@ -154,7 +154,7 @@ fn the_parts_of_a_list_are_all_of_it_and_each_image_is_in_one() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn platforms_and_names_of_a_list() {
+fn a_list_may_contain_platforms_and_names() {
     for skopeo in skopeos() {
         let (served, scratch) = (Served::start(), Scratch::new());
         let images = [
@@ -182,7 +182,7 @@ fn platforms_and_names_of_a_list() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn names_by_a_template_and_a_list_from_stdin() {
+fn a_template_names_the_images_of_a_list_from_stdin() {
     let (skopeo, served, scratch) = (newest_skopeo(), serve(), Scratch::new());
     let layout = scratch.layout("mirror");
     let longshore = scratch.longshore();
@@ -206,7 +206,7 @@ fn names_by_a_template_and_a_list_from_stdin() {
 /// A wrong list is noticed before anything is fetched.
 #[test]
 #[ignore = "needs skopeo"]
-fn what_is_wrong_with_a_list_is_wrong_usage() {
+fn an_error_in_a_list_is_wrong_usage() {
     let (skopeo, served, scratch) = (newest_skopeo(), serve(), Scratch::new());
     let layout = scratch.layout("mirror");
     let (one, two) = (served.reference("i1"), served.reference("i2"));
@@ -254,7 +254,7 @@ fn what_is_wrong_with_a_list_is_wrong_usage() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn a_list_for_a_folder_that_is_something_else_fails_at_once() {
+fn a_list_for_an_unusable_folder_fails_at_once() {
     let (skopeo, served, scratch) = (newest_skopeo(), serve(), Scratch::new());
     let layout = scratch.layout("mirror");
     fs::create_dir(scratch.path("mirror")).unwrap();
@@ -269,7 +269,7 @@ fn a_list_for_a_folder_that_is_something_else_fails_at_once() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn one_image_that_may_fail_has_the_name_that_it_is_given() {
+fn one_image_with_keep_going_has_its_given_name() {
     let (skopeo, served, scratch) = (newest_skopeo(), serve(), Scratch::new());
     let layout = scratch.layout("one");
     let run = scratch.pull(&skopeo, &served.reference("i1"), &layout.tagged("v1"));
@@ -299,7 +299,7 @@ fn a_part_without_images_is_no_failure() {
 /// Proxies for one transport can't open the other, and only one proxy is allowed.
 #[test]
 #[ignore = "needs skopeo"]
-fn images_of_two_transports_by_one_proxy() {
+fn one_proxy_pulls_images_of_two_transports() {
     let (skopeo, served, scratch) = (newest_skopeo(), serve(), Scratch::new());
     let local = format!("oci:{}:i1", served.folder.path().display());
     for images in [

@@ -92,7 +92,7 @@ fn an_odd_manifest_is_stored_as_it_is() {
 /// `inspect` once named other layers than those that a container runtime would use.
 #[test]
 #[ignore = "needs skopeo"]
-fn a_manifest_that_two_readers_could_understand_differently_is_refused() {
+fn an_ambiguous_manifest_is_refused() {
     let (served, _) = serve(
         |_| {},
         |manifest| manifest["Layers"] = json!([manifest["layers"][0]]),

@@ -13,7 +13,7 @@ use test_registry::store::Store;
 
 #[test]
 #[ignore = "needs skopeo"]
-fn all_platforms_come_with_their_index_as_it_is() {
+fn all_platforms_are_pulled_with_their_unchanged_index() {
     for skopeo in skopeos() {
         let served = Served::start();
         let images = [
@@ -74,7 +74,7 @@ fn the_digest_of_the_index_is_printed_at_the_end() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn an_index_of_docker_images_is_written_anew_for_the_converted_ones() {
+fn an_index_of_docker_images_names_the_converted_ones() {
     let served = Served::start();
     let images = [
         small_image(1).docker_schema2().platform("linux", "amd64"),
@@ -132,7 +132,7 @@ fn changed_index(served: &Served, change: impl FnOnce(&mut Value)) -> String {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn an_index_that_does_not_have_the_digest_it_was_asked_for_by_is_refused() {
+fn an_index_with_a_wrong_digest_is_refused() {
     for skopeo in skopeos() {
         let served = Served::start();
         let asked = changed_index(&served, |index| index["annotations"] = json!({ "a": "b" }));
@@ -164,7 +164,7 @@ fn an_index_that_does_not_have_the_digest_it_was_asked_for_by_is_refused() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn an_index_that_names_what_is_not_stored_is_refused_before_anything_is_named() {
+fn an_index_with_invalid_entries_is_refused_before_it_is_named() {
     type Change = fn(&mut Value);
     let cases: [(Change, &str); 6] = [
         (
@@ -219,7 +219,7 @@ fn an_index_that_names_what_is_not_stored_is_refused_before_anything_is_named() 
 
 #[test]
 #[ignore = "needs skopeo"]
-fn an_odd_image_of_an_index_comes_with_the_others() {
+fn an_odd_image_of_an_index_is_pulled_with_the_others() {
     let served = Served::start();
     let store = Store::open(served.folder.path()).unwrap();
     let stored = |document: &Value| {

@@ -57,7 +57,7 @@ fn removed(report: &Value) -> BTreeSet<String> {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn what_a_moved_tag_named_is_removed_and_what_images_share_is_kept() {
+fn blobs_of_a_moved_tag_are_removed_and_shared_ones_are_kept() {
     let (served, old) = Served::image("old", &small_image(1));
     let new = served.add("new", &small_image(1).layer_random(5_000, 99));
     let platforms = [
@@ -124,7 +124,7 @@ fn what_a_moved_tag_named_is_removed_and_what_images_share_is_kept() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn what_a_killed_pull_left_is_removed_and_what_a_running_one_stored_is_not() {
+fn files_of_killed_pulls_are_removed_and_those_of_running_ones_are_not() {
     let (served, image) = Served::image("v1", &image_to_hold(60));
     let skopeo = newest_skopeo();
     let scratch = Scratch::new();
@@ -157,7 +157,7 @@ fn what_a_killed_pull_left_is_removed_and_what_a_running_one_stored_is_not() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn a_pull_keeps_what_it_reuses_although_no_image_names_it() {
+fn a_running_pull_keeps_the_unnamed_blobs_that_it_reuses() {
     // The registry is so slow that the pull is certainly stopped in the middle.
     let slow = Served::with(Options {
         bandwidth: Some(2_000_000),
@@ -199,7 +199,7 @@ fn a_pull_keeps_what_it_reuses_although_no_image_names_it() {
 
 #[test]
 #[ignore = "needs skopeo, strace"]
-fn a_pull_that_begins_in_the_middle_of_a_prune_waits_and_fetches_what_is_gone() {
+fn a_pull_that_starts_during_a_prune_waits_and_fetches_removed_blobs() {
     let (served, image) = Served::image("v1", &small_image(5));
     let scratch = Scratch::new();
     let layout = scratch.layout("image");
@@ -238,7 +238,7 @@ fn injected(scratch: &Scratch, layout: &Layout, how: &str) -> Longshore {
 
 #[test]
 #[ignore = "needs skopeo, strace"]
-fn killed_at_each_of_its_system_calls_a_prune_leaves_a_valid_layout() {
+fn a_prune_killed_at_any_system_call_leaves_a_valid_layout() {
     let (served, kept) = Served::image("kept", &small_image(6));
     served.add("gone", &small_image(7));
     let scratch = Scratch::new();
@@ -276,7 +276,7 @@ fn killed_at_each_of_its_system_calls_a_prune_leaves_a_valid_layout() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn a_damaged_layout_is_refused_as_it_is() {
+fn a_damaged_layout_is_refused_and_unchanged() {
     let (served, image) = Served::image("v1", &small_image(8));
     let scratch = Scratch::new();
     let layout = scratch.layout("image");

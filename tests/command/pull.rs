@@ -133,7 +133,7 @@ fn the_report_has_these_fields_and_no_others() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn only_what_is_missing_is_fetched_again() {
+fn only_missing_blobs_are_fetched_again() {
     let (served, image) = Served::image("v1", &small_image(4));
     for skopeo in skopeos() {
         let scratch = Scratch::new();
@@ -239,7 +239,7 @@ fn a_layout_holds_many_images_and_shares_their_blobs() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn a_tag_that_moved_is_moved() {
+fn a_moved_tag_replaces_the_image() {
     let (served, old) = Served::image("latest", &small_image(9));
     let scratch = Scratch::new();
     let layout = scratch.layout("image");
@@ -385,7 +385,7 @@ fn skopeos_debug_lines_begin_with_the_number_of_their_proxy() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn a_registry_that_refuses_for_seconds_is_told_of() {
+fn a_long_refusal_of_the_registry_is_reported() {
     let (served, _) = Served::image("v1", &small_image(1));
     served.faults(&["manifest:status=503*4"]);
     let scratch = Scratch::new();
@@ -403,7 +403,7 @@ fn a_registry_that_refuses_for_seconds_is_told_of() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn progress_goes_to_stderr_and_what_was_done_to_stdout() {
+fn progress_goes_to_stderr_and_results_to_stdout() {
     let (served, image) = Served::image("v1", &small_image(15));
     let skopeo = newest_skopeo();
     let pull = |scratch: &Scratch| {
@@ -436,7 +436,7 @@ fn progress_goes_to_stderr_and_what_was_done_to_stdout() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn what_other_tools_put_into_an_index_stays() {
+fn entries_of_other_tools_stay_in_the_index() {
     let (served, _) = Served::image("v1", &small_image(16));
     let scratch = Scratch::new();
     let skopeo = newest_skopeo();
@@ -468,7 +468,7 @@ fn serve_manifest(served: &Served, manifest: &Value, tag: &str) {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn a_config_as_large_as_a_layer_is_not_read_out_of_the_layout() {
+fn an_oversized_config_is_not_read_from_the_layout() {
     let large = small_image(90).layer_random(5_000_000, 900);
     let (served, image) = Served::image("v1", &large);
     let layer = image.layers.last().unwrap();
@@ -496,7 +496,7 @@ fn a_config_as_large_as_a_layer_is_not_read_out_of_the_layout() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn sizes_beyond_the_world_are_refused() {
+fn impossible_sizes_are_refused() {
     let (served, image) = Served::image("v1", &small_image(91));
     let layout = crate::harness::Layout::new(served.folder.path().to_owned());
     let mut manifest = layout.json(image.manifest_digest.as_ref());
@@ -519,7 +519,7 @@ fn sizes_beyond_the_world_are_refused() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn numbers_can_be_as_large_as_they_can_be_written() {
+fn the_largest_numbers_are_accepted() {
     let (served, _) = Served::image("v1", &small_image(1));
     let scratch = Scratch::new();
     let (large, count) = (u64::MAX.to_string(), usize::MAX.to_string());

@@ -83,7 +83,7 @@ fn assert_everybody_accepts(skopeo: &Skopeo, layout: &Layout, image: &Written, r
 
 #[test]
 #[ignore = "needs skopeo, docker-registry, crane, oras, umoci, Debian packages"]
-fn a_real_image_arrives_through_each_skopeo_and_is_accepted_by_all() {
+fn a_real_image_is_pulled_through_each_skopeo_and_accepted_by_all() {
     let scratch = Scratch::new();
     let made = scratch.layout("made");
     let image = real_image(&made);

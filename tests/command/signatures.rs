@@ -172,7 +172,7 @@ fn checking_skopeos() -> [Skopeo; 2] {
 
 #[test]
 #[ignore = "needs skopeo, gpg"]
-fn a_policy_that_would_not_be_checked_is_an_error() {
+fn a_policy_that_skopeo_does_not_check_is_an_error() {
     let signer = Signer::new();
     let (served, _) = Served::image("v1", &small_image(6));
     let [oldest, ..] = skopeos();
@@ -201,7 +201,7 @@ fn with_own_policy(scratch: &Scratch, run: Longshore, policy: &str) -> Longshore
 
 #[test]
 #[ignore = "needs skopeo"]
-fn a_policy_of_the_system_that_is_not_checked_is_told_at_each_pull() {
+fn each_pull_warns_of_an_unchecked_system_policy() {
     const REJECT: &str = r#"{"default": [{"type": "reject"}]}"#;
     const ACCEPT: &str = r#"{"default": [{"type": "insecureAcceptAnything"}]}"#;
     let (served, _) = Served::image("v1", &small_image(7));
@@ -240,7 +240,7 @@ fn a_policy_of_the_system_that_is_not_checked_is_told_at_each_pull() {
 
 #[test]
 #[ignore = "needs skopeo, gpg"]
-fn a_signed_image_passes_also_with_many_proxies() {
+fn a_signed_image_is_accepted_with_one_or_many_proxies() {
     let signer = Signer::new();
     let many = (0..30).fold(small_image(1), |image, n| image.layer_random(1000, 100 + n));
     let (served, image) = Served::image("v1", &many);

@@ -39,7 +39,7 @@ fn complete(layout: &Layout) {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn a_full_stdout_is_told_and_the_image_is_there() {
+fn a_full_stdout_is_reported_and_the_image_is_stored() {
     let (served, _) = Served::image("v1", &small_image(1));
     let image = served.reference("v1");
     for skopeo in skopeos() {
@@ -65,7 +65,7 @@ fn a_full_stdout_is_told_and_the_image_is_there() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn a_reader_of_stdout_that_has_gone_is_no_failure() {
+fn a_closed_stdout_is_no_failure() {
     let (served, _) = Served::image("v1", &small_image(1));
     let image = served.reference("v1");
     let scratch = Scratch::new();
@@ -85,7 +85,7 @@ fn a_reader_of_stdout_that_has_gone_is_no_failure() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn a_stderr_that_is_full_or_that_nobody_reads_breaks_no_pull() {
+fn a_full_or_unread_stderr_does_not_stop_a_pull() {
     let (served, _) = Served::image("v1", &small_image(1));
     let image = served.reference("v1");
     for skopeo in skopeos() {
@@ -109,7 +109,7 @@ fn a_stderr_that_is_full_or_that_nobody_reads_breaks_no_pull() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn a_signal_ends_a_pull_of_whose_words_nobody_reads_any() {
+fn a_signal_ends_a_pull_whose_output_is_not_read() {
     let (served, written) = Served::image("v1", &small_image(1));
     let layer = written.layers[1].digest().to_string();
     served.faults(&["blob#1:headers-never"]);
@@ -141,7 +141,7 @@ fn read_line(reader: PipeReader) -> String {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn a_signal_ends_a_pull_whose_last_event_nobody_reads() {
+fn a_signal_ends_a_pull_whose_last_event_is_not_read() {
     let (served, _) = Served::image("v1", &small_image(1));
     let scratch = Scratch::new();
     let layout = scratch.layout("image");
@@ -193,7 +193,7 @@ fn a_signal_that_was_ignored_at_the_start_stays_ignored() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn events_that_can_not_be_written_down_are_told_and_the_image_is_there() {
+fn events_that_can_not_be_written_are_reported_and_the_image_is_stored() {
     let (served, _) = Served::image("v1", &small_image(1));
     let scratch = Scratch::new();
     let layout = scratch.layout("image");

@@ -136,7 +136,7 @@ fn a_pull_that_fails_is_drawn_with_the_reason() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn a_pull_that_is_interrupted_is_drawn_as_far_as_it_came() {
+fn an_interrupted_pull_is_drawn_up_to_its_end() {
     let (served, image) = Served::image("v1", &small_image(1));
     served.faults(&["blob:stall=half"]);
     let scratch = Scratch::new();
@@ -187,7 +187,7 @@ fn a_list_of_images_is_drawn_with_their_names_and_failures() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn a_picture_that_cannot_be_written_in_the_end_fails_after_the_pull() {
+fn a_picture_that_can_not_be_written_fails_after_the_pull() {
     let (served, image) = Served::image("v1", &small_image(1));
     served.faults(&["blob#1:stall=half*1"]);
     let scratch = Scratch::new();

@@ -91,7 +91,7 @@ impl Fixture {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn what_was_pulled_is_good() {
+fn a_pulled_layout_has_no_damage() {
     let fixture = Fixture::new();
     for layout in [fixture.layout.all(), fixture.layout.tagged("v1")] {
         let run = verify(&fixture.scratch, &layout).arg("--diff-ids").run();
@@ -116,7 +116,7 @@ fn what_was_pulled_is_good() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn what_skopeo_wrote_is_good() {
+fn a_layout_of_skopeo_has_no_damage() {
     let (served, _) = Served::image("v1", &small_image(2));
     let scratch = Scratch::new();
     let layout = scratch.layout("image");
@@ -131,7 +131,7 @@ fn what_skopeo_wrote_is_good() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn each_damage_is_told_by_its_kind_and_code_1() {
+fn each_damage_is_reported_with_its_kind_and_code_1() {
     let fixture = Fixture::new();
     let [missing, longer, damaged] = &fixture.image.layers[..] else {
         panic!("it has three layers")
@@ -220,7 +220,7 @@ fn a_pull_reuses_a_damaged_layer_and_fetches_it_after_a_repair() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn beside_a_running_pull_nothing_is_found_and_nothing_is_removed() {
+fn verify_works_during_a_pull_and_repair_waits_for_it() {
     let (served, image) = Served::image("v1", &image_to_hold(40));
     let earlier = served.add("earlier", &small_image(3));
     let skopeo = newest_skopeo();
@@ -259,7 +259,7 @@ fn beside_a_running_pull_nothing_is_found_and_nothing_is_removed() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn damaged_blobs_that_a_killed_pull_left_are_found_before_a_pull_reuses_them() {
+fn damaged_blobs_of_a_killed_pull_are_found_before_they_are_reused() {
     let (served, image) = Served::image("v1", &image_to_hold(50));
     let skopeo = newest_skopeo();
     let scratch = Scratch::new();
@@ -282,7 +282,7 @@ fn damaged_blobs_that_a_killed_pull_left_are_found_before_a_pull_reuses_them() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn what_can_not_be_verified_is_code_1_and_changes_nothing() {
+fn a_failed_verification_is_code_1_and_changes_nothing() {
     let fixture = Fixture::new();
     let message = verify(&fixture.scratch, "oci:nowhere").run().failed(1);
     assert!(message.contains("can't verify nowhere"), "{message}");

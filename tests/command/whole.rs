@@ -141,7 +141,7 @@ fn an_archive_has_an_index_with_all_its_images() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn an_archive_of_a_list_has_the_images_that_came_and_nothing_of_the_others() {
+fn an_archive_of_a_list_contains_only_the_pulled_images() {
     let served = Served::start();
     served.add("good", &small_image(1));
     let bad = served.add("bad", &small_image(2));
@@ -213,7 +213,7 @@ fn a_docker_image_in_a_folder_or_an_archive_is_read_by_skopeo() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn where_nothing_can_be_put_is_found_before_the_registry_is_asked() {
+fn an_unusable_path_is_found_before_any_request() {
     let (served, _) = Served::image("v1", &small_image(1));
     let scratch = Scratch::new();
     let place = place(&scratch);
@@ -269,7 +269,7 @@ fn a_dry_run_of_an_archive_or_a_folder_makes_nothing() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn a_pull_that_fails_leaves_what_was_there() {
+fn a_failed_pull_leaves_the_old_file() {
     let (served, image) = Served::image("v1", &small_image(1));
     served.faults(&[&format!("blob@{}:status=404", image.layers[2].digest())]);
     let scratch = Scratch::new();
@@ -304,7 +304,7 @@ fn stalled(scratch: &Scratch, served: &Served, place: &Path, destination: &str) 
 
 #[test]
 #[ignore = "needs skopeo"]
-fn a_signal_leaves_nothing_and_what_a_kill_leaves_is_removed_by_the_next_run() {
+fn a_signal_leaves_nothing_and_the_next_run_removes_leftovers_of_a_kill() {
     let (served, image) = Served::image("v1", &small_image(1));
     let scratch = Scratch::new();
     let place = place(&scratch);
@@ -341,7 +341,7 @@ fn a_signal_leaves_nothing_and_what_a_kill_leaves_is_removed_by_the_next_run() {
 
 #[test]
 #[ignore = "needs skopeo, root"]
-fn a_full_disk_leaves_nothing_and_an_archive_needs_one_more_layer_than_its_size() {
+fn a_full_disk_leaves_nothing_and_an_archive_needs_space_for_one_more_layer() {
     let image = (0..3).fold(ImageBuilder::new(), |image, layer| {
         image.layer_random(3_000_000, layer)
     });
@@ -368,7 +368,7 @@ fn a_full_disk_leaves_nothing_and_an_archive_needs_one_more_layer_than_its_size(
 
 #[test]
 #[ignore = "needs skopeo, root"]
-fn a_mount_point_is_no_place_for_a_folder() {
+fn a_mount_point_is_refused_as_a_folder() {
     let (served, _) = Served::image("v1", &small_image(1));
     let scratch = Scratch::new();
     let place = place(&scratch);
@@ -383,7 +383,7 @@ fn a_mount_point_is_no_place_for_a_folder() {
 
 #[test]
 #[ignore = "needs skopeo, strace"]
-fn an_archive_is_on_the_disk_before_it_has_its_name() {
+fn an_archive_is_synced_before_it_gets_its_name() {
     let (served, _) = Served::image("v1", &small_image(1));
     let scratch = Scratch::new();
     let place = place(&scratch);

@@ -64,7 +64,7 @@ fn registry(scratch: &Scratch, redirects: bool) -> String {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn whatever_a_registry_says_is_harmless_wherever_it_is_written() {
+fn text_of_a_registry_is_cleaned_in_every_output() {
     for redirects in [false, true] {
         for skopeo in skopeos() {
             let scratch = Scratch::new();
@@ -94,7 +94,7 @@ fn whatever_a_registry_says_is_harmless_wherever_it_is_written() {
 
 #[test]
 #[ignore = "needs skopeo"]
-fn whatever_an_image_says_is_harmless_wherever_it_is_written() {
+fn text_of_an_image_is_cleaned_in_every_output() {
     let scratch = Scratch::new();
     let folder = scratch.path("source");
     let image = ImageBuilder::new()
@@ -121,7 +121,7 @@ fn whatever_an_image_says_is_harmless_wherever_it_is_written() {
 }
 
 #[test]
-fn of_a_crash_its_reason_is_shown_and_not_its_registers() {
+fn a_crash_is_reported_with_its_reason_and_without_registers() {
     for crash in [
         "panic: runtime error: invalid memory address or nil pointer dereference",
         "fatal error: out of memory",
