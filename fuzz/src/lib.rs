@@ -21,7 +21,7 @@ use tempfile::TempDir;
 pub const BOUND: Duration = Duration::from_secs(30);
 
 /// How long each target runs by itself in the ordinary tests.
-pub const SOME_TIME: Duration = Duration::from_secs(3);
+pub const TARGET_DURATION: Duration = Duration::from_secs(3);
 
 /// The sha256 digest as text.
 #[must_use]
@@ -34,12 +34,12 @@ pub fn digest(bytes: &[u8]) -> String {
 
 /// A folder with the served files (`served`), a layout to pull into, and files that the pull must not touch.
 #[derive(Debug)]
-pub struct Place {
+pub struct Workspace {
     folder: TempDir,
     program: PathBuf,
 }
 
-impl Place {
+impl Workspace {
     /// Makes an empty place. `program` is the folder of `files-as-skopeo`.
     ///
     /// # Panics
@@ -141,7 +141,7 @@ pub fn maintain(layout: &Path) -> longshore::Result<Pruned> {
 
 /// An entry of a folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Thing {
+pub enum TreeEntry {
     /// A file with its content.
     File(Vec<u8>),
     /// A symbolic link with its target.
@@ -154,26 +154,26 @@ pub enum Thing {
 
 /// All entries of a folder, by path.
 #[must_use]
-pub fn tree(folder: &Path) -> BTreeMap<String, Thing> {
+pub fn tree(folder: &Path) -> BTreeMap<String, TreeEntry> {
     let mut found = BTreeMap::new();
     let mut folders = vec![folder.to_owned()];
     while let Some(next) = folders.pop() {
         for entry in fs::read_dir(next).into_iter().flatten().flatten() {
             let path = entry.path();
             let kind = entry.file_type();
-            let thing = match kind {
+            let entry = match kind {
                 Ok(kind) if kind.is_symlink() => {
-                    Thing::Link(fs::read_link(&path).unwrap_or_default())
+                    TreeEntry::Link(fs::read_link(&path).unwrap_or_default())
                 }
                 Ok(kind) if kind.is_dir() => {
                     folders.push(path.clone());
-                    Thing::Folder
+                    TreeEntry::Folder
                 }
-                Ok(kind) if kind.is_file() => Thing::File(fs::read(&path).unwrap_or_default()),
-                _ => Thing::Other,
+                Ok(kind) if kind.is_file() => TreeEntry::File(fs::read(&path).unwrap_or_default()),
+                _ => TreeEntry::Other,
             };
             let name = path.strip_prefix(folder).unwrap_or(&path);
-            found.insert(name.display().to_string(), thing);
+            found.insert(name.display().to_string(), entry);
         }
     }
     found

@@ -8,7 +8,7 @@
 
 use bolero::{TypeGenerator, check};
 use longshore::oci_spec::image::Digest;
-use longshore_fuzz::{Place, SOME_TIME, Thing, digest, tree};
+use longshore_fuzz::{TARGET_DURATION, TreeEntry, Workspace, digest, tree};
 use serde_json::{Value, json};
 
 #[derive(Debug, TypeGenerator)]
@@ -37,7 +37,7 @@ enum Document {
     /// A correct image, except for what its parts contain, and with one thing replaced.
     Plausible {
         parts: Vec<Part>,
-        replaced: Option<(Key, Something)>,
+        replaced: Option<(Key, JsonValue)>,
     },
 }
 
@@ -84,7 +84,7 @@ enum Key {
 }
 
 #[derive(Debug, TypeGenerator)]
-enum Something {
+enum JsonValue {
     Nothing,
     Number(i64),
     Text(String),
@@ -151,7 +151,7 @@ impl Case {
         })
     }
 
-    fn serve(&self, place: &Place) {
+    fn serve(&self, workspace: &Workspace) {
         let config = self.config();
         let descriptors = |parts: &[Part]| -> Vec<Value> {
             parts
@@ -173,23 +173,23 @@ impl Case {
                 "manifests": layers,
             })
         });
-        place.serve("config", &config);
-        place.serve(
+        workspace.serve("config", &config);
+        workspace.serve(
             "layers",
             &self.layers.bytes(|parts| Value::Array(descriptors(parts))),
         );
-        place.serve("index", &manifest);
-        let told = if self.converted {
+        workspace.serve("index", &manifest);
+        let announced = if self.converted {
             digest(b"another")
         } else {
             digest(&manifest)
         };
-        place.serve("digest", told.as_bytes());
-        place.serve("manifest", &manifest);
+        workspace.serve("digest", announced.as_bytes());
+        workspace.serve("manifest", &manifest);
         let blobs = self.blobs.iter().map(|blob| &**blob);
         for blob in blobs.chain([b"blob", &*config]) {
             let served = if self.lies { b"lies" } else { blob };
-            place.serve(&digest(blob), served);
+            workspace.serve(&digest(blob), served);
         }
     }
 }
@@ -235,7 +235,7 @@ impl Key {
     }
 }
 
-impl Something {
+impl JsonValue {
     fn json(&self) -> Value {
         match self {
             Self::Nothing => Value::Null,
@@ -250,24 +250,24 @@ impl Something {
 fn images() {
     check!()
         .with_type::<Case>()
-        .with_test_time(SOME_TIME)
+        .with_test_time(TARGET_DURATION)
         .for_each(|case| {
-            let place = Place::new(env!("CARGO_BIN_EXE_files-as-skopeo"));
-            case.serve(&place);
+            let workspace = Workspace::new(env!("CARGO_BIN_EXE_files-as-skopeo"));
+            case.serve(&workspace);
             let (reference, index) = match case.transport {
                 Transport::Registry => ("docker://localhost/a:b", false),
                 Transport::Index => ("docker://localhost/a:b", true),
                 Transport::Storage => ("containers-storage:a", false),
                 Transport::Other => ("oci:a:b", false),
             };
-            let pulled = place.pull(reference, index);
+            let pulled = workspace.pull(reference, index);
             assert!(
-                place
+                workspace
                     .names()
                     .iter()
                     .all(|name| name == "served" || name == "layout")
             );
-            let layout = tree(&place.layout());
+            let layout = tree(&workspace.layout());
             let named = named(&layout);
             assert_eq!(
                 named.len(),
@@ -275,13 +275,13 @@ fn images() {
                 "{pulled:?}: {named:?}"
             );
             for descriptor in named {
-                is_whole(&layout, &descriptor, 0);
+                assert_complete(&layout, &descriptor, 0);
             }
-            for (path, thing) in &layout {
+            for (path, entry) in &layout {
                 let blob = path
                     .strip_prefix("blobs/")
                     .and_then(|path| path.split_once('/'));
-                if let (Some((algorithm, hash)), Thing::File(bytes)) = (blob, thing) {
+                if let (Some((algorithm, hash)), TreeEntry::File(bytes)) = (blob, entry) {
                     assert_eq!(algorithm, "sha256", "{path}");
                     assert_eq!(digest(bytes), format!("sha256:{hash}"));
                 } else {
@@ -299,7 +299,7 @@ fn images() {
 }
 
 #[test]
-fn sizes_whose_sum_is_no_number() {
+fn sizes_whose_sum_overflows() {
     let part = |digest, size| Part {
         digest,
         size,
@@ -322,16 +322,16 @@ fn sizes_whose_sum_is_no_number() {
         blobs: Vec::new(),
         lies: false,
     };
-    let place = Place::new(env!("CARGO_BIN_EXE_files-as-skopeo"));
-    case.serve(&place);
-    place
+    let workspace = Workspace::new(env!("CARGO_BIN_EXE_files-as-skopeo"));
+    case.serve(&workspace);
+    workspace
         .pull("oci:a:b", false)
         .expect_err("an impossible size");
 }
 
 /// The descriptors in the index.
-fn named(layout: &std::collections::BTreeMap<String, Thing>) -> Vec<Value> {
-    let Some(Thing::File(index)) = layout.get("index.json") else {
+fn named(layout: &std::collections::BTreeMap<String, TreeEntry>) -> Vec<Value> {
+    let Some(TreeEntry::File(index)) = layout.get("index.json") else {
         return Vec::new();
     };
     let index: Value = serde_json::from_slice(index).expect("an index");
@@ -339,10 +339,14 @@ fn named(layout: &std::collections::BTreeMap<String, Thing>) -> Vec<Value> {
 }
 
 /// Checks that everything that this descriptor names, directly or not, is there.
-fn is_whole(layout: &std::collections::BTreeMap<String, Thing>, descriptor: &Value, depth: usize) {
+fn assert_complete(
+    layout: &std::collections::BTreeMap<String, TreeEntry>,
+    descriptor: &Value,
+    depth: usize,
+) {
     let name: Digest = descriptor["digest"].as_str().unwrap().parse().unwrap();
     let path = format!("blobs/{}/{}", name.algorithm(), name.digest());
-    let Some(Thing::File(bytes)) = layout.get(&path) else {
+    let Some(TreeEntry::File(bytes)) = layout.get(&path) else {
         panic!("{path} is missing");
     };
     assert_eq!(digest(bytes), name.to_string());
@@ -358,11 +362,11 @@ fn is_whole(layout: &std::collections::BTreeMap<String, Thing>, descriptor: &Val
         };
         for list in lists {
             for part in document[list].as_array().into_iter().flatten() {
-                is_whole(layout, part, depth + 1);
+                assert_complete(layout, part, depth + 1);
             }
         }
         if !kind.contains("index") {
-            is_whole(layout, &document["config"], depth + 1);
+            assert_complete(layout, &document["config"], depth + 1);
         }
     }
 }

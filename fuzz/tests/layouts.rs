@@ -12,7 +12,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use bolero::{TypeGenerator, check};
-use longshore_fuzz::{Place, SOME_TIME, Thing, digest, maintain, tree};
+use longshore_fuzz::{TARGET_DURATION, TreeEntry, Workspace, digest, maintain, tree};
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 use serde_json::{Value, json};
@@ -101,7 +101,7 @@ impl Where {
 
 impl Damage {
     /// Damages the layout. A damage that can't be done is left out.
-    fn inflict(&self, path: &Path, outside: &Path) -> std::io::Result<()> {
+    fn apply(&self, path: &Path, outside: &Path) -> std::io::Result<()> {
         if let Self::Cut(length) = self {
             if !fs::symlink_metadata(path)?.is_file() {
                 return Ok(());
@@ -138,11 +138,14 @@ impl Damage {
 }
 
 /// Makes the same files outside, as targets of links.
-fn furnish(place: &Place, case: &Case) {
+fn prepare(workspace: &Workspace, case: &Case) {
     let [manifest, config, layer] = image();
     let marker = json!({ "imageLayoutVersion": "1.0.0" }).to_string();
     let index = json!({ "schemaVersion": 2, "manifests": [] }).to_string();
-    let roots = [Some(place.outside()), case.there.then(|| place.layout())];
+    let roots = [
+        Some(workspace.outside()),
+        case.there.then(|| workspace.layout()),
+    ];
     for root in roots.into_iter().flatten() {
         fs::create_dir_all(root.join("blobs/sha256")).unwrap();
         fs::write(root.join("oci-layout"), &marker).unwrap();
@@ -164,7 +167,7 @@ fn furnish(place: &Place, case: &Case) {
                 root.join(&name)
             }
         };
-        let _ = damage.inflict(&path(place.layout()), &path(place.outside()));
+        let _ = damage.apply(&path(workspace.layout()), &path(workspace.outside()));
     }
 }
 
@@ -173,31 +176,31 @@ fn layouts() {
     let [manifest, config, layer] = image();
     check!()
         .with_type::<Case>()
-        .with_test_time(SOME_TIME)
+        .with_test_time(TARGET_DURATION)
         .for_each(|case| {
-            let place = Place::new(env!("CARGO_BIN_EXE_files-as-skopeo"));
-            place.serve("manifest", &manifest);
-            place.serve("digest", digest(&manifest).as_bytes());
+            let workspace = Workspace::new(env!("CARGO_BIN_EXE_files-as-skopeo"));
+            workspace.serve("manifest", &manifest);
+            workspace.serve("digest", digest(&manifest).as_bytes());
             for bytes in [&manifest, &config, &layer] {
-                place.serve(&digest(bytes), bytes);
+                workspace.serve(&digest(bytes), bytes);
             }
-            furnish(&place, case);
+            prepare(&workspace, case);
             // The path of the layout may be a symbolic link.
-            let root = fs::canonicalize(place.layout()).unwrap_or_else(|_| place.layout());
-            let led_outside = root == fs::canonicalize(place.outside()).unwrap();
-            let (before, outside) = (tree(&root), tree(&place.outside()));
+            let root = fs::canonicalize(workspace.layout()).unwrap_or_else(|_| workspace.layout());
+            let led_outside = root == fs::canonicalize(workspace.outside()).unwrap();
+            let (before, outside) = (tree(&root), tree(&workspace.outside()));
 
-            let pulled = place.pull("oci:a:b", false);
+            let pulled = workspace.pull("oci:a:b", false);
 
             let after = tree(&root);
             if !led_outside {
-                assert_eq!(tree(&place.outside()), outside, "{pulled:?}");
+                assert_eq!(tree(&workspace.outside()), outside, "{pulled:?}");
             }
             let ours = [&manifest, &config, &layer].map(|bytes| blob(bytes));
-            for (path, thing) in &before {
+            for (path, entry) in &before {
                 let ours = ours.contains(path) || path.starts_with(".longshore-");
                 if !ours && path != "index.json" {
-                    assert_eq!(after.get(path), Some(thing), "{path}: {pulled:?}");
+                    assert_eq!(after.get(path), Some(entry), "{path}: {pulled:?}");
                 }
             }
             for path in after.keys().filter(|path| !before.contains_key(*path)) {
@@ -215,7 +218,7 @@ fn layouts() {
             if pulled.is_ok() {
                 assert_eq!(new.last().unwrap()["digest"], digest(&manifest));
                 for (path, bytes) in ours.iter().zip([&manifest, &config, &layer]) {
-                    let Some(Thing::File(found)) = after.get(path) else {
+                    let Some(TreeEntry::File(found)) = after.get(path) else {
                         panic!("{path} is missing");
                     };
                     // A blob that was there with the right size is not read again.
@@ -228,7 +231,7 @@ fn layouts() {
             let maintained = maintain(&root);
             assert_maintained(&after, &tree(&root), maintained.is_ok());
             if !led_outside {
-                assert_eq!(tree(&place.outside()), outside, "{maintained:?}");
+                assert_eq!(tree(&workspace.outside()), outside, "{maintained:?}");
             }
         });
 }
@@ -236,23 +239,23 @@ fn layouts() {
 /// Checks what verifying, repairing and pruning may change: blobs disappear, and what dead pulls have left. A
 /// blob that is left is one that the index names, if all went well.
 fn assert_maintained(
-    before: &BTreeMap<String, Thing>,
-    after: &BTreeMap<String, Thing>,
-    is_whole: bool,
+    before: &BTreeMap<String, TreeEntry>,
+    after: &BTreeMap<String, TreeEntry>,
+    assert_complete: bool,
 ) {
     let is_blob = |path: &str| path.starts_with("blobs/sha256/");
     let ours = |path: &str| is_blob(path) || path.starts_with(".longshore");
-    let others = |tree: &BTreeMap<String, Thing>| {
+    let others = |tree: &BTreeMap<String, TreeEntry>| {
         let others = tree.iter().filter(|(path, _)| !ours(path));
         others
-            .map(|(path, thing)| (path.clone(), thing.clone()))
+            .map(|(path, entry)| (path.clone(), entry.clone()))
             .collect::<Vec<_>>()
     };
     assert_eq!(others(after), others(before));
-    for (path, thing) in after.iter().filter(|(path, _)| is_blob(path)) {
-        assert_eq!(before.get(path), Some(thing), "{path}");
+    for (path, entry) in after.iter().filter(|(path, _)| is_blob(path)) {
+        assert_eq!(before.get(path), Some(entry), "{path}");
     }
-    if is_whole {
+    if assert_complete {
         let [manifest, config, layer] = image().map(|bytes| blob(&bytes));
         let entries = entries(after);
         let names = |name: &str| {
@@ -261,16 +264,16 @@ fn assert_maintained(
                 .iter()
                 .any(|entry| entry["digest"] == digest.as_str())
         };
-        for (path, thing) in after.iter().filter(|(path, _)| is_blob(path)) {
+        for (path, entry) in after.iter().filter(|(path, _)| is_blob(path)) {
             let of_the_image = [&config, &layer].contains(&path) && names(&manifest);
-            let is_file = matches!(thing, Thing::File(_));
+            let is_file = matches!(entry, TreeEntry::File(_));
             assert!(!is_file || names(path) || of_the_image, "{path} is left");
         }
     }
 }
 
-fn entries(layout: &BTreeMap<String, Thing>) -> Vec<Value> {
-    let Some(Thing::File(index)) = layout.get("index.json") else {
+fn entries(layout: &BTreeMap<String, TreeEntry>) -> Vec<Value> {
+    let Some(TreeEntry::File(index)) = layout.get("index.json") else {
         return Vec::new();
     };
     let index: Value = serde_json::from_slice(index).unwrap_or_default();

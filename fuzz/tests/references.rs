@@ -4,7 +4,7 @@
 
 use bolero::check;
 use longshore::{Error, OciLayout, Proxies};
-use longshore_fuzz::SOME_TIME;
+use longshore_fuzz::TARGET_DURATION;
 use serde_json::json;
 use test_support::peer::Peer;
 use tokio::runtime::Builder;
@@ -15,7 +15,7 @@ use tokio::runtime::Builder;
 fn references() {
     check!()
         .with_type::<String>()
-        .with_test_time(SOME_TIME)
+        .with_test_time(TARGET_DURATION)
         .for_each(|text| {
             let runtime = Builder::new_current_thread()
                 .enable_all()

@@ -11,7 +11,7 @@ use std::os::fd::OwnedFd;
 
 use bolero::{TypeGenerator, check};
 use longshore::{ConnectionOptions, ImageProxy, OpenedImage};
-use longshore_fuzz::{BOUND, SOME_TIME, digest};
+use longshore_fuzz::{BOUND, TARGET_DURATION, digest};
 use serde_json::{Value, json};
 use test_support::peer::{Peer, pipe};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -24,7 +24,7 @@ const CONTENT: &[u8] = b"the content";
 struct Case {
     new: bool,
     calls: Vec<Call>,
-    says: Vec<Say>,
+    replies: Vec<ReplyKind>,
 }
 
 #[derive(Debug, TypeGenerator)]
@@ -46,7 +46,7 @@ enum Call {
 
 /// The answer of the proxy to a call.
 #[derive(Debug, TypeGenerator)]
-enum Say {
+enum ReplyKind {
     /// The right answer, with this in the pipe.
     Right {
         right_bytes: bool,
@@ -59,7 +59,7 @@ enum Say {
     },
     Json {
         success: bool,
-        value: Something,
+        value: JsonValue,
         pipe: u32,
         fds: Vec<Descriptor>,
     },
@@ -72,7 +72,7 @@ enum Say {
 }
 
 #[derive(Debug, TypeGenerator)]
-enum Something {
+enum JsonValue {
     Null,
     Number(i64),
     Text(String),
@@ -96,7 +96,7 @@ impl Descriptor {
     }
 }
 
-impl Something {
+impl JsonValue {
     fn json(&self) -> Value {
         match self {
             Self::Null => Value::Null,
@@ -119,7 +119,7 @@ fn replies() {
     drop(Builder::new_current_thread().enable_all().build().unwrap());
     check!()
         .with_type::<Case>()
-        .with_test_time(SOME_TIME)
+        .with_test_time(TARGET_DURATION)
         .for_each(|case| {
             let before = descriptors();
             // On this runtime, waits that nothing else ends take no time.
@@ -146,7 +146,7 @@ async fn play(case: &Case) {
     let proxy = connected.unwrap();
     let (image, ()) = tokio::join!(proxy.open_image("x:"), peer.opens(1));
     let image = image.unwrap();
-    let says = tokio::spawn(say(peer, &case.says));
+    let sending = tokio::spawn(send_replies(peer, &case.replies));
     let mut failed = false;
     for call in &case.calls {
         let outcome = within_bound(ask(call, &proxy, &image)).await;
@@ -155,8 +155,8 @@ async fn play(case: &Case) {
     }
     drop(image);
     let _ = within_bound(proxy.finalize()).await;
-    says.abort();
-    let _ = says.await;
+    sending.abort();
+    let _ = sending.await;
 }
 
 async fn ask(call: &Call, proxy: &ImageProxy, image: &OpenedImage) -> longshore::Result<()> {
@@ -197,11 +197,11 @@ async fn ask(call: &Call, proxy: &ImageProxy, image: &OpenedImage) -> longshore:
 }
 
 /// Answers one call after another, and then hangs up.
-fn say(mut peer: Peer, says: &[Say]) -> impl Future<Output = ()> + use<> {
+fn send_replies(mut peer: Peer, replies: &[ReplyKind]) -> impl Future<Output = ()> + use<> {
     let mut packets = Vec::new();
-    for say in says {
-        packets.push(match say {
-            Say::Right {
+    for reply in replies {
+        packets.push(match reply {
+            ReplyKind::Right {
                 right_bytes,
                 bytes,
                 announced,
@@ -218,13 +218,13 @@ fn say(mut peer: Peer, says: &[Say]) -> impl Future<Output = ()> + use<> {
                     error: error.clone(),
                 }
             }
-            Say::No { error } => Answer::Packet(
+            ReplyKind::No { error } => Answer::Packet(
                 json!({ "success": false, "error": error })
                     .to_string()
                     .into_bytes(),
                 Vec::new(),
             ),
-            Say::Json {
+            ReplyKind::Json {
                 success,
                 value,
                 pipe,
@@ -235,11 +235,11 @@ fn say(mut peer: Peer, says: &[Say]) -> impl Future<Output = ()> + use<> {
                     .into_bytes(),
                 fds.iter().map(Descriptor::make).collect(),
             ),
-            Say::Bytes { bytes, fds } => {
+            ReplyKind::Bytes { bytes, fds } => {
                 Answer::Packet(bytes.clone(), fds.iter().map(Descriptor::make).collect())
             }
-            Say::Twice => Answer::Packet(br#"{"success":true}"#.to_vec(), Vec::new()),
-            Say::Nothing => Answer::Nothing,
+            ReplyKind::Twice => Answer::Packet(br#"{"success":true}"#.to_vec(), Vec::new()),
+            ReplyKind::Nothing => Answer::Nothing,
         });
     }
     async move {

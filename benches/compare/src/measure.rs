@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_is_told_in_the_programs_own_words() {
+    fn a_failure_contains_the_message_of_the_program() {
         let measured = shell("echo one >&2; echo two >&2; exit 3", LONG);
         assert_eq!(measured.failure.as_deref(), Some("exit status: 3: two"));
         assert_eq!(shell("true", LONG).failure, None);

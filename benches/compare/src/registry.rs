@@ -50,7 +50,7 @@ pub(crate) struct Trust {
 
 impl Trust {
     /// Makes this command use both. All contestants support these variables.
-    pub(crate) fn give_to(&self, command: &mut Command) {
+    pub(crate) fn apply_to(&self, command: &mut Command) {
         command
             .env("SSL_CERT_FILE", &self.certificate)
             .env("DOCKER_CONFIG", &self.logins)
@@ -239,7 +239,7 @@ fn fill(registry: &Registry, made: &Made, tools: &Tools) -> anyhow::Result<()> {
         let mut copy = Command::new(&tools.skopeo);
         copy.args(["--insecure-policy", "copy", "--quiet", "--all"]);
         match registry.trust() {
-            Some(trust) => trust.give_to(&mut copy),
+            Some(trust) => trust.apply_to(&mut copy),
             None => drop(copy.arg("--dest-tls-verify=false")),
         }
         copy.arg(format!("oci:{}:{tag}", made.layout.display()))

@@ -31,7 +31,7 @@ const FIRST_WINDOW: usize = 14_480;
 const LARGEST_WINDOW: usize = 3 << 20;
 /// After this idle time, a connection starts again with the first window. This is Linux's shortest
 /// retransmission timeout; a round trip is added to it.
-const QUIET: Duration = Duration::from_millis(200);
+const IDLE_AFTER: Duration = Duration::from_millis(200);
 
 /// Relays connections over a distance.
 #[derive(Debug, Args)]
@@ -129,7 +129,7 @@ impl Window {
 
     fn send(&mut self, bytes: usize, now: Instant) {
         let quiet = self.last_sent.map(|last| now.duration_since(last));
-        if self.in_flight == 0 && quiet.is_some_and(|quiet| quiet > QUIET + self.rtt) {
+        if self.in_flight == 0 && quiet.is_some_and(|quiet| quiet > IDLE_AFTER + self.rtt) {
             self.size = FIRST_WINDOW;
         }
         self.in_flight += bytes;
@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn a_quiet_connection_begins_anew() {
+    fn an_idle_connection_starts_again_with_a_small_window() {
         let mut window = Window::new(RTT);
         let now = Instant::now();
         window.send(FIRST_WINDOW, now);
@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_carries_one_thing_after_another() {
+    fn a_link_carries_packets_in_order() {
         let link = Link::new(Distance { rtt: 30, mbits: 8 });
         let now = Instant::now() + RTT;
         let millis = |at: Instant| at.duration_since(now).as_millis();

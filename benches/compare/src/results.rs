@@ -221,7 +221,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_spread_has_the_median_in_it() {
+    fn a_spread_contains_the_median() {
         let spread = |figures: &[f64]| Spread::of(figures.to_vec());
         let of = |median, min, max| Some(Spread { median, min, max });
         assert_eq!(spread(&[]), None);
@@ -230,7 +230,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_failed_run_has_no_part_in_the_median() {
+    fn failed_runs_do_not_count_in_the_median() {
         let case = case("B", "50 ms");
         let mut report = report(&case, &[("crane", &[1.0, 2.0, 30.0])]);
         report.samples[2].failure = Some("no".into());
@@ -240,7 +240,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_report_survives_its_file() {
+    fn a_report_can_be_written_and_read() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("report.json");
         let case = case("B", "50 ms");

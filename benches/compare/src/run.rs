@@ -141,7 +141,7 @@ impl Run {
         };
         let mut command = contestant.pull(setup.tools, images, destination, how)?;
         if let Some(trust) = &setup.trust {
-            trust.give_to(&mut command);
+            trust.apply_to(&mut command);
         }
         if self.memory_cache && !contestant.is_ours() {
             // skopeo then does not regard itself as root's, and uses a cache folder that can't be created.
@@ -208,14 +208,14 @@ impl Run {
             }
         }
         if contestants.is_empty() {
-            return everybody();
+            return all_contestants();
         }
         contestants
     }
 }
 
 /// Each contestant with its default settings, and with those that suit it best.
-fn everybody() -> Vec<Contestant> {
+fn all_contestants() -> Vec<Contestant> {
     let names = [
         "longshore",
         "skopeo",
@@ -247,8 +247,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn everybody_is_somebody() {
-        assert_eq!(everybody().len(), 9);
+    fn all_contestants_can_be_parsed() {
+        assert_eq!(all_contestants().len(), 9);
     }
 
     #[test]

@@ -199,7 +199,7 @@ mod tests {
     use crate::results::tests::{case, report};
 
     #[test]
-    fn the_fastest_comes_first_and_ratios_are_to_the_one_that_is_named() {
+    fn rows_are_sorted_by_time_with_ratios_to_the_reference() {
         let case = case("B", "50 ms");
         let report = report(&case, &[("oras", &[4.0, 2.0, 3.0]), ("crane", &[1.5])]);
         let text = markdown(&report, "crane");
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_is_told() {
+    fn a_failure_is_listed() {
         let case = case("B", "50 ms");
         let mut report = report(&case, &[("crane", &[1.0, 2.0]), ("oras", &[1.0])]);
         report.samples[1].failure = Some("no".into());

@@ -39,7 +39,7 @@ const SKOPEO: &[&str] = &["skopeo"];
 const SKOPEO_16: &[&str] = &["skopeo:16"];
 const CRANE: &[&str] = &["crane"];
 const ORAS_16: &[&str] = &["oras:16"];
-const SHORT_ROAD: &[&str] = &["crane", "oras"];
+const FASTEST_TOOLS: &[&str] = &["crane", "oras"];
 const ALL: &[&str] = &["crane", "oras", "skopeo", "cip"];
 const NEW: &str = crate::NEWEST_SKOPEO;
 
@@ -48,7 +48,7 @@ const MEMORY: (f64, f64) = (32.0, 16.0);
 
 #[rustfmt::skip]
 const TARGETS: &[Target] = &[
-    time("A", "50 ms", SHORT_ROAD, Relation::AtMost, 1.3, 1.0),
+    time("A", "50 ms", FASTEST_TOOLS, Relation::AtMost, 1.3, 1.0),
     time("B", "50 ms", CIP, Relation::Faster, 10.0, 15.0),
     free("B", "50 ms", CRANE, Relation::AtMost, 1.8, 1.0),
     time("C", "50 ms", CIP, Relation::Faster, 5.0, 7.0),
@@ -249,7 +249,7 @@ mod tests {
     use crate::results::tests::{case, report};
 
     #[test]
-    fn the_best_of_the_peers_counts_and_the_default_of_ours() {
+    fn the_best_peer_and_our_default_are_compared() {
         let times: &[(&str, &[f64])] = &[
             ("longshore", &[1.0]),
             ("longshore:32", &[0.5]),

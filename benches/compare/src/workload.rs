@@ -427,7 +427,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_sizes_are_those_that_are_announced() {
+    fn the_sizes_add_up_to_the_announced_total() {
         let sum = |workload: Workload| workload.sizes(false).iter().sum::<u64>();
         assert_eq!(sum(Workload::A), 150_000_000);
         assert_eq!(sum(Workload::B), 128 << 16);

@@ -29,7 +29,7 @@ use tokio::runtime::{Builder, Runtime};
 const BYTES: usize = 64 << 20;
 
 const KIB: usize = 1024;
-const ROOMS: [usize; 3] = [64 * KIB, 512 * KIB, 1024 * KIB];
+const PIPE_BYTES: [usize; 3] = [64 * KIB, 512 * KIB, 1024 * KIB];
 
 /// The size of the library's buffers.
 const BUFFER_BYTES: usize = 512 * KIB;
@@ -46,7 +46,7 @@ const STRATEGIES: [(&str, Strategy); 8] = [
     ("splice, no digest", splice_only),
     ("read, hash", read_hash),
     ("read, hash, write", read_hash_write),
-    ("read 16 bytes into a page, hash, write", read_askew),
+    ("read 16 bytes into a page, hash, write", read_unaligned),
     ("splice, read back, hash", splice_read_back),
     ("splice, map, hash", splice_map),
     ("tee, splice, read, hash", tee_splice),
@@ -57,8 +57,8 @@ fn copy(pipe: &File, file: &File, _: usize) -> io::Result<Option<Digest>> {
     Ok(None)
 }
 
-fn splice_only(pipe: &File, file: &File, room: usize) -> io::Result<Option<Digest>> {
-    splice_each(pipe, file, room, |_, _| Ok(()))?;
+fn splice_only(pipe: &File, file: &File, pipe_bytes: usize) -> io::Result<Option<Digest>> {
+    splice_each(pipe, file, pipe_bytes, |_, _| Ok(()))?;
     Ok(None)
 }
 
@@ -82,7 +82,7 @@ fn read_hash_write(pipe: &File, file: &File, _: usize) -> io::Result<Option<Dige
 }
 
 /// Reads, hashes and writes with a buffer that begins where glibc's large allocations begin.
-fn read_askew(mut pipe: &File, mut file: &File, _: usize) -> io::Result<Option<Digest>> {
+fn read_unaligned(mut pipe: &File, mut file: &File, _: usize) -> io::Result<Option<Digest>> {
     let mut hasher = Sha256::new();
     let mut memory = ReadBuffer::new(BUFFER_BYTES + 2 * PAGE);
     let start = memory.as_ptr().align_offset(PAGE) + 16;
@@ -94,10 +94,10 @@ fn read_askew(mut pipe: &File, mut file: &File, _: usize) -> io::Result<Option<D
     Ok(Some(hasher.finalize().into()))
 }
 
-fn splice_read_back(pipe: &File, file: &File, room: usize) -> io::Result<Option<Digest>> {
+fn splice_read_back(pipe: &File, file: &File, pipe_bytes: usize) -> io::Result<Option<Digest>> {
     let mut hasher = Sha256::new();
-    let mut buffer = ReadBuffer::new(room);
-    splice_each(pipe, file, room, |at, count| {
+    let mut buffer = ReadBuffer::new(pipe_bytes);
+    splice_each(pipe, file, pipe_bytes, |at, count| {
         let bytes = &mut buffer[..count];
         file.read_exact_at(bytes, at)?;
         hasher.update(bytes);
@@ -106,8 +106,8 @@ fn splice_read_back(pipe: &File, file: &File, room: usize) -> io::Result<Option<
     Ok(Some(hasher.finalize().into()))
 }
 
-fn splice_map(pipe: &File, file: &File, room: usize) -> io::Result<Option<Digest>> {
-    splice_each(pipe, file, room, |_, _| Ok(()))?;
+fn splice_map(pipe: &File, file: &File, pipe_bytes: usize) -> io::Result<Option<Digest>> {
+    splice_each(pipe, file, pipe_bytes, |_, _| Ok(()))?;
     let mapped = map(file)?;
     Ok(Some(Sha256::digest(&mapped).into()))
 }
@@ -118,15 +118,15 @@ fn map(file: &File) -> io::Result<Mmap> {
     unsafe { MmapOptions::new().populate().map(file) }
 }
 
-fn tee_splice(pipe: &File, file: &File, room: usize) -> io::Result<Option<Digest>> {
+fn tee_splice(pipe: &File, file: &File, pipe_bytes: usize) -> io::Result<Option<Digest>> {
     let (twin, twin_writer): (OwnedFd, OwnedFd) = pipe2(OFlag::O_CLOEXEC)?;
-    let size = i32::try_from(room).map_err(io::Error::other)?;
+    let size = i32::try_from(pipe_bytes).map_err(io::Error::other)?;
     fcntl(&twin, FcntlArg::F_SETPIPE_SZ(size))?;
     let mut twin = File::from(twin);
     let mut hasher = Sha256::new();
-    let mut buffer = ReadBuffer::new(room);
+    let mut buffer = ReadBuffer::new(pipe_bytes);
     loop {
-        let count = tee(pipe, &twin_writer, room, SpliceFFlags::empty())?;
+        let count = tee(pipe, &twin_writer, pipe_bytes, SpliceFFlags::empty())?;
         if count == 0 {
             return Ok(Some(hasher.finalize().into()));
         }
@@ -152,12 +152,12 @@ fn read_each(mut pipe: &File, mut each: impl FnMut(&[u8]) -> io::Result<()>) -> 
 fn splice_each(
     pipe: &File,
     file: &File,
-    room: usize,
+    pipe_bytes: usize,
     mut each: impl FnMut(u64, usize) -> io::Result<()>,
 ) -> io::Result<()> {
     let mut at = 0;
     loop {
-        let count = splice(pipe, None, file, None, room, SpliceFFlags::empty())?;
+        let count = splice(pipe, None, file, None, pipe_bytes, SpliceFFlags::empty())?;
         if count == 0 {
             return Ok(());
         }
@@ -168,7 +168,7 @@ fn splice_each(
 
 /// Reads a blob through the library, from a proxy that sends it at once, and writes it as `OciLayout` does:
 /// one of two buffers is filled while a blocking thread writes the other.
-async fn through_the_library(proxy: &ImageProxy, digest: &str, file: File) -> io::Result<File> {
+async fn with_library(proxy: &ImageProxy, digest: &str, file: File) -> io::Result<File> {
     let failed = |error: longshore::Error| io::Error::other(error);
     let digest = digest.parse().map_err(io::Error::other)?;
     let image = proxy.open_image("x:").await.map_err(failed)?;
@@ -198,7 +198,7 @@ async fn through_the_library(proxy: &ImageProxy, digest: &str, file: File) -> io
     }
 }
 
-fn by_the_clock(c: &mut Criterion) {
+fn wall_time(c: &mut Criterion) {
     bench(c, "drain", |run| {
         let begun = Instant::now();
         let done = run()?;
@@ -208,7 +208,7 @@ fn by_the_clock(c: &mut Criterion) {
     });
 }
 
-fn by_cpu_time(c: &mut Criterion) {
+fn cpu_time(c: &mut Criterion) {
     bench(c, "drain, CPU time", |run| {
         let before = process_cpu_time()?;
         let done = run()?;
@@ -253,14 +253,14 @@ fn bench(
         });
     });
     for (name, strategy) in STRATEGIES {
-        for room in ROOMS {
-            let id = BenchmarkId::new(name, format!("{} KiB", room / KIB));
+        for pipe_bytes in PIPE_BYTES {
+            let id = BenchmarkId::new(name, format!("{} KiB", pipe_bytes / KIB));
             group.bench_function(id, |b| {
                 b.iter_custom(|count| {
                     times(count, &mut || {
                         let file = tempfile::tempfile_in(folder())?;
-                        let (pipe, filling) = full_pipe(Arc::clone(&bytes), room)?;
-                        let digest = strategy(&pipe, &file, room)?;
+                        let (pipe, filling) = full_pipe(Arc::clone(&bytes), pipe_bytes)?;
+                        let digest = strategy(&pipe, &file, pipe_bytes)?;
                         assert!(digest.is_none_or(|digest| digest == expected));
                         let others = filling.join().expect("no panic")?;
                         let file = Some(file);
@@ -290,7 +290,7 @@ fn bench(
             b.iter_custom(|count| {
                 times(count, &mut || {
                     let file = tempfile::tempfile_in(folder())?;
-                    let file = runtime.block_on(through_the_library(&proxy, &digest, file))?;
+                    let file = runtime.block_on(with_library(&proxy, &digest, file))?;
                     let others = written.recv().map_err(io::Error::other)?;
                     let file = Some(file);
                     Ok(Done { file, others })
@@ -324,5 +324,5 @@ fn noise() -> Vec<u8> {
     words.take(BYTES / 8).flatten().collect()
 }
 
-criterion_group!(benches, by_the_clock, by_cpu_time);
+criterion_group!(benches, wall_time, cpu_time);
 criterion_main!(benches);

@@ -159,7 +159,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_target_hits_what_it_names() {
+    fn a_target_matches_what_it_names() {
         let blob = Endpoint::Blob("sha256:aa".to_owned());
         let hit = |target: Target, roles: &[Role]| target.matches(&blob, roles);
         assert!(hit(Target::Any, &[]));
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn points_lie_within_the_body() {
+    fn points_are_within_the_body() {
         assert_eq!(Point::Byte(7).in_body(10), 7);
         assert_eq!(Point::Byte(70).in_body(10), 10);
         assert_eq!(Point::Half.in_body(10), 5);

@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn a_number_of_times() {
+    fn times_can_be_limited() {
         assert_eq!(parse("blob:cut=half").times, None);
         assert_eq!(parse("blob:cut=half*2").times, Some(2));
         let limited = parse("blob:status=429,retry-after=1*3");

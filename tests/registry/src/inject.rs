@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_fault_that_is_not_used_up_hits() {
+    fn the_first_fault_with_uses_left_applies() {
         let faults = active(&["ping:not-json", "blob:cut=half*2", "blob:stall=half*1"]);
         let hits: Vec<_> = (0..4).map(|_| choose(&faults, "GET")).collect();
         let cut = Some(FaultKind::Cut(Point::Half));
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fault_of_the_body_passes_by_requests_for_the_head() {
+    fn a_fault_of_the_body_does_not_apply_to_head_requests() {
         let faults = active(&["blob:cut=half*1", "blob:headers-never"]);
         assert_eq!(choose(&faults, "HEAD"), Some(FaultKind::HeadersNever));
         assert_eq!(choose(&faults, "GET"), Some(FaultKind::Cut(Point::Half)));

@@ -125,7 +125,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn any_repository_name_will_do() {
+    fn any_repository_name_is_accepted() {
         let manifest = Endpoint::Manifest("latest".to_owned());
         assert_eq!(Endpoint::of("/v2/image/manifests/latest"), manifest);
         assert_eq!(Endpoint::of("/v2/a/b/c/manifests/latest"), manifest);
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn the_rest_of_the_api() {
+    fn other_paths_of_the_api_are_parsed() {
         assert_eq!(Endpoint::of("/v2/"), Endpoint::Ping);
         assert_eq!(Endpoint::of("/v2"), Endpoint::Ping);
         assert_eq!(Endpoint::of("/token"), Endpoint::Token);

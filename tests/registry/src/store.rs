@@ -170,7 +170,7 @@ mod tests {
     use oci_spec::image::MediaType;
 
     #[test]
-    fn a_tag_stands_for_one_manifest() -> io::Result<()> {
+    fn a_tag_names_one_manifest() -> io::Result<()> {
         let layout = tempfile::tempdir()?;
         let store = Store::open(layout.path())?;
         for (bytes, tag) in [(b"a", "x"), (b"b", "y"), (b"c", "x")] {

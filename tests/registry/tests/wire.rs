@@ -128,7 +128,7 @@ async fn a_correct_reply_leaves_the_connection_open() -> io::Result<()> {
 }
 
 #[tokio::test]
-async fn bodies_stop_where_they_are_told_to() -> io::Result<()> {
+async fn bodies_stop_at_the_given_point() -> io::Result<()> {
     let fixture = Fixture::start()?;
     let len = fixture.layer.len();
     for (fault, expected, end) in [
@@ -206,7 +206,7 @@ async fn a_corrupt_body_differs_in_one_byte() -> io::Result<()> {
 }
 
 #[tokio::test]
-async fn headers_may_never_come() -> io::Result<()> {
+async fn headers_can_be_withheld() -> io::Result<()> {
     let fixture = Fixture::start()?;
     let answer = fixture.layer_with("blob:headers-never").await?;
     assert_eq!(answer.head, "");
@@ -294,7 +294,7 @@ async fn a_bearer_token_takes_a_password() -> io::Result<()> {
 }
 
 #[tokio::test]
-async fn late_headers_do_not_hold_up_other_connections() -> io::Result<()> {
+async fn late_headers_do_not_delay_other_connections() -> io::Result<()> {
     let ttfb = SILENCE / 2;
     let fixture = Fixture::start_with(Options {
         ttfb,

@@ -12,7 +12,7 @@ use test_support::tools::{self, NEWEST};
 
 #[test]
 #[ignore = "needs skopeo"]
-fn load_tells_what_it_took() {
+fn load_prints_its_measurements() {
     let skopeo = tools::skopeo(NEWEST);
     let mut load = Command::new(env!("CARGO_BIN_EXE_load"));
     load.args(["--blobs", "30", "--size", "10K", "--workers", "8", "--json"]);
@@ -34,7 +34,7 @@ fn load_tells_what_it_took() {
 /// A real run takes minutes. This one ends after its first round.
 #[test]
 #[ignore = "needs skopeo"]
-fn soak_ends_with_its_tables() {
+fn soak_prints_its_tables() {
     let skopeo = tools::skopeo(NEWEST);
     let mut soak = Command::new(env!("CARGO_BIN_EXE_soak"));
     soak.args(["--minutes", "0.001", "--seed", "1"]);
