@@ -163,7 +163,7 @@ async fn serve(client: UnixStream, open: watch::Sender<usize>) -> io::Result<()>
                 }
                 None => "it is not open".to_owned(),
             },
-            _ => "what?".to_owned(),
+            _ => "unknown request".to_owned(),
         };
         println!("    {} -> {answer}", request.trim_end());
         open.send_replace(chapters.len());

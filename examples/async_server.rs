@@ -24,7 +24,7 @@ struct Server {
 }
 
 #[derive(Deserialize)]
-struct Wanted {
+struct PullQuery {
     image: String,
 }
 
@@ -32,10 +32,10 @@ struct Wanted {
 /// and the layout keeps the complete blobs.
 async fn pull(
     State(server): State<Server>,
-    Query(wanted): Query<Wanted>,
+    Query(query): Query<PullQuery>,
 ) -> Result<String, (StatusCode, String)> {
     let pulling = async {
-        let image = server.fetcher.open(&wanted.image).await?;
+        let image = server.fetcher.open(&query.image).await?;
         let layout = OciLayout::new(&server.folder, None);
         server.fetcher.pull(&image, layout).await?;
         Ok(image.manifest().clone())

@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_layer_of_one_part_and_one_of_several_are_stored_byte_for_byte() {
+    async fn layers_of_one_or_several_parts_are_stored_byte_for_byte() {
         for size in [0, 1, PART, PART + 1, 3 * PART - 1] {
             let bytes: Vec<u8> = (0..=250).cycle().take(size).collect();
             let memory = Arc::new(InMemory::new());
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_layer_that_is_wrong_or_breaks_off_is_never_visible() {
+    async fn a_wrong_or_incomplete_layer_is_never_visible() {
         for size in [1, PART + 1] {
             let bytes = vec![1; size];
             let mut wrong = bytes.clone();
@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn index_json_names_what_is_committed() {
+    async fn index_json_names_the_committed_images() {
         let config = b"{}";
         let manifest = json!({
             "schemaVersion": 2,

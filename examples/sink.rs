@@ -13,15 +13,15 @@ use tokio::fs::{self, File};
 const USAGE: &str = "usage: sink IMAGE FOLDER [insecure]";
 
 /// A sink that writes `FOLDER/DIGEST` for each layer, and `FOLDER/manifest.json` at the end.
-struct Flat(PathBuf);
+struct FileSink(PathBuf);
 
-impl Flat {
+impl FileSink {
     fn path(&self, layer: &Layer) -> PathBuf {
         self.0.join(layer.descriptor.digest().digest())
     }
 }
 
-impl Sink for Flat {
+impl Sink for FileSink {
     async fn has(&self, layer: &Layer) -> longshore::Result<bool> {
         let found = fs::metadata(self.path(layer)).await;
         Ok(found.is_ok_and(|found| found.len() == layer.descriptor.size()))
@@ -61,7 +61,7 @@ async fn main() -> anyhow::Result<()> {
     let config = ImageProxyConfig::default().insecure_skip_tls_verification(insecure);
     let fetcher = Fetcher::new(config, FetchOptions::default()).await?;
     let image = fetcher.open(&reference).await?;
-    let pulled = fetcher.pull(&image, Flat(folder)).await?;
+    let pulled = fetcher.pull(&image, FileSink(folder)).await?;
     println!(
         "{} blobs, {} bytes",
         pulled.fetched_blobs, pulled.fetched_bytes
