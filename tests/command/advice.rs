@@ -13,7 +13,13 @@ use test_registry::server::Options;
 
 /// Runs each command that opens an image on this image, and checks the second line of its error.
 #[track_caller]
-fn all_advise(scratch: &Scratch, skopeo: &Skopeo, image: &str, commands: &[&[&str]], advice: &str) {
+fn assert_all_advise(
+    scratch: &Scratch,
+    skopeo: &Skopeo,
+    image: &str,
+    commands: &[&[&str]],
+    advice: &str,
+) {
     let digest = format!("sha256:{}", "0".repeat(64));
     for command in commands {
         let (name, options) = command.split_first().unwrap();
@@ -79,7 +85,7 @@ fn the_names_of_a_layout_are_listed_where_the_wanted_one_is_missing() {
             ("oci:nowhere:v1", "there is no folder nowhere"),
         ];
         for (image, advice) in table {
-            all_advise(&scratch, &skopeo, image, ALL, advice);
+            assert_all_advise(&scratch, &skopeo, image, ALL, advice);
         }
     }
 }
@@ -108,7 +114,7 @@ fn the_platforms_of_an_index_are_listed_where_the_wanted_one_is_missing() {
     for skopeo in skopeos() {
         let scratch = Scratch::new();
         for image in [&served.reference("v1"), &folder] {
-            all_advise(&scratch, &skopeo, image, ALL, advice);
+            assert_all_advise(&scratch, &skopeo, image, ALL, advice);
         }
         let doctor = scratch.longshore().args(["doctor", "--tls-verify=false"]);
         let doctor = doctor.args(["--skopeo", skopeo.path.to_str().unwrap()]);

@@ -129,7 +129,7 @@ fn a_program_that_ignores_signals_can_be_interrupted() {
     let mut pull = scratch
         .pull(&script(&scratch, &lines), "oci:somewhere:v1", "oci:image")
         .start();
-    pull.gate("the program runs", |_| started.exists());
+    pull.wait_until("the program runs", |_| started.exists());
     pull.signal(Signal::SIGINT);
     let message = pull.end().failed(130);
     let expected = "longshore: interrupted: ending skopeo and removing incomplete files (Ctrl-C again ends it at once)\n";
@@ -153,9 +153,9 @@ fn a_second_signal_ends_the_command_at_once_and_names_leftovers() {
                 "oci:image",
             )
             .start();
-        pull.gate("the program runs", |_| started.exists());
+        pull.wait_until("the program runs", |_| started.exists());
         pull.signal(signal);
-        pull.gate("the signal is told", |pull| {
+        pull.wait_until("the signal is told", |pull| {
             pull.stderr().contains("ending skopeo")
         });
         pull.signal(Signal::SIGINT);
@@ -168,18 +168,18 @@ fn a_second_signal_ends_the_command_at_once_and_names_leftovers() {
     }
 }
 
-/// An image of which one layer can be held back: the last and largest one.
-fn image_to_hold() -> (Served, Written, String) {
+/// An image whose last layer is the largest one, and the digest of that layer.
+fn image_with_large_layer() -> (Served, Written, String) {
     let image = small_image(1).layer_random(2_000_000, 11);
     let (served, image) = Served::image("v1", &image);
-    let held = image.layers.last().unwrap().digest().to_string();
-    (served, image, held)
+    let last_layer = image.layers.last().unwrap().digest().to_string();
+    (served, image, last_layer)
 }
 
 /// Waits until only that layer is in flight.
 #[track_caller]
-fn wait_for_the_held(pull: &mut Running, image: &Written, layout: &Layout) {
-    pull.gate("only one layer is on its way", |_| {
+fn wait_for_last_layer(pull: &mut Running, image: &Written, layout: &Layout) {
+    pull.wait_until("only one layer is on its way", |_| {
         let [others @ .., _] = &image.layers[..] else {
             return false;
         };
@@ -197,23 +197,23 @@ fn kill_all_proxies(pull: &mut Running) {
 #[test]
 #[ignore = "needs skopeo"]
 fn a_skopeo_killed_during_a_blob_is_reported_with_the_blob() {
-    let (served, image, held) = image_to_hold();
+    let (served, image, last_layer) = image_with_large_layer();
     for skopeo in skopeos() {
-        served.faults(&[&format!("blob@{held}:stall=half")]);
+        served.faults(&[&format!("blob@{last_layer}:stall=half")]);
         let scratch = Scratch::new();
         let layout = scratch.layout("image");
         let pull = || scratch.pull(&skopeo, &served.reference("v1"), &layout.tagged("v1"));
         let mut running = pull().args(["--retries", "0"]).start();
-        wait_for_the_held(&mut running, &image, &layout);
+        wait_for_last_layer(&mut running, &image, &layout);
         kill_all_proxies(&mut running);
         let message = running.end().failed(1);
         let last: Vec<_> = message.lines().rev().take(2).collect();
         assert!(last[1].contains("can't pull docker://"), "{message}");
-        assert!(last[1].contains(&format!("blob {held}")), "{message}");
+        assert!(last[1].contains(&format!("blob {last_layer}")), "{message}");
         assert!(last[1].contains("signal: 9"), "{message}");
         assert!(last[0].contains("try again"), "{message}");
         layout.assert_valid();
-        assert_eq!(layout.strangers(), [""; 0]);
+        assert_eq!(layout.unexpected_entries(), [""; 0]);
 
         served.faults(&[]);
         assert_eq!(pull().report()["reused_blobs"], image.layers.len() - 1);
@@ -224,14 +224,14 @@ fn a_skopeo_killed_during_a_blob_is_reported_with_the_blob() {
 #[test]
 #[ignore = "needs skopeo"]
 fn a_skopeo_killed_during_a_pull_is_replaced() {
-    let (served, image, held) = image_to_hold();
+    let (served, image, last_layer) = image_with_large_layer();
     for skopeo in skopeos() {
-        served.faults(&[&format!("blob@{held}:stall=half")]);
+        served.faults(&[&format!("blob@{last_layer}:stall=half")]);
         let scratch = Scratch::new();
         let layout = scratch.layout("image");
         let pull = scratch.pull(&skopeo, &served.reference("v1"), &layout.tagged("v1"));
         let mut running = pull.arg("--json").start();
-        wait_for_the_held(&mut running, &image, &layout);
+        wait_for_last_layer(&mut running, &image, &layout);
         served.faults(&[]);
         kill_all_proxies(&mut running);
         let report = running.end().report();
@@ -253,7 +253,7 @@ fn a_skopeo_killed_while_it_waits_for_the_registry_is_reported() {
             .pull(&skopeo, &served.reference("v1"), "oci:image")
             .args(["--retries", "0"])
             .start();
-        pull.gate("it waits for the manifest", |_| {
+        pull.wait_until("it waits for the manifest", |_| {
             served.registry.manifest_gets() > before
         });
         kill_all_proxies(&mut pull);

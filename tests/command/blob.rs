@@ -183,7 +183,7 @@ fn a_signal_leaves_no_file() {
         let path = folder.join("file");
         let blob = blob(&scratch, &newest_skopeo(), &served.reference("v1"), digest);
         let mut blob = blob.args(["-o", path.to_str().unwrap()]).start();
-        blob.gate("some bytes are written", |_| {
+        blob.wait_until("some bytes are written", |_| {
             let mut files = fs::read_dir(&folder).unwrap();
             files.any(|file| file.unwrap().metadata().is_ok_and(|file| file.len() > 0))
         });

@@ -55,7 +55,7 @@ fn write_auth_file(path: &Path, registry: &RegistryProcess) {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Way {
+enum CredentialOption {
     Argument,
     Stdin,
     File,
@@ -63,7 +63,7 @@ enum Way {
     DefaultAuthFile,
 }
 
-impl Way {
+impl CredentialOption {
     const ALL: [Self; 5] = [
         Self::Argument,
         Self::Stdin,
@@ -73,7 +73,7 @@ impl Way {
     ];
 
     /// The pull, with the password given in this way.
-    fn give(self, pull: Longshore, scratch: &Scratch, registry: &RegistryProcess) -> Longshore {
+    fn apply(self, pull: Longshore, scratch: &Scratch, registry: &RegistryProcess) -> Longshore {
         let file = scratch.path("given/containers/auth.json");
         let name = file.to_str().unwrap();
         match self {
@@ -194,13 +194,13 @@ fn verbose_pull(scratch: &Scratch, skopeo: &Skopeo, image: &str, layout: &Layout
 fn a_password_opens_the_registry_and_appears_nowhere() {
     let (registry, image) = locked_registry();
     for skopeo in skopeos() {
-        for way in Way::ALL {
+        for option in CredentialOption::ALL {
             let scratch = Scratch::new();
             let layout = scratch.layout("image");
             let pull = verbose_pull(&scratch, &skopeo, &image, &layout);
             registry.pause();
-            let mut running = way.give(pull, &scratch, &registry).start();
-            assert_run_hides_all(&mut running, way == Way::Argument);
+            let mut running = option.apply(pull, &scratch, &registry).start();
+            assert_run_hides_all(&mut running, option == CredentialOption::Argument);
             registry.resume();
 
             let run = running.end().succeeded();
@@ -209,7 +209,7 @@ fn a_password_opens_the_registry_and_appears_nowhere() {
             assert!(run.stderr.contains("DEBUG longshore"), "{run}");
             assert!(run.stderr.contains("level=debug"), "{run}");
             let warned = run.stderr.contains("warning: --creds");
-            assert_eq!(warned, way == Way::Argument, "{run}");
+            assert_eq!(warned, option == CredentialOption::Argument, "{run}");
             layout.assert_valid();
             assert_files_hide_all(layout.folder());
         }
@@ -228,7 +228,9 @@ fn a_password_appears_in_no_proxy_event_or_report() {
         let pull = pull.args(["--proxies", "8", "--json"]);
         let pull = pull.args(["--events", events.to_str().unwrap()]);
         registry.pause();
-        let mut running = Way::Stdin.give(pull, &scratch, &registry).start();
+        let mut running = CredentialOption::Stdin
+            .apply(pull, &scratch, &registry)
+            .start();
         assert_run_hides_all(&mut running, false);
         registry.resume();
         let run = running.end();
@@ -247,7 +249,7 @@ fn list_tags_uses_a_password_that_appears_nowhere() {
     let (registry, image) = locked_registry();
     let repository = image.strip_suffix(":v1").unwrap();
     for skopeo in skopeos() {
-        for way in [Way::Stdin, Way::AuthFile] {
+        for option in [CredentialOption::Stdin, CredentialOption::AuthFile] {
             let scratch = Scratch::new();
             let list = scratch
                 .longshore()
@@ -255,9 +257,9 @@ fn list_tags_uses_a_password_that_appears_nowhere() {
             let list = list.args(["--skopeo", skopeo.path.to_str().unwrap(), repository]);
             let list = list.arg("-vv").env("RUST_LOG", "trace");
             registry.pause();
-            let mut running = way.give(list, &scratch, &registry).start();
+            let mut running = option.apply(list, &scratch, &registry).start();
             let ours = running.pid();
-            running.gate("skopeo asks for the tags", |running| {
+            running.wait_until("skopeo asks for the tags", |running| {
                 let asks = |process: &Process| process.cmdline.contains("list-tags");
                 let mut children = running.processes();
                 children.retain(|process| process.pid != ours);
@@ -315,7 +317,7 @@ fn an_identity_token_opens_the_registry_and_appears_nowhere() {
         served.faults(&["blob#0:stall=half"]);
         let before = served.registry.blob_gets(first);
         let mut running = pull().start();
-        running.gate("it has got in, and fetches a layer", |_| {
+        running.wait_until("it has got in, and fetches a layer", |_| {
             served.registry.blob_gets(first) > before
         });
         assert_run_hides_all(&mut running, false);
@@ -342,7 +344,8 @@ fn without_credentials_the_registry_refuses() {
         let empty = scratch.path("empty");
         fs::write(&empty, "{}").unwrap();
         // There are default credentials, which must not be used.
-        let unused = Way::DefaultAuthFile.give(pull().arg("--no-creds"), &scratch, &registry);
+        let unused =
+            CredentialOption::DefaultAuthFile.apply(pull().arg("--no-creds"), &scratch, &registry);
         let table = [
             (
                 none,
@@ -388,10 +391,10 @@ fn a_wrong_password_is_reported_and_not_shown() {
 fn inspect_takes_the_same_credentials() {
     let (registry, image) = locked_registry();
     for skopeo in skopeos() {
-        for way in Way::ALL {
+        for option in CredentialOption::ALL {
             let scratch = Scratch::new();
             let inspect = scratch.inspect(&skopeo, &image);
-            let run = way.give(inspect, &scratch, &registry).run().succeeded();
+            let run = option.apply(inspect, &scratch, &registry).run().succeeded();
             assert!(run.stdout.contains("linux/amd64"), "{run}");
             assert_hidden(&run.stderr, "stderr");
         }
@@ -408,7 +411,7 @@ fn reading_a_password_can_be_interrupted() {
         .env("RUST_LOG", "longshore=debug")
         .input("tester:not-a-whole-line")
         .start();
-    pull.gate("it reads the password", |pull| {
+    pull.wait_until("it reads the password", |pull| {
         pull.stderr().contains("reading credentials from stdin")
     });
     pull.signal(Signal::SIGINT);

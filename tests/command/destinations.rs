@@ -38,7 +38,7 @@ fn a_layout_is_made_with_its_parents() {
         .run()
         .succeeded();
     layout.assert_valid();
-    assert_eq!(layout.strangers(), [""; 0]);
+    assert_eq!(layout.unexpected_entries(), [""; 0]);
 }
 
 #[test]
@@ -87,7 +87,7 @@ fn a_folder_that_is_no_layout_is_left_as_it_is() {
     fs::write(layout.folder().join("letter"), "dear").unwrap();
     let message = refused(&served, &scratch, &layout);
     assert!(message.contains("neither empty nor"), "{message}");
-    assert_eq!(layout.strangers(), ["letter"]);
+    assert_eq!(layout.unexpected_entries(), ["letter"]);
     assert_eq!(fs::read_dir(layout.folder()).unwrap().count(), 1);
 }
 

@@ -15,7 +15,7 @@ fn doctor(scratch: &Scratch, skopeo: &Skopeo) -> Longshore {
 
 /// The report of a run that ends with code 1, and what the command says on stderr.
 #[track_caller]
-fn sick(doctor: Longshore) -> (Value, String) {
+fn failing_report(doctor: Longshore) -> (Value, String) {
     let run = doctor.arg("--json").run();
     assert_eq!(run.status.code(), Some(1), "{run}");
     let report: Value = serde_json::from_str(&run.stdout).unwrap();
@@ -100,7 +100,7 @@ fn an_image_that_can_not_be_opened_is_a_problem() {
     for skopeo in skopeos() {
         let scratch = Scratch::new();
         let doctor = doctor(&scratch, &skopeo).args(["--tls-verify=false", &reference]);
-        let (report, message) = sick(doctor);
+        let (report, message) = failing_report(doctor);
         let problem = &report["problems"][0];
         let what = problem["what"].as_str().unwrap();
         assert!(
@@ -117,7 +117,7 @@ fn an_image_that_can_not_be_opened_is_a_problem() {
 fn without_skopeo_the_advice_is_to_install_it() {
     let scratch = Scratch::new();
     let doctor = || scratch.longshore().arg("doctor").env("PATH", "/nowhere");
-    let (report, _) = sick(doctor());
+    let (report, _) = failing_report(doctor());
     assert_eq!(report["skopeo"]["path"], Value::Null);
     let run = doctor().run();
     assert!(run.stdout.contains("install skopeo"), "{run}");
@@ -132,7 +132,7 @@ fn a_skopeo_without_a_proxy_is_a_problem() {
         --version) echo "skopeo version 1.2.0" ;;
         *) echo "unknown command" >&2; exit 1 ;;
     esac"#;
-    let (report, _) = sick(doctor(&scratch, &script(&scratch, lines)));
+    let (report, _) = failing_report(doctor(&scratch, &script(&scratch, lines)));
     assert_eq!(report["skopeo"]["version"], "1.2.0");
     assert_eq!(report["skopeo"]["proxy"], Value::Null);
     let what = report["problems"][0]["what"].as_str().unwrap();
@@ -156,7 +156,7 @@ fn the_report_says_whether_a_policy_is_checked() {
         let demanding = with_policy(&scratch, doctor(&scratch, &skopeo), REJECT);
         let demanding = demanding.arg("--require-policy");
         if is_old {
-            let (report, _) = sick(demanding);
+            let (report, _) = failing_report(demanding);
             let what = report["problems"][0]["what"].as_str().unwrap();
             assert!(what.contains("a signature policy needs"), "{what}");
         } else {
@@ -171,7 +171,7 @@ fn a_missing_policy_is_a_problem_if_skopeo_checks_policies() {
     for skopeo in skopeos() {
         let scratch = Scratch::new();
         let doctor = doctor(&scratch, &skopeo).args(["--policy", "/nowhere"]);
-        let (report, _) = sick(doctor);
+        let (report, _) = failing_report(doctor);
         let what = report["problems"].to_string();
         assert!(what.contains("signature policy"), "{what}");
     }

@@ -22,7 +22,7 @@ fn assert_has(object: &Value, expected: &Value) {
     }
 }
 
-fn dry(scratch: &Scratch, served: &Served, tag: &str, destination: &str) -> Longshore {
+fn dry_run(scratch: &Scratch, served: &Served, tag: &str, destination: &str) -> Longshore {
     scratch
         .pull(&newest_skopeo(), &served.reference(tag), destination)
         .arg("--dry-run")
@@ -85,7 +85,7 @@ fn a_dry_run_predicts_the_pull() {
 fn a_dry_run_prints_a_line_for_each_image_and_the_total() {
     let (served, image) = Served::image("v1", &small_image(1));
     let scratch = Scratch::new();
-    let run = dry(&scratch, &served, "v1", "oci:image:v1")
+    let run = dry_run(&scratch, &served, "v1", "oci:image:v1")
         .run()
         .succeeded();
     let lines: Vec<&str> = run.stdout.lines().collect();
@@ -106,7 +106,7 @@ fn a_dry_run_prints_a_line_for_each_image_and_the_total() {
     assert!(total.ends_with("; nothing was written"), "{total}");
     assert!(!scratch.path("image").exists());
 
-    let quiet = dry(&scratch, &served, "v1", "oci:image:v1").arg("--quiet");
+    let quiet = dry_run(&scratch, &served, "v1", "oci:image:v1").arg("--quiet");
     let quiet = quiet.run().succeeded();
     assert_eq!((&*quiet.stdout, &*quiet.stderr), ("", ""));
 }
@@ -148,7 +148,7 @@ fn a_dry_run_of_all_platforms_names_each_image_and_the_index() {
     let images = images.map(|(seed, name)| small_image(seed).platform("linux", name));
     let index = write_index(served.folder.path(), "v1", &images).unwrap();
     let scratch = Scratch::new();
-    let run = dry(&scratch, &served, "v1", "oci:all:v1").args(["--platform", "all"]);
+    let run = dry_run(&scratch, &served, "v1", "oci:all:v1").args(["--platform", "all"]);
     let plan = run.report();
     let digest = index.digest.to_string();
     for (image, expected) in plan["images"].as_array().unwrap().iter().zip(&index.images) {
@@ -156,7 +156,7 @@ fn a_dry_run_of_all_platforms_names_each_image_and_the_index() {
         assert_eq!(image["digest"], expected.manifest_digest.to_string());
     }
     assert_has(&plan, &json!({ "layers": 6, "blobs_to_fetch": 8 }));
-    let run = dry(&scratch, &served, "v1", "oci:all:v1").args(["--platform", "all"]);
+    let run = dry_run(&scratch, &served, "v1", "oci:all:v1").args(["--platform", "all"]);
     let stdout = run.run().succeeded().stdout;
     assert!(
         stdout.contains(&format!(": {digest} (index)\n")),
@@ -173,8 +173,8 @@ fn a_dry_run_fails_as_the_pull_fails_before_its_layers() {
     let fails = |tag: &str, destination: &str| {
         let pull = || scratch.pull(&newest_skopeo(), &served.reference(tag), destination);
         let real = pull().arg("--quiet").run().failed(1);
-        let dry = pull().args(["--dry-run", "--quiet"]).run().failed(1);
-        assert_eq!(dry, real);
+        let dry_run = pull().args(["--dry-run", "--quiet"]).run().failed(1);
+        assert_eq!(dry_run, real);
         real
     };
     let message = fails("missing", "oci:image");
@@ -188,8 +188,8 @@ fn a_dry_run_fails_as_the_pull_fails_before_its_layers() {
     assert!(message.contains("neither empty nor"), "{message}");
     assert_eq!(fs::read_dir(other.folder()).unwrap().count(), 1);
 
-    let dry = dry(&scratch, &served, "v1", "oci:image:v1");
-    let message = dry.args(["--events", "events"]).run().failed(2);
+    let dry_run = dry_run(&scratch, &served, "v1", "oci:image:v1");
+    let message = dry_run.args(["--events", "events"]).run().failed(2);
     assert!(message.contains("cannot be used with"), "{message}");
     assert!(!scratch.path("events").exists());
 }

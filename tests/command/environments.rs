@@ -65,7 +65,7 @@ fn a_pause_longer_than_the_stall_timeout_is_no_stall() {
             ])
             .arg("--json")
             .start();
-        pull.gate("a blob comes", |_| layout.is_written_to(1));
+        pull.wait_until("a blob comes", |_| layout.is_written_to(1));
         let all = pull.processes();
         let signal_all = |signal| {
             for process in &all {
@@ -102,7 +102,7 @@ fn processes_of_a_wrapper_end_with_the_command() {
         .pull(&wrapper, "docker://127.0.0.1:1/a", "oci:image:v1")
         .start();
     // These are the command, the wrapper, and the process that the wrapper has started.
-    pull.gate("the wrapper has started something", |pull| {
+    pull.wait_until("the wrapper has started something", |pull| {
         pull.processes().len() >= 3
     });
     pull.signal(Signal::SIGINT);
@@ -122,7 +122,7 @@ fn children_from_before_exec_are_not_ended() {
         .pull(&newest_skopeo(), &served.reference("v1"), "oci:image:v1")
         .under("bash", ["-c", script, "bash"])
         .start()
-        .end_alone()
+        .end_without_checks()
         .succeeded();
     let pid: u32 = fs::read_to_string(scratch.path("pid"))
         .unwrap()

@@ -270,7 +270,7 @@ fn object_store_makes_blobs_visible_only_when_complete() {
         message.contains(large.as_ref()) && message.contains(&url),
         "{message}"
     );
-    assert!(!layout.is_there() && !layout.has(large));
+    assert!(!layout.exists() && !layout.has(large));
     for blob in fs::read_dir(layout.blob(large).parent().unwrap()).unwrap() {
         let blob = blob.unwrap();
         let digest = sha256(&fs::read(blob.path()).unwrap());

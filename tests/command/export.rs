@@ -151,7 +151,7 @@ fn export(scratch: &Scratch, skopeo: &Skopeo, image: &str) -> Longshore {
 
 /// What is known of a file. Only files have contents, and only links a target.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Known {
+struct FileFacts {
     kind: u32,
     mode: u32,
     owner: (u32, u32),
@@ -163,7 +163,7 @@ struct Known {
 }
 
 /// All files below a folder, without following links.
-fn files(root: &Path) -> BTreeMap<PathBuf, Known> {
+fn files(root: &Path) -> BTreeMap<PathBuf, FileFacts> {
     let mut found = BTreeMap::new();
     let mut first: BTreeMap<u64, PathBuf> = BTreeMap::new();
     let mut left = vec![root.to_owned()];
@@ -187,7 +187,7 @@ fn files(root: &Path) -> BTreeMap<PathBuf, Known> {
             .or_insert_with(|| inside.clone())
             .clone();
         let target = meta.is_symlink().then(|| fs::read_link(&path).unwrap());
-        let known = Known {
+        let known = FileFacts {
             kind: meta.mode() & 0o170_000,
             mode: meta.mode() & 0o7777,
             owner: (meta.uid(), meta.gid()),
@@ -204,7 +204,7 @@ fn files(root: &Path) -> BTreeMap<PathBuf, Known> {
 }
 
 /// The files of an archive, as GNU tar extracts them.
-fn extracted(scratch: &Scratch, name: &str, archive: &Path) -> BTreeMap<PathBuf, Known> {
+fn extracted(scratch: &Scratch, name: &str, archive: &Path) -> BTreeMap<PathBuf, FileFacts> {
     let folder = scratch.path(name);
     fs::create_dir(&folder).unwrap();
     let mut tar = Command::new("tar");
@@ -215,7 +215,7 @@ fn extracted(scratch: &Scratch, name: &str, archive: &Path) -> BTreeMap<PathBuf,
 }
 
 /// The files of an image in a layout, as umoci unpacks them.
-fn unpacked(scratch: &Scratch, layout: &Layout, tag: &str) -> BTreeMap<PathBuf, Known> {
+fn unpacked(scratch: &Scratch, layout: &Layout, tag: &str) -> BTreeMap<PathBuf, FileFacts> {
     let bundle = scratch.path("bundle");
     let local = format!("{}:{tag}", layout.folder().display());
     output_of(umoci().args(["unpack", "--image", &local]).arg(&bundle));
@@ -223,7 +223,7 @@ fn unpacked(scratch: &Scratch, layout: &Layout, tag: &str) -> BTreeMap<PathBuf, 
 }
 
 #[track_caller]
-fn assert_same(ours: &BTreeMap<PathBuf, Known>, theirs: &BTreeMap<PathBuf, Known>) {
+fn assert_same(ours: &BTreeMap<PathBuf, FileFacts>, theirs: &BTreeMap<PathBuf, FileFacts>) {
     for (path, known) in ours {
         assert_eq!(Some(known), theirs.get(path), "{}", path.display());
     }
@@ -396,10 +396,10 @@ fn a_signal_leaves_nothing() {
     fs::create_dir(&place).unwrap();
     let run = export(&scratch, &newest_skopeo(), &served.reference("v1"));
     let mut run = run.arg("place/image.tar").start();
-    run.gate("it has begun", |_| {
+    run.wait_until("it has begun", |_| {
         fs::read_dir(&place).unwrap().count() == 1
     });
-    run.gate("layers are fetched", |_| {
+    run.wait_until("layers are fetched", |_| {
         !served.take_blob_gets().is_empty()
     });
     run.signal(Signal::SIGINT);

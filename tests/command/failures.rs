@@ -263,7 +263,7 @@ fn the_other_blobs_are_stopped_when_one_fails() {
             .failed(1);
         assert!(message.contains("corrupt"), "{message}");
         layout.assert_valid();
-        assert_eq!(layout.strangers(), [""; 0]);
+        assert_eq!(layout.unexpected_entries(), [""; 0]);
     }
 }
 

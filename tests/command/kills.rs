@@ -134,7 +134,7 @@ impl Source {
     }
 
     fn state(&self, layout: &Layout, tags: &[&str]) -> PullState {
-        if !layout.is_there() {
+        if !layout.exists() {
             PullState::NoLayout
         } else if self.names(layout, tags) {
             PullState::ImageNamed
@@ -162,7 +162,7 @@ impl Source {
             pull.end().succeeded();
         }
         layout.assert_valid();
-        assert_eq!(layout.strangers(), [""; 0]);
+        assert_eq!(layout.unexpected_entries(), [""; 0]);
         for tags in scenario.pulls {
             assert!(self.names(layout, tags), "{tags:?} is not there");
         }
@@ -292,7 +292,7 @@ fn kill(
 
     let state = |(pull, tags, ..): (Running, &[&str], _, _)| {
         // No process of the pull may be left, and no temporary file.
-        let run = pull.end_by_force();
+        let run = pull.end_with_staging();
         if run.was_killed() {
             source.state(layout, tags)
         } else {
@@ -301,7 +301,7 @@ fn kill(
         }
     };
     let states: Vec<_> = ended.into_iter().map(state).collect();
-    if layout.is_there() {
+    if layout.exists() {
         layout.assert_valid();
     } else {
         assert!(!scenario.on_top, "the layout is gone");
@@ -319,20 +319,22 @@ fn kill(
 /// Checks that beside the layout there are at most the staging folders of these pulls. Those of earlier pulls
 /// may be there only if these pulls have not come far enough to sweep them.
 fn assert_staging_of(layout: &Layout, pids: &[u32]) {
-    let strangers = layout.strangers();
+    let unexpected = layout.unexpected_entries();
     let ours = |name: &String| {
         pids.iter()
             .any(|pid| name.starts_with(&format!(".longshore-{pid}-")))
     };
-    let of_these = strangers.iter().filter(|name| ours(name)).count();
-    assert!(of_these <= pids.len(), "{strangers:?}");
+    let of_these = unexpected.iter().filter(|name| ours(name)).count();
+    assert!(of_these <= pids.len(), "{unexpected:?}");
     assert!(
-        of_these == 0 || of_these == strangers.len(),
-        "not swept: {strangers:?}"
+        of_these == 0 || of_these == unexpected.len(),
+        "not swept: {unexpected:?}"
     );
     assert!(
-        strangers.iter().all(|name| name.starts_with(".longshore-")),
-        "{strangers:?}"
+        unexpected
+            .iter()
+            .all(|name| name.starts_with(".longshore-")),
+        "{unexpected:?}"
     );
 }
 

@@ -12,11 +12,11 @@ use crate::harness::{
 use test_registry::image::Written;
 use test_registry::server::Options;
 
-/// The layer that a held pull waits for. It is the largest, so that a part of it gets through all buffers
+/// The layer whose bytes stop during a pull. It is the largest, so that a part of it gets through all buffers
 /// into a file.
-pub(crate) const HELD: usize = 1;
+pub(crate) const STALLED_LAYER: usize = 1;
 
-pub(crate) fn image_to_hold(seed: u64) -> ImageBuilder {
+pub(crate) fn image_with_large_layer(seed: u64) -> ImageBuilder {
     ImageBuilder::new()
         .layer_random(20_000, seed)
         .layer_random(4_000_000, seed + 1)
@@ -26,7 +26,7 @@ pub(crate) fn image_to_hold(seed: u64) -> ImageBuilder {
 /// A pull that has asked for the config, has stored all layers but this one, and has a part of this one, of
 /// which no more bytes arrive.
 #[track_caller]
-pub(crate) fn held(
+pub(crate) fn pull_with_stalled_layer(
     scratch: &Scratch,
     skopeo: &Skopeo,
     served: &Served,
@@ -38,7 +38,7 @@ pub(crate) fn held(
     let before = configs();
     let pull = scratch.pull(skopeo, &served.reference("v1"), &layout.tagged("v1"));
     let mut pull = pull.start();
-    pull.gate("all but one layer are stored, and that one in part", |_| {
+    pull.wait_until("all but one layer are stored, and that one in part", |_| {
         let others = [&image.layers[0], &image.layers[2]];
         others.iter().all(|layer| layout.has(layer.digest()))
             && layout.is_written_to(1_000_000)
@@ -52,14 +52,14 @@ pub(crate) fn held(
 /// The blobs that a pull fetches if all layers but one are there. The config is fetched again, because it is
 /// stored at the end with the manifest.
 fn missing(image: &Written) -> Vec<String> {
-    let missing = [&image.config_digest, image.layers[HELD].digest()];
+    let missing = [&image.config_digest, image.layers[STALLED_LAYER].digest()];
     sorted(missing.map(ToString::to_string).to_vec())
 }
 
 #[test]
 #[ignore = "needs skopeo"]
 fn a_killed_pull_leaves_a_valid_layout_and_the_next_one_continues() {
-    let (served, image) = Served::image("v1", &image_to_hold(10));
+    let (served, image) = Served::image("v1", &image_with_large_layer(10));
     let earlier = served.add("earlier", &small_image(1));
     for skopeo in skopeos() {
         let scratch = Scratch::new();
@@ -67,12 +67,12 @@ fn a_killed_pull_leaves_a_valid_layout_and_the_next_one_continues() {
         let pull = |tag: &str| scratch.pull(&skopeo, &served.reference(tag), &layout.tagged(tag));
         pull("earlier").run().succeeded();
 
-        let killed = held(&scratch, &skopeo, &served, &image, &layout);
+        let killed = pull_with_stalled_layer(&scratch, &skopeo, &served, &image, &layout);
         killed.signal(Signal::SIGKILL);
-        killed.end_by_force().killed();
+        killed.end_with_staging().assert_killed();
         assert_eq!(layout.staging().len(), 1, "there is something to sweep");
         layout.assert_valid();
-        assert!(!layout.has(image.layers[HELD].digest()));
+        assert!(!layout.has(image.layers[STALLED_LAYER].digest()));
         assert_eq!(
             layout.entries(),
             [(
@@ -89,7 +89,7 @@ fn a_killed_pull_leaves_a_valid_layout_and_the_next_one_continues() {
             "{skopeo:?}"
         );
         assert_eq!(report["reused_blobs"], 2);
-        assert_eq!(layout.strangers(), [""; 0]);
+        assert_eq!(layout.unexpected_entries(), [""; 0]);
         layout.assert_valid();
         assert!(layout.tags().keys().eq(["earlier", "v1"]));
         assert_skopeo_accepts(&skopeo, &layout.tagged("v1"));
@@ -99,13 +99,13 @@ fn a_killed_pull_leaves_a_valid_layout_and_the_next_one_continues() {
 #[test]
 #[ignore = "needs skopeo"]
 fn a_pull_killed_before_there_was_an_image_leaves_a_valid_layout() {
-    let (served, image) = Served::image("v1", &image_to_hold(20));
+    let (served, image) = Served::image("v1", &image_with_large_layer(20));
     let scratch = Scratch::new();
     let layout = scratch.layout("image");
     let skopeo = newest_skopeo();
-    let killed = held(&scratch, &skopeo, &served, &image, &layout);
+    let killed = pull_with_stalled_layer(&scratch, &skopeo, &served, &image, &layout);
     killed.signal(Signal::SIGKILL);
-    killed.end_by_force().killed();
+    killed.end_with_staging().assert_killed();
     layout.assert_valid();
     assert_eq!(layout.entries(), []);
     scratch
@@ -118,7 +118,7 @@ fn a_pull_killed_before_there_was_an_image_leaves_a_valid_layout() {
 #[test]
 #[ignore = "needs skopeo"]
 fn an_interrupted_pull_leaves_only_complete_blobs() {
-    let (served, image) = Served::image("v1", &image_to_hold(30));
+    let (served, image) = Served::image("v1", &image_with_large_layer(30));
     for skopeo in skopeos() {
         for (signal, code, word) in [
             (Signal::SIGINT, 130, "interrupted"),
@@ -126,14 +126,14 @@ fn an_interrupted_pull_leaves_only_complete_blobs() {
         ] {
             let scratch = Scratch::new();
             let layout = scratch.layout("image");
-            let pull = held(&scratch, &skopeo, &served, &image, &layout);
+            let pull = pull_with_stalled_layer(&scratch, &skopeo, &served, &image, &layout);
             pull.signal(signal);
             let message = pull.end().failed(code);
             let last = message.lines().last().unwrap_or_default();
             let expected =
                 format!("longshore: {word}: ending skopeo and removing incomplete files");
             assert!(last.starts_with(&expected), "{message}");
-            assert_eq!(layout.strangers(), [""; 0]);
+            assert_eq!(layout.unexpected_entries(), [""; 0]);
             layout.assert_valid();
 
             scratch
@@ -162,7 +162,7 @@ fn an_interrupted_first_request_leaves_nothing() {
         let mut pull = scratch
             .pull(&skopeo, &served.reference("v1"), &layout.tagged("v1"))
             .start();
-        pull.gate("it waits for the manifest", |_| {
+        pull.wait_until("it waits for the manifest", |_| {
             served.registry.manifest_gets() > before
         });
         pull.signal(Signal::SIGINT);
@@ -199,7 +199,7 @@ fn a_failed_pull_leaves_the_layout_as_it_was() {
                 .failed(1);
             layout.assert_valid();
             assert_eq!(layout.entries(), before, "{fault}");
-            assert_eq!(layout.strangers(), [""; 0], "{fault}");
+            assert_eq!(layout.unexpected_entries(), [""; 0], "{fault}");
             assert!(!layout.has(last.digest()), "{fault}");
         }
         served.faults(&[]);
@@ -217,7 +217,7 @@ fn the_staging_folder_of_a_running_pull_is_not_removed() {
         bandwidth: Some(2_000_000),
         ..Options::default()
     });
-    slow.add("slow", &image_to_hold(50));
+    slow.add("slow", &image_with_large_layer(50));
     let (quick, _) = Served::image("quick", &small_image(4));
     let skopeo = newest_skopeo();
     let scratch = Scratch::new();
@@ -225,7 +225,7 @@ fn the_staging_folder_of_a_running_pull_is_not_removed() {
     let mut first = scratch
         .pull(&skopeo, &slow.reference("slow"), &layout.tagged("slow"))
         .start();
-    first.gate("it is writing a layer", |_| layout.is_written_to(300_000));
+    first.wait_until("it is writing a layer", |_| layout.is_written_to(300_000));
     first.signal(Signal::SIGSTOP);
     let working: Vec<PathBuf> = layout.staging();
     assert_eq!(working.len(), 1);
@@ -240,7 +240,7 @@ fn the_staging_folder_of_a_running_pull_is_not_removed() {
     first.signal(Signal::SIGCONT);
     first.end().succeeded();
     layout.assert_valid();
-    assert_eq!(layout.strangers(), [""; 0]);
+    assert_eq!(layout.unexpected_entries(), [""; 0]);
     assert!(layout.tags().keys().eq(["quick", "slow"]));
     assert_skopeo_accepts(&skopeo, &layout.tagged("slow"));
 }
@@ -265,7 +265,7 @@ fn only_staging_folders_of_dead_pulls_are_removed() {
         fs::write(folder.join("lock"), here).unwrap();
     }
     pull().run().succeeded();
-    let mut left = layout.strangers();
+    let mut left = layout.unexpected_entries();
     left.sort();
     assert_eq!(left, [".other", "mine"]);
     layout.assert_valid();
@@ -294,7 +294,7 @@ fn concurrent_pulls_into_one_layout_succeed() {
             pull.end().succeeded();
         }
         layout.assert_valid();
-        assert_eq!(layout.strangers(), [""; 0]);
+        assert_eq!(layout.unexpected_entries(), [""; 0]);
         let tags: Vec<_> = (0..PULLS).map(tag).collect();
         assert!(layout.tags().keys().eq(&tags));
         for tag in tags {
@@ -320,5 +320,5 @@ fn concurrent_pulls_of_one_image_into_one_layout_succeed() {
     layout.assert_valid();
     let entry = (Some("v1".to_owned()), image.manifest_digest.to_string());
     assert_eq!(layout.entries(), [entry]);
-    assert_eq!(layout.strangers(), [""; 0]);
+    assert_eq!(layout.unexpected_entries(), [""; 0]);
 }

@@ -122,7 +122,7 @@ fn keep_going_applies_to_images_of_the_command_line() {
     let layout = scratch.layout("none");
     let run = scratch.pull(&skopeo, &missing, &one).arg(&layout.all());
     run.run().failed(1);
-    assert!(!layout.is_there() || names(&layout).is_empty());
+    assert!(!layout.exists() || names(&layout).is_empty());
     let layout = scratch.layout("one");
     let run = scratch.pull(&skopeo, &missing, &one).arg(&layout.all());
     failed(run.arg("--keep-going").run(), 1);
@@ -248,7 +248,7 @@ fn an_error_in_a_list_is_wrong_usage() {
     for (list, dest, words) in cases {
         let message = pull(&scratch, &skopeo, &list, &dest).run().failed(2);
         assert!(message.contains(words), "{list}: {message}");
-        assert!(!layout.is_there(), "{list}");
+        assert!(!layout.exists(), "{list}");
     }
 }
 
@@ -291,7 +291,7 @@ fn a_part_without_images_is_no_failure() {
         let shard = format!("--shard={part}/8");
         let run = run.args(["--creds-file", creds.to_str().unwrap(), &shard]);
         run.run().succeeded();
-        came += usize::from(layout.is_there() && !names(&layout).is_empty());
+        came += usize::from(layout.exists() && !names(&layout).is_empty());
     }
     assert_eq!(came, 1);
 }

@@ -153,7 +153,7 @@ fn an_index_with_a_wrong_digest_is_refused() {
             message.contains(&asked) || message.contains("does not match"),
             "{message}"
         );
-        assert!(!layout.is_there());
+        assert!(!layout.exists());
         // The tag names the other one.
         scratch
             .pull(&skopeo, &by_tag, &layout.tagged("v1"))
@@ -213,7 +213,7 @@ fn an_index_with_invalid_entries_is_refused_before_it_is_named() {
             .run()
             .failed(1);
         assert!(message.contains(expected), "{expected}: {message}");
-        assert!(!layout.is_there(), "{expected}");
+        assert!(!layout.exists(), "{expected}");
     }
 }
 

@@ -12,7 +12,7 @@ use crate::harness::{
     Layout, Longshore, Scratch, Served, assert_skopeo_accepts, newest_skopeo, output_of,
     small_image,
 };
-use crate::layout::{held, image_to_hold};
+use crate::layout::{image_with_large_layer, pull_with_stalled_layer};
 use test_registry::image::{Written, write_index};
 use test_registry::server::Options;
 use test_support::tools;
@@ -116,7 +116,7 @@ fn blobs_of_a_moved_tag_are_removed_and_shared_ones_are_kept() {
     );
     assert_eq!(blobs(&layout), &before - &gone);
     layout.assert_valid();
-    assert_eq!(layout.strangers(), [""; 0]);
+    assert_eq!(layout.unexpected_entries(), [""; 0]);
     assert_skopeo_accepts(&newest_skopeo(), &layout.tagged("v1"));
     let stdout = prune(&scratch, &layout).run().succeeded().stdout;
     assert_eq!(stdout, "0 blobs (0 B) removed, 17 kept\n");
@@ -125,11 +125,11 @@ fn blobs_of_a_moved_tag_are_removed_and_shared_ones_are_kept() {
 #[test]
 #[ignore = "needs skopeo"]
 fn files_of_killed_pulls_are_removed_and_those_of_running_ones_are_not() {
-    let (served, image) = Served::image("v1", &image_to_hold(60));
+    let (served, image) = Served::image("v1", &image_with_large_layer(60));
     let skopeo = newest_skopeo();
     let scratch = Scratch::new();
     let layout = scratch.layout("image");
-    let pulling = held(&scratch, &skopeo, &served, &image, &layout);
+    let pulling = pull_with_stalled_layer(&scratch, &skopeo, &served, &image, &layout);
     let before = blobs(&layout);
     assert_eq!(before.len(), 2, "two layers, which no image names yet");
     let message = prune(&scratch, &layout).run().failed(1);
@@ -142,7 +142,7 @@ fn files_of_killed_pulls_are_removed_and_those_of_running_ones_are_not() {
     assert!(!waiting.has_ended());
     assert_eq!(blobs(&layout), before);
     pulling.signal(Signal::SIGKILL);
-    pulling.end_by_force().killed();
+    pulling.end_with_staging().assert_killed();
     let report = waiting.end().report();
     assert_eq!(removed(&report), before);
     assert_eq!(report["abandoned_pulls"], 1);
@@ -151,7 +151,7 @@ fn files_of_killed_pulls_are_removed_and_those_of_running_ones_are_not() {
         "{report}"
     );
     assert_eq!(blobs(&layout), BTreeSet::new());
-    assert_eq!(layout.strangers(), [""; 0]);
+    assert_eq!(layout.unexpected_entries(), [""; 0]);
     layout.assert_valid();
 }
 
@@ -176,7 +176,7 @@ fn a_running_pull_keeps_the_unnamed_blobs_that_it_reuses() {
     let mut pulling = pull(&scratch, &slow, "new", &layout.tagged("new"))
         .arg("--json")
         .start();
-    pulling.gate("it is writing the new layer", |_| {
+    pulling.wait_until("it is writing the new layer", |_| {
         layout.is_written_to(300_000)
     });
     pulling.signal(Signal::SIGSTOP);
@@ -211,10 +211,10 @@ fn a_pull_that_starts_during_a_prune_waits_and_fetches_removed_blobs() {
     let count = blobs(&layout).len();
 
     let mut pruning = injected(&scratch, &layout, "unlinkat:signal=SIGSTOP:when=2").start();
-    pruning.gate("two blobs are gone", |_| blobs(&layout).len() == count - 2);
+    pruning.wait_until("two blobs are gone", |_| blobs(&layout).len() == count - 2);
     let opened = served.registry.manifest_gets();
     let mut pulling = pull(&scratch, &served, "v1", &layout.tagged("v1")).start();
-    pulling.gate("it has opened the image", |_| {
+    pulling.wait_until("it has opened the image", |_| {
         served.registry.manifest_gets() > opened
     });
     assert!(layout.staging().is_empty());
@@ -257,7 +257,7 @@ fn a_prune_killed_at_any_system_call_leaves_a_valid_layout() {
                     .args([layout.folder(), copy.folder()]),
             );
             let how = format!("{call}:signal=SIGKILL:when={when}");
-            let run = injected(&scratch, &copy, &how).start().end_by_force();
+            let run = injected(&scratch, &copy, &how).start().end_with_staging();
             copy.assert_valid();
             assert_eq!(copy.entries(), layout.entries());
             if !run.was_killed() {
@@ -267,7 +267,7 @@ fn a_prune_killed_at_any_system_call_leaves_a_valid_layout() {
             kills += 1;
             prune(&scratch, &copy).run().succeeded();
             assert_eq!(blobs(&copy), blobs_of(&kept), "{how}");
-            assert_eq!(copy.strangers(), [""; 0]);
+            assert_eq!(copy.unexpected_entries(), [""; 0]);
         }
     }
     // Five blobs are removed, and the index and its folder are synced before.

@@ -123,7 +123,7 @@ fn a_signal_ends_a_pull_whose_output_is_not_read() {
         let (_reader, stderr) = full_pipe();
         let pull = scratch.pull(&newest_skopeo(), &image, "oci:image");
         let mut pull = pull.arg("--verbose").stderr_to(stderr).start();
-        pull.gate("the layer is asked for", |_| {
+        pull.wait_until("the layer is asked for", |_| {
             served.take_blob_gets().contains(&layer)
         });
         pull.signal(signal);
@@ -156,8 +156,8 @@ fn a_signal_ends_a_pull_whose_last_event_is_not_read() {
     let pull = scratch.pull(&newest_skopeo(), &image, &layout.tagged("v1"));
     let pull = pull.args(["--json", "--events", events.to_str().unwrap()]);
     let mut pull = pull.stdout_to(stdout).start();
-    pull.gate("the image is there", |_| {
-        layout.is_there() && layout.entries().len() == 1
+    pull.wait_until("the image is there", |_| {
+        layout.exists() && layout.entries().len() == 1
     });
     while fifo.write(b"x").is_ok() {}
     // The report comes before the last event.

@@ -144,7 +144,7 @@ fn an_interrupted_pull_is_drawn_up_to_its_end() {
     let layout = scratch.layout("image");
     let pull = scratch.pull(&newest_skopeo(), &served.reference("v1"), &layout.all());
     let mut run = pull.arg(&option).start();
-    run.gate("a layer has been asked for", |_| {
+    run.wait_until("a layer has been asked for", |_| {
         served.registry.blob_gets(image.layers[0].digest()) > 0
     });
     run.signal(Signal::SIGINT);
@@ -199,7 +199,7 @@ fn a_picture_that_can_not_be_written_fails_after_the_pull() {
         &layout.tagged("v1"),
     );
     let mut run = pull.args([&*option, "--stall-timeout=2s"]).start();
-    run.gate("the layout is locked", |_| layout.is_written_to(1));
+    run.wait_until("the layout is locked", |_| layout.is_written_to(1));
     fs::remove_dir(scratch.path("pictures")).unwrap();
     let run = run.end();
     assert_eq!(run.status.code(), Some(1), "{run}");

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::harness::{
     Layout, Longshore, Run, Scratch, Served, newest_skopeo, skopeo_copy, small_image,
 };
-use crate::layout::{HELD, held, image_to_hold};
+use crate::layout::{STALLED_LAYER, image_with_large_layer, pull_with_stalled_layer};
 use test_registry::image::Written;
 
 fn verify(scratch: &Scratch, layout: &str) -> Longshore {
@@ -190,7 +190,7 @@ fn a_pull_reuses_a_damaged_layer_and_fetches_it_after_a_repair() {
         assert_eq!(problems(&report), [(&*blob, "damaged")]);
         assert_eq!(report["problems"][0]["removed"], true);
         assert!(!fixture.layout.has(&blob));
-        assert_eq!(fixture.layout.strangers(), [""; 0]);
+        assert_eq!(fixture.layout.unexpected_entries(), [""; 0]);
 
         fixture.served.take_blob_gets();
         fixture.pull().run().succeeded();
@@ -221,14 +221,14 @@ fn a_pull_reuses_a_damaged_layer_and_fetches_it_after_a_repair() {
 #[test]
 #[ignore = "needs skopeo"]
 fn verify_works_during_a_pull_and_repair_waits_for_it() {
-    let (served, image) = Served::image("v1", &image_to_hold(40));
+    let (served, image) = Served::image("v1", &image_with_large_layer(40));
     let earlier = served.add("earlier", &small_image(3));
     let skopeo = newest_skopeo();
     let scratch = Scratch::new();
     let layout = scratch.layout("image");
     let pull = |tag: &str| scratch.pull(&skopeo, &served.reference(tag), &layout.tagged(tag));
     pull("earlier").run().succeeded();
-    let running = held(&scratch, &skopeo, &served, &image, &layout);
+    let running = pull_with_stalled_layer(&scratch, &skopeo, &served, &image, &layout);
 
     let all = || verify(&scratch, &layout.all()).arg("--all");
     // Five blobs of the earlier image, and two of the pull.
@@ -245,14 +245,14 @@ fn verify_works_during_a_pull_and_repair_waits_for_it() {
     let mut waiting = all().args(["--repair", "--wait", "1h"]).start();
     assert!(!waiting.has_ended());
     running.signal(Signal::SIGKILL);
-    running.end_by_force().killed();
+    running.end_with_staging().assert_killed();
     let run = waiting.end();
     assert_eq!(run.status.code(), Some(1), "{run}");
     assert!(!layout.has(damaged));
 
     pull("earlier").run().succeeded();
     pull("v1").run().succeeded();
-    assert!(layout.has(image.layers[HELD].digest()));
+    assert!(layout.has(image.layers[STALLED_LAYER].digest()));
     layout.assert_valid();
     all().run().succeeded();
 }
@@ -260,13 +260,13 @@ fn verify_works_during_a_pull_and_repair_waits_for_it() {
 #[test]
 #[ignore = "needs skopeo"]
 fn damaged_blobs_of_a_killed_pull_are_found_before_they_are_reused() {
-    let (served, image) = Served::image("v1", &image_to_hold(50));
+    let (served, image) = Served::image("v1", &image_with_large_layer(50));
     let skopeo = newest_skopeo();
     let scratch = Scratch::new();
     let layout = scratch.layout("image");
-    let killed = held(&scratch, &skopeo, &served, &image, &layout);
+    let killed = pull_with_stalled_layer(&scratch, &skopeo, &served, &image, &layout);
     killed.signal(Signal::SIGKILL);
-    killed.end_by_force().killed();
+    killed.end_with_staging().assert_killed();
     let left = image.layers[0].digest();
     let length = fs::metadata(layout.blob(left)).unwrap().len();
     fs::write(layout.blob(left), vec![0; usize::try_from(length).unwrap()]).unwrap();

@@ -291,7 +291,7 @@ fn stalled(scratch: &Scratch, served: &Served, place: &Path, destination: &str) 
     let pull = scratch.pull(&newest_skopeo(), &served.reference("v1"), destination);
     let mut pull = pull.start();
     let prefix = format!(".longshore-new-{}-", pull.pid());
-    pull.gate("a layer is stored", |_| {
+    pull.wait_until("a layer is stored", |_| {
         let folders = names(place).into_iter();
         let mut folders = folders.filter(|name| name.starts_with(&prefix));
         folders.any(|name| {
@@ -319,7 +319,7 @@ fn a_signal_leaves_nothing_and_the_next_run_removes_leftovers_of_a_kill() {
         let living = stalled(&scratch, &served, &place, destination);
         let killed = stalled(&scratch, &served, &place, destination);
         killed.signal(Signal::SIGKILL);
-        killed.end_by_force().killed();
+        killed.end_with_staging().assert_killed();
         assert_eq!(names(&place).len(), 2, "one is alive, one is left");
         served.faults(&[]);
         let other = format!("{destination}-other");

@@ -187,7 +187,7 @@ impl Cell {
             during(self, &mut running);
         }
         let run = match outcome {
-            Outcome::Killed => running.end_by_force(),
+            Outcome::Killed => running.end_with_staging(),
             _ => running.end(),
         };
         let took = begun.elapsed();
@@ -219,7 +219,7 @@ impl Cell {
                 if self.layout.folder().join("oci-layout").exists() {
                     self.layout.assert_valid();
                     assert!(!self.layout.tags().contains_key("v1"));
-                    assert_eq!(self.layout.strangers(), [""; 0]);
+                    assert_eq!(self.layout.unexpected_entries(), [""; 0]);
                 }
             }
         }
@@ -228,7 +228,7 @@ impl Cell {
     /// Checks that the image is there, as the registry has it.
     fn assert_whole(&self) {
         self.layout.assert_valid();
-        assert_eq!(self.layout.strangers(), [""; 0]);
+        assert_eq!(self.layout.unexpected_entries(), [""; 0]);
         let there = Layout::new(self.served.folder.path().to_owned());
         assert_eq!(self.layout.tags()["v1"], there.tags()["v1"]);
     }

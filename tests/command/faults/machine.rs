@@ -252,7 +252,7 @@ pub(crate) fn clock_jumps_back(cell: &Cell, running: &mut Running) {
 /// The clock jumps while the command waits for a blob that has stalled.
 fn jump(cell: &Cell, running: &mut Running, offset: &str) {
     let stalled = cell.image.layers[1].digest();
-    running.gate("the blob is asked for", |_| {
+    running.wait_until("the blob is asked for", |_| {
         cell.served.registry.blob_gets(stalled) > 0
     });
     set_clock(cell, offset);

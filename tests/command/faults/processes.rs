@@ -48,7 +48,7 @@ pub(crate) fn stop_skopeo_and_kill_us(cell: &Cell, running: &mut Running) {
 pub(crate) fn kill_skopeo_at_a_random_moment(_: &Cell, running: &mut Running) {
     random_moment();
     // There may be no proxy yet, or none any more.
-    for proxy in running.living_proxies() {
+    for proxy in running.running_proxies() {
         send(proxy.pid, Signal::SIGKILL);
     }
 }
@@ -70,7 +70,7 @@ pub(crate) fn stop_skopeo_at_a_blob(cell: &Cell, running: &mut Running) {
 }
 
 pub(crate) fn stop_skopeo_at_the_manifest(cell: &Cell, running: &mut Running) {
-    running.gate("the manifest is asked for", |_| {
+    running.wait_until("the manifest is asked for", |_| {
         cell.served.registry.manifest_gets() > 0
     });
     to_skopeo(running, Signal::SIGSTOP);
@@ -79,7 +79,7 @@ pub(crate) fn stop_skopeo_at_the_manifest(cell: &Cell, running: &mut Running) {
 /// Waits for the first layer, which is the largest.
 fn wait_for_blob(cell: &Cell, running: &mut Running) {
     let largest = cell.image.layers[2].digest();
-    running.gate("the blob is asked for", |_| {
+    running.wait_until("the blob is asked for", |_| {
         cell.served.registry.blob_gets(largest) > 0
     });
 }
@@ -112,7 +112,7 @@ fn is_empty(folder: &Path) -> bool {
 
 pub(crate) fn interrupt_us_while_unpacking(cell: &Cell, running: &mut Running) {
     let unpacked = unpacked(cell);
-    running.gate("the archive is being unpacked", |_| !is_empty(&unpacked));
+    running.wait_until("the archive is being unpacked", |_| !is_empty(&unpacked));
     running.signal(Signal::SIGINT);
 }
 

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use test_support::{sha256, sha512};
 
 /// The files that a pull leaves in a layout: those of the specification, and the file that pulls lock.
-const BELONGS: [&str; 4] = [".longshore.lock", "blobs", "index.json", "oci-layout"];
+const LAYOUT_ENTRIES: [&str; 4] = [".longshore.lock", "blobs", "index.json", "oci-layout"];
 
 /// An OCI image layout, or the folder of one that does not exist yet.
 #[derive(Debug, Clone)]
@@ -36,7 +36,7 @@ impl Layout {
     }
 
     /// Whether the layout exists.
-    pub(crate) fn is_there(&self) -> bool {
+    pub(crate) fn exists(&self) -> bool {
         self.folder.join("oci-layout").exists()
     }
 
@@ -82,9 +82,9 @@ impl Layout {
     }
 
     /// The files in the folder that do not belong to a layout.
-    pub(crate) fn strangers(&self) -> Vec<String> {
+    pub(crate) fn unexpected_entries(&self) -> Vec<String> {
         names(&self.folder)
-            .filter(|name| !BELONGS.contains(&name.as_str()))
+            .filter(|name| !LAYOUT_ENTRIES.contains(&name.as_str()))
             .collect()
     }
 

@@ -277,15 +277,15 @@ impl Running {
     #[track_caller]
     pub(crate) fn proxies(&mut self) -> Vec<Process> {
         let mut found = Vec::new();
-        self.gate("a skopeo of it runs", |run| {
-            found = run.living_proxies();
+        self.wait_until("a skopeo of it runs", |run| {
+            found = run.running_proxies();
             !found.is_empty()
         });
         found
     }
 
     /// The skopeos of the command that run now.
-    pub(crate) fn living_proxies(&self) -> Vec<Process> {
+    pub(crate) fn running_proxies(&self) -> Vec<Process> {
         let mut found = processes::marked(&self.mark);
         found.retain(Process::is_proxy);
         found
@@ -298,7 +298,7 @@ impl Running {
 
     /// Waits for something to happen while the command runs.
     #[track_caller]
-    pub(crate) fn gate(&mut self, what: &str, mut happened: impl FnMut(&Self) -> bool) {
+    pub(crate) fn wait_until(&mut self, what: &str, mut happened: impl FnMut(&Self) -> bool) {
         eventually(what, || {
             if happened(self) {
                 return true;
@@ -313,7 +313,7 @@ impl Running {
     /// Waits for the end. The command must then have left nothing.
     #[track_caller]
     pub(crate) fn end(self) -> Run {
-        let run = self.end_by_force();
+        let run = self.end_with_staging();
         assert_eq!(run.staging, Vec::<PathBuf>::new(), "left by {run}");
         run
     }
@@ -321,7 +321,7 @@ impl Running {
     /// Waits for the end. No process of the command may be left, and no temporary file except for a
     /// staging folder.
     #[track_caller]
-    pub(crate) fn end_by_force(mut self) -> Run {
+    pub(crate) fn end_with_staging(mut self) -> Run {
         let mut status = None;
         eventually(&format!("the end of {}", self.what), || {
             status = self.process.try_wait().unwrap();
@@ -348,7 +348,7 @@ impl Running {
 
     /// Waits for the end of the command alone.
     #[track_caller]
-    pub(crate) fn end_alone(mut self) -> Run {
+    pub(crate) fn end_without_checks(mut self) -> Run {
         let mut status = None;
         eventually(&format!("the end of {}", self.what), || {
             status = self.process.try_wait().unwrap();
@@ -450,7 +450,7 @@ impl Run {
     }
 
     #[track_caller]
-    pub(crate) fn killed(&self) {
+    pub(crate) fn assert_killed(&self) {
         assert!(self.was_killed(), "{self}");
     }
 }

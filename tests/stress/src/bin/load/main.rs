@@ -172,7 +172,7 @@ async fn watch(mut events: EventStream) -> (Times, Usage) {
     loop {
         tokio::select! {
             event = events.recv() => match event {
-                Some(event) => times.hear(&event),
+                Some(event) => times.record(&event),
                 None => return (times, peak.max(Usage::now())),
             },
             _ = sampling.tick() => peak = peak.max(Usage::now()),

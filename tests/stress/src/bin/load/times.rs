@@ -36,30 +36,30 @@ pub(crate) struct Times {
     pub(crate) first_byte: Durations,
     /// From the answer to the verdict.
     pub(crate) drain: Durations,
-    under_way: HashMap<usize, UnderWay>,
+    running: HashMap<usize, RunningBlob>,
 }
 
 #[derive(Debug)]
-struct UnderWay {
+struct RunningBlob {
     asked: Duration,
     opened: Duration,
     has_bytes: bool,
 }
 
 impl Times {
-    pub(crate) fn hear(&mut self, event: &Event) {
+    pub(crate) fn record(&mut self, event: &Event) {
         match &event.kind {
             EventKind::BlobOpened { blob, took, .. } => {
                 self.open.add(*took);
-                let under_way = UnderWay {
+                let running = RunningBlob {
                     asked: event.at.saturating_sub(*took),
                     opened: event.at,
                     has_bytes: false,
                 };
-                self.under_way.insert(blob.layer, under_way);
+                self.running.insert(blob.layer, running);
             }
             EventKind::BlobBytes { blob, .. } => {
-                if let Some(blob) = self.under_way.get_mut(&blob.layer)
+                if let Some(blob) = self.running.get_mut(&blob.layer)
                     && !blob.has_bytes
                 {
                     blob.has_bytes = true;
@@ -67,7 +67,7 @@ impl Times {
                 }
             }
             EventKind::BlobVerified { blob, .. } => {
-                if let Some(blob) = self.under_way.remove(&blob.layer) {
+                if let Some(blob) = self.running.remove(&blob.layer) {
                     self.drain.add(event.at.saturating_sub(blob.opened));
                 }
             }

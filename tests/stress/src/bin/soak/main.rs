@@ -27,7 +27,7 @@ use images::Images;
 use longshore_stress::Usage;
 use plan::Round;
 use pull::Outcome;
-use table::{Rest, Table};
+use table::{IdleUsage, Table};
 
 /// How soon idle threads end, so that they can be counted.
 const IDLE_THREADS: Duration = Duration::from_millis(100);
@@ -77,7 +77,7 @@ async fn soak(arguments: Arguments) -> anyhow::Result<ExitCode> {
 
     let end = Instant::now() + Duration::try_from_secs_f64(arguments.minutes * 60.0)?;
     let mut table = Table::default();
-    let mut rest = Rest::new();
+    let mut idle = IdleUsage::new();
     let mut problems = 0;
     let mut at_rest = None;
     while Instant::now() < end {
@@ -94,7 +94,7 @@ async fn soak(arguments: Arguments) -> anyhow::Result<ExitCode> {
             Ok(usage) => {
                 // The first round creates what stays for good.
                 at_rest.get_or_insert(usage);
-                rest.add(usage);
+                idle.add(usage);
             }
             Err(left) => {
                 problems += 1;
@@ -103,8 +103,8 @@ async fn soak(arguments: Arguments) -> anyhow::Result<ExitCode> {
             }
         }
     }
-    println!("\n{table}\n{rest}");
-    if let Some(leak) = rest.leaks_memory() {
+    println!("\n{table}\n{idle}");
+    if let Some(leak) = idle.leaks_memory() {
         problems += 1;
         eprintln!("LEAK {leak}");
     }

@@ -11,7 +11,7 @@ use nix::sys::signal::Signal;
 use super::faults::{CASES, Case};
 
 /// The maximum number of pulls in a round.
-const MOST_PULLS: usize = 6;
+const MAX_PULLS: usize = 6;
 
 /// The number of retries. There are more of them than failures of a blob that must succeed in the end.
 const RETRIES: u32 = 8;
@@ -36,7 +36,7 @@ pub(crate) struct Plan {
     /// The number of the image.
     pub(crate) image: usize,
     pub(crate) skopeo: PathBuf,
-    pub(crate) into: Into,
+    pub(crate) into: Destination,
     pub(crate) cancel: Option<Duration>,
     pub(crate) options: FetchOptions,
     pub(crate) stall_timeout: Duration,
@@ -44,7 +44,7 @@ pub(crate) struct Plan {
 
 /// The destination of the blobs.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Into {
+pub(crate) enum Destination {
     Layout,
     /// All images go into one layout, in one pull. The fault hits every image that has such a layer.
     Many,
@@ -65,7 +65,7 @@ impl Round {
         let signals = (0..if killed { rng.usize(1..=3) } else { 0 })
             .map(|_| (moment(rng), signal(rng)))
             .collect();
-        let pulls = (0..rng.usize(1..=MOST_PULLS))
+        let pulls = (0..rng.usize(1..=MAX_PULLS))
             .map(|_| Plan::draw(rng, skopeos, layers, stall_timeout, killed))
             .collect();
         Self { pulls, signals }
@@ -94,7 +94,12 @@ impl Plan {
             fault: case.fault.replace("#N", &format!("#{layer}")),
             image,
             skopeo: skopeos[rng.usize(..skopeos.len())].clone(),
-            into: [Into::Layout, Into::Many, Into::Discard, Into::Handler][rng.usize(..4)],
+            into: [
+                Destination::Layout,
+                Destination::Many,
+                Destination::Discard,
+                Destination::Handler,
+            ][rng.usize(..4)],
             cancel: cancel(rng),
             options: options(rng, if case.slow { 1 } else { RETRIES }),
             stall_timeout,
@@ -102,7 +107,7 @@ impl Plan {
     }
 
     /// The same plan without faults and cancellation.
-    pub(crate) fn undisturbed(&self) -> Self {
+    pub(crate) fn without_faults(&self) -> Self {
         Self {
             case: CASES[0],
             fault: String::new(),

@@ -12,12 +12,12 @@ use tokio::time::{sleep, timeout};
 
 use super::faults::End;
 use super::images::{Checked, Images, Named, check_layout, sha256};
-use super::plan::{Into, Plan};
+use super::plan::{Destination, Plan};
 use test_registry::image::Written;
 use test_registry::server::{Options, Registry};
 
 /// A pull that takes longer than this hangs.
-const HANGS: Duration = Duration::from_secs(300);
+const PULL_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// How long a cancelled pull may take to write its last bytes.
 const TAIL: Duration = Duration::from_secs(10);
@@ -31,7 +31,7 @@ pub(crate) struct Outcome {
     /// The number of blobs with wrong bytes.
     pub(crate) wrong: usize,
     /// The numbers of the images that were pulled.
-    came: Vec<usize>,
+    pulled_images: Vec<usize>,
     pub(crate) summary: Summary,
     pub(crate) took: Duration,
 }
@@ -60,7 +60,7 @@ pub(crate) struct Summary {
 }
 
 impl Summary {
-    fn hear(&mut self, event: &Event) {
+    fn record(&mut self, event: &Event) {
         match &event.kind {
             EventKind::BlobRetried { .. } => self.retries += 1,
             EventKind::BlobVerified { blob, .. } => {
@@ -91,28 +91,30 @@ impl Summary {
 /// The errors of the program itself. The result of the pull is in the outcome.
 pub(crate) async fn run(plan: &Plan, images: &Images) -> anyhow::Result<Outcome> {
     let all: Vec<&Written> = match plan.into {
-        Into::Many => images.images.iter().collect(),
-        Into::Layout | Into::Discard | Into::Handler => vec![&images.images[plan.image]],
+        Destination::Many => images.images.iter().collect(),
+        Destination::Layout | Destination::Discard | Destination::Handler => {
+            vec![&images.images[plan.image]]
+        }
     };
     let folder = tempfile::tempdir()?;
     let layout = folder.path().join("layout");
     let begun = Instant::now();
     let mut outcome = attempt(plan, images, &layout).await?;
     outcome.took = begun.elapsed();
-    if let Into::Layout | Into::Many = plan.into {
-        let came: Vec<&Written> = outcome
-            .came
+    if let Destination::Layout | Destination::Many = plan.into {
+        let pulled_images: Vec<&Written> = outcome
+            .pulled_images
             .iter()
             .map(|image| &images.images[*image])
             .collect();
         let named = match (plan.into, outcome.ended) {
             // Some of the images may have been pulled before the cancellation.
-            (Into::Many, Ended::Cancelled) => Named::Some(&images.images),
-            _ => Named::Exactly(&came),
+            (Destination::Many, Ended::Cancelled) => Named::Some(&images.images),
+            _ => Named::Exactly(&pulled_images),
         };
         outcome.take(check(&layout, named).await);
         if outcome.ended != Ended::Whole {
-            let again = attempt(&plan.undisturbed(), images, &layout).await?;
+            let again = attempt(&plan.without_faults(), images, &layout).await?;
             let problems = again.problems.into_iter();
             let problems = problems.map(|problem| format!("the next pull: {problem}"));
             outcome.problems.extend(problems);
@@ -157,10 +159,10 @@ async fn attempt(plan: &Plan, images: &Images, layout: &Path) -> anyhow::Result<
     let mut summary = Summary::default();
     let hearing = async {
         while let Some(event) = stream.recv().await {
-            summary.hear(&event);
+            summary.record(&event);
         }
     };
-    let pulling = timeout(HANGS, pull(plan, &registry, images, layout, events));
+    let pulling = timeout(PULL_TIMEOUT, pull(plan, &registry, images, layout, events));
     // Boxed, because the future is large.
     let (pulled, ()) = Box::pin(async { tokio::join!(pulling, hearing) }).await;
     let mut outcome = Outcome {
@@ -169,9 +171,12 @@ async fn attempt(plan: &Plan, images: &Images, layout: &Path) -> anyhow::Result<
     };
     match pulled {
         Err(_) => outcome.problems.push(format!("it hangs: {summary:?}")),
-        Ok(Pulled::Done { wrong, came }) => {
+        Ok(Pulled::Done {
+            wrong,
+            pulled_images,
+        }) => {
             outcome.ended = Ended::Whole;
-            outcome.came = came;
+            outcome.pulled_images = pulled_images;
             outcome.wrong += wrong.len();
             outcome.problems.extend(wrong);
             if let End::Failed(_) = plan.case.end {
@@ -181,8 +186,11 @@ async fn attempt(plan: &Plan, images: &Images, layout: &Path) -> anyhow::Result<
             }
         }
         Ok(Pulled::Cancelled) => outcome.ended = Ended::Cancelled,
-        Ok(Pulled::Failed { error, came }) => {
-            outcome.came = came;
+        Ok(Pulled::Failed {
+            error,
+            pulled_images,
+        }) => {
+            outcome.pulled_images = pulled_images;
             match (plan.case.end, error) {
                 (End::Failed(expected), error) if expected(&error) => outcome.ended = Ended::Failed,
                 // A signal can hit the proxy of the last try.
@@ -216,18 +224,24 @@ enum Pulled {
     /// The pull succeeded. `wrong` describes blobs with wrong bytes.
     Done {
         wrong: Vec<String>,
-        came: Vec<usize>,
+        pulled_images: Vec<usize>,
     },
     /// The future was dropped.
     Cancelled,
-    /// The pull failed. `came` contains the images of a pull of many that were pulled all the same.
-    Failed { error: Error, came: Vec<usize> },
+    /// The pull failed. `pulled_images` contains the images of a pull of many that were pulled all the same.
+    Failed {
+        error: Error,
+        pulled_images: Vec<usize>,
+    },
 }
 
 impl From<Error> for Pulled {
     fn from(error: Error) -> Self {
-        let came = Vec::new();
-        Self::Failed { error, came }
+        let pulled_images = Vec::new();
+        Self::Failed {
+            error,
+            pulled_images,
+        }
     }
 }
 
@@ -243,7 +257,7 @@ async fn pull(
             Ok(fetcher) => fetcher.with_events(events),
             Err(error) => return error.into(),
         };
-        if let Into::Many = plan.into {
+        if let Destination::Many = plan.into {
             return pull_many(plan, &fetcher, registry, images, layout).await;
         }
         let reference = registry.reference(&plan.image.to_string());
@@ -251,7 +265,7 @@ async fn pull(
         match pull_into(plan.into, &fetcher, &reference, image, layout).await {
             Ok(wrong) => Pulled::Done {
                 wrong,
-                came: vec![plan.image],
+                pulled_images: vec![plan.image],
             },
             Err(error) => error.into(),
         }
@@ -281,11 +295,11 @@ async fn pull_many(
         .map(|image| format!("docker://{address}/many/{image}:{image}"))
         .collect();
     let mut pulling = fetcher.pull_many(references, sink.clone());
-    let (mut came, mut failure, mut count) = (Vec::new(), None, 0);
+    let (mut pulled_images, mut failure, mut count) = (Vec::new(), None, 0);
     while let Some(done) = pulling.next().await {
         count += 1;
         match done.images {
-            Ok(_) => came.push(done.number),
+            Ok(_) => pulled_images.push(done.number),
             Err(error) if failure.as_ref().is_none_or(is_expected) => failure = Some(error),
             Err(_) => {}
         }
@@ -296,14 +310,20 @@ async fn pull_many(
         count => vec![format!("{count} images have a result")],
     };
     match failure {
-        Some(error) => Pulled::Failed { error, came },
-        None => Pulled::Done { wrong, came },
+        Some(error) => Pulled::Failed {
+            error,
+            pulled_images,
+        },
+        None => Pulled::Done {
+            wrong,
+            pulled_images,
+        },
     }
 }
 
 /// Checks the result of a pull into a layout. Returns what is wrong.
 async fn pull_into(
-    into: Into,
+    into: Destination,
     fetcher: &Fetcher,
     reference: &str,
     image: &Written,
@@ -314,7 +334,7 @@ async fn pull_into(
         return Ok(vec![format!("the manifest is {}", opened.digest())]);
     }
     let pulled = match into {
-        Into::Handler => {
+        Destination::Handler => {
             let digest = |_, mut reader: longshore::LayerReader| async move {
                 let mut bytes = Vec::new();
                 reader.read_to_end(&mut bytes).await?;
@@ -332,8 +352,8 @@ async fn pull_into(
             }
             return Ok(wrong);
         }
-        Into::Discard => fetcher.pull(&opened, Discard).await?,
-        Into::Layout | Into::Many => {
+        Destination::Discard => fetcher.pull(&opened, Discard).await?,
+        Destination::Layout | Destination::Many => {
             let sink = Arc::new(OciLayout::new(layout, Some("soak".into())));
             fetcher.pull(&opened, sink.clone()).await?
         }

@@ -91,7 +91,7 @@ impl fmt::Display for Table {
 
 /// The resources of the process whenever nothing was running.
 #[derive(Debug)]
-pub(crate) struct Rest {
+pub(crate) struct IdleUsage {
     samples: Vec<Usage>,
 }
 
@@ -102,7 +102,7 @@ const MEMORY_GROWTH: (u64, u64) = (4, 8 * 1024);
 /// The minimum number of samples for a statement about growth.
 const ENOUGH_SAMPLES: usize = 50;
 
-impl Rest {
+impl IdleUsage {
     pub(crate) fn new() -> Self {
         Self {
             samples: Vec::new(),
@@ -135,7 +135,7 @@ impl Rest {
     }
 }
 
-impl fmt::Display for Rest {
+impl fmt::Display for IdleUsage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (Some(first), Some(last)) = (self.samples.first(), self.samples.last()) else {
             return Ok(());
