@@ -36,8 +36,8 @@ use super::advice::advised;
 use super::args::{ExportArguments, Form, Output};
 use super::failure::Failure;
 use super::open::Opener;
-use super::place::{Place, sync_folder};
-use super::workplace::Workplace;
+use super::output_path::{OutputPath, sync_folder};
+use super::temporary_folder::TemporaryFolder;
 use super::{blocking, within};
 
 pub(crate) async fn run(
@@ -97,22 +97,22 @@ enum Target {
     Stdout,
     /// A file, which gets its name when it is complete.
     File {
-        place: Place,
-        workplace: Workplace,
+        output: OutputPath,
+        temporary: TemporaryFolder,
     },
 }
 
 impl Target {
     fn file(path: &Path) -> io::Result<Self> {
-        let place = Place::of(path, Form::Archive)?;
-        let workplace = Workplace::in_folder(place.parent())?;
-        Ok(Self::File { place, workplace })
+        let output = OutputPath::of(path, Form::Archive)?;
+        let temporary = TemporaryFolder::create_in(output.parent())?;
+        Ok(Self::File { output, temporary })
     }
 
     fn shown(&self) -> String {
         match self {
             Self::Stdout => "to stdout".to_owned(),
-            Self::File { place, .. } => place.path().display().to_string(),
+            Self::File { output, .. } => output.path().display().to_string(),
         }
     }
 
@@ -120,7 +120,7 @@ impl Target {
     fn temporary_folder(&self) -> PathBuf {
         match self {
             Self::Stdout => std::env::temp_dir(),
-            Self::File { workplace, .. } => workplace.path().to_owned(),
+            Self::File { temporary, .. } => temporary.path().to_owned(),
         }
     }
 
@@ -137,14 +137,14 @@ impl Target {
                     written => written,
                 }
             }
-            Self::File { place, workplace } => {
-                let made = workplace.path().join("made");
+            Self::File { output, temporary } => {
+                let made = temporary.path().join("made");
                 let mut file = File::create_new(&made)?;
-                place.copy_permissions(&file)?;
+                output.copy_permissions(&file)?;
                 files.write(&mut file, stop)?;
                 file.sync_all()?;
-                fs::rename(&made, place.path())?;
-                sync_folder(place.parent())
+                fs::rename(&made, output.path())?;
+                sync_folder(output.parent())
             }
         }
     }

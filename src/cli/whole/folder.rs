@@ -8,7 +8,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::Path;
 
-use crate::cli::place::sync_folder;
+use crate::cli::output_path::sync_folder;
 
 /// What skopeo writes into the file `version`, and demands to find there.
 const VERSION: &str = "Directory Transport Version: 1.1\n";

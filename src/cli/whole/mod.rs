@@ -1,7 +1,7 @@
 //! Destinations that appear whole, when the pull is complete: an archive of a layout, and skopeo's folder of an image.
 //!
-//! The images are pulled into a temporary layout in a [`Workplace`] beside the destination, on the same file system.
-//! From that, the destination is made under a temporary name, and renamed. Whatever fails, the workplace is removed.
+//! The images are pulled into a temporary layout in a [`TemporaryFolder`] beside the destination, on the same file system.
+//! From that, the destination is made under a temporary name, and renamed. Whatever fails, the temporary folder is removed.
 
 mod archive;
 mod folder;
@@ -17,8 +17,8 @@ use tokio_util::sync::CancellationToken;
 use super::args::{Destination, Form};
 use super::blocking;
 use super::failure::Failure;
-use super::place::{Place, sync_folder};
-use super::workplace::Workplace;
+use super::output_path::{OutputPath, sync_folder};
+use super::temporary_folder::TemporaryFolder;
 
 /// How long to wait for the writes of an image that failed.
 const PRUNE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -27,8 +27,8 @@ const PRUNE_TIMEOUT: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(super) struct Whole {
     destination: Destination,
-    place: Place,
-    workplace: Workplace,
+    output: OutputPath,
+    temporary: TemporaryFolder,
 }
 
 impl Whole {
@@ -40,12 +40,12 @@ impl Whole {
         let destination = destination.clone();
         let cant = cant_write(&destination);
         let begin = move || {
-            let place = Place::of(&destination.path, destination.form)?;
-            let workplace = Workplace::in_folder(place.parent())?;
+            let output = OutputPath::of(&destination.path, destination.form)?;
+            let temporary = TemporaryFolder::create_in(output.parent())?;
             Ok(Self {
                 destination,
-                place,
-                workplace,
+                output,
+                temporary,
             })
         };
         blocking(begin).await.map(Some).map_err(cant)
@@ -55,13 +55,13 @@ impl Whole {
     pub(super) async fn check(destination: &Destination) -> Result<(), Failure> {
         let cant = cant_write(destination);
         let Destination { path, form, .. } = destination.clone();
-        let checked = blocking(move || Place::of(&path, form)?.check());
+        let checked = blocking(move || OutputPath::of(&path, form)?.check());
         checked.await.map_err(cant)
     }
 
     /// The folder of the layout into which the images are to be pulled.
     pub(super) fn layout(&self) -> PathBuf {
-        self.workplace.path().join("layout")
+        self.temporary.path().join("layout")
     }
 
     /// Makes the destination from the images in the layout. If no image is there, nothing is made. `is_partial` is
@@ -87,19 +87,19 @@ impl Whole {
         let Some(first) = first_digest(&layout)? else {
             return Ok(());
         };
-        let made = self.workplace.path().join("made");
+        let made = self.temporary.path().join("made");
         match self.destination.form {
             Form::Layout => return Ok(()),
             Form::Archive => {
                 let file = File::create_new(&made)?;
-                self.place.copy_permissions(&file)?;
+                self.output.copy_permissions(&file)?;
                 archive::write(&layout, &file, stop)?;
                 file.sync_all()?;
             }
             Form::Folder => folder::make(&layout, &first, &made)?,
         }
-        fs::rename(&made, self.place.path())?;
-        sync_folder(self.place.parent())
+        fs::rename(&made, self.output.path())?;
+        sync_folder(self.output.parent())
     }
 }
 

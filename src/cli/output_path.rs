@@ -1,4 +1,4 @@
-//! Where a destination appears: the path in its folder, and whether something may be put there.
+//! The path at which a destination appears: in which folder, and whether something may be put there.
 
 use std::fs::{self, File};
 use std::io;
@@ -11,13 +11,13 @@ use super::args::Form;
 
 /// The path of a file or folder that will be made, or replaced.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct OutputPath {
     path: PathBuf,
     parent: PathBuf,
 }
 
-impl Place {
-    /// Returns the place of a destination of this form. An error if something else is there, or if its folder is missing.
+impl OutputPath {
+    /// Returns the path of a destination of this form. An error if something else is there, or if its folder is missing.
     pub(super) fn of(path: &Path, form: Form) -> io::Result<Self> {
         let real = match fs::symlink_metadata(path) {
             Ok(_) => fs::canonicalize(path)?,
@@ -27,16 +27,16 @@ impl Place {
         let parent = real
             .parent()
             .ok_or_else(|| wrong("it is the root folder"))?;
-        let place = Self {
+        let output = Self {
             parent: parent.to_owned(),
             path: real,
         };
-        match (fs::metadata(&place.path), form) {
+        match (fs::metadata(&output.path), form) {
             (Err(error), _) if error.kind() == io::ErrorKind::NotFound => {}
             (found, Form::Archive) => check_file(&found?)?,
-            (found, Form::Folder | Form::Layout) => place.check_folder(&found?)?,
+            (found, Form::Folder | Form::Layout) => output.check_folder(&found?)?,
         }
-        Ok(place)
+        Ok(output)
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -146,7 +146,7 @@ mod tests {
             (Form::Folder, "link-to-empty/new", "empty/new"),
         ];
         for (form, name, expected) in table {
-            let found = Place::of(&at(name), form).expect(name);
+            let found = OutputPath::of(&at(name), form).expect(name);
             assert_eq!(found.path(), real.join(expected), "{name}");
             assert_eq!(Some(found.parent()), found.path().parent(), "{name}");
         }
@@ -170,13 +170,13 @@ mod tests {
             (Form::Folder, "missing/..", "names no file or folder"),
         ];
         for (form, name, expected) in table {
-            let error = Place::of(&at(name), form).expect_err(name).to_string();
+            let error = OutputPath::of(&at(name), form).expect_err(name).to_string();
             assert!(error.contains(expected), "{name}: {error}");
         }
-        let device = Place::of(Path::new("/dev/null"), Form::Archive);
+        let device = OutputPath::of(Path::new("/dev/null"), Form::Archive);
         let device = device.expect_err("a device").to_string();
         assert!(device.contains("no regular file"), "{device}");
-        let root = Place::of(Path::new("/"), Form::Folder).expect_err("not empty");
+        let root = OutputPath::of(Path::new("/"), Form::Folder).expect_err("not empty");
         assert!(root.to_string().contains("root folder"), "{root}");
     }
 
@@ -187,8 +187,8 @@ mod tests {
         fs::write(&old, "old").expect("a file");
         fs::set_permissions(&old, fs::Permissions::from_mode(0o640)).expect("permissions");
         let new = File::create(all.path().join("new")).expect("a file");
-        let place = Place::of(&old, Form::Archive).expect("a place");
-        place.copy_permissions(&new).expect("permissions");
+        let output = OutputPath::of(&old, Form::Archive).expect("a path");
+        output.copy_permissions(&new).expect("permissions");
         let mode = new.metadata().expect("looked").permissions().mode();
         assert_eq!(mode & 0o777, 0o640);
     }

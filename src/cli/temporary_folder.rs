@@ -28,14 +28,14 @@ const REMOVALS: (u32, Duration) = (200, Duration::from_millis(5));
 
 /// A temporary folder. Dropping it removes it, with everything in it.
 #[derive(Debug)]
-pub(super) struct Workplace {
+pub(super) struct TemporaryFolder {
     path: PathBuf,
     _lock: Flock<File>,
 }
 
-impl Workplace {
+impl TemporaryFolder {
     /// Removes what dead processes have left in this folder, and makes a new temporary folder in it. Blocks.
-    pub(super) fn in_folder(folder: &Path) -> io::Result<Self> {
+    pub(super) fn create_in(folder: &Path) -> io::Result<Self> {
         sweep(folder);
         let process = std::process::id();
         let mut number = 0_u64;
@@ -64,7 +64,7 @@ impl Workplace {
     }
 }
 
-impl Drop for Workplace {
+impl Drop for TemporaryFolder {
     fn drop(&mut self) {
         let (tries, pause) = REMOVALS;
         for _ in 0..tries {
@@ -121,7 +121,7 @@ fn current_boot_id() -> String {
 /// Removes the temporary folders of dead processes. What can't be removed is left, because it does no harm.
 fn sweep(folder: &Path) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-        if !is_workplace(entry.file_name().as_encoded_bytes()) {
+        if !is_temporary_folder(entry.file_name().as_encoded_bytes()) {
             continue;
         }
         let path = entry.path();
@@ -135,7 +135,7 @@ fn sweep(folder: &Path) {
     }
 }
 
-fn is_workplace(name: &[u8]) -> bool {
+fn is_temporary_folder(name: &[u8]) -> bool {
     let is_number = |text: &[u8]| !text.is_empty() && text.iter().all(u8::is_ascii_digit);
     let numbers = name.strip_prefix(PREFIX.as_bytes());
     let numbers = numbers.map(|rest| rest.split(|byte| *byte == b'-').collect::<Vec<_>>());
@@ -215,24 +215,24 @@ mod tests {
     }
 
     #[test]
-    fn a_dropped_workplace_is_removed_with_its_contents() {
+    fn a_dropped_folder_is_removed_with_its_contents() {
         let folder = tempfile::tempdir().expect("a folder");
-        let workplace = Workplace::in_folder(folder.path()).expect("a workplace");
-        let other = Workplace::in_folder(folder.path()).expect("another one");
-        assert_ne!(workplace.path(), other.path());
-        fs::create_dir_all(workplace.path().join("a/b")).expect("a folder");
-        fs::write(workplace.path().join("a/b/c"), "text").expect("a file");
-        drop((workplace, other));
+        let temporary = TemporaryFolder::create_in(folder.path()).expect("a temporary folder");
+        let other = TemporaryFolder::create_in(folder.path()).expect("another one");
+        assert_ne!(temporary.path(), other.path());
+        fs::create_dir_all(temporary.path().join("a/b")).expect("a folder");
+        fs::write(temporary.path().join("a/b/c"), "text").expect("a file");
+        drop((temporary, other));
         assert_eq!(names(folder.path()), [""; 0]);
     }
 
     #[test]
     fn folders_of_dead_processes_are_swept_and_those_of_living_ones_are_kept() {
         let folder = tempfile::tempdir().expect("a folder");
-        let living = Workplace::in_folder(folder.path()).expect("a workplace");
+        let living = TemporaryFolder::create_in(folder.path()).expect("a temporary folder");
         for boot_id in [Some(&*current_boot_id()), Some(""), None] {
             let dead = dead(folder.path(), boot_id);
-            drop(Workplace::in_folder(folder.path()).expect("a workplace"));
+            drop(TemporaryFolder::create_in(folder.path()).expect("a temporary folder"));
             assert!(!dead.exists(), "{boot_id:?}");
         }
         let empty = folder.path().join(format!("{PREFIX}2-0"));
