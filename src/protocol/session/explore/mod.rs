@@ -20,6 +20,7 @@ mod machine;
 mod rule;
 mod server;
 mod state;
+mod steps;
 mod world;
 
 use std::collections::HashSet;
