@@ -1,4 +1,4 @@
-//! SharingImages images at once: each manifest is read once, and each blob is fetched once, from wherever it is.
+//! Several images at once: each manifest is read once, and each blob is fetched once, from wherever it is.
 
 use std::fs;
 use std::num::NonZeroUsize;
