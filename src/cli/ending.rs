@@ -31,8 +31,9 @@ pub(super) struct Underway {
     pub(super) has_temporary: bool,
 }
 
-/// Starts the thread that receives signals, and waits until it does. The first signal is told and returned. The second one
-/// ends this process, whatever the other threads wait for, such as a disk that hangs.
+/// Starts the thread that receives signals, and waits until it does. After the first signal, the thread writes a
+/// message, and sends the signal to the returned receiver. The second signal ends this process, whatever the other
+/// threads wait for, such as a disk that hangs.
 pub(super) fn watch(
     underway: Underway,
     children: Children,
@@ -91,7 +92,7 @@ impl Underway {
         }
         if self.has_temporary {
             parts.push(
-                "skopeo's temporary files may be left in the folder for them (TMPDIR)".into(),
+                "skopeo's temporary files may be left in /var/tmp, or in /tmp (TMPDIR)".into(),
             );
         }
         parts.join("; ")
@@ -119,7 +120,7 @@ mod tests {
         );
         assert_eq!(
             inspect.second_message(),
-            "ended at once; skopeo's temporary files may be left in the folder for them (TMPDIR)"
+            "ended at once; skopeo's temporary files may be left in /var/tmp, or in /tmp (TMPDIR)"
         );
         let pull = Underway {
             has_skopeo: true,

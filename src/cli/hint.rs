@@ -28,7 +28,7 @@ const UNAUTHORIZED: &str =
     "give credentials that the registry accepts: --authfile, --creds-file or --creds -";
 const POLICY: &str = "the signature policy (--policy) decides what is accepted";
 const REGISTRY_FAILED: &str = "the registry has trouble; try again later";
-const NOT_REACHED: &str = "is the registry's name right, and does it run?";
+const NOT_REACHED: &str = "is the registry's name right, and does the registry run?";
 const FULL: &str = "free some space and try again";
 
 /// Returns the advice for this error about this image, if there is any.
@@ -37,7 +37,7 @@ pub(super) fn hint(error: &Error, image: Option<&str>, login: Login) -> Option<S
         Error::Spawn { source, .. } if source.kind() == io::ErrorKind::NotFound => {
             Some("install skopeo, or say where it is with --skopeo PATH")
         }
-        // Before 1.6, and in builds without it, skopeo calls the subcommand unknown.
+        // A skopeo before 1.6, or one that was built without the image proxy, says that the subcommand is unknown.
         Error::ProxyExited(exit) if exit.stderr().contains("experimental-image-proxy") => Some(
             "this skopeo has no image proxy: use skopeo 1.6 or later (longshore doctor says which one this is); \
              --skopeo PATH chooses one",

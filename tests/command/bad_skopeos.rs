@@ -162,7 +162,7 @@ fn a_second_signal_ends_the_command_at_once_and_names_leftovers() {
         let message = pull.end().failed(130);
         let last = message.lines().last().unwrap();
         let expected = "longshore: ended at once; incomplete files may be left in image, which the next pull into it \
-                        removes; skopeo's temporary files may be left in the folder for them (TMPDIR)";
+                        removes; skopeo's temporary files may be left in /var/tmp, or in /tmp (TMPDIR)";
         assert_eq!(last, expected, "{message}");
         fs::remove_file(&started).unwrap();
     }

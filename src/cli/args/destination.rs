@@ -108,7 +108,8 @@ impl Destination {
         }
     }
 
-    /// Splits what follows the form. Like skopeo, takes what follows the first colon for the tag, unless the form has none.
+    /// Splits what follows the form. As in skopeo, the text after the first colon is the tag. A folder (`dir:`) has
+    /// none.
     fn split(form: Form, rest: &[u8], what: &str) -> Result<Self, String> {
         let colon = match form {
             Form::Layout | Form::Archive => rest.iter().position(|byte| *byte == b':'),
@@ -140,7 +141,7 @@ pub(super) fn folder_of(path: &Path) -> PathBuf {
     folder.unwrap_or(Path::new(".")).to_owned()
 }
 
-/// Returns the message for what is no destination: what to write instead.
+/// Returns the message for a text that is not a destination. It says what to write instead.
 fn no_destination(text: &str) -> String {
     match transport_of(text) {
         Some("docker") => {

@@ -19,7 +19,7 @@ pub(crate) struct DigestArguments {
     /// Image, as for pull: docker://HOST/NAME:TAG
     #[arg(value_parser = image_reference)]
     pub(crate) image: String,
-    /// Print the digest of this platform
+    /// Print the digest of this platform's image
     ///
     /// A platform is OS/ARCH[/VARIANT], such as linux/arm64. Without this option, the digest of
     /// the index is printed, or of the manifest if there is no index.

@@ -24,8 +24,8 @@ pub(crate) struct ExportArguments {
     /// Nothing is written before all layers are there and right. The file gets its name when it is complete. A terminal
     /// receives an archive only if "-" is given.
     ///
-    /// Until then, the decompressed layers are in temporary files: in the folder of FILE, or in the folder that the
-    /// variable TMPDIR names (/tmp without it) if the archive goes to stdout.
+    /// The command needs space for the decompressed layers. They are in temporary files: in the folder of FILE or, if
+    /// the archive goes to stdout, in the folder that the variable TMPDIR names (/tmp without it).
     #[arg(value_name = "FILE")]
     output: Option<PathBuf>,
     #[command(flatten)]

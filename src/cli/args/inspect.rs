@@ -26,7 +26,7 @@ pub(crate) struct InspectArguments {
     pub(crate) image: String,
     /// Platform to choose from an index, or all
     ///
-    /// A platform is OS/ARCH[/VARIANT], such as linux/arm64 or linux/arm/v7. Default: this machine's. all lists the
+    /// A platform is OS/ARCH[/VARIANT], such as linux/arm64 or linux/arm/v7. Default: this machine's. "all" lists the
     /// platforms of the index, with the digests and sizes of their manifests.
     #[arg(long, value_name = "PLATFORM", help_heading = IMAGES)]
     pub(crate) platform: Option<Platforms>,

@@ -68,8 +68,9 @@ pub(super) const EXIT_CODES: &str = "  0              success
 pub(super) struct Arguments {
     /// Show more: each layer and debug messages
     ///
-    /// Given twice, this option also shows what skopeo logs, with the number of the proxy before each line, and no picture.
-    /// If the variable RUST_LOG is set, it selects the log messages instead, such as longshore=debug.
+    /// Given twice, this option also shows what skopeo logs, with the number of the proxy before each line. The picture
+    /// of the progress is then not shown. If the variable RUST_LOG is set, as in RUST_LOG=longshore=debug, that
+    /// variable selects the log messages.
     #[arg(short, long, global = true, action = ArgAction::Count)]
     pub(super) verbose: u8,
     #[command(subcommand)]

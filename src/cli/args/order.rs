@@ -1,7 +1,7 @@
-//! Options between images and their destination.
+//! Moves the options of `pull` in front of its images and their destination.
 //!
-//! clap takes the word before an option for the destination, because the images are any number of words. So the words of
-//! `pull` that are no options are put behind the options.
+//! There can be any number of images, so clap treats the word before an option as the destination. If all options are
+//! in front, the destination is the last word.
 
 use std::ffi::{OsStr, OsString};
 
@@ -56,10 +56,10 @@ fn needs_value(option: &OsStr, command: &Command) -> bool {
             let aliases = arg.get_all_aliases().unwrap_or_default();
             arg.get_long() == Some(name) || aliases.contains(&name)
         };
-        // A name with an equals sign is none.
+        // `--name=value` contains its value. No option is called `name=value`, so none is found.
         return all.any(|arg| is_named(arg) && takes_word(arg));
     }
-    // Of several letters, the last one may take a value.
+    // In a word with several short options, such as `-qv`, only the last one can have a value.
     let last = option.chars().last();
     all.any(|arg| arg.get_short() == last && takes_word(arg))
 }

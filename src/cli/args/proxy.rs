@@ -66,13 +66,13 @@ pub(crate) struct SourceArguments {
     insecure: bool,
     /// Time limit of the command; default: none
     ///
-    /// The command fails after this time. What is complete stays. The time is 90 or 90s (seconds), 10m, 1h or 500ms.
+    /// The command fails after this time. What is complete stays. Examples: 90 or 90s (seconds), 10m, 1h, 500ms.
     #[arg(long, value_name = "DURATION", value_parser = duration, help_heading = LIMITS)]
     pub(crate) deadline: Option<Duration>,
     /// Time to wait for skopeo
     ///
-    /// A skopeo process that has not answered for this long is ended, and the call may be retried with another one. The
-    /// time is 90 or 90s (seconds), 10m or 1h; 0 = no limit.
+    /// A skopeo process that has not answered for this long is ended, and the call may be retried with another one.
+    /// Examples: 90 or 90s (seconds), 10m, 1h. 0 = no limit.
     #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = duration, help_heading = LIMITS)]
     call_timeout: Duration,
     /// The variables that stand for options which are not given.
@@ -101,14 +101,14 @@ pub(crate) struct ProxyArguments {
     insecure_policy: bool,
     /// Time to wait for a byte
     ///
-    /// A transfer of a blob ends if no byte arrives for this long, and may be retried. The time is 90 or 90s (seconds) or
-    /// 2m; 0 = no limit.
+    /// A transfer of a blob ends if no byte arrives for this long, and may be retried. Examples: 90 or 90s (seconds),
+    /// 2m. 0 = no limit.
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration, help_heading = LIMITS)]
     stall_timeout: Duration,
     /// Minimum bytes per second
     ///
-    /// A transfer of a blob that is slower over the stall timeout ends, and may be retried. The rate is 100, or 2K for
-    /// 2,000; 0 = no limit.
+    /// A transfer of a blob that is slower over the stall timeout ends, and may be retried. Examples: 100, 2K (2,000).
+    /// 0 = no limit.
     #[arg(long, value_name = "RATE", default_value_t = longshore::DEFAULT_LEAST_RATE, value_parser = rate_or_none, help_heading = LIMITS)]
     least_rate: u64,
 }
@@ -124,7 +124,8 @@ impl ProxyArguments {
         self.policy.is_some() || self.require_policy
     }
 
-    /// Returns a failure if the policy file does not exist. skopeo looks for it only when it has reached the registry.
+    /// Returns a failure if the policy file does not exist. skopeo looks for the file only after it has reached the
+    /// registry.
     pub(crate) fn check_policy(&self) -> Result<(), Failure> {
         match &self.policy {
             Some(policy) => check_file("--policy", policy),
@@ -229,7 +230,7 @@ impl SourceArguments {
     }
 
     fn credentials(&self, images: &[&str]) -> Result<Option<Credentials>, Failure> {
-        // A part of a list can be empty.
+        // With `--shard`, the part of the list that is pulled can have no images.
         if images.is_empty() {
             return Ok(None);
         }

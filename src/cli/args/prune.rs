@@ -30,7 +30,7 @@ pub(crate) struct PruneArguments {
     pub(crate) dry_run: bool,
     /// Time to wait for running pulls
     ///
-    /// The time is 90 or 90s (seconds), 2m, 1h or 500ms. Without this option, the command fails if a pull is running.
+    /// Examples: 90 or 90s (seconds), 2m, 1h, 500ms. Without this option, the command fails if a pull is running.
     #[arg(long, help_heading = LIMITS, value_name = "DURATION", default_value = "0", value_parser = duration)]
     pub(crate) wait: Duration,
     /// Print one JSON object

@@ -75,7 +75,7 @@ pub(crate) struct PullArguments {
     pub(crate) strict: bool,
     /// Platform to choose from an index, or all
     ///
-    /// A platform is OS/ARCH[/VARIANT], such as linux/arm64 or linux/arm/v7. all takes every platform, and the index.
+    /// A platform is OS/ARCH[/VARIANT], such as linux/arm64 or linux/arm/v7. "all" takes every platform, and the index.
     /// Default: this machine's platform. In a list, this option applies to images without a platform of their own.
     #[arg(long, value_name = "PLATFORM", help_heading = IMAGES)]
     pub(crate) platform: Option<Platforms>,
@@ -123,8 +123,9 @@ pub(crate) struct PullArguments {
     workers: NonZeroUsize,
     /// Number of skopeo processes; default: auto
     ///
-    /// auto uses as many as make the pull faster, at most 16 for a registry. For docker.io, whose quota counts openings,
-    /// auto uses at most one for each image. Without this option, the variable LONGSHORE_PROXIES applies.
+    /// "auto" uses as many processes as make the pull faster, at most 16 for a registry. For docker.io, whose quota
+    /// counts openings, "auto" uses at most one process for each image. Without this option, the variable
+    /// LONGSHORE_PROXIES applies.
     #[arg(long, value_name = "auto|N|MIN-MAX", help_heading = SPEED)]
     pub(super) proxies: Option<Proxies>,
     /// Maximum bytes per second; default: no limit
@@ -144,7 +145,7 @@ pub(crate) struct PullArguments {
     pub(crate) requests: Vec<ImageRequest>,
 }
 
-/// Returns the requests of a pull into skopeo's folder of an image, or a message if that can't hold them.
+/// Returns the requests of a pull into skopeo's folder of an image, or a message if such a folder can't hold them.
 fn folder_requests(requests: Vec<ImageRequest>, is_one: bool) -> Result<Vec<ImageRequest>, String> {
     if !is_one {
         return Err(
@@ -170,7 +171,8 @@ impl PullArguments {
         requests.map(|request| &*request.reference).collect()
     }
 
-    /// Takes the request out, if a single image was asked for, which then succeeds or fails with the whole pull.
+    /// Removes and returns the only request, if a single image was asked for. That image and the pull then succeed or
+    /// fail together.
     pub(crate) fn take_single(&mut self) -> Option<ImageRequest> {
         let is_alone = self.from.is_none() && self.shard.is_none() && !self.keep_going;
         match self.requests.len() {

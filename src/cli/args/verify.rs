@@ -39,12 +39,12 @@ pub(crate) struct VerifyArguments {
     pub(crate) all: bool,
     /// Remove damaged blobs; the next pull fetches them
     ///
-    /// If a pull into the layout is running, this fails, or waits as long as --wait says.
+    /// If a pull into the layout is running, the command fails, or waits as long as --wait says.
     #[arg(long)]
     pub(crate) repair: bool,
     /// With --repair: time to wait for a running pull
     ///
-    /// The time is 90 or 90s (seconds), 2m, 1h or 500ms.
+    /// Examples: 90 or 90s (seconds), 2m, 1h, 500ms.
     #[arg(long, value_name = "DURATION", default_value = "0", value_parser = duration, requires = "repair")]
     pub(crate) wait: Duration,
     /// Threads that read; default: one for each processor

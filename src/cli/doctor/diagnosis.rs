@@ -9,7 +9,8 @@ use super::skopeo::Skopeo;
 use crate::cli::failure::Failure;
 use crate::cli::hint::{Login, hint};
 
-/// The number of open files that a pull needs to use all of its workers.
+/// The number of open files below which `doctor` gives a note. A pull with the default options needs about 300 for all
+/// of its proxies and workers.
 const MIN_OPEN_FILES: u64 = 512;
 
 /// The object that `--json` prints.
@@ -106,7 +107,9 @@ fn unchecked_policy(settings: &Settings, checks_policy: Option<bool>) -> Option<
 fn few_files(limits: &Limits) -> Option<Problem> {
     let files = limits.open_files.filter(|files| *files < MIN_OPEN_FILES)?;
     Some(Problem::new(
-        format!("this process may open only {files} files, so pulls use fewer proxies and workers"),
+        format!(
+            "this process may open only {files} files, so pulls may use fewer proxies and workers"
+        ),
         "raise the limit: ulimit -n 1024",
     ))
 }

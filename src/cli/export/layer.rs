@@ -20,13 +20,13 @@ const BUFFER_BYTES: usize = 256 * 1024;
 /// The maximum size of an extended header or a long name, in bytes, as in Go.
 const MAX_EXTENSION_BYTES: u64 = 1 << 20;
 
-/// The maximum size of what is kept in memory of the entries of all layers, in bytes.
+/// The maximum memory for the entries of all layers, in bytes.
 const MAX_HELD_BYTES: usize = 1 << 30;
 
 /// The memory that an entry needs beyond its names, in bytes: in the list, and in the tree.
 const ENTRY_BYTES: usize = 200;
 
-/// The memory that the entries of all layers may still need.
+/// The memory that is left for the entries of all layers, in bytes.
 #[derive(Debug)]
 pub(super) struct Budget(AtomicUsize);
 
@@ -242,7 +242,7 @@ fn entries(mut archive: CopyingReader<'_, impl Read>, budget: &Budget) -> io::Re
                 extended.pax_at = archive.position;
                 extended.pax = archive.extension(size)?;
             }
-            // What it says about all files is about none of them.
+            // A global header is skipped. Its records would apply to all later entries.
             b'g' => archive.copy_blocks(size)?,
             _ => {
                 let entry = entry(header, at, size, std::mem::take(&mut extended))?;
@@ -300,13 +300,13 @@ fn entry(header: &Header, at: u64, mut size: u64, extended: Extended) -> io::Res
                 let stated = std::str::from_utf8(value)
                     .ok()
                     .and_then(|text| text.parse().ok());
-                size = stated.ok_or_else(|| invalid("an extended header has no right size"))?;
+                size = stated.ok_or_else(|| invalid("an extended header has a wrong size"))?;
             }
             key if key.starts_with("GNU.sparse.") => return Err(sparse()),
             _ => {}
         }
     }
-    // As in Go: a long name of GNU counts more than a record.
+    // As in Go, a long name of GNU takes precedence over a record of pax.
     let path = extended.name.or(path);
     let path = path.unwrap_or_else(|| header.path_bytes().into_owned());
     let link = || {
@@ -331,7 +331,7 @@ fn entry(header: &Header, at: u64, mut size: u64, extended: Extended) -> io::Res
         header: at,
         pax: extended.pax_at,
         pax_bytes: extended.pax.len(),
-        // Whatever the header of anything else says, no bytes follow it.
+        // Only a file has bytes after its header, whatever size another header states.
         size: if kind == Kind::File { size } else { 0 },
     };
     Ok(Entry { path, kind, at })

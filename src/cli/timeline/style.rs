@@ -25,7 +25,7 @@ const ENTRIES: [Entry; 9] = [
     Entry {
         class: "ls-document",
         name: "open",
-        meaning: "A proxy opens an image, which fetches its manifest, or it fetches the image's config.",
+        meaning: "A proxy opens an image and fetches its manifest, or it fetches the image's config.",
         is_in: |picture| {
             has(picture, |span| {
                 matches!(span.what, What::Manifest | What::Config)

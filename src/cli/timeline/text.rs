@@ -15,7 +15,7 @@ pub(super) fn title(picture: &Picture) -> String {
         .map(|image| without_transport(&image.name));
     let count = picture.totals.images;
     match (names.next(), count) {
-        (None, _) => "A pull of which no image was opened".into(),
+        (None, _) => "A pull in which no image was opened".into(),
         (Some(name), 0 | 1) => shorten_middle(name, 90),
         (Some(name), count) => {
             let others = counted(count - 1, "other");
@@ -65,7 +65,7 @@ pub(super) fn failure(picture: &Picture) -> Option<String> {
     let last = picture.failures.last().and_then(reason);
     let reason = match (&totals.failure, last) {
         (Some(reason), _) => Some(with_short_digests(reason)),
-        // It was to be retried, so it may not be the reason.
+        // The last failed try was to be retried, so it may not be the reason.
         (None, Some(last)) => Some(format!("the last failure was {}", with_short_digests(last))),
         (None, None) => None,
     };
