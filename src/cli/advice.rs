@@ -1,4 +1,4 @@
-//! Advice that must be looked up: what there is, where an image asks for something that is not there.
+//! Advice that needs a lookup, such as the names in a layout that does not have the wanted name.
 
 use std::io;
 use std::path::Path;
@@ -13,7 +13,7 @@ use super::failure::Failure;
 use super::format::{listed, platform_of};
 use super::hint::Login;
 
-/// How long to look. What failed is known already.
+/// How long a lookup may take. The failure itself is known already, and can be reported without advice.
 const LOOK_UP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The number of failures that are looked up. Each may cost the registry a request, and all of them may have the
@@ -30,7 +30,7 @@ enum Question<'a> {
     Platforms(&'a str),
     /// The names of the images in a layout, for an image that could not be opened.
     Names(InLayout<'a>),
-    /// Whether there are credentials for the registry that refused them, or wanted some.
+    /// Whether an auth file has credentials for the registry, which has refused the request as unauthorized.
     Credentials(&'a str, AuthFile),
 }
 
@@ -148,7 +148,7 @@ pub(super) async fn advise(
             }
         }
     };
-    // What was found until then is used.
+    // If the time runs out, the advice that was found so far is used.
     let _ = timeout(LOOK_UP_TIMEOUT, looking).await;
 }
 
@@ -189,7 +189,7 @@ async fn exists(folder: &str) -> bool {
 fn on_platforms(entries: &[Descriptor]) -> Option<String> {
     let mut platforms: Vec<String> = Vec::new();
     for platform in entries.iter().filter_map(platform_of) {
-        // buildkit gives this platform to what describes the images.
+        // buildkit gives this platform to entries that describe images, such as attestations.
         if platform != "unknown/unknown" && !platforms.contains(&platform) {
             platforms.push(platform);
         }

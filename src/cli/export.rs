@@ -50,7 +50,7 @@ pub(crate) async fn run(
             return Err(Failure::usage(reason.into()));
         }
         Output::StdoutUnlessTerminal | Output::Stdout => Target::Stdout,
-        // Made before anything is fetched, because it may be impossible.
+        // The temporary folder is made before anything is fetched, because that may fail.
         Output::File(path) => {
             let (path, shown) = (path.to_owned(), path.display().to_string());
             let begun = blocking(move || Target::file(&path)).await;
@@ -128,11 +128,11 @@ impl Target {
     fn write(self, files: &Files, stop: &CancellationToken) -> io::Result<()> {
         match self {
             Self::Stdout => {
-                // Without the buffer of the standard library, which looks for line breaks.
+                // This avoids the buffer of the standard library, which looks for line breaks.
                 let mut stdout = File::from(io::stdout().as_fd().try_clone_to_owned()?);
                 let written = files.write(&mut stdout, stop);
                 match written.and_then(|()| stdout.flush()) {
-                    // That nobody reads it any more is no failure.
+                    // It is no failure if the reader of stdout has gone.
                     Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
                     written => written,
                 }

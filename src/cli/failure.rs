@@ -50,7 +50,7 @@ impl fmt::Display for Action {
 }
 
 impl FailedAction {
-    /// The error of the library, if it was one.
+    /// The library's error. `None` if the action failed with another error.
     pub(crate) fn error(&self) -> Option<&Error> {
         self.error.downcast_ref()
     }

@@ -36,7 +36,7 @@ pub(crate) fn seconds(time: Duration) -> String {
     }
 }
 
-/// Returns how many bytes a second these are. `None` if the time is too short to tell.
+/// Returns the rate in bytes per second. `None` if the time is too short to tell.
 pub(crate) fn per_second(bytes: u64, time: Duration) -> Option<u64> {
     if time < Duration::from_millis(100) {
         return None;

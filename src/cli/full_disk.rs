@@ -8,7 +8,7 @@ use super::failure::Failure;
 use super::format::bytes;
 use super::progress::Unwritten;
 
-/// Says in the failures for which a full disk is the reason how many bytes are missing in this folder.
+/// Adds advice to each failure that a full disk has caused: how many bytes are missing in this folder.
 pub(super) async fn advise(failure: &mut Failure, folder: &Path, unwritten: Unwritten) {
     let full = failure.parts().into_iter();
     let full: Vec<_> = full.filter(|failed| failed.is_full_disk()).collect();

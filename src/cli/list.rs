@@ -113,7 +113,7 @@ impl Shard {
     }
 }
 
-/// Names those images that have no name, according to the template. No name may occur twice.
+/// Names those images that have no name, according to the template. Two different images must not have the same name.
 pub(crate) fn name_all(
     requests: Vec<ImageRequest>,
     template: Option<&str>,

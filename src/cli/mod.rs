@@ -108,7 +108,7 @@ pub(crate) fn main() -> ExitCode {
         children.wait_for_all(SKOPEO_EXIT_TIMEOUT);
     }
     children.end_all();
-    // A signal that came meanwhile was told.
+    // If a signal has come meanwhile, its message was written already.
     signal
         .try_recv()
         .map_or(code, |signal| ExitCode::from(signal.code))

@@ -17,7 +17,8 @@ pub(super) struct OutputPath {
 }
 
 impl OutputPath {
-    /// Returns the path of a destination of this form. An error if something else is there, or if its folder is missing.
+    /// Returns the path of a destination of this form, or an error if something else is there, or its folder is
+    /// missing.
     pub(super) fn of(path: &Path, form: Form) -> io::Result<Self> {
         let real = match fs::symlink_metadata(path) {
             Ok(_) => fs::canonicalize(path)?,
@@ -78,7 +79,7 @@ impl OutputPath {
     }
 }
 
-/// Returns the path of what does not exist, in the real path of its folder.
+/// Returns the path of a file or folder that does not exist yet. Symbolic links in the path of its folder are resolved.
 fn absent(path: &Path, form: Form) -> io::Result<PathBuf> {
     let Some(name) = path.file_name() else {
         return Err(wrong("it names no file or folder"));

@@ -19,7 +19,7 @@ use super::args::Destination;
 use super::format::{bytes, counted};
 use super::report::{FailedReport, ImageReport, milliseconds, protocol_of};
 
-/// The version of the object that `--dry-run --json` prints. It changes when a field changes its meaning or goes.
+/// The version of the object that `--dry-run --json` prints. It changes when a field changes its meaning or is removed.
 const VERSION: u32 = 1;
 
 /// Makes a sink for a dry run, and the plan that the sink fills. `layout` is the destination, if it can have blobs.
@@ -184,7 +184,7 @@ pub(super) struct PlanReport<'a> {
 }
 
 impl Plan {
-    /// Adds an image all of whose layers the sink was asked for, and returns its lines for people.
+    /// Adds an image, and returns its lines for people. The sink must have been asked for all layers of the image.
     pub(super) fn add(&mut self, content: &ImageContent, report: ImageReport) -> String {
         self.catch_up();
         let mut seen = HashSet::new();
@@ -272,8 +272,8 @@ impl Plan {
     }
 }
 
-/// The number of blobs to fetch, and their size in bytes: the layers that are missing, and the configs. The dry run has
-/// fetched the configs that are missing, and nothing else.
+/// The number of blobs to fetch, and their size in bytes: the layers and the configs that are missing. The dry run
+/// itself has fetched these configs, so `pulled` counts them.
 fn to_fetch(sum: Sum, pulled: &Pulled) -> (usize, u64) {
     let layers = sum.layers - sum.present_layers;
     let bytes = sum.bytes.saturating_sub(sum.present_bytes);

@@ -56,7 +56,7 @@ pub(crate) async fn run(
     let pulling = Box::pin(async {
         let restricts = config.restricts_images();
         let fetcher = Box::pin(Fetcher::new(config, options)).await?;
-        // Without events, which end with their fetcher.
+        // This clone has no events. Otherwise, the events would not end with the pull.
         let looking = fetcher.clone();
         let fetcher = fetcher.with_events(events);
         let pulled = if is_dry {

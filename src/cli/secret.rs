@@ -27,7 +27,7 @@ pub(crate) fn line_from_stdin() -> Result<Zeroizing<String>, Failure> {
 }
 
 fn first_line(mut from: impl Read) -> io::Result<Zeroizing<String>> {
-    // The whole capacity at once, because a vector that grows leaves copies behind.
+    // The vector gets its whole capacity at once, because a vector that grows leaves copies behind.
     let mut line = Zeroizing::new(Vec::with_capacity(MAX_BYTES));
     let mut byte = [0];
     while read_one(&mut from, &mut byte)? && byte != *b"\n" {

@@ -11,9 +11,9 @@ use tokio::signal::unix::{self, SignalKind, signal};
 pub(crate) struct Signal {
     kind: SignalKind,
     pub(crate) what: &'static str,
-    /// What causes the same signal again, where that is a key.
+    /// The key that sends the signal again. `None` if no key does.
     pub(crate) again: Option<&'static str>,
-    /// The exit code, which is 128 and the number of the signal, as in a shell.
+    /// The exit code, which is 128 plus the number of the signal, as in a shell.
     pub(crate) code: u8,
 }
 

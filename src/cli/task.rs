@@ -96,7 +96,7 @@ impl Task {
         }
     }
 
-    /// The work of this task that is under way while it runs.
+    /// What this task has under way while it runs, for the messages about signals.
     pub(super) fn underway(&self) -> Underway {
         let (has_skopeo, folder) = match self {
             Self::Pull(arguments, ..) => (true, arguments.incomplete_in()),

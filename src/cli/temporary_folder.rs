@@ -1,7 +1,8 @@
 //! A temporary folder beside a destination.
 //!
-//! The folder is locked while its process lives. Whoever makes one removes those of dead processes first, as pulls into a
-//! layout do with staging folders. Nothing else in the folder of the destination is locked or left behind.
+//! The folder is locked while its process lives. A process that makes such a folder first removes those of dead
+//! processes, as pulls into a layout do with staging folders. Nothing else in the folder of the destination is locked
+//! or left behind.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -20,7 +21,8 @@ const PREFIX: &str = ".longshore-new-";
 /// The file that is locked until the process ends. It contains the boot id of the host.
 const LOCK: &str = "lock";
 
-/// A folder of another host that has not changed for this long belongs to no running process. Its lock may not be seen here.
+/// A folder of another host belongs to no running process if its lock file was written this long ago. The lock itself
+/// may not be visible here.
 const ABANDONED_AFTER: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
 /// How often to try to remove a folder, and the wait in between. A thread may still be creating a file in it.
@@ -79,7 +81,7 @@ impl Drop for TemporaryFolder {
     }
 }
 
-/// Locks a new folder. `None` if another process has begun to sweep it, which it may, before the folder is locked.
+/// Locks a new folder. `None` if another process has begun to remove the folder, which is possible until it is locked.
 fn lock_new(folder: &Path) -> io::Result<Option<Flock<File>>> {
     let path = folder.join(LOCK);
     let file = OpenOptions::new()
@@ -151,8 +153,8 @@ fn sweep_one(folder: &Path) -> io::Result<bool> {
     }
     let lock = match open_lock(folder) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            // Its process is about to create the lock, as the first file, or was killed before or while it removed
-            // the folder.
+            // The lock is the first file in a folder. The process is about to create it, or was killed before that, or
+            // while it removed the folder.
             match fs::remove_dir(folder) {
                 Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {}
                 removed => return removed.map(|()| true),

@@ -1,4 +1,4 @@
-//! Warnings about a pull that succeeded.
+//! Warnings about images that were opened or pulled successfully.
 
 use longshore::oci_spec::image::Descriptor;
 use longshore::{Platform, printable};

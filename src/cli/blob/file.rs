@@ -1,4 +1,4 @@
-//! A blob in a file, which has its name only when it is complete and right.
+//! A blob in a file. The file gets its name only when the blob is complete and right.
 
 use std::fs::{self, Permissions};
 use std::io::{self, Seek, Write};

@@ -1,7 +1,8 @@
 //! Writes the files of an image as one tar archive.
 //!
-//! The headers are those of the layers, byte for byte, with the sizes, times, owners and numbers that they have. Only the
-//! name is written anew, and what makes an entry a hard link. Extended headers are kept, with their attributes.
+//! The headers are copied from the layers, with their times, owners, modes and device numbers. Names, sizes and
+//! checksums are written anew, and so is the type of an entry that becomes a hard link. Extended headers are kept, with
+//! their attributes, except those of hard links.
 
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Write};
@@ -89,7 +90,7 @@ fn append(
         records.push(("linkpath", link));
     }
     if header.as_ustar().is_some() {
-        // The prefix of a name that had no room.
+        // This field has the beginning of a long name. The name has been written anew.
         header.as_mut_bytes()[345..500].fill(0);
     }
     header.set_size(size);
@@ -104,7 +105,7 @@ fn append(
     archive.append(&header, BufReader::with_capacity(BUFFER_BYTES, data))
 }
 
-/// Whether a record is about what is written anew.
+/// Whether the record with this key is left out, because names and sizes are written anew.
 fn is_ours(key: &str) -> bool {
     matches!(key, "path" | "linkpath" | "size")
 }

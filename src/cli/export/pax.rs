@@ -1,6 +1,6 @@
 //! The records of an extended header of pax (POSIX, `pax`): a length, a key and a value each. Pure.
 //!
-//! The crate `tar` takes a line break for the end of a record. The values of extended attributes can contain one.
+//! The crate `tar` ends a record at a line break. But the values of extended attributes can contain line breaks.
 
 use std::io;
 

@@ -58,7 +58,7 @@ struct Node {
 #[derive(Debug)]
 enum What {
     Folder {
-        /// `None` if a layer has something in this folder, and no entry for it.
+        /// `None` if layers have something in this folder, but no entry for the folder itself.
         entry: Option<EntryId>,
         children: BTreeMap<Vec<u8>, usize>,
     },
@@ -70,7 +70,7 @@ enum What {
 #[derive(Debug)]
 struct Inode {
     id: EntryId,
-    /// Where it leads to, if it is a symbolic link.
+    /// The path to which a symbolic link leads. `None` for everything else.
     target: Option<Vec<u8>>,
     /// Whether it has had more than one name.
     is_linked: bool,
@@ -324,7 +324,8 @@ impl Tree {
         if found.layer == layer {
             return true;
         }
-        // The folder of lower layers is gone. This layer has one without an entry, if it has something in it.
+        // The whiteout removes the folder of the lower layers. If this layer has something in it, the folder stays,
+        // without an entry.
         *entry = None;
         found.layer = layer;
         !children.is_empty()

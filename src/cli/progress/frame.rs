@@ -7,7 +7,7 @@ use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 use super::state::{Pause, Progress, Running, percent};
 use crate::cli::format::{bytes, counted, seconds, short};
 
-/// A blob without a byte for this long is said to wait.
+/// After this time without a byte or an answer, the picture says how long a blob or a request has waited.
 const QUIET_AFTER: Duration = Duration::from_secs(3);
 
 const WIDEST_BAR: usize = 30;

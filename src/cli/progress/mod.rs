@@ -30,7 +30,7 @@ use super::format::json_line;
 use super::say::{self, say};
 use super::timeline::{Target, Timeline};
 
-/// The time between two pictures, and between two checks of which lines are due.
+/// The time between two pictures, and between two checks for lines that are due.
 const TICK: Duration = Duration::from_millis(100);
 
 /// How progress is shown, as the command line says.
@@ -237,7 +237,7 @@ struct Display {
     progress: Progress,
     lines: Lines,
     filter: ByteEventFilter,
-    /// The time of the next picture, or of the next check of which lines are due.
+    /// The time of the next picture, or of the next check for lines that are due.
     next_draw: Duration,
 }
 

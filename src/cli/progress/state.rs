@@ -14,7 +14,7 @@ const RATE_WINDOW: Duration = Duration::from_secs(5);
 /// The least time between two samples of the rate.
 const SAMPLE_INTERVAL: Duration = Duration::from_millis(100);
 
-/// A pause of a registry of less than this is not reported. The blobs that were refused have their own lines.
+/// A shorter pause of a registry is not reported. The blobs that were refused have their own lines.
 pub(super) const LONG_PAUSE: Duration = Duration::from_secs(1);
 
 /// A blob of a pull.
@@ -206,7 +206,7 @@ impl Progress {
     /// Records that a proxy is asked for something.
     fn ask(&mut self, now: Duration, request: Request, proxy: usize) {
         if let Request::Blob(digest) = &request {
-            // A blob that one image could not give is asked for through another one.
+            // A blob that could not be fetched from one image is requested from another one.
             self.stop(digest);
         }
         self.unanswered.push(Unanswered {
@@ -233,7 +233,7 @@ impl Progress {
         self.pauses.iter().filter(move |pause| pause.until > now)
     }
 
-    /// Whether no image is open yet, or nothing is known of the blobs of those that are.
+    /// Whether no image is open yet, or the blobs of the open images are not known yet.
     pub(super) fn is_opening(&self) -> bool {
         self.opened == 0 || !self.has_blobs && self.pulled == 0
     }
@@ -244,7 +244,8 @@ impl Progress {
         running.fold(self.done_bytes, u64::saturating_add)
     }
 
-    /// What is not complete in the destination. A blob that is being fetched is not, because it begins anew.
+    /// The size of the blobs that are not complete in the destination. A blob that is being fetched counts as a whole,
+    /// because the next pull fetches it from its start.
     pub(super) fn unwritten(&self) -> Unwritten {
         let wanted = self.total_bytes.saturating_add(self.failed_bytes);
         Unwritten {
@@ -258,7 +259,7 @@ impl Progress {
         percent(self.bytes(), self.total_bytes)
     }
 
-    /// Notes for [`rate`](Self::rate) how many bytes have come until now.
+    /// Records how many bytes have come so far, for [`rate`](Self::rate).
     pub(super) fn sample(&mut self, now: Duration) {
         let is_due = |(last, _): &(Duration, u64)| now.saturating_sub(*last) >= SAMPLE_INTERVAL;
         if self.samples.back().is_none_or(is_due) {

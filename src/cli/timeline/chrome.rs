@@ -102,7 +102,7 @@ fn push_span(events: &mut Vec<Value>, span: &Span) {
             Phase::Receive => "receive",
             Phase::Stall => "stall",
             Phase::Store => "verify and store",
-            // The slice says it already.
+            // The slice of the span shows this already.
             Phase::Document | Phase::Several => continue,
         };
         events.push(slice(name, place, (begin, end), &json!({})));

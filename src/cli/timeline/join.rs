@@ -7,8 +7,8 @@ use super::picture::{Outcome, Span, What};
 /// The first time below which neighbours are joined.
 const FIRST_THRESHOLD: Duration = Duration::from_millis(1);
 
-/// Joins neighbours on a lane that are together shorter than a time, which is doubled until not more than
-/// `most` spans are left, or one on each lane. Returns that time; the next call begins with it.
+/// Joins neighbours on a lane that together are shorter than a limit. The limit is doubled until at most `most` spans
+/// are left, or one on each lane. Returns the limit, with which the next call begins.
 pub(super) fn join(spans: &mut Vec<Span>, most: usize, joined_below: Duration) -> Duration {
     spans.sort_by_key(|span| (span.proxy, span.lane, span.begin));
     let lanes = spans.chunk_by(on_same_lane).count();

@@ -491,7 +491,7 @@ impl Track {
     }
 }
 
-/// Notes that bytes were expected and none came until this time, if that was long enough.
+/// Records a stall if bytes were expected and none came until this time, for [`STALL`] or longer.
 fn record_stall(span: &mut Span, until: Duration) {
     let Some(since) = span.last_byte else {
         return;

@@ -18,7 +18,7 @@ use crate::cli::format::bytes;
 /// The number of blobs that are marked as the slowest.
 const MARKED: usize = 5;
 
-/// How many times as long as the median a blob must take to be marked besides the slowest.
+/// A blob is marked, besides the slowest one, if it takes longer than this many times the median.
 const STANDS_OUT: f64 = 1.5;
 
 /// The highest number of ticks of the time axis, besides the one at 0.

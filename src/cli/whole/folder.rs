@@ -13,7 +13,8 @@ use crate::cli::output_path::sync_folder;
 /// What skopeo writes into the file `version`, and demands to find there.
 const VERSION: &str = "Directory Transport Version: 1.1\n";
 
-/// Makes the folder. Moves the blobs of the layout, in which no other image may be. `manifest` is the digest of the manifest.
+/// Makes the folder, and moves the blobs of the layout into it. The layout must contain only this image. `manifest` is
+/// the digest of the image's manifest.
 pub(super) fn make(layout: &Path, manifest: &str, folder: &Path) -> io::Result<()> {
     fs::create_dir(folder)?;
     let mut is_found = false;

@@ -32,7 +32,7 @@ pub(super) struct Whole {
 }
 
 impl Whole {
-    /// Begins with a destination, if it has to be made as a whole. `None` for a layout, which grows in its place.
+    /// Begins to make a destination that appears whole. `None` for a layout, which grows in its place.
     pub(super) async fn begin(destination: &Destination) -> Result<Option<Self>, Failure> {
         if destination.form == Form::Layout {
             return Ok(None);
