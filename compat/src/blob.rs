@@ -143,7 +143,7 @@ pub(crate) async fn driver_of_get_blob(verdict: oneshot::Receiver<Verdict>) -> R
     const METHOD: &str = "FinishPipe";
     match verdict.await {
         Ok(Verdict::Complete(result)) => result.map_err(|error| Error::of_call(METHOD, &error)),
-        // Programs look for these two words at the end, to tell their own failure from the proxy's.
+        // Programs look for the words `broken pipe` at the end, to tell their own failure from the proxy's.
         Ok(Verdict::Abandoned { read }) => {
             let text = format!("the reader was dropped after {read} bytes: broken pipe");
             Err(Error::failed(METHOD, text, false))

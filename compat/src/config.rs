@@ -111,8 +111,8 @@ impl From<ImageProxyConfig> for longshore::ImageProxyConfig {
     }
 }
 
-/// Makes the command that starts the proxy, for callers who start it themselves. It needs a `SOCK_SEQPACKET` socket as its
-/// stdin. Its stdout is discarded; its stderr is a pipe, unless `debug` is set.
+/// Makes the command that starts the proxy, for callers who start the proxy themselves. The command needs a
+/// `SOCK_SEQPACKET` socket as its stdin. Its stdout is discarded; its stderr is a pipe, unless `debug` is set.
 ///
 /// Blocks: it reads `auth_data`, and may ask skopeo for its version. Returns [`Error::Configuration`] if the options
 /// can't be used, [`Error::Io`] if a file can't be read, and [`Error::SkopeoSpawnError`] or [`Error::Other`] if skopeo

@@ -329,7 +329,7 @@ impl OciLayout {
     }
 
     /// Adds these manifests or indexes to the index of the layout, by these names. Everything that a manifest or
-    /// index names must be there. If the future is dropped early, the check of this stops.
+    /// index names must be there, which is checked first. If the future is dropped early, the check stops.
     async fn add_to_index(&self, images: Vec<(Descriptor, Option<String>)>) -> Result<()> {
         if images.is_empty() {
             return Ok(());

@@ -58,14 +58,14 @@ impl PruneOptions {
 pub struct Pruned {
     /// The blobs that were removed, or that would be removed in a [dry run](PruneOptions::dry_run), sorted by digest.
     pub removed: Vec<PrunedBlob>,
-    /// The size of these blobs together, in bytes.
+    /// The size of all [`removed`](Self::removed) blobs together, in bytes.
     pub removed_bytes: u64,
     /// The number of blobs that stay.
     pub kept_blobs: usize,
     /// The number of staging folders that were removed. Pulls that were killed have left them. None are
     /// counted in a dry run.
     pub abandoned_pulls: usize,
-    /// The size of the files in these staging folders, in bytes.
+    /// The size of the files in the staging folders that were removed, in bytes.
     pub abandoned_bytes: u64,
     /// The reason why some blobs that no image names are left, although others were removed: a file could not be
     /// removed, or a pull that began in between did not end within [`PruneOptions::wait`].
@@ -205,7 +205,8 @@ impl Prune {
         // manifests that were missing.
         self.reachable.follow_missing()?;
         self.follow_index()?;
-        // After a loss of power, an older index must not come back that names what is removed now.
+        // The index is made durable first. After a loss of power, an older index could otherwise come back, and name
+        // blobs that are removed now.
         if let Some(index) = self.root.open_file(INDEX)? {
             index.sync_all()?;
         }
@@ -265,7 +266,7 @@ struct Reachable {
     digests: HashSet<Digest>,
     /// The documents that were followed.
     documents: HashSet<Digest>,
-    /// The documents that were missing, as they may be. A pull may add them later without a change of the index.
+    /// The documents that were missing, which is allowed. A pull may add them later without a change of the index.
     missing: Vec<(Descriptor, NamedBy)>,
     stop: CancellationToken,
 }

@@ -98,7 +98,7 @@ pub(super) struct Swept {
     pub(super) running_pulls: Vec<String>,
     /// The number of staging folders that were removed.
     pub(super) folders: usize,
-    /// The size of the files in them, in bytes.
+    /// The size of the files in the removed folders, in bytes.
     pub(super) bytes: u64,
 }
 

@@ -150,8 +150,8 @@ fn start(launch: Launch, [stdin, stdout]: [Stdio; 2]) -> Result<(Child, ExitSend
         .stdin(stdin)
         .stdout(stdout)
         .stderr(Stdio::piped())
-        // In a process group of its own, signals also reach a wrapper's children, and Ctrl-C at the terminal reaches
-        // only this process.
+        // The child has a process group of its own, so that signals also reach a wrapper's children, and Ctrl-C at the
+        // terminal reaches only this process.
         .process_group(0);
     sys::prepare_child(&mut command, &passed, hide_system_cache);
     let spawn_failed = |source| Error::Spawn {

@@ -198,7 +198,11 @@ impl Checker {
     }
 
     #[cfg(not(feature = "decompress"))]
-    #[expect(clippy::unused_self, clippy::unnecessary_wraps, reason = "as with it")]
+    #[expect(
+        clippy::unused_self,
+        clippy::unnecessary_wraps,
+        reason = "the same signature as with the feature"
+    )]
     fn compare_diff_ids(&self, _: &Job, _: Opened) -> Result<usize, DamageFound> {
         Ok(0)
     }
