@@ -35,8 +35,8 @@ fn document(sections: &[Section], seen: &[String]) -> String {
          The test `every_fault_has_the_outcome_of_the_table` writes this page, with `LONGSHORE_WRITE_FAULTS=1`.\n\
          It runs each fault with three real skopeos, and fails if an outcome differs.\n\
          The columns are their protocol versions: 0.2.3 is skopeo 1.9, 0.2.6 is 1.18, and 0.2.8 is 1.20 or later.\n\
-         `longshore pull` has a stall timeout of {} s or a call timeout of {} s if this timeout should expire. All other timeouts are longer.\n\
-         It has `--proxies 1` if several proxies could meet the fault.\n\n\
+         If a fault makes a timeout of `longshore pull` expire, this is a stall timeout of {} s or a call timeout of {} s. All other timeouts are longer.\n\
+         The pull has `--proxies 1` if it would otherwise depend on chance which proxy meets the fault.\n\n\
          After each pull, whatever the outcome, the test checks that:\n\n\
          - nothing has panicked;\n\
          - no process and no temporary file is left;\n\
