@@ -1,7 +1,7 @@
 //! How to fetch images from your own program.
 //!
-//! After this guide you can fetch images from an async server and from a one-shot command, fetch only some layers, read them
-//! with synchronous libraries, write them where you want, and decide what to do about an error.
+//! After this guide you can fetch images in an async server and in a one-shot command, fetch only some layers, read
+//! them with synchronous libraries, write them where you want, and decide what to do about an error.
 //!
 //! # The dependency
 //!
@@ -37,7 +37,7 @@
 //! # An async server
 //!
 //! A [`Fetcher`](crate::Fetcher) holds no proxy; an open [`Image`](crate::Image) holds the one that opened it. Clones of a fetcher
-//! share one configuration. So make one at the start, and give each request a clone:
+//! share one configuration. So make one fetcher at the start, and give each request a clone:
 //!
 //! ```no_run
 //! use longshore::{Fetcher, OciLayout};
@@ -110,15 +110,15 @@
 //!
 //! Three rules for handlers:
 //!
-//! 1. **Nothing counts before the reader's end.** Only the end says that size and digest are right. What a handler makes of
-//!    the bytes before stays private until then.
+//! 1. **Trust no byte before the reader's end.** Only the end says that size and digest are right. Until then, keep
+//!    private what the handler makes of the bytes.
 //! 2. **A handler may run again.** If a transfer breaks off, the handler is run again, and gets the layer from its
 //!    first byte. A run that failed must leave nothing that disturbs the next one.
 //! 3. **Many handlers run at the same time**: as many as there are [workers](crate::FetchOptions::workers), 32 by default.
 //!
 //! If your store needs the layers one after another, in their order, use [`layers`](crate::Fetcher::layers) or
-//! [`layers_of`](crate::Fetcher::layers_of). The next layers are opened meanwhile. A layer that fails while it is read
-//! is not retried there, because you have seen a part of it.
+//! [`layers_of`](crate::Fetcher::layers_of). The next layers are opened meanwhile. These methods do not retry a layer
+//! that fails while it is read, because you have seen a part of it.
 //!
 //! # Handlers that block
 //!
@@ -169,7 +169,8 @@
 //!
 //!     async fn store(&self, layer: &Layer, mut reader: LayerReader) -> Result<()> {
 //!         let mut bytes = Vec::new();
-//!         // An error of the reader stays what it is, so that the layer is retried. Others become `Error::Handler`.
+//!         // If the reader failed, `Error::handler` returns the reader's error, so that the layer is retried. Every
+//!         // other error becomes an `Error::Handler`.
 //!         reader.read_to_end(&mut bytes).await.map_err(Error::handler)?;
 //!         reader.finish().await?;
 //!         let layer = (layer.descriptor.digest().clone(), bytes);

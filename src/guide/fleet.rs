@@ -3,8 +3,9 @@
 //! After this guide you can put a cache in front of a registry for a whole fleet, mirror a list every hour, pull images onto all nodes of
 //! a cluster before they are needed, and share a list among machines.
 //!
-//! This crate has no server and no protocol between machines, because what a fleet needs exists: registries have caches, and schedulers
-//! have retries. The files of this guide are in the folder `examples/fleet`, to be copied.
+//! This crate has no server and no protocol between machines, because other programs have what a fleet needs:
+//! registries have caches, and schedulers have retries. The files of this guide are in the folder `examples/fleet`, to
+//! be copied.
 //!
 //! # Which way
 //!
@@ -163,7 +164,7 @@
 //!
 //! `tests/command/fleet.rs` repeats this with three skopeos and `examples/fleet/registries.conf`, in which it replaces the hosts:
 //!
-//! | pulls | each layout is whole, and |
+//! | pulls | result, besides complete layouts |
 //! | --- | --- |
 //! | one, then 8 at once | the origin sends each blob at most twice, both times for the first pull; no pull asks the origin itself |
 //! | 8 at once, empty cache | the origin sends each blob at most twice for each pull, so 16 times; no pull asks the origin itself |

@@ -149,7 +149,7 @@
 //! ```
 //!
 //! [`ImageProxy`](crate::ImageProxy) is a handle: the sending end of the inbox, and little else. It can be cloned, because it
-//! owns no socket. All its calls end in one function. From `src/proxy/message.rs`:
+//! owns no socket. All its calls go through one function. From `src/proxy/message.rs`:
 //!
 //! ```text
 //!     let (reply, answer) = oneshot::channel();
@@ -268,8 +268,8 @@
 //!     }
 //! ```
 //!
-//! A guard that is dropped sends a message to the actor. The caller drops it, or the oneshot that still contains it.
-//! From `src/proxy/held.rs`:
+//! A guard that is dropped sends a message to the actor. The guard is dropped by the caller, or by the oneshot if the
+//! oneshot still contains the guard. From `src/proxy/held.rs`:
 //!
 //! ```text
 //! impl Drop for ReleaseGuard {
@@ -279,9 +279,9 @@
 //! }
 //! ```
 //!
-//! `Drop` can't wait, so this channel is unbounded. It can't grow without bound either: there is one release for each grant.
-//! Only a call that can't block is sent. A pipe that is not drained is not finished, because `FinishPipe` would block the
-//! connection until the pipe is drained.
+//! `Drop` can't wait, so this channel has no bound of its own. Its length is bounded by the number of grants, because
+//! each grant is released once. Only a call that can't block is sent. A pipe that is not drained is not finished,
+//! because `FinishPipe` would block the connection until the pipe is drained.
 //!
 //! # How cancellation works
 //!
@@ -299,10 +299,11 @@
 //!
 //! # When the connection fails
 //!
-//! A timeout, a proxy that dies, and a reply that makes no sense end the connection. The actor then publishes the reason
-//! through a `watch` channel, answers everybody in the queue with the same error, and goes on to answer later requests with it.
-//! A caller that finds the actor gone reads the reason from the channel (`close_reason` in step 1). After a reply that can't
-//! be matched, no later reply can be trusted, so there is no attempt to go on.
+//! A call without an answer within the call timeout, a proxy that dies, and a reply that makes no sense end the
+//! connection. The actor then publishes the reason through a `watch` channel, answers everybody in the queue with the
+//! same error, and goes on to answer later requests with this error. A caller that finds the actor gone reads the
+//! reason from the channel (`close_reason` in step 1). After a reply that can't be matched, no later reply can be
+//! trusted, so there is no attempt to go on.
 //!
 //! # How it is tested
 //!
@@ -341,8 +342,8 @@
 //! out the actions. It never waits for a proxy. Since the scheduler does nothing itself, tests can do with it what no
 //! network allows:
 //!
-//! - explore every state of small worlds in which proxies and registries fail in every way and order: about 100,000 states
-//!   (`src/fetch/scheduler/explore.rs`);
+//! - explore every state of small worlds in which proxies and registries fail in every way and order: about 200,000
+//!   states (`src/fetch/scheduler/explore.rs`);
 //! - run it in virtual time on 105 models of machines and networks, and compare its choice with the best fixed number of
 //!   proxies (`src/fetch/scheduler/simulate.rs`; the result is in `docs/decisions.md`, *How many proxies*).
 //!

@@ -6,7 +6,7 @@
 //! # Step one: one line of `Cargo.toml`
 //!
 //! The package `longshore-image-proxy` has the whole public interface of `containers-image-proxy` 0.11, on top of this crate:
-//! the same names, types, errors and texts. In `Cargo.toml`, rename it to what your code calls it:
+//! the same names, types, errors and texts. In `Cargo.toml`, give the package the name that your code uses:
 //!
 //! ```toml
 //! [dependencies]
@@ -25,8 +25,8 @@
 //!
 //! `compat/README.md` lists every public item, what differs, and the tests that compare both crates. Read its table *What
 //! differs* before you deploy. Two entries concern most programs: manifests and configs have at most 4 MiB, and the proxy
-//! belongs to the runtime that made it. One thing is slower, with a skopeo before 1.19: the reader of a blob that breaks off
-//! learns it only after the stall timeout.
+//! belongs to the runtime that made it. One thing is slower, with a skopeo before 1.19: if a transfer breaks off, the
+//! reader of the blob fails only after the stall timeout.
 //!
 //! # Step two: `for_each_layer`
 //!
@@ -91,7 +91,7 @@
 //! | fetches only the layers that it does not have | [`for_each_of`](crate::Fetcher::for_each_of) |
 //! | imports one layer after another, in their order, as ostree does | [`layers`](crate::Fetcher::layers), [`layers_of`](crate::Fetcher::layers_of) |
 //! | unpacks with `std::io::Read`, as composefs does | [`for_each_layer_blocking`](crate::Fetcher::for_each_layer_blocking) |
-//! | decompresses and checks `diff_id`s itself | [`for_each_layer_uncompressed`](crate::Fetcher#method.for_each_layer_uncompressed) |
+//! | needs layers decompressed, and checked against their `diff_id`s | [`for_each_layer_uncompressed`](crate::Fetcher#method.for_each_layer_uncompressed) |
 //! | writes a layout or a store of its own | [`pull`](crate::Fetcher::pull) into a [`Sink`](crate::Sink) |
 //! | needs one blob | [`for_blob`](crate::Fetcher::for_blob) |
 //!

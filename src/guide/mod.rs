@@ -2,7 +2,7 @@
 //!
 //! | guide | after reading it, you can |
 //! | --- | --- |
-//! | [`embedding`] | fetch images from a server or a command, some of their layers, into a store of your own |
+//! | [`embedding`] | fetch images, or some of their layers, in a server or a command, into a store of your own |
 //! | [`migration`] | use this crate instead of `containers-image-proxy`, at first by changing one line |
 //! | [`credentials_and_policy`] | log in, keep secrets secret, and accept only signed images |
 //! | [`many_images`] | pull lists and all platforms of an image, and keep a mirror up to date |

@@ -17,7 +17,7 @@
 //! | buffers of a layout | 8 MiB for all blobs in flight together, and at least 256 KiB for a large blob |
 //! | pipes, in the kernel | 512 KiB for each blob in flight, 32 by default |
 //! | documents | [`max_documents_bytes`](crate::FetchOptions::max_documents_bytes), 64 MiB; parsed, several times as much. Usual images have 4 to 20 kB |
-//! | zstd, only decompressed | one window for each layer in work: [`max_zstd_window`](crate::FetchOptions::max_zstd_window), 32 MiB |
+//! | zstd, where layers are decompressed | one window for each layer that is being decompressed: [`max_zstd_window`](crate::FetchOptions::max_zstd_window), 32 MiB |
 //! | events that nobody reads | about 500 bytes each |
 //! | the skopeo processes | the memory of up to 16 processes for a registry |
 //!

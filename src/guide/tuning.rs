@@ -1,4 +1,4 @@
-//! How to make pulls faster, or gentler.
+//! How to make pulls faster, or gentler to registries.
 //!
 //! After this guide you know the few numbers that matter, when to change them, and how to find out whether it helped.
 //!
@@ -18,7 +18,7 @@
 //! | the picture shows | the pull waits for | what helps |
 //! | --- | --- | --- |
 //! | long waits before the first byte, few proxies | the registry's latency | more proxies |
-//! | transfers side by side, all slow | the network, or the disk | nothing here; a mirror that is nearer |
+//! | transfers side by side, all slow | the network, or the disk | no option; a nearer mirror |
 //! | one long transfer at the end | one large layer | nothing: a blob is fetched in one piece |
 //! | few transfers, and processors that are busy | the work with the bytes | fewer other programs; more processors |
 //! | retries | the registry, or the network | fewer proxies, a rate limit |
@@ -44,7 +44,7 @@
 //! | option | default | raise it | lower it |
 //! | --- | --- | --- | --- |
 //! | [`proxies`](crate::FetchOptions::proxies) | [`Auto`](crate::Proxies::Auto), at most 16 for a registry | many small layers from far away, on a machine with many processors | a registry that throttles; little memory |
-//! | [`proxies_per_host`](crate::FetchOptions::proxies_per_host) | 16 | the same; the number is still estimated | the same |
+//! | [`proxies_per_host`](crate::FetchOptions::proxies_per_host) | 16 | many small layers from far away; the number is still estimated | a registry that throttles; little memory |
 //! | [`workers`](crate::FetchOptions::workers) | 32 | more than 32 proxies; handlers that wait a lot, such as for another server | handlers that need much memory each |
 //! | [`limit_rate`](crate::FetchOptions::limit_rate) | none | | a line that others use, too |
 //! | [`start_ahead`](crate::FetchOptions::start_ahead) | true | | most images that you open are not pulled |
@@ -57,9 +57,9 @@
 //!
 //! # Docker Hub
 //!
-//! docker.io counts openings. So one image of docker.io is opened by one proxy, and several images by as many proxies as there
-//! are images. If you have an account without such a quota, set `proxies` or `proxies_per_host` to any number, and the rule no
-//! longer applies.
+//! Docker Hub's quota counts each opening of an image. So one image of docker.io is opened by one proxy, and several
+//! images by at most as many proxies as there are images. If you have an account without such a quota, set `proxies` or
+//! `proxies_per_host` to any number, and the rule no longer applies.
 //!
 //! # Besides the options
 //!
