@@ -37,7 +37,7 @@ struct Request {
     reply: oneshot::Sender<Chapter>,
 }
 
-/// An open chapter. Dropping it closes it.
+/// An open chapter. Dropping this value closes the chapter.
 struct Chapter {
     port: u16,
     /// Unbounded, because `drop` cannot wait. At most one message follows each `open`, so it does not grow without bound.
@@ -51,7 +51,7 @@ impl Library {
         // The inbox is bounded, so callers wait here while the actor is busy. A caller dropped here has asked for nothing.
         self.inbox.send(Request { chapter, reply }).await.ok()?;
         // A caller dropped here drops `answer`, which the actor notices. An actor that ends drops `reply`, and this
-        // returns.
+        // function returns `None`.
         answer.await.ok()
     }
 }
@@ -109,8 +109,9 @@ impl Actor {
                     Some(Request { chapter, reply }) => {
                         let port = self.call("open", chapter).await?;
                         let port = port.parse().map_err(io::Error::other)?;
-                        // The chapter is in its guard before anybody gets it. If the caller has left, `send` returns it,
-                        // and dropping it closes it. So nobody has to know whether the answer arrived.
+                        // The chapter is in its guard before anybody gets it. If the caller has left, `send` returns
+                        // the guard, which is dropped and closes the chapter. So nobody has to know whether the answer
+                        // arrived.
                         let closing = closing_tx.clone();
                         let _ = reply.send(Chapter { port, closing });
                     }

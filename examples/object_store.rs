@@ -150,7 +150,7 @@ impl Sink for Layout {
     }
 }
 
-/// Uploads a layer. It becomes visible if it is right, and the upload is aborted otherwise.
+/// Uploads a layer, which becomes visible only if its size and digest are right. Otherwise the upload is aborted.
 async fn upload_parts(mut writer: WriteMultipart, reader: LayerReader) -> longshore::Result<()> {
     match send_parts(&mut writer, reader).await {
         Ok(()) => writer.finish().await.map(drop).map_err(Error::handler),
@@ -191,7 +191,7 @@ async fn main() -> anyhow::Result<()> {
     let fetcher = Fetcher::new(config, FetchOptions::default().workers(WORKERS)).await?;
     let image = fetcher.open(reference).await?;
     let pulled = fetcher.pull(&image, layout).await;
-    // After a failure, other uploads are being aborted. Waits until all of them are aborted.
+    // After a failure, other uploads are being aborted. The channel ends when all of them are aborted.
     uploads.recv().await;
     let pulled = pulled.with_context(|| format!("can't pull {reference} into {url}"))?;
     println!(

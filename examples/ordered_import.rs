@@ -41,7 +41,7 @@ async fn import(folder: &Path, path: &Path, mut reader: UncompressedReader) -> a
     // `copy` succeeds only if the layer has the digest of the manifest and the diff_id of the config.
     let bytes = tokio::io::copy(&mut reader, &mut file).await?;
     file.sync_all().await?;
-    // The layer gets the name by which others find it only after that.
+    // After that, the layer gets the name by which others find it.
     partial.persist(path)?;
     Ok(bytes)
 }

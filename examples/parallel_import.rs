@@ -63,7 +63,7 @@ impl Store {
             writeln!(listing, "{content} {kind:?} {path}")?;
         }
         // The archive ends before the layer does. The end of the layer comes only if size and digest are right, so the
-        // listing gets its name after it. The files can be stored before, because each is named by its own digest.
+        // listing gets its name only then. The files can be stored before, because each is named by its own digest.
         archive.into_inner().finish()?;
         listing.as_file().sync_all()?;
         listing.persist(self.listing(layer)?)?;
