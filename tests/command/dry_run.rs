@@ -193,3 +193,16 @@ fn a_dry_run_fails_as_the_pull_fails_before_its_layers() {
     assert!(message.contains("cannot be used with"), "{message}");
     assert!(!scratch.path("events").exists());
 }
+
+#[test]
+#[ignore = "needs skopeo"]
+fn the_failure_of_an_only_image_is_printed_once() {
+    let (served, _) = Served::image("v1", &small_image(1));
+    let scratch = Scratch::new();
+    for option in ["--dry-run", "--platform=all"] {
+        let reference = served.reference("missing");
+        let pull = scratch.pull(&newest_skopeo(), &reference, "oci:image");
+        let message = pull.arg(option).run().failed(1);
+        assert_eq!(message.matches(&*reference).count(), 1, "{message}");
+    }
+}

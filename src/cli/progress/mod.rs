@@ -21,7 +21,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use self::frame::{Terminal, frame};
-use self::plain::{Lines, warning};
+use self::plain::Lines;
 use self::record::{ByteEventFilter, LastLine, Record, UnfinishedRecord};
 use self::state::Progress;
 pub(super) use self::state::Unwritten;
@@ -279,9 +279,9 @@ impl Display {
         let line = match self.mode {
             DisplayMode::Json if self.filter.passes(event) => json_line(event).ok(),
             DisplayMode::Nothing | DisplayMode::Json => None,
-            DisplayMode::Warnings => warning(&event.kind, self.lines.retries),
+            DisplayMode::Warnings => self.lines.warning(&self.progress, &event.kind),
             DisplayMode::Picture if !self.lines.is_verbose => {
-                warning(&event.kind, self.lines.retries)
+                self.lines.warning(&self.progress, &event.kind)
             }
             DisplayMode::Picture | DisplayMode::Lines => {
                 self.lines.of_event(&self.progress, &event.kind)

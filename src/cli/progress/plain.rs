@@ -65,7 +65,65 @@ impl Lines {
             EventKind::BlobVerified { blob, .. } if self.is_verbose => {
                 Some(line(progress, "fetched", blob))
             }
-            _ => warning(event, self.retries),
+            _ => self.warning(progress, event),
+        }
+    }
+
+    /// Returns the line about something that went wrong and does not end the pull.
+    pub(super) fn warning(&self, progress: &Progress, event: &EventKind) -> Option<String> {
+        let retries = self.retries;
+        match event {
+            EventKind::BlobRetried {
+                blob,
+                failed,
+                reason,
+                wait,
+                ..
+            } => {
+                let (digest, reason) = (short(blob.digest.as_ref()), plain(reason));
+                // The line begins with the blob already.
+                let whole = format!("blob {}: ", blob.digest);
+                let reason = reason.strip_prefix(&whole).unwrap_or(&reason);
+                let when = match wait.as_secs_f64() {
+                    0.0 => "now".to_owned(),
+                    wait => format!("in {wait:.1} s"),
+                };
+                Some(format!(
+                    "  {digest}: retry {failed} of {retries} {when}: {reason}"
+                ))
+            }
+            EventKind::RegistryPaused {
+                registry,
+                wait,
+                reason,
+                ..
+            } if *wait >= LONG_PAUSE => {
+                let (registry, reason) = (printable(registry), plain(reason));
+                let wait = wait.as_secs_f64();
+                Some(format!(
+                    "  {registry} has refused a request; the next one in {wait:.1} s: {reason}"
+                ))
+            }
+            EventKind::RegistryThrottled {
+                registry, proxies, ..
+            } => {
+                let registry = printable(registry);
+                let proxies = match proxies {
+                    1 => "1 proxy".to_owned(),
+                    proxies => format!("{proxies} proxies"),
+                };
+                Some(format!(
+                    "  {registry} answers late, as if it limited requests; {proxies} at most from now on"
+                ))
+            }
+            // The failure of an only image ends the command, which prints it.
+            EventKind::ImageFailed {
+                reference, reason, ..
+            } if progress.requested > 1 => {
+                let (reference, reason) = (printable(reference), plain(reason));
+                Some(format!("  failed: {reference}: {reason}"))
+            }
+            _ => None,
         }
     }
 
@@ -108,62 +166,6 @@ impl Lines {
             lines.push(total(progress));
         }
         lines
-    }
-}
-
-/// Returns the line about something that went wrong and does not end the pull.
-pub(super) fn warning(event: &EventKind, retries: u32) -> Option<String> {
-    match event {
-        EventKind::BlobRetried {
-            blob,
-            failed,
-            reason,
-            wait,
-            ..
-        } => {
-            let (digest, reason) = (short(blob.digest.as_ref()), plain(reason));
-            // The line begins with the blob already.
-            let whole = format!("blob {}: ", blob.digest);
-            let reason = reason.strip_prefix(&whole).unwrap_or(&reason);
-            let when = match wait.as_secs_f64() {
-                0.0 => "now".to_owned(),
-                wait => format!("in {wait:.1} s"),
-            };
-            Some(format!(
-                "  {digest}: retry {failed} of {retries} {when}: {reason}"
-            ))
-        }
-        EventKind::RegistryPaused {
-            registry,
-            wait,
-            reason,
-            ..
-        } if *wait >= LONG_PAUSE => {
-            let (registry, reason) = (printable(registry), plain(reason));
-            let wait = wait.as_secs_f64();
-            Some(format!(
-                "  {registry} has refused a request; the next one in {wait:.1} s: {reason}"
-            ))
-        }
-        EventKind::RegistryThrottled {
-            registry, proxies, ..
-        } => {
-            let registry = printable(registry);
-            let proxies = match proxies {
-                1 => "1 proxy".to_owned(),
-                proxies => format!("{proxies} proxies"),
-            };
-            Some(format!(
-                "  {registry} answers late, as if it limited requests; {proxies} at most from now on"
-            ))
-        }
-        EventKind::ImageFailed {
-            reference, reason, ..
-        } => {
-            let (reference, reason) = (printable(reference), plain(reason));
-            Some(format!("  failed: {reference}: {reason}"))
-        }
-        _ => None,
     }
 }
 
