@@ -8,7 +8,7 @@ use std::ops::{Deref, DerefMut};
 use crate::drain::aligned::AlignedBuffer;
 use crate::protocol::{Call, ImageId, Packet, Session, Waiter};
 
-/// The kind of buffer into which every blob is read. It begins at a cache line.
+/// The kind of buffer into which this library itself reads blobs. It begins at a cache line.
 #[derive(Debug)]
 pub struct ReadBuffer(AlignedBuffer);
 

@@ -41,9 +41,11 @@
 //!
 //! - The library runs in the tokio runtime of the caller, whose timers and I/O must be enabled.
 //!   In addition, each proxy has one thread, which starts and reaps the process.
-//! - A proxy belongs to the runtime in which it was made. If it is used in another runtime while its own does not run,
-//!   the call fails with [`Error::RuntimeIdle`] after 10 s. A [`Fetcher`] then continues with new proxies.
-//! - Dropping a future cancels its work. The section *Cancel safety* of each method says what the cancellation does.
+//! - A proxy belongs to the runtime in which it was made. If the proxy is used in another runtime while that first one
+//!   does not run, the call fails with [`Error::RuntimeIdle`] after 10 s. A [`Fetcher`] then continues with new
+//!   proxies.
+//! - Dropping a future cancels its work. The section *Cancel safety* of each method, or of its type, says what the
+//!   cancellation does.
 //! - Every wait has a limit by default. [`ConnectionOptions`] has the timeouts and the lowest rate of a blob.
 //!   [`RetryPolicy::deadline`] limits a step with all its retries, such as opening an image or pulling its layers.
 //!   By default, there is no deadline.
@@ -61,8 +63,8 @@
 //! | `decompress` | the methods with `uncompressed` in their names, `UncompressedReader`, and `VerifyOptions::diff_ids` |
 //! | `cli` | the dependencies of the `longshore` command |
 //!
-//! Both features are on by default, for `cargo install`. A program that embeds this crate sets
-//! `default-features = false`, so that it does not build the dependencies of `cli`.
+//! Both features are on by default, so that `cargo install` builds the whole command. A program that embeds this crate
+//! sets `default-features = false`, so that it does not build the dependencies of `cli`.
 
 mod config;
 mod drain;

@@ -1,5 +1,5 @@
-//! The only unsafe code: it takes over descriptors whose numbers the kernel reports, and sets a child up between fork
-//! and exec. Every descriptor that leaves this module is owned.
+//! The only unsafe code of this crate: it takes over descriptors whose numbers the kernel reports, and sets a child up
+//! between fork and exec. Every descriptor that leaves this module is owned.
 
 #![allow(
     unsafe_code,
@@ -27,8 +27,8 @@ use nix::sys::socket::{MsgFlags, recvmsg};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::{Pid, getpid, getppid};
 
-/// The maximum number of descriptors in one message (Linux: `SCM_MAX_FD`). The buffer has room for all of them, so the
-/// kernel drops descriptors only if this process reaches its limit of open files.
+/// The maximum number of descriptors in one message (Linux: `SCM_MAX_FD`). The buffer for control messages has room for
+/// all of them, so the kernel drops descriptors only if this process reaches its limit of open files.
 const MAX_FDS: usize = 253;
 
 /// The size of the length field at the start of a control message, in bytes. Messages are aligned to this size.

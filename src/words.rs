@@ -5,8 +5,8 @@
 /// colours or reverse the order of text are replaced, and secrets in URLs are removed.
 ///
 /// Line breaks and tabs become spaces. Other control characters, and Unicode's directional formatting characters (UAX
-/// #9, section 2), become `U+FFFD`. In each URL, the query becomes `?…`, because it can contain a signature. The part
-/// before the host becomes `…@`, because it can contain a password.
+/// #9, section 2), become `U+FFFD`. In each URL, the query becomes `?…`, because it can contain a signature. A user and
+/// a password before the host become `…@`.
 ///
 /// The messages of this library's errors, events and logs are cleaned already. The documents of an image,
 /// such as its labels, are not.
@@ -22,7 +22,7 @@ pub fn printable(text: &str) -> String {
     without_secrets(&text.chars().map(clean).collect::<String>())
 }
 
-/// Returns text like [`printable`], but keeps line breaks and tabs.
+/// Returns text like [`printable`], but keeps each `\n` and each tab. Other line breaks become `U+FFFD`.
 pub(crate) fn printable_lines(text: &str) -> String {
     let clean = |c| {
         if matches!(c, '\n' | '\t') {

@@ -37,11 +37,12 @@ impl From<protocol::Violation> for Error {
 
 /// The error of every call of this library.
 ///
-/// Cloning is cheap. If a proxy dies, all calls that wait for the proxy, and all later calls, get the same error.
+/// Cloning is cheap. If a proxy dies, all calls that wait for it, and all later calls of this proxy, get the same
+/// error.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The options contradict each other or can't be used. No process was started.
+    /// The options contradict each other or can't be used. No proxy was started.
     #[error(transparent)]
     Config(#[from] ConfigError),
 
@@ -96,7 +97,7 @@ pub enum Error {
         bytes: usize,
     },
 
-    /// skopeo refused the call. The connection to a proxy is still good.
+    /// skopeo refused the call. If a proxy refused the call, the connection to this proxy is still good.
     #[error("{} failed{}", describe_call(method), tries_text(*.tries))]
     #[non_exhaustive]
     Refused {
@@ -113,7 +114,8 @@ pub enum Error {
     #[error("the proxy broke the protocol")]
     Protocol(#[source] Violation),
 
-    /// The proxy's process ended before this library asked it to, or its exit status reports a failure.
+    /// The process of a proxy, or of another skopeo such as `skopeo inspect`, ended before this library asked it to, or
+    /// its exit status reports a failure.
     #[error(transparent)]
     ProxyExited(Arc<ChildExit>),
 
@@ -304,7 +306,7 @@ impl Error {
         }
     }
 
-    /// Returns this error with `count` as its number of tries.
+    /// Returns this error with `count` as its number of tries, unless that number is higher already.
     pub(crate) fn with_tries(mut self, count: u32) -> Self {
         if let Self::Blob { tries, .. } | Self::Refused { tries, .. } = &mut self {
             *tries = (*tries).max(count);
@@ -312,8 +314,7 @@ impl Error {
         self
     }
 
-    /// Returns why the registry or the proxy refused to open an image or to hand out a blob. `None` means that this
-    /// error is not a refusal.
+    /// Returns the reason why the registry or the proxy refused a call. `None` means that this error is not a refusal.
     #[must_use]
     pub fn kind(&self) -> Option<RefusalKind> {
         match self {
@@ -396,7 +397,7 @@ impl From<Error> for io::Error {
     }
 }
 
-/// An error in the options. No process was started.
+/// An error in the options. No proxy was started.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigError {
@@ -420,7 +421,8 @@ pub enum ConfigError {
     },
 }
 
-/// The error of a text that can't be parsed, such as a [`Platform`](crate::Platform). The message says what is expected.
+/// The error of a text that can't be parsed, such as a [`Platform`](crate::Platform). The message says what is
+/// expected.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct ParseError(String);
