@@ -50,7 +50,7 @@ where
             Ok(done) => return Ok(done),
             Err(error) => error,
         };
-        // skopeo 1.22 calls the refusal of what does not exist retryable.
+        // The kind `NotFound` is checked first, because skopeo 1.22 marks the refusal of a missing object as retryable.
         if is_throttled(&error) || error.kind() == Some(RefusalKind::NotFound) {
             return Err(error);
         }

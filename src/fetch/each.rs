@@ -80,8 +80,8 @@ where
     }
 }
 
-/// The size of the buffer of a [`BlockingReader`], in bytes. Programs read archives in small pieces, and a decoder is slow
-/// if it gets small buffers.
+/// The size of the buffer of a [`BlockingReader`], in bytes. Programs read archives in small pieces, and a decoder is
+/// slow if it gets small buffers.
 const BUFFER_BYTES: usize = 64 * 1024;
 
 /// A buffered reader of a layer, for a handler that runs on a blocking thread.

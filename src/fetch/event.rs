@@ -203,8 +203,8 @@ pub enum EventKind {
         #[serde(rename = "wait_ms", serialize_with = "millis")]
         wait: Duration,
     },
-    /// A registry refused a call in a way that may pass: it limits the rate of requests (429), has trouble (5xx), or can't
-    /// be reached. No proxy asks it until the wait is over.
+    /// A registry refused a call for a reason that may pass: it limits the rate of requests (429), has trouble (5xx),
+    /// or can't be reached. No proxy asks it until the wait is over.
     #[non_exhaustive]
     RegistryPaused {
         /// The host of the registry, and its port if it has one.
@@ -215,9 +215,9 @@ pub enum EventKind {
         /// The reason of the refusal.
         reason: String,
     },
-    /// A registry answers so late that it seems to limit the rate of requests. skopeo repeats a refused request (429) by
-    /// itself, when the registry allows it, so the only sign is the time. Fewer proxies than before ask the registry from now
-    /// on.
+    /// A registry answers so late that it seems to limit the rate of requests. If a request is refused with 429, skopeo
+    /// itself waits and repeats it, so the only sign of the limit is the time that an answer takes. Fewer proxies than
+    /// before ask the registry from now on.
     #[non_exhaustive]
     RegistryThrottled {
         /// The host of the registry, and its port if it has one.
@@ -274,9 +274,9 @@ const MAX_UNREAD_COUNTS: usize = 4096;
 /// most 4,096 unread byte counts ([`EventKind::BlobBytes`]). Further byte counts are left out. Nothing is kept once the
 /// stream is dropped.
 ///
-/// The events end when the call that fetches the layers ends, or the stream of layers that it returned. They end
-/// earlier if a call that opens an image or fetches from one fails or is dropped early, or if the fetcher and its images
-/// are dropped. For another pull, call [`channel`](Self::channel) again.
+/// The events end when the call that fetches the layers ends. If this call returned a stream of layers, they end when
+/// the stream ends. They end earlier if a call that opens an image or fetches from one fails or is dropped early, or if
+/// the fetcher and its images are dropped. For another pull, call [`channel`](Self::channel) again.
 ///
 /// ```no_run
 /// # async fn example() -> longshore::Result<()> {

@@ -14,9 +14,9 @@ use crate::error::{Error, Result};
 use crate::proxy::{ImageProxy, OpenedImage};
 use crate::reference::Place;
 
-/// An open image. The proxy that opened it runs until the image and its clones are dropped. Each other proxy that fetches
-/// layers of the image opens it by the same reference. At a registry, the tag may have moved to another image by then.
-/// This does no harm, because layers are fetched by digest. At any other source, a fetch fails with
+/// An open image. The proxy that opened it runs until the image and its clones are dropped. Each other proxy that
+/// fetches layers of the image opens it by the same reference. At a registry, the tag may have moved to another image
+/// by then. This does no harm, because layers are fetched by digest. At any other source, a fetch fails with
 /// [`Error::ImageChanged`] if the image has changed.
 #[derive(Debug, Clone)]
 pub struct Image {
@@ -39,9 +39,9 @@ impl Image {
         &self.data.manifest.source_digest
     }
 
-    /// The image's manifest, parsed: its media type, config, layers and annotations. Other fields, such as `subject` and
-    /// `artifactType`, are left out; they are in [`manifest_raw`](Self::manifest_raw). For `containers-storage:`, the
-    /// layers are the uncompressed ones that can be fetched.
+    /// The image's manifest, parsed: its media type, config, layers and annotations. Other fields, such as `subject`
+    /// and `artifactType`, are left out; they are in [`manifest_raw`](Self::manifest_raw). For `containers-storage:`,
+    /// the layers are the uncompressed ones that can be fetched.
     #[must_use]
     pub fn manifest(&self) -> &ImageManifest {
         &self.data.manifest.manifest
@@ -62,8 +62,8 @@ impl Image {
     }
 
     /// The layers that the image's manifest names, from the base layer up. They have `diff_id`s once
-    /// [`Fetcher::content`](crate::Fetcher::content) has fetched the config. Call `content` before you fetch some layers
-    /// decompressed: without a `diff_id`, only the compressed bytes of a layer are checked.
+    /// [`Fetcher::content`](crate::Fetcher::content) has fetched the config. Call `content` before you fetch some
+    /// layers decompressed: without a `diff_id`, only the compressed bytes of a layer are checked.
     #[must_use]
     pub fn layers(&self) -> Vec<Layer> {
         match self.data.content.get() {

@@ -73,7 +73,7 @@ impl IndexContent {
         &self.reference
     }
 
-    /// The digest of the index at its source. It can be pulled by this digest.
+    /// The digest of the index at its source. The index can be pulled by this digest.
     #[must_use]
     pub fn source_digest(&self) -> &Digest {
         &self.source_digest

@@ -7,16 +7,17 @@ use super::retry::RetryPolicy;
 use crate::error::ParseError;
 use crate::reference::Place;
 
-/// The default of [`FetchOptions::workers`]. Each blob in flight needs a pipe. While it is written into a
-/// layout, it also needs 256 KiB of buffers.
+/// The default of [`FetchOptions::workers`]. Each blob in flight needs one or two pipes. If 32 blobs are written into a
+/// layout at the same time, each of them also needs 256 KiB of buffers.
 pub const DEFAULT_WORKERS: NonZeroUsize = NonZeroUsize::new(32).expect("not zero");
 
-/// The default of [`FetchOptions::proxies_per_host`]. Some registries throttle clients that send more than a few dozen
-/// requests per second. A proxy sends one request at a time, so 16 proxies send at most 530 requests per second to a
-/// registry that answers each request after 30 ms. More proxies were hardly faster (docs/decisions.md).
+/// The default of [`FetchOptions::proxies_per_host`]. A proxy sends one request at a time, so 16 proxies send about 530
+/// requests per second to a registry that answers each request after 30 ms. More proxies were hardly faster
+/// (docs/decisions.md). Some registries throttle clients that send fewer requests. A pull then goes on with fewer
+/// proxies ([`EventKind::RegistryThrottled`](crate::EventKind::RegistryThrottled)).
 pub const DEFAULT_PROXIES_PER_HOST: NonZeroUsize = NonZeroUsize::new(16).expect("not zero");
 
-/// The default of [`FetchOptions::max_expansion`]. gzip can't expand more.
+/// The default of [`FetchOptions::max_expansion`]. gzip expands data at most 1,032 times.
 const DEFAULT_MAX_EXPANSION: NonZeroU64 = NonZeroU64::new(1100).expect("not zero");
 
 /// The default of [`FetchOptions::max_zstd_window`]: the window that the encoder of container tools uses at its
@@ -32,11 +33,11 @@ const DEFAULT_MAX_DOCUMENTS_BYTES: u64 = 64 << 20;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Proxies {
-    /// As many proxies as make the pull faster, estimated from the latency of the registry and from how much
-    /// there is to fetch. There are no more proxies than [`proxies_per_host`](FetchOptions::proxies_per_host) for one
-    /// host, nor more than workers. One more proxy is started if all workers have been busy for at least half a second
-    /// while blobs wait, because transfers or handlers are slow. A proxy whose answer is late is replaced before it ends,
-    /// so a host may have up to twice as many proxies for a while.
+    /// As many proxies as make the pull faster, estimated from the latency of the registry and from how much there is
+    /// to fetch. There are no more proxies than [`proxies_per_host`](FetchOptions::proxies_per_host) for one host, nor
+    /// more than workers. One more proxy is started if all workers have been busy for at least half a second while
+    /// blobs wait, because transfers or handlers are slow. A proxy whose answer is late is replaced before it ends, so
+    /// a host may have up to twice as many proxies for a while.
     #[default]
     Auto,
     /// This number of proxies, or fewer if there are fewer blobs. [`proxies_per_host`](FetchOptions::proxies_per_host)
@@ -82,8 +83,8 @@ impl FromStr for Proxies {
 pub struct FetchOptions {
     /// The number of proxies. The default is [`Proxies::Auto`].
     pub proxies: Proxies,
-    /// The maximum number of proxies of [`Proxies::Auto`] for one registry host in one pull, without those whose answers
-    /// are late. `None`, the default, means 16. Pulls that run at the same time count separately.
+    /// The maximum number of proxies of [`Proxies::Auto`] for one registry host in one pull, without those whose
+    /// answers are late. `None`, the default, means 16. Pulls that run at the same time count separately.
     ///
     /// With `None`, an image of docker.io is opened by one proxy only, because each opening counts as one pull in
     /// Docker Hub's quota. One image is then fetched by one proxy, and several images by at most as many proxies as
@@ -102,17 +103,18 @@ pub struct FetchOptions {
     /// by at most 32 MiB. The default is 1,100: gzip does not exceed 1,032 (zlib's technical details).
     pub max_expansion: NonZeroU64,
     /// The largest accepted window of a zstd layer, in bytes. The value is rounded down to a power of two, and is taken
-    /// as 1 KiB if it is less, and as 1 GiB if it is more. Each layer that is being decompressed needs as much memory as
-    /// its window. The default is 32 MiB. `zstd` exceeds it only with `--ultra` (levels 21 and 22) or with `--long`.
+    /// as 1 KiB if it is less, and as 1 GiB if it is more. Each layer that is being decompressed needs as much memory
+    /// as its window. The default is 32 MiB. `zstd` exceeds it only with `--ultra` (levels 21 and 22) or with `--long`.
     pub max_zstd_window: NonZeroU64,
     /// The maximum number of bytes of all documents of one pull together: manifests, indexes and image
     /// configs. They are held in memory; parsed, they need several times as much. The default is 64 MiB. Each
     /// single document is limited by [`max_document_bytes`](crate::ConnectionOptions::max_document_bytes).
     pub max_documents_bytes: u64,
     /// Whether *warm proxies* are started: proxies that the pull will probably need, and that are started while the
-    /// first proxy still opens the image. Each of them opens the image, too, which reads its manifest once more.
-    /// The default is true. Set it to false if most opened images are not pulled. No warm proxies are started for
-    /// docker.io ([`proxies_per_host`](Self::proxies_per_host)), nor if there are at least as many images as proxies.
+    /// first proxy still opens the image. Each of them opens the image, too, which reads its manifest once more. The
+    /// default is true. Set it to false if most opened images are not pulled. No warm proxies are started for docker.io
+    /// ([`proxies_per_host`](Self::proxies_per_host)), for images that are not at a registry, or if there are at least
+    /// as many images as proxies.
     pub start_ahead: bool,
     /// Whether the skopeo processes that fetch from registries run without access to skopeo's shared blob-info cache.
     /// Nothing in a pull reads this cache, but each blob would wait for its lock. The default is true.
@@ -222,7 +224,8 @@ impl FetchOptions {
             Proxies::Fixed(number) => (number.get(), number.get()),
             Proxies::Range { min, max } => (min.get(), max.get()),
         };
-        // A proxy without a free worker would be idle, so there are never more proxies than workers.
+        // A proxy without a free worker would be idle, so there are no more proxies than workers, unless the options
+        // ask for more.
         (min, max.min(self.workers.get()).max(min))
     }
 

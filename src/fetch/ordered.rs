@@ -16,11 +16,11 @@ use crate::error::{Error, Result, join_error};
 /// type of the readers. The stream also implements [`Stream`].
 ///
 /// Read and drop the reader of one layer before you ask for the next, or read it in another task. A reader that is only
-/// held keeps its layer unfinished. Besides the layers that [`next`](Self::next) has returned, at most `ahead` + 1 layers
-/// are fetched at the same time (`ahead` is the argument of [`Fetcher::layers`](crate::Fetcher::layers)). If you hold
-/// more than `ahead` readers and ask for the next layer, [`next`](Self::next) may wait until you drop one of them. After
-/// the last layer, [`next`](Self::next) waits until you have dropped all of them. Combinators that collect the items,
-/// such as `try_collect`, wait for ever for this reason.
+/// held keeps its layer unfinished. Besides the layers that [`next`](Self::next) has returned, at most `ahead` + 1
+/// layers are fetched at the same time (`ahead` is the argument of [`Fetcher::layers`](crate::Fetcher::layers)). If you
+/// hold more than `ahead` readers and ask for the next layer, [`next`](Self::next) may wait until you drop one of them.
+/// After the last layer, [`next`](Self::next) waits until you have dropped all of them. Combinators that collect the
+/// items, such as `try_collect`, wait for ever for this reason.
 ///
 /// If a layer fails, the readers of all others fail with the same error. A [deadline](crate::RetryPolicy::deadline)
 /// also counts the time in which you do not read.
@@ -220,8 +220,8 @@ impl<V: View> SendToStream<V> {
             reader,
         };
         self.to.send(out).await.map_err(|_| Error::Cancelled)?;
-        // From here on, the caller may have read a part of the layer. So if the layer fails, its worker does not get the
-        // blob back, and does not retry it.
+        // From here on, the caller may have read a part of the layer. So if the layer fails, its worker does not get
+        // the blob back, and does not retry it.
         V::close(returned).await?;
         let mut reading = dropped.await.map_err(|_| Error::Cancelled)?;
         reading.verdict().await?;

@@ -20,11 +20,11 @@ pub struct Pulled {
     /// The index as it is in the sink. `None` for a single image, and for all pulls except
     /// [`pull_index`](crate::Fetcher::pull_index).
     pub index: Option<IndexContent>,
-    /// The number of requests of [`pull_many`](crate::Fetcher::pull_many) that failed. 0 for all other pulls, which fail
-    /// as a whole.
+    /// The number of requests of [`pull_many`](crate::Fetcher::pull_many) that failed. 0 for all other pulls, which
+    /// fail as a whole.
     pub failed_images: usize,
-    /// The size of all layers together, in bytes, without foreign layers. A blob that several images have counts once. In
-    /// [`pull_many`](crate::Fetcher::pull_many), a blob counts once for images that are pulled at the same time.
+    /// The size of all layers together, in bytes, without foreign layers. A blob that several images have counts once.
+    /// In [`pull_many`](crate::Fetcher::pull_many), a blob counts once for images that are pulled at the same time.
     pub bytes: u64,
     /// The number of blobs that were fetched: layers and configs.
     pub fetched_blobs: usize,

@@ -36,8 +36,8 @@ const SCRATCH_BYTES: usize = 64 * 1024;
 /// of the blob replaces that of the handler, and the blob is retried. A handler must drop the reader before it returns.
 /// Otherwise the fetch fails with [`Error::ReaderKept`].
 ///
-/// When the fetch has ended by an error, each read fails with this error. When the future of the fetch was dropped, each
-/// read fails with [`Error::Cancelled`]. This is also so on a blocking thread.
+/// When the fetch has ended by an error, each read fails with this error. When the future of the fetch was dropped,
+/// each read fails with [`Error::Cancelled`]. This is also so on a blocking thread.
 #[derive(Debug)]
 pub struct LayerReader(ReturnOnDrop<Reading>);
 
@@ -147,8 +147,8 @@ impl LayerReader {
         self.reading()?.verdict().await
     }
 
-    /// Takes the verifier, for a sink that hashes the bytes itself. The end of the reader then comes without a verdict, so
-    /// the sink must call [`finish_with`](Self::finish_with). `None` if bytes were read already.
+    /// Takes the verifier, for a sink that hashes the bytes itself. The end of the reader then comes without a verdict,
+    /// so the sink must call [`finish_with`](Self::finish_with). `None` if bytes were read already.
     pub(crate) fn take_verifier(&mut self) -> Option<Verifier> {
         self.0.get().ok()?.blob.as_mut()?.take_verifier()
     }
@@ -209,8 +209,8 @@ impl Reading {
         };
         // This error stays if this future is dropped.
         self.ended = Some(Err(unfinished));
-        // Before protocol 0.2.8, `finish` is a call, which may wait behind a late call. The bytes have been checked, so a
-        // missing answer is no failure.
+        // Before protocol 0.2.8, `finish` is a call, which may wait behind a late call. The bytes have been checked, so
+        // a missing answer is no failure.
         let verdict = timeout(self.stall_timeout, blob.finish()).await;
         let verdict = verdict.unwrap_or(Ok(()));
         self.ended.insert(verdict).clone()

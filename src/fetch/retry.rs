@@ -30,9 +30,10 @@ use crate::time::deadline_after;
 /// that were under way at the same time count once. All images of a registry that is given up fail. For 60 s, images of
 /// this registry that are added to the same pull fail, too.
 ///
-/// If the registry answers an opening with 429, the opening is not retried, because skopeo itself has retried it five
-/// times. All images of this registry that are not open yet fail then, and the pull opens no more images there. The same
-/// happens if the registry refuses the credentials before any call there has succeeded.
+/// If the registry answers an opening with 429, the opening is not retried, because skopeo itself has tried it five
+/// times. All images of this registry that are not open yet fail then. For 60 s, images of this registry that are added
+/// to the same pull fail, too. If the registry refuses the credentials before any call there has succeeded, its images
+/// that are not open yet fail as well, and the pull opens no more images there.
 ///
 /// ```
 /// use std::time::Duration;
@@ -46,16 +47,16 @@ use crate::time::deadline_after;
 pub struct RetryPolicy {
     /// The maximum number of retries after the first try of a blob, an opening or another request. The default is 4.
     pub retries: u32,
-    /// The longest wait before the first retry of a refused call, or of a blob with wrong bytes. The longest wait doubles
-    /// with each further retry, up to [`max_backoff`](Self::max_backoff). The actual wait is random, between half of the
-    /// longest wait and all of it. The default is 250 ms. A blob that stalled or was too slow, or whose proxy failed, is
-    /// retried at once, with another proxy if there is one.
+    /// The longest wait before the first retry of a refused call, or of a blob with wrong bytes. The longest wait
+    /// doubles with each further retry, up to [`max_backoff`](Self::max_backoff). The actual wait is random, between
+    /// half of the longest wait and all of it. The default is 250 ms. A blob that stalled or was too slow, or whose
+    /// proxy failed, is retried at once, with another proxy if there is one.
     pub initial_backoff: Duration,
     /// The longest wait before a retry. The default is 15 s.
     pub max_backoff: Duration,
-    /// The time limit of a step with all its retries, counted from the start of the step. The steps are: opening images,
-    /// fetching a document, and fetching layers. [`pull_many`](crate::Fetcher::pull_many) has one limit for the whole
-    /// pull. `None`, the default, means no limit.
+    /// The time limit of a step with all its retries, counted from the start of the step. The steps are: opening
+    /// images, fetching a document, and fetching layers. [`pull_many`](crate::Fetcher::pull_many) has one limit for the
+    /// whole pull. `None`, the default, means no limit.
     pub deadline: Option<Duration>,
 }
 
@@ -155,8 +156,8 @@ pub(super) fn is_transient(error: &Error, source: Place<'_>) -> bool {
     }
 }
 
-/// Whether an opening was refused because the registry limits the rate of requests. skopeo itself has retried the
-/// opening five times then.
+/// Whether an opening was refused because the registry limits the rate of requests. skopeo itself has tried the opening
+/// five times then.
 pub(super) fn is_throttled(error: &Error) -> bool {
     matches!(error, Error::Refused { .. }) && error.kind() == Some(RefusalKind::Throttled)
 }

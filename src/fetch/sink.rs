@@ -92,7 +92,7 @@ pub trait Sink: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// Any error. The pull then fails; of [`pull_many`](crate::Fetcher::pull_many), only the request fails.
+    /// Any error. The pull then fails. In [`pull_many`](crate::Fetcher::pull_many), only the request fails.
     fn commit(&self, image: &ImageContent) -> impl Future<Output = Result<()>> + Send;
 
     /// Stores the configs and manifests of several images whose layers are all stored, and makes the images visible.
@@ -101,7 +101,8 @@ pub trait Sink: Send + Sync + 'static {
     /// # Errors
     ///
     /// Any error. Some of the images may be visible then. [`pull_all`](crate::Fetcher::pull_all) fails with this error.
-    /// [`pull_many`](crate::Fetcher::pull_many) calls [`commit`](Self::commit) for each of the images.
+    /// After such an error, [`pull_many`](crate::Fetcher::pull_many) calls [`commit`](Self::commit) for each of the
+    /// images.
     fn commit_all(&self, images: &[Arc<ImageContent>]) -> impl Future<Output = Result<()>> + Send {
         async move {
             for image in images {
@@ -116,7 +117,7 @@ pub trait Sink: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// Any error. The pull then fails; of [`pull_many`](crate::Fetcher::pull_many), only the request fails.
+    /// Any error. The pull then fails. In [`pull_many`](crate::Fetcher::pull_many), only the request fails.
     fn commit_index(
         &self,
         index: &IndexContent,

@@ -44,9 +44,9 @@ impl SourceDocument {
         self.raw
     }
 
-    /// The digest of the document: the one in the reference, or else the sha256 of its bytes. A registry and
-    /// other tools know the document by this digest. (A *signed* Docker manifest of schema 1 is known by another digest.
-    /// Such an image can't be opened.)
+    /// The digest of the document: the one in the reference, or else the sha256 of its bytes. A registry and other
+    /// tools know the document by this digest. (A *signed* Docker manifest of schema 1 is known by another digest. Such
+    /// an image can't be opened.)
     #[must_use]
     pub fn digest(&self) -> &Digest {
         &self.digest
@@ -58,8 +58,8 @@ impl SourceDocument {
     /// # Errors
     ///
     /// [`Error::Decode`](crate::Error::Decode) if the document is not JSON; [`Error::Image`](crate::Error::Image) if an
-    /// entry has no valid digest or an invalid size (a missing size is 0), if one of the keys that are read occurs twice,
-    /// or if the document is both an index and a manifest.
+    /// entry has no valid digest or an invalid size (a missing size is 0), if one of the keys that are read occurs
+    /// twice, or if the document is both an index and a manifest.
     pub fn entries(&self) -> Result<Option<Vec<Descriptor>>> {
         document::descriptors(&self.raw)
     }

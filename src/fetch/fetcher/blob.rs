@@ -104,13 +104,13 @@ impl Fetcher {
         let blob = slice::from_ref(&blob);
         let results = self.handle_each(image, blob, handler).await?;
         let result = results.with_layers(blob).pop();
-        // The handler was run for it.
+        // The handler was run for the blob, so there is a result.
         result.map(|(_, result)| result).ok_or(Error::Closed)
     }
 
     /// Fetches the config of an image in the form that it has at its source, before any
     /// [conversion](Image::is_converted): the bytes whose digest the [source's manifest](Self::source_manifest) names.
-    /// For an image that was not converted, they are those of [`content`](Self::content).
+    /// For an image that was not converted, these are the bytes of the config in [`content`](Self::content).
     ///
     /// # Errors
     ///
@@ -178,8 +178,8 @@ fn size_in_manifest(image: &Image, digest: &Digest) -> Option<u64> {
     Some(named.size())
 }
 
-/// Returns the size that the source announces for a blob, in bytes. `None` if it announces none. The blob itself
-/// is cancelled.
+/// Returns the size that the source announces for a blob, in bytes. `None` if it announces none. The transfer of the
+/// blob is cancelled.
 async fn announced(
     proxy: &ImageProxy,
     opened: &OpenedImage,

@@ -22,8 +22,8 @@ use crate::proxy::{ImageProxy, OpenedImage};
 use crate::reference::by_digest;
 
 impl Fetcher {
-    /// Returns the manifest, the config and the layers of an open image. The config is fetched once for an [`Image`]
-    /// and its clones.
+    /// Returns the manifest, the config and the layers of an open image. Later calls for the same [`Image`] or its
+    /// clones do not fetch the config again.
     ///
     /// # Errors
     ///
@@ -170,8 +170,8 @@ impl Fetcher {
     ///
     /// # Errors
     ///
-    /// The first fatal error, which stops the whole pull at once: an error of a blob, a config or a proxy after
-    /// its retries, an error of the sink, [`Error::Image`], [`Error::DocumentTooLarge`], [`Error::DocumentsTooLarge`], or
+    /// The first fatal error, which stops the whole pull at once: an error of a blob, a config or a proxy after its
+    /// retries, an error of the sink, [`Error::Image`], [`Error::DocumentTooLarge`], [`Error::DocumentsTooLarge`], or
     /// [`Error::DeadlineExceeded`].
     ///
     /// # Cancel safety

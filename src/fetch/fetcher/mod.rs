@@ -73,7 +73,10 @@ impl Fetcher {
     ///
     /// # Errors
     ///
-    /// [`Error::Config`] if the configuration can't be used; [`Error::Io`] if the credentials can't be read.
+    /// [`Error::Config`] if the configuration can't be used; [`Error::Io`] if the credentials can't be read;
+    /// [`Error::Spawn`] or [`Error::CallTimeout`] if
+    /// [`user_agent_prefix`](ImageProxyConfig#structfield.user_agent_prefix) is set, and skopeo can't be asked for its
+    /// version.
     ///
     /// # Cancel safety
     ///
@@ -93,8 +96,8 @@ impl Fetcher {
     /// that somebody else has started, with other privileges than this process has.
     ///
     /// The option [`proxies`](FetchOptions::proxies) is ignored. Without any proxy, each opening fails with
-    /// [`Error::Closed`]. A proxy ends when this fetcher, its clones, its images, and all other handles of the proxy are
-    /// dropped.
+    /// [`Error::Closed`]. A proxy ends when this fetcher, its clones, its images, and all other handles of the proxy
+    /// are dropped.
     ///
     /// Such a fetcher can't open an index as a whole, choose a platform for an image, fetch a document as it is at its
     /// source, or list tags, because these need another skopeo process.
@@ -221,8 +224,8 @@ impl Fetcher {
         Some(matches!(opened, Ok(None)))
     }
 
-    /// Opens several images, to be pulled together. Several proxies open images at the same time. The images are returned
-    /// in the order of `references`.
+    /// Opens several images, to be pulled together. Several proxies open images at the same time. The images are
+    /// returned in the order of `references`.
     ///
     /// # Errors
     ///
@@ -297,7 +300,7 @@ impl Fetcher {
         })
     }
 
-    /// Waits until `images` images are fetched. After an error, no handler is at work any more.
+    /// Waits until `images` images are fetched. After an error, no async handler is at work any more.
     async fn fetch_all(&self, engine: &mut Engine, images: usize) -> Result<()> {
         let fetching = async {
             let mut left = images;

@@ -92,8 +92,9 @@ impl Fetcher {
     }
 
     /// Whether there may be credentials for the registry of this image: the configuration has some, an auth file
-    /// mentions the registry, or skopeo asks a program that this process can't see through. A program can say with it
-    /// whether a registry has refused credentials or wants some. `false` for an image that is not at a registry.
+    /// mentions the registry, or skopeo asks a helper program, whose answer is unknown here. With this result, a caller
+    /// can tell whether a registry has refused credentials or wants some. `false` for an image that is not at a
+    /// registry.
     ///
     /// # Cancel safety
     ///
