@@ -2,9 +2,10 @@
 //!
 //! Most images are stored byte for byte as they are at the registry. Two kinds of images are not:
 //!
-//! - The proxy converts a Docker schema 2 manifest to OCI. The converted config exists only in the proxy.
-//! - `containers-storage:` keeps layers uncompressed, so the compressed layers that the manifest names can't be
-//!   fetched. The stored manifest names the uncompressed layers instead.
+//! - Docker schema 2: the proxy converts the manifest and the config to OCI. The converted config exists only in the
+//!   proxy.
+//! - `containers-storage:`: the storage keeps layers uncompressed, so the compressed layers that the manifest names
+//!   can't be fetched. The stored manifest names the uncompressed layers instead.
 
 use std::sync::Arc;
 
@@ -147,8 +148,8 @@ impl ImageContent {
         &self.source_digest
     }
 
-    /// The bytes of the manifest, as they are to be stored. They are the bytes at the source, unless the proxy converted
-    /// the image, or the image is in `containers-storage:`.
+    /// The bytes of the manifest, as they are to be stored. They are the bytes at the source, unless the proxy
+    /// converted the image, or the image is in `containers-storage:`.
     #[must_use]
     pub fn manifest(&self) -> &[u8] {
         &self.manifest

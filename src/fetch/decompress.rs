@@ -22,9 +22,9 @@ use crate::error::{BlobError, Error, Result};
 /// How many bytes a layer may have beyond the bound on its expansion. Even an empty tar archive has ten kilobytes.
 const EXTRA_BYTES: u64 = 1024 * 1024;
 
-/// The number of bytes that are allowed beyond the bound on the expansion of what was read so far. It is the default of
-/// [`FetchOptions::max_zstd_window`]. A layer may begin with a file of zeros, of which zstd
-/// compresses 30 MB to a kilobyte. A much larger value would weaken the bound where a manifest claims too large a size.
+/// The number of bytes that are allowed beyond the bound on the expansion of what was read so far. It is as large as
+/// the default of [`FetchOptions::max_zstd_window`]. A layer may begin with a file of zeros, of which zstd compresses
+/// 30 MB to a kilobyte. A much larger value would weaken the bound where a manifest claims too large a size.
 const MAX_AHEAD_BYTES: u64 = 32 << 20;
 
 /// The message of libzstd for a frame whose window is larger than allowed.
@@ -101,8 +101,8 @@ impl LayerReader {
     ///
     /// # Errors
     ///
-    /// [`Error::Image`] if the algorithm of the `diff_id` is unknown (known: sha256, sha384, sha512); [`Error::Blob`], or
-    /// another error of reading the first bytes of the layer.
+    /// [`Error::Image`] if the algorithm of the `diff_id` is unknown (known: sha256, sha384, sha512); [`Error::Blob`],
+    /// or another error of reading the first bytes of the layer.
     ///
     /// # Cancel safety
     ///

@@ -66,7 +66,7 @@ pub(super) struct AtWork {
     _held: mpsc::Sender<Infallible>,
 }
 
-/// The side of the owner of handlers at work.
+/// The owner's side of [`AtWork`].
 #[derive(Debug)]
 pub(super) struct Idle(mpsc::Receiver<Infallible>);
 

@@ -225,7 +225,7 @@ impl<S: Sink> Driver<S> {
         if let (Err(error), Some(engine)) = (&pulled, &mut self.engine) {
             engine.stop(error).await;
         }
-        // Everything that these images name is stored, so their commits may finish.
+        // Everything that the images of the running commits name is stored, so these commits may finish.
         while self.committing.join_next().await.is_some() {}
         pulled
     }

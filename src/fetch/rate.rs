@@ -16,8 +16,8 @@ const TICK: Duration = Duration::from_millis(20);
 /// How many bytes a reader takes at a time. This is less than a pipe holds, so that many blobs share evenly.
 const SLICE_BYTES: u32 = 16 * 1024;
 
-/// An allowance of bytes, as permits of a semaphore. A task adds permits at each tick, and readers take them.
-/// Permits that are not used within two ticks are lost.
+/// An allowance of bytes, as permits of a semaphore. A task adds permits at each tick, and readers take them. The
+/// permits of two ticks are kept, or those of one slice if that is more. Further unused permits are lost.
 #[derive(Debug, Clone)]
 pub(super) struct Limit {
     bytes: Arc<Semaphore>,
@@ -50,7 +50,8 @@ impl Limit {
                 credit %= 1_000_000_000;
                 let most = due.saturating_mul(2).max(SLICE_BYTES as usize);
                 let room = most.saturating_sub(filled.available_permits());
-                // Readers also add permits, when they return unused bytes, so the number stays far below the maximum.
+                // The number must stay far below the maximum, because readers also add permits: they return unused
+                // bytes.
                 let most = Semaphore::MAX_PERMITS / 4;
                 filled.add_permits(due.min(room).min(most));
             }

@@ -67,9 +67,9 @@ impl RequestIndexes {
         self.waiting.len() + self.fetching.len()
     }
 
-    /// Starts to fetch the next indexes; only one at a time until the registry is known to answer. Returns
-    /// the requests that were refused without asking, because their registry has refused others, here or
-    /// according to `refusal`.
+    /// Starts to fetch the next indexes; only one at a time until the registry is known to answer. Returns the requests
+    /// that were refused without asking, because their registry has refused other indexes, or because `refusal`
+    /// returned an error for them.
     pub(super) fn ask(
         &mut self,
         mut refusal: impl FnMut(&str) -> Option<Error>,

@@ -66,8 +66,8 @@ async fn config(
     if fetched.converted {
         let asking = proxy.fetch_config_raw(image);
         let config = within_stall_timeout(proxy, descriptor, asking).await?;
-        // With another digest, the config was not converted, and is a blob. `converted` is then true for another reason,
-        // such as a manifest digest that is not a sha256.
+        // With another digest, the config was not converted, and is a blob. `converted` is then true for another
+        // reason, such as a manifest digest that is not a sha256.
         if has_digest(&config, descriptor.digest()) {
             return Ok((config, ConfigOrigin::Conversion));
         }

@@ -156,8 +156,8 @@ impl Starter {
         printed
     }
 
-    /// Starts one more proxy beside the first one. The proxy exits soon after it is no longer needed. `number` is that of
-    /// the proxy in the events.
+    /// Starts one more proxy beside the first one. The proxy exits soon after it is no longer needed. `number` is that
+    /// of the proxy in the events.
     pub(super) async fn start_further(
         &self,
         number: usize,
@@ -179,8 +179,8 @@ impl Starter {
         self.launch(Some(number), place, platform, connection).await
     }
 
-    /// Starts a proxy for images at this place, for this platform or else for the configured one. `number` is that of the
-    /// proxy in the events, if it has one.
+    /// Starts a proxy for images at this place, for this platform or else for the configured one. `number` is that of
+    /// the proxy in the events, if it has one.
     pub(super) async fn start(
         &self,
         number: Option<usize>,

@@ -27,9 +27,11 @@ use crate::proxy::{Blob, ImageProxy, OpenedImage};
 use crate::reference::Place;
 use crate::time::timeout;
 
-/// How many bytes of a blob are read, and for how long, to find out whether its handler failed because the
-/// blob is wrong. Reading more would delay the report if the handler itself is the cause.
+/// The maximum number of bytes of a blob that are read to find out whether its handler failed because the blob is
+/// wrong. Reading more would delay the report if the handler itself is the cause.
 const MAX_BYTES_TO_CHECK: u64 = 128 * 1024 * 1024;
+
+/// How long a blob is read, at most, to find out whether its handler failed because the blob is wrong.
 const TIME_TO_CHECK: Duration = Duration::from_secs(10);
 
 /// A unit: a proxy with its workers.

@@ -41,8 +41,8 @@ impl Engine {
         id
     }
 
-    /// Takes over an image that was opened by this engine or by another one. An image that occurs twice gets
-    /// a number of its own, which is none of `others`.
+    /// Takes over an image that was opened by this engine or by another one. Returns its number, which is not in
+    /// `others`: an image that occurs twice gets two numbers.
     pub(super) fn take_over(
         &mut self,
         number: usize,
@@ -100,8 +100,8 @@ impl Engine {
         id
     }
 
-    /// Starts to fetch these layers of an open image, each blob once, and its config if `config` is true.
-    /// Returns the size, in bytes, of those of the blobs that are new to the scheduler.
+    /// Starts to fetch these layers of an open image, each blob once, and its config if `config` is true. Returns the
+    /// total size, in bytes, of the blobs that are new to the scheduler.
     ///
     /// # Errors
     ///

@@ -199,7 +199,7 @@ impl Engine {
     }
 
     /// Ends the fetch because of this error, and waits until no handler is at work. An async handler ends at its next
-    /// `await`. One that runs on a thread of its own is not waited for.
+    /// `await`. A handler that runs on a thread of its own is not waited for.
     pub(super) async fn stop(&mut self, error: &Error) {
         self.end.end_with(error);
         self.context = None;

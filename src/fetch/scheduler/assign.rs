@@ -321,8 +321,8 @@ impl<E: Clone> Scheduler<E> {
         lost.or_else(|| self.image_with_backlog(id, now)).or(new)
     }
 
-    /// Has images opened again without which a config or a blob can't be asked for, because no unit has them open any
-    /// more. Such an opening is like the first one of the image: if it fails too often, the image fails.
+    /// Queues the [lost images](Self::lost_images) to be opened again. Such an opening is like the first one of the
+    /// image: if it fails too often, the image fails.
     pub(super) fn reopen_lost_images(&mut self) {
         if !std::mem::take(&mut self.may_have_lost) {
             return;
@@ -335,8 +335,9 @@ impl<E: Clone> Scheduler<E> {
         }
     }
 
-    /// The images that were open, must be open for a config or a blob, and are open in no unit: each image with a config
-    /// to ask for, one for each blob that only some images give access to, and one for each source of other blobs.
+    /// The images that were open, are open in no unit any more, and are needed to ask for a config or a blob: each
+    /// image with a config to ask for, one image for each blob that only some images give access to, and one image for
+    /// each source of other blobs.
     fn lost_images(&self) -> BTreeSet<ImageId> {
         let units = || self.units.values().filter(|unit| !unit.retired);
         let is_lost = |id: &ImageId| {

@@ -29,8 +29,8 @@ const COST_BOUNDS: (Duration, Duration) = (Duration::from_millis(15), Duration::
 const WORK_PER_BLOB: Duration = Duration::from_millis(1);
 const WORK_PER_GB: Duration = Duration::from_secs(1);
 
-/// A call that takes this many times the usual latency was held back by the registry, if it also
-/// takes [`THROTTLED_FROM`].
+/// A call that takes this many times the usual latency was held back by the registry, if it also takes at least
+/// [`THROTTLED_FROM`].
 const THROTTLED_TIMES: u32 = 8;
 
 /// The least latency of a call that counts as held back. A shorter delay may be due to a busy machine.
@@ -165,7 +165,8 @@ impl Governor {
         self.throttle(working.saturating_mul(2));
     }
 
-    /// Records that the registry throttles: at most half of the `running` proxies are wanted from now on.
+    /// Records that the registry throttles: at most half of the `running` proxies are wanted from now on, but not fewer
+    /// than [`MIN_WHEN_THROTTLED`] or the minimum.
     pub(super) fn throttle(&mut self, running: usize) {
         let fewer = running.div_ceil(2).max(MIN_WHEN_THROTTLED).max(self.min);
         self.ceiling = self.ceiling.min(fewer);

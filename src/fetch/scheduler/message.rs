@@ -25,7 +25,8 @@ pub(in crate::fetch) enum Action<E> {
     Start { unit: UnitId, kind: KindId },
     /// Give the unit this task.
     Give { unit: UnitId, task: Task },
-    /// Take back the task that the unit has not begun, if there is one, and call [`Scheduler::recalled`](super::Scheduler::recalled).
+    /// Take back the task that the unit has not begun, if there is one, and call
+    /// [`Scheduler::recalled`](super::Scheduler::recalled).
     Recall { unit: UnitId },
     /// Let the unit finish its tasks, and then end it.
     Retire { unit: UnitId },

@@ -194,7 +194,7 @@ impl<E: Clone> Scheduler<E> {
         HostId(self.hosts.len() - 1)
     }
 
-    /// Sets whether there may be credentials for this host which no call has confirmed yet.
+    /// Sets whether calls to this host may send credentials.
     pub(super) fn set_login(&mut self, host: HostId, login: Login) {
         self.hosts[host.0].login = login;
     }

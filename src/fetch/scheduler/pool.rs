@@ -293,7 +293,7 @@ impl<E: Clone> Scheduler<E> {
         })
     }
 
-    /// A kind that has images to open or to ask, and no unit.
+    /// A kind without a unit, whose images are to be opened, or whose configs or blobs are to be asked for.
     fn kind_without_units(&self, host: HostId) -> Option<KindId> {
         let mut images = self.images.values();
         let first = images.next()?.kind;
@@ -388,8 +388,8 @@ impl<E: Clone> Scheduler<E> {
         }
     }
 
-    /// Retires `count` units, the newest first. They finish their tasks. The last unit of a kind is
-    /// left, and the only unit that is not late.
+    /// Retires `count` units, the newest first. They finish their tasks. The last unit of a kind is kept, and the only
+    /// unit that is not late.
     pub(super) fn retire_newest(&mut self, host: HostId, count: usize, now: Instant) {
         let of_host = |(_, unit): &(&UnitId, &Unit)| unit.host == host && !unit.retired;
         let mut units: Vec<UnitId> = self

@@ -269,8 +269,8 @@ fn a_blob_asked_for_by_an_image_that_is_forgotten_fails_no_other_repository() {
     assert!(!script.failed.contains(&other_image));
 }
 
-/// The newest units are retired first when a registry throttles. If the newest one is the only unit of its kind, another
-/// one would be started in its place and retired as well, without end, and no unit would ever open the image.
+/// The newest units are retired first when a registry throttles. If the newest one is the only unit of its kind,
+/// another one would be started in its place and retired as well, without end, and no unit would ever open the image.
 #[test]
 fn the_last_unit_of_a_kind_with_images_is_not_retired() {
     let mut script = Script::new();

@@ -1,4 +1,4 @@
-//! When proxies are started: one after the other.
+//! When proxies are started: one at each interval, not all at once.
 //!
 //! Each start needs a processor for a while. Proxies that start together share the processors, so all of them
 //! are ready late. If they start in turn, the first ones ask for blobs while the last ones start.
