@@ -41,7 +41,7 @@ impl ImageProxy {
     ///
     /// # Errors
     ///
-    /// - [`Error::Config`] if the options can't be used; no process was started.
+    /// - [`Error::Config`] if the options can't be used; no proxy was started.
     /// - [`Error::Spawn`] if the program can't be started.
     /// - [`Error::Io`] if the credentials can't be read, or if the system provides no socket, thread or memory file.
     /// - [`Error::ProxyExited`] if the process exits at once, with the end of its stderr.
