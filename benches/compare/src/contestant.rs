@@ -9,7 +9,19 @@ use std::str::FromStr;
 
 use crate::each;
 use crate::tools::Tools;
-use crate::workload::TAG;
+use crate::walked::Found;
+use crate::workload::{TAG, Task};
+
+/// The protocol version from which on skopeo has `GetRawBlob`. All versions have one digit a part, so they can be
+/// compared as text.
+const RAW_BLOBS: &str = "0.2.8";
+
+/// Runs a command, which copies an image into a layout, and then unpacks that layout.
+const COPY_AND_UNPACK: &str = r#"umoci=$1 layout=$2 rootfs=$3
+shift 3
+"$@"
+[ "$(id -u)" = 0 ] || rootless=--rootless
+exec "$umoci" raw unpack ${rootless:-} --image "$layout" "$rootfs""#;
 
 /// Properties of the registry and the image that the command depends on.
 #[derive(Clone, Copy, Debug)]
@@ -36,6 +48,11 @@ pub(crate) enum Contestant {
     Oras(Option<NonZeroU32>),
     /// `cip:LAYERS[:raw]`, the crate containers-image-proxy.
     Cip { layers: NonZeroU32, raw: bool },
+    /// `umoci[:PARALLEL]`: `skopeo copy`, and then `umoci raw unpack`.
+    Umoci(Option<NonZeroU32>),
+    /// `bare:THREADS`: walks layers that are in memory, without a registry. It is no contestant, but shows how much
+    /// time the others need at least.
+    Bare(NonZeroU32),
     /// `CONTESTANT@N`: many images, N of them at once, each by a process of its own.
     AtOnce {
         contestant: Box<Contestant>,
@@ -43,10 +60,156 @@ pub(crate) enum Contestant {
     },
 }
 
+/// A program that takes part, whatever its settings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Family {
+    Longshore,
+    Crane,
+    Oras,
+    Skopeo,
+    Cip,
+    Umoci,
+    Bare,
+}
+
+impl Family {
+    /// All programs, in the order of columns.
+    pub(crate) const ALL: [Self; 7] = [
+        Self::Longshore,
+        Self::Crane,
+        Self::Oras,
+        Self::Skopeo,
+        Self::Cip,
+        Self::Umoci,
+        Self::Bare,
+    ];
+
+    /// The name of the program for people.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Longshore => "longshore",
+            Self::Crane => "crane",
+            Self::Oras => "oras",
+            Self::Skopeo => "skopeo copy",
+            Self::Cip => "containers-image-proxy",
+            Self::Umoci => "skopeo copy, umoci",
+            Self::Bare => "bare minimum",
+        }
+    }
+}
+
 impl Contestant {
     /// Whether the contestant is longshore, which handles skopeo's cache itself.
     pub(crate) fn is_ours(&self) -> bool {
         matches!(self, Self::Longshore { .. })
+    }
+
+    /// The program, whatever its settings. Names in the tables are those of their settings.
+    pub(crate) fn family(&self) -> Family {
+        match self {
+            Self::AtOnce { contestant, .. } => contestant.family(),
+            Self::Longshore { .. } => Family::Longshore,
+            Self::Skopeo(_) => Family::Skopeo,
+            Self::Crane => Family::Crane,
+            Self::Oras(_) => Family::Oras,
+            Self::Cip { .. } => Family::Cip,
+            Self::Umoci(_) => Family::Umoci,
+            Self::Bare(_) => Family::Bare,
+        }
+    }
+
+    /// Why the contestant can't take part in this task with this skopeo, if it can't.
+    pub(crate) fn obstacle(&self, task: Task, skopeo: &str) -> Option<&'static str> {
+        match self {
+            Self::AtOnce { contestant, .. } => contestant.obstacle(task, skopeo),
+            Self::Umoci(_) | Self::Bare(_) if task == Task::Pull => {
+                Some("it only walks or unpacks layers")
+            }
+            Self::Cip { raw: true, .. } if skopeo < RAW_BLOBS => {
+                Some("this skopeo has no GetRawBlob")
+            }
+            _ => None,
+        }
+    }
+
+    /// The command that decompresses all layers of an image, and walks them as tar archives. `folder` is a new folder
+    /// for what it stores. `source` is the layout that the registry has the image from.
+    pub(crate) fn walk(
+        &self,
+        tools: &Tools,
+        image: &str,
+        folder: &Path,
+        source: &Path,
+        how: How,
+    ) -> Command {
+        let image_with_transport = format!("docker://{image}");
+        let layout = folder.join("layout");
+        let mut command = Command::new(&tools.walk);
+        match self {
+            Self::AtOnce { contestant, .. } => {
+                return contestant.walk(tools, image, folder, source, how);
+            }
+            Self::Longshore { proxies, workers } => {
+                command = Command::new(&tools.longshore_walk);
+                command.arg("--skopeo").arg(&tools.skopeo);
+                command.args(how.is_plain.then_some("--insecure"));
+                option(&mut command, "--proxies", proxies.as_ref());
+                option(&mut command, "--workers", workers.as_ref());
+                command.arg(image_with_transport);
+            }
+            Self::Cip { layers, raw } => {
+                command = Command::new(&tools.cip);
+                command.arg("--walk").arg("--skopeo").arg(&tools.skopeo);
+                option(&mut command, "--layers", Some(layers));
+                command.args(raw.then_some("--raw"));
+                command.arg(image_with_transport);
+            }
+            Self::Crane => {
+                command.args(["output", "--"]).arg(&tools.crane);
+                command.arg("export");
+                command.args(how.is_plain.then_some("--insecure"));
+                command.args([image, "-"]);
+            }
+            Self::Skopeo(_) | Self::Oras(_) => {
+                let copy = self.command(tools, image, &layout, how);
+                command.args(["after", "--verified"]).arg(&layout).arg("--");
+                command.arg(copy.get_program()).args(copy.get_args());
+            }
+            Self::Umoci(parallel) => {
+                let copy = Self::Skopeo(*parallel).command(tools, image, &layout, how);
+                command = Command::new("sh");
+                command.args(["-ec", COPY_AND_UNPACK, "sh", "umoci"]);
+                command.arg(tagged(&layout)).arg(folder.join("rootfs"));
+                command.arg(copy.get_program()).args(copy.get_args());
+            }
+            Self::Bare(threads) => {
+                command.arg("layout").arg(source);
+                option(&mut command, "--threads", Some(threads));
+            }
+        }
+        command
+    }
+
+    /// The result of a contestant that has walked an image, from its output and its folder.
+    pub(crate) fn found<'a>(&self, output: &'a str, folder: &Path) -> Found<'a> {
+        match self {
+            Self::AtOnce { contestant, .. } => contestant.found(output, folder),
+            Self::Crane => Found::Archive(output),
+            Self::Umoci(_) => Found::Folder(folder.join("rootfs")),
+            _ => Found::Layers(output),
+        }
+    }
+
+    /// What is on disk for certain, as soon as the contestant has pulled an image.
+    pub(crate) fn durable(&self) -> &'static str {
+        match self {
+            Self::AtOnce { contestant, .. } => contestant.durable(),
+            Self::Longshore { .. } => "each blob, the index",
+            Self::Skopeo(_) => "each blob",
+            Self::Umoci(_) => "each blob, no file",
+            Self::Crane | Self::Oras(_) | Self::Cip { .. } => "nothing",
+            Self::Bare(_) => "–",
+        }
     }
 
     /// The command that pulls these images into the OCI layout `layout`. The images have no transport in
@@ -105,8 +268,11 @@ impl Contestant {
     /// The command that pulls `image` into an OCI layout. The image has no transport in front.
     fn command(&self, tools: &Tools, image: &str, layout: &Path, how: How) -> Command {
         let image_with_transport = format!("docker://{image}");
-        let tagged_layout = format!("{}:{TAG}", layout.display());
+        let tagged_layout = tagged(layout);
         match self {
+            // They take part in no pull: see `obstacle`.
+            Self::Umoci(parallel) => Self::Skopeo(*parallel).command(tools, image, layout, how),
+            Self::Bare(_) => Command::new("false"),
             Self::AtOnce { contestant, .. } => contestant.command(tools, image, layout, how),
             Self::Longshore { proxies, workers } => {
                 let mut command = Command::new(&tools.longshore);
@@ -152,39 +318,94 @@ impl Contestant {
                 let mut command = Command::new(&tools.cip);
                 command.arg("--skopeo").arg(&tools.skopeo);
                 option(&mut command, "--layers", Some(layers));
-                if *raw {
-                    command.arg("--raw");
-                }
+                command.args(raw.then_some("--raw"));
                 command.arg(image_with_transport).arg(layout);
                 command
             }
         }
     }
 
-    /// A description for readers of the tables.
-    pub(crate) fn explanation(&self) -> String {
+    /// A description for readers of the tables: what is run for each of these tasks.
+    pub(crate) fn explanation(&self, tasks: &[Task]) -> String {
+        let explain = |task: &Task| match task {
+            Task::Pull => self.how_it_pulls(),
+            Task::Walk => self.how_it_walks(),
+        };
+        match tasks {
+            [Task::Pull, Task::Walk] if self.obstacle(Task::Pull, RAW_BLOBS).is_none() => {
+                let (pulls, walks) = (explain(&Task::Pull), explain(&Task::Walk));
+                format!("{pulls}; in G: {walks}")
+            }
+            _ => tasks.last().map_or(String::new(), explain),
+        }
+    }
+
+    fn how_it_pulls(&self) -> String {
         match self {
             Self::AtOnce { contestant, images } => {
-                format!("{}, {images} images at once", contestant.explanation())
+                format!("{}, {images} images at once", contestant.how_it_pulls())
             }
-            Self::Longshore { proxies, workers } => {
-                let proxies = proxies.as_ref();
-                let proxies = proxies.map_or(String::new(), |n| format!(" --proxies {n}"));
-                let workers = workers.map_or(String::new(), |n| format!(" --workers {n}"));
-                format!("longshore pull{proxies}{workers}")
-            }
-            Self::Skopeo(None) => "skopeo copy".into(),
-            Self::Skopeo(Some(n)) => format!("skopeo copy --image-parallel-copies {n}"),
+            Self::Longshore { .. } => format!("longshore pull{}", self.settings()),
+            Self::Skopeo(_) => format!("skopeo copy{}", self.settings()),
             Self::Crane => "crane pull --format=oci".into(),
-            Self::Oras(None) => "oras copy --to-oci-layout".into(),
-            Self::Oras(Some(n)) => format!("oras copy --to-oci-layout --concurrency {n}"),
-            Self::Cip { layers, raw } => {
-                let call = if *raw { "get_raw_blob" } else { "get_blob" };
-                let noun = if layers.get() == 1 { "layer" } else { "layers" };
-                format!("containers-image-proxy, {layers} {noun} at once with {call}")
+            Self::Oras(_) => format!("oras copy --to-oci-layout{}", self.settings()),
+            Self::Cip { .. } => format!("containers-image-proxy{}", self.settings()),
+            Self::Umoci(_) | Self::Bare(_) => self.how_it_walks(),
+        }
+    }
+
+    fn how_it_walks(&self) -> String {
+        match self {
+            Self::AtOnce { contestant, .. } => contestant.how_it_walks(),
+            Self::Longshore { .. } => format!(
+                "the library's for_each_layer_uncompressed_blocking{}, and tar",
+                self.settings()
+            ),
+            Self::Skopeo(_) | Self::Oras(_) => {
+                format!("{}, then zlib-rs and tar", self.how_it_pulls())
+            }
+            Self::Crane => "crane export, and tar".into(),
+            Self::Cip { .. } => format!("{}, then flate2 and tar", self.how_it_pulls()),
+            Self::Umoci(_) => format!("skopeo copy{}, then umoci raw unpack", self.settings()),
+            Self::Bare(threads) => {
+                let noun = if threads.get() == 1 {
+                    "thread"
+                } else {
+                    "threads"
+                };
+                format!("zlib-rs, SHA-256 twice, and tar, from memory, {threads} {noun}")
             }
         }
     }
+
+    /// The settings as they are in an explanation.
+    fn settings(&self) -> String {
+        let option = |name: &str, value: Option<&str>| {
+            value.map_or(String::new(), |value| format!(" --{name} {value}"))
+        };
+        let number = |number: &Option<NonZeroU32>| number.map(|number| number.to_string());
+        match self {
+            Self::Longshore { proxies, workers } => {
+                let workers = option("workers", number(workers).as_deref());
+                option("proxies", proxies.as_deref()) + &workers
+            }
+            Self::Skopeo(parallel) | Self::Umoci(parallel) => {
+                option("image-parallel-copies", number(parallel).as_deref())
+            }
+            Self::Oras(concurrency) => option("concurrency", number(concurrency).as_deref()),
+            Self::Cip { layers, raw } => {
+                let call = if *raw { "get_raw_blob" } else { "get_blob" };
+                let noun = if layers.get() == 1 { "layer" } else { "layers" };
+                format!(", {layers} {noun} at once with {call}")
+            }
+            Self::Crane | Self::Bare(_) | Self::AtOnce { .. } => String::new(),
+        }
+    }
+}
+
+/// The name of the image in a layout, for skopeo, oras and umoci.
+fn tagged(layout: &Path) -> String {
+    format!("{}:{TAG}", layout.display())
 }
 
 fn option(command: &mut Command, name: &str, value: Option<&impl ToString>) {
@@ -228,6 +449,9 @@ impl FromStr for Contestant {
             },
             ["skopeo"] => Self::Skopeo(None),
             ["skopeo", parallel] => Self::Skopeo(Some(number(parallel)?)),
+            ["umoci"] => Self::Umoci(None),
+            ["umoci", parallel] => Self::Umoci(Some(number(parallel)?)),
+            ["bare", threads] => Self::Bare(number(threads)?),
             ["crane"] => Self::Crane,
             ["oras"] => Self::Oras(None),
             ["oras", concurrency] => Self::Oras(Some(number(concurrency)?)),
@@ -242,7 +466,7 @@ impl FromStr for Contestant {
             _ => {
                 return Err(format!(
                     "{text:?} is none of longshore[:PROXIES[:WORKERS]], skopeo[:PARALLEL], crane, \
-                     oras[:CONCURRENCY], cip:LAYERS[:raw]"
+                     oras[:CONCURRENCY], cip:LAYERS[:raw], umoci[:PARALLEL], bare:THREADS"
                 ));
             }
         })
@@ -262,6 +486,9 @@ impl fmt::Display for Contestant {
             }
             Self::Skopeo(None) => f.write_str("skopeo"),
             Self::Skopeo(Some(parallel)) => write!(f, "skopeo:{parallel}"),
+            Self::Umoci(None) => f.write_str("umoci"),
+            Self::Umoci(Some(parallel)) => write!(f, "umoci:{parallel}"),
+            Self::Bare(threads) => write!(f, "bare:{threads}"),
             Self::Crane => f.write_str("crane"),
             Self::Oras(None) => f.write_str("oras"),
             Self::Oras(Some(concurrency)) => write!(f, "oras:{concurrency}"),
@@ -289,12 +516,57 @@ mod tests {
             "oras:16",
             "cip:1",
             "cip:16:raw",
+            "umoci",
+            "umoci:16",
+            "bare:2",
+            "crane@8",
         ] {
             let parsed: Result<Contestant, _> = text.parse();
             assert_eq!(parsed.map(|parsed| parsed.to_string()), Ok(text.into()));
         }
-        for text in ["", "docker", "skopeo:x", "oras:0", "cip", "cip:3:cooked"] {
+        for text in [
+            "",
+            "docker",
+            "skopeo:x",
+            "oras:0",
+            "cip",
+            "cip:3:cooked",
+            "bare",
+        ] {
             assert!(text.parse::<Contestant>().is_err(), "{text:?}");
         }
+    }
+
+    #[test]
+    fn who_can_not_take_part_is_known() {
+        let obstacle = |name: &str, task, skopeo| {
+            let contestant: Contestant = name.parse().unwrap();
+            contestant.obstacle(task, skopeo).is_some()
+        };
+        assert!(obstacle("cip:16:raw", Task::Pull, "0.2.6"));
+        assert!(!obstacle("cip:16", Task::Pull, "0.2.3"));
+        assert!(!obstacle("cip:16:raw", Task::Walk, "0.2.8"));
+        assert!(obstacle("bare:1", Task::Pull, "0.2.8"));
+        assert!(!obstacle("umoci", Task::Walk, "0.2.3"));
+    }
+
+    #[test]
+    fn an_explanation_has_what_is_run_for_each_task() {
+        let explain = |name: &str, tasks: &[Task]| {
+            let contestant: Contestant = name.parse().unwrap();
+            contestant.explanation(tasks)
+        };
+        assert_eq!(
+            explain("crane", &[Task::Pull, Task::Walk]),
+            "crane pull --format=oci; in G: crane export, and tar"
+        );
+        assert_eq!(
+            explain("longshore:4:8", &[Task::Pull]),
+            "longshore pull --proxies 4 --workers 8"
+        );
+        assert_eq!(
+            explain("umoci:2", &[Task::Pull, Task::Walk]),
+            "skopeo copy --image-parallel-copies 2, then umoci raw unpack"
+        );
     }
 }

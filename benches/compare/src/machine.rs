@@ -4,7 +4,10 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::Context;
-use nix::sys::statfs::{TMPFS_MAGIC, statfs};
+use nix::sys::statfs::{
+    BTRFS_SUPER_MAGIC, EXT4_SUPER_MAGIC, OVERLAYFS_SUPER_MAGIC, TMPFS_MAGIC, XFS_SUPER_MAGIC,
+    statfs,
+};
 
 /// Lines about the machine, and about the folder that contains everything.
 pub(crate) fn describe(work: &Path) -> anyhow::Result<Vec<String>> {
@@ -16,10 +19,9 @@ pub(crate) fn describe(work: &Path) -> anyhow::Result<Vec<String>> {
         .map_or_else(|| "unknown".into(), |kib| format!("{} MiB", kib >> 10));
     let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
     let load = load.split(' ').next().unwrap_or_default();
-    let place = if is_tmpfs(work)? {
-        "in memory (tmpfs), where fsync costs nothing"
-    } else {
-        "NOT in memory: contestants that sync their files are slower for it, and the others are not"
+    let place = match disk(work)? {
+        None => "in memory (tmpfs), where fsync costs nothing".to_owned(),
+        Some(kind) => format!("on a disk ({kind}), which is synced before and after each pull"),
     };
     Ok(vec![
         format!("{cores} cores ({cpu}), {memory} of memory"),
@@ -28,10 +30,22 @@ pub(crate) fn describe(work: &Path) -> anyhow::Result<Vec<String>> {
     ])
 }
 
-fn is_tmpfs(folder: &Path) -> anyhow::Result<bool> {
+/// The kind of the file system of a folder, unless the folder is in memory.
+pub(crate) fn disk(folder: &Path) -> anyhow::Result<Option<&'static str>> {
     let file_system =
         statfs(folder).with_context(|| format!("what is {} on?", folder.display()))?;
-    Ok(file_system.filesystem_type() == TMPFS_MAGIC)
+    let kinds = [
+        (BTRFS_SUPER_MAGIC, "btrfs"),
+        (EXT4_SUPER_MAGIC, "ext4"),
+        (OVERLAYFS_SUPER_MAGIC, "overlayfs"),
+        (XFS_SUPER_MAGIC, "xfs"),
+    ];
+    let kind = file_system.filesystem_type();
+    if kind == TMPFS_MAGIC {
+        return Ok(None);
+    }
+    let known = kinds.iter().find(|(magic, _)| *magic == kind);
+    Ok(Some(known.map_or("of another kind", |(_, name)| name)))
 }
 
 /// The first field with this name in one of the kernel's tables.

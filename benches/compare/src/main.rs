@@ -21,6 +21,8 @@ mod run;
 mod table;
 mod targets;
 mod tools;
+mod tree;
+mod walked;
 mod workload;
 
 use std::fs;
@@ -80,9 +82,9 @@ enum Subcommands {
 
 #[derive(Debug, Args)]
 struct Run {
-    /// The images to pull: A to F, COUNTxSIZE, such as 40x5M, or many images: H1, H2, H3, H4, H4x10; and one
+    /// The images to pull: A to F, G (the layers of C are decompressed and walked), COUNTxSIZE, such as 40x5M, or many images: H1, H2, H3, H4, H4x10; and one
     /// image with the same layers: H1-one, H4-one
-    #[arg(long, value_delimiter = ',', default_value = "A,B,C,D,E,F")]
+    #[arg(long, value_delimiter = ',', default_value = "A,B,C,D,E,F,G")]
     workloads: Vec<Workload>,
     /// The test registry's times to the first byte, in milliseconds
     #[arg(
@@ -105,8 +107,8 @@ struct Run {
     #[arg(long, value_delimiter = ',', default_value = "test")]
     registry: Vec<RegistryKind>,
     /// The contestants: longshore[:PROXIES[:WORKERS]], skopeo[:PARALLEL], crane, oras[:CONCURRENCY],
-    /// cip:LAYERS[:raw]; for many images, CONTESTANT@N pulls N at once; default: all of them, or what
-    /// --proxies says
+    /// cip:LAYERS[:raw]; for G, also umoci[:PARALLEL] and bare:THREADS; for many images, CONTESTANT@N pulls N
+    /// at once; default: all of them, or what --proxies says
     #[arg(long, value_delimiter = ',')]
     contestants: Vec<Contestant>,
     /// Let longshore take part with each of these numbers of proxies, such as 1,2,4,auto,1-64
@@ -115,13 +117,22 @@ struct Run {
     /// How often each contestant pulls each image from each registry
     #[arg(long, value_name = "N", default_value = "5")]
     runs: NonZeroUsize,
-    /// The skopeo for all contestants, by its protocol version: 0.2.3, 0.2.6 or 0.2.8
-    #[arg(long, value_name = "PROTOCOL", default_value = NEWEST_SKOPEO)]
-    skopeo: String,
+    /// The skopeos for all contestants, by their protocol versions: 0.2.3, 0.2.6 or 0.2.8
+    #[arg(
+        long,
+        value_name = "PROTOCOL",
+        value_delimiter = ',',
+        default_value = NEWEST_SKOPEO
+    )]
+    skopeo: Vec<String>,
     /// Keep skopeo's blob-info cache in memory for the other contestants, too, as longshore does; by default
     /// it is where skopeo has it, on disk
     #[arg(long)]
     memory_cache: bool,
+    /// Sample the memory of each contestant with all its descendants, every 40 ms; this takes time, the more the
+    /// more processes there are
+    #[arg(long)]
+    tree_memory: bool,
     /// Kill a contestant that takes more than this many seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 300)]
     timeout: u64,
@@ -191,7 +202,7 @@ fn start(arguments: Arguments) -> anyhow::Result<ExitCode> {
 /// Measures, and prints the figures. If any contestant fails, this program fails in the end.
 fn compare(run: &Run, output: &Output) -> anyhow::Result<ExitCode> {
     ctrlc::set_handler(|| measure::INTERRUPTED.store(true, Ordering::Relaxed))?;
-    let tools = Tools::prepare(&run.skopeo)?;
+    let tools = Tools::prepare()?;
     measure::adopt_orphans()?;
     let report = run.measure(&tools)?;
     output.print(&report)?;

@@ -1,7 +1,7 @@
 //! Runs one program to its end, and measures it.
 
 use std::collections::BTreeSet;
-use std::fs;
+use std::fs::{self, File};
 use std::io::{Read, Seek};
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,15 +15,32 @@ use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::time::TimeVal;
 use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::time::{ClockId, clock_gettime};
 use nix::unistd::Pid;
+
+use crate::tree;
 
 /// Whether the user wants to stop the measurement.
 pub(crate) static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
 /// How often the memory of the program is sampled.
 const SAMPLING: Duration = Duration::from_millis(20);
+/// How often the memory of the whole tree of processes is sampled, if it is. The kernel walks the page tables of each
+/// process for it.
+const TREE_SAMPLING: Duration = Duration::from_millis(40);
 /// How long processes may outlive the program that started them.
 const GRACE: Duration = Duration::from_secs(2);
+
+/// How a program is run.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Watching {
+    /// After how long the program is killed.
+    pub(crate) timeout: Duration,
+    /// Whether the memory of the whole tree of processes is sampled.
+    pub(crate) tree_memory: bool,
+    /// Whether the standard output is kept.
+    pub(crate) keeps_output: bool,
+}
 
 /// The measurements of one run of a program.
 #[derive(Clone, Debug)]
@@ -35,10 +52,23 @@ pub(crate) struct Measured {
     /// The peak resident memory of the program itself, without its children, in bytes. Growth in its last 20
     /// ms may be missing. `None` if the program did not run that long.
     pub(crate) peak_rss: Option<u64>,
+    /// The memory of the whole tree of processes.
+    pub(crate) tree: Option<TreeMemory>,
+    /// The standard output, if it was kept.
+    pub(crate) output: String,
     /// How many descendants had to be killed after the end of the program.
     pub(crate) left_behind: usize,
     /// The failure, if there was one.
     pub(crate) failure: Option<String>,
+}
+
+/// The memory of a program and all its descendants.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct TreeMemory {
+    /// The highest of the sampled sums of their PSS, in bytes.
+    pub(crate) peak: u64,
+    /// The CPU time of sampling, which is that of this process.
+    pub(crate) sampling: Duration,
 }
 
 /// Makes this process the parent of orphans, so that their CPU time counts.
@@ -54,18 +84,23 @@ pub(crate) fn stop_if_interrupted() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Runs a program to its end, or kills it after `timeout`.
+/// Runs a program to its end, or kills it when the time is up.
 ///
 /// # Errors
 ///
 /// If the program can't be started. A failure of the program is no error, but part of the measurements.
-pub(crate) fn run(command: &mut Command, timeout: Duration) -> anyhow::Result<Measured> {
-    let mut complaints = tempfile::tempfile().context("no file for the standard error")?;
+pub(crate) fn run(command: &mut Command, watching: &Watching) -> anyhow::Result<Measured> {
+    let complaints = tempfile::tempfile().context("no file for the standard error")?;
+    let output = tempfile::tempfile().context("no file for the standard output")?;
     command
         .stdin(Stdio::null())
-        .stdout(Stdio::null())
+        .stdout(if watching.keeps_output {
+            output.try_clone()?.into()
+        } else {
+            Stdio::null()
+        })
         .stderr(complaints.try_clone()?);
-    let others = children();
+    let others = tree::children();
     let cpu_before = cpu_of_children()?;
 
     let start = Instant::now();
@@ -73,52 +108,101 @@ pub(crate) fn run(command: &mut Command, timeout: Duration) -> anyhow::Result<Me
         .spawn()
         .with_context(|| format!("can't run {}", command.get_program().display()))?;
     let (stop, stopped) = channel();
-    let pid = child.id();
-    let watcher = thread::spawn(move || watch(pid, start + timeout, &stopped));
+    let watch = Watch {
+        pid: child.id(),
+        deadline: start + watching.timeout,
+        others: watching.tree_memory.then(|| others.clone()),
+    };
+    let watcher = thread::spawn(move || watch.until(&stopped));
     let status = child.wait().context("can't wait for a child")?;
     let wall = start.elapsed();
     drop(stop);
 
-    let Ok((peak_rss, killed)) = watcher.join() else {
+    let Ok(seen) = watcher.join() else {
         bail!("the watching thread panicked");
     };
     let left_behind = reap_orphans(&others);
     let cpu = cpu_of_children()?.saturating_sub(cpu_before);
     stop_if_interrupted()?;
-    let failure = if killed {
-        Some(format!("not done after {} s", timeout.as_secs()))
+    let failure = if seen.killed {
+        Some(format!("not done after {} s", watching.timeout.as_secs()))
     } else if status.success() {
         None
     } else {
-        complaints.rewind()?;
-        let mut text = Vec::new();
-        complaints.read_to_end(&mut text)?;
-        Some(describe(status, &String::from_utf8_lossy(&text)))
+        Some(describe(status, &text_of(complaints)?))
     };
     Ok(Measured {
         wall,
         cpu,
-        peak_rss,
+        peak_rss: seen.peak_rss,
+        tree: seen.tree,
+        output: text_of(output)?,
         left_behind,
         failure,
     })
 }
 
-/// Samples the memory of a child until it ends, and kills it when the time is up. Returns its peak, and
-/// whether it was killed.
-fn watch(pid: u32, deadline: Instant, ended: &Receiver<()>) -> (Option<u64>, bool) {
-    let mut peak = None;
-    let mut killed = false;
-    while ended.recv_timeout(SAMPLING) == Err(RecvTimeoutError::Timeout) {
-        peak = peak.max(peak_rss(pid));
-        let late = Instant::now() > deadline || INTERRUPTED.load(Ordering::Relaxed);
-        if late && !killed {
-            // This can fail only if the child has just ended.
-            let _ = kill_process(pid);
-            killed = true;
+fn text_of(mut file: File) -> anyhow::Result<String> {
+    file.rewind()?;
+    let mut text = Vec::new();
+    file.read_to_end(&mut text)?;
+    Ok(String::from_utf8_lossy(&text).into_owned())
+}
+
+/// What a thread does while a program runs.
+#[derive(Debug)]
+struct Watch {
+    pid: u32,
+    deadline: Instant,
+    /// The processes of this one that are not the program's, if the memory of the tree is sampled.
+    others: Option<BTreeSet<u32>>,
+}
+
+/// What the thread has seen.
+#[derive(Debug, Default)]
+struct Seen {
+    peak_rss: Option<u64>,
+    tree: Option<TreeMemory>,
+    killed: bool,
+}
+
+impl Watch {
+    /// Samples the memory of a child until it ends, and kills it when the time is up.
+    fn until(&self, ended: &Receiver<()>) -> Seen {
+        let mut seen = Seen::default();
+        let mut next_tree = Instant::now();
+        while ended.recv_timeout(SAMPLING) == Err(RecvTimeoutError::Timeout) {
+            let now = Instant::now();
+            seen.peak_rss = seen.peak_rss.max(peak_rss(self.pid));
+            if let Some(others) = &self.others
+                && now >= next_tree
+            {
+                sample_tree(others, seen.tree.get_or_insert_default());
+                next_tree = now + TREE_SAMPLING;
+            }
+            let late = now > self.deadline || INTERRUPTED.load(Ordering::Relaxed);
+            if late && !seen.killed {
+                // This can fail only if the child has just ended.
+                let _ = kill_process(self.pid);
+                seen.killed = true;
+            }
         }
+        seen
     }
-    (peak, killed)
+}
+
+fn sample_tree(others: &BTreeSet<u32>, memory: &mut TreeMemory) {
+    let before = cpu_of_thread();
+    // Orphans are children of this process, too.
+    let roots = tree::children();
+    let sum = tree::memory(roots.difference(others).copied());
+    memory.peak = memory.peak.max(sum);
+    memory.sampling += cpu_of_thread().saturating_sub(before);
+}
+
+/// The CPU time of this thread. Zero if there is no such clock.
+fn cpu_of_thread() -> Duration {
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
 }
 
 fn kill_process(pid: u32) -> Result<(), Errno> {
@@ -136,22 +220,6 @@ fn peak_rss(pid: u32) -> Option<u64> {
     Some(kilobytes * 1024)
 }
 
-/// The children of this process. Empty if the kernel does not list them.
-fn children() -> BTreeSet<u32> {
-    let mut found = BTreeSet::new();
-    let Ok(threads) = fs::read_dir("/proc/self/task") else {
-        return found;
-    };
-    for thread in threads.flatten() {
-        let list = fs::read_to_string(thread.path().join("children")).unwrap_or_default();
-        found.extend(
-            list.split_whitespace()
-                .filter_map(|pid| pid.parse::<u32>().ok()),
-        );
-    }
-    found
-}
-
 /// Waits for the processes that a program has left running, and kills them after a while. Returns how many
 /// had to be killed.
 fn reap_orphans(others: &BTreeSet<u32>) -> usize {
@@ -159,7 +227,7 @@ fn reap_orphans(others: &BTreeSet<u32>) -> usize {
     let mut killed = BTreeSet::new();
     loop {
         // A process that ends may leave its own children as new orphans.
-        let orphans: Vec<u32> = children().difference(others).copied().collect();
+        let orphans: Vec<u32> = tree::children().difference(others).copied().collect();
         if orphans.is_empty() {
             return killed.len();
         }
@@ -208,7 +276,12 @@ mod tests {
     const LONG: Duration = Duration::from_secs(30);
 
     fn shell(script: &str, timeout: Duration) -> Measured {
-        run(Command::new("sh").args(["-c", script]), timeout).unwrap()
+        let watching = Watching {
+            timeout,
+            tree_memory: true,
+            keeps_output: true,
+        };
+        run(Command::new("sh").args(["-c", script]), &watching).unwrap()
     }
 
     #[test]
@@ -230,5 +303,11 @@ mod tests {
         let measured = shell("sleep 0.2", LONG);
         assert!(measured.wall >= Duration::from_millis(200));
         assert!(measured.peak_rss.is_some_and(|bytes| bytes > 100_000));
+        assert!(measured.tree.is_some_and(|tree| tree.peak > 100_000));
+    }
+
+    #[test]
+    fn output_is_kept() {
+        assert_eq!(shell("echo hello", LONG).output, "hello\n");
     }
 }

@@ -39,6 +39,15 @@ pub(crate) struct Sample {
     pub(crate) cpu: f64,
     /// The peak memory of the contestant itself, in bytes.
     pub(crate) peak_rss: Option<u64>,
+    /// The peak memory of the contestant and all its descendants, in bytes, if it was sampled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) tree_memory: Option<u64>,
+    /// The CPU seconds of sampling the memory of all descendants.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) tree_sampling: Option<f64>,
+    /// The seconds, after the end of the contestant, until everything was on disk; on a disk only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) sync: Option<f64>,
     /// How many processes the contestant left running.
     pub(crate) left_behind: usize,
     /// Why the figures are not valid, if they are not.
@@ -67,6 +76,10 @@ pub(crate) struct Summary {
     pub(crate) cpu: Spread,
     /// The peak memory in bytes.
     pub(crate) peak_rss: Option<Spread>,
+    /// The peak memory of all processes in bytes.
+    pub(crate) tree_memory: Option<Spread>,
+    /// The seconds until everything is on disk.
+    pub(crate) sync: Option<Spread>,
 }
 
 /// The median and the bounds of several figures.
@@ -145,13 +158,16 @@ impl Report {
             .filter(|sample| sample.failure.is_none())
             .collect();
         #[allow(clippy::cast_precision_loss, reason = "no process is that large")]
-        let sizes = valid.iter().filter_map(|sample| sample.peak_rss);
-        #[allow(clippy::cast_precision_loss, reason = "no process is that large")]
-        let sizes = sizes.map(|bytes| bytes as f64).collect();
+        let sizes = |size: fn(&Sample) -> Option<u64>| {
+            let sizes = valid.iter().filter_map(|sample| size(sample));
+            Spread::of(sizes.map(|bytes| bytes as f64).collect())
+        };
         Some(Summary {
             wall: Spread::of(valid.iter().map(|sample| sample.wall).collect())?,
             cpu: Spread::of(valid.iter().map(|sample| sample.cpu).collect())?,
-            peak_rss: Spread::of(sizes),
+            peak_rss: sizes(|sample| sample.peak_rss),
+            tree_memory: sizes(|sample| sample.tree_memory),
+            sync: Spread::of(valid.iter().filter_map(|sample| sample.sync).collect()),
         })
     }
 
@@ -212,6 +228,9 @@ pub(crate) mod tests {
                     wall: *wall,
                     cpu: wall / 2.0,
                     peak_rss: Some(10 << 20),
+                    tree_memory: None,
+                    tree_sampling: None,
+                    sync: None,
                     left_behind: 0,
                     failure: None,
                 });

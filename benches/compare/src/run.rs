@@ -1,19 +1,21 @@
 //! Runs all pulls, workload by workload, registry by registry, round by round.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail};
+use nix::unistd::syncfs;
 use tempfile::TempDir;
 
 use crate::check::check;
 use crate::contestant::{Contestant, How};
-use crate::registry::{Kind, Trust};
+use crate::measure::{Measured, Watching};
+use crate::registry::{Kind, Registry, Trust};
 use crate::results::{Case, Report, Sample};
 use crate::table::name_of;
 use crate::tools::Tools;
-use crate::workload::Made;
+use crate::workload::{Made, Task, Workload};
 use crate::{RegistryKind, Run, machine, measure};
 
 /// The folder that is in memory on every Linux.
@@ -27,9 +29,9 @@ struct Work {
     guard: Option<TempDir>,
 }
 
-/// The values that are the same for all pulls of an image from a registry.
+/// The values that are the same for all pulls of an image from a registry with a skopeo.
 #[derive(Debug)]
-struct PullSetup<'a> {
+struct Stage<'a> {
     case: Case,
     made: &'a Made,
     /// The names of the images at the registry.
@@ -39,8 +41,11 @@ struct PullSetup<'a> {
     /// Whether all platforms of an index are wanted.
     is_index: bool,
     tools: &'a Tools,
-    /// The layout into which the image is pulled.
+    /// The layout into which the image is pulled, or the folder for what a contestant stores.
     destination: PathBuf,
+    /// Whether this folder is on a disk.
+    is_on_disk: bool,
+    contestants: Vec<Contestant>,
 }
 
 impl Work {
@@ -71,20 +76,84 @@ impl Work {
     }
 }
 
+impl Stage<'_> {
+    /// Removes the result of the last pull, and makes the command for the next one.
+    fn prepare(&self, contestant: &Contestant) -> anyhow::Result<std::process::Command> {
+        let (images, destination) = (&self.images, &self.destination);
+        if destination.exists() {
+            fs::remove_dir_all(destination)?;
+        }
+        let how = How {
+            is_plain: self.trust.is_none(),
+            is_index: self.is_index,
+        };
+        let mut command = if self.made.walked.is_some() {
+            fs::create_dir_all(destination)?;
+            let source = &self.made.layout;
+            contestant.walk(self.tools, &images[0], destination, source, how)
+        } else {
+            contestant.pull(self.tools, images, destination, how)?
+        };
+        if let Some(trust) = &self.trust {
+            trust.give_to(&mut command);
+        }
+        // The disk is still busy with the removal.
+        self.sync()?;
+        Ok(command)
+    }
+
+    /// Waits until everything is on disk, and returns the seconds that it took. In memory, there is nothing to do.
+    fn sync(&self) -> anyhow::Result<Option<f64>> {
+        if !self.is_on_disk {
+            return Ok(None);
+        }
+        let folder = self.destination.parent().context("no work folder")?;
+        let before = Instant::now();
+        syncfs(File::open(folder)?).context("can't sync the work folder")?;
+        Ok(Some(before.elapsed().as_secs_f64()))
+    }
+
+    /// Returns an error unless the result is right.
+    fn check(&self, contestant: &Contestant, measured: &Measured) -> anyhow::Result<()> {
+        if let Some(walked) = &self.made.walked {
+            return walked.check(&contestant.found(&measured.output, &self.destination));
+        }
+        let images = self.made.images.iter().enumerate();
+        let mut checked = images.map(|(number, image)| {
+            let layout = contestant.layout_of(&self.destination, number, self.images.len());
+            check(&layout, image)
+        });
+        checked.find(Result::is_err).unwrap_or(Ok(()))
+    }
+}
+
 impl Run {
     /// Makes every contestant pull everything.
     pub(crate) fn measure(&self, tools: &Tools) -> anyhow::Result<Report> {
         let work = Work::new(self)?;
-        let contestants = self.contestants();
+        let skopeos: anyhow::Result<Vec<Tools>> = self
+            .skopeo
+            .iter()
+            .map(|protocol| tools.with_skopeo(protocol))
+            .collect();
+        let skopeos = skopeos?;
+        let mut tasks: Vec<Task> = self.workloads.iter().map(|one| one.task()).collect();
+        tasks.sort();
+        tasks.dedup();
+        let mut contestants = self.contestants();
+        contestants.retain(|one| {
+            let mut all = tasks
+                .iter()
+                .flat_map(|task| skopeos.iter().map(move |with| (task, with)));
+            all.any(|(task, with)| one.obstacle(*task, &with.protocol).is_none())
+        });
+        let explain = |one: &Contestant| (one.to_string(), one.explanation(&tasks));
         let mut report = Report {
             command: std::env::args().skip(1).collect(),
             started: SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs(),
             machine: machine::describe(&work.folder)?,
-            versions: tools.versions(),
-            contestants: contestants
-                .iter()
-                .map(|contestant| (contestant.to_string(), contestant.explanation()))
-                .collect(),
+            versions: Tools::versions(&skopeos),
+            contestants: contestants.iter().map(explain).collect(),
             samples: Vec::new(),
         };
         for workload in &self.workloads {
@@ -92,24 +161,17 @@ impl Run {
             let made = workload.make(&work.folder, tools, self.tiny)?;
             for kind in self.kinds() {
                 let registry = kind.start(&made, &work.folder, tools)?;
-                let setup = PullSetup {
-                    case: Case {
-                        // Figures of a small image must not be mistaken for those of the real one.
-                        workload: format!("{workload}{}", if self.tiny { " (tiny)" } else { "" }),
-                        description: made.description.clone(),
-                        registry: kind.to_string(),
-                        skopeo: self.skopeo.clone(),
-                    },
-                    made: &made,
-                    images: registry.images(&made),
-                    trust: registry.trust().cloned(),
-                    is_index: workload.is_index(),
-                    tools,
-                    destination: work.folder.join("pulled"),
+                let stage = |tools| {
+                    let folder = &work.folder;
+                    self.stage(*workload, &made, (kind, &registry), folder, tools)
                 };
+                let stages: anyhow::Result<Vec<Stage<'_>>> = skopeos.iter().map(stage).collect();
+                let stages = stages?;
                 for round in 0..self.runs.get() {
-                    for contestant in in_turn(&contestants, round) {
-                        report.samples.push(self.pull(&setup, contestant, round)?);
+                    for stage in &stages {
+                        for contestant in in_turn(&stage.contestants, round) {
+                            report.samples.push(self.pull(stage, contestant, round)?);
+                        }
                     }
                 }
                 if let Some(file) = &self.json {
@@ -124,54 +186,87 @@ impl Run {
         Ok(report)
     }
 
+    fn stage<'a>(
+        &self,
+        workload: Workload,
+        made: &'a Made,
+        (kind, registry): (Kind, &Registry),
+        folder: &Path,
+        tools: &'a Tools,
+    ) -> anyhow::Result<Stage<'a>> {
+        let case = Case {
+            // Figures of a small image must not be mistaken for those of the real one.
+            workload: format!("{workload}{}", if self.tiny { " (tiny)" } else { "" }),
+            description: made.description.clone(),
+            registry: kind.to_string(),
+            skopeo: tools.protocol.clone(),
+        };
+        let mut contestants = self.contestants();
+        contestants.retain(|contestant| {
+            let obstacle = contestant.obstacle(workload.task(), &tools.protocol);
+            if let Some(obstacle) = obstacle {
+                let case = name_of(&case);
+                eprintln!("compare: {case}: {contestant} takes no part: {obstacle}");
+            }
+            obstacle.is_none()
+        });
+        if contestants.is_empty() {
+            bail!("{}: nobody takes part", name_of(&case));
+        }
+        Ok(Stage {
+            case,
+            made,
+            images: registry.images(made),
+            trust: registry.trust().cloned(),
+            is_index: workload.is_index(),
+            tools,
+            destination: folder.join("pulled"),
+            is_on_disk: machine::disk(folder)?.is_some(),
+            contestants,
+        })
+    }
+
     /// Makes one contestant pull the image once.
     fn pull(
         &self,
-        setup: &PullSetup<'_>,
+        stage: &Stage<'_>,
         contestant: &Contestant,
         round: usize,
     ) -> anyhow::Result<Sample> {
-        if setup.destination.exists() {
-            fs::remove_dir_all(&setup.destination)?;
-        }
-        let (images, destination) = (&setup.images, &setup.destination);
-        let how = How {
-            is_plain: setup.trust.is_none(),
-            is_index: setup.is_index,
-        };
-        let mut command = contestant.pull(setup.tools, images, destination, how)?;
-        if let Some(trust) = &setup.trust {
-            trust.apply_to(&mut command);
-        }
+        let mut command = stage.prepare(contestant)?;
         if self.memory_cache && !contestant.is_ours() {
             // skopeo then does not regard itself as root's, and uses a cache folder that can't be created.
             command.env("_CONTAINERS_ROOTLESS_UID", "1000");
             command.env("XDG_DATA_HOME", "/dev/null");
         }
-        let measured = measure::run(&mut command, Duration::from_secs(self.timeout))?;
-        let failure = measured.failure.or_else(|| {
-            let images = setup.made.images.iter().enumerate();
-            let mut checked = images.map(|(number, image)| {
-                let layout = contestant.layout_of(destination, number, setup.images.len());
-                check(&layout, image)
-            });
-            let wrong = checked.find_map(Result::err)?;
+        let watching = Watching {
+            timeout: Duration::from_secs(self.timeout),
+            tree_memory: self.tree_memory,
+            keeps_output: stage.made.walked.is_some(),
+        };
+        let measured = measure::run(&mut command, &watching)?;
+        let sync = stage.sync()?;
+        let failure = measured.failure.clone().or_else(|| {
+            let wrong = stage.check(contestant, &measured).err()?;
             Some(format!("wrong result: {wrong:#}"))
         });
         let wall = measured.wall.as_secs_f64();
         eprintln!(
             "compare: {}, round {}, {contestant}: {}",
-            name_of(&setup.case),
+            name_of(&stage.case),
             round + 1,
             failure.clone().unwrap_or_else(|| format!("{wall:.3} s"))
         );
         Ok(Sample {
-            case: setup.case.clone(),
+            case: stage.case.clone(),
             contestant: contestant.to_string(),
             round,
             wall,
             cpu: measured.cpu.as_secs_f64(),
             peak_rss: measured.peak_rss,
+            tree_memory: measured.tree.map(|tree| tree.peak),
+            tree_sampling: measured.tree.map(|tree| tree.sampling.as_secs_f64()),
+            sync,
             left_behind: measured.left_behind,
             failure,
         })
@@ -208,14 +303,14 @@ impl Run {
             }
         }
         if contestants.is_empty() {
-            return all_contestants();
+            return everybody();
         }
         contestants
     }
 }
 
 /// Each contestant with its default settings, and with those that suit it best.
-fn all_contestants() -> Vec<Contestant> {
+fn everybody() -> Vec<Contestant> {
     let names = [
         "longshore",
         "skopeo",
@@ -225,7 +320,11 @@ fn all_contestants() -> Vec<Contestant> {
         "oras:16",
         "cip:1",
         "cip:6",
+        "cip:16",
         "cip:16:raw",
+        "umoci",
+        "bare:1",
+        "bare:2",
     ];
     names.iter().filter_map(|name| name.parse().ok()).collect()
 }
@@ -247,8 +346,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn all_contestants_can_be_parsed() {
-        assert_eq!(all_contestants().len(), 9);
+    fn everybody_is_somebody() {
+        assert_eq!(everybody().len(), 13);
     }
 
     #[test]

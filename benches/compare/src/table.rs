@@ -2,7 +2,8 @@
 
 use std::fmt::Write;
 
-use crate::results::{Case, Report, Spread, Summary};
+use crate::contestant::Contestant;
+use crate::results::{Case, Report, Sample, Spread, Summary};
 
 /// Formats the whole report. Ratios refer to the contestant `against`.
 pub(crate) fn markdown(report: &Report, against: &str) -> String {
@@ -21,9 +22,18 @@ fn preamble(out: &mut String, report: &Report) {
     for item in report.machine.iter().chain(&report.versions) {
         line(out, &format!("- {item}"));
     }
-    line(out, "\n| contestant | is |\n| --- | --- |");
+    line(out, "");
+    contestants(out, report);
+}
+
+/// A table of the contestants, what each runs, and what it makes durable.
+pub(crate) fn contestants(out: &mut String, report: &Report) {
+    line(out, "| contestant | is | is durable after a pull |");
+    line(out, "| --- | --- | --- |");
     for (name, explanation) in &report.contestants {
-        line(out, &format!("| {name} | {explanation} |"));
+        let parsed: Result<Contestant, _> = name.parse();
+        let durable = parsed.map_or("unknown", |contestant| contestant.durable());
+        line(out, &format!("| {name} | {explanation} | {durable} |"));
     }
 }
 
@@ -46,7 +56,10 @@ fn overview(out: &mut String, report: &Report) {
             .iter()
             .map(|name| Some(report.summary(case, name)?.wall.median))
             .collect();
-        let best = least(medians.iter().copied());
+        // The bare minimum is no contestant.
+        let contest = names.iter().zip(&medians);
+        let contest = contest.filter(|(name, _)| !name.starts_with("bare:"));
+        let best = least(contest.map(|(_, median)| *median));
         let mut row = format!("| {} |", name_of(case));
         for (name, median) in names.iter().zip(&medians) {
             let cell = match median {
@@ -76,12 +89,6 @@ fn details(out: &mut String, report: &Report, case: &Case, against: &str) {
         out,
         &format!("\n## {}, {}\n", case.description, place(case)),
     );
-    let head = format!(
-        "| contestant | median, s | min – max, s | × {against} | CPU, s | peak memory, MiB | runs |"
-    );
-    line(out, &head);
-    line(out, &rule(7));
-
     let mut ranking: Vec<(&str, Option<Summary>)> = report
         .names()
         .filter(|name| report.samples_of(case, name).next().is_some())
@@ -93,42 +100,125 @@ fn details(out: &mut String, report: &Report, case: &Case, against: &str) {
     };
     ranking.sort_by(|(_, one), (_, other)| median(one).total_cmp(&median(other)));
 
-    let reference = report.summary(case, against);
+    let columns = columns(report, case, against);
+    let titles: Vec<&str> = columns.iter().map(|column| column.title.as_str()).collect();
+    line(
+        out,
+        &format!("| contestant | {} | runs |", titles.join(" | ")),
+    );
+    line(out, &rule(columns.len() + 2));
     for (name, summary) in &ranking {
         let of_all = report.samples_of(case, name).count();
-        let mut failed = report
+        let failed = report
             .samples_of(case, name)
             .filter(|s| s.failure.is_some());
-        let valid = of_all - failed.by_ref().count();
+        let valid = of_all - failed.count();
         let runs = if valid == of_all {
             format!("{of_all}")
         } else {
             format!("**{valid} of {of_all}**")
         };
-        let figures = match summary {
-            Some(summary) => figures(summary, reference.as_ref()),
-            None => "failed | – | – | – | –".into(),
+        let cells: Vec<String> = match summary {
+            Some(summary) => columns
+                .iter()
+                .map(|column| (column.cell)(summary))
+                .collect(),
+            None => std::iter::once("failed")
+                .chain(std::iter::repeat("–"))
+                .take(columns.len())
+                .map(str::to_owned)
+                .collect(),
         };
-        line(out, &format!("| {name} | {figures} | {runs} |"));
+        line(out, &format!("| {name} | {} | {runs} |", cells.join(" | ")));
     }
     remarks(out, report, case);
 }
 
-/// The cells from the median to the memory.
-fn figures(summary: &Summary, reference: Option<&Summary>) -> String {
-    let Spread { median, min, max } = summary.wall;
-    let ratio = reference.map_or("–".into(), |reference| {
-        format!("{:.2}", median / reference.wall.median)
-    });
-    let memory = summary.peak_rss.map_or("–".into(), |bytes| {
-        format!("{:.1}", bytes.median / f64::from(1 << 20))
-    });
-    let cpu = summary.cpu.median;
-    format!("{median:.3} | {min:.3} – {max:.3} | {ratio} | {cpu:.2} | {memory}")
+/// A column of the table of a case.
+struct Column {
+    title: String,
+    cell: Box<dyn Fn(&Summary) -> String>,
 }
 
-/// The failures, each different one once.
-fn remarks(out: &mut String, report: &Report, case: &Case) {
+/// The columns between the name and the number of runs. Those that nobody has a figure for are left out.
+fn columns(report: &Report, case: &Case, against: &str) -> Vec<Column> {
+    let mut columns = Vec::new();
+    let mut add = |title: &str, cell: Box<dyn Fn(&Summary) -> String>| {
+        let title = title.to_owned();
+        columns.push(Column { title, cell });
+    };
+    let has = |figure: fn(&Sample) -> bool| {
+        let mut samples = report.samples.iter();
+        samples.any(|sample| sample.case == *case && figure(sample))
+    };
+    let reference = |name: &str, figure: fn(Summary) -> Spread| {
+        report
+            .summary(case, name)
+            .map(|summary| figure(summary).median)
+    };
+
+    add(
+        "median, s",
+        Box::new(|summary| format!("{:.3}", summary.wall.median)),
+    );
+    add(
+        "min – max, s",
+        Box::new(|summary| format!("{:.3} – {:.3}", summary.wall.min, summary.wall.max)),
+    );
+    let wall = reference(against, |summary| summary.wall);
+    add(
+        &format!("× {against}"),
+        Box::new(move |summary| ratio(summary.wall.median, wall)),
+    );
+    add(
+        "CPU, s",
+        Box::new(|summary| format!("{:.2}", summary.cpu.median)),
+    );
+    if let Some(cpu) = reference(BARE, |summary| summary.cpu) {
+        add(
+            &format!("CPU × {BARE}"),
+            Box::new(move |summary| ratio(summary.cpu.median, Some(cpu))),
+        );
+    }
+    add(
+        "peak memory, MiB",
+        Box::new(|summary| mebibytes(summary.peak_rss)),
+    );
+    if has(|sample| sample.tree_memory.is_some()) {
+        add(
+            "of all its processes, MiB",
+            Box::new(|summary| mebibytes(summary.tree_memory)),
+        );
+    }
+    if has(|sample| sample.sync.is_some()) {
+        add(
+            "until all is on disk, s more",
+            Box::new(|summary| {
+                let sync = summary.sync;
+                sync.map_or("–".into(), |sync| format!("{:.3}", sync.median))
+            }),
+        );
+    }
+    columns
+}
+
+/// The contestant that shows the least CPU time that the work takes.
+const BARE: &str = "bare:1";
+
+fn ratio(figure: f64, reference: Option<f64>) -> String {
+    reference.map_or("–".into(), |reference| {
+        format!("{:.2}", figure / reference)
+    })
+}
+
+fn mebibytes(bytes: Option<Spread>) -> String {
+    bytes.map_or("–".into(), |bytes| {
+        format!("{:.1}", bytes.median / f64::from(1 << 20))
+    })
+}
+
+/// The failures, each different one once, and the cost of sampling.
+pub(crate) fn remarks(out: &mut String, report: &Report, case: &Case) {
     let mut remarks: Vec<String> = Vec::new();
     for sample in report.samples.iter().filter(|sample| sample.case == *case) {
         let name = &sample.contestant;
@@ -139,6 +229,14 @@ fn remarks(out: &mut String, report: &Report, case: &Case) {
             let count = sample.left_behind;
             remarks.push(format!("- {name} left {count} processes running"));
         }
+    }
+    let shares = report.samples.iter().filter_map(|sample| {
+        (sample.case == *case).then_some(sample.tree_sampling? / sample.wall * 100.0)
+    });
+    if let Some(Spread { min, max, .. }) = Spread::of(shares.collect()) {
+        remarks.push(format!(
+            "- sampling the memory of all processes took {min:.1} to {max:.1} % of a processor"
+        ));
     }
     let mut seen: Vec<&String> = Vec::new();
     for remark in &remarks {

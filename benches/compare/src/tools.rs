@@ -9,6 +9,8 @@ use anyhow::{Context, bail};
 use flate2::read::GzDecoder;
 use serde_json::Value;
 
+use crate::NEWEST_SKOPEO;
+
 /// The paths of the programs.
 #[derive(Clone, Debug)]
 pub(crate) struct Tools {
@@ -20,56 +22,89 @@ pub(crate) struct Tools {
     pub(crate) registry: PathBuf,
     /// The program `cip`, which uses the crate containers-image-proxy.
     pub(crate) cip: PathBuf,
+    /// The program that embeds longshore to walk layers.
+    pub(crate) longshore_walk: PathBuf,
+    /// The program that walks the layers that another program brings.
+    pub(crate) walk: PathBuf,
     /// The skopeo that all contestants use.
     pub(crate) skopeo: PathBuf,
+    /// The protocol version of this skopeo.
+    pub(crate) protocol: String,
     /// The command of go-containerregistry.
     pub(crate) crane: PathBuf,
     /// The command of the ORAS project.
     pub(crate) oras: PathBuf,
+    /// The folder with the programs that are not ours.
+    folder: PathBuf,
 }
 
 impl Tools {
-    /// Builds our own programs, and installs the others. `skopeo` is the protocol version of the skopeo.
-    pub(crate) fn prepare(skopeo: &str) -> anyhow::Result<Self> {
+    /// Builds our own programs, and installs the others. The skopeo is the newest one.
+    pub(crate) fn prepare() -> anyhow::Result<Self> {
         let here = Path::new(env!("CARGO_MANIFEST_DIR"));
         let repository = here
             .ancestors()
             .nth(2)
             .context("not in the repository")?
             .to_owned();
-        // `cip` is built separately, because its dependencies would add features to what is measured.
+        // The others are built separately, because their dependencies would add features to what is measured: `cip` would
+        // inflate with zlib-rs instead of the default of flate2.
         let ours = [
             ["-p", "longshore", "--bin", "longshore"],
             ["-p", "test-registry", "--bin", "registry"],
         ];
         let ours = build(&repository, ours.as_flattened())?;
-        let cip = build(&repository, &["-p", "longshore-compare", "--bin", "cip"])?;
+        let cip = build(&repository, &["-p", "longshore-cip"])?;
+        let walkers = ["--bin", "walk", "--bin", "longshore-walk"];
+        let walkers = [&["-p", "longshore-compare"], &walkers[..]].concat();
+        let walkers = build(&repository, &walkers)?;
         let script = repository.join("tests/tools.sh");
         let folder = PathBuf::from(stdout_of(Command::new(script).stderr(Stdio::inherit()))?);
-        let skopeo = folder.join(format!("skopeo-{skopeo}/skopeo"));
-        if !skopeo.is_file() {
-            bail!("there is no {}", skopeo.display());
-        }
         Ok(Self {
             longshore: pick(&ours, "longshore")?,
             registry: pick(&ours, "registry")?,
             cip: pick(&cip, "cip")?,
-            skopeo,
+            longshore_walk: pick(&walkers, "longshore-walk")?,
+            walk: pick(&walkers, "walk")?,
+            skopeo: skopeo(&folder, NEWEST_SKOPEO)?,
+            protocol: NEWEST_SKOPEO.to_owned(),
             crane: folder.join("crane/crane"),
             oras: folder.join("oras/oras"),
             repository,
+            folder,
         })
     }
 
-    /// The name and the version of each program.
-    pub(crate) fn versions(&self) -> Vec<String> {
-        let ask = |program: &Path, question: &str| {
-            let answer = stdout_of(Command::new(program).arg(question).stderr(Stdio::null()));
-            answer.map_or_else(
-                |_| "of unknown version".into(),
-                |text| first_line(&text).to_owned(),
-            )
-        };
+    /// The same programs with another skopeo, by its protocol version.
+    pub(crate) fn with_skopeo(&self, protocol: &str) -> anyhow::Result<Self> {
+        Ok(Self {
+            skopeo: skopeo(&self.folder, protocol)?,
+            protocol: protocol.to_owned(),
+            ..self.clone()
+        })
+    }
+
+    /// The name and the version of each program, of several that differ in their skopeo only.
+    pub(crate) fn versions(all: &[Self]) -> Vec<String> {
+        let mut versions = all.first().map_or(Vec::new(), Self::versions_of_one);
+        for further in all.iter().skip(1) {
+            let skopeo = further.skopeo_version();
+            if !versions.contains(&skopeo) {
+                versions.push(skopeo);
+            }
+        }
+        versions
+    }
+
+    fn skopeo_version(&self) -> String {
+        format!(
+            "{} (protocol {})",
+            ask(&self.skopeo, "--version"),
+            self.protocol
+        )
+    }
+
+    fn versions_of_one(&self) -> Vec<String> {
         let commit = stdout_of(
             Command::new("git")
                 .arg("-C")
@@ -81,11 +116,12 @@ impl Tools {
         let oras = ask(&self.oras, "version");
         vec![
             format!("{} (commit {commit})", ask(&self.longshore, "--version")),
-            ask(&self.skopeo, "--version"),
+            self.skopeo_version(),
             format!("crane {}", self.crane_version()),
             format!("oras {}", oras.trim_start_matches("Version:").trim()),
             format!("containers-image-proxy {}", cip_version()),
             ask(Path::new("docker-registry"), "--version"),
+            ask(Path::new("umoci"), "--version"),
             ask(Path::new("rustc"), "--version"),
         ]
     }
@@ -114,6 +150,24 @@ impl Tools {
         let version = line.split_once('(')?.1.split_once(')')?.0;
         Some(format!("{version} (Debian)"))
     }
+}
+
+/// The skopeo with this protocol version.
+fn skopeo(folder: &Path, protocol: &str) -> anyhow::Result<PathBuf> {
+    let skopeo = folder.join(format!("skopeo-{protocol}/skopeo"));
+    if !skopeo.is_file() {
+        bail!("there is no {}", skopeo.display());
+    }
+    Ok(skopeo)
+}
+
+/// The first line of what a program says of itself.
+fn ask(program: &Path, question: &str) -> String {
+    let answer = stdout_of(Command::new(program).arg(question).stderr(Stdio::null()));
+    answer.map_or_else(
+        |_| "of unknown version".into(),
+        |text| first_line(&text).to_owned(),
+    )
 }
 
 /// The version of the crate that is compiled into `cip`.

@@ -10,11 +10,21 @@ use std::str::FromStr;
 use anyhow::{Context, bail};
 
 use crate::tools::{Tools, stdout_of};
+use crate::walked::Walked;
 use test_registry::image::{ImageBuilder, Written, write_index};
 use test_registry::units::parse_size;
 
 /// The tag of every image.
 pub(crate) const TAG: &str = "latest";
+
+/// What is done with the images.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Task {
+    /// They are pulled into an OCI layout.
+    Pull,
+    /// All layers are decompressed, and walked as tar archives.
+    Walk,
+}
 
 /// An image to be made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +41,8 @@ pub(crate) enum Workload {
     E,
     /// One layer of 1 GiB.
     F,
+    /// The layers of C, decompressed and walked.
+    G,
     /// The given number of layers of the given size in bytes.
     Equal { layers: usize, size: u64 },
     /// 24 images of 24 layers, 82 different ones, in one repository.
@@ -66,6 +78,8 @@ pub(crate) struct Made {
     pub(crate) images: Vec<Image>,
     /// A description for tables.
     pub(crate) description: String,
+    /// What is in the layers, if they are to be walked.
+    pub(crate) walked: Option<Walked>,
 }
 
 /// An image in the layout.
@@ -87,7 +101,7 @@ impl Workload {
             return self.make_index(layout, tiny);
         }
         let images = match self {
-            Self::C => vec![real_layers(tools, tiny)?],
+            Self::C | Self::G => vec![real_layers(tools, tiny)?],
             Self::H1 | Self::H2 | Self::H1One | Self::H4 { .. } | Self::H4One => {
                 let images = self.many(tiny);
                 images
@@ -122,11 +136,19 @@ impl Workload {
         let layers = made.iter().flat_map(|image| &image.blobs[1..]);
         let distinct: Vec<&Blob> = layers.filter(|blob| known.insert(&blob.digest)).collect();
         let bytes = distinct.iter().map(|blob| blob.size).sum();
-        let description = self.describe(made.len(), distinct.len(), bytes, tiny);
+        let mut description = self.describe(made.len(), distinct.len(), bytes, tiny);
+        let walked = match self.task() {
+            Task::Pull => None,
+            Task::Walk => Some(Walked::of(&layout, &made[0])?),
+        };
+        if let Some(walked) = walked {
+            description += &format!(", {} not compressed, walked", megabytes(walked.bytes()));
+        }
         Ok(Made {
             layout,
             images: made,
             description,
+            walked,
         })
     }
 
@@ -164,7 +186,16 @@ impl Workload {
             layout,
             images: vec![index],
             description: self.describe(platforms.len(), 6 * platforms.len(), bytes, tiny),
+            walked: None,
         })
+    }
+
+    /// What is done with the image.
+    pub(crate) fn task(self) -> Task {
+        match self {
+            Self::G => Task::Walk,
+            _ => Task::Pull,
+        }
     }
 
     /// Whether all platforms of an index are pulled.
@@ -223,6 +254,7 @@ impl Workload {
             Self::Equal { layers, size } => vec![size; layers],
             // The layers of these workloads are made elsewhere.
             Self::C
+            | Self::G
             | Self::H1
             | Self::H2
             | Self::H1One
@@ -234,7 +266,7 @@ impl Workload {
 
     fn describe(self, images: usize, layers: usize, bytes: u64, tiny: bool) -> String {
         let kind = match self {
-            Self::C => "real ",
+            Self::C | Self::G => "real ",
             Self::D => "lognormal ",
             _ => "",
         };
@@ -378,6 +410,7 @@ impl FromStr for Workload {
             "D" | "d" => Self::D,
             "E" | "e" => Self::E,
             "F" | "f" => Self::F,
+            "G" | "g" => Self::G,
             "H1" => Self::H1,
             "H2" => Self::H2,
             "H1-one" => Self::H1One,
@@ -388,7 +421,7 @@ impl FromStr for Workload {
             _ => {
                 let wrong = || {
                     format!(
-                        "{text:?} is none of A to F, H1, H2, H1-one, H3, H4, H4x10, H4-one, and not COUNTxSIZE, such as 40x5M"
+                        "{text:?} is none of A to G, H1, H2, H1-one, H3, H4, H4x10, H4-one, and not COUNTxSIZE, such as 40x5M"
                     )
                 };
                 let (layers, size) = text.split_once('x').ok_or_else(wrong)?;
@@ -450,13 +483,13 @@ mod tests {
     #[test]
     fn a_workload_is_written_as_it_is_read() {
         for text in [
-            "A", "F", "H1", "H2", "H1-one", "H3", "H4", "H4x10", "H4-one", "40x5M", "3x17",
+            "A", "F", "G", "H1", "H2", "H1-one", "H3", "H4", "H4x10", "H4-one", "40x5M", "3x17",
             "128x64K",
         ] {
             let parsed: Result<Workload, _> = text.parse();
             assert_eq!(parsed.map(|workload| workload.to_string()), Ok(text.into()));
         }
-        for text in ["G", "", "x", "0x5M", "5x", "AB"] {
+        for text in ["I", "", "x", "0x5M", "5x", "AB"] {
             assert!(text.parse::<Workload>().is_err(), "{text:?}");
         }
     }
