@@ -103,6 +103,9 @@ struct Run {
         default_value = "30:1000,100:500"
     )]
     distance: Vec<Distance>,
+    /// Let a distant registry redirect to another host for blobs, as most registries do; needs nginx
+    #[arg(long)]
+    elsewhere: bool,
     /// The registries to pull from
     #[arg(long, value_delimiter = ',', default_value = "test")]
     registry: Vec<RegistryKind>,

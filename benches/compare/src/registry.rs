@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -16,7 +16,10 @@ use crate::tools::{Tools, stdout_of};
 use crate::workload::{Image, Made};
 
 /// How long a registry may take to start.
-const START_TIMEOUT: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The end of the name of a registry that redirects to another host for blobs.
+pub(crate) const ELSEWHERE: &str = ", blobs elsewhere";
 
 /// A registry to be started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,18 +29,27 @@ pub(crate) enum Kind {
     /// `docker-registry`, which keeps its files in the work folder.
     Docker,
     /// `docker-registry` with TLS and a login, behind a [relay](crate::relay).
-    Distant(Distance),
+    Distant {
+        distance: Distance,
+        /// Whether it redirects to another host for blobs, which is behind the same relay.
+        elsewhere: bool,
+    },
 }
 
 /// A running registry.
 #[derive(Debug)]
 pub(crate) struct Registry {
-    process: Child,
+    /// The process of the registry itself.
+    _process: Helper,
     address: String,
     trust: Option<Trust>,
-    /// The relay between the registry and the contestants.
-    relay: Option<Box<Self>>,
+    /// The processes that it needs: the relay, and the host that has the blobs.
+    _helpers: Vec<Helper>,
 }
+
+/// A process that ends when it is dropped.
+#[derive(Debug)]
+struct Helper(Child);
 
 /// What a contestant needs for a registry with TLS and a login: certificate and credentials.
 #[derive(Clone, Debug)]
@@ -50,7 +62,7 @@ pub(crate) struct Trust {
 
 impl Trust {
     /// Makes this command use both. All contestants support these variables.
-    pub(crate) fn apply_to(&self, command: &mut Command) {
+    pub(crate) fn give_to(&self, command: &mut Command) {
         command
             .env("SSL_CERT_FILE", &self.certificate)
             .env("DOCKER_CONFIG", &self.logins)
@@ -64,7 +76,10 @@ impl Kind {
         match self {
             Self::Test { ttfb } => start_test(made, ttfb, tools),
             Self::Docker => start_docker(made, work, tools),
-            Self::Distant(distance) => start_distant(made, distance, work, tools),
+            Self::Distant {
+                distance,
+                elsewhere,
+            } => start_distant(made, distance, elsewhere, work, tools),
         }
     }
 }
@@ -74,7 +89,13 @@ impl fmt::Display for Kind {
         match self {
             Self::Test { ttfb } => write!(f, "{ttfb} ms"),
             Self::Docker => write!(f, "docker-registry"),
-            Self::Distant(distance) => write!(f, "{distance}"),
+            Self::Distant {
+                distance,
+                elsewhere,
+            } => {
+                let elsewhere = if *elsewhere { ELSEWHERE } else { "" };
+                write!(f, "{distance}{elsewhere}")
+            }
         }
     }
 }
@@ -91,51 +112,58 @@ impl Registry {
     }
 }
 
-impl Drop for Registry {
+impl Drop for Helper {
     fn drop(&mut self) {
         // Neither can fail, except for a process that has ended already.
-        let _ = self.process.kill();
-        let _ = self.process.wait();
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 
 fn start_test(made: &Made, ttfb: u64, tools: &Tools) -> anyhow::Result<Registry> {
     let mut command = Command::new(&tools.registry);
     command.arg("serve").arg(&made.layout);
-    start_and_listen(command.args(["--ttfb", &ttfb.to_string()]))
+    command.args(["--ttfb", &ttfb.to_string()]);
+    let (process, addresses) = start_and_listen(&mut command, 1)?;
+    Ok(Registry {
+        _process: process,
+        address: addresses.concat(),
+        trust: None,
+        _helpers: Vec::new(),
+    })
 }
 
-/// Starts a program that prints the address at which it listens.
-fn start_and_listen(command: &mut Command) -> anyhow::Result<Registry> {
+/// Starts a program that prints the addresses at which it listens, one a line. Returns this many of them.
+fn start_and_listen(
+    command: &mut Command,
+    addresses: usize,
+) -> anyhow::Result<(Helper, Vec<String>)> {
     let process = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()
         .with_context(|| format!("can't start {}", command.get_program().display()))?;
-    let mut registry = Registry {
-        process,
-        address: String::new(),
-        trust: None,
-        relay: None,
-    };
-    let stdout = registry.process.stdout.take();
-    let mut line = String::new();
-    BufReader::new(stdout.context("it has no standard output")?).read_line(&mut line)?;
-    let address = line.trim().strip_prefix("listening on ");
-    address
-        .with_context(|| {
+    let mut helper = Helper(process);
+    let stdout = helper.0.stdout.take();
+    let mut lines = BufReader::new(stdout.context("it has no standard output")?).lines();
+    let mut found = Vec::new();
+    for _ in 0..addresses {
+        let line = lines.next().transpose()?.unwrap_or_default();
+        let address = line.trim().strip_prefix("listening on ");
+        let address = address.with_context(|| {
             format!(
                 "{} doesn't say where it listens",
                 command.get_program().display()
             )
-        })?
-        .clone_into(&mut registry.address);
-    Ok(registry)
+        })?;
+        found.push(address.to_owned());
+    }
+    Ok((helper, found))
 }
 
 fn start_docker(made: &Made, work: &Path, tools: &Tools) -> anyhow::Result<Registry> {
     let folder = work.join("docker-registry");
-    let registry = start_empty_docker(&folder, None)?;
+    let registry = on_a_free_port(|port| start_empty_docker(&folder, port, None, None))?;
     fill(&registry, made, tools)?;
     Ok(registry)
 }
@@ -143,26 +171,144 @@ fn start_docker(made: &Made, work: &Path, tools: &Tools) -> anyhow::Result<Regis
 fn start_distant(
     made: &Made,
     distance: Distance,
+    elsewhere: bool,
     work: &Path,
     tools: &Tools,
 ) -> anyhow::Result<Registry> {
     let folder = work.join("distant-registry");
     let secrets = Secrets::make(work)?;
-    let mut registry = start_empty_docker(&folder, Some(&secrets))?;
+    let (mut registry, address) = on_a_free_port(|port| {
+        let mut helpers = Vec::new();
+        let mut behind = vec![port];
+        if elsewhere {
+            let (nginx, port) = on_a_free_port(|port| start_nginx(&folder, port, &secrets))?;
+            helpers.push(nginx);
+            behind.push(port);
+        }
+        // The registry must know where the relay listens, so the relay is started first.
+        let (relay, addresses) = start_relay(&behind, distance)?;
+        helpers.push(relay);
+        let [address, blobs @ ..] = &addresses[..] else {
+            bail!("the relay has no address");
+        };
+        let blobs = blobs.first().map(String::as_str);
+        let registry = start_empty_docker(&folder, port, Some(&secrets), blobs)?;
+        Ok(registry.map(|registry| {
+            (
+                Registry {
+                    _helpers: helpers,
+                    ..registry
+                },
+                address.clone(),
+            )
+        }))
+    })?;
     // Logins are found by the address that a contestant sees.
     secrets.write_logins(&registry.address)?;
     registry.trust = Some(secrets.trust.clone());
     fill(&registry, made, tools)?;
+    secrets.write_logins(&address)?;
+    registry.address = address;
+    Ok(registry)
+}
+
+/// Starts a relay in front of these ports of this machine. Returns its addresses, in the same order.
+fn start_relay(behind: &[u16], distance: Distance) -> anyhow::Result<(Helper, Vec<String>)> {
     let mut relay = Command::new(std::env::current_exe()?);
     relay
-        .args(["relay", "--to", &registry.address])
+        .arg("relay")
         .args(["--rtt", &distance.rtt.to_string()])
         .args(["--mbits", &distance.mbits.to_string()]);
-    let relay = start_and_listen(&mut relay)?;
-    secrets.write_logins(&relay.address)?;
-    registry.address.clone_from(&relay.address);
-    registry.relay = Some(Box::new(relay));
-    Ok(registry)
+    for port in behind {
+        let to = SocketAddr::from((Ipv4Addr::LOCALHOST, *port));
+        relay.args(["--to", &to.to_string()]);
+    }
+    start_and_listen(&mut relay, behind.len())
+}
+
+/// Starts nginx, which has the blobs of a registry, as an object store has them. docker-registry redirects to the path
+/// of a blob in its folder.
+fn start_nginx(
+    folder: &Path,
+    port: u16,
+    secrets: &Secrets,
+) -> anyhow::Result<Option<(Helper, u16)>> {
+    let place = folder.with_extension("nginx");
+    std::fs::create_dir_all(&place)?;
+    let file = place.join("nginx.conf");
+    std::fs::write(&file, nginx_config(folder, &place, port, secrets))?;
+    let process = Command::new("nginx")
+        .arg("-p")
+        .arg(&place)
+        .arg("-c")
+        .arg(&file)
+        .args(["-e", "stderr"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .context("can't start nginx, which --elsewhere needs (in Debian: nginx-light)")?;
+    let mut nginx = Helper(process);
+    let address = format!("127.0.0.1:{port}");
+    let is_there = wait_for(&mut nginx, "nginx", || TcpStream::connect(&address).is_ok())?;
+    Ok(is_there.then_some((nginx, port)))
+}
+
+fn nginx_config(folder: &Path, place: &Path, port: u16, secrets: &Secrets) -> String {
+    let (folder, place) = (folder.display(), place.display());
+    let certificate = secrets.trust.certificate.display();
+    let key = secrets.key.display();
+    // One process, so that it ends when it is killed.
+    format!(
+        "daemon off;
+master_process off;
+pid {place}/pid;
+events {{ worker_connections 4096; }}
+http {{
+  access_log off;
+  client_body_temp_path {place}/body;
+  proxy_temp_path {place}/proxy;
+  fastcgi_temp_path {place}/fastcgi;
+  uwsgi_temp_path {place}/uwsgi;
+  scgi_temp_path {place}/scgi;
+  default_type application/octet-stream;
+  keepalive_requests 1000000;
+  server {{
+    listen 127.0.0.1:{port} ssl http2;
+    ssl_certificate {certificate};
+    ssl_certificate_key {key};
+    root {folder}/data;
+  }}
+}}
+"
+    )
+}
+
+/// Starts something on a free port. Another process may take the port before it is used, so `start` may be called
+/// several times. It returns `None` if the program ends at once.
+fn on_a_free_port<T>(mut start: impl FnMut(u16) -> anyhow::Result<Option<T>>) -> anyhow::Result<T> {
+    for _ in 0..5 {
+        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        if let Some(started) = start(port)? {
+            return Ok(started);
+        }
+    }
+    bail!("a registry, or nginx, ends as soon as it is started")
+}
+
+/// Waits until a program is ready. Returns false if it ends before that.
+fn wait_for(helper: &mut Helper, name: &str, is_ready: impl Fn() -> bool) -> anyhow::Result<bool> {
+    let deadline = Instant::now() + PATIENCE;
+    while helper.0.try_wait()?.is_none() {
+        if is_ready() {
+            return Ok(true);
+        }
+        if Instant::now() > deadline {
+            bail!("{name} doesn't answer");
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(false)
 }
 
 /// The secrets of a registry that only this run uses.
@@ -195,7 +341,11 @@ impl Secrets {
                 .args(["req", "-x509", "-nodes", "-newkey", "ec"])
                 .args(["-pkeyopt", "ec_paramgen_curve:prime256v1"])
                 .args(["-subj", "/CN=localhost"])
-                .args(["-addext", "subjectAltName=IP:127.0.0.1", "-keyout"])
+                .args([
+                    "-addext",
+                    "subjectAltName=IP:127.0.0.1,IP:127.0.0.2",
+                    "-keyout",
+                ])
                 .arg(&secrets.key)
                 .arg("-out")
                 .arg(&secrets.trust.certificate)
@@ -239,7 +389,7 @@ fn fill(registry: &Registry, made: &Made, tools: &Tools) -> anyhow::Result<()> {
         let mut copy = Command::new(&tools.skopeo);
         copy.args(["--insecure-policy", "copy", "--quiet", "--all"]);
         match registry.trust() {
-            Some(trust) => trust.apply_to(&mut copy),
+            Some(trust) => trust.give_to(&mut copy),
             None => drop(copy.arg("--dest-tls-verify=false")),
         }
         copy.arg(format!("oci:{}:{tag}", made.layout.display()))
@@ -249,60 +399,58 @@ fn fill(registry: &Registry, made: &Made, tools: &Tools) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn start_empty_docker(folder: &Path, secrets: Option<&Secrets>) -> anyhow::Result<Registry> {
-    // Another process may take the free port before it is used.
-    for _ in 0..5 {
-        if folder.exists() {
-            std::fs::remove_dir_all(folder)?;
-        }
-        std::fs::create_dir_all(folder)?;
-        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-        let address = format!("127.0.0.1:{port}");
-        // JSON is also valid YAML.
-        let mut config = json!({
-            "version": "0.1",
-            "log": { "level": "error", "accesslog": { "disabled": true } },
-            "storage": { "filesystem": { "rootdirectory": folder.join("data") } },
-            "http": { "addr": address },
-        });
-        if let Some(secrets) = secrets {
-            let certificate = &secrets.trust.certificate;
-            config["http"]["tls"] = json!({ "certificate": certificate, "key": secrets.key });
-            config["auth"]["htpasswd"] = json!({ "realm": "bench", "path": secrets.users });
-        }
-        let file = folder.join("config.yml");
-        std::fs::write(&file, config.to_string())?;
-        let process = Command::new("docker-registry")
-            .arg("serve")
-            .arg(&file)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .context("can't start docker-registry")?;
-        let mut registry = Registry {
-            process,
-            address,
-            trust: None,
-            relay: None,
-        };
-        let deadline = Instant::now() + START_TIMEOUT;
-        while registry.process.try_wait()?.is_none() {
-            if answers(&registry.address).unwrap_or(false) {
-                return Ok(registry);
-            }
-            if Instant::now() > deadline {
-                bail!("docker-registry doesn't answer");
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
+/// Starts docker-registry on this port. It redirects to the host `blobs` for blobs, if there is one.
+fn start_empty_docker(
+    folder: &Path,
+    port: u16,
+    secrets: Option<&Secrets>,
+    blobs: Option<&str>,
+) -> anyhow::Result<Option<Registry>> {
+    if folder.exists() {
+        std::fs::remove_dir_all(folder)?;
     }
-    bail!("docker-registry ends as soon as it is started")
+    std::fs::create_dir_all(folder)?;
+    let address = format!("127.0.0.1:{port}");
+    // JSON is also valid YAML.
+    let mut config = json!({
+        "version": "0.1",
+        "log": { "level": "error", "accesslog": { "disabled": true } },
+        "storage": { "filesystem": { "rootdirectory": folder.join("data") } },
+        "http": { "addr": address },
+    });
+    if let Some(secrets) = secrets {
+        let certificate = &secrets.trust.certificate;
+        config["http"]["tls"] = json!({ "certificate": certificate, "key": secrets.key });
+        config["auth"]["htpasswd"] = json!({ "realm": "bench", "path": secrets.users });
+    }
+    if let Some(blobs) = blobs {
+        let options = json!({ "baseurl": format!("https://{blobs}/") });
+        config["middleware"]["storage"] = json!([{ "name": "redirect", "options": options }]);
+    }
+    let file = folder.join("config.yml");
+    std::fs::write(&file, config.to_string())?;
+    let process = Command::new("docker-registry")
+        .arg("serve")
+        .arg(&file)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .context("can't start docker-registry")?;
+    let mut process = Helper(process);
+    let is_ready = || answers(&address).unwrap_or(false);
+    let is_there = wait_for(&mut process, "docker-registry", is_ready)?;
+    Ok(is_there.then_some(Registry {
+        _process: process,
+        address,
+        trust: None,
+        _helpers: Vec::new(),
+    }))
 }
 
 fn answers(address: &str) -> std::io::Result<bool> {
     let mut stream = TcpStream::connect(address)?;
-    stream.set_read_timeout(Some(START_TIMEOUT))?;
+    stream.set_read_timeout(Some(PATIENCE))?;
     stream.write_all(b"GET /v2/ HTTP/1.0\r\n\r\n")?;
     let mut start = [0; 5];
     stream.read_exact(&mut start)?;

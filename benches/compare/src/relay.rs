@@ -8,7 +8,7 @@
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::str::FromStr;
 use std::time::Duration;
@@ -19,7 +19,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
-use tokio::task::LocalSet;
+use tokio::task::{JoinSet, LocalSet};
 use tokio::time::{Instant, sleep_until};
 
 /// The maximum number of bytes that is read at once. At 100 Mbit/s, it takes a millisecond, which is the
@@ -36,9 +36,9 @@ const IDLE_AFTER: Duration = Duration::from_millis(200);
 /// Relays connections over a distance.
 #[derive(Debug, Args)]
 pub(crate) struct Relay {
-    /// The address of the registry
-    #[arg(long)]
-    to: SocketAddr,
+    /// The address of the registry, or several addresses, which share the link
+    #[arg(long, required = true)]
+    to: Vec<SocketAddr>,
     #[command(flatten)]
     distance: Distance,
 }
@@ -146,7 +146,8 @@ impl Window {
 }
 
 impl Relay {
-    /// Serves until it is killed. Prints its address on the first line of stdout.
+    /// Serves until it is killed. Prints an address for each registry on stdout, one a line. Each has a host of its
+    /// own, so that no client takes two for the same.
     pub(crate) fn run(&self) -> anyhow::Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -155,18 +156,35 @@ impl Relay {
     }
 
     async fn serve(&self) -> anyhow::Result<()> {
-        let listener = TcpListener::bind("127.0.0.1:0").await?;
-        println!("listening on {}", listener.local_addr()?);
-        let (there, back) = (Link::new(self.distance), Link::new(self.distance));
-        loop {
-            let (client, _) = listener.accept().await.context("can't accept")?;
-            let links = (Rc::clone(&there), Rc::clone(&back));
-            let (to, distance) = (self.to, self.distance);
-            tokio::task::spawn_local(async move {
-                // The other side sees a failure as the end of the connection.
-                let _ = connect(client, to, distance, links).await;
-            });
+        let links = (Link::new(self.distance), Link::new(self.distance));
+        let mut serving = JoinSet::new();
+        for (to, host) in self.to.iter().zip(1..) {
+            let listener = TcpListener::bind((Ipv4Addr::new(127, 0, 0, host), 0)).await?;
+            println!("listening on {}", listener.local_addr()?);
+            let links = (Rc::clone(&links.0), Rc::clone(&links.1));
+            serving.spawn_local(accept_all(listener, *to, self.distance, links));
         }
+        // None of them ends without an error.
+        while let Some(ended) = serving.join_next().await {
+            ended??;
+        }
+        Ok(())
+    }
+}
+
+async fn accept_all(
+    listener: TcpListener,
+    to: SocketAddr,
+    distance: Distance,
+    (there, back): (Rc<Link>, Rc<Link>),
+) -> anyhow::Result<()> {
+    loop {
+        let (client, _) = listener.accept().await.context("can't accept")?;
+        let links = (Rc::clone(&there), Rc::clone(&back));
+        tokio::task::spawn_local(async move {
+            // The other side sees a failure as the end of the connection.
+            let _ = connect(client, to, distance, links).await;
+        });
     }
 }
 

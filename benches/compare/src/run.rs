@@ -282,7 +282,10 @@ impl Run {
                 RegistryKind::Docker => kinds.push(Kind::Docker),
                 RegistryKind::Distant => {
                     let distances = self.distance.iter();
-                    kinds.extend(distances.map(|distance| Kind::Distant(*distance)));
+                    kinds.extend(distances.map(|distance| Kind::Distant {
+                        distance: *distance,
+                        elsewhere: self.elsewhere,
+                    }));
                 }
             }
         }
