@@ -203,7 +203,7 @@ fn columns(report: &Report, case: &Case, against: &str) -> Vec<Column> {
 }
 
 /// The contestant that shows the least CPU time that the work takes.
-const BARE: &str = "bare:1";
+pub(crate) const BARE: &str = "bare:1";
 
 fn ratio(figure: f64, reference: Option<f64>) -> String {
     reference.map_or("–".into(), |reference| {
@@ -263,11 +263,11 @@ fn place(case: &Case) -> String {
 }
 
 /// Whether this is `longshore`, whose default is `auto`, or `longshore:auto`, with or without workers.
-fn is_auto(name: &str) -> bool {
+pub(crate) fn is_auto(name: &str) -> bool {
     name == "longshore" || name.starts_with("longshore:auto")
 }
 
-fn is_fixed(name: &str) -> bool {
+pub(crate) fn is_fixed(name: &str) -> bool {
     let setting = name.strip_prefix("longshore:");
     let proxies = setting.and_then(|setting| setting.split(':').next());
     proxies.is_some_and(|proxies| proxies.parse::<u32>().is_ok())
