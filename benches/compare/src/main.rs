@@ -11,9 +11,11 @@
 mod chart;
 mod check;
 mod contestant;
+mod dots;
 mod each;
 mod machine;
 mod measure;
+mod page;
 mod registry;
 mod relay;
 mod results;
@@ -65,6 +67,10 @@ enum Subcommands {
         files: Vec<PathBuf>,
         #[command(flatten)]
         output: Output,
+        /// Write the results as a page that is read in a minute into this Markdown file, with a chart in an SVG file
+        /// beside it, instead of all tables
+        #[arg(long, value_name = "FILE", conflicts_with_all = ["against", "svg"])]
+        page: Option<PathBuf>,
     },
     /// Run a command for each image of a list, which is how other programs pull many images
     #[command(hide = true)]
@@ -183,8 +189,16 @@ fn main() -> ExitCode {
 fn start(arguments: Arguments) -> anyhow::Result<ExitCode> {
     match arguments.command {
         None => compare(&arguments.run, &arguments.output),
-        Some(Subcommands::Show { files, output }) => {
-            output.print(&Report::read(&files)?)?;
+        Some(Subcommands::Show {
+            files,
+            output,
+            page,
+        }) => {
+            let report = Report::read(&files)?;
+            match page {
+                Some(file) => page::write(&report, &file)?,
+                None => output.print(&report)?,
+            }
             Ok(ExitCode::SUCCESS)
         }
         Some(Subcommands::Each(each)) => {
