@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Keeps the benchmarks from rotting: has benches/compare pull a tiny image. That all of them compile
+# Keeps the benchmarks from rotting: has benches/compare pull tiny images. That all of them compile
 # and pass their own tests is a matter of tests/run.sh.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -10,3 +10,5 @@ cargo run --locked -p longshore-compare -- --tiny --runs 1 --workloads H1,H2,H3,
   --contestants longshore,oras,oras@8
 cargo run --locked -p longshore-compare -- --tiny --runs 1 --workloads B --registry distant \
   --distance 10:1000 --contestants longshore,skopeo,crane,oras
+cargo run --locked -p longshore-compare -- --tiny --runs 1 --workloads G --ttfb 10 --tree-memory \
+  --contestants longshore,cip:16,cip:16:raw,crane,skopeo,oras,umoci,bare:2
