@@ -10,12 +10,12 @@ use crate::table::name_of;
 const ROW: u32 = 24;
 /// The height of the legend and the scale.
 const HEAD: u32 = 56;
-const LABELS: f64 = 270.0;
+const LABELS: f64 = 310.0;
 const DOTS: f64 = 450.0;
-const WIDTH: u32 = 760;
+const WIDTH: u32 = 800;
 const RADIUS: u32 = 8;
 /// The ratios at both ends of the scale, which is logarithmic. Dots beyond them are drawn at the ends.
-const ENDS: (f64, f64) = (0.5, 16.0);
+const ENDS: (f64, f64) = (0.25, 16.0);
 
 /// Draws a row for each case in which longshore has taken part.
 pub(crate) fn svg(report: &Report) -> String {
@@ -98,6 +98,7 @@ fn legend(out: &mut String) {
 /// The lines of the scale, with their ratios.
 fn scale(out: &mut String, bottom: u32) {
     for (ratio, name) in [
+        (0.25, "¼ ×"),
         (0.5, "½ ×"),
         (1.0, OURS),
         (2.0, "2 ×"),
@@ -157,14 +158,14 @@ mod tests {
 
     #[test]
     fn a_dot_is_where_its_ratio_is() {
-        assert!((place(0.5) - LABELS).abs() < 0.1);
+        assert!((place(0.25) - LABELS).abs() < 0.1);
         assert!((place(16.0) - LABELS - DOTS).abs() < 0.1);
-        assert!((place(2.0) - LABELS - DOTS * 0.4).abs() < 0.1);
+        assert!((place(2.0) - LABELS - DOTS * 0.5).abs() < 0.1);
         assert!((place(100.0) - place(16.0)).abs() < 0.1);
         let times: &[(&str, &[f64])] = &[("longshore", &[1.0]), ("crane", &[2.0])];
         let drawn = svg(&report(&case("C", "50 ms"), times));
         assert!(drawn.contains("C, 50 ms"));
-        let crane = r##"cx="450.0" cy="68" r="8" fill="#0072b2""##;
+        let crane = r##"cx="535.0" cy="68" r="8" fill="#0072b2""##;
         assert!(drawn.contains(crane), "{drawn}");
     }
 }

@@ -30,12 +30,13 @@ fn markdown(report: &Report, chart: &str) -> String {
         "# Results\n\n\
          Each program pulled the same images from the same registry, in turn.\n\
          Every result was checked.\n\
-         A dot is the time of a program, divided by that of longshore: right of the line, longshore is faster.\n\n",
+         A dot is the time of a program, divided by that of longshore: right of the line, longshore is faster.\n\
+         Dots beyond the scale are at its end.\n\n",
     );
     let _ = writeln!(text, "![Times, divided by that of longshore]({chart})\n");
     text += "## Times\n\n\
              Medians in seconds: longshore with its defaults, and each other program with the settings that suit it best, \
-             which are named if they are not its defaults.\n\n";
+             which are in parentheses if they are not its defaults.\n\n";
     table(
         &mut text,
         report,
@@ -87,6 +88,10 @@ fn table(
                 Some((figure(&summary)?, name))
             })
             .collect();
+        // Not everything was measured in each run.
+        if best.iter().all(Option::is_none) {
+            continue;
+        }
         let contests = families.iter().zip(&best);
         let contests = contests.filter(|(family, _)| **family != Family::Bare);
         let figures = contests.filter_map(|(_, best)| Some(best.as_ref()?.0));
