@@ -86,6 +86,10 @@ enum Subcommands {
     },
 }
 
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is an option of the command line"
+)]
 #[derive(Debug, Args)]
 struct Run {
     /// The images to pull: A to F, G (the layers of C are decompressed and walked), COUNTxSIZE, such as 40x5M, or many images: H1, H2, H3, H4, H4x10; and one

@@ -1,5 +1,6 @@
 //! The targets of the project that this program can measure, and whether they are reached.
 
+use std::cmp::Ordering;
 use std::fmt::Write;
 
 use crate::registry::ELSEWHERE;
@@ -223,11 +224,10 @@ impl Target {
                 None => missing.push(*workload),
             }
         }
-        let worse = |one: &Measured<'_>, other: &Measured<'_>| match self.relation {
-            AtMost => one.figure.total_cmp(&other.figure),
-            Faster => other.figure.total_cmp(&one.figure),
-        };
-        let (shown, verdict) = match measured.iter().max_by(|one, other| worse(one, other)) {
+        let worst = measured
+            .iter()
+            .max_by(|one, other| self.by_badness(one.figure, other.figure));
+        let (shown, verdict) = match worst {
             Some(worst) => {
                 let mut shown = self.put(worst.figure);
                 let _ = write!(shown, " ({})", self.place(worst));
@@ -312,14 +312,14 @@ impl Target {
                 FixedProxies => is_auto(name),
                 _ => name == "longshore",
             })?;
-            let Some((theirs, their_name)) = self.reference(report, case)? else {
-                let names = our_name.to_owned();
+            if matches!(self.against, Bound) {
                 return Some(Measured {
                     figure: ours,
                     case,
-                    names,
+                    names: our_name.to_owned(),
                 });
-            };
+            }
+            let (theirs, their_name) = self.reference(report, case)?;
             let figure = match self.relation {
                 AtMost => ours / theirs,
                 Faster => theirs / ours,
@@ -332,10 +332,15 @@ impl Target {
             })
         };
         let figures = cases.into_iter().filter_map(of_case);
-        figures.max_by(|one, other| match self.relation {
-            AtMost => one.figure.total_cmp(&other.figure),
-            Faster => other.figure.total_cmp(&one.figure),
-        })
+        figures.max_by(|one, other| self.by_badness(one.figure, other.figure))
+    }
+
+    /// Orders two figures. The worse one is greater.
+    fn by_badness(&self, one: f64, other: f64) -> Ordering {
+        match self.relation {
+            AtMost => one.total_cmp(&other),
+            Faster => other.total_cmp(&one),
+        }
     }
 
     fn is_at(&self, registry: &str) -> bool {
@@ -343,11 +348,11 @@ impl Target {
         self.registry.is_empty() || plain == self.registry
     }
 
-    /// The figure that ours is compared with. `Some(None)` if the target is a bound.
-    fn reference<'a>(&self, report: &'a Report, case: &Case) -> Option<Option<(f64, &'a str)>> {
+    /// The figure that ours is compared with, and whose it is.
+    fn reference<'a>(&self, report: &'a Report, case: &Case) -> Option<(f64, &'a str)> {
         let is_ours = |name: &str| name == "longshore";
-        let found = match self.against {
-            Bound => return Some(None),
+        match self.against {
+            Bound => None,
             Peers(peers) => self.best(report, case, |name| {
                 peers.iter().any(|peer| {
                     let rest = name.strip_prefix(peer);
@@ -371,8 +376,7 @@ impl Target {
                 });
                 self.best(report, others.next()?, is_ours)
             }
-        };
-        found.map(Some)
+        }
     }
 
     /// The lowest figure of some contestants, and the name of the one that has it.

@@ -142,7 +142,8 @@ impl Workload {
             Task::Walk => Some(Walked::of(&layout, &made[0])?),
         };
         if let Some(walked) = walked {
-            description += &format!(", {} not compressed, walked", megabytes(walked.bytes()));
+            let bytes = megabytes(walked.bytes());
+            description = format!("{description}, {bytes} not compressed, walked");
         }
         Ok(Made {
             layout,

@@ -157,9 +157,9 @@ fn bench<B>(
         for threads in [1, 2].into_iter().filter_map(NonZeroUsize::new) {
             let id = BenchmarkId::new(name, format!("{threads} threads"));
             let run = || {
-                let begun = begin()?;
+                let start = begin()?;
                 on_threads(threads, &layers, step)?;
-                end(begun)
+                end(start)
             };
             group.bench_function(id, |b| {
                 b.iter_custom(|count| {
