@@ -31,7 +31,7 @@ struct Work {
 
 /// The values that are the same for all pulls of an image from a registry with a skopeo.
 #[derive(Debug)]
-struct Stage<'a> {
+struct PullSetup<'a> {
     case: Case,
     made: &'a Made,
     /// The names of the images at the registry.
@@ -76,7 +76,7 @@ impl Work {
     }
 }
 
-impl Stage<'_> {
+impl PullSetup<'_> {
     /// Removes the result of the last pull, and makes the command for the next one.
     fn prepare(&self, contestant: &Contestant) -> anyhow::Result<std::process::Command> {
         let (images, destination) = (&self.images, &self.destination);
@@ -161,16 +161,17 @@ impl Run {
             let made = workload.make(&work.folder, tools, self.tiny)?;
             for kind in self.kinds() {
                 let registry = kind.start(&made, &work.folder, tools)?;
-                let stage = |tools| {
+                let setup = |tools| {
                     let folder = &work.folder;
-                    self.stage(*workload, &made, (kind, &registry), folder, tools)
+                    self.setup(*workload, &made, (kind, &registry), folder, tools)
                 };
-                let stages: anyhow::Result<Vec<Stage<'_>>> = skopeos.iter().map(stage).collect();
-                let stages = stages?;
+                let setups: anyhow::Result<Vec<PullSetup<'_>>> =
+                    skopeos.iter().map(setup).collect();
+                let setups = setups?;
                 for round in 0..self.runs.get() {
-                    for stage in &stages {
-                        for contestant in in_turn(&stage.contestants, round) {
-                            report.samples.push(self.pull(stage, contestant, round)?);
+                    for setup in &setups {
+                        for contestant in in_turn(&setup.contestants, round) {
+                            report.samples.push(self.pull(setup, contestant, round)?);
                         }
                     }
                 }
@@ -186,14 +187,14 @@ impl Run {
         Ok(report)
     }
 
-    fn stage<'a>(
+    fn setup<'a>(
         &self,
         workload: Workload,
         made: &'a Made,
         (kind, registry): (Kind, &Registry),
         folder: &Path,
         tools: &'a Tools,
-    ) -> anyhow::Result<Stage<'a>> {
+    ) -> anyhow::Result<PullSetup<'a>> {
         let case = Case {
             // Figures of a small image must not be mistaken for those of the real one.
             workload: format!("{workload}{}", if self.tiny { " (tiny)" } else { "" }),
@@ -213,7 +214,7 @@ impl Run {
         if contestants.is_empty() {
             bail!("{}: nobody takes part", name_of(&case));
         }
-        Ok(Stage {
+        Ok(PullSetup {
             case,
             made,
             images: registry.images(made),
@@ -229,11 +230,11 @@ impl Run {
     /// Makes one contestant pull the image once.
     fn pull(
         &self,
-        stage: &Stage<'_>,
+        setup: &PullSetup<'_>,
         contestant: &Contestant,
         round: usize,
     ) -> anyhow::Result<Sample> {
-        let mut command = stage.prepare(contestant)?;
+        let mut command = setup.prepare(contestant)?;
         if self.memory_cache && !contestant.is_ours() {
             // skopeo then does not regard itself as root's, and uses a cache folder that can't be created.
             command.env("_CONTAINERS_ROOTLESS_UID", "1000");
@@ -242,23 +243,23 @@ impl Run {
         let watching = Watching {
             timeout: Duration::from_secs(self.timeout),
             tree_memory: self.tree_memory,
-            keeps_output: stage.made.walked.is_some(),
+            keeps_output: setup.made.walked.is_some(),
         };
         let measured = measure::run(&mut command, &watching)?;
-        let sync = stage.sync()?;
+        let sync = setup.sync()?;
         let failure = measured.failure.clone().or_else(|| {
-            let wrong = stage.check(contestant, &measured).err()?;
+            let wrong = setup.check(contestant, &measured).err()?;
             Some(format!("wrong result: {wrong:#}"))
         });
         let wall = measured.wall.as_secs_f64();
         eprintln!(
             "compare: {}, round {}, {contestant}: {}",
-            name_of(&stage.case),
+            name_of(&setup.case),
             round + 1,
             failure.clone().unwrap_or_else(|| format!("{wall:.3} s"))
         );
         Ok(Sample {
-            case: stage.case.clone(),
+            case: setup.case.clone(),
             contestant: contestant.to_string(),
             round,
             wall,
@@ -306,14 +307,14 @@ impl Run {
             }
         }
         if contestants.is_empty() {
-            return everybody();
+            return all_contestants();
         }
         contestants
     }
 }
 
 /// Each contestant with its default settings, and with those that suit it best.
-fn everybody() -> Vec<Contestant> {
+fn all_contestants() -> Vec<Contestant> {
     let names = [
         "longshore",
         "skopeo",
@@ -349,8 +350,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn everybody_is_somebody() {
-        assert_eq!(everybody().len(), 13);
+    fn all_contestants_can_be_parsed() {
+        assert_eq!(all_contestants().len(), 13);
     }
 
     #[test]
