@@ -217,6 +217,9 @@ mod tests {
             ("-a.b/c", "not a host"),
             ("a.b:x/c", "not a host"),
             ("a.b/C", "upper-case"),
+            // skopeo says the same of these two. `oci-spec` accepts the second one.
+            ("A", "upper-case"),
+            ("A/a", "upper-case"),
             ("a.b/c..d", "\"c..d\" can't be a part"),
             ("a.b/c//d", "\"\" can't be a part"),
             ("a.b/c:", "\"\" is not a tag"),
@@ -235,6 +238,10 @@ mod tests {
         fn names_are_read_as_oci_spec_reads_them(
             text in "((localhost|[a-cA-]{0,3}[.:]?[a1-]{0,2})/){0,2}[a-bA._-]{0,5}(:[a1._-]{0,4}|:latest)?(@sha256:[0-9a-f]{64}|@sha256:1|@)?"
         ) {
+            let has_upper_case_first = text.split_once('/').is_some_and(|(first, _)| {
+                !first.contains(['.', ':']) && first.contains(char::is_uppercase)
+            });
+            prop_assume!(!has_upper_case_first);
             prop_assert_eq!(parts(&text), parts_by_oci_spec(&text));
         }
     }

@@ -21,7 +21,7 @@ use std::thread;
 use crate::harness::skopeos;
 
 /// The number of pulls at the same time. Most of the time they wait.
-const CONCURRENT_PULLS: usize = 20;
+const CONCURRENT_PULLS: usize = 12;
 
 #[test]
 #[ignore = "needs skopeo, root, faketime, openssl"]

@@ -1,6 +1,9 @@
 //! Processes, as `/proc` shows them.
 
+use std::cell::RefCell;
+use std::collections::HashSet;
 use std::fs;
+use std::os::unix::fs::DirEntryExt;
 use std::thread;
 use std::time::Duration;
 
@@ -34,34 +37,67 @@ impl Process {
     }
 }
 
-/// The running processes with this mark.
-pub(crate) fn marked(mark: &str) -> Vec<Process> {
-    let wanted = format!("{MARK}={mark}\0");
-    let entries = fs::read_dir("/proc").unwrap();
-    let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
-    pids.filter_map(|pid| read(pid, &wanted)).collect()
+/// Finds the running processes of one run.
+#[derive(Debug)]
+pub(crate) struct Finder {
+    wanted: String,
+    /// The processes of other runs, with their inodes in `/proc`, because the number of a process is used again.
+    /// They are not read again. Otherwise many tests read the environments of all processes every few milliseconds.
+    others: RefCell<HashSet<(u32, u64)>>,
 }
 
-/// The process, if its environment contains this.
-fn read(pid: u32, wanted: &str) -> Option<Process> {
-    // Processes come and go. The bytes of our own are UTF-8.
-    let text = |name: &str| {
-        let bytes = fs::read(format!("/proc/{pid}/{name}")).ok()?;
-        Some(String::from_utf8_lossy(&bytes).into_owned())
-    };
-    let environ = text("environ").filter(|environ| environ.contains(wanted))?;
-    // During an `exec`, there are no arguments for a moment.
-    let cmdline = (0..100).find_map(|_| {
-        let cmdline = text("cmdline").filter(|cmdline| !cmdline.is_empty());
+impl Finder {
+    pub(crate) fn new(mark: &str) -> Self {
+        Self {
+            wanted: format!("{MARK}={mark}\0"),
+            others: RefCell::default(),
+        }
+    }
+
+    /// Returns the processes that run now.
+    pub(crate) fn find(&self) -> Vec<Process> {
+        let mut others = self.others.borrow_mut();
+        let entries = fs::read_dir("/proc").unwrap().filter_map(Result::ok);
+        let numbered = entries.filter_map(|entry| {
+            let pid = entry.file_name().to_str()?.parse().ok()?;
+            Some((pid, entry.ino()))
+        });
+        let found = numbered.filter_map(|(pid, number)| {
+            if others.contains(&(pid, number)) {
+                return None;
+            }
+            let environ = read(pid, "environ")?;
+            if environ.contains(&self.wanted) {
+                return Some(Process {
+                    pid,
+                    cmdline: cmdline(pid)?,
+                    environ,
+                });
+            }
+            // During an `exec`, there is no environment for a moment.
+            if !environ.is_empty() {
+                others.insert((pid, number));
+            }
+            None
+        });
+        found.collect()
+    }
+}
+
+/// A file of a process. Processes come and go.
+fn read(pid: u32, name: &str) -> Option<String> {
+    let bytes = fs::read(format!("/proc/{pid}/{name}")).ok()?;
+    Some(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// The arguments of a process. During an `exec`, there are none for a moment.
+fn cmdline(pid: u32) -> Option<String> {
+    (0..100).find_map(|_| {
+        let cmdline = read(pid, "cmdline").filter(|cmdline| !cmdline.is_empty());
         if cmdline.is_none() {
             thread::sleep(Duration::from_millis(1));
         }
         cmdline
-    });
-    Some(Process {
-        pid,
-        cmdline: cmdline?,
-        environ,
     })
 }
 

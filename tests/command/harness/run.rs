@@ -17,7 +17,7 @@ use test_support::process::with_default_signals;
 use test_support::tools;
 
 use super::layout::Layout;
-use super::processes::{self, MARK, Process};
+use super::processes::{self, Finder, MARK, Process};
 use super::{Skopeo, eventually};
 
 /// A folder for everything that the runs of a test write.
@@ -214,7 +214,7 @@ impl Longshore {
             _stdin: stdin,
             what: format!("{command:?}"),
             process,
-            mark,
+            finder: Finder::new(&mark),
             folder,
         }
     }
@@ -237,7 +237,7 @@ impl Longshore {
 pub(crate) struct Running {
     what: String,
     process: Child,
-    mark: String,
+    finder: Finder,
     folder: PathBuf,
     _stdin: Option<ChildStdin>,
 }
@@ -249,7 +249,7 @@ impl Running {
 
     /// The process of the command, as others see it.
     pub(crate) fn process(&self) -> Process {
-        let marked = processes::marked(&self.mark).into_iter();
+        let marked = self.finder.find();
         let pid = self.pid();
         marked.into_iter().find(|found| found.pid == pid).unwrap()
     }
@@ -270,7 +270,7 @@ impl Running {
 
     /// All running processes of the command and of what it has started.
     pub(crate) fn processes(&self) -> Vec<Process> {
-        processes::marked(&self.mark)
+        self.finder.find()
     }
 
     /// Waits until at least one skopeo of the command runs.
@@ -286,7 +286,7 @@ impl Running {
 
     /// The skopeos of the command that run now.
     pub(crate) fn running_proxies(&self) -> Vec<Process> {
-        let mut found = processes::marked(&self.mark);
+        let mut found = self.finder.find();
         found.retain(Process::is_proxy);
         found
     }
@@ -329,7 +329,7 @@ impl Running {
         });
         let run = self.ended(status.unwrap());
         eventually(&format!("the end of all processes of {run}"), || {
-            let mut left = processes::marked(&self.mark);
+            let mut left = self.finder.find();
             for agent in left.extract_if(.., |process| process.is_gpg_agent()) {
                 // The process may have ended by now.
                 let _ = kill(Pid::from_raw(agent.pid.cast_signed()), Signal::SIGKILL);
