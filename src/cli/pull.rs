@@ -162,17 +162,8 @@ async fn pull_one(
     let image = &*request.reference;
     let layout = layout_of_one(request, folder).await?;
     if request.platforms == Platforms::All {
-        // Layers come while images of the index are still being opened.
-        let mut pulling = fetcher.pull_many([request.clone()], layout);
-        let only = pulling.next().await;
-        let mut pulled = pulling.finish().await?;
-        if let Some(only) = only {
-            pulled.images = only.images?;
-            pulled.index = only.index;
-            pulled.foreign_layers = only.foreign_layers;
-            pulled.failed_images = 0;
-        }
-        Ok(pulled)
+        let index = fetcher.open_index(image).await?;
+        fetcher.pull_index(&index, layout).await
     } else {
         let opened = fetcher.open(image).await?;
         fetcher.pull(&opened, layout).await
