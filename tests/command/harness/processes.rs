@@ -2,7 +2,8 @@
 
 use std::cell::RefCell;
 use std::collections::HashSet;
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read;
 use std::os::unix::fs::DirEntryExt;
 use std::thread;
 use std::time::Duration;
@@ -12,6 +13,9 @@ use nix::unistd::Pid;
 
 /// The environment variable that marks all processes of one run.
 pub(crate) const MARK: &str = "LONGSHORE_TEST_RUN";
+
+/// More bytes than any environment has here.
+const LARGEST_ENVIRONMENT: usize = 256 << 10;
 
 /// A running process. A zombie has no environment any more, so it is not one.
 #[derive(Debug, Clone)]
@@ -66,7 +70,7 @@ impl Finder {
             if others.contains(&(pid, number)) {
                 return None;
             }
-            let environ = read(pid, "environ")?;
+            let environ = environ(pid)?;
             if environ.contains(&self.wanted) {
                 return Some(Process {
                     pid,
@@ -84,16 +88,26 @@ impl Finder {
     }
 }
 
-/// A file of a process. Processes come and go.
-fn read(pid: u32, name: &str) -> Option<String> {
-    let bytes = fs::read(format!("/proc/{pid}/{name}")).ok()?;
+/// The environment of a process. Processes come and go.
+///
+/// It is got by one read. If a process calls `exec` between two reads, the second gives nothing, and what the first
+/// gave looks like the environment of a process of another run.
+fn environ(pid: u32) -> Option<String> {
+    let mut bytes = vec![0; LARGEST_ENVIRONMENT];
+    let mut file = File::open(format!("/proc/{pid}/environ")).ok()?;
+    let length = file.read(&mut bytes).ok()?;
+    assert!(length < LARGEST_ENVIRONMENT, "the environment is too large");
+    bytes.truncate(length);
     Some(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// The arguments of a process. During an `exec`, there are none for a moment.
 fn cmdline(pid: u32) -> Option<String> {
     (0..100).find_map(|_| {
-        let cmdline = read(pid, "cmdline").filter(|cmdline| !cmdline.is_empty());
+        let bytes = fs::read(format!("/proc/{pid}/cmdline")).ok();
+        let cmdline = bytes
+            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+            .filter(|cmdline| !cmdline.is_empty());
         if cmdline.is_none() {
             thread::sleep(Duration::from_millis(1));
         }
