@@ -16,6 +16,9 @@ use super::skopeo_version::query_version;
 use super::{ImageProxyConfig, Platform, helpers};
 use crate::error::{ConfigError, Error, Result};
 
+/// The environment variable that says how many processors a Go program uses at a time.
+const GO_PROCESSORS: &str = "GOMAXPROCS";
+
 /// The first skopeo version that supports `--user-agent-prefix`.
 const USER_AGENT_PREFIX_SINCE: Version = Version::new(1, 21, 0);
 
@@ -48,6 +51,17 @@ pub(crate) struct Template {
     pub(crate) credential_sources: CredentialSources,
     forward_stderr: bool,
     shutdown_timeout: Duration,
+}
+
+impl Launch {
+    /// Lets skopeo use at most this many processors at a time, unless the user has chosen a number.
+    pub(crate) fn limit_processors(&mut self, most: usize) {
+        let mut given = self.command.get_envs();
+        let in_command = given.any(|(name, _)| name == GO_PROCESSORS);
+        if !in_command && std::env::var_os(GO_PROCESSORS).is_none() {
+            self.command.env(GO_PROCESSORS, most.to_string());
+        }
+    }
 }
 
 impl ImageProxyConfig {
@@ -237,6 +251,21 @@ mod tests {
             .get_args()
             .map(|a| a.to_string_lossy().into_owned())
             .collect()
+    }
+
+    #[test]
+    fn a_chosen_number_of_processors_stays() {
+        let mut skopeo = Command::new("skopeo");
+        skopeo.env(GO_PROCESSORS, "3");
+        let config = ImageProxyConfig {
+            skopeo_cmd: Some(skopeo),
+            ..ImageProxyConfig::default()
+        };
+        let mut launch = config.into_launch().expect("fine");
+        launch.limit_processors(1);
+        let mut given = launch.command.get_envs();
+        let number = given.find(|(name, _)| *name == GO_PROCESSORS);
+        assert_eq!(number.and_then(|(_, number)| number), Some("3".as_ref()));
     }
 
     #[test]

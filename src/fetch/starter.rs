@@ -1,8 +1,10 @@
 //! Starts proxies from one configuration, or returns proxies that somebody else has started.
 
 use std::collections::BTreeSet;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::available_parallelism;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -73,6 +75,11 @@ impl Starter {
             connection: options.unwrap_or_default(),
             answered: watch::Sender::default(),
         }
+    }
+
+    /// Whether nobody else uses the proxies that this starter returns.
+    pub(super) fn owns_proxies(&self) -> bool {
+        matches!(self.origin, Origin::Config { .. })
     }
 
     /// The maximum size of one document, in bytes.
@@ -156,11 +163,11 @@ impl Starter {
         printed
     }
 
-    /// Starts one more proxy beside the first one. The proxy exits soon after it is no longer needed. `number` is that
-    /// of the proxy in the events.
+    /// Starts one more proxy beside the first one, so that there are `proxies`. The proxy exits soon after it is no
+    /// longer needed. `number` is that of the proxy in the events.
     pub(super) async fn start_further(
         &self,
-        number: usize,
+        (number, proxies): (usize, usize),
         place: Place<'_>,
         platform: Option<&Platform>,
     ) -> Result<ImageProxy> {
@@ -176,7 +183,8 @@ impl Starter {
             let timeout = connection.shutdown_timeout.min(FURTHER_SHUTDOWN_TIMEOUT);
             connection.shutdown_timeout = timeout;
         }
-        self.launch(Some(number), place, platform, connection).await
+        self.launch(Some(number), place, platform, connection, proxies)
+            .await
     }
 
     /// Starts a proxy for images at this place, for this platform or else for the configured one. `number` is that of
@@ -188,7 +196,7 @@ impl Starter {
         platform: Option<&Platform>,
     ) -> Result<ImageProxy> {
         let connection = self.connection.clone();
-        let proxy = self.launch(number, place, platform, connection).await?;
+        let proxy = self.launch(number, place, platform, connection, 1).await?;
         if let Origin::Config { policy, .. } = &self.origin {
             proxy.warn_if_policy_unchecked(policy.clone()).await;
         }
@@ -201,6 +209,7 @@ impl Starter {
         place: Place<'_>,
         platform: Option<&Platform>,
         connection: ConnectionOptions,
+        proxies: usize,
     ) -> Result<ImageProxy> {
         match &self.origin {
             Origin::Config {
@@ -216,12 +225,18 @@ impl Starter {
                 let platform = platform.cloned();
                 let label = number.map(|number| format!("proxy {number}: "));
                 let label = label.unwrap_or_default();
+                let processors = available_parallelism().map_or(1, NonZeroUsize::get);
+                let processors = share_of_processors(proxies, processors);
                 let launch = move || {
-                    Ok(Launch {
+                    let mut launch = Launch {
                         label,
                         shutdown_timeout,
                         ..template.launch(private, platform.as_ref())
-                    })
+                    };
+                    if let Some(most) = processors {
+                        launch.limit_processors(most);
+                    }
+                    Ok(launch)
                 };
                 ImageProxy::launch(launch, connection, policy.required).await
             }
@@ -232,6 +247,13 @@ impl Starter {
             Origin::Connected { proxies, uses } => next_open_proxy(proxies, uses),
         }
     }
+}
+
+/// How many processors the newest of these proxies may use at a time: twice its share, because not all proxies work all
+/// the time. `None` means all of them. A Go program keeps memory for each processor that it may use.
+fn share_of_processors(proxies: usize, processors: usize) -> Option<usize> {
+    let share = (2 * processors).div_ceil(proxies);
+    (share < processors).then_some(share)
 }
 
 /// The next of these proxies, in turn, that has not ended.
@@ -250,4 +272,27 @@ fn next_open_proxy(proxies: &[ImageProxy], uses: &AtomicUsize) -> Result<ImagePr
         }
     }
     Err(ended)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_proxy_beside_others_may_use_twice_its_share_of_the_processors() {
+        let table = [
+            (1, 1, None),
+            (1, 16, None),
+            (2, 3, None),
+            (2, 4, Some(1)),
+            (2, 16, Some(1)),
+            (64, 2, None),
+            (64, 3, Some(43)),
+            (64, 16, Some(8)),
+        ];
+        for (processors, proxies, share) in table {
+            let found = share_of_processors(proxies, processors);
+            assert_eq!(found, share, "{proxies} on {processors}");
+        }
+    }
 }

@@ -23,7 +23,7 @@ use super::resolve::fetch_manifest;
 use super::scheduler::{Task, UnitId};
 use super::starter::Starter;
 use crate::error::{BlobError, Error, Result, join_error};
-use crate::proxy::{Blob, ImageProxy, OpenedImage};
+use crate::proxy::{Blob, ImageProxy, OpenedImage, QuietWatch};
 use crate::reference::Place;
 use crate::time::timeout;
 
@@ -58,6 +58,7 @@ impl Unit {
             unit: self,
             proxy,
             slot: Arc::new(Semaphore::new(1)),
+            is_alone: watch::Sender::new(false),
         });
         workers.run().await
     }
@@ -66,15 +67,14 @@ impl Unit {
         let begun = Instant::now();
         match origin {
             ProxyOrigin::Running(proxy) => Ok(proxy),
-            ProxyOrigin::New { kind, is_first } => {
+            ProxyOrigin::New { kind, proxies } => {
                 let (place, platform) = (Place::of(&kind.example), kind.platform.as_ref());
-                let proxy = if is_first {
-                    self.starter
-                        .start(Some(self.number.0), place, platform)
-                        .await?
+                let number = self.number.0;
+                let proxy = if number == 0 {
+                    self.starter.start(Some(number), place, platform).await?
                 } else {
                     self.starter
-                        .start_further(self.number.0, place, platform)
+                        .start_further((number, proxies), place, platform)
                         .await?
                 };
                 self.report(Report::Ready {
@@ -108,6 +108,9 @@ struct Workers {
     proxy: ImageProxy,
     /// The slot: a semaphore with one permit. The worker that has the permit may ask the proxy.
     slot: Arc<Semaphore>,
+    /// Becomes `true` when the last worker finishes its task and there will be no other, so that a call of this worker
+    /// may block the connection.
+    is_alone: watch::Sender<bool>,
 }
 
 impl Workers {
@@ -137,10 +140,15 @@ impl Workers {
             workers.spawn(Arc::clone(&self).worker(work, slot));
         }
         // All workers finish their tasks, because each worker must report its result.
-        while let Some(done) = workers.join_next().await {
+        loop {
+            if workers.len() == 1 {
+                self.is_alone.send_replace(true);
+            }
+            let Some(done) = workers.join_next().await else {
+                return ended;
+            };
             ended = ended.and(done.map_err(join_error).and_then(|done| done));
         }
-        ended
     }
 
     /// Waits for the slot and for a task. `None` if no more tasks will come.
@@ -369,7 +377,7 @@ impl Workers {
             slot,
         } = asked;
         match answer {
-            Ok(blob) => match self.handle(job, blob, context).await {
+            Ok(blob) => match self.handle_watched(job, blob, context).await {
                 Ok(()) => {
                     let (blob, proxy) = (job.name(), unit.0);
                     context
@@ -473,6 +481,34 @@ impl Workers {
             answer,
             slot,
         })
+    }
+
+    /// Handles a blob, and meanwhile reports if the blob is quiet.
+    async fn handle_watched(
+        &self,
+        job: &Job,
+        mut blob: Blob,
+        context: &FetchContext,
+    ) -> Result<(), Failure> {
+        let (is_quiet, quiet) = oneshot::channel();
+        if self.unit.starter.owns_proxies() {
+            blob.watch_quiet(QuietWatch {
+                is_quiet,
+                is_alone: self.is_alone.subscribe(),
+            });
+        }
+        let report_quiet = async {
+            if quiet.await.is_ok() {
+                let unit = self.unit.number;
+                self.report(Report::Quiet { unit }).await;
+            }
+            std::future::pending().await
+        };
+        tokio::select! {
+            biased;
+            handled = self.handle(job, blob, context) => handled,
+            never = report_quiet => never,
+        }
     }
 
     /// Runs the handler. If the handler fails, finds out whether the blob is the cause.

@@ -64,6 +64,8 @@
 //! # Besides the options
 //!
 //! - **skopeo 1.19 or later.** An older one hashes each blob, too, and does not end the transfer of a blob that is dropped early.
+//! - **`GOMAXPROCS`** in the environment says how many processors each skopeo may use at a time. If it is not set, each
+//!   skopeo beside others may use twice its share of the processors, because a Go program needs memory for each.
 //! - **The destination.** A layout syncs each blob to the disk before it gets its name. On a slow disk that is the limit.
 //! - **The limit of open files.** With few descriptors, fewer blobs are in flight: see [`operating`](super::operating).
 //! - **Handlers.** If all workers are busy for half a second while blobs wait, one more proxy is started. More workers help a

@@ -46,6 +46,15 @@ impl Held {
             Self::Pipe { drained: false, .. } => None,
         }
     }
+
+    /// The call that finishes a pipe early, before it is drained. The call blocks the connection until the pipe's blob
+    /// has ended. `None` for an image.
+    pub(crate) fn finish_early(self) -> Option<Call> {
+        match self {
+            Self::Image(_) => None,
+            Self::Pipe { id, .. } => Some(Call::FinishPipe(id)),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -58,6 +67,7 @@ mod tests {
         assert_eq!(Held::memory_pipe(id).release(), Some(Call::FinishPipe(id)));
         let mut blob = Held::blob_pipe(id);
         assert_eq!(blob.release(), None);
+        assert_eq!(blob.finish_early(), Some(Call::FinishPipe(id)));
         blob.set_drained();
         assert_eq!(blob.release(), Some(Call::FinishPipe(id)));
     }

@@ -15,6 +15,11 @@ use super::{Call, Grant, MAX_PACKET, Method, Packet, Refusal, Violation, support
 pub(crate) trait Waiter {
     /// Whether the caller does not wait for the answer any more.
     fn is_gone(&self) -> bool;
+
+    /// Whether the answer comes only when a blob has ended that is still being sent.
+    fn waits_for_blob(&self) -> bool {
+        false
+    }
 }
 
 /// The reason why a call was not queued.
@@ -154,12 +159,21 @@ impl<W: Waiter> Session<W> {
         self.in_flight.as_ref().map(|(method, _)| *method)
     }
 
+    /// Whether the call in flight is answered only when a blob has ended. Such a call has no time limit of its own.
+    pub(crate) fn awaits_end_of_blob(&self) -> bool {
+        let waiter = self
+            .in_flight
+            .as_ref()
+            .and_then(|(_, waiter)| waiter.as_ref());
+        waiter.is_some_and(Waiter::waits_for_blob)
+    }
+
     /// Whether no release is queued, and no answer is awaited. The answer to a release without a waiter counts
-    /// as awaited.
+    /// as awaited. An answer that comes only at the end of a blob does not, because the blob itself is awaited.
     pub(crate) fn is_idle(&self) -> bool {
         let has_left = |waiter: &Option<W>| waiter.as_ref().is_some_and(Waiter::is_gone);
         let awaited = self.in_flight.as_ref().map(|(_, waiter)| waiter);
-        awaited.is_none_or(has_left)
+        (awaited.is_none_or(has_left) || self.awaits_end_of_blob())
             && self.releases.is_empty()
             && self.requests.iter().all(|asked| has_left(&asked.waiter))
     }

@@ -46,14 +46,20 @@ enum Reply {
     Granted(oneshot::Sender<Answer>),
     /// The channel to a caller who released something.
     Released(oneshot::Sender<Result<()>>),
+    /// The channel to a caller who finished a pipe early.
+    FinishedEarly(oneshot::Sender<Result<()>>),
 }
 
 impl Waiter for Caller {
     fn is_gone(&self) -> bool {
         match &self.reply {
             Reply::Granted(reply) => reply.is_closed(),
-            Reply::Released(reply) => reply.is_closed(),
+            Reply::Released(reply) | Reply::FinishedEarly(reply) => reply.is_closed(),
         }
+    }
+
+    fn waits_for_blob(&self) -> bool {
+        matches!(self.reply, Reply::FinishedEarly(_))
     }
 }
 
@@ -68,11 +74,18 @@ impl Caller {
         Self { reply, asked }
     }
 
+    fn of_early_finish(reply: oneshot::Sender<Result<()>>) -> Self {
+        let (reply, asked) = (Reply::FinishedEarly(reply), Instant::now());
+        Self { reply, asked }
+    }
+
     /// Answers the caller. If the caller left, the answer is dropped, and its guards release what it grants.
     fn answer(self, answer: Answer) {
         let _ = match self.reply {
             Reply::Granted(reply) => reply.send(answer).is_ok(),
-            Reply::Released(reply) => reply.send(answer.map(drop)).is_ok(),
+            Reply::Released(reply) | Reply::FinishedEarly(reply) => {
+                reply.send(answer.map(drop)).is_ok()
+            }
         };
     }
 }
@@ -197,7 +210,8 @@ impl Actor {
                 // Without the actor's own lease, the channel of leases can end.
                 self.lease = None;
             }
-            let awaits_reply = self.session.in_flight().is_some();
+            let awaits_reply =
+                self.session.in_flight().is_some() && !self.session.awaits_end_of_blob();
             let turn = self.session.turn();
             let call_deadline = self.timer.deadline(awaits_reply || turn.is_some());
             let deadline = self.phase.deadline().into_iter().chain(call_deadline).min();
@@ -263,6 +277,11 @@ impl Actor {
             GuardMessage::Release { call, reply } => {
                 self.session
                     .queue_release(&call, reply.map(Caller::of_release));
+                Ok(())
+            }
+            GuardMessage::FinishEarly { call, reply } => {
+                self.session
+                    .queue_release(&call, Some(Caller::of_early_finish(reply)));
                 Ok(())
             }
             GuardMessage::Violation(violation) => Err(Error::from(violation).into()),
@@ -442,11 +461,13 @@ impl Actor {
                     }
                     None => inbox_open = false,
                 },
-                Some(message) = guard_messages.recv() => {
-                    if let GuardMessage::Release { reply: Some(reply), .. } = message {
+                Some(message) = guard_messages.recv() => match message {
+                    GuardMessage::Release { reply: Some(reply), .. }
+                    | GuardMessage::FinishEarly { reply, .. } => {
                         Caller::of_release(reply).answer(Err(error.clone()));
                     }
-                }
+                    GuardMessage::Release { reply: None, .. } | GuardMessage::Violation(_) => {}
+                },
                 _ = leases.recv(), if blobs_open => {
                     blobs_open = false;
                     end_proxy(sending.take());

@@ -1,5 +1,6 @@
 //! The blobs that callers read: [`Blob`] with its verdict, and [`RawBlob`] without one.
 
+mod finish_pipe;
 mod flow;
 mod split;
 mod stream;
@@ -15,6 +16,7 @@ use tokio::sync::{mpsc, watch};
 
 pub use self::split::{BlobDriver, BlobReader};
 
+pub(crate) use self::finish_pipe::QuietWatch;
 pub(super) use self::flow::TimeLimits;
 pub(super) use self::stream::{Opened, Source};
 
@@ -108,6 +110,11 @@ impl Blob {
             closed,
             lease,
         }))
+    }
+
+    /// Lets the blob be finished early if it is quiet: see [`Stream::watch_quiet`].
+    pub(crate) fn watch_quiet(&mut self, watch: QuietWatch) {
+        self.0.get_mut().watch_quiet(watch);
     }
 
     /// Takes the verifier of the blob: see [`Stream::take_verifier`].

@@ -20,6 +20,12 @@ pub(crate) enum GuardMessage {
         call: Call,
         reply: Option<oneshot::Sender<Result<()>>>,
     },
+    /// A guard finishes the pipe of a blob that is still being sent. `reply` gets the proxy's answer, which comes when
+    /// the blob has ended.
+    FinishEarly {
+        call: Call,
+        reply: oneshot::Sender<Result<()>>,
+    },
     /// The proxy broke the protocol where only the reader of a pipe could see it.
     Violation(Violation),
 }
@@ -71,6 +77,19 @@ impl ReleaseGuard {
         let (reply, answer) = oneshot::channel();
         self.send_release(Some(reply));
         // Without an actor, the reply was dropped with the message.
+        async { answer.await.unwrap_or(Err(Error::Closed)) }
+    }
+
+    /// Finishes the pipe of a blob that is still being sent. The future returns the proxy's answer, which comes when the
+    /// blob has ended. Until then, the proxy answers no other call.
+    pub(crate) fn finish_early(&mut self) -> impl Future<Output = Result<()>> + Send + use<> {
+        let (reply, answer) = oneshot::channel();
+        if let Some(call) = self.held.take().and_then(Held::finish_early) {
+            // Without an actor, the reply was dropped with the message.
+            let _ = self
+                .release_tx
+                .send(GuardMessage::FinishEarly { call, reply });
+        }
         async { answer.await.unwrap_or(Err(Error::Closed)) }
     }
 

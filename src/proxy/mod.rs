@@ -22,6 +22,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::instrument;
 
+pub(crate) use self::blob::QuietWatch;
 pub use self::blob::{Blob, BlobDriver, BlobReader, RawBlob};
 pub use self::image::OpenedImage;
 pub(crate) use self::output::output;

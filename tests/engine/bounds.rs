@@ -49,6 +49,47 @@ fn a_slow_blob_above_the_least_rate_or_without_one_is_stored() {
     });
 }
 
+/// Before protocol 0.2.8, `FinishPipe` is sent early for a quiet blob, and is answered only at its end.
+#[test]
+#[ignore = "needs skopeo"]
+fn a_blob_that_pauses_may_take_longer_than_the_call_timeout() {
+    run(async {
+        for protocol in tools::SKOPEOS {
+            let served = Served::new(1, 50_000).faults(&["blob#0:gap=10s"]);
+            let mut config = config(protocol);
+            config.connection = ConnectionOptions::default().call_timeout(Duration::from_secs(5));
+            let options = FetchOptions::default().retry(retries(0));
+            let outcome = pull(config, options, &served.reference()).await;
+            outcome.result.expect(protocol);
+        }
+    });
+}
+
+/// Before protocol 0.2.8, only the answer to `FinishPipe` tells that a transfer broke off. This call blocks a proxy, so
+/// the other layers come first.
+#[test]
+#[ignore = "needs skopeo"]
+fn a_transfer_that_breaks_off_is_noticed_without_a_stall() {
+    run(async {
+        for protocol in tools::SKOPEOS {
+            let served = Served::new(20, 50_000).faults(&["blob#1:cut=half"]);
+            let options = FetchOptions::default().retry(retries(1));
+            let outcome = pull(config(protocol), options, &served.reference()).await;
+            let error = outcome.result.expect_err(protocol);
+            assert!(
+                matches!(
+                    error,
+                    Error::Blob {
+                        source: BlobError::Refused(_),
+                        ..
+                    }
+                ),
+                "{protocol}: {error:?}"
+            );
+        }
+    });
+}
+
 /// The reader is slow, not the registry.
 #[test]
 #[ignore = "needs skopeo"]

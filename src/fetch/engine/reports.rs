@@ -71,6 +71,7 @@ impl Engine {
             Report::Answered { unit, task, took } => {
                 self.scheduler.answered(unit, task, took, now);
             }
+            Report::Quiet { unit } => self.scheduler.quiet(unit),
             Report::Done {
                 unit,
                 task,

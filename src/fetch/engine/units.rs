@@ -37,8 +37,8 @@ impl Engine {
         let proxy = unit.0;
         self.events.send(|| EventKind::ProxyStarted { proxy });
         let kind = Arc::clone(&self.kinds[kind.0]);
-        let is_first = unit.0 == 0;
-        self.spawn(unit, ProxyOrigin::New { kind, is_first });
+        let proxies = self.units.len() + 1;
+        self.spawn(unit, ProxyOrigin::New { kind, proxies });
     }
 
     pub(super) fn spawn(&mut self, number: UnitId, origin: ProxyOrigin) {

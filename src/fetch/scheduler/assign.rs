@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use super::blobs::Blob;
-use super::unit::{Stage, Unit};
+use super::unit::{Stage, Unit, Use};
 use super::{Action, Config, Image, ImageId, KindId, Opening, Scheduler, SourceId, Task, UnitId};
 
 /// The backlog from which another unit helps: the number of waiting blobs for each unit that can ask for
@@ -194,7 +194,7 @@ impl<E: Clone> Scheduler<E> {
         let will_be_free = |(other, state): (&UnitId, &Unit)| {
             *other != id
                 && !state.retired
-                && !state.served
+                && state.used != Use::Served
                 && state.paused_until.is_none()
                 && !state.is_late(late, now)
                 && (is_starting(state) || state.is_opening(image) || is_idle(state))

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::governor::{Backlog, OPENING_WORK};
 use super::host::{Host, SLOW_AFTER};
 use super::start_interval::StartInterval;
-use super::unit::{Stage, Unit};
+use super::unit::{Stage, Unit, Use};
 use super::{
     Action, HostId, Image, ImageId, KindId, Opening, Scheduler, SourceId, Task, UnitError, UnitId,
 };
@@ -156,6 +156,7 @@ impl<E: Clone> Scheduler<E> {
         let host = &self.hosts[id.0];
         let to_open = self.to_open(id);
         if host.backlog.blobs == 0 && to_open == 0 && !self.has_configs(id) {
+            self.retire_quiet(id);
             return;
         }
         let is_starting = |unit: &Unit| unit.stage == Stage::Starting && !unit.retired;
@@ -211,6 +212,7 @@ impl<E: Clone> Scheduler<E> {
         if is_throttled {
             self.retire_newest(id, working.saturating_sub(wanted), now);
         }
+        self.retire_started_ahead(id);
         self.retire_unneeded(id);
         if self.is_starved(id, now) || self.is_stuck(id, now) {
             self.start(id, now);
@@ -280,7 +282,11 @@ impl<E: Clone> Scheduler<E> {
         self.next_unit += 1;
         self.start_interval.started(now);
         self.active = now;
-        self.units.insert(unit, Unit::new(host, kind, now));
+        let mut new = Unit::new(host, kind, now);
+        if !self.hosts[host.0].governor.has_estimate() {
+            new.used = Use::Ahead;
+        }
+        self.units.insert(unit, new);
         self.actions.push_back(Action::Start { unit, kind });
     }
 
@@ -452,7 +458,7 @@ impl<E: Clone> Scheduler<E> {
             return;
         }
         let of_host = |(_, unit): &(&UnitId, &Unit)| {
-            unit.host == id && !unit.retired && !unit.served && unit.open.len() <= 1
+            unit.host == id && !unit.retired && unit.used != Use::Served && unit.open.len() <= 1
         };
         let idle: Vec<UnitId> = self
             .units
@@ -474,6 +480,54 @@ impl<E: Clone> Scheduler<E> {
                 self.abandon(unit);
                 at_work -= 1;
             }
+        }
+    }
+
+    /// Ends units that were started before it was known how many are wanted, if there are too many, and they have not
+    /// opened an image yet.
+    fn retire_started_ahead(&mut self, id: HostId) {
+        let host = &self.hosts[id.0];
+        if !host.governor.has_estimate()
+            || self.to_open(id) > 0
+            || host.rules.least == host.rules.most
+        {
+            return;
+        }
+        // More are kept than are wanted, because the first estimate of a latency is often too low.
+        let wanted = self.wanted(id);
+        let kept = wanted.saturating_add(wanted.div_ceil(8));
+        let excess = self.at_work(id).saturating_sub(kept);
+        let is_new = |(_, unit): &(&UnitId, &Unit)| {
+            let is_new = unit.used == Use::Ahead && unit.open.is_empty();
+            unit.host == id && !unit.retired && is_new
+        };
+        let new: Vec<UnitId> = self
+            .units
+            .iter()
+            .filter(is_new)
+            .map(|(id, _)| *id)
+            .collect();
+        for unit in new.into_iter().rev().take(excess) {
+            if !self.is_last_of_its_kind(unit) {
+                self.abandon(unit);
+            }
+        }
+    }
+
+    /// Retires the units with quiet blobs, when there is nothing else to ask this host for. A retired unit may ask for
+    /// the reason.
+    fn retire_quiet(&mut self, id: HostId) {
+        let is_quiet = |(_, unit): &(&UnitId, &Unit)| {
+            unit.host == id && !unit.retired && unit.is_quiet && unit.asking().is_none()
+        };
+        let quiet: Vec<UnitId> = self
+            .units
+            .iter()
+            .filter(is_quiet)
+            .map(|(id, _)| *id)
+            .collect();
+        for unit in quiet {
+            self.retire(unit);
         }
     }
 

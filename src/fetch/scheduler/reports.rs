@@ -64,6 +64,14 @@ impl<E: Clone> Scheduler<E> {
         self.complete(image);
     }
 
+    /// Records that no byte of one of the unit's blobs has come for a while, and that only a call that blocks the proxy
+    /// would tell why.
+    pub(in crate::fetch) fn quiet(&mut self, id: UnitId) {
+        if let Some(unit) = self.units.get_mut(&id) {
+            unit.is_quiet = true;
+        }
+    }
+
     /// Records that the proxy has answered the call for a blob. The answer took as long as `took`.
     pub(in crate::fetch) fn answered(
         &mut self,

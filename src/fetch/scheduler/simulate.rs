@@ -364,7 +364,6 @@ impl World {
 struct Run {
     took: f64,
     openings: usize,
-    #[expect(dead_code, reason = "shown where an assertion fails")]
     units: usize,
 }
 
@@ -536,4 +535,18 @@ fn many_images_are_opened_about_once_each() {
     };
     let run = World::new(far, sharing(24, 10, 3, 6 * MB), (1, 16)).run();
     assert!((24..=26).contains(&run.openings), "{run:?}");
+}
+
+#[test]
+fn proxies_that_were_started_ahead_are_ended_if_fewer_are_enough() {
+    let far = Model {
+        processors: 2,
+        start: MS(15),
+        answer: MS(50),
+        bandwidth: 125e6,
+        requests: None,
+    };
+    let run = World::new(far, one(&[6_800_000; 85]), (1, 16)).run();
+    assert!(run.units > 14, "{run:?}");
+    assert!(run.openings <= 13, "{run:?}");
 }

@@ -11,6 +11,17 @@ pub(super) enum Stage {
     Ready,
 }
 
+/// What a unit was started for, or has done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Use {
+    /// The unit was started before it was known how many units are wanted.
+    Ahead,
+    /// The unit was wanted when it was started.
+    Wanted,
+    /// The unit was given something to fetch.
+    Served,
+}
+
 #[derive(Debug, Clone, Hash)]
 pub(super) struct Unit {
     pub(super) host: HostId,
@@ -35,8 +46,9 @@ pub(super) struct Unit {
     pub(super) paused_until: Option<Instant>,
     /// Whether the unit gets no more tasks.
     pub(super) retired: bool,
-    /// Whether the unit was given something to fetch.
-    pub(super) served: bool,
+    pub(super) used: Use,
+    /// Whether no byte of one of its blobs has come for a while, and only a call that blocks the proxy would tell why.
+    pub(super) is_quiet: bool,
     /// When the unit last found, while it was idle, that no other unit needs its help.
     pub(super) no_help_needed_since: Option<Instant>,
 }
@@ -57,7 +69,8 @@ impl Unit {
             cannot_open: BTreeSet::new(),
             paused_until: None,
             retired: false,
-            served: false,
+            used: Use::Wanted,
+            is_quiet: false,
             no_help_needed_since: None,
         }
     }
@@ -87,7 +100,9 @@ impl Unit {
             self.queued = Some(task);
             self.recalled = false;
         }
-        self.served |= !matches!(task, Task::Open(_));
+        if !matches!(task, Task::Open(_)) {
+            self.used = Use::Served;
+        }
     }
 
     /// Records that the call for a task was answered. The blob is drained from now on.
@@ -106,6 +121,7 @@ impl Unit {
             self.queued = None;
         } else if let Some(place) = self.draining.iter().position(|one| *one == task) {
             self.draining.swap_remove(place);
+            self.is_quiet &= !self.draining.is_empty();
         } else {
             return false;
         }

@@ -86,6 +86,8 @@ pub(in crate::fetch) enum Report {
         task: Task,
         took: Duration,
     },
+    /// No byte of a blob has come for a while, and the pipe does not tell whether the transfer broke off.
+    Quiet { unit: UnitId },
     /// A blob is done. `fetched` is false if the sink had it already.
     Done {
         unit: UnitId,
@@ -110,6 +112,7 @@ impl Report {
             | Self::Opened { unit, .. }
             | Self::Configured { unit, .. }
             | Self::Answered { unit, .. }
+            | Self::Quiet { unit }
             | Self::Done { unit, .. }
             | Self::Failed { unit, .. } => *unit,
         }
@@ -151,6 +154,6 @@ pub(in crate::fetch) struct Kind {
 pub(in crate::fetch) enum ProxyOrigin {
     /// A proxy that is running already.
     Running(ImageProxy),
-    /// A new proxy for images of this kind.
-    New { kind: Arc<Kind>, is_first: bool },
+    /// A new proxy for images of this kind. With it, there are this many proxies.
+    New { kind: Arc<Kind>, proxies: usize },
 }

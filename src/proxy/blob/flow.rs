@@ -54,19 +54,29 @@ impl Flow {
         }
     }
 
+    /// Records that a caller waits, and returns since when.
+    pub(super) fn wait(&mut self) -> Instant {
+        if let Some(since) = self.waiting {
+            return since;
+        }
+        let since = Instant::now();
+        self.waiting = Some(since);
+        if let (Some(sleep), Some(timeout)) = (&mut self.sleep, self.limits.stall_timeout) {
+            sleep.as_mut().reset(deadline_after(since, timeout));
+        }
+        since
+    }
+
     /// Becomes ready when the stall timeout has passed without progress, and then returns the stall timeout.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Duration> {
+        let since = self.wait();
         let Some(timeout) = self.limits.stall_timeout else {
             return Poll::Pending;
         };
         let until = || deadline_after(Instant::now(), timeout);
-        let sleep = self
-            .sleep
-            .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until())));
-        if self.waiting.is_none() {
-            sleep.as_mut().reset(until());
-            self.waiting = Some(Instant::now());
-        }
+        let sleep = self.sleep.get_or_insert_with(|| {
+            Box::pin(tokio::time::sleep_until(deadline_after(since, timeout)))
+        });
         ready!(sleep.as_mut().poll(cx));
         if is_long_past(sleep.deadline()) {
             // This process was stopped, perhaps with the sender. The sender gets its whole time again.

@@ -16,13 +16,14 @@ use tokio::net::unix::pipe::Receiver;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
+use super::finish_pipe::{self, FinishPipe, QuietWatch};
 use super::flow::{Flow, TimeLimits};
 use crate::drain::aligned::AlignedBuffer;
 use crate::drain::pipe;
 use crate::drain::verify::Verifier;
 use crate::error::{BlobError, Error, Result};
 use crate::protocol::{Refusal, Violation};
-use crate::proxy::held::{HeldPipe, Lease, ReleaseGuard};
+use crate::proxy::held::{HeldPipe, Lease};
 use crate::proxy::runtime_check::answer_or_idle;
 use crate::time::timeout;
 
@@ -51,7 +52,7 @@ enum BlobEnd {
     /// The blob ends with its pipe (`GetRawBlob`). An error pipe contains the reason of an early end.
     WithPipe { error: Option<Receiver> },
     /// The blob ends with `FinishPipe` (`GetBlob`). The answer to that call contains the reason of an early end.
-    ByFinishPipe(ReleaseGuard),
+    ByFinishPipe(FinishPipe),
 }
 
 /// The place where the digest of a blob is checked.
@@ -84,7 +85,7 @@ impl Source {
         let data = pipe::blob_reader(data).map_err(not_a_pipe)?;
         Ok(Self {
             data,
-            ends: BlobEnd::ByFinishPipe(guard),
+            ends: BlobEnd::ByFinishPipe(FinishPipe::new(guard)),
         })
     }
 
@@ -161,9 +162,9 @@ pub(super) struct Stream {
 impl Stream {
     /// Makes a stream. This function must be called within a tokio runtime, like those that make a [`Source`].
     pub(super) fn new(mut opened: Opened) -> Self {
-        if let (Some(0), BlobEnd::ByFinishPipe(guard)) = (opened.size, &mut opened.source.ends) {
+        if let (Some(0), BlobEnd::ByFinishPipe(end)) = (opened.size, &mut opened.source.ends) {
             // All bytes of an empty blob are read.
-            guard.set_drained();
+            end.set_drained();
         }
         let Opened {
             digest,
@@ -204,6 +205,14 @@ impl Stream {
 
     pub(super) fn stall_timeout(&self) -> Option<Duration> {
         self.flow.limits().stall_timeout
+    }
+
+    /// Lets a blob of `GetBlob` be finished early, as the watch says. Does nothing for other blobs, whose pipes tell that a
+    /// transfer broke off.
+    pub(super) fn watch_quiet(&mut self, watch: QuietWatch) {
+        if let BlobEnd::ByFinishPipe(end) = &mut self.source.ends {
+            end.watch_quiet(watch);
+        }
     }
 
     pub(super) fn runtime(&self) -> &Handle {
@@ -308,9 +317,9 @@ impl Stream {
             verifier.update(bytes);
         }
         if self.size == Some(self.read)
-            && let BlobEnd::ByFinishPipe(guard) = &mut self.source.ends
+            && let BlobEnd::ByFinishPipe(end) = &mut self.source.ends
         {
-            guard.set_drained();
+            end.set_drained();
         }
     }
 
@@ -346,13 +355,17 @@ impl Stream {
 
     /// Begins to find out why the pipe ended. It ended before the expected size, or no size is expected.
     fn judge_early_end(&mut self) {
-        let error = match &mut self.source.ends {
-            BlobEnd::WithPipe { error } => error.take(),
-            BlobEnd::ByFinishPipe(_) => None,
+        let reported: Option<Reported> = match &mut self.source.ends {
+            BlobEnd::WithPipe { error } => error
+                .take()
+                .map(|error| Box::pin(read_error_pipe(error)) as Reported),
+            BlobEnd::ByFinishPipe(end) => end.take_answer().map(|answer| {
+                Box::pin(async { answer.await.map_err(finish_pipe::reason) }) as Reported
+            }),
         };
         let expected = self.size.or(self.announced);
         let judging = end_reason(
-            error,
+            reported,
             self.read,
             expected,
             self.closed.clone(),
@@ -384,6 +397,12 @@ impl Stream {
             }
             Poll::Ready(Err(error)) => Poll::Ready(Err(BlobError::Read(Arc::new(error)))),
             Poll::Pending => {
+                let since = self.flow.wait();
+                if let BlobEnd::ByFinishPipe(end) = &mut self.source.ends
+                    && let Poll::Ready(error) = end.poll_broken(since, cx)
+                {
+                    return Poll::Ready(Err(error));
+                }
                 let after = ready!(self.flow.poll(cx));
                 Poll::Ready(Err(BlobError::Stalled {
                     after,
@@ -416,13 +435,13 @@ impl Stream {
             ..
         } = self;
         // A raw blob never ends by `FinishPipe`, so every blob that is finished below has been checked.
-        let BlobEnd::ByFinishPipe(guard) = ends else {
+        let BlobEnd::ByFinishPipe(end) = ends else {
             return Ok(());
         };
         // `FinishPipe` blocks the connection until the proxy has written all bytes. A task waits for it, because this
         // future may not be polled any more.
         let finished = runtime.spawn(async move {
-            match finish_pipe(data, guard, read).await {
+            match finish_pipe(data, end, read).await {
                 // All bytes came and have the right digest. Only the proxy's answer is missing.
                 Err(BlobError::Connection(_)) => Ok(()),
                 verdict => verdict,
@@ -453,11 +472,7 @@ impl AsyncRead for Stream {
 }
 
 /// Sends `FinishPipe` for a pipe of which `size` bytes were read, and checks that no more bytes come.
-async fn finish_pipe(
-    mut data: Receiver,
-    mut guard: ReleaseGuard,
-    size: u64,
-) -> Result<(), BlobError> {
+async fn finish_pipe(mut data: Receiver, end: FinishPipe, size: u64) -> Result<(), BlobError> {
     let excess = async move {
         // The read ends when the proxy has closed the pipe. If a byte comes instead, the read end is closed at once,
         // so that the proxy does not block on further bytes.
@@ -465,8 +480,8 @@ async fn finish_pipe(
         drop(data);
         matches!(read, Ok(1))
     };
-    let released = guard.release();
-    tokio::pin!(excess, released);
+    let (mut released, guard) = end.finish();
+    tokio::pin!(excess);
     let (released, excess) = tokio::select! {
         excess = &mut excess => (released.await, excess),
         released = &mut released => match released {
@@ -474,15 +489,19 @@ async fn finish_pipe(
                 Ok(excess) => (Ok(()), excess),
                 Err(error) => (Err(error), false),
             },
-            // The connection is gone, or the proxy reports an error of the blob.
+            // The proxy reports an error of the blob. A byte too many may be the cause, and is in the pipe already.
+            Err(error @ Error::Refused { .. }) => {
+                let excess = timeout(CLOSE_REASON_WAIT, excess).await;
+                (Err(error), excess.unwrap_or(false))
+            }
+            // The connection is gone.
             Err(error) => (Err(error), false),
         }
     };
     match released {
         _ if excess => Err(BlobError::TooLong { size }),
         Ok(()) => Ok(()),
-        Err(Error::Refused { refusal, .. }) => Err(BlobError::Refused(refusal)),
-        Err(error) => Err(BlobError::Connection(Box::new(error))),
+        Err(error) => Err(finish_pipe::reason(error)),
     }
 }
 
@@ -493,17 +512,19 @@ struct ErrorPipe {
     message: String,
 }
 
+/// What the proxy reports when a blob ends.
+type Reported = Pin<Box<dyn Future<Output = Result<(), BlobError>> + Send + Sync>>;
+
 /// Finds out why a pipe ended after `read` bytes: by an error that the proxy reports, by the exit of the proxy, or
 /// without a reason. Returns `Ok` only if `read` bytes were expected, or no size is known.
 async fn end_reason(
-    error: Option<Receiver>,
+    reported: Option<Reported>,
     read: u64,
     expected: Option<u64>,
     mut closed: watch::Receiver<Option<Error>>,
     stall_timeout: Option<Duration>,
 ) -> Result<(), BlobError> {
-    if let Some(error) = error {
-        let reported = read_error_pipe(error);
+    if let Some(reported) = reported {
         match stall_timeout {
             None => reported.await?,
             Some(after) => timeout(after, reported)
@@ -561,7 +582,8 @@ mod tests {
         let second = Duration::from_secs(1);
         let (sender, error) = pipe::pipe().expect("a pipe");
         let (_closed, closed) = watch::channel(None);
-        let verdict = end_reason(Some(error), 7, Some(7), closed, Some(10 * second));
+        let reported: Reported = Box::pin(read_error_pipe(error));
+        let verdict = end_reason(Some(reported), 7, Some(7), closed, Some(10 * second));
         let stopped = async {
             sleep(5 * second).await;
             advance(60 * second).await;

@@ -43,6 +43,7 @@ fn what(kind: &FaultKind) -> String {
         FaultKind::RedirectLoop => "is redirected to itself".to_owned(),
         FaultKind::HeadersNever => "is never answered".to_owned(),
         FaultKind::LateHeaders(after) => format!("is answered after {}", duration(*after)),
+        FaultKind::Gap(gap) => format!("pauses for {} in the middle", duration(*gap)),
         FaultKind::Trickle(pause) => format!("comes byte by byte, one every {}", duration(*pause)),
         FaultKind::Stall(point) => format!("stalls {}", place(*point)),
         FaultKind::Cut(point) => format!("is cut {}", place(*point)),

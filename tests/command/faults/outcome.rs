@@ -10,6 +10,9 @@ use crate::harness::Run;
 
 /// The `--stall-timeout` of the pulls that wait for it. A correct blob is not that late, even on a busy machine.
 pub(crate) const STALL: Duration = Duration::from_secs(4);
+
+/// The time after which a blob counts as quiet.
+const QUIET: Duration = Duration::from_secs(1);
 /// The `--call-timeout` of the pulls that wait for it.
 pub(crate) const CALL: Duration = Duration::from_secs(5);
 
@@ -124,6 +127,8 @@ pub(crate) enum Bound {
     Stalls(u32),
     /// This many call timeouts.
     Calls(u32),
+    /// This many times the time after which a blob counts as quiet, and the waits between retries.
+    Quiet(u32),
     /// The waits between retries.
     Backoff,
     /// Seconds that skopeo waits, because the registry asks it to or by itself.
@@ -140,6 +145,7 @@ impl Bound {
             Self::None => Duration::ZERO,
             Self::Stalls(times) => STALL * times,
             Self::Calls(times) => CALL * times,
+            Self::Quiet(times) => QUIET * times + Self::Backoff.duration(),
             Self::Backoff => Duration::from_secs(2),
             Self::Skopeo(seconds) | Self::Server(seconds) => Duration::from_secs(seconds),
             Self::Grace => Duration::from_secs(4),
@@ -155,6 +161,11 @@ impl fmt::Display for Bound {
             Self::Stalls(times) => write!(f, "{times} stall timeouts"),
             Self::Calls(1) => write!(f, "the call timeout"),
             Self::Calls(times) => write!(f, "{times} call timeouts"),
+            Self::Quiet(1) => write!(f, "a second without a byte, the waits between retries"),
+            Self::Quiet(times) => write!(
+                f,
+                "{times} times a second without a byte, the waits between retries"
+            ),
             Self::Backoff => write!(f, "the waits between retries"),
             Self::Skopeo(seconds) => write!(f, "skopeo's own wait: {seconds} s"),
             Self::Server(seconds) => write!(f, "the server: {seconds} s"),

@@ -63,6 +63,8 @@ pub enum FaultKind {
     LateHeaders(Duration),
     /// Stops sending at this point of the body, and keeps the connection open.
     Stall(Point),
+    /// Sends nothing for this long in the middle of the body, and then goes on.
+    Gap(Duration),
     /// Sends the body byte by byte, and waits this long after each.
     Trickle(Duration),
     /// Closes the connection at this point of the body. The headers announced a longer body.
@@ -130,6 +132,7 @@ impl FaultKind {
             | Self::HeadersNever
             | Self::LateHeaders(_) => false,
             Self::Stall(_)
+            | Self::Gap(_)
             | Self::Trickle(_)
             | Self::Cut(_)
             | Self::Reset(_)

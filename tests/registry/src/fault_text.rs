@@ -18,6 +18,7 @@
 //! | `headers-never` | never answers |
 //! | `ttfb=DURATION` | holds the headers back: `250ms`, `30s` |
 //! | `stall=POINT` | stops sending and keeps the connection open |
+//! | `gap=DURATION` | sends nothing for so long in the middle, and then goes on |
 //! | `trickle=DURATION` | sends byte by byte, and waits so long after each |
 //! | `cut=POINT` | closes the connection early |
 //! | `reset=POINT` | resets the connection |
@@ -127,6 +128,7 @@ fn parse_kind_with_value(name: &str, value: &str) -> Result<FaultKind, String> {
         }
         "ttfb" => FaultKind::LateHeaders(parse_duration(value)?),
         "stall" => FaultKind::Stall(parse_point(value)?),
+        "gap" => FaultKind::Gap(parse_duration(value)?),
         "trickle" => FaultKind::Trickle(parse_duration(value)?),
         "cut" => FaultKind::Cut(parse_point(value)?),
         "reset" => FaultKind::Reset(parse_point(value)?),
@@ -226,6 +228,8 @@ mod tests {
         let half_a_minute = FaultKind::LateHeaders(Duration::from_secs(30));
         assert_eq!(parse("any:headers-never").kind, FaultKind::HeadersNever);
         assert_eq!(parse("any:ttfb=30s").kind, half_a_minute);
+        let second = FaultKind::Gap(Duration::from_secs(1));
+        assert_eq!(parse("blob:gap=1s").kind, second);
         assert_eq!(parse("blob:stall=0").kind, FaultKind::Stall(Point::Byte(0)));
         assert_eq!(parse("blob:cut=half").kind, FaultKind::Cut(Point::Half));
         assert_eq!(parse("blob:reset=last").kind, FaultKind::Reset(Point::Last));

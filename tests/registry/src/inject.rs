@@ -109,6 +109,7 @@ pub fn apply_fault(reply: &mut Reply, kind: &FaultKind, request: &Request) {
         }
         FaultKind::HeadersNever => reply.delivery.headers_after = None,
         FaultKind::LateHeaders(delay) => reply.delivery.headers_after = Some(delay),
+        FaultKind::Gap(gap) => reply.delivery.gap = Some((reply.body.len() / 2, gap)),
         FaultKind::Trickle(pause) => reply.delivery.pause = Some(pause),
         FaultKind::Stall(point) => stop(reply, point, Ending::Stall),
         FaultKind::Cut(point) => stop(reply, point, Ending::Close),

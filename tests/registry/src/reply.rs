@@ -63,6 +63,8 @@ pub struct Delivery {
     pub flipped: Option<u64>,
     /// How long to wait after each byte.
     pub pause: Option<Duration>,
+    /// Where nothing is sent for a while, and for how long.
+    pub gap: Option<(u64, Duration)>,
     /// Where the body stops before its end, and how the connection goes on from there.
     pub stop: Option<(u64, Ending)>,
 }
@@ -122,6 +124,7 @@ impl Delivery {
             filler: 0,
             flipped: None,
             pause: None,
+            gap: None,
             stop: None,
         }
     }
@@ -218,7 +221,15 @@ impl Reply {
         let mut sent = 0;
         let started = Instant::now();
         while sent < end {
-            let count = clip(end - sent, buffer.len());
+            let next = match self.delivery.gap {
+                Some((at, gap)) if at == sent => {
+                    sleep(gap).await;
+                    end
+                }
+                Some((at, _)) if at > sent => at,
+                _ => end,
+            };
+            let count = clip(next - sent, buffer.len());
             let chunk = &mut buffer[..count];
             self.fill(sent, chunk).await?;
             self.send_chunk(connection, chunk).await?;
@@ -240,6 +251,7 @@ impl Reply {
                 if end <= *length
                     && self.delivery.flipped.is_none()
                     && self.delivery.pause.is_none()
+                    && self.delivery.gap.is_none()
                     && self.delivery.framing != Framing::Chunked =>
             {
                 Some(file)

@@ -74,6 +74,8 @@ pub(super) enum Step {
     Drained(UnitId, usize),
     Fails(UnitId, Failing),
     BreaksOff(UnitId, usize),
+    /// No byte of a blob comes for a while.
+    FallsQuiet(UnitId),
     TimePasses,
 }
 
@@ -297,6 +299,9 @@ impl World {
             if proxy.asked.front().is_some() && may_fail {
                 all.extend(FAILINGS.map(|failing| Step::Fails(unit, failing)));
             }
+            if may_fail && !proxy.draining.is_empty() {
+                all.push(Step::FallsQuiet(unit));
+            }
             for place in 0..proxy.draining.len() {
                 all.push(Step::Drained(unit, place));
                 if may_fail {
@@ -315,6 +320,10 @@ impl World {
         let now = begun + STEP * self.ticks;
         match step {
             Step::TimePasses => {}
+            Step::FallsQuiet(unit) => {
+                self.failures -= 1;
+                self.scheduler.quiet(unit);
+            }
             Step::Ready(unit) => {
                 self.proxy(unit).is_starting = false;
                 self.scheduler.ready(unit, TICK, now);
