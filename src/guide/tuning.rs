@@ -5,9 +5,9 @@
 //! # First, change nothing
 //!
 //! The number of proxies is estimated while the pull runs, from the latency of the registry and the work with the
-//! bytes. On one machine with 2 processors, 11 of 12 pulls took at most 12 % longer than with the best fixed number of
-//! proxies. The other one, 128 small layers from a registry without latency, took 48 ms or 42 % longer
-//! (`benches/RESULTS.md`, *How many proxies are chosen*, 2026-11-27).
+//! bytes. On one machine with 2 processors, 16 pulls took at most 8 % longer than with the best of the fixed numbers
+//! up to 16. A day before, one of them, 128 small layers from a registry without latency, took 42 % longer
+//! (`benches/RESULTS.md`, *How many proxies are chosen*, 2026-11-28).
 //!
 //! A picture shows where a pull spends its time:
 //!
@@ -68,8 +68,8 @@
 //!   skopeo beside others may use twice its share of the processors, because a Go program needs memory for each.
 //! - **The destination.** A layout syncs each blob to the disk before it gets its name. On a slow disk that is the limit.
 //! - **The limit of open files.** With few descriptors, fewer blobs are in flight: see [`operating`](super::operating).
-//! - **Handlers.** If all workers are busy for half a second while blobs wait, one more proxy is started. More workers help a
-//!   handler that waits; they do not help one that computes.
+//! - **Handlers.** If all workers are busy for at least half a second while blobs wait, one more proxy is started. More
+//!   workers help a handler that waits; they do not help one that computes.
 //!
 //! # Decompression
 //!
@@ -103,6 +103,7 @@
 //!
 //! # When this is the wrong tool
 //!
-//! One image with one large layer over a fast line is no faster here than with `skopeo copy`: the bytes pass through one more
-//! process. Where no signature policy, no registries.conf and no other transport is needed, tools that speak HTTP themselves use
-//! about half of the processor time (workload A in `benches/RESULTS.md`: 0.32 s and 0.35 s of oras and crane, 0.64 s here).
+//! For one image with one large layer, further proxies do not help, and the bytes pass through one more process than
+//! with `skopeo copy`. Where no signature policy, no registries.conf and no other transport is needed, tools that speak
+//! HTTP themselves use about half of the processor time (workload A in `benches/RESULTS.md`: 0.32 s and 0.35 s of oras
+//! and crane, 0.64 s here).
