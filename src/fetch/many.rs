@@ -1,6 +1,6 @@
 //! Pulls many images: takes requests one after another, and returns the result of each.
 //!
-//! One task drives the engine for all images. The task holds a limited number of images, and takes the next
+//! One task drives the engine for all images. The task holds a limited number of requests, and takes the next
 //! request when another one is done.
 
 use std::collections::{HashMap, VecDeque};
@@ -27,8 +27,9 @@ use super::{ImageContent, IndexContent, Pulled, Sink};
 use crate::error::{Error, Result, error_chain, join_error};
 use crate::time::sleep_until_opt;
 
-/// The maximum number of images that are held at once, from their request until their result is taken. There
-/// are more images than proxies for one host, so that each proxy always has one to open.
+/// The next request is taken only while fewer requests than this are held, and fewer images than this are being pulled.
+/// A request is held from the moment when it is taken until its result is taken. The number is larger than that of the
+/// proxies for one host, so that each proxy always has an image to open.
 const MAX_HELD_IMAGES: usize = 64;
 
 /// The result of a request.

@@ -107,8 +107,10 @@ pub struct FetchOptions {
     /// as its window. The default is 32 MiB. `zstd` exceeds it only with `--ultra` (levels 21 and 22) or with `--long`.
     pub max_zstd_window: NonZeroU64,
     /// The maximum number of bytes of all documents of one pull together: manifests, indexes and image
-    /// configs. They are held in memory; parsed, they need several times as much. The default is 64 MiB. Each
-    /// single document is limited by [`max_document_bytes`](crate::ConnectionOptions::max_document_bytes).
+    /// configs. They are held in memory; parsed, they need several times as much. The default is 64 MiB. In
+    /// [`pull_many`](crate::Fetcher::pull_many), the limit is for each request, and no further request is taken while
+    /// the known documents of all held requests reach it. Each single document is limited by
+    /// [`max_document_bytes`](crate::ConnectionOptions::max_document_bytes).
     pub max_documents_bytes: u64,
     /// Whether *warm proxies* are started: proxies that the pull will probably need, and that are started while the
     /// first proxy still opens the image. Each of them opens the image, too, which reads its manifest once more. The

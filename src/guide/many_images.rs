@@ -47,7 +47,7 @@
 //! # Requests that come in over time
 //!
 //! A request is anything that becomes an [`ImageRequest`](crate::ImageRequest), and a stream of requests can be a
-//! channel. The stream is polled only when there is room for one more image. So a bounded channel makes its senders
+//! channel. The stream is polled only when there is room for one more request. So a bounded channel makes its senders
 //! wait (backpressure):
 //!
 //! ```no_run
@@ -68,13 +68,14 @@
 //!
 //! | what | bound |
 //! | --- | --- |
-//! | images held at once, from their request until their result is taken | 64 |
-//! | bytes of all documents of the images that are held | [`max_documents_bytes`](crate::FetchOptions::max_documents_bytes), 64 MiB |
+//! | requests held at once, from the moment when they are taken until their result is taken | 64 |
+//! | bytes of all documents of a request | [`max_documents_bytes`](crate::FetchOptions::max_documents_bytes), 64 MiB |
 //! | blobs in flight | [`workers`](crate::FetchOptions::workers), 32 |
 //! | proxies | [`proxies_per_host`](crate::FetchOptions::proxies_per_host), 16 for a registry, and never more than workers |
 //!
-//! So take the results: when 64 results are not taken, the pull waits. A run of 1,000 images used 20 MiB of memory in
-//! this process (`benches/RESULTS.md`, *Many images*, 2026-11-27, 2 processors).
+//! While the known documents of all held requests together have `max_documents_bytes` or more, no further request is
+//! taken. When 64 results are not taken, the pull waits, so take the results. A run of 1,000 images used 21 MiB of
+//! memory in this process (`benches/RESULTS.md`, *Many images*, 2026-11-28, 2 processors).
 //!
 //! # A failure affects only its own images
 //!

@@ -16,7 +16,7 @@
 //! | --- | --- |
 //! | buffers of a layout | 8 MiB for all blobs in flight together, and at least 256 KiB for a large blob |
 //! | pipes, in the kernel | 512 KiB for each blob in flight, 32 by default |
-//! | documents | [`max_documents_bytes`](crate::FetchOptions::max_documents_bytes), 64 MiB; parsed, several times as much. Usual images have 4 to 20 kB |
+//! | documents | [`max_documents_bytes`](crate::FetchOptions::max_documents_bytes), 64 MiB (in `pull_many`, for each request); parsed, several times as much. Usual images have 4 to 20 kB |
 //! | zstd, where layers are decompressed | one window for each layer that is being decompressed: [`max_zstd_window`](crate::FetchOptions::max_zstd_window), 32 MiB |
 //! | events that nobody reads | about 500 bytes each |
 //! | the skopeo processes | the memory of up to 16 processes for a registry |
@@ -105,9 +105,9 @@
 //! | a skopeo | its blobs are retried on another proxy, and it is replaced | nothing |
 //! | the machine (loss of power) | the pull ends | a valid layout: blobs are synced before they get their names |
 //!
-//! A staging folder is called `.longshore-...`. It is removed when no process holds its lock. If another host made it, it must also be a
-//! day old. The file `.longshore.lock` stays. Several pulls may write into one layout at the same time, from several hosts if the file
-//! system shares locks.
+//! A staging folder is called `.longshore-...`. It is removed when no process holds its lock. If another host made it,
+//! or this host before a restart, it must also be a day old. The file `.longshore.lock` stays. Several pulls may write
+//! into one layout at the same time, from several hosts if the file system shares locks.
 //!
 //! If a policy has gpg keys, skopeo has a temporary folder while it opens an image. The command waits up to 10 s at its
 //! end for skopeo to remove it. If systemd (`KillMode`) or a container runtime kills skopeo sooner, the folder is left.
