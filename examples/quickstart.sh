@@ -11,8 +11,8 @@ Installs skopeo if it is missing, builds longshore, pulls an image, and has skop
 which is left in target/quickstart/image, an OCI image layout.
 
 IMAGE is for example docker.io/library/debian:stable. Without it, no registry is needed: an image is
-made of this machine's own files, and a registry on the loopback interface serves it, each answer 20 ms
-late.
+made of this machine's own files and of random bytes, and a registry on the loopback interface serves
+it, each answer 20 ms late.
 
 Options are those of `longshore pull`, such as --tls-verify=false or --platform=linux/arm64. Write
 an option and its value as one word, with an equals sign.
@@ -53,7 +53,7 @@ check_toolchain() {
     "(Debian and Ubuntu: build-essential, Fedora: gcc, Alpine: build-base, Arch: base-devel)"
 }
 
-# Sets $as_root, or gives up: what is missing is then said by its package's name.
+# Sets $as_root, or gives up with a message that contains the command to run as root.
 need_root() {
   if [ "$(id -u)" = 0 ]; then
     as_root=
@@ -85,8 +85,8 @@ install_skopeo() {
   fi
 }
 
-# Folders of this machine, a layer each, one a line: the largest of those between 0.5 and 12 MB, up to
-# 40 of them and 200 MB in all. The last line is what they come to: how many, and kB.
+# Prints folders of this machine, one a line, each for one layer: the largest of those between 0.5 and
+# 12 MB, up to 40 of them and 200 MB in all. The last line is the number of folders and their size in kB.
 find_layers() {
   for folder in /usr/share/* /usr/lib/*/* /usr/share/*/* "$(rustc --print sysroot)"/lib/rustlib/*/*; do
     if ! [ -d "$folder" ] || [ -L "$folder" ]; then continue; fi
@@ -102,8 +102,8 @@ find_layers() {
     END { print count + 0, total + 0 }'
 }
 
-# Makes an image of at least 20 layers and 150 MB, if need be with some layers of random bytes: fewer
-# would arrive before anybody sees anything.
+# Makes an image of at least 20 layers and 125 MB: the folders that were found, and 10 to 20 layers of
+# random bytes. A smaller image would arrive before anybody sees anything.
 make_image() {
   find_layers >"$work/found.txt"
   sed '$d' "$work/found.txt" >"$work/layers.txt"
@@ -112,7 +112,7 @@ $(sed -n '$p' "$work/found.txt")
 END
   echo "$count folders of /usr and of the Rust toolchain, $((total / 1000)) MB before compression"
   rm -rf "$work/served"
-  # What compresses well does not count as much as random bytes do.
+  # With fewer than 10 folders, there are more random layers instead.
   layers=$((count < 10 ? 20 - count : 10))
   tr '\n' '\0' <"$work/layers.txt" |
     xargs -0 "$target/release/registry" make "$work/served:latest" --random "${layers}x12M"
@@ -163,7 +163,7 @@ case $reference in
   *) reference=docker://$reference ;;
 esac
 
-# Beside the last result, which is replaced only by another one.
+# The new image is pulled beside the last result, which is replaced only when the new one is checked.
 rm -rf "$fresh"
 # shellcheck disable=SC2086 # several options, each one word
 say longshore pull $options "$reference" "oci:$fresh:latest"

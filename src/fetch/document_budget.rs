@@ -29,7 +29,7 @@ impl DocumentBudget {
         self.add(image.data.manifest.raw.len() as u64)
     }
 
-    /// Adds the size that the manifest of this image states for its config. No more bytes of the config are read.
+    /// Adds the size that the manifest of this image states for its config. A longer config is an error.
     pub(super) fn add_config(&mut self, image: &Image) -> Result<()> {
         let (size, limit) = (
             image.manifest().config().size(),

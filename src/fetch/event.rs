@@ -1,4 +1,4 @@
-//! The events of a fetch, as one typed stream. Progress bars and logs are made from these events only.
+//! The events of a fetch, as one typed stream. The command makes its progress and its timeline from these events.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
