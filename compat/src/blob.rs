@@ -169,7 +169,8 @@ pub(crate) async fn driver_of_stream(
     }
 }
 
-/// The error of a blob that is not what it should be. `None` if the proxy reported something.
+/// The error of a blob that has the wrong size or digest, or of a failed connection. `None` for every other error of a
+/// blob, such as a refusal or a stall.
 pub(crate) fn of_stream(digest: &Digest, error: &longshore::Error) -> Option<Error> {
     let longshore::Error::Blob { source, .. } = error else {
         return Some(Error::of_call("GetRawBlob", error));

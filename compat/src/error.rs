@@ -9,7 +9,7 @@ use serde::de::Error as _;
 /// The result of the functions of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// The call whose version the other crate checks itself.
+/// The name of the call that the other crate itself refuses if the proxy is too old. The proxy refuses the others.
 pub(crate) const OPEN_VARLINK_SOCKET: &str = "OpenVarlinkSocket";
 
 /// The error of every call of this crate.
@@ -25,7 +25,8 @@ pub enum Error {
     /// A document can't be parsed: a manifest, an image config, or the list of layers.
     #[error("serialization error: {0}")]
     SerDe(#[from] serde_json::Error),
-    /// The proxy refused a call, or longshore found that a blob is not what it should be (`FinishPipe`).
+    /// The proxy refused a call or is too old for it, the image is closed, or longshore found that a blob is not what
+    /// it should be.
     #[error("failed to invoke method {method}: {error}")]
     RequestInitiationFailure {
         /// The name of the method in the protocol.
@@ -44,7 +45,7 @@ pub enum Error {
     /// The proxy did not end well: its exit status, and the end of its stderr.
     #[error("proxy request returned error: {0}")]
     RequestReturned(Box<str>),
-    /// The proxy reported an error while it sent a blob.
+    /// A blob failed while the proxy sent it.
     #[error(transparent)]
     BlobError(#[from] GetBlobError),
     /// A version can't be parsed. No call of this crate returns this variant.
@@ -66,7 +67,7 @@ pub enum Error {
     Other(Box<str>),
 }
 
-/// An error that the proxy reported while it sent a blob.
+/// The failure of a blob while the proxy sends it: an error that the proxy reports, or, for example, a stall.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum GetBlobError {
@@ -161,8 +162,7 @@ impl Error {
 }
 
 impl GetBlobError {
-    /// Returns the error that the proxy reported about a blob. `Ok` if the proxy only noticed that nobody reads the
-    /// blob any more.
+    /// Converts the error of a blob. `Ok` if the proxy only noticed that nobody reads the blob any more.
     pub(crate) fn of(error: &longshore::Error) -> std::result::Result<(), Self> {
         match error {
             longshore::Error::Blob { source, .. } => match source {
