@@ -14,8 +14,8 @@ const MAX_WAIT: Duration = Duration::from_secs(86_400 * 365 * 30);
 /// container) or had no processor. The other side may have been stopped as well.
 const STOPPED_DELAY: Duration = Duration::from_secs(1);
 
-/// The time `wait` after `now`, on any clock, but at most about 30 years later. The plain sum panics if the
-/// clock can't represent it.
+/// The moment that comes `wait` after `now`, on any clock, but at most about 30 years after `now`. The plain sum
+/// panics if the clock can't represent that moment.
 pub(crate) fn deadline_after<T: Add<Duration, Output = T>>(now: T, wait: Duration) -> T {
     now + wait.min(MAX_WAIT)
 }

@@ -19,10 +19,10 @@ use zeroize::Zeroizing;
 use crate::drain::bounded;
 use crate::error::{ConfigError, Error, Result};
 
-/// The lowest number of a descriptor that is passed to the child, besides stdin, stdout and stderr. The first one
-/// leaves room for descriptors that a command of the caller passes to skopeo itself. The second one is used if the
-/// limit of open files does not allow the first. Neither can be the number of stdin, stdout or stderr, which may be
-/// closed here.
+/// The lowest number of a descriptor that is passed to the child, besides stdin, stdout and stderr. Of the two values,
+/// the first leaves room for descriptors that a command of the caller passes to skopeo itself. The second is used if
+/// the limit of open files does not allow the first. Neither can be the number of stdin, stdout or stderr, which may
+/// be closed here.
 const FIRST_PASSED_FDS: [i32; 2] = [100, 10];
 
 /// The maximum size of an auth file that is read from a file or a pipe, in bytes.

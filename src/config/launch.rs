@@ -220,7 +220,7 @@ impl Cache {
     fn of(private: bool, system: bool, wrapper: bool) -> Self {
         match (private, system, wrapper) {
             (true, true, _) => Self::Hidden,
-            // A wrapper may keep data of its own there, as `podman unshare` does.
+            // A wrapper may keep data of its own in `XDG_DATA_HOME`, as `podman unshare` does.
             (true, false, false) => Self::InMemory,
             (true, false, true) | (false, ..) => Self::Shared,
         }

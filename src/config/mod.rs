@@ -1,6 +1,6 @@
 //! How the proxy is started: the options, and the command line of the child.
 //!
-//! A secret is never part of a command line or an environment. It is written to a sealed memory file that
+//! Credentials are never part of a command line or an environment. They are written to a sealed memory file that
 //! stays open in the child, and in the programs that the child starts.
 
 mod auth;

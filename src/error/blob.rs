@@ -122,7 +122,7 @@ pub enum BlobError {
         /// The digest in the image config.
         diff_id: Box<Digest>,
     },
-    /// The proxy failed during the transfer of the blob.
+    /// The connection to the proxy failed or was closed, before or during the transfer of the blob.
     #[error("its proxy failed")]
     Connection(#[source] Box<Error>),
     /// The pipe could not be read.

@@ -191,7 +191,7 @@ impl Folder {
             Err(Errno::ELOOP) => return Err(self.not_a(name, "plain file")),
             other => return Ok(other?.into()),
         }
-        // Only those who may write into the folder may lock the file. Anybody else could block pulls.
+        // Only those who may write into the folder may lock the file. Otherwise, any user could block pulls.
         let folder = fstat(&self.0)?;
         let writers = folder.st_mode & 0o222;
         let mode = Mode::from_bits_truncate(writers | (writers << 1));

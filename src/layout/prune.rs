@@ -21,7 +21,7 @@ use crate::fetch::document;
 /// How long the lock of the layout is held while blobs are removed. Other processes wait for the lock for 30 s at most.
 const LOCK_HOLD: Duration = Duration::from_secs(5);
 
-/// How long the lock is then free for other processes, which try to take it every 5 ms.
+/// How long the lock is free after each [`LOCK_HOLD`], for other processes, which try to take it every 5 ms.
 const LOCK_PAUSE: Duration = Duration::from_millis(50);
 
 /// The options of [`OciLayout::prune`].

@@ -69,7 +69,7 @@ impl StderrTail {
         shown
     }
 
-    /// Ends the text. Returns the last line, which has not ended, and the last words.
+    /// Ends the text. Returns the last line, which has not ended, and the end of stderr with the line of a crash.
     pub(super) fn end(mut self) -> (String, StderrEnd) {
         let line = self.end_line();
         let whole = if self.is_cut {
@@ -114,8 +114,8 @@ impl LineLabeller {
         labelled
     }
 
-    /// Returns the last text, like [`label`](Self::label). A line that has not ended is ended, so that it does not run into
-    /// a line of another child.
+    /// Returns the last text, like [`label`](Self::label). If there is a label, a line that has not ended is ended, so
+    /// that it does not run into a line of another child.
     pub(super) fn last(&mut self, text: &str) -> String {
         let mut last = self.label(text);
         if self.is_in_line && !self.label.is_empty() {
