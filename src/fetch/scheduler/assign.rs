@@ -309,8 +309,8 @@ impl<E: Clone> Scheduler<E> {
         with_backlog.into_iter().map(|(_, source)| source).collect()
     }
 
-    /// An image for an idle unit to open: one that no unit has open any more, one of a source with a backlog, or one
-    /// that another unit is opening.
+    /// An image for an idle unit to open: one that only units with late calls have open, one of a source with a
+    /// backlog, or one that another unit is opening.
     fn image_to_help_with(&mut self, id: UnitId, now: Instant) -> Option<ImageId> {
         let unit = self.units.get(&id)?;
         if !self.may_open(unit, now) {

@@ -1,10 +1,10 @@
 //! Explores every state of small worlds with the real scheduler. A world has a few images, a few units, and a
 //! registry and proxies that fail a few times, in every way and order.
 //!
-//! In each state, no task is given to two units, there are no more units than allowed, and a registry that refuses is
-//! asked rarely. From each state, the world also comes to its end: if nothing fails any more, and in one of the 21
-//! courses in which every call of one kind fails in one way from then on. At the end, each image was fetched once, or
-//! has failed once. There are about 200,000 states altogether.
+//! In each state, no blob and no config is given to two units, there are no more units than allowed, and a registry
+//! that refuses is asked rarely. From each state, the world also comes to its end: if nothing fails any more, and in
+//! one of the 21 courses in which every call of one kind fails in one way from then on. At the end, each image was
+//! fetched once, or has failed once. There are about 200,000 states altogether.
 
 mod world;
 
@@ -53,7 +53,7 @@ fn explore(setting: Setting, most_ticks: u32) -> usize {
             }
         }
     }
-    // Retired units may be draining besides.
+    // The number can be higher, because retired units that are still draining are counted, too.
     assert!(
         most_ready >= setting.units,
         "at most {most_ready} units are ready at a time"

@@ -1,6 +1,6 @@
 //! How many proxies make a fetch as fast as possible.
 //!
-//! A proxy answers one call at a time, and a call takes as long as the registry's first byte. With `n` blobs
+//! A proxy answers one call at a time, and a call lasts until the registry's first byte arrives. With `n` blobs
 //! to ask for, a latency of `c`, and `k` proxies, the calls take `n × c ÷ k` altogether. Meanwhile the
 //! processors are busy for `w` with the blobs, and for `s` with the start of each proxy. More proxies make
 //! the fetch faster until the calls take no longer than the work: `n × c ÷ k = w + k × s`.
@@ -16,7 +16,7 @@ const OPENING_COST: Duration = Duration::from_millis(5);
 /// The number of calls that the opening of an image takes: two for its manifest, one for its config.
 const CALLS_OF_AN_IMAGE: f64 = 3.0;
 
-/// The processor time that a proxy needs to open an image.
+/// The time that a proxy itself takes for an opening, besides the wait for the registry's answers.
 pub(super) const OPENING_WORK: Duration = Duration::from_millis(6);
 
 /// The bounds of the estimated cost of a start. On a loaded machine a start takes longer, which is no reason

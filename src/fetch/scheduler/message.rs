@@ -93,7 +93,8 @@ pub(in crate::fetch) enum RefusalReason {
 pub(in crate::fetch) enum Next {
     /// The task is retried after `wait`; `failed` tries have failed so far.
     Retry { failed: u32, wait: Duration },
-    /// The task is retried through another image or source, which does not count as another try.
+    /// The failure does not count as a try: the blob is fetched through another image or source, or another unit opens
+    /// or has opened the image.
     Rerouted,
     /// The task is given up.
     GivenUp,

@@ -371,7 +371,7 @@ impl<E: Clone> Scheduler<E> {
         }
     }
 
-    /// Has a unit close the forgotten images of a source. One of them stays open if the unit has no other
+    /// Tells a unit to close the forgotten images of a source. One of them stays open if the unit has no other
     /// image of the source open.
     fn close_unneeded(&mut self, id: UnitId, source: SourceId) {
         let Some(unit) = self.units.get_mut(&id) else {

@@ -8,8 +8,8 @@ use super::unit::Stage;
 use super::{BlobId, Config, HostId, ImageId, Opening, Scheduler, SourceId, Task, UnitId};
 use crate::time::deadline_after;
 
-/// After an outage that lasted too long, or if the rate of openings is limited, the registry is not asked for this
-/// long, however many images are added.
+/// How long no image is opened at a registry after an outage that lasted too long, or after the registry limited the
+/// rate of openings, however many images are added.
 const LOCKED_FOR: Duration = Duration::from_secs(60);
 
 impl<E: Clone> Scheduler<E> {
@@ -112,7 +112,7 @@ impl<E: Clone> Scheduler<E> {
         }
     }
 
-    /// Reports that nobody asks a registry for this long, because it refused a call with this error.
+    /// Reports that a registry gets no calls for this `wait`, because it refused a call with this error.
     fn report_pause(&mut self, host: HostId, wait: Option<Duration>, error: &E) {
         if let Some(wait) = wait
             && self.hosts[host.0].rules.is_registry

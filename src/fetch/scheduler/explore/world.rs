@@ -29,7 +29,7 @@ const STEP: Duration = Duration::from_millis(5);
 /// The number of processors of a world.
 const PROCESSORS: u32 = 4;
 
-/// The maximum number of steps until a world has ended, if the same always happens.
+/// The maximum number of steps until a world that follows one [`Course`] has ended.
 const MAX_STEPS: usize = 3000;
 
 const MAX_OPENINGS: usize = 8;

@@ -134,7 +134,7 @@ impl Server {
         let (method, argument) = parse(packet);
         let unknown = || Offence {
             rule: Rule::ReleasedOnce,
-            what: format!("{method} of what is not there"),
+            what: format!("{method} of an image or pipe that does not exist"),
         };
         let id = argument;
         let image = || self.images[id - 1].ok_or_else(unknown);

@@ -63,7 +63,7 @@ impl World {
         let under_way = call.is_some_and(|call| call.method == method && call.id == id);
         let owners = usize::from(held) + usize::from(under_way) + queued.count();
         require(Rule::NothingLost, owners > 0, || {
-            format!("{method} {id} is held, and by nobody")
+            format!("the server has image or pipe {id} open, and nobody will send {method}")
         })?;
         require(Rule::ReleasedOnce, owners == 1, || {
             format!("{method} {id} is held {owners} times")

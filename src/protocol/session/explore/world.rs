@@ -339,7 +339,7 @@ impl World {
         }
         let (open, held) = (open.get(), held.len());
         require(Rule::NothingLost, open == held, || {
-            format!("{open} descriptors are open, {held} are in hands")
+            format!("{open} descriptors are open, callers hold {held}")
         })
     }
 
