@@ -47,7 +47,8 @@ pub(crate) async fn run(
     print(format!("{digest}\n")).await
 }
 
-/// Returns a failure for a manifest whose registry leaves its signatures out of the digest.
+/// Returns a failure for a signed Docker manifest of schema 1. The digest of such a manifest leaves out the signatures,
+/// so it is not that of all its bytes.
 fn check_form(source: &SourceDocument) -> Result<(), Failure> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]

@@ -15,7 +15,7 @@ use super::children::Children;
 use super::say::{flush_stderr, say_last};
 use super::signals::{Signal, Signals};
 
-/// How long to wait at the end until the message about a signal has been written. stderr may not be read.
+/// How long to wait at the end until the message about a signal has been written. Perhaps nobody reads stderr.
 pub(super) const LAST_MESSAGE_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// What a task has under way when it is interrupted.
@@ -25,7 +25,7 @@ pub(super) struct Underway {
     pub(super) has_skopeo: bool,
     /// The folder in which incomplete files are.
     pub(super) incomplete_in: Option<PathBuf>,
-    /// Whether the next pull into that folder removes them.
+    /// Whether the next pull into that folder removes its incomplete files.
     pub(super) next_pull_removes: bool,
     /// Whether skopeo may have a temporary folder.
     pub(super) has_temporary: bool,

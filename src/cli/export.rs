@@ -11,8 +11,9 @@
 //!    ([`archive`]). So a folder comes before what is in it, a hard link after its file, and the same image makes the
 //!    same archive.
 //!
-//! The memory is some 200 bytes for each entry of all layers, up to a limit. The temporary files have the size of the
-//! decompressed layers. They are in the folder of the archive, or in `TMPDIR` if the archive goes to stdout.
+//! The memory is some 200 bytes and twice the length of the names for each entry of all layers, and at most 1 GiB. The
+//! temporary files have the size of the decompressed layers. They are in the folder of the archive, or in `TMPDIR` if
+//! the archive goes to stdout.
 //! A single pass from the top layer down would need no temporary files. But it would print bytes of an image that may
 //! turn out to be wrong, and names of hard links before the files that they name.
 

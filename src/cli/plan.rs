@@ -169,7 +169,7 @@ pub(super) struct PlanReport<'a> {
     /// The layers of all images: their number and their size in bytes, each blob once.
     layers: usize,
     bytes: u64,
-    /// Those that the layout has.
+    /// The layers that the layout has: their number and their size in bytes.
     present_layers: usize,
     present_bytes: u64,
     /// The layers and configs that would be fetched: their number and their size in bytes.

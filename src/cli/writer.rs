@@ -38,8 +38,8 @@ pub(super) struct Writer {
     dropped_lines: AtomicUsize,
     /// Whether the last message has been sent.
     is_last_sent: AtomicBool,
-    /// Whether a picture was ever sent. It may be on the terminal until all messages have been taken, also if an empty one has
-    /// replaced it.
+    /// Whether a picture was ever sent. It may be on the terminal until the thread has taken all messages, even if an
+    /// empty picture was sent later.
     has_shown: AtomicBool,
     /// Whether a picture waits to be drawn.
     is_waiting: Arc<AtomicBool>,

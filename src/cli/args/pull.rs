@@ -41,7 +41,7 @@ pub(crate) struct PullArguments {
     /// oci:DIR[:TAG], oci-archive:FILE[:TAG] or dir:DIR
     ///
     /// oci:DIR is an OCI image layout, which is created or added to. oci-archive:FILE is such a layout in a tar
-    /// archive, which is replaced. dir:DIR is skopeo's folder of a single image; DIR must not exist, or be empty.
+    /// archive, which is replaced. dir:DIR is skopeo's folder of a single image; DIR must be empty or not exist yet.
     /// Archive and folder appear when they are complete.
     ///
     /// TAG names the image. For several images, it is a template of {registry}, {repository}, {name} (the last part of
@@ -137,7 +137,7 @@ pub(crate) struct PullArguments {
     pub(crate) proxy: ProxyArguments,
     /// Retries of a blob that failed
     ///
-    /// The opening of an image is retried as often. 0 = no retries.
+    /// This number also applies to the opening of an image. 0 = no retries.
     #[arg(long, alias = "retry-times", value_name = "N", default_value_t = RetryPolicy::default().retries, help_heading = LIMITS)]
     pub(crate) retries: u32,
     /// All requests, once the list has been read.

@@ -50,7 +50,7 @@ pub(super) struct Running {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(in crate::cli) struct Unwritten {
     pub(in crate::cli) bytes: u64,
-    /// Whether these are all. Otherwise, further images were to be opened.
+    /// Whether `bytes` includes all images. It does not if images were still to be opened.
     pub(in crate::cli) is_all: bool,
 }
 

@@ -360,7 +360,7 @@ impl Model {
     fn track(&mut self, proxy: usize) -> Option<&mut Track> {
         if !self.proxies.contains_key(&proxy) {
             if self.proxies.len() >= MAX_PROXIES {
-                // Proxies are numbered as they are started, so a proxy that is left out is counted once.
+                // Proxies are numbered in the order of their start, so the highest number says how many are left out.
                 self.left_out.proxies = self.left_out.proxies.max(proxy + 1 - MAX_PROXIES);
                 self.totals.proxies = self.totals.proxies.max(proxy + 1);
                 return None;

@@ -52,7 +52,7 @@ fn paths(layers: &[&[&str]]) -> Vec<String> {
 fn upper_layers_replace_and_hide_what_lower_ones_have() {
     type Row = (&'static [&'static [&'static str]], &'static [&'static str]);
     let table: &[Row] = &[
-        // Sorted, and folders first.
+        // The paths are sorted, each folder before what is in it.
         (
             &[&["b", "./", "a/", "a/x", "./a/../c"]],
             &["/ 0.1", "a/ 0.2", "a/x 0.3", "b 0.0", "c 0.4"],
@@ -64,7 +64,7 @@ fn upper_layers_replace_and_hide_what_lower_ones_have() {
         ),
         // A folder keeps what is in it, and gets the new entry.
         (&[&["d/", "d/x"], &["d/"]], &["d/ 1.0", "d/x 0.1"]),
-        // Folders without an entry have none.
+        // A folder for which no layer has an entry gets none.
         (&[&["a/b/c"]], &["a/b/c 0.0"]),
         // A whiteout hides files and folders of lower layers.
         (&[&["f", "d/", "d/x", "e"], &[".wh.f", ".wh.d"]], &["e 0.3"]),
@@ -108,7 +108,7 @@ fn hard_links_name_the_file_that_they_were_made_of() {
         (&[&["b", "a = b"]], &["a 0.0", "b = a 0.0"]),
         // A link to a file of a lower layer.
         (&[&["b"], &["a = ./b"]], &["a 0.0", "b = a 0.0"]),
-        // The file has another name only, or another file has its name.
+        // The first name of the file is hidden, or now belongs to another file.
         (&[&["b", "a = b"], &[".wh.b"]], &["a 0.0"]),
         (
             &[&["b", "c = b", "a = c"], &["b"]],
