@@ -53,7 +53,7 @@ check_toolchain() {
     "(Debian and Ubuntu: build-essential, Fedora: gcc, Alpine: build-base, Arch: base-devel)"
 }
 
-# Sets $as_root, or gives up with a message that contains the command to run as root.
+# Sets $as_root. If there is neither root nor sudo, fails, and names the command that root must run.
 need_root() {
   if [ "$(id -u)" = 0 ]; then
     as_root=
@@ -81,12 +81,12 @@ install_skopeo() {
     need_root "pacman -S skopeo"
     $as_root pacman -S --needed --noconfirm skopeo
   else
-    die "found none of apt-get, dnf, apk and pacman: please install the package skopeo, 1.9 or newer"
+    die "found none of apt-get, dnf, apk and pacman: please install the package skopeo, 1.6 or newer"
   fi
 }
 
-# Prints folders of this machine, one a line, each for one layer: the largest of those between 0.5 and
-# 12 MB, up to 40 of them and 200 MB in all. The last line is the number of folders and their size in kB.
+# Prints folders of this machine, one on each line. Each becomes a layer. They are the largest ones between 0.5
+# and 12 MB, at most 40, and at most 200 MB in all. The last line has their number and their size in kB.
 find_layers() {
   for folder in /usr/share/* /usr/lib/*/* /usr/share/*/* "$(rustc --print sysroot)"/lib/rustlib/*/*; do
     if ! [ -d "$folder" ] || [ -L "$folder" ]; then continue; fi

@@ -27,16 +27,16 @@ lock_tools() {
   flock 9
 }
 
-# The address of Debian's main archive according to apt itself, which leaves out third parties,
-# -security, and the difference between the two formats of sources.
+# Prints the address of Debian's main archive. It is asked of apt itself, because there are two formats of
+# sources. Third parties and -security are left out.
 archive_uri() {
   apt-get indextargets --format "\$(REPO_URI)" \
     'Created-By: Packages' 'Origin: Debian' 'Label: Debian' 'Component: main' | sed -n 1p
 }
 
 # suite_apt SUITE apt-get|apt-cache ARGUMENT...
-# The machine's settings hold, proxies for example, except that everything is in our folder, no hook
-# of the system's runs, and nothing unsigned is accepted. The keys are those in trusted/.
+# The machine's settings apply, such as its proxies. But everything is in our folder, no hook of the system
+# runs, and nothing unsigned is accepted. The keys are those in trusted/.
 suite_apt() {
   local dir=$LONGSHORE_TOOLS/debian/$1 program=$2
   shift 2
@@ -83,7 +83,7 @@ suite_update() {
   [ -n "$uri" ] || die "no Debian archive among apt's sources, so no packages of Debian $suite"
 
   echo "deb [target=Packages arch=$(dpkg --print-architecture)] $uri $suite main" >"$dir/sources.list"
-  # For apt's solver: what the libraries ask for, but no test needs, passes for installed.
+  # apt's solver is told that these packages are installed: libraries depend on them, but no test needs them.
   for package in debconf dmsetup dirmngr gnupg gpg gpg-agent gpgconf gpgsm golang-github-containers-common; do
     printf 'Package: %s\nStatus: install ok installed\nVersion: 99:0\nArchitecture: all\n' "$package"
     printf 'Multi-Arch: foreign\nMaintainer: none\nDescription: none\n\n'
