@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Keeps the benchmarks from rotting: has benches/compare pull tiny images. That all of them compile
-# and pass their own tests is a matter of tests/run.sh.
+# Checks that the benchmarks still work: benches/compare pulls tiny images. tests/run.sh checks that all of
+# them compile and pass their own tests.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

@@ -32,8 +32,8 @@ pub(crate) fn describe(work: &Path) -> anyhow::Result<Vec<String>> {
 
 /// The kind of the file system of a folder, unless the folder is in memory.
 pub(crate) fn disk(folder: &Path) -> anyhow::Result<Option<&'static str>> {
-    let file_system =
-        statfs(folder).with_context(|| format!("what is {} on?", folder.display()))?;
+    let file_system = statfs(folder)
+        .with_context(|| format!("can't find the file system of {}", folder.display()))?;
     let kinds = [
         (BTRFS_SUPER_MAGIC, "btrfs"),
         (EXT4_SUPER_MAGIC, "ext4"),

@@ -92,8 +92,8 @@ enum Subcommands {
 )]
 #[derive(Debug, Args)]
 struct Run {
-    /// The images to pull: A to F, G (the layers of C are decompressed and walked), COUNTxSIZE, such as 40x5M, or many images: H1, H2, H3, H4, H4x10; and one
-    /// image with the same layers: H1-one, H4-one
+    /// The images to pull: A to F, G (the layers of C are decompressed and walked), COUNTxSIZE, such as 40x5M, or
+    /// many images: H1, H2, H3, H4, H4x10; and one image with the same layers: H1-one, H4-one
     #[arg(long, value_delimiter = ',', default_value = "A,B,C,D,E,F,G")]
     workloads: Vec<Workload>,
     /// The test registry's times to the first byte, in milliseconds
@@ -142,8 +142,8 @@ struct Run {
     /// it is where skopeo has it, on disk
     #[arg(long)]
     memory_cache: bool,
-    /// Sample the memory of each contestant with all its descendants, every 40 ms; this takes time, the more the
-    /// more processes there are
+    /// Sample the memory of each contestant with all its descendants, every 40 ms; this takes some time for each
+    /// process
     #[arg(long)]
     tree_memory: bool,
     /// Kill a contestant that takes more than this many seconds

@@ -319,7 +319,7 @@ struct Secrets {
     users: PathBuf,
 }
 
-/// The login, and docker-registry's form of it: the second part is bcrypt's.
+/// The login, and the line of docker-registry's password file for it, with the password hashed by bcrypt.
 const LOGIN: &str = "bench:distant";
 const USERS: &str = "bench:$2y$05$abcdefghijklmnopqrstuu3rlr5vqdXBrRhF6x7FotVcCrn3R6jFu\n";
 

@@ -93,7 +93,7 @@ impl Link {
         })
     }
 
-    /// When this many bytes have left that are ready at `ready`.
+    /// Puts this many bytes, which are ready at `ready`, on the link. Returns the time when the last one has left.
     fn leave(&self, ready: Instant, bytes: u32) -> Instant {
         let takes = Duration::from_secs_f64(f64::from(bytes) / self.bytes_per_second);
         let left = self.free_at.get().max(ready) + takes;

@@ -236,7 +236,8 @@ impl Run {
     ) -> anyhow::Result<Sample> {
         let mut command = setup.prepare(contestant)?;
         if self.memory_cache && !contestant.is_ours() {
-            // skopeo then does not regard itself as root's, and uses a cache folder that can't be created.
+            // skopeo then behaves as for an ordinary user. The folder of its cache can't be created, so the cache is in
+            // memory.
             command.env("_CONTAINERS_ROOTLESS_UID", "1000");
             command.env("XDG_DATA_HOME", "/dev/null");
         }

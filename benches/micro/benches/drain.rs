@@ -1,5 +1,5 @@
 //! Copies from a pipe into a file and computes the digest, in several ways. They are compared with a copy
-//! without a digest, and with a digest without a pipe. Measured are the time and the CPU time, not counting
+//! without a digest, and with a digest without a pipe. The time and the CPU time are measured, without those of
 //! the thread that fills the pipe.
 //!
 //! The file is in `/dev/shm`, or in the folder that `$BENCH_FOLDER` names.
