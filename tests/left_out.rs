@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-/// In two parts, so that this line is none.
+/// The text that marks such a test. It is written in two parts, so that this line does not count as a mark.
 const MARK: &str = concat!("#[ignore = ", "\"needs ");
 
 fn main() {

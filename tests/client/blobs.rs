@@ -258,7 +258,7 @@ fn a_wrong_announced_size_is_refused_before_reading() {
 }
 
 #[test]
-fn without_an_announced_size_the_descriptors_is_used() {
+fn without_an_announced_size_the_size_in_the_descriptor_is_used() {
     run(async {
         for framing in Framing::BOTH {
             let mut fixture = OpenImageFixture::new(framing).await;

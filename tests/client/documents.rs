@@ -62,7 +62,8 @@ fn a_document_asked_for_before_finalize_is_read_to_its_end() {
         peer.expect("GetManifest", json!([1])).await;
         let finalizing = tokio::spawn(finalizer.finalize());
         eventually(|| {
-            // Until finalize has come through, this is queued behind the call in flight, and never sent.
+            // Before `finalize` has reached the actor, this call is queued behind the one in flight. It is dropped at
+            // once, so it is never sent.
             let asked = futures_util::FutureExt::now_or_never(other.open_image("y:"));
             matches!(asked, Some(Err(Error::Closed)))
         })

@@ -75,10 +75,11 @@ fn blobs_open_at_finalize_may_be_read_to_their_end() {
             } = fixture;
             let other = proxy.clone();
             let finalizing = tokio::spawn(proxy.finalize());
-            // No packet has room for it, so that it is never sent, whoever is first.
+            // A request with this reference does not fit into a packet. So it is never sent, even if it comes before
+            // `finalize`.
             let too_long = "x".repeat(40_000);
             test_support::eventually(|| {
-                // From the moment on that finalize has come through.
+                // This becomes true when `finalize` has reached the actor.
                 let asked = futures_util::FutureExt::now_or_never(other.open_image(&too_long));
                 matches!(asked, Some(Err(Error::Closed)))
             })

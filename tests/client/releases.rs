@@ -219,7 +219,7 @@ fn an_image_of_another_proxy_is_refused_and_closed_at_its_own_proxy() {
     });
 }
 
-/// The flow goes on without its blob: the pipe stays open on the side of the proxy.
+/// The blob is an error, but the proxy still has its end of the pipe.
 #[test]
 fn a_blob_of_the_wrong_size_is_closed_and_never_finished() {
     run(async {

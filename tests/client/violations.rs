@@ -102,8 +102,8 @@ fn violation(error: Error) -> String {
     }
 }
 
-/// Answer `ask` with what `answer` sends. The one who asked, those who wait
-/// behind it and those who come later are all reported the same.
+/// Answers `ask` with what `answer` sends, and returns the violation that is reported. Callers that wait behind this
+/// call, and later callers, must get the same violation.
 async fn broken_by(ask: Ask, answer: impl AsyncFnOnce(&mut Peer)) -> String {
     let OpenImageFixture {
         image,
@@ -356,7 +356,7 @@ fn a_finished_document_pipe_that_stays_open_ends_the_connection() {
             let kept = peer.grant_pipe(Value::Null).await;
             peer.expect("FinishPipe", json!([kept.id])).await;
             peer.reply(Value::Null).await;
-            // Only waits are left from here on.
+            // From here on, this task and the library only wait, so the clock can be paused.
             tokio::time::pause();
             std::future::pending::<()>().await;
         };
@@ -385,7 +385,7 @@ fn a_finished_blob_pipe_that_stays_open_ends_the_connection() {
         let keeps_it_open = async {
             peer.call("FinishPipe").await;
             peer.reply(Value::Null).await;
-            // Only waits are left from here on.
+            // From here on, this task and the library only wait, so the clock can be paused.
             tokio::time::pause();
             std::future::pending::<()>().await;
         };

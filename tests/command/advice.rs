@@ -1,4 +1,4 @@
-//! What an error says about what there is, where an image asks for something that is not there.
+//! The advice in an error: the names, platforms or tags that exist, if the wanted one does not.
 
 use std::fs;
 
@@ -122,7 +122,7 @@ fn the_platforms_of_an_index_are_listed_where_the_wanted_one_is_missing() {
             .args(["--platform", "plan9/mips", &served.reference("v1")])
             .run();
         assert!(run.stdout.contains("linux/arm64, windows/amd64;"), "{run}");
-        // Of several images, the one that is wrong is told, and the others come.
+        // Of several images, the error names the wrong one, and the others are pulled.
         let run = scratch
             .pull(
                 &skopeo,

@@ -133,8 +133,8 @@ fn children_from_before_exec_are_not_ended() {
     kill_now(pid);
 }
 
-/// Mounts of the host that change while a proxy of root's runs do not affect the proxy. Its namespace follows
-/// the host's (`master:`, `proc_pid_mountinfo(5)`), and its own mounts do not get out.
+/// A proxy of root's sees what the host mounts and unmounts while the proxy runs: the namespace of the proxy follows
+/// the host's (`master:`, `proc_pid_mountinfo(5)`). The mounts in that namespace are not visible outside.
 #[test]
 #[ignore = "needs skopeo, root"]
 fn the_mount_namespace_of_a_proxy_follows_the_hosts() {

@@ -57,7 +57,7 @@ fn actor_closes_all_opened_chapters_and_sends_nothing_for_dropped_callers() {
     let opened: Vec<&str> = (calls.iter())
         .filter_map(|(call, _)| call.strip_prefix("open "))
         .collect();
-    // 4 is the one whose caller left before, 6 the one whose caller left after it was sent.
+    // The caller of chapter 4 left before its request was sent, and the caller of chapter 6 after that.
     assert_eq!(opened, ["1", "2", "3", "5", "6", "7"], "{lines:#?}");
     let mut open = Vec::new();
     for (call, answer) in &calls {
@@ -251,7 +251,7 @@ fn many_images_prints_the_outcome_of_each() {
 #[test]
 #[ignore = "needs skopeo"]
 fn object_store_makes_blobs_visible_only_when_complete() {
-    // In one request, and in three parts.
+    // The small layers are uploaded in one request each, and the large one in three parts.
     let image = small_image(9).layer_random(20_000_000, 90);
     let (served, image) = Served::image("v1", &image);
     let scratch = Scratch::new();

@@ -25,10 +25,10 @@ const MEASURED_PULLS: usize = 3;
 /// The bandwidth of the registry, so that fetching takes a large part of a pull.
 const BYTES_PER_SECOND: u64 = 10_000_000;
 
-/// The images that are pulled, each line by a process of its own, all of them at the same time.
+/// The images that are pulled. Each inner list of `pulls` has a process of its own. All processes run at the same time.
 struct Scenario {
     name: &'static str,
-    /// Whether the layout contains an image before.
+    /// Whether the layout contains an image before the pulls begin.
     on_top: bool,
     pulls: &'static [&'static [&'static str]],
 }

@@ -114,7 +114,7 @@ fn a_pull_that_fails_is_drawn_with_the_reason() {
         "{text}"
     );
 
-    // Nor can an image be opened that does not exist. The picture of before is replaced.
+    // An image that does not exist can't be opened. The new picture replaces the earlier one.
     pull("missing").arg(&option).run().failed(1);
     let text = fs::read_to_string(&file).unwrap();
     assert!(
@@ -122,7 +122,7 @@ fn a_pull_that_fails_is_drawn_with_the_reason() {
         "{text}"
     );
 
-    // A skopeo that does not exist is wrong usage of the machine. There is a picture, without a proxy that was asked.
+    // If skopeo does not exist, the pull fails. There is a picture all the same, without any request.
     let nowhere = scratch
         .longshore()
         .args(["pull", "--skopeo=/nowhere", &option]);

@@ -348,7 +348,8 @@ fn a_full_disk_leaves_nothing_and_an_archive_needs_space_for_one_more_layer() {
     let (served, _) = Served::image("v1", &image);
     let scratch = Scratch::new();
     let place = place(&scratch);
-    // The layers have no room; all of them, but no archive; and the archive beside one layer.
+    // With the first size, the layers do not fit. With the second, they fit, but the archive does not fit beside
+    // them. With the third, the archive and one layer fit.
     for (size, is_enough) in [("6m", false), ("9500k", false), ("12500k", true)] {
         let _disk = Disk::mount(&place, &format!("size={size}"));
         let destination = "oci-archive:place/image.tar";

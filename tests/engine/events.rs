@@ -218,7 +218,7 @@ fn the_rate_limit_holds_for_every_reader() {
         let outcome = pull(config("0.2.8"), limited.clone(), &served.reference()).await;
         outcome.assert_succeeded(&served);
         assert!(begun.elapsed() >= Duration::from_millis(800));
-        // This fetches nothing itself.
+        // A sink that discards the blobs is limited, too.
         let begun = Instant::now();
         discard(config("0.2.8"), limited, &served.reference())
             .await

@@ -1,4 +1,4 @@
-//! How often a registry is asked that refuses.
+//! A registry that refuses is asked only a few times.
 
 use std::fs;
 use std::num::NonZeroUsize;
@@ -91,7 +91,7 @@ fn a_wrong_password_for_an_index_is_tried_once() {
     });
 }
 
-/// Once the password is known to be right, it delays nothing any more.
+/// The first opening is made alone, because the password may be wrong. After it has succeeded, other proxies ask, too.
 #[test]
 #[ignore = "needs skopeo"]
 fn a_right_password_is_used_by_many_proxies() {
@@ -110,8 +110,8 @@ fn a_right_password_is_used_by_many_proxies() {
     });
 }
 
-/// The manifest is requested once for each try, and once more by each proxy whose call was under way with
-/// the first.
+/// The manifest is requested once for each try, and once more by each proxy whose call was under way at the same time
+/// as the first try.
 #[test]
 #[ignore = "needs skopeo"]
 fn a_refused_manifest_is_requested_a_few_times() {
@@ -218,8 +218,8 @@ fn after_an_outage_all_blobs_are_fetched() {
         for protocol in tools::SKOPEOS {
             let served =
                 Served::slow(60, 100, slow_with(Auth::default())).faults(&["blob#5:ttfb=60ms*1"]);
-            // No more layers in a row are refused than there are retries. More in a row, one after another,
-            // would be an outage.
+            // As many layers in a row are refused as there are retries. After more refusals without an answer in
+            // between, the registry would be given up.
             let refused = (0..4).chain((10..50).step_by(10));
             let faults: Vec<String> = refused
                 .map(|layer| format!("blob#{layer}:status=503*1"))

@@ -24,7 +24,7 @@ use tokio::task::yield_now;
 use crate::harness::{config, options, random};
 
 const IMAGES: u64 = 12;
-/// The number of layers of each image's own. All images share as many more.
+/// The number of layers that only one image has. As many others are in all images.
 const OWN_LAYERS: u64 = 3;
 
 /// Images that share half of their layers, at a registry that is far away.

@@ -50,7 +50,7 @@ fn each_proxy_may_be_killed_during_a_pull() {
                 {
                     let mut alive = children(std::process::id());
                     alive.retain(|pid| !killed.contains(pid));
-                    // This kills the oldest one, so in the end each of the first three.
+                    // The oldest proxy is killed each time, so in the end each of the first three is.
                     if let Some(pid) = alive.into_iter().min() {
                         send(Signal::SIGKILL, pid);
                         killed.push(pid);

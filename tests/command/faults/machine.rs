@@ -110,7 +110,7 @@ pub(crate) fn no_temporary_folder(_: &Cell, pull: Longshore) -> (Longshore, Guar
     (pull.env("TMPDIR", "/dev/null/tmp"), Box::new(()))
 }
 
-/// Neither home nor caches are writable. (In no pull does skopeo see root's cache.)
+/// Neither home nor caches are writable. (During a pull, skopeo never sees root's cache.)
 pub(crate) fn no_cache(cell: &Cell, pull: Longshore) -> (Longshore, Guard) {
     let home = cell.scratch.path("home");
     let disk = Disk::mount(&home, "ro,size=1m");
@@ -180,7 +180,7 @@ pub(crate) fn pipes_keep_their_size(_: &Cell, run: &Run) {
     assert!(run.stderr.contains(kept), "{run}");
 }
 
-/// Takes all pipe pages of that user.
+/// Takes all pipe pages of the user that [`LIKE_AN_ORDINARY_USER`] sets.
 #[test]
 #[ignore = "it is started, and ended, by another test"]
 fn helper_takes_all_pipe_pages() {

@@ -116,10 +116,9 @@ pub(crate) fn interrupt_us_while_unpacking(cell: &Cell, running: &mut Running) {
     running.signal(Signal::SIGINT);
 }
 
-/// The skopeo of protocol 0.2.3 does not remove it.
+/// Checks that skopeo has removed what it unpacked. Only the skopeo of protocol 0.2.3 may leave it.
 pub(crate) fn what_was_unpacked_is_removed(cell: &Cell, run: &Run) {
     let removed = is_empty(&unpacked(cell));
-    // The old skopeo may be fast enough.
     assert!(removed || cell.skopeo.protocol == "0.2.3", "{run}");
 }
 

@@ -17,7 +17,7 @@ pub(crate) const MARK: &str = "LONGSHORE_TEST_RUN";
 /// More bytes than any environment has here.
 const LARGEST_ENVIRONMENT: usize = 256 << 10;
 
-/// A running process. A zombie has no environment any more, so it is not one.
+/// A running process, which is no zombie. A zombie has no environment any more, so it is not found.
 #[derive(Debug, Clone)]
 pub(crate) struct Process {
     pub(crate) pid: u32,
@@ -90,8 +90,8 @@ impl Finder {
 
 /// The environment of a process. Processes come and go.
 ///
-/// It is got by one read. If a process calls `exec` between two reads, the second gives nothing, and what the first
-/// gave looks like the environment of a process of another run.
+/// A single read gets the whole environment. Between two reads, the process could call `exec`. The second read would
+/// then return nothing, and the part from the first one may lack the mark of the run.
 fn environ(pid: u32) -> Option<String> {
     let mut bytes = vec![0; LARGEST_ENVIRONMENT];
     let mut file = File::open(format!("/proc/{pid}/environ")).ok()?;

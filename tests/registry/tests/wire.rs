@@ -248,8 +248,8 @@ async fn the_log_has_every_request() -> io::Result<()> {
     Ok(())
 }
 
-/// Most clients try TLS first, and must see at once that there is none. crane takes a connection that is
-/// closed without an answer for a transient failure, and retries later.
+/// Most clients try TLS first, and must see at once that there is none. If a connection is closed without an
+/// answer, crane treats that as a transient failure, and retries later.
 #[tokio::test]
 async fn nonsense_is_answered() -> io::Result<()> {
     let fixture = Fixture::start()?;

@@ -22,7 +22,8 @@ type Writing = JoinHandle<(Sender, io::Result<()>)>;
 const NO_IMAGE: &str = "invalid imageid";
 const NO_PIPE: &str = "no active pipe";
 
-/// Whether a skopeo that speaks this version has this method, as its source says: by the last number of the version.
+/// Whether a skopeo that speaks this version has this method. The last number of the version decides, as in the source
+/// of skopeo.
 pub fn has_method(version: &str, method: &str) -> bool {
     let since = match method {
         "Initialize" | "OpenImage" | "CloseImage" | "GetManifest" | "GetBlob" | "FinishPipe"

@@ -2,7 +2,7 @@
 
 use longshore::{BlobError, Error};
 
-/// How a pull must end that is not cancelled.
+/// How a pull must end if it is not cancelled.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum End {
     /// The whole image must be there.

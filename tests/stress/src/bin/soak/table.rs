@@ -113,8 +113,8 @@ impl IdleUsage {
         self.samples.push(usage);
     }
 
-    /// The maximum in the second tenth of the run, and in the last tenth. `None` for a short run, which is
-    /// all beginning.
+    /// The maximum in the second tenth of the run, and in the last tenth. `None` if there
+    /// are not enough samples.
     fn memory(&self) -> Option<(u64, u64)> {
         if self.samples.len() < ENOUGH_SAMPLES {
             return None;
