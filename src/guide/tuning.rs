@@ -64,8 +64,8 @@
 //! # Besides the options
 //!
 //! - **skopeo 1.19 or later.** An older one hashes each blob, too, and does not end the transfer of a blob that is dropped early.
-//! - **`GOMAXPROCS`** in the environment says how many processors each skopeo may use at a time. If it is not set, each
-//!   skopeo beside others may use twice its share of the processors, because a Go program needs memory for each.
+//! - **`GOMAXPROCS`** in the environment says how many processors each skopeo may use at a time. If it is not set, a
+//!   skopeo that starts beside others may use twice its share of the processors, because a Go program needs memory for each.
 //! - **The destination.** A layout syncs each blob to the disk before it gets its name. On a slow disk that is the limit.
 //! - **The limit of open files.** With few descriptors, fewer blobs are in flight: see [`operating`](super::operating).
 //! - **Handlers.** If all workers are busy for at least half a second while blobs wait, one more proxy is started. More
@@ -105,5 +105,5 @@
 //!
 //! For one image with one large layer, further proxies do not help, and the bytes pass through one more process than
 //! with `skopeo copy`. Where no signature policy, no registries.conf and no other transport is needed, tools that speak
-//! HTTP themselves use about half of the processor time (workload A in `benches/RESULTS.md`: 0.32 s and 0.35 s of oras
-//! and crane, 0.64 s here).
+//! HTTP themselves use about half of the processor time (workload A at 50 ms in `benches/RESULTS.md`: 0.44 s of oras and
+//! of crane, 0.88 s here).
