@@ -77,11 +77,6 @@ impl Starter {
         }
     }
 
-    /// Whether nobody else uses the proxies that this starter returns.
-    pub(super) fn owns_proxies(&self) -> bool {
-        matches!(self.origin, Origin::Config { .. })
-    }
-
     /// The maximum size of one document, in bytes.
     pub(super) fn max_document_bytes(&self) -> u64 {
         self.connection.max_document_bytes
@@ -238,7 +233,9 @@ impl Starter {
                     }
                     Ok(launch)
                 };
-                ImageProxy::launch(launch, connection, policy.required).await
+                let proxy = ImageProxy::launch(launch, connection, policy.required).await?;
+                // A program that embeds this library never gets a proxy that a fetcher started.
+                Ok(proxy.expendable())
             }
             Origin::Connected { .. } if platform.is_some() => {
                 let reason = "a fetcher over given proxies can't choose the platform of an image";
@@ -249,8 +246,8 @@ impl Starter {
     }
 }
 
-/// How many processors the newest of these proxies may use at a time: twice its share, because not all proxies work all
-/// the time. `None` means all of them. A Go program keeps memory for each processor that it may use.
+/// How many processors the newest of `proxies` may use at a time: twice its share, because not all proxies work all the
+/// time. `None` means all of them. A Go program keeps memory for each processor that it may use.
 fn share_of_processors(proxies: usize, processors: usize) -> Option<usize> {
     let share = (2 * processors).div_ceil(proxies);
     (share < processors).then_some(share)

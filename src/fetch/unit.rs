@@ -58,7 +58,8 @@ impl Unit {
             unit: self,
             proxy,
             slot: Arc::new(Semaphore::new(1)),
-            is_alone: watch::Sender::new(false),
+            quiet: watch::Sender::new(0),
+            is_free: watch::Sender::new(false),
         });
         workers.run().await
     }
@@ -108,9 +109,11 @@ struct Workers {
     proxy: ImageProxy,
     /// The slot: a semaphore with one permit. The worker that has the permit may ask the proxy.
     slot: Arc<Semaphore>,
-    /// Becomes `true` when the last worker finishes its task and there will be no other, so that a call of this worker
-    /// may block the connection.
-    is_alone: watch::Sender<bool>,
+    /// The number of workers whose blobs are quiet, or were.
+    quiet: watch::Sender<usize>,
+    /// Becomes `true` when there will be no more tasks, and only workers with quiet blobs are left, so that a call of one
+    /// of them may block the connection.
+    is_free: watch::Sender<bool>,
 }
 
 impl Workers {
@@ -140,14 +143,21 @@ impl Workers {
             workers.spawn(Arc::clone(&self).worker(work, slot));
         }
         // All workers finish their tasks, because each worker must report its result.
+        let mut quiet = self.quiet.subscribe();
         loop {
-            if workers.len() == 1 {
-                self.is_alone.send_replace(true);
+            let are_quiet = *quiet.borrow_and_update() >= workers.len();
+            self.is_free.send_if_modified(|is_free| {
+                let becomes_free = are_quiet && !*is_free;
+                *is_free |= are_quiet;
+                becomes_free
+            });
+            tokio::select! {
+                done = workers.join_next() => match done {
+                    Some(done) => ended = ended.and(done.map_err(join_error).and_then(|done| done)),
+                    None => return ended,
+                },
+                Ok(()) = quiet.changed() => {}
             }
-            let Some(done) = workers.join_next().await else {
-                return ended;
-            };
-            ended = ended.and(done.map_err(join_error).and_then(|done| done));
         }
     }
 
@@ -377,7 +387,8 @@ impl Workers {
             slot,
         } = asked;
         match answer {
-            Ok(blob) => match self.handle_watched(job, blob, context).await {
+            // The future is boxed because it is large.
+            Ok(blob) => match Box::pin(self.handle_watched(task, job, blob, context)).await {
                 Ok(()) => {
                     let (blob, proxy) = (job.name(), unit.0);
                     context
@@ -486,29 +497,31 @@ impl Workers {
     /// Handles a blob, and meanwhile reports if the blob is quiet.
     async fn handle_watched(
         &self,
+        task: Task,
         job: &Job,
         mut blob: Blob,
         context: &FetchContext,
     ) -> Result<(), Failure> {
         let (is_quiet, quiet) = oneshot::channel();
-        if self.unit.starter.owns_proxies() {
+        if self.proxy.is_expendable() {
             blob.watch_quiet(QuietWatch {
                 is_quiet,
-                is_alone: self.is_alone.subscribe(),
+                is_free: self.is_free.subscribe(),
             });
         }
-        let report_quiet = async {
-            if quiet.await.is_ok() {
-                let unit = self.unit.number;
-                self.report(Report::Quiet { unit }).await;
-            }
-            std::future::pending().await
-        };
+        let handled = self.handle(job, blob, context);
+        tokio::pin!(handled);
         tokio::select! {
             biased;
-            handled = self.handle(job, blob, context) => handled,
-            never = report_quiet => never,
+            handled = &mut handled => return handled,
+            Ok(()) = quiet => {}
         }
+        let unit = self.unit.number;
+        self.quiet.send_modify(|quiet| *quiet += 1);
+        let report = self.report(Report::Quiet { unit, task });
+        let (handled, ()) = tokio::join!(handled, report);
+        self.quiet.send_modify(|quiet| *quiet -= 1);
+        handled
     }
 
     /// Runs the handler. If the handler fails, finds out whether the blob is the cause.

@@ -263,7 +263,9 @@
 //!     fn answer(self, answer: Answer) {
 //!         let _ = match self.reply {
 //!             Reply::Granted(reply) => reply.send(answer).is_ok(),
-//!             Reply::Released(reply) => reply.send(answer.map(drop)).is_ok(),
+//!             Reply::Released(reply) | Reply::FinishedEarly(reply) => {
+//!                 reply.send(answer.map(drop)).is_ok()
+//!             }
 //!         };
 //!     }
 //! ```
@@ -280,8 +282,8 @@
 //! ```
 //!
 //! `Drop` can't wait, so this channel has no bound of its own. Its length is bounded by the number of grants, because
-//! each grant is released once. Only a call that can't block is sent. A pipe that is not drained is not finished,
-//! because `FinishPipe` would block the connection until the pipe is drained.
+//! each grant is released once. A guard that is dropped sends only a call that can't block: a pipe that is not drained is
+//! not finished, because `FinishPipe` would block the connection until the pipe is drained.
 //!
 //! # How cancellation works
 //!

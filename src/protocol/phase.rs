@@ -37,8 +37,8 @@ impl<I: Copy + Ord, F> Phase<I, F> {
         Ok(())
     }
 
-    /// Takes note that the inbox has ended: there will be no more requests. Without a finalizer, all handles are gone,
-    /// and unanswered requests are awaited until the moment `until`.
+    /// Takes note that the inbox has ended: there will be no more requests. Without a finalizer, all handles are gone or
+    /// the connection is given up, and unanswered requests are awaited until the moment `until`.
     pub(crate) fn inbox_ended(&mut self, until: I) {
         self.change(|phase| match phase {
             Self::Serving => Self::Draining {
@@ -76,7 +76,7 @@ impl<I: Copy + Ord, F> Phase<I, F> {
     ///
     /// | awaited | with a finalizer | without one |
     /// | --- | --- | --- |
-    /// | answers to requests | without a deadline; each has its call timeout | until this moment |
+    /// | answers to requests | without a deadline; each call has its time limit | until this moment |
     /// | open blobs | until this moment | while a caller holds one |
     /// | answers to the last releases | until this moment | until this moment |
     pub(crate) fn deadline(&self) -> Option<I> {

@@ -122,6 +122,14 @@ impl<W: Waiter> Session<W> {
         while self.requests.front().is_some_and(Queued::is_abandoned) {
             self.requests.pop_front();
         }
+        // The blob of an early `FinishPipe` was dropped before the call was sent. Its pipe is not drained.
+        let is_dropped = |release: &Queued<W>| {
+            let waiter = release.waiter.as_ref();
+            waiter.is_some_and(|waiter| waiter.waits_for_blob() && waiter.is_gone())
+        };
+        while self.releases.front().is_some_and(is_dropped) {
+            self.releases.pop_front();
+        }
         let queue = if self.releases.is_empty() {
             &mut self.requests
         } else {
@@ -178,6 +186,12 @@ impl<W: Waiter> Session<W> {
             && self.requests.iter().all(|asked| has_left(&asked.waiter))
     }
 
+    /// Removes the requests that are not sent, and returns their waiters.
+    pub(crate) fn drain_requests(&mut self) -> impl Iterator<Item = W> {
+        let requests = std::mem::take(&mut self.requests);
+        requests.into_iter().filter_map(|queued| queued.waiter)
+    }
+
     /// Removes and returns all waiters, when no reply will come any more.
     pub(crate) fn drain(&mut self) -> impl Iterator<Item = W> {
         let in_flight = self.in_flight.take().and_then(|(_, waiter)| waiter);
@@ -228,6 +242,7 @@ mod tests {
     struct Caller {
         number: usize,
         gone: Rc<Cell<bool>>,
+        waits_for_blob: bool,
     }
 
     impl Caller {
@@ -235,6 +250,14 @@ mod tests {
             Self {
                 number,
                 gone: Rc::default(),
+                waits_for_blob: false,
+            }
+        }
+
+        fn early(number: usize) -> Self {
+            Self {
+                waits_for_blob: true,
+                ..Self::new(number)
             }
         }
     }
@@ -242,6 +265,10 @@ mod tests {
     impl Waiter for Caller {
         fn is_gone(&self) -> bool {
             self.gone.get()
+        }
+
+        fn waits_for_blob(&self) -> bool {
+            self.waits_for_blob
         }
     }
 
@@ -334,6 +361,24 @@ mod tests {
                 ..
             }
         ));
+        assert!(session.is_idle());
+    }
+
+    #[test]
+    fn an_early_finish_pipe_is_not_awaited_and_not_sent_for_a_dropped_blob() {
+        let mut session = ready("0.2.3");
+        let finish = Call::FinishPipe(PipeId::new(3).expect("not zero"));
+        session.queue_release(&finish, Some(Caller::early(1)));
+        assert!(!session.awaits_end_of_blob() && !session.is_idle());
+        assert_eq!(sent(&mut session), Some(Method::FinishPipe));
+        assert!(session.awaits_end_of_blob() && session.is_idle());
+        let dropped = Caller::early(2);
+        session.queue_release(&finish, Some(dropped.clone()));
+        dropped.gone.set(true);
+        let json = r#"{"success":true,"value":null}"#;
+        let (caller, _) = receive(&mut session, json).expect("no violation");
+        assert_eq!(caller.map(|caller| caller.number), Some(1));
+        assert_eq!(sent(&mut session), None);
         assert!(session.is_idle());
     }
 

@@ -280,12 +280,28 @@ impl Actor {
                 Ok(())
             }
             GuardMessage::FinishEarly { call, reply } => {
+                self.give_up();
                 self.session
                     .queue_release(&call, Some(Caller::of_early_finish(reply)));
                 Ok(())
             }
             GuardMessage::Violation(violation) => Err(Error::from(violation).into()),
         }
+    }
+
+    /// Accepts no more requests, because a call is to be sent that can block the connection. The connection ends when
+    /// its last blob has ended. The error is one after which callers use another proxy.
+    fn give_up(&mut self) {
+        self.inbox.close();
+        while let Ok(request) = self.inbox.try_recv() {
+            request.refuse(&Error::Disconnected);
+        }
+        for caller in self.session.drain_requests() {
+            caller.answer(Err(Error::Disconnected));
+        }
+        self.closed.send_replace(Some(Error::Disconnected));
+        let until = deadline_after(Instant::now(), self.shutdown_timeout);
+        self.phase.inbox_ended(until);
     }
 
     fn queue_request(&mut self, call: &Call, caller: Caller) {
@@ -373,6 +389,7 @@ impl Actor {
 
     /// Shuts the proxy down after all requests are answered, and tells the finalizer how the proxy ended.
     async fn finish(self) {
+        let is_blocked = self.session.awaits_end_of_blob();
         let Self {
             transport,
             phase,
@@ -381,6 +398,15 @@ impl Actor {
             shutdown_timeout,
             ..
         } = self;
+        if is_blocked {
+            // The blob of this call was dropped. The proxy may never answer, so it is not asked to exit.
+            end_proxy(Some((transport, child)));
+            closed.send_replace(Some(Error::Disconnected));
+            if let Some(finalizer) = phase.into_finalizer() {
+                let _ = finalizer.send(Err(Error::Disconnected));
+            }
+            return;
+        }
         let shutdown = Call::Shutdown.encode();
         // The proxy may be gone, or may not read. The code below finds out how it ended.
         let _ = timeout(shutdown_timeout, transport.send(&shutdown)).await;
@@ -453,12 +479,7 @@ impl Actor {
         while inbox_open || blobs_open {
             tokio::select! {
                 request = inbox.recv(), if inbox_open => match request {
-                    Some(Request::Call { reply, asked, .. }) => {
-                        Caller::of_request(reply, asked).answer(Err(error.clone()));
-                    }
-                    Some(Request::Finalize { reply }) => {
-                        let _ = reply.send(Err(error.clone()));
-                    }
+                    Some(request) => request.refuse(&error),
                     None => inbox_open = false,
                 },
                 Some(message) = guard_messages.recv() => match message {

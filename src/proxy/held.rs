@@ -20,8 +20,8 @@ pub(crate) enum GuardMessage {
         call: Call,
         reply: Option<oneshot::Sender<Result<()>>>,
     },
-    /// A guard finishes the pipe of a blob that is still being sent. `reply` gets the proxy's answer, which comes when
-    /// the blob has ended.
+    /// A guard finishes the pipe of a blob that is still being sent, and gives the connection up. `reply` gets the
+    /// proxy's answer, which comes when the blob has ended.
     FinishEarly {
         call: Call,
         reply: oneshot::Sender<Result<()>>,
@@ -80,8 +80,9 @@ impl ReleaseGuard {
         async { answer.await.unwrap_or(Err(Error::Closed)) }
     }
 
-    /// Finishes the pipe of a blob that is still being sent. The future returns the proxy's answer, which comes when the
-    /// blob has ended. Until then, the proxy answers no other call.
+    /// Finishes the pipe of a blob that is still being sent. The future returns the proxy's answer, which comes when
+    /// the blob has ended. The connection is given up: it accepts no more requests, and ends when its open blobs have
+    /// ended.
     pub(crate) fn finish_early(&mut self) -> impl Future<Output = Result<()>> + Send + use<> {
         let (reply, answer) = oneshot::channel();
         if let Some(call) = self.held.take().and_then(Held::finish_early) {

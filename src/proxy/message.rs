@@ -38,6 +38,17 @@ pub(crate) enum Request {
     Finalize { reply: oneshot::Sender<Result<()>> },
 }
 
+impl Request {
+    /// Answers the request with this error. The caller may have left.
+    pub(super) fn refuse(self, error: &Error) {
+        let error = error.clone();
+        let _ = match self {
+            Self::Call { reply, .. } => reply.send(Err(error)).is_ok(),
+            Self::Finalize { reply } => reply.send(Err(error)).is_ok(),
+        };
+    }
+}
+
 /// The grant of a successful call, with its guards. Dropping it releases what was granted, even in the channel to a
 /// caller who has left.
 #[derive(Debug)]

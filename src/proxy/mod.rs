@@ -70,6 +70,8 @@ const MAX_SIZE: u64 = (1 << 53) - 1;
 pub struct ImageProxy {
     inbox: mpsc::Sender<Request>,
     shared: Arc<Shared>,
+    /// Whether the connection may be given up for a blob, because no other program code has this handle.
+    is_expendable: bool,
 }
 
 #[derive(Debug)]
@@ -83,6 +85,18 @@ struct Shared {
 }
 
 impl ImageProxy {
+    /// Allows that the connection is given up for a blob: see [`Blob::watch_quiet`].
+    pub(crate) fn expendable(self) -> Self {
+        Self {
+            is_expendable: true,
+            ..self
+        }
+    }
+
+    pub(crate) fn is_expendable(&self) -> bool {
+        self.is_expendable
+    }
+
     /// Whether this proxy checks the signature policy: from protocol 0.2.6 on (skopeo 1.13). An older proxy accepts
     /// any image, whatever the system's policy says.
     #[must_use]
@@ -375,7 +389,7 @@ impl ImageProxy {
     /// the shutdown continues without its caller.
     pub async fn finalize(self) -> Result<()> {
         let (reply, ended) = oneshot::channel();
-        let Self { inbox, shared } = self;
+        let Self { inbox, shared, .. } = self;
         let ending = async {
             let request = Request::Finalize { reply };
             inbox

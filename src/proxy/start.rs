@@ -168,6 +168,7 @@ impl ImageProxy {
         tracing::debug!(%version, "the proxy is ready");
         Ok(Self {
             inbox,
+            is_expendable: false,
             shared: Arc::new(Shared {
                 connection,
                 version,

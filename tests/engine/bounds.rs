@@ -90,6 +90,31 @@ fn a_transfer_that_breaks_off_is_noticed_without_a_stall() {
     });
 }
 
+/// The proxy whose early `FinishPipe` is never answered is given up.
+#[test]
+#[ignore = "needs skopeo"]
+fn after_a_stall_an_image_is_fetched_again_through_other_proxies() {
+    run(async {
+        for protocol in tools::SKOPEOS {
+            let served = Served::new(3, 50_000).faults(&["blob#1:stall=half*1"]);
+            let mut config = config(protocol);
+            config.connection = ConnectionOptions::default().stall_timeout(Duration::from_secs(3));
+            let options = FetchOptions::default().retry(retries(1));
+            let fetcher = Fetcher::new(config, options).await.unwrap();
+            let image = fetcher.open(&served.reference()).await.unwrap();
+            for retries in [1, 0] {
+                let pulled = within_bound(Box::pin(fetcher.pull(&image, longshore::Discard))).await;
+                assert_eq!(pulled.expect(protocol).retries, retries, "{protocol}");
+            }
+            let config = image.manifest().config().digest().clone();
+            let read = |reader: longshore::LayerReader| async move { reader.finish().await };
+            within_bound(fetcher.for_blob(&image, &config, read))
+                .await
+                .expect(protocol);
+        }
+    });
+}
+
 /// The reader is slow, not the registry.
 #[test]
 #[ignore = "needs skopeo"]

@@ -71,7 +71,7 @@ impl Engine {
             Report::Answered { unit, task, took } => {
                 self.scheduler.answered(unit, task, took, now);
             }
-            Report::Quiet { unit } => self.scheduler.quiet(unit),
+            Report::Quiet { unit, task } => self.scheduler.quiet(unit, task),
             Report::Done {
                 unit,
                 task,

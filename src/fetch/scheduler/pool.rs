@@ -212,7 +212,7 @@ impl<E: Clone> Scheduler<E> {
         if is_throttled {
             self.retire_newest(id, working.saturating_sub(wanted), now);
         }
-        self.retire_started_ahead(id);
+        self.retire_started_ahead(id, now);
         self.retire_unneeded(id);
         if self.is_starved(id, now) || self.is_stuck(id, now) {
             self.start(id, now);
@@ -485,7 +485,7 @@ impl<E: Clone> Scheduler<E> {
 
     /// Ends units that were started before it was known how many are wanted, if there are too many, and they have not
     /// opened an image yet.
-    fn retire_started_ahead(&mut self, id: HostId) {
+    fn retire_started_ahead(&mut self, id: HostId, now: Instant) {
         let host = &self.hosts[id.0];
         if !host.governor.has_estimate()
             || self.to_open(id) > 0
@@ -496,7 +496,9 @@ impl<E: Clone> Scheduler<E> {
         // More are kept than are wanted, because the first estimate of a latency is often too low.
         let wanted = self.wanted(id);
         let kept = wanted.saturating_add(wanted.div_ceil(8));
-        let excess = self.at_work(id).saturating_sub(kept);
+        // Others were started for late units.
+        let on_time = self.at_work(id) - self.late_units(id, now);
+        let excess = on_time.saturating_sub(kept);
         let is_new = |(_, unit): &(&UnitId, &Unit)| {
             let is_new = unit.used == Use::Ahead && unit.open.is_empty();
             unit.host == id && !unit.retired && is_new
@@ -515,10 +517,14 @@ impl<E: Clone> Scheduler<E> {
     }
 
     /// Retires the units with quiet blobs, when there is nothing else to ask this host for. A retired unit may ask for
-    /// the reason.
+    /// the reason. There are never more such units than units that work, because their proxies run on.
     fn retire_quiet(&mut self, id: HostId) {
+        let is_retired = |unit: &&Unit| unit.host == id && unit.retired;
+        let retired = self.units.values().filter(is_retired).count();
+        let room = self.most_at(id).saturating_sub(retired);
         let is_quiet = |(_, unit): &(&UnitId, &Unit)| {
-            unit.host == id && !unit.retired && unit.is_quiet && unit.asking().is_none()
+            let is_quiet = !unit.quiet.is_empty() && unit.asking().is_none();
+            unit.host == id && !unit.retired && is_quiet
         };
         let quiet: Vec<UnitId> = self
             .units
@@ -526,7 +532,7 @@ impl<E: Clone> Scheduler<E> {
             .filter(is_quiet)
             .map(|(id, _)| *id)
             .collect();
-        for unit in quiet {
+        for unit in quiet.into_iter().take(room) {
             self.retire(unit);
         }
     }

@@ -64,11 +64,10 @@ impl<E: Clone> Scheduler<E> {
         self.complete(image);
     }
 
-    /// Records that no byte of one of the unit's blobs has come for a while, and that only a call that blocks the proxy
-    /// would tell why.
-    pub(in crate::fetch) fn quiet(&mut self, id: UnitId) {
+    /// Records that no byte of a blob has come for a while, and that only a call that blocks the proxy would tell why.
+    pub(in crate::fetch) fn quiet(&mut self, id: UnitId, task: Task) {
         if let Some(unit) = self.units.get_mut(&id) {
-            unit.is_quiet = true;
+            unit.quiet.insert(task);
         }
     }
 

@@ -47,8 +47,8 @@ pub(super) struct Unit {
     /// Whether the unit gets no more tasks.
     pub(super) retired: bool,
     pub(super) used: Use,
-    /// Whether no byte of one of its blobs has come for a while, and only a call that blocks the proxy would tell why.
-    pub(super) is_quiet: bool,
+    /// The tasks of whose blobs no byte has come for a while, where only a call that blocks the proxy would tell why.
+    pub(super) quiet: BTreeSet<Task>,
     /// When the unit last found, while it was idle, that no other unit needs its help.
     pub(super) no_help_needed_since: Option<Instant>,
 }
@@ -70,7 +70,7 @@ impl Unit {
             paused_until: None,
             retired: false,
             used: Use::Wanted,
-            is_quiet: false,
+            quiet: BTreeSet::new(),
             no_help_needed_since: None,
         }
     }
@@ -121,7 +121,7 @@ impl Unit {
             self.queued = None;
         } else if let Some(place) = self.draining.iter().position(|one| *one == task) {
             self.draining.swap_remove(place);
-            self.is_quiet &= !self.draining.is_empty();
+            self.quiet.remove(&task);
         } else {
             return false;
         }

@@ -87,7 +87,7 @@ pub(in crate::fetch) enum Report {
         took: Duration,
     },
     /// No byte of a blob has come for a while, and the pipe does not tell whether the transfer broke off.
-    Quiet { unit: UnitId },
+    Quiet { unit: UnitId, task: Task },
     /// A blob is done. `fetched` is false if the sink had it already.
     Done {
         unit: UnitId,
@@ -112,7 +112,7 @@ impl Report {
             | Self::Opened { unit, .. }
             | Self::Configured { unit, .. }
             | Self::Answered { unit, .. }
-            | Self::Quiet { unit }
+            | Self::Quiet { unit, .. }
             | Self::Done { unit, .. }
             | Self::Failed { unit, .. } => *unit,
         }

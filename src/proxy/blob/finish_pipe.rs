@@ -1,7 +1,7 @@
 //! The end of a blob by `FinishPipe` (`GetBlob`).
 //!
-//! Such a blob ends only when that call is answered. If the transfer breaks off, no more bytes come, and only the answer
-//! tells why. The call blocks the connection until the blob has ended. So it is sent when all bytes are read, or
+//! Such a blob ends only when that call is answered. If the transfer breaks off, no more bytes come, and only the
+//! answer tells why. The call blocks the connection until the blob has ended. So it is sent when all bytes are read, or
 //! **early**: while the blob is quiet, if nothing else needs the connection any more.
 
 use std::fmt;
@@ -14,19 +14,23 @@ use tokio::time::{Instant, Sleep};
 
 use crate::error::{BlobError, Error, Result};
 use crate::proxy::held::ReleaseGuard;
-use crate::time::deadline_after;
+use crate::time::{deadline_after, timeout};
 
-/// A blob is quiet if no byte of it has come for this long. Registries send without such gaps. If a blob is quiet for
-/// another reason, nothing is lost: it goes on.
+/// A blob is quiet if no byte of it has come for this long. If it is quiet for another reason than a broken transfer,
+/// nothing is lost: it goes on.
 const QUIET_AFTER: Duration = Duration::from_secs(1);
 
-/// What a quiet blob tells the owner of its connection, and what it waits for.
+/// How long the proxy may take for its answer to an early call after all bytes were read. They have been checked, so
+/// only the proxy's own check is missing.
+const ANSWER_WAIT: Duration = Duration::from_secs(10);
+
+/// What a quiet blob tells its worker, and what it waits for.
 #[derive(Debug)]
 pub(crate) struct QuietWatch {
-    /// Tells the owner that the blob is quiet.
+    /// Tells the worker that the blob is quiet.
     pub(crate) is_quiet: oneshot::Sender<()>,
-    /// Becomes `true` when nothing else needs the connection any more.
-    pub(crate) is_alone: watch::Receiver<bool>,
+    /// Becomes `true` when only quiet blobs need the connection.
+    pub(crate) is_free: watch::Receiver<bool>,
 }
 
 /// The end of a blob's pipe, and the call that finishes it.
@@ -34,18 +38,22 @@ pub(crate) struct QuietWatch {
 pub(super) struct FinishPipe {
     guard: ReleaseGuard,
     early: Early,
+    /// The timer of the quiet, made at the first wait.
+    timer: Option<Pin<Box<Sleep>>>,
 }
 
 type Answer = Pin<Box<dyn Future<Output = Result<()>> + Send + Sync>>;
 
 /// The state of an early `FinishPipe`.
 enum Early {
-    /// The call is not sent early, because nobody says whether the connection is needed.
+    /// The call is not sent early.
     Never,
-    /// The blob is not quiet, or was not until now.
-    NotQuiet(QuietWatch, Option<Pin<Box<Sleep>>>),
-    /// The blob is quiet. The future ends when nothing else needs the connection.
-    Quiet(Pin<Box<dyn Future<Output = ()> + Send + Sync>>),
+    /// The blob has not been quiet.
+    NotQuiet(QuietWatch),
+    /// The blob was quiet. The future ends when only quiet blobs need the connection.
+    WasQuiet(Pin<Box<dyn Future<Output = ()> + Send + Sync>>),
+    /// The call may be sent while the blob is quiet.
+    Allowed,
     /// The call is sent.
     Sent(Answer),
     /// The proxy has answered that it sent all bytes. They are in the pipe, or were read.
@@ -56,8 +64,9 @@ impl fmt::Debug for Early {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Never => "Never",
-            Self::NotQuiet(..) => "NotQuiet",
-            Self::Quiet(_) => "Quiet",
+            Self::NotQuiet(_) => "NotQuiet",
+            Self::WasQuiet(_) => "WasQuiet",
+            Self::Allowed => "Allowed",
             Self::Sent(_) => "Sent",
             Self::Succeeded => "Succeeded",
         })
@@ -66,8 +75,11 @@ impl fmt::Debug for Early {
 
 impl FinishPipe {
     pub(super) fn new(guard: ReleaseGuard) -> Self {
-        let early = Early::Never;
-        Self { guard, early }
+        Self {
+            guard,
+            early: Early::Never,
+            timer: None,
+        }
     }
 
     pub(super) fn set_drained(&mut self) {
@@ -76,7 +88,7 @@ impl FinishPipe {
 
     /// Lets the call be sent early, as the watch says.
     pub(super) fn watch_quiet(&mut self, watch: QuietWatch) {
-        self.early = Early::NotQuiet(watch, None);
+        self.early = Early::NotQuiet(watch);
     }
 
     /// Waits while no byte has come since `since`. Returns an error if the proxy reports that the transfer broke off.
@@ -84,53 +96,73 @@ impl FinishPipe {
         loop {
             match &mut self.early {
                 Early::Never | Early::Succeeded => return Poll::Pending,
-                Early::NotQuiet(_, sleep) => {
-                    let quiet_at = deadline_after(since, QUIET_AFTER);
-                    let sleep =
-                        sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(quiet_at)));
-                    if sleep.deadline() != quiet_at {
-                        sleep.as_mut().reset(quiet_at);
-                    }
-                    ready!(sleep.as_mut().poll(cx));
-                    self.fall_quiet();
+                Early::NotQuiet(_) => {
+                    ready!(self.poll_quiet(since, cx));
+                    self.tell_quiet();
                 }
-                Early::Quiet(is_alone) => {
-                    ready!(is_alone.as_mut().poll(cx));
+                Early::WasQuiet(is_free) => {
+                    ready!(is_free.as_mut().poll(cx));
+                    self.early = Early::Allowed;
+                }
+                Early::Allowed => {
+                    ready!(self.poll_quiet(since, cx));
                     self.early = Early::Sent(Box::pin(self.guard.finish_early()));
                 }
                 Early::Sent(answer) => match ready!(answer.as_mut().poll(cx)) {
                     Ok(()) => self.early = Early::Succeeded,
-                    Err(error) => {
+                    Err(Error::Refused { refusal, .. }) => {
                         self.early = Early::Never;
-                        return Poll::Ready(reason(error));
+                        return Poll::Ready(BlobError::Refused(refusal));
                     }
+                    // The connection failed. The rest of the blob may come all the same.
+                    Err(_) => self.early = Early::Never,
                 },
             }
         }
     }
 
-    fn fall_quiet(&mut self) {
-        let Early::NotQuiet(watch, _) = std::mem::replace(&mut self.early, Early::Never) else {
+    /// Waits until no byte has come for [`QUIET_AFTER`].
+    fn poll_quiet(&mut self, since: Instant, cx: &mut Context<'_>) -> Poll<()> {
+        let quiet_at = deadline_after(since, QUIET_AFTER);
+        let timer = self
+            .timer
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(quiet_at)));
+        if timer.deadline() != quiet_at {
+            timer.as_mut().reset(quiet_at);
+        }
+        timer.as_mut().poll(cx)
+    }
+
+    fn tell_quiet(&mut self) {
+        let Early::NotQuiet(watch) = std::mem::replace(&mut self.early, Early::Never) else {
             return;
         };
         let QuietWatch {
             is_quiet,
-            mut is_alone,
+            mut is_free,
         } = watch;
-        // The owner may not care any more.
+        // The worker may be gone.
         let _ = is_quiet.send(());
-        self.early = Early::Quiet(Box::pin(async move {
-            if is_alone.wait_for(|is_alone| *is_alone).await.is_err() {
-                // The owner is gone without a word.
+        self.early = Early::WasQuiet(Box::pin(async move {
+            if is_free.wait_for(|is_free| *is_free).await.is_err() {
+                // The unit is gone, and so is this blob, soon.
                 std::future::pending::<()>().await;
             }
         }));
     }
 
-    /// Returns the proxy's answer if the call was sent early, and is still unanswered.
-    pub(super) fn take_answer(&mut self) -> Option<Answer> {
+    /// Returns the reason that the proxy reports, if the call was sent early and is still unanswered.
+    pub(super) fn take_report(
+        &mut self,
+    ) -> Option<impl Future<Output = Result<(), BlobError>> + Send + Sync + use<>> {
         match std::mem::replace(&mut self.early, Early::Never) {
-            Early::Sent(answer) => Some(answer),
+            Early::Sent(answer) => Some(async {
+                match answer.await {
+                    Err(Error::Refused { refusal, .. }) => Err(BlobError::Refused(refusal)),
+                    // If the connection failed, that is found out in another way.
+                    _ => Ok(()),
+                }
+            }),
             other => {
                 self.early = other;
                 None
@@ -141,18 +173,13 @@ impl FinishPipe {
     /// Finishes the pipe, unless that was done early. Returns the proxy's answer, and the guard.
     pub(super) fn finish(mut self) -> (Answer, ReleaseGuard) {
         let answer: Answer = match self.early {
-            Early::Sent(answer) => answer,
+            Early::Sent(answer) => Box::pin(async {
+                let answer = timeout(ANSWER_WAIT, answer).await;
+                answer.unwrap_or(Err(Error::Closed))
+            }),
             Early::Succeeded => Box::pin(async { Ok(()) }),
-            Early::Never | Early::NotQuiet(..) | Early::Quiet(_) => Box::pin(self.guard.release()),
+            _ => Box::pin(self.guard.release()),
         };
         (answer, self.guard)
-    }
-}
-
-/// The reason that the proxy's answer gives for the end of a blob.
-pub(super) fn reason(error: Error) -> BlobError {
-    match error {
-        Error::Refused { refusal, .. } => BlobError::Refused(refusal),
-        error => BlobError::Connection(Box::new(error)),
     }
 }

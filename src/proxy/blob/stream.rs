@@ -16,7 +16,7 @@ use tokio::net::unix::pipe::Receiver;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
-use super::finish_pipe::{self, FinishPipe, QuietWatch};
+use super::finish_pipe::{FinishPipe, QuietWatch};
 use super::flow::{Flow, TimeLimits};
 use crate::drain::aligned::AlignedBuffer;
 use crate::drain::pipe;
@@ -207,8 +207,8 @@ impl Stream {
         self.flow.limits().stall_timeout
     }
 
-    /// Lets a blob of `GetBlob` be finished early, as the watch says. Does nothing for other blobs, whose pipes tell that a
-    /// transfer broke off.
+    /// Lets a blob of `GetBlob` be finished early, as the watch says. Does nothing for other blobs, whose pipes tell that
+    /// a transfer broke off.
     pub(super) fn watch_quiet(&mut self, watch: QuietWatch) {
         if let BlobEnd::ByFinishPipe(end) = &mut self.source.ends {
             end.watch_quiet(watch);
@@ -359,9 +359,10 @@ impl Stream {
             BlobEnd::WithPipe { error } => error
                 .take()
                 .map(|error| Box::pin(read_error_pipe(error)) as Reported),
-            BlobEnd::ByFinishPipe(end) => end.take_answer().map(|answer| {
-                Box::pin(async { answer.await.map_err(finish_pipe::reason) }) as Reported
-            }),
+            BlobEnd::ByFinishPipe(end) => {
+                let report = end.take_report();
+                report.map(|report| Box::pin(report) as Reported)
+            }
         };
         let expected = self.size.or(self.announced);
         let judging = end_reason(
@@ -501,7 +502,8 @@ async fn finish_pipe(mut data: Receiver, end: FinishPipe, size: u64) -> Result<(
     match released {
         _ if excess => Err(BlobError::TooLong { size }),
         Ok(()) => Ok(()),
-        Err(error) => Err(finish_pipe::reason(error)),
+        Err(Error::Refused { refusal, .. }) => Err(BlobError::Refused(refusal)),
+        Err(error) => Err(BlobError::Connection(Box::new(error))),
     }
 }
 

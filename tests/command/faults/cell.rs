@@ -192,6 +192,9 @@ impl Cell {
         };
         let took = begun.elapsed();
         outcome.assert_matches(&run);
+        if let Bound::Quiet(_) = fault.bound {
+            assert!(!run.stderr.contains("stalled"), "{run}");
+        }
         assert!(took < fault.bound.duration() + SLACK, "{took:?}: {run}");
         assert!(!run.stderr.contains("panicked"), "{run}");
         self.check_layout(outcome);

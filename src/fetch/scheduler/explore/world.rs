@@ -75,7 +75,7 @@ pub(super) enum Step {
     Fails(UnitId, Failing),
     BreaksOff(UnitId, usize),
     /// No byte of a blob comes for a while.
-    FallsQuiet(UnitId),
+    FallsQuiet(UnitId, usize),
     TimePasses,
 }
 
@@ -254,6 +254,7 @@ impl World {
     fn check(&self, setting: Setting) {
         let working = self.proxies.values().filter(|proxy| !proxy.is_retired);
         assert!(working.count() <= 2 * setting.units, "too many units");
+        assert!(self.proxies.len() <= 3 * setting.units, "too many proxies");
         let asked = self.proxies.values().flat_map(|proxy| &proxy.asked);
         let openings = asked.filter(|task| matches!(task, Task::Open(_))).count();
         if !self.has_succeeded {
@@ -299,12 +300,10 @@ impl World {
             if proxy.asked.front().is_some() && may_fail {
                 all.extend(FAILINGS.map(|failing| Step::Fails(unit, failing)));
             }
-            if may_fail && !proxy.draining.is_empty() {
-                all.push(Step::FallsQuiet(unit));
-            }
             for place in 0..proxy.draining.len() {
                 all.push(Step::Drained(unit, place));
                 if may_fail {
+                    all.push(Step::FallsQuiet(unit, place));
                     all.push(Step::BreaksOff(unit, place));
                 }
             }
@@ -320,9 +319,10 @@ impl World {
         let now = begun + STEP * self.ticks;
         match step {
             Step::TimePasses => {}
-            Step::FallsQuiet(unit) => {
+            Step::FallsQuiet(unit, place) => {
                 self.failures -= 1;
-                self.scheduler.quiet(unit);
+                let task = self.proxy(unit).draining[place];
+                self.scheduler.quiet(unit, task);
             }
             Step::Ready(unit) => {
                 self.proxy(unit).is_starting = false;
