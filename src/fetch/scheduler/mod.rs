@@ -28,6 +28,7 @@ mod message;
 mod outage;
 mod pool;
 mod reports;
+mod retire;
 #[cfg(test)]
 mod sharing;
 #[cfg(test)]

@@ -1,7 +1,5 @@
-//! How many units there are, when another one is started, and which ones are ended.
+//! How many units there are, and when another one is started.
 
-use std::cmp::Reverse;
-use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use super::governor::{Backlog, OPENING_WORK};
@@ -67,7 +65,7 @@ impl Starts {
 }
 
 impl<E: Clone> Scheduler<E> {
-    fn units_at(&self, host: HostId) -> impl Iterator<Item = &Unit> {
+    pub(super) fn units_at(&self, host: HostId) -> impl Iterator<Item = &Unit> {
         let of_host = move |unit: &&Unit| unit.host == host && !unit.retired;
         self.units.values().filter(of_host)
     }
@@ -101,7 +99,7 @@ impl<E: Clone> Scheduler<E> {
     }
 
     /// How many units make the fetch from this host as fast as possible.
-    fn wanted(&self, id: HostId) -> usize {
+    pub(super) fn wanted(&self, id: HostId) -> usize {
         let host = &self.hosts[id.0];
         let most = self.most_at(id);
         let to_open = self.to_open(id);
@@ -125,7 +123,7 @@ impl<E: Clone> Scheduler<E> {
     }
 
     /// How many images of this host no unit has opened.
-    fn to_open(&self, id: HostId) -> usize {
+    pub(super) fn to_open(&self, id: HostId) -> usize {
         let is_opening = |unit: &&Unit| match unit.asking() {
             Some(Task::Open(image)) => self
                 .images
@@ -234,7 +232,7 @@ impl<E: Clone> Scheduler<E> {
     }
 
     /// Whether there are configs to ask for at this host.
-    fn has_configs(&self, host: HostId) -> bool {
+    pub(super) fn has_configs(&self, host: HostId) -> bool {
         self.configs.iter().any(|image| {
             let image = self.images.get(image);
             image.is_some_and(|image| image.host == host)
@@ -264,7 +262,7 @@ impl<E: Clone> Scheduler<E> {
     }
 
     /// How many units wait too long for an answer, or for the start of their proxy.
-    fn late_units(&self, id: HostId, now: Instant) -> usize {
+    pub(super) fn late_units(&self, id: HostId, now: Instant) -> usize {
         let after = self.hosts[id.0].governor.late_after();
         self.units_at(id)
             .filter(|unit| unit.is_late(after, now))
@@ -371,197 +369,6 @@ impl<E: Clone> Scheduler<E> {
         let idle = self.units.iter().find(is_idle).map(|(id, _)| *id);
         if let Some(idle) = idle {
             self.abandon(idle);
-        }
-    }
-
-    pub(super) fn retire(&mut self, id: UnitId) {
-        if let Some(unit) = self.units.get_mut(&id).filter(|unit| !unit.retired) {
-            unit.retired = true;
-            self.may_have_lost = true;
-            // The unit may not have begun the task that it was given last, so that task is recalled, too.
-            if unit.asking().is_some() {
-                self.actions.push_back(Action::Recall { unit: id });
-            }
-            self.actions.push_back(Action::Retire { unit: id });
-        }
-    }
-
-    fn abandon(&mut self, id: UnitId) {
-        if let Some(unit) = self.units.get_mut(&id) {
-            unit.retired = true;
-            self.may_have_lost = true;
-            self.actions.push_back(Action::Abandon { unit: id });
-        }
-    }
-
-    /// Retires `count` units, the newest first. They finish their tasks. The last unit of a kind is kept, and the only
-    /// unit that is not late.
-    pub(super) fn retire_newest(&mut self, host: HostId, count: usize, now: Instant) {
-        let of_host = |(_, unit): &(&UnitId, &Unit)| unit.host == host && !unit.retired;
-        let mut units: Vec<UnitId> = self
-            .units
-            .iter()
-            .filter(of_host)
-            .map(|(id, _)| *id)
-            .collect();
-        units.sort_unstable_by_key(|id| Reverse(*id));
-        let mut left = count;
-        for id in units {
-            if left == 0 {
-                return;
-            }
-            if !self.is_last_of_its_kind(id) && !self.is_only_one_on_time(id, now) {
-                self.retire(id);
-                left -= 1;
-            }
-        }
-    }
-
-    /// Whether all other units of the host wait for late answers, perhaps for ever, and this one does not.
-    fn is_only_one_on_time(&self, id: UnitId, now: Instant) -> bool {
-        let Some(unit) = self.units.get(&id) else {
-            return false;
-        };
-        let after = self.hosts[unit.host.0].governor.late_after();
-        let mut others = self.units.iter().filter(|(other, of_other)| {
-            **other != id && of_other.host == unit.host && !of_other.retired
-        });
-        !unit.is_late(after, now) && others.all(|(_, other)| other.is_late(after, now))
-    }
-
-    /// Whether this is the only unit of its kind, and images of the kind are still to be fetched. Another unit would be
-    /// started in its place at once.
-    fn is_last_of_its_kind(&self, id: UnitId) -> bool {
-        let Some(Unit { host, kind, .. }) = self.units.get(&id) else {
-            return false;
-        };
-        let is_other = |(other, unit): (&UnitId, &Unit)| {
-            *other != id && unit.host == *host && unit.kind == *kind && !unit.retired
-        };
-        let needs = |image: &Image| image.host == *host && image.kind == *kind && !image.is_fetched;
-        !self.units.iter().any(is_other) && self.images.values().any(needs)
-    }
-
-    /// Ends units that have not fetched anything yet if there is less to ask for than there are units.
-    fn retire_unneeded(&mut self, id: HostId) {
-        let host = &self.hosts[id.0];
-        let to_do = host.backlog.blobs + self.to_open(id);
-        let to_do = to_do.max(usize::from(self.has_configs(id)));
-        let is_known = self.images.values().all(|image| image.is_wanted);
-        // Units at their maximum number of tasks can't help with the rest.
-        let per_unit = host.rules.per_unit;
-        let mut at_work = self
-            .units_at(id)
-            .filter(|unit| unit.load() < per_unit)
-            .count();
-        if !is_known || host.rules.least == host.rules.most && host.backlog.blobs >= at_work {
-            return;
-        }
-        let of_host = |(_, unit): &(&UnitId, &Unit)| {
-            unit.host == id && !unit.retired && unit.used != Use::Served && unit.open.len() <= 1
-        };
-        let idle: Vec<UnitId> = self
-            .units
-            .iter()
-            .filter(of_host)
-            .map(|(id, _)| *id)
-            .collect();
-        for unit in idle.into_iter().rev() {
-            if at_work <= to_do.max(1) {
-                return;
-            }
-            let is_needed = self.units.get(&unit).is_some_and(|of_unit| {
-                of_unit
-                    .open
-                    .iter()
-                    .any(|(source, _)| self.units_with_open(*source) == 1)
-            });
-            if !is_needed && !self.is_last_of_its_kind(unit) {
-                self.abandon(unit);
-                at_work -= 1;
-            }
-        }
-    }
-
-    /// Ends units that were started before it was known how many are wanted, if there are too many, and they have not
-    /// opened an image yet.
-    fn retire_started_ahead(&mut self, id: HostId, now: Instant) {
-        let host = &self.hosts[id.0];
-        if !host.governor.has_estimate()
-            || self.to_open(id) > 0
-            || host.rules.least == host.rules.most
-        {
-            return;
-        }
-        // More are kept than are wanted, because the first estimate of a latency is often too low.
-        let wanted = self.wanted(id);
-        let kept = wanted.saturating_add(wanted.div_ceil(8));
-        // Others were started for late units.
-        let on_time = self.at_work(id) - self.late_units(id, now);
-        let excess = on_time.saturating_sub(kept);
-        let is_new = |(_, unit): &(&UnitId, &Unit)| {
-            let is_new = unit.used == Use::Ahead && unit.open.is_empty();
-            unit.host == id && !unit.retired && is_new
-        };
-        let new: Vec<UnitId> = self
-            .units
-            .iter()
-            .filter(is_new)
-            .map(|(id, _)| *id)
-            .collect();
-        for unit in new.into_iter().rev().take(excess) {
-            if !self.is_last_of_its_kind(unit) {
-                self.abandon(unit);
-            }
-        }
-    }
-
-    /// Retires the units with quiet blobs, when there is nothing else to ask this host for. A retired unit may ask for
-    /// the reason. There are never more such units than units that work, because their proxies run on.
-    fn retire_quiet(&mut self, id: HostId) {
-        let is_retired = |unit: &&Unit| unit.host == id && unit.retired;
-        let retired = self.units.values().filter(is_retired).count();
-        let room = self.most_at(id).saturating_sub(retired);
-        let is_quiet = |(_, unit): &(&UnitId, &Unit)| {
-            let is_quiet = !unit.quiet.is_empty() && unit.asking().is_none();
-            unit.host == id && !unit.retired && is_quiet
-        };
-        let quiet: Vec<UnitId> = self
-            .units
-            .iter()
-            .filter(is_quiet)
-            .map(|(id, _)| *id)
-            .collect();
-        for unit in quiet.into_iter().take(room) {
-            self.retire(unit);
-        }
-    }
-
-    fn units_with_open(&self, source: SourceId) -> usize {
-        let has = |unit: &&Unit| !unit.retired && unit.open.contains_key(&source);
-        self.units.values().filter(has).count()
-    }
-
-    /// Ends all units but one, because a registry in trouble is asked by one unit only. A unit that is asking is
-    /// kept, or else one whose kind has images to open. If there is neither, all units are ended.
-    fn abandon_all_but_one(&mut self, host: HostId) {
-        let waiting = self.hosts[host.0].waiting.iter();
-        let waiting = waiting.filter_map(|id| self.images.get(id));
-        let kinds: BTreeSet<KindId> = waiting.map(|image| image.kind).collect();
-        let of_host = |(_, unit): &(&UnitId, &Unit)| unit.host == host && !unit.retired;
-        let units = self.units.iter().filter(of_host);
-        let mut units: Vec<(bool, bool, UnitId)> = units
-            .map(|(id, unit)| {
-                let is_asking = matches!(unit.asking(), Some(Task::Open(_)));
-                let has_images = kinds.is_empty() || kinds.contains(&unit.kind);
-                (!is_asking, !has_images, *id)
-            })
-            .collect();
-        units.sort_unstable();
-        let is_useful = |unit: &(bool, bool, UnitId)| !unit.0 || !unit.1;
-        let kept = usize::from(units.first().is_some_and(is_useful));
-        for (_, _, id) in units.into_iter().skip(kept) {
-            self.abandon(id);
         }
     }
 

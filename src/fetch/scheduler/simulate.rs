@@ -25,6 +25,15 @@ struct Model {
     requests: Option<f64>,
 }
 
+/// A machine with two processors, and a registry that answers after 50 ms.
+const FAR: Model = Model {
+    processors: 2,
+    start: Duration::from_millis(15),
+    answer: Duration::from_millis(50),
+    bandwidth: 125e6,
+    requests: None,
+};
+
 /// The processor seconds for each blob, and for each byte (measured with skopeo 1.22 on an AMD EPYC,
 /// including the registry on the same machine).
 const CPU_PER_BLOB: f64 = 0.001_5;
@@ -513,10 +522,8 @@ fn predictions_follow_the_machine() {
 fn a_registry_that_throttles_gets_fewer_proxies() {
     let far = Model {
         processors: 4,
-        start: MS(15),
-        answer: MS(50),
-        bandwidth: 125e6,
         requests: Some(10.0),
+        ..FAR
     };
     let images = one(&[20_000; 400]);
     let auto = World::new(far, images.clone(), (1, 16)).run();
@@ -526,27 +533,13 @@ fn a_registry_that_throttles_gets_fewer_proxies() {
 
 #[test]
 fn many_images_are_opened_about_once_each() {
-    let far = Model {
-        processors: 2,
-        start: MS(15),
-        answer: MS(50),
-        bandwidth: 125e6,
-        requests: None,
-    };
-    let run = World::new(far, sharing(24, 10, 3, 6 * MB), (1, 16)).run();
+    let run = World::new(FAR, sharing(24, 10, 3, 6 * MB), (1, 16)).run();
     assert!((24..=26).contains(&run.openings), "{run:?}");
 }
 
 #[test]
 fn proxies_that_were_started_ahead_are_ended_if_fewer_are_enough() {
-    let far = Model {
-        processors: 2,
-        start: MS(15),
-        answer: MS(50),
-        bandwidth: 125e6,
-        requests: None,
-    };
-    let run = World::new(far, one(&[6_800_000; 85]), (1, 16)).run();
+    let run = World::new(FAR, one(&[6_800_000; 85]), (1, 16)).run();
     assert!(run.units > 14, "{run:?}");
     assert!(run.openings <= 13, "{run:?}");
 }

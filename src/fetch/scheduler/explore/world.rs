@@ -18,6 +18,8 @@ pub(super) struct Setting {
     pub(super) units: usize,
     /// How many failures may happen.
     pub(super) failures: usize,
+    /// Whether blobs may fall quiet, which counts as a failure.
+    pub(super) may_fall_quiet: bool,
 }
 
 const TICK: Duration = Duration::from_millis(1);
@@ -53,6 +55,7 @@ pub(super) struct World {
     ended: BTreeMap<ImageId, bool>,
     done: BTreeSet<BlobId>,
     failures: usize,
+    may_fall_quiet: bool,
     pub(super) ticks: u32,
     /// Whether the registry refused a call. No unit may ask then before time passes, or before a call that was
     /// under way succeeds.
@@ -152,6 +155,7 @@ impl World {
             ended: BTreeMap::new(),
             done: BTreeSet::new(),
             failures: setting.failures,
+            may_fall_quiet: setting.may_fall_quiet,
             ticks: 0,
             is_refused: false,
             blob_was_refused: false,
@@ -302,8 +306,10 @@ impl World {
             }
             for place in 0..proxy.draining.len() {
                 all.push(Step::Drained(unit, place));
-                if may_fail {
+                if may_fail && self.may_fall_quiet {
                     all.push(Step::FallsQuiet(unit, place));
+                }
+                if may_fail {
                     all.push(Step::BreaksOff(unit, place));
                 }
             }
