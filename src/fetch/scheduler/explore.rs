@@ -68,7 +68,7 @@ fn two_images_of_one_repository_whatever_fails() {
         login: Login::No,
         units: 2,
         failures: 2,
-        may_fall_quiet: false,
+        quiets: 0,
     };
     let states = explore(setting, 1);
     assert!(states > 40_000, "{states}");
@@ -81,7 +81,7 @@ fn two_images_of_two_repositories_with_a_password() {
         login: Login::Unconfirmed,
         units: 2,
         failures: 1,
-        may_fall_quiet: false,
+        quiets: 0,
     };
     let states = explore(setting, 2);
     assert!(states > 10_000, "{states}");
@@ -94,7 +94,7 @@ fn one_image_with_three_failures() {
         login: Login::No,
         units: 2,
         failures: 3,
-        may_fall_quiet: false,
+        quiets: 0,
     };
     let states = explore(setting, 1);
     assert!(states > 30_000, "{states}");
@@ -106,11 +106,11 @@ fn units_whose_blobs_fall_quiet() {
         images: &[(0, "one", &[1, 2])],
         login: Login::No,
         units: 2,
-        failures: 2,
-        may_fall_quiet: true,
+        failures: 1,
+        quiets: 1,
     };
     let states = explore(setting, 1);
-    assert!(states > 3_000, "{states}");
+    assert!(states > 5_000, "{states}");
 }
 
 #[test]
@@ -120,7 +120,7 @@ fn three_units() {
         login: Login::No,
         units: 3,
         failures: 1,
-        may_fall_quiet: false,
+        quiets: 0,
     };
     let states = explore(setting, 2);
     assert!(states > 10_000, "{states}");
@@ -134,7 +134,7 @@ fn two_kinds_of_images_and_one_unit() {
         login: Login::No,
         units: 1,
         failures: 3,
-        may_fall_quiet: false,
+        quiets: 0,
     };
     let states = explore(setting, 2);
     assert!(states > 10_000, "{states}");
@@ -147,7 +147,7 @@ fn two_kinds_of_images_and_two_units() {
         login: Login::No,
         units: 2,
         failures: 2,
-        may_fall_quiet: false,
+        quiets: 0,
     };
     let states = explore(setting, 1);
     assert!(states > 20_000, "{states}");
@@ -160,7 +160,7 @@ fn two_kinds_of_images_in_two_repositories_and_one_unit() {
         login: Login::No,
         units: 1,
         failures: 3,
-        may_fall_quiet: false,
+        quiets: 0,
     };
     let states = explore(setting, 2);
     assert!(states > 10_000, "{states}");

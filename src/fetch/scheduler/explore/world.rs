@@ -18,8 +18,8 @@ pub(super) struct Setting {
     pub(super) units: usize,
     /// How many failures may happen.
     pub(super) failures: usize,
-    /// Whether blobs may fall quiet, which counts as a failure.
-    pub(super) may_fall_quiet: bool,
+    /// How many blobs may fall quiet.
+    pub(super) quiets: usize,
 }
 
 const TICK: Duration = Duration::from_millis(1);
@@ -55,7 +55,7 @@ pub(super) struct World {
     ended: BTreeMap<ImageId, bool>,
     done: BTreeSet<BlobId>,
     failures: usize,
-    may_fall_quiet: bool,
+    quiets: usize,
     pub(super) ticks: u32,
     /// Whether the registry refused a call. No unit may ask then before time passes, or before a call that was
     /// under way succeeds.
@@ -155,7 +155,7 @@ impl World {
             ended: BTreeMap::new(),
             done: BTreeSet::new(),
             failures: setting.failures,
-            may_fall_quiet: setting.may_fall_quiet,
+            quiets: setting.quiets,
             ticks: 0,
             is_refused: false,
             blob_was_refused: false,
@@ -306,7 +306,7 @@ impl World {
             }
             for place in 0..proxy.draining.len() {
                 all.push(Step::Drained(unit, place));
-                if may_fail && self.may_fall_quiet {
+                if self.quiets > 0 {
                     all.push(Step::FallsQuiet(unit, place));
                 }
                 if may_fail {
@@ -326,7 +326,7 @@ impl World {
         match step {
             Step::TimePasses => {}
             Step::FallsQuiet(unit, place) => {
-                self.failures -= 1;
+                self.quiets -= 1;
                 let task = self.proxy(unit).draining[place];
                 self.scheduler.quiet(unit, task);
             }
