@@ -109,7 +109,7 @@ struct Workers {
     proxy: ImageProxy,
     /// The slot: a semaphore with one permit. The worker that has the permit may ask the proxy.
     slot: Arc<Semaphore>,
-    /// The number of workers whose blobs are quiet, or were.
+    /// The number of workers whose blobs have been quiet for a while since they were opened.
     quiet: watch::Sender<usize>,
     /// Becomes `true` when there will be no more tasks, and only workers with quiet blobs are left, so that a call of one
     /// of them may block the connection.

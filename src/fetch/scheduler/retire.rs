@@ -131,8 +131,9 @@ impl<E: Clone> Scheduler<E> {
         }
     }
 
-    /// Retires the units with quiet blobs, when there is nothing else to ask this host for. A retired unit may ask for
-    /// the reason. There are never more such units than units that work, because their proxies run on.
+    /// Retires units with quiet blobs. This is called when there is nothing else to ask the host for. A retired unit may
+    /// send the call that tells whether a transfer broke off, although that call blocks its proxy. The proxies of retired
+    /// units run on, so their number is limited like that of the units at work.
     pub(super) fn retire_quiet(&mut self, id: HostId) {
         let is_retired = |unit: &&Unit| unit.host == id && unit.retired;
         let retired = self.units.values().filter(is_retired).count();
