@@ -111,8 +111,8 @@ struct Workers {
     slot: Arc<Semaphore>,
     /// The number of workers whose blobs have been quiet for a while since they were opened.
     quiet: watch::Sender<usize>,
-    /// Becomes `true` when there will be no more tasks, and only workers with quiet blobs are left, so that a call of one
-    /// of them may block the connection.
+    /// Becomes `true` when there will be no more tasks, and only workers with quiet blobs are left, so that a call of
+    /// one of them may block the connection.
     is_free: watch::Sender<bool>,
 }
 

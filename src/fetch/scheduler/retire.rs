@@ -131,9 +131,9 @@ impl<E: Clone> Scheduler<E> {
         }
     }
 
-    /// Retires units with quiet blobs. This is called when there is nothing else to ask the host for. A retired unit may
-    /// send the call that tells whether a transfer broke off, although that call blocks its proxy. The proxies of retired
-    /// units run on, so their number is limited like that of the units at work.
+    /// Retires units with quiet blobs. This is called when there is nothing else to ask the host for. A retired unit
+    /// may send the call that tells whether a transfer broke off, although that call blocks its proxy. The proxies of
+    /// retired units run on, so their number is limited like that of the units at work.
     pub(super) fn retire_quiet(&mut self, id: HostId) {
         let is_retired = |unit: &&Unit| unit.host == id && unit.retired;
         let retired = self.units.values().filter(is_retired).count();
