@@ -275,7 +275,8 @@ pub(super) struct FetchedManifest {
     /// The bytes that are to be stored. They name the layers that can be fetched.
     pub(super) stored: Vec<u8>,
     pub(super) manifest: ImageManifest,
-    /// Whether the proxy converted the manifest, so that `raw` does not have the digest `source_digest`.
+    /// Whether the sha256 of `raw` differs from `source_digest`. The usual reason is that the proxy converted the
+    /// manifest.
     pub(super) converted: bool,
 }
 

@@ -13,7 +13,7 @@ pub const DEFAULT_WORKERS: NonZeroUsize = NonZeroUsize::new(32).expect("not zero
 
 /// The default of [`FetchOptions::proxies_per_host`]. A proxy sends one request at a time, so 16 proxies send about 530
 /// requests per second to a registry that answers each request after 30 ms. More proxies were hardly faster
-/// (docs/decisions.md). Some registries throttle clients that send fewer requests. A pull then goes on with fewer
+/// (docs/decisions.md). Some registries throttle clients already at a lower rate. A pull then goes on with fewer
 /// proxies ([`EventKind::RegistryThrottled`](crate::EventKind::RegistryThrottled)).
 pub const DEFAULT_PROXIES_PER_HOST: NonZeroUsize = NonZeroUsize::new(16).expect("not zero");
 
@@ -35,9 +35,9 @@ const DEFAULT_MAX_DOCUMENTS_BYTES: u64 = 64 << 20;
 pub enum Proxies {
     /// As many proxies as make the pull faster, estimated from the latency of the registry and from how much there is
     /// to fetch. There are no more proxies than [`proxies_per_host`](FetchOptions::proxies_per_host) for one host, nor
-    /// more than workers. One more proxy is started if all workers have been busy for at least half a second while
-    /// blobs wait, because transfers or handlers are slow. A proxy whose answer is late is replaced before it ends, so
-    /// a host may have up to twice as many proxies for a while.
+    /// more than workers. One more proxy is started if the workers of all running proxies have been busy for at least
+    /// half a second while blobs wait, because transfers or handlers are slow. A proxy whose answer is late is replaced
+    /// before it ends, so a host may have up to twice as many proxies for a while.
     #[default]
     Auto,
     /// This number of proxies, or fewer if there are fewer blobs. [`proxies_per_host`](FetchOptions::proxies_per_host)
@@ -91,8 +91,9 @@ pub struct FetchOptions {
     /// there are images. With a number, docker.io is treated like every other registry.
     pub proxies_per_host: Option<NonZeroUsize>,
     /// The maximum number of blobs in flight at once, over all proxies. The default is 32. If the limit of open files
-    /// (`RLIMIT_NOFILE`) does not suffice, there are fewer blobs in flight, and [`Proxies::Auto`] starts
-    /// fewer proxies. The argument `ahead` of [`layers`](super::Fetcher::layers) replaces this limit for a stream.
+    /// (`RLIMIT_NOFILE`) does not suffice, there are fewer blobs in flight, and fewer proxies, unless their number is
+    /// [fixed](Proxies::Fixed). The argument `ahead` of [`layers`](super::Fetcher::layers) replaces this limit for a
+    /// stream.
     pub workers: NonZeroUsize,
     /// Which failures are retried, how often, and when.
     pub retry: RetryPolicy,

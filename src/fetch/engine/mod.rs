@@ -204,7 +204,7 @@ impl Engine {
         self.end.end_with(error);
         self.context = None;
         self.unit_tasks.shutdown().await;
-        // The tasks that wait in the units' queues have the purpose, too.
+        // The tasks that wait in the units' queues hold the context, too.
         self.units.clear();
         if let Some(idle) = self.idle.take() {
             idle.wait().await;

@@ -88,7 +88,7 @@ pub(super) struct Blobs {
     all: BTreeMap<BlobId, Blob>,
     known: BTreeMap<Key, BlobId>,
     next: usize,
-    /// The ready blobs of each source. A source without any has no entry.
+    /// The ready blobs of each source, without the restricted ones. A source without any has no entry.
     ready: BTreeMap<SourceId, ReadyBlobs>,
     ready_count: usize,
     /// The ready blobs that may be asked for only through an image that names them.
@@ -410,23 +410,23 @@ impl Blobs {
         images
     }
 
-    /// How many blobs could be asked for now.
+    /// How many blobs can be asked for now, with the restricted ones.
     pub(super) fn ready_count(&self) -> usize {
         self.ready_count
     }
 
-    /// The sources that have blobs to ask for.
+    /// The sources that have ready blobs, restricted blobs not counted.
     pub(super) fn waiting(&self) -> impl Iterator<Item = SourceId> {
         self.ready.keys().copied()
     }
 
-    /// The blobs of one source that can be asked for now.
+    /// The blobs of one source that can be asked for now, without the restricted ones.
     pub(super) fn ready_of(&self, source: SourceId) -> impl Iterator<Item = &Blob> {
         let ids = self.ready.get(&source).into_iter().flatten();
         ids.filter_map(|(.., id)| self.get(*id))
     }
 
-    /// The blobs that can be asked for now.
+    /// The blobs that can be asked for now, without the restricted ones.
     pub(super) fn ready(&self) -> impl Iterator<Item = &Blob> {
         let ids: BTreeSet<BlobId> = self.ready.values().flatten().map(|(.., id)| *id).collect();
         ids.into_iter().filter_map(|id| self.get(id))

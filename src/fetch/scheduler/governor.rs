@@ -160,7 +160,8 @@ impl Governor {
         }
     }
 
-    /// Limits the number to the proxies that work, because others could not be started.
+    /// Limits the number to the proxies that work, because others could not be started. The effect is that of
+    /// [`throttle`](Self::throttle), with the same lower bounds.
     pub(super) fn limit_to_working(&mut self, working: usize) {
         self.throttle(working.saturating_mul(2));
     }

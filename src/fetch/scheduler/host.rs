@@ -29,7 +29,7 @@ pub(in crate::fetch) struct HostRules {
     /// Whether the host limits the number of openings, so that an image is not opened more often
     /// than necessary.
     pub(in crate::fetch) counts_openings: bool,
-    /// Whether an image was opened at this host before.
+    /// Whether something was fetched from this host before. Always true if the host is no registry.
     pub(in crate::fetch) has_answered: bool,
 }
 

@@ -58,7 +58,7 @@ enum ActivityStep {
 struct Activity {
     unit: UnitId,
     task: Option<Task>,
-    /// The next activities for this task.
+    /// The steps of this activity after the current one.
     then: VecDeque<ActivityStep>,
     current: ActivityStep,
     began: f64,
