@@ -158,8 +158,8 @@ impl Starter {
         printed
     }
 
-    /// Starts one more proxy beside the first one, so that there are `proxies`. The proxy exits soon after it is no
-    /// longer needed. `number` is that of the proxy in the events.
+    /// Starts one more proxy beside the first one. The new proxy exits soon after it is no longer needed. `number` is
+    /// that of the new proxy in the events, and `proxies` is the number of all proxies, the new one included.
     pub(super) async fn start_further(
         &self,
         (number, proxies): (usize, usize),

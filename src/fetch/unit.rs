@@ -109,7 +109,7 @@ struct Workers {
     proxy: ImageProxy,
     /// The slot: a semaphore with one permit. The worker that has the permit may ask the proxy.
     slot: Arc<Semaphore>,
-    /// The number of workers whose blobs have been quiet for a while since they were opened.
+    /// The number of workers whose blob was quiet at least once and is not handled yet.
     quiet: watch::Sender<usize>,
     /// Becomes `true` when there will be no more tasks, and only workers with quiet blobs are left, so that a call of
     /// one of them may block the connection.
@@ -436,8 +436,8 @@ impl Workers {
         drop(slot);
     }
 
-    /// Asks for the blob, and passes the slot on when the answer is there. `None` if there is no answer
-    /// within the stall timeout. A task then keeps the slot until the call is answered or the unit is retired.
+    /// Asks for the blob, and passes the slot on when the answer is there. `None` if there is no answer within the
+    /// stall timeout. A spawned tokio task then keeps the slot until the call is answered or the unit is retired.
     async fn ask(
         &self,
         task: Task,
@@ -572,7 +572,7 @@ async fn find_cause(error: Error, mut rest: Reading) -> Failure {
     }
 }
 
-/// Whether there is no verdict on the blob, because a sink has the verifier or nobody waited for the verdict.
+/// Whether there is no verdict on the blob, because a sink has taken the verifier, or nobody waited for the verdict.
 fn has_no_verdict(error: &Error) -> bool {
     matches!(
         error,

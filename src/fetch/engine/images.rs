@@ -19,8 +19,8 @@ use crate::error::{Error, Result};
 use crate::reference::source_of;
 
 impl Engine {
-    /// Adds an image to open, for this platform or else for the configured one. `number` is how the caller
-    /// counts it.
+    /// Adds an image to open, for this platform or else for the configured one. `number` is that of the image, as
+    /// callers and events count images.
     pub(in crate::fetch) fn open(
         &mut self,
         number: usize,

@@ -1,4 +1,4 @@
-//! One blob, by its digest.
+//! The methods of [`Fetcher`] that fetch one blob by its digest.
 
 use std::io;
 use std::slice;

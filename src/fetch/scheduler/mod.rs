@@ -141,7 +141,8 @@ pub(super) struct Scheduler<E> {
     starts: Starts,
     /// When a unit was last started, or was last given a task.
     active: Instant,
-    /// Whether lost images are to be looked for, because a unit has ended, or something else is to be asked for.
+    /// Whether there may be lost images: images that are needed, but that no unit has open any more. Set by everything
+    /// that can make an image lost or needed.
     may_have_lost: bool,
     actions: VecDeque<Action<E>>,
 }

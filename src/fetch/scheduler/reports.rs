@@ -248,7 +248,8 @@ impl<E: Clone> Scheduler<E> {
         };
         of_image.failed += 1;
         let (host, failed) = (of_image.host, of_image.failed);
-        // The end of a proxy is no failure of the config, so the config is always retried if it is the first failure.
+        // A failed proxy is no failure of the config. So the config is retried after its first failure, if the proxy
+        // failed, even if the policy allows no retries.
         let proxy_failed = failed == 1 && matches!(failure_kind, FailureKind::Lost { .. });
         let next = if proxy_failed {
             let wait = Duration::ZERO;

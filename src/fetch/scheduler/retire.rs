@@ -7,7 +7,7 @@ use super::unit::{Unit, Use};
 use super::{Action, HostId, Image, KindId, Scheduler, SourceId, Task, UnitId};
 
 impl<E: Clone> Scheduler<E> {
-    /// The units of this host that are not retired and of which this is true, the oldest first.
+    /// The units of this host that are not retired and for which `is_wanted` returns true, the oldest first.
     fn ids_at(&self, host: HostId, is_wanted: impl Fn(&Unit) -> bool) -> Vec<UnitId> {
         let units = self.units.iter();
         let units = units.filter(|(_, unit)| unit.host == host && !unit.retired && is_wanted(unit));
@@ -120,7 +120,7 @@ impl<E: Clone> Scheduler<E> {
         // More are kept than are wanted, because the first estimate of a latency is often too low.
         let wanted = self.wanted(id);
         let kept = wanted.saturating_add(wanted.div_ceil(8));
-        // Others were started for late units.
+        // Late units do not count, because other units were started for them.
         let on_time = self.at_work(id) - self.late_units(id, now);
         let excess = on_time.saturating_sub(kept);
         let new = self.ids_at(id, |unit| unit.used == Use::Ahead && unit.open.is_empty());

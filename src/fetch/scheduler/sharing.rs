@@ -101,7 +101,7 @@ impl Script {
         }
     }
 
-    /// For this long, lets everything succeed at once, except the tasks for which `refused` returns a reason.
+    /// Lets everything succeed at once, except the tasks for which `refused` returns a reason. Ends after `time`.
     fn run_for(&mut self, time: Duration, refused: impl Fn(&Self, Task) -> Option<RefusalReason>) {
         let until = self.now + time;
         while self.now < until {

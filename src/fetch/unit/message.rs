@@ -22,7 +22,7 @@ pub(in crate::fetch) struct FetchContext {
     pub(in crate::fetch) limit: Option<Limit>,
     pub(in crate::fetch) events: Events,
     pub(in crate::fetch) end: EndWatch,
-    /// The engine waits until all tasks have dropped this purpose.
+    /// The engine waits until all tasks have dropped this context.
     pub(in crate::fetch) _at_work: AtWork,
 }
 
@@ -34,7 +34,8 @@ pub(in crate::fetch) struct Work {
 
 /// The data that a unit needs to do a task.
 pub(in crate::fetch) enum TaskData {
-    /// Open an image. If `known` is given, the opened image is compared with it, unless it is at a registry.
+    /// Open an image. If `known` is given, the opened image is compared with `known`, unless the image is at a
+    /// registry.
     Open {
         reference: Arc<str>,
         known: Option<Arc<ImageData>>,
@@ -154,6 +155,6 @@ pub(in crate::fetch) struct Kind {
 pub(in crate::fetch) enum ProxyOrigin {
     /// A proxy that is running already.
     Running(ImageProxy),
-    /// A new proxy for images of this kind. With it, there are this many proxies.
+    /// A new proxy for images of this kind. `proxies` is the number of all proxies, the new one included.
     New { kind: Arc<Kind>, proxies: usize },
 }

@@ -449,7 +449,7 @@ impl World {
         self.scheduler.failed(unit, task, failure_kind, (now, 1.0));
     }
 
-    /// The step that is taken from here if all calls succeed, but those that `course` lets fail.
+    /// The step that is taken from here if all calls succeed, except those that `course` lets fail.
     fn next_of(&self, course: Course) -> Step {
         let mut proxies = self.proxies.iter();
         let next = proxies.find_map(|(unit, proxy)| {
