@@ -85,7 +85,8 @@ fn credential_helpers(config: &ImageProxyConfig) -> Option<(Vec<String>, PathBuf
     credential_helpers.next_back()
 }
 
-/// The files that can contain the list, in the order in which skopeo reads them (containers-registries.conf.d(5)).
+/// The paths of the registries.conf files, in the order in which skopeo reads
+/// them (containers-registries.conf.d(5)). The first path may name no file.
 fn conf_files(config: &ImageProxyConfig) -> Vec<PathBuf> {
     let users = std::env::home_dir().map(|home| home.join(".config/containers/registries.conf"));
     // The system's folder is ignored if the user has a file (containers-registries.conf(5)).

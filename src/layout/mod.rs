@@ -404,7 +404,7 @@ fn read_index(root: &Folder) -> io::Result<Vec<u8>> {
     })
 }
 
-/// Returns an error if this folder can't be used, or the one in which it would be created.
+/// Returns an error if this folder, or the existing folder in which it would be created, can't be used.
 fn check(root: &Path) -> io::Result<()> {
     match Folder::at(root) {
         Ok(root) => is_layout(&root).map(drop),

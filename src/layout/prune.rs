@@ -84,12 +84,12 @@ pub struct PrunedBlob {
 
 impl OciLayout {
     /// Removes each blob that can't be reached from the index of the layout, and the incomplete files that killed
-    /// pulls have left. An index reaches its entries. A manifest reaches its config, its layers, and the manifest in
-    /// its `subject` field. If a document is neither a manifest nor an index, it reaches each blob whose digest
-    /// occurs in it.
+    /// pulls have left. An index reaches its entries. A manifest reaches its config and its layers. Both reach the
+    /// manifest in their `subject` field. If a document is neither a manifest nor an index, it reaches each blob whose
+    /// digest occurs in it.
     ///
-    /// If the index, or a manifest or index that is named, is damaged, nothing is removed. A manifest that is
-    /// named by an index of platforms may be missing: tools can leave platforms out.
+    /// If the index, or a manifest or index that is named, is damaged, nothing is removed. A manifest may be missing if
+    /// an index of platforms or a `subject` field names it: tools can leave platforms and subjects out.
     ///
     /// No pull may run at the same time, because it has stored blobs, or relies on blobs, that the index does not name
     /// yet. If a pull is running, this method waits for its end, but not longer than [`PruneOptions::wait`]. A pull

@@ -122,7 +122,7 @@ impl<W: Waiter> Session<W> {
         while self.requests.front().is_some_and(Queued::is_abandoned) {
             self.requests.pop_front();
         }
-        // The blob of an early `FinishPipe` was dropped before the call was sent. Its pipe is not drained.
+        // An early `FinishPipe` is not sent if its blob was dropped. The pipe is not drained, so the call could block.
         let is_dropped = |release: &Queued<W>| {
             let waiter = release.waiter.as_ref();
             waiter.is_some_and(|waiter| waiter.waits_for_blob() && waiter.is_gone())

@@ -271,7 +271,7 @@ impl Actor {
         }
     }
 
-    /// Takes a message of a guard: a release, or a violation.
+    /// Takes a message of a guard: a release, an early finish, or a violation.
     fn handle_guard_message(&mut self, message: GuardMessage) -> Result<(), Failure> {
         match message {
             GuardMessage::Release { call, reply } => {

@@ -70,7 +70,7 @@ const MAX_SIZE: u64 = (1 << 53) - 1;
 pub struct ImageProxy {
     inbox: mpsc::Sender<Request>,
     shared: Arc<Shared>,
-    /// Whether the connection may be given up for a blob, because no other program code has this handle.
+    /// Whether the connection may be given up for a blob, because no code outside of this library has this handle.
     is_expendable: bool,
 }
 
@@ -381,6 +381,7 @@ impl ImageProxy {
     /// - [`Error::ProxyExited`] if the process exited with a status other than 0, or was killed.
     /// - [`Error::CallTimeout`] if the proxy did not end in time.
     /// - [`Error::Closed`] if another handle called `finalize` first.
+    /// - [`Error::RuntimeIdle`] if the runtime in which the proxy was made does not run.
     /// - The error with which the connection failed before.
     ///
     /// # Cancel safety

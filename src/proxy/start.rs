@@ -43,7 +43,8 @@ impl ImageProxy {
     ///
     /// - [`Error::Config`] if the options can't be used; no proxy was started.
     /// - [`Error::Spawn`] if the program can't be started.
-    /// - [`Error::Io`] if the credentials can't be read, or if the system provides no socket, thread or memory file.
+    /// - [`Error::Io`] if the credentials or another file of the configuration can't be read, or if the system provides
+    ///   no socket, thread or memory file.
     /// - [`Error::ProxyExited`] if the process exits at once, with the end of its stderr.
     /// - [`Error::Disconnected`] if the process closes the connection and does not exit within 2 s.
     /// - [`Error::Incompatible`] if the proxy speaks another version of the protocol; [`Error::Protocol`] if its answer

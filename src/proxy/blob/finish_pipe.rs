@@ -16,8 +16,8 @@ use crate::error::{BlobError, Error, Result};
 use crate::proxy::held::ReleaseGuard;
 use crate::time::{deadline_after, timeout};
 
-/// A blob is quiet if no byte of it has come for this long. If it is quiet for another reason than a broken transfer,
-/// nothing is lost: it goes on.
+/// A blob is quiet if no byte of it has come for this long. If the transfer is only slow and not broken, nothing is
+/// lost: the transfer goes on.
 const QUIET_AFTER: Duration = Duration::from_secs(1);
 
 /// How long the proxy may take for its answer to an early call after all bytes were read. They have been checked, so
@@ -151,7 +151,8 @@ impl FinishPipe {
         }));
     }
 
-    /// Returns the reason that the proxy reports, if the call was sent early and is still unanswered.
+    /// Returns a future of the proxy's report on the blob, if the call was sent early and is still unanswered. `None`
+    /// otherwise.
     pub(super) fn take_report(
         &mut self,
     ) -> Option<impl Future<Output = Result<(), BlobError>> + Send + Sync + use<>> {

@@ -10,8 +10,8 @@
 //! The choice of the next step stands for the actor's `select!`. The actor takes releases before it sends, so in the
 //! model, a release reaches the session at once.
 //!
-//! Every step from every state is tried, and every state is checked against the rules ([`rule`]). Machines that break
-//! one rule each show that the rules detect what they should ([`machine`]).
+//! Every step from every state is tried, and every state is checked against the rules ([`rule`]). There are also
+//! machines with one deliberate mistake each. The tests require that every mistake is found ([`machine`]).
 
 #![expect(clippy::cast_possible_truncation, reason = "the numbers are small")]
 
