@@ -1,4 +1,4 @@
-//! The actor pattern alone: one task owns a socket, and all others send it messages. It needs no skopeo.
+//! The actor pattern alone: one task owns a socket, and all others send it messages. This example needs no skopeo.
 //!
 //! `cargo run --example actor` prints what happens.
 //!
@@ -40,7 +40,8 @@ struct Request {
 /// An open chapter. Dropping this value closes the chapter.
 struct Chapter {
     port: u16,
-    /// Unbounded, because `drop` cannot wait. At most one message follows each `open`, so it does not grow without bound.
+    /// Sends the port to the actor when the chapter is dropped. The channel is unbounded, because `drop` cannot wait.
+    /// The channel does not grow without bound, because at most one message follows each `open`.
     closing: mpsc::UnboundedSender<u16>,
 }
 

@@ -39,7 +39,7 @@ trap 'exit 129' HUP
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
-# Before anything is installed: without a toolchain that is new enough, all else would be in vain.
+# Checks the toolchain before anything is installed, because the rest is useless without one that is new enough.
 check_toolchain() {
   needed=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
   how="https://rustup.rs installs it: rustup toolchain install stable"
@@ -118,7 +118,7 @@ END
     xargs -0 "$target/release/registry" make "$work/served:latest" --random "${layers}x12M"
 }
 
-# Sets $address. The server says where it listens in its first line.
+# Starts the server, and sets $address to the address that the server prints.
 start_server() {
   "$target/release/registry" serve --ttfb 20 "$work/served" >"$work/server.log" &
   server=$!

@@ -25,12 +25,12 @@ const DEBUG_VARIABLE: &str = "CONTAINERS_IMAGE_PROXY_DEBUG";
 #[derive(Default)]
 #[non_exhaustive]
 pub struct ImageProxyConfig {
-    /// The path of an auth file, as in `skopeo --authfile`. It excludes the other two options for credentials.
+    /// The path of an auth file, as in `skopeo --authfile`. It excludes `auth_data` and `auth_anonymous`.
     pub authfile: Option<PathBuf>,
-    /// The open auth file, read from its current position. It excludes the other two options for credentials.
+    /// The open auth file, read from its current position. It excludes `authfile` and `auth_anonymous`.
     pub auth_data: Option<File>,
-    /// Whether no credentials are used at all, not even those of the default auth files. It excludes the other two options for
-    /// credentials.
+    /// Whether no credentials are used at all, not even those of the default auth files. This excludes `authfile` and
+    /// `auth_data`.
     pub auth_anonymous: bool,
     /// The folder with certificates (`*.crt`, `*.cert`, `*.key`) for the registry, as in `skopeo --cert-dir`.
     pub certificate_directory: Option<PathBuf>,
@@ -114,7 +114,7 @@ impl From<ImageProxyConfig> for longshore::ImageProxyConfig {
 /// Makes the command that starts the proxy, for callers who start the proxy themselves. The command needs a
 /// `SOCK_SEQPACKET` socket as its stdin. Its stdout is discarded; its stderr is a pipe, unless `debug` is set.
 ///
-/// Blocks: it reads `auth_data`, and may ask skopeo for its version. Returns [`Error::Configuration`] if the options
+/// This conversion blocks: it reads `auth_data`, and may ask skopeo for its version. It returns [`Error::Configuration`] if the options
 /// can't be used, [`Error::Io`] if a file can't be read, and [`Error::SkopeoSpawnError`] or [`Error::Other`] if skopeo
 /// can't be asked.
 impl TryFrom<ImageProxyConfig> for Command {

@@ -1,4 +1,4 @@
-//! What this crate does where the other one hangs, panics or leaves it to chance.
+//! What this crate does where the other one hangs, panics or depends on timing.
 
 #![allow(
     clippy::unwrap_used,
@@ -54,9 +54,9 @@ impl Fixture {
 #[derive(Debug, Clone, Copy)]
 enum Reading {
     ToTheEnd,
-    /// By its buffer, as decompressors do.
+    /// Reads through the reader's buffer, as decompressors do.
     Buffers,
-    /// Until so many bytes are left, and then it drops the reader.
+    /// Reads until this number of bytes is left, and then drops the reader.
     AllBut(usize),
 }
 
@@ -120,7 +120,7 @@ async fn fetch(
     verdict
 }
 
-/// What a pipe holds.
+/// The capacity of a pipe, in bytes.
 const TAIL: usize = 64 * 1024;
 
 #[test]

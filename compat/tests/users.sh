@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# users.sh: compiles what others wrote against containers-image-proxy 0.11 with longshore-image-proxy in its place, and runs
-# both. It compiles for some minutes, so tests/run.sh leaves it out.
+# users.sh: compiles a program that others wrote for containers-image-proxy 0.11, once with that crate and once with
+# longshore-image-proxy in its place, and compares what both print. Compiling takes some minutes, so tests/run.sh leaves
+# this script out.
 #
 # The program is composefs-oci, from the registry of crates, which imports images into a composefs repository. It is fetched
 # for this test. Nothing of it is changed: cargo patches its dependency.

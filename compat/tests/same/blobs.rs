@@ -1,4 +1,4 @@
-// Included twice: blobs, good and bad, as users fetch them.
+// `main.rs` includes this file once for each crate. The functions fetch blobs, good and bad, as users do.
 
 use tokio::io::AsyncReadExt as _;
 
@@ -12,7 +12,7 @@ async fn read(
     format!("{:?}, {verdict}", read.is_ok())
 }
 
-/// A blob whose reader outlives nothing, and whose driver borrows the proxy alone.
+/// Fetches a blob. The types require that the reader borrows nothing, and that the driver borrows only the proxy.
 async fn blob_of<'a>(
     proxy: &'a cip::ImageProxy,
     image: &cip::OpenedImage,
@@ -38,8 +38,8 @@ async fn blob(
     }
 }
 
-/// The way of those who read exactly as many bytes as there are, and await the driver afterwards. With the other crate, they
-/// wait for ever if the blob is shorter.
+/// Reads `size` bytes at most, and awaits the driver afterwards, as some users do. With the other crate, this waits for
+/// ever if the blob is shorter.
 async fn blob_in_turn(
     proxy: &cip::ImageProxy,
     image: &cip::OpenedImage,
@@ -99,7 +99,7 @@ async fn stream(
     )
 }
 
-/// Reads some bytes, and leaves.
+/// Reads some bytes, and drops the reader.
 async fn dropped(reader: impl tokio::io::AsyncRead + Unpin) {
     let mut some = [0; 1000];
     tokio::io::BufReader::new(reader)
@@ -108,7 +108,7 @@ async fn dropped(reader: impl tokio::io::AsyncRead + Unpin) {
         .unwrap();
 }
 
-/// Blobs, of which the registry may spoil the large one.
+/// Fetches blobs. The registry may send the large one with a fault.
 pub(crate) async fn blobs(subject: &super::Subject) -> Vec<super::Line> {
     let mut lines = Vec::new();
     let mut found = |what: &str, outcome: String| lines.push((what.to_owned(), outcome));
@@ -123,7 +123,7 @@ pub(crate) async fn blobs(subject: &super::Subject) -> Vec<super::Line> {
 
     let (small, size) = &subject.layers[0];
     for wrong in [size - 1, size + 1] {
-        // Whether the call or the driver tells it does not matter: nobody fetches a blob of a wrong size on purpose.
+        // The call or the driver may return the error: nobody fetches a blob of a wrong size on purpose.
         let is_refused = |verdict: String| {
             let refused = ["refused GetBlob", "refused FinishPipe"];
             let refused = refused.iter().any(|refused| verdict.contains(refused));
@@ -169,7 +169,7 @@ pub(crate) async fn blobs(subject: &super::Subject) -> Vec<super::Line> {
             .map_or_else(|error| blob_kind(&error), |()| "fine".to_owned());
         found("raw, dropped", verdict);
     }
-    // With GetBlob, the proxy says so; with GetRawBlob, it is fine.
+    // A reader that is dropped early is an error of the driver with GetBlob, and no error with GetRawBlob.
     if let Ok(stream) = proxy.get_blob_stream(&image, large, *size).await {
         let (reader, driver) = stream.into_parts();
         dropped(reader).await;
@@ -185,7 +185,7 @@ pub(crate) async fn blobs(subject: &super::Subject) -> Vec<super::Line> {
     lines
 }
 
-/// Each layer in a task of its own, over one proxy.
+/// Fetches each layer in a task of its own, over one proxy.
 pub(crate) async fn in_tasks(subject: &super::Subject) -> Vec<super::Line> {
     let proxy = cip::ImageProxy::new_with_config(config(&subject.skopeo))
         .await

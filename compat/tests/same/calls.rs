@@ -1,4 +1,4 @@
-// Included twice: every call.
+// `main.rs` includes this file once for each crate. The functions make every call.
 
 fn config(skopeo: &std::path::Path) -> cip::ImageProxyConfig {
     let mut config = cip::ImageProxyConfig::default();
@@ -21,7 +21,7 @@ fn kind(error: &cip::Error) -> String {
         cip::Error::SerDe(_) => "json".to_owned(),
         cip::Error::RequestReturned(_) => "returned".to_owned(),
         cip::Error::Configuration(_) => "configuration".to_owned(),
-        // Up to the words that quote something.
+        // Only the text before " for " is compared. The rest quotes a digest, and has other words in each crate.
         cip::Error::Other(text) => format!("other: {}", text.split(" for ").next().unwrap()),
         other => format!("{other:?}"),
     };

@@ -1,4 +1,4 @@
-// Included twice: what needs no proxy.
+// `main.rs` includes this file once for each crate. The functions need no proxy.
 
 fn line(what: impl std::fmt::Display, outcome: impl std::fmt::Debug) -> super::Line {
     (what.to_string(), format!("{outcome:?}"))

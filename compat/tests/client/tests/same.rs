@@ -14,7 +14,7 @@ use test_registry::image::ImageBuilder;
 use test_registry::server::{Options, Registry};
 use test_support::{sha256, tools};
 
-/// The client runs the `skopeo` of its `PATH`, and takes the policy in its home.
+/// Runs the client, which uses the `skopeo` in its `PATH` and the policy in its home.
 fn run(client: &str, protocol: &str, home: &Path, arguments: &[&str]) -> Output {
     let skopeo = tools::skopeo(protocol);
     let mut command = Command::new(client);
@@ -68,7 +68,7 @@ async fn the_example_client_does_the_same_with_both_crates() {
             assert!(ours.status.success(), "{what}");
             assert_eq!(ours.status, theirs.status, "{what}");
             assert_eq!(sha256(&ours.stdout), sha256(&theirs.stdout), "{what}");
-            // An old proxy has no raw blobs; who says so differs.
+            // An old proxy has no raw blobs. The texts of that error differ between the crates.
             let is_raw = call[0] == "get-blob-raw" || call[1] == "--raw-blobs";
             if is_raw && protocol != tools::NEWEST {
                 assert_eq!(ours.stderr.is_empty(), theirs.stderr.is_empty(), "{what}");
