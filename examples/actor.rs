@@ -3,15 +3,15 @@
 //! `cargo run --example actor` prints what happens.
 //!
 //! Use it where many tasks share something that does one thing at a time, such as a connection on which each request is
-//! followed by its answer. A mutex around the socket is not enough in async code: a caller can be dropped at every `await`.
-//! If that happens between its request and the answer, the mutex is free, and the next caller reads an answer that is not
-//! its own. An actor is not dropped with its callers, so each call runs to its end.
+//! followed by its answer. A mutex around the socket is not enough in async code: a caller can be dropped at every
+//! `await`. If that happens between its request and the answer, the mutex is free, and the next caller reads an answer
+//! that is not its own. An actor is not dropped with its callers, so each call runs to its end.
 //!
 //! The other end of the socket is a server of books. Its answer to `open CHAPTER` is the number of a port, from which
 //! the caller reads the chapter. The server keeps the chapter open until it gets `close PORT`.
 //!
-//! longshore's own actor, `src/proxy/actor.rs`, is this pattern with a timeout for each call, and with a state machine that
-//! chooses the next request.
+//! longshore's own actor, `src/proxy/actor.rs`, is this pattern with a timeout for each call, and with a state machine
+//! that chooses the next request.
 
 use std::collections::HashMap;
 use std::io;
@@ -49,7 +49,8 @@ impl Library {
     /// Opens a chapter. Returns `None` if the actor has ended.
     async fn open(&self, chapter: u32) -> Option<Chapter> {
         let (reply, answer) = oneshot::channel();
-        // The inbox is bounded, so callers wait here while the actor is busy. A caller dropped here has asked for nothing.
+        // The inbox is bounded, so callers wait here while the actor is busy. A caller dropped here has asked for
+        // nothing.
         self.inbox.send(Request { chapter, reply }).await.ok()?;
         // A caller dropped here drops `answer`, which the actor notices. An actor that ends drops `reply`, and this
         // function returns `None`.
@@ -97,7 +98,8 @@ impl Actor {
         (library, tokio::spawn(actor.run(closing_tx)))
     }
 
-    /// Runs until all handles and chapters are gone, or until the socket fails. `closing_tx` is cloned into each chapter.
+    /// Runs until all handles and chapters are gone, or until the socket fails. `closing_tx` is cloned into each
+    /// chapter.
     async fn run(mut self, closing_tx: mpsc::UnboundedSender<u16>) -> io::Result<()> {
         loop {
             // Only the wait for a message is cancelled by `select!`. The call that follows runs to its end.

@@ -2,8 +2,8 @@
 //!
 //! `cargo run --example image_proxy -- docker://quay.io/fedora/fedora:latest`
 //!
-//! Use it where you want to decide yourself what is asked and when. For whole images, `Fetcher` is faster and does more: it
-//! uses several skopeos at once, and retries what failed (`embed.rs`).
+//! Use it where you want to decide yourself what is asked and when. For whole images, `Fetcher` is faster and does
+//! more: it uses several skopeos at once, and retries what failed (`embed.rs`).
 
 use anyhow::{Context, bail};
 use longshore::{ImageProxy, ImageProxyConfig};
@@ -23,8 +23,8 @@ async fn main() -> anyhow::Result<()> {
     };
     let config = ImageProxyConfig::default().insecure_skip_tls_verification(insecure);
 
-    // Starts `skopeo experimental-image-proxy` with one end of a socket pair as its stdin, and asks which version of the
-    // protocol it speaks. If anything fails from here on, `?` drops the last handle, which ends skopeo.
+    // Starts `skopeo experimental-image-proxy` with one end of a socket pair as its stdin, and asks which version of
+    // the protocol it speaks. If anything fails from here on, `?` drops the last handle, which ends skopeo.
     let proxy = ImageProxy::new_with_config(config).await?;
     println!("protocol {}", proxy.protocol_version());
 
@@ -47,8 +47,8 @@ async fn main() -> anyhow::Result<()> {
         // (Before skopeo 1.19, there is only the first pipe.)
         let mut blob = proxy.get_descriptor(&image, layer).await?;
 
-        // The bytes come through the pipe, beside the socket. The proxy is free for other calls, so many blobs can be read at
-        // the same time. Bytes are not to be trusted before `finish`.
+        // The bytes come through the pipe, beside the socket. The proxy is free for other calls, so many blobs can be
+        // read at the same time. Bytes are not to be trusted before `finish`.
         let mut buffer = vec![0; 64 * 1024];
         let mut bytes = 0;
         while let n @ 1.. = (blob.read(&mut buffer).await)

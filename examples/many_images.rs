@@ -1,10 +1,10 @@
-//! Pulls a list of images into one OCI layout, and prints the outcome of each as soon as it is known. An image that fails does
-//! not stop the others.
+//! Pulls a list of images into one OCI layout, and prints the outcome of each as soon as it is known. An image that
+//! fails does not stop the others.
 //!
 //! `cargo run --example many_images -- LIST FOLDER`, where LIST is a file with a line for each image.
 //!
-//! Use it for mirrors, caches and tests with many images, from two to any number. Layers that images share are fetched once.
-//! What is in the layout is not fetched, so a second run fetches what the first one could not.
+//! Use it for mirrors, caches and tests with many images, from two to any number. Layers that images share are fetched
+//! once. What is in the layout is not fetched, so a second run fetches what the first one could not.
 
 use std::process::ExitCode;
 

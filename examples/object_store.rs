@@ -2,8 +2,9 @@
 //!
 //! `cargo run --example object_store -- docker://quay.io/fedora/fedora:latest file:///srv/fedora`
 //!
-//! Use it to fill a bucket without a disk in between. With its feature `aws`, `object_store` also knows `s3://BUCKET/PREFIX`
-//! and reads `AWS_ACCESS_KEY_ID` and the like from the environment; `gcp` and `azure` are further features.
+//! Use it to fill a bucket without a disk in between. With its feature `aws`, `object_store` also knows
+//! `s3://BUCKET/PREFIX` and reads `AWS_ACCESS_KEY_ID` and the like from the environment; `gcp` and `azure` are further
+//! features.
 //!
 //! The result is an OCI image layout. If you copy it into a folder, skopeo can open it as `oci:FOLDER`.
 //!

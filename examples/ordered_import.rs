@@ -1,5 +1,5 @@
-//! Imports the layers of an image one after another, from the base layer up, decompressed: as bootc does, which writes each
-//! layer into an ostree repository.
+//! Imports the layers of an image one after another, from the base layer up, decompressed: as bootc does, which writes
+//! each layer into an ostree repository.
 //!
 //! `cargo run --example ordered_import -- docker://quay.io/fedora/fedora:latest FOLDER`
 //!

@@ -1,5 +1,5 @@
-//! Imports the layers of an image at the same time, and reads them with a synchronous tar reader on threads that may block: as
-//! composefs-rs does. The results come in the order of the layers.
+//! Imports the layers of an image at the same time, and reads them with a synchronous tar reader on threads that may
+//! block: as composefs-rs does. The results come in the order of the layers.
 //!
 //! `cargo run --example parallel_import -- docker://quay.io/fedora/fedora:latest FOLDER`
 //!

@@ -30,7 +30,8 @@ pub(crate) enum Verdict {
 
 /// The reader of a blob.
 ///
-/// Its end says nothing about the bytes. The verdict comes through the channel, also if the reader never asks for the end.
+/// Its end says nothing about the bytes. The verdict comes through the channel, also if the reader never asks for the
+/// end.
 pub(crate) struct Reader {
     /// `None` once there is a verdict, or while a task waits for it. A `Blob` is large, so it is boxed to keep futures
     /// small.
@@ -66,7 +67,8 @@ impl Reader {
         }
     }
 
-    /// Reads and verifies what is left, in a task of its own, so that neither half has to be polled for the other to end.
+    /// Reads and verifies what is left, in a task of its own, so that neither half has to be polled for the other to
+    /// end.
     fn finish(&mut self) {
         if let (Some(blob), Some(verdict_tx)) = (self.blob.take(), self.verdict_tx.take()) {
             self.runtime.spawn(async move {
@@ -138,7 +140,8 @@ impl Drop for Reader {
     }
 }
 
-/// Waits for the verdict, and converts it to the result of the other crate's `get_blob`, whose driver calls `FinishPipe`.
+/// Waits for the verdict, and converts it to the result of the other crate's `get_blob`, whose driver calls
+/// `FinishPipe`.
 pub(crate) async fn driver_of_get_blob(verdict: oneshot::Receiver<Verdict>) -> Result<()> {
     const METHOD: &str = "FinishPipe";
     match verdict.await {
@@ -152,8 +155,8 @@ pub(crate) async fn driver_of_get_blob(verdict: oneshot::Receiver<Verdict>) -> R
     }
 }
 
-/// Waits for the verdict, and converts it to the result of the other crate's `get_blob_stream` over `GetRawBlob`. A reader
-/// that was dropped early is no error there.
+/// Waits for the verdict, and converts it to the result of the other crate's `get_blob_stream` over `GetRawBlob`. A
+/// reader that was dropped early is no error there.
 pub(crate) async fn driver_of_stream(
     verdict: oneshot::Receiver<Verdict>,
     digest: Digest,
@@ -237,8 +240,8 @@ impl<'a> BlobStream<'a> {
         self.expected_size
     }
 
-    /// Takes the stream apart into the reader of the bytes and the driver, a future that returns the verdict. They can be
-    /// awaited together, or the driver after the reader. Only the driver says whether the bytes are the right ones.
+    /// Takes the stream apart into the reader of the bytes and the driver, a future that returns the verdict. They can
+    /// be awaited together, or the driver after the reader. Only the driver says whether the bytes are the right ones.
     #[must_use]
     pub fn into_parts(self) -> (Box<dyn AsyncRead + Send + Unpin>, BoxFuture<'a, Result<()>>) {
         (self.reader, self.driver)

@@ -34,10 +34,11 @@ pub struct ImageProxyConfig {
     pub auth_anonymous: bool,
     /// The folder with certificates (`*.crt`, `*.cert`, `*.key`) for the registry, as in `skopeo --cert-dir`.
     pub certificate_directory: Option<PathBuf>,
-    /// The keys for encrypted layers, as in `skopeo copy --decryption-key`. No released skopeo (up to 1.22) accepts this
-    /// option for the proxy.
+    /// The keys for encrypted layers, as in `skopeo copy --decryption-key`. No released skopeo (up to 1.22) accepts
+    /// this option for the proxy.
     pub decryption_keys: Option<Vec<String>>,
-    /// `Some(true)` accepts any certificate, and plain HTTP. `Some(false)` and `None` leave the decision to registries.conf.
+    /// `Some(true)` accepts any certificate, and plain HTTP. `Some(false)` and `None` leave the decision to
+    /// registries.conf.
     pub insecure_skip_tls_verification: Option<bool>,
     /// `Some(true)` accepts images whatever the signature policy says. With `Some(false)` and `None`, skopeo checks the
     /// policy (since 1.13).
@@ -47,10 +48,11 @@ pub struct ImageProxyConfig {
     pub user_agent_prefix: Option<String>,
     /// Whether skopeo logs its debug messages. Its stderr then also goes to the stderr of this process.
     pub debug: bool,
-    /// A command to which the options of the proxy are added: `skopeo` with an environment of its own, or a wrapper such
-    /// as `podman unshare skopeo`. The default is `skopeo` from the `PATH`.
+    /// A command to which the options of the proxy are added: `skopeo` with an environment of its own, or a wrapper
+    /// such as `podman unshare skopeo`. The default is `skopeo` from the `PATH`.
     ///
-    /// Stdin, stdout and stderr of the command are replaced. It runs in a process group of its own, and dies with this process.
+    /// Stdin, stdout and stderr of the command are replaced. It runs in a process group of its own, and dies with this
+    /// process.
     pub skopeo_cmd: Option<Command>,
     /// The timeouts of the connection, and the largest size of a manifest or config. The other crate has no such
     /// field.
@@ -114,9 +116,9 @@ impl From<ImageProxyConfig> for longshore::ImageProxyConfig {
 /// Makes the command that starts the proxy, for callers who start the proxy themselves. The command needs a
 /// `SOCK_SEQPACKET` socket as its stdin. Its stdout is discarded; its stderr is a pipe, unless `debug` is set.
 ///
-/// This conversion blocks: it reads `auth_data`, and may ask skopeo for its version. It returns [`Error::Configuration`] if the options
-/// can't be used, [`Error::Io`] if a file can't be read, and [`Error::SkopeoSpawnError`] or [`Error::Other`] if skopeo
-/// can't be asked.
+/// This conversion blocks: it reads `auth_data`, and may ask skopeo for its version. It returns
+/// [`Error::Configuration`] if the options can't be used, [`Error::Io`] if a file can't be read, and
+/// [`Error::SkopeoSpawnError`] or [`Error::Other`] if skopeo can't be asked.
 impl TryFrom<ImageProxyConfig> for Command {
     type Error = Error;
 

@@ -78,8 +78,8 @@ impl Eq for OpenedImage {}
 
 /// A layer as the proxy sends it: the digest and size by which [`get_blob`](crate::ImageProxy::get_blob) fetches it.
 ///
-/// It differs from the manifest's layer where the transport stores layers in another form: `containers-storage:` stores them
-/// uncompressed.
+/// It differs from the manifest's layer where the transport stores layers in another form: `containers-storage:` stores
+/// them uncompressed.
 #[derive(Debug, serde::Deserialize)]
 pub struct ConvertedLayerInfo {
     /// The digest of the bytes that the proxy sends. For an uncompressed layer, this is the `diff_id` in the image

@@ -1,7 +1,7 @@
 //! The public interface of the crate `containers-image-proxy` 0.11, on top of [`longshore`].
 //!
-//! A program that was written against that crate compiles unchanged with this one: the types, names, traits, futures and
-//! errors are the same. Below them, longshore owns the proxy's socket in one task, reads blobs without a blocking
+//! A program that was written against that crate compiles unchanged with this one: the types, names, traits, futures
+//! and errors are the same. Below them, longshore owns the proxy's socket in one task, reads blobs without a blocking
 //! thread, and verifies every blob. Only [`ImageProxy::get_raw_blob`] differs: its bytes come through a
 //! [`tokio::fs::File`], which uses blocking threads, and they are not verified.
 //!

@@ -17,8 +17,8 @@ use crate::error::{Error, GetBlobError, OPEN_VARLINK_SOCKET, Result};
 use crate::image::{ConvertedLayerInfo, Dropped, OpenedImage};
 use crate::transport::ImageReference;
 
-/// A running skopeo that fetches images. Its calls can be made from several tasks at a time; the proxy answers them one after
-/// another. The bytes of each blob come through a pipe of their own, so several blobs arrive at the same time.
+/// A running skopeo that fetches images. Its calls can be made from several tasks at a time; the proxy answers them one
+/// after another. The bytes of each blob come through a pipe of their own, so several blobs arrive at the same time.
 ///
 /// A future of these calls may be dropped at any time: nothing that it asked for stays open.
 pub struct ImageProxy {
@@ -90,12 +90,13 @@ impl ImageProxy {
         self.proxy.supports_open_varlink_socket()
     }
 
-    /// Opens an image by its skopeo reference, such as `docker://quay.io/fedora/fedora:latest`. skopeo checks the signature
-    /// policy here (since 1.13).
+    /// Opens an image by its skopeo reference, such as `docker://quay.io/fedora/fedora:latest`. skopeo checks the
+    /// signature policy here (since 1.13).
     ///
     /// # Errors
     ///
-    /// [`Error::RequestInitiationFailure`] or [`Error::RetryableRequestFailure`] with the reason of the registry or of skopeo.
+    /// [`Error::RequestInitiationFailure`] or [`Error::RetryableRequestFailure`] with the reason of the registry or of
+    /// skopeo.
     pub async fn open_image(&self, imgref: &str) -> Result<OpenedImage> {
         let image = self.proxy.open_image(imgref).await;
         image
@@ -140,8 +141,8 @@ impl ImageProxy {
         OpenedImage::new(image, self.dropped.clone())
     }
 
-    /// Closes an image. Every later call with it is an error. If another call with this image waits for its answer, the image
-    /// is closed after that, in the background.
+    /// Closes an image. Every later call with it is an error. If another call with this image waits for its answer, the
+    /// image is closed after that, in the background.
     ///
     /// # Errors
     ///
@@ -156,8 +157,8 @@ impl ImageProxy {
         }
     }
 
-    /// Fetches the digest and the bytes of the image's manifest. A manifest of another type is converted to an OCI image
-    /// manifest. The digest is that of the original.
+    /// Fetches the digest and the bytes of the image's manifest. A manifest of another type is converted to an OCI
+    /// image manifest. The digest is that of the original.
     ///
     /// # Errors
     ///
@@ -172,7 +173,8 @@ impl ImageProxy {
         Ok((digest.to_string(), raw))
     }
 
-    /// Fetches the digest and the manifest like [`fetch_manifest_raw_oci`](Self::fetch_manifest_raw_oci), and parses it.
+    /// Fetches the digest and the manifest like [`fetch_manifest_raw_oci`](Self::fetch_manifest_raw_oci), and parses
+    /// it.
     ///
     /// # Errors
     ///
@@ -208,15 +210,15 @@ impl ImageProxy {
 
     /// Fetches a blob. Returns a reader of its bytes and the *driver*, a future that returns the verdict.
     ///
-    /// Await both together, or the driver after the reader. The reader ends where the bytes end, also if they are wrong or
-    /// too few. The driver says whether all bytes came and have this size and digest. A reader that is dropped
-    /// with more than 64 KiB to come makes the driver fail with a text that ends in `broken pipe`.
+    /// Await both together, or the driver after the reader. The reader ends where the bytes end, also if they are wrong
+    /// or too few. The driver says whether all bytes came and have this size and digest. A reader that is dropped with
+    /// more than 64 KiB to come makes the driver fail with a text that ends in `broken pipe`.
     ///
     /// # Errors
     ///
-    /// [`Error::RequestInitiationFailure`] or [`Error::RetryableRequestFailure`] with the registry's reason. The method is
-    /// `GetBlob` if this function returns the error, and `FinishPipe` if the driver does. [`Error::Other`] if the digest's
-    /// algorithm is not known.
+    /// [`Error::RequestInitiationFailure`] or [`Error::RetryableRequestFailure`] with the registry's reason. The method
+    /// is `GetBlob` if this function returns the error, and `FinishPipe` if the driver does. [`Error::Other`] if the
+    /// digest's algorithm is not known.
     pub async fn get_blob(
         &self,
         img: &OpenedImage,
@@ -253,13 +255,13 @@ impl ImageProxy {
             .await
     }
 
-    /// Fetches a blob **without any check**. Returns its size, if the registry announced it, the pipe of its bytes, and a
-    /// future that returns the error that the proxy reports. Read the pipe while the future is awaited.
+    /// Fetches a blob **without any check**. Returns its size, if the registry announced it, the pipe of its bytes, and
+    /// a future that returns the error that the proxy reports. Read the pipe while the future is awaited.
     ///
     /// # Errors
     ///
-    /// The errors of [`get_blob`](Self::get_blob), with the method `GetRawBlob`. A proxy before protocol 0.2.8 is also an
-    /// error ([`supports_get_raw_blob`](Self::supports_get_raw_blob)).
+    /// The errors of [`get_blob`](Self::get_blob), with the method `GetRawBlob`. A proxy before protocol 0.2.8 is also
+    /// an error ([`supports_get_raw_blob`](Self::supports_get_raw_blob)).
     pub async fn get_raw_blob(
         &self,
         img: &OpenedImage,
@@ -285,15 +287,14 @@ impl ImageProxy {
         Ok((size, tokio::fs::File::from_std(File::from(pipe)), error))
     }
 
-    /// Fetches a blob as a stream. This crate verifies it with every proxy. The driver of the stream says whether the bytes
-    /// have this size and digest. If
-    /// the reader was dropped with more than 64 KiB to come, the driver is `Ok` with `GetRawBlob`, and an error with
-    /// `GetBlob`, as in the other crate.
+    /// Fetches a blob as a stream. This crate verifies it with every proxy. The driver of the stream says whether the
+    /// bytes have this size and digest. If the reader was dropped with more than 64 KiB to come, the driver is `Ok`
+    /// with `GetRawBlob`, and an error with `GetBlob`, as in the other crate.
     ///
     /// # Errors
     ///
-    /// The errors of [`get_blob`](Self::get_blob). If the proxy has `GetRawBlob`, the error is [`Error::Other`] for a wrong
-    /// size or digest, and the driver returns [`Error::BlobError`] for an error that the proxy reports.
+    /// The errors of [`get_blob`](Self::get_blob). If the proxy has `GetRawBlob`, the error is [`Error::Other`] for a
+    /// wrong size or digest, and the driver returns [`Error::BlobError`] for an error that the proxy reports.
     pub async fn get_blob_stream<'a>(
         &'a self,
         img: &OpenedImage,
@@ -321,8 +322,8 @@ impl ImageProxy {
         Ok(BlobStream::new(source, expected_size, reader, driver))
     }
 
-    /// Fetches the list of the layers that the proxy can send, in order. `None` before protocol 0.2.5 (skopeo 1.11). The
-    /// list is needed for `containers-storage:`, whose layers are not those of the manifest.
+    /// Fetches the list of the layers that the proxy can send, in order. `None` before protocol 0.2.5 (skopeo 1.11).
+    /// The list is needed for `containers-storage:`, whose layers are not those of the manifest.
     ///
     /// # Errors
     ///
@@ -343,7 +344,8 @@ impl ImageProxy {
     ///
     /// # Errors
     ///
-    /// [`Error::ProxyTooOld`] before protocol 0.2.9 ([`supports_open_varlink_socket`](Self::supports_open_varlink_socket)).
+    /// [`Error::ProxyTooOld`] before protocol 0.2.9
+    /// ([`supports_open_varlink_socket`](Self::supports_open_varlink_socket)).
     pub async fn open_varlink_socket(&self, img: &OpenedImage) -> Result<OwnedFd> {
         let socket = self
             .proxy

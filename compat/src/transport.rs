@@ -83,8 +83,8 @@ impl fmt::Display for Transport {
 impl TryFrom<&str> for Transport {
     type Error = TransportConversionError;
 
-    /// Returns the transport of a reference, or of a transport's name alone (`oci`, `oci:`, `oci:FOLDER`). The rest of the
-    /// reference is not looked at.
+    /// Returns the transport of a reference, or of a transport's name alone (`oci`, `oci:`, `oci:FOLDER`). The rest of
+    /// the reference is not looked at.
     fn try_from(reference: &str) -> Result<Self, Self::Error> {
         let end = reference.find(':').unwrap_or(reference.len());
         let (name, rest) = reference.split_at(end);
@@ -243,7 +243,8 @@ impl<'a> ContainersStorageRef<'a> {
         }
     }
 
-    /// The store between the brackets, such as `overlay@/var/lib/containers/storage`. `None` if the name has no brackets.
+    /// The store between the brackets, such as `overlay@/var/lib/containers/storage`. `None` if the name has no
+    /// brackets.
     #[must_use]
     pub fn store_spec(&self) -> Option<&'a str> {
         self.store
@@ -262,7 +263,8 @@ impl<'a> ContainersStorageRef<'a> {
         self.image.strip_prefix("sha256:").unwrap_or(self.image)
     }
 
-    /// Puts the parts together again. With `normalize`, the image is that of [`image_for_skopeo`](Self::image_for_skopeo).
+    /// Puts the parts together again. With `normalize`, the image is that of
+    /// [`image_for_skopeo`](Self::image_for_skopeo).
     #[must_use]
     pub fn to_image_reference(&self, normalize: bool) -> ImageReference {
         let image = if normalize {

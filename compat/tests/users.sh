@@ -3,8 +3,8 @@
 # longshore-image-proxy in its place, and compares what both print. Compiling takes some minutes, so tests/run.sh leaves
 # this script out.
 #
-# The program is composefs-oci, from the registry of crates, which imports images into a composefs repository. It is fetched
-# for this test. Nothing of it is changed: cargo patches its dependency.
+# The program is composefs-oci, from the registry of crates, which imports images into a composefs repository. It is
+# fetched for this test. Nothing of it is changed: cargo patches its dependency.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 root=$PWD

@@ -226,9 +226,9 @@ pub struct ImageProxyConfig {
     /// The folder for skopeo's temporary files, such as unpacked archives. `None` means skopeo's default, which is
     /// usually `/var/tmp`.
     pub temporary_directory: Option<PathBuf>,
-    /// Whether skopeo logs its debug messages. Its stderr then also goes to the stderr of this process. Each line from a
-    /// proxy of a [`Fetcher`](crate::Fetcher) begins with the number that the proxy has in the events: `proxy 3: `. The
-    /// end of stderr is kept for error messages in any case.
+    /// Whether skopeo logs its debug messages. Its stderr then also goes to the stderr of this process. Each line from
+    /// a proxy of a [`Fetcher`](crate::Fetcher) begins with the number that the proxy has in the events: `proxy 3: `.
+    /// The end of stderr is kept for error messages in any case.
     pub debug: bool,
     /// The program to run instead of `skopeo` from the `PATH`.
     pub skopeo_path: Option<PathBuf>,

@@ -83,8 +83,8 @@ impl VerifyOptions {
 pub struct Verified {
     /// The number of entries of the index that were verified: images, and indexes of images.
     pub images: usize,
-    /// The number of blobs that were read: indexes, manifests, configs and layers. A damaged blob counts, too, even if it
-    /// could not be read. A missing one does not count.
+    /// The number of blobs that were read: indexes, manifests, configs and layers. A damaged blob counts, too, even if
+    /// it could not be read. A missing one does not count.
     pub blobs: usize,
     /// The number of bytes that were read of these blobs.
     pub bytes: u64,

@@ -37,8 +37,8 @@ impl<I: Copy + Ord, F> Phase<I, F> {
         Ok(())
     }
 
-    /// Takes note that the inbox has ended: there will be no more requests. Without a finalizer, all handles are gone or
-    /// the connection is given up, and unanswered requests are awaited until the moment `until`.
+    /// Takes note that the inbox has ended: there will be no more requests. Without a finalizer, all handles are gone
+    /// or the connection is given up, and unanswered requests are awaited until the moment `until`.
     pub(crate) fn inbox_ended(&mut self, until: I) {
         self.change(|phase| match phase {
             Self::Serving => Self::Draining {

@@ -91,8 +91,9 @@ impl<W: Waiter> Session<W> {
             let bytes = packet.len();
             return Err((Rejected::TooLarge { method, bytes }, waiter));
         }
-        // Callers may come and leave while a call is in flight. Their requests are removed whenever the queue has grown to
-        // another power of two, so the queue stays shorter than twice the number of callers who wait, at little cost.
+        // Callers may come and leave while a call is in flight. Their requests are removed whenever the queue has grown
+        // to another power of two, so the queue stays shorter than twice the number of callers who wait, at little
+        // cost.
         if self.requests.len().is_power_of_two() {
             self.requests.retain(|asked| !asked.is_abandoned());
         }

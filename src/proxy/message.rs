@@ -16,9 +16,9 @@ use super::image::OpenedImage;
 use crate::error::{Error, Result};
 use crate::protocol::{Call, LayerInfo};
 
-/// The number of requests that the inbox has room for. The actor empties the inbox into its own queue at once, so the room
-/// only absorbs bursts. The queue is bounded because each caller waits for one answer at a time, and because requests of
-/// callers who left are removed.
+/// The number of requests that the inbox has room for. The actor empties the inbox into its own queue at once, so the
+/// room only absorbs bursts. The queue is bounded because each caller waits for one answer at a time, and because
+/// requests of callers who left are removed.
 pub(crate) const INBOX_MESSAGES: usize = 64;
 
 /// The answer to a call.

@@ -1,5 +1,5 @@
-//! Copies the example client out of the source of containers-image-proxy, which cargo has downloaded. It is not a part of this
-//! repository.
+//! Copies the example client out of the source of containers-image-proxy, which cargo has downloaded. It is not a part
+//! of this repository.
 
 #![allow(
     clippy::unwrap_used,

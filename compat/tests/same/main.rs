@@ -1,8 +1,8 @@
-//! The same program, compiled with containers-image-proxy and with this crate, has the same results: with real skopeos, the
-//! test registry and a layout.
+//! The same program, compiled with containers-image-proxy and with this crate, has the same results: with real skopeos,
+//! the test registry and a layout.
 //!
-//! `texts.rs`, `calls.rs` and `blobs.rs` are that program. It is written as users of the other crate write, and uses the
-//! crate that is in scope as `cip`.
+//! `texts.rs`, `calls.rs` and `blobs.rs` are that program. It is written as users of the other crate write, and uses
+//! the crate that is in scope as `cip`.
 
 #![allow(
     clippy::unwrap_used,

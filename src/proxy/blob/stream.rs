@@ -207,8 +207,8 @@ impl Stream {
         self.flow.limits().stall_timeout
     }
 
-    /// Lets a blob of `GetBlob` be finished early, as the watch says. Does nothing for other blobs, whose pipes tell that
-    /// a transfer broke off.
+    /// Lets a blob of `GetBlob` be finished early, as the watch says. Does nothing for other blobs, whose pipes tell
+    /// that a transfer broke off.
     pub(super) fn watch_quiet(&mut self, watch: QuietWatch) {
         if let BlobEnd::ByFinishPipe(end) = &mut self.source.ends {
             end.watch_quiet(watch);
