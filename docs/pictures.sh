@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # pictures.sh [PROFILE]: draws the pictures at the top of README.md: docs/one-proxy.svg and docs/pull.svg.
 #
-# Both show a pull of the same image: 40 layers of 500 kB, from a registry on the loopback interface that
+# Both show a pull of the same image: 40 layers of 500 KiB, from a registry on the loopback interface that
 # answers each request 50 ms late. One proxy with one worker fetches one layer after the other, as a program
 # does that drives one `skopeo experimental-image-proxy`; the other pull has the default options. Each is
 # pulled five times, and the fastest is drawn, on the same time axis. PROFILE is cargo's, by default
