@@ -51,7 +51,7 @@
 //! - skopeo gets the secret in a sealed memory file: not on its command line, not in its environment, not on a disk.
 //!   An auth file that you name by its path is read by skopeo itself.
 //! - The programs that skopeo starts inherit the memory file: credential helpers, and gpg.
-//! - Processes of the same user can open it, as they can open that user's auth files.
+//! - Processes of the same user can open the memory file, as they can open that user's auth files.
 //! - This crate wipes its own copy, and writes none to logs, events or errors.
 //!
 //! A ready-made *bearer* token can't be given, because skopeo takes one only on its command line, where every user of the
@@ -129,7 +129,7 @@
 //! # Ok(()) }
 //! ```
 //!
-//! # Make sure that it is checked
+//! # Make sure that the policy is checked
 //!
 //! A skopeo before 1.13 accepts every image, whatever the policy says. So there are three cases:
 //!
@@ -137,7 +137,7 @@
 //! | --- | --- |
 //! | named by [`policy`](crate::ImageProxyConfig::policy) | an error |
 //! | the system's, with [`require_policy`](crate::ImageProxyConfig::require_policy) | an error |
-//! | the system's, without it | ignored, with a warning in the log if the policy may refuse images |
+//! | the system's, without `require_policy` | ignored, with a warning in the log if the policy may refuse images |
 //!
 //! - [`restricts_images`](crate::ImageProxyConfig::restricts_images) says whether the policy in force may refuse anything. The
 //!   policy that Debian installs accepts everything.

@@ -36,8 +36,9 @@
 //!
 //! # An async server
 //!
-//! A [`Fetcher`](crate::Fetcher) holds no proxy; an open [`Image`](crate::Image) holds the one that opened it. Clones of a fetcher
-//! share one configuration. So make one fetcher at the start, and give each request a clone:
+//! A [`Fetcher`](crate::Fetcher) holds no proxy. An open [`Image`](crate::Image) holds the proxy that opened it and,
+//! until its layers are fetched, the proxies that were started ahead. Clones of a fetcher share one configuration. So
+//! make one fetcher at the start, and give each request a clone:
 //!
 //! ```no_run
 //! use longshore::{Fetcher, OciLayout};
@@ -76,7 +77,8 @@
 //! # Runtimes
 //!
 //! The crate runs in the tokio runtime of the caller, with one thread or several. Timers and I/O must be enabled
-//! (`enable_all()`; `#[tokio::main]` does that). Beside it, each proxy has one thread, which starts and reaps the process.
+//! (`enable_all()`; `#[tokio::main]` does that). In addition, each proxy has one thread, which starts and reaps the
+//! process.
 //!
 //! A proxy belongs to the runtime in which it was made. A program with several runtimes should use an
 //! [`Image`](crate::Image) in the runtime that opened it. If that runtime does not run, the first call in another
@@ -114,7 +116,8 @@
 //!    private what the handler makes of the bytes.
 //! 2. **A handler may run again.** If a transfer breaks off, the handler is run again, and gets the layer from its
 //!    first byte. A run that failed must leave nothing that disturbs the next one.
-//! 3. **Many handlers run at the same time**: as many as there are [workers](crate::FetchOptions::workers), 32 by default.
+//! 3. **Many handlers run at the same time**: at most as many as there are [workers](crate::FetchOptions::workers), 32
+//!    by default.
 //!
 //! If your store needs the layers one after another, in their order, use [`layers`](crate::Fetcher::layers) or
 //! [`layers_of`](crate::Fetcher::layers_of). The next layers are opened meanwhile. These methods do not retry a layer
