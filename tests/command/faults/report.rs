@@ -35,7 +35,7 @@ fn document(sections: &[Section], seen: &[String]) -> String {
          The test `every_fault_has_the_outcome_of_the_table` writes this page, with `LONGSHORE_WRITE_FAULTS=1`.\n\
          It runs each fault with three real skopeos, and fails if an outcome differs.\n\
          The columns are their protocol versions: 0.2.3 is skopeo 1.9, 0.2.6 is 1.18, and 0.2.8 is 1.20 or later.\n\
-         If a fault makes a timeout of `longshore pull` expire, this is a stall timeout of {} s or a call timeout of {} s. All other timeouts are longer.\n\
+         The stall timeout of `longshore pull` is {} s for a fault that makes it expire, and the call timeout is {} s for a fault that makes it expire. A timeout that must not expire is longer.\n\
          The pull has `--proxies 1` if it would otherwise depend on chance which proxy meets the fault.\n\n\
          After each pull, whatever the outcome, the test checks that:\n\n\
          - nothing has panicked;\n\
