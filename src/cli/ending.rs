@@ -78,7 +78,7 @@ impl Underway {
         format!("{}: {doing}{again}", signal.what)
     }
 
-    /// The message after the second signal. Nothing looks at the disk for it, because the disk may hang.
+    /// The message after the second signal. This function does not look at the disk, because the disk may hang.
     fn second_message(&self) -> String {
         let mut parts = vec!["ended at once".to_owned()];
         if let Some(folder) = &self.incomplete_in {

@@ -1,10 +1,10 @@
-//! Opens a single image, to look at it.
+//! Opens a single image, for `inspect`, `digest`, `blob` and `export`.
 
 use longshore::{FetchOptions, Fetcher, Image, ImageProxyConfig};
 
 use super::warnings;
 
-/// A fetcher for looking at one image, and whether the system's policy restricts images.
+/// A fetcher for one image, and whether the signature policy restricts images.
 #[derive(Debug)]
 pub(super) struct Opener {
     pub(super) fetcher: Fetcher,

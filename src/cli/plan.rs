@@ -45,7 +45,7 @@ pub(super) struct Survey {
 struct Found {
     digest: Digest,
     size: u64,
-    /// Whether the layout has it.
+    /// Whether the layout has the layer.
     is_present: bool,
 }
 

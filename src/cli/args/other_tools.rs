@@ -1,4 +1,4 @@
-//! Options and commands of skopeo, crane, oras and podman that have another name here.
+//! Options and commands of skopeo, crane, oras and podman that have another name here, or do not exist here.
 
 use clap::builder::StyledStr;
 use clap::error::{ContextKind, ContextValue, ErrorKind};

@@ -107,8 +107,8 @@ pub(crate) struct ProxyArguments {
     stall_timeout: Duration,
     /// Minimum bytes per second
     ///
-    /// A transfer of a blob that is slower over the stall timeout ends, and may be retried. Examples: 100, 2K (2,000).
-    /// 0 = no limit.
+    /// A transfer of a blob ends if it is slower than this over one stall timeout, and may be retried. Examples: 100,
+    /// 2K (2,000). 0 = no limit.
     #[arg(long, value_name = "RATE", default_value_t = longshore::DEFAULT_LEAST_RATE, value_parser = rate_or_none, help_heading = LIMITS)]
     least_rate: u64,
 }

@@ -25,7 +25,8 @@ pub(crate) struct PruneArguments {
     pub(crate) layout: Destination,
     /// Only print what would be removed
     ///
-    /// The list also contains blobs that a running pull has stored, because no image names them yet.
+    /// The list also contains blobs that a running pull has stored, because no image names them yet. It does not
+    /// contain the incomplete files of killed pulls.
     #[arg(long, conflicts_with = "wait", help_heading = OUTPUT)]
     pub(crate) dry_run: bool,
     /// Time to wait for running pulls

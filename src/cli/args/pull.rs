@@ -104,8 +104,8 @@ pub(crate) struct PullArguments {
     pub(crate) timeline: Option<Target>,
     /// Minimum length of the time axis
     ///
-    /// Two pulls with the same length have pictures that can be compared. The length is 500ms, 10s or 2m, for example.
-    /// Default: the time of the pull.
+    /// The pictures of two pulls can be compared if this length is the same. The length is 500ms, 10s or 2m, for
+    /// example. Default: the time of the pull.
     #[arg(long, value_name = "DURATION", value_parser = duration, requires = "timeline", help_heading = OUTPUT)]
     pub(crate) timeline_axis: Option<Duration>,
     /// Print one JSON object at the end

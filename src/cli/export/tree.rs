@@ -72,7 +72,7 @@ struct Inode {
     id: EntryId,
     /// The path to which a symbolic link leads. `None` for everything else.
     target: Option<Vec<u8>>,
-    /// Whether it has had more than one name.
+    /// Whether the file has had more than one name.
     is_linked: bool,
 }
 

@@ -116,7 +116,7 @@ impl Lines {
                     "  {registry} answers late, as if it limited requests; {proxies} at most from now on"
                 ))
             }
-            // The failure of an only image ends the command, which prints it.
+            // If only one image was requested, its failure ends the command, which prints the failure.
             EventKind::ImageFailed {
                 reference, reason, ..
             } if progress.requested > 1 => {

@@ -280,7 +280,8 @@ impl Progress {
         per_second(to.saturating_sub(*from), last.saturating_sub(*first))
     }
 
-    /// The time until all is there, at the present rate. `None` while images are still to be opened.
+    /// The time until all is there, at the present rate. `None` while images are still to be opened, while the rate is
+    /// unknown or 0, and if nothing is missing.
     pub(super) fn remaining(&self) -> Option<Duration> {
         let rate = self.rate().filter(|rate| *rate > 0)?;
         let missing = self.total_bytes.saturating_sub(self.bytes());

@@ -1,4 +1,4 @@
-//! Text from outside within XML and HTML.
+//! Escapes text from outside for XML and HTML.
 
 use std::fmt::{self, Display, Write};
 

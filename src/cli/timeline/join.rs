@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::picture::{Outcome, Span, What};
 
-/// The first time below which neighbours are joined.
+/// The first threshold: neighbours that together are shorter than this are joined.
 const FIRST_THRESHOLD: Duration = Duration::from_millis(1);
 
 /// Joins neighbours on a lane that together are shorter than a limit. The limit is doubled until at most `most` spans
