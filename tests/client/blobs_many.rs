@@ -11,7 +11,7 @@ use test_support::{noise, within_bound};
 
 const BLOBS: usize = 2000;
 
-/// Both ends of the two pipes of each raw blob are in this process.
+/// The limit of open files that the test needs. Both ends of the two pipes of each raw blob are in this process.
 const DESCRIPTORS: u64 = 4 * BLOBS as u64 + 200;
 
 fn raise_limit() {

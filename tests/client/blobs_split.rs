@@ -11,7 +11,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt};
 /// More bytes than fit into a pipe.
 const SIZE: usize = 1_000_000;
 
-/// A stage with a split blob of this content, all of which is being written.
+/// A connection with an open image, and a split blob on it.
 struct Split {
     fixture: OpenImageFixture,
     reader: BlobReader,

@@ -316,7 +316,7 @@ fn finalize_and_a_pending_call_report_a_proxy_that_was_killed() {
             .unwrap();
         let asking = proxy.clone();
         let mut asking = Box::pin(async move { asking.open_image("x:").await });
-        // Polled once, the request is in the inbox, before the finalizer's.
+        // After one poll, the request is in the inbox, before that of `finalize`.
         assert!(futures_util::FutureExt::now_or_never(asking.as_mut()).is_none());
         let finalizing = tokio::spawn(proxy.clone().finalize());
         eventually(|| {

@@ -15,7 +15,7 @@ const NOT_A_PIPE: &str = "the proxy handed out a descriptor that is not a readab
 const UNSOLICITED: &str = "a reply that nobody asked for";
 const UNFINISHED: &str = "the proxy says that a pipe is finished, and keeps it open";
 
-/// What a call can fail with, one for each kind of answer.
+/// The calls that the tests make: one for each kind of answer.
 #[derive(Debug, Clone, Copy)]
 enum Ask {
     Open,

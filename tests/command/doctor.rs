@@ -23,7 +23,7 @@ fn failing_report(doctor: Longshore) -> (Value, String) {
     (report, run.stderr)
 }
 
-/// A policy of the user, who is the one of this run.
+/// Gives the run this policy of the user, in a home of its own.
 fn with_policy(scratch: &Scratch, doctor: Longshore, policy: &str) -> Longshore {
     let home = scratch.path("home-with-policy");
     let folder = home.join(".config/containers");

@@ -174,13 +174,14 @@ impl Source {
         }
     }
 
-    /// The shortest duration of several.
+    /// Measures the scenario several times. Returns the shortest duration, and the part of it after the last layer is
+    /// stored.
     fn shortest_duration(&self, scenario: &Scenario) -> (Duration, Duration) {
         let durations = (0..MEASURED_PULLS).map(|_| self.pull_duration(scenario));
         durations.min().unwrap()
     }
 
-    /// The duration of such a pull, and the part of it after the last layer is stored.
+    /// The duration of the scenario without kills, and the part of it after the last layer is stored.
     fn pull_duration(&self, scenario: &Scenario) -> (Duration, Duration) {
         let scratch = Scratch::new();
         let layout = self.layout(&scratch, scenario, "clean");

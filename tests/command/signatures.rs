@@ -161,7 +161,8 @@ fn answer(folder: &Path, mut connection: TcpStream) -> std::io::Result<()> {
     connection.write_all(&body)
 }
 
-/// The policy matches the tag alone, or any tag and digest of the repository.
+/// The types of `signedIdentity` (containers-policy.json(5)). The first one requires exactly the given reference. With
+/// the second one, a reference with a digest also accepts signatures for other names in its repository.
 const IDENTITIES: [&str; 2] = ["matchExact", "matchRepoDigestOrExact"];
 
 /// The skopeos that check a policy at all.

@@ -28,8 +28,8 @@ struct Case {
 
 /// Pulls with each skopeo for each of these faults, all at the same time.
 ///
-/// A skopeo before protocol 0.2.8 does not report that a transfer was cut. The bytes just stop, so an
-/// [`short_stall_config`] configuration is needed to notice it in time.
+/// A skopeo before protocol 0.2.8 does not report that a transfer was cut. The bytes just stop, so
+/// [`short_stall_config`] is needed to notice it in time.
 async fn pull_with_each(
     config: fn(&str) -> ImageProxyConfig,
     options: FetchOptions,

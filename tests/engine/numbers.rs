@@ -13,7 +13,8 @@ use test_support::within_bound;
 
 use crate::harness::{Served, config};
 
-/// No timeout at all, or longer and longer ones. None is so short that a pull could exceed it.
+/// The durations for timeouts: zero, which means no timeout, and longer and longer ones. None is so short that a pull
+/// could exceed it.
 fn duration() -> impl Strategy<Value = Duration> {
     prop_oneof![
         Just(Duration::ZERO),

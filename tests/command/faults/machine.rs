@@ -200,8 +200,9 @@ fn helper_takes_all_pipe_pages() {
     std::process::exit(0);
 }
 
-/// This file determines the wall clock of the command, but not that of skopeo: Go does not ask the C library,
-/// and the library would not load under another one.
+/// A file determines the wall clock of the command, through the preloaded library of faketime. skopeo is started
+/// without that library: Go does not ask the C library for the time, and the private skopeos have another C library,
+/// under which that of faketime would not load.
 pub(crate) fn with_faketime(cell: &Cell, _: Longshore) -> (Longshore, Guard) {
     // The library is built once, because two builds at the same time disturb each other.
     static LIBRARY: OnceLock<String> = OnceLock::new();

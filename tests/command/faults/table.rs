@@ -77,7 +77,7 @@ pub(crate) fn sections() -> Vec<Section> {
         },
         Section {
             name: "Bodies are not what they should be",
-            about: "From protocol 0.2.6 on, skopeo itself asks for the rest of a transfer that breaks off. Before 0.2.8, no more bytes come then, and only `FinishPipe` tells why. longshore sends this call a second later, if nothing else is left to ask for.",
+            about: "From protocol 0.2.6 on, skopeo itself asks for the rest of a transfer that breaks off.\nBefore 0.2.8, no more bytes come then, and only `FinishPipe` tells why. longshore sends this call a second later, if nothing else is left to ask for.",
             faults: bodies(),
         },
         Section {

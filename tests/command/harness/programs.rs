@@ -16,7 +16,7 @@ pub(crate) struct Skopeo {
     pub(crate) path: PathBuf,
 }
 
-/// All of them, the oldest first.
+/// All three skopeos, the oldest first.
 pub(crate) fn skopeos() -> [Skopeo; 3] {
     tools::SKOPEOS.map(|protocol| Skopeo {
         protocol,

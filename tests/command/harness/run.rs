@@ -144,7 +144,8 @@ impl Longshore {
         self
     }
 
-    /// Makes this command start ours, with its arguments, in its folder, with its environment.
+    /// Replaces our command by `command`, which gets our program and its arguments as further arguments, and our folder
+    /// and environment.
     fn become_argument_of(&mut self, mut command: Command) {
         command.arg(self.command.get_program());
         self.become_arguments_of(command);

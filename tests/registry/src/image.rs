@@ -119,7 +119,7 @@ impl ImageBuilder {
         self.layer(Layer::Blob { media_type, bytes })
     }
 
-    /// Sets how the layers are compressed that are not compressed already.
+    /// Sets the compression of the layers that are not compressed already.
     #[must_use]
     pub fn compression(self, compression: Compression) -> Self {
         Self {

@@ -25,7 +25,7 @@ pub struct ActiveFaults {
 struct ActiveFault {
     fault: Fault,
     hits: AtomicU32,
-    /// When the last requests passed that a limited rate allowed.
+    /// The times of the last requests that a limited rate allowed.
     passed: Mutex<VecDeque<Instant>>,
 }
 

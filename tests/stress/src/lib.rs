@@ -16,7 +16,7 @@ pub struct Usage {
     pub fds: usize,
     /// The number of threads of any kind.
     pub threads: usize,
-    /// The number of processes that it has started and not reaped.
+    /// The number of processes that this process has started and not reaped.
     pub children: usize,
     /// The resident memory, in KiB.
     pub memory_kib: u64,

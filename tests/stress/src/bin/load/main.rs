@@ -42,7 +42,7 @@ struct Arguments {
     /// How many blobs to make.
     #[arg(long, default_value_t = 200)]
     blobs: u64,
-    /// How large each of them is; K, M and G are understood.
+    /// How large each blob is; K, M and G are understood.
     #[arg(long, default_value = "100K", value_parser = parse_size)]
     size: u64,
     /// The number of proxies: `auto`, a number, or MIN-MAX.
@@ -63,7 +63,7 @@ struct Arguments {
     /// Accept any certificate, and plain HTTP.
     #[arg(long)]
     insecure: bool,
-    /// Write the blobs into an OCI image layout there; by default, they are verified and discarded.
+    /// Write the blobs into an OCI image layout in this folder; by default, they are verified and discarded.
     #[arg(long, value_name = "FOLDER")]
     into: Option<PathBuf>,
     /// The skopeo to pull with.

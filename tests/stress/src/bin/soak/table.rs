@@ -95,8 +95,8 @@ pub(crate) struct IdleUsage {
     samples: Vec<Usage>,
 }
 
-/// How much memory may grow over the run because of the allocator: this part of the value after the first
-/// tenth, and this many KiB.
+/// How much memory may grow over the run because of the allocator: the value in the second tenth of the run, divided
+/// by the first number, plus as many KiB as the second number says.
 const MEMORY_GROWTH: (u64, u64) = (4, 8 * 1024);
 
 /// The minimum number of samples for a statement about growth.
