@@ -40,11 +40,11 @@ pub struct Workspace {
 }
 
 impl Workspace {
-    /// Makes an empty place. `program` is the folder of `files-as-skopeo`.
+    /// Makes an empty workspace. `program` is the path of the program `files-as-skopeo`.
     ///
     /// # Panics
     ///
-    /// If it can't be created.
+    /// If the workspace can't be created.
     #[must_use]
     pub fn new(program: &str) -> Self {
         let folder = tempfile::tempdir().expect("a folder");

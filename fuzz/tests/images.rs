@@ -34,7 +34,7 @@ enum Transport {
 #[derive(Debug, TypeGenerator)]
 enum Document {
     Bytes(Vec<u8>),
-    /// A correct image, except for what its parts contain, and with one thing replaced.
+    /// A correct document, except for what its parts contain. One member may be replaced.
     Plausible {
         parts: Vec<Part>,
         replaced: Option<(Key, JsonValue)>,

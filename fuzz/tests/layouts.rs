@@ -100,7 +100,7 @@ impl Where {
 }
 
 impl Damage {
-    /// Damages the layout. A damage that can't be done is left out.
+    /// Damages what is at `path`. `outside` is the target of a link that leads out of the layout.
     fn apply(&self, path: &Path, outside: &Path) -> std::io::Result<()> {
         if let Self::Cut(length) = self {
             if !fs::symlink_metadata(path)?.is_file() {
@@ -137,7 +137,8 @@ impl Damage {
     }
 }
 
-/// Makes the same files outside, as targets of links.
+/// Makes the layout, if the case has one, and the same files outside, as targets of links. Then damages the layout. A
+/// damage that can't be done is left out.
 fn prepare(workspace: &Workspace, case: &Case) {
     let [manifest, config, layer] = image();
     let marker = json!({ "imageLayoutVersion": "1.0.0" }).to_string();
@@ -236,8 +237,8 @@ fn layouts() {
         });
 }
 
-/// Checks what verifying, repairing and pruning may change: blobs disappear, and what dead pulls have left. A
-/// blob that is left is one that the index names, if all went well.
+/// Checks that verifying, repairing and pruning have changed only what they may: blobs, and what dead pulls have left,
+/// can disappear. With `assert_complete`, only blobs that the index names, directly or not, may be left.
 fn assert_maintained(
     before: &BTreeMap<String, TreeEntry>,
     after: &BTreeMap<String, TreeEntry>,
