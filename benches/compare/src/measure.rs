@@ -154,7 +154,7 @@ fn text_of(mut file: File) -> anyhow::Result<String> {
 struct Watch {
     pid: u32,
     deadline: Instant,
-    /// The processes of this one that are not the program's, if the memory of the tree is sampled.
+    /// The children of this process that do not belong to the program. `None` if the memory of the tree is not sampled.
     others: Option<BTreeSet<u32>>,
 }
 

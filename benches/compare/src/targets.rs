@@ -297,7 +297,8 @@ impl Target {
                     && self.is_at(&case.registry)
             })
             .collect();
-        // Blobs that are elsewhere are what registries do, so that is preferred if it was measured.
+        // Most registries redirect to another host for blobs, so the figures of such a registry are
+        // preferred, if there are any.
         let elsewhere = cases
             .iter()
             .filter(|case| case.registry.ends_with(ELSEWHERE));

@@ -47,8 +47,8 @@ impl Tools {
             .nth(2)
             .context("not in the repository")?
             .to_owned();
-        // The others are built separately, because their dependencies would add features to what is measured: `cip` would
-        // inflate with zlib-rs instead of the default of flate2.
+        // The others are built separately, because their dependencies would add features to what is measured: `cip`
+        // would inflate with zlib-rs instead of the default of flate2.
         let ours = [
             ["-p", "longshore", "--bin", "longshore"],
             ["-p", "test-registry", "--bin", "registry"],

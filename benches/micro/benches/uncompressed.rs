@@ -1,6 +1,6 @@
 //! The least that workload G of `benches/compare` takes: layers are inflated, hashed twice, and walked as tar archives.
-//! They are in memory. Nothing starts, waits or copies. Each step is measured with those before it, on one thread and on
-//! two, by the clock and by CPU time.
+//! They are in memory. Nothing starts, waits or copies. Each step is measured with those before it, on one thread and
+//! on two, by the clock and by CPU time.
 //!
 //! The layers are the `*.tar.gz` files in the folder that `$BENCH_LAYERS` names, or those that
 //! `tests/real-image.sh --large` makes.
