@@ -42,8 +42,8 @@ pub(crate) struct Config {
     pub(crate) diff_ids: Vec<String>,
 }
 
-/// Parses the manifest of an image: its config, its layers, its media type and its annotations. Annotations that
-/// are no text are left out.
+/// Parses the manifest of an image: its config, layers, media type, annotations, artifact type and subject. Annotations
+/// that are no text are left out, and so are an invalid artifact type and an invalid subject, which no pull needs.
 ///
 /// # Errors
 ///
@@ -71,6 +71,14 @@ pub(crate) fn manifest(raw: &[u8]) -> Result<ImageManifest> {
     }
     if let Some(annotations) = part.texts("annotations")? {
         manifest["annotations"] = Value::Object(annotations);
+    }
+    if let Ok(Some(artifact_type)) = part.text("artifactType") {
+        manifest["artifactType"] = json!(artifact_type);
+    }
+    if let Ok(Some(subject)) = part.get("subject")
+        && let Ok(subject) = subject.descriptor()
+    {
+        manifest["subject"] = subject;
     }
     serde_json::from_value(manifest).map_err(Error::decode("manifest"))
 }

@@ -39,9 +39,9 @@ impl Image {
         &self.data.manifest.source_digest
     }
 
-    /// The image's manifest, parsed: its media type, config, layers and annotations. Other fields, such as `subject`
-    /// and `artifactType`, are left out; they are in [`manifest_raw`](Self::manifest_raw). For `containers-storage:`,
-    /// the layers are the uncompressed ones that can be fetched.
+    /// The image's manifest, parsed: its media type, config, layers, annotations, artifact type and subject. An artifact
+    /// type or a subject that is not valid is left out; [`manifest_raw`](Self::manifest_raw) has everything. For
+    /// `containers-storage:`, the layers are the uncompressed ones that can be fetched.
     #[must_use]
     pub fn manifest(&self) -> &ImageManifest {
         &self.data.manifest.manifest

@@ -176,6 +176,30 @@ fn an_entry_has_a_platform_if_it_names_one() {
 }
 
 #[test]
+fn a_manifest_has_its_artifact_type_and_its_subject() {
+    let of = |fields: Value| {
+        let mut document = json!({ "config": descriptor('c', 1), "layers": [] });
+        let object = document.as_object_mut().expect("an object");
+        object.extend(fields.as_object().expect("an object").clone());
+        let manifest = manifest(document.to_string().as_bytes()).expect("a manifest");
+        let artifact_type = manifest.artifact_type().as_ref().map(ToString::to_string);
+        let subject = manifest.subject().as_ref();
+        (artifact_type, subject.map(|of| of.digest().to_string()))
+    };
+    let both = json!({ "artifactType": "application/x", "subject": descriptor('a', 7) });
+    let expected = (Some("application/x".to_owned()), Some(digest('a')));
+    assert_eq!(of(both), expected);
+    // What no pull needs stops no pull.
+    for wrong in [
+        json!({}),
+        json!({ "artifactType": 7, "subject": 7 }),
+        json!({ "artifactType": null, "subject": { "digest": "x" } }),
+    ] {
+        assert_eq!(of(wrong.clone()), (None, None), "{wrong}");
+    }
+}
+
+#[test]
 fn a_subject_is_found_where_there_is_one() {
     let subject = |text: String| {
         let found = subject(text.as_bytes());
