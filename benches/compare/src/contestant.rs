@@ -200,15 +200,20 @@ impl Contestant {
         }
     }
 
-    /// What is on disk for certain, as soon as the contestant has pulled an image.
-    pub(crate) fn durable(&self) -> &'static str {
-        match self {
-            Self::AtOnce { contestant, .. } => contestant.durable(),
-            Self::Longshore { .. } => "each blob, the index",
-            Self::Skopeo(_) => "each blob",
-            Self::Umoci(_) => "each blob, no file",
-            Self::Crane | Self::Oras(_) | Self::Cip { .. } => "nothing",
-            Self::Bare(_) => "–",
+    /// A description for readers of the tables: what is on disk for certain after these tasks.
+    pub(crate) fn durable(&self, tasks: &[Task]) -> String {
+        self.for_each(tasks, |task| self.durable_after(task).into())
+    }
+
+    fn durable_after(&self, task: Task) -> &'static str {
+        match (self, task) {
+            (Self::AtOnce { contestant, .. }, _) => contestant.durable_after(task),
+            (Self::Longshore { .. }, Task::Pull) => "each blob, the index",
+            (Self::Skopeo(_), _) => "each blob",
+            (Self::Umoci(_), _) => "each blob, no file",
+            (Self::Longshore { .. }, Task::Walk)
+            | (Self::Crane | Self::Oras(_) | Self::Cip { .. }, _) => "nothing",
+            (Self::Bare(_), _) => "–",
         }
     }
 
@@ -327,16 +332,24 @@ impl Contestant {
 
     /// A description for readers of the tables: what is run for each of these tasks.
     pub(crate) fn explanation(&self, tasks: &[Task]) -> String {
-        let explain = |task: &Task| match task {
+        self.for_each(tasks, |task| match task {
             Task::Pull => self.how_it_pulls(),
             Task::Walk => self.how_it_walks(),
-        };
+        })
+    }
+
+    /// What `describe` says about each of these tasks, once if it says the same about both. A contestant that can't do
+    /// one of them is described for the last one.
+    fn for_each(&self, tasks: &[Task], describe: impl Fn(Task) -> String) -> String {
         match tasks {
             [Task::Pull, Task::Walk] if self.obstacle(Task::Pull, RAW_BLOBS).is_none() => {
-                let (pulls, walks) = (explain(&Task::Pull), explain(&Task::Walk));
-                format!("{pulls}; in G: {walks}")
+                let (pull, walk) = (describe(Task::Pull), describe(Task::Walk));
+                if pull == walk {
+                    return pull;
+                }
+                format!("{pull}; in G: {walk}")
             }
-            _ => tasks.last().map_or(String::new(), explain),
+            _ => tasks.last().copied().map_or(String::new(), describe),
         }
     }
 
@@ -568,5 +581,19 @@ mod tests {
             explain("umoci:2", &[Task::Pull, Task::Walk]),
             "skopeo copy --image-parallel-copies 2, then umoci raw unpack"
         );
+    }
+
+    #[test]
+    fn what_is_durable_depends_on_the_task() {
+        let durable = |name: &str, tasks: &[Task]| {
+            let contestant: Contestant = name.parse().unwrap();
+            contestant.durable(tasks)
+        };
+        let both = [Task::Pull, Task::Walk];
+        let all = "each blob, the index; in G: nothing";
+        assert_eq!(durable("longshore", &both), all);
+        assert_eq!(durable("longshore", &[Task::Walk]), "nothing");
+        assert_eq!(durable("crane", &both), "nothing");
+        assert_eq!(durable("umoci", &both), "each blob, no file");
     }
 }

@@ -17,10 +17,20 @@ pub(crate) struct Report {
     pub(crate) machine: Vec<String>,
     /// The versions of the contestants.
     pub(crate) versions: Vec<String>,
-    /// The name of each contestant in the tables, and its description.
-    pub(crate) contestants: Vec<(String, String)>,
+    pub(crate) contestants: Vec<Described>,
     /// The measured pulls.
     pub(crate) samples: Vec<Sample>,
+}
+
+/// A contestant, described for readers of the tables.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Described {
+    /// The name in the tables.
+    pub(crate) name: String,
+    /// What is run.
+    pub(crate) explanation: String,
+    /// What is on disk for certain after a run.
+    pub(crate) durable: String,
 }
 
 /// The measurements of one pull.
@@ -173,7 +183,7 @@ impl Report {
 
     /// The names of the contestants.
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
-        self.contestants.iter().map(|(name, _)| name.as_str())
+        self.contestants.iter().map(|one| one.name.as_str())
     }
 }
 
@@ -217,9 +227,11 @@ pub(crate) mod tests {
     pub(crate) fn report(case: &Case, times: &[(&str, &[f64])]) -> Report {
         let mut report = Report::default();
         for (name, times) in times {
-            report
-                .contestants
-                .push(((*name).into(), "a program".into()));
+            report.contestants.push(Described {
+                name: (*name).into(),
+                explanation: "a program".into(),
+                durable: "nothing".into(),
+            });
             for (round, wall) in times.iter().enumerate() {
                 report.samples.push(Sample {
                     case: case.clone(),

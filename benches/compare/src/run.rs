@@ -12,7 +12,7 @@ use crate::check::check;
 use crate::contestant::{Contestant, How};
 use crate::measure::{Measured, Watching};
 use crate::registry::{Kind, Registry, Trust};
-use crate::results::{Case, Report, Sample};
+use crate::results::{Case, Described, Report, Sample};
 use crate::table::name_of;
 use crate::tools::Tools;
 use crate::workload::{Made, Task, Workload};
@@ -147,13 +147,17 @@ impl Run {
                 .flat_map(|task| skopeos.iter().map(move |with| (task, with)));
             all.any(|(task, with)| one.obstacle(*task, &with.protocol).is_none())
         });
-        let explain = |one: &Contestant| (one.to_string(), one.explanation(&tasks));
+        let describe = |one: &Contestant| Described {
+            name: one.to_string(),
+            explanation: one.explanation(&tasks),
+            durable: one.durable(&tasks),
+        };
         let mut report = Report {
             command: std::env::args().skip(1).collect(),
             started: SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs(),
             machine: machine::describe(&work.folder)?,
             versions: Tools::versions(&skopeos),
-            contestants: contestants.iter().map(explain).collect(),
+            contestants: contestants.iter().map(describe).collect(),
             samples: Vec::new(),
         };
         for workload in &self.workloads {

@@ -2,7 +2,6 @@
 
 use std::fmt::Write;
 
-use crate::contestant::Contestant;
 use crate::results::{Case, Report, Sample, Spread, Summary};
 
 /// Formats the whole report. Ratios refer to the contestant `against`.
@@ -28,11 +27,10 @@ fn preamble(out: &mut String, report: &Report) {
 
 /// A table of the contestants, what each runs, and what it makes durable.
 pub(crate) fn contestants(out: &mut String, report: &Report) {
-    line(out, "| contestant | is | is durable after a pull |");
+    line(out, "| contestant | is | is durable after a run |");
     line(out, "| --- | --- | --- |");
-    for (name, explanation) in &report.contestants {
-        let parsed: Result<Contestant, _> = name.parse();
-        let durable = parsed.map_or("unknown", |contestant| contestant.durable());
+    for one in &report.contestants {
+        let (name, explanation, durable) = (&one.name, &one.explanation, &one.durable);
         line(out, &format!("| {name} | {explanation} | {durable} |"));
     }
 }
