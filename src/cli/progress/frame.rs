@@ -101,7 +101,12 @@ fn counts(progress: &Progress, subject: &str) -> String {
         let ending = if progress.retries == 1 { "y" } else { "ies" };
         parts.push(format!("{} retr{ending}", progress.retries));
     }
-    format!("       {}  {subject}", parts.join(", "))
+    let counts = parts.join(", ");
+    // The subject of several requests is only their number, which the counts have.
+    if progress.requested > 1 {
+        return format!("       {counts}");
+    }
+    format!("       {counts}  {subject}")
 }
 
 /// The lines about what the pull waits for, besides the blobs in flight.
@@ -240,7 +245,7 @@ mod tests {
         let lines = frame(&many, "24 images", Duration::from_secs(2), WIDE);
         assert_eq!(
             lines[1],
-            "       3 of 24 images, 1 failed, 1 of 4 layers, 2 retries  24 images"
+            "       3 of 24 images, 1 failed, 1 of 4 layers, 2 retries"
         );
     }
 
