@@ -1,6 +1,5 @@
 //! A small world: the real scheduler, with proxies and a registry that do what a step says.
 
-use std::collections::hash_map::DefaultHasher;
 use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::hash::{Hash, Hasher};
 use std::time::{Duration, Instant};
@@ -512,8 +511,57 @@ impl World {
     }
 
     pub(super) fn key(&self) -> u64 {
-        let mut hasher = DefaultHasher::new();
+        let mut hasher = FoldHasher::default();
         self.hash(&mut hasher);
         hasher.finish()
+    }
+}
+
+/// A hasher that is fast without optimisation: one multiplication for each number. Each world is hashed many times.
+#[derive(Default)]
+struct FoldHasher(u64);
+
+impl FoldHasher {
+    #[expect(clippy::cast_possible_truncation, reason = "both halves are used")]
+    fn fold(&mut self, number: u64) {
+        /// The fraction of the golden ratio, as a number with 64 bits.
+        const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
+        let product = u128::from(self.0 ^ number ^ FACTOR) * u128::from(FACTOR);
+        let halves = [product as u64, (product >> 64) as u64];
+        self.0 = (halves[0] ^ halves[1]).wrapping_add(FACTOR);
+    }
+}
+
+impl Hasher for FoldHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        for part in bytes.chunks(8) {
+            let mut number = [0; 8];
+            number[..part.len()].copy_from_slice(part);
+            self.fold(u64::from_le_bytes(number));
+        }
+    }
+
+    fn write_u8(&mut self, number: u8) {
+        self.fold(number.into());
+    }
+
+    fn write_u32(&mut self, number: u32) {
+        self.fold(number.into());
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        self.fold(number);
+    }
+
+    fn write_usize(&mut self, number: usize) {
+        self.fold(number as u64);
+    }
+
+    fn write_isize(&mut self, number: isize) {
+        self.fold(number.cast_unsigned() as u64);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
     }
 }
