@@ -14,6 +14,7 @@ use tokio::time::timeout;
 use super::children::Children;
 use super::say::{flush_stderr, say_last};
 use super::signals::{Signal, Signals};
+use super::stop;
 
 /// How long to wait at the end until the message about a signal has been written. Perhaps nobody reads stderr.
 pub(super) const LAST_MESSAGE_TIMEOUT: Duration = Duration::from_millis(200);
@@ -45,6 +46,7 @@ pub(super) fn watch(
     thread.spawn(move || {
         runtime.block_on(async {
             let mut signals = Signals::listen();
+            tokio::spawn(stop::watch());
             // There is room for the only message.
             let _ = listening.send(());
             let signal = signals.next().await;

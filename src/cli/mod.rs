@@ -33,6 +33,7 @@ mod say;
 mod screen;
 mod secret;
 mod signals;
+mod stop;
 mod task;
 mod temporary_folder;
 mod timeline;

@@ -115,13 +115,13 @@ async fn print_bytes(bytes: Vec<u8>) -> Result<(), Failure> {
 
 /// A guard: until it is dropped, the picture of progress is not on the terminal.
 #[derive(Debug)]
-struct HidePictureGuard {
+pub(crate) struct HidePictureGuard {
     has_hidden: bool,
 }
 
 impl HidePictureGuard {
     /// Hides the picture, if there is one. Blocks until that is done.
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut has_hidden = false;
         if let Some(writer) = Writer::get()
             && writer.has_shown()

@@ -3,7 +3,9 @@
 
 use unicode_width::UnicodeWidthStr;
 
-/// The picture that is drawn below the lines that stay.
+/// The picture that is drawn below the lines that stay. Between two pictures, the cursor is in its first row: a
+/// terminal that loses rows then cuts the picture at its end, and moves nothing of it into its history, from where it
+/// would come back.
 #[derive(Debug, Default)]
 pub(super) struct Screen {
     lines: Vec<String>,
@@ -24,11 +26,10 @@ impl Screen {
             .lines
             .iter()
             .map(|line| line.width().div_ceil(columns.max(1)).max(1));
-        // What has left the terminal at its top can't be reached.
-        let up = taken.sum::<usize>().min(rows.saturating_sub(1));
+        // There are no rows below the last one of the terminal.
+        let down = taken.sum::<usize>().min(rows).saturating_sub(1);
         // The rows are erased one by one, because some terminals move a screen that is erased as a whole into their history.
-        // The row of the cursor is erased, too, because it may show a key that was pressed.
-        format!("\r\x1b[2K{}", "\x1b[A\x1b[2K".repeat(up))
+        format!("\r\x1b7\x1b[2K{}\x1b8", "\x1b[B\x1b[2K".repeat(down))
     }
 
     /// Returns the text that draws these lines. The picture that was there must have been erased.
@@ -42,10 +43,12 @@ impl Screen {
         self.lines = lines;
     }
 
-    /// Returns the text that draws the last picture.
+    /// Returns the text that draws the last picture. The cursor is then in its first row.
     pub(super) fn redraw(&mut self) -> String {
         self.is_drawn = !self.lines.is_empty();
-        self.lines.iter().flat_map(|line| [line, "\n"]).collect()
+        let up = self.lines.len().saturating_sub(1);
+        let back = if self.is_drawn { "\r" } else { "" };
+        self.lines.join("\n") + back + &"\x1b[A".repeat(up)
     }
 
     /// Forgets the picture, so that it is not drawn any more.
@@ -62,20 +65,24 @@ mod tests {
         ["12345678", "1234", ""].map(str::to_owned).to_vec()
     }
 
+    const DRAWN: &str = "12345678\n1234\n\r\x1b[A\x1b[A";
+
+    /// The text that erases this many rows below the first one, too.
     fn erased(rows: usize) -> String {
-        format!("\r\x1b[2K{}", "\x1b[A\x1b[2K".repeat(rows))
+        format!("\r\x1b7\x1b[2K{}\x1b8", "\x1b[B\x1b[2K".repeat(rows))
     }
 
     #[test]
     fn what_was_drawn_is_erased() {
         let mut screen = Screen::default();
         assert_eq!(screen.erase(80, 24), "");
-        assert_eq!(screen.draw(lines()), "12345678\n1234\n\n");
-        assert_eq!(screen.erase(80, 24), erased(3));
+        assert_eq!(screen.draw(lines()), DRAWN);
+        assert_eq!(screen.erase(80, 24), erased(2));
         assert_eq!(screen.erase(80, 24), "", "it is erased once");
-        assert_eq!(screen.redraw(), "12345678\n1234\n\n");
+        assert_eq!(screen.redraw(), DRAWN);
         screen.clear();
         assert_eq!(screen.redraw(), "");
+        assert_eq!(screen.draw(vec!["one".into()]), "one\r");
     }
 
     #[test]
@@ -85,14 +92,14 @@ mod tests {
         let _ = screen.erase(80, 24);
         screen.set(lines());
         assert_eq!(screen.erase(80, 24), "", "nothing is there");
-        assert_eq!(screen.redraw(), "12345678\n1234\n\n");
+        assert_eq!(screen.redraw(), DRAWN);
     }
 
     #[test]
     fn a_terminal_that_has_become_narrower_has_broken_the_lines() {
         let mut screen = Screen::default();
         let _ = screen.draw(lines());
-        assert_eq!(screen.erase(4, 24), erased(4));
+        assert_eq!(screen.erase(4, 24), erased(3));
         let _ = screen.redraw();
         assert_eq!(screen.erase(4, 3), erased(2));
         let _ = screen.redraw();

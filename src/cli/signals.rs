@@ -1,4 +1,4 @@
-//! The signals that ask the command to end.
+//! The signals that ask the command to end or to stop.
 
 use std::fs;
 use std::future::poll_fn;
@@ -46,8 +46,10 @@ impl Signals {
     /// Sets the handlers of `SIGINT` (Ctrl-C), `SIGTERM` and `SIGHUP` (closed terminal). A signal that was ignored when
     /// this process was started (`nohup`, `trap '' INT`) stays ignored.
     pub(crate) fn listen() -> Self {
-        let ignored = fs::read_to_string("/proc/self/status").map_or(0, |status| ignored(&status));
-        let handled = ALL.into_iter().filter(|signal| !signal.is_in(ignored));
+        let ignored = ignored_at_start();
+        let handled = ALL
+            .into_iter()
+            .filter(|signal| !is_in(signal.kind, ignored));
         // Without a handler, a signal has its default effect.
         let handlers = handled.filter_map(|of| Some((of, signal(of.kind).ok()?)));
         Self(handlers.collect())
@@ -67,11 +69,24 @@ impl Signals {
     }
 }
 
-impl Signal {
-    fn is_in(self, mask: u64) -> bool {
-        let bit = u32::try_from(self.kind.as_raw_value() - 1).unwrap_or(u32::MAX);
-        mask.checked_shr(bit).unwrap_or(0) & 1 == 1
+/// Sets a handler of `SIGTSTP` (Ctrl-Z), which then no longer stops the process. `None` if the signal was ignored when
+/// this process was started.
+pub(super) fn listen_for_stop() -> Option<unix::Signal> {
+    let stop = SignalKind::from_raw(nix::sys::signal::Signal::SIGTSTP as i32);
+    if is_in(stop, ignored_at_start()) {
+        return None;
     }
+    signal(stop).ok()
+}
+
+fn is_in(kind: SignalKind, mask: u64) -> bool {
+    let bit = u32::try_from(kind.as_raw_value() - 1).unwrap_or(u32::MAX);
+    mask.checked_shr(bit).unwrap_or(0) & 1 == 1
+}
+
+/// The signals that this process ignores. Called before handlers are set.
+fn ignored_at_start() -> u64 {
+    fs::read_to_string("/proc/self/status").map_or(0, |status| ignored(&status))
 }
 
 /// The ignored signals, one bit each; the lowest bit is signal 1 (proc(5), `SigIgn`).

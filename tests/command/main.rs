@@ -38,6 +38,7 @@ mod pull;
 mod real_image;
 mod signatures;
 mod streams;
+mod terminal;
 mod timeline;
 mod usage;
 mod verify;

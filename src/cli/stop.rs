@@ -1,0 +1,30 @@
+//! Stops the command on Ctrl-Z without the picture of progress, which would be in the way of the shell's lines.
+
+use std::io::{self, IsTerminal};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tokio::task::spawn_blocking;
+use tokio::time::timeout;
+
+use super::ending::LAST_MESSAGE_TIMEOUT;
+use super::say::HidePictureGuard;
+use super::signals::listen_for_stop;
+
+/// Handles Ctrl-Z if stderr is a terminal: takes the picture away, stops the process, and draws the picture again when
+/// the process goes on. Never returns if Ctrl-Z is handled.
+pub(super) async fn watch() {
+    if !io::stderr().is_terminal() {
+        return;
+    }
+    let Some(mut signals) = listen_for_stop() else {
+        return;
+    };
+    while signals.recv().await.is_some() {
+        // A terminal that takes no text must not keep the process from stopping.
+        let hidden = timeout(LAST_MESSAGE_TIMEOUT, spawn_blocking(HidePictureGuard::new)).await;
+        // This process may stop itself. It goes on from here.
+        let _ = kill(Pid::this(), Signal::SIGSTOP);
+        drop(hidden);
+    }
+}
