@@ -56,6 +56,7 @@ impl Unit {
         };
         let workers = Arc::new(Workers {
             unit: self,
+            _in_use: proxy.count_user(),
             proxy,
             slot: Arc::new(Semaphore::new(1)),
             quiet: watch::Sender::new(0),
@@ -107,12 +108,14 @@ struct BlobAnswer {
 struct Workers {
     unit: Unit,
     proxy: ImageProxy,
+    /// Counts this unit as a user of the proxy.
+    _in_use: Arc<()>,
     /// The slot: a semaphore with one permit. The worker that has the permit may ask the proxy.
     slot: Arc<Semaphore>,
     /// The number of workers whose blob was quiet at least once and is not handled yet.
     quiet: watch::Sender<usize>,
     /// Becomes `true` when there will be no more tasks, and only workers with quiet blobs are left, so that a call of
-    /// one of them may block the connection.
+    /// one of them may block the connection. Stays `false` while another unit uses the proxy, too.
     is_free: watch::Sender<bool>,
 }
 
@@ -146,6 +149,7 @@ impl Workers {
         let mut quiet = self.quiet.subscribe();
         loop {
             let are_quiet = *quiet.borrow_and_update() >= workers.len();
+            let are_quiet = are_quiet && !self.proxy.has_several_users();
             self.is_free.send_if_modified(|is_free| {
                 let becomes_free = are_quiet && !*is_free;
                 *is_free |= are_quiet;

@@ -292,6 +292,8 @@ impl Actor {
     /// Accepts no more requests, because a call is to be sent that can block the connection. The connection ends when
     /// its last blob has ended. The error is one after which callers use another proxy.
     fn give_up(&mut self) {
+        // This comes first: a caller who finds the inbox closed reads it.
+        self.closed.send_replace(Some(Error::Disconnected));
         self.inbox.close();
         while let Ok(request) = self.inbox.try_recv() {
             request.refuse(&Error::Disconnected);
@@ -299,7 +301,6 @@ impl Actor {
         for caller in self.session.drain_requests() {
             caller.answer(Err(Error::Disconnected));
         }
-        self.closed.send_replace(Some(Error::Disconnected));
         let until = deadline_after(Instant::now(), self.shutdown_timeout);
         self.phase.inbox_ended(until);
     }
@@ -346,8 +347,10 @@ impl Actor {
             data,
             guard: ReleaseGuard::new(held, self.release_tx.clone()),
         };
-        // The actor drops its own lease only when all requests are answered.
-        let lease = || self.lease.clone().ok_or(Error::Closed);
+        // The actor drops its own lease when all requests are answered, or when the answer has taken too long. In the
+        // second case, a connection that was given up has its own error, after which callers use another proxy.
+        let closed = || self.closed.borrow().clone().unwrap_or(Error::Closed);
+        let lease = || self.lease.clone().ok_or_else(closed);
         Ok(match grant {
             Grant::Done => Granted::Done,
             Grant::Version(version) => Granted::Version(version),

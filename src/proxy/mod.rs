@@ -82,6 +82,8 @@ struct Shared {
     closed: watch::Receiver<Option<Error>>,
     /// The runtime in which the actor runs.
     runtime: Handle,
+    /// Cloned for each unit that uses the proxy.
+    users: Arc<()>,
 }
 
 impl ImageProxy {
@@ -95,6 +97,17 @@ impl ImageProxy {
 
     pub(crate) fn is_expendable(&self) -> bool {
         self.is_expendable
+    }
+
+    /// Counts one more user, until the returned value is dropped.
+    pub(crate) fn count_user(&self) -> Arc<()> {
+        Arc::clone(&self.shared.users)
+    }
+
+    /// Whether several users are counted. Two pulls of one image can have the same proxy.
+    pub(crate) fn has_several_users(&self) -> bool {
+        // One is the proxy itself.
+        Arc::strong_count(&self.shared.users) > 2
     }
 
     /// Whether this proxy checks the signature policy: from protocol 0.2.6 on (skopeo 1.13). An older proxy accepts

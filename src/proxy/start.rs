@@ -176,6 +176,7 @@ impl ImageProxy {
                 options,
                 closed,
                 runtime: Handle::current(),
+                users: Arc::default(),
             }),
         })
     }

@@ -1,8 +1,12 @@
 //! The limits on what a registry can demand of this machine and of its user's time.
 
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
-use longshore::{BlobError, ConnectionOptions, Error, EventKind, FetchOptions, Fetcher};
+use longshore::{
+    BlobError, ConnectionOptions, Error, EventKind, FetchOptions, Fetcher, Layer, LayerReader,
+    Proxies, Result,
+};
 use test_registry::image::write_index;
 use test_registry::server::{Options, Registry};
 use test_support::leaks::run;
@@ -63,6 +67,40 @@ fn a_blob_that_pauses_may_take_longer_than_the_call_timeout() {
             outcome.result.expect(protocol);
         }
     });
+}
+
+/// Two fetches from one image share its proxy. Before protocol 0.2.8, the quiet blob of the one must not block the other.
+#[test]
+#[ignore = "needs skopeo"]
+fn a_quiet_blob_does_not_block_another_fetch_from_its_image() {
+    run(async {
+        for protocol in tools::SKOPEOS {
+            let served = Served::new(2, 50_000).faults(&["blob#0:gap=4s", "blob#1:ttfb=3s"]);
+            let one = Proxies::Fixed(NonZeroUsize::MIN);
+            let options = FetchOptions::default().proxies(one).retry(retries(0));
+            let fetcher = Fetcher::new(config(protocol), options).await.unwrap();
+            let image = fetcher.open(&served.reference()).await.unwrap();
+            let fetch = |layer: usize| {
+                let (fetcher, image) = (fetcher.clone(), image.clone());
+                async move {
+                    let layers = &image.layers()[layer..=layer];
+                    fetcher.for_each_of(&image, layers, size_of).await
+                }
+            };
+            let both = async { tokio::join!(fetch(0), fetch(1)) };
+            let (quiet, late) = within_bound(Box::pin(both)).await;
+            assert!(
+                quiet.is_ok() && late.is_ok(),
+                "{protocol}: {quiet:?} {late:?}"
+            );
+        }
+    });
+}
+
+async fn size_of(_: Layer, mut reader: LayerReader) -> Result<u64> {
+    tokio::io::copy(&mut reader, &mut tokio::io::sink())
+        .await
+        .map_err(Error::handler)
 }
 
 /// Before protocol 0.2.8, only the answer to `FinishPipe` tells that a transfer broke off. This call blocks a proxy, so

@@ -20,8 +20,8 @@ use crate::time::{deadline_after, timeout};
 /// lost: the transfer goes on.
 const QUIET_AFTER: Duration = Duration::from_secs(1);
 
-/// How long the proxy may take for its answer to an early call after all bytes were read. They have been checked, so
-/// only the proxy's own check is missing.
+/// How long the proxy may take for its answer after all bytes were read, if the call was sent early, or may have to wait
+/// for the early call of another blob. The bytes have been checked, so only the proxy's own check is missing.
 const ANSWER_WAIT: Duration = Duration::from_secs(10);
 
 /// What a quiet blob tells its worker, and what it waits for.
@@ -50,8 +50,11 @@ enum Early {
     Never,
     /// The blob has not been quiet.
     NotQuiet(QuietWatch),
-    /// The blob was quiet. The future ends when only quiet blobs need the connection.
-    WasQuiet(Pin<Box<dyn Future<Output = ()> + Send + Sync>>),
+    /// The blob was quiet. The future ends when only quiet blobs need the connection, which the receiver tells, too.
+    WasQuiet(
+        Pin<Box<dyn Future<Output = ()> + Send + Sync>>,
+        watch::Receiver<bool>,
+    ),
     /// The call may be sent while the blob is quiet.
     Allowed,
     /// The call is sent.
@@ -65,7 +68,7 @@ impl fmt::Debug for Early {
         f.write_str(match self {
             Self::Never => "Never",
             Self::NotQuiet(_) => "NotQuiet",
-            Self::WasQuiet(_) => "WasQuiet",
+            Self::WasQuiet(..) => "WasQuiet",
             Self::Allowed => "Allowed",
             Self::Sent(_) => "Sent",
             Self::Succeeded => "Succeeded",
@@ -100,8 +103,8 @@ impl FinishPipe {
                     ready!(self.poll_quiet(since, cx));
                     self.tell_quiet();
                 }
-                Early::WasQuiet(is_free) => {
-                    ready!(is_free.as_mut().poll(cx));
+                Early::WasQuiet(becomes_free, _) => {
+                    ready!(becomes_free.as_mut().poll(cx));
                     self.early = Early::Allowed;
                 }
                 Early::Allowed => {
@@ -137,18 +140,17 @@ impl FinishPipe {
         let Early::NotQuiet(watch) = std::mem::replace(&mut self.early, Early::Never) else {
             return;
         };
-        let QuietWatch {
-            is_quiet,
-            mut is_free,
-        } = watch;
+        let QuietWatch { is_quiet, is_free } = watch;
         // The worker may be gone.
         let _ = is_quiet.send(());
-        self.early = Early::WasQuiet(Box::pin(async move {
-            if is_free.wait_for(|is_free| *is_free).await.is_err() {
+        let mut awaited = is_free.clone();
+        let becomes_free = Box::pin(async move {
+            if awaited.wait_for(|is_free| *is_free).await.is_err() {
                 // The unit is gone, and so is this blob, soon.
                 std::future::pending::<()>().await;
             }
-        }));
+        });
+        self.early = Early::WasQuiet(becomes_free, is_free);
     }
 
     /// Returns a future of the proxy's report on the blob, if the call was sent early and is still unanswered. `None`
@@ -173,14 +175,22 @@ impl FinishPipe {
 
     /// Finishes the pipe, unless that was done early. Returns the proxy's answer, and the guard.
     pub(super) fn finish(mut self) -> (Answer, ReleaseGuard) {
+        let may_be_blocked = match &self.early {
+            Early::Allowed => true,
+            Early::WasQuiet(_, is_free) => *is_free.borrow(),
+            _ => false,
+        };
         let answer: Answer = match self.early {
-            Early::Sent(answer) => Box::pin(async {
-                let answer = timeout(ANSWER_WAIT, answer).await;
-                answer.unwrap_or(Err(Error::Closed))
-            }),
+            Early::Sent(answer) => Box::pin(within_answer_wait(answer)),
             Early::Succeeded => Box::pin(async { Ok(()) }),
+            _ if may_be_blocked => Box::pin(within_answer_wait(self.guard.release())),
             _ => Box::pin(self.guard.release()),
         };
         (answer, self.guard)
     }
+}
+
+async fn within_answer_wait(answer: impl Future<Output = Result<()>>) -> Result<()> {
+    let answer = timeout(ANSWER_WAIT, answer).await;
+    answer.unwrap_or(Err(Error::Closed))
 }
