@@ -78,7 +78,10 @@ fn a_quiet_blob_does_not_block_another_fetch_from_its_image() {
             let served = Served::new(2, 50_000).faults(&["blob#0:gap=4s", "blob#1:ttfb=3s"]);
             let one = Proxies::Fixed(NonZeroUsize::MIN);
             let options = FetchOptions::default().proxies(one).retry(retries(0));
-            let fetcher = Fetcher::new(config(protocol), options).await.unwrap();
+            let mut config = config(protocol);
+            config.connection =
+                ConnectionOptions::default().shutdown_timeout(Duration::from_millis(500));
+            let fetcher = Fetcher::new(config, options).await.unwrap();
             let image = fetcher.open(&served.reference()).await.unwrap();
             let fetch = |layer: usize| {
                 let (fetcher, image) = (fetcher.clone(), image.clone());

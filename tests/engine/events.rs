@@ -443,3 +443,29 @@ fn a_missing_image_does_not_end_the_events() {
         while within_bound(stream.recv()).await.is_some() {}
     });
 }
+
+/// The proxies that were started while the image was opened have answered, but nobody has asked the engine for it.
+#[test]
+#[ignore = "needs skopeo"]
+fn an_image_that_was_open_for_long_is_pulled_without_a_lower_limit() {
+    run(async {
+        let far = Options {
+            ttfb: Duration::from_millis(100),
+            ..Options::default()
+        };
+        let served = Served::slow(30, 1000, far);
+        let (events, mut stream) = Events::channel();
+        let fetcher = Fetcher::new(config("0.2.8"), options()).await.unwrap();
+        let fetcher = fetcher.with_events(events);
+        let image = fetcher.open(&served.reference()).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        within_bound(Box::pin(fetcher.pull(&image, Discard)))
+            .await
+            .unwrap();
+        drop((image, fetcher));
+        while let Some(event) = stream.recv().await {
+            let is_limit = matches!(event.kind, EventKind::RegistryThrottled { .. });
+            assert!(!is_limit, "{event:?}");
+        }
+    });
+}

@@ -41,6 +41,9 @@ use crate::time::sleep_until_opt;
 /// for a unit, so there is no deadlock.
 const REPORTS: usize = 256;
 
+/// The maximum delay of a decision that is not taken for a time in which nobody asked for one.
+const MAX_DELAY: Duration = Duration::from_millis(100);
+
 /// The result of the engine's work on an image.
 #[derive(Debug)]
 pub(super) enum Outcome {
@@ -96,6 +99,9 @@ pub(super) struct Engine {
     tally: Pulled,
     reports: mpsc::Sender<Report>,
     reported: mpsc::Receiver<Report>,
+    /// The time at which the scheduler has to decide again, if no report comes before. Later than this, nobody has asked
+    /// the engine for its next outcome, or the process was stopped.
+    due: Option<Instant>,
     end: End,
     /// Tells when no handler is at work. `None` if there is no handler.
     idle: Option<Idle>,
@@ -144,6 +150,7 @@ impl Engine {
             tally: Pulled::default(),
             reports,
             reported,
+            due: None,
             end: End::new(),
             idle: None,
             runtime: Handle::current().id(),
@@ -223,11 +230,14 @@ impl Engine {
     /// If the future is dropped early, no outcome is lost.
     pub(super) async fn next(&mut self) -> Outcome {
         loop {
+            self.catch_up();
             self.carry_out();
             if let Some(outcome) = self.outcomes.pop_front() {
+                self.due = Some(Instant::now());
                 return outcome;
             }
             let wake = self.scheduler.wake(Instant::now());
+            self.due = wake;
             tokio::select! {
                 Some(report) = self.reported.recv() => self.handle_report(report),
                 Some(ended) = self.unit_tasks.join_next_with_id() => self.unit_ended(ended),
@@ -240,6 +250,20 @@ impl Engine {
                 () = sleep_until_opt(wake.map(Into::into)) => {}
             }
         }
+    }
+
+    /// Handles the reports that have waited while nobody asked for an outcome. The calls that were under way in this
+    /// time do not count as late because of it.
+    fn catch_up(&mut self) {
+        let now = Instant::now();
+        let missed = self.due.map(|due| now.saturating_duration_since(due));
+        let Some(missed) = missed.filter(|missed| *missed > MAX_DELAY) else {
+            return;
+        };
+        while let Ok(report) = self.reported.try_recv() {
+            self.handle_report(report);
+        }
+        self.scheduler.skip_time(missed);
     }
 
     fn carry_out(&mut self) {

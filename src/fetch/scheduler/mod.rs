@@ -501,6 +501,14 @@ impl<E: Clone> Scheduler<E> {
         self.actions.pop_front()
     }
 
+    /// Takes note that nobody has called [`next`](Self::next) for this time. The calls that were under way are not late
+    /// because of it: their answers may have waited.
+    pub(super) fn skip_time(&mut self, time: Duration) {
+        for unit in self.units.values_mut() {
+            unit.skip_time(time);
+        }
+    }
+
     /// When to call [`next`](Self::next) again if there is no report before. `None` if no image is left
     /// to fetch.
     pub(super) fn wake(&self, now: Instant) -> Option<Instant> {

@@ -213,7 +213,8 @@ impl<E: Clone> Scheduler<E> {
         }
     }
 
-    /// Gives up a blob at a source. Images of other sources may still get it.
+    /// Gives up a blob at a source. Images of other sources may still get it. `None` is a source whose images are all
+    /// forgotten.
     fn blob_given_up(
         &mut self,
         blob: BlobId,
@@ -224,7 +225,7 @@ impl<E: Clone> Scheduler<E> {
         let images = self.blobs.get(blob).map(|blob| blob.images.clone());
         for image in images.unwrap_or_default() {
             let of_image = self.images.get(&image).map(|image| image.source);
-            if source.is_none() || of_image == source {
+            if source.is_some() && of_image == source {
                 self.fail(image, error, tries);
             }
         }

@@ -315,3 +315,48 @@ fn a_registry_that_throttles_is_reported_if_fewer_units_ask_it_from_then_on() {
         assert_eq!(script.limits, expected, "{units} units");
     }
 }
+
+/// The only image of a repository fails while one of its blobs is fetched. The blob is wrong, but the other repository
+/// was not asked for it.
+#[test]
+fn a_blob_of_a_forgotten_repository_fails_no_image_of_another_one() {
+    let mut script = Script::new();
+    script.scheduler.settings.retry = RetryPolicy::default().retries(0);
+    let host = script.host();
+    let (unit, first) = script.open(host, "one", &[1]);
+    script.carry_out();
+    let (_, task) = script.given[0];
+    let (_, second) = script.open(host, "two", &[1]);
+    script.carry_out();
+    script.scheduler.answered(unit, task, MS(1), script.now);
+    script.scheduler.forget(first);
+    let moment = (script.now, 1.0);
+    let broken = FailureKind::Broken("wrong");
+    script.scheduler.failed(unit, task, broken, moment);
+    script.given.clear();
+    script.carry_out();
+    assert!(script.failed.is_empty(), "{:?}", script.failed);
+    script.run_for(Duration::from_secs(2), |_, _| None);
+    assert_eq!(script.fetched, [second]);
+}
+
+/// A program opens an image, and fetches it later. The answers of that time have waited.
+#[test]
+fn an_image_that_was_open_for_long_is_fetched_without_a_lower_limit() {
+    let mut script = Script::new();
+    let host = script.host_of(16);
+    for blob in 0..8 {
+        script.open(host, "a", &[blob]);
+    }
+    script.carry_out();
+    assert!(script.given.len() >= 8);
+    let pause = Duration::from_secs(10);
+    script.now += pause;
+    script.scheduler.skip_time(pause);
+    script.carry_out();
+    assert!(script.limits.is_empty(), "{:?}", script.limits);
+    // The same time in which the units are asked, and do not answer, lowers the limit.
+    script.now += pause;
+    script.carry_out();
+    assert_eq!(script.limits.len(), 1);
+}

@@ -142,6 +142,14 @@ impl Unit {
         since.is_some_and(|since| now.saturating_duration_since(since) > after)
     }
 
+    /// Leaves this time out of how long the unit has been starting, or waiting for an answer.
+    pub(super) fn skip_time(&mut self, time: Duration) {
+        self.begun += time;
+        if let Some((_, since)) = &mut self.asking {
+            *since += time;
+        }
+    }
+
     pub(super) fn has(&self, source: SourceId, image: ImageId) -> bool {
         self.open
             .get(&source)
