@@ -14,8 +14,11 @@ use crate::error::{Error, Result, join_error};
 use crate::protocol::RefusalKind;
 use crate::reference::Place;
 
-/// How many indexes are fetched at the same time.
-const MAX_AT_A_TIME: usize = 4;
+/// How many indexes are fetched from one registry at the same time.
+const MAX_AT_REGISTRY: usize = 4;
+
+/// How many indexes are fetched at the same time, each by a process.
+const MAX_AT_A_TIME: usize = 16;
 
 /// How many indexes in a row must be refused, each with all its retries, before the registry is taken to be
 /// the cause.
@@ -33,6 +36,8 @@ pub(super) struct RequestIndexes {
     policy: RetryPolicy,
     waiting: VecDeque<(usize, ImageRequest)>,
     fetching: JoinSet<FetchedForRequest>,
+    /// How many indexes are being fetched from each registry. The empty name stands for everything else.
+    fetching_from: HashMap<String, usize>,
     /// The refusals of each registry.
     refusals: HashMap<String, Refusal>,
 }
@@ -54,6 +59,7 @@ impl RequestIndexes {
             policy,
             waiting: VecDeque::new(),
             fetching: JoinSet::new(),
+            fetching_from: HashMap::new(),
             refusals: HashMap::new(),
         }
     }
@@ -67,25 +73,30 @@ impl RequestIndexes {
         self.waiting.len() + self.fetching.len()
     }
 
-    /// Starts to fetch the next indexes; only one at a time until the registry is known to answer. Returns the requests
-    /// that were refused without asking, because their registry has refused other indexes, or because `refusal`
-    /// returned an error for them.
+    /// Starts to fetch the next indexes; from each registry only one at a time until it is known to answer. A registry
+    /// that does not answer holds up no other one. Returns the requests that were refused without asking, because their
+    /// registry has refused other indexes, or because `refusal` returned an error for them.
     pub(super) fn ask(
         &mut self,
         mut refusal: impl FnMut(&str) -> Option<Error>,
     ) -> Vec<FetchedForRequest> {
         let mut refused = Vec::new();
-        while let Some((number, request)) = self.waiting.pop_front() {
+        for (number, request) in std::mem::take(&mut self.waiting) {
             let known = self.refusal(&request.reference);
             if let Some(error) = known.or_else(|| refusal(&request.reference)) {
                 refused.push((number, request, Err(error)));
                 continue;
             }
             let has_answered = self.starter.has_answered(&request.reference);
-            if self.fetching.len() >= if has_answered { MAX_AT_A_TIME } else { 1 } {
-                self.waiting.push_front((number, request));
-                break;
+            let most = if has_answered { MAX_AT_REGISTRY } else { 1 };
+            let registry = registry_of(&request.reference);
+            let from_there = self.fetching_from.get(registry).copied().unwrap_or(0);
+            if from_there >= most || self.fetching.len() >= MAX_AT_A_TIME {
+                self.waiting.push_back((number, request));
+                continue;
             }
+            let registry = registry.to_owned();
+            self.fetching_from.insert(registry, from_there + 1);
             let (starter, policy) = (Arc::clone(&self.starter), self.policy.clone());
             self.fetching.spawn(async move {
                 let listed = FetchedIndex::fetch(&starter, &policy, &request.reference).await;
@@ -102,6 +113,15 @@ impl RequestIndexes {
     /// If the future is dropped early, no result is lost.
     pub(super) async fn next(&mut self) -> Option<Result<FetchedForRequest>> {
         let asked = self.fetching.join_next().await?;
+        if let Ok((_, request, _)) = &asked {
+            let registry = registry_of(&request.reference);
+            if let Some(from_there) = self.fetching_from.get_mut(registry) {
+                *from_there -= 1;
+                if *from_there == 0 {
+                    self.fetching_from.remove(registry);
+                }
+            }
+        }
         match &asked {
             Ok((_, request, Err(error))) => self.record_refusal(&request.reference, error),
             Ok((_, request, Ok(_))) => {
@@ -137,7 +157,8 @@ impl RequestIndexes {
             error.kind(),
             Some(RefusalKind::Throttled | RefusalKind::Unavailable | RefusalKind::Unreachable)
         );
-        if !is_login && !concerns_registry {
+        let has_hung = matches!(error, Error::CallTimeout { .. });
+        if !is_login && !concerns_registry && !has_hung {
             return;
         }
         let known = self.refusals.get(host).map_or(0, |refusal| refusal.indexes);
@@ -151,5 +172,13 @@ impl RequestIndexes {
             until: (!is_login).then(|| Instant::now() + REFUSED_FOR),
         };
         self.refusals.insert(host.to_owned(), refusal);
+    }
+}
+
+/// The host of a registry. Empty for all other transports.
+fn registry_of(reference: &str) -> &str {
+    match Place::of(reference) {
+        Place::Registry { host } => host,
+        _ => "",
     }
 }

@@ -476,6 +476,27 @@ fn an_index_that_fails_does_not_affect_the_others() {
     });
 }
 
+/// A server that accepts connections and never answers holds up only its own images.
+#[test]
+#[ignore = "needs skopeo"]
+fn a_registry_that_does_not_answer_holds_up_no_index_of_another_one() {
+    run(async {
+        let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let silent = format!("docker://{}/a:b", silent.local_addr().unwrap());
+        let several = SharingImages::new();
+        let mut references = several.references(true);
+        references.splice(0..0, [silent.clone(), silent]);
+        let all = |reference: String| ImageRequest::new(reference).platforms(Platforms::All);
+        let requests: Vec<ImageRequest> = references.into_iter().map(all).collect();
+        let fetcher = Fetcher::new(config("0.2.8"), options()).await.unwrap();
+        let mut pulling = fetcher.pull_many(requests, Discard);
+        for _ in 0..IMAGES {
+            let pulled = within_bound(pulling.next()).await.unwrap();
+            assert!(pulled.number >= 2 && pulled.images.is_ok(), "{pulled:?}");
+        }
+    });
+}
+
 /// Writes an index of two images that have the same foreign layer. Returns the digest of that layer.
 fn write_index_with_foreign_layer(layout: &Path, tag: &str) -> String {
     let store = Store::open(layout).unwrap();
