@@ -207,8 +207,10 @@ fn on_platforms(entries: &[Descriptor]) -> Option<String> {
 fn on_names(wanted: InLayout<'_>, names: &[String]) -> Option<String> {
     let InLayout { folder, name } = wanted;
     let Some(name) = name else {
-        let [first, _, ..] = names else {
-            return None;
+        let first = match names {
+            [first, _, ..] => first,
+            [_] => return None,
+            [] => return Some("the layout is empty, or has several images without a name".into()),
         };
         let names = listed(names, MAX_LISTED);
         return Some(format!(
@@ -269,7 +271,7 @@ mod tests {
                 Some("are: one, two; oci:d:one is"),
             ),
             ("oci:d", &["one"], None),
-            ("oci:d", &[], None),
+            ("oci:d", &[], Some("the layout is empty")),
             ("oci:d:one", &["one", "two"], None),
             ("oci:d:v3", &["one", "two"], Some("are: one, two")),
             (
