@@ -120,7 +120,10 @@ impl Target {
     /// The folder for the temporary files of the layers.
     fn temporary_folder(&self) -> PathBuf {
         match self {
-            Self::Stdout => std::env::temp_dir(),
+            // `temp_dir` is empty if `TMPDIR` is empty, and would then stand for the current folder.
+            Self::Stdout => Some(std::env::temp_dir())
+                .filter(|folder| !folder.as_os_str().is_empty())
+                .unwrap_or_else(|| "/tmp".into()),
             Self::File { temporary, .. } => temporary.path().to_owned(),
         }
     }

@@ -1,12 +1,13 @@
 //! Checks whether skopeo may log in at a registry: whether there are credentials for the registry, as far as this
 //! process can see.
 
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
-use super::{ImageProxyConfig, command_line, helpers};
+use super::{ImageProxyConfig, command_line, helpers, variable};
 
 impl ImageProxyConfig {
     /// Returns the paths of the auth files in which skopeo looks for credentials, in this
@@ -18,7 +19,7 @@ impl ImageProxyConfig {
         match &self.authfile {
             _ if given || self.auth_anonymous => Vec::new(),
             Some(named) => vec![named.clone()],
-            None => default_auth_files(),
+            None => default_auth_files(variable, std::env::home_dir().as_deref()),
         }
     }
 }
@@ -50,7 +51,7 @@ impl CredentialSources {
             has_mirrors_or_locations: helpers::has_mirrors_or_locations(config),
             files: match &config.authfile {
                 Some(named) => vec![named.clone()],
-                None => default_auth_files(),
+                None => default_auth_files(variable, std::env::home_dir().as_deref()),
             },
         }
     }
@@ -82,21 +83,25 @@ fn auth_file_mentions(auth_file: &[u8], host: &str) -> bool {
     has(host) || has("credsStore")
 }
 
-/// The auth files that skopeo reads by default (containers-auth.json(5), skopeo(1)).
-fn default_auth_files() -> Vec<PathBuf> {
-    let variable = |name: &str| std::env::var_os(name).map(PathBuf::from);
+/// The auth files that skopeo reads by default (containers-auth.json(5), skopeo(1)). `variable` returns the value of an
+/// environment variable that is set and not empty.
+fn default_auth_files(
+    variable: impl Fn(&str) -> Option<OsString>,
+    home: Option<&Path>,
+) -> Vec<PathBuf> {
+    let variable = |name| variable(name).map(PathBuf::from);
     if let Some(named) = variable("REGISTRY_AUTH_FILE") {
         return vec![named];
     }
-    let home = std::env::home_dir();
-    let in_home = |path: &str| home.as_deref().map(|home| home.join(path));
-    let runtime = variable("XDG_RUNTIME_DIR").map(|folder| folder.join("containers/auth.json"));
-    let system = format!("/run/containers/{}/auth.json", nix::unistd::geteuid());
+    let in_home = |path: &str| home.map(|home| home.join(path));
+    // skopeo looks into only one of these two folders.
+    let system = || format!("/run/containers/{}", nix::unistd::geteuid()).into();
+    let runtime = variable("XDG_RUNTIME_DIR").map(|folder| folder.join("containers"));
+    let runtime = runtime.unwrap_or_else(system);
     let config = variable("XDG_CONFIG_HOME").or(in_home(".config"));
     let docker = variable("DOCKER_CONFIG").or(in_home(".docker"));
     let files = [
-        runtime,
-        Some(Path::new(&system).to_owned()),
+        Some(runtime.join("auth.json")),
         config.map(|folder| folder.join("containers/auth.json")),
         docker.map(|folder| folder.join("config.json")),
         in_home(".dockercfg"),
@@ -107,6 +112,38 @@ fn default_auth_files() -> Vec<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::not_empty;
+
+    #[test]
+    fn an_empty_variable_does_not_hide_the_auth_files() {
+        let files = |variables: &[(&str, &str)]| {
+            let value = |name: &str| {
+                let found = variables.iter().find(|(known, _)| *known == name);
+                not_empty(found.map(|(_, value)| value.into()))
+            };
+            let files = default_auth_files(value, Some(Path::new("/home/x")));
+            files.into_iter().map(|path| path.display().to_string())
+        };
+        let of_system = format!("/run/containers/{}/auth.json", nix::unistd::geteuid());
+        let unset: Vec<String> = files(&[]).collect();
+        let expected = [
+            &of_system,
+            "/home/x/.config/containers/auth.json",
+            "/home/x/.docker/config.json",
+            "/home/x/.dockercfg",
+        ];
+        assert_eq!(unset, expected);
+        for name in [
+            "REGISTRY_AUTH_FILE",
+            "XDG_RUNTIME_DIR",
+            "XDG_CONFIG_HOME",
+            "DOCKER_CONFIG",
+        ] {
+            assert!(files(&[(name, "")]).eq(unset.clone()), "{name}");
+            let mut set = files(&[(name, "/set")]);
+            assert!(set.any(|path| path.starts_with("/set")), "{name}");
+        }
+    }
 
     #[test]
     fn an_auth_file_that_names_the_registry_may_have_credentials() {

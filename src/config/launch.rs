@@ -13,7 +13,7 @@ use super::command_line::{clone_command, is_wrapper};
 use super::credential_sources::CredentialSources;
 use super::read_once::path_in_child;
 use super::skopeo_version::query_version;
-use super::{ImageProxyConfig, Platform, helpers};
+use super::{ImageProxyConfig, Platform, helpers, variable};
 use crate::error::{ConfigError, Error, Result};
 
 /// The environment variable that says how many processors a Go program uses at a time.
@@ -58,7 +58,7 @@ impl Launch {
     pub(crate) fn limit_processors(&mut self, most: usize) {
         let mut given = self.command.get_envs();
         let in_command = given.any(|(name, _)| name == GO_PROCESSORS);
-        if !in_command && std::env::var_os(GO_PROCESSORS).is_none() {
+        if !in_command && variable(GO_PROCESSORS).is_none() {
             self.command.env(GO_PROCESSORS, most.to_string());
         }
     }

@@ -15,6 +15,7 @@ mod policy;
 mod read_once;
 mod skopeo_version;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
@@ -360,4 +361,14 @@ impl ImageProxyConfig {
         }
         Ok(())
     }
+}
+
+/// The value of an environment variable. `None` if the variable is not set or is empty: skopeo and Go's runtime treat
+/// an empty variable as one that is not set.
+fn variable(name: &str) -> Option<OsString> {
+    not_empty(std::env::var_os(name))
+}
+
+fn not_empty(value: Option<OsString>) -> Option<OsString> {
+    value.filter(|value| !value.is_empty())
 }

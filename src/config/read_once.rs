@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
-use super::ImageProxyConfig;
 use super::auth::sealed;
+use super::{ImageProxyConfig, variable};
 use crate::drain::bounded;
 use crate::error::{ConfigError, Error, Result};
 
@@ -59,7 +59,7 @@ impl ImageProxyConfig {
         let another = environment.any(|(name, _)| name == AUTH_FILE_VARIABLE);
         if !given
             && !another
-            && let Some(path) = std::env::var_os(AUTH_FILE_VARIABLE).map(PathBuf::from)
+            && let Some(path) = variable(AUTH_FILE_VARIABLE).map(PathBuf::from)
             && is_read_once(&path)
         {
             self.authfile = Some(path);
