@@ -115,7 +115,7 @@ impl From<Transport> for longshore::Transport {
 ///
 /// | transport | form of the name | example |
 /// | --- | --- | --- |
-/// | `Registry` | `HOST/REPOSITORY[:TAG][@DIGEST]` | `quay.io/fedora/fedora:latest` |
+/// | `Registry` | `HOST/REPOSITORY[:TAG]` or `HOST/REPOSITORY@DIGEST` | `quay.io/fedora/fedora:latest` |
 /// | `OciDir` | `FOLDER[:TAG]` | `images/fedora:latest` |
 /// | `OciArchive` | `FILE[:TAG]` | `fedora.tar:latest` |
 /// | `DockerArchive` | `FILE[:REFERENCE]` | `fedora.tar:fedora:latest` |

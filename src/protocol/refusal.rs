@@ -72,7 +72,7 @@ use RefusalKind::{
 /// The words by which a message is classified, in lower case. The first entry that occurs in the message decides.
 /// "denied:" is an error code of the OCI distribution specification. It comes before "unauthorized", because
 /// registries return both if a valid login is not allowed to fetch the image.
-const WORDS: [(&str, RefusalKind); 41] = [
+const WORDS: [(&str, RefusalKind); 42] = [
     ("server gave http response to https client", Tls),
     ("x509", Tls),
     ("toomanyrequests", Throttled),
@@ -98,6 +98,7 @@ const WORDS: [(&str, RefusalKind); 41] = [
     ("no image found in", Invalid),
     ("name invalid", Invalid),
     ("unsupported", Invalid),
+    ("not supported", Invalid),
     ("digest invalid", Invalid),
     ("stopped after 10 redirects", Invalid),
     ("getting username and password", Invalid),
@@ -236,6 +237,10 @@ mod tests {
             ),
             ("reading manifest v1 in x: manifest unknown", NotFound),
             ("open index.json: no such file or directory", Invalid),
+            (
+                "Docker references with both a tag and digest are currently not supported",
+                Invalid,
+            ),
             ("unauthorized: HTTP Basic: Access denied", Unauthorized),
             (
                 "unable to retrieve auth token: unauthorized: authentication required",

@@ -30,9 +30,15 @@ pub(crate) fn image_reference(text: &str) -> Result<String, String> {
             return Err(did_you_mean(rest.trim_start_matches('/')));
         };
         match RegistryName::parse(name) {
+            Ok(RegistryName {
+                tag: Some(_),
+                digest: Some(digest),
+                ..
+            }) => Err(tag_and_digest(text, digest)),
             Ok(_) => Ok(text.to_owned()),
             Err(error) => Err(format!(
-                "{error}; an image at a registry is docker://HOST/REPOSITORY[:TAG][@DIGEST], in lower case"
+                "{error}; an image at a registry is docker://HOST/REPOSITORY[:TAG] or \
+                 docker://HOST/REPOSITORY@DIGEST, in lower case"
             )),
         }
     } else if rest.is_empty() {
@@ -56,6 +62,14 @@ pub(in crate::cli) fn repository_of(image: &str) -> Option<&str> {
     let last = name.rfind('/').map_or(0, |slash| slash + 1);
     let end = name[last..].find(':').map_or(name.len(), |at| last + at);
     Some(&image[.."docker://".len() + end])
+}
+
+/// The advice for a tag with a digest. No skopeo up to 1.22 opens such an image.
+fn tag_and_digest(text: &str, digest: &str) -> String {
+    let repository = repository_of(text).unwrap_or(text);
+    format!(
+        "skopeo takes a tag or a digest, not both; type {repository}@{digest}, which is always the same image"
+    )
 }
 
 fn unknown_transport(text: &str) -> String {
@@ -108,7 +122,6 @@ mod tests {
             "docker://[::1]:5000/a",
             "docker://localhost/a_b/c__d/e-f:V1.0_x",
             &format!("docker://quay.io/a@{digest}"),
-            &format!("docker://quay.io/a:b@{digest}"),
             "oci:dir",
             "oci:dir:Tag",
             "containers-storage:x",
@@ -138,6 +151,7 @@ mod tests {
 
     #[test]
     fn a_wrong_image_reference_gets_advice() {
+        let digest = format!("sha256:{}", "a".repeat(64));
         let table = [
             ("debian", "did you mean docker://debian?"),
             ("debian:stable", "did you mean docker://debian:stable?"),
@@ -159,6 +173,10 @@ mod tests {
             ("docker:///a", "docker://HOST/REPOSITORY[:TAG]"),
             ("docker://a.b/UPPER", "lower case"),
             ("docker://a.b/c@sha256:12", "docker://HOST/REPOSITORY[:TAG]"),
+            (
+                &format!("docker://a.b:5/c:d@{digest}"),
+                &format!("not both; type docker://a.b:5/c@{digest}, which"),
+            ),
             ("oci:", "needs a name"),
             ("", "such as docker://"),
             ("false", "--tls-verify=false"),
