@@ -26,6 +26,10 @@ const DENIED: &str =
     "the image does not exist, or needs credentials: --authfile, --creds-file or --creds -";
 const UNAUTHORIZED: &str =
     "give credentials that the registry accepts: --authfile, --creds-file or --creds -";
+const UNREADABLE: &str =
+    "this user may not use that file; change its permissions, or run the command as another user";
+const UNREADABLE_AUTH_FILE: &str = "this user may not read that auth file; change its permissions, set XDG_RUNTIME_DIR \
+     if the file is in /run/containers, or name another one with --authfile";
 const POLICY: &str = "the signature policy (--policy) decides what is accepted";
 const REGISTRY_FAILED: &str = "the registry has trouble; try again later";
 const NOT_REACHED: &str = "is the registry's name right, and does the registry run?";
@@ -127,6 +131,7 @@ fn hint_of_refusal(refusal: &Refusal, login: Login) -> Option<&'static str> {
         RefusalKind::Unauthorized => Some(hint_of_unauthorized(login)),
         RefusalKind::NotFound => Some(NO_BLOB),
         RefusalKind::Denied => Some(hint_of_denied(login)),
+        RefusalKind::Unreadable => Some(hint_of_unreadable(&refusal.message)),
         RefusalKind::Throttled => Some("the registry wants you to wait, or to log in"),
         RefusalKind::Policy => Some(POLICY),
         RefusalKind::Unavailable => Some(REGISTRY_FAILED),
@@ -138,6 +143,15 @@ fn hint_of_refusal(refusal: &Refusal, login: Login) -> Option<&'static str> {
             Some(TRY_AGAIN)
         }
         _ => None,
+    }
+}
+
+/// Returns the advice for a file on this machine that this user may not read.
+fn hint_of_unreadable(message: &str) -> &'static str {
+    if message.contains("getting username and password") {
+        UNREADABLE_AUTH_FILE
+    } else {
+        UNREADABLE
     }
 }
 

@@ -49,6 +49,8 @@ pub enum RefusalKind {
     Denied,
     /// The registry limits the rate of requests (429).
     Throttled,
+    /// This user may not read a file on this machine: a part of a local image, or an auth file.
+    Unreadable,
     /// The certificate is not trusted, or the registry does not speak TLS.
     Tls,
     /// The signature policy does not accept the image, or can't be used.
@@ -66,8 +68,24 @@ pub enum RefusalKind {
 
 use RefusalKind::{
     Denied, Invalid, NotFound, Other, Policy, Throttled, Tls, Unauthorized, Unavailable,
-    Unreachable,
+    Unreachable, Unreadable,
 };
+
+/// The operations on files that Go names before the path and the reason, as in "open /a/b: permission denied".
+const FILE_OPERATIONS: [&str; 12] = [
+    "open",
+    "openat",
+    "openat2",
+    "stat",
+    "lstat",
+    "faccessat",
+    "readlink",
+    "readdirent",
+    "mkdir",
+    "mkdirat",
+    "unlinkat",
+    "fork/exec",
+];
 
 /// The words by which a message is classified, in lower case. The first entry that occurs in the message decides.
 /// "denied:" is an error code of the OCI distribution specification. It comes before "unauthorized", because
@@ -129,9 +147,12 @@ impl Refusal {
     /// Returns why the call was refused.
     #[must_use]
     pub fn kind(&self) -> RefusalKind {
+        let lower = self.message.to_lowercase();
+        if names_unreadable_file(&lower) {
+            return Unreadable;
+        }
         // An image can have any name, so words with a slash are ignored. A port or a digest can contain any number, so
         // a status code must be a whole word.
-        let lower = self.message.to_lowercase();
         let is_considered =
             |word: &&str| !word.contains('/') || matches!(*word, "i/o" | "username/password");
         let words: Vec<&str> = lower.split(' ').filter(is_considered).collect();
@@ -150,6 +171,19 @@ impl Refusal {
         let by_kind = || matches!(self.kind(), Throttled | Unreachable | Unavailable | Other);
         self.code == Some(RefusalCode::Retryable) || by_kind()
     }
+}
+
+/// Whether a message in lower case says that this user may not use a file or a local socket. A registry can also answer
+/// "permission denied", but without the operation on a file before it.
+fn names_unreadable_file(message: &str) -> bool {
+    let parts: Vec<&str> = message.split(": ").collect();
+    parts.windows(2).any(|pair| {
+        // Several errors are a list, with an asterisk before each.
+        let operation = pair[0].trim_start_matches([' ', '*']).split(' ').next();
+        let is_on_file = operation.is_some_and(|first| FILE_OPERATIONS.contains(&first));
+        let is_on_socket = pair[0] == "connect" && message.contains("dial unix ");
+        pair[1].starts_with("permission denied") && (is_on_file || is_on_socket)
+    })
 }
 
 /// The kind of an HTTP status code. `None` if the word is not a known code of an error.
@@ -303,6 +337,39 @@ mod tests {
             assert_eq!(
                 Refusal::from_wire(code, message).is_transient(),
                 expected,
+                "{message}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_file_that_may_not_be_read_is_not_the_registrys_refusal() {
+        let table = [
+            (
+                "creating temp directory: open /a/b c.tar: permission denied",
+                Unreadable,
+            ),
+            ("faccessat a/b: permission denied", Unreadable),
+            (
+                "getting username and password: reading JSON file \"/run/containers/0/auth.json\": \
+                 open /run/containers/0/auth.json: permission denied",
+                Unreadable,
+            ),
+            (
+                "2 errors occurred:  * open /a/auth.json: permission denied  * open /b: is a directory",
+                Unreadable,
+            ),
+            (
+                "Get \"http://%2Fvar%2Frun%2Fdocker.sock/v1.22/images/get\": dial unix \
+                 /var/run/docker.sock: connect: permission denied",
+                Unreadable,
+            ),
+            ("denied: permission denied for a/open", Denied),
+        ];
+        for (message, kind) in table {
+            assert_eq!(
+                Refusal::from_wire("other", message).kind(),
+                kind,
                 "{message}"
             );
         }

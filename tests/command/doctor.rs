@@ -188,7 +188,7 @@ fn auth_files_are_named_and_never_shown() {
     let report = doctor().report();
     assert_eq!(
         report["auth_files"],
-        json!([{ "path": name, "exists": true }])
+        json!([{ "path": name, "exists": true, "is_unreadable": false }])
     );
     for run in [doctor().arg("--json").run(), doctor().run()] {
         assert!(!run.stdout.contains("c2VjcmV0"), "{run}");

@@ -63,10 +63,12 @@ impl Report {
         let problems = [
             skopeo.failed.take(),
             policy_problem(&settings, checks_policy),
+            unreadable_auth_file(&settings, false),
         ];
         let notes = [
             skopeo.version_problem.take(),
             unchecked_policy(&settings, checks_policy),
+            unreadable_auth_file(&settings, true),
             few_files(&machine.limits),
         ];
         let problems: Vec<Problem> = problems.into_iter().flatten().collect();
@@ -95,6 +97,26 @@ fn policy_problem(settings: &Settings, checks_policy: Option<bool>) -> Option<Pr
     })
 }
 
+/// Returns the problem of an auth file that this user may not read. skopeo reads the auth files one after the other until
+/// one has credentials for the registry, and fails at the first file that it may not read. `may_work` says whether an
+/// earlier file, which may have the credentials, is expected.
+fn unreadable_auth_file(settings: &Settings, may_work: bool) -> Option<Problem> {
+    let files = &settings.auth_files;
+    let position = files.iter().position(|file| file.is_unreadable)?;
+    let has_earlier = files[..position].iter().any(|file| file.exists);
+    (has_earlier == may_work).then(|| {
+        Problem::new(
+            format!(
+                "this user may not read the auth file {}, so skopeo opens no image at a registry for which no \
+                 earlier auth file has credentials",
+                files[position].path
+            ),
+            "change its permissions, name another file with --authfile, or use --no-creds; \
+             for a file in /run/containers, XDG_RUNTIME_DIR can name another folder",
+        )
+    })
+}
+
 fn unchecked_policy(settings: &Settings, checks_policy: Option<bool>) -> Option<Problem> {
     (settings.policy.restricts_images && checks_policy == Some(false)).then(|| {
         Problem::new(
@@ -117,7 +139,7 @@ fn few_files(limits: &Limits) -> Option<Problem> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::doctor::settings::Policy;
+    use crate::cli::doctor::settings::{AuthFile, Policy};
 
     fn settings(file: Option<&str>, restricts_images: bool, is_off: bool) -> Settings {
         Settings {
@@ -157,6 +179,31 @@ mod tests {
         ] {
             let found = unchecked_policy(&settings(Some("/p"), restricts, false), checks);
             assert_eq!(found.is_some(), expected, "{restricts} {checks:?}");
+        }
+    }
+
+    #[test]
+    fn an_auth_file_that_can_not_be_read_is_a_problem_unless_an_earlier_one_may_suffice() {
+        let file = |path: &str, exists, is_unreadable| AuthFile {
+            path: path.to_owned(),
+            exists,
+            is_unreadable,
+        };
+        for (earlier_exists, is_unreadable, problems, notes) in [
+            (false, false, false, false),
+            (false, true, true, false),
+            (true, true, false, true),
+        ] {
+            let mut settings = settings(None, false, false);
+            settings.auth_files = vec![
+                file("/a", earlier_exists, false),
+                file("/b", true, is_unreadable),
+            ];
+            let found = |may_work| unreadable_auth_file(&settings, may_work);
+            assert_eq!(found(false).is_some(), problems, "{earlier_exists}");
+            assert_eq!(found(true).is_some(), notes, "{earlier_exists}");
+            let problem = found(false).or_else(|| found(true));
+            assert!(problem.is_none_or(|problem| problem.what.contains("auth file /b,")));
         }
     }
 

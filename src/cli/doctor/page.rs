@@ -2,7 +2,7 @@
 
 use super::diagnosis::{Problem, Report};
 use super::machine::{Folder, Limits};
-use super::settings::Settings;
+use super::settings::{AuthFile, Settings};
 use super::skopeo::{Abilities, Opened, Skopeo};
 use crate::cli::page::Page;
 
@@ -104,13 +104,22 @@ fn settings(page: &mut Page, settings: &Settings, policy_checked: bool) {
     );
     let files = settings.registries_conf.iter().cloned();
     list_or(page, "config", files, "no registries.conf found");
-    let files = settings.auth_files.iter().filter(|file| file.exists);
+    let files = settings.auth_files.iter();
+    let files = files.filter(|file| file.exists || file.is_unreadable);
     let none = match (settings.credentials_given, settings.auth_files.is_empty()) {
         (true, _) => "credentials are given by an option",
         (false, true) => "no credentials, by --no-creds",
         (false, false) => "no auth file found",
     };
-    list_or(page, "auth", files.map(|file| file.path.clone()), none);
+    let shown = |file: &AuthFile| {
+        let state = if file.is_unreadable {
+            " (not readable)"
+        } else {
+            ""
+        };
+        format!("{}{state}", file.path)
+    };
+    list_or(page, "auth", files.map(shown), none);
 }
 
 fn limits(limits: &Limits) -> [String; 3] {

@@ -1,8 +1,10 @@
 //! The files that skopeo reads, by their paths. The content of auth files is not read.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use longshore::ImageProxyConfig;
+use nix::errno::Errno;
+use nix::unistd::{AccessFlags, access};
 use serde::Serialize;
 
 /// The settings of a configuration.
@@ -32,15 +34,25 @@ pub(super) struct Policy {
 pub(super) struct AuthFile {
     pub(super) path: String,
     pub(super) exists: bool,
+    /// Whether this user may not read the file, or not look into its folder. skopeo fails then.
+    pub(super) is_unreadable: bool,
+}
+
+impl AuthFile {
+    fn of(path: &Path) -> Self {
+        // The file is not opened, because opening a pipe would wait.
+        let may_read = access(path, AccessFlags::R_OK);
+        Self {
+            path: shown(path),
+            exists: path.exists(),
+            is_unreadable: may_read == Err(Errno::EACCES),
+        }
+    }
 }
 
 impl Settings {
     /// Looks for the files. Blocks.
     pub(super) fn of(config: &ImageProxyConfig) -> Self {
-        let auth_file = |path: &PathBuf| AuthFile {
-            path: shown(path),
-            exists: path.exists(),
-        };
         Self {
             policy: Policy {
                 file: config.policy_file().as_deref().map(shown),
@@ -52,7 +64,11 @@ impl Settings {
                 .iter()
                 .map(|path| shown(path))
                 .collect(),
-            auth_files: config.auth_files().iter().map(auth_file).collect(),
+            auth_files: config
+                .auth_files()
+                .iter()
+                .map(|path| AuthFile::of(path))
+                .collect(),
             credentials_given: config.credentials.is_some(),
         }
     }
