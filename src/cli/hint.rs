@@ -5,6 +5,7 @@ use std::io;
 use longshore::{BlobError, Error, Refusal, RefusalKind};
 
 use super::args::repository_of;
+use super::local_copy::LocalCopy;
 
 /// Where the credentials come from, as the command line says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +38,12 @@ const FULL: &str = "free some space and try again";
 
 /// Returns the advice for this error about this image, if there is any.
 pub(super) fn hint(error: &Error, image: Option<&str>, login: Login) -> Option<String> {
+    if let Some(damage) = image
+        .and_then(LocalCopy::of)
+        .and_then(|copy| copy.hint(error))
+    {
+        return Some(damage);
+    }
     let known = match error {
         Error::Spawn { source, .. } if source.kind() == io::ErrorKind::NotFound => {
             Some("install skopeo, or say where it is with --skopeo PATH")

@@ -17,6 +17,7 @@ mod hint;
 mod inspect;
 mod list;
 mod list_tags;
+mod local_copy;
 mod man;
 mod many;
 mod name;

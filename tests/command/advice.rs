@@ -208,3 +208,40 @@ fn a_missing_tag_comes_with_the_command_that_lists_tags() {
         "{message}"
     );
 }
+
+#[test]
+#[ignore = "needs skopeo"]
+fn the_advice_for_a_damaged_copy_is_about_the_copy() {
+    let served = Served::with(Options::default());
+    let image = served.add("v1", &small_image(1));
+    for skopeo in skopeos() {
+        let scratch = Scratch::new();
+        let copy = scratch.layout("copy");
+        let of_registry = served.reference("v1");
+        scratch
+            .pull(&skopeo, &of_registry, &copy.tagged("v1"))
+            .run()
+            .succeeded();
+        let hex = image.layers[0].digest().to_string().replace("sha256:", "");
+        let blob = copy.folder().join("blobs/sha256").join(hex);
+        let mut bytes = fs::read(&blob).unwrap();
+        bytes[0] ^= 1;
+        fs::write(&blob, bytes).unwrap();
+        fs::write(scratch.path("no.tar"), "no archive at all").unwrap();
+        for (source, advice) in [
+            (&*copy.tagged("v1"), "longshore verify --repair oci:"),
+            (
+                "oci-archive:no.tar",
+                "the file is damaged, or no archive of this kind",
+            ),
+            (
+                "docker-archive:no.tar",
+                "the file is damaged, or no archive of this kind",
+            ),
+        ] {
+            let message = scratch.pull(&skopeo, source, "oci:other").run().failed(1);
+            let last = message.lines().last().unwrap();
+            assert!(last.contains(advice), "{source}: {message}");
+        }
+    }
+}
