@@ -206,15 +206,23 @@ impl PullArguments {
             let reason = "stdout can't have both the events and the report of --json";
             return Err(Failure::usage(reason.into()));
         }
-        if let Some(shard) = self.shard {
-            requests.retain(|request| shard.has(&request.reference));
-        }
         let platforms = self.platform.clone().unwrap_or_default();
         for request in &mut requests {
             if request.platforms == Platforms::Configured {
                 request.platforms = platforms.clone();
             }
         }
+        // The whole list is named, so that two images with the same name are found whichever parts they are in.
+        let mut requests = self.name(requests)?;
+        if let Some(shard) = self.shard {
+            requests.retain(|request| shard.has(&request.reference));
+        }
+        self.requests = requests;
+        Ok(())
+    }
+
+    /// Gives the images the names that they get in the destination.
+    fn name(&self, requests: Vec<ImageRequest>) -> Result<Vec<ImageRequest>, Failure> {
         let tag = self.destination.tag.as_deref();
         let template = tag.filter(|tag| list::is_template(tag));
         let is_one = self.from.is_none() && self.images.len() == 1;
@@ -224,19 +232,16 @@ impl PullArguments {
             return Err(Failure::usage(reason.into()));
         }
         if self.destination.form == Form::Folder {
-            self.requests = folder_requests(requests, is_one).map_err(Failure::usage)?;
-            return Ok(());
+            return folder_requests(requests, is_one).map_err(Failure::usage);
         }
-        self.requests = if is_one && template.is_none() {
-            let named = |request: ImageRequest| match tag {
-                Some(tag) => request.name(tag),
-                None => request,
-            };
-            requests.into_iter().map(named).collect()
-        } else {
-            list::name_all(requests, template).map_err(Failure::usage)?
+        if !is_one || template.is_some() {
+            return list::name_all(requests, template).map_err(Failure::usage);
+        }
+        let named = |request: ImageRequest| match tag {
+            Some(tag) => request.name(tag),
+            None => request,
         };
-        Ok(())
+        Ok(requests.into_iter().map(named).collect())
     }
 
     pub(crate) fn options(&self) -> FetchOptions {
@@ -250,5 +255,52 @@ impl PullArguments {
             Some(rate) => options.limit_rate(rate),
             None => options,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::cli::args::{Arguments, Command};
+
+    /// Reads the arguments of a pull into `oci:all:{name}`.
+    fn read(options: &[&str], images: &[&str]) -> Result<PullArguments, Failure> {
+        let line = [&["longshore", "pull"], options, images, &["oci:all:{name}"]].concat();
+        let parsed = Arguments::try_parse_from(line).expect("arguments");
+        let Command::Pull(mut pull) = parsed.command else {
+            panic!("another command");
+        };
+        pull.read_list()?;
+        Ok(pull)
+    }
+
+    #[test]
+    fn two_images_with_the_same_name_are_found_in_each_part() {
+        let images = ["docker://a.b/team-a/x:small", "docker://a.b/team-b/x:d"];
+        let parts = ["0/2", "1/2"].map(|part| part.parse::<Shard>().expect("a part"));
+        let part_of = |image: &str| parts.iter().position(|part| part.has(image));
+        assert_ne!(part_of(images[0]), part_of(images[1]));
+        for part in ["0/2", "1/2"] {
+            let error = read(&["--shard", part], &images).expect_err("the same name");
+            assert!(error.to_string().contains("would be called x"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_part_has_only_its_own_images() {
+        let images: Vec<String> = (0..9).map(|n| format!("docker://a.b/{n}:c")).collect();
+        let all: Vec<&str> = images.iter().map(String::as_str).collect();
+        let mut counts = [0; 3];
+        for (index, count) in counts.iter_mut().enumerate() {
+            let part = format!("{index}/3");
+            let options = ["--shard", &part, "--platform", "linux/arm64"];
+            let pull = read(&options, &all).expect("different names");
+            assert!(pull.requests.iter().all(|request| request.name.is_some()));
+            *count = pull.requests.len();
+        }
+        assert_eq!(counts.iter().sum::<usize>(), 9);
+        assert!(counts.iter().all(|count| *count < 9), "{counts:?}");
     }
 }
