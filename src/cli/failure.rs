@@ -105,6 +105,20 @@ impl Failure {
         move |error| Self::from(error).with_context(Action { what, image })
     }
 
+    /// Makes the failure of an output that can't be written. Usage is wrong only if the path can't name such a file or
+    /// folder on any machine; a full or read-only disk and missing permissions are failures.
+    pub(crate) fn of_output(shown: &str) -> impl FnOnce(io::Error) -> Self + use<> {
+        let what = format!("can't write {shown}");
+        move |error| match error.kind() {
+            io::ErrorKind::InvalidInput
+            | io::ErrorKind::InvalidFilename
+            | io::ErrorKind::IsADirectory
+            | io::ErrorKind::NotADirectory
+            | io::ErrorKind::NotFound => Self::Usage(format!("{what}: {error}")),
+            _ => anyhow::Error::from(error).context(what).into(),
+        }
+    }
+
     /// Makes a failure that came after the pull was complete.
     pub(crate) fn after_success(self) -> Self {
         self.with_context("the pull is complete, but this failed")
@@ -255,6 +269,25 @@ mod tests {
         }
         let mut other = Failure::from(io::Error::from(io::ErrorKind::NotFound));
         assert!(!failed(&mut other).is_full_disk());
+    }
+
+    #[test]
+    fn only_a_wrong_path_of_an_output_is_wrong_usage() {
+        let table = [
+            (io::ErrorKind::InvalidInput, true),
+            (io::ErrorKind::IsADirectory, true),
+            (io::ErrorKind::NotADirectory, true),
+            (io::ErrorKind::NotFound, true),
+            (io::ErrorKind::PermissionDenied, false),
+            (io::ErrorKind::QuotaExceeded, false),
+            (io::ErrorKind::ReadOnlyFilesystem, false),
+            (io::ErrorKind::StorageFull, false),
+        ];
+        for (kind, is_usage) in table {
+            let failure = Failure::of_output("a/b")(kind.into());
+            assert!(failure.to_string().starts_with("can't write a/b: "));
+            assert_eq!(matches!(failure, Failure::Usage(_)), is_usage, "{kind:?}");
+        }
     }
 
     #[test]

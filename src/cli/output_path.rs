@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, fchown};
 use std::path::{Path, PathBuf};
 
 use nix::unistd::{AccessFlags, access};
@@ -63,9 +63,41 @@ impl OutputPath {
         }
     }
 
+    /// Gives a new folder the owner, the group and the permissions of the folder that it will replace, if there is one.
+    pub(super) fn copy_owner_and_permissions(&self, new: &Path) -> io::Result<()> {
+        let replaced = match fs::metadata(&self.path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            replaced => replaced?,
+        };
+        let new = File::open(new)?;
+        let made = new.metadata()?;
+        let (owner, group) = (replaced.uid(), replaced.gid());
+        if (made.uid(), made.gid()) != (owner, group) {
+            let changed = fchown(
+                &new,
+                (made.uid() != owner).then_some(owner),
+                (made.gid() != group).then_some(group),
+            );
+            changed.map_err(|error| {
+                let reason = format!(
+                    "the folder that replaces it can't have its owner and group ({owner}:{group}): {error}; remove \
+                     the folder, or name another one"
+                );
+                io::Error::new(error.kind(), reason)
+            })?;
+        }
+        new.set_permissions(replaced.permissions())
+    }
+
     fn check_folder(&self, found: &fs::Metadata) -> io::Result<()> {
         if !found.is_dir() {
             return Err(wrong("it is no folder"));
+        }
+        // The shell would be left in the folder that was replaced, and see no image.
+        if is_current(found) {
+            let reason =
+                "it is the current folder, which would be replaced; name a new folder in it";
+            return Err(wrong(reason));
         }
         if fs::read_dir(&self.path)?.next().is_some() {
             let reason = "the folder is not empty; empty it, or name another one";
@@ -75,8 +107,15 @@ impl OutputPath {
         if fs::metadata(&self.parent)?.dev() != found.dev() {
             return Err(wrong("it is a mount point; name a folder in it"));
         }
-        Ok(())
+        // A folder that may not be written can't be moved either, and the new one gets its permissions.
+        Ok(access(&self.path, AccessFlags::W_OK | AccessFlags::X_OK)?)
     }
+}
+
+/// Whether this is the current folder of the process, whatever path leads to it.
+fn is_current(folder: &fs::Metadata) -> bool {
+    let current = fs::metadata(".");
+    current.is_ok_and(|current| (current.dev(), current.ino()) == (folder.dev(), folder.ino()))
 }
 
 /// Returns the path of a file or folder that does not exist yet. Symbolic links in the path of its folder are resolved.
@@ -192,5 +231,50 @@ mod tests {
         output.copy_permissions(&new).expect("permissions");
         let mode = new.metadata().expect("looked").permissions().mode();
         assert_eq!(mode & 0o777, 0o640);
+    }
+
+    #[test]
+    fn a_new_folder_gets_the_permissions_of_the_replaced_one() {
+        let all = tempfile::tempdir().expect("a folder");
+        let (old, new) = (all.path().join("old"), all.path().join("new"));
+        for mode in [0o700, 0o2770] {
+            let _ = fs::remove_dir(&new);
+            fs::create_dir(&new).expect("a folder");
+            let _ = fs::create_dir(&old);
+            fs::set_permissions(&old, fs::Permissions::from_mode(mode)).expect("permissions");
+            let output = OutputPath::of(&old, Form::Folder).expect("a path");
+            output.copy_owner_and_permissions(&new).expect("copied");
+            let found = fs::metadata(&new).expect("looked").permissions().mode();
+            assert_eq!(found & 0o7777, mode);
+        }
+        fs::remove_dir(&old).expect("an empty folder");
+        let output = OutputPath::of(&old, Form::Folder).expect("a path");
+        let copied = output.copy_owner_and_permissions(&new);
+        copied.expect("there is nothing to copy");
+    }
+
+    #[test]
+    #[ignore = "needs root"]
+    fn a_new_folder_gets_the_owner_and_the_group_of_the_replaced_one() {
+        let all = tempfile::tempdir().expect("a folder");
+        let (old, new) = (all.path().join("old"), all.path().join("new"));
+        fs::create_dir(&old).expect("a folder");
+        fs::create_dir(&new).expect("a folder");
+        std::os::unix::fs::chown(&old, Some(54321), Some(1)).expect("given away");
+        fs::set_permissions(&old, fs::Permissions::from_mode(0o2770)).expect("permissions");
+        let output = OutputPath::of(&old, Form::Folder).expect("a path");
+        output.copy_owner_and_permissions(&new).expect("copied");
+        let found = fs::metadata(&new).expect("looked");
+        assert_eq!((found.uid(), found.gid()), (54321, 1));
+        assert_eq!(found.permissions().mode() & 0o7777, 0o2770);
+    }
+
+    #[test]
+    fn the_current_folder_is_recognized_by_any_path() {
+        let current = std::env::current_dir().expect("a folder");
+        for path in [Path::new("."), &current, &current.join("src/..")] {
+            assert!(is_current(&fs::metadata(path).expect("looked")));
+        }
+        assert!(!is_current(&fs::metadata("src").expect("looked")));
     }
 }

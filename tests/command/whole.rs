@@ -1,7 +1,7 @@
 //! Archives and folders of one image appear when they are complete, and nothing else is left beside them.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 
 use nix::sys::signal::Signal;
@@ -194,6 +194,55 @@ fn a_folder_of_an_image_is_read_by_skopeo() {
 
 #[test]
 #[ignore = "needs skopeo"]
+fn a_folder_that_is_replaced_stays_private() {
+    let (served, _) = Served::image("v1", &small_image(1));
+    let scratch = Scratch::new();
+    let place = place(&scratch);
+    for mode in [0o700, 0o2770] {
+        let folder = place.join(format!("{mode:o}"));
+        fs::create_dir(&folder).unwrap();
+        fs::set_permissions(&folder, fs::Permissions::from_mode(mode)).unwrap();
+        let destination = format!("dir:{}", folder.display());
+        let pull = scratch.pull(&newest_skopeo(), &served.reference("v1"), &destination);
+        pull.run().succeeded();
+        assert!(folder.join("version").exists());
+        let found = fs::metadata(&folder).unwrap().permissions().mode();
+        assert_eq!(found & 0o7777, mode, "{found:o}");
+    }
+}
+
+#[test]
+#[ignore = "needs skopeo"]
+fn the_current_folder_is_not_replaced() {
+    let (served, _) = Served::image("v1", &small_image(1));
+    let scratch = Scratch::new();
+    let place = place(&scratch);
+    symlink(".", scratch.path("link")).unwrap();
+    let same = format!("dir:{}", place.display());
+    for destination in [
+        "dir:.",
+        "dir:./",
+        "dir:../place",
+        "dir:../link/place",
+        &same,
+    ] {
+        for options in [&[][..], &["--dry-run"]] {
+            let pull = scratch.pull(&newest_skopeo(), &served.reference("v1"), destination);
+            let pull = pull.args(options.iter().copied());
+            let pull = pull.under("sh", ["-c", "cd place && exec \"$@\"", "sh"]);
+            let message = pull.run().failed(2);
+            assert!(
+                message.contains("it is the current folder"),
+                "{destination}: {message}"
+            );
+        }
+    }
+    assert_eq!(served.registry.requests().len(), 0);
+    assert_eq!(names(&place), [""; 0]);
+}
+
+#[test]
+#[ignore = "needs skopeo"]
 fn a_docker_image_in_a_folder_or_an_archive_is_read_by_skopeo() {
     let (served, _) = Served::image("v1", &small_image(1).docker_schema2());
     for skopeo in skopeos() {
@@ -231,7 +280,7 @@ fn an_unusable_path_is_found_before_any_request() {
     for (destination, words) in table {
         for options in [&["--quiet"][..], &["--quiet", "--dry-run"]] {
             let pull = scratch.pull(&newest_skopeo(), &served.reference("v1"), destination);
-            let message = pull.args(options.iter().copied()).run().failed(1);
+            let message = pull.args(options.iter().copied()).run().failed(2);
             assert!(message.contains(words), "{destination}: {message}");
             assert!(
                 message.contains(&format!("can't write {destination}: ")),
@@ -375,7 +424,7 @@ fn a_mount_point_is_refused_as_a_folder() {
     let place = place(&scratch);
     let _disk = Disk::mount(&place, "size=1m");
     let pull = scratch.pull(&newest_skopeo(), &served.reference("v1"), "dir:place");
-    let message = pull.arg("--quiet").run().failed(1);
+    let message = pull.arg("--quiet").run().failed(2);
     assert!(
         message.contains("it is a mount point; name a folder in it"),
         "{message}"

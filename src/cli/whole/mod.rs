@@ -38,10 +38,16 @@ impl Whole {
             return Ok(None);
         }
         let destination = destination.clone();
-        let cant = cant_write(&destination);
+        let cant = Failure::of_output(&destination.to_string());
         let begin = move || {
             let output = OutputPath::of(&destination.path, destination.form)?;
             let temporary = TemporaryFolder::create_in(output.parent())?;
+            if destination.form == Form::Folder {
+                // If the owner can't be copied, that is found out before anything is fetched.
+                let tried = temporary.path().join("tried");
+                fs::create_dir(&tried)?;
+                output.copy_owner_and_permissions(&tried)?;
+            }
             Ok(Self {
                 destination,
                 output,
@@ -53,7 +59,7 @@ impl Whole {
 
     /// Checks that this destination, which is no layout, can be made, and changes nothing.
     pub(super) async fn check(destination: &Destination) -> Result<(), Failure> {
-        let cant = cant_write(destination);
+        let cant = Failure::of_output(&destination.to_string());
         let Destination { path, form, .. } = destination.clone();
         let checked = blocking(move || OutputPath::of(&path, form)?.check());
         checked.await.map_err(cant)
@@ -96,7 +102,10 @@ impl Whole {
                 archive::write(&layout, &file, stop)?;
                 file.sync_all()?;
             }
-            Form::Folder => folder::make(&layout, &first, &made)?,
+            Form::Folder => {
+                folder::make(&layout, &first, &made)?;
+                self.output.copy_owner_and_permissions(&made)?;
+            }
         }
         fs::rename(&made, self.output.path())?;
         sync_folder(self.output.parent())
