@@ -55,7 +55,7 @@ pub(crate) async fn run(
         Output::File(path) => {
             let (path, shown) = (path.to_owned(), path.display().to_string());
             let begun = blocking(move || Target::file(&path)).await;
-            begun.map_err(|error| Failure::usage(format!("can't write {shown}: {error}")))?
+            begun.map_err(Failure::of_output(&shown))?
         }
     };
     let ExportArguments {

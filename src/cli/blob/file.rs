@@ -22,10 +22,12 @@ pub(super) struct Destination {
 impl Destination {
     /// Makes a temporary file in the folder of this path. Blocks.
     pub(super) fn new(path: &Path) -> Result<Self, Failure> {
-        let cant = |reason: &dyn std::fmt::Display| {
-            Failure::usage(format!("can't write {}: {reason}", path.display()))
-        };
-        let real = real_path(path).map_err(|error| cant(&error))?;
+        let made = Self::temporary(path);
+        made.map_err(Failure::of_output(&path.display().to_string()))
+    }
+
+    fn temporary(path: &Path) -> io::Result<Self> {
+        let real = real_path(path)?;
         let folder = match real.parent() {
             Some(folder) if folder != Path::new("") => folder,
             _ => Path::new("."),
@@ -34,12 +36,10 @@ impl Destination {
             .prefix(".longshore-blob-")
             // A new file has these permissions. The umask is applied to them.
             .permissions(Permissions::from_mode(0o666))
-            .tempfile_in(folder);
-        let file = file.map_err(|error| cant(&error))?;
+            .tempfile_in(folder)?;
         // A file that is replaced keeps its permissions.
         if let Ok(replaced) = fs::metadata(&real) {
-            let kept = file.as_file().set_permissions(replaced.permissions());
-            kept.map_err(|error| cant(&error))?;
+            file.as_file().set_permissions(replaced.permissions())?;
         }
         Ok(Self { file, path: real })
     }

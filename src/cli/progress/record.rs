@@ -59,8 +59,8 @@ impl Record {
         let to: Box<dyn Write + Send> = if is_stdout {
             Box::new(io::stdout())
         } else {
-            let wrong = |e| Failure::usage(format!("can't write {}: {e}", path.display()));
-            Box::new(BufWriter::new(File::create(path).map_err(wrong)?))
+            let cant = Failure::of_output(&path.display().to_string());
+            Box::new(BufWriter::new(File::create(path).map_err(cant)?))
         };
         let mut record = Self {
             path: (!is_stdout).then(|| path.to_owned()),
