@@ -85,6 +85,16 @@ install_skopeo() {
   fi
 }
 
+# Checks the skopeo that the search path finds, before longshore is built for it.
+check_skopeo() {
+  needed=1.6
+  found=$(skopeo --version | cut -d ' ' -f 3)
+  oldest=$(printf '%s\n%s\n' "$needed" "$found" | sort -V | sed -n 1p)
+  [ "$oldest" = "$needed" ] || die "skopeo $needed or newer is needed, and $(command -v skopeo) is ${found:-unknown}." \
+    "Please use a newer release of the system, for example in a container, or build skopeo:" \
+    "https://github.com/containers/skopeo/blob/main/install.md"
+}
+
 # Prints folders of this machine, one on each line. Each becomes a layer. They are the largest ones between 0.5
 # and 12 MB, at most 40, and at most 200 MB in all. The last line has their number and their size in kB.
 find_layers() {
@@ -146,6 +156,7 @@ done
 
 check_toolchain
 install_skopeo
+check_skopeo
 
 say "building"
 cargo build --locked --release -p longshore --bin longshore -p test-registry --bin registry

@@ -9,7 +9,8 @@ use std::process::{Command, Stdio};
 use test_support::sha256;
 
 use crate::harness::{
-    ImageBuilder, Scratch, Served, assert_skopeo_accepts, newest_skopeo, output_of, small_image,
+    ImageBuilder, Scratch, Served, assert_skopeo_accepts, newest_skopeo, output_of, script,
+    small_image,
 };
 
 /// The example once more, for the tests in its file.
@@ -379,4 +380,43 @@ fn async_server_pulls_for_its_clients() {
     assert!(answer.starts_with("HTTP/1.1 502 "), "{answer}");
     program.kill().unwrap();
     program.wait().unwrap();
+}
+
+#[test]
+fn the_quickstart_refuses_an_old_skopeo_before_it_builds() {
+    let scratch = Scratch::new();
+    let quickstart = |skopeo: &str| {
+        let program = script(&scratch, &format!("echo 'skopeo version {skopeo}'")).path;
+        let folder = scratch.path(skopeo);
+        fs::create_dir(&folder).unwrap();
+        fs::rename(program, folder.join("skopeo")).unwrap();
+        // The real cargo would build.
+        let cargo = script(&scratch, "echo 'no cargo here'; exit 3").path;
+        fs::rename(cargo, folder.join("cargo")).unwrap();
+        let folders = std::env::var_os("PATH").unwrap();
+        let path = std::iter::once(folder).chain(std::env::split_paths(&folders));
+        let mut command = Command::new("sh");
+        command.arg(concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/examples/quickstart.sh"
+        ));
+        command.env("PATH", std::env::join_paths(path).unwrap());
+        command.output().unwrap()
+    };
+    for old in ["1.4.1", "1.5.2-dev", "0.9.0"] {
+        let run = quickstart(old);
+        assert_eq!(run.status.code(), Some(1), "{run:?}");
+        let message = String::from_utf8(run.stderr).unwrap();
+        assert!(
+            message.contains("skopeo 1.6 or newer is needed"),
+            "{message}"
+        );
+        assert!(message.contains(&format!(" is {old}.")), "{message}");
+        assert!(!String::from_utf8(run.stdout).unwrap().contains("building"));
+    }
+    for new in ["1.6.0", "1.10.0", "2.0.0-dev"] {
+        let run = quickstart(new);
+        assert_eq!(run.status.code(), Some(3), "{run:?}");
+        assert!(String::from_utf8(run.stdout).unwrap().contains("building"));
+    }
 }
