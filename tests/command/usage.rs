@@ -87,7 +87,7 @@ fn wrong_usage_is_code_2() {
         ),
         (
             &["pull", "--timeline", "missing/a.svg", image, "oci:x"],
-            "can't write missing/a.svg: No such file",
+            "can't write missing/a.svg: its folder missing: No such file",
         ),
         (
             &["pull", "--timeline", "nonsense/a.svg", image, "oci:x"],

@@ -1,5 +1,6 @@
 //! The arguments of `longshore pull`.
 
+use std::fs;
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -8,7 +9,7 @@ use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, ValueHint};
 use longshore::{FetchOptions, ImageRequest, Platforms, Proxies, RetryPolicy};
 
-use super::destination::{Destination, Form};
+use super::destination::{Destination, Form, folder_of};
 use super::headings::{IMAGES, LIMITS, OUTPUT, SPEED};
 use super::proxy::ProxyArguments;
 use super::reference::image_reference;
@@ -164,6 +165,17 @@ fn folder_requests(requests: Vec<ImageRequest>, is_one: bool) -> Result<Vec<Imag
     Ok(named.collect())
 }
 
+/// Returns the path of a file without symbolic links, also if the file does not exist yet. Blocks.
+fn resolved(path: &Path) -> PathBuf {
+    let of_new = || {
+        let folder = fs::canonicalize(folder_of(path)).ok()?;
+        Some(folder.join(path.file_name()?))
+    };
+    let of_existing = fs::canonicalize(path).ok();
+    let found = of_existing.or_else(of_new);
+    found.unwrap_or_else(|| path.to_owned())
+}
+
 impl PullArguments {
     /// The names of all images, once the list has been read.
     pub(crate) fn references(&self) -> Vec<&str> {
@@ -204,6 +216,13 @@ impl PullArguments {
         }
         if self.json && self.events_on_stdout() {
             let reason = "stdout can't have both the events and the report of --json";
+            return Err(Failure::usage(reason.into()));
+        }
+        if let (Some(events), Some(timeline)) = (&self.events, &self.timeline)
+            && resolved(events) == resolved(timeline.path())
+        {
+            let reason =
+                "one file can't have both the events and the timeline; give --events another FILE";
             return Err(Failure::usage(reason.into()));
         }
         let platforms = self.platform.clone().unwrap_or_default();
@@ -286,6 +305,28 @@ mod tests {
             let error = read(&["--shard", part], &images).expect_err("the same name");
             assert!(error.to_string().contains("would be called x"), "{error}");
         }
+    }
+
+    #[test]
+    fn the_events_and_the_timeline_need_two_files() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let at = |name: &str| folder.path().join(name).display().to_string();
+        std::os::unix::fs::symlink(folder.path(), at("link")).expect("a link");
+        let read = |events: &str, timeline: &str| {
+            let options = ["--events", &at(events), "--timeline", &at(timeline)];
+            read(&options, &["docker://a.b/c"])
+        };
+        for other in ["a.json", "./a.json", "link/a.json"] {
+            let error = read(other, "a.json").expect_err(other).to_string();
+            assert!(
+                error.contains("both the events and the timeline"),
+                "{error}"
+            );
+        }
+        fs::write(at("a.json"), "").expect("a file");
+        std::os::unix::fs::symlink(at("a.json"), at("b")).expect("a link");
+        read("b", "a.json").expect_err("the same file");
+        read("c.json", "a.json").expect("two files");
     }
 
     #[test]

@@ -5,7 +5,9 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use crate::cli::args::Form;
 use crate::cli::failure::Failure;
+use crate::cli::output_path::OutputPath;
 
 /// The format of a picture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,28 +45,36 @@ impl Target {
         Ok(Self { path, format })
     }
 
-    /// Checks that the file can be written, and changes nothing. Blocks.
-    pub(super) fn check(&self) -> Result<(), Failure> {
-        let checked = if self.path.is_dir() {
-            Err(io::ErrorKind::IsADirectory.into())
-        } else {
-            // It is removed when it is dropped.
-            Temporary::beside(&self.path).map(drop)
-        };
-        let why = |error| format!("can't write {}: {error}", self.path.display());
-        checked.map_err(|error| Failure::usage(why(error)))
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
     }
 
-    /// Writes the file under another name, and then gives it its own. A file of this name is replaced. Blocks.
+    /// Checks that the file can be written, and changes nothing. Blocks.
+    pub(super) fn check(&self) -> Result<(), Failure> {
+        // The temporary file is removed when it is dropped.
+        let checked = self.output().and_then(|to| Temporary::for_output(&to));
+        let checked = checked.map(drop);
+        checked.map_err(Failure::of_output(&self.path.display().to_string()))
+    }
+
+    /// Writes the file under another name, and then gives it its own. A file of this name is replaced, and keeps its
+    /// permissions. Blocks.
     pub(super) fn write(&self, text: &str) -> Result<(), Failure> {
-        let written = Temporary::beside(&self.path).and_then(|mut temporary| {
+        let write = || {
+            let output = self.output()?;
+            let mut temporary = Temporary::for_output(&output)?;
             temporary.file.write_all(text.as_bytes())?;
-            temporary.rename(&self.path)
-        });
-        written.map_err(|error| {
+            temporary.rename(output.path())
+        };
+        write().map_err(|error| {
             let what = format!("can't write the timeline into {}", self.path.display());
             anyhow::Error::from(error).context(what).into()
         })
+    }
+
+    /// The file to make or replace. A symbolic link is followed.
+    fn output(&self) -> io::Result<OutputPath> {
+        OutputPath::of(&self.path, Form::Archive)
     }
 }
 
@@ -75,8 +85,9 @@ struct Temporary {
 }
 
 impl Temporary {
-    /// Creates a file with a name of its own in the same folder.
-    fn beside(path: &Path) -> io::Result<Self> {
+    /// Creates a file with a name of its own in the same folder, with the permissions of the file that it will replace.
+    fn for_output(output: &OutputPath) -> io::Result<Self> {
+        let path = output.path();
         let mut name = OsString::from(".");
         name.push(path.file_name().unwrap_or_default());
         name.push(format!(".{:08x}.tmp", fastrand::u32(..)));
@@ -86,7 +97,9 @@ impl Temporary {
             .create_new(true)
             .open(&path)?;
         let path = Some(path);
-        Ok(Self { file, path })
+        let temporary = Self { file, path };
+        output.copy_permissions(&temporary.file)?;
+        Ok(temporary)
     }
 
     fn rename(mut self, to: &Path) -> io::Result<()> {
@@ -109,6 +122,9 @@ impl Drop for Temporary {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::Permissions;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
     use super::*;
 
     #[test]
@@ -134,6 +150,26 @@ mod tests {
                 .iter()
                 .all(|name| error.contains(name))
         );
+    }
+
+    #[test]
+    fn a_link_stays_and_its_file_keeps_its_permissions() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (file, link) = (folder.path().join("file"), folder.path().join("link.html"));
+        fs::write(&file, "old").expect("a file");
+        fs::set_permissions(&file, Permissions::from_mode(0o640)).expect("permissions");
+        symlink("file", &link).expect("a link");
+        let target = Target::parse(link.as_os_str()).expect("a target");
+        target.check().expect("it can be written");
+        target.write("new").expect("written");
+        assert!(link.is_symlink());
+        assert_eq!(fs::read_to_string(&file).expect("text"), "new");
+        let mode = fs::metadata(&file).expect("looked").permissions().mode();
+        assert_eq!(mode & 0o777, 0o640);
+        assert_eq!(fs::read_dir(folder.path()).expect("entries").count(), 2);
+
+        fs::remove_file(&file).expect("it was there");
+        assert!(matches!(target.check(), Err(Failure::Usage(_))));
     }
 
     #[test]
