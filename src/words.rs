@@ -59,7 +59,9 @@ fn without_secrets(text: &str) -> String {
         shown.push_str(before);
         let end = url.find(ends_a_url).unwrap_or(url.len());
         // Punctuation at the end belongs to the sentence, not to the URL.
-        let end = url[..end].trim_end_matches([':', ',', '.', ';', ')']).len();
+        let end = url[..end]
+            .trim_end_matches([':', ',', '.', ';', ')', '?'])
+            .len();
         push_url(&mut shown, &url[..end]);
         rest = &url[end..];
     }
@@ -156,6 +158,12 @@ mod tests {
             ("https://a/b@c/d", "https://a/b@c/d"),
             ("docker://a/b@sha256:c", "docker://a/b@sha256:c"),
             ("is it there? http://a", "is it there? http://a"),
+            (
+                "did you mean docker://a/b? (http://a?b)?",
+                "did you mean docker://a/b? (http://a?…)?",
+            ),
+            ("http://u:p@a/b?", "http://…@a/b?"),
+            ("http://u:p? and", "http://u:p? and"),
             ("(http://a?b) (http://c?d)", "(http://a?…) (http://c?…)"),
             ("http://", "http://"),
             ("msg=\"http://a?b\\\" c", "msg=\"http://a?…\\\" c"),

@@ -34,6 +34,13 @@ fn wrong_usage_is_code_2() {
         (&["pull", "--frobnicate", image, "oci:x"], "--frobnicate"),
         (&["pull", "debian", "oci:x"], "did you mean docker://debian"),
         (&["inspect", "debian:12"], "did you mean docker://debian:12"),
+        (
+            &[
+                "inspect",
+                "docker://a/b:c@sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef",
+            ],
+            "skopeo takes a tag or a digest, not both; type docker://a/b@sha256:01",
+        ),
         (&["pull", image, "x"], "did you mean oci:x"),
         (&["pull", image], "the destination after it is missing"),
         (
@@ -238,6 +245,32 @@ fn a_password_in_an_argument_is_not_repeated() {
     let message = run.args(arguments).run().failed(2);
     assert!(message.contains("a.b/c"), "{message}");
     assert!(!message.contains("sesame"), "{message}");
+}
+
+#[test]
+fn a_suggestion_is_shown_as_it_is_to_be_typed() {
+    let scratch = Scratch::new();
+    let message = scratch.longshore().args(["inspect", "debian"]).run();
+    let message = message.failed(2);
+    assert!(
+        message.contains("did you mean docker://debian?\n"),
+        "{message}"
+    );
+}
+
+#[test]
+fn wrong_usage_is_code_2_even_if_stderr_is_closed() {
+    // Because of the password, the command cleans the message and writes it by itself.
+    for image in ["debian", "http://a:secret@b/c"] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let ended = std::process::Command::new(env!("CARGO_BIN_EXE_longshore"))
+            .args(["inspect", image])
+            .stderr(writer)
+            .status()
+            .unwrap();
+        assert_eq!(ended.code(), Some(2), "{image}");
+    }
 }
 
 #[test]

@@ -28,6 +28,8 @@ mod reference;
 mod values;
 mod verify;
 
+use std::io::{self, Write};
+
 use clap::error::ErrorKind;
 use clap::{ArgAction, CommandFactory, Parser, Subcommand};
 
@@ -89,7 +91,8 @@ fn exit(error: &clap::Error) -> ! {
     if !error.use_stderr() || cleaned.iter().map(String::as_str).eq(text.lines()) {
         error.exit();
     }
-    eprintln!("{}", cleaned.join("\n"));
+    // The reader of stderr may have gone, which is no reason for another exit code.
+    let _ = writeln!(io::stderr(), "{}", cleaned.join("\n"));
     std::process::exit(error.exit_code())
 }
 
