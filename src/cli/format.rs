@@ -130,6 +130,11 @@ pub(crate) fn json_line(value: &impl Serialize) -> serde_json::Result<String> {
     }))
 }
 
+/// Removes the byte order mark (`U+FEFF`) at the start of a text file. Some editors write it.
+pub(crate) fn without_byte_order_mark(text: &str) -> &str {
+    text.strip_prefix('\u{feff}').unwrap_or(text)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 
 use super::args::image_reference;
 use super::failure::Failure;
+use super::format::without_byte_order_mark;
 use super::name::RegistryName;
 
 /// The maximum size of a list, in bytes. This suffices for some hundred thousand images.
@@ -41,6 +42,7 @@ pub(crate) fn read(path: &Path) -> Result<Vec<ImageRequest>, Failure> {
 /// begins a comment.
 fn parse(text: &str) -> Result<Vec<ImageRequest>, String> {
     let mut requests = Vec::new();
+    let text = without_byte_order_mark(text);
     for (number, line) in text.lines().enumerate() {
         let words = line
             .split_whitespace()
@@ -245,6 +247,13 @@ mod tests {
             ImageRequest::new("docker://a.b/f").platforms(Platforms::All),
         ];
         assert_eq!(requests, expected);
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_no_part_of_the_first_line() {
+        let requests = parse("\u{feff}docker://a.b/c:d\n").expect("a list");
+        assert_eq!(requests, [ImageRequest::new("docker://a.b/c:d")]);
+        assert_eq!(parse("\u{feff}# a comment\n"), Ok(Vec::new()));
     }
 
     #[test]

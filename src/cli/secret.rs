@@ -8,6 +8,7 @@ use std::path::Path;
 use zeroize::Zeroizing;
 
 use super::failure::Failure;
+use super::format::without_byte_order_mark;
 
 /// The maximum length of a password or a token line, in bytes.
 const MAX_BYTES: usize = 64 * 1024;
@@ -41,7 +42,7 @@ fn first_line(mut from: impl Read) -> io::Result<Zeroizing<String>> {
         line.pop();
     }
     let text = std::str::from_utf8(&line).map_err(io::Error::other)?;
-    Ok(Zeroizing::new(text.to_owned()))
+    Ok(Zeroizing::new(without_byte_order_mark(text).to_owned()))
 }
 
 /// Reads one byte. Returns `false` at the end.
@@ -65,6 +66,8 @@ mod tests {
             ("a:b\r\nc", "a:b"),
             ("a:b", "a:b"),
             ("", ""),
+            ("\u{feff}a:b\r\n", "a:b"),
+            ("a:\u{feff}b", "a:\u{feff}b"),
         ];
         for (text, line) in table {
             assert_eq!(*first_line(text.as_bytes()).expect("text"), line);
