@@ -116,6 +116,13 @@ async fn pull(
             pull_into(&whole.layout(), arguments, fetcher, output, outcome).await?;
             let left = deadline.map(|all| all.saturating_sub(output.started.elapsed()));
             let is_partial = outcome.is_partial();
+            if is_partial && whole.replaces_archive().await? {
+                let (failed, requested) = (outcome.failures().len(), outcome.requested);
+                let what = format!(
+                    "can't write {destination}: {failed} of {requested} images failed, so the file stays as it was"
+                );
+                return Err(anyhow::Error::msg(what).into());
+            }
             let finishing = Box::pin(async { Ok(whole.finish(is_partial).await) });
             let finished = within(left, finishing).await;
             finished.map_err(Failure::on("write", &destination.to_string()))?

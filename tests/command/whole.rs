@@ -162,6 +162,23 @@ fn an_archive_of_a_list_contains_only_the_pulled_images() {
     let run = pull(&["bad"], "oci-archive:none.tar:{tag}");
     assert_eq!(run.status.code(), Some(1), "{run}");
     assert!(!scratch.path("none.tar").exists());
+
+    // Yesterday's archive has all images, so it is not replaced by one that has fewer.
+    fs::write(scratch.path("old.tar"), "old").unwrap();
+    for tags in [&["good", "bad"][..], &["bad"]] {
+        let run = pull(tags, "oci-archive:old.tar:{tag}");
+        assert_eq!(run.status.code(), Some(1), "{run}");
+        let message = run.stderr;
+        let words = format!(
+            "1 of {} images failed, so the file stays as it was",
+            tags.len()
+        );
+        assert!(message.contains(&words), "{message}");
+        assert!(message.contains(&served.reference("bad")), "{message}");
+        assert_eq!(archive("old.tar"), b"old");
+    }
+    pull(&["good"], "oci-archive:old.tar:{tag}").succeeded();
+    assert_eq!(archive("old.tar"), archive("good.tar"));
 }
 
 #[test]

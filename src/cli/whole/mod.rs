@@ -70,6 +70,15 @@ impl Whole {
         self.temporary.path().join("layout")
     }
 
+    /// Whether the destination is a file that exists. An archive without the images that failed does not replace it.
+    pub(super) async fn replaces_archive(&self) -> Result<bool, Failure> {
+        if self.destination.form != Form::Archive {
+            return Ok(false);
+        }
+        let path = self.output.path().to_owned();
+        Ok(blocking(move || fs::exists(path)).await?)
+    }
+
     /// Makes the destination from the images in the layout. If no image is there, nothing is made. `is_partial` is
     /// whether the layout may contain blobs of images that failed.
     pub(super) async fn finish(self, is_partial: bool) -> Result<(), Failure> {
