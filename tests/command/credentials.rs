@@ -5,6 +5,7 @@ use std::os::unix::fs::FileExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -383,6 +384,47 @@ fn a_wrong_password_is_reported_and_not_shown() {
         let hint = "does not accept the credentials that were given";
         assert!(message.contains(hint), "{message}");
         assert!(!message.contains("not-the-password"), "{message}");
+    }
+}
+
+/// skopeo treats an empty variable as one that is not set, and so finds the login in the home folder.
+#[test]
+#[ignore = "needs skopeo"]
+fn a_wrong_login_of_a_default_auth_file_is_tried_once_even_if_variables_are_empty() {
+    for skopeo in skopeos() {
+        let served = Served::with(Options {
+            auth: Auth {
+                basic: Some((USER.to_owned(), PASSWORD.to_owned())),
+                bearer: Some(BEARER_TOKEN.to_owned()),
+                refresh_token: None,
+            },
+            ttfb: Duration::from_millis(50),
+            ..Options::default()
+        });
+        let image = served.reference("v");
+        let (host, _) = image["docker://".len()..].split_once('/').unwrap();
+        let scratch = Scratch::new();
+        let home = scratch.path("home");
+        let auth = BASE64.encode(format!("{USER}:wrong"));
+        let file = json!({ "auths": { host: { "auth": auth } } });
+        fs::create_dir_all(home.join(".docker")).unwrap();
+        fs::write(home.join(".docker/config.json"), file.to_string()).unwrap();
+        let list: String = (0..20).map(|number| format!("{image}{number}\n")).collect();
+        fs::write(scratch.path("list"), list).unwrap();
+        let pull = scratch.longshore().env("HOME", home.to_str().unwrap());
+        let pull = pull.args(["pull", "--quiet", "--tls-verify=false", "--skopeo"]);
+        let pull = pull.args([skopeo.path.to_str().unwrap(), "--from", "list", "oci:x"]);
+        let variables = [
+            "REGISTRY_AUTH_FILE",
+            "XDG_RUNTIME_DIR",
+            "XDG_CONFIG_HOME",
+            "DOCKER_CONFIG",
+        ];
+        let pull = variables.iter().fold(pull, |pull, name| pull.env(name, ""));
+        pull.run().failed(1);
+        let requests = served.registry.requests();
+        let logins = requests.iter().filter(|one| one.path.contains("/token"));
+        assert_eq!(logins.count(), 1, "{}", skopeo.protocol);
     }
 }
 
