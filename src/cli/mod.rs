@@ -156,21 +156,74 @@ async fn blocking<T: Send + 'static>(
     done.unwrap_or_else(|error| Err(io::Error::other(error)))
 }
 
-/// Sends the log to stderr. `RUST_LOG` selects the messages. If it is not set, `-v` selects the debug messages of longshore.
+/// Sends the log to stderr.
 fn log_to_stderr(is_verbose: bool) {
-    let selected = std::env::var("RUST_LOG")
-        .ok()
-        .and_then(|targets| targets.parse().ok());
-    let filter: Targets = match selected {
+    let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let lines = tracing_subscriber::fmt::layer()
+        .with_writer(|| Log)
+        .with_ansi(has_colours(io::stderr().is_terminal(), variable));
+    tracing_subscriber::registry()
+        .with(lines)
+        .with(log_filter(is_verbose, variable("RUST_LOG").as_deref()))
+        .init();
+}
+
+/// Returns which messages are logged. `selected`, the value of `RUST_LOG`, selects them. If it is not set, `-v` selects
+/// the debug messages of longshore.
+fn log_filter(is_verbose: bool, selected: Option<&str>) -> Targets {
+    match selected.and_then(|targets| targets.parse().ok()) {
         Some(filter) => filter,
         None if is_verbose => Targets::new().with_target("longshore", LevelFilter::DEBUG),
         None => Targets::new(),
-    };
-    let lines = tracing_subscriber::fmt::layer()
-        .with_writer(|| Log)
-        .with_ansi(std::io::stderr().is_terminal());
-    tracing_subscriber::registry()
-        .with(lines)
-        .with(filter)
-        .init();
+    }
+}
+
+/// Whether log lines have colours. `variable` returns the value of an environment variable that is set and not empty.
+fn has_colours(is_terminal: bool, variable: impl Fn(&str) -> Option<String>) -> bool {
+    let can_show = variable("TERM").is_some_and(|term| term != "dumb");
+    is_terminal && can_show && variable("NO_COLOR").is_none()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_variable_for_the_log_overrides_the_option() {
+        let debug = Targets::new().with_target("longshore", LevelFilter::DEBUG);
+        let table = [
+            (true, None, debug.clone()),
+            (false, None, Targets::new()),
+            (false, Some("longshore=debug"), debug.clone()),
+            (
+                true,
+                Some("off"),
+                Targets::new().with_default(LevelFilter::OFF),
+            ),
+            (true, Some("a=b=c"), debug),
+        ];
+        for (is_verbose, selected, expected) in table {
+            let filter = log_filter(is_verbose, selected);
+            assert_eq!(filter, expected, "{is_verbose} {selected:?}");
+        }
+    }
+
+    #[test]
+    fn only_a_terminal_that_has_colours_gets_them() {
+        let table = [
+            (true, Some("xterm"), None, true),
+            (false, Some("xterm"), None, false),
+            (true, Some("xterm"), Some("1"), false),
+            (true, Some("dumb"), None, false),
+            (true, None, None, false),
+        ];
+        for (is_terminal, term, no_color, expected) in table {
+            let value = |name: &str| {
+                let value = if name == "TERM" { term } else { no_color };
+                value.map(str::to_owned)
+            };
+            let found = has_colours(is_terminal, value);
+            assert_eq!(found, expected, "{is_terminal} {term:?} {no_color:?}");
+        }
+    }
 }

@@ -259,6 +259,18 @@ fn a_suggestion_is_shown_as_it_is_to_be_typed() {
 }
 
 #[test]
+#[ignore = "needs skopeo"]
+fn an_empty_variable_for_the_log_counts_as_not_set() {
+    let scratch = Scratch::new();
+    let has_log = |value| {
+        let inspect = scratch.inspect(&newest_skopeo(), "docker://127.0.0.1:1/a");
+        let inspect = inspect.arg("-v").env("RUST_LOG", value);
+        inspect.run().failed(1).contains("DEBUG longshore")
+    };
+    assert!(has_log("") && !has_log("off"));
+}
+
+#[test]
 fn wrong_usage_is_code_2_even_if_stderr_is_closed() {
     // Because of the password, the command cleans the message and writes it by itself.
     for image in ["debian", "http://a:secret@b/c"] {

@@ -17,6 +17,7 @@ pub(in crate::cli) const HELP: &str = "  LONGSHORE_SKOPEO    the skopeo program,
   LONGSHORE_AUTHFILE  the auth file, as --authfile; not used with another option
                       about credentials (--creds, --no-creds, ...)
   RUST_LOG            which log messages to show, such as longshore=debug
+  NO_COLOR            if set, log messages on a terminal have no colours
 An option overrides its variable. An empty variable counts as not set.";
 
 /// The values of the variables that name files.
