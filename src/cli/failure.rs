@@ -99,6 +99,14 @@ impl Failure {
         Self::Usage(message)
     }
 
+    /// Makes a failure of wrong usage that was found after images had been pulled.
+    pub(crate) fn not_usage(self) -> Self {
+        match self {
+            Self::Usage(message) => anyhow::Error::msg(message).into(),
+            other => other,
+        }
+    }
+
     /// Makes a failure of an action on an image.
     pub(crate) fn on(what: &'static str, image: &str) -> impl FnOnce(Error) -> Self {
         let image = image.to_owned();

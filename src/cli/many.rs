@@ -51,7 +51,7 @@ impl Many {
         let pulling = Box::pin(self.pull_each(fetcher, sink, output, outcome));
         match within(self.deadline, pulling).await {
             Ok(Ok(pulled)) => {
-                outcome.pulled = pulled;
+                outcome.pulled = Some(pulled);
                 Ok(())
             }
             Ok(Err(failure)) => Err(failure),

@@ -20,13 +20,16 @@ use super::warnings;
 /// The outcome of a pull of one image or of many.
 #[derive(Debug, Default)]
 pub(super) struct Outcome {
-    pub(super) pulled: Pulled,
+    /// What was fetched. `None` if the pull has ended early.
+    pub(super) pulled: Option<Pulled>,
     /// The digests of the foreign layers, for the report.
     foreign_layers: BTreeSet<String>,
     /// How many images were asked for, if there were many.
     pub(super) requested: usize,
     /// The plan, if this is a dry run.
     pub(super) plan: Option<Plan>,
+    /// Whether an image was pulled.
+    has_images: bool,
     images: Vec<ImageReport>,
     failed: Vec<FailedReport>,
     failures: Vec<Failure>,
@@ -57,6 +60,11 @@ impl Outcome {
         self.fail(request, error);
         self.failures.pop();
         failure
+    }
+
+    /// Whether no image has been pulled, and none has failed.
+    pub(super) fn is_empty(&self) -> bool {
+        !self.has_images && self.failures.is_empty()
     }
 
     /// Whether an image failed.
@@ -111,13 +119,14 @@ impl Output {
                 outcome.foreign_layers.insert(digest);
             }
         }
+        outcome.has_images = true;
         let mut lines = Vec::with_capacity(images.len() + 1);
         for content in images {
             if let Platforms::One(platform) = &request.platforms {
                 let found = content.platform();
                 warnings::of_platform(content.reference(), Some(platform), found.as_deref());
             }
-            let report = ImageReport::of(content, index);
+            let report = ImageReport::of(&request.reference, content, index);
             if let Some(plan) = &mut outcome.plan {
                 lines.push(plan.add(content, report));
                 continue;
@@ -138,13 +147,14 @@ impl Output {
     pub(super) async fn print(
         &self,
         outcome: &mut Outcome,
+        pulled: &Pulled,
         version: Option<JoinHandle<longshore::Result<Version>>>,
         ended_by: Option<&Failure>,
     ) -> Result<(), Failure> {
         if let Some(version) = version {
             let version = version.await.map_err(anyhow::Error::from)?;
             let skopeo = version.ok().map(|version| version.to_string());
-            let line = self.json(outcome, skopeo, ended_by.map(ToString::to_string));
+            let line = self.json(outcome, pulled, skopeo, ended_by.map(ToString::to_string));
             let line = line.map_err(anyhow::Error::from)?;
             return print(format!("{line}\n")).await;
         }
@@ -155,8 +165,8 @@ impl Output {
             return Ok(());
         }
         let totals = match &mut outcome.plan {
-            Some(plan) => plan.totals(&self.destination, &outcome.pulled),
-            None => self.totals(&outcome.pulled),
+            Some(plan) => plan.totals(&self.destination, pulled),
+            None => self.totals(pulled),
         };
         print(totals).await
     }
@@ -165,11 +175,11 @@ impl Output {
     fn json(
         &self,
         outcome: &mut Outcome,
+        pulled: &Pulled,
         skopeo: Option<String>,
         error: Option<String>,
     ) -> serde_json::Result<String> {
         let Outcome {
-            pulled,
             foreign_layers,
             images,
             failed,

@@ -65,14 +65,35 @@ pub(crate) async fn run(
             pull(arguments, fetcher, &output, &mut outcome).await
         };
         if pulled.is_ok() {
-            warnings::of_policy(restricts, !outcome.pulled.policy_unchecked);
+            let pulled = outcome.pulled.as_ref();
+            warnings::of_policy(
+                restricts,
+                !pulled.is_some_and(|pulled| pulled.policy_unchecked),
+            );
         }
         advise(outcome.failures(), &looking, login).await;
         advised(pulled, &looking, login).await
     });
     let (pulled, displayed) = tokio::join!(pulling, displaying);
+    let pulled = match pulled {
+        // Wrong usage that was found at once is the whole outcome, and there is no report of it.
+        Err(failure @ Failure::Usage(_)) if outcome.is_empty() => {
+            let mut others = displayed.failures;
+            if let Some(last) = displayed.record {
+                others.extend(last.write(Some(failure.to_string())).await.err());
+            }
+            return Err(failure.with_earlier(others));
+        }
+        pulled => pulled.map_err(Failure::not_usage),
+    };
+    let totals = match outcome.pulled.take() {
+        Some(totals) => totals,
+        // Each layer of a dry run counts as one that is there.
+        None if is_dry => Pulled::default(),
+        None => displayed.totals.pulled(),
+    };
     let printed = output
-        .print(&mut outcome, version, pulled.as_ref().err())
+        .print(&mut outcome, &totals, version, pulled.as_ref().err())
         .await;
     let mut failure = match pulled {
         Ok(()) => outcome.failure(),
@@ -154,7 +175,7 @@ async fn pull_into(
             let (images, index) = (&pulled.images, pulled.index.as_ref());
             let foreign = &pulled.foreign_layers;
             output.add(outcome, &request, images, index, foreign).await;
-            outcome.pulled = pulled;
+            outcome.pulled = Some(pulled);
             Ok(())
         }
         Err(error) => Err(outcome.fatal(request, error)),

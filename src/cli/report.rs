@@ -51,6 +51,9 @@ pub(super) struct FailedReport {
 
 #[derive(Debug, Serialize)]
 pub(super) struct ImageReport {
+    /// The reference that was asked for.
+    requested: String,
+    /// The reference of this image, which has a digest if it is one of the images of an index.
     image: String,
     /// The digest of the manifest at its source.
     digest: String,
@@ -63,8 +66,13 @@ pub(super) struct ImageReport {
 }
 
 impl ImageReport {
-    pub(super) fn of(content: &ImageContent, index: Option<&IndexContent>) -> Self {
+    pub(super) fn of(
+        requested: &str,
+        content: &ImageContent,
+        index: Option<&IndexContent>,
+    ) -> Self {
         Self {
+            requested: requested.to_owned(),
             image: content.reference().to_owned(),
             digest: content.source_digest().to_string(),
             stored_digest: content.manifest_descriptor().digest().to_string(),

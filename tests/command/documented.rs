@@ -3,7 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
+use longshore::oci_spec::image::Descriptor;
 use serde_json::Value;
+
+use test_registry::image::write_index;
 
 use crate::harness::{Scratch, Served, newest_skopeo, small_image};
 
@@ -145,5 +148,99 @@ fn the_report_and_the_events_have_the_documented_fields() {
         "blob_retried",
     ] {
         assert!(kinds.contains(kind), "no {kind} in {kinds:?}");
+    }
+}
+
+#[test]
+#[ignore = "needs skopeo"]
+fn the_report_of_a_pull_that_ends_early_says_what_was_done() {
+    let (served, image) = Served::image("v1", &small_image(1));
+    let stalled = &image.layers[2];
+    served.faults(&[&format!("blob@{}:stall=half", stalled.digest())]);
+    let scratch = Scratch::new();
+    let list = scratch.path("images.txt");
+    fs::write(&list, served.reference("v1")).unwrap();
+    let from = format!("--from={}", list.display());
+    for from in [None, Some(&*from)] {
+        let one = from.is_none().then(|| served.reference("v1"));
+        let pull = scratch
+            .longshore()
+            .args(["pull", "--tls-verify=false", "--json"]);
+        let pull = pull.args(["--skopeo", newest_skopeo().path.to_str().unwrap()]);
+        let pull = pull.args(["--deadline=3s"]).args(from).args(one.as_deref());
+        let layout = if from.is_some() {
+            "oci:list"
+        } else {
+            "oci:one"
+        };
+        let run = pull.arg(layout).run();
+        assert_eq!(run.status.code(), Some(1), "{run}");
+        let report: Value = serde_json::from_str(&run.stdout).unwrap();
+        let error = report["error"].as_str().unwrap();
+        assert!(error.contains("not done within"), "{error}");
+        let all: u64 = image.layers.iter().map(Descriptor::size).sum();
+        assert_eq!(report["bytes"], all, "{report}");
+        assert_eq!(report["fetched_blobs"], 2, "{report}");
+        assert_eq!(report["fetched_bytes"], all - stalled.size(), "{report}");
+        assert!(report["proxies"].as_u64().unwrap() > 0, "{report}");
+        assert_eq!(report["protocol"], "");
+    }
+}
+
+#[test]
+#[ignore = "needs skopeo"]
+fn wrong_usage_prints_no_report() {
+    let (served, _) = Served::image("v1", &small_image(1));
+    let scratch = Scratch::new();
+    let home = scratch.path("home");
+    let folder = home.join(".config/containers");
+    fs::create_dir_all(&folder).unwrap();
+    let helper = "credential-helpers = [\"ecr-login\"]\n";
+    fs::write(folder.join("registries.conf"), helper).unwrap();
+    fs::write(scratch.path("creds"), "user:sesame\n").unwrap();
+    fs::create_dir(scratch.path("full")).unwrap();
+    fs::write(scratch.path("full/letter"), "dear").unwrap();
+    let table = [
+        (["--creds-file", "creds"], "oci:image"),
+        (["--retries", "0"], "dir:full"),
+    ];
+    for (options, destination) in table {
+        for more in ["--quiet", "--dry-run"] {
+            let pull = scratch.pull(&newest_skopeo(), &served.reference("v1"), destination);
+            let pull = pull.env("HOME", home.to_str().unwrap());
+            let run = pull.args(options).args(["--json", more]).run();
+            assert_eq!(run.stdout, "", "{run}");
+            assert_eq!(run.status.code(), Some(2), "{run}");
+            assert!(!run.stderr.is_empty(), "{run}");
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs skopeo"]
+fn each_image_of_an_index_names_the_reference_that_was_asked_for() {
+    let served = Served::start();
+    let images = [(1, "amd64"), (2, "arm64")];
+    let images = images.map(|(seed, name)| small_image(seed).platform("linux", name));
+    write_index(served.folder.path(), "multi", &images).unwrap();
+    served.add("one", &small_image(3));
+    let (multi, one) = (served.reference("multi"), served.reference("one"));
+    let scratch = Scratch::new();
+    for more in ["--quiet", "--dry-run"] {
+        let pull = scratch.pull(&newest_skopeo(), &multi, &one);
+        let report = pull.args(["oci:image", "--platform=all", more]).report();
+        let images = report["images"].as_array().unwrap();
+        let mut requested: Vec<&str> = images
+            .iter()
+            .map(|image| image["requested"].as_str().unwrap())
+            .collect();
+        requested.sort_unstable();
+        assert_eq!(requested, [&*multi, &*multi, &*one], "{report}");
+        for image in images.iter().filter(|image| image["requested"] == *multi) {
+            assert!(
+                image["image"].as_str().unwrap().contains("@sha256:"),
+                "{image}"
+            );
+        }
     }
 }

@@ -4,6 +4,7 @@ mod frame;
 mod plain;
 mod record;
 mod state;
+mod totals;
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -25,6 +26,7 @@ use self::plain::Lines;
 use self::record::{ByteEventFilter, LastLine, Record, UnfinishedRecord};
 use self::state::Progress;
 pub(super) use self::state::Unwritten;
+use self::totals::Totals;
 use super::failure::Failure;
 use super::format::json_line;
 use super::say::{self, say};
@@ -141,14 +143,11 @@ impl ProgressOptions {
             .drop_guard();
         let show = move || {
             let _guard = guard;
-            let (record, failures, unwritten) = self.show_all(&runtime, stream, record, timeline);
+            let (mut result, record) = self.show_all(&runtime, stream, record, timeline);
             let (last, record) = record.map(LastLine::of).unzip();
+            result.record = last;
             // The receiver is gone if a signal has ended the command. The last line says so then.
-            let _ = ended.send(DisplayResult {
-                record: last,
-                failures,
-                unwritten,
-            });
+            let _ = ended.send(result);
             record.into_iter().for_each(UnfinishedRecord::write);
         };
         let thread = thread::Builder::new().name("longshore-progress".into());
@@ -168,9 +167,9 @@ impl ProgressOptions {
         mut stream: EventStream,
         mut record: Option<Record>,
         mut timeline: Option<Timeline>,
-    ) -> (Option<Record>, Vec<Failure>, Unwritten) {
+    ) -> (DisplayResult, Option<Record>) {
         let mut display = Display::new(&self);
-        let mut failures = Vec::new();
+        let mut result = DisplayResult::default();
         display.tick();
         loop {
             let next = runtime.block_on(async { timeout(TICK, stream.recv()).await });
@@ -181,21 +180,23 @@ impl ProgressOptions {
                         timeline.take(&event);
                     }
                     display.take(&event);
+                    result.totals.take(&event.kind);
                     record.as_mut().map(|record| record.take(&event))
                 }
                 Err(_) => record.as_mut().map(Record::flush),
             };
             // After a write error, events are still shown.
             if let Some(Err(failure)) = written {
-                failures.push(failure);
+                result.failures.push(failure);
                 record = None;
             }
             display.tick();
         }
         display.end();
         let drawn = timeline.map_or(Ok(()), Timeline::finish);
-        failures.extend(drawn.err());
-        (record, failures, display.progress.unwritten())
+        result.failures.extend(drawn.err());
+        result.unwritten = display.progress.unwritten();
+        (result, record)
     }
 }
 
@@ -210,6 +211,7 @@ pub(super) async fn ended() {
 }
 
 /// The result of showing a pull.
+#[derive(Default)]
 pub(super) struct DisplayResult {
     /// The last line of the events, which is still to be written.
     pub(super) record: Option<LastLine>,
@@ -217,14 +219,15 @@ pub(super) struct DisplayResult {
     pub(super) failures: Vec<Failure>,
     /// What the pull has not written into its destination.
     pub(super) unwritten: Unwritten,
+    /// What the pull has fetched.
+    pub(super) totals: Totals,
 }
 
 impl DisplayResult {
     fn failed(failure: Failure) -> Self {
         Self {
-            record: None,
             failures: vec![failure],
-            unwritten: Unwritten::default(),
+            ..Self::default()
         }
     }
 }
