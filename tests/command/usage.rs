@@ -238,6 +238,24 @@ fn options_may_stand_between_the_images_and_the_destination() {
 }
 
 #[test]
+fn a_place_that_can_not_be_written_is_a_failure() {
+    let scratch = Scratch::new();
+    let image = "docker://127.0.0.1:1/a/b";
+    // Nobody can create a file there, not even root.
+    let digest = format!("sha256:{}", "0".repeat(64));
+    for args in [
+        &["export", image, "/sys/new.tar"][..],
+        &["blob", image, &digest, "-o", "/sys/new"],
+        &["pull", "--events", "/sys/new", image, "oci:x"],
+        &["pull", "--timeline", "/sys/new.svg", image, "oci:x"],
+    ] {
+        let run = scratch.longshore().args(args.iter().copied()).run();
+        let message = run.failed(1);
+        assert!(message.contains("can't write /sys/new"), "{message}");
+    }
+}
+
+#[test]
 fn a_password_in_an_argument_is_not_repeated() {
     let scratch = Scratch::new();
     let run = scratch.longshore();
