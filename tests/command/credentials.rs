@@ -409,8 +409,8 @@ fn a_wrong_login_of_a_default_auth_file_is_tried_once_even_if_variables_are_empt
         let file = json!({ "auths": { host: { "auth": auth } } });
         fs::create_dir_all(home.join(".docker")).unwrap();
         fs::write(home.join(".docker/config.json"), file.to_string()).unwrap();
-        let list: String = (0..20).map(|number| format!("{image}{number}\n")).collect();
-        fs::write(scratch.path("list"), list).unwrap();
+        let list: Vec<String> = (0..20).map(|number| format!("{image}{number}")).collect();
+        fs::write(scratch.path("list"), list.join("\n")).unwrap();
         let pull = scratch.longshore().env("HOME", home.to_str().unwrap());
         let pull = pull.args(["pull", "--quiet", "--tls-verify=false", "--skopeo"]);
         let pull = pull.args([skopeo.path.to_str().unwrap(), "--from", "list", "oci:x"]);
