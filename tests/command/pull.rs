@@ -106,6 +106,7 @@ fn the_report_has_these_fields_and_no_others() {
                 "version": 1,
                 "destination": layout.tagged("v1"),
                 "images": [{
+                    "requested": reference,
                     "image": reference,
                     "digest": image.manifest_digest,
                     "stored_digest": image.manifest_digest,
