@@ -86,7 +86,7 @@
 //!
 //! `--json` prints one object at the end: the images with their digests, the failed ones with their errors, bytes,
 //! retries, and the peak memory of this process. Its field `version` changes when a field changes its meaning or is
-//! removed (`docs/json.md`).
+//! removed. `docs/json.md` describes this object, and those of the other commands.
 //!
 //! # Limits in time
 //!

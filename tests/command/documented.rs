@@ -6,9 +6,8 @@ use std::fs;
 use longshore::oci_spec::image::Descriptor;
 use serde_json::Value;
 
+use crate::harness::{Longshore, Scratch, Served, newest_skopeo, small_image};
 use test_registry::image::write_index;
-
-use crate::harness::{Scratch, Served, newest_skopeo, small_image};
 
 const DOCUMENT: &str = include_str!("../../docs/json.md");
 
@@ -57,15 +56,41 @@ fn check(
         let field = format!("{prefix}{name}");
         let kinds = table.get(&field);
         let kinds = kinds.unwrap_or_else(|| panic!("{field} is not documented"));
-        let kind = kind_of(value);
-        let is_documented = kinds.split(" or ").any(|known| known == kind);
-        assert!(is_documented, "{field} is {kind}, not {kinds}");
-        let items = value.as_array().into_iter().flatten();
-        for item in items.filter(|item| item.is_object()) {
-            check(table, item, &format!("{field}[]."), found);
+        let is_kind = |known: &str| match known {
+            "any" => true,
+            "map" => value.is_object(),
+            known => known == kind_of(value),
+        };
+        let is_documented = kinds.split(" or ").any(is_kind);
+        assert!(is_documented, "{field} is no {kinds}: {value}");
+        // The names in a map, or in a value of any type, come from outside.
+        if value.is_object() && kinds.contains("object") {
+            check(table, value, &format!("{field}."), found);
+        }
+        if kinds.contains("array") {
+            let items = value.as_array().into_iter().flatten();
+            for item in items.filter(|item| item.is_object()) {
+                check(table, item, &format!("{field}[]."), found);
+            }
         }
         found.insert(field);
     }
+}
+
+/// Checks that the command ends with this code, and that its output has exactly the fields of the table.
+#[track_caller]
+fn check_output(heading: &str, command: Longshore, code: i32) -> Value {
+    let run = command.arg("--json").run();
+    assert_eq!(run.status.code(), Some(code), "{run}");
+    let line = run.stdout.strip_suffix('\n').expect("a line");
+    assert!(!line.contains('\n'), "{run}");
+    let object: Value = serde_json::from_str(line).unwrap();
+    let table = &tables()[heading];
+    let mut found = BTreeSet::new();
+    check(table, &object, "", &mut found);
+    let documented: BTreeSet<String> = table.keys().cloned().collect();
+    assert_eq!(found, documented, "{object}");
+    object
 }
 
 #[test]
@@ -80,7 +105,7 @@ fn the_plan_of_a_dry_run_has_the_documented_fields() {
         .run();
     assert_eq!(run.status.code(), Some(1), "{run}");
     let plan: Value = serde_json::from_str(&run.stdout).unwrap();
-    let table = &tables()["The plan: `--dry-run --json`"];
+    let table = &tables()["The plan: `pull --dry-run --json`"];
     let mut found = BTreeSet::new();
     check(table, &plan, "", &mut found);
     let documented: BTreeSet<String> = table.keys().cloned().collect();
@@ -109,13 +134,13 @@ fn the_report_and_the_events_have_the_documented_fields() {
         .run();
     let report: Value = serde_json::from_str(&run.stdout).unwrap();
     assert_eq!(run.status.code(), Some(1), "{run}");
-    let table = &tables["The report: `--json`"];
+    let table = &tables["The report: `pull --json`"];
     let mut found = BTreeSet::new();
     check(table, &report, "", &mut found);
     let documented: BTreeSet<String> = table.keys().cloned().collect();
     assert_eq!(found, documented, "{report}");
 
-    let common = &tables["The events: `--events FILE`, `--progress json`"];
+    let common = &tables["The events: `pull --events FILE`, `pull --progress json`"];
     let mut kinds = BTreeSet::new();
     let lines = fs::read_to_string(events).unwrap();
     for line in lines.lines() {
@@ -148,6 +173,127 @@ fn the_report_and_the_events_have_the_documented_fields() {
         "blob_retried",
     ] {
         assert!(kinds.contains(kind), "no {kind} in {kinds:?}");
+    }
+}
+
+#[test]
+#[ignore = "needs skopeo"]
+fn an_inspected_image_has_the_documented_fields() {
+    for image in [
+        small_image(1).label("a", "b"),
+        small_image(1).docker_schema2(),
+    ] {
+        let (served, _) = Served::image("v1", &image);
+        let scratch = Scratch::new();
+        let inspect = scratch.inspect(&newest_skopeo(), &served.reference("v1"));
+        let report = check_output("An image: `inspect --json`", inspect, 0);
+        // This is true for the Docker image, too.
+        let media_type = report["layers"][0]["media_type"].as_str().unwrap();
+        assert_eq!(media_type, "application/vnd.oci.image.layer.v1.tar+gzip");
+    }
+}
+
+#[test]
+#[ignore = "needs skopeo"]
+fn the_platforms_of_an_index_and_of_a_single_image_have_the_documented_fields() {
+    let served = Served::start();
+    let images = [small_image(1), small_image(2).platform("linux", "arm64")];
+    write_index(served.folder.path(), "index", &images).unwrap();
+    served.add("single", &small_image(1));
+    for tag in ["index", "single"] {
+        let scratch = Scratch::new();
+        let inspect = scratch.inspect(&newest_skopeo(), &served.reference(tag));
+        let inspect = inspect.args(["--platform", "all"]);
+        let heading = "The platforms: `inspect --platform all --json`";
+        let report = check_output(heading, inspect, 0);
+        assert_eq!(report["is_index"], tag == "index");
+    }
+}
+
+#[test]
+#[ignore = "needs skopeo"]
+fn the_tags_of_a_repository_have_the_documented_fields() {
+    let (served, _) = Served::image("v1", &small_image(1));
+    let scratch = Scratch::new();
+    let reference = served.reference("v1");
+    let (repository, _) = reference.rsplit_once(':').unwrap();
+    let list_tags = scratch
+        .longshore()
+        .args(["list-tags", "--tls-verify=false"]);
+    let skopeo = newest_skopeo();
+    let list_tags = list_tags.args(["--skopeo", skopeo.path.to_str().unwrap(), repository]);
+    check_output("The tags: `list-tags --json`", list_tags, 0);
+}
+
+/// The image is missing, which is a problem, and there are few open files, which is a note.
+#[test]
+#[ignore = "needs skopeo"]
+fn the_diagnosis_has_the_documented_fields() {
+    let (served, _) = Served::image("v1", &small_image(1));
+    let scratch = Scratch::new();
+    let auth_file = scratch.path("auth.json");
+    fs::write(&auth_file, "{}").unwrap();
+    let (skopeo, missing) = (newest_skopeo(), served.reference("missing"));
+    let doctor = scratch.longshore().args(["doctor", "--tls-verify=false"]);
+    let doctor = doctor.args(["--skopeo", skopeo.path.to_str().unwrap(), &missing]);
+    let doctor = doctor.args(["--authfile", auth_file.to_str().unwrap()]);
+    let doctor = doctor.under("prlimit", ["--nofile=300:300"]);
+    check_output("The diagnosis: `doctor --json`", doctor, 1);
+}
+
+#[test]
+#[ignore = "needs skopeo"]
+fn the_damage_of_a_layout_has_the_documented_fields() {
+    let (served, image) = Served::image("v1", &small_image(1));
+    let scratch = Scratch::new();
+    let layout = scratch.layout("image");
+    let pull = scratch.pull(
+        &newest_skopeo(),
+        &served.reference("v1"),
+        &layout.tagged("v1"),
+    );
+    pull.run().succeeded();
+    let [missing, longer, damaged] = &image.layers[..] else {
+        panic!("it has three layers")
+    };
+    fs::remove_file(layout.blob(missing.digest())).unwrap();
+    for (layer, other) in [(longer, vec![0]), (damaged, vec![0; size_of(damaged)])] {
+        fs::write(layout.blob(layer.digest()), other).unwrap();
+    }
+    let heading = "The damage: `verify --json`";
+    for arguments in [&["--diff-ids"][..], &["--repair"]] {
+        let verify = scratch.longshore().args(["verify", &layout.tagged("v1")]);
+        let report = check_output(heading, verify.args(arguments.iter().copied()), 1);
+        assert_eq!(report["ok"], false);
+        for problem in report["problems"].as_array().unwrap() {
+            let kind = problem["kind"].as_str().unwrap();
+            assert!(DOCUMENT.contains(&format!("- `{kind}`: ")), "{kind}");
+        }
+    }
+}
+
+fn size_of(descriptor: &Descriptor) -> usize {
+    usize::try_from(descriptor.size()).unwrap()
+}
+
+#[test]
+#[ignore = "needs skopeo"]
+fn the_removed_blobs_have_the_documented_fields() {
+    let (served, _) = Served::image("old", &small_image(1));
+    served.add("new", &small_image(2));
+    let scratch = Scratch::new();
+    let layout = scratch.layout("image");
+    for tag in ["old", "new"] {
+        let reference = served.reference(tag);
+        let pull = scratch.pull(&newest_skopeo(), &reference, &layout.tagged("v1"));
+        pull.run().succeeded();
+    }
+    for dry_run in [true, false] {
+        let prune = scratch.longshore().args(["prune", &layout.all()]);
+        let prune = prune.args(dry_run.then_some("--dry-run"));
+        let report = check_output("The removed blobs: `prune --json`", prune, 0);
+        assert_eq!(report["dry_run"], dry_run);
+        assert_eq!(report["removed"].as_array().unwrap().len(), 5);
     }
 }
 
