@@ -1,15 +1,18 @@
 //! Stops the command on Ctrl-Z without the picture of progress, which would be in the way of the shell's lines.
 
 use std::io::{self, IsTerminal};
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
-use super::ending::LAST_MESSAGE_TIMEOUT;
 use super::say::HidePictureGuard;
 use super::signals::listen_for_stop;
+
+/// How long to wait until the picture is gone. A terminal that takes no text must not keep the process from stopping.
+const HIDE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Handles Ctrl-Z if stderr is a terminal: takes the picture away, stops the process, and draws the picture again when
 /// the process goes on. Never returns if Ctrl-Z is handled.
@@ -21,8 +24,7 @@ pub(super) async fn watch() {
         return;
     };
     while signals.recv().await.is_some() {
-        // A terminal that takes no text must not keep the process from stopping.
-        let hidden = timeout(LAST_MESSAGE_TIMEOUT, spawn_blocking(HidePictureGuard::new)).await;
+        let hidden = timeout(HIDE_TIMEOUT, spawn_blocking(HidePictureGuard::new)).await;
         // This process may stop itself. It goes on from here.
         let _ = kill(Pid::this(), Signal::SIGSTOP);
         drop(hidden);
