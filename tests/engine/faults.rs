@@ -73,12 +73,11 @@ fn a_stalled_blob_is_fetched_again() {
                 outcome,
                 ..
             } = case;
-            assert_eq!(outcome.assert_succeeded(&served).retries, 1, "{protocol}");
-            assert_eq!(
-                (outcome.retries_of(2), served.gets(2)),
-                (1, 2),
-                "{protocol}"
-            );
+            outcome.assert_succeeded(&served);
+            // On a busy machine, other transfers may stall, too.
+            let retries = outcome.retries_of(2);
+            assert!(retries >= 1, "{protocol}");
+            assert_eq!(served.gets(2), retries + 1, "{protocol}");
             // A skopeo that can't be told to give up a blob is replaced.
             let losses = outcome.lost_proxies();
             let replaced = losses.iter().any(|why| why.contains("stalled"));

@@ -420,9 +420,9 @@ fn documents_over_the_total_bound_fail_their_image() {
     });
 }
 
-/// If there are more images than proxies, each image is opened once. Hardly any is opened again by a proxy that helps
-/// with its layers. The fewest openings of three pulls count: if the machine is busy and answers come late, other
-/// proxies open an image, too.
+/// If there are more images than proxies, each image is opened once, and few are opened again by a proxy that helps with
+/// their layers. The fewest openings of three pulls count, and half as many more are allowed: if the machine is busy and
+/// answers come late, other proxies open an image, too. On an idle machine there are 24 to 26.
 #[test]
 #[ignore = "needs skopeo"]
 fn many_images_need_few_more_openings_than_images() {
@@ -441,11 +441,11 @@ fn many_images_need_few_more_openings_than_images() {
                     pulled.images.unwrap();
                 }
                 fewest = fewest.min(several.registry.manifest_gets() as u64);
-                if fewest <= 2 * IMAGES + 2 {
+                if fewest <= 3 * IMAGES {
                     break;
                 }
             }
-            assert!(fewest <= 2 * IMAGES + 2, "{protocol}: {fewest}");
+            assert!(fewest <= 3 * IMAGES, "{protocol}: {fewest}");
         }
     });
 }
