@@ -41,9 +41,6 @@ use crate::time::sleep_until_opt;
 /// for a unit, so there is no deadlock.
 const REPORTS: usize = 256;
 
-/// The maximum delay of a decision that is not taken for a time in which nobody asked for one.
-const MAX_DELAY: Duration = Duration::from_millis(100);
-
 /// The result of the engine's work on an image.
 #[derive(Debug)]
 pub(super) enum Outcome {
@@ -252,18 +249,12 @@ impl Engine {
         }
     }
 
-    /// Handles the reports that have waited while nobody asked for an outcome. The calls that were under way in this
-    /// time do not count as late because of it.
+    /// Leaves out the time in which nobody asked for an outcome: the answers that came in this time are not late.
     fn catch_up(&mut self) {
-        let now = Instant::now();
-        let missed = self.due.map(|due| now.saturating_duration_since(due));
-        let Some(missed) = missed.filter(|missed| *missed > MAX_DELAY) else {
-            return;
-        };
-        while let Ok(report) = self.reported.try_recv() {
-            self.handle_report(report);
+        if let Some(due) = self.due {
+            let missed = Instant::now().saturating_duration_since(due);
+            self.scheduler.skip_time(missed);
         }
-        self.scheduler.skip_time(missed);
     }
 
     fn carry_out(&mut self) {
