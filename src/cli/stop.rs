@@ -3,8 +3,7 @@
 use std::io::{self, IsTerminal};
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::{Signal, raise};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
@@ -25,8 +24,9 @@ pub(super) async fn watch() {
     };
     while signals.recv().await.is_some() {
         let hidden = timeout(HIDE_TIMEOUT, spawn_blocking(HidePictureGuard::new)).await;
-        // This process may stop itself. It goes on from here.
-        let _ = kill(Pid::this(), Signal::SIGSTOP);
+        // All threads stop. raise(3) sends the signal to this thread, which therefore stops here; after kill(2), it could
+        // have the picture drawn again before another thread stops the process. A process may always stop itself.
+        let _ = raise(Signal::SIGSTOP);
         drop(hidden);
     }
 }
