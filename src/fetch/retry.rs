@@ -22,7 +22,8 @@ use crate::time::deadline_after;
 /// skopeo marks few refusals as retryable ([`RefusalCode`]). Refusals that it calls `other`, and all refusals of
 /// an old skopeo, are classified by their message. A refusal is final if a retry can't change it: not found, not
 /// allowed, a certificate, a setting on this machine. All others are transient. If the image is not at a
-/// registry, only refusals that skopeo marks as retryable are retried.
+/// registry, only refusals that skopeo marks as retryable are retried, and wrong bytes are not, because a folder or an
+/// archive returns the same bytes each time.
 ///
 /// After a transient refusal (429, 5xx, a refused connection), no proxy asks the registry until the wait before the
 /// next retry has passed. Then one proxy asks again. A registry is given up after more than [`retries`](Self::retries)
@@ -152,6 +153,11 @@ pub(super) fn is_transient(error: &Error, source: Place<'_>) -> bool {
             source: BlobError::Connection(error),
             ..
         } => is_transient(error, source),
+        Error::Blob {
+            source:
+                BlobError::TooLong { .. } | BlobError::WrongSize { .. } | BlobError::Corrupt { .. },
+            ..
+        } => is_registry(source),
         error => error.is_retryable(),
     }
 }
@@ -177,9 +183,12 @@ pub(super) fn is_proxy_failure(error: &Error) -> bool {
 }
 
 fn is_transient_refusal(refusal: &Refusal, source: Place<'_>) -> bool {
-    // A folder or an archive gives the same answer each time.
-    let is_registry = matches!(source, Place::Registry { .. });
-    refusal.code == Some(RefusalCode::Retryable) || is_registry && refusal.is_transient()
+    refusal.code == Some(RefusalCode::Retryable) || is_registry(source) && refusal.is_transient()
+}
+
+/// A folder or an archive gives the same answer each time. A registry may not.
+fn is_registry(source: Place<'_>) -> bool {
+    matches!(source, Place::Registry { .. })
 }
 
 #[cfg(test)]
@@ -327,12 +336,15 @@ mod tests {
     }
 
     #[test]
-    fn wrong_bytes_are_transient() {
+    fn wrong_bytes_of_a_registry_are_transient() {
         let digest = format!("sha256:{}", "a".repeat(64))
             .parse()
             .expect("a digest");
+        let cut_off = Error::blob(&digest)(BlobError::Short { read: 1, size: 2 });
+        for source in [REGISTRY, Place::Local, Place::Archive] {
+            assert!(is_transient(&cut_off, source), "the proxy may have ended");
+        }
         let wrong = [
-            BlobError::Short { read: 1, size: 2 },
             BlobError::TooLong { size: 2 },
             BlobError::WrongSize {
                 announced: 1,
@@ -343,7 +355,10 @@ mod tests {
             },
         ];
         for error in wrong {
-            assert!(is_transient(&Error::blob(&digest)(error), REGISTRY));
+            let error = Error::blob(&digest)(error);
+            assert!(is_transient(&error, REGISTRY));
+            assert!(!is_transient(&error, Place::Local));
+            assert!(!is_transient(&error, Place::Archive));
         }
         for error in [
             BlobError::UnknownAlgorithm,
