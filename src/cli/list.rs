@@ -1,6 +1,6 @@
 //! Reads lists of images, and selects a part of them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
@@ -58,8 +58,15 @@ fn parse(text: &str) -> Result<Vec<ImageRequest>, String> {
 
 fn request(reference: &str, options: &[&str]) -> Result<ImageRequest, String> {
     let mut request = ImageRequest::new(image_reference(reference)?);
+    let mut keys = HashSet::new();
     for option in options {
-        request = match option.split_once('=') {
+        let pair = option.split_once('=');
+        if let Some((key, _)) = pair
+            && !keys.insert(key)
+        {
+            return Err(format!("{key}= is given twice; give it once a line"));
+        }
+        request = match pair {
             Some(("platform", platform)) => {
                 let platforms = platform.parse::<Platforms>();
                 request.platforms(platforms.map_err(|error| error.to_string())?)
@@ -263,6 +270,8 @@ mod tests {
             "docker://a platform=x",
             "docker://a name=..",
             "docker://a b",
+            "docker://a name=b name=c",
+            "docker://a platform=all name=b platform=all",
         ] {
             let error = parse(&format!("# one\n{wrong}")).expect_err(wrong);
             assert!(error.starts_with("line 2: "), "{error}");
