@@ -2,9 +2,11 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::{MetadataExt, fchown};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 
+use nix::fcntl::OFlag;
 use nix::unistd::{AccessFlags, access};
 
 use super::args::Form;
@@ -37,6 +39,7 @@ impl OutputPath {
             (found, Form::Archive) => check_file(&found?)?,
             (found, Form::Folder | Form::Layout) => output.check_folder(&found?)?,
         }
+        output.check_mount(form)?;
         Ok(output)
     }
 
@@ -89,6 +92,22 @@ impl OutputPath {
         new.set_permissions(replaced.permissions())
     }
 
+    /// Returns an error if something is mounted at the path: nothing can replace a mount point. The mounts are compared,
+    /// because a bind mount may be of the same file system.
+    fn check_mount(&self, form: Form) -> io::Result<()> {
+        let advice = match form {
+            Form::Archive => "name another file",
+            Form::Folder | Form::Layout => "name a folder in it",
+        };
+        match (mount(&self.path), mount(&self.parent)) {
+            (Some(mount), Some(parent)) if mount != parent => {
+                let reason = format!("it is a mount point, which can't be replaced; {advice}");
+                Err(wrong(&reason))
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn check_folder(&self, found: &fs::Metadata) -> io::Result<()> {
         if !found.is_dir() {
             return Err(wrong("it is no folder"));
@@ -103,13 +122,20 @@ impl OutputPath {
             let reason = "the folder is not empty; empty it, or name another one";
             return Err(wrong(reason));
         }
-        // The folder is replaced by another one, and nothing can replace a mount point.
-        if fs::metadata(&self.parent)?.dev() != found.dev() {
-            return Err(wrong("it is a mount point; name a folder in it"));
-        }
         // A folder that may not be written can't be moved either, and the new one gets its permissions.
         Ok(access(&self.path, AccessFlags::W_OK | AccessFlags::X_OK)?)
     }
+}
+
+/// Returns the id of the mount that a path is on. `None` if there is nothing at the path, or the kernel does not say it.
+fn mount(path: &Path) -> Option<String> {
+    let mut options = File::options();
+    options.read(true).custom_flags(OFlag::O_PATH.bits());
+    let opened = options.open(path).ok()?;
+    // proc(5): since Linux 3.15.
+    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", opened.as_raw_fd())).ok()?;
+    let id = info.lines().find_map(|line| line.strip_prefix("mnt_id:"))?;
+    Some(id.trim().to_owned())
 }
 
 /// Whether this is the current folder of the process, whatever path leads to it.
@@ -145,7 +171,7 @@ fn check_file(found: &fs::Metadata) -> io::Result<()> {
         return Err(wrong("it is a folder"));
     }
     if !found.is_file() {
-        return Err(wrong("it is no regular file"));
+        return Err(wrong("it is no regular file; name a file"));
     }
     Ok(())
 }

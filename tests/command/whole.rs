@@ -435,17 +435,27 @@ fn a_full_disk_leaves_nothing_and_an_archive_needs_space_for_one_more_layer() {
 
 #[test]
 #[ignore = "needs skopeo, root"]
-fn a_mount_point_is_refused_as_a_folder() {
+fn a_mount_point_is_refused_as_a_destination() {
     let (served, _) = Served::image("v1", &small_image(1));
     let scratch = Scratch::new();
+    let refused = |destination: &str, advice: &str| {
+        let pull = scratch.pull(&newest_skopeo(), &served.reference("v1"), destination);
+        let message = pull.arg("--quiet").run().failed(2);
+        assert!(message.contains("is a mount point"), "{message}");
+        assert!(message.contains(advice), "{message}");
+    };
     let place = place(&scratch);
-    let _disk = Disk::mount(&place, "size=1m");
-    let pull = scratch.pull(&newest_skopeo(), &served.reference("v1"), "dir:place");
-    let message = pull.arg("--quiet").run().failed(2);
-    assert!(
-        message.contains("it is a mount point; name a folder in it"),
-        "{message}"
-    );
+    let disk = Disk::mount(&place, "size=1m");
+    refused("dir:place", "name a folder in it");
+    drop(disk);
+    // A bind mount of the same file system.
+    let _bound = Disk::bind(&place);
+    refused("dir:place", "name a folder in it");
+    let archive = scratch.path("image.tar");
+    fs::write(&archive, "old").unwrap();
+    let _bound = Disk::bind(&archive);
+    refused("oci-archive:image.tar", "name another file");
+    assert_eq!(fs::read(&archive).unwrap(), b"old");
 }
 
 #[test]
