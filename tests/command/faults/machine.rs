@@ -15,24 +15,32 @@ use crate::harness::{ImageBuilder, Longshore, Run, Running, Served};
 use test_support::process::as_another_test;
 use test_support::tools;
 
-/// A small file system. Dropping it unmounts it.
+/// A small file system, or a bind mount. Dropping it unmounts it.
 pub(crate) struct Disk(PathBuf);
 
 impl Disk {
     #[track_caller]
     pub(crate) fn mount(folder: &Path, options: &str) -> Self {
         fs::create_dir_all(folder).unwrap();
+        Self::with(folder, &["-t", "tmpfs", "-o", options, "tmpfs"])
+    }
+
+    /// Mounts a file or a folder at its own path.
+    #[track_caller]
+    pub(crate) fn bind(path: &Path) -> Self {
+        Self::with(path, &["--bind", path.to_str().unwrap()])
+    }
+
+    #[track_caller]
+    fn with(path: &Path, arguments: &[&str]) -> Self {
         let mut mount = Command::new("mount");
-        mount
-            .args(["-t", "tmpfs", "-o", options, "tmpfs"])
-            .arg(folder);
-        let output = mount.output().unwrap();
+        let output = mount.args(arguments).arg(path).output().unwrap();
         assert!(
             output.status.success(),
-            "these tests mount small disks, which takes root with CAP_SYS_ADMIN: {}",
+            "these tests mount disks, which takes root with CAP_SYS_ADMIN: {}",
             String::from_utf8_lossy(&output.stderr)
         );
-        Self(folder.to_owned())
+        Self(path.to_owned())
     }
 }
 
@@ -228,7 +236,25 @@ pub(crate) fn with_faketime(cell: &Cell, _: Longshore) -> (Longshore, Guard) {
         .env("FAKETIME_NO_CACHE", "1")
         .env("FAKETIME_DONT_FAKE_MONOTONIC", "1")
         .env("FAKETIME_DONT_RESET", "1");
-    (pull, Box::new(()))
+    (pull, Box::new(FaketimeMemory))
+}
+
+/// Dropping it removes the shared memory that faketime has left for processes that have ended.
+struct FaketimeMemory;
+
+impl Drop for FaketimeMemory {
+    fn drop(&mut self) {
+        for entry in fs::read_dir("/dev/shm").unwrap().flatten() {
+            let name = entry.file_name().into_string().unwrap_or_default();
+            let pid = ["faketime_shm_", "sem.faketime_sem_"]
+                .iter()
+                .find_map(|prefix| name.strip_prefix(prefix));
+            if pid.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+                // Another test may have removed it.
+                let _ = fs::remove_file(entry.path());
+            }
+        }
+    }
 }
 
 fn clock(cell: &Cell) -> PathBuf {
