@@ -15,7 +15,7 @@ set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/debian.sh"
 
 # The Debian suites, oldest first: suite, what it is unpacked for.
-suites='bookworm skopeo
+suites='bookworm skopeo patchelf
 trixie skopeo
 forky skopeo crane oras'
 
@@ -49,8 +49,6 @@ missing_packages() {
   have faketime || echo faketime
   # To look at the timeline of a pull.
   have chromium || echo chromium
-  # For making the private tools.
-  have patchelf || [ -z "$(missing_tools)" ] || echo patchelf
   # Signing, in the tests, and verifying, in skopeo.
   have gpg || echo gpg
   have gpg-agent || echo gpg-agent
@@ -63,15 +61,40 @@ missing_packages() {
 # started as if it had been installed. A wrapper would add two milliseconds to each start, a fifth
 # of what skopeo takes, and benches/compare would count them against programs that start several.
 put_program() {
-  local place=$LONGSHORE_TOOLS/$1 root=$LONGSHORE_TOOLS/$2 loader lib
-  loader=$(cd "$root" && find . -name 'ld-linux*.so.*' -path '*/*-linux-gnu*/*' | sed -n '1s,^\./,,p')
-  [ -n "$loader" ] || die "no dynamic loader among the packages of Debian $2"
-  lib=$(basename "${loader%/*}")
+  local place=$LONGSHORE_TOOLS/$1 root=$LONGSHORE_TOOLS/$2 loader
+  loader=$(loader_of "$2")
   mkdir -p "${place%/*}"
   cp "$root/usr/bin/${1##*/}" "$place.new"
-  patchelf --set-interpreter "$root/$loader" \
-    --force-rpath --set-rpath "$root/lib/$lib:$root/usr/lib/$lib" "$place.new"
+  private_patchelf --set-interpreter "$loader" --force-rpath --set-rpath "$(libraries_of "$2")" "$place.new"
   mv "$place.new" "$place"
+}
+
+# The dynamic loader among SUITE's packages.
+loader_of() {
+  local root=$LONGSHORE_TOOLS/$1 loader
+  loader=$(find "$root" -name 'ld-linux*.so.*' -path '*/*-linux-gnu*/*' | sed -n 1p)
+  [ -n "$loader" ] || die "no dynamic loader among the packages of Debian $1"
+  echo "$loader"
+}
+
+# The folders of the libraries among SUITE's packages.
+libraries_of() {
+  local root=$LONGSHORE_TOOLS/$1 lib
+  lib=$(basename "$(dirname "$(loader_of "$1")")")
+  echo "$root/lib/$lib:$root/usr/lib/$lib"
+}
+
+# The patchelf of bookworm, without installing it. Since version 0.16, as in trixie, the programs that patchelf has
+# changed may crash when they start (https://github.com/NixOS/patchelf/issues/446).
+private_patchelf() {
+  "$(loader_of bookworm)" --library-path "$(libraries_of bookworm)" "$LONGSHORE_TOOLS/bookworm/usr/bin/patchelf" "$@"
+}
+
+# Whether packages of SUITE are to be unpacked: for a tool that is missing, or because patchelf is among them.
+is_to_unpack() {
+  local suite=$1 packages=$2
+  [ -n "$(missing_tools "$suite")" ] ||
+    { [[ " $packages " = *' patchelf '* ]] && ! [ -x "$LONGSHORE_TOOLS/$suite/usr/bin/patchelf" ]; }
 }
 
 # Unpacks the programs of three Debian suites side by side, which no package manager can install.
@@ -79,7 +102,7 @@ install_private() {
   local suite packages program of root closure
   while read -r suite packages; do
     suite_update "$suite"
-    [ -n "$(missing_tools "$suite")" ] || continue
+    is_to_unpack "$suite" "$packages" || continue
     say "unpacking $packages of Debian $suite"
     root=$LONGSHORE_TOOLS/$suite
     # shellcheck disable=SC2086 # several packages
