@@ -324,7 +324,7 @@ impl<S: Sink> Driver<S> {
         let engine = self.engine.get_or_insert_with(|| {
             let (starter, options) = (Arc::clone(&self.starter), self.options.clone());
             let events = self.events.clone();
-            let mut engine = Engine::new(starter, options, events, &request.reference);
+            let mut engine = Engine::new(starter, options, events);
             engine.set_handler(IntoSink(Arc::clone(&self.sink)));
             engine
         });

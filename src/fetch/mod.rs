@@ -11,7 +11,7 @@ mod each;
 mod end;
 mod engine;
 mod event;
-mod fd_budget;
+mod fd_claim;
 mod fetcher;
 mod handler;
 mod image;

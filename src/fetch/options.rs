@@ -91,8 +91,8 @@ pub struct FetchOptions {
     /// there are images. With a number, docker.io is treated like every other registry.
     pub proxies_per_host: Option<NonZeroUsize>,
     /// The maximum number of blobs in flight at once, over all proxies. The default is 32. If the limit of open files
-    /// (`RLIMIT_NOFILE`) does not suffice, there are fewer blobs in flight, and fewer proxies, unless their number is
-    /// [fixed](Proxies::Fixed). The argument `ahead` of [`layers`](super::Fetcher::layers) replaces this limit for a
+    /// (`RLIMIT_NOFILE`) does not suffice for all fetches of this process, there are fewer blobs in flight, and fewer
+    /// proxies, unless their number is [fixed](Proxies::Fixed). The argument `ahead` of [`layers`](super::Fetcher::layers) replaces this limit for a
     /// stream.
     pub workers: NonZeroUsize,
     /// Which failures are retried, how often, and when.

@@ -27,10 +27,12 @@
 //!
 //! # Descriptors
 //!
-//! A pull counts 4 file descriptors for each blob in flight, 8 for each proxy, and 16 for the rest. If `RLIMIT_NOFILE`
-//! leaves fewer, there are fewer blobs in flight, and fewer proxies; the pull does not fail. The usual 1,024 suffice
-//! for the defaults. A program with many connections of its own should raise the limit, because open descriptors are
-//! counted only once, when the images are opened.
+//! A pull claims 4 file descriptors for each blob in flight, 8 for each proxy, and 8 for the rest. The usual limit of
+//! 1,024 (`RLIMIT_NOFILE`) suffices for one pull with the default options, which claims 264. Pulls that run at the same
+//! time share the limit: each of them claims at least 20, for one proxy and one blob, and more when others end. The
+//! limit should be at least 40 for each of these pulls, and what the program itself needs. With less, pulls may fail
+//! with `Too many open files`. A program with many connections of its own should raise the limit, because its
+//! own descriptors are counted only when a pull begins.
 //!
 //! # Logs
 //!

@@ -4,12 +4,15 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::Duration;
 
+use test_registry::server::Options;
 use test_support::sha256;
 
 use crate::harness::{
-    ImageBuilder, Scratch, Served, assert_skopeo_accepts, newest_skopeo, output_of, script,
+    ImageBuilder, Layout, Scratch, Served, assert_skopeo_accepts, newest_skopeo, output_of, script,
     small_image,
 };
 
@@ -343,6 +346,51 @@ fn list_files_lists_what_is_in_the_layers() {
     );
 }
 
+/// The example `async_server`, which pulls into a layout. Dropping it ends it.
+struct AsyncServer {
+    child: Child,
+    address: String,
+}
+
+impl AsyncServer {
+    #[track_caller]
+    fn start(layout: &Layout) -> Self {
+        let mut child = example("async_server")
+            .args(["127.0.0.1:0".as_ref(), layout.folder().as_os_str()])
+            .arg("insecure")
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        stdout.read_line(&mut line).unwrap();
+        let address = line.trim_end().strip_prefix("listening on ").unwrap();
+        Self {
+            address: address.to_owned(),
+            child,
+        }
+    }
+
+    /// Has an image pulled, and returns the answer.
+    #[track_caller]
+    fn ask(&self, image: &str) -> String {
+        let mut stream = TcpStream::connect(&self.address).unwrap();
+        let request =
+            format!("GET /pull?image={image} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    }
+}
+
+impl Drop for AsyncServer {
+    fn drop(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
 /// A client that goes away is not tested here. `engine/handlers.rs` tests pulls that are dropped.
 #[test]
 #[ignore = "needs skopeo"]
@@ -350,36 +398,49 @@ fn async_server_pulls_for_its_clients() {
     let (served, image) = Served::image("v1", &small_image(4));
     let scratch = Scratch::new();
     let layout = scratch.layout("pulled");
-    let mut program = example("async_server")
-        .args(["127.0.0.1:0".as_ref(), layout.folder().as_os_str()])
-        .arg("insecure")
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut line = String::new();
-    let mut stdout = BufReader::new(program.stdout.take().unwrap());
-    stdout.read_line(&mut line).unwrap();
-    let address = line.trim_end().strip_prefix("listening on ").unwrap();
-
-    let ask = |image: &str| {
-        let mut stream = TcpStream::connect(address).unwrap();
-        let request =
-            format!("GET /pull?image={image} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
-        stream.write_all(request.as_bytes()).unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        answer
-    };
-    let answer = ask(&served.reference("v1"));
+    let program = AsyncServer::start(&layout);
+    let answer = program.ask(&served.reference("v1"));
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
     for layer in &image.layers {
         assert!(answer.contains(layer.digest().as_ref()), "{answer}");
         assert!(layout.has(layer.digest()), "{answer}");
     }
-    let answer = ask(&served.reference("missing"));
+    let answer = program.ask(&served.reference("missing"));
     assert!(answer.starts_with("HTTP/1.1 502 "), "{answer}");
-    program.kill().unwrap();
-    program.wait().unwrap();
+}
+
+/// With as many descriptors as a single pull may use, each pull gets a part of them.
+#[test]
+#[ignore = "needs skopeo"]
+fn concurrent_pulls_of_a_server_share_its_descriptors() {
+    const PULLS: u64 = 8;
+    let served = Served::with(Options {
+        ttfb: Duration::from_millis(30),
+        ..Options::default()
+    });
+    let references: Vec<String> = (0..PULLS)
+        .map(|pull| {
+            let tag = format!("v{pull}");
+            let layers = 0..24;
+            let image = layers.fold(ImageBuilder::new(), |image, layer| {
+                image.layer_random(20_000, 100 * pull + layer)
+            });
+            served.add(&tag, &image);
+            served.reference(&tag)
+        })
+        .collect();
+    let scratch = Scratch::new();
+    let program = AsyncServer::start(&scratch.layout("pulled"));
+    let pid = program.child.id().to_string();
+    output_of(Command::new("prlimit").args(["--nofile=300:300", "--pid", &pid]));
+    thread::scope(|scope| {
+        for reference in &references {
+            scope.spawn(|| {
+                let answer = program.ask(reference);
+                assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+            });
+        }
+    });
 }
 
 #[test]

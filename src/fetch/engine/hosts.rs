@@ -4,7 +4,6 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::thread::available_parallelism;
 
-use super::super::fd_budget::FdBudget;
 use super::super::scheduler::{HostId, HostRules, KindId, Login};
 use super::super::unit::Kind;
 use super::Engine;
@@ -50,7 +49,10 @@ impl Engine {
         if let Some(host) = self.hosts.get(&key) {
             return (*host, KindId(kind));
         }
-        let host = self.scheduler.add_host(self.rules(reference));
+        let rules = self.rules(reference);
+        self.descriptors
+            .want_proxies(rules.least, rules.most, self.options.units());
+        let host = self.scheduler.add_host(rules);
         self.hosts.insert(key, host);
         if matches!(place, Place::Registry { .. }) {
             let (starter, reference) = (Arc::clone(&self.starter), reference.to_owned());
@@ -77,7 +79,6 @@ impl Engine {
     fn rules(&self, reference: &str) -> HostRules {
         let place = Place::of(reference);
         let (least, most) = self.options.bounds(&[place]);
-        let most = most.min(FdBudget::now().proxies).max(least);
         let workers = self.options.workers.get();
         let per_unit = if least == most {
             // A fixed number of proxies shares all workers.

@@ -21,7 +21,7 @@ pub(super) use self::idle_engine::IdleEngine;
 use self::units::UnitHandle;
 use super::end::{AtWork, End, Idle};
 use super::event::{EventKind, Events};
-use super::fd_budget::FdBudget;
+use super::fd_claim::FdClaim;
 use super::handler::{Handler, Job};
 use super::image::ImageData;
 use super::options::FetchOptions;
@@ -34,7 +34,6 @@ use super::unit::{FetchContext, Kind, Report};
 use super::{Image, ImageContent, Pulled};
 use crate::error::{Error, Result, error_chain};
 use crate::proxy::{ImageProxy, OpenedImage};
-use crate::reference::Place;
 use crate::time::sleep_until_opt;
 
 /// How many reports may wait while the engine is busy. Units wait for the channel, and the engine never waits
@@ -80,6 +79,7 @@ pub(super) struct Engine {
     options: FetchOptions,
     events: Events,
     scheduler: Scheduler<Error>,
+    descriptors: FdClaim,
     hosts: HashMap<String, HostId>,
     kinds: Vec<Arc<Kind>>,
     images: HashMap<ImageId, Entry>,
@@ -106,23 +106,15 @@ pub(super) struct Engine {
 }
 
 impl Engine {
-    /// Makes an engine without images. Its limits are computed for images at the host of `first`.
-    pub(super) fn new(
-        starter: Arc<Starter>,
-        options: FetchOptions,
-        events: Events,
-        first: &str,
-    ) -> Self {
-        let budget = FdBudget::now();
-        let (least, most) = options.bounds(&[Place::of(first)]);
-        let most = most.min(budget.proxies).max(least);
-        let workers = options.workers.get();
-        let units = options.units().min(budget.proxies).max(most);
+    /// Makes an engine without images.
+    pub(super) fn new(starter: Arc<Starter>, options: FetchOptions, events: Events) -> Self {
+        let descriptors = FdClaim::for_blobs(options.workers.get());
         let settings = Settings {
             retry: options.retry.clone(),
             starts_at_a_time: max_starts_at_a_time(),
-            units,
-            in_flight: workers.min(budget.blobs_with(most)),
+            // Set before the first decision.
+            units: 0,
+            in_flight: 0,
             start_ahead: options.start_ahead,
             is_limited: options.limit_rate.is_some(),
         };
@@ -132,6 +124,7 @@ impl Engine {
             options,
             events,
             scheduler: Scheduler::new(settings, Instant::now()),
+            descriptors,
             hosts: HashMap::new(),
             kinds: Vec::new(),
             images: HashMap::new(),
@@ -258,6 +251,9 @@ impl Engine {
     }
 
     fn carry_out(&mut self) {
+        self.descriptors.grow();
+        let allowed = self.descriptors.allowed();
+        self.scheduler.set_limits(allowed.proxies, allowed.blobs);
         while let Some(action) = self.scheduler.next(Instant::now()) {
             match action {
                 Action::Start { unit, kind } => self.start(unit, kind),

@@ -249,10 +249,10 @@ impl Fetcher {
         references: &[impl AsRef<str>],
         budget: &mut DocumentBudget,
     ) -> Result<Vec<Image>> {
-        let Some(first) = references.first() else {
+        if references.is_empty() {
             return Ok(Vec::new());
-        };
-        let mut engine = self.engine(first.as_ref());
+        }
+        let mut engine = self.engine();
         let ids: Vec<_> = (references.iter().enumerate())
             .map(|(number, reference)| engine.open(number, reference.as_ref(), None))
             .collect();
@@ -284,9 +284,9 @@ impl Fetcher {
         Ok(images.into_iter().map(image).collect())
     }
 
-    fn engine(&self, first: &str) -> Engine {
+    fn engine(&self) -> Engine {
         let starter = Arc::clone(&self.starter);
-        Engine::new(starter, self.options.clone(), self.events.clone(), first)
+        Engine::new(starter, self.options.clone(), self.events.clone())
     }
 
     /// The engine that opened one of these images, with its proxies, if that engine is still idle. Otherwise a
@@ -294,10 +294,7 @@ impl Fetcher {
     fn engine_for(&self, images: &[&Image]) -> Engine {
         let idle = images.iter().find_map(|image| image.engine.take());
         let idle = idle.filter(|engine| engine.is_of(&self.starter));
-        idle.unwrap_or_else(|| {
-            let first = images.first().map(|image| image.reference());
-            self.engine(first.unwrap_or_default())
-        })
+        idle.unwrap_or_else(|| self.engine())
     }
 
     /// Waits until `images` images are fetched. After an error, no async handler is at work any more.

@@ -105,6 +105,10 @@ impl Blobs {
         self.window_end = Some(0);
     }
 
+    pub(super) fn are_in_order(&self) -> bool {
+        self.window_end.is_some()
+    }
+
     pub(super) fn set_window_end(&mut self, end: usize) {
         let Some(before) = self.window_end.filter(|before| *before < end) else {
             return;

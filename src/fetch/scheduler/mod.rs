@@ -171,6 +171,15 @@ impl<E: Clone> Scheduler<E> {
         }
     }
 
+    /// Sets the maximum number of units of all hosts together, and of blobs in flight. If blobs are fetched in order, the
+    /// window limits their number instead, because the blob that is due must never wait for those after it.
+    pub(super) fn set_limits(&mut self, units: usize, in_flight: usize) {
+        self.settings.units = units;
+        if !self.blobs.are_in_order() {
+            self.settings.in_flight = in_flight;
+        }
+    }
+
     /// Switches to fetching the layers in their order. Blobs that are added later are not fetched before
     /// [`set_window_end`](Self::set_window_end) allows it. Up to `ahead` blobs are fetched besides the one that is due.
     pub(super) fn switch_to_order(&mut self, ahead: usize) {
