@@ -19,6 +19,18 @@ use super::stop;
 /// How long to wait at the end until the message about a signal has been written. Perhaps nobody reads stderr.
 pub(super) const LAST_MESSAGE_TIMEOUT: Duration = Duration::from_millis(200);
 
+/// What the next pull into the same folder does with the files that are left there.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum NextPull {
+    /// Nothing. The task is no pull.
+    #[default]
+    Ignores,
+    /// It removes the incomplete files.
+    Removes,
+    /// It removes the incomplete files, and does not fetch the complete layers again.
+    GoesOn,
+}
+
 /// What a task has under way when it is interrupted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Underway {
@@ -26,8 +38,7 @@ pub(super) struct Underway {
     pub(super) has_skopeo: bool,
     /// The folder in which incomplete files are.
     pub(super) incomplete_in: Option<PathBuf>,
-    /// Whether the next pull into that folder removes its incomplete files.
-    pub(super) next_pull_removes: bool,
+    pub(super) next_pull: NextPull,
     /// Whether skopeo may have a temporary folder.
     pub(super) has_temporary: bool,
 }
@@ -77,7 +88,11 @@ impl Underway {
             Some(again) => format!(" ({again} again ends it at once)"),
             None => String::new(),
         };
-        format!("{}: {doing}{again}", signal.what)
+        let kept = match self.next_pull {
+            NextPull::GoesOn => "; complete layers stay for the next pull",
+            NextPull::Removes | NextPull::Ignores => "",
+        };
+        format!("{}: {doing}{again}{kept}", signal.what)
     }
 
     /// The message after the second signal. This function does not look at the disk, because the disk may hang.
@@ -85,10 +100,9 @@ impl Underway {
         let mut parts = vec!["ended at once".to_owned()];
         if let Some(folder) = &self.incomplete_in {
             let folder = printable(&folder.display().to_string());
-            let removed = if self.next_pull_removes {
-                ", which the next pull into it removes"
-            } else {
-                ""
+            let removed = match self.next_pull {
+                NextPull::GoesOn | NextPull::Removes => ", which the next pull into it removes",
+                NextPull::Ignores => "",
             };
             parts.push(format!("incomplete files may be left in {folder}{removed}"));
         }
@@ -127,12 +141,12 @@ mod tests {
         let pull = Underway {
             has_skopeo: true,
             incomplete_in: Some("image".into()),
-            next_pull_removes: true,
+            next_pull: NextPull::GoesOn,
             has_temporary: false,
         };
         assert_eq!(
             pull.first_message(terminate),
-            "terminated: ending skopeo and removing incomplete files"
+            "terminated: ending skopeo and removing incomplete files; complete layers stay for the next pull"
         );
         assert_eq!(
             pull.second_message(),

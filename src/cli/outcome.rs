@@ -166,7 +166,7 @@ impl Output {
         }
         let totals = match &mut outcome.plan {
             Some(plan) => plan.totals(&self.destination, pulled),
-            None => self.totals(pulled),
+            None => self.totals(outcome.requested, pulled),
         };
         print(totals).await
     }
@@ -208,16 +208,25 @@ impl Output {
     }
 
     /// Formats the totals for people.
-    fn totals(&self, pulled: &Pulled) -> String {
+    fn totals(&self, requested: usize, pulled: &Pulled) -> String {
         let time = self.started.elapsed();
-        let mut parts = vec![
-            format!(
-                "{} fetched ({})",
-                counted(pulled.fetched_blobs, "blob"),
-                bytes(pulled.fetched_bytes)
-            ),
-            format!("{} already there", pulled.reused_blobs),
-        ];
+        let mut parts = Vec::new();
+        match (requested, pulled.failed_images) {
+            (0 | 1, _) => {}
+            (_, 0) => parts.push(counted(requested, "image")),
+            (_, failed) => {
+                let pulled = requested.saturating_sub(failed);
+                parts.push(format!("{pulled} of {}", counted(requested, "image")));
+            }
+        }
+        parts.push(format!(
+            "{} fetched ({})",
+            counted(pulled.fetched_blobs, "blob"),
+            bytes(pulled.fetched_bytes)
+        ));
+        if pulled.reused_blobs > 0 {
+            parts.push(format!("{} already there", pulled.reused_blobs));
+        }
         match pulled.retries {
             0 => {}
             1 => parts.push("1 retry".into()),

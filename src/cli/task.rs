@@ -9,7 +9,7 @@ use super::args::{
     InspectArguments, ListTagsArguments, ManArguments, PruneArguments, PullArguments,
     VerifyArguments,
 };
-use super::ending::Underway;
+use super::ending::{NextPull, Underway};
 #[cfg(feature = "decompress")]
 use super::export;
 use super::failure::Failure;
@@ -111,7 +111,11 @@ impl Task {
         Underway {
             has_skopeo,
             incomplete_in: folder,
-            next_pull_removes: matches!(self, Self::Pull(..)),
+            next_pull: match self {
+                Self::Pull(arguments, ..) if arguments.keeps_layers() => NextPull::GoesOn,
+                Self::Pull(..) => NextPull::Removes,
+                _ => NextPull::Ignores,
+            },
             has_temporary: self.may_leave_files(),
         }
     }

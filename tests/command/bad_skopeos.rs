@@ -132,7 +132,7 @@ fn a_program_that_ignores_signals_can_be_interrupted() {
     pull.wait_until("the program runs", |_| started.exists());
     pull.signal(Signal::SIGINT);
     let message = pull.end().failed(130);
-    let expected = "longshore: interrupted: ending skopeo and removing incomplete files (Ctrl-C again ends it at once)\n";
+    let expected = "longshore: interrupted: ending skopeo and removing incomplete files (Ctrl-C again ends it at once); complete layers stay for the next pull\n";
     assert_eq!(message, expected);
 }
 

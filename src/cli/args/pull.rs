@@ -199,6 +199,11 @@ impl PullArguments {
         (!self.dry_run).then(|| self.destination.incomplete_in())
     }
 
+    /// Whether complete layers stay in the destination if the pull is interrupted.
+    pub(crate) fn keeps_layers(&self) -> bool {
+        !self.dry_run && self.destination.form == Form::Layout
+    }
+
     /// Whether the events go to stdout.
     pub(crate) fn events_on_stdout(&self) -> bool {
         self.events.as_deref() == Some(Path::new("-"))

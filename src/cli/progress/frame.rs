@@ -13,6 +13,12 @@ const QUIET_AFTER: Duration = Duration::from_secs(3);
 const WIDEST_BAR: usize = 30;
 const NARROWEST_BAR: usize = 8;
 
+/// The columns before a bar: two spaces, and the first digits of a digest.
+const BEGIN: usize = 14;
+
+/// The fewest columns in which a name is shown that does not fit.
+const SHORTEST_NAME: usize = 8;
+
 /// A terminal, as far as it matters for a picture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Terminal {
@@ -32,12 +38,13 @@ pub(super) fn frame(
 ) -> Vec<String> {
     let columns = terminal.columns.saturating_sub(1);
     let mut lines = if progress.is_opening() {
-        let time = seconds(now);
-        vec![format!("opening  {time}  {subject}")]
+        let opening = format!("opening  {}  ", seconds(now));
+        let subject = end_of(subject, columns, opening.width(), terminal.is_unicode);
+        vec![opening + &subject]
     } else {
         vec![
             total(progress, columns, terminal.is_unicode),
-            counts(progress, subject),
+            counts(progress, subject, now, columns, terminal.is_unicode),
         ]
     };
     lines.extend(waits(progress, now));
@@ -55,31 +62,46 @@ pub(super) fn frame(
 }
 
 fn total(progress: &Progress, columns: usize, is_unicode: bool) -> String {
-    let percent = format!("{:>3} %", progress.percent());
-    let sizes = format!(
-        "{} of {}",
-        bytes(progress.bytes()),
-        bytes(progress.total_bytes)
-    );
-    let rate = progress.rate().map(|rate| format!("{}/s", bytes(rate)));
-    let left = progress
-        .remaining()
-        .map(|left| format!("{} left", seconds(left)));
-    let mut parts = vec![percent, sizes];
-    for part in [rate, left].into_iter().flatten() {
-        if width(&parts) + 2 + part.width() <= columns {
-            parts.push(part);
-        }
-    }
-    let space = columns.saturating_sub(width(&parts) + 2);
-    if space >= NARROWEST_BAR {
-        let bar = bar(progress.percent(), space.min(WIDEST_BAR), is_unicode);
-        parts.insert(1, bar);
-    }
-    parts.join("  ")
+    let percent = progress.percent();
+    let sizes = (progress.bytes(), progress.total_bytes);
+    row(
+        &format!("{percent:>3} %"),
+        percent,
+        sizes,
+        columns,
+        is_unicode,
+    )
 }
 
-fn counts(progress: &Progress, subject: &str) -> String {
+/// A row with a bar. All rows of a picture have the same columns.
+fn row(
+    begin: &str,
+    percent: u64,
+    (read, size): (u64, u64),
+    columns: usize,
+    is_unicode: bool,
+) -> String {
+    let begin = format!("{begin:<BEGIN$}");
+    let (read, size) = (bytes(read), bytes(size));
+    let both = format!("{read:>8} of {size:>8}");
+    let one = format!("{read:>8}");
+    for sizes in [&both, &one] {
+        let space = columns.saturating_sub(begin.width() + sizes.width() + 4);
+        if space >= NARROWEST_BAR {
+            let bar = bar(percent, space.min(WIDEST_BAR), is_unicode);
+            return format!("{begin}  {bar}  {sizes}");
+        }
+    }
+    format!("{begin}  {both}")
+}
+
+fn counts(
+    progress: &Progress,
+    subject: &str,
+    now: Duration,
+    columns: usize,
+    is_unicode: bool,
+) -> String {
     let mut parts = Vec::new();
     if progress.requested > 1 || progress.opened > 1 || progress.failed > 0 {
         let images = progress.requested.max(progress.opened);
@@ -101,12 +123,20 @@ fn counts(progress: &Progress, subject: &str) -> String {
         let ending = if progress.retries == 1 { "y" } else { "ies" };
         parts.push(format!("{} retr{ending}", progress.retries));
     }
-    let counts = parts.join(", ");
+    parts.extend(progress.rate().map(|rate| format!("{}/s", bytes(rate))));
+    // The blob that waits may be the last one to come.
+    let is_quiet = |of: &Running| now.saturating_sub(of.last_byte) >= QUIET_AFTER;
+    if !progress.running.iter().any(is_quiet) {
+        let left = progress.remaining();
+        parts.extend(left.map(|left| format!("{} left", seconds(left))));
+    }
+    let counts = format!("  {}", parts.join(", "));
     // The subject of several requests is only their number, which the counts have.
     if progress.requested > 1 {
-        return format!("       {counts}");
+        return counts;
     }
-    format!("       {counts}  {subject}")
+    let subject = end_of(subject, columns, counts.width() + 2, is_unicode);
+    format!("{counts}  {subject}").trim_end().to_owned()
 }
 
 /// The lines about what the pull waits for, besides the blobs in flight.
@@ -134,20 +164,14 @@ fn blob(running: &Running, now: Duration, columns: usize, is_unicode: bool) -> S
         read,
         last_byte,
     } = running;
-    let digest = short(blob.digest.as_ref());
+    let begin = format!("  {}", short(blob.digest.as_ref()));
     let quiet = now.saturating_sub(*last_byte);
-    let mut parts = vec![format!("  {digest}")];
     if quiet >= QUIET_AFTER {
-        parts.push(format!("no byte for {}", seconds(quiet)));
-    } else {
-        parts.push(format!("{:>8} of {:>8}", bytes(*read), bytes(blob.size)));
-        let space = columns.saturating_sub(width(&parts) + 2);
-        if space >= NARROWEST_BAR {
-            let percent = percent(*read, blob.size);
-            parts.insert(1, bar(percent, space.min(WIDEST_BAR), is_unicode));
-        }
+        let (read, size, time) = (bytes(*read), bytes(blob.size), seconds(quiet));
+        return format!("{begin:<BEGIN$}  no byte for {time}, after {read} of {size}");
     }
-    parts.join("  ")
+    let percent = percent(*read, blob.size);
+    row(&begin, percent, (*read, blob.size), columns, is_unicode)
 }
 
 /// A bar of this many columns.
@@ -161,10 +185,27 @@ fn bar(percent: u64, columns: usize, is_unicode: bool) -> String {
     full.repeat(done) + &empty.repeat(columns - done)
 }
 
-/// The width of these parts with two spaces between them.
-fn width(parts: &[String]) -> usize {
-    let widths = parts.iter().map(|part| part.width() + 2);
-    widths.sum::<usize>().saturating_sub(2)
+/// Returns a name in what is left of the columns. If it is too long, its end is kept, where the tag is. It is left out
+/// if there is hardly any space.
+fn end_of(name: &str, columns: usize, used: usize, is_unicode: bool) -> String {
+    let space = columns.saturating_sub(used);
+    if name.width() <= space {
+        return name.to_owned();
+    }
+    let ellipsis = if is_unicode { "…" } else { "..." };
+    let mut left = space.saturating_sub(ellipsis.width());
+    if left < SHORTEST_NAME {
+        return String::new();
+    }
+    let fits = |c: &char| {
+        let width = c.width().unwrap_or(0);
+        let fits = width <= left;
+        left = left.saturating_sub(width);
+        fits
+    };
+    let end: Vec<char> = name.chars().rev().take_while(fits).collect();
+    let end: String = end.into_iter().rev().collect();
+    format!("{ellipsis}{end}")
 }
 
 /// Cuts a line to this many columns.
@@ -209,11 +250,35 @@ mod tests {
         assert_eq!(
             lines,
             [
-                " 37 %  ###########-------------------  1.5 MB of 4.0 MB  750.0 kB/s  4 s left",
-                "       1 of 4 layers  an image",
+                " 37 %           ###########-------------------    1.5 MB of   4.0 MB",
+                "  1 of 4 layers, 750.0 kB/s  an image",
                 "  010101010101  ###############---------------  500.0 kB of   1.0 MB",
                 "  020202020202  ------------------------------       0 B of   1.0 MB",
             ]
+        );
+        let narrow = Terminal {
+            columns: 40,
+            ..WIDE
+        };
+        let name = "docker://a.b/some/repository:v1";
+        let lines = frame(&pull(), name, Duration::from_secs(2), narrow);
+        assert_eq!(
+            lines,
+            [
+                " 37 %           ####---------    1.5 MB",
+                "  1 of 4 layers, 750.0 kB/s",
+                "  010101010101  ######-------  500.0 kB",
+                "  020202020202  -------------       0 B",
+            ]
+        );
+        let less = Terminal {
+            columns: 52,
+            ..WIDE
+        };
+        let lines = frame(&pull(), name, Duration::from_secs(2), less);
+        assert_eq!(
+            lines[1],
+            "  1 of 4 layers, 750.0 kB/s  .../some/repository:v1"
         );
     }
 
@@ -227,7 +292,10 @@ mod tests {
         );
         assert_eq!(opening, ["opening  7 s  docker://a/b"]);
         let lines = frame(&pull(), "an image", Duration::from_secs(62), WIDE);
-        assert_eq!(lines[2], "  010101010101  no byte for 1 min 0 s");
+        assert_eq!(
+            lines[2],
+            "  010101010101  no byte for 1 min 0 s, after 500.0 kB of 1.0 MB"
+        );
         let mut refused = pull();
         refused.pause("a.b:5000", Duration::from_millis(4_500));
         let lines = frame(&refused, "an image", Duration::from_secs(3), WIDE);
@@ -245,7 +313,7 @@ mod tests {
         let lines = frame(&many, "24 images", Duration::from_secs(2), WIDE);
         assert_eq!(
             lines[1],
-            "       3 of 24 images, 1 failed, 1 of 4 layers, 2 retries"
+            "  3 of 24 images, 1 failed, 1 of 4 layers, 2 retries, 750.0 kB/s"
         );
     }
 

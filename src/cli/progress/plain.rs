@@ -224,7 +224,11 @@ mod tests {
         assert_eq!(printed[0], "    2 %  50.0 kB of 2.0 MB, 0 of 1 layer");
         assert_eq!(
             printed[1],
-            "    3 %  60.0 kB of 2.0 MB, 0 of 1 layer, 10.0 kB/s, 3 min 14 s left"
+            "    3 %  60.0 kB of 2.0 MB, 0 of 1 layer, 10.0 kB/s"
+        );
+        assert_eq!(
+            printed[3],
+            "    4 %  80.0 kB of 2.0 MB, 0 of 1 layer, 10.0 kB/s, 3 min 12 s left"
         );
         // 10 lines, one a second, and then one each ten seconds.
         assert_eq!(printed.len(), 14, "{printed:#?}");

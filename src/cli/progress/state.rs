@@ -11,6 +11,9 @@ use crate::cli::format::per_second;
 /// The time over which the rate is measured.
 const RATE_WINDOW: Duration = Duration::from_secs(5);
 
+/// The time over which the rate is measured before it tells how long the rest takes. At first, few transfers have begun.
+const LEAST_TIME_FOR_ESTIMATE: Duration = Duration::from_secs(3);
+
 /// The least time between two samples of the rate.
 const SAMPLE_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -281,8 +284,12 @@ impl Progress {
     }
 
     /// The time until all is there, at the present rate. `None` while images are still to be opened, while the rate is
-    /// unknown or 0, and if nothing is missing.
+    /// new, unknown or 0, and if nothing is missing.
     pub(super) fn remaining(&self) -> Option<Duration> {
+        let ((first, _), (last, _)) = (self.samples.front()?, self.samples.back()?);
+        if last.saturating_sub(*first) < LEAST_TIME_FOR_ESTIMATE {
+            return None;
+        }
         let rate = self.rate().filter(|rate| *rate > 0)?;
         let missing = self.total_bytes.saturating_sub(self.bytes());
         let is_known = self.opened + self.failed >= self.requested && missing > 0;
