@@ -32,6 +32,8 @@ pub(super) struct Lines {
     stall_reports: HashMap<Digest, u32>,
     /// The number of times that requests without an answer were reported.
     unanswered: u32,
+    /// The reason in the last warning that had one.
+    last_reason: String,
 }
 
 impl Lines {
@@ -43,11 +45,28 @@ impl Lines {
             totals: 0,
             stall_reports: HashMap::new(),
             unanswered: 0,
+            last_reason: String::new(),
         }
     }
 
+    /// Returns a reason for a warning about a blob or a registry. If it is that of the last warning, it is not repeated:
+    /// a registry in trouble refuses many blobs.
+    fn reason(&mut self, reason: &str) -> String {
+        let reason = plain(reason);
+        // The line names the blob already, if one is concerned.
+        let of_blob = reason
+            .strip_prefix("blob ")
+            .and_then(|rest| rest.split_once(": "));
+        let reason = of_blob.map_or(&*reason, |(_, reason)| reason);
+        if self.last_reason == reason {
+            return "as before".into();
+        }
+        self.last_reason = reason.into();
+        reason.into()
+    }
+
     /// Returns the line for an event. `None` if the event gets no line. `progress` contains the event already.
-    pub(super) fn of_event(&self, progress: &Progress, event: &EventKind) -> Option<String> {
+    pub(super) fn of_event(&mut self, progress: &Progress, event: &EventKind) -> Option<String> {
         match event {
             EventKind::ImageOpened {
                 reference,
@@ -70,7 +89,7 @@ impl Lines {
     }
 
     /// Returns the line about something that went wrong and does not end the pull.
-    pub(super) fn warning(&self, progress: &Progress, event: &EventKind) -> Option<String> {
+    pub(super) fn warning(&mut self, progress: &Progress, event: &EventKind) -> Option<String> {
         let retries = self.retries;
         match event {
             EventKind::BlobRetried {
@@ -80,10 +99,7 @@ impl Lines {
                 wait,
                 ..
             } => {
-                let (digest, reason) = (short(blob.digest.as_ref()), plain(reason));
-                // The line begins with the blob already.
-                let whole = format!("blob {}: ", blob.digest);
-                let reason = reason.strip_prefix(&whole).unwrap_or(&reason);
+                let (digest, reason) = (short(blob.digest.as_ref()), self.reason(reason));
                 let when = match wait.as_secs_f64() {
                     0.0 => "now".to_owned(),
                     wait => format!("in {wait:.1} s"),
@@ -98,7 +114,7 @@ impl Lines {
                 reason,
                 ..
             } if *wait >= LONG_PAUSE => {
-                let (registry, reason) = (printable(registry), plain(reason));
+                let (registry, reason) = (printable(registry), self.reason(reason));
                 let wait = wait.as_secs_f64();
                 Some(format!(
                     "  {registry} has refused a request; the next one in {wait:.1} s: {reason}"
@@ -257,6 +273,27 @@ mod tests {
         assert_eq!(lines.due(&progress, at(36)), [""; 0]);
         let again = lines.due(&progress, at(46));
         assert_eq!(again, ["  070707070707: no byte for 10 s, after 2.0 kB"]);
+    }
+
+    #[test]
+    fn the_reason_of_the_last_warning_is_not_repeated() {
+        let mut lines = Lines::new(false, 4);
+        let printed = [
+            "blob sha256:01: fetching blob: status 503",
+            "blob sha256:02: fetching blob: status 503",
+            "fetching blob: status 503",
+            "blob sha256:02: stalled: no byte for 60 s, after 0 bytes",
+            "blob sha256:01: fetching blob: status 503",
+        ]
+        .map(|reason| lines.reason(reason));
+        let expected = [
+            "fetching blob: status 503",
+            "as before",
+            "as before",
+            "stalled: no byte for 60 s, after 0 bytes",
+            "fetching blob: status 503",
+        ];
+        assert_eq!(printed, expected);
     }
 
     #[test]
