@@ -2,6 +2,7 @@
 //! make the fetch faster.
 
 mod attempts;
+mod claims;
 mod content;
 #[cfg(feature = "decompress")]
 mod decompress;
@@ -11,7 +12,6 @@ mod each;
 mod end;
 mod engine;
 mod event;
-mod fd_claim;
 mod fetcher;
 mod handler;
 mod image;

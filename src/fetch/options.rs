@@ -84,7 +84,9 @@ pub struct FetchOptions {
     /// The number of proxies. The default is [`Proxies::Auto`].
     pub proxies: Proxies,
     /// The maximum number of proxies of [`Proxies::Auto`] for one registry host in one pull, without those whose
-    /// answers are late. `None`, the default, means 16. Pulls that run at the same time count separately.
+    /// answers are late. `None`, the default, means 16. Pulls of one fetcher and its clones that run at the same time
+    /// share proxies: each has one, and all together have at most as many more as [`workers`](Self::workers), unless
+    /// the number is [fixed](Proxies::Fixed). The pulls of another fetcher count separately.
     ///
     /// With `None`, an image of docker.io is opened by one proxy only, because each opening counts as one pull in
     /// Docker Hub's quota. One image is then fetched by one proxy, and several images by at most as many proxies as

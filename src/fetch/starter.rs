@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use super::claims::ProxyPool;
 use crate::config::{ConnectionOptions, ImageProxyConfig, Launch, Platform, Policy, Template};
 use crate::error::{Error, Result};
 use crate::proxy::{ImageProxy, output};
@@ -25,6 +26,7 @@ pub(super) struct Starter {
     connection: ConnectionOptions,
     /// The registries from which something was fetched. Their credentials, if any, are right.
     answered: watch::Sender<BTreeSet<String>>,
+    proxy_pool: ProxyPool,
 }
 
 /// The origin of the proxies.
@@ -61,6 +63,7 @@ impl Starter {
             },
             connection,
             answered: watch::Sender::default(),
+            proxy_pool: ProxyPool::default(),
         })
     }
 
@@ -74,7 +77,13 @@ impl Starter {
             },
             connection: options.unwrap_or_default(),
             answered: watch::Sender::default(),
+            proxy_pool: ProxyPool::default(),
         }
+    }
+
+    /// The proxies of all fetches together.
+    pub(super) fn proxy_pool(&self) -> &ProxyPool {
+        &self.proxy_pool
     }
 
     /// The maximum size of one document, in bytes.

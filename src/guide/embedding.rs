@@ -68,9 +68,12 @@
 //!   Workers stop, proxies end, and the layout keeps the blobs that were complete. *Cancel safety* at each method says
 //!   more.
 //! - **Pulls may write into one layout at the same time**, also from several processes.
-//! - **Limits are for each pull**, not for the process: proxies for a host, workers, rate. With many requests at once,
-//!   put a `tokio::sync::Semaphore` in front, or pull lists with [`pull_many`](crate::Fetcher::pull_many): all its
-//!   images share these limits.
+//! - **Pulls of one fetcher share proxies.** Each pull has one, and all together have up to 32 more by default
+//!   ([`proxies_per_host`](crate::FetchOptions::proxies_per_host)). All pulls of a process share its
+//!   [descriptors](super::operating#descriptors).
+//! - **The other limits are for each pull**: workers, rate, documents. With many requests at once, put a
+//!   `tokio::sync::Semaphore` in front, or pull lists with [`pull_many`](crate::Fetcher::pull_many): all its images
+//!   share these limits.
 //!
 //! `examples/async_server.rs` is such a server, with axum.
 //!

@@ -10,8 +10,11 @@ use crate::harness::{
     Outcome, Served, assert_image_stored, config, options, proxies, pull, pull_watched, random,
     short_stall_config,
 };
+use futures_util::future::join_all;
 use longshore::oci_spec::image::{Descriptor, Digest, MediaType};
-use longshore::{ConnectionOptions, Error, EventKind, Fetcher, Layer, LayerReader, Proxies};
+use longshore::{
+    ConnectionOptions, Discard, Error, EventKind, Fetcher, Layer, LayerReader, Proxies,
+};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use test_registry::server::Options;
@@ -386,4 +389,38 @@ fn dropping_an_opened_image_ends_its_warm_proxies() {
             drop(image);
         });
     }
+}
+
+#[test]
+#[ignore = "needs skopeo"]
+fn concurrent_pulls_of_one_fetcher_share_the_proxies() {
+    const PULLS: usize = 6;
+    const WORKERS: usize = 8;
+    run(async {
+        let slow = Options {
+            ttfb: Duration::from_millis(100),
+            ..Options::default()
+        };
+        let served = Served::slow(40, 1_000, slow);
+        let options = options().workers(NonZeroUsize::new(WORKERS).unwrap());
+        let fetcher = Fetcher::new(config(SKOPEOS[0]), options).await.unwrap();
+        let reference = served.reference();
+        let pulls = (0..PULLS).map(|_| async {
+            let image = fetcher.open(&reference).await.unwrap();
+            fetcher.pull(&image, Discard).await.unwrap()
+        });
+        let pulling = within_bound(join_all(pulls));
+        tokio::pin!(pulling);
+        let mut most = 0;
+        loop {
+            tokio::select! {
+                _ = &mut pulling => break,
+                () = tokio::time::sleep(Duration::from_millis(20)) => {
+                    most = most.max(children(std::process::id()).len());
+                }
+            }
+        }
+        // One for each pull, and those that one pull may have. On a busy machine, others may help late ones.
+        assert!(most <= 2 * (PULLS + WORKERS), "{most} proxies");
+    });
 }

@@ -50,8 +50,7 @@ impl Engine {
             return (*host, KindId(kind));
         }
         let rules = self.rules(reference);
-        self.descriptors
-            .want_proxies(rules.least, rules.most, self.options.units());
+        self.claims.want_proxies(rules.least, rules.most);
         let host = self.scheduler.add_host(rules);
         self.hosts.insert(key, host);
         if matches!(place, Place::Registry { .. }) {

@@ -9,7 +9,7 @@ pub(in crate::fetch) struct IdleEngine(async_channel::Receiver<Box<Engine>>);
 
 impl IdleEngine {
     pub(in crate::fetch) fn new(mut engine: Engine) -> Self {
-        engine.descriptors.shrink_to(engine.units.len());
+        engine.claims.shrink_to(engine.units.len());
         let (sender, receiver) = async_channel::bounded(1);
         // The channel is empty, so this can't fail.
         let _ = sender.try_send(Box::new(engine));

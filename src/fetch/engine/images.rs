@@ -127,7 +127,7 @@ impl Engine {
     ) -> Result<()> {
         distinct(layers)?;
         self.scheduler.switch_to_order(ahead);
-        self.descriptors.want_blobs(ahead.saturating_add(1));
+        self.claims.want_blobs(ahead.saturating_add(1));
         self.window = Some(window);
         let copies = layers.iter().cloned().zip(0..);
         self.fetch_copies(image, copies, false);

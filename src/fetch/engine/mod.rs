@@ -19,9 +19,9 @@ use tokio::task::{Id, JoinSet};
 pub(super) use self::idle_engine::IdleEngine;
 
 use self::units::UnitHandle;
+use super::claims::{Allowed, Claims};
 use super::end::{AtWork, End, Idle};
 use super::event::{EventKind, Events};
-use super::fd_claim::FdClaim;
 use super::handler::{Handler, Job};
 use super::image::ImageData;
 use super::options::FetchOptions;
@@ -79,7 +79,7 @@ pub(super) struct Engine {
     options: FetchOptions,
     events: Events,
     scheduler: Scheduler<Error>,
-    descriptors: FdClaim,
+    claims: Claims,
     hosts: HashMap<String, HostId>,
     kinds: Vec<Arc<Kind>>,
     images: HashMap<ImageId, Entry>,
@@ -108,7 +108,11 @@ pub(super) struct Engine {
 impl Engine {
     /// Makes an engine without images.
     pub(super) fn new(starter: Arc<Starter>, options: FetchOptions, events: Events) -> Self {
-        let descriptors = FdClaim::for_blobs(options.workers.get());
+        let most = Allowed {
+            proxies: options.units(),
+            blobs: options.workers.get(),
+        };
+        let claims = Claims::of(starter.proxy_pool(), most);
         let settings = Settings {
             retry: options.retry.clone(),
             starts_at_a_time: max_starts_at_a_time(),
@@ -124,7 +128,7 @@ impl Engine {
             options,
             events,
             scheduler: Scheduler::new(settings, Instant::now()),
-            descriptors,
+            claims,
             hosts: HashMap::new(),
             kinds: Vec::new(),
             images: HashMap::new(),
@@ -251,8 +255,8 @@ impl Engine {
     }
 
     fn carry_out(&mut self) {
-        self.descriptors.grow();
-        let allowed = self.descriptors.allowed();
+        self.claims.grow();
+        let allowed = self.claims.allowed();
         self.scheduler.set_limits(allowed.proxies, allowed.blobs);
         while let Some(action) = self.scheduler.next(Instant::now()) {
             match action {

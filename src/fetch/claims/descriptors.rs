@@ -6,6 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::sys::resource::{Resource, getrlimit};
 
+use super::Allowed;
+use super::shared::Shared;
+
 /// The descriptors of one blob: two pipes, the file that it is written to, and one more for a handler.
 const PER_BLOB: u64 = 4;
 
@@ -23,35 +26,25 @@ const RESERVED: u64 = 16;
 const LEAST: u64 = PER_FETCH + PER_PROXY + PER_BLOB;
 
 /// The descriptors that all fetches of this process have claimed.
-static CLAIMED: AtomicU64 = AtomicU64::new(0);
+static CLAIMED: Shared = Shared::new();
 
 /// The descriptors of this process that belong to no fetch, when they were last counted.
 static OTHERS: AtomicU64 = AtomicU64::new(0);
 
-/// A number of proxies, and of blobs that are fetched at the same time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Allowed {
-    pub(super) proxies: usize,
-    pub(super) blobs: usize,
-}
-
 /// The descriptors that a fetch has claimed. Dropping it returns them.
-///
-/// A claim grows by at most half of what is free, and leaves half of all to new fetches. So several fetches that begin
-/// together all get some, and the rest when others end.
 #[derive(Debug)]
-pub(super) struct FdClaim {
+pub(super) struct DescriptorClaim {
     wanted: Allowed,
     /// How many proxies the fetch has in any case.
     least_proxies: usize,
     held: u64,
 }
 
-impl FdClaim {
+impl DescriptorClaim {
     /// Claims the least that a fetch needs. The fetch wants up to this many blobs at the same time.
     pub(super) fn for_blobs(blobs: usize) -> Self {
         count_others();
-        CLAIMED.fetch_add(LEAST, Ordering::Relaxed);
+        CLAIMED.take(LEAST);
         Self {
             wanted: Allowed { proxies: 0, blobs },
             least_proxies: 1,
@@ -78,14 +71,7 @@ impl FdClaim {
         }
         let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
         let for_fetches = limit.saturating_sub(OTHERS.load(Ordering::Relaxed) + RESERVED);
-        let claim = |claimed| {
-            let more = missing.min(share(for_fetches, claimed));
-            (more > 0).then_some(claimed + more)
-        };
-        let before = CLAIMED.fetch_update(Ordering::Relaxed, Ordering::Relaxed, claim);
-        if let Ok(before) = before {
-            self.held += missing.min(share(for_fetches, before));
-        }
+        self.held += CLAIMED.take_share(missing, for_fetches);
     }
 
     /// Returns what a fetch that only keeps this many proxies does not need. [`grow`](Self::grow) claims it again.
@@ -93,7 +79,7 @@ impl FdClaim {
         let kept = LEAST.max(PER_FETCH + PER_PROXY * proxies as u64);
         let returned = self.held.saturating_sub(kept);
         self.held -= returned;
-        CLAIMED.fetch_sub(returned, Ordering::Relaxed);
+        CLAIMED.give_back(returned);
     }
 
     /// How many proxies and blobs the claimed descriptors allow: at least one of each. If there are not enough for all,
@@ -103,27 +89,21 @@ impl FdClaim {
     }
 }
 
-impl Drop for FdClaim {
+impl Drop for DescriptorClaim {
     fn drop(&mut self) {
-        CLAIMED.fetch_sub(self.held, Ordering::Relaxed);
+        CLAIMED.give_back(self.held);
     }
 }
 
 /// Counts the open descriptors that belong to no fetch. They can be counted exactly only while nothing is claimed.
 fn count_others() {
     let open = fs::read_dir("/proc/self/fd").map_or(0, Iterator::count) as u64;
-    match CLAIMED.load(Ordering::Relaxed) {
+    match CLAIMED.taken() {
         0 => OTHERS.store(open, Ordering::Relaxed),
         claimed => {
             OTHERS.fetch_max(open.saturating_sub(claimed), Ordering::Relaxed);
         }
     }
-}
-
-/// How much one fetch may claim at once if `claimed` of the descriptors for all fetches are claimed.
-fn share(for_fetches: u64, claimed: u64) -> u64 {
-    let left_to_others = for_fetches / 2;
-    for_fetches.saturating_sub(claimed + left_to_others) / 2
 }
 
 fn needed(wanted: Allowed) -> u64 {
@@ -178,19 +158,19 @@ mod tests {
 
     /// The claims of fetches that begin one after the other, and then grow in turn.
     fn claims(limit: u64, fetches: usize) -> Vec<u64> {
-        let for_fetches = limit - RESERVED;
+        let shared = Shared::new();
         let mut claims = vec![];
-        let grow = |claims: &mut Vec<u64>, index: usize| {
-            let claimed = claims.iter().sum();
-            let missing = needed(WANTED) - claims[index];
-            claims[index] += missing.min(share(for_fetches, claimed));
+        let grow = |claim: &mut u64| {
+            let missing = needed(WANTED) - *claim;
+            *claim += shared.take_share(missing, limit - RESERVED);
         };
-        for index in 0..fetches {
+        for _ in 0..fetches {
+            shared.take(LEAST);
             claims.push(LEAST);
-            grow(&mut claims, index);
+            claims.last_mut().into_iter().for_each(grow);
         }
-        for index in (0..fetches).cycle().take(20 * fetches) {
-            grow(&mut claims, index);
+        for _ in 0..20 {
+            claims.iter_mut().for_each(grow);
         }
         claims
     }
@@ -213,7 +193,7 @@ mod tests {
 
     #[test]
     fn a_kept_fetch_returns_what_it_does_not_need() {
-        let mut claim = FdClaim::for_blobs(WANTED.blobs);
+        let mut claim = DescriptorClaim::for_blobs(WANTED.blobs);
         claim.want_proxies(1, WANTED.proxies, WANTED.proxies);
         claim.grow();
         let held = claim.held;
