@@ -181,6 +181,24 @@ fn wrong_usage_is_code_2() {
     assert!(!scratch.path("x").exists());
 }
 
+/// An option whose value was forgotten at the end of the line takes neither an image nor the destination as its value.
+#[test]
+#[ignore = "needs skopeo"]
+fn a_forgotten_value_is_code_2() {
+    let scratch = Scratch::new();
+    let image = "docker://127.0.0.1:1/a/b";
+    for option in ["--creds", "--events", "--from", "--platform", "--skopeo"] {
+        let words = format!("a value is required for '{option} <");
+        refused(&scratch, &["pull", image, image, "oci:x", option], &words);
+        refused(
+            &scratch,
+            &["pull", image, "--json", "oci:x", option],
+            &words,
+        );
+    }
+    assert!(!scratch.path("x").exists() && !scratch.path("oci:x").exists());
+}
+
 /// Destinations that skopeo writes, or that can't hold what is asked for.
 #[test]
 #[ignore = "needs skopeo"]

@@ -36,7 +36,12 @@ pub(super) fn options_first(words: Vec<OsString>, command: &mut Command) -> Vec<
         let has_value = needs_value(&word, pull);
         ordered.push(word);
         if has_value {
-            ordered.extend(words.next());
+            // The value of the last option is missing. In front of the images, the option would take one of them as its
+            // value, so they are left out: the parser reports the option.
+            let Some(value) = words.next() else {
+                return ordered;
+            };
+            ordered.push(value);
         }
     }
     ordered.extend(others);
@@ -44,12 +49,15 @@ pub(super) fn options_first(words: Vec<OsString>, command: &mut Command) -> Vec<
     ordered
 }
 
-/// Whether the next word is the value of this option.
+/// Whether the next word is the value of this option. Only options that can't be without a value count.
 fn needs_value(option: &OsStr, command: &Command) -> bool {
     let Some(option) = option.to_str() else {
         return false;
     };
-    let takes_word = |arg: &Arg| arg.get_action().takes_values() && !arg.is_require_equals_set();
+    let takes_word = |arg: &Arg| {
+        let least = arg.get_num_args().map_or(0, |range| range.min_values());
+        arg.get_action().takes_values() && least > 0 && !arg.is_require_equals_set()
+    };
     let mut all = command.get_arguments();
     if let Some(name) = option.strip_prefix("--") {
         let is_named = |arg: &Arg| {
@@ -86,7 +94,10 @@ mod tests {
             ("x pull --from - b", "x pull --from - b"),
             ("x pull a --frobnicate b", "x pull --frobnicate a b"),
             ("x pull a -q -- -b --json", "x pull -q a -- -b --json"),
-            ("x pull a --retries", "x pull --retries a"),
+            ("x pull a b --retries", "x pull --retries"),
+            ("x pull a -v b --events", "x pull -v --events"),
+            ("x pull a b --json", "x pull --json a b"),
+            ("x pull a b --tls-verify", "x pull --tls-verify a b"),
             ("x inspect a --json", "x inspect a --json"),
             ("x", "x"),
             ("x --version", "x --version"),
@@ -97,5 +108,35 @@ mod tests {
             let ordered: Vec<&str> = ordered.iter().filter_map(|word| word.to_str()).collect();
             assert_eq!(ordered.join(" "), expected, "{given}");
         }
+    }
+
+    #[test]
+    fn a_last_option_without_its_value_takes_no_image_as_its_value() {
+        let mut command = Arguments::command();
+        command.build();
+        let pull = command.find_subcommand("pull").expect("a command");
+        let mut count = 0;
+        for option in pull.get_arguments().filter_map(Arg::get_long) {
+            let option = format!("--{option}");
+            if !needs_value(option.as_ref(), pull) {
+                continue;
+            }
+            let line = [
+                "x",
+                "pull",
+                "docker://a/b",
+                "docker://a/c",
+                "oci:d",
+                &option,
+            ];
+            let words = line.map(OsString::from).to_vec();
+            let words = options_first(words, &mut Arguments::command());
+            let error = Arguments::command().try_get_matches_from(words);
+            let error = error.expect_err(&option).to_string();
+            assert!(error.contains("a value is required for"), "{error}");
+            assert!(error.contains(&option), "{error}");
+            count += 1;
+        }
+        assert!(count > 15, "{count}");
     }
 }
