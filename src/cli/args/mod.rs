@@ -18,6 +18,7 @@ mod headings;
 mod inspect;
 mod list_tags;
 mod man;
+mod options;
 mod order;
 mod other_tools;
 mod output;
@@ -25,9 +26,12 @@ mod proxy;
 mod prune;
 mod pull;
 mod reference;
+mod similar;
+mod tips;
 mod values;
 mod verify;
 
+use std::ffi::OsString;
 use std::io::{self, Write};
 
 use clap::error::ErrorKind;
@@ -99,9 +103,10 @@ fn exit(error: &clap::Error) -> ! {
 impl Arguments {
     /// Parses the command line. For wrong usage it exits with 2, and for `--help` with 0.
     pub(super) fn of_process() -> Self {
-        let words = order::options_first(std::env::args_os().collect(), &mut Self::command());
-        let parsed = Self::try_parse_from(words);
-        let mut arguments = parsed.unwrap_or_else(|error| exit(&other_tools::with_advice(error)));
+        let words: Vec<OsString> = std::env::args_os().collect();
+        let ordered = order::options_first(words.clone(), &mut Self::command());
+        let parsed = Self::try_parse_from(ordered);
+        let mut arguments = parsed.unwrap_or_else(|error| exit(&tips::with_tips(error, &words)));
         let applied = environment::apply(&mut arguments.command, |name| std::env::var_os(name));
         if let Err(reason) = applied {
             let wrong = Self::command().error(ErrorKind::ValueValidation, reason);

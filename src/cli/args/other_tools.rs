@@ -1,16 +1,86 @@
 //! Options and commands of skopeo, crane, oras and podman that have another name here, or do not exist here.
 
-use clap::builder::StyledStr;
-use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::Command;
 
-/// The options of other tools, each with advice on what to use here. An option that means the same as one of
-/// longshore's is not in this list, but an alias.
-const OPTIONS: [(&[&str], &str); 13] = [
-    (
-        &["--all", "-a", "--multi-arch", "--all-tags"],
+use super::options::has_option;
+
+/// Options of other tools, with advice on what to use here. An option that means the same as one of longshore's is not
+/// in this list, but an alias.
+pub(super) struct Advice {
+    pub(super) names: &'static [&'static str],
+    /// The commands that the advice is for. If there are none, it is for each that has the options it names.
+    commands: &'static [&'static str],
+    pub(super) text: &'static str,
+}
+
+impl Advice {
+    const fn new(names: &'static [&'static str], text: &'static str) -> Self {
+        Self {
+            names,
+            commands: &[],
+            text,
+        }
+    }
+
+    const fn only(
+        commands: &'static [&'static str],
+        names: &'static [&'static str],
+        text: &'static str,
+    ) -> Self {
+        Self {
+            names,
+            commands,
+            text,
+        }
+    }
+
+    /// Whether the advice can be followed with this command.
+    pub(super) fn is_for(&self, command: &Command) -> bool {
+        if !self.commands.is_empty() {
+            return self.commands.contains(&command.get_name());
+        }
+        let mut options = self
+            .text
+            .split([' ', '='])
+            .filter(|word| word.starts_with("--"));
+        options.all(|option| has_option(command, option))
+    }
+}
+
+/// The commands that ask a registry.
+const ASKING: &[&str] = &[
+    "pull",
+    "inspect",
+    "digest",
+    "blob",
+    "export",
+    "list-tags",
+    "doctor",
+];
+
+/// The options of other tools. The first advice that is for the command applies.
+pub(super) const OPTIONS: &[Advice] = &[
+    Advice::only(
+        &["pull"],
+        &["-a"],
+        "--platform all takes all platforms of an index, and --from FILE a list of images, such as all tags",
+    ),
+    Advice::only(
+        &["pull"],
+        &["--all", "--multi-arch", "--all-platforms"],
         "--platform all takes all platforms of an index",
     ),
-    (
+    Advice::only(
+        &["inspect"],
+        &["--all", "-a", "--multi-arch", "--all-platforms"],
+        "--platform all lists all platforms of an index",
+    ),
+    Advice::only(
+        &["pull"],
+        &["--all-tags"],
+        "longshore list-tags REPOSITORY lists the tags, and --from FILE takes a list of images",
+    ),
+    Advice::new(
         &[
             "--override-os",
             "--override-arch",
@@ -21,7 +91,7 @@ const OPTIONS: [(&[&str], &str); 13] = [
         ],
         "--platform OS/ARCH[/VARIANT] chooses a platform",
     ),
-    (
+    Advice::new(
         &[
             "--username",
             "--user",
@@ -30,10 +100,11 @@ const OPTIONS: [(&[&str], &str); 13] = [
             "-p",
             "--password-stdin",
             "--identity-token-stdin",
+            "--credentials",
         ],
         "--creds-file FILE or --creds - reads USER:PASS",
     ),
-    (
+    Advice::new(
         &[
             "--registry-token",
             "--src-registry-token",
@@ -41,49 +112,143 @@ const OPTIONS: [(&[&str], &str); 13] = [
         ],
         "--registry-token-file FILE reads a token",
     ),
-    (
+    Advice::new(
         &["--registry-config", "--config", "--auth-file"],
         "--authfile FILE names an auth file",
     ),
-    (
+    Advice::new(
         &["--ca-file", "--cafile"],
         "--cert-dir DIR names a folder with certificates",
     ),
-    (
+    Advice::new(
+        &[
+            "-k",
+            "--http",
+            "--no-tls-verify",
+            "--skip-tls-verify",
+            "--skip-verify",
+            "--insecure-skip-tls-verify",
+            "--insecure-registry",
+        ],
+        "--tls-verify=false accepts any certificate, and plain HTTP",
+    ),
+    Advice::only(
+        &["list-tags"],
+        &[
+            "--policy",
+            "--signature-policy",
+            "--require-policy",
+            "--insecure-policy",
+            "--no-policy",
+        ],
+        "list-tags opens no image, so no signature policy applies: leave it out",
+    ),
+    Advice::new(
+        &["--signature-policy", "--policy-file"],
+        "--policy FILE names a signature policy",
+    ),
+    Advice::new(
+        &["--no-policy"],
+        "--insecure-policy accepts images whatever the policy says",
+    ),
+    Advice::only(
+        &["pull"],
         &[
             "--concurrency",
             "--jobs",
             "-j",
             "--image-parallel-copies",
             "--max-parallel-downloads",
+            "--threads",
+            "--parallel",
         ],
         "--workers N sets how many blobs are in flight",
     ),
-    (
+    Advice::only(
+        &["verify"],
+        &["--concurrency", "--jobs", "-j", "--threads", "--parallel"],
+        "--workers N sets how many threads read",
+    ),
+    Advice::new(
+        &["--rate-limit", "--max-rate", "--bandwidth"],
+        "--limit-rate RATE limits the bytes per second",
+    ),
+    Advice::new(&["--retry"], "--retries N sets how often a blob is retried"),
+    Advice::new(
         &["--command-timeout", "--timeout"],
         "--deadline DURATION limits the time of everything",
     ),
-    (&["--debug", "-d"], "--verbose shows debug messages"),
-    (
-        &["--output", "-o"],
+    Advice::only(
+        ASKING,
+        &["--proxy"],
+        "the variables HTTPS_PROXY and NO_PROXY choose a proxy for HTTPS",
+    ),
+    Advice::new(&["--debug", "-d"], "--verbose shows debug messages"),
+    Advice::new(
+        &["--image-list", "--list", "--file"],
+        "--from FILE takes a list of images",
+    ),
+    Advice::only(&["pull"], &["-f"], "--from FILE takes a list of images"),
+    Advice::new(&["--trace"], "--timeline FILE draws the pull"),
+    Advice::only(
+        &["pull"],
+        &["--output", "-o", "--output-dir", "--dest", "--destination"],
         "the destination is the last argument: oci:DIR[:TAG]",
     ),
-    (
-        &["--format", "-f", "--preserve-digests"],
+    Advice::only(
+        &["export"],
+        &["--output", "-o", "--file"],
+        "the archive is the last argument: FILE",
+    ),
+    Advice::only(
+        &["inspect", "digest", "list-tags"],
+        &["--output", "-o"],
+        "the result goes to stdout: > FILE writes it into a file",
+    ),
+    Advice::only(
+        &["pull"],
+        &["--format", "--preserve-digests"],
         "images are stored as their source has them",
     ),
-    (
+    Advice::only(
+        &["export"],
+        &["--format", "-f"],
+        "the archive is always a plain tar",
+    ),
+    Advice::only(
+        &["digest"],
+        &["--format", "-f"],
+        "digest prints nothing but the digest",
+    ),
+    Advice::only(
+        &["inspect", "list-tags"],
+        &["--format", "-f"],
+        "--json prints one JSON object",
+    ),
+    Advice::only(
+        &["verify", "prune", "doctor"],
+        &["--format"],
+        "--json prints one JSON object",
+    ),
+    Advice::only(
+        &["pull"],
         &["--remove-signatures", "--sign-by", "--digestfile"],
         "there is no such option; skopeo copy has it, and reads the layout as oci:DIR:TAG",
     ),
-    (
+    Advice::only(
+        &["pull", "inspect", "digest", "blob", "export", "doctor"],
         &["--tmpdir"],
         "there is no such option; skopeo unpacks archives in /var/tmp",
+    ),
+    Advice::only(
+        &["completions"],
+        &["--shell"],
+        "the shell is the argument, as in longshore completions bash",
     ),
 ];
 
 /// Commands of other tools, each with what to use instead.
-const COMMANDS: [(&[&str], &str); 9] = [
+pub(super) const COMMANDS: [(&[&str], &str); 10] = [
     (
         &["copy", "cp", "fetch", "download", "save"],
         "longshore pull IMAGE oci:DIR[:TAG] pulls an image into a layout",
@@ -116,6 +281,7 @@ const COMMANDS: [(&[&str], &str); 9] = [
         &["push", "delete", "rm", "rmi"],
         "longshore only pulls; skopeo copy and skopeo delete change a registry",
     ),
+    (&["version"], "longshore --version prints the version"),
     (
         &["login", "logout", "auth"],
         "skopeo login writes the auth files that longshore reads",
@@ -124,97 +290,11 @@ const COMMANDS: [(&[&str], &str); 9] = [
 
 const ADVICE_ON_DESTINATIONS: &str = "the destination is on this machine, and needs no such option";
 
-/// Replaces clap's suggestions about an unknown option or command by ours, if another tool has one of this name.
-pub(in crate::cli) fn with_advice(mut error: clap::Error) -> clap::Error {
-    let (given, suggested) = match error.kind() {
-        ErrorKind::UnknownArgument => (ContextKind::InvalidArg, ContextKind::SuggestedArg),
-        ErrorKind::InvalidSubcommand => (
-            ContextKind::InvalidSubcommand,
-            ContextKind::SuggestedSubcommand,
-        ),
-        _ => return error,
-    };
-    let Some(ContextValue::String(name)) = error.get(given) else {
-        return error;
-    };
-    let advice = if given == ContextKind::InvalidArg {
-        advice_on(name.split('=').next().unwrap_or_default())
-    } else {
-        let known = COMMANDS.iter().find(|(names, _)| names.contains(&&**name));
-        known.map(|(_, advice)| *advice)
-    };
-    // No image or destination begins with a dash, so clap's tip to write `--` before it is wrong.
-    error.remove(ContextKind::Suggested);
-    if let Some(advice) = advice {
-        error.remove(suggested);
-        error.remove(ContextKind::Usage);
-        let advice = ContextValue::StyledStrs(vec![StyledStr::from(advice)]);
-        error.insert(ContextKind::Suggested, advice);
-    }
-    error
-}
-
-fn advice_on(option: &str) -> Option<&'static str> {
-    if option.starts_with("--dest-") {
+/// The advice on an option of another tool, given to this command.
+pub(super) fn advice_on(option: &str, command: &Command) -> Option<&'static str> {
+    if option.starts_with("--dest-") && ["pull", "blob", "export"].contains(&command.get_name()) {
         return Some(ADVICE_ON_DESTINATIONS);
     }
-    let known = OPTIONS.iter().find(|(names, _)| names.contains(&option));
-    known.map(|(_, advice)| *advice)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::cli::args::Arguments;
-    use clap::{CommandFactory, Parser};
-
-    fn error(option: &str) -> String {
-        let arguments = ["longshore", "pull", option, "docker://a/b", "oci:x"];
-        let error = Arguments::try_parse_from(arguments).expect_err(option);
-        with_advice(error).to_string()
-    }
-
-    #[test]
-    fn an_option_of_another_tool_gets_advice() {
-        for (names, advice) in OPTIONS {
-            for name in names {
-                let message = error(name);
-                assert!(message.contains(advice), "{name}: {message}");
-                assert!(!message.contains("a similar argument"), "{name}: {message}");
-            }
-        }
-        assert!(error("--dest-creds=a:b").contains(ADVICE_ON_DESTINATIONS));
-        let message = error("--override-arch=arm64");
-        assert!(message.contains("--platform"), "{message}");
-        let message = error("--retrie");
-        assert!(message.contains("--retries"), "{message}");
-        assert!(!error("--frobnicate").contains("as a value"), "{message}");
-    }
-
-    #[test]
-    fn a_command_of_another_tool_gets_advice() {
-        for (names, advice) in COMMANDS {
-            for name in names {
-                let error = Arguments::try_parse_from(["longshore", name, "x"]).expect_err(name);
-                let message = with_advice(error).to_string();
-                assert!(message.contains(advice), "{name}: {message}");
-                assert!(!message.contains("similar"), "{name}: {message}");
-            }
-        }
-        let error = Arguments::try_parse_from(["longshore", "inspekt"]).expect_err("a typo");
-        let message = with_advice(error).to_string();
-        assert!(message.contains("'inspect'"), "{message}");
-    }
-
-    #[test]
-    fn the_advice_names_only_options_that_exist() {
-        let mut command = Arguments::command();
-        let pull = command.find_subcommand_mut("pull").expect("a subcommand");
-        let help = pull.render_long_help().to_string() + "--verbose";
-        for (_, advice) in OPTIONS {
-            for word in advice.split(' ').filter(|word| word.starts_with("--")) {
-                assert!(help.contains(word), "{word}");
-            }
-        }
-    }
+    let mut known = OPTIONS.iter().filter(|of| of.names.contains(&option));
+    known.find(|of| of.is_for(command)).map(|of| of.text)
 }
