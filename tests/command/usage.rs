@@ -30,7 +30,27 @@ fn wrong_usage_is_code_2() {
         (&["copy", image, "oci:x"], "longshore pull IMAGE oci:DIR"),
         (&["manifest", image], "longshore inspect --manifest IMAGE"),
         (&["pull"], "IMAGE"),
-        (&["pull", image], "DEST"),
+        (
+            &["pull", image],
+            "longshore pull docker://127.0.0.1:1/a/b oci:b",
+        ),
+        (
+            &["pull", "alpine"],
+            "longshore pull docker://alpine oci:alpine",
+        ),
+        (
+            &["pull", image, image],
+            "the destination after it is missing",
+        ),
+        (
+            &["--insecure-policy", "pull", image, "oci:x"],
+            "longshore pull --insecure-policy",
+        ),
+        (&["inspect", "--format", "json", image], "--json"),
+        (
+            &["export", image, "x", "--tls-verify", "false"],
+            "--tls-verify=false",
+        ),
         (&["pull", "--frobnicate", image, "oci:x"], "--frobnicate"),
         (&["pull", "debian", "oci:x"], "did you mean docker://debian"),
         (&["inspect", "debian:12"], "did you mean docker://debian:12"),
@@ -42,7 +62,6 @@ fn wrong_usage_is_code_2() {
             "skopeo takes a tag or a digest, not both; type docker://a/b@sha256:01",
         ),
         (&["pull", image, "x"], "did you mean oci:x"),
-        (&["pull", image], "the destination after it is missing"),
         (
             &["pull", "dokcer://a/b", "oci:x"],
             "did you mean docker://a/b",

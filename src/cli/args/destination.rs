@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use longshore::OciLayout;
 
-use super::reference::transport_of;
+use super::reference::{has_extension, transport_of};
 use crate::cli::list;
 
 /// The destinations of a pull.
@@ -163,11 +163,6 @@ fn no_destination(text: &str) -> String {
             format!("a destination is {FORMS}; did you mean {prefix}{text}?")
         }
     }
-}
-
-fn has_extension(path: &str, extension: &str) -> bool {
-    let found = Path::new(path).extension();
-    found.is_some_and(|found| found.eq_ignore_ascii_case(extension))
 }
 
 /// Returns the command that copies an image of a layout to this reference of another transport.

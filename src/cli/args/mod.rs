@@ -18,6 +18,7 @@ mod headings;
 mod inspect;
 mod list_tags;
 mod man;
+mod mistakes;
 mod options;
 mod order;
 mod other_tools;
@@ -104,6 +105,12 @@ impl Arguments {
     /// Parses the command line. For wrong usage it exits with 2, and for `--help` with 0.
     pub(super) fn of_process() -> Self {
         let words: Vec<OsString> = std::env::args_os().collect();
+        if let Some(message) = mistakes::find(&words, &mut Self::command()) {
+            exit(&clap::Error::raw(
+                ErrorKind::ValueValidation,
+                message + "\n",
+            ));
+        }
         let ordered = order::options_first(words.clone(), &mut Self::command());
         let parsed = Self::try_parse_from(ordered);
         let mut arguments = parsed.unwrap_or_else(|error| exit(&tips::with_tips(error, &words)));

@@ -3,16 +3,16 @@
 //! There can be any number of images, so clap treats the word before an option as the destination. If all options are
 //! in front, the destination is the last word.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 
-use clap::{Arg, Command};
+use clap::Command;
+
+use super::options::value_is_next_word;
 
 /// Returns the words of a command line in an order that clap understands. Only those of `pull` are moved.
 pub(super) fn options_first(words: Vec<OsString>, command: &mut Command) -> Vec<OsString> {
     command.build();
-    let is_option = |word: &OsString| word.as_encoded_bytes().starts_with(b"-");
-    let subcommand = words.iter().skip(1).position(|word| !is_option(word));
-    let Some(subcommand) = subcommand.map(|at| at + 1) else {
+    let Some(subcommand) = subcommand_at(&words) else {
         return words;
     };
     let Some(pull) = command.find_subcommand("pull") else {
@@ -33,7 +33,9 @@ pub(super) fn options_first(words: Vec<OsString>, command: &mut Command) -> Vec<
             others.push(word);
             continue;
         }
-        let has_value = needs_value(&word, pull);
+        let has_value = word
+            .to_str()
+            .is_some_and(|word| value_is_next_word(pull, word));
         ordered.push(word);
         if has_value {
             // The value of the last option is missing. In front of the images, the option would take one of them as its
@@ -49,32 +51,38 @@ pub(super) fn options_first(words: Vec<OsString>, command: &mut Command) -> Vec<
     ordered
 }
 
-/// Whether the next word is the value of this option. Only options that can't be without a value count.
-fn needs_value(option: &OsStr, command: &Command) -> bool {
-    let Some(option) = option.to_str() else {
-        return false;
-    };
-    let takes_word = |arg: &Arg| {
-        let least = arg.get_num_args().map_or(0, |range| range.min_values());
-        arg.get_action().takes_values() && least > 0 && !arg.is_require_equals_set()
-    };
-    let mut all = command.get_arguments();
-    if let Some(name) = option.strip_prefix("--") {
-        let is_named = |arg: &Arg| {
-            let aliases = arg.get_all_aliases().unwrap_or_default();
-            arg.get_long() == Some(name) || aliases.contains(&name)
-        };
-        // `--name=value` contains its value. No option is called `name=value`, so none is found.
-        return all.any(|arg| is_named(arg) && takes_word(arg));
-    }
-    // In a word with several short options, such as `-qv`, only the last one can have a value.
-    let last = option.chars().last();
-    all.any(|arg| arg.get_short() == last && takes_word(arg))
+/// The place of the command's name in a command line: the first word that is no option.
+pub(super) fn subcommand_at(words: &[OsString]) -> Option<usize> {
+    let found = words.iter().skip(1).position(|word| !is_option(word));
+    found.map(|at| at + 1)
+}
+
+/// The words after a command's name without options and their values.
+pub(super) fn without_options<'a>(
+    words: &[&'a str],
+    command: &Command,
+) -> impl Iterator<Item = &'a str> {
+    let mut words = words.iter();
+    std::iter::from_fn(move || {
+        loop {
+            let word = words.next()?;
+            if *word == "-" || !word.starts_with('-') {
+                return Some(*word);
+            }
+            if value_is_next_word(command, word) {
+                words.next();
+            }
+        }
+    })
+}
+
+fn is_option(word: &OsString) -> bool {
+    word.as_encoded_bytes().starts_with(b"-")
 }
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
+    use clap::{Arg, CommandFactory};
 
     use super::*;
     use crate::cli::args::Arguments;
@@ -118,7 +126,7 @@ mod tests {
         let mut count = 0;
         for option in pull.get_arguments().filter_map(Arg::get_long) {
             let option = format!("--{option}");
-            if !needs_value(option.as_ref(), pull) {
+            if !value_is_next_word(pull, &option) {
                 continue;
             }
             let line = [

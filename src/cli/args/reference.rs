@@ -1,5 +1,7 @@
 //! The names of images on the command line.
 
+use std::path::Path;
+
 use strsim::damerau_levenshtein;
 
 use crate::cli::name::RegistryName;
@@ -52,6 +54,27 @@ pub(crate) fn image_reference(text: &str) -> Result<String, String> {
 pub(super) fn transport_of(text: &str) -> Option<&'static str> {
     let (transport, _) = text.split_once(':')?;
     TRANSPORTS.into_iter().find(|known| *known == transport)
+}
+
+/// The command that pulls the image of this name, such as `alpine` or `docker://alpine`, into a layout. `None` if the
+/// text may be a destination.
+pub(super) fn example_of_pull(text: &str) -> Option<String> {
+    let name = text.strip_prefix("docker://").unwrap_or(text);
+    let is_path = text.starts_with(['.', '/', '~']) || has_extension(text, "tar");
+    if is_path || transport_of(text).is_some_and(|transport| transport != "docker") {
+        return None;
+    }
+    let image = image_reference(&format!("docker://{name}")).ok()?;
+    let parsed = RegistryName::parse(name).ok()?;
+    let folder = parsed.repository.rsplit('/').next()?;
+    let tag = parsed.tag.map(|tag| format!(":{tag}")).unwrap_or_default();
+    Some(format!("longshore pull {image} oci:{folder}{tag}"))
+}
+
+/// Whether the name of a file ends like this.
+pub(super) fn has_extension(path: &str, extension: &str) -> bool {
+    let found = Path::new(path).extension();
+    found.is_some_and(|found| found.eq_ignore_ascii_case(extension))
 }
 
 /// The part `docker://REPOSITORY` of a reference to an image at a registry. `None` for other transports.
