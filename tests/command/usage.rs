@@ -61,6 +61,18 @@ fn wrong_usage_is_code_2() {
             ],
             "skopeo takes a tag or a digest, not both; type docker://a/b@sha256:01",
         ),
+        (
+            &["pull", "docker://127.0.0.1:1", "oci:x"],
+            "no repository; type docker://127.0.0.1:1/REPOSITORY",
+        ),
+        (
+            &["list-tags", "docker://127.0.0.1:1"],
+            "no repository; type docker://127.0.0.1:1/REPOSITORY",
+        ),
+        (
+            &["list-tags", "docker://quay.io"],
+            "no repository; type docker://quay.io/REPOSITORY",
+        ),
         (&["pull", image, "x"], "did you mean oci:x"),
         (
             &["pull", "dokcer://a/b", "oci:x"],

@@ -4,7 +4,7 @@ use clap::Args;
 
 use super::headings::OUTPUT;
 use super::proxy::SourceArguments;
-use super::reference::{repository_of, transport_of};
+use super::reference::{check_name, repository_of, transport_of};
 
 const EXAMPLES: &str = "\
 Example:
@@ -25,6 +25,9 @@ pub(crate) struct ListTagsArguments {
 
 /// Checks that the repository is at a registry, and has neither a tag nor a digest.
 fn repository(text: &str) -> Result<String, String> {
+    if let Some(name) = text.strip_prefix("docker://") {
+        check_name(name)?;
+    }
     if let Some(name) = repository_of(text).filter(|name| *name != text) {
         return Err(format!(
             "a repository is docker://HOST/NAME without a tag or a digest; did you mean {name}?"

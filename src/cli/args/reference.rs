@@ -31,6 +31,7 @@ pub(crate) fn image_reference(text: &str) -> Result<String, String> {
         let Some(name) = rest.strip_prefix("//") else {
             return Err(did_you_mean(rest.trim_start_matches('/')));
         };
+        check_name(name)?;
         match RegistryName::parse(name) {
             Ok(RegistryName {
                 tag: Some(_),
@@ -48,6 +49,48 @@ pub(crate) fn image_reference(text: &str) -> Result<String, String> {
     } else {
         Ok(text.to_owned())
     }
+}
+
+/// Returns a message for the name of an image at a registry if it is wrong in one of the common ways. A name such as
+/// `localhost:5000` or `quay.io` is well-formed, and means a repository of Docker Hub with a tag. Nobody means that.
+pub(super) fn check_name(name: &str) -> Result<(), String> {
+    if name.starts_with('/') {
+        return Err(
+            "the host before the first slash is missing: docker://HOST/REPOSITORY[:TAG]".into(),
+        );
+    }
+    if let Some((_, rest)) = name.split_once('@')
+        && rest.contains('/')
+    {
+        return Err(
+            "credentials can't be in a name; --creds-file FILE or --creds - reads USER:PASS".into(),
+        );
+    }
+    let host = name.trim_end_matches('/');
+    let alone = host.split(['@', ':']).next().unwrap_or_default();
+    if !host.contains('/') && (alone.contains('.') || alone == "localhost") {
+        let port = host.strip_prefix(alone).filter(|rest| is_port(rest));
+        let port = port.unwrap_or_default();
+        return Err(format!(
+            "this names a host and no repository; type docker://{alone}{port}/REPOSITORY"
+        ));
+    }
+    if host != name && RegistryName::parse(host).is_ok() {
+        return Err(format!("remove the last slash: docker://{host}"));
+    }
+    let by_digest = name.replacen(":sha256:", "@sha256:", 1);
+    if by_digest != name && RegistryName::parse(&by_digest).is_ok() {
+        return Err(format!(
+            "a digest follows an @; did you mean docker://{by_digest}?"
+        ));
+    }
+    Ok(())
+}
+
+/// Whether this is `:PORT`.
+fn is_port(text: &str) -> bool {
+    let digits = text.strip_prefix(':').unwrap_or_default();
+    !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 /// Returns the transport that a text begins with, if it begins with one.
@@ -101,17 +144,32 @@ fn unknown_transport(text: &str) -> String {
             "this is no image; an option's value follows an equals sign, as in --tls-verify={text}"
         );
     }
+    if let Some(dash) = text
+        .chars()
+        .next()
+        .filter(|c| "\u{2013}\u{2014}\u{2212}".contains(*c))
+    {
+        return format!("is this an option? It begins with the character {dash} and not with -");
+    }
+    if text.starts_with("sha256:") {
+        return "this is a digest; an image is docker://HOST/REPOSITORY@sha256:..., and a digest that is given \
+                apart follows the image"
+            .into();
+    }
     if let Some(("http" | "https", name)) = text.split_once("://") {
         return did_you_mean(name);
     }
-    if let Some((transport, name)) = text.split_once(':')
-        && let Some(near) = TRANSPORTS
-            .into_iter()
-            .find(|known| damerau_levenshtein(known, transport) <= known.len() / 3)
-    {
-        let name = name.trim_start_matches("//");
-        let slashes = if near == "docker" { "//" } else { "" };
-        return format!("there is no transport {transport}:; did you mean {near}:{slashes}{name}?");
+    if let Some((transport, name)) = text.split_once(':') {
+        let lower_case = transport.to_ascii_lowercase();
+        let is_near = |known: &&str| damerau_levenshtein(known, &lower_case) <= known.len() / 3;
+        if let Some(near) = TRANSPORTS.into_iter().find(is_near) {
+            let name = name.trim_start_matches("//");
+            let slashes = if near == "docker" { "//" } else { "" };
+            let meant = format!("{near}:{slashes}{name}");
+            if image_reference(&meant).is_ok() {
+                return format!("there is no transport {transport}:; did you mean {meant}?");
+            }
+        }
     }
     if let Some((transport, _)) = text.split_once("://") {
         let known = TRANSPORTS.join(", ");
@@ -124,10 +182,12 @@ fn did_you_mean(name: &str) -> String {
     if let Some(transport) = TRANSPORTS.into_iter().find(|known| *known == name) {
         return format!("{transport}: needs a colon and a name after it");
     }
-    if name.is_empty() {
-        return "an image is TRANSPORT:REFERENCE, such as docker://HOST/REPOSITORY:TAG".into();
+    // A name that is refused itself is no help.
+    let meant = format!("docker://{name}");
+    match image_reference(&meant) {
+        Ok(_) => format!("an image is TRANSPORT:REFERENCE; did you mean {meant}?"),
+        Err(_) => "an image is TRANSPORT:REFERENCE, such as docker://HOST/REPOSITORY:TAG".into(),
     }
-    format!("an image is TRANSPORT:REFERENCE; did you mean docker://{name}?")
 }
 
 #[cfg(test)]
@@ -141,6 +201,8 @@ mod tests {
         for good in [
             "docker://a/b",
             "docker://debian",
+            "docker://alpine:3",
+            "docker://registry:5000",
             "docker://127.0.0.1:5000/a/b:c",
             "docker://[::1]:5000/a",
             "docker://localhost/a_b/c__d/e-f:V1.0_x",
@@ -193,7 +255,44 @@ mod tests {
             ("docker-archive", "docker-archive: needs a colon and a name"),
             ("docker:", "such as docker://HOST/REPOSITORY:TAG"),
             ("docker://", "docker://HOST/REPOSITORY[:TAG]"),
-            ("docker:///a", "docker://HOST/REPOSITORY[:TAG]"),
+            ("docker:///a", "the host before the first slash is missing"),
+            (
+                "docker://127.0.0.1:5000",
+                "type docker://127.0.0.1:5000/REPOSITORY",
+            ),
+            ("docker://localhost", "type docker://localhost/REPOSITORY"),
+            (
+                "docker://localhost:5000",
+                "type docker://localhost:5000/REPOSITORY",
+            ),
+            ("docker://quay.io", "type docker://quay.io/REPOSITORY"),
+            ("docker://quay.io/", "type docker://quay.io/REPOSITORY"),
+            (
+                "docker://quay.io:latest",
+                "type docker://quay.io/REPOSITORY",
+            ),
+            ("docker://a.b/c/", "remove the last slash: docker://a.b/c"),
+            (
+                "docker://me:pw@a.b/c",
+                "credentials can't be in a name; --creds-file",
+            ),
+            (
+                &format!("docker://a.b/c:{digest}"),
+                &format!("did you mean docker://a.b/c@{digest}?"),
+            ),
+            (
+                "DOCKER://a.b/c",
+                "no transport DOCKER:; did you mean docker://a.b/c?",
+            ),
+            (
+                "\u{2013}platform",
+                "is this an option? It begins with the character \u{2013}",
+            ),
+            (&digest, "this is a digest; an image is"),
+            ("-", "such as docker://HOST/REPOSITORY:TAG"),
+            ("services:", "such as docker://HOST/REPOSITORY:TAG"),
+            ("quay.io", "such as docker://HOST/REPOSITORY:TAG"),
+            ("Debian", "such as docker://HOST/REPOSITORY:TAG"),
             ("docker://a.b/UPPER", "lower case"),
             ("docker://a.b/c@sha256:12", "docker://HOST/REPOSITORY[:TAG]"),
             (
