@@ -252,6 +252,21 @@ fn a_wrong_destination_is_code_2() {
         (&["pull", image, "x.tar"], "did you mean oci-archive:x.tar"),
         (&["pull", image, "oci-archive:"], "the FILE is missing"),
         (
+            &["pull", image, "oci-archive:-"],
+            "can't be written to stdout",
+        ),
+        (
+            &["pull", image, "oci://x"],
+            "did you mean oci:x, or oci:/x?",
+        ),
+        (&["pull", image, "oci:~/x"], "type oci:$HOME/x"),
+        (&["pull", image, "oci-dir:x"], "did you mean oci:x?"),
+        (&["inspect", "oci://x:v1"], "did you mean oci:x:v1"),
+        (&["verify", "oci://x"], "did you mean oci:x"),
+        (&["verify", "x.tar"], "an archive can't be verified"),
+        (&["inspect", "x.tar"], "did you mean oci-archive:x.tar"),
+        (&["inspect", "./x:v1"], "did you mean oci:./x:v1?"),
+        (
             &["pull", image, image, "dir:x"],
             "dir:DIR holds a single image",
         ),

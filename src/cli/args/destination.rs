@@ -6,8 +6,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use longshore::OciLayout;
+use strsim::damerau_levenshtein;
 
-use super::reference::{has_extension, transport_of};
+use super::local::{check_path, is_archive};
+use super::reference::transport_of;
 use crate::cli::list;
 
 /// The destinations of a pull.
@@ -89,6 +91,9 @@ impl Destination {
                 Some(_) => {
                     "a layout is oci:DIR[:TAG]; nothing else can be verified or pruned".into()
                 }
+                None if is_archive(&shown) || Path::new(text).is_file() => {
+                    "a layout is oci:DIR[:TAG]; an archive can't be verified or pruned".into()
+                }
                 None => format!("a layout is oci:DIR[:TAG]; did you mean oci:{shown}?"),
             });
         };
@@ -127,6 +132,12 @@ impl Destination {
             };
             return Err(format!("a {what} is {form}, and the {place} is missing"));
         }
+        check_path(form.prefix(), &String::from_utf8_lossy(path))?;
+        if form == Form::Archive && path == b"-" {
+            return Err(
+                "an archive can't be written to stdout; name a file: oci-archive:FILE".into(),
+            );
+        }
         Ok(Self {
             form,
             path: OsStr::from_bytes(path).into(),
@@ -145,7 +156,11 @@ pub(super) fn folder_of(path: &Path) -> PathBuf {
 fn no_destination(text: &str) -> String {
     match transport_of(text) {
         Some("docker") => {
-            format!("this is an image, and the destination after it is missing: {FORMS}")
+            format!(
+                "this is an image, and the destination after it is missing: {FORMS}; longshore does not push, but \
+                 this does: {}",
+                copy_to("docker", text)
+            )
         }
         Some(transport) => {
             let copy = copy_to(transport, text);
@@ -153,16 +168,53 @@ fn no_destination(text: &str) -> String {
                 "a destination is {FORMS}; pull the image into oci:DIR:TAG, and then copy it: {copy}"
             )
         }
-        None => {
-            let form = if has_extension(text, "tar") {
-                Form::Archive
-            } else {
-                Form::Layout
-            };
-            let prefix = form.prefix();
-            format!("a destination is {FORMS}; did you mean {prefix}{text}?")
-        }
+        None => match meant(text) {
+            Some(meant) => format!("a destination is {FORMS}; did you mean {meant}?"),
+            None => format!("a destination is {FORMS}"),
+        },
     }
+}
+
+/// The destination that is probably meant by a text without one of the forms.
+fn meant(text: &str) -> Option<String> {
+    let prefix = |path: &str| {
+        let form = if is_archive(path) {
+            Form::Archive
+        } else {
+            Form::Layout
+        };
+        form.prefix()
+    };
+    let other_form = text.split_once(':').or_else(|| text.split_once("//"));
+    let meant = match other_form {
+        Some((form, path)) if is_name_of_form(form) => {
+            let path = path.trim_start_matches("//");
+            format!("{}{path}", prefix(path))
+        }
+        _ if text.contains("://") => return None,
+        _ => format!("{}{text}", prefix(text)),
+    };
+    // What is refused itself is no help.
+    Destination::parse(meant.as_ref()).ok().map(|_| meant)
+}
+
+/// Whether this is another name of a layout or an archive, or is misspelt, and no folder is called so.
+fn is_name_of_form(text: &str) -> bool {
+    const NAMES: [&str; 10] = [
+        "oci",
+        "oci-archive",
+        "oci-dir",
+        "oci-image",
+        "oci-layout",
+        "oci-tar",
+        "archive",
+        "layout",
+        "tar",
+        "tarball",
+    ];
+    let lower_case = text.to_ascii_lowercase();
+    let is_near = |name: &&str| damerau_levenshtein(name, &lower_case) <= name.len() / 4;
+    NAMES.iter().any(is_near) && !Path::new(text).exists()
 }
 
 /// Returns the command that copies an image of a layout to this reference of another transport.
@@ -253,6 +305,17 @@ mod tests {
             ("/a/b", "did you mean oci:/a/b?"),
             ("a/b.tar", "did you mean oci-archive:a/b.tar?"),
             ("docker://a/b:c", "the destination after it is missing"),
+            ("docker://a/b:c", "skopeo copy oci:DIR:TAG docker://a/b:c"),
+            ("x:v1", "did you mean oci:x:v1?"),
+            ("tarball:x.tar", "did you mean oci-archive:x.tar?"),
+            ("oci-dir:x", "did you mean oci:x?"),
+            ("oci//x", "did you mean oci:x?"),
+            ("OCI:x:v1", "did you mean oci:x:v1?"),
+            ("oci-archiv:x.tar", "did you mean oci-archive:x.tar?"),
+            ("oci://x", "did you mean oci:x, or oci:/x?"),
+            ("oci-archive://x.tar", "did you mean oci-archive:x.tar, or"),
+            ("oci:~/x", "type oci:$HOME/x"),
+            ("oci-archive:-", "can't be written to stdout"),
             (
                 "docker-archive:x.tar",
                 "skopeo copy oci:DIR:TAG docker-archive:x.tar",
@@ -285,6 +348,14 @@ mod tests {
         for (text, advice) in table {
             let message = Destination::parse(text.as_ref()).expect_err(text);
             assert!(message.contains(advice), "{text}: {message}");
+        }
+    }
+
+    #[test]
+    fn a_destination_that_is_refused_itself_is_not_suggested() {
+        for text in ["", "a b:c d", "s3://a/b", "~/x"] {
+            let message = Destination::parse(text.as_ref()).expect_err(text);
+            assert!(message.ends_with(FORMS), "{text}: {message}");
         }
     }
 

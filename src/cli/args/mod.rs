@@ -17,6 +17,7 @@ mod fetch;
 mod headings;
 mod inspect;
 mod list_tags;
+mod local;
 mod man;
 mod mistakes;
 mod options;

@@ -1,9 +1,8 @@
 //! The names of images on the command line.
 
-use std::path::Path;
-
 use strsim::damerau_levenshtein;
 
+use super::local::{check_path, image_at, is_archive, is_path};
 use crate::cli::name::RegistryName;
 
 /// The transports of skopeo (containers-transports(5)).
@@ -19,6 +18,9 @@ const TRANSPORTS: [&str; 10] = [
     "ostree",
     "sif",
 ];
+
+/// The transports whose names are paths.
+const PATHS: [&str; 5] = ["oci", "dir", "oci-archive", "docker-archive", "sif"];
 
 /// Checks that the reference has a known transport, and that the name of an image at a registry is well-formed. skopeo
 /// checks the rest, with clear messages.
@@ -47,6 +49,9 @@ pub(crate) fn image_reference(text: &str) -> Result<String, String> {
     } else if rest.is_empty() {
         Err(format!("{transport}: needs a name after the colon"))
     } else {
+        if PATHS.contains(&transport) {
+            check_path(&text[..=transport.len()], rest)?;
+        }
         Ok(text.to_owned())
     }
 }
@@ -103,8 +108,10 @@ pub(super) fn transport_of(text: &str) -> Option<&'static str> {
 /// text may be a destination.
 pub(super) fn example_of_pull(text: &str) -> Option<String> {
     let name = text.strip_prefix("docker://").unwrap_or(text);
-    let is_path = text.starts_with(['.', '/', '~']) || has_extension(text, "tar");
-    if is_path || transport_of(text).is_some_and(|transport| transport != "docker") {
+    if is_path(text)
+        || is_archive(text)
+        || transport_of(text).is_some_and(|transport| transport != "docker")
+    {
         return None;
     }
     let image = image_reference(&format!("docker://{name}")).ok()?;
@@ -112,12 +119,6 @@ pub(super) fn example_of_pull(text: &str) -> Option<String> {
     let folder = parsed.repository.rsplit('/').next()?;
     let tag = parsed.tag.map(|tag| format!(":{tag}")).unwrap_or_default();
     Some(format!("longshore pull {image} oci:{folder}{tag}"))
-}
-
-/// Whether the name of a file ends like this.
-pub(super) fn has_extension(path: &str, extension: &str) -> bool {
-    let found = Path::new(path).extension();
-    found.is_some_and(|found| found.eq_ignore_ascii_case(extension))
 }
 
 /// The part `docker://REPOSITORY` of a reference to an image at a registry. `None` for other transports.
@@ -181,6 +182,9 @@ fn unknown_transport(text: &str) -> String {
 fn did_you_mean(name: &str) -> String {
     if let Some(transport) = TRANSPORTS.into_iter().find(|known| *known == name) {
         return format!("{transport}: needs a colon and a name after it");
+    }
+    if let Some(image) = image_at(name) {
+        return format!("an image is TRANSPORT:REFERENCE; did you mean {image}?");
     }
     // A name that is refused itself is no help.
     let meant = format!("docker://{name}");
@@ -300,6 +304,16 @@ mod tests {
                 &format!("not both; type docker://a.b:5/c@{digest}, which"),
             ),
             ("oci:", "needs a name"),
+            (
+                "oci://lay:v1",
+                "without //; did you mean oci:lay:v1, or oci:/lay:v1?",
+            ),
+            ("docker-archive:~/x.tar", "type docker-archive:$HOME/x.tar"),
+            ("./lay:v1", "did you mean oci:./lay:v1?"),
+            (
+                "x.tar",
+                "did you mean oci-archive:x.tar or docker-archive:x.tar?",
+            ),
             ("", "such as docker://"),
             ("false", "--tls-verify=false"),
         ];
