@@ -1,11 +1,16 @@
 //! The advice for an error, as far as its kind tells what to do. Pure.
 
+mod refusal;
+
 use std::io;
 
-use longshore::{BlobError, Error, Refusal, RefusalKind};
+use longshore::{BlobError, Error, RefusalKind};
 
 use super::args::repository_of;
 use super::local_copy::LocalCopy;
+
+pub(super) use self::refusal::NO_POLICY;
+use self::refusal::hint_of_refusal;
 
 /// Where the credentials come from, as the command line says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,19 +26,6 @@ pub(super) enum Login {
 }
 
 const TRY_AGAIN: &str = "try again; a layout (oci:DIR) keeps the blobs that are complete";
-const NO_BLOB: &str =
-    "the registry does not have this blob; was it removed there, or is the digest wrong?";
-const DENIED: &str =
-    "the image does not exist, or needs credentials: --authfile, --creds-file or --creds -";
-const UNAUTHORIZED: &str =
-    "give credentials that the registry accepts: --authfile, --creds-file or --creds -";
-const UNREADABLE: &str =
-    "this user may not use that file; change its permissions, or run the command as another user";
-const UNREADABLE_AUTH_FILE: &str = "this user may not read that auth file; change its permissions, set XDG_RUNTIME_DIR \
-     if the file is in /run/containers, or name another one with --authfile";
-const POLICY: &str = "the signature policy (--policy) decides what is accepted";
-const REGISTRY_FAILED: &str = "the registry has trouble; try again later";
-const NOT_REACHED: &str = "is the registry's name right, and does the registry run?";
 const FULL: &str = "free some space and try again";
 
 /// Returns the advice for this error about this image, if there is any.
@@ -70,10 +62,10 @@ pub(super) fn hint(error: &Error, image: Option<&str>, login: Login) -> Option<S
             if refusal.kind() == RefusalKind::NotFound {
                 return hint_of_missing(method, image?);
             }
-            hint_of_refusal(refusal, login)
+            return hint_of_refusal(refusal, login);
         }
         Error::Blob { source, .. } => match source {
-            BlobError::Refused(refusal) => hint_of_refusal(refusal, login),
+            BlobError::Refused(refusal) => return hint_of_refusal(refusal, login),
             BlobError::Stalled { .. } => {
                 Some("try again; --stall-timeout sets how long to wait for a byte")
             }
@@ -128,83 +120,9 @@ fn hint_of_missing(method: &str, image: &str) -> Option<String> {
     ))
 }
 
-fn hint_of_refusal(refusal: &Refusal, login: Login) -> Option<&'static str> {
-    let message_contains = |words| refusal.message.contains(words);
-    match refusal.kind() {
-        RefusalKind::Tls if message_contains("server gave HTTP response") => {
-            Some("the registry speaks plain HTTP; --tls-verify=false allows it")
-        }
-        RefusalKind::Tls => Some("--cert-dir names a folder with the registry's certificates"),
-        RefusalKind::Unauthorized => Some(hint_of_unauthorized(login)),
-        RefusalKind::NotFound => Some(NO_BLOB),
-        RefusalKind::Denied => Some(hint_of_denied(login)),
-        RefusalKind::Unreadable => Some(hint_of_unreadable(&refusal.message)),
-        RefusalKind::Throttled => Some("the registry wants you to wait, or to log in"),
-        RefusalKind::Policy => Some(POLICY),
-        RefusalKind::Unavailable => Some(REGISTRY_FAILED),
-        RefusalKind::Unreachable => Some(NOT_REACHED),
-        RefusalKind::Invalid if message_contains("no image found in") => Some(
-            "inspect --platform all lists the platforms that the image has; --platform chooses one",
-        ),
-        _ if message_contains("unexpected EOF") || message_contains("connection reset") => {
-            Some(TRY_AGAIN)
-        }
-        _ => None,
-    }
-}
-
-/// Returns the advice for a file on this machine that this user may not read.
-fn hint_of_unreadable(message: &str) -> &'static str {
-    if message.contains("getting username and password") {
-        UNREADABLE_AUTH_FILE
-    } else {
-        UNREADABLE
-    }
-}
-
-fn hint_of_unauthorized(login: Login) -> &'static str {
-    match login {
-        Login::Given => "the registry does not accept the credentials that were given",
-        Login::Forbidden => "the registry wants credentials, and --no-creds forbids them",
-        Login::FromGivenFile => {
-            "the auth file that was given has no credentials that the registry accepts"
-        }
-        Login::FromFiles => UNAUTHORIZED,
-    }
-}
-
-fn hint_of_denied(login: Login) -> &'static str {
-    match login {
-        Login::Given => "these credentials give no access to the image, or it does not exist",
-        Login::Forbidden => {
-            "the image does not exist, or needs credentials, and --no-creds forbids them"
-        }
-        Login::FromGivenFile => {
-            "the image does not exist, or the auth file that was given has no credentials for it"
-        }
-        Login::FromFiles => DENIED,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn options_for_credentials_are_advised_only_if_none_was_given() {
-        let advises = |hint: &str| hint.contains("--authfile");
-        let all = [
-            Login::Given,
-            Login::Forbidden,
-            Login::FromGivenFile,
-            Login::FromFiles,
-        ];
-        for login in all {
-            let expected = login == Login::FromFiles;
-            assert_eq!(advises(hint_of_unauthorized(login)), expected, "{login:?}");
-            assert_eq!(advises(hint_of_denied(login)), expected, "{login:?}");
-        }
-    }
 
     #[test]
     fn a_missing_tag_comes_with_the_command_that_lists_tags() {

@@ -299,6 +299,7 @@ mod tests {
     fn errors_of_local_settings_are_final() {
         let messages = [
             "invalid policy in \"/a/policy.json\": unexpected end of JSON input",
+            "no policy.json file found at any of the following: \"/a/policy.json\", \"/b/policy.json\"",
             "getting username and password: illegal base64 data at input byte 0",
             "getting username and password: error getting credentials - err: exit status 1, out: ``",
             "loading registries configuration: loading registries configuration \"/a\": toml: line 1: \

@@ -90,7 +90,7 @@ const FILE_OPERATIONS: [&str; 12] = [
 /// The words by which a message is classified, in lower case. The first entry that occurs in the message decides.
 /// "denied:" is an error code of the OCI distribution specification. It comes before "unauthorized", because
 /// registries return both if a valid login is not allowed to fetch the image.
-const WORDS: [(&str, RefusalKind); 42] = [
+const WORDS: [(&str, RefusalKind); 43] = [
     ("server gave http response to https client", Tls),
     ("x509", Tls),
     ("toomanyrequests", Throttled),
@@ -113,6 +113,7 @@ const WORDS: [(&str, RefusalKind); 42] = [
     ("signature verification failed", Policy),
     ("rejected by policy", Policy),
     ("invalid policy in", Policy),
+    ("no policy.json file found", Policy),
     ("no image found in", Invalid),
     ("name invalid", Invalid),
     ("unsupported", Invalid),

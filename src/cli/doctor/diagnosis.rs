@@ -7,7 +7,7 @@ use super::machine::{Limits, Machine};
 use super::settings::Settings;
 use super::skopeo::Skopeo;
 use crate::cli::failure::Failure;
-use crate::cli::hint::{Login, hint};
+use crate::cli::hint::{Login, NO_POLICY, hint};
 
 /// The number of open files below which `doctor` gives a note. A pull with the default options needs about 300 for all
 /// of its proxies and workers.
@@ -91,8 +91,7 @@ fn policy_problem(settings: &Settings, checks_policy: Option<bool>) -> Option<Pr
     (is_missing && checks_policy == Some(true)).then(|| {
         Problem::new(
             "there is no signature policy, and skopeo opens no image without one",
-            "install containers-common, or write /etc/containers/policy.json (see containers-policy.json(5)); \
-             or use --policy FILE, or --insecure-policy to accept every image",
+            NO_POLICY,
         )
     })
 }
