@@ -145,7 +145,7 @@ fn waits(progress: &Progress, now: Duration) -> Vec<String> {
         let Pause { registry, until } = pause;
         // Rounded up, so that it does not end with 0 s.
         let left = seconds(until.saturating_sub(now) + Duration::from_millis(999));
-        format!("  {registry} has refused a request; the next one in {left}")
+        format!("  a request to {registry} failed; the next one in {left}")
     };
     let mut lines: Vec<String> = progress.pauses(now).map(pause).collect();
     if !progress.is_opening()
@@ -301,7 +301,7 @@ mod tests {
         let lines = frame(&refused, "an image", Duration::from_secs(3), WIDE);
         assert_eq!(
             lines[2],
-            "  a.b:5000 has refused a request; the next one in 2 s"
+            "  a request to a.b:5000 failed; the next one in 2 s"
         );
         let mut asked = pull();
         asked.ask_for(blob(9, 0), Duration::from_secs(2));

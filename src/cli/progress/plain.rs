@@ -117,7 +117,7 @@ impl Lines {
                 let (registry, reason) = (printable(registry), self.reason(reason));
                 let wait = wait.as_secs_f64();
                 Some(format!(
-                    "  {registry} has refused a request; the next one in {wait:.1} s: {reason}"
+                    "  a request to {registry} failed; the next one in {wait:.1} s: {reason}"
                 ))
             }
             EventKind::RegistryThrottled {
