@@ -239,7 +239,8 @@ fn on_names(wanted: InLayout<'_>, names: &[String]) -> Option<String> {
 fn on_credentials(has_some: bool, file: AuthFile) -> &'static str {
     match (has_some, file) {
         (true, AuthFile::Given) => {
-            "the registry does not accept the credentials of the auth file that was given"
+            "the registry does not accept the credentials of the auth file that was given (skopeo ignores a credsStore \
+             there); skopeo login writes others into it"
         }
         (false, AuthFile::Given) => {
             "the auth file that was given has no credentials for this registry"

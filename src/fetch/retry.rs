@@ -309,6 +309,8 @@ mod tests {
             "dial tcp: address 99999: invalid port",
             "choosing image instance: no image found in image index for architecture \"mips\"",
             "missing client certificate a.cert for key a.key",
+            "tls: failed to find any PEM data in key input",
+            "tls: private key does not match public key",
             "missing key a.key for client certificate a.cert. Note that CA certificates should use the \
                  extension .crt",
         ];

@@ -90,7 +90,7 @@ const FILE_OPERATIONS: [&str; 12] = [
 /// The words by which a message is classified, in lower case. The first entry that occurs in the message decides.
 /// "denied:" is an error code of the OCI distribution specification. It comes before "unauthorized", because
 /// registries return both if a valid login is not allowed to fetch the image.
-const WORDS: [(&str, RefusalKind); 43] = [
+const WORDS: [(&str, RefusalKind); 45] = [
     ("server gave http response to https client", Tls),
     ("x509", Tls),
     ("toomanyrequests", Throttled),
@@ -128,6 +128,8 @@ const WORDS: [(&str, RefusalKind); 43] = [
     ("missing key", Invalid),
     ("missing certificate", Invalid),
     ("missing client certificate", Invalid),
+    ("failed to find any pem data", Invalid),
+    ("private key does not match public key", Invalid),
     ("connection refused", Unreachable),
     ("no such host", Unreachable),
     ("network is unreachable", Unreachable),

@@ -30,6 +30,10 @@ const UNREADABLE_AUTH_FILE: &str = "this user may not read that auth file; chang
      if the file is in /run/containers, or name another one with --authfile";
 const POLICY: &str = "the signature policy (--policy) decides what is accepted";
 const REGISTRY_FAILED: &str = "the registry has trouble; try again later";
+const NO_BASE64: &str = "an entry of the auth file is not USER:PASS in base64; log in anew with skopeo login, which writes the entry";
+const NO_PEM: &str = "a file *.cert or *.key of this registry has no PEM data; it is in the folder of --cert-dir, or \
+     in /etc/containers/certs.d";
+const HTML: &str = "the answer is a web page (HTML), as if this were no registry; are host and port of the registry right?";
 const NOT_REACHED: &str = "is the registry's name right, and does the registry run?";
 
 /// Returns the advice for a refusal, if there is any.
@@ -46,7 +50,7 @@ fn hint_of(kind: RefusalKind, message: &str, login: Login) -> Option<String> {
         RefusalKind::Tls if message_contains("server gave HTTP response") => {
             Some("the registry speaks plain HTTP; --tls-verify=false allows it")
         }
-        RefusalKind::Tls => Some("--cert-dir names a folder with the registry's certificates"),
+        RefusalKind::Tls => Some(hint_of_certificate(message)),
         RefusalKind::Unauthorized => Some(hint_of_unauthorized(login)),
         RefusalKind::NotFound => Some(NO_BLOB),
         RefusalKind::Denied => Some(hint_of_denied(login)),
@@ -55,10 +59,13 @@ fn hint_of(kind: RefusalKind, message: &str, login: Login) -> Option<String> {
         RefusalKind::Policy if message_contains("no policy.json file found") => Some(NO_POLICY),
         RefusalKind::Policy => Some(POLICY),
         RefusalKind::Unavailable => Some(REGISTRY_FAILED),
-        RefusalKind::Unreachable => Some(NOT_REACHED),
+        RefusalKind::Unreachable => Some(hint_of_unreachable(message)),
         RefusalKind::Invalid if message_contains("no image found in") => Some(
             "inspect --platform all lists the platforms that the image has; --platform chooses one",
         ),
+        _ if message_contains("illegal base64 data") => Some(NO_BASE64),
+        _ if message_contains("tls: ") && message_contains("PEM data") => Some(NO_PEM),
+        _ if message_contains("invalid character '<' looking for beginning") => Some(HTML),
         _ if message_contains("unexpected EOF") || message_contains("connection reset") => {
             Some(TRY_AGAIN)
         }
@@ -75,6 +82,37 @@ fn wrong_file(message: &str) -> Option<String> {
     let (_, rest) = message.rsplit_once(words)?;
     let file = rest.trim_start().strip_prefix('"')?.split('"').next()?;
     Some(format!("correct {file}; {manual} describes it"))
+}
+
+/// Returns the advice for a certificate of a registry that is not accepted. Only a certificate whose signer is unknown is
+/// accepted with other files on this machine.
+fn hint_of_certificate(message: &str) -> &'static str {
+    let has = |words: &&str| message.contains(words);
+    let other_name = [
+        "certificate is valid for",
+        "certificate is not valid for any names",
+        "any IP SANs",
+    ];
+    if other_name.iter().any(has) {
+        "the registry's certificate is not made for this name or address, so --cert-dir does not help; use a name for \
+         which it is made"
+    } else if message.contains("has expired or is not yet valid") {
+        "the registry needs a new certificate, or the clock of this machine is wrong"
+    } else {
+        "nothing that this machine trusts has signed the registry's certificate; --cert-dir names a folder with the \
+         certificate of its signer, as a file *.crt"
+    }
+}
+
+/// Returns the advice for a registry that can't be reached.
+fn hint_of_unreachable(message: &str) -> &'static str {
+    if message.contains("proxyconnect ") {
+        "the proxy that HTTPS_PROXY or HTTP_PROXY names does not answer; is the variable right?"
+    } else if message.contains("network is unreachable") {
+        "is this machine connected to the network?"
+    } else {
+        NOT_REACHED
+    }
 }
 
 /// Returns the advice for a file on this machine that this user may not read.
@@ -133,6 +171,65 @@ mod tests {
             let expected = login == Login::FromFiles;
             assert_eq!(advises(hint_of_unauthorized(login)), expected, "{login:?}");
             assert_eq!(advises(hint_of_denied(login)), expected, "{login:?}");
+        }
+    }
+
+    #[test]
+    fn the_advice_depends_on_the_reason_of_a_registry_that_is_not_used() {
+        let table = [
+            (
+                RefusalKind::Tls,
+                "x509: certificate signed by unknown authority",
+                "nothing that this machine trusts",
+            ),
+            (
+                RefusalKind::Tls,
+                "x509: cannot validate certificate for 127.0.0.1 because it doesn't contain any IP SANs",
+                "the registry's certificate is not made for this name",
+            ),
+            (
+                RefusalKind::Tls,
+                "x509: certificate is valid for a.b, not c.d",
+                "the registry's certificate is not made for this name",
+            ),
+            (
+                RefusalKind::Tls,
+                "x509: certificate has expired or is not yet valid: current time",
+                "the registry needs a new certificate",
+            ),
+            (
+                RefusalKind::Invalid,
+                "tls: failed to find any PEM data in key input",
+                "a file *.cert or *.key",
+            ),
+            (
+                RefusalKind::Invalid,
+                "getting username and password: illegal base64 data at input byte 2",
+                "an entry of the auth file",
+            ),
+            (
+                RefusalKind::Other,
+                "invalid character '<' looking for beginning of value",
+                "the answer is a web page",
+            ),
+            (
+                RefusalKind::Unreachable,
+                "proxyconnect tcp: dial tcp 127.0.0.1:1: connect: connection refused",
+                "the proxy that HTTPS_PROXY",
+            ),
+            (
+                RefusalKind::Unreachable,
+                "dial udp 10.0.0.1:53: connect: network is unreachable",
+                "is this machine connected",
+            ),
+            (
+                RefusalKind::Unreachable,
+                "connect: connection refused",
+                "is the registry's name right",
+            ),
+        ];
+        for (kind, message, expected) in table {
+            assert_advice(kind, message, expected);
         }
     }
 
