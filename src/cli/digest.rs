@@ -6,7 +6,7 @@ use serde::Deserialize;
 use super::advice::advised;
 use super::args::DigestArguments;
 use super::failure::Failure;
-use super::open::Opener;
+use super::open::{Opener, reporting_silence};
 use super::say::print;
 use super::{warnings, within};
 
@@ -26,7 +26,8 @@ pub(crate) async fn run(
     let fetcher = &opener.fetcher;
     let digest = match &platform {
         None => {
-            let source = within(deadline, fetcher.fetch_source(&reference)).await;
+            let reading = reporting_silence(fetcher.fetch_source(&reference));
+            let source = within(deadline, reading).await;
             let source = advised(source.map_err(failed()), fetcher, login).await?;
             check_form(&source)?;
             source.digest().clone()
@@ -35,7 +36,7 @@ pub(crate) async fn run(
             let look = async {
                 let image = opener.open(&reference).await?;
                 // The config says for which platform the image is.
-                let content = fetcher.content(&image).await?;
+                let content = reporting_silence(fetcher.content(&image)).await?;
                 Ok((image.digest().clone(), content.platform()))
             };
             let found = within(deadline, look).await.map_err(failed());

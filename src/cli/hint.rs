@@ -37,14 +37,18 @@ pub(super) fn hint(error: &Error, image: Option<&str>, login: Login) -> Option<S
         return Some(damage);
     }
     let known = match error {
-        Error::Spawn { source, .. } if source.kind() == io::ErrorKind::NotFound => {
-            Some("install skopeo, or say where it is with --skopeo PATH")
-        }
+        Error::Spawn {
+            program, source, ..
+        } => return hint_of_spawn(program, source),
         // A skopeo before 1.6, or one that was built without the image proxy, says that the subcommand is unknown.
         Error::ProxyExited(exit) if exit.stderr().contains("experimental-image-proxy") => Some(
-            "this skopeo has no image proxy: use skopeo 1.6 or later (longshore doctor says which one this is); \
-             --skopeo PATH chooses one",
+            "this skopeo has no image proxy: use skopeo 1.6 or later; --skopeo PATH chooses one",
         ),
+        // A skopeo gives its reason in a log line, with a level.
+        Error::ProxyExited(exit) if exit.is_no_proxy() && !exit.stderr().contains("level=") => {
+            Some("is this a skopeo? --skopeo PATH, or LONGSHORE_SKOPEO, chooses one")
+        }
+        Error::CallTimeout { method, .. } => hint_of_silence(method, image),
         Error::Incompatible { .. } | Error::Unsupported { .. } => {
             Some("use a newer skopeo; --skopeo PATH chooses one")
         }
@@ -104,6 +108,35 @@ pub(super) fn hint_of_io(kind: io::ErrorKind) -> Option<&'static str> {
     }
 }
 
+/// Returns the advice for a call that was not answered in time, if there is any.
+fn hint_of_silence(method: &str, image: Option<&str>) -> Option<&'static str> {
+    let is_of_registry = image.is_some_and(|image| image.starts_with("docker://"));
+    match method {
+        "starting skopeo" | "Initialize" => Some(
+            "is this a skopeo with an image proxy? --skopeo PATH, or LONGSHORE_SKOPEO, chooses one",
+        ),
+        _ if is_of_registry => Some(
+            "the registry does not answer; --call-timeout limits the wait for each answer, and --deadline all waits",
+        ),
+        _ => None,
+    }
+}
+
+/// Returns the advice for a skopeo that can't be started, if there is any.
+fn hint_of_spawn(program: &str, source: &io::Error) -> Option<String> {
+    let where_it_is = "--skopeo PATH, or LONGSHORE_SKOPEO, says where it is";
+    if source.kind() == io::ErrorKind::NotFound {
+        let is_looked_up = !program.contains('/') && program != "skopeo";
+        let path =
+            format!("; a name without a slash is looked up in PATH, so a file here is ./{program}");
+        let path = if is_looked_up { path.as_str() } else { "" };
+        return Some(format!("install skopeo; {where_it_is}{path}"));
+    }
+    let is_no_program = source.kind() == io::ErrorKind::PermissionDenied
+        || source.raw_os_error() == Some(nix::errno::Errno::ENOEXEC as i32);
+    is_no_program.then(|| format!("it is no program that this user can run; {where_it_is}"))
+}
+
 /// Returns the advice for an image that its source does not have. Only a registry can list what there is.
 fn hint_of_missing(method: &str, image: &str) -> Option<String> {
     let repository = repository_of(image)?;
@@ -123,6 +156,48 @@ fn hint_of_missing(method: &str, image: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_advice_for_a_skopeo_that_does_not_start_says_where_it_is_looked_for() {
+        let missing = || io::Error::from(io::ErrorKind::NotFound);
+        let table = [
+            (
+                "skopeo",
+                missing(),
+                Some("LONGSHORE_SKOPEO, says where it is"),
+            ),
+            (
+                "/nowhere",
+                missing(),
+                Some("LONGSHORE_SKOPEO, says where it is"),
+            ),
+            ("d", missing(), Some("so a file here is ./d")),
+            (
+                "./d",
+                io::ErrorKind::PermissionDenied.into(),
+                Some("no program that this user can run"),
+            ),
+            (
+                "./d",
+                io::Error::from_raw_os_error(8),
+                Some("no program that this user can run"),
+            ),
+            ("skopeo", io::ErrorKind::OutOfMemory.into(), None),
+        ];
+        for (program, error, expected) in table {
+            let advice = hint_of_spawn(program, &error);
+            assert_eq!(
+                advice.is_some(),
+                expected.is_some(),
+                "{program}: {advice:?}"
+            );
+            let end = expected.unwrap_or_default();
+            assert!(
+                advice.as_deref().unwrap_or_default().contains(end),
+                "{program}: {advice:?}"
+            );
+        }
+    }
 
     #[test]
     fn a_missing_tag_comes_with_the_command_that_lists_tags() {

@@ -8,7 +8,7 @@ use longshore::{FetchOptions, ImageProxyConfig};
 use super::advice::advised;
 use super::args::{InspectArguments, InspectOutput};
 use super::failure::Failure;
-use super::open::Opener;
+use super::open::{Opener, reporting_silence};
 use super::say::{print, print_document};
 use super::{warnings, within};
 
@@ -30,7 +30,8 @@ pub(crate) async fn run(
     let fetcher = &opener.fetcher;
     match output {
         InspectOutput::Raw | InspectOutput::Platforms => {
-            let source = within(deadline, fetcher.fetch_source(&reference)).await;
+            let reading = reporting_silence(fetcher.fetch_source(&reference));
+            let source = within(deadline, reading).await;
             let source = advised(source.map_err(failed()), fetcher, login).await?;
             if output == InspectOutput::Raw {
                 return print_document(source.into_raw()).await;
@@ -42,7 +43,7 @@ pub(crate) async fn run(
             let look = async {
                 let image = opener.open(&reference).await?;
                 // The config says for which platform the image is.
-                let content = fetcher.content(&image).await?;
+                let content = reporting_silence(fetcher.content(&image)).await?;
                 let document = match output {
                     InspectOutput::Manifest => Some(fetcher.source_manifest(&image).await?),
                     InspectOutput::Config => Some(fetcher.source_config(&image).await?),

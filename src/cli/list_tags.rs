@@ -7,7 +7,7 @@ use super::advice::advised;
 use super::args::ListTagsArguments;
 use super::failure::Failure;
 use super::format::json_line;
-use super::open::Opener;
+use super::open::{Opener, reporting_silence};
 use super::say::print;
 use super::within;
 
@@ -33,7 +33,8 @@ pub(crate) async fn run(
         Opener::new(config, FetchOptions::default()),
     );
     let Opener { fetcher, .. } = opener.await.map_err(failed())?;
-    let tags = within(source.deadline, fetcher.list_tags(&repository)).await;
+    let listing = reporting_silence(fetcher.list_tags(&repository));
+    let tags = within(source.deadline, listing).await;
     let tags = advised(tags.map_err(failed()), &fetcher, source.login()).await?;
     if json {
         let repository = &repository;

@@ -73,6 +73,7 @@ pub(super) fn query_version(mut command: Command) -> Result<Version> {
     }
     let _ = process.wait();
     let printed = printed.map_err(spawn_failed)?.ok_or(Error::CallTimeout {
+        tries: 1,
         method: "asking skopeo for its version",
         after: VERSION_TIMEOUT,
     })?;

@@ -10,6 +10,8 @@ pub struct ChildExit {
     status: Option<ExitStatus>,
     stderr: String,
     crash: Option<String>,
+    /// Whether the process ended before it had answered anything.
+    is_early: bool,
 }
 
 /// The maximum length of the line of the proxy's stderr that an error message shows, in characters.
@@ -27,7 +29,25 @@ impl ChildExit {
             status,
             stderr,
             crash,
+            is_early: false,
         }
+    }
+
+    /// Returns this exit as one that came before the process had answered anything.
+    pub(crate) fn before_first_answer(&self) -> Self {
+        Self {
+            is_early: true,
+            ..self.clone()
+        }
+    }
+
+    /// Whether the process exited by itself, without a crash, before it had answered the first call of a proxy, or
+    /// without a result or a reason if it was another skopeo, such as `skopeo inspect`. The program is then no skopeo
+    /// with an image proxy, or does not accept its options, so another start would end in the same way.
+    #[must_use]
+    pub fn is_no_proxy(&self) -> bool {
+        let has_exited = self.status.is_some_and(|status| status.code().is_some());
+        self.is_early && has_exited && self.crash.is_none()
     }
 
     /// The exit status. `None` if other code of this program reaped the process. That happens in a program that
@@ -64,6 +84,7 @@ impl fmt::Display for ChildExit {
             status,
             stderr,
             crash,
+            ..
         } = self;
         match status {
             Some(status) => write!(f, "{program} ended: {status}")?,
@@ -84,3 +105,33 @@ impl fmt::Display for ChildExit {
 }
 
 impl std::error::Error for ChildExit {}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt as _;
+
+    use super::*;
+
+    #[test]
+    fn a_program_that_exits_by_itself_before_its_first_answer_is_no_proxy() {
+        let crash = Some("fatal error: out of memory".to_owned());
+        let (exited, killed) = (ExitStatus::from_raw(1 << 8), ExitStatus::from_raw(9));
+        let table = [
+            (Some(exited), None, true, true),
+            (Some(exited), None, false, false),
+            (Some(exited), crash, true, false),
+            (Some(killed), None, true, false),
+            (None, None, true, false),
+        ];
+        for (status, crash, is_early, expected) in table {
+            let shown = format!("{status:?} {crash:?} {is_early}");
+            let exit = ChildExit::new("skopeo".into(), status, String::new(), crash);
+            let exit = if is_early {
+                exit.before_first_answer()
+            } else {
+                exit
+            };
+            assert_eq!(exit.is_no_proxy(), expected, "{shown}");
+        }
+    }
+}

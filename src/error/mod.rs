@@ -136,11 +136,18 @@ pub enum Error {
     RuntimeIdle,
 
     /// A call was not answered in time. The connection is closed, because all later calls would wait as well.
-    #[error("{}: skopeo did not answer within {}", describe_call(method), format_duration(*after))]
+    #[error(
+        "{}: skopeo did not answer within {}{}",
+        describe_call(method),
+        format_duration(*after),
+        tries_text(*.tries)
+    )]
     #[non_exhaustive]
     CallTimeout {
         /// The name of the method in the protocol, or of another operation, such as `skopeo inspect`.
         method: &'static str,
+        /// The number of tries by the [`Fetcher`](crate::Fetcher). An [`ImageProxy`](crate::ImageProxy) tries once.
+        tries: u32,
         /// The time limit of the call, usually the [`call_timeout`](crate::ConnectionOptions::call_timeout).
         after: Duration,
     },
@@ -308,7 +315,10 @@ impl Error {
 
     /// Returns this error with `count` as its number of tries, unless that number is higher already.
     pub(crate) fn with_tries(mut self, count: u32) -> Self {
-        if let Self::Blob { tries, .. } | Self::Refused { tries, .. } = &mut self {
+        if let Self::Blob { tries, .. }
+        | Self::Refused { tries, .. }
+        | Self::CallTimeout { tries, .. } = &mut self
+        {
             *tries = (*tries).max(count);
         }
         self
@@ -348,8 +358,8 @@ impl Error {
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Refused { refusal, .. } => refusal.is_transient(),
+            Self::ProxyExited(exit) => !exit.is_no_proxy(),
             Self::Protocol(_)
-            | Self::ProxyExited(_)
             | Self::Disconnected
             | Self::RuntimeIdle
             | Self::CallTimeout { .. } => true,

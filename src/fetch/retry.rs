@@ -16,7 +16,7 @@ use crate::time::deadline_after;
 /// - a transfer that broke off or stalled;
 /// - bytes that do not match the descriptor, because something else may have answered for the registry, such
 ///   as a gateway with an error page or a cache with half of a blob;
-/// - a proxy that died;
+/// - a proxy that died, unless its program exited by itself before its first answer;
 /// - a refusal that is transient.
 ///
 /// skopeo marks few refusals as retryable ([`RefusalCode`]). Refusals that it calls `other`, and all refusals of

@@ -385,6 +385,7 @@ impl Actor {
     fn timed_out(&self) -> Error {
         let method = self.session.in_flight().map_or("a call", Method::name);
         Error::CallTimeout {
+            tries: 1,
             method,
             after: self.timer.timeout.unwrap_or_default(),
         }
@@ -414,6 +415,7 @@ impl Actor {
         // The proxy may be gone, or may not read. The code below finds out how it ended.
         let _ = timeout(shutdown_timeout, transport.send(&shutdown)).await;
         let too_slow = |after| Error::CallTimeout {
+            tries: 1,
             method: Method::Shutdown.name(),
             after,
         };

@@ -41,9 +41,9 @@ pub(crate) async fn output(
         let read = bounded::read(reader, limit).await.map_err(cant_read())?;
         let printed = read.ok_or(Error::DocumentTooLarge { what, limit })?;
         match child.exited().await {
-            Some(exit) if exit.failed() => Err(failure(method, exit)),
+            Some(exit) if exit.failed() => Err(failure(method, &exit)),
             // A program that prints nothing has failed, even if its exit status is unknown.
-            Some(exit) if printed.is_empty() => Err(failure(method, exit)),
+            Some(exit) if printed.is_empty() => Err(failure(method, &exit)),
             Some(_) => Ok(printed),
             None => Err(Error::Closed),
         }
@@ -51,20 +51,24 @@ pub(crate) async fn output(
     match time_limit {
         None => run.await,
         Some(after) => {
-            let late = |_| Error::CallTimeout { method, after };
+            let late = |_| Error::CallTimeout {
+                method,
+                tries: 1,
+                after,
+            };
             timeout(after, run).await.map_err(late)?
         }
     }
 }
 
-fn failure(method: &'static str, exit: Arc<ChildExit>) -> Error {
+fn failure(method: &'static str, exit: &ChildExit) -> Error {
     match reason(exit.stderr()) {
         Some(message) => Error::Refused {
             tries: 1,
             method,
             refusal: Refusal::from_wire("", &message),
         },
-        None => Error::ProxyExited(exit),
+        None => Error::ProxyExited(Arc::new(exit.before_first_answer())),
     }
 }
 

@@ -88,6 +88,7 @@ impl ImageProxy {
             Some(after) => timeout(after, start)
                 .await
                 .map_err(|_| Error::CallTimeout {
+                    tries: 1,
                     method: "starting skopeo",
                     after,
                 })??,
@@ -159,9 +160,14 @@ impl ImageProxy {
             shutdown_timeout: options.shutdown_timeout,
         });
         tokio::spawn(actor.run());
-        let version = match ask(&inbox, &closed, Call::Initialize).await? {
-            Granted::Version(version) => version,
-            other => return Err(unexpected_grant(&other)),
+        let version = match ask(&inbox, &closed, Call::Initialize).await {
+            Ok(Granted::Version(version)) => version,
+            Ok(other) => return Err(unexpected_grant(&other)),
+            Err(Error::ProxyExited(exit)) => {
+                let exit = exit.before_first_answer();
+                return Err(Error::ProxyExited(Arc::new(exit)));
+            }
+            Err(error) => return Err(error),
         };
         if !is_compatible(&version) {
             return Err(Error::Incompatible { found: version });

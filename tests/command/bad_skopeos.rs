@@ -81,6 +81,43 @@ fn a_program_that_exits_without_a_message_is_reported() {
     ] {
         let message = message_of(lines);
         assert!(message.contains(words), "{lines}: {message}");
+        let exits_by_itself = words.starts_with("exit");
+        let is_advised = message.contains("is this a skopeo? --skopeo PATH");
+        assert_eq!(is_advised, exits_by_itself, "{lines}: {message}");
+    }
+}
+
+#[test]
+#[ignore = "starts a registry"]
+fn a_program_that_is_no_skopeo_is_started_once_for_each_command() {
+    let (served, image) = Served::image("v1", &small_image(1));
+    let scratch = Scratch::new();
+    let skopeo = script(&scratch, "[ \"$1\" = --version ] || echo >>starts; exit 1");
+    let (image, digest) = (served.reference("v1"), image.layers[0].digest().to_string());
+    let repository = image.trim_end_matches(":v1");
+    let commands: [&[&str]; 6] = [
+        &["pull", &image, "oci:image"],
+        &["inspect", &image],
+        &["digest", &image],
+        &["list-tags", repository],
+        &["blob", &image, &digest],
+        &["export", &image, "x.tar"],
+    ];
+    for command in commands {
+        let run = scratch.longshore().args(command.iter().copied());
+        let run = run.args([
+            "--tls-verify=false",
+            "--skopeo",
+            skopeo.path.to_str().unwrap(),
+        ]);
+        let message = run.run().failed(1);
+        assert!(
+            message.contains("is this a skopeo?"),
+            "{command:?}: {message}"
+        );
+        let starts = fs::read_to_string(scratch.path("starts")).unwrap();
+        assert_eq!(starts, "\n", "{command:?}");
+        fs::remove_file(scratch.path("starts")).unwrap();
     }
 }
 

@@ -286,3 +286,48 @@ fn json_also_reports_a_failed_pull() {
     let error = report["error"].as_str().unwrap();
     assert!(error.contains("corrupt"), "{report}");
 }
+
+#[test]
+#[ignore = "needs skopeo"]
+fn a_registry_that_never_answers_is_reported_while_it_is_waited_for_and_at_the_end() {
+    let (served, _) = Served::image("v1", &small_image(1));
+    served.faults(&["any:headers-never"]);
+    let scratch = Scratch::new();
+    let image = served.reference("v1");
+    let repository = image.trim_end_matches(":v1").to_owned();
+    let commands: [&[&str]; 5] = [
+        &["inspect", &image],
+        &["digest", &image],
+        &["list-tags", &repository],
+        &["blob", &image, &format!("sha256:{}", "0".repeat(64))],
+        &["export", &image, "x.tar"],
+    ];
+    let skopeo = newest_skopeo();
+    let start = |command: &[&str], options: &[&str]| {
+        let run = scratch
+            .longshore()
+            .args(command.iter().copied())
+            .args(options.iter().copied());
+        let run = run.args([
+            "--tls-verify=false",
+            "--skopeo",
+            skopeo.path.to_str().unwrap(),
+        ]);
+        run.start()
+    };
+    let slow = commands.map(|command| start(command, &["--deadline", "11s"]));
+    let fast = start(commands[0], &["--call-timeout", "1s"]);
+    let message = fast.end().failed(1);
+    assert!(
+        message.contains("skopeo did not answer within 1 s (tried 5 times)"),
+        "{message}"
+    );
+    assert!(
+        message.contains("the registry does not answer; --call-timeout limits"),
+        "{message}"
+    );
+    for running in slow {
+        let message = running.end().failed(1);
+        assert!(message.starts_with("  no answer for 10 s\n"), "{message}");
+    }
+}

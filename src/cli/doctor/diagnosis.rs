@@ -1,6 +1,6 @@
 //! The problems that follow from what `doctor` found. Pure.
 
-use longshore::{Error, printable};
+use longshore::{ConfigError, Error, printable};
 use serde::Serialize;
 
 use super::machine::{Limits, Machine};
@@ -49,7 +49,11 @@ impl Problem {
 
     /// Makes the problem that reports an error, perhaps about an image.
     pub(super) fn of(action: &str, error: &Error, image: Option<&str>, login: Login) -> Self {
-        let reason = Failure::from(error.clone()).to_string();
+        let reason = match error {
+            // The name of the library's option says nothing to a user of the command.
+            Error::Config(ConfigError::Invalid { reason, .. }) => printable(reason),
+            error => Failure::from(error.clone()).to_string(),
+        };
         Self {
             what: format!("can't {}: {reason}", printable(action)),
             advice: hint(error, image, login),
