@@ -199,3 +199,60 @@ fn auth_files_are_named_and_never_shown() {
     let message = message.failed(2);
     assert!(message.contains("name an image"), "{message}");
 }
+
+#[test]
+#[ignore = "needs skopeo"]
+fn a_settings_file_that_skopeo_can_not_use_is_a_problem() {
+    let scratch = Scratch::new();
+    fs::write(scratch.path("oops"), "oops").unwrap();
+    fs::write(scratch.path("empty"), "{}").unwrap();
+    fs::write(
+        scratch.path("p.json"),
+        r#"{"default": [{"type": "reject"}]}"#,
+    )
+    .unwrap();
+    let table = [
+        (
+            ["--policy", "oops"],
+            Some("correct oops; containers-policy.json(5)"),
+        ),
+        (
+            ["--policy", "empty"],
+            Some("correct empty; containers-policy.json(5)"),
+        ),
+        (["--policy", "p.json"], None),
+        (
+            ["--authfile", "oops"],
+            Some("correct oops; containers-auth.json(5)"),
+        ),
+        (["--authfile", "empty"], None),
+    ];
+    for skopeo in skopeos().iter().filter(|skopeo| skopeo.protocol != "0.2.3") {
+        let is_wrong = |doctor: Longshore, advice: &str| {
+            let (report, message) = failing_report(doctor);
+            let found = report["problems"][0]["advice"].as_str().unwrap_or_default();
+            assert!(found.starts_with(advice), "{report}");
+            assert!(message.contains("1 problem"), "{message}");
+        };
+        for (options, expected) in table {
+            let doctor = doctor(&scratch, skopeo).args(options);
+            match expected {
+                Some(advice) => is_wrong(doctor, advice),
+                None => drop(doctor.run().succeeded()),
+            }
+        }
+        let home = scratch.path("home-with-registries");
+        let folder = home.join(".config/containers");
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(
+            folder.join("registries.conf"),
+            "unqualified-search-registries = [",
+        )
+        .unwrap();
+        let doctor = doctor(&scratch, skopeo).env("HOME", home.to_str().unwrap());
+        is_wrong(
+            doctor,
+            &format!("correct {}/registries.conf; ", folder.display()),
+        );
+    }
+}

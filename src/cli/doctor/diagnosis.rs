@@ -4,7 +4,7 @@ use longshore::{ConfigError, Error, printable};
 use serde::Serialize;
 
 use super::machine::{Limits, Machine};
-use super::settings::Settings;
+use super::settings::{Policy, Settings};
 use super::skopeo::Skopeo;
 use crate::cli::failure::Failure;
 use crate::cli::hint::{Login, NO_POLICY, hint};
@@ -67,6 +67,8 @@ impl Report {
         let problems = [
             skopeo.failed.take(),
             policy_problem(&settings, checks_policy),
+            wrong_policy(&settings.policy, checks_policy),
+            skopeo.settings_problem.take(),
             unreadable_auth_file(&settings, false),
         ];
         let notes = [
@@ -96,6 +98,17 @@ fn policy_problem(settings: &Settings, checks_policy: Option<bool>) -> Option<Pr
         Problem::new(
             "there is no signature policy, and skopeo opens no image without one",
             NO_POLICY,
+        )
+    })
+}
+
+/// Returns the problem of a policy that no skopeo accepts.
+fn wrong_policy(policy: &Policy, checks_policy: Option<bool>) -> Option<Problem> {
+    let (file, mistake) = (policy.file.as_ref()?, policy.mistake.as_ref()?);
+    (checks_policy == Some(true)).then(|| {
+        Problem::new(
+            format!("{file} is no signature policy, so skopeo opens no image: {mistake}"),
+            &format!("correct {file}; containers-policy.json(5) describes it"),
         )
     })
 }
@@ -142,7 +155,7 @@ fn few_files(limits: &Limits) -> Option<Problem> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::doctor::settings::{AuthFile, Policy};
+    use crate::cli::doctor::settings::AuthFile;
 
     fn settings(file: Option<&str>, restricts_images: bool, is_off: bool) -> Settings {
         Settings {
@@ -150,6 +163,7 @@ mod tests {
                 file: file.map(str::to_owned),
                 restricts_images,
                 is_off,
+                mistake: None,
             },
             registries_conf: Vec::new(),
             auth_files: Vec::new(),

@@ -1,11 +1,13 @@
-//! The files that skopeo reads, by their paths. The content of auth files is not read.
+//! The files that skopeo reads, by their paths. Of their contents, only the policy is looked at.
 
+use std::fs;
 use std::path::Path;
 
-use longshore::ImageProxyConfig;
+use longshore::{ImageProxyConfig, printable};
 use nix::errno::Errno;
 use nix::unistd::{AccessFlags, access};
 use serde::Serialize;
+use serde_json::Value;
 
 /// The settings of a configuration.
 #[derive(Debug, Serialize)]
@@ -28,6 +30,27 @@ pub(super) struct Policy {
     pub(super) restricts_images: bool,
     /// Whether an option says that images are accepted whatever the policy says.
     pub(super) is_off: bool,
+    /// Why no skopeo accepts the file as a policy. `None` if it may be one.
+    #[serde(skip)]
+    pub(super) mistake: Option<String>,
+}
+
+/// Returns why no skopeo accepts this file as a policy (containers-policy.json(5)). `None` if it may be one. Blocks.
+fn policy_mistake(path: &Path) -> Option<String> {
+    // Another file, such as a pipe, may be readable only once.
+    let is_file = fs::metadata(path).is_ok_and(|found| found.is_file());
+    let text = fs::read(path).ok().filter(|_| is_file)?;
+    mistake_in_policy(&text)
+}
+
+fn mistake_in_policy(text: &[u8]) -> Option<String> {
+    let policy: Value = match serde_json::from_slice(text) {
+        Ok(policy) => policy,
+        Err(error) => return Some(format!("it is not JSON: {}", printable(&error.to_string()))),
+    };
+    let default = policy.get("default").and_then(Value::as_array);
+    let has_default = default.is_some_and(|requirements| !requirements.is_empty());
+    (!has_default).then(|| "it has no list \"default\" with a requirement".to_owned())
 }
 
 #[derive(Debug, Serialize)]
@@ -53,9 +76,11 @@ impl AuthFile {
 impl Settings {
     /// Looks for the files. Blocks.
     pub(super) fn of(config: &ImageProxyConfig) -> Self {
+        let policy = config.policy_file();
         Self {
             policy: Policy {
-                file: config.policy_file().as_deref().map(shown),
+                mistake: policy.as_deref().and_then(policy_mistake),
+                file: policy.as_deref().map(shown),
                 restricts_images: config.restricts_images(),
                 is_off: config.insecure_policy,
             },
@@ -77,4 +102,27 @@ impl Settings {
 /// Returns a path as text. Bytes that are not UTF-8 are replaced, because JSON can't contain them.
 pub(super) fn shown(path: &Path) -> String {
     path.display().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_policy_is_json_with_a_default() {
+        let table = [
+            (r#"{"default": [{"type": "reject"}], "more": 1}"#, None),
+            ("oops", Some("it is not JSON")),
+            ("", Some("it is not JSON")),
+            ("{}", Some("no list \"default\"")),
+            ("[]", Some("no list \"default\"")),
+            (r#"{"default": []}"#, Some("no list \"default\"")),
+        ];
+        for (text, expected) in table {
+            let mistake = mistake_in_policy(text.as_bytes());
+            assert_eq!(mistake.is_some(), expected.is_some(), "{text}: {mistake:?}");
+            let words = expected.unwrap_or_default();
+            assert!(mistake.unwrap_or_default().contains(words), "{text}");
+        }
+    }
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use longshore::oci_spec::image::Descriptor;
-use longshore::{Error, ImageProxy, ImageProxyConfig};
+use longshore::{Error, ImageProxy, ImageProxyConfig, RefusalKind};
 use nix::unistd::{AccessFlags, access};
 use serde::Serialize;
 use tokio::io::AsyncReadExt;
@@ -16,6 +16,9 @@ use super::settings::shown;
 use crate::cli::advice;
 use crate::cli::hint::Login;
 use crate::cli::within;
+
+/// An image at a port of this machine where no registry runs.
+const NO_REGISTRY: &str = "docker://127.0.0.1:1/longshore/doctor:1";
 
 #[derive(Debug, Serialize)]
 pub(super) struct Skopeo {
@@ -32,6 +35,9 @@ pub(super) struct Skopeo {
     /// The reason why skopeo could not be used.
     #[serde(skip)]
     pub(super) failed: Option<Problem>,
+    /// The settings of this machine with which skopeo opens no image of a registry.
+    #[serde(skip)]
+    pub(super) settings_problem: Option<Problem>,
     /// The reason why the version of skopeo is unknown.
     #[serde(skip)]
     pub(super) version_problem: Option<Problem>,
@@ -91,6 +97,7 @@ pub(super) async fn examine(
             calls: Vec::new(),
         }),
         failed: None,
+        settings_problem: None,
         version_problem: None,
     };
     match config.skopeo_version().await {
@@ -105,7 +112,7 @@ pub(super) async fn examine(
             skopeo.version_problem = problem;
         }
     }
-    let using = within(deadline, skopeo.use_proxy(config.clone()));
+    let using = within(deadline, skopeo.use_proxy(config.clone(), login));
     if let Err(error) = Box::pin(using).await {
         let what = match (&skopeo.proxy, image) {
             (Some(_), Some(image)) => format!("open {image}"),
@@ -122,7 +129,7 @@ pub(super) async fn examine(
 }
 
 impl Skopeo {
-    async fn use_proxy(&mut self, config: ImageProxyConfig) -> longshore::Result<()> {
+    async fn use_proxy(&mut self, config: ImageProxyConfig, login: Login) -> longshore::Result<()> {
         let mut calls = Calls::default();
         let started = calls.time("start", ImageProxy::new_with_config(config));
         let proxy = started.await?;
@@ -133,9 +140,11 @@ impl Skopeo {
             layer_info: proxy.supports_get_layer_info(),
             optional_images: proxy.supports_open_image_optional(),
         });
-        let opened = match &mut self.image {
-            Some(image) => image.open(&proxy, &mut calls).await,
-            None => Ok(()),
+        let opened = if let Some(image) = &mut self.image {
+            image.open(&proxy, &mut calls).await
+        } else {
+            self.settings_problem = try_settings(&proxy, login).await;
+            Ok(())
         };
         let ended = calls.time("end", proxy.finalize()).await;
         if let Some(image) = &mut self.image {
@@ -143,6 +152,25 @@ impl Skopeo {
         }
         opened.and(ended)
     }
+}
+
+/// Lets the proxy open an image that does not exist, and returns the problem if the proxy can't use a file of its
+/// settings: an auth file, registries.conf, a certificate. skopeo reads these files only when it opens an image, and before
+/// it connects to the registry. It reads the policy later.
+async fn try_settings(proxy: &ImageProxy, login: Login) -> Option<Problem> {
+    let error = proxy.open_image(NO_REGISTRY).await.err()?;
+    let Error::Refused { refusal, .. } = &error else {
+        return None;
+    };
+    let message = &refusal.message;
+    let is_of_settings = match refusal.kind() {
+        // A registries.conf may block this registry, or all that it does not name.
+        RefusalKind::Invalid => !message.contains("is blocked in"),
+        // An auth file that this user may not read is a problem of its own.
+        RefusalKind::Unreadable => !message.contains("getting username and password"),
+        _ => false,
+    };
+    is_of_settings.then(|| Problem::of("open an image of a registry", &error, None, login))
 }
 
 impl Opened {
