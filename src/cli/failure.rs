@@ -24,6 +24,8 @@ pub(crate) enum Failure {
         failures: Vec<Failure>,
         requested: usize,
     },
+    /// The failure of one of several images, and a line about the others.
+    First(Box<Failure>, String),
     /// Some images failed, and then the command.
     WithEarlier(Vec<Failure>, Box<Failure>),
 }
@@ -152,6 +154,7 @@ impl Failure {
         match self {
             Self::Usage(_) => Vec::new(),
             Self::Failed(failed) => vec![failed],
+            Self::First(failure, _) => failure.parts(),
             Self::Several { failures, .. } => failures.iter_mut().flat_map(Self::parts).collect(),
             Self::WithEarlier(failures, last) => {
                 let earlier = failures.iter_mut().flat_map(Self::parts);
@@ -160,7 +163,12 @@ impl Failure {
         }
     }
 
-    /// Writes the failure to stderr, in one or two lines. Blocks while stderr is not read.
+    /// Adds a line about the images that were not pulled because of this failure.
+    pub(crate) fn with_others(self, others: String) -> Self {
+        Self::First(Box::new(self), others)
+    }
+
+    /// Writes the failure to stderr, in one to three lines. Blocks while stderr is not read.
     pub(crate) fn report(self, login: Login) -> ExitCode {
         match self {
             Self::Usage(message) => {
@@ -174,6 +182,11 @@ impl Failure {
                     say_blocking(format!("  {}", plain(&hint)));
                 }
                 ExitCode::FAILURE
+            }
+            Self::First(failure, others) => {
+                let code = failure.report(login);
+                say_blocking(format!("longshore: {others}"));
+                code
             }
             Self::Several {
                 failures,
@@ -208,6 +221,7 @@ impl fmt::Display for Failure {
                 failures,
                 requested,
             } => write!(f, "{} of {requested} images failed", failures.len()),
+            Self::First(failure, _) => failure.fmt(f),
             Self::WithEarlier(_, last) => last.fmt(f),
         }
     }
@@ -306,7 +320,9 @@ mod tests {
             requested: 3,
         };
         let usage = Failure::usage("x".into());
-        let mut all = one().with_earlier(vec![several, usage]);
+        let first = one().with_others("stopped".into());
+        assert_eq!(first.to_string(), one().to_string());
+        let mut all = first.with_earlier(vec![several, usage]);
         assert_eq!(all.parts().len(), 3);
     }
 }

@@ -15,6 +15,8 @@ pub(super) struct Many {
     requests: Vec<ImageRequest>,
     /// Whether the pull goes on when an image fails.
     keeps_going: bool,
+    /// Whether `--strict` is the reason why the pull does not go on.
+    is_strict: bool,
     deadline: Option<Duration>,
 }
 
@@ -23,6 +25,7 @@ impl Many {
     pub(super) fn of(arguments: PullArguments) -> Self {
         Self {
             keeps_going: arguments.keep_going || arguments.from.is_some() && !arguments.strict,
+            is_strict: arguments.strict,
             deadline: arguments.proxy.source.deadline,
             requests: arguments.requests,
         }
@@ -83,7 +86,17 @@ impl Many {
                 }
                 Err(error) => {
                     if !self.keeps_going {
-                        return Ok(Err(outcome.fatal(request, error)));
+                        let failure = outcome.fatal(request, error);
+                        if outcome.requested == 1 || !matches!(failure, Failure::Failed(_)) {
+                            return Ok(Err(failure));
+                        }
+                        let option = if self.is_strict {
+                            "a pull without --strict"
+                        } else {
+                            "--keep-going"
+                        };
+                        let others = outcome.others(output.destination.form, option);
+                        return Ok(Err(failure.with_others(others)));
                     }
                     outcome.fail(request, error);
                 }

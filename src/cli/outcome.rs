@@ -9,7 +9,7 @@ use longshore::{Error, ImageContent, ImageRequest, IndexContent, Platforms, Pull
 use semver::Version;
 use tokio::task::JoinHandle;
 
-use super::args::Destination;
+use super::args::{Destination, Form};
 use super::failure::Failure;
 use super::format::{bytes, counted, json_line, per_second};
 use super::plan::Plan;
@@ -28,8 +28,8 @@ pub(super) struct Outcome {
     pub(super) requested: usize,
     /// The plan, if this is a dry run.
     pub(super) plan: Option<Plan>,
-    /// Whether an image was pulled.
-    has_images: bool,
+    /// The number of requests whose images were pulled.
+    pulled_requests: usize,
     images: Vec<ImageReport>,
     failed: Vec<FailedReport>,
     failures: Vec<Failure>,
@@ -62,9 +62,28 @@ impl Outcome {
         failure
     }
 
+    /// Describes what became of the other images when the failure of one has ended the pull. `option` is what pulls them.
+    pub(super) fn others(&self, form: Form, option: &str) -> String {
+        let stopped = "stopped at the first failure";
+        if self.plan.is_some() {
+            return format!("{stopped}; {option} goes on with the others");
+        }
+        match form {
+            Form::Layout => {
+                let (pulled, requested) = (self.pulled_requests, self.requested);
+                format!(
+                    "{stopped}: {pulled} of {requested} images were pulled; {option} pulls the others"
+                )
+            }
+            Form::Archive | Form::Folder => {
+                format!("{stopped}, so nothing was written; {option} goes on with the others")
+            }
+        }
+    }
+
     /// Whether no image has been pulled, and none has failed.
     pub(super) fn is_empty(&self) -> bool {
-        !self.has_images && self.failures.is_empty()
+        self.pulled_requests == 0 && self.failures.is_empty()
     }
 
     /// Whether an image failed.
@@ -119,7 +138,7 @@ impl Output {
                 outcome.foreign_layers.insert(digest);
             }
         }
-        outcome.has_images = true;
+        outcome.pulled_requests += 1;
         let mut lines = Vec::with_capacity(images.len() + 1);
         for content in images {
             if let Platforms::One(platform) = &request.platforms {

@@ -313,3 +313,49 @@ fn one_proxy_pulls_images_of_two_transports() {
         assert_eq!(names(&layout), ["a".to_owned(), "b".to_owned()].into());
     }
 }
+
+#[test]
+#[ignore = "needs skopeo"]
+fn a_pull_that_stops_at_the_first_failure_says_what_became_of_the_others() {
+    let served = Served::start();
+    served.add("v1", &small_image(1));
+    let skopeo = newest_skopeo();
+    let (missing, good) = (served.reference("nope"), served.reference("v1"));
+    let start = "longshore: stopped at the first failure";
+    let table: [(&str, &[&str], &str); 3] = [
+        (
+            "oci:image",
+            &[],
+            ": 0 of 2 images were pulled; --keep-going pulls the others",
+        ),
+        (
+            "oci-archive:image.tar",
+            &[],
+            ", so nothing was written; --keep-going goes on with the others",
+        ),
+        (
+            "oci:image",
+            &["--dry-run"],
+            "; --keep-going goes on with the others",
+        ),
+    ];
+    for (dest, options, end) in table {
+        let scratch = Scratch::new();
+        let pull = scratch.pull(&skopeo, &missing, &good);
+        let message = pull.arg(dest).args(options.iter().copied()).run().failed(1);
+        let last = message.lines().last().unwrap_or_default();
+        assert_eq!(last, format!("{start}{end}"), "{message}");
+    }
+    let scratch = Scratch::new();
+    let list = format!("{missing}\n{good}\n");
+    let run = pull(&scratch, &skopeo, &list, "oci:image")
+        .arg("--strict")
+        .run();
+    let message = failed(run, 1);
+    assert!(
+        message.contains("a pull without --strict pulls the others"),
+        "{message}"
+    );
+    let single = scratch.pull(&skopeo, &missing, "oci:image").run().failed(1);
+    assert!(!single.contains("stopped"), "{single}");
+}
