@@ -210,7 +210,12 @@ fn on_names(wanted: InLayout<'_>, names: &[String]) -> Option<String> {
         let first = match names {
             [first, _, ..] => first,
             [_] => return None,
-            [] => return Some("the layout is empty, or has several images without a name".into()),
+            [] => {
+                return Some(format!(
+                    "the layout is empty, or has several images without a name; a pull into oci:{folder}:TAG gives an \
+                     image a name"
+                ));
+            }
         };
         let names = listed(names, MAX_LISTED);
         return Some(format!(
@@ -221,7 +226,9 @@ fn on_names(wanted: InLayout<'_>, names: &[String]) -> Option<String> {
         return None;
     }
     if names.is_empty() {
-        return Some("no image in this layout has a name".into());
+        return Some(format!(
+            "no image in this layout has a name; if there is only one, oci:{folder} is this image"
+        ));
     }
     let distance = |known: &&String| damerau_levenshtein(known, name);
     let near = (names.iter()).min_by_key(distance);
