@@ -13,10 +13,34 @@ use super::format::without_byte_order_mark;
 /// The maximum length of a password or a token line, in bytes.
 const MAX_BYTES: usize = 64 * 1024;
 
-/// The first line of a file, without its line break.
-pub(crate) fn first_line_of(path: &Path) -> Result<Zeroizing<String>, Failure> {
-    let read = File::open(path).and_then(first_line);
-    read.map_err(|e| Failure::usage(format!("can't read {}: {e}", path.display())))
+/// The first line of the file that an option names, without its line break.
+pub(crate) fn first_line_of(option: &str, path: &Path) -> Result<Zeroizing<String>, Failure> {
+    let wrong = |what: String| {
+        // A password that was given in place of a file is not repeated.
+        let path = match path.to_str() {
+            Some(text) if text.contains(':') && !path.exists() => String::new(),
+            _ => format!(" {}", path.display()),
+        };
+        Failure::usage(format!("{option}{path}: {what}"))
+    };
+    let line = File::open(path).and_then(first_line).map_err(|error| {
+        let text = path.to_string_lossy();
+        let advice = match &*text {
+            "-" if option == "--creds-file" => "; --creds - reads a line of stdin",
+            _ if text.contains(':') => "; the option needs the name of a file, not the secret",
+            _ => "",
+        };
+        wrong(format!("{error}{advice}"))
+    })?;
+    if line.trim().is_empty() {
+        return Err(wrong("its first line is empty".into()));
+    }
+    if line.trim_start().starts_with('{') {
+        return Err(wrong(
+            "it looks like an auth file, which --authfile names".into(),
+        ));
+    }
+    Ok(line)
 }
 
 /// The next line of stdin, without its line break. What follows is left unread. The standard library's buffer

@@ -153,11 +153,23 @@ fn wrong_usage_is_code_2() {
         ),
         (
             &["pull", "--creds-file", "missing", image, "oci:x"],
-            "can't read missing",
+            "--creds-file missing: No such file",
+        ),
+        (
+            &["pull", "--creds-file", "me:pw", image, "oci:x"],
+            "--creds-file: No such file or directory; the option needs the name of a file",
+        ),
+        (
+            &["pull", "--creds-file", "-", image, "oci:x"],
+            "--creds - reads a line of stdin",
+        ),
+        (
+            &["pull", "--creds-file", "half/x.key", image, "oci:x"],
+            "--creds-file half/x.key: its first line is empty",
         ),
         (
             &["pull", "--registry-token-file", "missing", image, "oci:x"],
-            "can't read missing",
+            "--registry-token-file missing: No such file",
         ),
         (
             &["inspect", "--raw", "--config", image],

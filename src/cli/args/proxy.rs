@@ -235,7 +235,7 @@ impl SourceArguments {
             return Ok(None);
         }
         if let Some(file) = &self.registry_token_file {
-            let token = secret::first_line_of(file)?;
+            let token = secret::first_line_of("--registry-token-file", file)?;
             let registry = common_registry(images)?;
             return Ok(Some(Credentials::identity_token(registry, &token)));
         }
@@ -251,12 +251,23 @@ impl SourceArguments {
                 );
                 given.clone().into()
             }
-            (None, Some(file)) => secret::first_line_of(file)?,
+            (None, Some(file)) => secret::first_line_of("--creds-file", file)?,
             (None, None) => return Ok(None),
         };
-        let (user, password) = line
-            .split_once(':')
-            .ok_or_else(|| Failure::usage("credentials must be USER:PASS, on one line".into()))?;
+        let (user, password) = line.split_once(':').ok_or_else(|| {
+            let from = match &self.creds_file {
+                Some(file) => format!("--creds-file {}", file.display()),
+                None => "--creds".into(),
+            };
+            let what = if line.is_empty() {
+                "there is nothing"
+            } else {
+                "there is no colon"
+            };
+            Failure::usage(format!(
+                "{from}: credentials are USER:PASS on one line, and {what}"
+            ))
+        })?;
         Ok(Some(Credentials::password(
             common_registry(images)?,
             user,
