@@ -101,8 +101,19 @@ fn check_folder(folder: &Path) -> Result<(), Failure> {
     match fs::metadata(folder) {
         Ok(found) if found.is_dir() => Ok(()),
         Ok(_) => Err(cant(&"it is no folder")),
+        Err(error) if error.kind() == io::ErrorKind::NotFound && is_command(folder) => {
+            let name = folder.display();
+            Err(cant(&format!(
+                "there is no such folder; longshore {name} --help says all about {name}"
+            )))
+        }
         Err(error) => Err(cant(&error)),
     }
+}
+
+/// Whether a path is the name of one of longshore's commands.
+fn is_command(path: &Path) -> bool {
+    Arguments::command().find_subcommand(path).is_some()
 }
 
 /// Writes a page into a file, which gets its name when it is complete.
