@@ -9,7 +9,7 @@ use std::str::FromStr;
 use longshore::{ImageRequest, OciLayout, Platforms};
 use sha2::{Digest, Sha256};
 
-use super::args::image_reference;
+use super::args::{image_reference, platforms};
 use super::failure::Failure;
 use super::format::without_byte_order_mark;
 use super::name::RegistryName;
@@ -67,10 +67,7 @@ fn request(reference: &str, options: &[&str]) -> Result<ImageRequest, String> {
             return Err(format!("{key}= is given twice; give it once a line"));
         }
         request = match pair {
-            Some(("platform", platform)) => {
-                let platforms = platform.parse::<Platforms>();
-                request.platforms(platforms.map_err(|error| error.to_string())?)
-            }
+            Some(("platform", platform)) => request.platforms(platforms(platform)?),
             Some(("name", name)) if OciLayout::can_name(name) => request.name(name),
             Some(("name", name)) => return Err(cant_name(name)),
             _ => return Err(format!("{option:?} is neither platform=... nor name=...")),
@@ -182,6 +179,12 @@ pub(crate) fn is_template(text: &str) -> bool {
         .iter()
         .fold(text.to_owned(), |text, part| text.replace(part, "x"));
     parts && OciLayout::can_name(&filled)
+}
+
+/// The message for a template that is not one.
+pub(crate) fn cant_be_template(text: &str) -> String {
+    let parts = PARTS.join(", ");
+    format!("{text:?} has a {{ or }} that belongs to no placeholder; the placeholders are {parts}")
 }
 
 fn fill(template: &str, request: &ImageRequest) -> Result<String, String> {

@@ -199,6 +199,26 @@ fn wrong_usage_is_code_2() {
             &["export", image, "missing/x.tar"],
             "can't write missing/x.tar: its folder missing: No such file",
         ),
+        (&["export", image, "oci:y"], "such as x.tar"),
+        (&["export", image, "x.tar.gz"], "| gzip > x.tar.gz"),
+        (&["inspect", "--deadline", "0", image], "there is no limit"),
+        (
+            &["pull", "--retries", "lots", image, "oci:x"],
+            "\"lots\" is not a number from 0",
+        ),
+        (
+            &["pull", "--platform", "a/b,a/c", image, "oci:x"],
+            "platform= and name=",
+        ),
+        (
+            &["digest", "--platform", "all", image],
+            "longshore digest without --platform",
+        ),
+        (
+            &["pull", image, "oci:x:{nope}"],
+            "the placeholders are {registry}",
+        ),
+        (&["man", "pull"], "longshore pull --help"),
         (&["export", image, "."], "can't write .: it is a folder"),
         (&["blob", image], "DIGEST"),
         (&["blob", image, "sha256:7"], "a digest is sha256:HEX"),

@@ -78,7 +78,11 @@ impl Destination {
             && !OciLayout::can_name(tag)
             && !list::is_template(tag)
         {
-            return Err(list::cant_name(tag));
+            return Err(if tag.contains(['{', '}']) {
+                list::cant_be_template(tag)
+            } else {
+                list::cant_name(tag)
+            });
         }
         Ok(parsed)
     }
@@ -306,6 +310,10 @@ mod tests {
             ("a/b.tar", "did you mean oci-archive:a/b.tar?"),
             ("docker://a/b:c", "the destination after it is missing"),
             ("docker://a/b:c", "skopeo copy oci:DIR:TAG docker://a/b:c"),
+            (
+                "oci:x:{Tag}",
+                "the placeholders are {registry}, {repository}, {name}, {tag}, {platform}",
+            ),
             ("x:v1", "did you mean oci:x:v1?"),
             ("tarball:x.tar", "did you mean oci-archive:x.tar?"),
             ("oci-dir:x", "did you mean oci:x?"),

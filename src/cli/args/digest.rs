@@ -6,6 +6,7 @@ use longshore::Platform;
 use super::headings::IMAGES;
 use super::proxy::ProxyArguments;
 use super::reference::image_reference;
+use super::values::platform;
 use crate::cli::failure::Failure;
 
 const EXAMPLES: &str = "\
@@ -23,7 +24,7 @@ pub(crate) struct DigestArguments {
     ///
     /// A platform is OS/ARCH[/VARIANT], such as linux/arm64. Without this option, the digest of
     /// the index is printed, or of the manifest if there is no index.
-    #[arg(long, value_name = "PLATFORM", help_heading = IMAGES)]
+    #[arg(long, value_name = "PLATFORM", value_parser = platform, help_heading = IMAGES)]
     pub(crate) platform: Option<Platform>,
     #[command(flatten)]
     pub(crate) proxy: ProxyArguments,

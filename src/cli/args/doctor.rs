@@ -6,6 +6,7 @@ use longshore::Platform;
 use super::headings::{IMAGES, OUTPUT};
 use super::proxy::ProxyArguments;
 use super::reference::image_reference;
+use super::values::platform;
 use crate::cli::failure::Failure;
 
 const EXAMPLES: &str = "\
@@ -24,7 +25,7 @@ pub(crate) struct DoctorArguments {
     /// Platform to choose from an index
     ///
     /// A platform is OS/ARCH[/VARIANT], such as linux/arm64. Default: this machine's.
-    #[arg(long, value_name = "PLATFORM", requires = "image", help_heading = IMAGES)]
+    #[arg(long, value_name = "PLATFORM", value_parser = platform, requires = "image", help_heading = IMAGES)]
     pub(crate) platform: Option<Platform>,
     /// Print one JSON object
     #[arg(long, help_heading = OUTPUT)]

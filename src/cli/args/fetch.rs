@@ -5,6 +5,7 @@ use longshore::{FetchOptions, ImageProxyConfig, Platform, RetryPolicy};
 
 use super::headings::{IMAGES, LIMITS};
 use super::proxy::ProxyArguments;
+use super::values::{count_or_none, platform};
 use crate::cli::failure::Failure;
 
 /// The options of a command that fetches from one image.
@@ -13,14 +14,14 @@ pub(crate) struct FetchArguments {
     /// Platform to choose from an index
     ///
     /// A platform is OS/ARCH[/VARIANT], such as linux/arm64. Default: this machine's.
-    #[arg(long, value_name = "PLATFORM", help_heading = IMAGES)]
+    #[arg(long, value_name = "PLATFORM", value_parser = platform, help_heading = IMAGES)]
     platform: Option<Platform>,
     #[command(flatten)]
     pub(crate) proxy: ProxyArguments,
     /// Retries of a blob that failed
     ///
     /// 0 = no retries.
-    #[arg(long, value_name = "N", default_value_t = RetryPolicy::default().retries, help_heading = LIMITS)]
+    #[arg(long, value_name = "N", default_value_t = RetryPolicy::default().retries, value_parser = count_or_none, help_heading = LIMITS)]
     retries: u32,
 }
 

@@ -6,6 +6,7 @@ use longshore::{Platform, Platforms};
 use super::headings::{IMAGES, OUTPUT};
 use super::proxy::ProxyArguments;
 use super::reference::image_reference;
+use super::values::platforms;
 use crate::cli::failure::Failure;
 
 const EXAMPLES: &str = "\
@@ -28,7 +29,7 @@ pub(crate) struct InspectArguments {
     ///
     /// A platform is OS/ARCH[/VARIANT], such as linux/arm64 or linux/arm/v7. Default: this machine's. "all" lists the
     /// platforms of the index, with the digests and sizes of their manifests.
-    #[arg(long, value_name = "PLATFORM", help_heading = IMAGES)]
+    #[arg(long, value_name = "PLATFORM", value_parser = platforms, help_heading = IMAGES)]
     pub(crate) platform: Option<Platforms>,
     /// Print one JSON object, with full digests
     #[arg(long, group = "form", help_heading = OUTPUT)]

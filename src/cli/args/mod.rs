@@ -54,6 +54,7 @@ pub(super) use self::output::Output;
 pub(super) use self::prune::PruneArguments;
 pub(super) use self::pull::PullArguments;
 pub(super) use self::reference::{image_reference, repository_of};
+pub(super) use self::values::platforms;
 pub(super) use self::verify::VerifyArguments;
 
 const EXAMPLES: &str = "\

@@ -10,7 +10,7 @@ use longshore::{ConnectionOptions, Credentials, ImageProxyConfig, Platform};
 
 use super::environment::{AUTHFILE, Environment};
 use super::headings::{CREDENTIALS, LIMITS, TRUST};
-use super::values::{duration, rate_or_none};
+use super::values::{duration, rate_or_none, time_limit};
 use crate::cli::failure::Failure;
 use crate::cli::hint::Login;
 use crate::cli::name::RegistryName;
@@ -67,7 +67,7 @@ pub(crate) struct SourceArguments {
     /// Time limit of the command; default: none
     ///
     /// The command fails after this time. What is complete stays. Examples: 90 or 90s (seconds), 10m, 1h, 500ms.
-    #[arg(long, value_name = "DURATION", value_parser = duration, help_heading = LIMITS)]
+    #[arg(long, value_name = "DURATION", value_parser = time_limit, help_heading = LIMITS)]
     pub(crate) deadline: Option<Duration>,
     /// Time to wait for skopeo
     ///

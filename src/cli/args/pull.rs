@@ -13,7 +13,7 @@ use super::destination::{Destination, Form, folder_of};
 use super::headings::{IMAGES, LIMITS, OUTPUT, SPEED};
 use super::proxy::ProxyArguments;
 use super::reference::image_reference;
-use super::values::{count, duration, rate};
+use super::values::{count, count_or_none, duration, platforms, rate};
 use crate::cli::failure::Failure;
 use crate::cli::list::{self, Shard};
 use crate::cli::progress::Style;
@@ -79,7 +79,7 @@ pub(crate) struct PullArguments {
     ///
     /// A platform is OS/ARCH[/VARIANT], such as linux/arm64 or linux/arm/v7. "all" takes every platform, and the index.
     /// Default: this machine's platform. In a list, this option applies to images without a platform of their own.
-    #[arg(long, value_name = "PLATFORM", help_heading = IMAGES)]
+    #[arg(long, value_name = "PLATFORM", value_parser = platforms, help_heading = IMAGES)]
     pub(crate) platform: Option<Platforms>,
     /// Only print what would be fetched
     ///
@@ -140,7 +140,7 @@ pub(crate) struct PullArguments {
     /// Retries of a blob that failed
     ///
     /// This number also applies to the opening of an image. 0 = no retries.
-    #[arg(long, alias = "retry-times", value_name = "N", default_value_t = RetryPolicy::default().retries, help_heading = LIMITS)]
+    #[arg(long, alias = "retry-times", value_name = "N", default_value_t = RetryPolicy::default().retries, value_parser = count_or_none, help_heading = LIMITS)]
     pub(crate) retries: u32,
     /// All requests, once the list has been read.
     #[arg(skip)]

@@ -3,10 +3,58 @@
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::time::Duration;
 
+use longshore::{Platform, Platforms};
+
 /// Parses a number of things, of which at least one is needed.
 pub(super) fn count(text: &str) -> Result<NonZeroUsize, String> {
     let number = text.parse();
     number.map_err(|_| format!("{text:?} is not a number from 1"))
+}
+
+/// Parses a number of things, perhaps none.
+pub(super) fn count_or_none(text: &str) -> Result<u32, String> {
+    let number = text.parse();
+    number.map_err(|_| format!("{text:?} is not a number from 0"))
+}
+
+/// Parses a platform, or `all`.
+pub(in crate::cli) fn platforms(text: &str) -> Result<Platforms, String> {
+    if text != "all" && text.eq_ignore_ascii_case("all") {
+        return Err("did you mean all?".into());
+    }
+    check_single(text)?;
+    text.parse::<Platforms>().map_err(|wrong| wrong.to_string())
+}
+
+/// Parses a single platform.
+pub(super) fn platform(text: &str) -> Result<Platform, String> {
+    if text.eq_ignore_ascii_case("all") {
+        return Err(
+            "all is for pull and inspect; longshore digest without --platform prints the digest of the index"
+                .into(),
+        );
+    }
+    check_single(text)?;
+    text.parse::<Platform>().map_err(|wrong| wrong.to_string())
+}
+
+fn check_single(text: &str) -> Result<(), String> {
+    if text.contains(',') {
+        return Err(
+            "this is more than one platform; a list for pull --from has a line with platform= and name= for each"
+                .into(),
+        );
+    }
+    Ok(())
+}
+
+/// Parses a duration like [`duration`] that is not 0.
+pub(super) fn time_limit(text: &str) -> Result<Duration, String> {
+    let limit = duration(text)?;
+    if limit.is_zero() {
+        return Err("this leaves no time; without the option, there is no limit".into());
+    }
+    Ok(limit)
 }
 
 /// Parses a duration: `3`, `3s`, `2m`, `1h`, `500ms`.
@@ -75,6 +123,25 @@ mod tests {
         for (text, expected) in table {
             assert_eq!(count(text).ok().map(NonZeroUsize::get), expected, "{text}");
         }
+    }
+
+    #[test]
+    fn a_wrong_value_says_what_is_right() {
+        let wrong = |parsed: Result<(), String>| parsed.expect_err("a wrong value");
+        let message = wrong(count_or_none("lots").map(drop));
+        assert_eq!(message, "\"lots\" is not a number from 0");
+        assert!(wrong(time_limit("0s").map(drop)).contains("no limit"));
+        assert_eq!(wrong(platforms("ALL").map(drop)), "did you mean all?");
+        for parsed in [
+            platforms("linux/arm64,linux/amd64").map(drop),
+            platform("linux/arm64,linux/amd64").map(drop),
+        ] {
+            assert!(wrong(parsed).contains("platform= and name="));
+        }
+        assert!(wrong(platform("all").map(drop)).contains("longshore digest without"));
+        assert_eq!(platforms("all"), Ok(Platforms::All));
+        assert!(platforms("linux/arm64").is_ok() && platform("linux/arm64").is_ok());
+        assert_eq!(count_or_none("0"), Ok(0));
     }
 
     #[test]
