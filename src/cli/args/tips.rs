@@ -7,7 +7,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Command, CommandFactory};
 
 use super::Arguments;
-use super::options::{has_option, shown_options};
+use super::options::{has_option, is_set_by_equals_sign, shown_options};
 use super::other_tools::{COMMANDS, advice_on};
 use super::similar::similar;
 
@@ -67,7 +67,12 @@ fn about_option(error: &mut clap::Error, words: &[OsString], command: &Command) 
     if is_before {
         let command = subcommand.get_name();
         if has_option(subcommand, name) {
-            let text = format!("{name} belongs after the command: longshore {command} {name}");
+            // Without its value, `--tls-verify=false` would mean the opposite. No other value is repeated.
+            let option = match given {
+                Some(given) if is_set_by_equals_sign(subcommand, name) => words[given],
+                _ => name,
+            };
+            let text = format!("{name} belongs after the command: longshore {command} {option}");
             tip(error, text);
         } else if let Some(advice) = advice_on(name, subcommand) {
             tip(
@@ -262,7 +267,11 @@ mod tests {
             ),
             (
                 "--tls-verify=false pull x",
-                "after the command: longshore pull --tls-verify",
+                "after the command: longshore pull --tls-verify=false\n",
+            ),
+            (
+                "--creds=me:pw pull x",
+                "after the command: longshore pull --creds\n",
             ),
             (
                 "--authfile a pull x",
