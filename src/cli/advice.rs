@@ -30,6 +30,8 @@ enum Question<'a> {
     Platforms(&'a str),
     /// The names of the images in a layout, for an image that could not be opened.
     Names(InLayout<'a>),
+    /// The reason why there is no image of skopeo's form (`dir:`) in this folder.
+    InFolder(&'a str),
     /// Whether an auth file has credentials for the registry, which has refused the request as unauthorized.
     Credentials(&'a str, AuthFile),
 }
@@ -68,6 +70,9 @@ impl<'a> Question<'a> {
                 Some(Self::Credentials(image, file))
             }
             (_, Some(image)) => Some(Self::Names(image)),
+            (RefusalKind::Invalid | RefusalKind::Other, None) => {
+                image.strip_prefix("dir:").map(Self::InFolder)
+            }
             _ => None,
         }
     }
@@ -84,11 +89,27 @@ impl<'a> Question<'a> {
                 let folder = image.folder;
                 match layout.names().await {
                     Ok(names) => on_names(image, &names),
-                    Err(_) if !exists(folder).await => Some(format!("there is no folder {folder}")),
+                    Err(_) if kind_of(folder).await == PathKind::Missing => {
+                        Some(format!("there is no folder {folder}"))
+                    }
+                    Err(_) if kind_of(folder).await == PathKind::File => Some(format!(
+                        "{folder} is no folder, and oci: names the folder of an image layout"
+                    )),
                     Err(error) if is_missing(&error) => {
                         Some(format!("the folder {folder} is no OCI image layout"))
                     }
                     Err(_) => None,
+                }
+            }
+            Self::InFolder(folder) => {
+                let marker = format!("{folder}/oci-layout");
+                match kind_of(folder).await {
+                    PathKind::Missing => Some(format!("there is no folder {folder}")),
+                    PathKind::File => Some(format!("{folder} is no folder")),
+                    PathKind::Folder if kind_of(&marker).await == PathKind::File => {
+                        Some(format!("the folder is an OCI image layout: oci:{folder}"))
+                    }
+                    PathKind::Folder | PathKind::Unknown => None,
                 }
             }
             Self::Credentials(image, file) => {
@@ -179,10 +200,23 @@ fn is_missing(error: &Error) -> bool {
     matches!(error, Error::Io { source, .. } if expected.contains(&source.kind()))
 }
 
-async fn exists(folder: &str) -> bool {
-    tokio::fs::try_exists(Path::new(folder))
-        .await
-        .unwrap_or(true)
+/// What a path names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum PathKind {
+    Missing,
+    Folder,
+    File,
+    /// The path can't be looked at.
+    Unknown,
+}
+
+async fn kind_of(path: &str) -> PathKind {
+    match tokio::fs::metadata(Path::new(path)).await {
+        Ok(found) if found.is_dir() => PathKind::Folder,
+        Ok(_) => PathKind::File,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => PathKind::Missing,
+        Err(_) => PathKind::Unknown,
+    }
 }
 
 /// The advice for an index with these entries, none of which is for the wanted platform.

@@ -25,7 +25,8 @@ pub(super) enum Login {
     FromFiles,
 }
 
-const TRY_AGAIN: &str = "try again; a layout (oci:DIR) keeps the blobs that are complete";
+const TRY_AGAIN: &str =
+    "try again; a pull into a layout (oci:DIR) keeps the blobs that are complete";
 const FULL: &str = "free some space and try again";
 
 /// Returns the advice for this error about this image, if there is any.
@@ -53,12 +54,18 @@ pub(super) fn hint(error: &Error, image: Option<&str>, login: Login) -> Option<S
             Some("use a newer skopeo; --skopeo PATH chooses one")
         }
         Error::Io { source, .. } if is_full(source.kind()) => Some(
-            "free some space and try again; a layout (oci:DIR) keeps the blobs that are complete",
+            "free some space and try again; a pull into a layout (oci:DIR) keeps the blobs that are complete",
         ),
+        // Only the layout itself gives this kind with a reason of its own: a pull into it is running.
+        Error::Io { source, .. }
+            if source.kind() == io::ErrorKind::ResourceBusy && source.get_ref().is_some() =>
+        {
+            Some("--wait 10m waits for up to 10 minutes until that pull has ended")
+        }
         Error::Io { source, .. } => hint_of_io(source.kind()),
         Error::DocumentsTooLarge { .. } => Some("pull fewer images, or platforms, at a time"),
         Error::DeadlineExceeded => Some(
-            "--deadline limits the time of the command; a layout (oci:DIR) keeps the blobs that are complete",
+            "--deadline limits the time of the command; a pull into a layout (oci:DIR) keeps the blobs that are complete",
         ),
         Error::Refused {
             method, refusal, ..
@@ -101,9 +108,7 @@ pub(super) fn is_full(kind: io::ErrorKind) -> bool {
 pub(super) fn hint_of_io(kind: io::ErrorKind) -> Option<&'static str> {
     match kind {
         kind if is_full(kind) => Some(FULL),
-        io::ErrorKind::NotADirectory => {
-            Some("a file has the name of the folder that is needed; choose another destination")
-        }
+        io::ErrorKind::NotADirectory => Some("a file has the name of the folder that is needed"),
         _ => None,
     }
 }
@@ -145,6 +150,8 @@ fn hint_of_missing(method: &str, image: &str) -> Option<String> {
     }
     let question = if repository == image {
         "no tag was given, which means latest;"
+    } else if image.contains('@') {
+        "are name and digest right?"
     } else {
         "are name and tag right?"
     };
@@ -211,6 +218,11 @@ mod tests {
                 "opening",
                 "docker://a.b/c",
                 Some("no tag was given, which means latest;"),
+            ),
+            (
+                "opening",
+                "docker://a.b/c@sha256:d",
+                Some("are name and digest right? longshore list-tags docker://a.b/c lists"),
             ),
             (
                 "skopeo list-tags",

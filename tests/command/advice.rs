@@ -83,9 +83,29 @@ fn the_names_of_a_layout_are_listed_where_the_wanted_one_is_missing() {
                 "did you mean oci:several:latest? The names that there are: v1, v2, latest",
             ),
             ("oci:nowhere:v1", "there is no folder nowhere"),
+            (
+                "oci:file",
+                "file is no folder, and oci: names the folder of an image layout",
+            ),
         ];
+        fs::write(scratch.path("file"), "").unwrap();
         for (image, advice) in table {
             assert_all_advise(&scratch, &skopeo, image, ALL, advice);
+        }
+        for (image, advice) in [
+            ("dir:nowhere", "there is no folder nowhere"),
+            ("dir:file", "file is no folder"),
+            (
+                "dir:several",
+                "the folder is an OCI image layout: oci:several",
+            ),
+        ] {
+            let message = scratch.inspect(&skopeo, image).run().failed(1);
+            assert_eq!(
+                message.lines().nth(1),
+                Some(&*format!("  {advice}")),
+                "{message}"
+            );
         }
     }
 }
