@@ -223,9 +223,13 @@ impl SourceArguments {
         };
         let entries = fs::read_dir(folder).map_err(|e| cant_use("--cert-dir", folder, e))?;
         let names: Vec<PathBuf> = entries.flatten().map(|of| of.file_name().into()).collect();
-        match certificates(&names) {
-            Ok(()) => Ok(()),
-            Err(what) => Err(cant_use("--cert-dir", folder, what)),
+        certificates(&names).map_err(|what| cant_use("--cert-dir", folder, what))?;
+        match without_pem(folder, &names) {
+            None => Ok(()),
+            Some(name) => {
+                let what = "it has no PEM data (-----BEGIN ...)";
+                Err(cant_use("--cert-dir", &folder.join(name), what))
+            }
         }
     }
 
@@ -285,6 +289,9 @@ fn check_file(option: &str, file: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
+/// The beginning of PEM data.
+const PEM: &[u8] = b"-----BEGIN ";
+
 /// Checks the names in a folder with certificates, by the rules of containers-certs.d(5).
 fn certificates(names: &[PathBuf]) -> Result<(), String> {
     let with = |ending: &'static str| {
@@ -309,6 +316,35 @@ fn certificates(names: &[PathBuf]) -> Result<(), String> {
         );
     }
     Ok(())
+}
+
+/// Returns a file with certificates or a key that has no PEM data. skopeo ignores such a certificate of a registry, so one
+/// is returned only if all are like this.
+fn without_pem<'a>(folder: &Path, names: &'a [PathBuf]) -> Option<&'a PathBuf> {
+    let lacks_pem = |name: &&PathBuf| {
+        let path = folder.join(name);
+        // Another file, such as a pipe, may be readable only once. A file that can't be read is left to skopeo.
+        let is_file = fs::metadata(&path).is_ok_and(|found| found.is_file());
+        let text = fs::read(&path).ok().filter(|_| is_file);
+        text.is_some_and(|text| !text.windows(PEM.len()).any(|part| part == PEM))
+    };
+    let with = |endings: &'static [&'static str]| {
+        let ends = move |name: &&PathBuf| {
+            endings
+                .iter()
+                .any(|of| name.extension() == Some(of.as_ref()))
+        };
+        names.iter().filter(ends)
+    };
+    let of_client = with(&["cert", "key"]).find(lacks_pem);
+    let of_registries = || {
+        let mut trusted = with(&["crt"]);
+        with(&["crt"])
+            .all(|name| lacks_pem(&name))
+            .then(|| trusted.next())
+            .flatten()
+    };
+    of_client.or_else(of_registries)
 }
 
 fn cant_use(option: &str, path: &Path, reason: impl Display) -> Failure {
@@ -362,6 +398,34 @@ mod tests {
             assert_eq!(wrong.is_some(), expected.is_some(), "{names:?}: {wrong:?}");
             let words = expected.unwrap_or_default();
             assert!(wrong.unwrap_or_default().contains(words), "{names:?}");
+        }
+    }
+
+    #[test]
+    fn a_certificate_folder_has_pem_data() {
+        const PEM: &str = "-----BEGIN CERTIFICATE-----";
+        let table: [(&[(&str, &str)], Option<&str>); 5] = [
+            (&[("ca.crt", PEM), ("other.crt", "hello")], None),
+            (&[("ca.crt", "hello")], Some("ca.crt")),
+            (
+                &[("a.cert", PEM), ("a.key", "-----BEGIN EC PRIVATE KEY-----")],
+                None,
+            ),
+            (&[("a.cert", PEM), ("a.key", "")], Some("a.key")),
+            (&[("ca.crt", PEM), ("readme", "hello")], None),
+        ];
+        for (files, expected) in table {
+            let folder = tempfile::tempdir().expect("a folder");
+            for (name, text) in files {
+                fs::write(folder.path().join(name), text).expect("a file");
+            }
+            let names: Vec<PathBuf> = files.iter().map(|(name, _)| name.into()).collect();
+            let found = without_pem(folder.path(), &names);
+            assert_eq!(
+                found.map(PathBuf::as_path),
+                expected.map(Path::new),
+                "{files:?}"
+            );
         }
     }
 
