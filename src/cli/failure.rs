@@ -101,6 +101,19 @@ impl Failure {
         Self::Usage(message)
     }
 
+    /// Makes this failure of a destination, before anything was pulled, one of wrong usage if the destination is a file
+    /// where a folder is needed.
+    pub(crate) fn of_folder(mut self) -> Self {
+        let is_file = |failed: &&mut FailedAction| {
+            let mut kinds = failed.io_kinds();
+            kinds.any(|kind| kind == io::ErrorKind::NotADirectory)
+        };
+        if self.parts().iter().any(is_file) {
+            return Self::Usage(self.to_string());
+        }
+        self
+    }
+
     /// Makes a failure of wrong usage that was found after images had been pulled.
     pub(crate) fn not_usage(self) -> Self {
         match self {
@@ -308,6 +321,17 @@ mod tests {
         for (kind, is_usage) in table {
             let failure = Failure::of_output("a/b")(kind.into());
             assert!(failure.to_string().starts_with("can't write a/b: "));
+            assert_eq!(matches!(failure, Failure::Usage(_)), is_usage, "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn a_destination_that_is_a_file_is_wrong_usage() {
+        for (kind, is_usage) in [
+            (io::ErrorKind::NotADirectory, true),
+            (io::ErrorKind::PermissionDenied, false),
+        ] {
+            let failure = Failure::from(io::Error::from(kind)).of_folder();
             assert_eq!(matches!(failure, Failure::Usage(_)), is_usage, "{kind:?}");
         }
     }

@@ -37,7 +37,7 @@ impl Many {
         let unnamed = (self.requests.iter()).filter(|request| request.name.is_none());
         let references: Vec<&str> = unnamed.map(|request| request.reference.as_str()).collect();
         let checked = layout.check(&references).await;
-        checked.map_err(Failure::on("pull", "the images"))?;
+        checked.map_err(|error| Failure::on("pull", "the images")(error).of_folder())?;
         Ok(layout)
     }
 

@@ -166,7 +166,11 @@ async fn pull_into(
         let layout = many.layout(folder).await?;
         return many.pull(fetcher, layout, output, outcome).await;
     };
-    let pulling = Box::pin(pull_one(&fetcher, &request, folder));
+    let layout = match layout_of_one(&request, folder).await {
+        Ok(layout) => layout,
+        Err(error) => return Err(outcome.fatal(request, error).of_folder()),
+    };
+    let pulling = Box::pin(pull_one(&fetcher, &request, layout));
     let pulled = within(deadline, pulling).await;
     // The events end with the fetcher.
     drop(fetcher);
@@ -185,10 +189,9 @@ async fn pull_into(
 async fn pull_one(
     fetcher: &Fetcher,
     request: &ImageRequest,
-    folder: &Path,
+    layout: OciLayout,
 ) -> longshore::Result<Pulled> {
     let image = &*request.reference;
-    let layout = layout_of_one(request, folder).await?;
     if request.platforms == Platforms::All {
         let index = fetcher.open_index(image).await?;
         fetcher.pull_index(&index, layout).await
@@ -220,7 +223,7 @@ async fn plan(
     } else if let Some(request) = arguments.take_single() {
         let layout = match layout_of_one(&request, folder).await {
             Ok(layout) => layout,
-            Err(error) => return Err(outcome.fatal(request, error)),
+            Err(error) => return Err(outcome.fatal(request, error).of_folder()),
         };
         arguments.requests.push(request);
         (Many::of(arguments), Some(layout))

@@ -11,12 +11,17 @@ use crate::harness::{
 /// The error of a pull that fails.
 #[track_caller]
 fn refused(served: &Served, scratch: &Scratch, layout: &Layout) -> String {
+    refused_with(1, served, scratch, layout)
+}
+
+#[track_caller]
+fn refused_with(code: i32, served: &Served, scratch: &Scratch, layout: &Layout) -> String {
     let skopeo = newest_skopeo();
     let message = scratch
         .pull(&skopeo, &served.reference("v1"), &layout.tagged("v1"))
         .arg("--quiet")
         .run()
-        .failed(1);
+        .failed(code);
     let folder = layout.folder().display().to_string();
     assert!(message.contains(&folder), "{message}");
     assert!(message.lines().count() <= 2, "{message}");
@@ -136,8 +141,8 @@ fn a_destination_that_cant_be_written_is_named() {
     let (served, _) = Served::image("v1", &small_image(8));
     let scratch = Scratch::new();
     fs::write(scratch.path("file"), "").unwrap();
-    refused(&served, &scratch, &scratch.layout("file"));
-    refused(&served, &scratch, &scratch.layout("file/below"));
+    refused_with(2, &served, &scratch, &scratch.layout("file"));
+    refused_with(2, &served, &scratch, &scratch.layout("file/below"));
     // Nobody can create a folder there, not even root.
     refused(&served, &scratch, &Layout::new("/sys/image".into()));
 }
@@ -190,7 +195,9 @@ fn an_unusable_destination_is_found_before_any_request() {
             } else {
                 pull
             };
-            let message = pull.run().failed(1);
+            // A file in the place of the folder is wrong usage, as it is for `dir:`.
+            let code = if expected == "Not a directory" { 2 } else { 1 };
+            let message = pull.run().failed(code);
             assert!(message.contains(expected), "{expected}: {message}");
         }
         assert_eq!(served.registry.requests().len(), 0, "{expected}");

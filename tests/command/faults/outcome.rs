@@ -54,6 +54,8 @@ pub(crate) enum Outcome {
     Succeeds(Retries),
     /// Exit code 1, and these words in the last lines of stderr.
     Fails(Retries, &'static str),
+    /// Exit code 2, and these words in the only line of stderr.
+    WrongUsage(&'static str),
     /// The command ends after this signal, with the exit code for it. If the signal comes before the handler
     /// exists, the signal itself ends the command.
     Interrupted(Signal),
@@ -66,6 +68,7 @@ impl fmt::Display for Outcome {
         match self {
             Self::Succeeds(retries) => write!(f, "succeeds{retries}"),
             Self::Fails(retries, words) => write!(f, "exit 1{retries}: `{words}`"),
+            Self::WrongUsage(words) => write!(f, "exit 2: `{words}`"),
             Self::Interrupted(signal) => write!(f, "exit {}", 128 + *signal as i32),
             Self::Killed => write!(f, "killed; the next pull completes it"),
         }
@@ -86,6 +89,13 @@ impl Outcome {
                     && retries.include(seen)
                     && last.starts_with("longshore: can't pull ")
                     && last.lines().count() <= 2
+                    && last.contains(words)
+            }
+            Self::WrongUsage(words) => {
+                run.status.code() == Some(2)
+                    && seen == 0
+                    && last.starts_with("longshore: can't pull ")
+                    && last.lines().count() == 1
                     && last.contains(words)
             }
             Self::Interrupted(signal) => {

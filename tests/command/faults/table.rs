@@ -285,7 +285,7 @@ fn own_machine() -> Vec<Fault> {
         Fault::new(
             "the layout is a file",
             Nothing,
-            all(fails(0, "Not a directory")),
+            all(Outcome::WrongUsage("Not a directory")),
         )
         .before(machine::layout_is_a_file),
         Fault::new(
