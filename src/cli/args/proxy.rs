@@ -403,8 +403,9 @@ mod tests {
 
     #[test]
     fn a_certificate_folder_has_pem_data() {
+        type Files = &'static [(&'static str, &'static str)];
         const PEM: &str = "-----BEGIN CERTIFICATE-----";
-        let table: [(&[(&str, &str)], Option<&str>); 5] = [
+        let table: [(Files, Option<&str>); 5] = [
             (&[("ca.crt", PEM), ("other.crt", "hello")], None),
             (&[("ca.crt", "hello")], Some("ca.crt")),
             (

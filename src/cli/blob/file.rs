@@ -15,12 +15,8 @@ use crate::cli::failure::Failure;
 use crate::cli::output_path::{OutputPath, sync_folder};
 
 /// The error of a temporary file that can't be made in this folder, without the name of that file.
-fn of_folder(error: &io::Error, folder: &Path) -> io::Error {
-    let cause = error.get_ref().and_then(std::error::Error::source);
-    let code = cause.and_then(|cause| cause.downcast_ref::<io::Error>()?.raw_os_error());
-    let cause = code.map_or_else(|| error.kind().into(), io::Error::from_raw_os_error);
-    let reason = format!("its folder {}: {cause}", folder.display());
-    io::Error::new(error.kind(), reason)
+fn of_folder(kind: io::ErrorKind, folder: &Path) -> io::Error {
+    io::Error::new(kind, format!("its folder {}: {kind}", folder.display()))
 }
 
 /// A file that does not have its name yet. Dropping it removes it.
@@ -44,7 +40,7 @@ impl Destination {
             // A new file has these permissions. The umask is applied to them.
             .permissions(Permissions::from_mode(0o666))
             .tempfile_in(output.parent())
-            .map_err(|error| of_folder(&error, output.parent()))?;
+            .map_err(|error| of_folder(error.kind(), output.parent()))?;
         output.copy_permissions(file.as_file())?;
         Ok(Self { file, output })
     }
