@@ -163,6 +163,16 @@ fn an_error_contains_the_end_of_stderr() {
     });
 }
 
+/// The exit of a program that is no proxy. Another start would end in the same way.
+#[track_caller]
+fn early_exit(error: Error) -> std::sync::Arc<ChildExit> {
+    assert!(!error.is_retryable() && error.is_closed(), "{error:?}");
+    match error {
+        Error::ProxyExited(exit) if exit.is_no_proxy() => exit,
+        other => panic!("{other:?}"),
+    }
+}
+
 #[test]
 fn a_child_that_exits_at_start_is_reported_with_its_stderr() {
     run(async {
@@ -171,7 +181,7 @@ fn a_child_that_exits_at_start_is_reported_with_its_stderr() {
             let error = ImageProxy::new_with_config(scripted(&script))
                 .await
                 .unwrap_err();
-            let exit = exit(error);
+            let exit = early_exit(error);
             assert_eq!(exit.status().unwrap().code(), Some(status));
             assert_eq!(exit.stderr(), "no such option\n");
         }
@@ -184,7 +194,7 @@ fn a_skopeo_that_refuses_its_options_is_reported_with_its_stderr() {
     run(async {
         for protocol in SKOPEOS {
             let config = tools::config(protocol).decryption_keys(vec!["key".to_owned()]);
-            let exit = exit(ImageProxy::new_with_config(config).await.unwrap_err());
+            let exit = early_exit(ImageProxy::new_with_config(config).await.unwrap_err());
             assert!(exit.stderr().contains("decryption-key"), "{exit}");
             assert!(!exit.success());
         }
