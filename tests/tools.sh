@@ -45,6 +45,8 @@ missing_packages() {
   have umoci || echo umoci
   have openssl || echo openssl
   have buildah || echo buildah
+  # buildah 1.39, that of Debian 13, does not begin without it.
+  [ -e /usr/lib/podman/netavark ] || echo netavark
   have strace || echo strace
   have faketime || echo faketime
   # To look at the timeline of a pull.
