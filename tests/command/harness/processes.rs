@@ -8,6 +8,7 @@ use std::os::unix::fs::DirEntryExt;
 use std::thread;
 use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -118,4 +119,11 @@ fn cmdline(pid: u32) -> Option<String> {
 #[track_caller]
 pub(crate) fn signal(pid: u32, signal: Signal) {
     kill(Pid::from_raw(pid.cast_signed()), signal).unwrap();
+}
+
+/// Sends a signal to a process that may have ended.
+#[track_caller]
+pub(crate) fn signal_if_there(pid: u32, signal: Signal) {
+    let sent = kill(Pid::from_raw(pid.cast_signed()), signal);
+    assert!(matches!(sent, Ok(()) | Err(Errno::ESRCH)), "{sent:?}");
 }
