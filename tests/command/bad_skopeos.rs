@@ -227,7 +227,8 @@ fn wait_for_last_layer(pull: &mut Running, image: &Written, layout: &Layout) {
 #[track_caller]
 fn kill_all_proxies(pull: &mut Running) {
     for proxy in pull.proxies() {
-        processes::signal(proxy.pid, Signal::SIGKILL);
+        // Another proxy that was not needed may have ended meanwhile.
+        processes::signal_if_there(proxy.pid, Signal::SIGKILL);
     }
 }
 

@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::Duration;
 
-use nix::errno::Errno;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 
 use super::cell::{Cell, Guard};
-use crate::harness::{ImageBuilder, Longshore, Run, Running, newest_skopeo, skopeo_copy};
+use crate::harness::{
+    ImageBuilder, Longshore, Run, Running, newest_skopeo, processes, skopeo_copy,
+};
 
 /// Most of the time, a pull of the small image takes less than this many milliseconds.
 const MOMENTS: u64 = 400;
@@ -49,14 +49,8 @@ pub(crate) fn kill_skopeo_at_a_random_moment(_: &Cell, running: &mut Running) {
     random_moment();
     // There may be no proxy yet, or none any more.
     for proxy in running.running_proxies() {
-        send(proxy.pid, Signal::SIGKILL);
+        processes::signal_if_there(proxy.pid, Signal::SIGKILL);
     }
-}
-
-/// The process may just have ended, because there was nothing to do.
-fn send(pid: u32, what: Signal) {
-    let sent = kill(Pid::from_raw(pid.cast_signed()), what);
-    assert!(matches!(sent, Ok(()) | Err(Errno::ESRCH)), "{sent:?}");
 }
 
 pub(crate) fn kill_skopeo_at_a_blob(cell: &Cell, running: &mut Running) {
@@ -124,6 +118,6 @@ pub(crate) fn what_was_unpacked_is_removed(cell: &Cell, run: &Run) {
 
 fn to_skopeo(running: &mut Running, what: Signal) {
     for proxy in running.proxies() {
-        send(proxy.pid, what);
+        processes::signal_if_there(proxy.pid, what);
     }
 }
