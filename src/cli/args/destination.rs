@@ -160,10 +160,9 @@ pub(super) fn folder_of(path: &Path) -> PathBuf {
 fn no_destination(text: &str) -> String {
     match transport_of(text) {
         Some("docker") => {
+            // The command that pushes is not told: whoever has forgotten the destination would overwrite the image.
             format!(
-                "this is an image, and the destination after it is missing: {FORMS}; longshore does not push, but \
-                 this does: {}",
-                copy_to("docker", text)
+                "this is an image, and the destination after it is missing: {FORMS}; longshore does not push to a registry"
             )
         }
         Some(transport) => {
@@ -309,7 +308,7 @@ mod tests {
             ("/a/b", "did you mean oci:/a/b?"),
             ("a/b.tar", "did you mean oci-archive:a/b.tar?"),
             ("docker://a/b:c", "the destination after it is missing"),
-            ("docker://a/b:c", "skopeo copy oci:DIR:TAG docker://a/b:c"),
+            ("docker://a/b:c", "longshore does not push to a registry"),
             (
                 "oci:x:{Tag}",
                 "the placeholders are {registry}, {repository}, {name}, {tag}, {platform}",
