@@ -109,7 +109,7 @@ impl Failure {
             kinds.any(|kind| kind == io::ErrorKind::NotADirectory)
         };
         if self.parts().iter().any(is_file) {
-            return Self::Usage(self.to_string());
+            return Self::Usage(format!("{self}; name a folder, or a new name"));
         }
         self
     }

@@ -117,7 +117,7 @@ pub(super) const OPTIONS: &[Advice] = &[
         "--authfile FILE names an auth file",
     ),
     Advice::new(
-        &["--ca-file", "--cafile"],
+        &["--ca-file", "--cafile", "--cacert"],
         "--cert-dir DIR names a folder with certificates",
     ),
     Advice::new(
@@ -129,6 +129,8 @@ pub(super) const OPTIONS: &[Advice] = &[
             "--skip-verify",
             "--insecure-skip-tls-verify",
             "--insecure-registry",
+            "--allow-insecure",
+            "--verify",
         ],
         "--tls-verify=false accepts any certificate, and plain HTTP",
     ),
@@ -170,10 +172,13 @@ pub(super) const OPTIONS: &[Advice] = &[
         "--workers N sets how many threads read",
     ),
     Advice::new(
-        &["--rate-limit", "--max-rate", "--bandwidth"],
+        &["--rate-limit", "--max-rate", "--bandwidth", "--bwlimit"],
         "--limit-rate RATE limits the bytes per second",
     ),
-    Advice::new(&["--retry"], "--retries N sets how often a blob is retried"),
+    Advice::new(
+        &["--retry", "--max-retries"],
+        "--retries N sets how often a blob is retried",
+    ),
     Advice::new(
         &["--command-timeout", "--timeout"],
         "--deadline DURATION limits the time of everything",
@@ -184,6 +189,10 @@ pub(super) const OPTIONS: &[Advice] = &[
         "the variables HTTPS_PROXY and NO_PROXY choose a proxy for HTTPS",
     ),
     Advice::new(&["--debug", "-d"], "--verbose shows debug messages"),
+    Advice::new(&["--silent"], "--quiet prints only errors"),
+    Advice::new(&["--no-progress"], "--progress none shows no progress"),
+    Advice::new(&["--skopeo-path"], "--skopeo PATH chooses a skopeo"),
+    Advice::new(&["--config-only"], "--config prints the config"),
     Advice::new(
         &["--image-list", "--list", "--file"],
         "--from FILE takes a list of images",
@@ -248,7 +257,7 @@ pub(super) const OPTIONS: &[Advice] = &[
 ];
 
 /// Commands of other tools, each with what to use instead.
-pub(super) const COMMANDS: [(&[&str], &str); 10] = [
+pub(super) const COMMANDS: [(&[&str], &str); 11] = [
     (
         &["copy", "cp", "fetch", "download", "save"],
         "longshore pull IMAGE oci:DIR[:TAG] pulls an image into a layout",
@@ -272,6 +281,10 @@ pub(super) const COMMANDS: [(&[&str], &str); 10] = [
     (
         &["validate", "check"],
         "longshore verify oci:DIR checks a layout",
+    ),
+    (
+        &["extract", "unpack", "flatten"],
+        "longshore export IMAGE FILE writes the files of an image as a tar archive",
     ),
     (
         &["gc", "clean"],

@@ -51,7 +51,6 @@ fn about_option(error: &mut clap::Error, words: &[OsString], command: &Command) 
     // No image or destination begins with a dash, so clap's tip to write `--` before it is wrong.
     error.remove(ContextKind::Suggested);
     error.remove(ContextKind::SuggestedArg);
-    error.remove(ContextKind::Usage);
     let Some(name) = context(error, ContextKind::InvalidArg) else {
         return;
     };
@@ -92,6 +91,7 @@ fn about_option(error: &mut clap::Error, words: &[OsString], command: &Command) 
     } else if let Some(near) = name.strip_prefix("--") {
         let near = similar(near, shown_options(subcommand));
         if let Some(near) = near {
+            error.remove(ContextKind::Usage);
             let near = ContextValue::String(format!("--{near}"));
             error.insert(ContextKind::SuggestedArg, near);
         }

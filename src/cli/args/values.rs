@@ -14,7 +14,7 @@ pub(super) fn count(text: &str) -> Result<NonZeroUsize, String> {
 /// Parses a number of things, perhaps none.
 pub(super) fn count_or_none(text: &str) -> Result<u32, String> {
     let number = text.parse();
-    number.map_err(|_| format!("{text:?} is not a number from 0"))
+    number.map_err(|_| format!("{text:?} is not a number from 0 to {}", u32::MAX))
 }
 
 /// Parses a platform, or `all`.
@@ -30,7 +30,8 @@ pub(in crate::cli) fn platforms(text: &str) -> Result<Platforms, String> {
 pub(super) fn platform(text: &str) -> Result<Platform, String> {
     if text.eq_ignore_ascii_case("all") {
         return Err(
-            "all is for pull and inspect; longshore digest without --platform prints the digest of the index"
+            "a single platform is needed: OS/ARCH[/VARIANT]; longshore digest without --platform prints the digest of \
+             the index"
                 .into(),
         );
     }
@@ -129,7 +130,7 @@ mod tests {
     fn a_wrong_value_says_what_is_right() {
         let wrong = |parsed: Result<(), String>| parsed.expect_err("a wrong value");
         let message = wrong(count_or_none("lots").map(drop));
-        assert_eq!(message, "\"lots\" is not a number from 0");
+        assert_eq!(message, "\"lots\" is not a number from 0 to 4294967295");
         assert!(wrong(time_limit("0s").map(drop)).contains("no limit"));
         assert_eq!(wrong(platforms("ALL").map(drop)), "did you mean all?");
         for parsed in [
