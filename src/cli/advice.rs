@@ -200,7 +200,7 @@ fn is_missing(error: &Error) -> bool {
     matches!(error, Error::Io { source, .. } if expected.contains(&source.kind()))
 }
 
-/// What a path names.
+/// The kind of file that a path names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum PathKind {
     Missing,

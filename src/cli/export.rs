@@ -92,7 +92,7 @@ pub(crate) async fn run(
     written.map_err(cant_write).map_err(Into::into)
 }
 
-/// Where an archive goes.
+/// The destination of an archive.
 #[derive(Debug)]
 enum Target {
     Stdout,

@@ -14,7 +14,7 @@ use test_support::process::{kill_now, only_child_besides};
 use test_support::tools::{self, SKOPEOS};
 use test_support::{log, within_bound};
 
-/// How the credentials are given.
+/// The form in which credentials are given to a proxy.
 #[derive(Debug, Clone, Copy)]
 enum Given {
     Credentials,

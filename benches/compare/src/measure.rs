@@ -31,7 +31,7 @@ const TREE_SAMPLING: Duration = Duration::from_millis(40);
 /// How long processes may outlive the program that started them.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// How a program is run.
+/// The options for running and watching a program.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Watching {
     /// After how long the program is killed.
@@ -158,7 +158,7 @@ struct Watch {
     others: Option<BTreeSet<u32>>,
 }
 
-/// What the thread has seen.
+/// The observations of the thread that watches a program.
 #[derive(Debug, Default)]
 struct Seen {
     peak_rss: Option<u64>,

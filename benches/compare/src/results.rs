@@ -27,7 +27,7 @@ pub(crate) struct Report {
 pub(crate) struct Described {
     /// The name in the tables.
     pub(crate) name: String,
-    /// What is run.
+    /// A sentence about the program and its settings.
     pub(crate) explanation: String,
     /// What is on disk for certain after a run.
     pub(crate) durable: String,

@@ -26,7 +26,7 @@ pub(super) struct Report {
     pub(super) machine: Machine,
     /// Whether a policy is checked.
     pub(super) policy_checked: bool,
-    /// Why pulls can't work.
+    /// The problems because of which pulls can't work.
     pub(super) problems: Vec<Problem>,
     /// The problems that do not prevent pulls.
     pub(super) notes: Vec<Problem>,

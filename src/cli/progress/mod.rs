@@ -49,7 +49,7 @@ pub(super) enum Style {
     None,
 }
 
-/// How progress is really shown.
+/// The form in which progress is shown, chosen from the style and the terminal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum DisplayMode {
     Picture,
@@ -219,7 +219,7 @@ pub(super) struct DisplayResult {
     pub(super) failures: Vec<Failure>,
     /// What the pull has not written into its destination.
     pub(super) unwritten: Unwritten,
-    /// What the pull has fetched.
+    /// The totals of what the pull has fetched.
     pub(super) totals: Totals,
 }
 

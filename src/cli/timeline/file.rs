@@ -18,7 +18,7 @@ pub(super) enum Format {
     Trace,
 }
 
-/// Where a picture goes.
+/// The file of a timeline, and its format.
 #[derive(Debug, Clone)]
 pub(crate) struct Target {
     path: PathBuf,

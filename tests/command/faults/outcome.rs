@@ -16,7 +16,7 @@ const QUIET: Duration = Duration::from_secs(1);
 /// The `--call-timeout` of the pulls that wait for it.
 pub(crate) const CALL: Duration = Duration::from_secs(5);
 
-/// How often something was retried.
+/// The expected number of retries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Retries {
     Exactly(usize),
@@ -47,7 +47,7 @@ impl fmt::Display for Retries {
     }
 }
 
-/// How a pull must end.
+/// The expected outcome of a pull.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Outcome {
     /// The whole image is in the layout.

@@ -10,7 +10,7 @@ pub enum Format {
     Docker,
 }
 
-/// How layers are compressed.
+/// The compression of layers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Compression {
     /// Compressed with gzip.

@@ -35,7 +35,7 @@ pub struct Reply {
     pub headers: Vec<(&'static str, String)>,
     /// The source of the bytes of the body.
     pub body: Body,
-    /// How the bytes are delivered.
+    /// The way in which the bytes are delivered.
     pub delivery: Delivery,
 }
 

@@ -15,9 +15,9 @@ pub(super) struct Setting {
     pub(super) images: &'static [(usize, &'static str, &'static [u8])],
     pub(super) login: Login,
     pub(super) units: usize,
-    /// How many failures may happen.
+    /// The maximum number of failures.
     pub(super) failures: usize,
-    /// How many blobs may fall quiet.
+    /// The maximum number of blobs that fall quiet.
     pub(super) quiets: usize,
 }
 
