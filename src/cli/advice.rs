@@ -11,7 +11,7 @@ use tokio::time::timeout;
 
 use super::failure::Failure;
 use super::format::{listed, platform_of};
-use super::hint::Login;
+use super::hint::{Access, Login};
 
 /// How long a lookup may take. The failure itself is known already, and can be reported without advice.
 const LOOK_UP_TIMEOUT: Duration = Duration::from_secs(10);
@@ -54,7 +54,7 @@ struct InLayout<'a> {
 
 impl<'a> Question<'a> {
     /// The question that an error about this image raises, if it raises one.
-    fn of(error: &Error, image: &'a str, login: Login) -> Option<Self> {
+    fn of(error: &Error, image: &'a str, access: Access) -> Option<Self> {
         let Error::Refused { refusal, .. } = error else {
             return None;
         };
@@ -62,7 +62,7 @@ impl<'a> Question<'a> {
         match (refusal.kind(), InLayout::of(image)) {
             (RefusalKind::Invalid, _) if is_of_platform => Some(Self::Platforms(image)),
             (RefusalKind::Unauthorized, None) => {
-                let file = match login {
+                let file = match access.login {
                     Login::FromGivenFile => AuthFile::Given,
                     Login::FromFiles => AuthFile::Default,
                     Login::Given | Login::Forbidden => return None,
@@ -140,12 +140,12 @@ impl<'a> InLayout<'a> {
 pub(super) async fn advised<T>(
     done: Result<T, Failure>,
     fetcher: &Fetcher,
-    login: Login,
+    access: Access,
 ) -> Result<T, Failure> {
     match done {
         Ok(done) => Ok(done),
         Err(mut failure) => {
-            advise([&mut failure], fetcher, login).await;
+            advise([&mut failure], fetcher, access).await;
             Err(failure)
         }
     }
@@ -155,7 +155,7 @@ pub(super) async fn advised<T>(
 pub(super) async fn advise(
     failures: impl IntoIterator<Item = &mut Failure>,
     fetcher: &Fetcher,
-    login: Login,
+    access: Access,
 ) {
     let looking = async {
         let parts = failures.into_iter().flat_map(Failure::parts);
@@ -163,7 +163,7 @@ pub(super) async fn advise(
             let (Some(error), Some(image)) = (failed.error(), failed.image()) else {
                 continue;
             };
-            let advice = look_up(error, image, fetcher, login).await;
+            let advice = look_up(error, image, fetcher, access).await;
             if let Some(advice) = advice {
                 failed.advise(advice);
             }
@@ -178,19 +178,19 @@ pub(super) async fn on_image(
     error: &Error,
     image: &str,
     config: ImageProxyConfig,
-    login: Login,
+    access: Access,
 ) -> Option<String> {
-    Question::of(error, image, login)?;
+    Question::of(error, image, access)?;
     let looking = async {
         let fetcher = Fetcher::new(config, FetchOptions::default()).await.ok()?;
-        look_up(error, image, &fetcher, login).await
+        look_up(error, image, &fetcher, access).await
     };
     timeout(LOOK_UP_TIMEOUT, looking).await.ok().flatten()
 }
 
 /// Looks up the advice for an error about this image. `None` if there is nothing to look up.
-async fn look_up(error: &Error, image: &str, fetcher: &Fetcher, login: Login) -> Option<String> {
-    let question = Question::of(error, image, login)?;
+async fn look_up(error: &Error, image: &str, fetcher: &Fetcher, access: Access) -> Option<String> {
+    let question = Question::of(error, image, access)?;
     Box::pin(question.answer(fetcher)).await
 }
 
@@ -287,7 +287,7 @@ fn on_credentials(has_some: bool, file: AuthFile) -> &'static str {
             "the auth file that was given has no credentials for this registry"
         }
         (true, AuthFile::Default) => {
-            "the registry does not accept the credentials of the auth file: log in anew with skopeo login, or give \
+            "the registry does not accept the credentials of the auth file: log in anew with skopeo access, or give \
              others: --authfile, --creds-file or --creds -"
         }
         (false, AuthFile::Default) => {

@@ -43,7 +43,7 @@ pub(crate) async fn run(arguments: BlobArguments, config: ImageProxyConfig) -> R
         ..
     } = arguments;
     let source = &fetch.proxy.source;
-    let (deadline, login) = (source.deadline, source.login());
+    let (deadline, access) = (source.deadline, source.access());
     let failed = || Failure::on("fetch a blob of", &reference);
     let opener = within(deadline, Opener::new(config, fetch.options()));
     let opener = opener.await.map_err(failed())?;
@@ -57,7 +57,7 @@ pub(crate) async fn run(arguments: BlobArguments, config: ImageProxyConfig) -> R
         Ok(written.map_err(|error| (error, size_of(&image, &digest))))
     });
     let written = within(deadline, fetching).await.map_err(failed());
-    let written = advised(written, fetcher, login).await?;
+    let written = advised(written, fetcher, access).await?;
     written.map_err(|(error, size)| cant_write(error, &shown, size))
 }
 

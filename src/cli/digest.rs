@@ -19,7 +19,7 @@ pub(crate) async fn run(
         platform,
         proxy,
     } = arguments;
-    let (deadline, login) = (proxy.source.deadline, proxy.source.login());
+    let (deadline, access) = (proxy.source.deadline, proxy.source.access());
     let failed = || Failure::on("find the digest of", &reference);
     let opener = within(deadline, Opener::new(config, FetchOptions::default()));
     let opener = opener.await.map_err(failed())?;
@@ -28,7 +28,7 @@ pub(crate) async fn run(
         None => {
             let reading = reporting_silence(fetcher.fetch_source(&reference));
             let source = within(deadline, reading).await;
-            let source = advised(source.map_err(failed()), fetcher, login).await?;
+            let source = advised(source.map_err(failed()), fetcher, access).await?;
             check_form(&source)?;
             source.digest().clone()
         }
@@ -40,7 +40,7 @@ pub(crate) async fn run(
                 Ok((image.digest().clone(), content.platform()))
             };
             let found = within(deadline, look).await.map_err(failed());
-            let (digest, found) = advised(found, fetcher, login).await?;
+            let (digest, found) = advised(found, fetcher, access).await?;
             warnings::of_platform(&reference, Some(platform), found.as_deref());
             digest
         }

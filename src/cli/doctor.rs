@@ -28,7 +28,7 @@ pub(crate) async fn run(
         tokio::task::spawn_blocking(move || (Settings::of(&for_settings), Machine::now()));
     let (settings, machine) = looking.await.map_err(anyhow::Error::from)?;
     let deadline = proxy.source.deadline;
-    let skopeo = skopeo::examine(config, image.as_deref(), deadline, proxy.source.login()).await;
+    let skopeo = skopeo::examine(config, image.as_deref(), deadline, proxy.source.access()).await;
     let report = Report::new(settings, machine, skopeo);
     let text = if json {
         let line = json_line(&report).map_err(anyhow::Error::from)?;

@@ -66,7 +66,7 @@ pub(crate) async fn run(
     let shown = target.shown();
     let folder = target.temporary_folder();
     let source = &fetch.proxy.source;
-    let (deadline, login) = (source.deadline, source.login());
+    let (deadline, access) = (source.deadline, source.access());
     let failed = || Failure::on("export", &reference);
     let opener = within(deadline, Opener::new(config, fetch.options()));
     let opener = opener.await.map_err(failed())?;
@@ -87,7 +87,7 @@ pub(crate) async fn run(
         Ok(blocking(move || target.write(&files, &stop)).await)
     });
     let written = within(deadline, exporting).await.map_err(failed());
-    let written = advised(written, fetcher, login).await?;
+    let written = advised(written, fetcher, access).await?;
     let cant_write = |error| anyhow::Error::from(error).context(format!("can't write {shown}"));
     written.map_err(cant_write).map_err(Into::into)
 }

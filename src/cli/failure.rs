@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use longshore::Error;
 
 use super::format::plain;
-use super::hint::{Login, hint, hint_of_io, is_full};
+use super::hint::{Access, hint, hint_of_io, is_full};
 use super::say::say_blocking;
 
 /// The exit code for wrong usage, which is also clap's.
@@ -74,9 +74,9 @@ impl FailedAction {
     }
 
     /// The advice: what to do about this failure.
-    fn hint(&self, login: Login) -> Option<String> {
+    fn hint(&self, access: Access) -> Option<String> {
         let looked_up = self.advice.clone();
-        let by_kind = || hint(self.error()?, self.image(), login);
+        let by_kind = || hint(self.error()?, self.image(), access);
         let by_io = || self.io_kinds().find_map(hint_of_io).map(str::to_owned);
         looked_up.or_else(by_kind).or_else(by_io)
     }
@@ -182,7 +182,7 @@ impl Failure {
     }
 
     /// Writes the failure to stderr, in one to three lines. Blocks while stderr is not read.
-    pub(crate) fn report(self, login: Login) -> ExitCode {
+    pub(crate) fn report(self, access: Access) -> ExitCode {
         match self {
             Self::Usage(message) => {
                 say_blocking(format!("longshore: {}", plain(&message)));
@@ -191,13 +191,13 @@ impl Failure {
             Self::Failed(failed) => {
                 let message = plain(&format!("{:#}", failed.error));
                 say_blocking(format!("longshore: {message}"));
-                if let Some(hint) = failed.hint(login) {
+                if let Some(hint) = failed.hint(access) {
                     say_blocking(format!("  {}", plain(&hint)));
                 }
                 ExitCode::FAILURE
             }
             Self::First(failure, others) => {
-                let code = failure.report(login);
+                let code = failure.report(access);
                 say_blocking(format!("longshore: {others}"));
                 code
             }
@@ -207,7 +207,7 @@ impl Failure {
             } => {
                 let failed = failures.len();
                 for failure in failures {
-                    failure.report(login);
+                    failure.report(access);
                 }
                 say_blocking(format!(
                     "longshore: {failed} of {requested} images could not be pulled"
@@ -216,9 +216,9 @@ impl Failure {
             }
             Self::WithEarlier(failures, last) => {
                 for failure in failures {
-                    failure.report(login);
+                    failure.report(access);
                 }
-                last.report(login)
+                last.report(access)
             }
         }
     }
@@ -286,10 +286,10 @@ mod tests {
         let failed = failed(&mut failure);
         assert_eq!(failed.image(), Some("docker://a/b"));
         assert!(matches!(failed.error(), Some(Error::DeadlineExceeded)));
-        let hint = failed.hint(Login::FromFiles).expect("a hint");
+        let hint = failed.hint(Access::default()).expect("a hint");
         assert!(hint.contains("--deadline"), "{hint}");
         failed.advise("looked up".into());
-        assert_eq!(failed.hint(Login::FromFiles).as_deref(), Some("looked up"));
+        assert_eq!(failed.hint(Access::default()).as_deref(), Some("looked up"));
     }
 
     #[test]
@@ -299,7 +299,7 @@ mod tests {
         for mut failure in [Failure::from(full()), Failure::from(written)] {
             let failed = failed(&mut failure);
             assert!(failed.is_full_disk());
-            let hint = failed.hint(Login::FromFiles).expect("a hint");
+            let hint = failed.hint(Access::default()).expect("a hint");
             assert!(hint.contains("free some space"), "{hint}");
         }
         let mut other = Failure::from(io::Error::from(io::ErrorKind::NotFound));

@@ -12,8 +12,17 @@ use super::local_copy::LocalCopy;
 pub(super) use self::refusal::NO_POLICY;
 use self::refusal::hint_of_refusal;
 
+/// How a command reaches its registry, as far as advice depends on it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Access {
+    pub(super) login: Login,
+    /// Whether options on the command line say which credentials or certificates are used. Another command for the same
+    /// registry needs the same options.
+    pub(super) has_options: bool,
+}
+
 /// Where the credentials come from, as the command line says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) enum Login {
     /// The command line contains the credentials, or names a file that contains only them.
     Given,
@@ -22,6 +31,7 @@ pub(super) enum Login {
     /// The command line or the environment names an auth file, which may contain credentials.
     FromGivenFile,
     /// A default auth file may contain credentials.
+    #[default]
     FromFiles,
 }
 
@@ -30,7 +40,7 @@ const TRY_AGAIN: &str =
 const FULL: &str = "free some space and try again";
 
 /// Returns the advice for this error about this image, if there is any.
-pub(super) fn hint(error: &Error, image: Option<&str>, login: Login) -> Option<String> {
+pub(super) fn hint(error: &Error, image: Option<&str>, access: Access) -> Option<String> {
     if let Some(damage) = image
         .and_then(LocalCopy::of)
         .and_then(|copy| copy.hint(error))
@@ -71,12 +81,12 @@ pub(super) fn hint(error: &Error, image: Option<&str>, login: Login) -> Option<S
             method, refusal, ..
         } => {
             if refusal.kind() == RefusalKind::NotFound {
-                return hint_of_missing(method, image?);
+                return hint_of_missing(method, image?, access);
             }
-            return hint_of_refusal(refusal, login);
+            return hint_of_refusal(refusal, access.login);
         }
         Error::Blob { source, .. } => match source {
-            BlobError::Refused(refusal) => return hint_of_refusal(refusal, login),
+            BlobError::Refused(refusal) => return hint_of_refusal(refusal, access.login),
             BlobError::Stalled { .. } => {
                 Some("try again; --stall-timeout sets how long to wait for a byte")
             }
@@ -143,7 +153,7 @@ fn hint_of_spawn(program: &str, source: &io::Error) -> Option<String> {
 }
 
 /// Returns the advice for an image that its source does not have. Only a registry can list what there is.
-fn hint_of_missing(method: &str, image: &str) -> Option<String> {
+fn hint_of_missing(method: &str, image: &str, access: Access) -> Option<String> {
     let repository = repository_of(image)?;
     if method == "skopeo list-tags" {
         return Some("is the name right?".into());
@@ -155,8 +165,13 @@ fn hint_of_missing(method: &str, image: &str) -> Option<String> {
     } else {
         "are name and tag right?"
     };
+    let options = if access.has_options {
+        ", with the same options for the registry,"
+    } else {
+        ""
+    };
     Some(format!(
-        "{question} longshore list-tags {repository} lists the tags that there are"
+        "{question} longshore list-tags {repository}{options} lists the tags that there are"
     ))
 }
 
@@ -232,10 +247,22 @@ mod tests {
             ("opening", "oci-archive:x", None),
         ];
         for (method, image, expected) in table {
-            let hint = hint_of_missing(method, image);
+            let hint = hint_of_missing(method, image, Access::default());
             assert_eq!(hint.is_some(), expected.is_some(), "{image}: {hint:?}");
             let words = expected.unwrap_or_default();
             assert!(hint.unwrap_or_default().contains(words), "{image}: {words}");
         }
+    }
+
+    #[test]
+    fn the_command_that_lists_tags_needs_the_same_options() {
+        let access = Access {
+            has_options: true,
+            ..Access::default()
+        };
+        let hint = hint_of_missing("opening", "docker://a.b/c:d", access).unwrap_or_default();
+        let expected =
+            "longshore list-tags docker://a.b/c, with the same options for the registry, lists";
+        assert!(hint.contains(expected), "{hint}");
     }
 }

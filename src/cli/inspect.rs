@@ -23,7 +23,7 @@ pub(crate) async fn run(
         proxy,
         ..
     } = arguments;
-    let (deadline, login) = (proxy.source.deadline, proxy.source.login());
+    let (deadline, access) = (proxy.source.deadline, proxy.source.access());
     let failed = || Failure::on("inspect", &reference);
     let opener = within(deadline, Opener::new(config, FetchOptions::default()));
     let opener = opener.await.map_err(failed())?;
@@ -32,7 +32,7 @@ pub(crate) async fn run(
         InspectOutput::Raw | InspectOutput::Platforms => {
             let reading = reporting_silence(fetcher.fetch_source(&reference));
             let source = within(deadline, reading).await;
-            let source = advised(source.map_err(failed()), fetcher, login).await?;
+            let source = advised(source.map_err(failed()), fetcher, access).await?;
             if output == InspectOutput::Raw {
                 return print_document(source.into_raw()).await;
             }
@@ -52,7 +52,7 @@ pub(crate) async fn run(
                 Ok((content, document))
             };
             let found = within(deadline, look).await.map_err(failed());
-            let (content, document) = advised(found, fetcher, login).await?;
+            let (content, document) = advised(found, fetcher, access).await?;
             let found = content.platform();
             warnings::of_platform(&reference, platform.as_ref(), found.as_deref());
             match document {

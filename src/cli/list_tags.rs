@@ -35,7 +35,7 @@ pub(crate) async fn run(
     let Opener { fetcher, .. } = opener.await.map_err(failed())?;
     let listing = reporting_silence(fetcher.list_tags(&repository));
     let tags = within(source.deadline, listing).await;
-    let tags = advised(tags.map_err(failed()), &fetcher, source.login()).await?;
+    let tags = advised(tags.map_err(failed()), &fetcher, source.access()).await?;
     if json {
         let repository = &repository;
         let line = json_line(&Report { repository, tags }).map_err(anyhow::Error::from)?;

@@ -57,7 +57,7 @@ use self::args::Arguments;
 use self::children::Children;
 use self::ending::LAST_MESSAGE_TIMEOUT;
 use self::failure::Failure;
-use self::hint::Login;
+use self::hint::Access;
 use self::say::{Log, flush_stderr, flush_stderr_blocking};
 use self::task::Task;
 
@@ -78,7 +78,7 @@ pub(crate) fn main() -> ExitCode {
     // somebody has typed a list or a password.
     let task = match Task::prepare(command, verbose) {
         Ok(task) => task,
-        Err(failure) => return failed_early(failure, Login::FromFiles),
+        Err(failure) => return failed_early(failure, Access::default()),
     };
     let children = Children::from_now();
     let underway = task.underway();
@@ -88,7 +88,7 @@ pub(crate) fn main() -> ExitCode {
     let (runtime, mut signal) = match (tokio::runtime::Runtime::new(), signals) {
         (Ok(runtime), Ok(signal)) => (runtime, signal),
         (Err(error), _) | (_, Err(error)) => {
-            return failed_early(Failure::from(error), task.login());
+            return failed_early(Failure::from(error), task.access());
         }
     };
     let code = runtime.block_on(async {
@@ -116,18 +116,18 @@ pub(crate) fn main() -> ExitCode {
         .map_or(code, |signal| ExitCode::from(signal.code))
 }
 
-fn failed_early(failure: Failure, login: Login) -> ExitCode {
-    let code = failure.report(login);
+fn failed_early(failure: Failure, access: Access) -> ExitCode {
+    let code = failure.report(access);
     flush_stderr_blocking();
     code
 }
 
 async fn run_and_report(task: Task) -> ExitCode {
-    let login = task.login();
+    let access = task.access();
     let code = match task.run().await {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            let reporting = spawn_blocking(move || failure.report(login));
+            let reporting = spawn_blocking(move || failure.report(access));
             reporting.await.unwrap_or(ExitCode::FAILURE)
         }
     };

@@ -48,7 +48,7 @@ pub(crate) async fn run(
         is_quiet: arguments.quiet || arguments.events_on_stdout(),
         started,
     };
-    let login = arguments.proxy.source.login();
+    let access = arguments.proxy.source.access();
     // skopeo is asked for its version during the pull, because that starts a process, which takes time.
     let version = (arguments.json).then(|| tokio::spawn(config.skopeo_version()));
     let mut outcome = Outcome::default();
@@ -71,8 +71,8 @@ pub(crate) async fn run(
                 !pulled.is_some_and(|pulled| pulled.policy_unchecked),
             );
         }
-        advise(outcome.failures(), &looking, login).await;
-        advised(pulled, &looking, login).await
+        advise(outcome.failures(), &looking, access).await;
+        advised(pulled, &looking, access).await
     });
     let (pulled, displayed) = tokio::join!(pulling, displaying);
     let pulled = match pulled {

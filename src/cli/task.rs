@@ -13,7 +13,7 @@ use super::ending::{NextPull, Underway};
 #[cfg(feature = "decompress")]
 use super::export;
 use super::failure::Failure;
-use super::hint::Login;
+use super::hint::Access;
 use super::{blob, completions, digest, doctor, inspect, list_tags, man, prune, pull, verify};
 
 /// A command whose list, credentials and other files have been read.
@@ -143,19 +143,19 @@ impl Task {
         images.iter().any(is_archive) || config.may_ask_gpg()
     }
 
-    /// Where the credentials of this task come from.
-    pub(super) fn login(&self) -> Login {
+    /// How this task reaches its registry.
+    pub(super) fn access(&self) -> Access {
         match self {
             Self::Pull(PullArguments { proxy, .. }, ..)
             | Self::Inspect(InspectArguments { proxy, .. }, _)
             | Self::Digest(DigestArguments { proxy, .. }, _)
-            | Self::Doctor(DoctorArguments { proxy, .. }, _) => proxy.source.login(),
-            Self::Blob(arguments, _) => arguments.fetch.proxy.source.login(),
+            | Self::Doctor(DoctorArguments { proxy, .. }, _) => proxy.source.access(),
+            Self::Blob(arguments, _) => arguments.fetch.proxy.source.access(),
             #[cfg(feature = "decompress")]
-            Self::Export(arguments, _) => arguments.fetch.proxy.source.login(),
-            Self::ListTags(ListTagsArguments { source, .. }, _) => source.login(),
+            Self::Export(arguments, _) => arguments.fetch.proxy.source.access(),
+            Self::ListTags(ListTagsArguments { source, .. }, _) => source.access(),
             Self::Verify(_) | Self::Prune(_) | Self::Completions(_) | Self::Man(_) => {
-                Login::FromFiles
+                Access::default()
             }
         }
     }

@@ -49,7 +49,11 @@ pub(super) fn apply(
         Command::Blob(blob) => &mut blob.fetch.proxy.source,
         #[cfg(feature = "decompress")]
         Command::Export(export) => &mut export.fetch.proxy.source,
-        Command::Doctor(doctor) => &mut doctor.proxy.source,
+        Command::Doctor(doctor) => {
+            // The variable applies to pulls, and doctor says whether they can work.
+            variable(PROXIES).as_deref().map(proxies).transpose()?;
+            &mut doctor.proxy.source
+        }
         Command::ListTags(list) => &mut list.source,
         Command::Verify(_) | Command::Prune(_) | Command::Completions(_) | Command::Man(_) => {
             return Ok(());
@@ -104,6 +108,9 @@ mod tests {
             assert_eq!(arguments.proxies, expected, "{options:?} {value:?}");
         }
         let message = pull(&[], &[(PROXIES, "0")]).expect_err("no number");
+        let mut doctor = Arguments::try_parse_from(["longshore", "doctor"]).expect("arguments");
+        let zero = |name: &str| (name == PROXIES).then(|| "0".into());
+        assert_eq!(apply(&mut doctor.command, zero), Err(message.clone()));
         assert!(
             message.contains(PROXIES) && message.contains("MIN-MAX"),
             "{message}"

@@ -12,7 +12,7 @@ use super::environment::{AUTHFILE, Environment};
 use super::headings::{CREDENTIALS, LIMITS, TRUST};
 use super::values::{duration, rate_or_none, time_limit};
 use crate::cli::failure::Failure;
-use crate::cli::hint::Login;
+use crate::cli::hint::{Access, Login};
 use crate::cli::name::RegistryName;
 use crate::cli::say::say;
 use crate::cli::secret;
@@ -199,7 +199,16 @@ impl SourceArguments {
         Ok(config)
     }
 
-    pub(crate) fn login(&self) -> Login {
+    pub(crate) fn access(&self) -> Access {
+        let login = self.login();
+        let sets_tls = self.insecure || self.tls_verify.is_some() || self.cert_dir.is_some();
+        Access {
+            login,
+            has_options: sets_tls || login == Login::Given || self.authfile.is_some(),
+        }
+    }
+
+    fn login(&self) -> Login {
         let given = [
             self.creds.is_some(),
             self.creds_file.is_some(),

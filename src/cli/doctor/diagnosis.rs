@@ -7,7 +7,7 @@ use super::machine::{Limits, Machine};
 use super::settings::{Policy, Settings};
 use super::skopeo::Skopeo;
 use crate::cli::failure::Failure;
-use crate::cli::hint::{Login, NO_POLICY, hint};
+use crate::cli::hint::{Access, NO_POLICY, hint};
 
 /// The number of open files below which `doctor` gives a note. A pull with the default options needs about 300 for all
 /// of its proxies and workers.
@@ -48,7 +48,7 @@ impl Problem {
     }
 
     /// Makes the problem that reports an error, perhaps about an image.
-    pub(super) fn of(action: &str, error: &Error, image: Option<&str>, login: Login) -> Self {
+    pub(super) fn of(action: &str, error: &Error, image: Option<&str>, access: Access) -> Self {
         let reason = match error {
             // The name of the library's option says nothing to a user of the command.
             Error::Config(ConfigError::Invalid { reason, .. }) => printable(reason),
@@ -56,7 +56,7 @@ impl Problem {
         };
         Self {
             what: format!("can't {}: {reason}", printable(action)),
-            advice: hint(error, image, login),
+            advice: hint(error, image, access),
         }
     }
 }

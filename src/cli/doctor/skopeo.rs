@@ -14,7 +14,7 @@ use tokio::io::AsyncReadExt;
 use super::diagnosis::Problem;
 use super::settings::shown;
 use crate::cli::advice;
-use crate::cli::hint::Login;
+use crate::cli::hint::Access;
 use crate::cli::within;
 
 /// An image at a port of this machine where no registry runs.
@@ -82,7 +82,7 @@ pub(super) async fn examine(
     config: ImageProxyConfig,
     image: Option<&str>,
     deadline: Option<Duration>,
-    login: Login,
+    access: Access,
 ) -> Skopeo {
     let program = config.skopeo_path.clone();
     let program = program.unwrap_or_else(|| "skopeo".into());
@@ -104,7 +104,7 @@ pub(super) async fn examine(
         Ok(version) => skopeo.version = Some(version.to_string()),
         Err(error) => {
             let what = "find the version of skopeo";
-            let problem = Some(Problem::of(what, &error, None, login));
+            let problem = Some(Problem::of(what, &error, None, access));
             if matches!(error, Error::Spawn { .. }) {
                 skopeo.failed = problem;
                 return skopeo;
@@ -112,15 +112,15 @@ pub(super) async fn examine(
             skopeo.version_problem = problem;
         }
     }
-    let using = within(deadline, skopeo.use_proxy(config.clone(), login));
+    let using = within(deadline, skopeo.use_proxy(config.clone(), access));
     if let Err(error) = Box::pin(using).await {
         let what = match (&skopeo.proxy, image) {
             (Some(_), Some(image)) => format!("open {image}"),
             _ => "start a proxy".to_owned(),
         };
-        let mut problem = Problem::of(&what, &error, image, login);
+        let mut problem = Problem::of(&what, &error, image, access);
         if let Some(image) = image {
-            let looked_up = Box::pin(advice::on_image(&error, image, config, login)).await;
+            let looked_up = Box::pin(advice::on_image(&error, image, config, access)).await;
             problem.advice = looked_up.or(problem.advice);
         }
         skopeo.failed = Some(problem);
@@ -129,7 +129,11 @@ pub(super) async fn examine(
 }
 
 impl Skopeo {
-    async fn use_proxy(&mut self, config: ImageProxyConfig, login: Login) -> longshore::Result<()> {
+    async fn use_proxy(
+        &mut self,
+        config: ImageProxyConfig,
+        access: Access,
+    ) -> longshore::Result<()> {
         let mut calls = Calls::default();
         let started = calls.time("start", ImageProxy::new_with_config(config));
         let proxy = started.await?;
@@ -143,7 +147,7 @@ impl Skopeo {
         let opened = if let Some(image) = &mut self.image {
             image.open(&proxy, &mut calls).await
         } else {
-            self.settings_problem = try_settings(&proxy, login).await;
+            self.settings_problem = try_settings(&proxy, access).await;
             Ok(())
         };
         let ended = calls.time("end", proxy.finalize()).await;
@@ -157,7 +161,7 @@ impl Skopeo {
 /// Lets the proxy open an image that does not exist, and returns the problem if the proxy can't use a file of its
 /// settings: an auth file, registries.conf, a certificate. skopeo reads these files only when it opens an image, and before
 /// it connects to the registry. It reads the policy later.
-async fn try_settings(proxy: &ImageProxy, login: Login) -> Option<Problem> {
+async fn try_settings(proxy: &ImageProxy, access: Access) -> Option<Problem> {
     let error = proxy.open_image(NO_REGISTRY).await.err()?;
     let Error::Refused { refusal, .. } = &error else {
         return None;
@@ -170,7 +174,7 @@ async fn try_settings(proxy: &ImageProxy, login: Login) -> Option<Problem> {
         RefusalKind::Unreadable => !message.contains("getting username and password"),
         _ => false,
     };
-    is_of_settings.then(|| Problem::of("open an image of a registry", &error, None, login))
+    is_of_settings.then(|| Problem::of("open an image of a registry", &error, None, access))
 }
 
 impl Opened {
