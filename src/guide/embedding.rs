@@ -12,7 +12,7 @@
 //! ```
 //!
 //! `default-features = false` leaves out the dependencies of the command. `decompress` is needed only to read layers
-//! decompressed. Until the package is published, `path = "..."` takes the place of the version. skopeo must be in the
+//! decompressed, and to compare `diff_id`s in [`OciLayout::verify`](crate::OciLayout::verify). Until the package is published, `path = "..."` takes the place of the version. skopeo must be in the
 //! `PATH`, or be named by [`skopeo_path`](crate::ImageProxyConfig#structfield.skopeo_path).
 //!
 //! # A one-shot command
@@ -36,7 +36,7 @@
 //!
 //! # An async server
 //!
-//! A [`Fetcher`](crate::Fetcher) holds no proxy. An open [`Image`](crate::Image) holds the proxy that opened it and,
+//! A [`Fetcher`](crate::Fetcher) of `Fetcher::new` holds no proxy. An open [`Image`](crate::Image) holds the proxy that opened it and,
 //! until its layers are fetched, the proxies that were started ahead. Clones of a fetcher share one configuration. So
 //! make one fetcher at the start, and give each request a clone:
 //!
@@ -73,7 +73,7 @@
 //!   [descriptors](super::operating#descriptors).
 //! - **The other limits are for each pull**: workers, rate, documents. With many requests at once, put a
 //!   `tokio::sync::Semaphore` in front, or pull lists with [`pull_many`](crate::Fetcher::pull_many): all its images
-//!   share these limits.
+//!   share the workers and the rate. Its limit of documents is for each request.
 //!
 //! `examples/async_server.rs` is such a server, with axum.
 //!

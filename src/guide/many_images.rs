@@ -12,7 +12,8 @@
 //! | a list | [`pull_many`](crate::Fetcher::pull_many) | the others go on | each when it is complete |
 //! | requests that come in over time | [`pull_stream`](crate::Fetcher::pull_stream) | the others go on | each when it is complete |
 //!
-//! All of them fetch a layer that several images name only once, and fetch no layer that the sink already has.
+//! If several images name the same layer, each of these methods fetches it only once. None of them fetches a layer that
+//! the sink already has.
 //!
 //! # A list
 //!
@@ -71,7 +72,7 @@
 //! | requests held at once, from the moment when they are taken until their result is taken | 64 |
 //! | bytes of all documents of a request | [`max_documents_bytes`](crate::FetchOptions::max_documents_bytes), 64 MiB |
 //! | blobs in flight | [`workers`](crate::FetchOptions::workers), 32 |
-//! | proxies | [`proxies_per_host`](crate::FetchOptions::proxies_per_host), 16 for a registry, and never more than workers |
+//! | proxies | [`proxies_per_host`](crate::FetchOptions::proxies_per_host), 16 for a registry, and not more than workers (except those that replace late ones) |
 //!
 //! While the known documents of all held requests together have `max_documents_bytes` or more, no further request is
 //! taken. When 64 results are not taken, the pull waits, so take the results. A run of 1,000 images used 21 MiB of
@@ -95,8 +96,11 @@
 //! # Ok(()) }
 //! ```
 //!
-//! The index is stored byte for byte, so that its digest stays the same. It must be at a registry. To list
-//! the platforms without opening them, use [`fetch_source`](crate::Fetcher::fetch_source).
+//! The index is stored byte for byte, so its digest stays the same. The exception: if skopeo converts one of the images
+//! from a Docker format to OCI, the stored index names the converted manifests, and has another digest.
+//!
+//! The index must be at a registry. To list the platforms without opening them, use
+//! [`fetch_source`](crate::Fetcher::fetch_source).
 //!
 //! # A mirror that is kept up to date
 //!

@@ -20,7 +20,8 @@
 //!
 //! - Every blob of `get_blob`, `get_descriptor` and `get_blob_stream` is verified here, without blocking threads.
 //! - With skopeo 1.19 or later, many blobs of one proxy come at the same time, and other calls are answered meanwhile.
-//! - Nothing waits for ever: a blob without a byte for 60 s fails, and a call without an answer for 300 s ends the proxy.
+//! - A call without an answer for 300 s ends the proxy, and a blob without a byte for 60 s fails. Only a blob of
+//!   `get_raw_blob` has no timeout.
 //! - A future may be dropped at any time. What it opened is closed.
 //!
 //! `compat/README.md` lists every public item, what differs, and the tests that compare both crates. Read its table *What

@@ -52,7 +52,8 @@
 //! - **More than 16 proxies** helped only in one of the cases that were measured at a distance: 128 small layers at 100
 //!   ms, by 6 %. At 30 ms, the same layers took 22 % more time with up to 32 proxies (`benches/RESULTS.md`, *At a
 //!   distance*).
-//! - **There are never more proxies than workers**, unless you fix their number, because a proxy without a free worker would be idle.
+//! - **There are not more proxies than workers**, because a proxy without a free worker would be idle. The exceptions are
+//!   a fixed number, the minimum of a range, and proxies that replace those whose answers are late.
 //! - **A fixed number** ([`Proxies::Fixed`](crate::Proxies::Fixed)) is for measurements, and for registries whose limit you know.
 //!
 //! # Docker Hub
@@ -65,11 +66,13 @@
 //!
 //! - **skopeo 1.19 or later.** An older one hashes each blob, too, and does not end the transfer of a blob that is dropped early.
 //! - **`GOMAXPROCS`** in the environment says how many processors each skopeo may use at a time. If it is not set, a
-//!   skopeo that starts beside others may use twice its share of the processors, because a Go program needs memory for each.
+//!   skopeo that starts beside others is limited to twice its share of the processors. This saves memory: a Go program
+//!   needs some for each processor that it may use.
 //! - **The destination.** A layout syncs each blob to the disk before it gets its name. On a slow disk that is the limit.
 //! - **The limit of open files.** With few descriptors, fewer blobs are in flight: see [`operating`](super::operating).
-//! - **Handlers.** If all workers are busy for at least half a second while blobs wait, one more proxy is started. More
-//!   workers help a handler that waits; they do not help one that computes.
+//! - **Handlers.** A proxy handles a limited number of blobs at a time. If each proxy has as many as it may have for at
+//!   least half a second, while other blobs wait and `workers` allows more, one more proxy is started. More workers help
+//!   a handler that waits; they do not help one that computes.
 //!
 //! # Decompression
 //!

@@ -217,7 +217,9 @@ fn a_missing_tag_comes_with_the_command_that_lists_tags() {
     let image = served.reference("v2");
     let (repository, _) = image.rsplit_once(':').unwrap();
     let message = scratch.inspect(&newest_skopeo(), &image).run().failed(1);
-    let expected = format!("are name and tag right? longshore list-tags {repository} lists");
+    let expected = format!(
+        "are name and tag right? longshore list-tags {repository}, with the same options for the registry, lists"
+    );
     assert!(message.contains(&expected), "{message}");
     let message = scratch
         .inspect(&newest_skopeo(), repository)
