@@ -162,8 +162,8 @@ impl ImageProxy {
     ///
     /// # Errors
     ///
-    /// [`Error::RequestInitiationFailure`] with skopeo's reason; [`Error::Other`] if the manifest is larger than
-    /// [`connection.max_document_bytes`](ImageProxyConfig::connection).
+    /// [`Error::RequestInitiationFailure`] or [`Error::RetryableRequestFailure`] with skopeo's reason; [`Error::Other`] if
+    /// the document is larger than [`connection.max_document_bytes`](ImageProxyConfig::connection).
     pub async fn fetch_manifest_raw_oci(&self, img: &OpenedImage) -> Result<(String, Vec<u8>)> {
         let fetched = self
             .proxy

@@ -256,8 +256,8 @@ impl<'a> ContainersStorageRef<'a> {
         self.image
     }
 
-    /// The image as skopeo takes it: without `sha256:` in front of an id, which skopeo would take for a name
-    /// (skopeo issue 2750).
+    /// The image in the form that skopeo accepts: an id without `sha256:` in front. With `sha256:`, skopeo reads the id
+    /// as a name (skopeo issue 2750).
     #[must_use]
     pub fn image_for_skopeo(&self) -> &'a str {
         self.image.strip_prefix("sha256:").unwrap_or(self.image)

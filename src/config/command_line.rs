@@ -16,6 +16,14 @@ impl ImageProxyConfig {
         }
     }
 
+    /// The option that names the program.
+    pub(super) fn program_option(&self) -> &'static str {
+        match &self.skopeo_cmd {
+            Some(_) => "skopeo_cmd",
+            None => "skopeo_path",
+        }
+    }
+
     /// The global options of skopeo, which come before the subcommand.
     pub(super) fn global_arguments(&self) -> Vec<OsString> {
         let mut arguments = Vec::new();

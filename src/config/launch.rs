@@ -73,7 +73,7 @@ impl ImageProxyConfig {
     pub(crate) fn into_template(mut self) -> Result<Template> {
         self.validate()?;
         if self.user_agent_prefix.is_some() {
-            let found = query_version(self.base_command())?;
+            let found = query_version(self.base_command(), self.program_option())?;
             if found < USER_AGENT_PREFIX_SINCE {
                 tracing::warn!(
                     "user_agent_prefix is left out: it needs skopeo {USER_AGENT_PREFIX_SINCE} or later, \

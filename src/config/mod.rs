@@ -63,8 +63,9 @@ pub struct ConnectionOptions {
     /// Without a stall timeout, this option has no effect.
     pub least_rate: u64,
 
-    /// How long a call may wait for its answer. Then the whole connection fails: the proxy answers in order,
-    /// so all other calls would wait as well. The default is 300 s. `None` or zero means no limit.
+    /// How long a call may wait for its answer, from the moment when its turn comes. The time in which it waits for
+    /// earlier calls of the same proxy does not count. After the limit, the whole connection fails: the proxy answers in
+    /// order, so all other calls would wait as well. The default is 300 s. `None` or zero means no limit.
     ///
     /// Some calls take long. Opening a compressed archive unpacks it within the call, and skopeo waits within
     /// the call if a registry answers "too many requests".
@@ -181,8 +182,8 @@ macro_rules! setters {
 #[non_exhaustive]
 pub struct ImageProxyConfig {
     /// The path of an auth file, as in `skopeo --authfile`. A file that can be read only once, such as a pipe, is read
-    /// when the first proxy or [`Fetcher`](crate::Fetcher) is made, like [`auth_data`](Self#structfield.auth_data), and
-    /// has at most 1 MiB.
+    /// when a proxy or a [`Fetcher`](crate::Fetcher) is made, and has at most 1 MiB. A proxy or a fetcher of a clone of
+    /// this configuration reads it again, and finds nothing: use [`auth_data`](Self#structfield.auth_data) for clones.
     pub authfile: Option<PathBuf>,
     /// The content of an auth file.
     pub auth_data: Option<AuthData>,
@@ -227,8 +228,8 @@ pub struct ImageProxyConfig {
     /// The folder for skopeo's temporary files, such as unpacked archives. `None` means skopeo's default, which is
     /// usually `/var/tmp`.
     pub temporary_directory: Option<PathBuf>,
-    /// Whether skopeo logs its debug messages. Its stderr then also goes to the stderr of this process. Each line from
-    /// a proxy of a [`Fetcher`](crate::Fetcher) begins with the number that the proxy has in the events: `proxy 3: `.
+    /// Whether skopeo logs its debug messages. Its stderr then also goes to the stderr of this process. If the proxy has
+    /// a number in the events of a [`Fetcher`](crate::Fetcher), each line begins with this number: `proxy 3: `.
     /// The end of stderr is kept for error messages in any case.
     pub debug: bool,
     /// The program to run instead of `skopeo` from the `PATH`.

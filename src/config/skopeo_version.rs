@@ -34,9 +34,9 @@ impl ImageProxyConfig {
     ///
     /// A skopeo that is running when the future is dropped exits by itself, or is killed after 10 s.
     pub fn skopeo_version(&self) -> impl Future<Output = Result<Version>> + Send + use<> {
-        let command = self.base_command();
+        let (command, option) = (self.base_command(), self.program_option());
         async move {
-            let asking = tokio::task::spawn_blocking(move || query_version(command));
+            let asking = tokio::task::spawn_blocking(move || query_version(command, option));
             asking.await.map_err(join_error)?
         }
     }
@@ -45,8 +45,9 @@ impl ImageProxyConfig {
 /// How long a skopeo may take to print its version.
 const VERSION_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Runs a skopeo to ask for its version. This function blocks for [`VERSION_TIMEOUT`] at most.
-pub(super) fn query_version(mut command: Command) -> Result<Version> {
+/// Runs a skopeo to ask for its version. `option` is the option that names the program. This function blocks for
+/// [`VERSION_TIMEOUT`] at most.
+pub(super) fn query_version(mut command: Command, option: &'static str) -> Result<Version> {
     let program = command.get_program().to_string_lossy().into_owned();
     let spawn_failed = |source| Error::Spawn {
         program: program.clone(),
@@ -79,8 +80,8 @@ pub(super) fn query_version(mut command: Command) -> Result<Version> {
     })?;
     parse_version(&String::from_utf8_lossy(&printed)).ok_or_else(|| {
         Error::from(ConfigError::Invalid {
-            option: "skopeo_path",
-            reason: format!("{program} --version printed no version"),
+            option,
+            reason: format!("{program} printed no version with --version"),
         })
     })
 }

@@ -41,9 +41,9 @@ impl ChildExit {
         }
     }
 
-    /// Whether the process exited by itself, without a crash, before it had answered the first call of a proxy, or
-    /// without a result or a reason if it was another skopeo, such as `skopeo inspect`. The program is then no skopeo
-    /// with an image proxy, or does not accept its options, so another start would end in the same way.
+    /// Whether the process exited by itself, without a crash, before it had answered anything. A proxy answers its first
+    /// call; another skopeo, such as `skopeo inspect`, prints a result, or the reason why it has none. The program is then
+    /// no skopeo with an image proxy, or does not accept its options, so another start would end in the same way.
     #[must_use]
     pub fn is_no_proxy(&self) -> bool {
         let has_exited = self.status.is_some_and(|status| status.code().is_some());

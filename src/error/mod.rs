@@ -12,7 +12,8 @@ use semver::Version;
 use serde::de::Error as _;
 
 use crate::protocol::{
-    self, FIRST_SUPPORTED, Refusal, RefusalKind, describe_call, first_skopeo, skopeo_of,
+    self, FIRST_SUPPORTED, Refusal, RefusalKind, describe_call, describe_feature, first_skopeo,
+    skopeo_of, skopeos_since,
 };
 use crate::time::format_duration;
 use crate::words::printable;
@@ -58,8 +59,9 @@ pub enum Error {
 
     /// The proxy speaks a protocol version that this library does not speak.
     #[error(
-        "this skopeo can't be used: it speaks protocol {found}, and {FIRST_SUPPORTED} or a later 0.2 is needed (skopeo {})",
-        first_skopeo(&FIRST_SUPPORTED)
+        "this skopeo can't be used: it speaks protocol {found}, and this library speaks {FIRST_SUPPORTED} and later \
+         versions of 0.2 ({})",
+        skopeos_since(&FIRST_SUPPORTED)
     )]
     #[non_exhaustive]
     Incompatible {
@@ -70,7 +72,7 @@ pub enum Error {
     /// The proxy is too old for this call. Nothing was sent.
     #[error(
         "{} needs skopeo {}; this is {}",
-        describe_call(method),
+        describe_feature(method),
         first_skopeo(required),
         skopeo_of(found)
     )]
@@ -135,7 +137,8 @@ pub enum Error {
     )]
     RuntimeIdle,
 
-    /// A call was not answered in time. The connection is closed, because all later calls would wait as well.
+    /// skopeo did not answer a call, or end another operation, in time. If it was a call to a proxy, the connection to
+    /// this proxy is closed, because all later calls would wait as well.
     #[error(
         "{}: skopeo did not answer within {}{}",
         describe_call(method),
@@ -368,7 +371,10 @@ impl Error {
         }
     }
 
-    /// Whether the connection is closed, so that every later call on it fails with the same error.
+    /// Whether the connection to the proxy is closed, so that every later call on it fails with the same error.
+    ///
+    /// The result is also `true` if the runtime of the proxy does not run now, and if another skopeo, such as `skopeo
+    /// inspect`, exited or did not end in time.
     #[must_use]
     pub fn is_closed(&self) -> bool {
         match self {

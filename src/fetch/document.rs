@@ -117,7 +117,9 @@ pub(crate) fn descriptors(raw: &[u8]) -> Result<Option<Vec<Descriptor>>> {
         if part.get(name)?.is_some() {
             // Some tools would take the document for an index, others for an image (CVE-2021-41190). skopeo
             // refuses it.
-            return Err(part.wrong(format_args!("has the key {name:?} of an image as well")));
+            return Err(part.wrong(format_args!(
+                "also has the key {name:?}, which only the manifest of an image may have"
+            )));
         }
     }
     let entry = |entry: Part<'_>| {

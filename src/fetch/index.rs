@@ -160,7 +160,7 @@ impl FetchedIndex {
             match entries.iter().find(|known| known.digest == entry.digest) {
                 None => entries.push(entry),
                 Some(known) if known.size == entry.size => {}
-                Some(known) => return Err(two_sizes(&entry, known.size)),
+                Some(known) => return Err(two_sizes(&entry, known.size, "another entry")),
             }
         }
         Ok(Self { raw, entries })
@@ -198,7 +198,7 @@ pub(super) async fn inspect(starter: &Starter, reference: &str) -> Result<Vec<u8
 /// Returns an error unless the opened image has the size and the digest that the index names.
 pub(super) fn check_entry(entry: &Entry, manifest: &FetchedManifest) -> Result<()> {
     if let Some(size) = manifest.source_size().filter(|size| *size != entry.size) {
-        return Err(two_sizes(entry, size));
+        return Err(two_sizes(entry, size, "the manifest itself"));
     }
     if !manifest.has_source_digest(&entry.digest) {
         let computed = manifest.source_digest.clone();
@@ -207,14 +207,15 @@ pub(super) fn check_entry(entry: &Entry, manifest: &FetchedManifest) -> Result<(
     Ok(())
 }
 
-fn two_sizes(entry: &Entry, size: u64) -> Error {
+/// The error for an entry whose size differs from that of `other`.
+fn two_sizes(entry: &Entry, size: u64, other: &str) -> Error {
     let Entry {
         digest,
         size: named,
         ..
     } = entry;
     Error::image(format!(
-        "{digest} has two sizes: {named} bytes in its index, and {size} bytes"
+        "{digest} has two sizes: {named} bytes in an entry of its index, and {size} bytes in {other}"
     ))
 }
 

@@ -20,4 +20,4 @@ pub(crate) use phase::Phase;
 pub(crate) use reply::{Grant, Packet, Pipe, Violation};
 pub(crate) use session::{Rejected, Session, Turn, Waiter};
 pub(crate) use version::{CHECKS_POLICY_SINCE, is_compatible, supports};
-pub(crate) use wording::{describe_call, first_skopeo, skopeo_of};
+pub(crate) use wording::{describe_call, describe_feature, first_skopeo, skopeo_of, skopeos_since};

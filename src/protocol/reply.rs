@@ -112,7 +112,7 @@ pub(crate) enum Violation {
         found: usize,
     },
     /// The reply has a pipe id where there must be none, or none where there must be one.
-    #[error("the reply to {method} came with pipe id {found}")]
+    #[error("the reply to {method} came {}", pipe_id_text(*found))]
     PipeId {
         /// The method of the call that was answered.
         method: &'static str,
@@ -133,6 +133,14 @@ pub(crate) enum Violation {
     /// A descriptor is not the read end of a pipe.
     #[error("the proxy handed out a descriptor that is not a readable pipe")]
     NotAPipe,
+}
+
+/// Returns which wrong pipe id a reply has: "without a pipe id". Zero means none.
+fn pipe_id_text(found: u32) -> String {
+    match found {
+        0 => "without a pipe id".into(),
+        found => format!("with pipe id {found}, which does not belong there"),
+    }
 }
 
 /// The JSON of a reply. `error_code` is missing before protocol 0.2.8.

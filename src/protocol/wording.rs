@@ -20,6 +20,16 @@ pub(crate) fn describe_call(method: &str) -> &str {
     }
 }
 
+/// Returns what a method can do that no method of an earlier protocol version can, such as "fetching a blob of unknown
+/// size". Other text is returned unchanged, or as [`describe_call`] returns it.
+pub(crate) fn describe_feature(method: &str) -> &str {
+    match method {
+        "OpenImageOptional" => "asking whether an image exists",
+        "GetRawBlob" => "fetching a blob of unknown size",
+        other => describe_call(other),
+    }
+}
+
 /// The protocol versions, with the first and the last released skopeo that speaks each.
 const RELEASED: [(u64, &str, &str); 6] = [
     (1, "1.5.1", "1.5.1"),
@@ -36,6 +46,16 @@ pub(crate) fn first_skopeo(required: &Version) -> String {
     match released.find(|(patch, ..)| *patch >= required.patch) {
         Some((_, first, _)) => format!("{first} or later"),
         None => "later than 1.22".into(),
+    }
+}
+
+/// Returns the released skopeos that speak this version of the protocol, or a later one: "skopeo 1.13 to 1.22".
+pub(crate) fn skopeos_since(required: &Version) -> String {
+    let of = |skopeos: Option<&(u64, &'static str, &'static str)>| skopeos.copied();
+    let first = of(RELEASED.iter().find(|(patch, ..)| *patch >= required.patch));
+    match first.zip(of(RELEASED.last())) {
+        Some(((_, first, _), (_, _, last))) => format!("skopeo {first} to {last}"),
+        None => "none that was released".into(),
     }
 }
 
@@ -68,6 +88,7 @@ mod tests {
         assert_eq!(first_skopeo(&version("0.2.4")), "1.11 or later");
         assert_eq!(first_skopeo(&version("0.2.8")), "1.19 or later");
         assert_eq!(first_skopeo(&version("0.2.9")), "later than 1.22");
+        assert_eq!(skopeos_since(&version("0.2.3")), "skopeo 1.6 to 1.22");
         let shown = skopeo_of(&version("0.2.3"));
         assert_eq!(shown, "skopeo 1.6 to 1.10, protocol 0.2.3");
         assert_eq!(skopeo_of(&version("0.2.9")), "protocol 0.2.9");

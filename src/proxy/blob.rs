@@ -129,8 +129,8 @@ impl Blob {
     /// Splits the blob into a reader and a driver, like those of the crate containers-image-proxy.
     ///
     /// The reader reports the end only if the size and the digest are right, like the blob. The driver is a future that
-    /// returns an error if the blob failed. Reader and driver can be awaited in any order or together, and the reader
-    /// reaches its end even if the driver is not polled.
+    /// returns an error if the blob failed. Await the driver together with the reader, or after it. If the driver is
+    /// awaited first, another task must read. The reader reaches its end even if the driver is not polled.
     ///
     /// The driver fails as [abandoned](crate::BlobError::Abandoned) if the reader is dropped before all bytes are
     /// read. It fails as [unread](crate::BlobError::Unread) if no byte is read for the stall timeout while the driver

@@ -352,8 +352,9 @@ impl ImageProxy {
     ///
     /// # Errors
     ///
-    /// The errors of [`get_blob`](Self::get_blob), except those about the size and about the algorithm of the digest,
-    /// and [`Error::Unsupported`] before protocol 0.2.8 (see [`supports_get_raw_blob`](Self::supports_get_raw_blob)).
+    /// [`Error::Unsupported`] before protocol 0.2.8 (see [`supports_get_raw_blob`](Self::supports_get_raw_blob)), and
+    /// otherwise the errors of [`get_blob`](Self::get_blob), without those about the size and about the algorithm of the
+    /// digest.
     #[instrument(level = "debug", skip(self, image))]
     pub async fn get_raw_blob(&self, image: &OpenedImage, digest: &Digest) -> Result<RawBlob> {
         let call = Call::GetRawBlob {
@@ -386,8 +387,8 @@ impl ImageProxy {
     ///    [call timeout](ConnectionOptions::call_timeout). Other handles get [`Error::Closed`] from now on.
     /// 2. Open blobs may be read to their end, until the [shutdown timeout](ConnectionOptions::shutdown_timeout) has
     ///    passed since this call.
-    /// 3. The proxy is told to exit. If it has not exited after another shutdown timeout, it gets `SIGTERM` and, 2 s
-    ///    later, `SIGKILL`.
+    /// 3. The proxy is told to exit. If this library started it, and it has not exited after another shutdown timeout, it
+    ///    gets `SIGTERM` and, 2 s later, `SIGKILL`.
     ///
     /// # Errors
     ///

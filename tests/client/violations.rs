@@ -164,16 +164,17 @@ fn a_superfluous_or_missing_pipe_id_ends_the_connection() {
     run(async {
         for ask in Ask::ALL {
             let (count, piped) = ask.shape();
-            let id = if piped { 0 } else { 5 };
+            let (id, wrong) = if piped {
+                (0, "without a pipe id")
+            } else {
+                (5, "with pipe id 5, which does not belong there")
+            };
             let reported = broken_by(ask, async |peer| {
                 peer.reply_with(ask.value(), id, &pipes(count)).await;
             })
             .await;
             let method = ask.method();
-            assert_eq!(
-                reported,
-                format!("the reply to {method} came with pipe id {id}")
-            );
+            assert_eq!(reported, format!("the reply to {method} came {wrong}"));
         }
     });
 }

@@ -195,7 +195,7 @@ fn an_index_with_invalid_entries_is_refused_before_it_is_named() {
         ),
         (
             |index| index["layers"] = json!([]),
-            "\"layers\" of an image as well",
+            "also has the key \"layers\"",
         ),
     ];
     for (change, expected) in cases {

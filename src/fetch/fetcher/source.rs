@@ -79,7 +79,9 @@ impl Fetcher {
             let repository = printable(repository);
             return Err(Error::from(ConfigError::Invalid {
                 option: "repository",
-                reason: format!("{repository} is not docker://HOST/NAME without a tag or a digest"),
+                reason: format!(
+                    "{repository} must have the form docker://HOST/NAME, with no tag and no digest"
+                ),
             }));
         }
         let limit = self.options.max_documents_bytes;
