@@ -281,7 +281,7 @@ fn on_credentials(has_some: bool, file: AuthFile) -> &'static str {
     match (has_some, file) {
         (true, AuthFile::Given) => {
             "the registry does not accept the credentials of the auth file that was given (skopeo ignores a credsStore \
-             there); skopeo login writes others into it"
+             there); log in anew with skopeo login, and name the same auth file there"
         }
         (false, AuthFile::Given) => {
             "the auth file that was given has no credentials for this registry"

@@ -101,7 +101,7 @@ impl Underway {
         if let Some(folder) = &self.incomplete_in {
             let folder = printable(&folder.display().to_string());
             let removed = match self.next_pull {
-                NextPull::GoesOn | NextPull::Removes => ", which the next pull into it removes",
+                NextPull::GoesOn | NextPull::Removes => " (the next pull removes these files)",
                 NextPull::Ignores => "",
             };
             parts.push(format!("incomplete files may be left in {folder}{removed}"));
@@ -150,7 +150,7 @@ mod tests {
         );
         assert_eq!(
             pull.second_message(),
-            "ended at once; incomplete files may be left in image, which the next pull into it removes"
+            "ended at once; incomplete files may be left in image (the next pull removes these files)"
         );
     }
 }

@@ -131,7 +131,7 @@ fn hint_of_silence(method: &str, image: Option<&str>) -> Option<&'static str> {
             "is this a skopeo with an image proxy? --skopeo PATH, or LONGSHORE_SKOPEO, chooses one",
         ),
         _ if is_of_registry => Some(
-            "the registry does not answer; --call-timeout limits the wait for each answer, and --deadline all waits",
+            "the registry does not answer; --call-timeout limits the wait for each answer, and --deadline the time of the whole command",
         ),
         _ => None,
     }
@@ -142,8 +142,9 @@ fn hint_of_spawn(program: &str, source: &io::Error) -> Option<String> {
     let where_it_is = "--skopeo PATH, or LONGSHORE_SKOPEO, says where it is";
     if source.kind() == io::ErrorKind::NotFound {
         let is_looked_up = !program.contains('/') && program != "skopeo";
-        let path =
-            format!("; a name without a slash is looked up in PATH, so a file here is ./{program}");
+        let path = format!(
+            "; a name without a slash is looked up in PATH; for a file in this folder, type ./{program}"
+        );
         let path = if is_looked_up { path.as_str() } else { "" };
         return Some(format!("install skopeo; {where_it_is}{path}"));
     }
@@ -193,7 +194,7 @@ mod tests {
                 missing(),
                 Some("LONGSHORE_SKOPEO, says where it is"),
             ),
-            ("d", missing(), Some("so a file here is ./d")),
+            ("d", missing(), Some("for a file in this folder, type ./d")),
             (
                 "./d",
                 io::ErrorKind::PermissionDenied.into(),

@@ -76,10 +76,11 @@ fn request(reference: &str, options: &[&str]) -> Result<ImageRequest, String> {
     Ok(request)
 }
 
+/// What a name in a layout is ([`OciLayout::can_name`]).
+const NAME_RULE: &str = "letters and digits, with one of - . _ : @ / + (or --) between them";
+
 pub(crate) fn cant_name(name: &str) -> String {
-    format!(
-        "{name:?} can't name an image in a layout: letters, digits and - . _ : @ / + are allowed"
-    )
+    format!("{name:?} can't name an image in a layout: a name is {NAME_RULE}")
 }
 
 /// One of several parts of a list, counted from 0.
@@ -175,16 +176,25 @@ const PARTS: [&str; 5] = [
 /// Whether this is a template whose results can be names.
 pub(crate) fn is_template(text: &str) -> bool {
     let parts = PARTS.iter().any(|part| text.contains(part));
-    let filled = PARTS
-        .iter()
-        .fold(text.to_owned(), |text, part| text.replace(part, "x"));
-    parts && OciLayout::can_name(&filled)
+    parts && OciLayout::can_name(&with_example_parts(text))
+}
+
+/// Replaces each placeholder by a letter.
+fn with_example_parts(text: &str) -> String {
+    let replace = |text: String, part: &&str| text.replace(part, "x");
+    PARTS.iter().fold(text.to_owned(), replace)
 }
 
 /// The message for a template that is not one.
 pub(crate) fn cant_be_template(text: &str) -> String {
-    let parts = PARTS.join(", ");
-    format!("{text:?} has a {{ or }} that belongs to no placeholder; the placeholders are {parts}")
+    if with_example_parts(text).contains(['{', '}']) {
+        let parts = PARTS.join(", ");
+        format!(
+            "{text:?} has a {{ or }} that belongs to no placeholder; the placeholders are {parts}"
+        )
+    } else {
+        format!("{text:?} can't name images in a layout: a name is {NAME_RULE}")
+    }
 }
 
 fn fill(template: &str, request: &ImageRequest) -> Result<String, String> {

@@ -83,8 +83,8 @@ impl OutputPath {
             );
             changed.map_err(|error| {
                 let reason = format!(
-                    "the folder that replaces it can't have its owner and group ({owner}:{group}): {error}; remove \
-                     the folder, or name another one"
+                    "the new folder can't get the owner and the group of the existing one ({owner}:{group}): {error}; \
+                     remove the existing folder, or name another one"
                 );
                 io::Error::new(error.kind(), reason)
             })?;

@@ -37,7 +37,7 @@ pub(crate) fn first_line_of(option: &str, path: &Path) -> Result<Zeroizing<Strin
     }
     if line.trim_start().starts_with('{') {
         return Err(wrong(
-            "it looks like an auth file, which --authfile names".into(),
+            "it looks like an auth file; use --authfile for one".into(),
         ));
     }
     Ok(line)

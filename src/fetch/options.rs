@@ -84,9 +84,11 @@ pub struct FetchOptions {
     /// The number of proxies. The default is [`Proxies::Auto`].
     pub proxies: Proxies,
     /// The maximum number of proxies of [`Proxies::Auto`] for one registry host in one pull, without those whose
-    /// answers are late. `None`, the default, means 16. Pulls of one fetcher and its clones that run at the same time
-    /// share proxies: each has one, and all together have at most as many more as [`workers`](Self::workers), unless
-    /// the number is [fixed](Proxies::Fixed). The pulls of another fetcher count separately.
+    /// answers are late. `None`, the default, means 16.
+    ///
+    /// Pulls of one fetcher and its clones that run at the same time share a limit: each pull has one proxy, and all of
+    /// them together have at most [`workers`](Self::workers) further proxies. The pulls of another fetcher count
+    /// separately, and so do pulls with a [fixed](Proxies::Fixed) number of proxies.
     ///
     /// With `None`, an image of docker.io is opened by one proxy only, because each opening counts as one pull in
     /// Docker Hub's quota. One image is then fetched by one proxy, and several images by at most as many proxies as
@@ -102,8 +104,8 @@ pub struct FetchOptions {
     /// The rate limit for all blobs of a pull together, in bytes per second. `None`, the default, means no limit.
     pub limit_rate: Option<NonZeroU64>,
     /// The maximum number of decompressed bytes of a layer, as a multiple of its compressed size; 1 MiB more
-    /// is allowed. At every moment, the decompressed bytes may exceed this multiple of the bytes read so far
-    /// by at most 32 MiB. The default is 1,100: gzip does not exceed 1,032 (zlib's technical details).
+    /// is allowed. While a layer is read, the same multiple of the compressed bytes that were read so far applies; there
+    /// 32 MiB more are allowed. The default is 1,100: gzip does not exceed 1,032 (zlib's technical details).
     pub max_expansion: NonZeroU64,
     /// The largest accepted window of a zstd layer, in bytes. The value is rounded down to a power of two, and is taken
     /// as 1 KiB if it is less, and as 1 GiB if it is more. Each layer that is being decompressed needs as much memory
@@ -111,9 +113,9 @@ pub struct FetchOptions {
     pub max_zstd_window: NonZeroU64,
     /// The maximum number of bytes of all documents of one pull together: manifests, indexes and image
     /// configs. They are held in memory; parsed, they need several times as much. The default is 64 MiB. In
-    /// [`pull_many`](crate::Fetcher::pull_many), the limit is for each request, and no further request is taken while
-    /// the known documents of all held requests reach it. Each single document is limited by
-    /// [`max_document_bytes`](crate::ConnectionOptions::max_document_bytes).
+    /// [`pull_many`](crate::Fetcher::pull_many), the limit is for each request. A further request is taken only while the
+    /// known documents of all requests whose result has not been taken have fewer bytes than this limit together. Each
+    /// single document is limited by [`max_document_bytes`](crate::ConnectionOptions::max_document_bytes).
     pub max_documents_bytes: u64,
     /// Whether *warm proxies* are started: proxies that the pull will probably need, and that are started while the
     /// first proxy still opens the image. Each of them opens the image, too, which reads its manifest once more. The

@@ -46,7 +46,8 @@ use crate::time::deadline_after;
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct RetryPolicy {
-    /// The maximum number of retries after the first try of a blob, an opening or another request. The default is 4.
+    /// The maximum number of retries after the first try of a blob, an opening or another request. The default is 4. If
+    /// a proxy fails while it fetches a config, the config is asked for once more, even with 0.
     pub retries: u32,
     /// The longest wait before the first retry of a refused call, or of a blob with wrong bytes. The longest wait
     /// doubles with each further retry, up to [`max_backoff`](Self::max_backoff). The actual wait is random, between

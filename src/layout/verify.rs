@@ -34,8 +34,8 @@ pub struct VerifyOptions {
     /// The name, or the digest, of the only image to verify. `None`, the default, means all images of the index.
     pub image: Option<String>,
     /// Whether blobs that no image names are verified, too. A pull that was killed leaves such blobs, and a
-    /// later pull reuses them. Their sizes are not compared, because nothing says what they should be. The
-    /// default is false.
+    /// later pull reuses them. Their sizes are not compared, because nothing says what they should be. With
+    /// [`image`](Self::image), the blobs that only other images name count as such blobs. The default is false.
     pub unnamed: bool,
     /// Whether layers are also decompressed, and compared with the `diff_id`s of their image config. The defaults of
     /// [`max_expansion`](crate::FetchOptions::max_expansion) and
@@ -104,8 +104,8 @@ pub struct DamagedBlob {
     pub digest: Digest,
     /// The kind of the damage.
     pub damage: Damage,
-    /// The images that name the blob, each by its name in the layout or, if it has none, by its digest. Empty
-    /// for a blob that no image names. The names are as they are in the layout;
+    /// The verified images that name the blob, each by its name in the layout or, if it has none, by its digest. Empty
+    /// for a blob that none of them names. The names are as they are in the layout;
     /// [`printable`](crate::printable()) makes them safe to show.
     pub images: Vec<String>,
     /// The size that the descriptor of the blob states, in bytes. `None` if no image names the blob.

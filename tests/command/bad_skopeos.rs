@@ -198,8 +198,8 @@ fn a_second_signal_ends_the_command_at_once_and_names_leftovers() {
         pull.signal(Signal::SIGINT);
         let message = pull.end().failed(130);
         let last = message.lines().last().unwrap();
-        let expected = "longshore: ended at once; incomplete files may be left in image, which the next pull into it \
-                        removes; skopeo's temporary files may be left in /var/tmp, or in /tmp (TMPDIR)";
+        let expected = "longshore: ended at once; incomplete files may be left in image (the next pull removes these files); \
+                        skopeo's temporary files may be left in /var/tmp, or in /tmp (TMPDIR)";
         assert_eq!(last, expected, "{message}");
         fs::remove_file(&started).unwrap();
     }

@@ -11,8 +11,10 @@ use crate::harness::{
     Outcome, Served, assert_image_stored, config, discard, faults, options, proxies, pull, random,
     short_stall_config,
 };
-use longshore::oci_spec::image::Descriptor;
-use longshore::{Discard, DocumentKind, EventKind, Events, Fetcher, OciLayout};
+use longshore::oci_spec::image::{Descriptor, Digest};
+use longshore::{
+    Discard, DocumentKind, Error, EventKind, Events, Fetcher, Layer, LayerReader, OciLayout,
+};
 use serde_json::Value;
 use test_registry::server::{Options, Registry};
 use test_support::leaks::run;
@@ -407,6 +409,31 @@ fn events_end_with_the_pull() {
             () = within_bound(opened) => drop(pulling),
         }
         within_bound(async { while stream.recv().await.is_some() {} }).await;
+    });
+}
+
+#[test]
+#[ignore = "needs skopeo"]
+fn events_end_with_a_call_that_fails_before_it_fetches() {
+    run(async {
+        let served = Served::new(1, 1000);
+        let fetcher = Fetcher::new(config("0.2.8"), options()).await.unwrap();
+        let image = fetcher.open(&served.reference()).await.unwrap();
+        let missing: Digest = format!("sha256:{}", "0".repeat(64)).parse().unwrap();
+        let layer = image.layers().remove(0);
+        let other = Descriptor::new(layer.descriptor.media_type().clone(), 1, missing.clone());
+        let others = [Layer::new(0, other)];
+        let (events, mut stream) = Events::channel();
+        let listening = fetcher.clone().with_events(events);
+        let read = |_: LayerReader| async { Ok::<_, Error>(()) };
+        within_bound(listening.for_blob(&image, &missing, read))
+            .await
+            .unwrap_err();
+        while within_bound(stream.recv()).await.is_some() {}
+        let (events, mut stream) = Events::channel();
+        let listening = fetcher.with_events(events);
+        listening.layers_of(&image, &others, 1).unwrap_err();
+        while within_bound(stream.recv()).await.is_some() {}
     });
 }
 

@@ -55,7 +55,7 @@ fn archive_file(text: &OsStr) -> Result<PathBuf, String> {
     if let Some(transport) = transport_of(&shown) {
         return Err(format!(
             "the archive is a plain tar of the image's files, so FILE is a path, such as x.tar; longshore pull \
-             writes oci:, oci-archive: and dir: (a file of this name is ./{transport}:...)"
+             writes oci:, oci-archive: and dir:; for a file whose name begins with {transport}:, type ./{transport}:..."
         ));
     }
     let extension = path.extension().and_then(OsStr::to_str).unwrap_or_default();
@@ -88,7 +88,7 @@ mod tests {
         }
         let table = [
             ("oci:x", "such as x.tar; longshore pull writes oci:"),
-            ("docker-archive:x.tar", "this name is ./docker-archive:..."),
+            ("docker-archive:x.tar", "type ./docker-archive:..."),
             ("x.tar.gz", "longshore export IMAGE | gzip > x.tar.gz"),
             ("x.TGZ", "| gzip > x.TGZ"),
             ("x.tar.zst", "| zstd > x.tar.zst"),

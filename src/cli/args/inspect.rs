@@ -100,8 +100,8 @@ impl InspectArguments {
                 "--manifest and --config show one image: choose a platform, or use --raw for the index"
             }
             InspectOutput::Raw | InspectOutput::Platforms if self.proxy.demands_policy() => {
-                "the signature policy is checked when an image is opened, and --raw and --platform all open \
-                 none: leave out --policy and --require-policy"
+                "the signature policy is checked when an image is opened; neither --raw nor --platform all opens an \
+                 image: leave out --policy and --require-policy"
             }
             _ => return Ok(()),
         };

@@ -189,7 +189,7 @@ pub(super) const OPTIONS: &[Advice] = &[
         "the variables HTTPS_PROXY and NO_PROXY choose a proxy for HTTPS",
     ),
     Advice::new(&["--debug", "-d"], "--verbose shows debug messages"),
-    Advice::new(&["--silent"], "--quiet prints only errors"),
+    Advice::new(&["--silent"], "--quiet prints only errors and warnings"),
     Advice::new(&["--no-progress"], "--progress none shows no progress"),
     Advice::new(&["--skopeo-path"], "--skopeo PATH chooses a skopeo"),
     Advice::new(&["--config-only"], "--config prints the config"),
@@ -217,7 +217,7 @@ pub(super) const OPTIONS: &[Advice] = &[
     Advice::only(
         &["pull"],
         &["--format", "--preserve-digests"],
-        "images are stored as their source has them",
+        "an OCI image is stored as its source has it; an image in a Docker format is converted to OCI",
     ),
     Advice::only(
         &["export"],

@@ -142,7 +142,7 @@ fn tag_and_digest(text: &str, digest: &str) -> String {
 fn unknown_transport(text: &str) -> String {
     if matches!(text, "true" | "false") {
         return format!(
-            "this is no image; an option's value follows an equals sign, as in --tls-verify={text}"
+            "this is no image; the value of --tls-verify follows an equals sign: --tls-verify={text}"
         );
     }
     if let Some(dash) = text
@@ -153,8 +153,8 @@ fn unknown_transport(text: &str) -> String {
         return format!("is this an option? It begins with the character {dash} and not with -");
     }
     if text.starts_with("sha256:") {
-        return "this is a digest; an image is docker://HOST/REPOSITORY@sha256:..., and a digest that is given \
-                apart follows the image"
+        return "this is a digest; an image is docker://HOST/REPOSITORY@sha256:...; a command that takes a digest \
+                besides takes it after the image"
             .into();
     }
     if let Some(("http" | "https", name)) = text.split_once("://") {

@@ -123,8 +123,8 @@ fn unreadable_auth_file(settings: &Settings, may_work: bool) -> Option<Problem> 
     (has_earlier == may_work).then(|| {
         Problem::new(
             format!(
-                "this user may not read the auth file {}, so skopeo opens no image at a registry for which no \
-                 earlier auth file has credentials",
+                "this user may not read the auth file {}; skopeo reads the auth files in their order, and fails at \
+                 this one, unless an earlier file has credentials for the registry",
                 files[position].path
             ),
             "change its permissions, name another file with --authfile, or use --no-creds; \
@@ -220,7 +220,7 @@ mod tests {
             assert_eq!(found(false).is_some(), problems, "{earlier_exists}");
             assert_eq!(found(true).is_some(), notes, "{earlier_exists}");
             let problem = found(false).or_else(|| found(true));
-            assert!(problem.is_none_or(|problem| problem.what.contains("auth file /b,")));
+            assert!(problem.is_none_or(|problem| problem.what.contains("auth file /b;")));
         }
     }
 

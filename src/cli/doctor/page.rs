@@ -9,7 +9,12 @@ use crate::cli::page::Page;
 pub(super) fn text(report: &Report) -> String {
     let mut page = Page::default();
     skopeo(&mut page, &report.skopeo);
-    settings(&mut page, &report.settings, report.policy_checked);
+    let checks_policy = report
+        .skopeo
+        .proxy
+        .as_ref()
+        .map(|proxy| proxy.checks_policy);
+    settings(&mut page, &report.settings, checks_policy);
     let limits = limits(&report.machine.limits);
     list(&mut page, "limits", limits.into_iter());
     let folders = report.machine.folders.iter().map(folder);
@@ -82,12 +87,13 @@ fn abilities(proxy: &Abilities, works: bool) -> impl Iterator<Item = String> {
     wanted.map(|(_, what)| what.to_owned())
 }
 
-fn settings(page: &mut Page, settings: &Settings, policy_checked: bool) {
+/// Writes the settings. `checks_policy` says whether skopeo checks the policy; `None` if that is unknown.
+fn settings(page: &mut Page, settings: &Settings, checks_policy: Option<bool>) {
     let policy = &settings.policy;
-    let checked = if policy_checked {
-        "checked"
-    } else {
-        "not checked"
+    let checked = match checks_policy {
+        Some(true) => " (checked by this skopeo)",
+        Some(false) => " (not checked by this skopeo)",
+        None => "",
     };
     let says = if policy.restricts_images {
         "may refuse images"
@@ -97,7 +103,7 @@ fn settings(page: &mut Page, settings: &Settings, policy_checked: bool) {
     page.text(
         "policy",
         &match &policy.file {
-            Some(file) => format!("{file}: {checked}, {says}"),
+            Some(file) => format!("{file}: {says}{checked}"),
             None if policy.is_off => "off, by --insecure-policy".to_owned(),
             None => "none found".to_owned(),
         },
@@ -139,7 +145,7 @@ fn limits(limits: &Limits) -> [String; 3] {
         ),
         format!("largest pipe in bytes: {}", number(limits.pipe_max_size)),
         format!(
-            "pipe pages of a user: soft limit {} (new pipes are then small), hard limit {}",
+            "pipe pages of a user: soft limit {}, hard limit {} (above the soft limit, pipes are small)",
             pages(limits.pipe_user_pages_soft),
             pages(limits.pipe_user_pages_hard)
         ),

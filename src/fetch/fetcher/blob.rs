@@ -55,6 +55,7 @@ impl Fetcher {
         E: Into<HandlerError>,
         Fut: Future<Output = Result<T, E>> + Send,
     {
+        let _end_guard = self.events.end_guard();
         let size = self.size_of(image, digest).await?;
         let handler = move |_, reader| handler(reader);
         self.for_one(image, digest, size, handler).await
@@ -81,6 +82,7 @@ impl Fetcher {
         T: Send + 'static,
         E: Into<HandlerError> + 'static,
     {
+        let _end_guard = self.events.end_guard();
         let size = self.size_of(image, digest).await?;
         let handler = on_blocking_thread(move |_, reader| handler(reader));
         self.for_one(image, digest, size, handler).await
@@ -124,6 +126,7 @@ impl Fetcher {
         if !image.is_converted() {
             return Ok(self.content(image).await?.config().to_vec());
         }
+        let _end_guard = self.events.end_guard();
         let manifest = document::manifest(&self.source_manifest(image).await?)?;
         let (digest, size) = (manifest.config().digest(), manifest.config().size());
         let limit = self.starter.max_document_bytes();

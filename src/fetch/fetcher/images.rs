@@ -138,6 +138,7 @@ impl Fetcher {
         if !image.is_converted() {
             return Ok(image.manifest_raw().to_vec());
         }
+        let end_guard = self.events.end_guard();
         let pinned = by_digest(image.reference(), image.digest());
         let reference = pinned.as_deref().unwrap_or(image.reference());
         let source = self.fetch_source(reference).await?;
@@ -146,6 +147,7 @@ impl Fetcher {
                           (docker://)";
             return Err(Error::image(reason));
         }
+        end_guard.keep();
         Ok(source.into_raw())
     }
 

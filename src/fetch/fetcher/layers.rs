@@ -223,8 +223,9 @@ impl Fetcher {
     ///
     /// Dropping the stream ends the fetch.
     pub fn layers_of(&self, image: &Image, layers: &[Layer], ahead: usize) -> Result<LayerStream> {
+        let end_guard = self.events.end_guard();
         image.check_layers(layers)?;
-        self.in_order(image, layers, ahead, AsStored, self.events.end_guard())
+        self.in_order(image, layers, ahead, AsStored, end_guard)
     }
 
     pub(super) fn in_order<V: View>(

@@ -59,7 +59,8 @@ use crate::reference::Place;
 ///   process uses the shared cache.
 /// - For other users, the environment of each skopeo process has `XDG_DATA_HOME=/dev/null`. The credential helpers that
 ///   skopeo runs inherit this variable, so set the option to false if your helpers keep data there. The variable is not
-///   changed if [`skopeo_cmd`](ImageProxyConfig#structfield.skopeo_cmd) is another program than skopeo.
+///   changed if [`skopeo_path`](ImageProxyConfig#structfield.skopeo_path) or
+///   [`skopeo_cmd`](ImageProxyConfig#structfield.skopeo_cmd) names another program than skopeo.
 #[derive(Debug, Clone)]
 pub struct Fetcher {
     starter: Arc<Starter>,
@@ -124,9 +125,9 @@ impl Fetcher {
         }
     }
 
-    /// Returns this fetcher with these [`Events`] in place of its former ones. The events of all its calls go there,
-    /// until the first call that fetches layers ends, or a call that opens an image or fetches from one fails or is
-    /// dropped early. Later calls send none.
+    /// Returns this fetcher with these [`Events`] in place of its former ones. All its calls send their events there.
+    /// The events end when the first call that fetches layers ends. They also end when a call fails or is dropped early,
+    /// if this call opens an image or fetches from one. Later calls send none.
     #[must_use]
     pub fn with_events(mut self, events: Events) -> Self {
         self.events = events;

@@ -221,10 +221,11 @@ impl Fetcher {
         layers: &[Layer],
         ahead: usize,
     ) -> Result<LayerStream<UncompressedReader>> {
+        let end_guard = self.events.end_guard();
         image.check_layers(layers)?;
         check_diff_ids(layers)?;
         let view = Decompressed(Bounds::of(&self.options));
-        self.in_order(image, layers, ahead, view, self.events.end_guard())
+        self.in_order(image, layers, ahead, view, end_guard)
     }
 
     async fn uncompress_each<T, E, Fut>(
