@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# run.sh [--long]: every check of the project, from the tools the tests need to the documentation.
-# Nothing is left out: what is missing and can't be installed is a failure.
+# run.sh [--long]: installs the tools that the tests need, runs the lints, every test of the workspace
+# and a short soak, and builds the documentation. CONTRIBUTING.md lists the other checks.
+# No test is left out: what is missing and can't be installed is a failure.
 #
 # --long adds what takes more than an hour: the mutants, the fuzz targets and the soak for longer,
 # and more kills.

@@ -108,7 +108,7 @@ impl FromStr for Shard {
 }
 
 impl Shard {
-    /// Whether this part contains the image. Only the name of the image matters, so the answer is the same on
+    /// Whether this part contains the image. Only the reference of the image matters, so the answer is the same on
     /// every machine and in every list.
     pub(crate) fn has(self, reference: &str) -> bool {
         let digest = Sha256::digest(reference.as_bytes());

@@ -23,7 +23,8 @@ pub(super) struct Report<'a> {
     failed: &'a [FailedReport],
     /// The reason why the pull ended before all images were done.
     error: Option<String>,
-    /// The size of the layers of all images in bytes, each blob once.
+    /// The size of the layers of all images in bytes. A blob that several images have counts once if they are pulled at
+    /// the same time, and otherwise again.
     bytes: u64,
     fetched_blobs: usize,
     fetched_bytes: u64,

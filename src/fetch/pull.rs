@@ -24,7 +24,8 @@ pub struct Pulled {
     /// fail as a whole.
     pub failed_images: usize,
     /// The size of all layers together, in bytes, without foreign layers. A blob that several images have counts once.
-    /// In [`pull_many`](crate::Fetcher::pull_many), a blob counts once for images that are pulled at the same time.
+    /// In [`pull_many`](crate::Fetcher::pull_many), such a blob counts once if its images are pulled at the same time,
+    /// and otherwise again.
     pub bytes: u64,
     /// The number of blobs that were fetched: layers and configs.
     pub fetched_blobs: usize,

@@ -149,7 +149,7 @@
 //!
 //! The policy is checked when an image is opened. [`fetch_source`](crate::Fetcher::fetch_source) and
 //! [`list_tags`](crate::Fetcher::list_tags) open none. With [`open_index`](crate::Fetcher::open_index), each image of the index is
-//! opened and checked, and the index itself is taken as the registry has it.
+//! opened and checked. The policy is not checked for the index itself.
 //!
 //! A policy with gpg keys makes skopeo run gpg with a temporary folder. If such a skopeo is killed, the folder and
 //! gpg's agent are left. [`may_ask_gpg`](crate::ImageProxyConfig::may_ask_gpg) returns whether the policy has such
@@ -158,5 +158,6 @@
 //! # What no signature says
 //!
 //! Bytes are verified against the digests of the manifest. A registry can move a tag to any image: name a digest
-//! (`docker://registry.example.com/team/app@sha256:...`), or use a policy. What is *in* a layer, such as paths and
-//! set-uid files, is up to whoever unpacks it. `SECURITY.md` has the whole table of who checks what.
+//! (`docker://registry.example.com/team/app@sha256:...`), or use a policy. longshore does not judge what is
+//! *in* a layer, such as paths and set-uid files. The program that unpacks the layer must check it. `SECURITY.md` has
+//! the whole table of who checks what.

@@ -19,7 +19,7 @@
 //! | documents | [`max_documents_bytes`](crate::FetchOptions::max_documents_bytes), 64 MiB (in `pull_many`, for each request); parsed, several times as much. Usual images have 4 to 20 kB |
 //! | zstd, where layers are decompressed | one window for each layer that is being decompressed: [`max_zstd_window`](crate::FetchOptions::max_zstd_window), 32 MiB |
 //! | events that nobody reads | about 500 bytes each |
-//! | the skopeo processes | the memory of up to 16 processes for a registry. Pulls of one fetcher that run at the same time have one process each, and 32 more together |
+//! | the skopeo processes | the memory of up to 16 processes for a registry (32 while answers are late). Pulls of one fetcher that run at the same time have one process each, and 32 more together |
 //!
 //! Measured, this process without its children: 14.5 MiB for 2.1 GB in 40 layers with the default options, and 28.9 MiB with 16 proxies
 //! (`benches/RESULTS.md`, *Memory*). In a container, add the skopeos, and set

@@ -43,7 +43,7 @@
 //!
 //! | option | default | raise it | lower it |
 //! | --- | --- | --- | --- |
-//! | [`proxies`](crate::FetchOptions::proxies) | [`Auto`](crate::Proxies::Auto), at most 16 for a registry | many small layers from far away, on a machine with many processors | a registry that throttles; little memory |
+//! | [`proxies`](crate::FetchOptions::proxies) | [`Auto`](crate::Proxies::Auto) | many small layers from far away, on a machine with many processors | a registry that throttles; little memory |
 //! | [`proxies_per_host`](crate::FetchOptions::proxies_per_host) | 16 | many small layers from far away; the number is still estimated | a registry that throttles; little memory |
 //! | [`workers`](crate::FetchOptions::workers) | 32 | more than 32 proxies; handlers that wait a lot, such as for another server | handlers that need much memory each |
 //! | [`limit_rate`](crate::FetchOptions::limit_rate) | none | | a line that others use, too |

@@ -36,7 +36,7 @@ const REJECT: &str = r#"{"default": [{"type": "reject"}]}"#;
 
 #[test]
 #[ignore = "needs skopeo"]
-fn a_working_machine_is_described_without_network() {
+fn a_working_machine_is_described_without_an_image() {
     for skopeo in skopeos() {
         let scratch = Scratch::new();
         let report = doctor(&scratch, &skopeo).report();

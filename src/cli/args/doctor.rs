@@ -19,7 +19,7 @@ Examples:
 pub(crate) struct DoctorArguments {
     /// Image to open, such as docker://HOST/NAME:TAG
     ///
-    /// The image is opened, and each call to skopeo is timed. Without an image, no network is used.
+    /// The image is opened, and each call to skopeo is timed. Without an image, no registry is asked.
     #[arg(value_parser = image_reference)]
     pub(crate) image: Option<String>,
     /// Platform to choose from an index

@@ -33,8 +33,8 @@ pub(crate) struct SourceArguments {
     authfile: Option<PathBuf>,
     /// Credentials; - reads a line of stdin
     ///
-    /// The credentials are for the one registry of all images. Every user of this machine can read the command line, so
-    /// "-", which reads one line USER:PASS from stdin, or --creds-file is safer.
+    /// The credentials are for one registry, and all images must be at this registry. Every user of this machine can
+    /// read the command line, so "-", which reads one line USER:PASS from stdin, or --creds-file is safer.
     #[arg(long, alias = "src-creds", value_name = "USER:PASS", group = "auth", help_heading = CREDENTIALS)]
     creds: Option<String>,
     /// File whose first line is USER:PASS
@@ -66,7 +66,8 @@ pub(crate) struct SourceArguments {
     insecure: bool,
     /// Time limit of the command; default: none
     ///
-    /// The command fails after this time. What is complete stays. Examples: 90 or 90s (seconds), 10m, 1h, 500ms.
+    /// The command fails after this time. A pull into oci:DIR keeps the layers that are complete. Examples: 90 or 90s
+    /// (seconds), 10m, 1h, 500ms.
     #[arg(long, value_name = "DURATION", value_parser = time_limit, help_heading = LIMITS)]
     pub(crate) deadline: Option<Duration>,
     /// Time to wait for skopeo

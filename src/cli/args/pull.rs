@@ -62,7 +62,7 @@ pub(crate) struct PullArguments {
     pub(crate) from: Option<PathBuf>,
     /// Pull only part I of N, counted from 0
     ///
-    /// The name of an image determines its part, so that N machines with the same list pull each image once.
+    /// The reference of an image determines its part, so that N machines with the same list pull each image once.
     #[arg(long, value_name = "I/N", help_heading = IMAGES)]
     pub(crate) shard: Option<Shard>,
     /// Go on when an image fails
@@ -126,8 +126,8 @@ pub(crate) struct PullArguments {
     /// Number of skopeo processes; default: auto
     ///
     /// "auto" uses as many processes as make the pull faster, at most 16 for a registry. For docker.io, whose quota
-    /// counts openings, "auto" uses at most one process for each image. Without this option, the variable
-    /// LONGSHORE_PROXIES applies.
+    /// counts openings, "auto" uses at most one process for each image. While answers are late, "auto" and MIN-MAX
+    /// use up to twice as many. Without this option, the variable LONGSHORE_PROXIES applies.
     #[arg(long, value_name = "auto|N|MIN-MAX", help_heading = SPEED)]
     pub(super) proxies: Option<Proxies>,
     /// Maximum bytes per second; default: no limit
