@@ -71,7 +71,7 @@ impl Chapter {
 
 impl Drop for Chapter {
     fn drop(&mut self) {
-        // This fails only if the actor has ended. Then the socket is closed, and the server has closed all chapters.
+        // This fails only if the actor has ended. Then the socket is closed, so nothing can be sent any more.
         let _ = self.closing.send(self.port);
     }
 }

@@ -58,7 +58,8 @@ async fn main() -> anyhow::Result<()> {
         }
 
         // Reads what is left, here nothing, and returns an error unless size and digest are right and skopeo saw no
-        // error. To abandon a blob, drop it instead. That closes the pipe, and skopeo ends the transfer.
+        // error. To abandon a blob, drop it instead. That closes the pipe, and skopeo 1.19 or
+        // later ends the transfer.
         blob.finish().await?;
         println!("layer {} has {bytes} bytes", layer.digest());
     }

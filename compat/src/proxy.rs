@@ -66,7 +66,8 @@ impl ImageProxy {
     /// # Errors
     ///
     /// [`Error::Configuration`] if options exclude each other, [`Error::SkopeoSpawnError`] if there is no skopeo,
-    /// [`Error::ProxyTooOld`] before protocol 0.2.3 (skopeo 1.6), [`Error::Other`] with skopeo's stderr if it exits.
+    /// [`Error::ProxyTooOld`] if the proxy does not speak protocol 0.2.3 or a later 0.2 (skopeo 1.6 to 1.22),
+    /// [`Error::Other`] with skopeo's stderr if it exits.
     pub async fn new_with_config(config: ImageProxyConfig) -> Result<Self> {
         let proxy = longshore::ImageProxy::new_with_config(config.into()).await;
         proxy.map(Self::from).map_err(of("Initialize"))
@@ -255,8 +256,8 @@ impl ImageProxy {
             .await
     }
 
-    /// Fetches a blob **without any check**. Returns its size, if the registry announced it, the pipe of its bytes, and
-    /// a future that returns the error that the proxy reports. Read the pipe while the future is awaited.
+    /// Fetches a blob **without any check**. Returns three values: the size (`None` if the registry announced none), the
+    /// pipe with the bytes, and a future that returns the error that the proxy reports. Read the pipe while the future is awaited.
     ///
     /// # Errors
     ///

@@ -287,7 +287,7 @@ fn on_credentials(has_some: bool, file: AuthFile) -> &'static str {
             "the auth file that was given has no credentials for this registry"
         }
         (true, AuthFile::Default) => {
-            "the registry does not accept the credentials of the auth file: log in anew with skopeo access, or give \
+            "the registry does not accept the credentials of the auth file: log in anew with skopeo login, or give \
              others: --authfile, --creds-file or --creds -"
         }
         (false, AuthFile::Default) => {

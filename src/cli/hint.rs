@@ -73,7 +73,7 @@ pub(super) fn hint(error: &Error, image: Option<&str>, access: Access) -> Option
             Some("--wait 10m waits for up to 10 minutes until that pull has ended")
         }
         Error::Io { source, .. } => hint_of_io(source.kind()),
-        Error::DocumentsTooLarge { .. } => Some("pull fewer images, or platforms, at a time"),
+        Error::DocumentsTooLarge { .. } => Some("--platform OS/ARCH chooses one of the platforms"),
         Error::DeadlineExceeded => Some(
             "--deadline limits the time of the command; a pull into a layout (oci:DIR) keeps the blobs that are complete",
         ),
@@ -90,9 +90,7 @@ pub(super) fn hint(error: &Error, image: Option<&str>, access: Access) -> Option
             BlobError::Stalled { .. } => {
                 Some("try again; --stall-timeout sets how long to wait for a byte")
             }
-            BlobError::TooSlow { .. } => Some(
-                "try again; --least-rate sets the minimum rate, and --workers how many blobs share the bandwidth",
-            ),
+            BlobError::TooSlow { .. } => Some("try again; --least-rate sets the minimum rate"),
             BlobError::Corrupt { .. } | BlobError::TooLong { .. } | BlobError::WrongSize { .. } => {
                 Some(
                     "the registry, or a cache or gateway in between, does not send what the manifest says",

@@ -79,7 +79,7 @@ impl ImageProxyConfig {
     }
 }
 
-/// Makes a command with the same program, arguments, environment and working folder.
+/// Makes a command with the same program, arguments and working folder, and the variables that were set or removed.
 pub(super) fn clone_command(given: &Command) -> Command {
     let mut command = Command::new(given.get_program());
     command.args(given.get_args());

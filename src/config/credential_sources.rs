@@ -12,7 +12,8 @@ use super::{ImageProxyConfig, command_line, helpers, variable};
 impl ImageProxyConfig {
     /// Returns the paths of the auth files in which skopeo looks for credentials, in this
     /// order (containers-auth.json(5)). A path may name no file. The list is empty if the configuration has
-    /// credentials of its own, or if skopeo uses no credentials.
+    /// credentials of its own, or if skopeo uses no credentials. The environment of this process is used, not the
+    /// environment or the arguments of [`skopeo_cmd`](Self#structfield.skopeo_cmd).
     #[must_use]
     pub fn auth_files(&self) -> Vec<PathBuf> {
         let given = self.auth_data.is_some() || self.credentials.is_some();

@@ -16,7 +16,8 @@ impl ImageProxyConfig {
     /// Returns the paths of the registries.conf files that skopeo reads, in this
     /// order (containers-registries.conf(5)). Only files that exist are returned.
     ///
-    /// This function blocks: it looks for the files.
+    /// This function blocks: it looks for the files. The environment of this process is used, not the environment or
+    /// the arguments of [`skopeo_cmd`](Self#structfield.skopeo_cmd).
     #[must_use]
     pub fn registries_files(&self) -> Vec<PathBuf> {
         let mut files = conf_files(self);

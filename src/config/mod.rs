@@ -72,8 +72,8 @@ pub struct ConnectionOptions {
     pub call_timeout: Option<Duration>,
 
     /// How long [`finalize`](crate::ImageProxy::finalize) waits for blobs that are still open, and how long a
-    /// proxy may then take to exit. After that, it gets `SIGTERM` and, 2 s later, `SIGKILL`. The default is
-    /// 5 s.
+    /// proxy may then take to exit. After that, a proxy that this library started gets `SIGTERM` and, 2 s later,
+    /// `SIGKILL`. The default is 5 s.
     ///
     /// If the image is at a registry, this timeout is at most 100 ms for the proxies that a
     /// [`Fetcher`](crate::Fetcher) starts in addition to the one that opened the image, unless the policy [may make
@@ -183,7 +183,8 @@ macro_rules! setters {
 pub struct ImageProxyConfig {
     /// The path of an auth file, as in `skopeo --authfile`. A file that can be read only once, such as a pipe, is read
     /// when a proxy or a [`Fetcher`](crate::Fetcher) is made, and has at most 1 MiB. A proxy or a fetcher of a clone of
-    /// this configuration reads it again, and finds nothing: use [`auth_data`](Self#structfield.auth_data) for clones.
+    /// this configuration reads it again. It then finds nothing or, if the file is a named pipe, waits for a writer. Use
+    /// [`auth_data`](Self#structfield.auth_data) for clones.
     pub authfile: Option<PathBuf>,
     /// The content of an auth file.
     pub auth_data: Option<AuthData>,
@@ -243,8 +244,9 @@ pub struct ImageProxyConfig {
     /// A wrapper that starts skopeo elsewhere (`systemd-run`) does not pass on the memory file of
     /// [`auth_data`](Self::auth_data) and [`credentials`](Self::credentials). Use an `authfile` there.
     ///
-    /// A clone of the configuration has a command with the same program, arguments, environment and folder, but
-    /// without hooks such as `pre_exec`. A [`Fetcher`](crate::Fetcher) starts its proxies without these hooks, too.
+    /// A clone of the configuration has a copy of the command: the same program, arguments and folder, and the variables
+    /// that were set with `env` or removed with `env_remove`. The copy loses `env_clear`, `uid`, `gid`, `arg0`, and hooks
+    /// such as `pre_exec`. A [`Fetcher`](crate::Fetcher) starts its proxies with such a copy, too.
     pub skopeo_cmd: Option<Command>,
     /// The limits of the connection to the proxy.
     pub connection: ConnectionOptions,

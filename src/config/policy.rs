@@ -17,8 +17,9 @@ impl ImageProxyConfig {
     /// folder behind. A [`shutdown_timeout`](crate::ConnectionOptions::shutdown_timeout) of some seconds lets skopeo
     /// remove the folder.
     ///
-    /// This function blocks: it reads the policy. The result is also `true` if the policy can't be read, or is not a
-    /// regular file. Such a file is not read, because it may be readable only once.
+    /// This function blocks: it reads the policy. The result is also `true` if the policy exists and can't be read, or is
+    /// not a regular file. Such a file is not read, because it may be readable only once. The result is `false` if there
+    /// is no policy file.
     #[must_use]
     pub fn may_ask_gpg(&self) -> bool {
         self.policy_in_force().may_ask_gpg()
@@ -29,8 +30,9 @@ impl ImageProxyConfig {
     /// images, check [`checks_policy`](crate::ImageProxy::checks_policy), or
     /// set [`require_policy`](Self#structfield.require_policy).
     ///
-    /// This function blocks: it reads the policy. The result is also `true` if the policy can't be read, or is not a
-    /// regular file. Such a file is not read, because it may be readable only once.
+    /// This function blocks: it reads the policy. The result is also `true` if the policy exists and can't be read, or is
+    /// not a regular file. Such a file is not read, because it may be readable only once. The result is `false` if there
+    /// is no policy file.
     #[must_use]
     pub fn restricts_images(&self) -> bool {
         self.policy_in_force().restricts_images()
@@ -40,7 +42,8 @@ impl ImageProxyConfig {
     /// user's or the system's. `None` with [`insecure_policy`](Self#structfield.insecure_policy), and if there is no
     /// such file. Without the file, a skopeo that checks policies opens no image.
     ///
-    /// This function blocks: it looks for the files.
+    /// This function blocks: it looks for the files. The environment of this process is used, not the environment or
+    /// the arguments of [`skopeo_cmd`](Self#structfield.skopeo_cmd).
     #[must_use]
     pub fn policy_file(&self) -> Option<PathBuf> {
         let path = self.policy_in_force().path()?;

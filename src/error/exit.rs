@@ -41,9 +41,11 @@ impl ChildExit {
         }
     }
 
-    /// Whether the process exited by itself, without a crash, before it had answered anything. A proxy answers its first
-    /// call; another skopeo, such as `skopeo inspect`, prints a result, or the reason why it has none. The program is then
-    /// no skopeo with an image proxy, or does not accept its options, so another start would end in the same way.
+    /// Whether the process exited by itself, without a crash, before its first answer. If so, the program is no skopeo
+    /// with an image proxy, or it does not accept the options, and another start would end in the same way.
+    ///
+    /// The first answer of a proxy is the reply to its first call. The answer of another skopeo, such as `skopeo inspect`,
+    /// is its result, or the reason why it has none.
     #[must_use]
     pub fn is_no_proxy(&self) -> bool {
         let has_exited = self.status.is_some_and(|status| status.code().is_some());

@@ -24,8 +24,9 @@ pub use self::exit::ChildExit;
 /// A result with this library's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// A violation of the protocol by the proxy, as text. The cause is a bug in the proxy or in this library, or a proxy
-/// that is newer than this library knows.
+/// A violation of the protocol by the proxy, as text. The cause is a bug in the proxy or in this library, a proxy that
+/// is newer than this library knows, or the limit of open files of this process: descriptors that come with a reply are
+/// lost if the limit is reached.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(transparent)]
 pub struct Violation(protocol::Violation);

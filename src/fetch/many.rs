@@ -223,8 +223,14 @@ impl<S: Sink> Driver<S> {
         R: Stream<Item: Into<ImageRequest>>,
     {
         let pulled = self.run_all(requests, out).await;
-        if let (Err(error), Some(engine)) = (&pulled, &mut self.engine) {
-            engine.stop(error).await;
+        let end = match &pulled {
+            Err(error) => Some(error.clone()),
+            // Blobs of the failed requests may still be under way.
+            Ok(_) if self.failed > 0 => Some(Error::Cancelled),
+            Ok(_) => None,
+        };
+        if let (Some(end), Some(engine)) = (end, &mut self.engine) {
+            engine.stop(&end).await;
         }
         // Everything that the images of the running commits name is stored, so these commits may finish.
         while self.committing.join_next().await.is_some() {}

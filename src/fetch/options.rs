@@ -101,11 +101,12 @@ pub struct FetchOptions {
     pub workers: NonZeroUsize,
     /// Which failures are retried, how often, and when.
     pub retry: RetryPolicy,
-    /// The rate limit for all blobs of a pull together, in bytes per second. `None`, the default, means no limit.
+    /// The rate limit for all layers of a pull together, in bytes per second. Image configs are not limited. `None`, the
+    /// default, means no limit.
     pub limit_rate: Option<NonZeroU64>,
     /// The maximum number of decompressed bytes of a layer, as a multiple of its compressed size; 1 MiB more
-    /// is allowed. While a layer is read, the same multiple of the compressed bytes that were read so far applies; there
-    /// 32 MiB more are allowed. The default is 1,100: gzip does not exceed 1,032 (zlib's technical details).
+    /// is allowed. At each moment, the layer may have at most as many decompressed bytes as this multiple of the
+    /// compressed bytes that were read so far, and 32 MiB more. The default is 1,100: gzip does not exceed 1,032 (zlib's technical details).
     pub max_expansion: NonZeroU64,
     /// The largest accepted window of a zstd layer, in bytes. The value is rounded down to a power of two, and is taken
     /// as 1 KiB if it is less, and as 1 GiB if it is more. Each layer that is being decompressed needs as much memory

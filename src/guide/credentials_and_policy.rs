@@ -4,9 +4,10 @@
 //! is really checked.
 //!
 //! This crate implements neither logins nor signatures. skopeo does both, by the settings of the system that podman and
-//! buildah use as well. This crate passes settings on. A setting that would have no effect is an error. In two cases it is
-//! only a warning in the log: an `authfile` that skopeo ignores because of `credential-helpers` in registries.conf, and
-//! the system's policy with a skopeo before 1.13.
+//! buildah use as well. This crate passes settings on. Credentials or a policy that would have no effect are an error. In two
+//! cases there is only a warning in the log: an `authfile` that skopeo ignores because of `credential-helpers` in
+//! registries.conf, and the system's policy with a skopeo before 1.13. With
+//! [`skopeo_cmd`](crate::ImageProxyConfig#structfield.skopeo_cmd), nothing checks whether skopeo uses the credentials.
 //!
 //! # Credentials: what is used without any option
 //!

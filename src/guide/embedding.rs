@@ -68,8 +68,8 @@
 //!   Workers stop, proxies end, and the layout keeps the blobs that were complete. *Cancel safety* at each method says
 //!   more.
 //! - **Pulls may write into one layout at the same time**, also from several processes.
-//! - **Pulls of one fetcher share proxies.** Each pull has one, and all together have up to 32 more by default
-//!   ([`proxies_per_host`](crate::FetchOptions::proxies_per_host)). All pulls of a process share its
+//! - **Pulls of one fetcher share a limit on their proxies.** Each pull has one proxy, and all pulls together have up to
+//!   32 further ones by default ([`proxies_per_host`](crate::FetchOptions::proxies_per_host) says more). All pulls of a process share its
 //!   [descriptors](super::operating#descriptors).
 //! - **The other limits are for each pull**: workers, rate, documents. With many requests at once, put a
 //!   `tokio::sync::Semaphore` in front, or pull lists with [`pull_many`](crate::Fetcher::pull_many): all its images

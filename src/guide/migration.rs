@@ -6,7 +6,8 @@
 //! # Step one: one line of `Cargo.toml`
 //!
 //! The package `longshore-image-proxy` has the whole public interface of `containers-image-proxy` 0.11, on top of this crate:
-//! the same names, types, errors and texts. In `Cargo.toml`, give the package the name that your code uses:
+//! the same names and types, and the same errors and texts, with few exceptions that `compat/README.md` lists. In
+//! `Cargo.toml`, give the package the name that your code uses:
 //!
 //! ```toml
 //! [dependencies]

@@ -14,7 +14,7 @@
 //!
 //! | what | how much |
 //! | --- | --- |
-//! | buffers of a layout | 8 MiB for all blobs in flight together, and at least 256 KiB for a large blob |
+//! | buffers of a layout | 256 KiB to 1 MiB for each large blob in flight, less if many are stored when it begins: up to 19 MiB for 32 that begin together |
 //! | pipes, in the kernel | 512 KiB for each blob in flight, 32 by default |
 //! | documents | [`max_documents_bytes`](crate::FetchOptions::max_documents_bytes), 64 MiB (in `pull_many`, for each request); parsed, several times as much. Usual images have 4 to 20 kB |
 //! | zstd, where layers are decompressed | one window for each layer that is being decompressed: [`max_zstd_window`](crate::FetchOptions::max_zstd_window), 32 MiB |

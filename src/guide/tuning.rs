@@ -70,9 +70,9 @@
 //!   needs some for each processor that it may use.
 //! - **The destination.** A layout syncs each blob to the disk before it gets its name. On a slow disk that is the limit.
 //! - **The limit of open files.** With few descriptors, fewer blobs are in flight: see [`operating`](super::operating).
-//! - **Handlers.** A proxy handles a limited number of blobs at a time. If each proxy has as many as it may have for at
-//!   least half a second, while other blobs wait and `workers` allows more, one more proxy is started. More workers help
-//!   a handler that waits; they do not help one that computes.
+//! - **Handlers.** A proxy handles a limited number of blobs at a time. One more proxy is started if all proxies have
+//!   been at this limit for at least half a second, other blobs wait, and `workers` allows more. More workers help a
+//!   handler that waits; they do not help one that computes.
 //!
 //! # Decompression
 //!

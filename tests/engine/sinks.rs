@@ -8,12 +8,14 @@ use longshore::oci_spec::image::{Descriptor, Digest, MediaType};
 use longshore::{
     BlobError, Error, Fetcher, ImageContent, ImageRequest, Layer, LayerReader, Result, Sink,
 };
+use test_registry::image::ImageBuilder;
+use test_registry::server::Options;
 use test_support::fixture::blob_error;
 use test_support::leaks::run;
 use test_support::tools::SKOPEOS;
 use test_support::{sha256, within_bound};
 use tokio::io::AsyncReadExt as _;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use crate::harness::{Served, config, options};
 
@@ -123,6 +125,74 @@ fn a_pull_that_fails_or_is_dropped_is_discarded_once() {
             let pulled = within_bound(pulling.finish()).await.unwrap();
             assert_eq!(pulled.failed_images, 1, "{protocol}");
             assert_eq!(discarded.load(Ordering::Relaxed), 1, "{protocol}");
+        });
+    }
+}
+
+/// A sink that stores no layer to its end. It lets the layer `failing` be fetched when another one is being stored.
+struct EndlessSink {
+    failing: Digest,
+    storing: watch::Sender<usize>,
+    storing_at_discard: Arc<AtomicUsize>,
+}
+
+/// Counts one store, until it ends or is dropped.
+struct Storing<'a>(&'a watch::Sender<usize>);
+
+impl Drop for Storing<'_> {
+    fn drop(&mut self) {
+        self.0.send_modify(|storing| *storing -= 1);
+    }
+}
+
+impl Sink for EndlessSink {
+    async fn has(&self, layer: &Layer) -> Result<bool> {
+        if *layer.descriptor.digest() == self.failing {
+            let mut storing = self.storing.subscribe();
+            storing.wait_for(|storing| *storing > 0).await.unwrap();
+        }
+        Ok(false)
+    }
+
+    async fn store(&self, _: &Layer, _reader: LayerReader) -> Result<()> {
+        self.storing.send_modify(|storing| *storing += 1);
+        let _storing = Storing(&self.storing);
+        std::future::pending().await
+    }
+
+    async fn commit(&self, _: &ImageContent) -> Result<()> {
+        Ok(())
+    }
+
+    fn discard(&self) {
+        self.storing_at_discard
+            .store(*self.storing.borrow(), Ordering::Relaxed);
+    }
+}
+
+#[test]
+#[ignore = "needs skopeo"]
+fn no_layer_of_a_failed_request_is_being_stored_when_it_is_discarded() {
+    for protocol in SKOPEOS {
+        run(async {
+            // The larger layer is fetched first.
+            let image = ImageBuilder::new()
+                .layer_random(50_000, 1)
+                .layer_random(500, 2);
+            let served = Served::with(Options::default(), &image).faults(&["blob#1:status=404"]);
+            let fetcher = Fetcher::new(config(protocol), options()).await.unwrap();
+            let storing_at_discard = Arc::new(AtomicUsize::new(usize::MAX));
+            let sink = EndlessSink {
+                failing: served.image.layers[1].digest().clone(),
+                storing: watch::Sender::new(0),
+                storing_at_discard: Arc::clone(&storing_at_discard),
+            };
+            let requests = [ImageRequest::new(served.reference())];
+            let pulled = within_bound(fetcher.pull_many(requests, sink).finish())
+                .await
+                .unwrap();
+            assert_eq!(pulled.failed_images, 1, "{protocol}");
+            assert_eq!(storing_at_discard.load(Ordering::Relaxed), 0, "{protocol}");
         });
     }
 }

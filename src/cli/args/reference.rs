@@ -153,8 +153,8 @@ fn unknown_transport(text: &str) -> String {
         return format!("is this an option? It begins with the character {dash} and not with -");
     }
     if text.starts_with("sha256:") {
-        return "this is a digest; an image is docker://HOST/REPOSITORY@sha256:...; a command that takes a digest \
-                besides takes it after the image"
+        return "this is a digest; an image is docker://HOST/REPOSITORY@sha256:...; longshore blob IMAGE DIGEST fetches \
+                one blob"
             .into();
     }
     if let Some(("http" | "https", name)) = text.split_once("://") {

@@ -14,9 +14,12 @@ use crate::error::{BlobError, Error, Result};
 use crate::proxy::{ImageProxy, OpenedImage};
 
 impl Fetcher {
-    /// Runs `handler` for one blob: a layer or the config of the image, or another blob of its source. If the source is
-    /// a registry, the blob can be any blob of the image's repository. If the manifest does not name the blob, a first
+    /// Runs `handler` for one blob: a layer of the image, its config, or another blob of its source. If the source is a
+    /// registry, the blob can be any blob of the image's repository. If the manifest does not name the blob, a first
     /// request to the source finds out its size.
+    ///
+    /// If skopeo [converted](Image::is_converted) the image, its source does not have the config that the manifest
+    /// names: use [`content`](Self::content) or [`source_config`](Self::source_config).
     ///
     /// The handler gets a reader that verifies the blob. If the transfer fails or the blob is wrong, the handler is run
     /// again with a new reader, as in [`for_each_layer`](Self::for_each_layer).
@@ -26,13 +29,13 @@ impl Fetcher {
     /// use tokio::io::AsyncReadExt;
     ///
     /// let image = fetcher.open("docker://quay.io/fedora/fedora:latest").await?;
-    /// let digest = image.manifest().config().digest().clone();
+    /// let digest = image.manifest().layers()[0].digest().clone();
     /// let read = |mut reader: longshore::LayerReader| async move {
     ///     let mut bytes = Vec::new();
     ///     reader.read_to_end(&mut bytes).await?;
     ///     Ok::<_, std::io::Error>(bytes)
     /// };
-    /// let config = fetcher.for_blob(&image, &digest, read).await?;
+    /// let layer = fetcher.for_blob(&image, &digest, read).await?;
     /// # Ok(()) }
     /// ```
     ///
@@ -100,7 +103,6 @@ impl Fetcher {
         E: Into<HandlerError>,
         Fut: Future<Output = Result<T, E>> + Send,
     {
-        let _end_guard = self.events.end_guard();
         let kind = MediaType::Other("application/octet-stream".to_owned());
         let blob = Layer::new(0, Descriptor::new(kind, size, digest.clone()));
         let blob = slice::from_ref(&blob);
@@ -126,7 +128,7 @@ impl Fetcher {
         if !image.is_converted() {
             return Ok(self.content(image).await?.config().to_vec());
         }
-        let _end_guard = self.events.end_guard();
+        let end_guard = self.events.end_guard();
         let manifest = document::manifest(&self.source_manifest(image).await?)?;
         let (digest, size) = (manifest.config().digest(), manifest.config().size());
         let limit = self.starter.max_document_bytes();
@@ -139,7 +141,9 @@ impl Fetcher {
             reader.read_to_end(&mut config).await?;
             Ok::<_, io::Error>(config)
         };
-        self.for_one(image, digest, size, read).await
+        let config = self.for_one(image, digest, size, read).await?;
+        end_guard.keep();
+        Ok(config)
     }
 
     /// Returns the size of a blob in bytes: the size that the manifest states, or else the size that the

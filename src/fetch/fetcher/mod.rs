@@ -70,7 +70,8 @@ pub struct Fetcher {
 
 impl Fetcher {
     /// Makes a fetcher that starts all its proxies with this configuration. No proxy is started yet. `pre_exec` hooks
-    /// of [`skopeo_cmd`](ImageProxyConfig::skopeo_cmd) are not run, because they can't be copied to several processes.
+    /// of [`skopeo_cmd`](ImageProxyConfig::skopeo_cmd) are not run, because they can't be copied to several processes;
+    /// the field says what else a copy of the command loses.
     ///
     /// # Errors
     ///
@@ -126,7 +127,7 @@ impl Fetcher {
     }
 
     /// Returns this fetcher with these [`Events`] in place of its former ones. All its calls send their events there.
-    /// The events end when the first call that fetches layers ends. They also end when a call fails or is dropped early,
+    /// The events end when the first call that fetches layers, or another blob, ends. They also end when a call fails or is dropped early,
     /// if this call opens an image or fetches from one. Later calls send none.
     #[must_use]
     pub fn with_events(mut self, events: Events) -> Self {
