@@ -47,8 +47,8 @@
 //! - Dropping a future cancels its work. The section *Cancel safety* of each method, or of its type, says what the
 //!   cancellation does.
 //! - Every wait has a limit by default. [`ConnectionOptions`] has the timeouts and the lowest rate of a blob.
-//!   [`RetryPolicy::deadline`] limits a step with all its retries, such as opening an image or pulling its layers.
-//!   By default, there is no deadline.
+//!   [`RetryPolicy::deadline`](RetryPolicy#structfield.deadline) limits a step with all its retries, such as opening an
+//!   image or pulling its layers. By default, there is no deadline.
 //! - A skopeo process is shut down when everything that uses it is dropped: the clones of its [`ImageProxy`] and their
 //!   blobs, or the [`Image`]s and calls of a [`Fetcher`]. If this process exits sooner, skopeo is killed.
 //! - `tracing` spans and events report the progress, without secrets.

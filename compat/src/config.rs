@@ -9,8 +9,8 @@ use std::process::{Command, Stdio};
 use crate::error::{Error, Result};
 
 /// The numbers of the descriptors that this crate passes to skopeo, besides stdin, stdout and stderr. A
-/// [`skopeo_cmd`](ImageProxyConfig::skopeo_cmd) that passes descriptors of its own must use other numbers. Other
-/// numbers are used if all of these are in use, or if the limit of open files does not allow them.
+/// [`skopeo_cmd`](ImageProxyConfig#structfield.skopeo_cmd) that passes descriptors of its own must use other numbers.
+/// Other numbers are used if all of these are in use, or if the limit of open files does not allow them.
 pub const RESERVED_FD_RANGE: Range<i32> = 100..200;
 
 /// If this variable is set, each proxy logs its debug messages.

@@ -20,7 +20,8 @@ use crate::transport::ImageReference;
 /// A running skopeo that fetches images. Its calls can be made from several tasks at a time; the proxy answers them one
 /// after another. The bytes of each blob come through a pipe of their own, so several blobs arrive at the same time.
 ///
-/// A future of these calls may be dropped at any time: nothing that it asked for stays open.
+/// A future of these calls may be dropped at any time: what it asked for is closed. With a skopeo before 1.19, the
+/// proxy keeps one descriptor of a blob that was dropped early, until the proxy exits.
 pub struct ImageProxy {
     proxy: longshore::ImageProxy,
     dropped: Dropped,
@@ -164,7 +165,7 @@ impl ImageProxy {
     /// # Errors
     ///
     /// [`Error::RequestInitiationFailure`] or [`Error::RetryableRequestFailure`] with skopeo's reason; [`Error::Other`] if
-    /// the document is larger than [`connection.max_document_bytes`](ImageProxyConfig::connection).
+    /// the document is larger than [`connection.max_document_bytes`](ImageProxyConfig#structfield.connection).
     pub async fn fetch_manifest_raw_oci(&self, img: &OpenedImage) -> Result<(String, Vec<u8>)> {
         let fetched = self
             .proxy

@@ -108,7 +108,7 @@ impl Underway {
         }
         if self.has_temporary {
             parts.push(
-                "skopeo's temporary files may be left in /var/tmp, or in /tmp (TMPDIR)".into(),
+                "skopeo's temporary files may be left in /var/tmp, or in the folder that TMPDIR names".into(),
             );
         }
         parts.join("; ")
@@ -136,7 +136,7 @@ mod tests {
         );
         assert_eq!(
             inspect.second_message(),
-            "ended at once; skopeo's temporary files may be left in /var/tmp, or in /tmp (TMPDIR)"
+            "ended at once; skopeo's temporary files may be left in /var/tmp, or in the folder that TMPDIR names"
         );
         let pull = Underway {
             has_skopeo: true,

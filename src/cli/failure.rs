@@ -109,7 +109,9 @@ impl Failure {
             kinds.any(|kind| kind == io::ErrorKind::NotADirectory)
         };
         if self.parts().iter().any(is_file) {
-            return Self::Usage(format!("{self}; name a folder, or a new name"));
+            return Self::Usage(format!(
+                "{self}; the destination must be a folder, or must not exist yet"
+            ));
         }
         self
     }

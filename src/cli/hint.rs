@@ -4,7 +4,7 @@ mod refusal;
 
 use std::io;
 
-use longshore::{BlobError, Error, RefusalKind};
+use longshore::{BlobError, Error, FIRST_SUPPORTED, RefusalKind};
 
 use super::args::repository_of;
 use super::local_copy::LocalCopy;
@@ -60,6 +60,9 @@ pub(super) fn hint(error: &Error, image: Option<&str>, access: Access) -> Option
             Some("is this a skopeo? --skopeo PATH, or LONGSHORE_SKOPEO, chooses one")
         }
         Error::CallTimeout { method, .. } => hint_of_silence(method, image),
+        Error::Incompatible { found, .. } if *found > FIRST_SUPPORTED => {
+            Some("use an older skopeo, or a newer longshore; --skopeo PATH chooses a skopeo")
+        }
         Error::Incompatible { .. } | Error::Unsupported { .. } => {
             Some("use a newer skopeo; --skopeo PATH chooses one")
         }
@@ -137,18 +140,18 @@ fn hint_of_silence(method: &str, image: Option<&str>) -> Option<&'static str> {
 
 /// Returns the advice for a skopeo that can't be started, if there is any.
 fn hint_of_spawn(program: &str, source: &io::Error) -> Option<String> {
-    let where_it_is = "--skopeo PATH, or LONGSHORE_SKOPEO, says where it is";
+    let where_it_is = "--skopeo PATH, or LONGSHORE_SKOPEO, says where skopeo is";
     if source.kind() == io::ErrorKind::NotFound {
         let is_looked_up = !program.contains('/') && program != "skopeo";
         let path = format!(
-            "; a name without a slash is looked up in PATH; for a file in this folder, type ./{program}"
+            "; a name without a slash is looked up in the folders of the variable PATH; for a file in this folder, type ./{program}"
         );
         let path = if is_looked_up { path.as_str() } else { "" };
         return Some(format!("install skopeo; {where_it_is}{path}"));
     }
     let is_no_program = source.kind() == io::ErrorKind::PermissionDenied
         || source.raw_os_error() == Some(nix::errno::Errno::ENOEXEC as i32);
-    is_no_program.then(|| format!("it is no program that this user can run; {where_it_is}"))
+    is_no_program.then(|| format!("this user can't run that file as a program; {where_it_is}"))
 }
 
 /// Returns the advice for an image that its source does not have. Only a registry can list what there is.
@@ -185,23 +188,23 @@ mod tests {
             (
                 "skopeo",
                 missing(),
-                Some("LONGSHORE_SKOPEO, says where it is"),
+                Some("LONGSHORE_SKOPEO, says where skopeo is"),
             ),
             (
                 "/nowhere",
                 missing(),
-                Some("LONGSHORE_SKOPEO, says where it is"),
+                Some("LONGSHORE_SKOPEO, says where skopeo is"),
             ),
             ("d", missing(), Some("for a file in this folder, type ./d")),
             (
                 "./d",
                 io::ErrorKind::PermissionDenied.into(),
-                Some("no program that this user can run"),
+                Some("this user can't run that file"),
             ),
             (
                 "./d",
                 io::Error::from_raw_os_error(8),
-                Some("no program that this user can run"),
+                Some("this user can't run that file"),
             ),
             ("skopeo", io::ErrorKind::OutOfMemory.into(), None),
         ];

@@ -126,9 +126,9 @@ fn outcome(verified: &Verified, removed: &HashSet<Digest>, repair: bool) -> Fail
     let advice = if left.is_empty() {
         "pull the images again: what is missing will be fetched"
     } else if !repair && left.iter().any(|damage| damage.is_repairable()) {
-        "--repair removes damaged files, and the next pull fetches them"
+        "--repair removes files with wrong bytes, and the next pull fetches them"
     } else {
-        "a pull does not repair the problems that are left"
+        "--repair does not remove the files that are left; each reason is above"
     };
     Failure::from(anyhow::anyhow!("{problems} found; {advice}"))
 }

@@ -37,7 +37,7 @@ pub(crate) fn of_foreign(image: &str, layer: &Descriptor) {
     let urls = layer.urls().iter().flatten();
     let urls: Vec<String> = urls.map(|url| printable(url)).collect();
     warn(&format!(
-        "{image}: foreign layer {digest} is left out, because it is not stored at the registry: {}",
+        "{image}: foreign layer {digest} is left out, because its manifest says that it is stored elsewhere: {}",
         urls.join(", ")
     ));
 }

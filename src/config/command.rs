@@ -13,6 +13,9 @@ use crate::sys;
 /// stay open in the process. The process is killed when the *thread* that started it ends. The command does not contain
 /// the limits of the [`connection`](ImageProxyConfig#structfield.connection).
 ///
+/// [`connect`](crate::ImageProxy::connect) does not know the policy options: a skopeo before 1.13 then accepts every
+/// image, without an error or a warning. Check [`checks_policy`](crate::ImageProxy::checks_policy) after connecting.
+///
 /// This conversion blocks: it reads [`auth_data`](ImageProxyConfig#structfield.auth_data), and may run skopeo to ask
 /// for its version. It returns [`Error::Config`] if the options can't be used, [`Error::Io`] if a file can't be read,
 /// and [`Error::Spawn`] or [`Error::CallTimeout`] if skopeo can't be asked.

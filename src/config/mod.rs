@@ -28,24 +28,25 @@ pub(crate) use self::policy::Policy;
 
 use crate::error::ConfigError;
 
-/// The default of [`ConnectionOptions::stall_timeout`].
+/// The default of [`ConnectionOptions::stall_timeout`](ConnectionOptions#structfield.stall_timeout).
 pub const DEFAULT_STALL_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// The default of [`ConnectionOptions::least_rate`], in bytes per second: 6,000 bytes in a minute. Thirty-two
-/// blobs at a time then need 26 kbit/s, which the slowest networks in use provide. (cargo gives up below 10
-/// bytes per second over half a minute.)
+/// The default of [`ConnectionOptions::least_rate`](ConnectionOptions#structfield.least_rate), in bytes per second:
+/// 6,000 bytes in a minute. Thirty-two blobs at a time then need 26 kbit/s, which the slowest networks in use provide.
+/// (cargo gives up below 10 bytes per second over half a minute.)
 pub const DEFAULT_LEAST_RATE: u64 = 100;
 
-/// The default of [`ConnectionOptions::call_timeout`]. Within one call, skopeo may wait several times for a
-/// registry that answers "too many requests", up to 60 s each time.
+/// The default of [`ConnectionOptions::call_timeout`](ConnectionOptions#structfield.call_timeout). Within one call,
+/// skopeo may wait several times for a registry that answers "too many requests", up to 60 s each time.
 pub const DEFAULT_CALL_TIMEOUT: Duration = Duration::from_secs(300);
 
-/// The default of [`ConnectionOptions::shutdown_timeout`].
+/// The default of [`ConnectionOptions::shutdown_timeout`](ConnectionOptions#structfield.shutdown_timeout).
 pub const DEFAULT_SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The default of [`ConnectionOptions::max_document_bytes`]. skopeo accepts manifests and configs of the same size
-/// (containers/image, `iolimits.MaxManifestBodySize` and `MaxConfigBodySize`), and the OCI distribution-spec ("Pushing
-/// Manifests") asks registries to accept manifests of this size.
+/// The default of [`ConnectionOptions::max_document_bytes`](ConnectionOptions#structfield.max_document_bytes). skopeo
+/// accepts manifests and configs of the same size (containers/image, `iolimits.MaxManifestBodySize` and
+/// `MaxConfigBodySize`), and the OCI distribution-spec ("Pushing Manifests") asks registries to accept manifests of
+/// this size.
 pub const DEFAULT_MAX_DOCUMENT_BYTES: u64 = 4 * 1024 * 1024;
 
 /// The limits of a connection to a proxy: timeouts, the lowest rate, and the size of documents.
@@ -58,7 +59,7 @@ pub struct ConnectionOptions {
 
     /// The lowest rate of a blob, in bytes per second. A slower blob fails as [too
     /// slow](crate::BlobError::TooSlow). The rate is measured over each
-    /// [`stall_timeout`](Self::stall_timeout) in which a caller waits to read; time in which no caller reads
+    /// [`stall_timeout`](Self#structfield.stall_timeout) in which a caller waits to read; time in which no caller reads
     /// does not count. The default is 100. Zero means that a single byte within each stall timeout is enough.
     /// Without a stall timeout, this option has no effect.
     pub least_rate: u64,
@@ -76,7 +77,7 @@ pub struct ConnectionOptions {
     /// `SIGKILL`. The default is 5 s.
     ///
     /// If the image is at a registry, this timeout is at most 100 ms for the proxies that a
-    /// [`Fetcher`](crate::Fetcher) starts in addition to the one that opened the image, unless the policy [may make
+    /// call of a [`Fetcher`](crate::Fetcher) starts after its first one, unless the policy [may make
     /// them run gpg](crate::ImageProxyConfig::may_ask_gpg).
     pub shutdown_timeout: Duration,
 
@@ -110,35 +111,35 @@ impl ConnectionOptions {
         self.call_timeout.filter(|limit| !limit.is_zero())
     }
 
-    /// Sets [`stall_timeout`](Self::stall_timeout): a duration, or `None` for no limit.
+    /// Sets [`stall_timeout`](Self#structfield.stall_timeout): a duration, or `None` for no limit.
     #[must_use]
     pub fn stall_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
         self.stall_timeout = timeout.into();
         self
     }
 
-    /// Sets [`least_rate`](Self::least_rate).
+    /// Sets [`least_rate`](Self#structfield.least_rate).
     #[must_use]
     pub fn least_rate(mut self, bytes_per_second: u64) -> Self {
         self.least_rate = bytes_per_second;
         self
     }
 
-    /// Sets [`call_timeout`](Self::call_timeout): a duration, or `None` for no limit.
+    /// Sets [`call_timeout`](Self#structfield.call_timeout): a duration, or `None` for no limit.
     #[must_use]
     pub fn call_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
         self.call_timeout = timeout.into();
         self
     }
 
-    /// Sets [`shutdown_timeout`](Self::shutdown_timeout).
+    /// Sets [`shutdown_timeout`](Self#structfield.shutdown_timeout).
     #[must_use]
     pub fn shutdown_timeout(mut self, timeout: Duration) -> Self {
         self.shutdown_timeout = timeout;
         self
     }
 
-    /// Sets [`max_document_bytes`](Self::max_document_bytes).
+    /// Sets [`max_document_bytes`](Self#structfield.max_document_bytes).
     #[must_use]
     pub fn max_document_bytes(mut self, bytes: u64) -> Self {
         self.max_document_bytes = bytes;
@@ -242,7 +243,8 @@ pub struct ImageProxyConfig {
     /// process group of its own. When it exits, all remaining processes of the group are killed.
     ///
     /// A wrapper that starts skopeo elsewhere (`systemd-run`) does not pass on the memory file of
-    /// [`auth_data`](Self::auth_data) and [`credentials`](Self::credentials). Use an `authfile` there.
+    /// [`auth_data`](Self#structfield.auth_data) and [`credentials`](Self#structfield.credentials). Use an `authfile`
+    /// there.
     ///
     /// A clone of the configuration has a copy of the command: the same program, arguments and folder, and the variables
     /// that were set with `env` or removed with `env_remove`. The copy loses `env_clear`, `uid`, `gid`, `arg0`, and hooks

@@ -14,8 +14,8 @@ const SYSTEM_POLICY: &str = "/etc/containers/policy.json";
 impl ImageProxyConfig {
     /// Returns whether the signature policy has gpg keys. containers-policy.json(5) describes where the policy is. With
     /// gpg keys, skopeo has a temporary folder while it opens an image. If skopeo is killed at that time, it leaves the
-    /// folder behind. A [`shutdown_timeout`](crate::ConnectionOptions::shutdown_timeout) of some seconds lets skopeo
-    /// remove the folder.
+    /// folder behind. A [`shutdown_timeout`](crate::ConnectionOptions#structfield.shutdown_timeout) of some seconds
+    /// lets skopeo remove the folder.
     ///
     /// This function blocks: it reads the policy. The result is also `true` if the policy exists and can't be read, or is
     /// not a regular file. Such a file is not read, because it may be readable only once. The result is `false` if there

@@ -44,7 +44,7 @@ pub enum BlobError {
         /// The size in the descriptor, in bytes.
         size: u64,
     },
-    /// The blob has the right size, but another digest.
+    /// The bytes have another digest than expected. If the size was known before, it is right.
     #[error("corrupt: its bytes have digest {computed}")]
     #[non_exhaustive]
     Corrupt {
@@ -56,7 +56,7 @@ pub enum BlobError {
     #[error("stalled: no byte for {}, after {read} bytes", format_duration(*after))]
     #[non_exhaustive]
     Stalled {
-        /// The [`stall_timeout`](crate::ConnectionOptions::stall_timeout).
+        /// The [`stall_timeout`](crate::ConnectionOptions#structfield.stall_timeout).
         after: Duration,
         /// The number of bytes that came before.
         read: u64,
@@ -68,9 +68,9 @@ pub enum BlobError {
     )]
     #[non_exhaustive]
     TooSlow {
-        /// The [`least_rate`](crate::ConnectionOptions::least_rate), in bytes per second.
+        /// The [`least_rate`](crate::ConnectionOptions#structfield.least_rate), in bytes per second.
         least: u64,
-        /// The [`stall_timeout`](crate::ConnectionOptions::stall_timeout).
+        /// The [`stall_timeout`](crate::ConnectionOptions#structfield.stall_timeout).
         over: Duration,
         /// The number of bytes that came before.
         read: u64,
@@ -89,20 +89,21 @@ pub enum BlobError {
     #[error("nobody read from it for {}, so it could not be checked", format_duration(*after))]
     #[non_exhaustive]
     Unread {
-        /// The [`stall_timeout`](crate::ConnectionOptions::stall_timeout).
+        /// The [`stall_timeout`](crate::ConnectionOptions#structfield.stall_timeout).
         after: Duration,
     },
     /// The size in the descriptor is larger than the protocol can carry exactly (2^53 − 1 bytes).
     #[error("its size of {0} bytes is more than the protocol allows")]
     ImpossibleSize(u64),
-    /// The layer's compressed bytes have the right digest, but they can't be decompressed.
+    /// The layer can't be decompressed. Its compressed bytes may be wrong: after this error, a
+    /// [`Fetcher`](crate::Fetcher) checks their digest only if at most 128 MiB are unread, and for 10 s at most.
     #[error("can't be decompressed")]
     Decompress(#[source] Arc<io::Error>),
     /// The layer decompresses to more bytes than its compressed size allows for.
     #[error("decompresses to more than {limit} bytes, the bound that max_expansion sets")]
     #[non_exhaustive]
     Expands {
-        /// The limit, in bytes, from [`FetchOptions::max_expansion`](crate::FetchOptions::max_expansion).
+        /// The limit, in bytes, from [`FetchOptions::max_expansion`](crate::FetchOptions#structfield.max_expansion).
         limit: u64,
     },
     /// The layer is compressed by zstd with a window larger than the limit. The decompression needs memory of the
@@ -110,7 +111,7 @@ pub enum BlobError {
     #[error("its zstd window is larger than the {limit} bytes of max_zstd_window")]
     #[non_exhaustive]
     ZstdWindow {
-        /// The limit, in bytes: [`FetchOptions::max_zstd_window`](crate::FetchOptions::max_zstd_window).
+        /// The limit, in bytes: [`FetchOptions::max_zstd_window`](crate::FetchOptions#structfield.max_zstd_window).
         limit: u64,
     },
     /// The layer's compressed bytes have the right digest, but the decompressed bytes have a wrong one.

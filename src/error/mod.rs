@@ -152,7 +152,7 @@ pub enum Error {
         method: &'static str,
         /// The number of tries by the [`Fetcher`](crate::Fetcher). An [`ImageProxy`](crate::ImageProxy) tries once.
         tries: u32,
-        /// The time limit of the call, usually the [`call_timeout`](crate::ConnectionOptions::call_timeout).
+        /// The time limit of the call, usually the [`call_timeout`](crate::ConnectionOptions#structfield.call_timeout).
         after: Duration,
     },
 
@@ -183,9 +183,9 @@ pub enum Error {
         source: Arc<serde_json::Error>,
     },
 
-    /// A document is larger than [`max_document_bytes`](crate::ConnectionOptions::max_document_bytes), or a list of
-    /// tags is larger than [`max_documents_bytes`](crate::FetchOptions::max_documents_bytes). The connection is still
-    /// good, and at most one byte more than the limit was read.
+    /// A document is larger than [`max_document_bytes`](crate::ConnectionOptions#structfield.max_document_bytes), or a
+    /// list of tags is larger than [`max_documents_bytes`](crate::FetchOptions#structfield.max_documents_bytes). The
+    /// connection is still good, and at most one byte more than the limit was read.
     #[error("the {what} has more than {limit} bytes")]
     #[non_exhaustive]
     DocumentTooLarge {
@@ -196,7 +196,7 @@ pub enum Error {
     },
 
     /// The manifests, indexes and image configs of one pull together are larger
-    /// than [`max_documents_bytes`](crate::FetchOptions::max_documents_bytes).
+    /// than [`max_documents_bytes`](crate::FetchOptions#structfield.max_documents_bytes).
     #[error("manifests, indexes and image configs have more than {limit} bytes together")]
     #[non_exhaustive]
     DocumentsTooLarge {
@@ -228,7 +228,7 @@ pub enum Error {
         now: Digest,
     },
 
-    /// The call took longer than its [deadline](crate::RetryPolicy::deadline).
+    /// The call took longer than its [deadline](crate::RetryPolicy#structfield.deadline).
     #[error("not done within the deadline")]
     DeadlineExceeded,
 

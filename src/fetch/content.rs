@@ -207,7 +207,7 @@ impl ImageContent {
     }
 
     /// The name that the caller chose for the image in the sink
-    /// ([`ImageRequest::name`](crate::ImageRequest::name)), if any.
+    /// ([`ImageRequest::name`](crate::ImageRequest#structfield.name)), if any.
     #[must_use]
     pub fn name(&self) -> Option<&str> {
         self.name.as_deref()

@@ -23,8 +23,9 @@ use crate::error::{BlobError, Error, Result};
 const EXTRA_BYTES: u64 = 1024 * 1024;
 
 /// The number of bytes that are allowed beyond the bound on the expansion of what was read so far. It is as large as
-/// the default of [`FetchOptions::max_zstd_window`]. A layer may begin with a file of zeros, of which zstd compresses
-/// 30 MB to a kilobyte. A much larger value would weaken the bound where a manifest claims too large a size.
+/// the default of [`FetchOptions::max_zstd_window`](FetchOptions#structfield.max_zstd_window). A layer may begin with a
+/// file of zeros, of which zstd compresses 30 MB to a kilobyte. A much larger value would weaken the bound where a
+/// manifest claims too large a size.
 const MAX_AHEAD_BYTES: u64 = 32 << 20;
 
 /// The message of libzstd for a frame whose window is larger than allowed.
@@ -78,8 +79,8 @@ impl View for Decompressed {
 
 impl LayerReader {
     /// Returns a reader that decompresses the layer, for a handler or a sink that needs some layers decompressed and
-    /// others as they are stored. Two of the `options` apply: [`max_expansion`](FetchOptions::max_expansion) and
-    /// [`max_zstd_window`](FetchOptions::max_zstd_window).
+    /// others as they are stored. Two of the `options` apply: [`max_expansion`](FetchOptions#structfield.max_expansion)
+    /// and [`max_zstd_window`](FetchOptions#structfield.max_zstd_window).
     ///
     /// The returned reader reaches its end only if the blob has its digest, and the decompressed bytes have the
     /// layer's `diff_id`, if there is one. Read it to the end. If bytes are left unread, only the digest of the blob is

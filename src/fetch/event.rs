@@ -275,9 +275,10 @@ const MAX_UNREAD_COUNTS: usize = 4096;
 /// most 4,096 unread byte counts ([`EventKind::BlobBytes`]). Further byte counts are left out. Nothing is kept once the
 /// stream is dropped.
 ///
-/// The events end when the call that fetches the layers, or one blob, ends. If this call returned a stream of layers, they
-/// end when the stream ends. They end earlier if a call fails or is dropped early, and this call opens an image or fetches
-/// from one. They also end if the fetcher and its images are dropped. For another pull, call [`channel`](Self::channel) again.
+/// The events end when the call that fetches the layers, or one blob with `for_blob`, ends. If this call returned a
+/// stream of layers, they end when the stream ends. They end earlier if a call fails or is dropped early, and this call
+/// opens an image or fetches from one. They also end if the fetcher and its images are dropped. For another pull, call
+/// [`channel`](Self::channel) again.
 ///
 /// ```no_run
 /// # async fn example() -> longshore::Result<()> {

@@ -93,7 +93,7 @@ impl IndexContent {
     }
 
     /// The name that the caller chose for the index in the sink
-    /// ([`ImageRequest::name`](crate::ImageRequest::name)), if any.
+    /// ([`ImageRequest::name`](crate::ImageRequest#structfield.name)), if any.
     #[must_use]
     pub fn name(&self) -> Option<&str> {
         self.name.as_deref()

@@ -7,25 +7,27 @@ use super::retry::RetryPolicy;
 use crate::error::ParseError;
 use crate::reference::Place;
 
-/// The default of [`FetchOptions::workers`]. Each blob in flight needs one or two pipes. If 32 blobs are written into a
-/// layout at the same time, each of them also needs 256 KiB of buffers.
+/// The default of [`FetchOptions::workers`](FetchOptions#structfield.workers). Each blob in flight needs one or two
+/// pipes. If 32 blobs are written into a layout at the same time, each of them also needs 256 KiB of buffers.
 pub const DEFAULT_WORKERS: NonZeroUsize = NonZeroUsize::new(32).expect("not zero");
 
-/// The default of [`FetchOptions::proxies_per_host`]. A proxy sends one request at a time, so 16 proxies send about 530
-/// requests per second to a registry that answers each request after 30 ms. More proxies were hardly faster
-/// (docs/decisions.md). Some registries throttle clients already at a lower rate. A pull then goes on with fewer
-/// proxies ([`EventKind::RegistryThrottled`](crate::EventKind::RegistryThrottled)).
+/// The default of [`FetchOptions::proxies_per_host`](FetchOptions#structfield.proxies_per_host). A proxy sends one
+/// request at a time, so 16 proxies send about 530 requests per second to a registry that answers each request after 30
+/// ms. More proxies were hardly faster (docs/decisions.md). Some registries throttle clients already at a lower rate. A
+/// pull then goes on with fewer proxies ([`EventKind::RegistryThrottled`](crate::EventKind::RegistryThrottled)).
 pub const DEFAULT_PROXIES_PER_HOST: NonZeroUsize = NonZeroUsize::new(16).expect("not zero");
 
-/// The default of [`FetchOptions::max_expansion`]. gzip expands data at most 1,032 times.
+/// The default of [`FetchOptions::max_expansion`](FetchOptions#structfield.max_expansion). gzip expands data at most
+/// 1,032 times.
 const DEFAULT_MAX_EXPANSION: NonZeroU64 = NonZeroU64::new(1100).expect("not zero");
 
-/// The default of [`FetchOptions::max_zstd_window`]: the window that the encoder of container tools uses at its
-/// best level (klauspost/compress, `SpeedBestCompression`). RFC 8878 recommends that decoders support 8 MiB.
+/// The default of [`FetchOptions::max_zstd_window`](FetchOptions#structfield.max_zstd_window): the window that the
+/// encoder of container tools uses at its best level (klauspost/compress, `SpeedBestCompression`). RFC 8878 recommends
+/// that decoders support 8 MiB.
 const DEFAULT_MAX_ZSTD_WINDOW: NonZeroU64 = NonZeroU64::new(32 << 20).expect("not zero");
 
-/// The default of [`FetchOptions::max_documents_bytes`]. It suffices for some thousand usual images, whose
-/// manifest and config have 4 to 20 kB together.
+/// The default of [`FetchOptions::max_documents_bytes`](FetchOptions#structfield.max_documents_bytes). It suffices for
+/// some thousand usual images, whose manifest and config have 4 to 20 kB together.
 const DEFAULT_MAX_DOCUMENTS_BYTES: u64 = 64 << 20;
 
 /// The number of proxies that fetch at the same time. An archive (`docker-archive:`, `oci-archive:`) is always read by
@@ -34,18 +36,19 @@ const DEFAULT_MAX_DOCUMENTS_BYTES: u64 = 64 << 20;
 #[non_exhaustive]
 pub enum Proxies {
     /// As many proxies as make the pull faster, estimated from the latency of the registry and from how much there is
-    /// to fetch. There are no more proxies than [`proxies_per_host`](FetchOptions::proxies_per_host) for one host, nor
-    /// more than workers. One more proxy is started if the workers of all running proxies have been busy for at least
-    /// half a second while blobs wait, because transfers or handlers are slow. A proxy whose answer is late is replaced
-    /// before it ends, so a host may have up to twice as many proxies for a while.
+    /// to fetch. There are no more proxies than [`proxies_per_host`](FetchOptions#structfield.proxies_per_host) for one
+    /// host, nor more than [`workers`](FetchOptions#structfield.workers). Each proxy fetches only some blobs at a time.
+    /// If all proxies have had that many for at least half a second, and other blobs wait, one more proxy is started. A
+    /// proxy whose answer is late is replaced before it ends, so a host may have up to twice as many proxies for a
+    /// while.
     #[default]
     Auto,
-    /// This number of proxies, or fewer if there are fewer blobs. [`proxies_per_host`](FetchOptions::proxies_per_host)
-    /// does not apply.
+    /// This number of proxies, or fewer if there are fewer blobs.
+    /// [`proxies_per_host`](FetchOptions#structfield.proxies_per_host) does not apply.
     Fixed(NonZeroUsize),
-    /// As many proxies as make the pull faster, within these bounds, and not more than workers, unless `min` is
-    /// higher. [`proxies_per_host`](FetchOptions::proxies_per_host) does not apply. As with [`Auto`](Self::Auto), late
-    /// answers may double the number for a while.
+    /// As many proxies as make the pull faster, within these bounds, and not more than workers, unless `min` is higher.
+    /// [`proxies_per_host`](FetchOptions#structfield.proxies_per_host) does not apply. As with [`Auto`](Self::Auto),
+    /// late answers may double the number for a while.
     Range {
         /// The lowest number.
         min: NonZeroUsize,
@@ -83,12 +86,12 @@ impl FromStr for Proxies {
 pub struct FetchOptions {
     /// The number of proxies. The default is [`Proxies::Auto`].
     pub proxies: Proxies,
-    /// The maximum number of proxies of [`Proxies::Auto`] for one registry host in one pull, without those whose
-    /// answers are late. `None`, the default, means 16.
+    /// The maximum number of proxies of [`Proxies::Auto`] for one registry host in one pull. Proxies whose answer is
+    /// late do not count. `None`, the default, means 16.
     ///
     /// Pulls of one fetcher and its clones that run at the same time share a limit: each pull has one proxy, and all of
-    /// them together have at most [`workers`](Self::workers) further proxies. The pulls of another fetcher count
-    /// separately, and so do pulls with a [fixed](Proxies::Fixed) number of proxies.
+    /// them together have at most [`workers`](Self#structfield.workers) further proxies. The pulls of another fetcher
+    /// count separately, and so do pulls with a [fixed](Proxies::Fixed) number of proxies.
     ///
     /// With `None`, an image of docker.io is opened by one proxy only, because each opening counts as one pull in
     /// Docker Hub's quota. One image is then fetched by one proxy, and several images by at most as many proxies as
@@ -112,17 +115,18 @@ pub struct FetchOptions {
     /// as 1 KiB if it is less, and as 1 GiB if it is more. Each layer that is being decompressed needs as much memory
     /// as its window. The default is 32 MiB. `zstd` exceeds it only with `--ultra` (levels 21 and 22) or with `--long`.
     pub max_zstd_window: NonZeroU64,
-    /// The maximum number of bytes of all documents of one pull together: manifests, indexes and image
-    /// configs. They are held in memory; parsed, they need several times as much. The default is 64 MiB. In
-    /// [`pull_many`](crate::Fetcher::pull_many), the limit is for each request. A further request is taken only while the
-    /// known documents of all requests whose result has not been taken have fewer bytes than this limit together. Each
-    /// single document is limited by [`max_document_bytes`](crate::ConnectionOptions::max_document_bytes).
+    /// The maximum number of bytes of all documents of one pull together: manifests, indexes and image configs. They
+    /// are held in memory; parsed, they need several times as much. The default is 64 MiB. In
+    /// [`pull_many`](crate::Fetcher::pull_many), the limit is for each request. The pull holds the documents of a
+    /// request until the caller takes its result, and takes a further request only while all documents that it holds
+    /// have fewer bytes than this limit. Each single document is limited by
+    /// [`max_document_bytes`](crate::ConnectionOptions#structfield.max_document_bytes).
     pub max_documents_bytes: u64,
     /// Whether *warm proxies* are started: proxies that the pull will probably need, and that are started while the
     /// first proxy still opens the image. Each of them opens the image, too, which reads its manifest once more. The
     /// default is true. Set it to false if most opened images are not pulled. No warm proxies are started for docker.io
-    /// ([`proxies_per_host`](Self::proxies_per_host)), for images that are not at a registry, or if there are at least
-    /// as many images as proxies.
+    /// ([`proxies_per_host`](Self#structfield.proxies_per_host)), for images that are not at a registry, or if there
+    /// are at least as many images as proxies.
     pub start_ahead: bool,
     /// Whether the skopeo processes that fetch from registries run without access to skopeo's shared blob-info cache.
     /// Nothing in a pull reads this cache, but each blob would wait for its lock. The default is true.
@@ -148,70 +152,70 @@ impl Default for FetchOptions {
 }
 
 impl FetchOptions {
-    /// Sets [`proxies`](Self::proxies).
+    /// Sets [`proxies`](Self#structfield.proxies).
     #[must_use]
     pub fn proxies(mut self, proxies: Proxies) -> Self {
         self.proxies = proxies;
         self
     }
 
-    /// Sets [`proxies_per_host`](Self::proxies_per_host).
+    /// Sets [`proxies_per_host`](Self#structfield.proxies_per_host).
     #[must_use]
     pub fn proxies_per_host(mut self, most: NonZeroUsize) -> Self {
         self.proxies_per_host = Some(most);
         self
     }
 
-    /// Sets [`workers`](Self::workers).
+    /// Sets [`workers`](Self#structfield.workers).
     #[must_use]
     pub fn workers(mut self, workers: NonZeroUsize) -> Self {
         self.workers = workers;
         self
     }
 
-    /// Sets [`retry`](Self::retry).
+    /// Sets [`retry`](Self#structfield.retry).
     #[must_use]
     pub fn retry(mut self, retry: RetryPolicy) -> Self {
         self.retry = retry;
         self
     }
 
-    /// Sets [`limit_rate`](Self::limit_rate).
+    /// Sets [`limit_rate`](Self#structfield.limit_rate).
     #[must_use]
     pub fn limit_rate(mut self, bytes_per_second: NonZeroU64) -> Self {
         self.limit_rate = Some(bytes_per_second);
         self
     }
 
-    /// Sets [`max_expansion`](Self::max_expansion).
+    /// Sets [`max_expansion`](Self#structfield.max_expansion).
     #[must_use]
     pub fn max_expansion(mut self, times: NonZeroU64) -> Self {
         self.max_expansion = times;
         self
     }
 
-    /// Sets [`max_zstd_window`](Self::max_zstd_window).
+    /// Sets [`max_zstd_window`](Self#structfield.max_zstd_window).
     #[must_use]
     pub fn max_zstd_window(mut self, bytes: NonZeroU64) -> Self {
         self.max_zstd_window = bytes;
         self
     }
 
-    /// Sets [`max_documents_bytes`](Self::max_documents_bytes).
+    /// Sets [`max_documents_bytes`](Self#structfield.max_documents_bytes).
     #[must_use]
     pub fn max_documents_bytes(mut self, bytes: u64) -> Self {
         self.max_documents_bytes = bytes;
         self
     }
 
-    /// Sets [`start_ahead`](Self::start_ahead).
+    /// Sets [`start_ahead`](Self#structfield.start_ahead).
     #[must_use]
     pub fn start_ahead(mut self, ahead: bool) -> Self {
         self.start_ahead = ahead;
         self
     }
 
-    /// Sets [`private_blob_info_cache`](Self::private_blob_info_cache).
+    /// Sets [`private_blob_info_cache`](Self#structfield.private_blob_info_cache).
     #[must_use]
     pub fn private_blob_info_cache(mut self, private: bool) -> Self {
         self.private_blob_info_cache = private;

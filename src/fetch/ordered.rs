@@ -22,8 +22,8 @@ use crate::error::{Error, Result, join_error};
 /// After the last layer, [`next`](Self::next) waits until you have dropped all of them. Combinators that collect the
 /// items, such as `try_collect`, wait for ever for this reason.
 ///
-/// If a layer fails, the readers of all others fail with the same error. A [deadline](crate::RetryPolicy::deadline)
-/// also counts the time in which you do not read.
+/// If a layer fails, the readers of all others fail with the same error. A
+/// [deadline](crate::RetryPolicy#structfield.deadline) also counts the time in which you do not read.
 ///
 /// ```no_run
 /// # async fn example(fetcher: longshore::Fetcher) -> longshore::Result<()> {

@@ -55,14 +55,14 @@ impl ImageRequest {
         }
     }
 
-    /// Sets [`platforms`](Self::platforms).
+    /// Sets [`platforms`](Self#structfield.platforms).
     #[must_use]
     pub fn platforms(mut self, platforms: Platforms) -> Self {
         self.platforms = platforms;
         self
     }
 
-    /// Sets [`name`](Self::name).
+    /// Sets [`name`](Self#structfield.name).
     #[must_use]
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = Some(name.into());

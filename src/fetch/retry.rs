@@ -17,6 +17,8 @@ use crate::time::deadline_after;
 /// - bytes that do not match the descriptor, because something else may have answered for the registry, such
 ///   as a gateway with an error page or a cache with half of a blob;
 /// - a proxy that died, unless its program exited by itself before its first answer;
+/// - a proxy that does not answer a call within the
+///   [`call_timeout`](crate::ConnectionOptions#structfield.call_timeout);
 /// - a refusal that is transient.
 ///
 /// skopeo marks few refusals as retryable ([`RefusalCode`]). Refusals that it calls `other`, and all refusals of
@@ -26,10 +28,10 @@ use crate::time::deadline_after;
 /// archive returns the same bytes each time.
 ///
 /// After a transient refusal (429, 5xx, a refused connection), no proxy asks the registry until the wait before the
-/// next retry has passed. Then one proxy asks again. A registry is given up after more than [`retries`](Self::retries)
-/// refusals in a row, if these refusals are for at least two images or for more than `retries` blobs. Refusals of calls
-/// that were under way at the same time count once. All images of a registry that is given up fail. For 60 s, images of
-/// this registry that are added to the same pull fail, too.
+/// next retry has passed. Then one proxy asks again. A registry is given up after more than
+/// [`retries`](Self#structfield.retries) refusals in a row, if these refusals are for at least two images or for more
+/// than `retries` blobs. Refusals of calls that were under way at the same time count once. All images of a registry
+/// that is given up fail. For 60 s, images of this registry that are added to the same pull fail, too.
 ///
 /// If the registry answers an opening with 429, the opening is not retried, because skopeo itself has tried it five
 /// times. All images of this registry that are not open yet fail then. For 60 s, images of this registry that are added
@@ -50,9 +52,9 @@ pub struct RetryPolicy {
     /// a proxy fails while it fetches a config, the config is asked for once more, even with 0.
     pub retries: u32,
     /// The longest wait before the first retry of a refused call, or of a blob with wrong bytes. The longest wait
-    /// doubles with each further retry, up to [`max_backoff`](Self::max_backoff). The actual wait is random, between
-    /// half of the longest wait and all of it. The default is 250 ms. A blob that stalled or was too slow, or whose
-    /// proxy failed, is retried at once, with another proxy if there is one.
+    /// doubles with each further retry, up to [`max_backoff`](Self#structfield.max_backoff). The actual wait is random,
+    /// between half of the longest wait and all of it. The default is 250 ms. A blob that stalled or was too slow, or
+    /// whose proxy failed, is retried at once, with another proxy if there is one.
     pub initial_backoff: Duration,
     /// The longest wait before a retry. The default is 15 s.
     pub max_backoff: Duration,
@@ -74,28 +76,28 @@ impl Default for RetryPolicy {
 }
 
 impl RetryPolicy {
-    /// Sets [`retries`](Self::retries).
+    /// Sets [`retries`](Self#structfield.retries).
     #[must_use]
     pub fn retries(mut self, retries: u32) -> Self {
         self.retries = retries;
         self
     }
 
-    /// Sets [`initial_backoff`](Self::initial_backoff).
+    /// Sets [`initial_backoff`](Self#structfield.initial_backoff).
     #[must_use]
     pub fn initial_backoff(mut self, wait: Duration) -> Self {
         self.initial_backoff = wait;
         self
     }
 
-    /// Sets [`max_backoff`](Self::max_backoff).
+    /// Sets [`max_backoff`](Self#structfield.max_backoff).
     #[must_use]
     pub fn max_backoff(mut self, wait: Duration) -> Self {
         self.max_backoff = wait;
         self
     }
 
-    /// Sets [`deadline`](Self::deadline).
+    /// Sets [`deadline`](Self#structfield.deadline).
     #[must_use]
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = Some(deadline);

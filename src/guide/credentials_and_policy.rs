@@ -4,10 +4,12 @@
 //! is really checked.
 //!
 //! This crate implements neither logins nor signatures. skopeo does both, by the settings of the system that podman and
-//! buildah use as well. This crate passes settings on. Credentials or a policy that would have no effect are an error. In two
-//! cases there is only a warning in the log: an `authfile` that skopeo ignores because of `credential-helpers` in
-//! registries.conf, and the system's policy with a skopeo before 1.13. With
-//! [`skopeo_cmd`](crate::ImageProxyConfig#structfield.skopeo_cmd), nothing checks whether skopeo uses the credentials.
+//! buildah use as well. This crate passes settings on. It is an error if registries.conf makes
+//! skopeo ignore credentials that you give, or if skopeo would not check a policy that you name. In two cases there is
+//! only a warning in the log: an `authfile` that skopeo ignores because of `credential-helpers` in registries.conf, and
+//! the system's policy with a skopeo before 1.13. Nothing reports credentials for another registry than that of the
+//! image, and with [`skopeo_cmd`](crate::ImageProxyConfig#structfield.skopeo_cmd), nothing checks whether skopeo uses
+//! the credentials.
 //!
 //! # Credentials: what is used without any option
 //!
@@ -21,9 +23,9 @@
 //! | --- | --- |
 //! | a user and a password, for one registry | [`Credentials::password`](crate::Credentials::password) |
 //! | a token that `docker login` stores as `identitytoken` | [`Credentials::identity_token`](crate::Credentials::identity_token) |
-//! | an auth file with another path | [`authfile`](crate::ImageProxyConfig::authfile) |
-//! | the content of an auth file, such as a secret of Kubernetes (`.dockerconfigjson`) | [`auth_data`](crate::ImageProxyConfig::auth_data) |
-//! | nothing, and want to be sure that nothing is used | [`auth_anonymous`](crate::ImageProxyConfig::auth_anonymous) |
+//! | an auth file with another path | [`authfile`](crate::ImageProxyConfig#structfield.authfile) |
+//! | the content of an auth file, such as a secret of Kubernetes (`.dockerconfigjson`) | [`auth_data`](crate::ImageProxyConfig#structfield.auth_data) |
+//! | nothing, and want to be sure that nothing is used | [`auth_anonymous`](crate::ImageProxyConfig#structfield.auth_anonymous) |
 //!
 //! ```
 //! use longshore::{Credentials, ImageProxyConfig};
@@ -84,11 +86,11 @@
 //! # TLS
 //!
 //! For a registry with a certificate of your own, put the authority's `*.crt` into a folder, and give
-//! [`certificate_directory`](crate::ImageProxyConfig::certificate_directory).
-//! [`insecure_skip_tls_verification`](crate::ImageProxyConfig::insecure_skip_tls_verification) accepts any certificate, and plain
-//! HTTP: for a registry on the same machine, in tests.
-//! [`require_tls_verification`](crate::ImageProxyConfig::require_tls_verification) overrules an `insecure = true` in
-//! registries.conf.
+//! [`certificate_directory`](crate::ImageProxyConfig#structfield.certificate_directory).
+//! [`insecure_skip_tls_verification`](crate::ImageProxyConfig#structfield.insecure_skip_tls_verification) accepts any
+//! certificate, and plain HTTP: for a registry on the same machine, in tests.
+//! [`require_tls_verification`](crate::ImageProxyConfig#structfield.require_tls_verification) overrules an `insecure =
+//! true` in registries.conf.
 //!
 //! # The signature policy
 //!
@@ -138,15 +140,15 @@
 //!
 //! | the policy is | with a skopeo before 1.13 |
 //! | --- | --- |
-//! | named by [`policy`](crate::ImageProxyConfig::policy) | an error |
-//! | the system's, with [`require_policy`](crate::ImageProxyConfig::require_policy) | an error |
+//! | named by [`policy`](crate::ImageProxyConfig#structfield.policy) | an error |
+//! | the system's, with [`require_policy`](crate::ImageProxyConfig#structfield.require_policy) | an error |
 //! | the system's, without `require_policy` | ignored, with a warning in the log if the policy may refuse images |
 //!
 //! - [`restricts_images`](crate::ImageProxyConfig::restricts_images) says whether the policy in force may refuse anything. The
 //!   policy that Debian installs accepts everything.
 //! - [`Image::policy_checked`](crate::Image::policy_checked) and [`Pulled::policy_unchecked`](crate::Pulled::policy_unchecked) say
 //!   what happened.
-//! - [`insecure_policy`](crate::ImageProxyConfig::insecure_policy) accepts everything. It is for tests.
+//! - [`insecure_policy`](crate::ImageProxyConfig#structfield.insecure_policy) accepts everything. It is for tests.
 //!
 //! The policy is checked when an image is opened. [`fetch_source`](crate::Fetcher::fetch_source) and
 //! [`list_tags`](crate::Fetcher::list_tags) open none. With [`open_index`](crate::Fetcher::open_index), each image of the index is

@@ -68,9 +68,9 @@
 //!   Workers stop, proxies end, and the layout keeps the blobs that were complete. *Cancel safety* at each method says
 //!   more.
 //! - **Pulls may write into one layout at the same time**, also from several processes.
-//! - **Pulls of one fetcher share a limit on their proxies.** Each pull has one proxy, and all pulls together have up to
-//!   32 further ones by default ([`proxies_per_host`](crate::FetchOptions::proxies_per_host) says more). All pulls of a process share its
-//!   [descriptors](super::operating#descriptors).
+//! - **Pulls of one fetcher share a limit on their proxies.** Each pull has one proxy, and all pulls together have up
+//!   to 32 further ones by default ([`proxies_per_host`](crate::FetchOptions#structfield.proxies_per_host) says more).
+//!   All pulls of a process share its [descriptors](super::operating#descriptors).
 //! - **The other limits are for each pull**: workers, rate, documents. With many requests at once, put a
 //!   `tokio::sync::Semaphore` in front, or pull lists with [`pull_many`](crate::Fetcher::pull_many): all its images
 //!   share the workers and the rate. Its limit of documents is for each request.
@@ -119,8 +119,8 @@
 //!    private what the handler makes of the bytes.
 //! 2. **A handler may run again.** If a transfer breaks off, the handler is run again, and gets the layer from its
 //!    first byte. A run that failed must leave nothing that disturbs the next one.
-//! 3. **Many handlers run at the same time**: at most as many as there are [workers](crate::FetchOptions::workers), 32
-//!    by default.
+//! 3. **Many handlers run at the same time**: at most as many as there are
+//!    [workers](crate::FetchOptions#structfield.workers), 32 by default.
 //!
 //! If your store needs the layers one after another, in their order, use [`layers`](crate::Fetcher::layers) or
 //! [`layers_of`](crate::Fetcher::layers_of). The next layers are opened meanwhile. These methods do not retry a layer

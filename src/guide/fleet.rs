@@ -47,7 +47,7 @@
 //!
 //! - **Limits apply to the host in the name**, not to the mirror, because skopeo does not report which of them it asks.
 //!   An image of docker.io is therefore fetched by one proxy, also from a mirror, unless you set
-//!   [`proxies_per_host`](crate::FetchOptions::proxies_per_host), or `--proxies 1-16` on the command line.
+//!   [`proxies_per_host`](crate::FetchOptions#structfield.proxies_per_host), or `--proxies 1-16` on the command line.
 //! - **Each proxy is a client of its own.** A pull with 8 proxies asks the mirror for the manifest 8 times or more.
 //! - **If the mirror fails**, skopeo asks the registry itself, for each call anew. A pull goes on, more slowly.
 //! - **Credentials** for the mirror come from the auth file, under the mirror's name. [`Credentials`](crate::Credentials) are for one

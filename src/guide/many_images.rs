@@ -12,8 +12,8 @@
 //! | a list | [`pull_many`](crate::Fetcher::pull_many) | the others go on | each when it is complete |
 //! | requests that come in over time | [`pull_stream`](crate::Fetcher::pull_stream) | the others go on | each when it is complete |
 //!
-//! If several images name the same layer, each of these methods fetches it only once. None of them fetches a layer that
-//! the sink already has.
+//! If several images that are pulled at the same time name the same layer, each of these methods fetches it only once.
+//! None of them fetches a layer that the sink has. [`Discard`](crate::Discard) never has one.
 //!
 //! # A list
 //!
@@ -70,9 +70,9 @@
 //! | what | bound |
 //! | --- | --- |
 //! | requests held at once, from the moment when they are taken until their result is taken | 64 |
-//! | bytes of all documents of a request | [`max_documents_bytes`](crate::FetchOptions::max_documents_bytes), 64 MiB |
-//! | blobs in flight | [`workers`](crate::FetchOptions::workers), 32 |
-//! | proxies | [`proxies_per_host`](crate::FetchOptions::proxies_per_host), 16 for a registry, and not more than workers (except those that replace late ones) |
+//! | bytes of all documents of a request | [`max_documents_bytes`](crate::FetchOptions#structfield.max_documents_bytes), 64 MiB |
+//! | blobs in flight | [`workers`](crate::FetchOptions#structfield.workers), 32 |
+//! | proxies | [`proxies_per_host`](crate::FetchOptions#structfield.proxies_per_host), 16 for a registry, and not more than workers (except those that replace late ones) |
 //!
 //! While the known documents of all held requests together have `max_documents_bytes` or more, no further request is
 //! taken. When 64 results are not taken, the pull waits, so take the results. A run of 1,000 images used 21 MiB of

@@ -20,7 +20,7 @@
 //! What you get at once:
 //!
 //! - Every blob of `get_blob`, `get_descriptor` and `get_blob_stream` is verified here, without blocking threads.
-//! - With skopeo 1.19 or later, many blobs of one proxy come at the same time, and other calls are answered meanwhile.
+//! - Many blobs of one proxy come at the same time, and other calls are answered meanwhile.
 //! - A call without an answer for 300 s ends the proxy, and a blob without a byte for 60 s fails. Only a blob of
 //!   `get_raw_blob` has no timeout.
 //! - A future may be dropped at any time. What it opened is closed.
@@ -28,7 +28,7 @@
 //! `compat/README.md` lists every public item, what differs, and the tests that compare both crates. Read its table *What
 //! differs* before you deploy. Two entries concern most programs: manifests and configs have at most 4 MiB, and the proxy
 //! belongs to the runtime that made it. One thing is slower, with a skopeo before 1.19: if a transfer breaks off, the
-//! reader of the blob fails only after the stall timeout.
+//! reader ends, and the driver fails, only after the stall timeout.
 //!
 //! # Step two: `for_each_layer`
 //!

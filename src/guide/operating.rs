@@ -14,16 +14,16 @@
 //!
 //! | what | how much |
 //! | --- | --- |
-//! | buffers of a layout | 256 KiB to 1 MiB for each large blob in flight, less if many are stored when it begins: up to 19 MiB for 32 that begin together |
+//! | buffers of a layout | for each large blob in flight: 1 MiB if at most 8 are being stored when it begins, and 256 KiB if 32 or more are. 32 that begin together need up to 19 MiB |
 //! | pipes, in the kernel | 512 KiB for each blob in flight, 32 by default |
-//! | documents | [`max_documents_bytes`](crate::FetchOptions::max_documents_bytes), 64 MiB (in `pull_many`, for each request); parsed, several times as much. Usual images have 4 to 20 kB |
-//! | zstd, where layers are decompressed | one window for each layer that is being decompressed: [`max_zstd_window`](crate::FetchOptions::max_zstd_window), 32 MiB |
+//! | documents | [`max_documents_bytes`](crate::FetchOptions#structfield.max_documents_bytes), 64 MiB (in `pull_many`, for each request); parsed, several times as much. Usual images have 4 to 20 kB |
+//! | zstd, where layers are decompressed | one window for each layer that is being decompressed: [`max_zstd_window`](crate::FetchOptions#structfield.max_zstd_window), 32 MiB |
 //! | events that nobody reads | about 500 bytes each |
 //! | the skopeo processes | the memory of up to 16 processes for a registry (32 while answers are late). Pulls of one fetcher that run at the same time have one process each, and 32 more together |
 //!
 //! Measured, this process without its children: 14.5 MiB for 2.1 GB in 40 layers with the default options, and 28.9 MiB with 16 proxies
 //! (`benches/RESULTS.md`, *Memory*). In a container, add the skopeos, and set
-//! [`proxies`](crate::FetchOptions::proxies) to a number that the limit allows.
+//! [`proxies`](crate::FetchOptions#structfield.proxies) to a number that the limit allows.
 //!
 //! # Descriptors
 //!
@@ -94,9 +94,9 @@
 //!
 //! Nothing waits without a limit by default, but a pull as a whole may take long. For a scheduler, set `--deadline` a
 //! little below its own limit: it is for the whole command. The error then says what happened, and nothing is killed in
-//! the middle. In a program, [`RetryPolicy::deadline`](crate::RetryPolicy::deadline) limits each step, such as opening
-//! an image or pulling its layers, and [`pull_many`](crate::Fetcher::pull_many) as a whole. Time in which this process
-//! was stopped, such as by a frozen container, counts as neither stall nor slow call.
+//! the middle. In a program, [`RetryPolicy::deadline`](crate::RetryPolicy#structfield.deadline) limits each step, such
+//! as opening an image or pulling its layers, and [`pull_many`](crate::Fetcher::pull_many) as a whole. Time in which
+//! this process was stopped, such as by a frozen container, counts as neither stall nor slow call.
 //!
 //! # What kills leave behind
 //!

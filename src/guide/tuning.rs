@@ -43,11 +43,11 @@
 //!
 //! | option | default | raise it | lower it |
 //! | --- | --- | --- | --- |
-//! | [`proxies`](crate::FetchOptions::proxies) | [`Auto`](crate::Proxies::Auto) | many small layers from far away, on a machine with many processors | a registry that throttles; little memory |
-//! | [`proxies_per_host`](crate::FetchOptions::proxies_per_host) | 16 | many small layers from far away; the number is still estimated | a registry that throttles; little memory |
-//! | [`workers`](crate::FetchOptions::workers) | 32 | more than 32 proxies; handlers that wait a lot, such as for another server | handlers that need much memory each |
-//! | [`limit_rate`](crate::FetchOptions::limit_rate) | none | | a line that others use, too |
-//! | [`start_ahead`](crate::FetchOptions::start_ahead) | true | | most images that you open are not pulled |
+//! | [`proxies`](crate::FetchOptions#structfield.proxies) | [`Auto`](crate::Proxies::Auto) | many small layers from far away, on a machine with many processors | a registry that throttles; little memory |
+//! | [`proxies_per_host`](crate::FetchOptions#structfield.proxies_per_host) | 16 | many small layers from far away; the number is still estimated | a registry that throttles; little memory |
+//! | [`workers`](crate::FetchOptions#structfield.workers) | 32 | more than 32 proxies; handlers that wait a lot, such as for another server | handlers that need much memory each |
+//! | [`limit_rate`](crate::FetchOptions#structfield.limit_rate) | none | | a line that others use, too |
+//! | [`start_ahead`](crate::FetchOptions#structfield.start_ahead) | true | | most images that you open are not pulled |
 //!
 //! - **More than 16 proxies** helped only in one of the cases that were measured at a distance: 128 small layers at 100
 //!   ms, by 6 %. At 30 ms, the same layers took 22 % more time with up to 32 proxies (`benches/RESULTS.md`, *At a

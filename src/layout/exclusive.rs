@@ -57,7 +57,8 @@ fn try_lock(root: &Folder) -> io::Result<(Option<LayoutLock>, Swept)> {
 fn busy_error(pulls: &[String]) -> io::Error {
     let folders = pulls.join("; ");
     let reason = format!(
-        "a pull into it is running (its folder is {folders}): try again when that pull has ended"
+        "a pull into it is running, or has left its folder ({folders}): try again when no pull is running, or remove \
+         that folder if none is"
     );
     io::Error::new(io::ErrorKind::ResourceBusy, reason)
 }

@@ -37,14 +37,14 @@ pub struct PruneOptions {
 }
 
 impl PruneOptions {
-    /// Sets [`dry_run`](Self::dry_run).
+    /// Sets [`dry_run`](Self#structfield.dry_run).
     #[must_use]
     pub fn dry_run(mut self, dry_run: bool) -> Self {
         self.dry_run = dry_run;
         self
     }
 
-    /// Sets [`wait`](Self::wait).
+    /// Sets [`wait`](Self#structfield.wait).
     #[must_use]
     pub fn wait(mut self, wait: Duration) -> Self {
         self.wait = wait;
@@ -56,11 +56,12 @@ impl PruneOptions {
 #[derive(Debug, Default)]
 #[non_exhaustive]
 pub struct Pruned {
-    /// The blobs that were removed, or that would be removed in a [dry run](PruneOptions::dry_run), sorted by digest.
+    /// The blobs that were removed, or that would be removed in a [dry run](PruneOptions#structfield.dry_run), sorted
+    /// by digest.
     pub removed: Vec<PrunedBlob>,
     /// The size of all [`removed`](Self::removed) blobs together, in bytes.
     pub removed_bytes: u64,
-    /// The number of blobs that stay.
+    /// The number of blobs that stay because an image needs them.
     pub kept_blobs: usize,
     /// The number of staging folders that were removed. Pulls that were killed have left them. None are
     /// counted in a dry run.
@@ -68,7 +69,8 @@ pub struct Pruned {
     /// The size of the files in the staging folders that were removed, in bytes.
     pub abandoned_bytes: u64,
     /// The reason why some blobs that no image names are left, although others were removed: a file could not be
-    /// removed, or a pull that began in between did not end within [`PruneOptions::wait`].
+    /// removed, or a pull that began in between did not end within
+    /// [`PruneOptions::wait`](PruneOptions#structfield.wait).
     pub unfinished: Option<Error>,
 }
 
@@ -92,16 +94,16 @@ impl OciLayout {
     /// an index of platforms or a `subject` field names it: tools can leave platforms and subjects out.
     ///
     /// No pull may run at the same time, because it has stored blobs, or relies on blobs, that the index does not name
-    /// yet. If a pull is running, this method waits for its end, but not longer than [`PruneOptions::wait`]. A pull
-    /// counts as running until its `OciLayout` is dropped, so do not call this method on an `OciLayout` that was pulled
-    /// into. A pull that begins while blobs are being removed waits. Other tools that write into a layout do not wait:
-    /// do not prune while they run.
+    /// yet. If a pull is running, this method waits for its end, but not longer than
+    /// [`PruneOptions::wait`](PruneOptions#structfield.wait). A pull counts as running until its `OciLayout` is
+    /// dropped, so do not call this method on an `OciLayout` that was pulled into. A pull that begins while blobs are
+    /// being removed waits. Other tools that write into a layout do not wait: do not prune while they run.
     ///
     /// # Errors
     ///
-    /// [`Error::Io`] if there is no layout, if it is damaged, or if nothing can be removed. The kind of its source is
-    /// [`ResourceBusy`](io::ErrorKind::ResourceBusy) if a pull is running. If this method returns an error, it has
-    /// removed no blob. An error after the first removal is in [`Pruned::unfinished`].
+    /// [`Error::Io`] if there is no layout, if it is damaged, or if an error comes before the first removal. The kind
+    /// of its source is [`ResourceBusy`](io::ErrorKind::ResourceBusy) if a pull is running. If this method returns an
+    /// error, it has removed no blob. An error after the first removal is in [`Pruned::unfinished`].
     ///
     /// # Cancel safety
     ///
@@ -302,7 +304,7 @@ impl Visitor for Reachable {
                 self.missing.push((named.clone(), by));
                 Ok(None)
             }
-            Err(bad) => Err(unusable_document(digest, &bad.damage.to_string())),
+            Err(bad) => Err(unusable_document(digest, &bad.damage)),
         }
     }
 
@@ -318,15 +320,20 @@ impl Visitor for Reachable {
 
     fn not_understood(&mut self, named: &Descriptor, error: Error) -> io::Result<()> {
         let damage = Damage::NotUnderstood(reason(&error));
-        Err(unusable_document(named.digest(), &damage.to_string()))
+        Err(unusable_document(named.digest(), &damage))
     }
 }
 
 /// Returns the error for a document that is missing or damaged, so that the blobs that it names are not known.
-fn unusable_document(digest: &Digest, damage: &str) -> io::Error {
+fn unusable_document(digest: &Digest, damage: &Damage) -> io::Error {
+    let advice = match damage {
+        Damage::NotUnderstood(_) | Damage::UnknownAlgorithm => "Remove the image from the index",
+        _ => {
+            "Repair the layout first (longshore verify --repair, then pull), or remove the image from the index"
+        }
+    };
     invalid(format!(
-        "{digest}, which the layout names, {damage}. Repair the layout first (longshore verify --repair, then \
-         pull), or remove the image from the index"
+        "{digest}, which the layout names, {damage}. {advice}"
     ))
 }
 

@@ -33,13 +33,15 @@ const SHOWN_IMAGES: usize = 10;
 pub struct VerifyOptions {
     /// The name, or the digest, of the only image to verify. `None`, the default, means all images of the index.
     pub image: Option<String>,
-    /// Whether blobs that no image names are verified, too. A pull that was killed leaves such blobs, and a
-    /// later pull reuses them. Their sizes are not compared, because nothing says what they should be. With
-    /// [`image`](Self::image), the blobs that only other images name count as such blobs. The default is false.
+    /// Whether blobs that no image names are verified, too. A pull that was killed leaves such blobs, and a later pull
+    /// reuses them. Their sizes are not compared, because nothing says what they should be. With
+    /// [`image`](Self#structfield.image), the blobs that only other images name count as such blobs. The default is
+    /// false.
     pub unnamed: bool,
     /// Whether layers are also decompressed, and compared with the `diff_id`s of their image config. The defaults of
-    /// [`max_expansion`](crate::FetchOptions::max_expansion) and
-    /// [`max_zstd_window`](crate::FetchOptions::max_zstd_window) limit the decompression. The default is false.
+    /// [`max_expansion`](crate::FetchOptions#structfield.max_expansion) and
+    /// [`max_zstd_window`](crate::FetchOptions#structfield.max_zstd_window) limit the decompression. The default is
+    /// false.
     #[cfg(feature = "decompress")]
     pub diff_ids: bool,
     /// The number of threads that read blobs, at most 64. `None`, the default, means the number of processors.
@@ -47,21 +49,21 @@ pub struct VerifyOptions {
 }
 
 impl VerifyOptions {
-    /// Sets [`image`](Self::image).
+    /// Sets [`image`](Self#structfield.image).
     #[must_use]
     pub fn image(mut self, name: impl Into<String>) -> Self {
         self.image = Some(name.into());
         self
     }
 
-    /// Sets [`unnamed`](Self::unnamed).
+    /// Sets [`unnamed`](Self#structfield.unnamed).
     #[must_use]
     pub fn unnamed(mut self, unnamed: bool) -> Self {
         self.unnamed = unnamed;
         self
     }
 
-    /// Sets [`diff_ids`](Self::diff_ids).
+    /// Sets [`diff_ids`](Self#structfield.diff_ids).
     #[cfg(feature = "decompress")]
     #[must_use]
     pub fn diff_ids(mut self, diff_ids: bool) -> Self {
@@ -69,7 +71,7 @@ impl VerifyOptions {
         self
     }
 
-    /// Sets [`workers`](Self::workers).
+    /// Sets [`workers`](Self#structfield.workers).
     #[must_use]
     pub fn workers(mut self, workers: NonZeroUsize) -> Self {
         self.workers = Some(workers);
@@ -154,8 +156,8 @@ pub enum Damage {
 }
 
 impl Damage {
-    /// Whether the file itself is damaged, so that the next pull fetches a good one once the file is
-    /// removed ([`OciLayout::remove_damaged`]).
+    /// Whether [`OciLayout::remove_damaged`] examines the file of the blob. It removes the file if its bytes are wrong,
+    /// or can't be read to their end. The next pull then fetches a good one.
     #[must_use]
     pub fn is_repairable(&self) -> bool {
         matches!(
@@ -186,7 +188,8 @@ impl OciLayout {
     /// # Errors
     ///
     /// [`Error::Io`] if there is no layout, if its index can't be understood, or if it does not contain the
-    /// [`image`](VerifyOptions::image). A blob that is missing or damaged is no error, but a part of the result.
+    /// [`image`](VerifyOptions#structfield.image). A blob that is missing or damaged is no error, but a part of the
+    /// result.
     ///
     /// # Cancel safety
     ///

@@ -18,14 +18,16 @@ pub struct Refusal {
 /// The class that the proxy gives an error: `error_code` in a reply, `code` in a blob's error pipe (protocol 0.2.8
 /// and later).
 ///
-/// skopeo's classes are narrow. HTTP 429 and 500, and a body that ends early, come as [`Other`](Self::Other).
+/// skopeo's classes are narrow. HTTP 500, HTTP 429 without an error code of the OCI distribution
+/// specification, and a body that ends early, come as [`Other`](Self::Other).
 /// [`RefusalKind`] is more precise.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RefusalCode {
     /// `EPIPE`: the read end of a pipe was closed before the proxy had written all bytes.
     BrokenPipe,
-    /// `retryable`: connection errors and HTTP 502 to 504.
+    /// `retryable`: connection errors, HTTP 502 to 504, and most errors with an error code of the OCI distribution
+    /// specification, even that a blob is missing (404).
     Retryable,
     /// `other`: every other error.
     Other,
@@ -49,7 +51,8 @@ pub enum RefusalKind {
     Denied,
     /// The registry limits the rate of requests (429).
     Throttled,
-    /// This user may not read a file on this machine: a part of a local image, or an auth file.
+    /// This user may not use a file, folder or socket on this machine, such as a part of a local image, an auth file,
+    /// or the socket of the docker daemon.
     Unreadable,
     /// The certificate is not trusted, or the registry does not speak TLS.
     Tls,

@@ -185,9 +185,9 @@ impl RawBlob {
     /// The pipe is in blocking mode. Call this method before the first read, because bytes that were already read are
     /// no longer in the pipe. The future completes when the proxy has written everything into the pipe, or when the
     /// pipe is closed. Read the pipe while the future is awaited, because a full pipe blocks the proxy. The future
-    /// returns an error if the proxy reports one, or is known to have exited. If the proxy is killed, its exit may be
-    /// known only after the end of the pipe, so check the size and the digest. Neither the stall timeout nor the lowest
-    /// rate applies, because this library does not see the bytes.
+    /// returns an error if the proxy reports one, or if the connection to the proxy is known to have failed or ended.
+    /// If the proxy is killed, its exit may be known only after the end of the pipe, so check the size and the digest.
+    /// Neither the stall timeout nor the lowest rate applies, because this library does not see the bytes.
     ///
     /// # Errors
     ///

@@ -43,7 +43,8 @@ const MAX_SIZE: u64 = (1 << 53) - 1;
 /// A handle to a running image proxy.
 ///
 /// The handle is cheap to clone, and can be used from many tasks and threads at once. One task owns the connection,
-/// and sends the calls one after another, in the order of the requests. Blobs do not use that connection: each has a
+/// and sends the calls one after another, in the order of the requests; calls that close an image or finish a blob come
+/// before the requests that wait. Blobs do not use that connection: each has a
 /// pipe of its own, and all pipes can be read at the same time.
 ///
 /// ```no_run
@@ -65,7 +66,8 @@ const MAX_SIZE: u64 = (1 << 53) - 1;
 /// # Cancel safety
 ///
 /// Each method's future may be dropped at any time. A call that is not yet sent is then not sent. A call that is
-/// already sent runs to its end in the proxy, and the image or pipe that it grants is released.
+/// already sent runs to its end in the proxy, and the image or pipe that it grants is released. Before protocol 0.2.8,
+/// the proxy keeps one descriptor of a blob that was dropped early, until the proxy exits.
 #[derive(Debug, Clone)]
 pub struct ImageProxy {
     inbox: mpsc::Sender<Request>,
@@ -193,7 +195,7 @@ impl ImageProxy {
     /// The image is closed even if the future is dropped before the answer.
     pub async fn close_image(&self, image: OpenedImage) -> Result<()> {
         image.id_on(self.shared.connection)?;
-        image.close().await
+        runtime_check::answer_or_idle(&self.shared.runtime, image.close()).await
     }
 
     /// Fetches the image's manifest, parsed as an OCI image manifest, and the digest of the original manifest. This is
@@ -267,8 +269,8 @@ impl ImageProxy {
     /// such list.
     ///
     /// From protocol 0.2.7 on, the list comes through a pipe, and its limit is
-    /// [`max_document_bytes`](ConnectionOptions::max_document_bytes). With an older proxy, the list must fit into one
-    /// packet. A list of about 200 layers or more does not fit, and the connection then fails.
+    /// [`max_document_bytes`](ConnectionOptions#structfield.max_document_bytes). With an older proxy, the list must fit
+    /// into one packet. A list of about 200 layers or more does not fit, and the connection then fails.
     ///
     /// # Errors
     ///
@@ -384,9 +386,9 @@ impl ImageProxy {
     /// Shuts the proxy down, and returns how it ended.
     ///
     /// 1. Requests that any handle made before are answered, each within the
-    ///    [call timeout](ConnectionOptions::call_timeout). Other handles get [`Error::Closed`] from now on.
-    /// 2. Open blobs may be read to their end, until the [shutdown timeout](ConnectionOptions::shutdown_timeout) has
-    ///    passed since this call.
+    ///    [call timeout](ConnectionOptions#structfield.call_timeout). Other handles get [`Error::Closed`] from now on.
+    /// 2. Open blobs may be read to their end, until the [shutdown
+    ///    timeout](ConnectionOptions#structfield.shutdown_timeout) has passed since this call.
     /// 3. The proxy is told to exit. If this library started it, and it has not exited after another shutdown timeout, it
     ///    gets `SIGTERM` and, 2 s later, `SIGKILL`.
     ///

@@ -50,9 +50,9 @@ impl ImageProxy {
     /// - [`Error::Incompatible`] if the proxy speaks another version of the protocol; [`Error::Protocol`] if its answer
     ///   does not follow the protocol.
     /// - [`Error::CallTimeout`] if the start or the first call takes longer than the
-    ///   [`call_timeout`](ConnectionOptions::call_timeout).
-    /// - [`Error::Unsupported`] if the configuration has a [`policy`](ImageProxyConfig::policy) or
-    ///   [requires](ImageProxyConfig::require_policy) one, and this proxy checks none.
+    ///   [`call_timeout`](ConnectionOptions#structfield.call_timeout).
+    /// - [`Error::Unsupported`] if the configuration has a [`policy`](ImageProxyConfig#structfield.policy) or
+    ///   [requires](ImageProxyConfig#structfield.require_policy) one, and this proxy checks none.
     ///
     /// # Cancel safety
     ///
@@ -131,7 +131,7 @@ impl ImageProxy {
     /// - [`Error::Incompatible`] if the proxy speaks another version of the protocol; [`Error::Protocol`] if its answer
     ///   does not follow the protocol.
     /// - [`Error::CallTimeout`] if the proxy does not answer the first call within the
-    ///   [`call_timeout`](ConnectionOptions::call_timeout).
+    ///   [`call_timeout`](ConnectionOptions#structfield.call_timeout).
     ///
     /// # Cancel safety
     ///

@@ -14,11 +14,17 @@ fn runtime(paused: bool) -> Runtime {
 fn a_proxy_whose_runtime_does_not_run_answers_with_an_error() {
     run_without(|| {
         let its_own = runtime(false);
-        let (peer, proxy) = its_own.block_on(Peer::connected("0.2.8"));
+        let (mut peer, proxy) = its_own.block_on(Peer::connected("0.2.8"));
+        let image = its_own.block_on(async {
+            let (image, ()) = tokio::join!(proxy.open_image("x:"), peer.opens(1));
+            image.unwrap()
+        });
         // On the clock of this runtime, no time passes while it waits.
         let another = runtime(true);
         let opened = another.block_on(proxy.open_image("x:"));
         assert!(matches!(opened, Err(Error::RuntimeIdle)), "{opened:?}");
+        let closed = another.block_on(proxy.close_image(image));
+        assert!(matches!(closed, Err(Error::RuntimeIdle)), "{closed:?}");
         let ended = another.block_on(proxy.clone().finalize());
         assert!(matches!(ended, Err(Error::RuntimeIdle)), "{ended:?}");
         drop((its_own, peer, proxy));

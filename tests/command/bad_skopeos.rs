@@ -136,11 +136,17 @@ fn answering(packet: &str) -> String {
 
 #[test]
 fn an_unsupported_protocol_is_reported_with_advice() {
-    for version in ["0.1.0", "0.2.1", "0.3.0", "1.0.0"] {
+    let table = [
+        ("0.1.0", "use a newer skopeo"),
+        ("0.2.1", "use a newer skopeo"),
+        ("0.3.0", "use an older skopeo"),
+        ("1.0.0", "use an older skopeo"),
+    ];
+    for (version, advice) in table {
         let packet = format!(r#"{{"success":true,"value":"{version}","pipeid":0,"error":""}}"#);
         let message = message_of(&answering(&packet));
         assert!(message.contains(version), "{message}");
-        assert!(message.contains("use a newer skopeo"), "{message}");
+        assert!(message.contains(advice), "{message}");
     }
 }
 
@@ -199,7 +205,7 @@ fn a_second_signal_ends_the_command_at_once_and_names_leftovers() {
         let message = pull.end().failed(130);
         let last = message.lines().last().unwrap();
         let expected = "longshore: ended at once; incomplete files may be left in image (the next pull removes these files); \
-                        skopeo's temporary files may be left in /var/tmp, or in /tmp (TMPDIR)";
+                        skopeo's temporary files may be left in /var/tmp, or in the folder that TMPDIR names";
         assert_eq!(last, expected, "{message}");
         fs::remove_file(&started).unwrap();
     }

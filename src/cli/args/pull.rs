@@ -89,8 +89,8 @@ pub(crate) struct PullArguments {
     pub(crate) dry_run: bool,
     /// How to show progress
     ///
-    /// auto: a picture on a terminal, and lines elsewhere. plain: lines, at most one a second. json: the events on
-    /// stderr, one JSON object a line. none: nothing.
+    /// auto: a picture on a terminal, and lines elsewhere. plain: lines; the total at most once a second. json: the
+    /// events on stderr, one JSON object a line. none: nothing.
     #[arg(long, value_name = "STYLE", value_enum, default_value_t, hide_possible_values = true, help_heading = OUTPUT)]
     pub(crate) progress: Style,
     /// Write the events into FILE; - is stdout
@@ -106,8 +106,8 @@ pub(crate) struct PullArguments {
     pub(crate) timeline: Option<Target>,
     /// Minimum length of the time axis
     ///
-    /// The pictures of two pulls can be compared if this length is the same. The length is 500ms, 10s or 2m, for
-    /// example. Default: the time of the pull.
+    /// The pictures of two pulls can be compared if this length is the same, and neither pull takes longer. The length
+    /// is 500ms, 10s or 2m, for example. Default: the time of the pull.
     #[arg(long, value_name = "DURATION", value_parser = duration, requires = "timeline", help_heading = OUTPUT)]
     pub(crate) timeline_axis: Option<Duration>,
     /// Print one JSON object at the end

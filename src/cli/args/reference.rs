@@ -43,7 +43,7 @@ pub(crate) fn image_reference(text: &str) -> Result<String, String> {
             Ok(_) => Ok(text.to_owned()),
             Err(error) => Err(format!(
                 "{error}; an image at a registry is docker://HOST/REPOSITORY[:TAG] or \
-                 docker://HOST/REPOSITORY@DIGEST, in lower case"
+                 docker://HOST/REPOSITORY@DIGEST, with REPOSITORY in lower case"
             )),
         }
     } else if rest.is_empty() {

@@ -42,7 +42,7 @@ pub(super) fn platform(text: &str) -> Result<Platform, String> {
 fn check_single(text: &str) -> Result<(), String> {
     if text.contains(',') {
         return Err(
-            "this is more than one platform; a list for pull --from has a line with platform= and name= for each"
+            "give one platform; for several, write a list for pull --from: a line for each, with platform= and name="
                 .into(),
         );
     }

@@ -99,8 +99,8 @@ fn hint_of_certificate(message: &str) -> &'static str {
     } else if message.contains("has expired or is not yet valid") {
         "the registry needs a new certificate, or the clock of this machine is wrong"
     } else {
-        "nothing that this machine trusts has signed the registry's certificate; --cert-dir names a folder with the \
-         certificate of its signer, as a file *.crt"
+        "this machine does not trust the signer of the registry's certificate; --cert-dir names a folder with the \
+         signer's certificate, as a file *.crt"
     }
 }
 
@@ -180,7 +180,7 @@ mod tests {
             (
                 RefusalKind::Tls,
                 "x509: certificate signed by unknown authority",
-                "nothing that this machine trusts",
+                "this machine does not trust the signer",
             ),
             (
                 RefusalKind::Tls,

@@ -29,10 +29,11 @@ impl Fetcher {
     ///
     /// [`Error::Blob`] or [`Error::Refused`] if the config can't be fetched; [`Error::Image`] or [`Error::Decode`] if a
     /// document can't be used; [`Error::DocumentTooLarge`] if the config is larger than
-    /// [`max_document_bytes`](crate::ConnectionOptions::max_document_bytes); [`Error::DocumentsTooLarge`] if the
-    /// manifest and the config together exceed [`max_documents_bytes`](crate::FetchOptions::max_documents_bytes);
-    /// [`Error::ImageChanged`] if the proxy failed and another one finds a different image; [`Error::DeadlineExceeded`]
-    /// after the [deadline](crate::RetryPolicy::deadline); the errors of a proxy.
+    /// [`max_document_bytes`](crate::ConnectionOptions#structfield.max_document_bytes); [`Error::DocumentsTooLarge`] if
+    /// the manifest and the config together exceed
+    /// [`max_documents_bytes`](crate::FetchOptions#structfield.max_documents_bytes); [`Error::ImageChanged`] if the
+    /// proxy failed and another one finds a different image; [`Error::DeadlineExceeded`] after the
+    /// [deadline](crate::RetryPolicy#structfield.deadline); the errors of a proxy.
     ///
     /// # Cancel safety
     ///
@@ -282,10 +283,11 @@ impl Fetcher {
     ///
     /// A request is held from the moment when it is taken until its result is returned. The next request is taken while
     /// fewer than 64 requests are held, fewer than 64 images are being pulled, and the known documents of all held
-    /// requests have fewer bytes than [`max_documents_bytes`](crate::FetchOptions::max_documents_bytes) together. A
-    /// single request whose documents exceed this limit fails.
+    /// requests have fewer bytes than [`max_documents_bytes`](crate::FetchOptions#structfield.max_documents_bytes)
+    /// together. A single request whose documents exceed this limit fails.
     ///
-    /// The pull runs in a task of its own. The task waits while 64 results have not been taken with [`PullMany::next`].
+    /// The pull runs in a task of its own. The task waits while more than 64 results have not been taken with
+    /// [`PullMany::next`].
     /// The task also calls the iterator, which must not block. If requests arrive over time, use
     /// [`pull_stream`](Self::pull_stream).
     ///

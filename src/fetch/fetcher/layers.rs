@@ -47,9 +47,9 @@ impl Fetcher {
         Ok(results.in_order(content.layers()))
     }
 
-    /// Runs `handler` for some layers of an image, for example those that the caller does not have yet, like
-    /// [`for_each_layer`](Self::for_each_layer). `layers` are some of [`Image::layers`]. Nothing else is fetched,
-    /// not even the config.
+    /// Runs `handler` for some layers of an image, for example for those that the caller does not have yet. The handler
+    /// is run as in [`for_each_layer`](Self::for_each_layer). `layers` are some of [`Image::layers`]. Nothing else is
+    /// fetched, not even the config.
     ///
     /// Returns the layers with their results, in the order of `layers`. If a blob occurs in several of them, only
     /// the first of these layers is handled and returned.
@@ -96,7 +96,7 @@ impl Fetcher {
 
     /// Runs `handler` for each layer of an image, on threads that may block, with a reader for libraries that need
     /// [`std::io::Read`], such as `tar`. The threads are those of tokio's `spawn_blocking`. At most
-    /// [`workers`](crate::FetchOptions::workers) of them are in use at once. Everything else is as with
+    /// [`workers`](crate::FetchOptions#structfield.workers) of them are in use at once. Everything else is as with
     /// [`for_each_layer`](Self::for_each_layer).
     ///
     /// ```no_run

@@ -52,7 +52,7 @@ use crate::reference::Place;
 /// skopeo records each blob that it fetches from a registry in a database, the blob-info cache. All skopeo
 /// processes of a user share this cache. Nothing in a pull reads it, and each blob would wait for its lock. So
 /// proxies for `docker://` images do not use the shared cache, unless
-/// [`private_blob_info_cache`](FetchOptions::private_blob_info_cache) is false.
+/// [`private_blob_info_cache`](FetchOptions#structfield.private_blob_info_cache) is false.
 ///
 /// - For root, each skopeo process runs in a mount namespace in which `/var/lib/containers/cache` is an empty read-only
 ///   folder. The folder is created on the host if it does not exist. Where a mount namespace is not allowed, the
@@ -70,8 +70,8 @@ pub struct Fetcher {
 
 impl Fetcher {
     /// Makes a fetcher that starts all its proxies with this configuration. No proxy is started yet. `pre_exec` hooks
-    /// of [`skopeo_cmd`](ImageProxyConfig::skopeo_cmd) are not run, because they can't be copied to several processes;
-    /// the field says what else a copy of the command loses.
+    /// of [`skopeo_cmd`](ImageProxyConfig#structfield.skopeo_cmd) are not run, because they can't be copied to several
+    /// processes; the field says what else a copy of the command loses.
     ///
     /// # Errors
     ///
@@ -97,7 +97,7 @@ impl Fetcher {
     /// Makes a fetcher that uses these proxies and starts none. With [`ImageProxy::connect`], a proxy can be one
     /// that somebody else has started, with other privileges than this process has.
     ///
-    /// The option [`proxies`](FetchOptions::proxies) is ignored. Without any proxy, each opening fails with
+    /// The option [`proxies`](FetchOptions#structfield.proxies) is ignored. Without any proxy, each opening fails with
     /// [`Error::Closed`]. A proxy ends when this fetcher, its clones, its images, and all other handles of the proxy
     /// are dropped.
     ///
@@ -127,8 +127,9 @@ impl Fetcher {
     }
 
     /// Returns this fetcher with these [`Events`] in place of its former ones. All its calls send their events there.
-    /// The events end when the first call that fetches layers, or another blob, ends. They also end when a call fails or is dropped early,
-    /// if this call opens an image or fetches from one. Later calls send none.
+    /// The events end when the first call that fetches layers, or one blob with `for_blob`, ends. If that call returns
+    /// a stream of layers, they end with the stream. They also end when a call fails or is dropped early, if this call
+    /// opens an image or fetches from one. Later calls send none.
     #[must_use]
     pub fn with_events(mut self, events: Events) -> Self {
         self.events = events;
@@ -138,17 +139,18 @@ impl Fetcher {
     /// Opens an image: starts a proxy, and fetches the manifest. The reference contains the transport, as in
     /// `docker://quay.io/fedora/fedora:latest`.
     ///
-    /// While the image is being opened, warm proxies are started: proxies that the pull will probably
-    /// need ([`start_ahead`](FetchOptions::start_ahead)). They are shut down when the first call that fetches layers of
-    /// the image ends, or when the [`Image`] is dropped before such a call.
+    /// While the image is being opened, warm proxies are started: proxies that the pull will probably need
+    /// ([`start_ahead`](FetchOptions#structfield.start_ahead)). They are shut down when the first call that fetches
+    /// layers of the image ends, or when the [`Image`] is dropped before such a call.
     ///
     /// # Errors
     ///
     /// [`Error::Refused`] if the registry or the proxy refuses the image; the error of a proxy that can't be started;
     /// [`Error::Image`] or [`Error::Decode`] if the manifest can't be used; [`Error::DocumentTooLarge`] if it is larger
-    /// than [`max_document_bytes`](crate::ConnectionOptions::max_document_bytes); [`Error::DocumentsTooLarge`] if it is
-    /// larger than [`max_documents_bytes`](FetchOptions::max_documents_bytes); [`Error::DeadlineExceeded`] after the
-    /// [deadline](crate::RetryPolicy::deadline). Failures are retried first, as the
+    /// than [`max_document_bytes`](crate::ConnectionOptions#structfield.max_document_bytes);
+    /// [`Error::DocumentsTooLarge`] if it is larger than
+    /// [`max_documents_bytes`](FetchOptions#structfield.max_documents_bytes); [`Error::DeadlineExceeded`] after the
+    /// [deadline](crate::RetryPolicy#structfield.deadline). Failures are retried first, as the
     /// [`RetryPolicy`](crate::RetryPolicy) allows.
     ///
     /// # Cancel safety
@@ -232,7 +234,7 @@ impl Fetcher {
     /// # Errors
     ///
     /// The errors of [`open`](Self::open), for the first image that fails; [`Error::DocumentsTooLarge`] if the
-    /// manifests together exceed [`max_documents_bytes`](FetchOptions::max_documents_bytes).
+    /// manifests together exceed [`max_documents_bytes`](FetchOptions#structfield.max_documents_bytes).
     ///
     /// # Cancel safety
     ///

@@ -33,8 +33,9 @@ impl Fetcher {
     /// [`RetryPolicy`](crate::RetryPolicy) allows; [`Error::Spawn`], [`Error::ProxyExited`] or [`Error::CallTimeout`]
     /// if skopeo can't be started, fails without a reason, or takes too long; [`Error::Blob`] if the reference contains
     /// a digest and the document has another one; [`Error::DocumentTooLarge`] if the document is larger than
-    /// [`max_document_bytes`](crate::ConnectionOptions::max_document_bytes); [`Error::DeadlineExceeded`] after the
-    /// [deadline](crate::RetryPolicy::deadline); [`Error::Image`] if this fetcher is [over](Self::over) given proxies.
+    /// [`max_document_bytes`](crate::ConnectionOptions#structfield.max_document_bytes); [`Error::DeadlineExceeded`]
+    /// after the [deadline](crate::RetryPolicy#structfield.deadline); [`Error::Image`] if this fetcher is
+    /// [over](Self::over) given proxies.
     ///
     /// # Cancel safety
     ///
@@ -61,10 +62,10 @@ impl Fetcher {
     /// [`Error::Config`] if the reference is not a `docker://` one, or has a tag or a digest; [`Error::Refused`] if the
     /// registry refuses the list, after the retries that the [`RetryPolicy`](crate::RetryPolicy) allows;
     /// [`Error::Spawn`], [`Error::ProxyExited`] or [`Error::CallTimeout`] if skopeo can't be started, fails without a
-    /// reason, or takes too long; [`Error::DeadlineExceeded`] after the [deadline](crate::RetryPolicy::deadline);
-    /// [`Error::DocumentTooLarge`] if the list is larger than
-    /// [`max_documents_bytes`](crate::FetchOptions::max_documents_bytes); [`Error::Decode`] if the list can't be
-    /// parsed; [`Error::Image`] if this fetcher is [over](Self::over) given proxies.
+    /// reason, or takes too long; [`Error::DeadlineExceeded`] after the
+    /// [deadline](crate::RetryPolicy#structfield.deadline); [`Error::DocumentTooLarge`] if the list is larger than
+    /// [`max_documents_bytes`](crate::FetchOptions#structfield.max_documents_bytes); [`Error::Decode`] if the list
+    /// can't be parsed; [`Error::Image`] if this fetcher is [over](Self::over) given proxies.
     ///
     /// # Cancel safety
     ///

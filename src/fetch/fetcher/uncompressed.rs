@@ -36,9 +36,9 @@ impl Fetcher {
     ///   layer is fetched then.
     /// - [`BlobError::Decompress`](crate::BlobError::Decompress) if a layer can't be decompressed.
     /// - [`BlobError::Expands`](crate::BlobError::Expands) if a layer expands beyond
-    ///   [`max_expansion`](crate::FetchOptions::max_expansion).
+    ///   [`max_expansion`](crate::FetchOptions#structfield.max_expansion).
     /// - [`BlobError::ZstdWindow`](crate::BlobError::ZstdWindow) if a layer needs a larger window than
-    ///   [`max_zstd_window`](crate::FetchOptions::max_zstd_window).
+    ///   [`max_zstd_window`](crate::FetchOptions#structfield.max_zstd_window).
     /// - [`BlobError::WrongDiffId`](crate::BlobError::WrongDiffId) if the decompressed bytes do not have the
     ///   `diff_id`.
     ///
