@@ -114,8 +114,9 @@ impl From<ImageProxyConfig> for longshore::ImageProxyConfig {
 }
 
 /// Makes the command that starts the proxy, for callers who start the proxy themselves. The command needs a
-/// `SOCK_SEQPACKET` socket as its stdin. Its stdout is discarded; its stderr is a pipe, unless `debug` is set. The process
-/// is killed when the *thread* that started it ends.
+/// `SOCK_SEQPACKET` socket as its stdin. Its stdout is discarded. Its stderr is a pipe, unless `debug` or the
+/// environment variable `CONTAINERS_IMAGE_PROXY_DEBUG` is set. The process is killed when the *thread* that started it
+/// ends.
 ///
 /// This conversion blocks: it reads `auth_data`, and may ask skopeo for its version. It returns
 /// [`Error::Configuration`] if the options can't be used, [`Error::Io`] if a file can't be read, and

@@ -51,8 +51,9 @@ pub enum Error {
     /// A version can't be parsed. No call of this crate returns this variant.
     #[error("semantic version error: {0}")]
     SemanticVersion(#[from] semver::Error),
-    /// The proxy is too old for this call, or it speaks a version of the protocol that this crate does not speak: one
-    /// before 0.2.3, or 0.3 and later.
+    /// The proxy is too old for [`open_varlink_socket`](crate::ImageProxy::open_varlink_socket), or it speaks a version
+    /// of the protocol that this crate does not speak: one before 0.2.3, or 0.3 and later. Another call for which the
+    /// proxy is too old returns [`RequestInitiationFailure`](Self::RequestInitiationFailure).
     #[error("proxy too old (requested={requested_version} found={found_version}) error")]
     ProxyTooOld {
         /// The versions of the protocol that are needed, such as `^0.2.9`.

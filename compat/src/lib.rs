@@ -2,8 +2,8 @@
 //!
 //! A program that was written against that crate compiles unchanged with this one: the types, names, traits, futures
 //! and errors are the same. Below them, longshore owns the proxy's socket in one task, reads blobs without a blocking
-//! thread, and verifies every blob. Only [`ImageProxy::get_raw_blob`] differs: its bytes come through a
-//! [`tokio::fs::File`], which uses blocking threads, and they are not verified.
+//! thread, and verifies every blob. [`ImageProxy::get_raw_blob`] is the exception: as in that crate, its bytes come
+//! through a [`tokio::fs::File`], which uses blocking threads, and nothing verifies them.
 //!
 //! ```toml
 //! [dependencies]

@@ -159,8 +159,8 @@ impl ImageProxy {
         }
     }
 
-    /// Fetches the digest and the bytes of the image's manifest. A manifest of another type is converted to an OCI
-    /// image manifest. The digest is that of the original.
+    /// Fetches the digest and the bytes of the image's manifest. A Docker schema 2 manifest is converted to an
+    /// OCI image manifest. The digest is that of the original.
     ///
     /// # Errors
     ///
@@ -257,8 +257,9 @@ impl ImageProxy {
             .await
     }
 
-    /// Fetches a blob **without any check**. Returns three values: the size (`None` if the registry announced none), the
-    /// pipe with the bytes, and a future that returns the error that the proxy reports. Read the pipe while the future is awaited.
+    /// Fetches a blob **without any check** and without a timeout. Returns three values: the size (`None` if the
+    /// registry announced none), the pipe with the bytes, and a future that returns the error that the proxy reports.
+    /// Read the pipe while the future is awaited.
     ///
     /// # Errors
     ///
@@ -289,7 +290,8 @@ impl ImageProxy {
         Ok((size, tokio::fs::File::from_std(File::from(pipe)), error))
     }
 
-    /// Fetches a blob as a stream. This crate verifies it with every proxy. The driver of the stream says whether the
+    /// Fetches a blob as a stream. This crate verifies the bytes, whatever version of the protocol
+    /// the proxy speaks. The driver of the stream says whether the
     /// bytes have this size and digest. If the reader was dropped with more than 64 KiB to come, the driver is `Ok`
     /// with `GetRawBlob`, and an error with `GetBlob`, as in the other crate.
     ///

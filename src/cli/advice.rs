@@ -287,8 +287,8 @@ fn on_credentials(has_some: bool, file: AuthFile) -> &'static str {
             "the auth file that was given has no credentials for this registry"
         }
         (true, AuthFile::Default) => {
-            "the registry does not accept the credentials of the auth file: log in anew with skopeo login, or give \
-             others: --authfile, --creds-file or --creds -"
+            "skopeo has no credentials that the registry accepts: log in anew with skopeo login, or give others: \
+             --authfile, --creds-file or --creds -"
         }
         (false, AuthFile::Default) => {
             "no credentials were given, and no auth file has any for this registry: --authfile, --creds-file or --creds -"

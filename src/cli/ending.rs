@@ -108,7 +108,7 @@ impl Underway {
         }
         if self.has_temporary {
             parts.push(
-                "skopeo's temporary files may be left in /var/tmp, or in the folder that TMPDIR names".into(),
+                "skopeo's temporary files may be left in /var/tmp, or in the folder that TMPDIR names (/tmp without it)".into(),
             );
         }
         parts.join("; ")
@@ -136,7 +136,7 @@ mod tests {
         );
         assert_eq!(
             inspect.second_message(),
-            "ended at once; skopeo's temporary files may be left in /var/tmp, or in the folder that TMPDIR names"
+            "ended at once; skopeo's temporary files may be left in /var/tmp, or in the folder that TMPDIR names (/tmp without it)"
         );
         let pull = Underway {
             has_skopeo: true,

@@ -144,9 +144,9 @@ impl Failure {
         }
     }
 
-    /// Makes a failure that came after the pull was complete.
-    pub(crate) fn after_success(self) -> Self {
-        self.with_context("the pull is complete, but this failed")
+    /// Makes a failure that came after this was complete.
+    pub(crate) fn after_success(self, what: &str) -> Self {
+        self.with_context(format!("{what} is complete, but this failed"))
     }
 
     fn with_context(self, context: impl fmt::Display + Send + Sync + 'static) -> Self {
@@ -279,7 +279,7 @@ mod tests {
     #[test]
     fn an_error_about_an_image_keeps_its_image_and_its_hint() {
         let mut failure =
-            Failure::on("pull", "docker://a/b")(Error::DeadlineExceeded).after_success();
+            Failure::on("pull", "docker://a/b")(Error::DeadlineExceeded).after_success("the pull");
         assert!(
             failure
                 .to_string()

@@ -15,17 +15,22 @@ pub(super) struct Many {
     requests: Vec<ImageRequest>,
     /// Whether the pull goes on when an image fails.
     keeps_going: bool,
-    /// Whether `--strict` is the reason why the pull does not go on.
-    is_strict: bool,
+    /// What the user can type so that the pull goes on.
+    to_go_on: &'static str,
     deadline: Option<Duration>,
 }
 
 impl Many {
     /// Makes a pull of many images from the command line.
     pub(super) fn of(arguments: PullArguments) -> Self {
+        let is_list = arguments.from.is_some();
         Self {
-            keeps_going: arguments.keep_going || arguments.from.is_some() && !arguments.strict,
-            is_strict: arguments.strict,
+            keeps_going: arguments.keep_going || is_list && !arguments.strict,
+            to_go_on: match (arguments.strict, is_list) {
+                (true, true) => "a pull without --strict",
+                (true, false) => "--keep-going instead of --strict",
+                (false, _) => "--keep-going",
+            },
             deadline: arguments.proxy.source.deadline,
             requests: arguments.requests,
         }
@@ -90,12 +95,7 @@ impl Many {
                         if outcome.requested == 1 || !matches!(failure, Failure::Failed(_)) {
                             return Ok(Err(failure));
                         }
-                        let option = if self.is_strict {
-                            "a pull without --strict"
-                        } else {
-                            "--keep-going"
-                        };
-                        let others = outcome.others(output.destination.form, option);
+                        let others = outcome.others(output.destination.form, self.to_go_on);
                         return Ok(Err(failure.with_others(others)));
                     }
                     outcome.fail(request, error);

@@ -115,7 +115,9 @@ pub(crate) async fn run(
     if let Some(failure) = failure {
         return Err(failure.with_earlier(others));
     }
-    let mut others: Vec<Failure> = others.into_iter().map(Failure::after_success).collect();
+    let complete = if is_dry { "the dry run" } else { "the pull" };
+    let after_success = |failure: Failure| failure.after_success(complete);
+    let mut others: Vec<Failure> = others.into_iter().map(after_success).collect();
     match others.pop() {
         Some(last) => Err(last.with_earlier(others)),
         None => Ok(()),

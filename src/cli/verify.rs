@@ -202,7 +202,12 @@ fn page(verified: &Verified, removed: &HashSet<Digest>, compares: bool) -> Strin
         }
         let _ = writeln!(page, "  {}", named_by(&blob.images));
         if removed.contains(&blob.digest) {
-            let _ = writeln!(page, "  removed: the next pull fetches it");
+            let then = if blob.images.is_empty() {
+                ""
+            } else {
+                ": the next pull of the image fetches it"
+            };
+            let _ = writeln!(page, "  removed{then}");
         }
     }
     let Verified {

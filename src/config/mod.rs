@@ -239,8 +239,10 @@ pub struct ImageProxyConfig {
     /// The command to which the arguments of this configuration are added: `skopeo` with an environment of its own, or
     /// a wrapper such as `podman unshare skopeo`.
     ///
-    /// The library replaces stdin and stderr of the command, and discards stdout. The command runs in a
-    /// process group of its own. When it exits, all remaining processes of the group are killed.
+    /// The library replaces stdin, stdout and stderr of the command. The stdout of a proxy is discarded.
+    /// [`fetch_source`](crate::Fetcher::fetch_source), [`list_tags`](crate::Fetcher::list_tags) and
+    /// [`skopeo_version`](Self::skopeo_version) read stdout, so a wrapper must print nothing of its own there. The
+    /// command runs in a process group of its own. When it exits, all remaining processes of the group are killed.
     ///
     /// A wrapper that starts skopeo elsewhere (`systemd-run`) does not pass on the memory file of
     /// [`auth_data`](Self#structfield.auth_data) and [`credentials`](Self#structfield.credentials). Use an `authfile`

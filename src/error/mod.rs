@@ -70,7 +70,8 @@ pub enum Error {
         found: Version,
     },
 
-    /// The proxy is too old for this call. Nothing was sent.
+    /// The proxy is too old for this call, which was not sent. At the start of a proxy, this error means that the proxy
+    /// checks no signature policy, and that the configuration has or requires one.
     #[error(
         "{} needs skopeo {}; this is {}",
         describe_feature(method),
@@ -288,8 +289,8 @@ impl Error {
 
     /// Makes an [`Error::Handler`] of the error of a handler or sink. If that error is an error of this library, or has
     /// one as its cause, the library's error is returned instead. The cause is also found inside an [`io::Error`], and
-    /// under a context that `anyhow` added. It is not found in an `anyhow::Error` without a context. Use
-    /// `error.downcast::<longshore::Error>().unwrap_or_else(longshore::Error::handler)` for such errors.
+    /// under a context that `anyhow` added. It is not found in an `anyhow::Error` without a context. Add
+    /// a context to such an error: `longshore::Error::handler(error.context("the handler failed"))`.
     pub fn handler(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         let error = error.into();
         let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&*error);

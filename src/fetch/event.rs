@@ -276,8 +276,8 @@ const MAX_UNREAD_COUNTS: usize = 4096;
 /// stream is dropped.
 ///
 /// The events end when the call that fetches the layers, or one blob with `for_blob`, ends. If this call returned a
-/// stream of layers, they end when the stream ends. They end earlier if a call fails or is dropped early, and this call
-/// opens an image or fetches from one. They also end if the fetcher and its images are dropped. For another pull, call
+/// stream of layers, they end when the stream ends. They end earlier if a call that opens an image, or fetches from
+/// one, fails or is dropped early. They also end if the fetcher and its images are dropped. For another pull, call
 /// [`channel`](Self::channel) again.
 ///
 /// ```no_run

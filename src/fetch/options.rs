@@ -93,23 +93,25 @@ pub struct FetchOptions {
     /// them together have at most [`workers`](Self#structfield.workers) further proxies. The pulls of another fetcher
     /// count separately, and so do pulls with a [fixed](Proxies::Fixed) number of proxies.
     ///
-    /// With `None`, an image of docker.io is opened by one proxy only, because each opening counts as one pull in
-    /// Docker Hub's quota. One image is then fetched by one proxy, and several images by at most as many proxies as
-    /// there are images. With a number, docker.io is treated like every other registry.
+    /// With `None` and [`Proxies::Auto`], an image of docker.io is opened by one proxy only, because each opening
+    /// counts as one pull in Docker Hub's quota. One image is then fetched by one proxy, and several images by at most
+    /// as many proxies as there are images. With a number here, or another kind of [`Proxies`], docker.io is treated
+    /// like every other registry.
     pub proxies_per_host: Option<NonZeroUsize>,
     /// The maximum number of blobs in flight at once, over all proxies. The default is 32. If the limit of open files
     /// (`RLIMIT_NOFILE`) does not suffice for all fetches of this process, there are fewer blobs in flight, and fewer
-    /// proxies, unless their number is [fixed](Proxies::Fixed). The argument `ahead` of [`layers`](super::Fetcher::layers) replaces this limit for a
-    /// stream.
+    /// proxies, unless their number is [fixed](Proxies::Fixed). The argument `ahead` of
+    /// [`layers`](super::Fetcher::layers) replaces this limit for a stream.
     pub workers: NonZeroUsize,
     /// Which failures are retried, how often, and when.
     pub retry: RetryPolicy,
     /// The rate limit for all layers of a pull together, in bytes per second. Image configs are not limited. `None`, the
     /// default, means no limit.
     pub limit_rate: Option<NonZeroU64>,
-    /// The maximum number of decompressed bytes of a layer, as a multiple of its compressed size; 1 MiB more
-    /// is allowed. At each moment, the layer may have at most as many decompressed bytes as this multiple of the
-    /// compressed bytes that were read so far, and 32 MiB more. The default is 1,100: gzip does not exceed 1,032 (zlib's technical details).
+    /// The maximum number of decompressed bytes of a layer, as a multiple of its compressed size; 1 MiB more is
+    /// allowed. The limit also applies while the layer is read: the decompressed bytes must not exceed the compressed
+    /// bytes that were read so far times this value, plus 32 MiB. The default is 1,100: gzip does not exceed 1,032
+    /// (zlib's technical details).
     pub max_expansion: NonZeroU64,
     /// The largest accepted window of a zstd layer, in bytes. The value is rounded down to a power of two, and is taken
     /// as 1 KiB if it is less, and as 1 GiB if it is more. Each layer that is being decompressed needs as much memory
@@ -124,11 +126,11 @@ pub struct FetchOptions {
     pub max_documents_bytes: u64,
     /// Whether *warm proxies* are started: proxies that the pull will probably need, and that are started while the
     /// first proxy still opens the image. Each of them opens the image, too, which reads its manifest once more. The
-    /// default is true. Set it to false if most opened images are not pulled. No warm proxies are started for docker.io
-    /// ([`proxies_per_host`](Self#structfield.proxies_per_host)), for images that are not at a registry, or if there
-    /// are at least as many images as proxies.
+    /// default is true. Set it to false if most opened images are not pulled. No warm proxies are started for images
+    /// that are not at a registry, if there are at least as many images as proxies, or for docker.io if each opening
+    /// counts ([`proxies_per_host`](Self#structfield.proxies_per_host)).
     pub start_ahead: bool,
-    /// Whether the skopeo processes that fetch from registries run without access to skopeo's shared blob-info cache.
+    /// Whether the proxies for images at registries run without access to skopeo's shared blob-info cache.
     /// Nothing in a pull reads this cache, but each blob would wait for its lock. The default is true.
     /// [`Fetcher`](super::Fetcher#the-blob-info-cache) describes how it is hidden.
     pub private_blob_info_cache: bool,

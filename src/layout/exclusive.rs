@@ -57,8 +57,8 @@ fn try_lock(root: &Folder) -> io::Result<(Option<LayoutLock>, Swept)> {
 fn busy_error(pulls: &[String]) -> io::Error {
     let folders = pulls.join("; ");
     let reason = format!(
-        "a pull into it is running, or has left its folder ({folders}): try again when no pull is running, or remove \
-         that folder if none is"
+        "a pull into this layout is running, or an earlier one has left its folder ({folders}): try again when no pull \
+         is running; if none is running now, remove that folder"
     );
     io::Error::new(io::ErrorKind::ResourceBusy, reason)
 }

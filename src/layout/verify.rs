@@ -106,8 +106,9 @@ pub struct DamagedBlob {
     pub digest: Digest,
     /// The kind of the damage.
     pub damage: Damage,
-    /// The verified images that name the blob, each by its name in the layout or, if it has none, by its digest. Empty
-    /// for a blob that none of them names. The names are as they are in the layout;
+    /// The images of the layout that name the blob, each by its name or, if it has none, by its digest. With
+    /// [`VerifyOptions::image`](VerifyOptions#structfield.image), images that were not verified are listed, too. Empty
+    /// for a blob that no verified image names. The names are as they are in the layout;
     /// [`printable`](crate::printable()) makes them safe to show.
     pub images: Vec<String>,
     /// The size that the descriptor of the blob states, in bytes. `None` if no image names the blob.
@@ -145,8 +146,9 @@ pub enum Damage {
     /// The digest's algorithm is not sha256, sha384 or sha512.
     #[error("can't be checked: its digest is none of sha256, sha384 and sha512")]
     UnknownAlgorithm,
-    /// The blob has the right digest and size, but it is not a usable manifest, index or config. The text says why. The
-    /// blobs that such a manifest or index names were not verified.
+    /// The blob is not a usable manifest, index or config. The text says why. Its size is right, and so is its digest,
+    /// unless the text says that it has too many bytes. The blobs that such a manifest or index names were not
+    /// verified.
     #[error("can't be understood: {0}")]
     NotUnderstood(String),
     /// The layer has the right digest and size, but it can't be decompressed, or the decompressed bytes do not have
@@ -156,8 +158,8 @@ pub enum Damage {
 }
 
 impl Damage {
-    /// Whether [`OciLayout::remove_damaged`] examines the file of the blob. It removes the file if its bytes are wrong,
-    /// or can't be read to their end. The next pull then fetches a good one.
+    /// Whether [`OciLayout::remove_damaged`] may remove the file of the blob. It removes the file if its bytes are
+    /// wrong, or if the file can be opened but not read to its end. The next pull then fetches a good one.
     #[must_use]
     pub fn is_repairable(&self) -> bool {
         matches!(

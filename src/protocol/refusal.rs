@@ -27,7 +27,7 @@ pub enum RefusalCode {
     /// `EPIPE`: the read end of a pipe was closed before the proxy had written all bytes.
     BrokenPipe,
     /// `retryable`: connection errors, HTTP 502 to 504, and most errors with an error code of the OCI distribution
-    /// specification, even that a blob is missing (404).
+    /// specification. The error for a missing blob (404) is one of them.
     Retryable,
     /// `other`: every other error.
     Other,

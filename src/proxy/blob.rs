@@ -50,8 +50,8 @@ use crate::error::{BlobError, Error, Result};
 /// Many blobs of one proxy can be open and read at the same time. Dropping a blob early cancels it. The connection
 /// stays good.
 ///
-/// With a proxy before protocol 0.2.8, only `finish` detects that the blob is longer than its
-/// size ([`TooLong`](crate::BlobError::TooLong)).
+/// With a proxy before protocol 0.2.8, a read of the blob itself does not detect that the blob is longer than its size
+/// ([`TooLong`](crate::BlobError::TooLong)). [`finish`](Self::finish) and both halves of [`split`](Self::split) do.
 #[derive(Debug)]
 pub struct Blob(Buffered<Stream>);
 

@@ -366,8 +366,9 @@ impl ImageProxy {
         self.open_blob(call, digest, None).await.map(RawBlob::new)
     }
 
-    /// Opens a varlink socket of the proxy for this image (protocol 0.2.9). This library does not speak the protocol
-    /// of that socket, and returns the socket as it is.
+    /// Opens a varlink socket of the proxy for this image (protocol 0.2.9). This library does not speak the protocol of
+    /// that socket, and returns the socket as it is. The socket does not keep the proxy running: keep a handle of the
+    /// proxy, and the image, while you use the socket.
     ///
     /// # Errors
     ///

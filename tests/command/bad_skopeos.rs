@@ -205,7 +205,7 @@ fn a_second_signal_ends_the_command_at_once_and_names_leftovers() {
         let message = pull.end().failed(130);
         let last = message.lines().last().unwrap();
         let expected = "longshore: ended at once; incomplete files may be left in image (the next pull removes these files); \
-                        skopeo's temporary files may be left in /var/tmp, or in the folder that TMPDIR names";
+                        skopeo's temporary files may be left in /var/tmp, or in the folder that TMPDIR names (/tmp without it)";
         assert_eq!(last, expected, "{message}");
         fs::remove_file(&started).unwrap();
     }

@@ -232,7 +232,7 @@ fn an_error_in_a_list_is_wrong_usage() {
         (
             format!("{one}\n{two}\n"),
             tagged,
-            "several images go into oci:DIR",
+            "one TAG can't name several images; oci:DIR",
         ),
         (
             format!("{one}\n{two} name={}\n", name_of(&one)),

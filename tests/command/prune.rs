@@ -133,7 +133,10 @@ fn files_of_killed_pulls_are_removed_and_those_of_running_ones_are_not() {
     let before = blobs(&layout);
     assert_eq!(before.len(), 2, "two layers, which no image names yet");
     let message = prune(&scratch, &layout).run().failed(1);
-    assert!(message.contains("a pull into it is running"), "{message}");
+    assert!(
+        message.contains("a pull into this layout is running"),
+        "{message}"
+    );
     assert_eq!(blobs(&layout), before);
 
     let mut waiting = prune(&scratch, &layout)

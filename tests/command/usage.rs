@@ -112,7 +112,10 @@ fn wrong_usage_is_code_2() {
             &["pull", "--workers", "0", image, "oci:x"],
             "\"0\" is not a number from 1",
         ),
-        (&["pull", "dir", "oci:x"], "dir: needs a colon and a name"),
+        (
+            &["pull", "dir", "oci:x"],
+            "dir is a transport; a colon and a name must follow it",
+        ),
         (
             &["list-tags", "docker://a.b/c:d"],
             "did you mean docker://a.b/c?",

@@ -212,7 +212,8 @@ fn a_pull_reuses_a_damaged_layer_and_fetches_it_after_a_repair() {
     assert_eq!(fixture.served.take_blob_gets(), [""; 0]);
     let run = fixture.verify().arg("--repair").run();
     assert!(
-        run.stdout.contains("removed: the next pull fetches it"),
+        run.stdout
+            .contains("removed: the next pull of the image fetches it"),
         "{run}"
     );
     assert!(run.stderr.contains("pull the images again"), "{run}");
@@ -239,7 +240,10 @@ fn verify_works_during_a_pull_and_repair_waits_for_it() {
     let run = all().arg("--repair").run();
     assert_eq!(run.status.code(), Some(1), "{run}");
     assert!(run.stdout.contains(damaged.as_ref()), "{run}");
-    assert!(run.stderr.contains("a pull into it is running"), "{run}");
+    assert!(
+        run.stderr.contains("a pull into this layout is running"),
+        "{run}"
+    );
     assert!(layout.has(damaged));
 
     let mut waiting = all().args(["--repair", "--wait", "1h"]).start();

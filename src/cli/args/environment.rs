@@ -18,7 +18,8 @@ pub(in crate::cli) const HELP: &str = "  LONGSHORE_SKOPEO    the skopeo program,
                       about credentials (--creds, --no-creds, ...)
   RUST_LOG            which log messages to show, such as longshore=debug
   NO_COLOR            if set, log messages on a terminal have no colours
-An option overrides its variable. An empty variable counts as not set.";
+An option overrides the LONGSHORE_ variable that stands for it.
+An empty variable counts as not set.";
 
 /// The values of the variables that name files.
 ///

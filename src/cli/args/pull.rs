@@ -252,8 +252,8 @@ impl PullArguments {
         let template = tag.filter(|tag| list::is_template(tag));
         let is_one = self.from.is_none() && self.images.len() == 1;
         if tag.is_some() && template.is_none() && !is_one {
-            let reason = "several images go into oci:DIR, each under its own name, or into \
-                          oci:DIR:TEMPLATE, such as {name}-{tag}; oci-archive:FILE likewise";
+            let reason = "one TAG can't name several images; oci:DIR names each by its reference, and \
+                          oci:DIR:TEMPLATE by a template, such as {name}-{tag} (oci-archive:FILE likewise)";
             return Err(Failure::usage(reason.into()));
         }
         if self.destination.form == Form::Folder {

@@ -181,7 +181,9 @@ fn unknown_transport(text: &str) -> String {
 
 fn did_you_mean(name: &str) -> String {
     if let Some(transport) = TRANSPORTS.into_iter().find(|known| *known == name) {
-        return format!("{transport}: needs a colon and a name after it");
+        return format!(
+            "{transport} is a transport; a colon and a name must follow it: {transport}:NAME"
+        );
     }
     if let Some(image) = image_at(name) {
         return format!("an image is TRANSPORT:REFERENCE; did you mean {image}?");
@@ -256,7 +258,10 @@ mod tests {
             ("oci-archiv:x.tar", "did you mean oci-archive:x.tar?"),
             ("container-storage:x", "did you mean containers-storage:x?"),
             ("s3://a/b", "no transport s3:; skopeo has docker, oci,"),
-            ("docker-archive", "docker-archive: needs a colon and a name"),
+            (
+                "docker-archive",
+                "docker-archive is a transport; a colon and a name must follow it",
+            ),
             ("docker:", "such as docker://HOST/REPOSITORY:TAG"),
             ("docker://", "docker://HOST/REPOSITORY[:TAG]"),
             ("docker:///a", "the host before the first slash is missing"),

@@ -54,12 +54,12 @@ use crate::reference::Place;
 /// proxies for `docker://` images do not use the shared cache, unless
 /// [`private_blob_info_cache`](FetchOptions#structfield.private_blob_info_cache) is false.
 ///
-/// - For root, each skopeo process runs in a mount namespace in which `/var/lib/containers/cache` is an empty read-only
-///   folder. The folder is created on the host if it does not exist. Where a mount namespace is not allowed, the
-///   process uses the shared cache.
-/// - For other users, the environment of each skopeo process has `XDG_DATA_HOME=/dev/null`. The credential helpers that
-///   skopeo runs inherit this variable, so set the option to false if your helpers keep data there. The variable is not
-///   changed if [`skopeo_path`](ImageProxyConfig#structfield.skopeo_path) or
+/// - For root, each of these proxies runs in a mount namespace in which `/var/lib/containers/cache` is an empty
+///   read-only folder. The folder is created on the host if it does not exist. Where a mount namespace is not allowed,
+///   the proxy uses the shared cache.
+/// - For other users, the environment of each of these proxies has `XDG_DATA_HOME=/dev/null`. The credential helpers
+///   that skopeo runs inherit this variable, so set the option to false if your helpers keep data there. The variable
+///   is not changed if [`skopeo_path`](ImageProxyConfig#structfield.skopeo_path) or
 ///   [`skopeo_cmd`](ImageProxyConfig#structfield.skopeo_cmd) names another program than skopeo.
 #[derive(Debug, Clone)]
 pub struct Fetcher {
@@ -128,8 +128,8 @@ impl Fetcher {
 
     /// Returns this fetcher with these [`Events`] in place of its former ones. All its calls send their events there.
     /// The events end when the first call that fetches layers, or one blob with `for_blob`, ends. If that call returns
-    /// a stream of layers, they end with the stream. They also end when a call fails or is dropped early, if this call
-    /// opens an image or fetches from one. Later calls send none.
+    /// a stream of layers, they end with the stream. They end earlier if a call that opens an image, or fetches
+    /// from one, fails or is dropped early. Later calls send none.
     #[must_use]
     pub fn with_events(mut self, events: Events) -> Self {
         self.events = events;

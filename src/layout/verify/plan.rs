@@ -97,6 +97,10 @@ impl Planner<'_> {
             self.verified.blobs += 1;
             self.verified.bytes += bad.bytes;
         }
+        self.record_uncounted(named, bad);
+    }
+
+    fn record_uncounted(&mut self, named: &Descriptor, bad: DamageFound) {
         let found = bad.into_damaged_blob(named.digest().clone(), Some(named.size()));
         self.damaged.push(found);
     }
@@ -150,7 +154,10 @@ impl Planner<'_> {
                     known.extend(layer.diff_id.clone().filter(|id| !known.contains(id)));
                 }
             }
-            Err(error) => self.record_damage(named, Damage::NotUnderstood(reason(&error)).into()),
+            // The config is counted when it is verified.
+            Err(error) => {
+                self.record_uncounted(named, Damage::NotUnderstood(reason(&error)).into());
+            }
         }
     }
 }
@@ -209,10 +216,7 @@ impl Visitor for Planner<'_> {
 
     fn not_understood(&mut self, named: &Descriptor, error: Error) -> io::Result<()> {
         // The document was counted when it was read.
-        let damage = Damage::NotUnderstood(reason(&error));
-        let found =
-            DamageFound::from(damage).into_damaged_blob(named.digest().clone(), Some(named.size()));
-        self.damaged.push(found);
+        self.record_uncounted(named, Damage::NotUnderstood(reason(&error)).into());
         Ok(())
     }
 }
