@@ -52,6 +52,11 @@ const COMPRESSIONS: [(&str, &[&str]); 4] = [
 fn archive_file(text: &OsStr) -> Result<PathBuf, String> {
     let path = PathBuf::from(text);
     let shown = text.to_string_lossy();
+    if shown.is_empty() {
+        return Err(
+            "FILE is empty; it is the path of the archive, such as x.tar, or - for stdout".into(),
+        );
+    }
     if let Some(transport) = transport_of(&shown) {
         return Err(format!(
             "the archive is a plain tar of the image's files, so FILE is a path, such as x.tar; longshore pull \
@@ -88,6 +93,7 @@ mod tests {
         }
         let table = [
             ("oci:x", "such as x.tar; longshore pull writes oci:"),
+            ("", "FILE is empty"),
             ("docker-archive:x.tar", "type ./docker-archive:..."),
             ("x.tar.gz", "longshore export IMAGE | gzip > x.tar.gz"),
             ("x.TGZ", "| gzip > x.TGZ"),
