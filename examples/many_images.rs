@@ -37,7 +37,7 @@ async fn main() -> anyhow::Result<ExitCode> {
     // In the layout, the name of each image is its reference.
     let mut pulling = fetcher.pull_many(requests(&text), OciLayout::named_by_reference(folder));
     // Outcomes come in the order in which images are complete or have failed for good. The pull goes on while this loop
-    // runs; if 64 outcomes are not taken, it waits. Dropping `pulling` stops everything.
+    // runs; while more than 64 are not taken, it waits. Dropping `pulling` stops everything.
     while let Some(pulled) = pulling.next().await {
         let reference = &pulled.request.reference;
         match pulled.images {

@@ -4,12 +4,12 @@
 //! is really checked.
 //!
 //! This crate implements neither logins nor signatures. skopeo does both, by the settings of the system that podman and
-//! buildah use as well. This crate passes settings on. It is an error if registries.conf makes
-//! skopeo ignore credentials that you give, or if skopeo would not check a policy that you name. In two cases there is
-//! only a warning in the log: an `authfile` that skopeo ignores because of `credential-helpers` in registries.conf, and
-//! the system's policy with a skopeo before 1.13. Nothing reports credentials for another registry than that of the
-//! image, and with [`skopeo_cmd`](crate::ImageProxyConfig#structfield.skopeo_cmd), nothing checks whether skopeo uses
-//! the credentials.
+//! buildah use as well. This crate passes settings on. It is an error if registries.conf makes skopeo ignore
+//! credentials that you give, or if skopeo would not check a policy that you name. In two cases there is only a warning
+//! in the log: an `authfile` that skopeo ignores because of `credential-helpers` in registries.conf, and the system's
+//! policy with a skopeo before 1.13. If the credentials are for another registry than that of the image, there is
+//! neither an error nor a warning. With [`skopeo_cmd`](crate::ImageProxyConfig#structfield.skopeo_cmd), this crate does
+//! not check whether skopeo uses the credentials.
 //!
 //! # Credentials: what is used without any option
 //!
@@ -54,7 +54,8 @@
 //! # Who can see a secret
 //!
 //! - skopeo gets the secret in a sealed memory file: not on its command line, not in its environment, not on a disk.
-//!   An auth file that you name by its path is read by skopeo itself.
+//!   skopeo itself reads an auth file that you name by its path. This crate also reads the file, to find out whether it
+//!   mentions the registry, and keeps nothing of it.
 //! - The programs that skopeo starts inherit the memory file: credential helpers, and gpg.
 //! - Processes of the same user can open the memory file, as they can open that user's auth files.
 //! - This crate wipes its own copy, and writes none to logs, events or errors.

@@ -49,7 +49,8 @@
 //!   An image of docker.io is therefore fetched by one proxy, also from a mirror, unless you set
 //!   [`proxies_per_host`](crate::FetchOptions#structfield.proxies_per_host), or `--proxies 1-16` on the command line.
 //! - **Each proxy is a client of its own.** A pull with 8 proxies asks the mirror for the manifest 8 times or more.
-//! - **If the mirror fails**, skopeo asks the registry itself, for each call anew. A pull goes on, more slowly.
+//! - **If the mirror fails before an image is opened**, skopeo opens the image at the registry itself. A proxy that has
+//!   opened the image already goes on asking the mirror. So a pull that is under way may fail; run it again.
 //! - **Credentials** for the mirror come from the auth file, under the mirror's name. [`Credentials`](crate::Credentials) are for one
 //!   registry only, and are not sent to a mirror.
 //!

@@ -69,14 +69,14 @@
 //!
 //! | what | bound |
 //! | --- | --- |
-//! | requests held at once, from the moment when they are taken until their result is taken | 64 |
+//! | requests held at once, from the moment when they are taken until their result is taken | 65 |
 //! | bytes of all documents of a request | [`max_documents_bytes`](crate::FetchOptions#structfield.max_documents_bytes), 64 MiB |
 //! | blobs in flight | [`workers`](crate::FetchOptions#structfield.workers), 32 |
 //! | proxies | [`proxies_per_host`](crate::FetchOptions#structfield.proxies_per_host), 16 for a registry, and not more than workers (except those that replace late ones) |
 //!
 //! While the known documents of all held requests together have `max_documents_bytes` or more, no further request is
-//! taken. When 64 results are not taken, the pull waits, so take the results. A run of 1,000 images used 21 MiB of
-//! memory in this process (`benches/RESULTS.md`, *Many images*, 2026-11-28, 2 processors).
+//! taken. While more than 64 results are not taken, the pull waits, so take the results. A run of 1,000 images used 21
+//! MiB of memory in this process (`benches/RESULTS.md`, *Many images*, 2026-11-28, 2 processors).
 //!
 //! # A failure affects only its own images
 //!

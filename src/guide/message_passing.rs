@@ -282,8 +282,9 @@
 //! ```
 //!
 //! `Drop` can't wait, so this channel has no bound of its own. Its length is bounded by the number of grants, because
-//! each grant is released once. A guard that is dropped sends only a call that can't block: a pipe that is not drained is
-//! not finished, because `FinishPipe` would block the connection until the pipe is drained.
+//! each grant is released once. A guard that is dropped sends only a call that can't block. So a blob's pipe that is
+//! not drained is not finished, because `FinishPipe` would block the connection until the pipe is drained. The pipe of
+//! a document is finished, because its read end is closed first.
 //!
 //! # How cancellation works
 //!

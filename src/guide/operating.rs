@@ -14,7 +14,7 @@
 //!
 //! | what | how much |
 //! | --- | --- |
-//! | buffers of a layout | for each large blob in flight: 1 MiB if at most 8 are being stored when it begins, and 256 KiB if 32 or more are. 32 that begin together need up to 19 MiB |
+//! | buffers of a layout | for each large blob in flight: 1 MiB if at most 8 blobs are being stored when it begins, less if there are more, and 256 KiB if there are 32 or more. If 32 begin together, they need up to 19 MiB in total |
 //! | pipes, in the kernel | 512 KiB for each blob in flight, 32 by default |
 //! | documents | [`max_documents_bytes`](crate::FetchOptions#structfield.max_documents_bytes), 64 MiB (in `pull_many`, for each request); parsed, several times as much. Usual images have 4 to 20 kB |
 //! | zstd, where layers are decompressed | one window for each layer that is being decompressed: [`max_zstd_window`](crate::FetchOptions#structfield.max_zstd_window), 32 MiB |
@@ -30,9 +30,9 @@
 //! A pull claims 4 file descriptors for each blob in flight, 8 for each proxy, and 8 for the rest. The usual limit of
 //! 1,024 (`RLIMIT_NOFILE`) suffices for one pull with the default options, which claims 264. Pulls that run at the same
 //! time share the limit: each of them claims at least 20, for one proxy and one blob, and more when others end. The
-//! limit should be at least 40 for each of these pulls, and what the program itself needs. With less, pulls may fail
-//! with `Too many open files`. A program with many connections of its own should raise the limit, because its
-//! own descriptors are counted only when a pull begins.
+//! limit should be at least 40 for each of these pulls, plus the number of descriptors that the program itself needs.
+//! With less, pulls may fail with `Too many open files`. A program with many connections of its own should raise the
+//! limit, because its own descriptors are counted only when a pull begins.
 //!
 //! # Logs
 //!

@@ -35,7 +35,7 @@
 //!     .proxies("1-32".parse::<Proxies>()?)
 //!     // Blobs in flight, over all proxies.
 //!     .workers(NonZeroUsize::new(64).ok_or("zero")?)
-//!     // Ten megabytes per second, over all blobs of a pull.
+//!     // Ten megabytes per second, over all layers of a pull.
 //!     .limit_rate(NonZeroU64::new(10_000_000).ok_or("zero")?);
 //! assert_eq!(options.workers.get(), 64);
 //! # Ok(()) }
@@ -71,8 +71,9 @@
 //! - **The destination.** A layout syncs each blob to the disk before it gets its name. On a slow disk that is the limit.
 //! - **The limit of open files.** With few descriptors, fewer blobs are in flight: see [`operating`](super::operating).
 //! - **Handlers.** A proxy handles a limited number of blobs at a time. One more proxy is started if all proxies have
-//!   been at this limit for at least half a second, other blobs wait, and `workers` allows more. More workers help a
-//!   handler that waits; they do not help one that computes.
+//!   been at this limit for at least half a second, other blobs wait, and `workers` and `proxies` allow more. With a
+//!   rate limit, or while the registry throttles, none is started. More workers help a handler that waits; they do not
+//!   help one that computes.
 //!
 //! # Decompression
 //!

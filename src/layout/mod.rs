@@ -173,6 +173,10 @@ impl OciLayout {
     /// # Errors
     ///
     /// [`Error::Io`] if there is no layout, or if its index can't be understood.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is changed, even if the future is dropped early.
     pub async fn names(&self) -> Result<Vec<String>> {
         let what = format!("can't read {}", self.root.display());
         let root = self.root.clone();
