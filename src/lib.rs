@@ -50,7 +50,7 @@
 //!   [`RetryPolicy::deadline`](RetryPolicy#structfield.deadline) limits a step with all its retries, such as opening an
 //!   image or pulling its layers. By default, there is no deadline.
 //! - A skopeo process is shut down when everything that uses it is dropped: the clones of its [`ImageProxy`] and their
-//!   blobs, or the [`Image`]s and calls of a [`Fetcher`]. If this process exits sooner, skopeo is killed.
+//!   blobs, or the [`Image`]s and calls of a [`Fetcher`]. If your program exits sooner, skopeo is killed.
 //! - `tracing` spans and events report the progress, without secrets.
 //!
 //! The crate needs Linux 5.4 or later (for pidfds that can be waited for). It speaks versions 0.2.3 (skopeo 1.6) to

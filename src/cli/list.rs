@@ -234,7 +234,7 @@ fn parts_of(reference: &str) -> Result<[String; 4], String> {
         digest,
     } = parsed.ok_or_else(|| {
         format!(
-            "only the name of a docker:// image has parts to fill in, and {reference} is not one"
+            "a placeholder gets its value from the name of a docker:// image, and {reference} is not one"
         )
     })?;
     let name = repository

@@ -128,7 +128,7 @@ fn outcome(verified: &Verified, removed: &HashSet<Digest>, repair: bool) -> Fail
     } else if !repair && left.iter().any(|damage| damage.is_repairable()) {
         "--repair removes files with wrong bytes, and the next pull fetches them"
     } else {
-        "--repair does not remove the files that are left; each reason is above"
+        "--repair can't remove the damaged files that are still there; each reason is above"
     };
     Failure::from(anyhow::anyhow!("{problems} found; {advice}"))
 }

@@ -26,7 +26,7 @@ pub(crate) fn of_platform(image: &str, wanted: Option<&Platform>, found: Option<
     {
         let (image, found) = (printable(image), printable(found));
         warn(&format!(
-            "{image} is for {found}, not for {wanted}: the source has only this platform"
+            "{image} is for {found}, not for {wanted}: the source has only {found}"
         ));
     }
 }

@@ -100,7 +100,7 @@ pub enum BlobError {
     #[error("can't be decompressed")]
     Decompress(#[source] Arc<io::Error>),
     /// The layer decompresses to more bytes than its compressed size allows for.
-    #[error("decompresses to more than {limit} bytes, the bound that max_expansion sets")]
+    #[error("decompresses to more than the allowed {limit} bytes")]
     #[non_exhaustive]
     Expands {
         /// The limit, in bytes, from [`FetchOptions::max_expansion`](crate::FetchOptions#structfield.max_expansion).
@@ -108,7 +108,7 @@ pub enum BlobError {
     },
     /// The layer is compressed by zstd with a window larger than the limit. The decompression needs memory of the
     /// window's size.
-    #[error("its zstd window is larger than the {limit} bytes of max_zstd_window")]
+    #[error("its zstd window is larger than the allowed {limit} bytes")]
     #[non_exhaustive]
     ZstdWindow {
         /// The limit, in bytes: [`FetchOptions::max_zstd_window`](crate::FetchOptions#structfield.max_zstd_window).

@@ -37,10 +37,10 @@ const DEFAULT_MAX_DOCUMENTS_BYTES: u64 = 64 << 20;
 pub enum Proxies {
     /// As many proxies as make the pull faster, estimated from the latency of the registry and from how much there is
     /// to fetch. There are no more proxies than [`proxies_per_host`](FetchOptions#structfield.proxies_per_host) for one
-    /// host, nor more than [`workers`](FetchOptions#structfield.workers). Each proxy fetches only some blobs at a time.
-    /// If all proxies have had that many for at least half a second, and other blobs wait, one more proxy is started. A
-    /// proxy whose answer is late is replaced before it ends, so a host may have up to twice as many proxies for a
-    /// while.
+    /// host, nor more than [`workers`](FetchOptions#structfield.workers). Each proxy fetches a limited number of blobs
+    /// at a time. If all proxies have been at this limit for at least half a second, and other blobs wait, one more
+    /// proxy is started. A proxy whose answer is late is replaced before it ends, so a host may have up to twice as
+    /// many proxies for a while.
     #[default]
     Auto,
     /// This number of proxies, or fewer if there are fewer blobs.

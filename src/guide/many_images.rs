@@ -127,6 +127,6 @@
 //! longshore pull --from images.txt --json 'oci:mirror:{repository}-{tag}'
 //! ```
 //!
-//! A line of `images.txt` names an image, and after it `platform=OS/ARCH` or `platform=all`, and `name=NAME`. `#` begins a comment.
-//! Exit code 1 means that at least one image failed; `--json` says which ones. If one machine is not enough, see the guide
-//! [`fleet`](super::fleet).
+//! A line of `images.txt` names an image. After it, the line may have `platform=OS/ARCH` or `platform=all`, and it may
+//! have `name=NAME`. `#` begins a comment. Exit code 1 means that at least one image failed; `--json` says which ones.
+//! If one machine is not enough, see the guide [`fleet`](super::fleet).

@@ -302,11 +302,11 @@
 //!
 //! # When the connection fails
 //!
-//! A call without an answer within the call timeout, a proxy that dies, and a reply that makes no sense end the
-//! connection. The actor then publishes the reason through a `watch` channel, answers everybody in the queue with the
-//! same error, and goes on to answer later requests with this error. A caller that finds the actor gone reads the
-//! reason from the channel (`close_reason` in step 1). After a reply that can't be matched, no later reply can be
-//! trusted, so there is no attempt to go on.
+//! The connection ends if a call has no answer within the call timeout, if the proxy dies, or if a reply makes no
+//! sense. The actor then publishes the reason through a `watch` channel, answers everybody in the queue with the same
+//! error, and goes on to answer later requests with this error. A caller that finds the actor gone reads the reason
+//! from the channel (`close_reason` in step 1). After a reply that can't be matched, no later reply can be trusted, so
+//! there is no attempt to go on.
 //!
 //! # How it is tested
 //!

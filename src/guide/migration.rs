@@ -25,10 +25,11 @@
 //!   `get_raw_blob` has no timeout.
 //! - A future may be dropped at any time. What it opened is closed.
 //!
-//! `compat/README.md` lists every public item, what differs, and the tests that compare both crates. Read its table *What
-//! differs* before you deploy. Two entries concern most programs: manifests and configs have at most 4 MiB, and the proxy
-//! belongs to the runtime that made it. One thing is slower, with a skopeo before 1.19: if a transfer breaks off, the
-//! reader ends, and the driver fails, only after the stall timeout.
+//! `compat/README.md` lists every public item, what differs, and the tests that compare both crates. Read its table
+//! *What differs* before you deploy. Two entries concern most programs: manifests and configs have at most 4 MiB, and
+//! the proxy belongs to the runtime that made it. One thing is slower with a skopeo before 1.19: if a transfer breaks
+//! off, the program learns it only after the stall timeout. Until then, the reader does not end, and the driver does
+//! not fail.
 //!
 //! # Step two: `for_each_layer`
 //!

@@ -63,7 +63,7 @@ pub(super) const OPTIONS: &[Advice] = &[
     Advice::only(
         &["pull"],
         &["-a"],
-        "--platform all takes all platforms of an index; --from FILE takes a list of images, such as one of all tags",
+        "--platform all takes all platforms of an index; --from FILE takes a list of images, for example a list of all tags",
     ),
     Advice::only(
         &["pull"],

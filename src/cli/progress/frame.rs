@@ -146,7 +146,7 @@ fn waits(progress: &Progress, now: Duration) -> Vec<String> {
         // Rounded up, so that it does not end with 0 s.
         let left = seconds(until.saturating_sub(now) + Duration::from_millis(999));
         // The time comes first, because a narrow terminal cuts the end of the line.
-        format!("  next request in {left}: one to {registry} failed")
+        format!("  next request in {left}: the last one to {registry} failed")
     };
     let mut lines: Vec<String> = progress.pauses(now).map(pause).collect();
     if !progress.is_opening()
@@ -300,7 +300,10 @@ mod tests {
         let mut refused = pull();
         refused.pause("a.b:5000", Duration::from_millis(4_500));
         let lines = frame(&refused, "an image", Duration::from_secs(3), WIDE);
-        assert_eq!(lines[2], "  next request in 2 s: one to a.b:5000 failed");
+        assert_eq!(
+            lines[2],
+            "  next request in 2 s: the last one to a.b:5000 failed"
+        );
         let mut asked = pull();
         asked.ask_for(blob(9, 0), Duration::from_secs(2));
         asked.ask_for(blob(8, 0), Duration::from_secs(4));

@@ -281,10 +281,11 @@ impl Fetcher {
     /// of the others goes on. If two images have the same name in the sink, the one that becomes visible last
     /// replaces the other.
     ///
-    /// A request is held from the moment when it is taken until its result is returned. The next request is taken while
-    /// fewer than 64 requests are held, fewer than 64 images are being pulled, and the known documents of all held
-    /// requests have fewer bytes than [`max_documents_bytes`](crate::FetchOptions#structfield.max_documents_bytes)
-    /// together. A single request whose documents exceed this limit fails.
+    /// A request is held from the moment when it is taken until its result is ready to be returned. The next request is
+    /// taken while fewer than 64 requests are held, fewer than 64 images are being pulled, and the known documents of
+    /// all held requests have fewer bytes than
+    /// [`max_documents_bytes`](crate::FetchOptions#structfield.max_documents_bytes) together. A single request whose
+    /// documents exceed this limit fails.
     ///
     /// The pull runs in a task of its own. The task waits while more than 64 results have not been taken with
     /// [`PullMany::next`].
