@@ -9,8 +9,9 @@
 /// #9, section 2), become `U+FFFD`. In each URL, the query becomes `?…`, because it can contain a signature. A user and
 /// a password before the host become `…@`.
 ///
-/// The messages of this library's errors, events and logs are cleaned already. The documents of an image,
-/// such as its labels, are not.
+/// In the messages of this library's errors, events and logs, text from skopeo, registries and images is cleaned
+/// already. Text from the caller, such as a path, a reference or the error of a handler, is not. The documents of an
+/// image, such as its labels, are not either.
 #[must_use]
 pub fn printable(text: &str) -> String {
     let clean = |c| {

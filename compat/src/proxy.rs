@@ -257,9 +257,10 @@ impl ImageProxy {
             .await
     }
 
-    /// Fetches a blob **without any check** and without a timeout. Returns three values: the size (`None` if the
-    /// registry announced none), the pipe with the bytes, and a future that returns the error that the proxy reports.
-    /// Read the pipe while the future is awaited.
+    /// Fetches a blob **without any check**. The call has the call timeout of
+    /// [`connection`](ImageProxyConfig::connection); the bytes have no timeout. Returns three values: the size (`None`
+    /// if the registry announced none), the pipe with the bytes, and a future that returns the error that the proxy
+    /// reports. Read the pipe while the future is awaited.
     ///
     /// # Errors
     ///

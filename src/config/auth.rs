@@ -112,7 +112,7 @@ impl From<OwnedFd> for AuthData {
 }
 
 /// Credentials for one registry. skopeo gets them in a sealed auth file that exists only in memory. They are not sent
-/// to any other registry, such as a mirror.
+/// to any other registry, such as a mirror. skopeo then reads no other auth file.
 ///
 /// Ready-made *bearer* tokens are not supported, because skopeo accepts one only on its command line, where
 /// every user of the machine can read it.

@@ -189,7 +189,8 @@ pub struct ImageProxyConfig {
     pub authfile: Option<PathBuf>,
     /// The content of an auth file.
     pub auth_data: Option<AuthData>,
-    /// The credentials for one registry.
+    /// The credentials for one registry. skopeo then reads no other auth file, so for other registries it has only the
+    /// credentials of the helper programs that registries.conf names.
     pub credentials: Option<Credentials>,
     /// Whether no credentials are used at all, not even those of the default auth files.
     pub auth_anonymous: bool,

@@ -141,8 +141,9 @@ impl Blob {
     }
 }
 
-/// A blob that the proxy is sending, **without any check** of size and digest. It is returned
-/// by [`ImageProxy::get_raw_blob`](crate::ImageProxy::get_raw_blob).
+/// A blob that the proxy is sending, **without any check** of its digest. It is returned by
+/// [`ImageProxy::get_raw_blob`](crate::ImageProxy::get_raw_blob). If the registry announced a size, a read fails if
+/// another number of bytes comes. Otherwise, and after [`into_pipe`](Self::into_pipe), the size is not checked either.
 ///
 /// Read the blob to its end, through [`AsyncRead`] or [`AsyncBufRead`]. The end means that the proxy reported no
 /// error. An error of the proxy or the registry comes instead of the end. Dropping the blob early cancels it.

@@ -112,8 +112,9 @@ impl ImageProxy {
         Arc::strong_count(&self.shared.users) > 2
     }
 
-    /// Whether this proxy checks the signature policy: from protocol 0.2.6 on (skopeo 1.13). An older proxy accepts
-    /// any image, whatever the system's policy says.
+    /// Whether this proxy is new enough to check the signature policy: from protocol 0.2.6 on (skopeo 1.13). With
+    /// [`insecure_policy`](ImageProxyConfig#structfield.insecure_policy), such a proxy still accepts every image. An
+    /// older proxy accepts any image, whatever the system's policy says.
     #[must_use]
     pub fn checks_policy(&self) -> bool {
         *self.protocol_version() >= CHECKS_POLICY_SINCE
@@ -349,8 +350,9 @@ impl ImageProxy {
             .await
     }
 
-    /// Fetches a blob **without any check** of size and digest. This is for callers that check both themselves, or
-    /// that do not know the size. See [`RawBlob`] for how to read the blob.
+    /// Fetches a blob **without any check** of its digest. The size is only compared with the size that the registry
+    /// announced, if it announced one. This is for callers that check both themselves, or that do not know the size.
+    /// See [`RawBlob`] for how to read the blob.
     ///
     /// # Errors
     ///

@@ -44,7 +44,8 @@ pub(crate) struct PullArguments {
     /// oci:DIR is an OCI image layout, which is created or added to. oci-archive:FILE is such a layout in a tar
     /// archive, which is replaced. dir:DIR is skopeo's folder of a single image; DIR must be empty or not exist yet,
     /// and must not be the current folder. Archive and folder appear when they are complete. If an image of a list
-    /// fails, an archive that exists stays as it was, and a new one contains the other images.
+    /// fails, an archive that exists already is not changed; if there is none yet, the new archive contains the other
+    /// images.
     ///
     /// TAG names the image. For several images, it is a template of {registry}, {repository}, {name} (the last part of
     /// the repository), {tag} and {platform}. Without TAG, a single image gets no name, and several images are named by
@@ -132,7 +133,7 @@ pub(crate) struct PullArguments {
     pub(super) proxies: Option<Proxies>,
     /// Maximum bytes per second; default: no limit
     ///
-    /// The limit is for all blobs together. It is 500K, 10M or 1G (powers of a thousand), for example.
+    /// The limit is for all layers together. It is 500K, 10M or 1G (powers of a thousand), for example.
     #[arg(long, value_name = "RATE", value_parser = rate, help_heading = SPEED)]
     limit_rate: Option<NonZeroU64>,
     #[command(flatten)]
