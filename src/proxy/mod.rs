@@ -113,8 +113,8 @@ impl ImageProxy {
     }
 
     /// Whether this proxy is new enough to check the signature policy: from protocol 0.2.6 on (skopeo 1.13). With
-    /// [`insecure_policy`](ImageProxyConfig#structfield.insecure_policy), such a proxy still accepts every image. An
-    /// older proxy accepts any image, whatever the system's policy says.
+    /// [`insecure_policy`](crate::ImageProxyConfig#structfield.insecure_policy), such a proxy still accepts every
+    /// image. An older proxy accepts any image, whatever the system's policy says.
     #[must_use]
     pub fn checks_policy(&self) -> bool {
         *self.protocol_version() >= CHECKS_POLICY_SINCE
@@ -357,8 +357,8 @@ impl ImageProxy {
     /// # Errors
     ///
     /// [`Error::Unsupported`] before protocol 0.2.8 (see [`supports_get_raw_blob`](Self::supports_get_raw_blob)), and
-    /// otherwise the errors of [`get_blob`](Self::get_blob), without those about the size and about the algorithm of the
-    /// digest.
+    /// otherwise the errors of [`get_blob`](Self::get_blob), without those about the size and about the algorithm of
+    /// the digest.
     #[instrument(level = "debug", skip(self, image))]
     pub async fn get_raw_blob(&self, image: &OpenedImage, digest: &Digest) -> Result<RawBlob> {
         let call = Call::GetRawBlob {
@@ -392,8 +392,8 @@ impl ImageProxy {
     ///    [call timeout](ConnectionOptions#structfield.call_timeout). Other handles get [`Error::Closed`] from now on.
     /// 2. Open blobs may be read to their end, until the [shutdown
     ///    timeout](ConnectionOptions#structfield.shutdown_timeout) has passed since this call.
-    /// 3. The proxy is told to exit. If this library started it, and it has not exited after another shutdown timeout, it
-    ///    gets `SIGTERM` and, 2 s later, `SIGKILL`.
+    /// 3. The proxy is told to exit. If this library started it, and it has not exited after another shutdown timeout,
+    ///    it gets `SIGTERM` and, 2 s later, `SIGKILL`.
     ///
     /// # Errors
     ///
