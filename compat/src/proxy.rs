@@ -164,8 +164,8 @@ impl ImageProxy {
     ///
     /// # Errors
     ///
-    /// [`Error::RequestInitiationFailure`] or [`Error::RetryableRequestFailure`] with skopeo's reason; [`Error::Other`] if
-    /// the document is larger than [`connection.max_document_bytes`](ImageProxyConfig#structfield.connection).
+    /// [`Error::RequestInitiationFailure`] or [`Error::RetryableRequestFailure`] with skopeo's reason; [`Error::Other`]
+    /// if the document is larger than [`connection.max_document_bytes`](ImageProxyConfig#structfield.connection).
     pub async fn fetch_manifest_raw_oci(&self, img: &OpenedImage) -> Result<(String, Vec<u8>)> {
         let fetched = self
             .proxy

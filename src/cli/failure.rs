@@ -110,7 +110,7 @@ impl Failure {
         };
         if self.parts().iter().any(is_file) {
             return Self::Usage(format!(
-                "{self}; the destination must be a folder, or must not exist yet"
+                "{self}; the destination, and each part of its path, must be a folder or must not exist yet"
             ));
         }
         self

@@ -151,7 +151,7 @@ fn hint_of_spawn(program: &str, source: &io::Error) -> Option<String> {
     }
     let is_no_program = source.kind() == io::ErrorKind::PermissionDenied
         || source.raw_os_error() == Some(nix::errno::Errno::ENOEXEC as i32);
-    is_no_program.then(|| format!("this user can't run that file as a program; {where_it_is}"))
+    is_no_program.then(|| format!("that file is no program that this user can run; {where_it_is}"))
 }
 
 /// Returns the advice for an image that its source does not have. Only a registry can list what there is.
@@ -199,12 +199,12 @@ mod tests {
             (
                 "./d",
                 io::ErrorKind::PermissionDenied.into(),
-                Some("this user can't run that file"),
+                Some("that file is no program that this user can run"),
             ),
             (
                 "./d",
                 io::Error::from_raw_os_error(8),
-                Some("this user can't run that file"),
+                Some("that file is no program that this user can run"),
             ),
             ("skopeo", io::ErrorKind::OutOfMemory.into(), None),
         ];

@@ -77,7 +77,8 @@ fn request(reference: &str, options: &[&str]) -> Result<ImageRequest, String> {
 }
 
 /// What a name in a layout is ([`OciLayout::can_name`]).
-const NAME_RULE: &str = "letters and digits, with one of - . _ : @ / + (or --) between them";
+const NAME_RULE: &str =
+    "letters (a-z, A-Z) and digits, with one of - . _ : @ / + (or --) between them";
 
 pub(crate) fn cant_name(name: &str) -> String {
     format!("{name:?} can't name an image in a layout: a name is {NAME_RULE}")

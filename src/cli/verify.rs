@@ -98,7 +98,7 @@ pub(crate) async fn run(arguments: VerifyArguments) -> Result<(), Failure> {
         let line = json_line(&report).map_err(anyhow::Error::from)?;
         format!("{line}\n")
     } else {
-        page(&verified, &removed, compares)
+        page(&verified, &removed, compares, tag.is_some())
     };
     print(text).await?;
     match failure {
@@ -123,12 +123,16 @@ fn outcome(verified: &Verified, removed: &HashSet<Digest>, repair: bool) -> Fail
     let left = (verified.damaged.iter())
         .filter(|blob| !removed.contains(&blob.digest) && !matches!(blob.damage, Damage::Missing));
     let left: Vec<_> = left.map(|blob| &blob.damage).collect();
-    let advice = if left.is_empty() {
+    let is_needed =
+        |blob: &DamagedBlob| !blob.images.is_empty() || matches!(blob.damage, Damage::Missing);
+    let advice = if left.is_empty() && verified.damaged.iter().any(is_needed) {
         "pull the images again: what is missing will be fetched"
+    } else if left.is_empty() {
+        "what was damaged is removed"
     } else if !repair && left.iter().any(|damage| damage.is_repairable()) {
-        "--repair removes files with wrong bytes, and the next pull fetches them"
+        "--repair removes damaged files where it can, and the next pull fetches them"
     } else {
-        "--repair can't remove the damaged files that are still there; each reason is above"
+        "--repair does not remove what is left: the files have the right digest, or can't be opened or checked"
     };
     Failure::from(anyhow::anyhow!("{problems} found; {advice}"))
 }
@@ -178,7 +182,13 @@ fn with_causes(damage: &Damage) -> String {
 }
 
 /// Formats the result for people, within 80 columns where digests and reasons allow it.
-fn page(verified: &Verified, removed: &HashSet<Digest>, compares: bool) -> String {
+/// Returns the report as text. `of_one_image` is whether only one image of the layout was verified.
+fn page(
+    verified: &Verified,
+    removed: &HashSet<Digest>,
+    compares: bool,
+    of_one_image: bool,
+) -> String {
     let mut page = String::new();
     for blob in &verified.damaged {
         // Writing to a `String` can't fail.
@@ -200,14 +210,9 @@ fn page(verified: &Verified, removed: &HashSet<Digest>, compares: bool) -> Strin
                 let _ = writeln!(page, "  {}", with_causes(damage));
             }
         }
-        let _ = writeln!(page, "  {}", named_by(&blob.images));
+        let _ = writeln!(page, "  {}", named_by(&blob.images, of_one_image));
         if removed.contains(&blob.digest) {
-            let then = if blob.images.is_empty() {
-                ""
-            } else {
-                ": the next pull of the image fetches it"
-            };
-            let _ = writeln!(page, "  removed{then}");
+            let _ = writeln!(page, "  removed: the next pull that needs it fetches it");
         }
     }
     let Verified {
@@ -239,10 +244,11 @@ fn page(verified: &Verified, removed: &HashSet<Digest>, compares: bool) -> Strin
     page
 }
 
-fn named_by(images: &[String]) -> String {
+fn named_by(images: &[String], of_one_image: bool) -> String {
     let shown: Vec<_> = images.iter().take(SHOWN_IMAGES).collect();
     let shown: Vec<_> = shown.into_iter().map(|name| printable(name)).collect();
     match (shown.join(", "), images.len()) {
+        (_, 0) if of_one_image => "not named by the verified image".to_owned(),
         (_, 0) => "named by no image".to_owned(),
         (shown, all) if all > SHOWN_IMAGES => {
             format!("named by {shown} and {} more", all - SHOWN_IMAGES)

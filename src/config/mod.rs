@@ -65,8 +65,8 @@ pub struct ConnectionOptions {
     pub least_rate: u64,
 
     /// How long a call may wait for its answer, from the moment when its turn comes. The time in which it waits for
-    /// earlier calls of the same proxy does not count. After the limit, the whole connection fails: the proxy answers in
-    /// order, so all other calls would wait as well. The default is 300 s. `None` or zero means no limit.
+    /// earlier calls of the same proxy does not count. After the limit, the whole connection fails: the proxy answers
+    /// in order, so all other calls would wait as well. The default is 300 s. `None` or zero means no limit.
     ///
     /// Some calls take long. Opening a compressed archive unpacks it within the call, and skopeo waits within
     /// the call if a registry answers "too many requests".
@@ -184,8 +184,8 @@ macro_rules! setters {
 pub struct ImageProxyConfig {
     /// The path of an auth file, as in `skopeo --authfile`. A file that can be read only once, such as a pipe, is read
     /// when a proxy or a [`Fetcher`](crate::Fetcher) is made, and has at most 1 MiB. A proxy or a fetcher of a clone of
-    /// this configuration reads it again. It then finds nothing or, if the file is a named pipe, waits for a writer. Use
-    /// [`auth_data`](Self#structfield.auth_data) for clones.
+    /// this configuration reads it again. It then finds nothing or, if the file is a named pipe, waits for a writer.
+    /// Use [`auth_data`](Self#structfield.auth_data) for clones.
     pub authfile: Option<PathBuf>,
     /// The content of an auth file.
     pub auth_data: Option<AuthData>,
@@ -231,9 +231,9 @@ pub struct ImageProxyConfig {
     /// The folder for skopeo's temporary files, such as unpacked archives. `None` means skopeo's default, which is
     /// usually `/var/tmp`.
     pub temporary_directory: Option<PathBuf>,
-    /// Whether skopeo logs its debug messages. Its stderr then also goes to the stderr of this process. If the proxy has
-    /// a number in the events of a [`Fetcher`](crate::Fetcher), each line begins with this number: `proxy 3: `.
-    /// The end of stderr is kept for error messages in any case.
+    /// Whether skopeo logs its debug messages. Its stderr then also goes to the stderr of this process. If the proxy
+    /// has a number in the events of a [`Fetcher`](crate::Fetcher), each line begins with this number: `proxy 3: `. The
+    /// end of stderr is kept for error messages in any case.
     pub debug: bool,
     /// The program to run instead of `skopeo` from the `PATH`.
     pub skopeo_path: Option<PathBuf>,
@@ -249,9 +249,9 @@ pub struct ImageProxyConfig {
     /// [`auth_data`](Self#structfield.auth_data) and [`credentials`](Self#structfield.credentials). Use an `authfile`
     /// there.
     ///
-    /// A clone of the configuration has a copy of the command: the same program, arguments and folder, and the variables
-    /// that were set with `env` or removed with `env_remove`. The copy loses `env_clear`, `uid`, `gid`, `arg0`, and hooks
-    /// such as `pre_exec`. A [`Fetcher`](crate::Fetcher) starts its proxies with such a copy, too.
+    /// A clone of the configuration has a copy of the command: the same program, arguments and folder, and the
+    /// variables that were set with `env` or removed with `env_remove`. The copy loses `env_clear`, `uid`, `gid`,
+    /// `arg0`, and hooks such as `pre_exec`. A [`Fetcher`](crate::Fetcher) starts its proxies with such a copy, too.
     pub skopeo_cmd: Option<Command>,
     /// The limits of the connection to the proxy.
     pub connection: ConnectionOptions,

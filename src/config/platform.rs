@@ -19,7 +19,8 @@ pub struct Platform {
 }
 
 impl Platform {
-    /// Returns whether `found`, the platform of an image in the form `OS/ARCH[/VARIANT]`, is this platform. A variant that only one of the two has is ignored.
+    /// Returns whether `found`, the platform of an image in the form `OS/ARCH[/VARIANT]`, is this platform. A variant
+    /// that only one of the two has is ignored.
     #[must_use]
     pub fn is(&self, found: &str) -> bool {
         let mut found = found.split('/');

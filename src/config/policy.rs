@@ -17,9 +17,9 @@ impl ImageProxyConfig {
     /// folder behind. A [`shutdown_timeout`](crate::ConnectionOptions#structfield.shutdown_timeout) of some seconds
     /// lets skopeo remove the folder.
     ///
-    /// This function blocks: it reads the policy. The result is also `true` if the policy exists and can't be read, or is
-    /// not a regular file. Such a file is not read, because it may be readable only once. The result is `false` if there
-    /// is no policy file.
+    /// This function blocks: it reads the policy. The result is also `true` if the policy exists and can't be read, or
+    /// is not a regular file. Such a file is not read, because it may be readable only once. The result is `false` if
+    /// there is no policy file.
     #[must_use]
     pub fn may_ask_gpg(&self) -> bool {
         self.policy_in_force().may_ask_gpg()
@@ -30,9 +30,9 @@ impl ImageProxyConfig {
     /// images, check [`checks_policy`](crate::ImageProxy::checks_policy), or
     /// set [`require_policy`](Self#structfield.require_policy).
     ///
-    /// This function blocks: it reads the policy. The result is also `true` if the policy exists and can't be read, or is
-    /// not a regular file. Such a file is not read, because it may be readable only once. The result is `false` if there
-    /// is no policy file.
+    /// This function blocks: it reads the policy. The result is also `true` if the policy exists and can't be read, or
+    /// is not a regular file. Such a file is not read, because it may be readable only once. The result is `false` if
+    /// there is no policy file.
     #[must_use]
     pub fn restricts_images(&self) -> bool {
         self.policy_in_force().restricts_images()

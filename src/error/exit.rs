@@ -44,8 +44,8 @@ impl ChildExit {
     /// Whether the process exited by itself, without a crash, before its first answer. If so, the program is no skopeo
     /// with an image proxy, or it does not accept the options, and another start would end in the same way.
     ///
-    /// The first answer of a proxy is the reply to its first call. The answer of another skopeo, such as `skopeo inspect`,
-    /// is its result, or the reason why it has none.
+    /// The first answer of a proxy is the reply to its first call. The answer of another skopeo, such as `skopeo
+    /// inspect`, is its result, or the reason why it has none.
     #[must_use]
     pub fn is_no_proxy(&self) -> bool {
         let has_exited = self.status.is_some_and(|status| status.code().is_some());

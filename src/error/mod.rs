@@ -233,7 +233,8 @@ pub enum Error {
     #[error("not done within the deadline")]
     DeadlineExceeded,
 
-    /// The future or the stream of the fetch was dropped. The readers of its layers return this error.
+    /// The future or the stream of the fetch was dropped, or a pull of many images ended while a layer of a failed
+    /// request was still being fetched. The readers of its layers return this error.
     #[error("cancelled")]
     Cancelled,
 

@@ -115,8 +115,8 @@ pub enum EventKind {
         /// The reason why the proxy ended. `None` if it was no longer needed.
         reason: Option<String>,
     },
-    /// A proxy is asked to open an image, or to fetch the config of an image. Each proxy opens an image for itself. For a
-    /// config that the sink has, or that an earlier call fetched, this event comes as well, and no proxy is asked.
+    /// A proxy is asked to open an image, or to fetch the config of an image. Each proxy opens an image for itself. For
+    /// a config that the sink has, or that an earlier call fetched, this event comes as well, and no proxy is asked.
     #[non_exhaustive]
     DocumentRequested {
         /// The number of the image, zero-based.

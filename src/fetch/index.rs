@@ -86,7 +86,7 @@ impl IndexContent {
         &self.raw
     }
 
-    /// The digest, size in bytes and media type of [`raw`](Self::raw).
+    /// The digest and the size in bytes of [`raw`](Self::raw), with the media type of an OCI index.
     #[must_use]
     pub fn descriptor(&self) -> &Descriptor {
         &self.descriptor

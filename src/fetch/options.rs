@@ -105,8 +105,8 @@ pub struct FetchOptions {
     pub workers: NonZeroUsize,
     /// Which failures are retried, how often, and when.
     pub retry: RetryPolicy,
-    /// The rate limit for all layers of a pull together, in bytes per second. Image configs are not limited. `None`, the
-    /// default, means no limit.
+    /// The rate limit for all layers of a pull together, in bytes per second. Image configs are not limited. `None`,
+    /// the default, means no limit.
     pub limit_rate: Option<NonZeroU64>,
     /// The maximum number of decompressed bytes of a layer, as a multiple of its compressed size; 1 MiB more is
     /// allowed. The limit also applies while the layer is read: the decompressed bytes must not exceed the compressed
@@ -126,9 +126,9 @@ pub struct FetchOptions {
     pub max_documents_bytes: u64,
     /// Whether *warm proxies* are started: proxies that the pull will probably need, and that are started while the
     /// first proxy still opens the image. Each of them opens the image, too, which reads its manifest once more. The
-    /// default is true. Set it to false if most opened images are not pulled. No warm proxies are started for images
-    /// that are not at a registry, if there are at least as many images as proxies, or for docker.io if each opening
-    /// counts ([`proxies_per_host`](Self#structfield.proxies_per_host)).
+    /// default is true. Set it to false if most opened images are not pulled. No warm proxies are started in three
+    /// cases: the image is not at a registry; there are at least as many images as proxies; or the image is at
+    /// docker.io, where each opening counts ([`proxies_per_host`](Self#structfield.proxies_per_host)).
     pub start_ahead: bool,
     /// Whether the proxies for images at registries run without access to skopeo's shared blob-info cache.
     /// Nothing in a pull reads this cache, but each blob would wait for its lock. The default is true.

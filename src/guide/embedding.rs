@@ -12,8 +12,9 @@
 //! ```
 //!
 //! `default-features = false` leaves out the dependencies of the command. `decompress` is needed only to read layers
-//! decompressed, and to compare `diff_id`s in [`OciLayout::verify`](crate::OciLayout::verify). Until the package is published, `path = "..."` takes the place of the version. skopeo must be in the
-//! `PATH`, or be named by [`skopeo_path`](crate::ImageProxyConfig#structfield.skopeo_path).
+//! decompressed, and to compare `diff_id`s in [`OciLayout::verify`](crate::OciLayout::verify). Until the package is
+//! published, `path = "..."` takes the place of the version. skopeo must be in the `PATH`, or be named by
+//! [`skopeo_path`](crate::ImageProxyConfig#structfield.skopeo_path).
 //!
 //! # A one-shot command
 //!
@@ -36,9 +37,9 @@
 //!
 //! # An async server
 //!
-//! A [`Fetcher`](crate::Fetcher) of `Fetcher::new` holds no proxy. An open [`Image`](crate::Image) holds the proxy that opened it and,
-//! until its layers are fetched, the proxies that were started ahead. Clones of a fetcher share one configuration. So
-//! make one fetcher at the start, and give each request a clone:
+//! A [`Fetcher`](crate::Fetcher) of `Fetcher::new` holds no proxy. An open [`Image`](crate::Image) holds the proxy that
+//! opened it and, until its layers are fetched, the proxies that were started ahead. Clones of a fetcher share one
+//! configuration. So make one fetcher at the start, and give each request a clone:
 //!
 //! ```no_run
 //! use longshore::{Fetcher, OciLayout};

@@ -148,8 +148,9 @@
 //! }
 //! ```
 //!
-//! [`ImageProxy`](crate::ImageProxy) is a handle: the sending end of the inbox, and little else. It can be cloned, because it
-//! owns no socket. All its calls, except `close_image` and `finalize`, go through one function. From `src/proxy/message.rs`:
+//! [`ImageProxy`](crate::ImageProxy) is a handle: the sending end of the inbox, and little else. It can be cloned,
+//! because it owns no socket. All its calls, except `close_image` and `finalize`, go through one function. From
+//! `src/proxy/message.rs`:
 //!
 //! ```text
 //!     let (reply, answer) = oneshot::channel();

@@ -52,8 +52,8 @@
 //! - **More than 16 proxies** helped only in one of the cases that were measured at a distance: 128 small layers at 100
 //!   ms, by 6 %. At 30 ms, the same layers took 22 % more time with up to 32 proxies (`benches/RESULTS.md`, *At a
 //!   distance*).
-//! - **There are not more proxies than workers**, because a proxy without a free worker would be idle. The exceptions are
-//!   a fixed number, the minimum of a range, and proxies that replace those whose answers are late.
+//! - **There are not more proxies than workers**, because a proxy without a free worker would be idle. The exceptions
+//!   are a fixed number, the minimum of a range, and proxies that replace those whose answers are late.
 //! - **A fixed number** ([`Proxies::Fixed`](crate::Proxies::Fixed)) is for measurements, and for registries whose limit you know.
 //!
 //! # Docker Hub

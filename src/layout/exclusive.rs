@@ -57,8 +57,8 @@ fn try_lock(root: &Folder) -> io::Result<(Option<LayoutLock>, Swept)> {
 fn busy_error(pulls: &[String]) -> io::Error {
     let folders = pulls.join("; ");
     let reason = format!(
-        "a pull into this layout is running, or an earlier one has left its folder ({folders}): try again when no pull \
-         is running; if none is running now, remove that folder"
+        "a pull into this layout is running, here or on another host, or earlier pulls have left their folders \
+         ({folders}); try again when no pull is running, and remove the folders that are then left"
     );
     io::Error::new(io::ErrorKind::ResourceBusy, reason)
 }

@@ -68,7 +68,7 @@ pub struct Pruned {
     pub abandoned_pulls: usize,
     /// The size of the files in the staging folders that were removed, in bytes.
     pub abandoned_bytes: u64,
-    /// The reason why some blobs that no image names are left, although others were removed: a file could not be
+    /// The reason why some blobs that belong to no image are left, although others were removed: a file could not be
     /// removed, or a pull that began in between did not end within
     /// [`PruneOptions::wait`](PruneOptions#structfield.wait).
     pub unfinished: Option<Error>,
@@ -85,10 +85,10 @@ pub struct PrunedBlob {
 }
 
 impl OciLayout {
-    /// Removes each blob that can't be reached from the index of the layout, and the incomplete files that killed
-    /// pulls have left. An index reaches its entries. A manifest reaches its config and its layers. Both reach the
-    /// manifest in their `subject` field. If a document is neither a manifest nor an index, it reaches each blob whose
-    /// digest occurs in it.
+    /// Removes each blob that can't be reached from the index of the layout, and the incomplete files that killed pulls
+    /// have left. An index reaches its entries. A manifest reaches its config and its layers. Both reach the manifest
+    /// in their `subject` field. If a document is neither a manifest nor an index, it reaches each blob whose digest
+    /// occurs in it. Such a document of more than 64 MiB reaches no other blob.
     ///
     /// If the index, or a manifest or index that is named, is damaged, nothing is removed. A manifest may be missing if
     /// an index of platforms or a `subject` field names it: tools can leave platforms and subjects out.

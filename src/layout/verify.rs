@@ -33,8 +33,8 @@ const SHOWN_IMAGES: usize = 10;
 pub struct VerifyOptions {
     /// The name, or the digest, of the only image to verify. `None`, the default, means all images of the index.
     pub image: Option<String>,
-    /// Whether blobs that no image names are verified, too. A pull that was killed leaves such blobs, and a later pull
-    /// reuses them. Their sizes are not compared, because nothing says what they should be. With
+    /// Whether blobs that belong to no image are verified, too. A pull that was killed leaves such blobs, and a later
+    /// pull reuses them. Their sizes are not compared, because nothing says what they should be. With
     /// [`image`](Self#structfield.image), the blobs that only other images name count as such blobs. The default is
     /// false.
     pub unnamed: bool,
@@ -173,7 +173,8 @@ impl OciLayout {
     /// Reads every blob that the layout names, and compares it with its digest and its size. Nothing is
     /// changed. Several blobs are read at the same time, on blocking threads.
     ///
-    /// A pull into the layout may run at the same time. The blobs that it adds are not verified.
+    /// A pull into the layout may run at the same time. Blobs that it adds after the verification has listed the blobs
+    /// are not verified.
     ///
     /// ```no_run
     /// # async fn example() -> longshore::Result<()> {

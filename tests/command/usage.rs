@@ -114,7 +114,7 @@ fn wrong_usage_is_code_2() {
         ),
         (
             &["pull", "dir", "oci:x"],
-            "dir is a transport; a colon and a name must follow it",
+            "dir is a transport; an image is dir:NAME",
         ),
         (
             &["list-tags", "docker://a.b/c:d"],

@@ -213,7 +213,7 @@ fn a_pull_reuses_a_damaged_layer_and_fetches_it_after_a_repair() {
     let run = fixture.verify().arg("--repair").run();
     assert!(
         run.stdout
-            .contains("removed: the next pull of the image fetches it"),
+            .contains("removed: the next pull that needs it fetches it"),
         "{run}"
     );
     assert!(run.stderr.contains("pull the images again"), "{run}");

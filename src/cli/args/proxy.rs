@@ -205,7 +205,10 @@ impl SourceArguments {
         let sets_tls = self.insecure || self.tls_verify.is_some() || self.cert_dir.is_some();
         Access {
             login,
-            has_options: sets_tls || login == Login::Given || self.authfile.is_some(),
+            has_options: sets_tls
+                || self.no_creds
+                || login == Login::Given
+                || self.authfile.is_some(),
         }
     }
 

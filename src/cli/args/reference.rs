@@ -141,9 +141,8 @@ fn tag_and_digest(text: &str, digest: &str) -> String {
 
 fn unknown_transport(text: &str) -> String {
     if matches!(text, "true" | "false") {
-        return format!(
-            "this is no image; the value of --tls-verify follows an equals sign: --tls-verify={text}"
-        );
+        return "this is no image; a switch takes no value, and the value of --tls-verify follows an equals sign"
+            .into();
     }
     if let Some(dash) = text
         .chars()
@@ -181,9 +180,8 @@ fn unknown_transport(text: &str) -> String {
 
 fn did_you_mean(name: &str) -> String {
     if let Some(transport) = TRANSPORTS.into_iter().find(|known| *known == name) {
-        return format!(
-            "{transport} is a transport; a colon and a name must follow it: {transport}:NAME"
-        );
+        let slashes = if transport == "docker" { "//" } else { "" };
+        return format!("{transport} is a transport; an image is {transport}:{slashes}NAME");
     }
     if let Some(image) = image_at(name) {
         return format!("an image is TRANSPORT:REFERENCE; did you mean {image}?");
@@ -260,7 +258,7 @@ mod tests {
             ("s3://a/b", "no transport s3:; skopeo has docker, oci,"),
             (
                 "docker-archive",
-                "docker-archive is a transport; a colon and a name must follow it",
+                "docker-archive is a transport; an image is docker-archive:NAME",
             ),
             ("docker:", "such as docker://HOST/REPOSITORY:TAG"),
             ("docker://", "docker://HOST/REPOSITORY[:TAG]"),
@@ -320,7 +318,7 @@ mod tests {
                 "did you mean oci-archive:x.tar or docker-archive:x.tar?",
             ),
             ("", "such as docker://"),
-            ("false", "--tls-verify=false"),
+            ("false", "a switch takes no value"),
         ];
         for (text, advice) in table {
             let message = image_reference(text).expect_err(text);

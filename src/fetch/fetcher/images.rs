@@ -281,9 +281,9 @@ impl Fetcher {
     /// of the others goes on. If two images have the same name in the sink, the one that becomes visible last
     /// replaces the other.
     ///
-    /// A request is held from the moment when it is taken until its result is ready to be returned. The next request is
-    /// taken while fewer than 64 requests are held, fewer than 64 images are being pulled, and the known documents of
-    /// all held requests have fewer bytes than
+    /// A request is held from the moment when it is taken until its result is taken (one result that waits for the
+    /// caller does not count). The next request is taken while fewer than 64 requests are held, fewer than 64 images
+    /// are being pulled, and the known documents of all held requests have fewer bytes than
     /// [`max_documents_bytes`](crate::FetchOptions#structfield.max_documents_bytes) together. A single request whose
     /// documents exceed this limit fails.
     ///

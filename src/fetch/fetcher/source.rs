@@ -97,8 +97,8 @@ impl Fetcher {
     /// Whether there may be credentials for the registry of this image: the configuration has some, an auth file
     /// mentions the registry, or skopeo asks a helper program, whose answer is unknown here. With this result, a caller
     /// can tell whether a registry has refused credentials or wants some. `false` for an image that is not at a
-    /// registry. For a fetcher [over](Self::over) given proxies, whose credentials are unknown, the result is `true` for
-    /// each image at a registry.
+    /// registry. For a fetcher [over](Self::over) given proxies, whose credentials are unknown, the result is `true`
+    /// for each image at a registry.
     ///
     /// # Cancel safety
     ///
