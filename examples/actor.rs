@@ -98,8 +98,8 @@ impl Actor {
         (library, tokio::spawn(actor.run(closing_tx)))
     }
 
-    /// Runs until all handles and chapters are gone, or until the socket fails. `closing_tx` is cloned into each
-    /// chapter.
+    /// Runs until all handles and chapters are gone, or until the socket fails. `closing_tx` is cloned
+    /// into each chapter.
     async fn run(mut self, closing_tx: mpsc::UnboundedSender<u16>) -> io::Result<()> {
         loop {
             // Only the wait for a message is cancelled by `select!`. The call that follows runs to its end.

@@ -3,8 +3,8 @@
 //! `cargo run --example object_store -- docker://quay.io/fedora/fedora:latest file:///srv/fedora`
 //!
 //! Use it to fill a bucket without a disk in between. With its feature `aws`, `object_store` also knows
-//! `s3://BUCKET/PREFIX` and reads `AWS_ACCESS_KEY_ID` and the like from the environment; `gcp` and `azure` are further
-//! features.
+//! `s3://BUCKET/PREFIX` and reads `AWS_ACCESS_KEY_ID` and the like from the environment; `gcp` and `azure`
+//! are further features.
 //!
 //! The result is an OCI image layout. If you copy it into a folder, skopeo can open it as `oci:FOLDER`.
 //!
@@ -49,8 +49,8 @@ struct Layout {
 }
 
 impl Layout {
-    /// Makes a layout. Also returns a channel without messages, which ends when the layout and all its uploads are
-    /// dropped.
+    /// Makes a layout. Also returns a channel without messages, which ends when the layout and all its
+    /// uploads are dropped.
     fn new(store: Arc<dyn ObjectStore>, prefix: Path) -> (Self, mpsc::Receiver<Infallible>) {
         let (uploads, ended) = mpsc::channel(1);
         let layout = Self {

@@ -41,9 +41,9 @@
 //!
 //! - The library runs in the tokio runtime of the caller, whose timers and I/O must be enabled.
 //!   In addition, each proxy has one thread, which starts and reaps the process.
-//! - A proxy belongs to the runtime in which it was made. If the proxy is used in another runtime while that first one
-//!   does not run, the call fails with [`Error::RuntimeIdle`] after 10 s. A [`Fetcher`] then continues with new
-//!   proxies.
+//! - A proxy belongs to the runtime in which it was made. If the proxy is used in another runtime while that
+//!   first one does not run, the call fails with [`Error::RuntimeIdle`] after 10 s. A [`Fetcher`] then continues
+//!   with new proxies.
 //! - Dropping a future cancels its work. The section *Cancel safety* of each method, or of its type, says what the
 //!   cancellation does.
 //! - Every wait has a limit by default. [`ConnectionOptions`] has the timeouts and the lowest rate of a blob.

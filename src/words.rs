@@ -1,6 +1,6 @@
-//! Cleans text from outside: from registries, from skopeo, and from images. Messages are cleaned where they enter the
-//! program, so that errors, logs and events can show them. Text in documents, such as labels, is cleaned when it is
-//! shown.
+//! Cleans text from outside: from registries, from skopeo, and from images. Messages are cleaned where they enter
+//! the program, so that errors, logs and events can show them. Text in documents, such as labels, is cleaned when
+//! it is shown.
 
 /// Returns text from outside in a form that can be shown. Characters that could move a terminal's cursor, change its
 /// colours or reverse the order of text are replaced, and secrets in URLs are removed.

@@ -30,11 +30,11 @@ pub(crate) enum Verdict {
 
 /// The reader of a blob.
 ///
-/// Its end says nothing about the bytes. The verdict comes through the channel, also if the reader never asks for the
-/// end.
+/// Its end says nothing about the bytes. The verdict comes through the channel, also if the reader never asks
+/// for the end.
 pub(crate) struct Reader {
-    /// `None` once there is a verdict, or while a task waits for it. A `Blob` is large, so it is boxed to keep futures
-    /// small.
+    /// `None` once there is a verdict, or while a task waits for it. A `Blob` is large, so it is boxed to
+    /// keep futures small.
     blob: Option<Box<Blob>>,
     /// How many bytes are still to be read.
     left: u64,
@@ -67,8 +67,8 @@ impl Reader {
         }
     }
 
-    /// Reads and verifies what is left, in a task of its own, so that neither half has to be polled for the other to
-    /// end.
+    /// Reads and verifies what is left, in a task of its own, so that neither half has to be polled for the
+    /// other to end.
     fn finish(&mut self) {
         if let (Some(blob), Some(verdict_tx)) = (self.blob.take(), self.verdict_tx.take()) {
             self.runtime.spawn(async move {

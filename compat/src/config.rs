@@ -51,11 +51,11 @@ pub struct ImageProxyConfig {
     /// A command to which the options of the proxy are added: `skopeo` with an environment of its own, or a wrapper
     /// such as `podman unshare skopeo`. The default is `skopeo` from the `PATH`.
     ///
-    /// Stdin, stdout and stderr of the command are replaced. It runs in a process group of its own, and dies with this
-    /// process.
+    /// Stdin, stdout and stderr of the command are replaced. It runs in a process group of its own, and dies
+    /// with this process.
     pub skopeo_cmd: Option<Command>,
-    /// The timeouts of the connection, and the largest size of a manifest or config. The other crate has no such
-    /// field.
+    /// The timeouts of the connection, and the largest size of a manifest or config. The other crate has
+    /// no such field.
     pub connection: longshore::ConnectionOptions,
 }
 
@@ -115,8 +115,8 @@ impl From<ImageProxyConfig> for longshore::ImageProxyConfig {
 
 /// Makes the command that starts the proxy, for callers who start the proxy themselves. The command needs a
 /// `SOCK_SEQPACKET` socket as its stdin. Its stdout is discarded. Its stderr is a pipe, unless `debug` or the
-/// environment variable `CONTAINERS_IMAGE_PROXY_DEBUG` is set. The process is killed when the *thread* that started it
-/// ends.
+/// environment variable `CONTAINERS_IMAGE_PROXY_DEBUG` is set. The process is killed when the *thread* that
+/// started it ends.
 ///
 /// This conversion blocks: it reads `auth_data`, and may ask skopeo for its version. It returns
 /// [`Error::Configuration`] if the options can't be used, [`Error::Io`] if a file can't be read, and

@@ -19,8 +19,8 @@ pub(crate) type Dropped = mpsc::UnboundedSender<Arc<longshore::OpenedImage>>;
 /// closes nothing.
 pub struct OpenedImage {
     id: u64,
-    /// `None` once the image is closed. The channel is used as a cell, so that `close_image` can empty it through a
-    /// reference.
+    /// `None` once the image is closed. The channel is used as a cell, so that `close_image` can empty it
+    /// through a reference.
     image: watch::Sender<Option<Arc<longshore::OpenedImage>>>,
     dropped: Dropped,
 }
@@ -82,8 +82,8 @@ impl Eq for OpenedImage {}
 /// them uncompressed.
 #[derive(Debug, serde::Deserialize)]
 pub struct ConvertedLayerInfo {
-    /// The digest of the bytes that the proxy sends. For an uncompressed layer, this is the `diff_id` in the image
-    /// config.
+    /// The digest of the bytes that the proxy sends. For an uncompressed layer, this is the `diff_id` in
+    /// the image config.
     pub digest: Digest,
     /// The number of bytes that the proxy sends.
     pub size: u64,

@@ -97,8 +97,8 @@ impl ImageProxy {
     ///
     /// # Errors
     ///
-    /// [`Error::RequestInitiationFailure`] or [`Error::RetryableRequestFailure`] with the reason of the registry or of
-    /// skopeo.
+    /// [`Error::RequestInitiationFailure`] or [`Error::RetryableRequestFailure`] with the reason of the registry
+    /// or of skopeo.
     pub async fn open_image(&self, imgref: &str) -> Result<OpenedImage> {
         let image = self.proxy.open_image(imgref).await;
         image
@@ -175,8 +175,8 @@ impl ImageProxy {
         Ok((digest.to_string(), raw))
     }
 
-    /// Fetches the digest and the manifest like [`fetch_manifest_raw_oci`](Self::fetch_manifest_raw_oci), and parses
-    /// it.
+    /// Fetches the digest and the manifest like [`fetch_manifest_raw_oci`](Self::fetch_manifest_raw_oci),
+    /// and parses it.
     ///
     /// # Errors
     ///

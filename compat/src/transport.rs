@@ -243,8 +243,8 @@ impl<'a> ContainersStorageRef<'a> {
         }
     }
 
-    /// The store between the brackets, such as `overlay@/var/lib/containers/storage`. `None` if the name has no
-    /// brackets.
+    /// The store between the brackets, such as `overlay@/var/lib/containers/storage`. `None` if the name
+    /// has no brackets.
     #[must_use]
     pub fn store_spec(&self) -> Option<&'a str> {
         self.store

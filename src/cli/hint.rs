@@ -73,7 +73,7 @@ pub(super) fn hint(error: &Error, image: Option<&str>, access: Access) -> Option
         Error::Io { source, .. }
             if source.kind() == io::ErrorKind::ResourceBusy && source.get_ref().is_some() =>
         {
-            Some("--wait 10m waits for up to 10 minutes until that pull has ended")
+            Some("--wait 10m waits for up to 10 minutes for a running pull to end")
         }
         Error::Io { source, .. } => hint_of_io(source.kind()),
         Error::DocumentsTooLarge { .. } => Some("--platform OS/ARCH chooses one of the platforms"),

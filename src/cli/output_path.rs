@@ -19,8 +19,8 @@ pub(super) struct OutputPath {
 }
 
 impl OutputPath {
-    /// Returns the path of a destination of this form, or an error if something else is there, or its folder is
-    /// missing.
+    /// Returns the path of a destination of this form, or an error if something else is there, or its
+    /// folder is missing.
     pub(super) fn of(path: &Path, form: Form) -> io::Result<Self> {
         let real = match fs::symlink_metadata(path) {
             Ok(_) => fs::canonicalize(path)?,

@@ -1,5 +1,5 @@
-//! The only thread that writes to stderr, which may block. It writes lines that stay, and below them a picture of
-//! progress.
+//! The only thread that writes to stderr, which may block. It writes lines that stay, and below them a
+//! picture of progress.
 
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

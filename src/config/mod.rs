@@ -246,8 +246,8 @@ pub struct ImageProxyConfig {
     /// command runs in a process group of its own. When it exits, all remaining processes of the group are killed.
     ///
     /// A wrapper that starts skopeo elsewhere (`systemd-run`) does not pass on the memory file of
-    /// [`auth_data`](Self#structfield.auth_data) and [`credentials`](Self#structfield.credentials). Use an `authfile`
-    /// there.
+    /// [`auth_data`](Self#structfield.auth_data) and [`credentials`](Self#structfield.credentials). Use
+    /// an `authfile` there.
     ///
     /// A clone of the configuration has a copy of the command: the same program, arguments and folder, and the
     /// variables that were set with `env` or removed with `env_remove`. The copy loses `env_clear`, `uid`, `gid`,

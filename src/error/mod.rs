@@ -39,8 +39,8 @@ impl From<protocol::Violation> for Error {
 
 /// The error of every call of this library.
 ///
-/// Cloning is cheap. If a proxy dies, all calls that wait for it, and all later calls of this proxy, get the same
-/// error.
+/// Cloning is cheap. If a proxy dies, all calls that wait for it, and all later calls of this proxy, get
+/// the same error.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -440,8 +440,8 @@ pub enum ConfigError {
     },
 }
 
-/// The error of a text that can't be parsed, such as a [`Platform`](crate::Platform). The message says what is
-/// expected.
+/// The error of a text that can't be parsed, such as a [`Platform`](crate::Platform). The message says
+/// what is expected.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct ParseError(String);

@@ -2,8 +2,8 @@
 //!
 //! Most images are stored byte for byte as they are at the registry. Two kinds of images are not:
 //!
-//! - Docker schema 2: the proxy converts the manifest and the config to OCI. The converted config exists only in the
-//!   proxy.
+//! - Docker schema 2: the proxy converts the manifest and the config to OCI. The converted config exists only
+//!   in the proxy.
 //! - `containers-storage:`: the storage keeps layers uncompressed, so the compressed layers that the manifest names
 //!   can't be fetched. The stored manifest names the uncompressed layers instead.
 
@@ -275,8 +275,8 @@ pub(super) struct FetchedManifest {
     /// The bytes that are to be stored. They name the layers that can be fetched.
     pub(super) stored: Vec<u8>,
     pub(super) manifest: ImageManifest,
-    /// Whether the sha256 of `raw` differs from `source_digest`. The usual reason is that the proxy converted the
-    /// manifest.
+    /// Whether the sha256 of `raw` differs from `source_digest`. The usual reason is that the proxy
+    /// converted the manifest.
     pub(super) converted: bool,
 }
 

@@ -29,8 +29,8 @@ impl DocumentBudget {
         self.add(image.data.manifest.raw.len() as u64)
     }
 
-    /// Adds the size that the manifest of this image states for its config. A size above `max_document_bytes` is an
-    /// error.
+    /// Adds the size that the manifest of this image states for its config. A size above `max_document_bytes`
+    /// is an error.
     pub(super) fn add_config(&mut self, image: &Image) -> Result<()> {
         let (size, limit) = (
             image.manifest().config().size(),

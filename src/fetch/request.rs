@@ -9,8 +9,8 @@ use crate::reference::ImageReference;
 /// The selection of images of an index.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub enum Platforms {
-    /// The image for the platform that the [`ImageProxyConfig`](crate::ImageProxyConfig) names, or else for this
-    /// machine.
+    /// The image for the platform that the [`ImageProxyConfig`](crate::ImageProxyConfig) names, or else
+    /// for this machine.
     #[default]
     Configured,
     /// The image for this platform.

@@ -100,9 +100,9 @@ pub trait Sink: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// Any error. Some of the images may be visible then. [`pull_all`](crate::Fetcher::pull_all) fails with this error.
-    /// After such an error, [`pull_many`](crate::Fetcher::pull_many) calls [`commit`](Self::commit) for each of the
-    /// images.
+    /// Any error. Some of the images may be visible then. [`pull_all`](crate::Fetcher::pull_all) fails with this
+    /// error. After such an error, [`pull_many`](crate::Fetcher::pull_many) calls [`commit`](Self::commit) for each
+    /// of the images.
     fn commit_all(&self, images: &[Arc<ImageContent>]) -> impl Future<Output = Result<()>> + Send {
         async move {
             for image in images {

@@ -155,9 +155,9 @@
 //! [`list_tags`](crate::Fetcher::list_tags) open none. With [`open_index`](crate::Fetcher::open_index), each image of the index is
 //! opened and checked. The policy is not checked for the index itself.
 //!
-//! A policy with gpg keys makes skopeo run gpg with a temporary folder. If such a skopeo is killed, the folder and
-//! gpg's agent are left. [`may_ask_gpg`](crate::ImageProxyConfig::may_ask_gpg) returns whether the policy has such
-//! keys.
+//! A policy with gpg keys makes skopeo run gpg with a temporary folder. If such a skopeo is killed, the folder
+//! and gpg's agent are left. [`may_ask_gpg`](crate::ImageProxyConfig::may_ask_gpg) returns whether the policy
+//! has such keys.
 //!
 //! # What no signature says
 //!

@@ -65,9 +65,9 @@
 //! }
 //! ```
 //!
-//! - **Dropping a future cancels its work.** This happens if a client goes away, at a timeout, or in a `select!`.
-//!   Workers stop, proxies end, and the layout keeps the blobs that were complete. *Cancel safety* at each method says
-//!   more.
+//! - **Dropping a future cancels its work.** This happens if a client goes away, at a timeout, or in a
+//!   `select!`. Workers stop, proxies end, and the layout keeps the blobs that were complete. *Cancel safety* at
+//!   each method says more.
 //! - **Pulls may write into one layout at the same time**, also from several processes.
 //! - **Pulls of one fetcher share a limit on their proxies.** Each pull has one proxy, and all pulls together have up
 //!   to 32 further ones by default ([`proxies_per_host`](crate::FetchOptions#structfield.proxies_per_host) says more).
@@ -80,14 +80,14 @@
 //!
 //! # Runtimes
 //!
-//! The crate runs in the tokio runtime of the caller, with one thread or several. Timers and I/O must be enabled
-//! (`enable_all()`; `#[tokio::main]` does that). In addition, each proxy has one thread, which starts and reaps the
-//! process.
+//! The crate runs in the tokio runtime of the caller, with one thread or several. Timers and I/O must be
+//! enabled (`enable_all()`; `#[tokio::main]` does that). In addition, each proxy has one thread, which starts
+//! and reaps the process.
 //!
 //! A proxy belongs to the runtime in which it was made. A program with several runtimes should use an
-//! [`Image`](crate::Image) in the runtime that opened it. If that runtime does not run, the first call in another
-//! runtime fails after 10 s ([`Error::RuntimeIdle`](crate::Error::RuntimeIdle)); a fetcher then continues with new
-//! proxies.
+//! [`Image`](crate::Image) in the runtime that opened it. If that runtime does not run, the first call in
+//! another runtime fails after 10 s ([`Error::RuntimeIdle`](crate::Error::RuntimeIdle)); a fetcher then
+//! continues with new proxies.
 //!
 //! # Some of the layers
 //!
@@ -150,9 +150,9 @@
 //! # Ok(()) }
 //! ```
 //!
-//! A thread can't be dropped like a future. When the fetch ends early, the next read of the handler fails instead, so
-//! that the handler returns. Do not call blocking functions in an async handler: they delay the other tasks of the
-//! program.
+//! A thread can't be dropped like a future. When the fetch ends early, the next read of the handler fails
+//! instead, so that the handler returns. Do not call blocking functions in an async handler: they delay the other
+//! tasks of the program.
 //!
 //! # A store of your own
 //!
@@ -248,9 +248,9 @@
 //!
 //! # Retries
 //!
-//! A fetcher retries before it returns an error: a blob 4 times by default, on another proxy if there is one. So do not
-//! put a retry loop around its calls. Set the [`RetryPolicy`](crate::RetryPolicy) instead, and a deadline if somebody
-//! waits:
+//! A fetcher retries before it returns an error: a blob 4 times by default, on another proxy if there is one. So
+//! do not put a retry loop around its calls. Set the [`RetryPolicy`](crate::RetryPolicy) instead, and a deadline
+//! if somebody waits:
 //!
 //! ```
 //! use longshore::{ConnectionOptions, FetchOptions, ImageProxyConfig, RetryPolicy};

@@ -146,9 +146,9 @@
 //!
 //! # What was tried
 //!
-//! One image of 20 layers of 1 MB and a config was pulled through docker-registry 2.8.2 as a pull-through cache, with
-//! skopeo 1.9.3, everything on one machine (2026-11-28, 2 processors). These are the counts in the access log of the
-//! origin:
+//! One image of 20 layers of 1 MB and a config was pulled through docker-registry 2.8.2 as a pull-through cache,
+//! with skopeo 1.9.3, everything on one machine (2026-11-28, 2 processors). These are the counts in the access log
+//! of the origin:
 //!
 //! | pulls | `GET`s of blobs | `GET`s of each blob | `HEAD`s of manifests |
 //! | --- | ---: | ---: | ---: |

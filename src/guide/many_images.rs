@@ -1,7 +1,7 @@
 //! How to pull many images: a list, all platforms of an image, a mirror that is kept up to date.
 //!
-//! After this guide you can pull any number of images in bounded memory, learn the outcome of each, and continue after an
-//! interruption.
+//! After this guide you can pull any number of images in bounded memory, learn the outcome of each, and continue
+//! after an interruption.
 //!
 //! # Which method
 //!

@@ -101,10 +101,10 @@ impl OciLayout {
     /// this name, the pull removes this entry; the blobs of that image stay until [`prune`](Self::prune). If `tag`
     /// [can't name](Self::can_name) an image, the pull fails with [`Error::Image`].
     ///
-    /// Nothing is changed before a pull begins. The pull creates the layout if the folder does not exist, or contains
-    /// nothing but hidden files, `lost+found`, and parts of a layout (`blobs`, `index.json`). If the folder contains
-    /// anything else and is no layout, nothing is changed and the pull fails. A file `.longshore.lock` stays in the
-    /// layout.
+    /// Nothing is changed before a pull begins. The pull creates the layout if the folder does not exist, or
+    /// contains nothing but hidden files, `lost+found`, and parts of a layout (`blobs`, `index.json`). If the folder
+    /// contains anything else and is no layout, nothing is changed and the pull fails. A file `.longshore.lock`
+    /// stays in the layout.
     pub fn new(root: impl Into<PathBuf>, tag: Option<String>) -> Self {
         Self {
             root: root.into(),

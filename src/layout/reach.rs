@@ -297,8 +297,8 @@ mod tests {
         check(&root, &named).expect("all is there again");
     }
 
-    /// Checks an index that names a large manifest ten thousand times. If each were checked, this test would take very
-    /// long.
+    /// Checks an index that names a large manifest ten thousand times. If each were checked, this test would
+    /// take very long.
     #[test]
     fn a_document_that_is_named_many_times_is_checked_once() {
         let layout = TestLayout::new();

@@ -33,15 +33,15 @@ const SHOWN_IMAGES: usize = 10;
 pub struct VerifyOptions {
     /// The name, or the digest, of the only image to verify. `None`, the default, means all images of the index.
     pub image: Option<String>,
-    /// Whether blobs that belong to no image are verified, too. A pull that was killed leaves such blobs, and a later
-    /// pull reuses them. Their sizes are not compared, because nothing says what they should be. With
-    /// [`image`](Self#structfield.image), the blobs that only other images name count as such blobs. The default is
-    /// false.
+    /// Whether blobs that belong to no image are verified, too. A pull that was killed leaves such blobs, and a
+    /// later pull reuses them. Their sizes are not compared, because nothing says what they should be. With
+    /// [`image`](Self#structfield.image), the blobs that only other images name count as such blobs. The
+    /// default is false.
     pub unnamed: bool,
-    /// Whether layers are also decompressed, and compared with the `diff_id`s of their image config. The defaults of
-    /// [`max_expansion`](crate::FetchOptions#structfield.max_expansion) and
-    /// [`max_zstd_window`](crate::FetchOptions#structfield.max_zstd_window) limit the decompression. The default is
-    /// false.
+    /// Whether layers are also decompressed, and compared with the `diff_id`s of their image config. The
+    /// defaults of [`max_expansion`](crate::FetchOptions#structfield.max_expansion) and
+    /// [`max_zstd_window`](crate::FetchOptions#structfield.max_zstd_window) limit the decompression. The
+    /// default is false.
     #[cfg(feature = "decompress")]
     pub diff_ids: bool,
     /// The number of threads that read blobs, at most 64. `None`, the default, means the number of processors.
@@ -146,9 +146,9 @@ pub enum Damage {
     /// The digest's algorithm is not sha256, sha384 or sha512.
     #[error("can't be checked: its digest is none of sha256, sha384 and sha512")]
     UnknownAlgorithm,
-    /// The blob is not a usable manifest, index or config. The text says why. Its size is right, and so is its digest,
-    /// unless the text says that it has too many bytes. The blobs that such a manifest or index names were not
-    /// verified.
+    /// The blob is not a usable manifest, index or config. The text says why. Its size is right, and so is its
+    /// digest, unless the text says that it has too many bytes. The blobs that such a manifest or index names
+    /// were not verified.
     #[error("can't be understood: {0}")]
     NotUnderstood(String),
     /// The layer has the right digest and size, but it can't be decompressed, or the decompressed bytes do not have
@@ -191,8 +191,8 @@ impl OciLayout {
     /// # Errors
     ///
     /// [`Error::Io`] if there is no layout, if its index can't be understood, or if it does not contain the
-    /// [`image`](VerifyOptions#structfield.image). A blob that is missing or damaged is no error, but a part of the
-    /// result.
+    /// [`image`](VerifyOptions#structfield.image). A blob that is missing or damaged is no error, but a part
+    /// of the result.
     ///
     /// # Cancel safety
     ///

@@ -51,11 +51,11 @@ pub(crate) fn first_skopeo(required: &Version) -> String {
 
 /// Returns the released skopeos that speak this version of the protocol, or a later one: "skopeo 1.13 to 1.22".
 pub(crate) fn skopeos_since(required: &Version) -> String {
-    let of = |skopeos: Option<&(u64, &'static str, &'static str)>| skopeos.copied();
-    let first = of(RELEASED.iter().find(|(patch, ..)| *patch >= required.patch));
-    match first.zip(of(RELEASED.last())) {
-        Some(((_, first, _), (_, _, last))) => format!("skopeo {first} to {last}"),
-        None => "none that was released".into(),
+    let mut released = RELEASED.iter();
+    let first = released.find(|(patch, ..)| *patch >= required.patch);
+    match (first, RELEASED.last()) {
+        (Some((_, first, _)), Some((_, _, last))) => format!("skopeo {first} to {last}"),
+        _ => "none that was released".into(),
     }
 }
 

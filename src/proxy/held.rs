@@ -80,9 +80,9 @@ impl ReleaseGuard {
         async { answer.await.unwrap_or(Err(Error::Closed)) }
     }
 
-    /// Finishes the pipe of a blob that is still being sent. The future returns the proxy's answer, which comes when
-    /// the blob has ended. The connection is given up: it accepts no more requests, and ends when its open blobs have
-    /// ended.
+    /// Finishes the pipe of a blob that is still being sent. The future returns the proxy's answer, which comes
+    /// when the blob has ended. The connection is given up: it accepts no more requests, and ends when its open
+    /// blobs have ended.
     pub(crate) fn finish_early(&mut self) -> impl Future<Output = Result<()>> + Send + use<> {
         let (reply, answer) = oneshot::channel();
         if let Some(call) = self.held.take().and_then(Held::finish_early) {

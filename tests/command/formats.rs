@@ -275,8 +275,8 @@ fn assert_labels_are_right(layout: &Layout, tag: &str) {
     }
 }
 
-/// Adds a layer to an image that is stored elsewhere. Returns the digest of the layer, and the new digest of the
-/// manifest.
+/// Adds a layer to an image that is stored elsewhere. Returns the digest of the layer, and the new digest
+/// of the manifest.
 fn add_foreign_layer(served: &Served, tag: &str) -> (String, String) {
     let layout = Layout::new(served.folder.path().to_owned());
     let mut manifest = layout.manifest(tag);

@@ -174,8 +174,8 @@ impl Source {
         }
     }
 
-    /// Measures the scenario several times. Returns the shortest duration, and the part of it after the last layer is
-    /// stored.
+    /// Measures the scenario several times. Returns the shortest duration, and the part of it after the last
+    /// layer is stored.
     fn shortest_duration(&self, scenario: &Scenario) -> (Duration, Duration) {
         let durations = (0..MEASURED_PULLS).map(|_| self.pull_duration(scenario));
         durations.min().unwrap()

@@ -117,8 +117,8 @@ impl Destination {
         }
     }
 
-    /// Splits what follows the form. As in skopeo, the text after the first colon is the tag. A folder (`dir:`) has
-    /// none.
+    /// Splits what follows the form. As in skopeo, the text after the first colon is the tag. A folder
+    /// (`dir:`) has none.
     fn split(form: Form, rest: &[u8], what: &str) -> Result<Self, String> {
         let colon = match form {
             Form::Layout | Form::Archive => rest.iter().position(|byte| *byte == b':'),

@@ -31,8 +31,8 @@ pub(super) struct Environment {
     pub(super) authfile: Option<PathBuf>,
 }
 
-/// Applies the variables to the options that are not given. Returns a message if a variable that is needed has a wrong
-/// value.
+/// Applies the variables to the options that are not given. Returns a message if a variable that is needed has
+/// a wrong value.
 pub(super) fn apply(
     command: &mut Command,
     variable: impl Fn(&str) -> Option<OsString>,

@@ -125,8 +125,8 @@ impl ProxyArguments {
         self.policy.is_some() || self.require_policy
     }
 
-    /// Returns a failure if the policy file does not exist. skopeo looks for the file only after it has reached the
-    /// registry.
+    /// Returns a failure if the policy file does not exist. skopeo looks for the file only after it has
+    /// reached the registry.
     pub(crate) fn check_policy(&self) -> Result<(), Failure> {
         match &self.policy {
             Some(policy) => check_file("--policy", policy),

@@ -42,10 +42,10 @@ pub(crate) struct PullArguments {
     /// oci:DIR[:TAG], oci-archive:FILE[:TAG] or dir:DIR
     ///
     /// oci:DIR is an OCI image layout, which is created or added to. oci-archive:FILE is such a layout in a tar
-    /// archive, which is replaced. dir:DIR is skopeo's folder of a single image; DIR must be empty or not exist yet,
-    /// and must not be the current folder. Archive and folder appear when they are complete. If an image of a list
-    /// fails, an archive that exists already is not changed; if there is none yet, the new archive contains the other
-    /// images.
+    /// archive, which is replaced. dir:DIR is skopeo's folder of a single image; DIR must be empty or not exist
+    /// yet, and must not be the current folder. Archive and folder appear when they are complete. If an image of a
+    /// list fails, an archive that exists already is not changed; if there is none yet, the new archive contains
+    /// the other images.
     ///
     /// TAG names the image. For several images, it is a template of {registry}, {repository}, {name} (the last part of
     /// the repository), {tag} and {platform}. Without TAG, a single image gets no name, and several images are named by

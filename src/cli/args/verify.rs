@@ -39,8 +39,8 @@ pub(crate) struct VerifyArguments {
     pub(crate) all: bool,
     /// Remove damaged blobs; the next pull fetches them
     ///
-    /// If something is damaged and a pull into the layout is running, the command fails, or waits as long as --wait
-    /// says.
+    /// If something is damaged and a pull into the layout is running, the command fails, or waits as long
+    /// as --wait says.
     #[arg(long)]
     pub(crate) repair: bool,
     /// With --repair: time to wait for a running pull

@@ -15,8 +15,8 @@ const FIRST_INTERVAL: Duration = Duration::from_secs(1);
 /// The number of lines with the total after which the interval is ten times as long.
 const FREQUENT_LINES: u32 = 10;
 
-/// A blob that has received no byte for this long is reported. The report is repeated at this interval until a byte
-/// comes.
+/// A blob that has received no byte for this long is reported. The report is repeated at this interval until
+/// a byte comes.
 const STALL_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The lines of the log: decides which lines are printed, and when.

@@ -89,8 +89,8 @@ pub(super) struct Progress {
     pub(super) failed: usize,
     /// Whether a blob was to be fetched at any time.
     has_blobs: bool,
-    /// The number of blobs of the pull, and of those that are complete. Both include blobs that the destination had
-    /// already.
+    /// The number of blobs of the pull, and of those that are complete. Both include blobs that the
+    /// destination had already.
     pub(super) blobs: usize,
     pub(super) done: usize,
     /// The size of all blobs, and of those that are complete.

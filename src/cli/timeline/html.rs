@@ -1,5 +1,4 @@
-//! The picture as a page: the same SVG, and tables below it. The page has no script, and loads no other
-//! file.
+//! The picture as a page: the same SVG, and tables below it. The page has no script, and loads no other file.
 
 use std::fmt::{self, Display, Formatter};
 use std::time::Duration;
@@ -18,8 +17,8 @@ pub(super) struct Html<'a> {
     pub(super) axis: Duration,
 }
 
-/// The content security policy of the page. Even if text from a registry became HTML by mistake, it could load and run
-/// nothing.
+/// The content security policy of the page. Even if text from a registry became HTML by mistake, it could load
+/// and run nothing.
 const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'";
 
 const CSS: &str = "\

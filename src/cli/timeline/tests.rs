@@ -1,5 +1,4 @@
-//! The renderers with invented pulls: every part of a pull is in the picture, in its place, and names stay
-//! text.
+//! The renderers with invented pulls: every part of a pull is in the picture, in its place, and names stay text.
 
 use std::collections::HashSet;
 

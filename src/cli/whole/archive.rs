@@ -1,8 +1,8 @@
 //! Writes a layout as a tar archive, which skopeo reads as `oci-archive:FILE`.
 //!
-//! The same images make the same bytes. The entries are sorted as skopeo sorts them, and have neither time nor owner.
-//! The entries of the index are sorted, too, because a pull of several images adds them in the order in which they are
-//! complete.
+//! The same images make the same bytes. The entries are sorted as skopeo sorts them, and have neither time nor
+//! owner. The entries of the index are sorted, too, because a pull of several images adds them in the order in which
+//! they are complete.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};

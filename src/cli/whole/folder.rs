@@ -1,7 +1,7 @@
 //! Makes skopeo's folder of an image (`dir:`) from a layout with that image.
 //!
-//! The folder has a file `version`, the manifest as `manifest.json`, and each blob under the hexadecimal digits of its
-//! digest.
+//! The folder has a file `version`, the manifest as `manifest.json`, and each blob under the hexadecimal digits
+//! of its digest.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};

@@ -77,8 +77,8 @@ impl Fetcher {
     ///
     /// [`Error::Config`] if the configuration can't be used; [`Error::Io`] if the credentials can't be read;
     /// [`Error::Spawn`] or [`Error::CallTimeout`] if
-    /// [`user_agent_prefix`](ImageProxyConfig#structfield.user_agent_prefix) is set, and skopeo can't be asked for its
-    /// version.
+    /// [`user_agent_prefix`](ImageProxyConfig#structfield.user_agent_prefix) is set, and skopeo can't be asked
+    /// for its version.
     ///
     /// # Cancel safety
     ///

@@ -213,8 +213,8 @@ impl<E: Clone> Scheduler<E> {
         }
     }
 
-    /// Gives up a blob at a source. Images of other sources may still get it. `None` is a source whose images are all
-    /// forgotten.
+    /// Gives up a blob at a source. Images of other sources may still get it. `None` is a source whose images
+    /// are all forgotten.
     fn blob_given_up(
         &mut self,
         blob: BlobId,

@@ -47,8 +47,8 @@ pub(super) struct Unit {
     /// Whether the unit gets no more tasks.
     pub(super) retired: bool,
     pub(super) used: Use,
-    /// The tasks whose blobs are quiet: no byte has come for a while, and only a call that blocks the proxy would tell
-    /// why.
+    /// The tasks whose blobs are quiet: no byte has come for a while, and only a call that blocks the proxy
+    /// would tell why.
     pub(super) quiet: BTreeSet<Task>,
     /// When the unit last found, while it was idle, that no other unit needs its help.
     pub(super) no_help_needed_since: Option<Instant>,

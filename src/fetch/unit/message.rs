@@ -34,8 +34,8 @@ pub(in crate::fetch) struct Work {
 
 /// The data that a unit needs to do a task.
 pub(in crate::fetch) enum TaskData {
-    /// Open an image. If `known` is given, the opened image is compared with `known`, unless the image is at a
-    /// registry.
+    /// Open an image. If `known` is given, the opened image is compared with `known`, unless the image is
+    /// at a registry.
     Open {
         reference: Arc<str>,
         known: Option<Arc<ImageData>>,

@@ -18,9 +18,9 @@ impl OciLayout {
     /// Removes the damaged blobs that [`verify`](Self::verify) has found, so that the next pull of their images
     /// fetches them. Returns their digests. Until that pull, the layout lacks these blobs.
     ///
-    /// This method removes files whose bytes do not have the digest of the blob, and files that can be opened but not
-    /// read to their end. A file that can't be opened stays. A file that has changed since it was verified is not
-    /// removed.
+    /// This method removes files whose bytes do not have the digest of the blob, and files that can be opened
+    /// but not read to their end. A file that can't be opened stays. A file that has changed since it was
+    /// verified is not removed.
     ///
     /// No pull may run at the same time, because it may have decided to reuse a damaged blob. If a pull is running,
     /// this method waits for its end, but not longer than `wait`. A pull counts as running until its `OciLayout` is

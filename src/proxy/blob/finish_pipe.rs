@@ -153,8 +153,8 @@ impl FinishPipe {
         self.early = Early::WasQuiet(becomes_free, is_free);
     }
 
-    /// Returns a future of the proxy's report on the blob, if the call was sent early and is still unanswered. `None`
-    /// otherwise.
+    /// Returns a future of the proxy's report on the blob, if the call was sent early and is still
+    /// unanswered. `None` otherwise.
     pub(super) fn take_report(
         &mut self,
     ) -> Option<impl Future<Output = Result<(), BlobError>> + Send + Sync + use<>> {

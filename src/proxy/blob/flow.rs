@@ -42,8 +42,8 @@ impl Flow {
         self.limits
     }
 
-    /// Records that bytes came. If these bytes end a window whose bytes came too slowly, returns an error: the stall
-    /// timeout.
+    /// Records that bytes came. If these bytes end a window whose bytes came too slowly, returns an error:
+    /// the stall timeout.
     pub(super) fn record(&mut self, bytes: usize) -> Result<(), Duration> {
         let waited = self.waiting.take().map(|since| since.elapsed());
         match self.limits.stall_timeout {

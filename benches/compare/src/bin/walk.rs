@@ -1,5 +1,5 @@
-//! Walks layers that another program brings: those of an OCI layout, or an archive on its stdout. Prints what is in
-//! them.
+//! Walks layers that another program brings: those of an OCI layout, or an archive on its stdout. Prints what
+//! is in them.
 
 use std::fs::{self, File};
 use std::io::{self, BufReader};
