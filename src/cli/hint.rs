@@ -69,7 +69,7 @@ pub(super) fn hint(error: &Error, image: Option<&str>, access: Access) -> Option
         Error::Io { source, .. } if is_full(source.kind()) => Some(
             "free some space and try again; a pull into a layout (oci:DIR) keeps the blobs that are complete",
         ),
-        // Only the layout itself gives this kind with a reason of its own: a pull into it is running.
+        // Only the layout itself gives this kind with a reason of its own: a pull into it may be running.
         Error::Io { source, .. }
             if source.kind() == io::ErrorKind::ResourceBusy && source.get_ref().is_some() =>
         {

@@ -142,8 +142,8 @@ struct Run {
     /// it is where skopeo has it, on disk
     #[arg(long)]
     memory_cache: bool,
-    /// Sample the memory of each contestant with all its descendants, every 40 ms; this takes some time for each
-    /// process
+    /// Sample the memory of each contestant with all its descendants, every 40 ms; this takes some time
+    /// for each process
     #[arg(long)]
     tree_memory: bool,
     /// Kill a contestant that takes more than this many seconds
@@ -177,7 +177,7 @@ struct Output {
 enum RegistryKind {
     /// The test registry, at each --ttfb
     Test,
-    /// docker-registry
+    /// The program docker-registry
     Docker,
     /// docker-registry with TLS and a login, at each --distance
     Distant,
